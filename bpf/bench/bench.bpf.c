@@ -1,0 +1,45 @@
+//go:build ignore
+
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* The capture programs with a sequence number that moves on by itself, so that
+ * BPF_PROG_TEST_RUN can repeat one packet as if it were a stream; and empty
+ * programs to compare with.
+ */
+#include "../include/kernel.h"
+
+/* Payload of the repeated packet: 0 repeats the sequence number as well. */
+const volatile __u32 bench_step;
+__u32 bench_sequence;
+
+#define SEQUENCE_NUMBER(tcp) (bench_sequence += bench_step)
+
+#include "../include/segment.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+SEC("tcx/ingress")
+int bench_tcx(struct __sk_buff *skb)
+{
+	capture(skb, ETH_HLEN, DIRECTION_INGRESS, ACCESS_DIRECT);
+	return TCX_NEXT_VERDICT;
+}
+
+SEC("tcx/ingress")
+int empty_tcx(struct __sk_buff *skb)
+{
+	return TCX_NEXT_VERDICT;
+}
+
+SEC("socket")
+int bench_sock(struct __sk_buff *skb)
+{
+	/* a test run shows a socket filter the packet from its IP header on */
+	capture(skb, 0, DIRECTION_INGRESS, ACCESS_LOAD);
+	return 0;
+}
+
+SEC("socket")
+int empty_sock(struct __sk_buff *skb)
+{
+	return 0;
+}

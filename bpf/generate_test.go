@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// clangVersion made the committed objects; another one may compile otherwise.
+const clangVersion = "version 14."
+
+// TestObjectsAreCurrent generates the objects and bindings anew and compares.
+func TestObjectsAreCurrent(t *testing.T) {
+	version, err := exec.Command("clang", "--version").Output()
+	if err != nil {
+		t.Skipf("no clang here to compile the BPF programs with (make setup installs it): %v", err)
+	}
+	if !strings.Contains(string(version), clangVersion) {
+		t.Skipf("the committed objects are of clang %s, here is %s", clangVersion, bytes.SplitN(version, []byte("\n"), 2)[0])
+	}
+	// Within the module, since go tool needs its go.mod.
+	dir, err := os.MkdirTemp(".", "generate-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	copyMatching(t, dir, "*.c", "doc.go", "include/*.h", "bench/*.c", "bench/doc.go")
+	generate := exec.Command("go", "generate", "./...")
+	generate.Dir = dir
+	if out, err := generate.CombinedOutput(); err != nil {
+		t.Fatalf("go generate: %v\n%s", err, out)
+	}
+	compared := 0
+	for _, pattern := range []string{"*_bpfel.*", "bench/*_bpfel.*"} {
+		made, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range made {
+			name, err := filepath.Rel(dir, file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(read(t, file), read(t, name)) {
+				t.Errorf("%s is not what its source compiles to: run \"make generate\" and commit", name)
+			}
+			compared++
+		}
+	}
+	if compared != 6 {
+		t.Errorf("%d generated files, want 6: an object and its binding for capture, sockops and bench", compared)
+	}
+}
+
+func copyMatching(t *testing.T, dir string, patterns ...string) {
+	t.Helper()
+	for _, pattern := range patterns {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no files match %s (%v)", pattern, err)
+		}
+		for _, file := range files {
+			to := filepath.Join(dir, file)
+			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(to, read(t, file), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func read(t *testing.T, file string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* From a packet to its TCP segment: Ethernet (or none), one VLAN tag, IPv4,
+ * IPv6 with extension headers, TCP.
+ */
+#ifndef LAYERTRACE_PACKET_H
+#define LAYERTRACE_PACKET_H
+
+#include "counters.h"
+#include "exchange.h"
+
+#define IPPROTO_TCP 6
+#define IP_MF_OR_OFFSET 0x3fff
+/* Extension headers that a packet may have before TCP; more is not parsed. */
+#define IPV6_EXTENSIONS_MAX 6
+
+/* Ports to look at, one bit each, when ports_chosen is set. */
+const volatile bool ports_chosen;
+const volatile __u8 ports[65536 / 8];
+
+struct ipv4_header {
+	__u8 version_ihl;
+	__u8 tos;
+	__be16 total_len;
+	__be16 id;
+	__be16 fragment;
+	__u8 ttl;
+	__u8 protocol;
+	__be16 checksum;
+	__be32 src;
+	__be32 dst;
+};
+
+struct ipv6_header {
+	__be32 version_class_flow;
+	__be16 payload_len;
+	__u8 next_header;
+	__u8 hop_limit;
+	__u64 src[2];
+	__u64 dst[2];
+};
+
+struct tcp_header {
+	__be16 src;
+	__be16 dst;
+	__be32 seq;
+	__be32 ack;
+	__u8 data_offset;
+	__u8 flags;
+	__be16 window;
+	__be16 checksum;
+	__be16 urgent;
+};
+
+/* A benchmark, which repeats one packet, makes each run a new segment. */
+#ifndef SEQUENCE_NUMBER
+#define SEQUENCE_NUMBER(tcp) bpf_ntohl((tcp).seq)
+#endif
+
+struct segment {
+	struct connection_key key;
+	__u32 option_off;
+	__u32 option_len;
+	__u32 payload_off;
+	__u32 payload_len;
+	__u32 seq;
+	__u8 flags;
+	bool from_a; /* sent by end a of the key */
+};
+
+enum access {
+	ACCESS_DIRECT, /* packet pointers, as TCX and clsact may */
+	ACCESS_LOAD,   /* only bpf_skb_load_bytes, as socket filters must */
+};
+
+/* Reads len bytes at off. Direct access is cheaper but sees only the linear
+ * part; what lies in fragments (GRO, GSO) goes through the helper.
+ */
+static __always_inline bool load(struct __sk_buff *skb, __u32 off, void *to, const __u32 len,
+				 const enum access access)
+{
+	if (access == ACCESS_DIRECT) {
+		void *data = (void *)(long)skb->data;
+		void *end = (void *)(long)skb->data_end;
+
+		if (off <= 256 && data + off + len <= end) {
+			__builtin_memcpy(to, data + off, len);
+			return true;
+		}
+	}
+	return bpf_skb_load_bytes(skb, off, to, len) == 0;
+}
+
+/* IPv6 extension headers up to TCP; returns its offset, 0 when it is not a
+ * whole TCP packet.
+ */
+static __always_inline __u32 skip_extensions(struct __sk_buff *skb, __u32 off, __u8 next,
+					     const enum access access)
+{
+	for (int i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
+		struct {
+			__u8 next;
+			__u8 len;
+		} ext;
+
+		switch (next) {
+		case IPPROTO_TCP:
+			return off;
+		case 44: /* fragment header, RFC 8200 section 4.5 */
+			count(COUNTER_FRAGMENT);
+			return 0;
+		case 0:	 /* hop-by-hop options */
+		case 43: /* routing */
+		case 60: /* destination options */
+			if (!load(skb, off, &ext, sizeof(ext), access))
+				return 0;
+			off += (ext.len + 1) * 8;
+			break;
+		case 51: /* authentication header, RFC 4302: in words of 4 bytes */
+			if (!load(skb, off, &ext, sizeof(ext), access))
+				return 0;
+			off += (ext.len + 2) * 4;
+			break;
+		default:
+			return 0;
+		}
+		next = ext.next;
+	}
+	return next == IPPROTO_TCP ? off : 0;
+}
+
+static __always_inline void set_ends(struct segment *s, const __u64 *src, const __u64 *dst,
+				     __u16 sport, __u16 dport)
+{
+	bool src_is_a = sport < dport;
+
+	if (sport == dport)
+		src_is_a = src[0] != dst[0] ? src[0] < dst[0] : src[1] < dst[1];
+	s->from_a = src_is_a;
+	s->key.port_a = src_is_a ? sport : dport;
+	s->key.port_b = src_is_a ? dport : sport;
+	s->key.addr_a[0] = src_is_a ? src[0] : dst[0];
+	s->key.addr_a[1] = src_is_a ? src[1] : dst[1];
+	s->key.addr_b[0] = src_is_a ? dst[0] : src[0];
+	s->key.addr_b[1] = src_is_a ? dst[1] : src[1];
+}
+
+static __always_inline bool port_is_chosen(__u16 port)
+{
+	return ports[port >> 3] & (1 << (port & 7));
+}
+
+/* IPv4-mapped IPv6 address, RFC 4291 section 2.5.5.2. */
+static __always_inline void map_ipv4(__u64 *to, __be32 addr)
+{
+	to[0] = 0;
+	to[1] = (__u64)addr << 32 | bpf_htonl(0xffff);
+}
+
+/* Fills s for a TCP segment that matters: with payload, SYN, FIN or RST, on a
+ * chosen port. l2 is the length of the link-layer header.
+ */
+static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment *s, __u32 l2,
+					  const enum access access)
+{
+	__be16 protocol = skb->protocol;
+	__u32 off = l2, end, data_off;
+	__u64 src[2], dst[2];
+	struct {
+		struct ipv4_header ip;
+		struct tcp_header tcp;
+	} both;
+	bool has_tcp = false;
+
+	if (protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD)) {
+		if (!load(skb, l2 + 2, &protocol, sizeof(protocol), access))
+			return false;
+		off += VLAN_HLEN;
+	}
+	if (protocol == bpf_htons(ETH_P_IP)) {
+		/* With the helper, one call for both headers; most have no options. */
+		if (access == ACCESS_LOAD && skb->len >= off + sizeof(both))
+			has_tcp = load(skb, off, &both, sizeof(both), access);
+		if (!has_tcp && !load(skb, off, &both.ip, sizeof(both.ip), access))
+			return false;
+		if (both.ip.protocol != IPPROTO_TCP)
+			return false;
+		if (both.ip.fragment & bpf_htons(IP_MF_OR_OFFSET)) {
+			count(COUNTER_FRAGMENT);
+			return false;
+		}
+		/* 0: larger than the field can say (BIG TCP) */
+		end = both.ip.total_len ? off + bpf_ntohs(both.ip.total_len) : skb->len;
+		has_tcp = has_tcp && (both.ip.version_ihl & 15) == 5;
+		off += (both.ip.version_ihl & 15) * 4;
+		map_ipv4(src, both.ip.src);
+		map_ipv4(dst, both.ip.dst);
+	} else if (protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6_header ip;
+
+		if (!load(skb, off, &ip, sizeof(ip), access))
+			return false;
+		/* 0: jumbo payload, RFC 2675 */
+		end = ip.payload_len ? off + sizeof(ip) + bpf_ntohs(ip.payload_len) : skb->len;
+		off = skip_extensions(skb, off + sizeof(ip), ip.next_header, access);
+		if (!off)
+			return false;
+		src[0] = ip.src[0];
+		src[1] = ip.src[1];
+		dst[0] = ip.dst[0];
+		dst[1] = ip.dst[1];
+	} else {
+		return false;
+	}
+	if (!has_tcp && !load(skb, off, &both.tcp, sizeof(both.tcp), access)) {
+		count(COUNTER_PACKET_TRUNCATED);
+		return false;
+	}
+	data_off = off + (both.tcp.data_offset >> 4) * 4;
+	s->flags = both.tcp.flags;
+	s->payload_len = end > data_off ? end - data_off : 0;
+	if (!s->payload_len && !(both.tcp.flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+		return false;
+	if (ports_chosen && !port_is_chosen(bpf_ntohs(both.tcp.src)) &&
+	    !port_is_chosen(bpf_ntohs(both.tcp.dst)))
+		return false;
+	s->option_off = off + sizeof(both.tcp);
+	s->option_len = data_off > s->option_off ? data_off - s->option_off : 0;
+	s->payload_off = data_off;
+	s->seq = SEQUENCE_NUMBER(both.tcp);
+	s->key.ifindex = skb->ifindex;
+	set_ends(s, src, dst, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
+	return true;
+}
+
+#endif

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Working memory of one packet: too large for the BPF stack (512 bytes). */
+#ifndef LAYERTRACE_SCRATCH_H
+#define LAYERTRACE_SCRATCH_H
+
+#include "exchange.h"
+
+/* Largest window of a first segment, and mask that keeps an offset inside. */
+#define WINDOW_MAX 4096
+#define TEXT_SIZE 8192
+#define TEXT_MASK (TEXT_SIZE - 1)
+/* Reads of up to TEXT_PADDING bytes at any masked offset stay inside. */
+#define TEXT_PADDING 64
+/* Deep search: bytes of an unfinished line kept for the next chunk, and the
+ * size of a chunk. Lines longer than CARRY_MAX are skipped.
+ */
+#define CARRY_MAX 512
+#define CHUNK_SIZE 1024
+#define OPTIONS_MAX 40
+
+enum outcome {
+	OUTCOME_OPEN, /* the walk can go on when more bytes come */
+	OUTCOME_FOUND,
+	OUTCOME_UNSAMPLED,
+	OUTCOME_NONE,
+	OUTCOME_TRUNCATED,
+	OUTCOME_UNPARSABLE,
+};
+
+enum sampling {
+	SAMPLING_DEFERRED,
+	SAMPLING_DENIED,
+	SAMPLING_ACCEPTED,
+};
+
+/* A trace context. Offset: of its first line, from the start of the request. */
+struct context {
+	__u8 trace_id[16];
+	__u8 span_id[8];
+	__u32 offset;
+	__u8 format;
+	__u8 sampling;
+	__u8 have; /* enum part */
+	__u8 pad;
+};
+
+enum part {
+	PART_TRACE_ID = 1,
+	PART_SPAN_ID = 2,
+	PART_IDS = 3,
+	PART_SAMPLING = 4,
+};
+
+/* State of the walk over a request head, kept between segments when deep. */
+struct walk {
+	__u32 pos;  /* start of the current line in text */
+	__u32 end;  /* bytes in text */
+	__u32 base; /* offset of text[0] from the start of the request */
+	__u8 request_line;
+	__u8 malformed;
+	__u8 skip_line; /* the current line was too long to keep */
+	__u8 denied;	/* a sampling line said no, and no context followed yet */
+	struct context found;
+	struct context b3;
+	struct context datadog;
+};
+
+struct scratch {
+	__u8 text[TEXT_SIZE + TEXT_PADDING];
+	__u8 options[64 + 16];
+	struct walk walk;
+	struct connection fresh;
+	__u8 connection_id[8];
+	__u64 option_time;
+	__u64 high; /* numbers in the making */
+	__u64 low;
+	__u32 option_pos;
+	__u8 connection_id_len;
+	__u8 pad[3];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+static __always_inline struct scratch *get_scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
+static __always_inline __u64 text64(const struct scratch *s, __u32 off)
+{
+	return *(const __u64 *)(s->text + (off & TEXT_MASK));
+}
+
+/* TEXT_PADDING bytes from off on, of which one bounds check is enough. */
+static __always_inline const __u8 *text_at(const struct scratch *s, __u32 off)
+{
+	return s->text + (off & TEXT_MASK);
+}
+
+static __always_inline __u8 text8(const struct scratch *s, __u32 off)
+{
+	return s->text[off & TEXT_MASK];
+}
+
+#endif
