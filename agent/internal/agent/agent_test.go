@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/agent/internal/otlptest"
+	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/spf13/pflag"
+)
+
+// loopback is the index of lo, which is in every network namespace.
+const loopback = 1
+
+// options returns the options of an agent that watches lo by a fake probe.
+func options(t *testing.T, probe *fakeProbe, args ...string) Options {
+	t.Helper()
+	fs := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+	cfg := config.Define(fs)
+	args = append([]string{"--vnic=lo", "--pnic=nosuch*", "--node=node2", "--metrics-address=" + otlptest.FreeAddress(t)}, args...)
+	// No export unless args ask for one.
+	if err := errors.Join(fs.Parse(args), config.Load(fs, cfg, []string{"LAYERTRACE_EXPORT=none"})); err != nil {
+		t.Fatal(err)
+	}
+	return Options{
+		Config: cfg, Stdout: io.Discard, Log: slog.New(slog.DiscardHandler), Version: "v1",
+		OpenProbe: func(*config.Config, *slog.Logger) (Probe, error) { return probe, nil },
+	}
+}
+
+// get returns status and body of the agent's answer, 0 while it does not.
+func get(t *testing.T, opts Options, path string) (int, string) {
+	t.Helper()
+	response, err := http.Get("http://" + opts.Config.MetricsAddress + path)
+	if err != nil {
+		return 0, ""
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+// From the probe's exchanges to the receiver, the lines and the counters, and
+// one shutdown that loses nothing.
+func TestRun(t *testing.T) {
+	probe := newFakeProbe()
+	probe.flush = []exchange.Exchange{newExchange(loopback, 100)} // open when told to stop
+	receiver := &otlptest.Receiver{}
+	opts := options(t, probe, "--export=otlp-grpc,stdout", "--otlp-insecure", "--otlp-endpoint="+receiver.Serve(t, "127.0.0.1:0"))
+	var lines bytes.Buffer
+	opts.Stdout = &lines
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, opts) }()
+
+	eventually(t, "the agent is ready", func() bool { code, _ := get(t, opts, "/readyz"); return code == http.StatusOK })
+	if !probe.attachedTo(loopback) {
+		t.Error("ready without being attached")
+	}
+	for i := range 10 {
+		probe.out <- newExchange(loopback, i)
+	}
+	probe.out <- newExchange(999, 50) // of no watched interface
+	invalid := newExchange(loopback, 51)
+	invalid.Context.TraceID = [16]byte{}
+	probe.out <- invalid
+	eventually(t, "all is counted", func() bool {
+		_, metrics := get(t, opts, "/metrics")
+		return strings.Contains(metrics, "layertrace_exchanges_invalid_total 1\n")
+	})
+	_, metrics := get(t, opts, "/metrics")
+	for _, want := range []string{
+		`layertrace_exchanges_handled_total{role="vnic"} 11`, "layertrace_exchanges_stray_total 1",
+		"layertrace_exchanges_unnamed_total 11", "layertrace_spans_accepted_total 10", "layertrace_lines_written_total 11",
+		`layertrace_interfaces{role="vnic"} 1`, `layertrace_interfaces{role="pnic"} 0`, "layertrace_ring_full_total 3",
+		`layertrace_build_info{version="v1"} 1`, "process_resident_memory_bytes",
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+	if code, _ := get(t, opts, "/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz answers %d", code)
+	}
+
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if n := len(receiver.Spans()); n != 11 {
+		t.Errorf("%d spans arrived, want 11", n)
+	}
+	for _, s := range receiver.Spans() {
+		if s.Name != "node2_lo" {
+			t.Errorf("span %s", s.Name)
+		}
+	}
+	if n := bytes.Count(lines.Bytes(), []byte("\n")); n != 12 {
+		t.Errorf("%d lines, want 12", n)
+	}
+	if probe.closed != 1 {
+		t.Errorf("the probe was closed %d times", probe.closed)
+	}
+	if code, _ := get(t, opts, "/healthz"); code != 0 {
+		t.Error("the server answers behind the end")
+	}
+}
+
+func TestNotReadyWithoutInterface(t *testing.T) {
+	probe := newFakeProbe()
+	probe.refuse[loopback] = true
+	opts := options(t, probe)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, opts) }()
+	eventually(t, "the failure is counted", func() bool {
+		_, metrics := get(t, opts, "/metrics")
+		return strings.Contains(metrics, "layertrace_attach_failures_total 1\n")
+	})
+	if code, body := get(t, opts, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "no interface") {
+		t.Errorf("/readyz answers %d %s", code, body)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// A part that hangs does not hold the end up for longer than was asked for.
+func TestShutdownTimeout(t *testing.T) {
+	probe := newFakeProbe()
+	probe.deaf = true
+	opts := options(t, probe, "--shutdown-timeout=100ms")
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	start := time.Now()
+	err := Run(ctx, opts)
+	if err == nil || !strings.Contains(err.Error(), "--shutdown-timeout") {
+		t.Errorf("got %v", err)
+	}
+	if d := time.Since(start); d > 3*time.Second {
+		t.Errorf("it took %v", d)
+	}
+	if probe.closed != 1 {
+		t.Error("the probe was not closed")
+	}
+}
+
+func TestRunRefuses(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for name, test := range map[string]struct{ arg, want string }{
+		"port in use":       {"--metrics-address=" + taken.Addr().String(), "is in use"},
+		"missing interface": {"--pnic=nosuch0", `no interface "nosuch0"`},
+		"no identity file":  {"--identity=/nosuch", "--identity"},
+		"unusable address":  {"--metrics-address=192.0.2.1:1", "--metrics-address"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := Run(t.Context(), options(t, newFakeProbe(), test.arg)); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want a message with %q", err, test.want)
+			}
+		})
+	}
+}
+
+// A port that was taken is free again when the agent could not start.
+func TestFailedStartFreesThePort(t *testing.T) {
+	opts := options(t, newFakeProbe())
+	failure := errors.New("no BPF here")
+	opts.OpenProbe = func(*config.Config, *slog.Logger) (Probe, error) { return nil, failure }
+	if err := Run(t.Context(), opts); !errors.Is(err, failure) {
+		t.Fatalf("got %v", err)
+	}
+	l, err := net.Listen("tcp", opts.Config.MetricsAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}

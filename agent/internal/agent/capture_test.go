@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/agent/internal/identity"
+	"github.com/layertrace/layertrace/agent/internal/iface"
+)
+
+func newTestCapture(t *testing.T) (*capture, *fakeProbe) {
+	t.Helper()
+	names, err := identity.Parse([]byte("interfaces: {veth1: {service: web}, veth2: {service: db}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe := newFakeProbe()
+	return newCapture(probe, newTable(naming{names, "node2"}, time.Minute), slog.New(slog.DiscardHandler)), probe
+}
+
+func TestCaptureFollows(t *testing.T) {
+	c, probe := newTestCapture(t)
+	veth := iface.Interface{Index: 7, Name: "veth1", Kind: "veth", Role: iface.VNIC}
+	c.handle(iface.Event{Change: iface.Added, Interface: veth})
+	if c.ready(t.Context()) == nil {
+		t.Error("ready while interfaces that were there may be missing")
+	}
+	c.setListed()
+	if !probe.attachedTo(7) || c.ready(t.Context()) != nil {
+		t.Fatal("not attached")
+	}
+	if p, _ := c.table.point(7); p.Name() != "web_veth1" || p.ID != "node2/7" {
+		t.Errorf("point %+v", p)
+	}
+	veth.Name = "veth2"
+	c.handle(iface.Event{Change: iface.Renamed, Interface: veth})
+	if p, _ := c.table.point(7); p.Name() != "db_veth2" || p.ID != "node2/7" {
+		t.Errorf("renamed point %+v", p)
+	}
+	c.handle(iface.Event{Change: iface.Removed, Interface: veth})
+	if probe.attachedTo(7) || c.ready(t.Context()) == nil {
+		t.Error("still attached")
+	}
+	// Exchanges that were open are still to come, but not for ever.
+	if _, known := c.table.point(7); !known {
+		t.Error("forgotten at once")
+	}
+	if ids := c.table.purge(time.Now().Add(30 * time.Second)); len(ids) != 0 {
+		t.Errorf("purged too early: %v", ids)
+	}
+	if ids := c.table.purge(time.Now().Add(2 * time.Minute)); len(ids) != 1 || ids[0] != "node2/7" {
+		t.Errorf("purged %v", ids)
+	}
+	if _, known := c.table.point(7); known {
+		t.Error("still known")
+	}
+}
+
+func TestAttachIsTriedAgain(t *testing.T) {
+	c, probe := newTestCapture(t)
+	probe.refuse[7] = true
+	veth := iface.Interface{Index: 7, Name: "veth1", Role: iface.VNIC}
+	c.handle(iface.Event{Change: iface.Added, Interface: veth})
+	if got := c.pendingNow(); len(got) != 1 || got[0] != veth {
+		t.Fatalf("pending %v", got)
+	}
+	probe.refuse = map[int]bool{}
+	for _, i := range c.pendingNow() {
+		c.attach(i)
+	}
+	if !probe.attachedTo(7) || len(c.pendingNow()) != 0 || c.failures != 1 {
+		t.Errorf("attached %v, pending %v, failures %d", probe.attached, c.pendingNow(), c.failures)
+	}
+	// One that goes while it is pending is not tried again.
+	probe.refuse[8] = true
+	other := iface.Interface{Index: 8, Name: "veth9", Role: iface.VNIC}
+	c.handle(iface.Event{Change: iface.Added, Interface: other})
+	c.handle(iface.Event{Change: iface.Removed, Interface: other})
+	if got := c.pendingNow(); len(got) != 0 {
+		t.Errorf("pending %v", got)
+	}
+}
+
+// A physical interface is the node's, whatever the identity source says.
+func TestPhysicalInterfaceHasNoWorkload(t *testing.T) {
+	c, _ := newTestCapture(t)
+	c.handle(iface.Event{Change: iface.Added, Interface: iface.Interface{Index: 9, Name: "veth1", Role: iface.PNIC}})
+	if p, _ := c.table.point(9); p.Name() != "node2_veth1" {
+		t.Errorf("point %s", p.Name())
+	}
+}

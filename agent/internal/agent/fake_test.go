@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/tracecontext"
+)
+
+// fakeProbe gives out what a test puts in.
+type fakeProbe struct {
+	out   chan exchange.Exchange
+	flush []exchange.Exchange // given out at the end
+	deaf  bool                // Run does not end when told to
+
+	mu       sync.Mutex
+	refuse   map[int]bool // interfaces that cannot be attached to
+	attached map[int]bool
+	closed   int
+}
+
+func newFakeProbe() *fakeProbe {
+	return &fakeProbe{out: make(chan exchange.Exchange), refuse: map[int]bool{}, attached: map[int]bool{}}
+}
+
+func (f *fakeProbe) Attach(ifindex int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse[ifindex] {
+		return errors.New("refused")
+	}
+	f.attached[ifindex] = true
+	return nil
+}
+
+func (f *fakeProbe) Detach(ifindex int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.attached, ifindex)
+	return nil
+}
+
+func (f *fakeProbe) Run(ctx context.Context) error {
+	<-ctx.Done()
+	if f.deaf {
+		select {}
+	}
+	for _, x := range f.flush {
+		f.out <- x
+	}
+	close(f.out)
+	return nil
+}
+
+func (f *fakeProbe) Exchanges() <-chan exchange.Exchange { return f.out }
+
+func (f *fakeProbe) Counters() ([]Counter, error) {
+	return []Counter{{Name: "ring_full", Help: "Lost.", Value: 3}}, nil
+}
+
+func (f *fakeProbe) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed++
+	return nil
+}
+
+func (f *fakeProbe) attachedTo(ifindex int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.attached[ifindex]
+}
+
+// newExchange returns the i-th exchange of an interface.
+func newExchange(ifindex, i int) exchange.Exchange {
+	return exchange.Exchange{
+		Interface: ifindex, Direction: exchange.DirectionEgress,
+		Context: tracecontext.Context{
+			TraceID: tracecontext.TraceID{1}, SpanID: tracecontext.SpanID{1, byte(i)},
+			Sampling: tracecontext.Accepted, Format: tracecontext.FormatW3C,
+		},
+		Client: netip.MustParseAddrPort("10.0.0.1:4000"), Server: netip.MustParseAddrPort("10.0.0.2:80"),
+		Request: exchange.Message{First: 1e9, Last: 1e9, Bytes: 100, Packets: 1}, Status: 200,
+	}
+}
+
+// eventually polls until the condition holds.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatalf("timed out waiting until %s", what)
+		}
+		time.Sleep(5 * time.Millisecond) // the pause of a poll
+	}
+}

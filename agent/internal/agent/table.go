@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"sync"
+	"time"
+
+	"github.com/layertrace/layertrace/agent/internal/iface"
+	"github.com/layertrace/layertrace/agent/internal/span"
+)
+
+// table knows the capture points by interface index. An interface that went
+// stays for a while: exchanges that were open then are still to come.
+type table struct {
+	names  naming
+	linger time.Duration
+
+	mu      sync.Mutex
+	entries map[int]*entry
+}
+
+type entry struct {
+	iface iface.Interface
+	gone  time.Time // zero: still there
+}
+
+func newTable(names naming, linger time.Duration) *table {
+	return &table{names: names, linger: linger, entries: map[int]*entry{}}
+}
+
+// put adds an interface or replaces what is known of it.
+func (t *table) put(i iface.Interface) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.entries[i.Index] = &entry{iface: i}
+}
+
+// leave marks an interface as gone.
+func (t *table) leave(index int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e, ok := t.entries[index]; ok {
+		e.gone = time.Now()
+	}
+}
+
+// point returns the capture point of an interface with its present workload.
+// known is false for an interface that was never selected.
+func (t *table) point(index int) (p span.Point, known bool) {
+	t.mu.Lock()
+	e, ok := t.entries[index]
+	var i iface.Interface
+	if ok {
+		i = e.iface
+	}
+	t.mu.Unlock()
+	if !ok {
+		return span.Point{}, false
+	}
+	p = span.Point{ID: span.PointID(t.names.node, index), Node: t.names.node, Interface: i}
+	if i.Role == iface.VNIC {
+		p.Workload, _ = t.names.Behind(index, i.Name)
+	}
+	return p, true
+}
+
+// purge forgets interfaces that went longer ago than linger and returns the
+// IDs of their points.
+func (t *table) purge(now time.Time) (ids []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for index, e := range t.entries {
+		if !e.gone.IsZero() && now.Sub(e.gone) > t.linger {
+			delete(t.entries, index)
+			ids = append(ids, span.PointID(t.names.node, index))
+		}
+	}
+	return ids
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/layertrace/layertrace/internal/exchange"
+)
+
+const traceID = "0af7651916cd43dd8448eb211c80319c"
+
+// request sends a GET with the i-th span ID from inside node.
+func request(t *testing.T, client *http.Client, i int) {
+	t.Helper()
+	r, err := http.NewRequest(http.MethodGet, "http://10.98.0.2:8080/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("traceparent", fmt.Sprintf("00-%s-%016x-01", traceID, i))
+	response, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkExchange(t *testing.T, line string, i int) {
+	t.Helper()
+	var x exchange.Exchange
+	if err := json.Unmarshal([]byte(line), &x); err != nil {
+		t.Fatal(err)
+	}
+	if x.Context.TraceID.String() != traceID || x.Context.SpanID.String() != fmt.Sprintf("%016x", i) || x.Status != http.StatusTeapot {
+		t.Errorf("exchange %d is %s", i, line)
+	}
+}
+
+// programs counts the TCX programs at an interface of s, -1 without TCX.
+func programs(s *space, index int) (n int) {
+	s.inside(func() error {
+		for _, attach := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
+			q, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: attach})
+			if err != nil {
+				n = -1
+				return nil
+			}
+			n += len(q.Programs)
+		}
+		return nil
+	})
+	return n
+}
+
+// awaitNoPrograms polls, as the kernel may free a dead process's links later.
+func awaitNoPrograms(t *testing.T, s *space, index int) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for n := programs(s, index); n > 0; n = programs(s, index) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d programs are left", n)
+		}
+		time.Sleep(10 * time.Millisecond) // the pause of a poll
+	}
+}
+
+// The real agent on a real interface: exchanges come out with the IDs that
+// were sent, interfaces are followed, and the end, soft or hard, takes
+// everything away and leaves the traffic alone.
+func TestAgent(t *testing.T) {
+	needRoot(t)
+	node, pod := newSpace(t), newSpace(t)
+	index := pair(node, "vethp", "10.98.0.1/24", pod, "eth0", "10.98.0.2/24")
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	pod.inside(func() (err error) {
+		server.Listener.Close()
+		server.Listener, err = net.Listen("tcp", "10.98.0.2:8080")
+		return err
+	})
+	server.Start()
+	defer server.Close()
+	transport := &http.Transport{DialContext: node.dial}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	identities := filepath.Join(t.TempDir(), "identity.yaml")
+	if err := os.WriteFile(identities, []byte("node: n1\ninterfaces: {vethp: {service: web}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"agent", "--identity", identities, "--export=stdout", "--metrics-address=", "--idle-timeout=200ms"}
+
+	agent := start(t, node, args...)
+	agent.await(agent.stderr, "msg=attached", "interface=vethp", "role=vnic")
+	for i := 1; i <= 5; i++ { // on one connection
+		request(t, client, i)
+		checkExchange(t, agent.await(agent.stdout, `"interface_name":"vethp"`, `"node":"n1"`, `"direction":"egress"`), i)
+	}
+	pair(node, "vethq", "10.98.1.1/24", pod, "eth1", "10.98.1.2/24")
+	agent.await(agent.stderr, "msg=attached", "interface=vethq")
+	link, err := node.links.LinkByName("vethq")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := node.links.LinkDel(link); err != nil {
+		t.Fatal(err)
+	}
+	agent.await(agent.stderr, "msg=detached", "interface=vethq")
+
+	request(t, client, 6) // still open when the agent is told to stop
+	if err := agent.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	code, rest := agent.end()
+	if code != 0 || len(rest) != 1 {
+		t.Fatalf("exit code %d, last lines %q", code, rest)
+	}
+	checkExchange(t, rest[0], 6)
+	awaitNoPrograms(t, node, index)
+
+	killed := start(t, node, args...)
+	killed.await(killed.stderr, "msg=attached", "interface=vethp")
+	if err := killed.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	killed.end()
+	request(t, client, 7)
+	awaitNoPrograms(t, node, index)
+}

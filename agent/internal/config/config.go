@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config reads the agent's settings from flags, LAYERTRACE_*
+// environment variables and a YAML file. All three use the names of one flag
+// set, and one setting comes from one place: flag > environment > file >
+// default.
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/layertrace/layertrace/internal/tracecontext"
+)
+
+// Ways to export, the values of --export.
+const (
+	ExportOTLPGRPC = "otlp-grpc"
+	ExportOTLPHTTP = "otlp-http"
+	ExportStdout   = "stdout"
+	ExportNone     = "none"
+)
+
+// ContextHeader is a further request header that carries a trace context.
+type ContextHeader struct {
+	// Name of the header, 1 to 31 bytes, compared without regard to case.
+	Name string
+	// Format in which the header's value is read.
+	Format tracecontext.Format
+}
+
+// KeyValue is one header that goes out with each OTLP request.
+type KeyValue struct{ Key, Value string }
+
+// Config holds the settings of `layertrace agent`. docs/configuration.md tells
+// what each one does; the field names follow the flag names.
+type Config struct {
+	File string // --config
+
+	VNIC, PNIC []string // interface patterns
+
+	Mode            string
+	Ports           []uint16 // empty: all
+	PrefixWindow    int      // bytes
+	Deep            bool
+	DeepWindow      int // bytes
+	ContextHeaders  []ContextHeader
+	TrustedPrefixes []netip.Prefix
+	IdleTimeout     time.Duration
+	RequestTimeout  time.Duration
+	MaxConnections  int
+	RingBytes       int
+
+	TCPOption        string
+	TCPOptionCgroups []string
+	TCPOptionPorts   []uint16
+
+	Identity string // file name
+	Node     string // empty: the identity file's node, else the host name
+
+	Export       []string
+	OTLPEndpoint string // empty: this machine, the protocol's usual port
+	OTLPInsecure bool
+	OTLPHeaders  []KeyValue
+	QueueSize    int // spans
+
+	MetricsAddress  string
+	LogLevel        string
+	LogFormat       string
+	ShutdownTimeout time.Duration
+}
+
+// Exports reports whether way is among the chosen exports.
+func (c *Config) Exports(way string) bool {
+	for _, e := range c.Export {
+		if e == way {
+			return true
+		}
+	}
+	return false
+}

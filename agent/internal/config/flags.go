@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// Define adds the agent's flags to fs and returns the Config that they write
+// to. The flag set is the only list of names: environment variables and YAML
+// keys are derived from it.
+func Define(fs *pflag.FlagSet) *Config {
+	c := &Config{}
+	fs.StringVar(&c.File, configFlag, "", "YAML `FILE` with settings, keys as the flags here")
+
+	fs.Var(newList(&c.VNIC, "pattern", parseText, "kind:veth"), "vnic",
+		"virtual interfaces to watch: name, glob or kind:KIND")
+	fs.Var(newList(&c.PNIC, "pattern", parseText, "kind:physical"), "pnic",
+		"physical interfaces to watch; wins where both match")
+
+	defineCapture(fs, c)
+	defineOptions(fs, c)
+
+	fs.StringVar(&c.Identity, "identity", "", "YAML `FILE` that tells which workload is behind an interface or address")
+	fs.StringVar(&c.Node, "node", "", "`NAME` of this node (default: the identity file's, else the host name)")
+
+	defineExport(fs, c)
+
+	fs.StringVar(&c.MetricsAddress, "metrics-address", "127.0.0.1:9464",
+		"`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
+	fs.Var(newChoice(&c.LogLevel, "info", "debug", "info", "warn", "error"), "log-level", "least level that is logged")
+	fs.Var(newChoice(&c.LogFormat, "text", "text", "json"), "log-format", "form of the log lines on stderr")
+	fs.DurationVar(&c.ShutdownTimeout, "shutdown-timeout", 10*time.Second, "time to drain and detach when told to stop")
+	return c
+}
+
+func defineCapture(fs *pflag.FlagSet, c *Config) {
+	fs.Var(newChoice(&c.Mode, "auto", "auto", "tcx", "clsact", "socket-filter"), "mode", "kernel hook")
+	fs.Var(newList(&c.Ports, "port", parsePort), "ports", "TCP ports to look at, at either end; empty: all")
+	fs.IntVar(&c.PrefixWindow, "prefix-window", 1024, "`BYTES` at the start of a request that are searched")
+	fs.BoolVar(&c.Deep, "deep", false, "search over several segments, up to --deep-window")
+	fs.IntVar(&c.DeepWindow, "deep-window", 65536, "`BYTES` of a request that --deep searches")
+	fs.Var(newList(&c.ContextHeaders, "name=format", parseContextHeader), "context-header",
+		"further header with a trace context (repeatable, at most 4); formats: w3c, b3, jaeger, sw8")
+	fs.Var(newList(&c.TrustedPrefixes, "prefix", parsePrefix), "trusted-prefix",
+		"addresses whose TCP options are believed (repeatable); empty: private and local ones")
+	fs.DurationVar(&c.IdleTimeout, "idle-timeout", 2*time.Second, "a complete exchange is reported after so long without a packet")
+	fs.DurationVar(&c.RequestTimeout, "request-timeout", time.Minute, "a request without response is reported after so long")
+	fs.IntVar(&c.MaxConnections, "max-connections", 65536, "connections followed at once")
+	fs.IntVar(&c.RingBytes, "ring-bytes", 4<<20, "`BYTES` of the ring buffer between kernel and agent, a power of two")
+}
+
+func defineOptions(fs *pflag.FlagSet, c *Config) {
+	fs.Var(newChoice(&c.TCPOption, "off", "off", "compact", "paper"), "tcp-option", "TCP options to write")
+	fs.Var(newList(&c.TCPOptionCgroups, "path", parseText), "tcp-option-cgroup",
+		"cgroup2 directory whose sockets write options (repeatable)")
+	fs.Var(newList(&c.TCPOptionPorts, "port", parsePort), "tcp-option-ports",
+		"server ports of the connections that write options; empty: all")
+}
+
+func defineExport(fs *pflag.FlagSet, c *Config) {
+	ways := []string{ExportOTLPGRPC, ExportOTLPHTTP, ExportStdout, ExportNone}
+	fs.Var(newList(&c.Export, "way", oneOf(ways), ExportOTLPGRPC), "export",
+		"where exchanges go: otlp-grpc or otlp-http (spans), stdout (JSON lines), none")
+	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", "",
+		"`HOST:PORT` (otlp-grpc, default localhost:4317) or URL (otlp-http, default http://localhost:4318)")
+	fs.BoolVar(&c.OTLPInsecure, "otlp-insecure", false, "speak otlp-grpc without TLS")
+	fs.Var(newList(&c.OTLPHeaders, "key=value", parseKeyValue), "otlp-header",
+		"header sent with each OTLP request (repeatable)")
+	fs.IntVar(&c.QueueSize, "queue-size", 8192, "`SPANS` kept while the receiver is slow or away")
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/internal/tracecontext"
+	"github.com/spf13/pflag"
+)
+
+// load reads settings as the command does: args, environment, file content.
+func load(t *testing.T, args, environ []string, file string) (*Config, error) {
+	t.Helper()
+	if file != "" {
+		name := filepath.Join(t.TempDir(), "agent.yaml")
+		if err := os.WriteFile(name, []byte(file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append([]string{"--config", name}, args...)
+	}
+	fs := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+	c := Define(fs)
+	if err := fs.Parse(args); err != nil {
+		return nil, err
+	}
+	return c, Load(fs, c, environ)
+}
+
+func TestPrecedence(t *testing.T) {
+	const file = "queue-size: 100\nports: [1, 2]\ndeep: true\nvnic: 'cali*'\n"
+	env := []string{"LAYERTRACE_QUEUE_SIZE=200", "LAYERTRACE_PORTS=3,4", "HOME=/"}
+	for _, test := range []struct {
+		name  string
+		args  []string
+		env   []string
+		file  string
+		queue int
+		ports []uint16
+		vnic  []string
+	}{
+		{"default", nil, nil, "", 8192, []uint16{}, []string{"kind:veth"}},
+		{"file", nil, nil, file, 100, []uint16{1, 2}, []string{"cali*"}},
+		{"environment over file", nil, env, file, 200, []uint16{3, 4}, []string{"cali*"}},
+		{"flag over environment", []string{"--queue-size=300", "--ports=5"}, env, file, 300, []uint16{5}, []string{"cali*"}},
+		{"repeated flag", []string{"--ports=5,6", "--ports=7"}, nil, "", 8192, []uint16{5, 6, 7}, []string{"kind:veth"}},
+		{"empty list", []string{"--vnic="}, nil, "", 8192, []uint16{}, []string{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := load(t, test.args, test.env, test.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.QueueSize != test.queue {
+				t.Errorf("queue-size %d, want %d", c.QueueSize, test.queue)
+			}
+			if !reflect.DeepEqual(c.Ports, test.ports) {
+				t.Errorf("ports %v, want %v", c.Ports, test.ports)
+			}
+			if !reflect.DeepEqual(c.VNIC, test.vnic) {
+				t.Errorf("vnic %v, want %v", c.VNIC, test.vnic)
+			}
+		})
+	}
+}
+
+// Every kind of value can be given in every place.
+func TestValues(t *testing.T) {
+	fromFile := `
+context-header: [x-trace=w3c, X-Other=sw8]
+trusted-prefix: [10.1.2.3, 10.244.1.1/16]
+idle-timeout: 500ms
+ring-bytes: 1048576
+otlp-insecure: true
+otlp-header: "authorization=Bearer a=b"
+export: [otlp-grpc, stdout]
+mode: clsact
+`
+	fromEnv := []string{
+		"LAYERTRACE_CONTEXT_HEADER=x-trace=w3c,X-Other=sw8", "LAYERTRACE_TRUSTED_PREFIX=10.1.2.3,10.244.1.1/16",
+		"LAYERTRACE_IDLE_TIMEOUT=500ms", "LAYERTRACE_RING_BYTES=1048576", "LAYERTRACE_OTLP_INSECURE=true",
+		"LAYERTRACE_OTLP_HEADER=authorization=Bearer a=b", "LAYERTRACE_EXPORT=otlp-grpc,stdout", "LAYERTRACE_MODE=clsact",
+	}
+	for name, source := range map[string]struct {
+		env  []string
+		file string
+	}{"file": {nil, fromFile}, "environment": {fromEnv, ""}} {
+		t.Run(name, func(t *testing.T) {
+			c, err := load(t, nil, source.env, source.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			headers := []ContextHeader{{"x-trace", tracecontext.FormatW3C}, {"X-Other", tracecontext.FormatSW8}}
+			if !reflect.DeepEqual(c.ContextHeaders, headers) {
+				t.Errorf("context-header %v, want %v", c.ContextHeaders, headers)
+			}
+			if got := c.TrustedPrefixes[0].String() + " " + c.TrustedPrefixes[1].String(); got != "10.1.2.3/32 10.244.0.0/16" {
+				t.Errorf("trusted-prefix %s", got)
+			}
+			if c.IdleTimeout != 500*time.Millisecond || c.RingBytes != 1<<20 || !c.OTLPInsecure || c.Mode != "clsact" {
+				t.Errorf("read %+v", c)
+			}
+			if want := []KeyValue{{"authorization", "Bearer a=b"}}; !reflect.DeepEqual(c.OTLPHeaders, want) {
+				t.Errorf("otlp-header %v, want %v", c.OTLPHeaders, want)
+			}
+			if !c.Exports(ExportStdout) || !c.Exports(ExportOTLPGRPC) || c.OTLPEndpoint != "localhost:4317" {
+				t.Errorf("export %v to %s", c.Export, c.OTLPEndpoint)
+			}
+		})
+	}
+}
+
+func TestConfigFileFromEnvironment(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "agent.yaml")
+	if err := os.WriteFile(name, []byte("node: n7\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := load(t, nil, []string{"LAYERTRACE_CONFIG=" + name}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Node != "n7" {
+		t.Errorf("node %q, want n7", c.Node)
+	}
+}
+
+// What Kubernetes sets for a Service named layertrace is no setting.
+func TestServiceLinksAreNoSettings(t *testing.T) {
+	_, err := load(t, nil, []string{
+		"LAYERTRACE_SERVICE_HOST=10.0.0.1", "LAYERTRACE_SERVICE_PORT=80", "LAYERTRACE_SERVICE_PORT_HTTP=80",
+		"LAYERTRACE_PORT=tcp://10.0.0.1:80", "LAYERTRACE_PORT_80_TCP=tcp://10.0.0.1:80", "LAYERTRACE_PORT_80_TCP_ADDR=10.0.0.1",
+		"LAYERTRACE_AGENT_SERVICE_HOST=10.0.0.1", "LAYERTRACE_AGENT_PORT_80_TCP_PROTO=tcp",
+	}, "")
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		args, env []string
+		file      string
+		want      string // part of the message
+	}{
+		{"unknown key", nil, nil, "metrics-adress: x", `unknown key "metrics-adress"; did you mean metrics-address?`},
+		{"far off key", nil, nil, "colour: x", "lists all settings"},
+		{"unknown variable", nil, []string{"LAYERTRACE_QUEU_SIZE=1"}, "", "LAYERTRACE_QUEU_SIZE; did you mean LAYERTRACE_QUEUE_SIZE?"},
+		{"lower case variable", nil, []string{"LAYERTRACE_queue_size=1"}, "", "did you mean LAYERTRACE_QUEUE_SIZE?"},
+		{"duplicate key", nil, nil, "deep: true\ndeep: false", `"deep" already set`},
+		{"no YAML", nil, nil, "a: b: c", "no valid YAML"},
+		{"map as value", nil, nil, "deep: {a: b}", `key "deep"`},
+		{"key without value", nil, nil, "deep:", "has no value"},
+		{"list for one value", nil, nil, "mode: [tcx]", "mode takes one value"},
+		{"config in the file", nil, nil, "config: x", "cannot stand in the file"},
+		{"bad number", nil, []string{"LAYERTRACE_QUEUE_SIZE=many"}, "", "environment variable LAYERTRACE_QUEUE_SIZE"},
+		{"bad choice", []string{"--mode=tcxx"}, nil, "", "did you mean tcx?"},
+		{"bad port", nil, nil, "ports: [80, 99999]", `"99999" is no TCP port`},
+		{"bad prefix", []string{"--trusted-prefix=10.0.0.0/33"}, nil, "", "no address or prefix"},
+		{"bad context format", []string{"--context-header=x=b3multi"}, nil, "", `format "b3multi"`},
+		{"long context name", []string{"--context-header=" + strings.Repeat("x", 32) + "=w3c"}, nil, "", "1 to 31 bytes"},
+		{"five context names", []string{"--context-header=a=b3,b=b3,c=b3,d=b3,e=b3"}, nil, "", "at most 4"},
+		{"ring of no power of two", []string{"--ring-bytes=5000000"}, nil, "", "power of two"},
+		{"timeout of 0", []string{"--idle-timeout=0s"}, nil, "", "--idle-timeout"},
+		{"bad pattern", []string{"--vnic=veth["}, nil, "", "no valid pattern"},
+		{"no interface", []string{"--vnic=", "--pnic="}, nil, "", "both empty"},
+		{"option without cgroup", []string{"--tcp-option=compact"}, nil, "", "--tcp-option-cgroup"},
+		{"two OTLPs", []string{"--export=otlp-grpc,otlp-http"}, nil, "", "one of otlp-grpc and otlp-http"},
+		{"none and more", []string{"--export=none,stdout"}, nil, "", "none cannot stand"},
+		{"URL for gRPC", []string{"--otlp-endpoint=http://a:1/"}, nil, "", "HOST:PORT"},
+		{"no URL for HTTP", []string{"--export=otlp-http", "--otlp-endpoint=a:4318"}, nil, "", "wants a URL"},
+		{"bad metrics address", []string{"--metrics-address=9464"}, nil, "", "HOST:PORT"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := load(t, test.args, test.env, test.file)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %q, want a message with %q", err, test.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package doctor
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+func TestCheck(t *testing.T) {
+	for name, test := range map[string]struct {
+		err    error
+		state  State
+		detail string
+	}{
+		"there":     {nil, OK, "found"},
+		"missing":   {fmt.Errorf("attach: %w", ebpf.ErrNotSupported), Missing, "Linux has it since 6.6"},
+		"refused":   {errors.New("no"), Missing, "no"},
+		"not tried": {fmt.Errorf("%w: x", errUnknown), Unknown, "x"},
+	} {
+		f := feature{name: "f", since: "6.6", try: func() (string, error) { return "found", test.err }}
+		if c := f.check(); c.State != test.state || !strings.Contains(c.Detail, test.detail) {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	checks := func(missing ...string) []Check {
+		var all []Check
+		for _, f := range list() {
+			c := Check{Name: f.name, Needed: f.needed, For: f.use, State: OK}
+			for _, m := range missing {
+				if m == f.name {
+					c.State, c.Detail = Missing, "gone"
+				}
+			}
+			all = append(all, c)
+		}
+		return all
+	}
+	for _, test := range []struct {
+		missing []string
+		capture bool
+		mode    string
+		reason  string
+	}{
+		{nil, true, "tcx", ""},
+		{[]string{"tcx", "kprobe", "sockops"}, true, "clsact", ""},
+		{[]string{"tcx", "clsact"}, true, "socket-filter", ""},
+		{[]string{"tcx", "clsact", "socket-filter"}, false, "", "none of tcx"},
+		{[]string{"ring-buffer"}, false, "", "ring-buffer: gone"},
+	} {
+		r := Report{Checks: checks(test.missing...)}
+		r.conclude()
+		if r.Capture != test.capture || r.Mode != test.mode || !strings.Contains(r.Reason, test.reason) {
+			t.Errorf("without %v: capture %v, mode %q, reason %q", test.missing, r.Capture, r.Mode, r.Reason)
+		}
+	}
+	r := Report{Checks: checks("sockops", "kprobe")}
+	r.conclude()
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(text.String(), "off without sockops: --tcp-option") || strings.Contains(text.String(), "off without kprobe") {
+		t.Errorf("text:\n%s", text.String())
+	}
+}
+
+// The trials agree with the kernel, and leave nothing behind on it.
+func TestExamineLeavesNothing(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to try anything")
+	}
+	before := programs(t)
+	r := Examine()
+	if !r.Capture {
+		t.Fatalf("cannot capture: %s", r.Reason)
+	}
+	for _, c := range r.Checks {
+		if c.State == Unknown {
+			t.Errorf("%s could not be tried: %s", c.Name, c.Detail)
+		}
+	}
+	if root, err := cgroup2(); err == nil {
+		if left, err := filepath.Glob(filepath.Join(root, "layertrace-doctor-*")); err != nil || len(left) != 0 {
+			t.Errorf("left behind: %v (%v)", left, err)
+		}
+	}
+	q, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachTCXIngress})
+	if err == nil && len(q.Programs) > before {
+		t.Errorf("%d programs on lo, %d before", len(q.Programs), before)
+	}
+}
+
+// programs counts the TCX programs on this namespace's loopback device.
+func programs(t *testing.T) int {
+	t.Helper()
+	q, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachTCXIngress})
+	if err != nil {
+		return 0 // no TCX here
+	}
+	return len(q.Programs)
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package doctor
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// tryRawTracepoint attaches to a tracepoint with kernel types.
+func tryRawTracepoint() error {
+	p, err := load(ebpf.Tracing, ebpf.AttachTraceRawTp, "tcp_retransmit_skb", 0)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	l, err := link.AttachTracing(link.TracingOptions{Program: p})
+	if err != nil {
+		return fmt.Errorf("attach to tcp_retransmit_skb: %w", err)
+	}
+	return l.Close()
+}
+
+// tryKprobe attaches a kprobe.
+func tryKprobe() error {
+	p, err := load(ebpf.Kprobe, ebpf.AttachNone, "", 0)
+	if err != nil {
+		return lockdown(err)
+	}
+	defer p.Close()
+	l, err := link.Kprobe("tcp_sendmsg", p, nil)
+	if err != nil {
+		return lockdown(fmt.Errorf("attach to tcp_sendmsg: %w", err))
+	}
+	return l.Close()
+}
+
+func lockdown(err error) error {
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return err
+	}
+	return fmt.Errorf("not used by layertrace; a locked-down kernel (Secure Boot) has none: %w", err)
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestStatic(t *testing.T) {
+	s, err := Parse([]byte(`
+node: node2
+interfaces:
+  vethgw: {service: istio-ingressgateway, namespace: default, pod: gateway-1}
+  vethr2: {service: reviews-v2, node: elsewhere}
+addresses:
+  10.244.2.11: {service: reviews-v2, node: node2}
+  2001:db8::1: {node: node9}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Node() != "node2" {
+		t.Errorf("node %q", s.Node())
+	}
+	if w, ok := s.Behind(3, "vethgw"); !ok || w != (Workload{"istio-ingressgateway", "default", "gateway-1", "node2"}) {
+		t.Errorf("vethgw is %+v, %v", w, ok)
+	}
+	if w, _ := s.Behind(4, "vethr2"); w.Node != "elsewhere" {
+		t.Errorf("vethr2 is %+v", w)
+	}
+	if _, ok := s.Behind(5, "vethx"); ok {
+		t.Error("vethx is known")
+	}
+	for addr, want := range map[string]Workload{
+		"10.244.2.11":        {Service: "reviews-v2", Node: "node2"},
+		"::ffff:10.244.2.11": {Service: "reviews-v2", Node: "node2"},
+		"2001:db8::1":        {Node: "node9"},
+		"10.244.2.12":        {},
+	} {
+		if w, _ := s.Peer(netip.MustParseAddr(addr)); w != want {
+			t.Errorf("%s is %+v, want %+v", addr, w, want)
+		}
+	}
+}
+
+func TestZeroStaticKnowsNothing(t *testing.T) {
+	var s Static
+	_, behind := s.Behind(1, "eth0")
+	_, peer := s.Peer(netip.MustParseAddr("10.0.0.1"))
+	if behind || peer || s.Node() != "" {
+		t.Error("it knows something")
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		"nodes: a": "unknown field",
+		"interfaces: {a: {service: b, colour: c}}":       "unknown field",
+		"interfaces: {a: {pod: b}}":                      "interface a has no service",
+		"addresses: {10.0.0.300: {service: b}}":          "no IP address",
+		"addresses: {10.0.0.3: {}}":                      "neither service nor node",
+		"interfaces: {a: {service: b}, a: {service: c}}": "already set",
+		"a: b: c": "bad YAML",
+	} {
+		if _, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want a message with %q", text, err, want)
+		}
+	}
+}
+
+func TestLoadNamesTheFlag(t *testing.T) {
+	if _, err := Load(t.TempDir() + "/none.yaml"); err == nil || !strings.Contains(err.Error(), "--identity") {
+		t.Errorf("got %v", err)
+	}
+}

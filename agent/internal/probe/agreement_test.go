@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+
+	"github.com/layertrace/layertrace/internal/corpus"
+	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/tracecontext"
+)
+
+const (
+	mutations = 100_000
+	// deepMutations take several packets each.
+	deepMutations = 20_000
+	// packetMax: BPF_PROG_TEST_RUN takes packets of up to a page, less what
+	// the kernel needs of it.
+	packetMax = 3300
+	batchSize = 500
+)
+
+// outcomeCounters: what the kernel counts for each outcome.
+var outcomeCounters = map[tracecontext.Outcome]string{
+	tracecontext.None:       "contexts_none",
+	tracecontext.Found:      "contexts_found",
+	tracecontext.Unsampled:  "contexts_unsampled",
+	tracecontext.Truncated:  "heads_truncated",
+	tracecontext.Unparsable: "heads_unparsable",
+}
+
+// agreement compares the BPF parser with the Go parser.
+type agreement struct {
+	k     *kernel
+	opts  tracecontext.Options
+	split func(head []byte) [][]byte
+	batch uint32
+}
+
+// The recorded heads and 100,000 mutations of them, in one segment each.
+func TestParsersAgree(t *testing.T) {
+	a := agreement{
+		k:     newKernel(t, Options{}),
+		opts:  tracecontext.Options{Window: 1024},
+		split: func(head []byte) [][]byte { return [][]byte{head[:min(len(head), packetMax)]} },
+	}
+	a.compare(t, corpus.Heads())
+	a.compareMutations(t, mutations)
+}
+
+// With configured names, in a larger window.
+func TestParsersAgreeOnConfiguredNames(t *testing.T) {
+	a := agreement{
+		k: newKernel(t, Options{PrefixWindow: 4096, ContextHeaders: []ContextHeader{
+			{"User-Agent", tracecontext.FormatW3C}, {"x-request-id", tracecontext.FormatB3},
+			{"accept", tracecontext.FormatJaeger}, {"host", tracecontext.FormatSW8},
+		}}),
+		opts: tracecontext.Options{Window: 4096, Headers: []tracecontext.Header{
+			{Name: "user-agent", Format: tracecontext.FormatW3C}, {Name: "x-request-id", Format: tracecontext.FormatB3},
+			{Name: "accept", Format: tracecontext.FormatJaeger}, {Name: "host", Format: tracecontext.FormatSW8},
+		}},
+		split: func(head []byte) [][]byte { return [][]byte{head[:min(len(head), packetMax)]} },
+	}
+	a.compare(t, corpus.Heads())
+	a.compareMutations(t, deepMutations)
+}
+
+// The deep search over heads in segments of random sizes.
+func TestParsersAgreeDeep(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	a := agreement{
+		k:    newKernel(t, Options{Deep: true}),
+		opts: tracecontext.Options{Window: 65536, MaxLine: tracecontext.DeepMaxLine},
+		split: func(head []byte) [][]byte {
+			var parts [][]byte
+			for len(head) > 0 {
+				n := min(len(head), 8+random.IntN(packetMax-8))
+				parts = append(parts, head[:n])
+				head = head[n:]
+			}
+			return parts
+		},
+	}
+	a.compare(t, corpus.Heads())
+	a.compareMutations(t, deepMutations)
+}
+
+func (a *agreement) compareMutations(t *testing.T, n uint64) {
+	for from := uint64(0); from < n; from += batchSize {
+		heads := make([]corpus.Head, 0, batchSize)
+		for i := from; i < min(from+batchSize, n); i++ {
+			heads = append(heads, corpus.Mutation(i))
+		}
+		a.compare(t, heads)
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// compare runs each head on a connection of its own.
+func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
+	t.Helper()
+	a.batch++
+	counted := a.counts()
+	want := map[netip.AddrPort]tracecontext.Result{}
+	wantCounts := map[string]uint64{}
+	byClient := map[netip.AddrPort]corpus.Head{}
+	for i, head := range heads {
+		c := newConnection(uint16(20000 + i))
+		var addr [4]byte
+		binary.BigEndian.PutUint32(addr[:], 10<<24|a.batch<<4|1)
+		c.client = netip.AddrPortFrom(netip.AddrFrom4(addr), uint16(20000+i))
+		seen := 0
+		for _, part := range a.split(head.Bytes) {
+			a.k.receive(c.request(string(part)))
+			seen += len(part)
+		}
+		r := tracecontext.Parse(head.Bytes[:seen], a.opts)
+		if r.BeginsRequest && (r.Final || !a.k.probe.opts.Deep) {
+			wantCounts[outcomeCounters[r.Outcome]]++
+			if r.Malformed > 0 {
+				wantCounts["contexts_malformed"]++
+			}
+		}
+		if r.Outcome == tracecontext.Found && (r.Final || !a.k.probe.opts.Deep) {
+			want[c.client] = r
+		}
+		byClient[c.client] = head
+	}
+	for _, x := range a.k.exchanges() {
+		r, ok := want[x.Client]
+		delete(want, x.Client)
+		if diff := difference(x, r, ok); diff != "" {
+			t.Errorf("%s: %s\n%q", byClient[x.Client].Name, diff, byClient[x.Client].Bytes)
+		}
+	}
+	for client, r := range want {
+		t.Errorf("%s: Go found %+v, BPF nothing\n%q", byClient[client].Name, r.Context, byClient[client].Bytes)
+	}
+	for name, before := range counted {
+		if got := a.k.count(name) - before; got != wantCounts[name] && len(heads) > 1 {
+			t.Errorf("batch %d: BPF counts %d %s, Go %d", a.batch, got, name, wantCounts[name])
+			for _, head := range heads { // which one?
+				a.compare(t, []corpus.Head{head})
+			}
+			return
+		} else if got != wantCounts[name] {
+			t.Errorf("%s: BPF counts %d %s, Go %d\n%q", heads[0].Name, got, name, wantCounts[name], heads[0].Bytes)
+		}
+	}
+}
+
+func (a *agreement) counts() map[string]uint64 {
+	counts := map[string]uint64{"contexts_malformed": a.k.count("contexts_malformed")}
+	for _, name := range outcomeCounters {
+		counts[name] = a.k.count(name)
+	}
+	return counts
+}
+
+func difference(x exchange.Exchange, r tracecontext.Result, found bool) string {
+	malformed := x.Flags&exchange.FlagMalformed != 0
+	switch {
+	case !found:
+		return fmt.Sprintf("BPF found %+v, Go nothing", x.Context)
+	case x.Context != r.Context:
+		return fmt.Sprintf("BPF found %+v, Go %+v", x.Context, r.Context)
+	case x.HeaderOffset != r.Offset:
+		return fmt.Sprintf("offset: BPF %d, Go %d", x.HeaderOffset, r.Offset)
+	case malformed != (r.Malformed > 0):
+		return fmt.Sprintf("malformed: BPF %v, Go %d", malformed, r.Malformed)
+	}
+	return ""
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/layertrace/layertrace/bpf"
+)
+
+// Counter is one monotonic count of the kernel side or of the reader.
+type Counter struct {
+	// Name without prefix and suffix, such as "requests" or "ring_full".
+	Name string
+	// Help is one sentence.
+	Help string
+	// Value since the probe was opened.
+	Value uint64
+}
+
+type counterName struct{ name, help string }
+
+// captureCounters are indexed by enum counter of bpf/include/counters.h.
+var captureCounters = [...]counterName{
+	bpf.CaptureCounterCOUNTER_REQUESTS:            {"requests", "Segments that begin an HTTP/1 request."},
+	bpf.CaptureCounterCOUNTER_CONTEXT_FOUND:       {"contexts_found", "Requests whose sampled trace context was found."},
+	bpf.CaptureCounterCOUNTER_CONTEXT_UNSAMPLED:   {"contexts_unsampled", "Requests that are not sampled: no record is made."},
+	bpf.CaptureCounterCOUNTER_CONTEXT_NONE:        {"contexts_none", "Requests without a trace context in their whole head."},
+	bpf.CaptureCounterCOUNTER_HEAD_TRUNCATED:      {"heads_truncated", "Requests whose head went beyond the searched window without a trace context."},
+	bpf.CaptureCounterCOUNTER_HEAD_UNPARSABLE:     {"heads_unparsable", "Segments that begin like a request but have no HTTP/1 request line."},
+	bpf.CaptureCounterCOUNTER_CONTEXT_MALFORMED:   {"contexts_malformed", "Requests with a malformed trace header."},
+	bpf.CaptureCounterCOUNTER_RESPONSE_UNTRACKED:  {"responses_untracked", "Responses on connections without a tracked request."},
+	bpf.CaptureCounterCOUNTER_REQUEST_IN_RESPONSE: {"requests_in_response", "Segments of a server that begin like a request, taken as data."},
+	bpf.CaptureCounterCOUNTER_PIPELINED:           {"requests_pipelined", "Requests that were followed by another before their response."},
+	bpf.CaptureCounterCOUNTER_RETRANSMITTED:       {"segments_retransmitted", "Segments of tracked connections seen again."},
+	bpf.CaptureCounterCOUNTER_OUT_OF_ORDER:        {"segments_out_of_order", "Segments of tracked connections that passed out of order."},
+	bpf.CaptureCounterCOUNTER_LATE:                {"segments_late", "Segments of exchanges that were already given out."},
+	bpf.CaptureCounterCOUNTER_FRAGMENT:            {"packets_fragmented", "IP fragments, which are skipped."},
+	bpf.CaptureCounterCOUNTER_PACKET_TRUNCATED:    {"packets_truncated", "TCP packets shorter than their headers say."},
+	bpf.CaptureCounterCOUNTER_OPTION_READ:         {"options_read", "Layertrace TCP options read."},
+	bpf.CaptureCounterCOUNTER_OPTION_UNTRUSTED:    {"options_untrusted", "Layertrace TCP options from outside the trusted prefixes, ignored."},
+	bpf.CaptureCounterCOUNTER_STARTED:             {"exchanges_started", "Exchanges begun."},
+	bpf.CaptureCounterCOUNTER_EMITTED:             {"exchanges_emitted", "Exchanges given to user space."},
+	bpf.CaptureCounterCOUNTER_RING_FULL:           {"exchanges_ring_full", "Exchanges lost because the ring buffer was full (raise ring-bytes)."},
+	bpf.CaptureCounterCOUNTER_MAP_FULL:            {"connections_map_full", "Requests lost because a connection could not be stored (raise max-connections)."},
+	bpf.CaptureCounterCOUNTER_DISCARDED:           {"searches_discarded", "Deep searches ended by another request or the connection's end."},
+}
+
+// optionCounters are indexed by enum option_counter of bpf/sockops.bpf.c.
+var optionCounters = [...]counterName{
+	bpf.SockopsOptionCounterOPTION_COUNTER_WRITTEN: {"options_written", "Segments sent with layertrace's TCP options."},
+	bpf.SockopsOptionCounterOPTION_COUNTER_NO_ROOM: {"options_no_room", "Segments sent without, because the TCP header had no room."},
+	bpf.SockopsOptionCounterOPTION_COUNTER_LEARNED: {"options_learned", "Connections whose ID came from the peer's option."},
+	bpf.SockopsOptionCounterOPTION_COUNTER_FAILED:  {"options_failed", "Options that the kernel refused."},
+}
+
+// readCounters sums a per-CPU counter map.
+func readCounters(m *ebpf.Map, names []counterName) ([]Counter, error) {
+	counters := make([]Counter, 0, len(names))
+	var perCPU []uint64
+	for i, n := range names {
+		if err := m.Lookup(uint32(i), &perCPU); err != nil {
+			return nil, fmt.Errorf("read counter %s: %w", n.name, err)
+		}
+		c := Counter{Name: n.name, Help: n.help}
+		for _, v := range perCPU {
+			c.Value += v
+		}
+		counters = append(counters, c)
+	}
+	return counters, nil
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/layertrace/layertrace/bpf"
+	"github.com/layertrace/layertrace/internal/exchange"
+)
+
+// kernel runs packets through the real programs with BPF_PROG_TEST_RUN.
+type kernel struct {
+	t       *testing.T
+	probe   *Probe
+	program *ebpf.Program
+}
+
+func newKernel(t *testing.T, opts Options) *kernel {
+	t.Helper()
+	p, err := open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := p.kernel.program(bpf.CaptureProgCaptureIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &kernel{t: t, probe: p, program: program}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return k
+}
+
+// receive lets the program see one packet. The verdict is always "next".
+func (k *kernel) receive(packet []byte) {
+	k.t.Helper()
+	verdict, err := k.program.Run(&ebpf.RunOptions{Data: packet})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if int32(verdict) != -1 {
+		k.t.Fatalf("verdict %d, want -1 (TCX_NEXT)", int32(verdict))
+	}
+}
+
+// exchanges ends what is open and returns all that was given out.
+func (k *kernel) exchanges() []exchange.Exchange {
+	k.t.Helper()
+	return k.drain(true)
+}
+
+// emitted returns what was given out so far.
+func (k *kernel) emitted() []exchange.Exchange {
+	k.t.Helper()
+	return k.drain(false)
+}
+
+func (k *kernel) drain(sweep bool) []exchange.Exchange {
+	k.t.Helper()
+	if sweep {
+		if err := k.probe.sweep(0, 0); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	var got []exchange.Exchange
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		for x := range k.probe.out {
+			got = append(got, x)
+		}
+	}()
+	err := k.probe.read(done)
+	close(k.probe.out)
+	<-finished
+	k.probe.out = make(chan exchange.Exchange, 256)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return got
+}
+
+// one returns the only exchange.
+func (k *kernel) one() exchange.Exchange {
+	k.t.Helper()
+	got := k.exchanges()
+	if len(got) != 1 {
+		k.t.Fatalf("%d exchanges, want 1: %v", len(got), got)
+	}
+	return got[0]
+}
+
+func (k *kernel) count(name string) uint64 {
+	k.t.Helper()
+	counters, err := k.probe.Counters()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	for _, c := range counters {
+		if c.Name == name {
+			return c.Value
+		}
+	}
+	k.t.Fatalf("no counter %q", name)
+	return 0
+}
+
+func (k *kernel) wantCount(name string, want uint64) {
+	k.t.Helper()
+	if got := k.count(name); got != want {
+		k.t.Errorf("counter %s = %d, want %d", name, got, want)
+	}
+}
+
+// connection makes the segments of one TCP connection.
+type connection struct {
+	client, server       netip.AddrPort
+	clientSeq, serverSeq uint32
+	vlan                 bool
+}
+
+func newConnection(clientPort uint16) *connection {
+	return &connection{
+		client:    netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), clientPort),
+		server:    netip.MustParseAddrPort("10.0.0.2:8080"),
+		clientSeq: 0xfffffff0, serverSeq: 5000, // sequence numbers wrap early
+	}
+}
+
+// segment is one TCP segment to be built.
+type segment struct {
+	fromServer    bool
+	seq           uint32
+	syn, fin, rst bool
+	options       []layers.TCPOption
+	payload       []byte
+}
+
+// request is the client's next data, response the server's.
+func (c *connection) request(payload string) []byte {
+	s := segment{seq: c.clientSeq, payload: []byte(payload)}
+	c.clientSeq += uint32(len(payload))
+	return c.build(s)
+}
+
+func (c *connection) response(payload string) []byte {
+	s := segment{fromServer: true, seq: c.serverSeq, payload: []byte(payload)}
+	c.serverSeq += uint32(len(payload))
+	return c.build(s)
+}
+
+func (c *connection) build(s segment) []byte {
+	src, dst := c.client, c.server
+	if s.fromServer {
+		src, dst = dst, src
+	}
+	tcp := &layers.TCP{
+		SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()),
+		Seq: s.seq, SYN: s.syn, FIN: s.fin, RST: s.rst, ACK: !s.syn,
+		Window: 1000, Options: s.options,
+	}
+	stack := []gopacket.SerializableLayer{}
+	eth := &layers.Ethernet{
+		SrcMAC: []byte{2, 0, 0, 0, 0, 1}, DstMAC: []byte{2, 0, 0, 0, 0, 2},
+		EthernetType: layers.EthernetTypeIPv4,
+	}
+	stack = append(stack, eth)
+	ipType := layers.EthernetTypeIPv4
+	var network gopacket.SerializableLayer
+	if src.Addr().Is4() {
+		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: src.Addr().AsSlice(), DstIP: dst.Addr().AsSlice()}
+		_ = tcp.SetNetworkLayerForChecksum(ip)
+		network = ip
+	} else {
+		ipType = layers.EthernetTypeIPv6
+		ip := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolTCP, SrcIP: src.Addr().AsSlice(), DstIP: dst.Addr().AsSlice()}
+		_ = tcp.SetNetworkLayerForChecksum(ip)
+		network = ip
+	}
+	eth.EthernetType = ipType
+	if c.vlan {
+		eth.EthernetType = layers.EthernetTypeDot1Q
+		stack = append(stack, &layers.Dot1Q{VLANIdentifier: 7, Type: ipType})
+	}
+	stack = append(stack, network, tcp, gopacket.Payload(s.payload))
+	buffer := gopacket.NewSerializeBuffer()
+	err := gopacket.SerializeLayers(buffer, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, stack...)
+	if err != nil {
+		panic(err) // a test that builds an impossible packet
+	}
+	return buffer.Bytes()
+}
+
+const (
+	traceparent = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
+	unsampled   = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00\r\n"
+	get         = "GET /productpage HTTP/1.1\r\nhost: productpage:9080\r\n"
+	end         = "\r\n"
+	ok200       = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
+)
+
+func wantDuration(t *testing.T, x exchange.Exchange) {
+	t.Helper()
+	if x.Request.First == 0 || x.Request.Last < x.Request.First || x.Response.First < x.Request.Last ||
+		x.Response.Last < x.Response.First || time.Duration(x.Response.Last-x.Request.First) > time.Minute {
+		t.Errorf("times out of order: %+v %+v", x.Request, x.Response)
+	}
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+)
+
+// drainInterval is how long records may wait in the ring: the kernel side
+// wakes nobody before a quarter of it is full.
+const drainInterval = 250 * time.Millisecond
+
+// read gives out records until ctx is done and the ring is empty.
+func (p *Probe) read(ctx context.Context) error {
+	var record ringbuf.Record
+	for {
+		p.reader.SetDeadline(time.Now().Add(drainInterval))
+		err := p.reader.ReadInto(&record)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if ctx.Err() != nil {
+				return nil
+			}
+			continue
+		case errors.Is(err, ringbuf.ErrClosed):
+			return nil
+		case err != nil:
+			return fmt.Errorf("read ring buffer: %w", err)
+		}
+		p.received.Add(1)
+		x, err := decodeRecord(record.RawSample)
+		if err != nil {
+			p.unreadable.Add(1)
+			p.log.Error("record not understood", "error", err)
+			continue
+		}
+		p.out <- x
+	}
+}

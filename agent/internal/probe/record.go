@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"fmt"
+	"net/netip"
+	"unsafe"
+
+	"github.com/layertrace/layertrace/bpf"
+	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/tracecontext"
+)
+
+// decodeRecord turns a record of the ring buffer into an exchange.
+func decodeRecord(raw []byte) (exchange.Exchange, error) {
+	const size = int(unsafe.Sizeof(bpf.CaptureExchangeRecord{}))
+	if len(raw) < size {
+		return exchange.Exchange{}, fmt.Errorf("record of %d bytes, want %d", len(raw), size)
+	}
+	// The kernel aligns records to 8 bytes, but Go's copy of them need not be.
+	var r bpf.CaptureExchangeRecord
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), size), raw)
+	x := exchange.Exchange{
+		Interface: int(r.Ifindex),
+		Direction: exchange.Direction(r.Direction),
+		Context: tracecontext.Context{
+			TraceID:  r.TraceId,
+			SpanID:   r.SpanId,
+			Sampling: tracecontext.Sampling(r.Sampling),
+			Format:   tracecontext.Format(r.Format),
+		},
+		Client: endpoint(r.ClientAddr, r.ClientPort),
+		Server: endpoint(r.ServerAddr, r.ServerPort),
+		Request: exchange.Message{
+			First: r.RequestFirst, Last: r.RequestLast,
+			Bytes: r.RequestBytes, Packets: r.RequestPackets,
+		},
+		Response: exchange.Message{
+			First: r.ResponseFirst, Last: r.ResponseLast,
+			Bytes: r.ResponseBytes, Packets: r.ResponsePackets,
+		},
+		Status:       int(r.Status),
+		OptionTime:   r.OptionTime,
+		HeaderOffset: r.HeaderOffset,
+		Retransmits:  r.Retransmits,
+		Flags:        exchange.Flags(r.Flags),
+	}
+	if n := int(r.ConnectionIdLen); n > 0 && n <= len(r.ConnectionId) {
+		x.ConnectionID = append([]byte(nil), r.ConnectionId[:n]...)
+	}
+	return x, nil
+}
+
+func endpoint(addr [16]byte, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(addr).Unmap(), port)
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package span turns exchanges into OpenTelemetry spans: one span for each
+// exchange and capture point, under the span of the proxy that sent it.
+package span
+
+import (
+	"strconv"
+
+	"github.com/layertrace/layertrace/agent/internal/identity"
+	"github.com/layertrace/layertrace/agent/internal/iface"
+)
+
+// Point is a capture point as spans show it.
+type Point struct {
+	// ID is the same as long as the interface lives, over renames and restarts
+	// of the agent; see PointID.
+	ID string
+	// Node is the name of the node that the agent runs on.
+	Node string
+	// Interface is what the exchange was seen at.
+	Interface iface.Interface
+	// Workload is behind the interface. It is empty at a physical interface
+	// and where nobody knows it: the node stands for it then.
+	Workload identity.Workload
+}
+
+// PointID names the interface with an index on a node. The index stays when
+// the interface is renamed, and is not used again while the node is up.
+func PointID(node string, index int) string {
+	return node + "/" + strconv.Itoa(index)
+}
+
+// Service is the name that the point's spans are filed under: the workload's,
+// or the node's.
+func (p *Point) Service() string {
+	if p.Workload.Service != "" {
+		return p.Workload.Service
+	}
+	return p.Node
+}
+
+// Name is the name of the point's spans: <service>_<interface> at a virtual
+// interface, <node>_<interface> at a physical one.
+func (p *Point) Name() string { return p.Service() + "_" + p.Interface.Name }

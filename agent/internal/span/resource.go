@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package span
+
+import (
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/resource"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+)
+
+// resourceOf describes who the point's spans are about: the workload behind a
+// virtual interface, or the node. k8s.* is given for a pod only; outside of
+// Kubernetes there is none.
+func resourceOf(p *Point) *resource.Resource {
+	kv := []attribute.KeyValue{semconv.ServiceName(p.Service()), semconv.HostName(p.Node)}
+	if w := p.Workload; w.Namespace != "" || w.Pod != "" {
+		kv = append(kv, semconv.K8SNodeName(p.Node))
+		if w.Namespace != "" {
+			kv = append(kv, semconv.ServiceNamespace(w.Namespace), semconv.K8SNamespaceName(w.Namespace))
+		}
+		if w.Pod != "" {
+			kv = append(kv, semconv.K8SPodName(w.Pod))
+		}
+	}
+	return resource.NewWithAttributes(semconv.SchemaURL, kv...)
+}
