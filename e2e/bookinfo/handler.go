@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+)
+
+// role is what a service answers with and whom it asks.
+type role struct {
+	answer map[string]any
+	calls  []call
+}
+
+type call struct{ service, path string }
+
+var roles = map[string]role{
+	"productpage": {
+		answer: map[string]any{"title": "The Comedy of Errors"},
+		calls:  []call{{"details", "/details/0"}, {"reviews", "/reviews/0"}},
+	},
+	"details":    {answer: map[string]any{"id": 0, "author": "William Shakespeare", "year": 1595, "pages": 200}},
+	"ratings":    {answer: map[string]any{"id": 0, "Reviewer1": 5, "Reviewer2": 4}},
+	"reviews-v1": {answer: reviews("v1")},
+	"reviews-v2": {answer: reviews("v2"), calls: []call{{"ratings", "/ratings/0"}}},
+	"reviews-v3": {answer: reviews("v3"), calls: []call{{"ratings", "/ratings/0"}}},
+}
+
+func reviews(version string) map[string]any {
+	return map[string]any{"id": 0, "version": version, "reviews": []string{
+		"An extremely entertaining play by Shakespeare.",
+		"Absolutely fun and entertaining.",
+	}}
+}
+
+func newHandler(name string, addresses hosts, log *logFile) (http.Handler, error) {
+	role, ok := roles[name]
+	if !ok {
+		return nil, fmt.Errorf("unknown --role %q", name)
+	}
+	for _, c := range role.calls {
+		if addresses[c.service] == "" {
+			return nil, fmt.Errorf("role %s calls %s: give --host %s=IP:PORT", name, c.service, c.service)
+		}
+	}
+	client := newClient(addresses)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		log.Add(name, r)
+		answer := map[string]any{"service": name}
+		for key, value := range role.answer {
+			answer[key] = value
+		}
+		for _, c := range role.calls {
+			part, err := client.get(r, c)
+			if err != nil {
+				http.Error(w, fmt.Sprintf("call %s: %v", c.service, err), http.StatusBadGateway)
+				return
+			}
+			answer[c.service] = part
+		}
+		w.Header().Set("Content-Type", "application/json")
+		// An error here means that the client has gone; it has noticed itself.
+		_ = json.NewEncoder(w).Encode(answer)
+	}), nil
+}

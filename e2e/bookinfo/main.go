@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bookinfo is one service of the Bookinfo application, chosen by
+// --role: productpage calls details and reviews once each, reviews-v2 and
+// reviews-v3 call ratings. It passes the trace headers of a request on to the
+// requests it makes for it, as every application in a mesh has to, and logs
+// the headers of each request it receives: what the lab compares with.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bookinfo:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	role := flag.String("role", "", "productpage, details, reviews-v1, reviews-v2, reviews-v3 or ratings")
+	listen := flag.String("listen", ":9080", "address to serve on")
+	logFile := flag.String("log", "", "file for one JSON line per request received")
+	addresses := hosts{}
+	flag.Var(addresses, "host", "NAME=IP:PORT of a service to call (repeatable)")
+	flag.Parse()
+
+	log, err := openLog(*logFile)
+	if err != nil {
+		return err
+	}
+	handler, err := newHandler(*role, addresses, log)
+	if err != nil {
+		return errors.Join(err, log.Close())
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", *listen)
+	if err != nil {
+		return errors.Join(err, log.Close())
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		limit, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		err = server.Shutdown(limit)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = server.Close()
+		}
+	}
+	return errors.Join(err, log.Close())
+}
+
+// hosts maps the services to call to their addresses, in place of DNS.
+type hosts map[string]string
+
+func (h hosts) String() string { return "" }
+
+// Set adds one NAME=IP:PORT.
+func (h hosts) Set(value string) error {
+	name, address, found := strings.Cut(value, "=")
+	if !found {
+		return fmt.Errorf("%q is not NAME=IP:PORT", value)
+	}
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return err
+	}
+	h[name] = address
+	return nil
+}

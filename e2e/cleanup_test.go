@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/lab/cgroup"
+)
+
+// The demo leaves nothing behind when it is interrupted, at whatever step.
+func TestInterruptedDemoLeavesNothing(t *testing.T) {
+	command := buildDemo(t)
+	for _, step := range []string{"making", "starting Jaeger", "starting applications", " requests"} {
+		t.Run(strings.TrimSpace(step), func(t *testing.T) {
+			demo := startDemo(t, command)
+			demo.awaitOutput(t, step)
+			if err := demo.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			if err := demo.Wait(); err == nil {
+				t.Error("exit code 0 after an interrupt")
+			}
+			if left := leftovers(t); len(left) > 0 {
+				t.Errorf("left behind: %v\n%s", left, demo.output())
+			}
+		})
+	}
+}
+
+// What a killed demo leaves behind is removed by the next one.
+func TestKilledDemoIsCleanedUpByTheNext(t *testing.T) {
+	command := buildDemo(t)
+	first := startDemo(t, command)
+	first.awaitOutput(t, " requests")
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Wait(); err == nil {
+		t.Fatal("the killed demo says it succeeded")
+	}
+	if len(leftovers(t)) == 0 {
+		t.Fatal("a killed demo left nothing behind: the test tests nothing")
+	}
+	second := startDemo(t, command)
+	if err := second.Wait(); err != nil {
+		t.Errorf("demo after a killed one: %v\n%s", err, second.output())
+	}
+	if left := leftovers(t); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// demoLab is a lab name of its own: a demo that someone runs is not touched.
+const demoLab = "leave"
+
+// leftovers lists the namespaces, cgroups and processes of the demo's lab.
+func leftovers(t *testing.T) []string {
+	t.Helper()
+	left, err := filepath.Glob("/run/netns/lt-" + demoLab + "-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mount, err := cgroup.Mount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := filepath.Join(mount, "layertrace-lab-"+demoLab)
+	if _, err := os.Stat(group); err == nil {
+		left = append(left, group)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	// Processes by the lab's directory in their command line: they are found
+	// here wherever they may have got to.
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range commands {
+		if line, err := os.ReadFile(path); err == nil && bytes.Contains(line, []byte("/"+demoLab+"-out/lab/")) {
+			left = append(left, strings.ReplaceAll(string(line), "\x00", " "))
+		}
+	}
+	return left
+}
+
+func buildDemo(t *testing.T) string {
+	t.Helper()
+	theTools(t)
+	command := filepath.Join(t.TempDir(), "lab")
+	build := exec.CommandContext(interrupted, "go", "build", "-o", command, "./cmd/lab")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the demo: %v\n%s", err, out)
+	}
+	return command
+}
+
+type demoProcess struct {
+	*exec.Cmd
+	log string
+}
+
+func startDemo(t *testing.T, command string) *demoProcess {
+	t.Helper()
+	out := filepath.Join(outDir(t), demoLab+"-out")
+	log, err := os.Create(filepath.Join(t.TempDir(), "output"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.CommandContext(interrupted, command, "demo", "--name", demoLab, "--requests", "60", "--out", out)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return &demoProcess{cmd, log.Name()}
+}
+
+func (d *demoProcess) output() string {
+	data, err := os.ReadFile(d.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
+
+// awaitOutput waits until the demo has printed text.
+func (d *demoProcess) awaitOutput(t *testing.T, text string) {
+	t.Helper()
+	err := await.Until(interrupted, "output "+text, 2*time.Minute, 5*time.Millisecond, func(context.Context) error {
+		if !strings.Contains(d.output(), text) {
+			return errors.New("not yet:\n" + d.output())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/lab/overhead"
+	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/lab/scenario"
+)
+
+type bench struct {
+	rounds    int
+	duration  time.Duration
+	tracer    string
+	tcpOption string
+	export    string
+	sampling  float64
+	packet    bool
+	out       string
+	name      string
+
+	progress func(format string, args ...any)
+}
+
+func benchCommand() *cobra.Command {
+	b := &bench{}
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure what a packet, a request and the agents cost",
+		Long: `First measures what a packet costs in the BPF programs. Then sends front page
+requests through Bookinfo (trace headers in front), without and with agents
+alternately: at a fixed rate, latencies counted from when a request should have
+begun, and as fast as answers come. Needs root, and a machine that does nothing
+else.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b.progress = progress()
+			return b.run(cmd.Context())
+		},
+	}
+	cmd.Flags().IntVar(&b.rounds, "rounds", 6, "how often each case is measured without and with agents")
+	cmd.Flags().DurationVar(&b.duration, "duration", 8*time.Second, "how long each time")
+	cmd.Flags().StringVar(&b.tracer, "tracer", string(envoy.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
+	cmd.Flags().StringVar(&b.tcpOption, "tcp-option", "", "what the agents write into packets: compact or paper; results go to the key lab-compact or lab-paper")
+	cmd.Flags().StringVar(&b.export, "export", "otlp-grpc", "where the agents send: none shows what the capture alone costs; results go to the key lab-none")
+	cmd.Flags().Float64Var(&b.sampling, "sampling", 100, "share of requests that the mesh samples, in per cent; results go to the key lab-sampling-N")
+	cmd.Flags().BoolVar(&b.packet, "packet", true, "measure packets as well")
+	cmd.Flags().StringVar(&b.out, "out", "out", "directory for bench.json and the logs")
+	cmd.Flags().StringVar(&b.name, "name", "bench", "tells labs apart that run at the same time")
+	return cmd
+}
+
+func (b *bench) run(ctx context.Context) error {
+	tracer, err := envoy.ParseTracer(b.tracer)
+	if err != nil {
+		return err
+	}
+	if b.rounds < 1 || b.duration < time.Second {
+		return fmt.Errorf("--rounds %d, --duration %v: at least 1 round and 1 second", b.rounds, b.duration)
+	}
+	if b.sampling <= 0 || b.sampling > 100 {
+		return fmt.Errorf("--sampling %g: want more than 0 and at most 100 per cent", b.sampling)
+	}
+	if b.tcpOption != "" && b.tcpOption != "compact" && b.tcpOption != "paper" {
+		return fmt.Errorf("--tcp-option %q: want compact or paper", b.tcpOption)
+	}
+	if err := lab.CheckRoot(); err != nil {
+		return err
+	}
+	tools, err := provision.Tools(ctx, b.progress)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(b.out, "bench.json")
+	if b.packet {
+		if err := b.packets(ctx, file); err != nil {
+			return err
+		}
+	}
+	setup := scenario.Reordered(tracer)
+	setup.TCPOption, setup.Export, setup.Sampling = b.tcpOption, b.export, b.sampling
+	results, err := b.requests(ctx, tools, setup)
+	if err != nil {
+		return err
+	}
+	printOverhead(os.Stdout, results)
+	return writeOverhead(file, b.key(), results)
+}
+
+// key is where the results go in bench.json: "lab" for the usual setup.
+func (b *bench) key() string {
+	key := "lab"
+	if b.tcpOption != "" {
+		key += "-" + b.tcpOption
+	}
+	if b.export != "otlp-grpc" {
+		key += "-" + b.export
+	}
+	if b.sampling != 100 {
+		key += fmt.Sprintf("-sampling-%g", b.sampling)
+	}
+	return key
+}
+
+// requests brings a lab up for the measurement and takes it down again.
+func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup) (results []overhead.Result, err error) {
+	l, err := lab.Up(ctx, lab.Options{
+		Name: b.name, Dir: filepath.Join(b.out, "bench-lab"), Tools: tools, Progress: b.progress,
+		// Nobody reads the traces; a growing Jaeger would disturb the later rounds.
+		MaxTraces: 1000,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		b.progress("taking the lab down")
+		err = errors.Join(err, l.Down())
+	}()
+	b.progress("starting applications and Envoys")
+	return overhead.Measure(ctx, l, overhead.Options{
+		Setup: setup, Rounds: b.rounds, Duration: b.duration, Progress: b.progress,
+	})
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// CPU returns the CPU time that the processes of the group and of those below
+// have taken, also those that have ended (cpu.stat, which is there without the
+// cpu controller, too).
+func (g *Group) CPU() (time.Duration, error) {
+	text, err := os.ReadFile(filepath.Join(g.Path, "cpu.stat"))
+	if err != nil {
+		return 0, fmt.Errorf("read CPU time: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		value, found := strings.CutPrefix(line, "usage_usec ")
+		if !found {
+			continue
+		}
+		microseconds, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read CPU time of cgroup %s: %w", g.Path, err)
+		}
+		return time.Duration(microseconds) * time.Microsecond, nil
+	}
+	return 0, fmt.Errorf("read CPU time of cgroup %s: no usage_usec in cpu.stat", g.Path)
+}

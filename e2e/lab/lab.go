@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lab is the paper's testbed on one machine: four nodes and seven
+// Bookinfo pods with real Envoys, each in its own network namespace, an agent
+// per node and a Jaeger. Everything is made by Up and removed by Down; what a
+// killed lab left behind is removed by the next Up of the same name.
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/layertrace/layertrace/e2e/lab/cgroup"
+	"github.com/layertrace/layertrace/e2e/lab/jaeger"
+	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/lab/process"
+)
+
+// Options are what a lab is made from.
+type Options struct {
+	// Name tells labs apart that exist at the same time.
+	Name string
+	// Dir is a directory for configuration and logs; what is in it is lost.
+	Dir string
+	// Tools are the programs that the lab runs.
+	Tools Tools
+	// MaxTraces is how many traces Jaeger keeps in memory; default 20,000.
+	MaxTraces int
+	// Progress is called with one line per step; nil for silence.
+	Progress func(format string, args ...any)
+}
+
+// Tools are paths of the programs that the lab runs.
+type Tools struct {
+	Envoy, Jaeger, Agent, Bookinfo string
+	// Wasm is the module that puts the trace headers in front.
+	Wasm string
+}
+
+// Lab is a testbed that is up: the network and Jaeger. Start starts the rest.
+type Lab struct {
+	// Jaeger reads traces back.
+	Jaeger *jaeger.Client
+
+	options Options
+	prefix  string
+	lock    net.Listener
+	network network
+	group   *cgroup.Group
+	groups  map[string]*cgroup.Group
+	jaeger  *process.Process
+	waiting waiting
+	runs    int
+}
+
+// nameForm has no `-`, so that no lab's names begin with another's.
+var nameForm = regexp.MustCompile(`^[a-z0-9]{1,20}$`)
+
+// CheckRoot returns an error for other users than root.
+func CheckRoot() error {
+	if os.Geteuid() != 0 {
+		return errors.New("the lab makes network namespaces and loads BPF programs: run it as root")
+	}
+	return nil
+}
+
+// Up makes the network and starts Jaeger. When it fails, or ctx ends, nothing
+// is left behind. Call Down on the result.
+func Up(ctx context.Context, options Options) (*Lab, error) {
+	if err := CheckRoot(); err != nil {
+		return nil, err
+	}
+	if !nameForm.MatchString(options.Name) {
+		return nil, fmt.Errorf("lab name %q: want 1 to 20 lower-case letters and digits", options.Name)
+	}
+	if options.MaxTraces == 0 {
+		options.MaxTraces = 20_000
+	}
+	if options.Progress == nil {
+		options.Progress = func(string, ...any) {}
+	}
+	l := &Lab{options: options, prefix: "lt-" + options.Name + "-", groups: map[string]*cgroup.Group{}}
+	var err error
+	if l.lock, err = takeName(options.Name); err != nil {
+		return nil, err
+	}
+	if err := l.up(ctx); err != nil {
+		return nil, errors.Join(err, l.Down())
+	}
+	return l, nil
+}
+
+func (l *Lab) up(ctx context.Context) (err error) {
+	if err := removeLeftovers(ctx, l.options.Name, l.prefix, l.options.Progress); err != nil {
+		return err
+	}
+	if l.options.Dir, err = filepath.Abs(l.options.Dir); err != nil {
+		return fmt.Errorf("find the lab's directory: %w", err)
+	}
+	if err := os.RemoveAll(l.options.Dir); err != nil {
+		return fmt.Errorf("empty the lab's directory: %w", err)
+	}
+	if err := os.MkdirAll(l.options.Dir, 0o755); err != nil {
+		return fmt.Errorf("make the lab's directory: %w", err)
+	}
+	l.options.Progress("making %d nodes and %d pods as network namespaces %s*", len(Nodes), len(Pods), l.prefix)
+	if err := l.makeGroups(); err != nil {
+		return err
+	}
+	if err := l.network.build(l.prefix); err != nil {
+		return err
+	}
+	l.options.Progress("starting Jaeger")
+	return l.StartJaeger(ctx)
+}
+
+// makeGroups makes a cgroup for the infrastructure, one per node, and one per
+// pod below its node's.
+func (l *Lab) makeGroups() (err error) {
+	if l.group, err = cgroup.Create(groupName(l.options.Name)); err != nil {
+		return err
+	}
+	if l.groups["infra"], err = l.group.Child("infra"); err != nil {
+		return err
+	}
+	for _, node := range Nodes {
+		name := NodeName(node)
+		if l.groups[name], err = l.group.Child(name); err != nil {
+			return err
+		}
+		// The agent is not in its node's group: what is attached there is
+		// meant for the pods.
+		if l.groups["agent-"+name], err = l.groups["infra"].Child("agent-" + name); err != nil {
+			return err
+		}
+	}
+	for _, pod := range Pods {
+		if l.groups[pod.Name], err = l.groups[NodeName(pod.Node)].Child(pod.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// NodeGroup returns the cgroup that holds a node's pods.
+func (l *Lab) NodeGroup(node int) *cgroup.Group { return l.groups[NodeName(node)] }
+
+// NodeSpace returns a node's network namespace, PodSpace a pod's.
+func (l *Lab) NodeSpace(node int) *netspace.Space { return l.network.nodes[node] }
+
+// PodSpace returns a pod's network namespace.
+func (l *Lab) PodSpace(pod string) *netspace.Space { return l.network.pods[pod] }
+
+// InfraSpace returns the network namespace of the switch and Jaeger.
+func (l *Lab) InfraSpace() *netspace.Space { return l.network.sw }

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package overhead
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/lab"
+)
+
+// Result is a case and its measured pairs.
+type Result struct {
+	Case  Case
+	Pairs []Pair
+}
+
+// Pair is a case measured without and with agents, one right after the other.
+type Pair struct{ Off, On Sample }
+
+// Summary is the median of each figure over the samples of a case.
+type Summary struct {
+	PerSecond float64
+	P50, P99  time.Duration
+	// AgentsCPU, JaegerCPU and MeshCPU are seconds per 1,000 requests.
+	AgentsCPU, JaegerCPU, MeshCPU float64
+	// Resident and Peak are the memory of the largest agent, in bytes.
+	Resident, Peak uint64
+}
+
+// Summary returns the medians with or without agents.
+func (r Result) Summary(on bool) Summary {
+	var samples []Sample
+	for _, pair := range r.Pairs {
+		if on {
+			samples = append(samples, pair.On)
+		} else {
+			samples = append(samples, pair.Off)
+		}
+	}
+	return Summary{
+		PerSecond: medianOf(samples, func(s Sample) float64 { return s.PerSecond }),
+		P50:       medianOf(samples, func(s Sample) time.Duration { return s.P50 }),
+		P99:       medianOf(samples, func(s Sample) time.Duration { return s.P99 }),
+		AgentsCPU: medianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Agents })),
+		JaegerCPU: medianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Jaeger })),
+		MeshCPU:   medianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Mesh })),
+		Resident:  medianOf(samples, func(s Sample) uint64 { return s.Resident }),
+		Peak:      medianOf(samples, func(s Sample) uint64 { return s.Peak }),
+	}
+}
+
+// perThousand returns the seconds of CPU that a part took per 1,000 requests.
+func perThousand(part func(lab.Usage) time.Duration) func(Sample) float64 {
+	return func(s Sample) float64 { return part(s.Usage).Seconds() * 1000 / float64(s.Requests) }
+}
+
+// Ratio is a figure with agents divided by the same without, over the pairs.
+type Ratio struct{ Lowest, Median, Highest float64 }
+
+// Ratio compares a figure within each pair.
+func (r Result) Ratio(figure func(Sample) float64) Ratio {
+	ratios := make([]float64, len(r.Pairs))
+	for i, pair := range r.Pairs {
+		ratios[i] = figure(pair.On) / figure(pair.Off)
+	}
+	return Ratio{Lowest: slices.Min(ratios), Median: median(ratios), Highest: slices.Max(ratios)}
+}
+
+// Figures to compare.
+var (
+	PerSecond = func(s Sample) float64 { return s.PerSecond }
+	P50       = func(s Sample) float64 { return s.P50.Seconds() }
+	P99       = func(s Sample) float64 { return s.P99.Seconds() }
+	MeshCPU   = perThousand(func(u lab.Usage) time.Duration { return u.Mesh })
+)
+
+func medianOf[T number](samples []Sample, figure func(Sample) T) T {
+	values := make([]T, len(samples))
+	for i, sample := range samples {
+		values[i] = figure(sample)
+	}
+	return median(values)
+}
+
+type number interface {
+	cmp.Ordered
+	~int64 | ~uint64 | ~float64
+}
+
+// median returns the middle value, or the mean of the two in the middle.
+func median[T number](values []T) T {
+	sorted := slices.Sorted(slices.Values(values))
+	middle := len(sorted) / 2
+	if len(sorted)%2 == 1 {
+		return sorted[middle]
+	}
+	return sorted[middle-1] + (sorted[middle]-sorted[middle-1])/2
+}

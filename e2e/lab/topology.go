@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import "fmt"
+
+// Pod is one pod of the testbed.
+type Pod struct {
+	// Name is short and unique: network namespace, cgroup and files carry it.
+	Name string
+	// Service is the workload's name in spans and identities.
+	Service string
+	// Node is the number of the node it runs on.
+	Node int
+	// IP is its address in the node's pod subnet.
+	IP string
+	// VNIC is the name of the host end of its veth pair.
+	VNIC string
+	// Calls are the cluster services that its application asks.
+	Calls []string
+	// Gateway is set for the ingress gateway, which has no application.
+	Gateway bool
+}
+
+// Nodes are the numbers of the nodes; ClientNode is where load comes from, the
+// others run an agent each.
+var (
+	Nodes      = []int{1, 2, 3, 4}
+	ClientNode = 1
+)
+
+// Pods are the paper's Bookinfo pods on the paper's nodes.
+var Pods = []Pod{
+	{Name: "gateway", Service: "istio-ingressgateway", Node: 2, IP: "10.244.2.11", VNIC: "vethgateway",
+		Calls: []string{"productpage"}, Gateway: true},
+	{Name: "reviews-v2", Service: "reviews-v2", Node: 2, IP: "10.244.2.12", VNIC: "vethreviewsv2",
+		Calls: []string{"ratings"}},
+	{Name: "details", Service: "details", Node: 3, IP: "10.244.3.11", VNIC: "vethdetails"},
+	{Name: "reviews-v1", Service: "reviews-v1", Node: 3, IP: "10.244.3.12", VNIC: "vethreviewsv1"},
+	{Name: "reviews-v3", Service: "reviews-v3", Node: 3, IP: "10.244.3.13", VNIC: "vethreviewsv3",
+		Calls: []string{"ratings"}},
+	{Name: "ratings", Service: "ratings", Node: 3, IP: "10.244.3.14", VNIC: "vethratings"},
+	{Name: "productpage", Service: "productpage", Node: 4, IP: "10.244.4.11", VNIC: "vethproductpage",
+		Calls: []string{"details", "reviews"}},
+}
+
+// Service is a name that applications call: an address that no interface has
+// (as a ClusterIP), and the pods behind it.
+type Service struct {
+	Name, ClusterIP string
+	Pods            []string
+}
+
+// Services are what the pods call, by name.
+var Services = map[string]Service{
+	"productpage": {"productpage", "10.96.0.11", []string{"productpage"}},
+	"details":     {"details", "10.96.0.12", []string{"details"}},
+	"reviews":     {"reviews", "10.96.0.13", []string{"reviews-v1", "reviews-v2", "reviews-v3"}},
+	"ratings":     {"ratings", "10.96.0.14", []string{"ratings"}},
+}
+
+// Ports and addresses of the testbed.
+const (
+	AppPort     = 9080
+	GatewayPort = 8080
+	// PNIC is the physical interface of every node.
+	PNIC = "eth0"
+	// InfraIP is where Jaeger listens, on the switch between the nodes.
+	InfraIP = "10.10.0.254"
+)
+
+// NodeName is the name of a node.
+func NodeName(node int) string { return fmt.Sprintf("node%d", node) }
+
+// NodeIP is the address of a node's physical interface.
+func NodeIP(node int) string { return fmt.Sprintf("10.10.0.%d", node) }
+
+// podGateway is the address of a node's bridge, podSubnet the node's pod
+// subnet.
+func podGateway(node int) string { return fmt.Sprintf("10.244.%d.1", node) }
+func podSubnet(node int) string  { return fmt.Sprintf("10.244.%d.0/24", node) }
+
+// PodByName returns the pod with that name.
+func PodByName(name string) (Pod, error) {
+	for _, p := range Pods {
+		if p.Name == name {
+			return p, nil
+		}
+	}
+	return Pod{}, fmt.Errorf("no pod %q in the lab", name)
+}
+
+// Endpoints returns the addresses of the pods behind a service.
+func (s Service) Endpoints() ([]string, error) {
+	var ips []string
+	for _, name := range s.Pods {
+		pod, err := PodByName(name)
+		if err != nil {
+			return nil, err
+		}
+		ips = append(ips, pod.IP)
+	}
+	return ips, nil
+}
