@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+
+.DEFAULT_GOAL := help
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
+.ONESHELL:
+
+# What can be set on the command line or in the environment, from where the
+# programs see it too:
+REQUESTS ?= # demo: front page requests per setup
+TRACER   ?= # demo: tracer of the Envoys, zipkin or opentelemetry
+KEEP     ?= # demo: 1 leaves the mesh and Jaeger up until Ctrl-C
+SEED     ?= # test: seed of the random tests
+
+# Programs that tests and linting call, and the Debian packages that have them.
+COMMANDS := clang clang-format llvm-strip tcpdump tshark curl pip3
+PACKAGES := clang clang-format llvm libbpf-dev tcpdump tshark curl python3-pip
+
+GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
+BPF_SOURCES   := $(wildcard bpf/*.c bpf/*/*.c bpf/include/*.h)
+# Packages whose tests need neither root nor Envoy.
+UNIT_PACKAGES  = $(shell go list ./... | grep -Ev '/(bpf|e2e|agent/internal/probe|wasm-filter/wire)(/|$$)')
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; awk -F '[?]= # ' '/[?]= # / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: root lab ## Show a request's way through a mesh: rates, one trace, Jaeger (KEEP=1)
+	@exec bin/lab demo $(if $(strip $(REQUESTS)),--requests=$(REQUESTS)) $(if $(strip $(TRACER)),--tracer=$(TRACER))
+
+.PHONY: test
+test: root packages ## Run every test, the end-to-end test of the lab included
+	go test -count=1 -timeout=45m ./...
+
+.PHONY: test-unit
+test-unit: ## Run the tests that need neither root nor Envoy
+	go test $(UNIT_PACKAGES)
+
+.PHONY: bench
+bench: root lab ## Measure what a packet, a request and the agent cost
+	@exec bin/lab bench
+
+.PHONY: lint
+lint: packages ## Check Go and C style, and who imports whom
+	@$(GOLANGCI_LINT) run ./...
+	echo "clang-format of $(words $(BPF_SOURCES)) files"; clang-format --dry-run --Werror $(BPF_SOURCES)
+
+.PHONY: build
+build: ## Build bin/layertrace, bin/bookinfo and bin/lab
+	CGO_ENABLED=0 go build -trimpath -o bin/layertrace ./agent/cmd/layertrace
+	CGO_ENABLED=0 go build -trimpath -o bin/bookinfo ./e2e/bookinfo
+	CGO_ENABLED=0 go build -trimpath -o bin/lab ./e2e/cmd/lab
+
+.PHONY: wasm
+wasm: ## Build bin/layertrace.wasm, the filter that puts the trace context in front
+	go run ./wasm-filter/build -o bin/layertrace.wasm
+
+.PHONY: generate
+generate: packages ## Compile the BPF programs and write their Go bindings
+	go generate ./bpf/...
+
+.PHONY: setup
+setup: packages lab ## Get all that the tests need: packages, Envoy, Jaeger
+	@bin/lab setup
+
+.PHONY: clean
+clean: ## Remove what was built and measured (Envoy and Jaeger stay in the user's cache)
+	rm -rf bin out
+
+# A program of its own, not go run: that would not pass SIGTERM on.
+.PHONY: lab
+lab:
+	@CGO_ENABLED=0 go build -trimpath -o bin/lab ./e2e/cmd/lab
+
+.PHONY: packages
+packages:
+	@missing=()
+	for c in $(COMMANDS); do command -v $$c >/dev/null || missing+=($$c); done
+	[ -e /usr/include/bpf/bpf_helpers.h ] || missing+=(bpf/bpf_helpers.h)
+	[ $${#missing[@]} -gt 0 ] || exit 0
+	echo "missing: $${missing[*]}"
+	if [ $$(id -u) -ne 0 ] || ! command -v apt-get >/dev/null; then
+		echo "install them; on Debian, as root: apt-get install $(PACKAGES)" >&2
+		exit 1
+	fi
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES)
+
+.PHONY: root
+root:
+	@if [ $$(id -u) -eq 0 ]; then exit 0; fi
+	echo "network namespaces and BPF programs need root: run this as root, with Go in its PATH" >&2
+	echo "(make test-unit runs the tests that do not need it)" >&2
+	exit 1
