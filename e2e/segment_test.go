@@ -20,6 +20,7 @@ import (
 // segment is a captured TCP segment.
 type segment struct {
 	from, to netip.AddrPort
+	seq      uint32
 	syn      bool // without ACK
 	payload  []byte
 	options  []layers.TCPOption
@@ -77,7 +78,7 @@ func readSegments(t *testing.T, file string) (segments []segment) {
 		to, _ := netip.AddrFromSlice(ip.DstIP.To4())
 		segments = append(segments, segment{
 			from: netip.AddrPortFrom(from, uint16(tcp.SrcPort)), to: netip.AddrPortFrom(to, uint16(tcp.DstPort)),
-			syn: tcp.SYN && !tcp.ACK, payload: tcp.Payload, options: tcp.Options,
+			seq: tcp.Seq, syn: tcp.SYN && !tcp.ACK, payload: tcp.Payload, options: tcp.Options,
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -41,6 +43,9 @@ func TestMain(m *testing.M) {
 // serve answers requests once the interface is there (one line on stdin).
 func serve() {
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+		panic(err)
+	}
+	if err := neverResend(); err != nil {
 		panic(err)
 	}
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -104,6 +109,7 @@ type network struct {
 
 func newNetwork(t *testing.T) *network {
 	t.Helper()
+	must(t, neverResend())
 	n := &network{group: newCgroup(t)}
 	server := n.command(t, "server")
 	server.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
@@ -141,6 +147,21 @@ func setUp(t *testing.T, h *netlink.Handle, name, cidr string) {
 	must(t, err)
 	must(t, h.AddrAdd(link, addr))
 	must(t, h.LinkSetUp(link))
+	// See neverResend.
+	must(t, h.RouteReplace(&netlink.Route{
+		LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Src: addr.IP,
+		Dst:    &net.IPNet{IP: addr.IP.Mask(addr.Mask), Mask: addr.Mask},
+		RtoMin: int(time.Minute.Milliseconds()),
+	}))
+}
+
+// neverResend turns off TCP's tail loss probes (tcp_early_retrans of
+// Documentation/networking/ip-sysctl.rst) in this network namespace; the routes
+// put off the timer. A busy machine acknowledges late, and what is then sent
+// again, with nothing lost, would count as retransmitted: rightly, but these
+// tests compare with what the client sent.
+func neverResend() error {
+	return os.WriteFile("/proc/sys/net/ipv4/tcp_early_retrans", []byte("0"), 0)
 }
 
 // command is this test binary in another role and the network's cgroup.
