@@ -16,6 +16,9 @@ func newGRPC(ctx context.Context, opts OTLPOptions, a *attempts) (sdktrace.SpanE
 		otlptracegrpc.WithEndpoint(opts.Endpoint),
 		otlptracegrpc.WithHeaders(opts.Headers),
 		otlptracegrpc.WithTimeout(batchTimeout),
+		// Batches are small. To compare one with a limit the exporter goes
+		// through all of it once more.
+		otlptracegrpc.WithMaxRequestSize(0),
 		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
 			Enabled: true, InitialInterval: firstRetry, MaxInterval: maxRetry, MaxElapsedTime: batchTimeout,
 		}),

@@ -5,7 +5,6 @@ package span
 import (
 	"net/netip"
 
-	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/internal/exchange"
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -14,54 +13,68 @@ import (
 // compactIDBytes is the length of the connection ID of the compact option.
 const compactIDBytes = 8
 
-// attributes returns the attributes of the exchange's span, which starts at
-// the monotonic time start. What was not seen has no attribute.
-func attributes(p *Point, x *exchange.Exchange, start uint64, peers Peers) []attribute.KeyValue {
-	kv := make([]attribute.KeyValue, 0, len(spanKeys))
+// appendAttributes appends the attributes of the exchange's span, which starts
+// at the monotonic time start. Each one costs agent, wire and store about as
+// much as any other, and a mesh makes many spans: so what was not seen, what is
+// as usual and what the point's resource tells has none.
+func appendAttributes(kv []attribute.KeyValue, p *Point, x *exchange.Exchange, start uint64, peers Peers) []attribute.KeyValue {
 	kv = append(kv,
-		keyLayer.String(string(p.Interface.Role)),
-		keyPoint.String(p.ID),
 		keyDirection.String(x.Direction.String()),
 		keyFormat.String(x.Context.Format.String()),
 		keyHeaderOffset.Int64(int64(x.HeaderOffset)),
 		keyMonotonic.Int64(int64(start)),
-		keyRequestBytes.Int64(int64(x.Request.Bytes)),
-		keyRequestPackets.Int64(int64(x.Request.Packets)),
-		keyResponseBytes.Int64(int64(x.Response.Bytes)),
-		keyResponsePackets.Int64(int64(x.Response.Packets)),
-		keyRetransmits.Int64(int64(x.Retransmits)),
-		semconv.NetworkTransportTCP,
-		networkType(x.Server),
-		semconv.NetworkProtocolName("http"),
-		semconv.NetworkInterfaceName(p.Interface.Name),
 		semconv.ClientAddress(x.Client.Addr().Unmap().String()),
 		semconv.ClientPort(int(x.Client.Port())),
 		semconv.ServerAddress(x.Server.Addr().Unmap().String()),
 		semconv.ServerPort(int(x.Server.Port())),
 	)
+	if !x.Server.Addr().Unmap().Is4() {
+		kv = append(kv, semconv.NetworkTypeIPv6)
+	}
 	if x.Status != 0 {
 		kv = append(kv, semconv.HTTPResponseStatusCode(x.Status))
 	}
 	kv = appendTimes(kv, x, start)
+	kv = appendSizes(kv, x)
 	kv = appendOption(kv, x)
 	if x.Flags != 0 {
 		kv = append(kv, keyFlags.StringSlice(x.Flags.Names()))
 	}
-	kv = appendPeer(kv, peers, x.Client, keyClientService, keyClientNode)
-	return appendPeer(kv, peers, x.Server, keyServerService, keyServerNode)
+	kv = appendPeer(kv, p, peers, x.Client, keyClientService, keyClientNode)
+	return appendPeer(kv, p, peers, x.Server, keyServerService, keyServerNode)
 }
 
-// appendTimes adds the four times as offsets from start.
+// appendTimes adds the four times as offsets from start. A request usually
+// begins with the span and, like many responses, ends with the segment it
+// began with.
 func appendTimes(kv []attribute.KeyValue, x *exchange.Exchange, start uint64) []attribute.KeyValue {
-	for _, t := range []struct {
-		key attribute.Key
-		ns  uint64
+	for _, t := range [...]struct {
+		key       attribute.Key
+		ns, usual uint64
 	}{
-		{keyRequestFirst, x.Request.First}, {keyRequestLast, x.Request.Last},
-		{keyResponseFirst, x.Response.First}, {keyResponseLast, x.Response.Last},
+		{keyRequestFirst, x.Request.First, start}, {keyRequestLast, x.Request.Last, x.Request.First},
+		{keyResponseFirst, x.Response.First, 0}, {keyResponseLast, x.Response.Last, x.Response.First},
 	} {
-		if t.ns != 0 {
+		if t.ns != 0 && t.ns != t.usual {
 			kv = append(kv, t.key.Int64(int64(t.ns-start)))
+		}
+	}
+	return kv
+}
+
+// appendSizes adds what was counted: no bytes, a single packet and no
+// retransmission are usual.
+func appendSizes(kv []attribute.KeyValue, x *exchange.Exchange) []attribute.KeyValue {
+	for _, c := range [...]struct {
+		key      attribute.Key
+		n, usual uint64
+	}{
+		{keyRequestBytes, x.Request.Bytes, 0}, {keyRequestPackets, uint64(x.Request.Packets), 1},
+		{keyResponseBytes, x.Response.Bytes, 0}, {keyResponsePackets, uint64(x.Response.Packets), 1},
+		{keyRetransmits, uint64(x.Retransmits), 0},
+	} {
+		if c.n != 0 && c.n != c.usual {
+			kv = append(kv, c.key.Int64(int64(c.n)))
 		}
 	}
 	return kv
@@ -85,23 +98,18 @@ func appendOption(kv []attribute.KeyValue, x *exchange.Exchange) []attribute.Key
 	return kv
 }
 
-func appendPeer(kv []attribute.KeyValue, peers Peers, e netip.AddrPort, service, node attribute.Key) []attribute.KeyValue {
-	var w identity.Workload
-	if peers != nil {
-		w, _ = peers.Peer(e.Addr())
+// appendPeer adds who has an address, unless it is who the point's resource
+// is about.
+func appendPeer(kv []attribute.KeyValue, p *Point, peers Peers, e netip.AddrPort, service, node attribute.Key) []attribute.KeyValue {
+	if peers == nil {
+		return kv
 	}
-	if w.Service != "" {
+	w, _ := peers.Peer(e.Addr())
+	if w.Service != "" && w.Service != p.Workload.Service {
 		kv = append(kv, service.String(w.Service))
 	}
-	if w.Node != "" {
+	if w.Node != "" && w.Node != p.Node {
 		kv = append(kv, node.String(w.Node))
 	}
 	return kv
-}
-
-func networkType(e netip.AddrPort) attribute.KeyValue {
-	if e.Addr().Unmap().Is4() {
-		return semconv.NetworkTypeIPv4
-	}
-	return semconv.NetworkTypeIPv6
 }

@@ -3,6 +3,7 @@
 package span
 
 import (
+	"net/netip"
 	"os"
 	"regexp"
 	"testing"
@@ -42,11 +43,12 @@ func TestKeysAreComplete(t *testing.T) {
 		}
 	}
 	x, p := sample(), vnicPoint()
+	x.Client, x.Server = netip.MustParseAddrPort("[fd00::1]:40000"), netip.MustParseAddrPort("[fd00::2]:9080")
 	x.ConnectionID, x.OptionTime, x.Flags = []byte{1, 2, 3, 4}, 1, 1<<10-1
-	everyone := peers{
-		"10.244.2.11": {Service: "gateway", Node: "node2"}, "10.244.4.2": {Service: "productpage", Node: "node4"},
+	others := peers{
+		"fd00::1": {Service: "reviews", Node: "node3"}, "fd00::2": {Service: "productpage", Node: "node4"},
 	}
-	given := append(attributes(&p, &x, x.Request.First, everyone), resourceOf(&p).Attributes()...)
+	given := append(appendAttributes(nil, &p, &x, x.Request.First-1, others), resourceOf(&p).Attributes()...)
 	for _, kv := range given {
 		if !known[kv.Key] {
 			t.Errorf("%s is in neither list of keys", kv.Key)

@@ -9,6 +9,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/internal/exchange"
+	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -42,11 +43,15 @@ type Options struct {
 type Emitter struct {
 	opts    Options
 	tracers map[string]pointTracer // by point ID
+	// attributes of the span that is made, here to be used again: the SDK
+	// copies them.
+	attributes []attribute.KeyValue
 }
 
 type pointTracer struct {
-	point  Point // as of when the tracer was made
-	tracer trace.Tracer
+	point    Point // as of when the tracer was made
+	spanName string
+	tracer   trace.Tracer
 }
 
 // NewEmitter returns an emitter.
@@ -70,10 +75,12 @@ func (e *Emitter) Emit(p *Point, x *exchange.Exchange) bool {
 	}
 	ctx := trace.ContextWithRemoteSpanContext(context.Background(), parent)
 	offset := e.opts.Clock.Offset() // one for the whole exchange
-	_, s := e.tracer(p).Start(withID(ctx, ID(p.ID, x)), p.Name(),
+	point := e.tracer(p)
+	_, s := point.tracer.Start(withID(ctx, ID(p.ID, x)), point.spanName,
 		trace.WithSpanKind(trace.SpanKindInternal),
-		trace.WithTimestamp(offset.Wall(start)),
-		trace.WithAttributes(attributes(p, x, start, e.opts.Peers)...))
+		trace.WithTimestamp(offset.Wall(start)))
+	e.attributes = appendAttributes(e.attributes[:0], p, x, start, e.opts.Peers)
+	s.SetAttributes(e.attributes...)
 	s.End(trace.WithTimestamp(offset.Wall(end)))
 	return true
 }
@@ -82,9 +89,9 @@ func (e *Emitter) Emit(p *Point, x *exchange.Exchange) bool {
 func (e *Emitter) Forget(pointID string) { delete(e.tracers, pointID) }
 
 // tracer returns the tracer whose resource describes the point as it is now.
-func (e *Emitter) tracer(p *Point) trace.Tracer {
+func (e *Emitter) tracer(p *Point) pointTracer {
 	if t, ok := e.tracers[p.ID]; ok && t.point == *p {
-		return t.tracer
+		return t
 	}
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithSampler(sdktrace.AlwaysSample()), // the kernel left out the unsampled
@@ -96,15 +103,18 @@ func (e *Emitter) tracer(p *Point) trace.Tracer {
 			LinkCountLimit: -1, AttributePerEventCountLimit: -1, AttributePerLinkCountLimit: -1,
 		}),
 	)
-	t := pointTracer{point: *p, tracer: provider.Tracer(scopeName, trace.WithInstrumentationVersion(e.opts.Version))}
+	t := pointTracer{
+		point: *p, spanName: p.Name(),
+		tracer: provider.Tracer(scopeName, trace.WithInstrumentationVersion(e.opts.Version)),
+	}
 	e.tracers[p.ID] = t
-	return t.tracer
+	return t
 }
 
 // extent returns the first and the last time at which anything of the
 // exchange was seen: usually the request's first and the response's last byte.
 func extent(x *exchange.Exchange) (start, end uint64) {
-	for _, t := range []uint64{x.Request.First, x.Request.Last, x.Response.First, x.Response.Last} {
+	for _, t := range [...]uint64{x.Request.First, x.Request.Last, x.Response.First, x.Response.Last} {
 		if t == 0 {
 			continue
 		}

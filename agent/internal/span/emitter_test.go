@@ -76,19 +76,20 @@ func TestSpanOfAnExchange(t *testing.T) {
 		t.Errorf("duration %v, want 6ms", d)
 	}
 	checkAttributes(t, s.Attributes, map[attribute.Key]any{
-		keyLayer: "vnic", keyPoint: "node2/7", keyDirection: "ingress", keyFormat: "b3multi", keyHeaderOffset: int64(42),
-		keyMonotonic: int64(5_000_000_000), keyRequestFirst: int64(0), keyRequestLast: int64(100_000),
+		keyDirection: "ingress", keyFormat: "b3multi", keyHeaderOffset: int64(42),
+		keyMonotonic: int64(5_000_000_000), keyRequestLast: int64(100_000),
 		keyResponseFirst: int64(4_000_000), keyResponseLast: int64(6_000_000),
 		keyRequestBytes: int64(1500), keyRequestPackets: int64(2), keyResponseBytes: int64(4000), keyResponsePackets: int64(3),
 		keyRetransmits: int64(1), keyConnectionID: "0102030405060708", keyOptionTime: int64(9000), keyOptionLost: true,
 		keyServerService: "productpage", keyServerNode: "node4",
 		"client.address": "10.244.2.11", "client.port": int64(40000), "server.address": "10.244.4.2", "server.port": int64(9080),
-		"network.transport": "tcp", "network.type": "ipv4", "network.protocol.name": "http", "network.interface.name": "vethgw",
 		"http.response.status_code": int64(200),
 	})
 	checkAttributes(t, s.Resource.Attributes(), map[attribute.Key]any{
 		"service.name": "gateway", "service.namespace": "default", "host.name": "node2",
 		"k8s.namespace.name": "default", "k8s.pod.name": "gateway-1", "k8s.node.name": "node2",
+		keyLayer: "vnic", keyPoint: "node2/7", "network.interface.name": "vethgw",
+		"network.transport": "tcp", "network.protocol.name": "http",
 	})
 }
 
@@ -128,16 +129,49 @@ func TestSpanNames(t *testing.T) {
 
 func TestOnlyWhatWasSeenIsTold(t *testing.T) {
 	x, p := sample(), vnicPoint()
-	x.Response, x.Status, x.Request.Last = exchange.Message{}, 0, 0
+	x.Request.Last, x.Request.Packets, x.Retransmits = x.Request.First, 1, 0
+	x.Response, x.Status = exchange.Message{}, 0
 	spans := emit(t, func(e *Emitter) { e.Emit(&p, &x) })
 	if d := spans[0].EndTime.Sub(spans[0].StartTime); d != 0 {
 		t.Errorf("duration %v of a single packet", d)
 	}
+	checkAttributes(t, spans[0].Attributes, map[attribute.Key]any{
+		keyDirection: "ingress", keyFormat: "b3multi", keyHeaderOffset: int64(42),
+		keyMonotonic: int64(5_000_000_000), keyRequestBytes: int64(1500),
+		keyServerService: "productpage", keyServerNode: "node4",
+		"client.address": "10.244.2.11", "client.port": int64(40000), "server.address": "10.244.4.2", "server.port": int64(9080),
+	})
+}
+
+// A span can begin before its request's first byte: a response that overtook.
+func TestTimesAreOffsetsFromTheSpansStart(t *testing.T) {
+	x, p := sample(), vnicPoint()
+	x.Response.First, x.Response.Last = x.Request.First-1000, x.Request.First-1000
+	spans := emit(t, func(e *Emitter) { e.Emit(&p, &x) })
+	want := map[attribute.Key]int64{keyMonotonic: 4_999_999_000, keyRequestFirst: 1000, keyRequestLast: 101_000, keyResponseFirst: 0}
+	for _, kv := range spans[0].Attributes {
+		if w, ok := want[kv.Key]; ok && w != kv.Value.AsInt64() {
+			t.Errorf("%s is %d, want %d", kv.Key, kv.Value.AsInt64(), w)
+		} else if kv.Key == keyResponseLast {
+			t.Errorf("%s of a response of one segment", kv.Key)
+		}
+		delete(want, kv.Key)
+	}
+	if len(want) != 0 {
+		t.Errorf("missing: %v", want)
+	}
+}
+
+// The span of an exchange between the point's own workload and one that
+// nobody knows names neither.
+func TestPeersOfThePoint(t *testing.T) {
+	x, p := sample(), vnicPoint()
+	p.Node, p.Workload = "node4", identity.Workload{Service: "productpage", Node: "node4"}
+	spans := emit(t, func(e *Emitter) { e.Emit(&p, &x) })
 	for _, kv := range spans[0].Attributes {
 		switch kv.Key {
-		case keyResponseFirst, keyResponseLast, keyRequestLast, keyConnectionID, keyOptionTime, keyOptionLost, keyFlags,
-			keyClientService, "http.response.status_code":
-			t.Errorf("attribute %s of something that was not seen", kv.Key)
+		case keyClientService, keyClientNode, keyServerService, keyServerNode:
+			t.Errorf("%s is %s", kv.Key, kv.Value.AsString())
 		}
 	}
 }

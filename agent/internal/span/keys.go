@@ -40,14 +40,12 @@ const (
 
 // spanKeys are all attributes that a span can have.
 var spanKeys = []attribute.Key{
-	keyLayer, keyPoint, keyDirection, keyFormat, keyHeaderOffset,
+	keyDirection, keyFormat, keyHeaderOffset,
 	keyMonotonic, keyRequestFirst, keyRequestLast, keyResponseFirst, keyResponseLast,
 	keyRequestBytes, keyRequestPackets, keyResponseBytes, keyResponsePackets,
 	keyRetransmits, keyConnectionID, keyOptionTime, keyOptionLost, keyFlags,
 	keyClientService, keyClientNode, keyServerService, keyServerNode,
-	semconv.NetworkTransportKey, semconv.NetworkTypeKey, semconv.NetworkProtocolNameKey,
-	semconv.NetworkInterfaceNameKey,
-	semconv.ClientAddressKey, semconv.ClientPortKey, semconv.ServerAddressKey, semconv.ServerPortKey,
+	semconv.NetworkTypeKey, semconv.ClientAddressKey, semconv.ClientPortKey, semconv.ServerAddressKey, semconv.ServerPortKey,
 	semconv.HTTPResponseStatusCodeKey,
 }
 
@@ -55,4 +53,6 @@ var spanKeys = []attribute.Key{
 var resourceKeys = []attribute.Key{
 	semconv.ServiceNameKey, semconv.ServiceNamespaceKey, semconv.HostNameKey,
 	semconv.K8SNamespaceNameKey, semconv.K8SPodNameKey, semconv.K8SNodeNameKey,
+	keyLayer, keyPoint, semconv.NetworkInterfaceNameKey,
+	semconv.NetworkTransportKey, semconv.NetworkProtocolNameKey,
 }

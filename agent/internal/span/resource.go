@@ -8,11 +8,16 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
 
-// resourceOf describes who the point's spans are about: the workload behind a
-// virtual interface, or the node. k8s.* is given for a pod only; outside of
-// Kubernetes there is none.
+// resourceOf describes what all spans of the point have in common: who they are
+// about, the workload behind a virtual interface or the node, and where they
+// were seen. k8s.* is given for a pod only; outside of Kubernetes there is none.
 func resourceOf(p *Point) *resource.Resource {
-	kv := []attribute.KeyValue{semconv.ServiceName(p.Service()), semconv.HostName(p.Node)}
+	kv := []attribute.KeyValue{
+		semconv.ServiceName(p.Service()), semconv.HostName(p.Node),
+		keyLayer.String(string(p.Interface.Role)), keyPoint.String(p.ID),
+		semconv.NetworkInterfaceName(p.Interface.Name),
+		semconv.NetworkTransportTCP, semconv.NetworkProtocolName("http"),
+	}
 	if w := p.Workload; w.Namespace != "" || w.Pod != "" {
 		kv = append(kv, semconv.K8SNodeName(p.Node))
 		if w.Namespace != "" {

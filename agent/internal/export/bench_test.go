@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package export
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/agent/internal/clock"
+	"github.com/layertrace/layertrace/agent/internal/identity"
+	"github.com/layertrace/layertrace/agent/internal/iface"
+	"github.com/layertrace/layertrace/agent/internal/span"
+	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/tracecontext"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+)
+
+// BenchmarkDelivery is the agent's way of an exchange from the probe on: span,
+// queue, OTLP over gRPC. Time per operation depends on what runs side by side;
+// cpu-ns/span is all that the process takes, and B/span what goes over the
+// wire. The receiver is in the same process, but only counts bytes.
+func BenchmarkDelivery(b *testing.B) {
+	log := slog.New(slog.DiscardHandler)
+	receiver := &byteCounter{}
+	exporter, err := NewOTLP(b.Context(), OTLPOptions{Endpoint: receiver.serve(b), Insecure: true, Log: log})
+	if err != nil {
+		b.Fatal(err)
+	}
+	queue := NewQueue(exporter, 4*batchSize, log)
+	emitter := span.NewEmitter(span.Options{Processor: queue, Clock: bootClock{}, Peers: everyone{}, Version: "v1"})
+	points := benchPoints()
+	b.ReportAllocs()
+	cpu, n := cpuTime(b), 0
+	for b.Loop() {
+		x := benchExchange(n)
+		emitter.Emit(&points[n%len(points)], &x)
+		if n++; n%batchSize == 0 {
+			flush(b, queue)
+		}
+	}
+	flush(b, queue)
+	b.ReportMetric(float64(cpuTime(b)-cpu)/float64(n), "cpu-ns/span")
+	b.ReportMetric(float64(receiver.bytes.Load())/float64(n), "B/span")
+	if c := queue.Counters(); c.Exported != uint64(n) {
+		b.Errorf("%d of %d spans were delivered: %+v", c.Exported, n, c)
+	}
+}
+
+func flush(b *testing.B, q *Queue) {
+	if err := q.ForceFlush(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// benchPoints are those of a node of the lab.
+func benchPoints() []span.Point {
+	points := []span.Point{{ID: "node3/2", Node: "node3", Interface: iface.Interface{Index: 2, Name: "eth0", Role: iface.PNIC}}}
+	for i, service := range []string{"details", "reviews-v1", "reviews-v3", "ratings"} {
+		points = append(points, span.Point{
+			ID: span.PointID("node3", 10+i), Node: "node3",
+			Interface: iface.Interface{Index: 10 + i, Name: "veth" + service, Kind: "veth", Role: iface.VNIC},
+			Workload:  identity.Workload{Service: service, Namespace: "default", Pod: service + "-1", Node: "node3"},
+		})
+	}
+	return points
+}
+
+// benchExchange is a usual one: a request of one segment, nothing lost.
+func benchExchange(n int) exchange.Exchange {
+	start := uint64(5e9) + uint64(n)*1e6
+	id := tracecontext.TraceID{0: 0xaa, 8: 0xbb, 12: byte(n >> 24), 13: byte(n >> 16), 14: byte(n >> 8), 15: byte(n)}
+	return exchange.Exchange{
+		Interface: 2, Direction: exchange.DirectionIngress,
+		Context: tracecontext.Context{
+			TraceID: id, SpanID: tracecontext.SpanID(id[8:]), Sampling: tracecontext.Accepted, Format: tracecontext.FormatB3Multi,
+		},
+		Client:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 4, 2}), uint16(32768+n%1000)),
+		Server:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 3, byte(2 + n%4)}), 9080),
+		Request: exchange.Message{First: start, Last: start, Bytes: 1100, Packets: 1},
+		Response: exchange.Message{
+			First: start + 3_123_456, Last: start + 3_234_567, Bytes: 5000, Packets: 2,
+		},
+		Status: 200, HeaderOffset: 42,
+	}
+}
+
+type bootClock struct{}
+
+func (bootClock) Offset() clock.Offset { return 1_700_000_000_000_000_000 }
+
+// everyone knows each address.
+type everyone struct{}
+
+func (everyone) Peer(a netip.Addr) (identity.Workload, bool) {
+	if b := a.As4(); b[2] == 4 {
+		return identity.Workload{Service: "productpage", Node: "node4"}, true
+	}
+	return identity.Workload{Service: "reviews-v3", Node: "node3"}, true
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// byteCounter is a gRPC server that takes every request unread.
+type byteCounter struct{ bytes atomic.Uint64 }
+
+func (c *byteCounter) serve(b *testing.B) (address string) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	server := grpc.NewServer(grpc.ForceServerCodecV2(raw{}), grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+		var request mem.BufferSlice
+		if err := stream.RecvMsg(&request); err != nil {
+			return fmt.Errorf("receive: %w", err)
+		}
+		c.bytes.Add(uint64(request.Len()))
+		request.Free()
+		return stream.SendMsg(&mem.BufferSlice{}) // an empty ExportTraceServiceResponse
+	}))
+	go func() { _ = server.Serve(listener) }() // ends with Stop
+	b.Cleanup(server.Stop)
+	return listener.Addr().String()
+}
+
+// raw passes messages on as bytes.
+type raw struct{}
+
+func (raw) Name() string                           { return "proto" }
+func (raw) Marshal(v any) (mem.BufferSlice, error) { return *v.(*mem.BufferSlice), nil }
+
+func (raw) Unmarshal(data mem.BufferSlice, v any) error {
+	data.Ref()
+	*v.(*mem.BufferSlice) = data
+	return nil
+}
