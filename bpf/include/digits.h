@@ -41,6 +41,7 @@ enum hex_case {
 };
 
 #define EACH(byte) (0x0101010101010101ULL * (byte))
+#define HIGH1 EACH(0x80)
 
 /* Eight hex digits at once. The lower four bytes of the result are their
  * values; a bit above is set when one is no digit of that case.

@@ -3,8 +3,7 @@
 #ifndef LAYERTRACE_PREFIX_H
 #define LAYERTRACE_PREFIX_H
 
-#include "header_line.h"
-#include "packet.h"
+#include "front.h"
 
 const volatile __u32 prefix_window = 1024;
 const volatile bool deep;
@@ -21,7 +20,6 @@ const volatile __u32 deep_window = 65536;
 #define BLANKS_MAX 64
 
 #define LOW7 0x7f7f7f7f7f7f7f7fULL
-#define HIGH1 0x8080808080808080ULL
 #define LINE_FEEDS 0x0a0a0a0a0a0a0a0aULL
 
 /* Offset of the next LF in [off, end), or -1. Eight bytes at a time: a byte of
@@ -345,6 +343,11 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 
 	/* not found: whoever finds a context sets all of it */
 	__builtin_memset(&s->walk, 0, offsetof(struct walk, found));
+	if (access == ACCESS_DIRECT) {
+		outcome = walk_front(skb, s, off, window);
+		if (outcome != OUTCOME_OPEN)
+			return outcome;
+	}
 	__builtin_memset(&s->walk.b3, 0, sizeof(s->walk.b3));
 	__builtin_memset(&s->walk.datadog, 0, sizeof(s->walk.datadog));
 	first = window < FIRST_READ ? window : FIRST_READ;

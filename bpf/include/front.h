@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The first lines of a request head, read where they lie in the packet: with
+ * the context in front nothing needs to be copied. It knows only what is usual,
+ * lines that end with CRLF and a traceparent of version 00, and leaves the rest
+ * to the walk of prefix.h, from the line on where it stopped.
+ */
+#ifndef LAYERTRACE_FRONT_H
+#define LAYERTRACE_FRONT_H
+
+#include "header_line.h"
+#include "packet.h"
+
+/* Lines looked at, the request line among them, and their longest length. */
+#define FRONT_LINES 4
+#define FRONT_LINE_MAX 128
+/* "traceparent: " with a value of version 00 and CRLF. */
+#define TRACEPARENT_LINE 70
+/* Furthest start of a line, from the start of the packet: a power of 2. */
+#define FRONT_REACH 1024
+
+/* Forgets what the verifier knows of a value, by way of one that it knows
+ * nothing of: it would follow every length of a line apart.
+ */
+#define FORGET(value, unknown) \
+	asm volatile("%0 ^= %1\n%0 ^= %1" : "+r"(value) : "r"((__u64)(unknown)))
+
+/* Bytes below ' ' in a word: 0x80 for the first one, and perhaps in bytes behind
+ * it.
+ */
+static __always_inline __u64 control_bytes(__u64 word)
+{
+	return (word - EACH(' ')) & ~word & HIGH1;
+}
+
+/* Offset of the first control character from p on, -1 when it is too far. */
+static __always_inline __s64 find_control(const void *p, const void *end)
+{
+#pragma unroll
+	for (int i = 0; i < FRONT_LINE_MAX; i += 8) {
+		__u64 found;
+
+		if (i % 64 == 0 && p + i + 64 > end)
+			return -1;
+		found = control_bytes(*(const __u64 *)(p + i));
+		if (found)
+			return i + (((found & -found) >> 7) * 0x0001020304050607ULL >> 56);
+	}
+	return -1;
+}
+
+/* May the line be a trace header? word: its first characters. */
+static __always_inline bool may_matter(__u64 word)
+{
+	switch ((word | 0x2020) & 0xffff) {
+	case 't' | 'r' << 8:
+	case 'b' | '3' << 8:
+	case 'x' | '-' << 8:
+	case 'u' | 'b' << 8:
+	case 's' | 'w' << 8:
+		return true;
+	}
+	return false;
+}
+
+/* The line at p, if it is a valid traceparent of version 00 and nothing else. */
+static __always_inline bool front_traceparent(const void *p, const void *end, struct context *c)
+{
+	const __u8 *line = p;
+	__u8 flags;
+
+	if (p + 72 > end)
+		return false;
+	if (!MATCHES(*(const __u64 *)p, 8, 't', 'r', 'a', 'c', 'e', 'p', 'a', 'r') ||
+	    !MATCHES(*(const __u64 *)(p + 8), 8, 'e', 'n', 't', ':', ' ', '0', '0', '-'))
+		return false;
+	if (line[48] != '-' || line[65] != '-' || line[68] != '\r' || line[69] != '\n')
+		return false;
+	flags = hex_value[line[67]];
+	if ((hex_value[line[66]] | flags) & HEX_LOWER_ONLY)
+		return false;
+	if (!read_hex(line + 16, c->trace_id, 16, HEX_LOWER_ONLY) ||
+	    !read_hex(line + 49, c->span_id, 8, HEX_LOWER_ONLY))
+		return false;
+	c->sampling = flags & 1 ? SAMPLING_ACCEPTED : SAMPLING_DENIED;
+	c->format = FORMAT_W3C;
+	return true;
+}
+
+/* Walks the first lines of a payload at off, of which window bytes may be read.
+ * OUTCOME_OPEN: prefix.h goes on from s->walk.pos. Not inlined: the verifier
+ * would go through it for each way that leads to it.
+ */
+__noinline int walk_front(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 window)
+{
+	const void *data = (const void *)(long)skb->data;
+	const void *end = (const void *)(long)skb->data_end;
+	__u64 at = off;
+
+	if (!s || extra_names_len || off > FRONT_REACH - 1)
+		return OUTCOME_OPEN;
+	for (int i = 0; i < FRONT_LINES; i++) {
+		const void *p = data + at;
+		__u64 behind;
+		__s64 len;
+
+		if (p + 64 > end)
+			break;
+		if (i && may_matter(*(const __u64 *)p)) {
+			if (at - off + TRACEPARENT_LINE > window ||
+			    !front_traceparent(p, end, &s->walk.found))
+				break;
+			s->walk.found.offset = at - off;
+			return s->walk.found.sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED :
+									   OUTCOME_FOUND;
+		}
+		len = find_control(p, end);
+		if (len < 9)
+			break; /* none, or too short for a request line */
+		/* From 9 characters before the line's end on. */
+		behind = at + len - 9;
+		FORGET(behind, s->high);
+		asm volatile("%0 &= %1" : "+r"(behind) : "i"(FRONT_REACH - 1));
+		p = data + behind;
+		if (p + 11 > end || *(const __u16 *)(p + 9) != ('\r' | '\n' << 8))
+			break;
+		if (!i && (*(const __u64 *)p != WORD(' ', 'H', 'T', 'T', 'P', '/', '1', '.') ||
+			   (__u8)(*(const __u8 *)(p + 8) - '0') > 9))
+			break;
+		if (behind + 11 - off > window)
+			break;
+		at = behind + 11;
+		s->walk.request_line = 1;
+		s->walk.pos = at - off;
+	}
+	return OUTCOME_OPEN;
+}
+
+#endif
