@@ -16,6 +16,7 @@ SEED     ?= # test: seed of the random tests
 COMMANDS := clang clang-format llvm-strip tcpdump tshark curl pip3
 PACKAGES := clang clang-format llvm libbpf-dev tcpdump tshark curl python3-pip
 
+GOTEST        := go test
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 BPF_SOURCES   := $(wildcard bpf/*.c bpf/*/*.c bpf/include/*.h)
 # Packages whose tests need neither root nor Envoy.
@@ -32,7 +33,7 @@ demo: root lab ## Show a request's way through a mesh: rates, one trace, Jaeger 
 
 .PHONY: test
 test: root packages ## Run every test, the end-to-end test of the lab included
-	go test -count=1 -timeout=45m ./...
+	$(GOTEST) -count=1 -timeout=45m ./...
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need neither root nor Envoy
