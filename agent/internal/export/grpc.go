@@ -16,9 +16,6 @@ func newGRPC(ctx context.Context, opts OTLPOptions, a *attempts) (sdktrace.SpanE
 		otlptracegrpc.WithEndpoint(opts.Endpoint),
 		otlptracegrpc.WithHeaders(opts.Headers),
 		otlptracegrpc.WithTimeout(batchTimeout),
-		// Batches are small. To compare one with a limit the exporter goes
-		// through all of it once more.
-		otlptracegrpc.WithMaxRequestSize(0),
 		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
 			Enabled: true, InitialInterval: firstRetry, MaxInterval: maxRetry, MaxElapsedTime: batchTimeout,
 		}),
@@ -37,7 +34,7 @@ func newGRPC(ctx context.Context, opts OTLPOptions, a *attempts) (sdktrace.SpanE
 	if opts.Insecure {
 		options = append(options, otlptracegrpc.WithInsecure())
 	}
-	return otlptracegrpc.New(ctx, options...)
+	return newUploader(ctx, otlptracegrpc.NewClient(options...))
 }
 
 // unary bounds and reports one attempt.

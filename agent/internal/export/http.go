@@ -18,7 +18,7 @@ func newHTTP(ctx context.Context, opts OTLPOptions, a *attempts) (sdktrace.SpanE
 	if err != nil {
 		return nil, err
 	}
-	return otlptracehttp.New(ctx,
+	return newUploader(ctx, otlptracehttp.NewClient(
 		otlptracehttp.WithEndpointURL(endpoint),
 		otlptracehttp.WithHeaders(opts.Headers),
 		otlptracehttp.WithTimeout(batchTimeout),
@@ -28,7 +28,7 @@ func newHTTP(ctx context.Context, opts OTLPOptions, a *attempts) (sdktrace.SpanE
 		otlptracehttp.WithHTTPClient(&http.Client{
 			Timeout:   attemptTimeout,
 			Transport: &roundTripper{attempts: a, next: http.DefaultTransport.(*http.Transport).Clone()},
-		}))
+		})))
 }
 
 // tracesURL adds the standard path to a URL without one (OTLP specification,
