@@ -2,57 +2,72 @@
 
 package main
 
-import (
-	"fmt"
+import "github.com/layertrace/layertrace/wasm-filter/reorder"
 
-	"github.com/layertrace/layertrace/wasm-filter/reorder"
-	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
-)
-
-// Counters of the filter. Envoy shows them in /stats behind "wasmcustom.".
+// Counters of the filter. Envoy shows them in /stats behind "wasmcustom.". Each
+// request is counted once, in one of the first four.
 const (
-	counterMoved  = "layertrace_requests_reordered"
-	counterErrors = "layertrace_host_call_errors"
+	counterMoved   = "layertrace_requests_reordered"
+	counterInFront = "layertrace_requests_already_in_front"
+	counterAbsent  = "layertrace_requests_without_context"
+	counterErrors  = "layertrace_host_call_errors"
 )
 
-// plugin is the filter in one VM, which is one worker thread of the proxy.
+// plugin is the filter with one configuration in one VM, which is one worker
+// thread of the proxy.
 type plugin struct {
-	types.DefaultPluginContext
-	host host
+	host  host
+	lists *reorder.Lists // nil: passive
 
-	names         *reorder.Names // nil: passive
-	moved, failed func()         // count one
+	moved, inFront, absent, failed counter
 }
 
-// OnPluginStart reads the configuration. It never fails, as the proxy would then
-// refuse requests: with a configuration that cannot be used the filter says so
-// once and lets all requests pass as they are.
-func (p *plugin) OnPluginStart(int) types.OnPluginStartStatus {
-	p.moved = p.counter(counterMoved)
-	p.failed = p.counter(counterErrors)
-	data, err := p.host.configuration()
+// newPlugin reads the configuration. With one that cannot be used it says so
+// once, and the plugin lets all requests pass as they are.
+func newPlugin(h host) *plugin {
+	p := &plugin{host: h}
+	p.moved = newCounter(h, counterMoved)
+	p.inFront = newCounter(h, counterInFront)
+	p.absent = newCounter(h, counterAbsent)
+	p.failed = newCounter(h, counterErrors)
+
+	data, err := h.configuration()
+	var names *reorder.Names
 	if err == nil {
-		p.names, err = parseConfig(data)
+		_, names, err = parseConfig(data)
 	}
 	if err != nil {
-		p.names = nil
-		p.host.warn(fmt.Sprintf("layertrace: plugin configuration: %v; the order of headers stays as it is", err))
+		h.warn("layertrace: plugin configuration: " + err.Error() + "; the order of headers stays as it is")
+		return p
 	}
-	return types.OnPluginStartStatusOK
+	p.lists = reorder.NewLists(names)
+	return p
 }
 
-// counter returns the function that counts one, or one that does nothing where
-// the proxy has no such counter.
-func (p *plugin) counter(name string) func() {
-	add, err := p.host.defineCounter(name)
+// request moves the trace context of the request at hand to the front. Whatever
+// goes wrong is counted, and the request goes on as it came.
+func (p *plugin) request() {
+	if p.lists == nil {
+		return
+	}
+	pairs, err := p.host.requestHeaders()
 	if err != nil {
-		p.host.warn(fmt.Sprintf("layertrace: %v; it will not be counted", err))
-		return func() {}
+		p.failed.increment()
+		return
 	}
-	return add
-}
-
-// NewHttpContext begins a request.
-func (p *plugin) NewHttpContext(uint32) types.HttpContext {
-	return &request{plugin: p}
+	front, outcome := p.lists.Front(pairs)
+	switch outcome {
+	case reorder.Malformed:
+		p.failed.increment()
+	case reorder.Absent:
+		p.absent.increment()
+	case reorder.InFront:
+		p.inFront.increment()
+	case reorder.Moved:
+		if p.host.setRequestHeaders(front) != nil {
+			p.failed.increment()
+			return
+		}
+		p.moved.increment()
+	}
 }

@@ -8,38 +8,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
-	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
 )
 
-// start runs the filter in the SDK's emulator of a proxy.
-func start(t *testing.T, configuration string) proxytest.HostEmulator {
-	t.Helper()
-	option := proxytest.NewEmulatorOption().
-		WithPluginContext(func(uint32) types.PluginContext { return &plugin{host: sdkHost{}} })
-	if configuration != "" {
-		option = option.WithPluginConfiguration([]byte(configuration))
-	}
-	proxy, reset := proxytest.NewHostEmulator(option)
-	t.Cleanup(reset)
-	if status := proxy.StartPlugin(); status != types.OnPluginStartStatusOK {
-		t.Fatalf("start of the plugin: status %v, want OK", status)
-	}
-	return proxy
-}
-
-// sendRequest passes headers through the filter and returns what came out.
-func sendRequest(t *testing.T, proxy proxytest.HostEmulator, headers [][2]string) [][2]string {
-	t.Helper()
-	id := proxy.InitializeHttpContext()
-	if action := proxy.CallOnRequestHeaders(id, headers, true); action != types.ActionContinue {
-		t.Errorf("the filter answered %v, want Continue", action)
-	}
-	out := proxy.GetCurrentRequestHeaders(id)
-	proxy.CompleteHttpContext(id)
-	return out
-}
-
-func counter(t *testing.T, proxy proxytest.HostEmulator, name string) uint64 {
+func readCounter(t *testing.T, proxy proxytest.HostEmulator, name string) uint64 {
 	t.Helper()
 	value, err := proxy.GetCounterMetric(name)
 	if err != nil {
@@ -63,22 +34,52 @@ func TestConfigurations(t *testing.T) {
 		{"", front, ""},
 		{" ", front, ""},
 		{"{}", front, ""},
-		{`{"headers":null}`, front, ""},
+		{" { } ", front, ""},
+		{"null", front, ""},
+		{`{"headers":null,"formats":null,"placement":null,"placeholders":null}`, front, ""},
 		{`{"headers":[]}`, front, ""},
 		{`{"headers":["X-Own"]}`, own, ""},
-		{`{"header":["x-own"]}`, stock, `unknown key "header" (known: "headers")`},
+		{`{"headers":["x-o\u0077n"]}`, own, ""},
+		{`{"formats":["b3"]}`, front, ""},
+		{`{"formats":["w3c","b3","jaeger","datadog","skywalking"]}`, front, ""},
+		{`{"formats":["w3c","jaeger","datadog","skywalking"]}`, stock, ""},
+		{`{"formats":["w3c"],"headers":["x-own","b3"]}`, own, ""},
+		{`{"formats":[],"headers":["b3"]}`, front, ""},
+		{`{"placement":"upstream","placeholders":""}`, front, ""},
+		{`{"placement":"connection-manager"}`, front, ""},
+
+		{`{"header":["x-own"]}`, stock, `unknown key "header" (known: "formats", "headers", "placement", "placeholders")`},
 		{`{"Headers":["x-own"]}`, stock, `unknown key "Headers"`},
+		{`{"headers":["x-own"],"more":1}`, stock, `unknown key "more"`},
 		{`{"headers":"x-own"}`, stock, `"headers" must be an array of strings`},
 		{`{"headers":[1]}`, stock, `"headers" must be an array of strings`},
+		{`{"headers":[null]}`, stock, `"headers" must be an array of strings`},
+		{`{"headers":[["x-own"]]}`, stock, `"headers" must be an array of strings`},
 		{`{"headers":["x own"]}`, stock, `"x own" is not a header name`},
 		{`{"headers":[""]}`, stock, `"" is not a header name`},
-		{`{"headers":[null]}`, stock, `"" is not a header name`},
+		{`{"headers":["Host"]}`, stock, `"Host" cannot be moved`},
+		{`{"headers":["x-own"],"headers":["b3"]}`, stock, `duplicate object member name "headers"`},
+		{`{"formats":"b3"}`, stock, `"formats" must be an array of strings`},
+		{`{"formats":["B3"]}`, stock, `"B3" is not a format (known: w3c, b3, jaeger, datadog, skywalking)`},
+		{`{"formats":[]}`, stock, `"formats" is empty`},
+		{`{"placement":1}`, stock, `"placement" must be a string`},
+		{`{"placement":"router"}`, stock, `"placement" is "router", must be`},
+		{`{"placeholders":true}`, stock, `"placeholders" must be a string`},
+		{`{"placeholders":"zipkin"}`, stock, `"placeholders" needs "placement" "connection-manager"`},
+		{`{"placement":"connection-manager","placeholders":"b3"}`, stock, `"placeholders" is "b3", must be`},
+		{`{"placement":"connection-manager","placeholders":"zipkin","formats":["w3c"]}`, stock, `"placeholders" "zipkin" needs "b3"`},
 		{`["x-own"]`, stock, "not a JSON object"},
 		{`true`, stock, "not a JSON object"},
 		{`headers: [x-own]`, stock, "not a JSON object"},
 		{`{"headers":[]} {}`, stock, "not a JSON object"},
+		{`{"headers":[]} x`, stock, "not a JSON object"},
+		{`{"headers":["x-own",]}`, stock, "not a JSON object"},
+		{`{"headers":[],}`, stock, "not a JSON object"},
 		{`{"headers":[`, stock, "not a JSON object"},
-		{`null`, front, ""},
+		{`{"headers":["x-own"]`, stock, "not a JSON object"},
+		{`{"headers"`, stock, "not a JSON object"},
+		{`{`, stock, "not a JSON object"},
+		{`nul`, stock, "not a JSON object"},
 	} {
 		t.Run(test.configuration, func(t *testing.T) {
 			proxy := start(t, test.configuration)
@@ -105,10 +106,11 @@ func TestCounters(t *testing.T) {
 	sendRequest(t, proxy, front)     // already in front
 	sendRequest(t, proxy, stock[:4]) // no trace context
 	sendRequest(t, proxy, stock)
-	if got := counter(t, proxy, counterMoved); got != 2 {
-		t.Errorf("%s is %d, want 2", counterMoved, got)
-	}
-	if got := counter(t, proxy, counterErrors); got != 0 {
-		t.Errorf("%s is %d, want 0", counterErrors, got)
+	for name, want := range map[string]uint64{
+		counterMoved: 2, counterInFront: 1, counterAbsent: 1, counterErrors: 0,
+	} {
+		if got := readCounter(t, proxy, name); got != want {
+			t.Errorf("%s is %d, want %d", name, got, want)
+		}
 	}
 }

@@ -18,19 +18,14 @@ import (
 
 const filter = "github.com/layertrace/layertrace/wasm-filter"
 
-// exports are what Envoy needs of the module. The SDK exports a callback for
-// everything that can happen to a stream, and the proxy enters the VM for each
-// one that is there, only to be told to go on.
+// exports are what Envoy needs of the module.
 var exports = []string{
 	"memory",
 	"_initialize",
 	"proxy_abi_version_0_2_0",
 	"proxy_on_memory_allocate",
-	"proxy_on_vm_start",
 	"proxy_on_configure",
-	"proxy_on_context_create",
 	"proxy_on_request_headers",
-	"proxy_on_delete",
 }
 
 func main() {

@@ -3,6 +3,8 @@
 package reorder
 
 import (
+	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
 
@@ -44,16 +46,23 @@ func TestFront(t *testing.T) {
 		{"in front already", ":authority=a host=a traceparent=p tracestate=s b3=0 x=1 y=2", ":authority=a host=a traceparent=p tracestate=s b3=0 x=1 y=2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			names, err := NewNames("X-Own")
+			names, err := NewNames(nil, []string{"X-Own"})
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, moved := names.Front(headers(test.in))
+			got, outcome := front(NewLists(names), headers(test.in))
 			if diff := cmp.Diff(headers(test.want), got); diff != "" {
 				t.Errorf("Front(%s) (-want +got):\n%s", test.in, diff)
 			}
-			if want := test.in != test.want; moved != want {
-				t.Errorf("Front(%s) says moved %v, want %v", test.in, moved, want)
+			want := Moved
+			switch {
+			case !slices.ContainsFunc(headers(test.in), func(h [2]string) bool { return names.Has(h[0]) }):
+				want = Absent
+			case test.in == test.want:
+				want = InFront
+			}
+			if outcome != want {
+				t.Errorf("Front(%s) says %v, want %v", test.in, outcome, want)
 			}
 		})
 	}
@@ -61,8 +70,95 @@ func TestFront(t *testing.T) {
 
 func TestNewNamesRefuses(t *testing.T) {
 	for _, name := range []string{"", ":path", "x y", "x:", "é", "Host"} {
-		if _, err := NewNames("x-fine", name); err == nil {
+		if _, err := NewNames(nil, []string{"x-fine", name}); err == nil {
 			t.Errorf("NewNames(%q): no error", name)
 		}
+	}
+}
+
+func TestFormatsChooseHeaders(t *testing.T) {
+	all := headers("traceparent=1 b3=2 x-b3-traceid=3 uber-trace-id=4 x-datadog-trace-id=5 sw8=6 x-own=7")
+	for _, test := range []struct{ formats, want string }{
+		{"w3c", "traceparent"},
+		{"b3", "b3 x-b3-traceid"},
+		{"jaeger", "uber-trace-id"},
+		{"datadog", "x-datadog-trace-id"},
+		{"skywalking", "sw8"},
+		{"w3c b3 jaeger datadog skywalking", "traceparent b3 x-b3-traceid uber-trace-id x-datadog-trace-id sw8"},
+		{"", ""},
+	} {
+		names, err := NewNames(strings.Fields(test.formats), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, h := range all {
+			if names.Has(h[0]) {
+				got = append(got, h[0])
+			}
+		}
+		if diff := cmp.Diff(strings.Join(got, " "), test.want); diff != "" {
+			t.Errorf("headers of %q (-got +want):\n%s", test.formats, diff)
+		}
+	}
+	if _, err := NewNames([]string{"W3C"}, nil); err == nil {
+		t.Error("NewNames of an unknown format: no error")
+	}
+}
+
+// Without w3c a traceparent is as any other header, and tracestate too.
+func TestTraceStateNeedsItsFormat(t *testing.T) {
+	names, err := NewNames([]string{"b3"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := headers("x=1 traceparent=p tracestate=s b3=0")
+	got, _ := front(NewLists(names), in)
+	if diff := cmp.Diff(headers("b3=0 x=1 traceparent=p tracestate=s"), got); diff != "" {
+		t.Errorf("Front (-want +got):\n%s", diff)
+	}
+}
+
+// TestFrontRefusesWhatIsNoList cuts a list at each byte and bends each of its
+// numbers.
+func TestFrontRefusesWhatIsNoList(t *testing.T) {
+	names, err := NewNames(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lists := NewLists(names)
+	good := encode(headers(":path=/ x=1 b3=0"))
+	if _, outcome := lists.Front(good); outcome != Moved {
+		t.Fatalf("the list itself: %v, want Moved", outcome)
+	}
+	for size := range good {
+		if out, outcome := lists.Front(good[:size]); outcome != Malformed || out != nil {
+			t.Errorf("the first %d bytes: %v %q, want Malformed", size, outcome, out)
+		}
+	}
+	if _, outcome := lists.Front(append(slices.Clone(good), 0)); outcome != Malformed {
+		t.Errorf("a byte behind the list: %v, want Malformed", outcome)
+	}
+	for at := 0; at < 4+3*8; at += 4 {
+		for _, number := range []uint32{0, 1<<31 - 1, 1 << 31, 1<<32 - 1, 1 << 29} {
+			bent := slices.Clone(good)
+			binary.LittleEndian.PutUint32(bent[at:], number)
+			if _, outcome := lists.Front(bent); outcome != Malformed {
+				t.Errorf("%d at %d: %v, want Malformed", number, at, outcome)
+			}
+		}
+	}
+}
+
+// A request in the steady state makes no garbage.
+func TestFrontAllocatesNothing(t *testing.T) {
+	names, err := NewNames(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lists := NewLists(names)
+	list := encode(headers(":path=/ x=1 traceparent=p y=2 tracestate=s b3=0"))
+	if n := testing.AllocsPerRun(100, func() { lists.Front(list) }); n != 0 {
+		t.Errorf("Front allocates %v times, want 0", n)
 	}
 }

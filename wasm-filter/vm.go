@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+// vm is what runs in one VM. The proxy puts all filters with the same code and
+// VM configuration into one, also when their plugin configurations differ.
+type vm struct {
+	host    host
+	plugins map[string]*plugin // by pluginKey
+	only    *plugin            // the single one, if there are no more
+}
+
+// configure starts a plugin, or starts it again with another configuration. It
+// never fails, as the proxy would then refuse requests.
+func (v *vm) configure() {
+	if v.plugins == nil {
+		v.plugins = map[string]*plugin{}
+	}
+	p := newPlugin(v.host)
+	v.plugins[v.pluginKey()] = p
+	v.only = p
+	if len(v.plugins) > 1 {
+		v.only = nil
+	}
+}
+
+// request handles the request of the current stream.
+func (v *vm) request() {
+	p := v.only
+	if p == nil {
+		if p = v.plugins[v.pluginKey()]; p == nil {
+			return
+		}
+	}
+	p.request()
+}
+
+// pluginKey tells the plugins of a VM apart: by their names, as the proxy shows
+// them to plugins and streams alike. So the VM does not have to be told of each
+// stream's beginning and end.
+func (v *vm) pluginKey() string {
+	name, err := v.host.property("plugin_name")
+	if err != nil {
+		return ""
+	}
+	key := string(name)
+	if root, err := v.host.property("plugin_root_id"); err == nil {
+		key += "\x00" + string(root)
+	}
+	return key
+}
