@@ -143,7 +143,7 @@ type CapturePrefixKey struct {
 
 type CaptureScratch struct {
 	_       structs.HostLayout
-	Text    [8256]uint8
+	Text    [8320]uint8
 	Options [80]uint8
 	Walk    struct {
 		_           structs.HostLayout

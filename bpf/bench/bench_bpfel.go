@@ -126,7 +126,7 @@ type BenchPrefixKey struct {
 
 type BenchScratch struct {
 	_       structs.HostLayout
-	Text    [8256]uint8
+	Text    [8320]uint8
 	Options [80]uint8
 	Walk    struct {
 		_           structs.HostLayout

@@ -32,22 +32,6 @@ static __always_inline __u64 control_bytes(__u64 word)
 	return (word - EACH(' ')) & ~word & HIGH1;
 }
 
-/* Offset of the first control character from p on, -1 when it is too far. */
-static __always_inline __s64 find_control(const void *p, const void *end)
-{
-#pragma unroll
-	for (int i = 0; i < FRONT_LINE_MAX; i += 8) {
-		__u64 found;
-
-		if (i % 64 == 0 && p + i + 64 > end)
-			return -1;
-		found = control_bytes(*(const __u64 *)(p + i));
-		if (found)
-			return i + (((found & -found) >> 7) * 0x0001020304050607ULL >> 56);
-	}
-	return -1;
-}
-
 /* May the line be a trace header? word: its first characters. */
 static __always_inline bool may_matter(__u64 word)
 {
@@ -62,13 +46,44 @@ static __always_inline bool may_matter(__u64 word)
 	return false;
 }
 
+/* Where the lines lie: in the packet, each look ahead has to be checked against
+ * its end; scratch text has room behind it.
+ */
+struct front {
+	const void *base;
+	const void *end; /* in the packet */
+	bool in_packet;
+};
+
+static __always_inline bool readable(const struct front *f, const void *p, const __u32 n)
+{
+	return !f->in_packet || p + n <= f->end;
+}
+
+/* Offset of the first control character from p on, -1 when it is too far. */
+static __always_inline __s64 find_control(const struct front *f, const void *p)
+{
+#pragma unroll
+	for (int i = 0; i < FRONT_LINE_MAX; i += 8) {
+		__u64 found;
+
+		if (i % 64 == 0 && !readable(f, p + i, 64))
+			return -1;
+		found = control_bytes(*(const __u64 *)(p + i));
+		if (found)
+			return i + (((found & -found) >> 7) * 0x0001020304050607ULL >> 56);
+	}
+	return -1;
+}
+
 /* The line at p, if it is a valid traceparent of version 00 and nothing else. */
-static __always_inline bool front_traceparent(const void *p, const void *end, struct context *c)
+static __always_inline bool front_traceparent(const struct front *f, const void *p,
+					      struct context *c)
 {
 	const __u8 *line = p;
 	__u8 flags;
 
-	if (p + 72 > end)
+	if (!readable(f, p, 72))
 		return false;
 	if (!MATCHES(*(const __u64 *)p, 8, 't', 'r', 'a', 'c', 'e', 'p', 'a', 'r') ||
 	    !MATCHES(*(const __u64 *)(p + 8), 8, 'e', 'n', 't', ':', ' ', '0', '0', '-'))
@@ -87,52 +102,69 @@ static __always_inline bool front_traceparent(const void *p, const void *end, st
 }
 
 /* Walks the first lines of a payload at off, of which window bytes may be read.
- * OUTCOME_OPEN: prefix.h goes on from s->walk.pos. Not inlined: the verifier
- * would go through it for each way that leads to it.
+ * OUTCOME_OPEN: prefix.h goes on from s->walk.pos.
  */
-__noinline int walk_front(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 window)
+static __always_inline int walk_front(struct scratch *s, const struct front *f, __u32 off,
+				      __u32 window)
 {
-	const void *data = (const void *)(long)skb->data;
-	const void *end = (const void *)(long)skb->data_end;
 	__u64 at = off;
 
-	if (!s || extra_names_len || off > FRONT_REACH - 1)
-		return OUTCOME_OPEN;
 	for (int i = 0; i < FRONT_LINES; i++) {
-		const void *p = data + at;
+		const void *p = f->base + at;
 		__u64 behind;
 		__s64 len;
 
-		if (p + 64 > end)
+		if (!readable(f, p, 8))
 			break;
 		if (i && may_matter(*(const __u64 *)p)) {
 			if (at - off + TRACEPARENT_LINE > window ||
-			    !front_traceparent(p, end, &s->walk.found))
+			    !front_traceparent(f, p, &s->walk.found))
 				break;
 			s->walk.found.offset = at - off;
 			return s->walk.found.sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED :
 									   OUTCOME_FOUND;
 		}
-		len = find_control(p, end);
+		len = find_control(f, p);
 		if (len < 9)
 			break; /* none, or too short for a request line */
 		/* From 9 characters before the line's end on. */
 		behind = at + len - 9;
 		FORGET(behind, s->high);
 		asm volatile("%0 &= %1" : "+r"(behind) : "i"(FRONT_REACH - 1));
-		p = data + behind;
-		if (p + 11 > end || *(const __u16 *)(p + 9) != ('\r' | '\n' << 8))
+		p = f->base + behind;
+		if (!readable(f, p, 11) || *(const __u16 *)(p + 9) != ('\r' | '\n' << 8))
 			break;
 		if (!i && (*(const __u64 *)p != WORD(' ', 'H', 'T', 'T', 'P', '/', '1', '.') ||
 			   (__u8)(*(const __u8 *)(p + 8) - '0') > 9))
 			break;
-		if (behind + 11 - off > window)
-			break;
 		at = behind + 11;
+		if (at - off > window)
+			break;
 		s->walk.request_line = 1;
 		s->walk.pos = at - off;
 	}
 	return OUTCOME_OPEN;
+}
+
+/* Both are functions of their own, or else the verifier would go through the
+ * lines again for each way that leads to them.
+ */
+__noinline int walk_front_of_packet(struct __sk_buff *skb, struct scratch *s, __u32 off,
+				    __u32 window)
+{
+	struct front f = {(const void *)(long)skb->data, (const void *)(long)skb->data_end, true};
+
+	if (!s || off >= FRONT_REACH)
+		return OUTCOME_OPEN;
+	return walk_front(s, &f, off, window);
+}
+
+/* The same in text, once its first bytes are read. */
+__noinline int walk_front_of_text(struct scratch *s)
+{
+	if (!s)
+		return OUTCOME_OPEN;
+	return walk_front(s, &(struct front){.base = s->text}, 0, s->walk.end);
 }
 
 #endif

@@ -339,12 +339,12 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 				      __u32 len, const enum access access)
 {
 	__u32 window = len < prefix_window ? len : prefix_window, first;
-	int outcome;
+	int outcome = OUTCOME_OPEN;
 
 	/* not found: whoever finds a context sets all of it */
 	__builtin_memset(&s->walk, 0, offsetof(struct walk, found));
-	if (access == ACCESS_DIRECT) {
-		outcome = walk_front(skb, s, off, window);
+	if (access == ACCESS_DIRECT && !extra_names_len) {
+		outcome = walk_front_of_packet(skb, s, off, window);
 		if (outcome != OUTCOME_OPEN)
 			return outcome;
 	}
@@ -354,7 +354,10 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 	if (!(access == ACCESS_DIRECT && first == FIRST_READ && copy_first(skb, s, off)) &&
 	    !append(skb, s, off, first))
 		return OUTCOME_TRUNCATED;
-	outcome = take_lines(s);
+	if (!s->walk.pos && !extra_names_len)
+		outcome = walk_front_of_text(s);
+	if (outcome == OUTCOME_OPEN)
+		outcome = take_lines(s);
 	if (outcome == OUTCOME_OPEN && window > first) {
 		if (!append(skb, s, off + first, window - first))
 			return OUTCOME_TRUNCATED;

@@ -10,7 +10,7 @@
 #define TEXT_SIZE 8192
 #define TEXT_MASK (TEXT_SIZE - 1)
 /* Reads of up to TEXT_PADDING bytes at any masked offset stay inside. */
-#define TEXT_PADDING 64
+#define TEXT_PADDING 128
 /* Deep search: bytes of an unfinished line kept for the next chunk, and the
  * size of a chunk. Lines longer than CARRY_MAX are skipped.
  */

@@ -112,7 +112,7 @@ begin_request(struct __sk_buff *skb, const struct segment *seg, struct connectio
 	} else {
 		adopt_context(c, &s->walk);
 	}
-	read_options(skb, seg, s);
+	read_options(skb, seg, s, access);
 	set_connection_id(c, s);
 	return c;
 }
@@ -309,7 +309,7 @@ static __always_inline void server_data(struct __sk_buff *skb, const struct segm
 
 /* A connection begins: remember its option, forget an older connection. */
 static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *seg,
-				   struct connection *c)
+				   struct connection *c, const enum access access)
 {
 	struct scratch *s = get_scratch();
 
@@ -320,7 +320,7 @@ static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *
 			emit(c, c->claim, 0);
 		bpf_map_delete_elem(&connections, &seg->key);
 	}
-	if (!s || !read_options(skb, seg, s))
+	if (!s || !read_options(skb, seg, s, access))
 		return;
 	c = new_connection(seg, s);
 	if (!c)
@@ -366,7 +366,7 @@ static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direct
 		return;
 	c = bpf_map_lookup_elem(&connections, &seg.key);
 	if ((seg.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
-		on_syn(skb, &seg, c);
+		on_syn(skb, &seg, c, access);
 		return;
 	}
 	if (seg.payload_len) {
