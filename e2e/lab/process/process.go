@@ -30,6 +30,8 @@ type Spec struct {
 	Cgroup *cgroup.Group
 	// GID is the group under which it runs; its user is the lab's own, root.
 	GID uint32
+	// Env is added to the lab's own environment, as NAME=VALUE.
+	Env []string
 	// Stdout and Stderr are files; an empty Stdout goes to Stderr's file.
 	Stdout, Stderr string
 }
@@ -68,6 +70,7 @@ func Start(spec Spec) (*Process, error) {
 	cmd := exec.Command(spec.Path, spec.Args...)
 	cmd.Stdout, cmd.Stderr = outFile, errFile
 	cmd.Dir = filepath.Dir(spec.Stderr)
+	cmd.Env = append(os.Environ(), spec.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		// A process group of its own: a Ctrl-C on the terminal reaches the
 		// lab alone, which then ends its processes in order.

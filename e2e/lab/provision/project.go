@@ -35,18 +35,32 @@ func Tools(ctx context.Context, progress Progress) (lab.Tools, error) {
 	commands := [][]string{
 		{"build", "-trimpath", "-o", tools.Agent, "./agent/cmd/layertrace"},
 		{"build", "-trimpath", "-o", tools.Bookinfo, "./e2e/bookinfo"},
-		{"run", "./wasm-filter/build", "-o", tools.Wasm},
 	}
 	for _, args := range commands {
-		progress("go %s", strings.Join(args, " "))
-		stop := progress.while("building")
-		err := command(ctx, checkout, []string{"CGO_ENABLED=0"}, "go", args...)
-		stop()
-		if err != nil {
+		if err := runGo(ctx, checkout, progress, args...); err != nil {
 			return lab.Tools{}, err
 		}
 	}
-	return tools, nil
+	return tools, Wasm(ctx, tools.Wasm, progress)
+}
+
+// Wasm builds the filter that puts the trace context in front, into the file out.
+func Wasm(ctx context.Context, out string, progress Progress) error {
+	checkout, err := Checkout()
+	if err != nil {
+		return err
+	}
+	if out, err = filepath.Abs(out); err != nil {
+		return err
+	}
+	return runGo(ctx, checkout, progress, "run", "./wasm-filter/build", "-o", out)
+}
+
+// runGo runs the go command in the checkout.
+func runGo(ctx context.Context, checkout string, progress Progress, args ...string) error {
+	progress("go %s", strings.Join(args, " "))
+	defer progress.while("building")()
+	return command(ctx, checkout, []string{"CGO_ENABLED=0"}, "go", args...)
 }
 
 // Checkout returns the directory of the project's go.mod, looking from the

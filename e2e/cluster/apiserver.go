@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/layertrace/layertrace/e2e/lab/await"
+)
+
+// serverAddress is where the API server listens in the cluster's namespace;
+// it also listens on BridgeIP.
+const serverAddress = "127.0.0.1:6443"
+
+// StartAPIServer starts the API server, and returns when it is ready. Start
+// does this; it is for tests that have called StopAPIServer.
+func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
+	c.apiServer, err = c.run("kube-apiserver", c.options.Tools.APIServer,
+		"--etcd-servers="+etcdURL,
+		"--bind-address=0.0.0.0", "--secure-port=6443", "--advertise-address="+BridgeIP,
+		"--service-cluster-ip-range=10.96.0.0/16",
+		"--tls-cert-file="+c.file("apiserver.crt"), "--tls-private-key-file="+c.file("apiserver.key"),
+		"--token-auth-file="+c.file("tokens.csv"),
+		"--authorization-mode=RBAC",
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file="+c.file("serviceaccounts.key"),
+		"--service-account-signing-key-file="+c.file("serviceaccounts.key"),
+		"--api-audiences="+audiences,
+		// The service account's own log lines are enough; no request waits
+		// for a shutdown that a test makes.
+		"--shutdown-delay-duration=0s", "--profiling=false")
+	if err != nil {
+		return err
+	}
+	if c.entry == nil {
+		if err := c.connect(); err != nil {
+			return err
+		}
+	}
+	return await.Until(ctx, "the API server", startLimit, pollEvery, func(ctx context.Context) error {
+		if err := c.apiServer.Running(); err != nil {
+			return err
+		}
+		return c.Client.CoreV1().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	})
+}
+
+// StopAPIServer ends the API server, as an outage; etcd keeps all objects.
+func (c *Cluster) StopAPIServer() error {
+	if c.apiServer == nil {
+		return errors.New("stop the API server: it does not run")
+	}
+	server := c.apiServer
+	c.apiServer = nil
+	return server.Stop(time.Minute)
+}
+
+// connect opens the way to the API server for clients outside the namespace,
+// and makes this process's.
+func (c *Cluster) connect() (err error) {
+	if c.entry, err = openEntry(c.Space, serverAddress); err != nil {
+		return err
+	}
+	c.Kubeconfig = c.file("admin.kubeconfig")
+	if c.Config, err = c.writeKubeconfig(c.Kubeconfig, c.URL(), c.keys.admin); err != nil {
+		return err
+	}
+	if c.Client, err = kubernetes.NewForConfig(c.Config); err != nil {
+		return fmt.Errorf("make a client of the API server: %w", err)
+	}
+	if c.Dynamic, err = dynamic.NewForConfig(c.Config); err != nil {
+		return fmt.Errorf("make a client of the API server: %w", err)
+	}
+	return nil
+}
+
+// URL is where clients on the host's loopback reach the API server.
+func (c *Cluster) URL() string { return "https://" + c.entry.Addr() }
+
+// URLInside is where clients in the cluster's namespaces reach it.
+func (c *Cluster) URLInside() string { return "https://" + BridgeIP + ":6443" }

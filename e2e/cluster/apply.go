@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/restmapper"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// Objects reads YAML or JSON documents.
+func Objects(manifests []byte) (objects []*unstructured.Unstructured, err error) {
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests), 4096)
+	for {
+		object := &unstructured.Unstructured{}
+		err := decoder.Decode(object)
+		if errors.Is(err, io.EOF) {
+			return objects, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read manifest %d: %w", len(objects)+1, err)
+		}
+		if len(object.Object) > 0 {
+			objects = append(objects, object)
+		}
+	}
+}
+
+// Apply creates or updates objects by server-side apply with strict field
+// validation: an unknown or doubled field is an error.
+func (c *Cluster) Apply(ctx context.Context, manifests []byte) error {
+	return c.each(manifests, func(r dynamic.ResourceInterface, object *unstructured.Unstructured) error {
+		data, err := json.Marshal(object)
+		if err != nil {
+			return err
+		}
+		force := true
+		_, err = r.Patch(ctx, object.GetName(), types.ApplyPatchType, data, v1.PatchOptions{
+			FieldManager: "layertrace-test", Force: &force, FieldValidation: v1.FieldValidationStrict,
+		})
+		return err
+	})
+}
+
+// Delete deletes objects; those that do not exist are no error.
+func (c *Cluster) Delete(ctx context.Context, manifests []byte) error {
+	return c.each(manifests, func(r dynamic.ResourceInterface, object *unstructured.Unstructured) error {
+		err := r.Delete(ctx, object.GetName(), v1.DeleteOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+}
+
+// each calls do with every object and the resource to which it belongs.
+func (c *Cluster) each(manifests []byte, do func(dynamic.ResourceInterface, *unstructured.Unstructured) error) error {
+	objects, err := Objects(manifests)
+	if err != nil {
+		return err
+	}
+	mapper, err := c.mapper()
+	if err != nil {
+		return err
+	}
+	for _, object := range objects {
+		kind := object.GroupVersionKind()
+		mapping, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
+		if err == nil {
+			r := dynamic.ResourceInterface(c.Dynamic.Resource(mapping.Resource))
+			if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+				r = c.Dynamic.Resource(mapping.Resource).Namespace(object.GetNamespace())
+			}
+			err = do(r, object)
+		}
+		if err != nil {
+			return fmt.Errorf("%s %s/%s: %w", kind.Kind, object.GetNamespace(), object.GetName(), err)
+		}
+	}
+	return nil
+}
+
+// mapper knows which resource holds a kind, as the API server says now.
+func (c *Cluster) mapper() (meta.RESTMapper, error) {
+	client, err := discovery.NewDiscoveryClientForConfig(c.Config)
+	if err != nil {
+		return nil, fmt.Errorf("make a discovery client: %w", err)
+	}
+	groups, err := restmapper.GetAPIGroupResources(client)
+	if err != nil {
+		return nil, fmt.Errorf("ask the API server for its resources: %w", err)
+	}
+	return restmapper.NewDiscoveryRESTMapper(groups), nil
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/lab/cgroup"
+	"github.com/layertrace/layertrace/e2e/lab/netspace"
+)
+
+// makePlace makes the directory, the cgroup and the network namespace in which
+// the cluster lives, after removing those of an earlier run.
+func (c *Cluster) makePlace(ctx context.Context) (err error) {
+	if _, err := cgroup.RemoveNamed(ctx, c.name()); err != nil {
+		return fmt.Errorf("end the processes of an earlier cluster: %w", err)
+	}
+	if _, err := netspace.DeleteAll(c.spaceName("")); err != nil {
+		return fmt.Errorf("remove the network of an earlier cluster: %w", err)
+	}
+	if c.options.Dir, err = filepath.Abs(c.options.Dir); err != nil {
+		return fmt.Errorf("find the cluster's directory: %w", err)
+	}
+	if err := os.RemoveAll(c.options.Dir); err != nil {
+		return fmt.Errorf("empty the cluster's directory: %w", err)
+	}
+	if err := os.MkdirAll(c.options.Dir, 0o755); err != nil {
+		return fmt.Errorf("make the cluster's directory: %w", err)
+	}
+	if c.group, err = cgroup.Create(c.name()); err != nil {
+		return err
+	}
+	if c.Space, err = netspace.Create(c.spaceName("control")); err != nil {
+		return err
+	}
+	return c.Space.AddBridge(Bridge, BridgeIP+"/24")
+}
+
+// spaceName is the name of one of the cluster's network namespaces.
+func (c *Cluster) spaceName(of string) string { return "lt-cluster-" + c.options.Name + "-" + of }
+
+// Close ends every process of the cluster and removes its cgroup and network
+// namespace. Its directory stays, for the logs. It can be called again.
+func (c *Cluster) Close() error {
+	if c.lock == nil {
+		return nil
+	}
+	// A context of its own: the cluster must also go when its context is done.
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var errs []error
+	if c.entry != nil {
+		errs = append(errs, c.entry.Close())
+	}
+	if c.group != nil {
+		errs = append(errs, c.group.Remove(ctx))
+	}
+	if c.Space != nil {
+		errs = append(errs, c.Space.Delete())
+	}
+	errs = append(errs, c.lock.Close())
+	c.lock = nil
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("take the cluster down (the next run tries again): %w", err)
+	}
+	return nil
+}
