@@ -43,46 +43,46 @@ enum hex_case {
 #define EACH(byte) (0x0101010101010101ULL * (byte))
 #define HIGH1 EACH(0x80)
 
-/* Eight hex digits at once. The lower four bytes of the result are their
- * values; a bit above is set when one is no digit of that case.
+/* Eight hex digits at once, to their four bytes. Sets bits of bad when one is no
+ * digit of that case.
  *
  * A letter has bit 6 set, a decimal digit has not; from the low nibble and that
  * bit follow the value and the only character that it may have come from.
  */
-static __always_inline __u64 eight_digits(__u64 text, const enum hex_case hex_case)
+static __always_inline __u32 eight_digits(__u64 text, const enum hex_case hex_case, __u64 *bad)
 {
-	__u64 letter = (text & EACH(0x40)) >> 6, value, bad;
+	__u64 letter = (text & EACH(0x40)) >> 6, value;
 
 	if (hex_case == HEX_ANY_CASE)
 		text |= letter << 5;
 	value = (text & EACH(0x0f)) + letter * 9;
-	bad = text ^ (value + EACH(0x30) + letter * 0x27);
+	*bad |= text ^ (value + EACH(0x30) + letter * 0x27);
 	/* decimal: value <= 9; letter: 10 <= value <= 15 */
-	bad |= ((value + EACH(6)) ^ letter << 4) & EACH(0x10);
-	bad |= value & EACH(0x10);
+	*bad |= (((value + EACH(6)) ^ letter << 4) | value) & EACH(0x10);
 	value = (value << 4 | value >> 8) & 0x00ff00ff00ff00ffULL;
 	value = (value | value >> 8) & 0x0000ffff0000ffffULL;
-	value = (value | value >> 16) & 0xffffffffULL;
-	return value | (__u64)(bad != 0) << 32;
+	return value | value >> 16;
 }
 
-/* Decodes 2 * bytes digits at text, a multiple of 8; false when one is no digit
- * of that case or all are zero, which no ID may be.
+/* Decodes 2 * bytes digits at text, a multiple of 16, to words of 8 bytes; false
+ * when one is no digit of that case or all are zero, which no ID may be. Stored
+ * as they will be read: a load that covers two stores has to wait for both.
  */
 static __always_inline bool read_hex(const __u8 *text, __u8 *to, const __u32 bytes,
 				     const enum hex_case hex_case)
 {
-	__u64 any = 0;
+	__u64 bad = 0, any = 0;
 
 #pragma unroll
-	for (__u32 i = 0; i < bytes / 4; i++) {
-		__u64 four = eight_digits(*(const __u64 *)(text + 8 * i), hex_case);
-		__u32 value = four;
+	for (__u32 i = 0; i < bytes; i += 8) {
+		const __u64 *digits = (const __u64 *)(text + 2 * i);
+		__u64 value = eight_digits(digits[0], hex_case, &bad) |
+			      (__u64)eight_digits(digits[1], hex_case, &bad) << 32;
 
-		any |= four;
-		__builtin_memcpy(to + 4 * i, &value, sizeof(value));
+		any |= value;
+		__builtin_memcpy(__builtin_assume_aligned(to + i, 8), &value, sizeof(value));
 	}
-	return any && !(any >> 32);
+	return any && !bad;
 }
 
 /* Whether n bytes at off are hex digits in either case. */

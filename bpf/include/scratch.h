@@ -35,7 +35,7 @@ enum sampling {
 
 /* A trace context. Offset: of its first line, from the start of the request. */
 struct context {
-	__u8 trace_id[16];
+	__u8 trace_id[16] __attribute__((aligned(8)));
 	__u8 span_id[8];
 	__u32 offset;
 	__u8 format;
