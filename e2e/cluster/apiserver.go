@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/lab/process"
 )
 
 // serverAddress is where the API server listens in the cluster's namespace;
@@ -21,20 +22,19 @@ const serverAddress = "127.0.0.1:6443"
 // StartAPIServer starts the API server, and returns when it is ready. Start
 // does this; it is for tests that have called StopAPIServer.
 func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
-	c.apiServer, err = c.run("kube-apiserver", c.options.Tools.APIServer,
-		"--etcd-servers="+etcdURL,
-		"--bind-address=0.0.0.0", "--secure-port=6443", "--advertise-address="+BridgeIP,
+	c.apiServer, err = c.Run(process.Spec{Name: "kube-apiserver", Path: c.options.Tools.APIServer, Args: []string{
+		"--etcd-servers=" + etcdURL,
+		"--bind-address=0.0.0.0", "--secure-port=6443", "--advertise-address=" + BridgeIP,
 		"--service-cluster-ip-range=10.96.0.0/16",
-		"--tls-cert-file="+c.file("apiserver.crt"), "--tls-private-key-file="+c.file("apiserver.key"),
-		"--token-auth-file="+c.file("tokens.csv"),
+		"--tls-cert-file=" + c.file("apiserver.crt"), "--tls-private-key-file=" + c.file("apiserver.key"),
+		"--token-auth-file=" + c.file("tokens.csv"),
 		"--authorization-mode=RBAC",
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file="+c.file("serviceaccounts.key"),
-		"--service-account-signing-key-file="+c.file("serviceaccounts.key"),
-		"--api-audiences="+audiences,
-		// The service account's own log lines are enough; no request waits
-		// for a shutdown that a test makes.
-		"--shutdown-delay-duration=0s", "--profiling=false")
+		"--service-account-key-file=" + c.file("serviceaccounts.key"),
+		"--service-account-signing-key-file=" + c.file("serviceaccounts.key"),
+		"--api-audiences=" + audiences,
+		"--profiling=false",
+	}})
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,10 @@ func (c *Cluster) connect() (err error) {
 	if c.entry, err = openEntry(c.Space, serverAddress); err != nil {
 		return err
 	}
-	c.Kubeconfig = c.file("admin.kubeconfig")
+	c.Kubeconfig, c.KubeconfigInside = c.file("admin.kubeconfig"), c.file("inside.kubeconfig")
+	if _, err = c.writeKubeconfig(c.KubeconfigInside, c.URLInside(), c.keys.admin); err != nil {
+		return err
+	}
 	if c.Config, err = c.writeKubeconfig(c.Kubeconfig, c.URL(), c.keys.admin); err != nil {
 		return err
 	}

@@ -49,7 +49,8 @@ type Tools struct {
 // Cluster is a control plane that is up.
 type Cluster struct {
 	// Kubeconfig is the file with which a client becomes cluster admin.
-	Kubeconfig string
+	// KubeconfigInside is the same for programs in the cluster's namespaces.
+	Kubeconfig, KubeconfigInside string
 	// Config is the same for clients in this process.
 	Config *rest.Config
 	// Client and Dynamic are clients with it.
@@ -64,7 +65,7 @@ type Cluster struct {
 	group     *cgroup.Group
 	entry     *entry
 	apiServer *process.Process
-	running   []*process.Process
+	pods      []*netspace.Space
 }
 
 // Bridge is a bridge in the control plane's namespace, to which namespaces of

@@ -25,11 +25,12 @@ const (
 
 // startEtcd starts etcd, and returns when it says that it is healthy.
 func (c *Cluster) startEtcd(ctx context.Context) error {
-	etcd, err := c.run("etcd", c.options.Tools.Etcd,
-		"--data-dir="+c.file("etcd"), "--unsafe-no-fsync", "--log-level=warn",
-		"--listen-client-urls="+etcdURL, "--advertise-client-urls="+etcdURL,
-		"--listen-peer-urls="+etcdPeerURL, "--initial-advertise-peer-urls="+etcdPeerURL,
-		"--initial-cluster=default="+etcdPeerURL)
+	etcd, err := c.Run(process.Spec{Name: "etcd", Path: c.options.Tools.Etcd, Args: []string{
+		"--data-dir=" + c.file("etcd"), "--unsafe-no-fsync", "--log-level=warn",
+		"--listen-client-urls=" + etcdURL, "--advertise-client-urls=" + etcdURL,
+		"--listen-peer-urls=" + etcdPeerURL, "--initial-advertise-peer-urls=" + etcdPeerURL,
+		"--initial-cluster=default=" + etcdPeerURL,
+	}})
 	if err != nil {
 		return err
 	}
@@ -39,7 +40,7 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 		if err := etcd.Running(); err != nil {
 			return err
 		}
-		body, err := get(ctx, client, etcdURL+"/health")
+		body, err := Get(ctx, client, etcdURL+"/health")
 		if err == nil && !strings.Contains(body, `"health":"true"`) {
 			err = fmt.Errorf("etcd says %s", body)
 		}
@@ -47,8 +48,8 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 	})
 }
 
-// get returns what url answers with status 200.
-func get(ctx context.Context, client *http.Client, url string) (string, error) {
+// Get returns what url answers with status 200; any other status is an error.
+func Get(ctx context.Context, client *http.Client, url string) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
@@ -63,15 +64,4 @@ func get(ctx context.Context, client *http.Client, url string) (string, error) {
 		err = fmt.Errorf("%s: %s: %s", url, response.Status, body)
 	}
 	return string(body), err
-}
-
-// run starts one of the cluster's programs in its namespace.
-func (c *Cluster) run(name, path string, args ...string) (*process.Process, error) {
-	p, err := process.Start(process.Spec{
-		Name: name, Path: path, Args: args, Space: c.Space, Cgroup: c.group, Stderr: c.file(name + ".log"),
-	})
-	if err == nil {
-		c.running = append(c.running, p)
-	}
-	return p, err
 }

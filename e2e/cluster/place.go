@@ -45,7 +45,7 @@ func (c *Cluster) makePlace(ctx context.Context) (err error) {
 func (c *Cluster) spaceName(of string) string { return "lt-cluster-" + c.options.Name + "-" + of }
 
 // Close ends every process of the cluster and removes its cgroup and network
-// namespace. Its directory stays, for the logs. It can be called again.
+// namespaces. Its directory stays, for the logs. It can be called again.
 func (c *Cluster) Close() error {
 	if c.lock == nil {
 		return nil
@@ -60,8 +60,10 @@ func (c *Cluster) Close() error {
 	if c.group != nil {
 		errs = append(errs, c.group.Remove(ctx))
 	}
-	if c.Space != nil {
-		errs = append(errs, c.Space.Delete())
+	for _, space := range append(c.pods, c.Space) {
+		if space != nil {
+			errs = append(errs, space.Delete())
+		}
 	}
 	errs = append(errs, c.lock.Close())
 	c.lock = nil

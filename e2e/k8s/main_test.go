@@ -45,9 +45,26 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
+		if left := leftovers(); len(left) > 0 {
+			fmt.Fprintln(os.Stderr, "the cluster left behind:", left)
+			code = 1
+		}
 	}
 	stop()
 	os.Exit(code)
+}
+
+// leftovers lists the network namespaces and cgroups of the cluster.
+func leftovers() (left []string) {
+	for _, pattern := range []string{
+		"/run/netns/lt-cluster-" + *clusterName + "-*",
+		"/sys/fs/cgroup/layertrace-cluster-" + *clusterName,
+		"/sys/fs/cgroup/*/layertrace-cluster-" + *clusterName,
+	} {
+		found, _ := filepath.Glob(pattern) // fails for malformed patterns only
+		left = append(left, found...)
+	}
+	return left
 }
 
 // theCluster returns the cluster that all tests share. What a test makes in it,

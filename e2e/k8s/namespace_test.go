@@ -3,21 +3,15 @@
 package k8s
 
 import (
-	"context"
-	"fmt"
+	"errors"
 	"testing"
-	"time"
 
 	core "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/errors"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/await"
 )
-
-// limit is how long a condition may take to come true on a slow machine.
-const limit = 2 * time.Minute
 
 // makeNamespace makes a namespace with its default service account, which goes
 // when the test is over, with all that is in it.
@@ -28,11 +22,7 @@ func makeNamespace(t *testing.T, c *cluster.Cluster, name string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { deleteNamespace(t, c, name) })
-	err := await.Until(interrupted, "service account of "+name, limit, 50*time.Millisecond, func(ctx context.Context) error {
-		_, err := c.Client.CoreV1().ServiceAccounts(name).Get(ctx, "default", meta.GetOptions{})
-		return err
-	})
-	if err != nil {
+	if err := c.AwaitServiceAccount(interrupted, name); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -40,17 +30,14 @@ func makeNamespace(t *testing.T, c *cluster.Cluster, name string) {
 // deleteNamespace returns when the namespace is gone.
 func deleteNamespace(t *testing.T, c *cluster.Cluster, name string) {
 	t.Helper()
-	err := await.Until(interrupted, "end of namespace "+name, limit, 50*time.Millisecond, func(ctx context.Context) error {
-		err := c.Client.CoreV1().Namespaces().Delete(ctx, name, meta.DeleteOptions{})
-		if errors.IsNotFound(err) {
+	awaitNil(t, "end of namespace "+name, func() error {
+		err := c.Client.CoreV1().Namespaces().Delete(interrupted, name, meta.DeleteOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
 			return nil
-		}
-		if err == nil || errors.IsConflict(err) {
-			err = fmt.Errorf("still there")
+		case err == nil, apierrors.IsConflict(err):
+			return errors.New("still there")
 		}
 		return err
 	})
-	if err != nil {
-		t.Error(err)
-	}
 }
