@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package luafilter
+
+import (
+	"strings"
+	"testing"
+)
+
+// What the script does with its settings is tested on a real Envoy, by
+// e2e/reorder.
+func TestSource(t *testing.T) {
+	for name, test := range map[string]struct {
+		config Config
+		first  string // line; none: the script alone
+	}{
+		"defaults": {Config{}, ""},
+		"formats":  {Config{Formats: []string{"w3c", "b3"}}, `local settings = {formats = {"w3c", "b3"}}`},
+		"all": {Config{Formats: []string{"b3"}, Headers: []string{"X-Own", "a'b"}},
+			`local settings = {formats = {"b3"}, headers = {"X-Own", "a'b"}}`},
+	} {
+		got, err := Source(test.config)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		prefix, found := strings.CutSuffix(got, script)
+		if want := strings.TrimPrefix(test.first+"\n", "\n"); !found || prefix != want {
+			t.Errorf("%s: %q in front of the script, want %q", name, prefix, want)
+		}
+	}
+}
+
+func TestSourceRefuses(t *testing.T) {
+	for _, c := range []Config{
+		{Formats: []string{"w3c", "xray"}},
+		{Headers: []string{""}},
+		{Headers: []string{`x"] os.exit() --`}},
+		{Headers: []string{"x\ny"}},
+		{Headers: []string{"Host"}},
+	} {
+		if got, err := Source(c); err == nil {
+			t.Errorf("%q is accepted: %q", c, got[:40])
+		}
+	}
+}
+
+// Every format that Go knows, the script knows, and the other way round.
+func TestFormats(t *testing.T) {
+	all := `{"` + strings.Join(formats, `", "`) + `"}`
+	if !strings.Contains(script, "settings.formats or "+all) {
+		t.Errorf("the script's default is not %s", all)
+	}
+	for _, format := range formats {
+		if !strings.Contains(script, "\n  "+format+" = {") {
+			t.Errorf("the script does not know %s", format)
+		}
+	}
+}
