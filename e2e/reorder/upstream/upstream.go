@@ -56,10 +56,16 @@ func Start() (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the upstream: %w", err)
 	}
+	return Serve(listener), nil
+}
+
+// Serve takes connections from listener, which it closes in the end. The
+// caller calls Close.
+func Serve(listener net.Listener) *Server {
 	s := &Server{listener: listener, conns: map[net.Conn]bool{}}
 	s.handlers.Add(1)
 	go s.accept()
-	return s, nil
+	return s
 }
 
 // Address is where it listens.
