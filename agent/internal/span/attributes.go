@@ -13,11 +13,15 @@ import (
 // compactIDBytes is the length of the connection ID of the compact option.
 const compactIDBytes = 8
 
-// appendAttributes appends the attributes of the exchange's span, which starts
-// at the monotonic time start. Each one costs agent, wire and store about as
-// much as any other, and a mesh makes many spans: so what was not seen, what is
-// as usual and what the point's resource tells has none.
-func appendAttributes(kv []attribute.KeyValue, p *Point, x *exchange.Exchange, start uint64, peers Peers) []attribute.KeyValue {
+// usualAttributes is how many a span has, if hardly anything was unusual.
+const usualAttributes = 16
+
+// attributes returns the attributes of the exchange's span, which starts at the
+// monotonic time start. Each one costs agent, wire and store about as much as
+// any other, and a mesh makes many spans: so what was not seen, what is as usual
+// and what the point's resource tells has none.
+func attributes(p *Point, x *exchange.Exchange, start uint64, peers Peers) []attribute.KeyValue {
+	kv := make([]attribute.KeyValue, 0, usualAttributes)
 	kv = append(kv,
 		keyDirection.String(x.Direction.String()),
 		keyFormat.String(x.Context.Format.String()),
@@ -98,18 +102,18 @@ func appendOption(kv []attribute.KeyValue, x *exchange.Exchange) []attribute.Key
 	return kv
 }
 
-// appendPeer adds who has an address, unless it is who the point's resource
-// is about.
+// appendPeer adds the service that has an address, unless it is the one that
+// the point's resource is about; of an address without a service the node.
 func appendPeer(kv []attribute.KeyValue, p *Point, peers Peers, e netip.AddrPort, service, node attribute.Key) []attribute.KeyValue {
 	if peers == nil {
 		return kv
 	}
 	w, _ := peers.Peer(e.Addr())
-	if w.Service != "" && w.Service != p.Workload.Service {
-		kv = append(kv, service.String(w.Service))
-	}
-	if w.Node != "" && w.Node != p.Node {
+	switch {
+	case w.Service == "" && w.Node != "":
 		kv = append(kv, node.String(w.Node))
+	case w.Service != "" && w.Service != p.Workload.Service:
+		kv = append(kv, service.String(w.Service))
 	}
 	return kv
 }

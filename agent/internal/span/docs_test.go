@@ -34,7 +34,8 @@ func TestDocumentationListsAllAttributes(t *testing.T) {
 	}
 }
 
-// The list that the page is checked against holds all that is given.
+// The list that the page is checked against holds all that is given, and
+// nothing is given twice.
 func TestKeysAreComplete(t *testing.T) {
 	known := map[attribute.Key]bool{}
 	for _, keys := range [][]attribute.Key{spanKeys, resourceKeys} {
@@ -45,16 +46,26 @@ func TestKeysAreComplete(t *testing.T) {
 	x, p := sample(), vnicPoint()
 	x.Client, x.Server = netip.MustParseAddrPort("[fd00::1]:40000"), netip.MustParseAddrPort("[fd00::2]:9080")
 	x.ConnectionID, x.OptionTime, x.Flags = []byte{1, 2, 3, 4}, 1, 1<<10-1
-	others := peers{
-		"fd00::1": {Service: "reviews", Node: "node3"}, "fd00::2": {Service: "productpage", Node: "node4"},
-	}
-	given := append(appendAttributes(nil, &p, &x, x.Request.First-1, others), resourceOf(&p).Attributes()...)
-	for _, kv := range given {
-		if !known[kv.Key] {
-			t.Errorf("%s is in neither list of keys", kv.Key)
+	services := peers{"fd00::1": {Service: "reviews"}, "fd00::2": {Service: "productpage"}}
+	nodes := peers{"fd00::1": {Node: "node3"}, "fd00::2": {Node: "node4"}}
+	given := map[attribute.Key]bool{}
+	for _, set := range [][]attribute.KeyValue{
+		attributes(&p, &x, x.Request.First-1, services), attributes(&p, &x, x.Request.First-1, nodes), resourceOf(&p).Attributes(),
+	} {
+		once := map[attribute.Key]bool{}
+		for _, kv := range set {
+			if once[kv.Key] {
+				t.Errorf("%s is given twice", kv.Key)
+			}
+			if !known[kv.Key] {
+				t.Errorf("%s is in neither list of keys", kv.Key)
+			}
+			once[kv.Key], given[kv.Key] = true, true
 		}
 	}
-	if len(given) != len(spanKeys)+len(resourceKeys) {
-		t.Errorf("%d attributes given of an exchange that has all, %d are listed", len(given), len(spanKeys)+len(resourceKeys))
+	for key := range known {
+		if !given[key] {
+			t.Errorf("%s is listed, but not given of an exchange that has all", key)
+		}
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/internal/exchange"
-	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -42,10 +41,8 @@ type Options struct {
 // Emitter makes a span of each exchange. It is for one goroutine.
 type Emitter struct {
 	opts    Options
+	attach  *attacher
 	tracers map[string]pointTracer // by point ID
-	// attributes of the span that is made, here to be used again: the SDK
-	// copies them.
-	attributes []attribute.KeyValue
 }
 
 type pointTracer struct {
@@ -56,7 +53,7 @@ type pointTracer struct {
 
 // NewEmitter returns an emitter.
 func NewEmitter(opts Options) *Emitter {
-	return &Emitter{opts: opts, tracers: map[string]pointTracer{}}
+	return &Emitter{opts: opts, attach: &attacher{SpanProcessor: opts.Processor}, tracers: map[string]pointTracer{}}
 }
 
 // Emit makes the span of an exchange and hands it to the processor. The span
@@ -79,8 +76,7 @@ func (e *Emitter) Emit(p *Point, x *exchange.Exchange) bool {
 	_, s := point.tracer.Start(withID(ctx, ID(p.ID, x)), point.spanName,
 		trace.WithSpanKind(trace.SpanKindInternal),
 		trace.WithTimestamp(offset.Wall(start)))
-	e.attributes = appendAttributes(e.attributes[:0], p, x, start, e.opts.Peers)
-	s.SetAttributes(e.attributes...)
+	e.attach.attributes = attributes(p, x, start, e.opts.Peers)
 	s.End(trace.WithTimestamp(offset.Wall(end)))
 	return true
 }
@@ -97,7 +93,7 @@ func (e *Emitter) tracer(p *Point) pointTracer {
 		sdktrace.WithSampler(sdktrace.AlwaysSample()), // the kernel left out the unsampled
 		sdktrace.WithIDGenerator(idGenerator{}),
 		sdktrace.WithResource(resourceOf(p)),
-		sdktrace.WithSpanProcessor(e.opts.Processor),
+		sdktrace.WithSpanProcessor(e.attach),
 		sdktrace.WithRawSpanLimits(sdktrace.SpanLimits{
 			AttributeValueLengthLimit: -1, AttributeCountLimit: -1, EventCountLimit: -1,
 			LinkCountLimit: -1, AttributePerEventCountLimit: -1, AttributePerLinkCountLimit: -1,

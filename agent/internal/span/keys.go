@@ -54,5 +54,4 @@ var resourceKeys = []attribute.Key{
 	semconv.ServiceNameKey, semconv.ServiceNamespaceKey, semconv.HostNameKey,
 	semconv.K8SNamespaceNameKey, semconv.K8SPodNameKey, semconv.K8SNodeNameKey,
 	keyLayer, keyPoint, semconv.NetworkInterfaceNameKey,
-	semconv.NetworkTransportKey, semconv.NetworkProtocolNameKey,
 }

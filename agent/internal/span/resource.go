@@ -16,7 +16,6 @@ func resourceOf(p *Point) *resource.Resource {
 		semconv.ServiceName(p.Service()), semconv.HostName(p.Node),
 		keyLayer.String(string(p.Interface.Role)), keyPoint.String(p.ID),
 		semconv.NetworkInterfaceName(p.Interface.Name),
-		semconv.NetworkTransportTCP, semconv.NetworkProtocolName("http"),
 	}
 	if w := p.Workload; w.Namespace != "" || w.Pod != "" {
 		kv = append(kv, semconv.K8SNodeName(p.Node))
