@@ -2,10 +2,11 @@
 
 // Command build builds the proxy-wasm filter, for make wasm and for the tests:
 //
-//	go run ./wasm-filter/build -o bin/layertrace.wasm
+//	go run ./wasm-filter/build -o bin/layertrace.wasm -oci bin/layertrace.oci
 //
-// It compiles with the standard Go compiler and then takes the exports that the
-// filter has no use for out of the module.
+// It compiles with the standard Go compiler, of a fixed version so that the same
+// source gives the same bytes everywhere, and then takes the exports that Envoy
+// has no use for out of the module.
 package main
 
 import (
@@ -14,30 +15,40 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 const filter = "github.com/layertrace/layertrace/wasm-filter"
 
-// exports are what Envoy needs of the module.
-var exports = []string{
-	"memory",
-	"_initialize",
-	"proxy_abi_version_0_2_0",
-	"proxy_on_memory_allocate",
-	"proxy_on_configure",
-	"proxy_on_request_headers",
-}
+// toolchain compiles the module; where another one is installed, Go downloads
+// it. README.md says why this one.
+const toolchain = "go1.26.8"
+
+// exports are what Envoy needs of the filter.
+const exports = "memory,_initialize,proxy_abi_version_0_2_0,proxy_on_memory_allocate," +
+	"proxy_on_configure,proxy_on_request_headers"
 
 func main() {
 	out := flag.String("o", "layertrace.wasm", "file to write")
+	pkg := flag.String("package", filter, "main package to build")
+	keep := flag.String("exports", exports, "exports that stay in the module, with commas between them")
+	layout := flag.String("oci", "", "directory to write an OCI image layout of the module to (default: none)")
+	version := flag.String("version", "devel", "the image's version and name in the layout")
 	flag.Parse()
-	if err := build(*out); err != nil {
+	if err := build(*pkg, strings.Split(*keep, ","), *out); err != nil {
+		fmt.Fprintf(os.Stderr, "build the wasm filter: %v\n", err)
+		os.Exit(1)
+	}
+	if *layout == "" {
+		return
+	}
+	if err := writeLayout(*layout, *out, *version); err != nil {
 		fmt.Fprintf(os.Stderr, "build the wasm filter: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func build(out string) error {
+func build(pkg string, exports []string, out string) error {
 	dir, err := os.MkdirTemp("", "layertrace-wasm-")
 	if err != nil {
 		return err
@@ -45,8 +56,10 @@ func build(out string) error {
 	defer os.RemoveAll(dir)
 
 	whole := filepath.Join(dir, "whole.wasm")
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", whole, filter)
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
+	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false",
+		"-ldflags=-s -w -buildid=", "-o", whole, pkg)
+	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOWASM=", "GOEXPERIMENT=", "GODEBUG=",
+		"CGO_ENABLED=0", "GOTOOLCHAIN="+toolchain)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%v: %w", cmd.Args, err)
