@@ -56,7 +56,7 @@ build: ## Build bin/layertrace, bin/bookinfo and bin/lab
 
 .PHONY: wasm
 wasm: ## Build bin/layertrace.wasm, the filter that puts the trace context in front
-	go run ./wasm-filter/build -o bin/layertrace.wasm
+	go run ./wasm-filter/build -o bin/layertrace.wasm -oci bin/layertrace.oci $(if $(strip $(VERSION)),-version=$(VERSION))
 
 .PHONY: generate
 generate: packages ## Compile the BPF programs and write their Go bindings

@@ -11,6 +11,7 @@ package oci
 import (
 	"bytes"
 	"context"
+	_ "crypto/sha256" // go-digest finds it registered with crypto
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	store "oras.land/oras-go/v2/content/oci"
+	"oras.land/oras-go/v2/registry"
 )
 
 // Write makes the directory dir an image layout (OCI image specification 1.1,
@@ -32,6 +34,9 @@ import (
 // The same module and version give the same bytes. A layout that is there
 // already is replaced; a directory with anything else in it is an error.
 func Write(ctx context.Context, dir string, module []byte, version string) (digest.Digest, error) {
+	if err := (registry.Reference{Reference: version}).ValidateReferenceAsTag(); err != nil {
+		return "", fmt.Errorf("version %q cannot be a tag in a registry (letters, digits, _ . - only, 128 at most): %w", version, err)
+	}
 	dir = filepath.Clean(dir)
 	if err := replaceable(dir); err != nil {
 		return "", err

@@ -182,3 +182,15 @@ func TestWriteKeepsADirectoryOfOtherFiles(t *testing.T) {
 		t.Errorf("the directory changed (-want +got):\n%s", diff)
 	}
 }
+
+func TestWriteRefusesAVersionThatIsNoTag(t *testing.T) {
+	for _, version := range []string{"", "1.2.3+dirty", "feature/x", "-1"} {
+		dir := filepath.Join(t.TempDir(), "image")
+		if _, err := Write(t.Context(), dir, module, version); err == nil {
+			t.Errorf("Write with version %q: no error", version)
+		}
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+			t.Errorf("Write with version %q left a directory (%v)", version, err)
+		}
+	}
+}
