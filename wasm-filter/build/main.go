@@ -34,17 +34,8 @@ func main() {
 	keep := flag.String("exports", exports, "exports that stay in the module, with commas between them")
 	layout := flag.String("oci", "", "directory to write an OCI image layout of the module to (default: none)")
 	version := flag.String("version", "devel", "the image's version and name in the layout")
-	layout := flag.String("oci", "", "directory to write an OCI image layout of the module to (default: none)")
-	version := flag.String("version", "devel", "the image's version and name in the layout")
 	flag.Parse()
 	if err := build(*pkg, strings.Split(*keep, ","), *out); err != nil {
-		fmt.Fprintf(os.Stderr, "build the wasm filter: %v\n", err)
-		os.Exit(1)
-	}
-	if *layout == "" {
-		return
-	}
-	if err := writeLayout(*layout, *out, *version); err != nil {
 		fmt.Fprintf(os.Stderr, "build the wasm filter: %v\n", err)
 		os.Exit(1)
 	}
