@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/layertrace/layertrace/agent/internal/install"
+	"github.com/spf13/cobra"
+)
+
+func newUninstall() *cobra.Command {
+	var (
+		cluster clusterFlags
+		yes     bool
+	)
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Remove from a cluster what install made, and only that",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := cluster.connect()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), requestTimeout)
+			defer cancel()
+			return runUninstall(ctx, cmd, c, yes)
+		},
+	}
+	cluster.add(cmd.Flags())
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return cmd
+}
+
+func runUninstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, yes bool) error {
+	ours, err := c.Ours(ctx)
+	if err != nil {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	if len(ours) > 0 {
+		if err := confirm(cmd, yes, fmt.Sprintf("Remove %d objects from %s?", len(ours), c.Name)); err != nil {
+			return err
+		}
+	}
+	deleted := 0
+	err = c.Uninstall(ctx, func(change install.Change) {
+		if change.Action == install.Deleted {
+			deleted++
+		}
+		fmt.Fprintf(out, "%-8s %s\n", change.Action, change.Object)
+	})
+	if err != nil {
+		return err
+	}
+	if deleted == 0 {
+		fmt.Fprintln(out, "Nothing to remove.")
+	}
+	return nil
+}

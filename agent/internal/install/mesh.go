@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package install
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// meshConfig is what is read of Istio's MeshConfig (istio.io/api,
+// mesh/v1alpha1/config.proto).
+type meshConfig struct {
+	EnableTracing      *bool                        `json:"enableTracing"`
+	EnableAutoMTLS     *bool                        `json:"enableAutoMtls"`
+	ExtensionProviders []map[string]json.RawMessage `json:"extensionProviders"`
+	DefaultProviders   struct {
+		Tracing []string `json:"tracing"`
+	} `json:"defaultProviders"`
+}
+
+// tracers are the kinds of extension providers that trace.
+var tracers = []string{"zipkin", "opentelemetry", "datadog", "skywalking", "lightstep", "opencensus", "stackdriver"}
+
+// tracingProviders returns name and kind of the providers that trace.
+func (m *meshConfig) tracingProviders() map[string]string {
+	found := map[string]string{}
+	for _, provider := range m.ExtensionProviders {
+		var name string
+		if err := json.Unmarshal(provider["name"], &name); err != nil {
+			continue // istiod refuses it too
+		}
+		for kind := range provider {
+			if slices.Contains(tracers, kind) {
+				found[name] = kind
+			}
+		}
+	}
+	return found
+}
+
+// mesh is what is known of a cluster's control plane.
+type mesh struct {
+	// version as MAJOR.MINOR..., "" when nothing tells it.
+	version string
+	// config is nil without a mesh configuration.
+	config *meshConfig
+}
+
+// readIstio looks at the control plane in a namespace.
+func (c *Cluster) readIstio(ctx context.Context, namespace string) (*mesh, error) {
+	found := &mesh{}
+	deployments, err := list[appsv1.Deployment](ctx, c, kindDeployment, namespace, metav1.ListOptions{LabelSelector: "app=istiod"})
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range deployments { // of several revisions, the oldest decides
+		version := imageVersion(d)
+		if version == "" {
+			continue
+		}
+		if older, err := versionLess(version, found.version); err != nil || older {
+			found.version = version
+		}
+	}
+	maps, err := list[corev1.ConfigMap](ctx, c, kindConfigMap, namespace, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range maps {
+		text, has := m.Data["mesh"]
+		if !has || m.Name != "istio" && (!strings.HasPrefix(m.Name, "istio-") || found.config != nil) {
+			continue // istio-REVISION counts where there is no plain one
+		}
+		found.config = &meshConfig{}
+		if err := yaml.Unmarshal([]byte(text), found.config); err != nil {
+			return nil, fmt.Errorf("read the mesh configuration in ConfigMap %s/%s: %w", namespace, m.Name, err)
+		}
+	}
+	return found, nil
+}
+
+// imageVersion returns the version in the tag of istiod's image, such as
+// 1.31.1 of docker.io/istio/pilot:1.31.1-distroless, "" when there is none.
+func imageVersion(d *appsv1.Deployment) string {
+	for _, container := range d.Spec.Template.Spec.Containers {
+		image, _, _ := strings.Cut(container.Image, "@")
+		tag := image[strings.LastIndex(image, ":")+1:]
+		if container.Name == "discovery" && majorMinor.MatchString(tag) {
+			return strings.TrimPrefix(tag, "v")
+		}
+	}
+	return ""
+}
+
+// versionLess compares the first two numbers; "" is greater than all.
+func versionLess(a, b string) (bool, error) {
+	if b == "" {
+		return true, nil
+	}
+	major, minor, err := parseVersion(b)
+	if err != nil {
+		return false, err
+	}
+	return olderThan(a, major, minor)
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package install
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestCheckNamesTheFlag(t *testing.T) {
+	for want, change := range map[string]func(*Options){
+		"--reorder":         func(o *Options) { o.Reorder = "front" },
+		"--namespace":       func(o *Options) { o.Namespace = "A" },
+		"Istio's own":       func(o *Options) { o.Namespace = o.IstioNamespace },
+		"--istio-namespace": func(o *Options) { o.IstioNamespace = "" },
+		"--otlp-endpoint":   func(o *Options) { o.OTLPEndpoint = "jaeger" },
+		"--sampling":        func(o *Options) { o.Sampling = 101 },
+		"--wasm-sha256":     func(o *Options) { o.WasmSHA256 = "abc" },
+		"--wasm-url":        func(o *Options) { o.WasmURL = "file:///filter.wasm" },
+		"has no use with":   func(o *Options) { o.Reorder = ReorderLua },
+		"--tracer":          func(o *Options) { o.Reorder, o.Tracer = ReorderInlineHeaders, "datadog" },
+	} {
+		o := defaults(ReorderWasmPlugin)
+		change(&o)
+		if err := o.Check(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want a message with %q", err, want)
+		}
+	}
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package install
+
+import (
+	"bytes"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/layertrace/layertrace/istio"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
+)
+
+// defaults are options under which an overlay is installed as it stands.
+func defaults(reorder string) Options {
+	o := Options{
+		Reorder: reorder, Namespace: DefaultNamespace, IstioNamespace: DefaultIstioNamespace, OTLPInsecure: true,
+		TracingProvider: "otel-tracing", Sampling: 1, Tracer: "opentelemetry",
+	}
+	if o.usesWasm() {
+		o.WasmURL = "oci://layertrace/wasm-filter:dev"
+	}
+	return o
+}
+
+func render(t *testing.T, o Options) []*unstructured.Unstructured {
+	t.Helper()
+	if err := o.Check(); err != nil {
+		t.Fatal(err)
+	}
+	objects, err := Render(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects
+}
+
+// kustomize builds an overlay by kustomize's own code.
+func kustomize(t *testing.T, overlay string) map[string]map[string]any {
+	t.Helper()
+	disk := filesys.MakeFsInMemory()
+	err := fs.WalkDir(istio.Files, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(istio.Files, name)
+		if err != nil {
+			return err
+		}
+		return disk.WriteFile("/"+name, data)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(disk, "/overlays/"+overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := built.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return documents(t, data)
+}
+
+// documents reads YAML documents, by what names them.
+func documents(t *testing.T, data []byte) map[string]map[string]any {
+	t.Helper()
+	all := map[string]map[string]any{}
+	for _, document := range bytes.Split(data, []byte("\n---\n")) {
+		o := &unstructured.Unstructured{}
+		if err := yaml.UnmarshalStrict(document, &o.Object); err != nil {
+			t.Fatal(err)
+		}
+		if all[describe(o)] != nil {
+			t.Errorf("%s comes twice", describe(o))
+		}
+		all[describe(o)] = o.Object
+	}
+	return all
+}
+
+// What --dry-run prints is what kustomize builds, for each way.
+func TestDryRunIsKustomizeBuild(t *testing.T) {
+	overlays, err := fs.ReadDir(istio.Files, "overlays")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, o := range overlays {
+		names = append(names, o.Name())
+	}
+	want := slices.Clone(Reorders)
+	slices.Sort(want)
+	if !slices.Equal(names, want) {
+		t.Errorf("overlays %v, ways %v", names, want)
+	}
+	for _, reorder := range Reorders {
+		t.Run(reorder, func(t *testing.T) {
+			var out bytes.Buffer
+			if err := Write(&out, render(t, defaults(reorder))); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(kustomize(t, reorder), documents(t, out.Bytes())); diff != "" {
+				t.Errorf("kustomize - install +\n%s", diff)
+			}
+		})
+	}
+}
+
+// Each file of the manifests is used, and every object says who manages it.
+func TestEveryManifestIsUsed(t *testing.T) {
+	used := map[string]bool{}
+	for _, part := range []string{"agent", "podmonitor", "telemetry", "reorder/wasmplugin", "reorder/wasmplugin-inline-headers", "reorder/envoyfilter", "reorder/lua"} {
+		objects, err := readKustomization(istio.Files, part)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range objects {
+			used[part+"/"+strings.ToLower(o.GetKind())] = true
+			if o.GetLabels()[managedBy] != FieldManager {
+				t.Errorf("%s: %s lacks the label %s", part, describe(o), managedBy)
+			}
+		}
+	}
+	err := fs.WalkDir(istio.Files, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || path.Base(name) == "kustomization.yaml" {
+			return err
+		}
+		key := strings.TrimSuffix(name, ".yaml")
+		if path.Base(name) == "bootstrap.yaml" {
+			key = path.Dir(name) + "/configmap"
+		}
+		if !used[key] {
+			t.Errorf("%s is in no kustomization, or not named by its kind", name)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRenderOptions(t *testing.T) {
+	o := defaults(ReorderWasmPlugin)
+	o.Namespace, o.IstioNamespace = "tracing", "mesh"
+	o.Image, o.OTLPEndpoint, o.OTLPInsecure = "example.org/agent:1", "collector:4317", false
+	o.TracingProvider, o.Sampling = "zipkin", 12.5
+	o.WasmURL, o.WasmSHA256 = "oci://example.org/filter:1", strings.Repeat("a", 64)
+	o.PodMonitor = true
+	var out bytes.Buffer
+	if err := Write(&out, render(t, o)); err != nil {
+		t.Fatal(err)
+	}
+	text := out.String()
+	for _, gone := range []string{DefaultNamespace, DefaultIstioNamespace + "\n", "otel-tracing", "layertrace/agent:dev"} {
+		if strings.Contains(text, gone) {
+			t.Errorf("%q is still there", gone)
+		}
+	}
+	for _, want := range []string{
+		"image: example.org/agent:1", "otlp-endpoint: collector:4317", "otlp-insecure: false", "kubernetes: true",
+		"- name: zipkin", "randomSamplingPercentage: 12.5", "kind: PodMonitor", "url: oci://example.org/filter:1",
+		"sha256: " + o.WasmSHA256, "extensions.istio.io/trafficextension/mesh.layertrace~istio-translated-wasmplugin",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not there", want)
+		}
+	}
+	before, after := render(t, defaults(ReorderWasmPlugin)), render(t, o)
+	if hashOf(t, before) == hashOf(t, after) {
+		t.Error("another configuration does not roll the agents")
+	}
+}
+
+func hashOf(t *testing.T, objects []*unstructured.Unstructured) string {
+	t.Helper()
+	hash, found, err := unstructured.NestedString(find(objects, "DaemonSet").Object, "spec", "template", "metadata", "annotations", configHash)
+	if err != nil || !found {
+		t.Fatalf("no hash: %v", err)
+	}
+	return hash
+}
+
+// Without a provider, tracing is left alone; the EnvoyFilter names the module.
+func TestRenderEnvoyFilter(t *testing.T) {
+	o := defaults(ReorderEnvoyFilter)
+	o.TracingProvider, o.WasmURL, o.WasmSHA256 = "", "https://example.org/filter.wasm", strings.Repeat("b", 64)
+	objects := render(t, o)
+	if find(objects, "Telemetry") != nil || find(objects, "WasmPlugin") != nil {
+		t.Error("there is a Telemetry or a WasmPlugin")
+	}
+	patches, _, err := unstructured.NestedSlice(find(objects, "EnvoyFilter").Object, "spec", "configPatches")
+	if err != nil {
+		t.Fatal(err)
+	}
+	remote, _, err := unstructured.NestedMap(patches[0].(map[string]any), moduleFields...)
+	want := map[string]any{"http_uri": map[string]any{"uri": o.WasmURL, "timeout": "30s"}, "sha256": o.WasmSHA256}
+	if diff := cmp.Diff(want, remote); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+}
+
+// The name under which istiod serves a WasmPlugin changed with Istio 1.30.
+func TestPluginResource(t *testing.T) {
+	for version, want := range map[string]string{
+		"":              "extensions.istio.io/trafficextension/ns.layertrace~istio-translated-wasmplugin",
+		"1.31.1":        "extensions.istio.io/trafficextension/ns.layertrace~istio-translated-wasmplugin",
+		"1.30.0-beta.1": "extensions.istio.io/trafficextension/ns.layertrace~istio-translated-wasmplugin",
+		"1.29.9":        "extensions.istio.io/wasmplugin/ns.layertrace",
+		"1.26":          "extensions.istio.io/wasmplugin/ns.layertrace",
+	} {
+		if got, err := pluginResource(version, "ns"); err != nil || got != want {
+			t.Errorf("%s: %s, %v", version, got, err)
+		}
+	}
+	if _, err := pluginResource("latest", "ns"); err == nil {
+		t.Error("latest is taken for a version")
+	}
+}
+
+// Each namespace gets its bootstrap override, and the tracer its placeholders.
+func TestRenderInlineHeaders(t *testing.T) {
+	o := defaults(ReorderInlineHeaders)
+	o.AppNamespaces, o.Tracer = []string{"shop", "bank"}, "zipkin"
+	var namespaces []string
+	for _, object := range render(t, o) {
+		if object.GetName() == bootstrapName {
+			namespaces = append(namespaces, object.GetNamespace())
+		}
+		if object.GetKind() == "WasmPlugin" {
+			if p, _, err := unstructured.NestedString(object.Object, "spec", "pluginConfig", "placeholders"); p != "zipkin" || err != nil {
+				t.Errorf("placeholders %q, %v", p, err)
+			}
+		}
+	}
+	if !slices.Equal(namespaces, o.AppNamespaces) {
+		t.Errorf("overrides in %v", namespaces)
+	}
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"testing"
+
+	"github.com/layertrace/layertrace/istio"
+)
+
+// The manifests hold the present script and the present hash: generating them
+// once more changes nothing.
+func TestManifestsAreGenerated(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, istio.Files); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	if err := writeScript(); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeHash(); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"reorder/lua/envoyfilter.yaml", "agent/daemonset.yaml"} {
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := istio.Files.ReadFile(file); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is out of date: run go generate ./istio (%v)", file, err)
+		}
+	}
+}
