@@ -16,7 +16,7 @@ import (
 
 // Tools are paths of what a mesh is made of.
 type Tools struct {
-	Istiod, PilotAgent, Envoy string
+	Istiod, PilotAgent, Istioctl, Envoy string
 	// Bootstrap is Istio's template of Envoy's bootstrap.
 	Bootstrap string
 }

@@ -9,7 +9,40 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"github.com/layertrace/layertrace/e2e/cluster/mesh"
 )
+
+const istioVersion = "1.31.1"
+
+// Istio gets the programs of a mesh. Those that are not in the cache are built
+// with the module versions of e2e/tools/istio in the checkout.
+func Istio(ctx context.Context, checkout string, progress Progress) (tools mesh.Tools, err error) {
+	for _, program := range []struct {
+		path               *string
+		name, pkg, minutes string
+	}{
+		{&tools.Istiod, "istiod", "istio.io/istio/pilot/cmd/pilot-discovery", "9"},
+		{&tools.PilotAgent, "pilot-agent", "istio.io/istio/pilot/cmd/pilot-agent", "1"},
+		{&tools.Istioctl, "istioctl", "istio.io/istio/istioctl/cmd/istioctl", "1"},
+	} {
+		*program.path, err = module{
+			name: program.name, version: istioVersion, tools: "istio", pkg: program.pkg, minutes: program.minutes,
+		}.get(ctx, checkout, progress)
+		if err != nil {
+			return mesh.Tools{}, err
+		}
+	}
+	if tools.Envoy, err = Envoy(ctx, progress); err != nil {
+		return mesh.Tools{}, err
+	}
+	dir, err := moduleDir(ctx, checkout, "istio", "istio.io/istio")
+	if err != nil {
+		return mesh.Tools{}, fmt.Errorf("get Istio's bootstrap template: %w", err)
+	}
+	tools.Bootstrap = filepath.Join(dir, "tools", "packaging", "common", "envoy_bootstrap.json")
+	return tools, nil
+}
 
 // IstioCRDs returns the path of Istio's custom resource definitions, a file of
 // the module istio.io/api in the version of e2e/tools/istio.
