@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* The first lines of a request head, read where they lie in the packet: with
  * the context in front nothing needs to be copied. It knows only what is usual,
- * lines that end with CRLF and a traceparent of version 00, and leaves the rest
- * to the walk of prefix.h, from the line on where it stopped.
+ * lines that end with CRLF, a traceparent of version 00 and x-b3-*, and leaves
+ * the rest to the walk of prefix.h, from the line on where it stopped.
  */
 #ifndef LAYERTRACE_FRONT_H
 #define LAYERTRACE_FRONT_H
@@ -11,7 +11,7 @@
 #include "packet.h"
 
 /* Lines looked at, the request line among them, and their longest length. */
-#define FRONT_LINES 4
+#define FRONT_LINES 6
 #define FRONT_LINE_MAX 128
 /* "traceparent: " with a value of version 00 and CRLF. */
 #define TRACEPARENT_LINE 70
@@ -23,6 +23,11 @@
  */
 #define FORGET(value, unknown) \
 	asm volatile("%0 ^= %1\n%0 ^= %1" : "+r"(value) : "r"((__u64)(unknown)))
+
+/* Makes the verifier see that a place is within reach; the compiler, which
+ * knows, would leave a plain & out.
+ */
+#define BOUND(at) asm volatile("%0 &= %1" : "+r"(at) : "i"(FRONT_REACH - 1))
 
 /* Bytes below ' ' in a word: 0x80 for the first one, and perhaps in bytes behind
  * it.
@@ -101,47 +106,102 @@ static __always_inline bool front_traceparent(const struct front *f, const void 
 	return true;
 }
 
+/* The x-b3-* line at p: its length without CRLF, -1 when prefix.h has to look
+ * at it. part: what it says; an ID is in c already, but counts only once the
+ * line has been seen to end there.
+ */
+static __always_inline __s64 front_b3(const struct front *f, const void *p, struct context *c,
+				      __u8 *part)
+{
+	const __u8 *line = p;
+	__u64 rest;
+
+	if (!readable(f, p, 48))
+		return -1;
+	rest = *(const __u64 *)(p + 5);
+	if (((rest & 0xff) | 0x20) == 'p')
+		return find_control(f, p); /* x-b3-parentspanid, or nothing */
+	if (MATCHES(rest, 8, 't', 'r', 'a', 'c', 'e', 'i', 'd', ':') && line[13] == ' ' &&
+	    !(c->have & PART_TRACE_ID)) {
+		*part = PART_TRACE_ID;
+		if (line[30] == '\r') {
+			__builtin_memset(c->trace_id, 0, 8);
+			return read_hex(line + 14, c->trace_id + 8, 8, HEX_ANY_CASE) ? 30 : -1;
+		}
+		return read_hex(line + 14, c->trace_id, 16, HEX_ANY_CASE) ? 46 : -1;
+	}
+	if (MATCHES(rest, 8, 's', 'p', 'a', 'n', 'i', 'd', ':', ' ') && !(c->have & PART_SPAN_ID)) {
+		*part = PART_SPAN_ID;
+		return read_hex(line + 13, c->span_id, 8, HEX_ANY_CASE) ? 29 : -1;
+	}
+	if (MATCHES(rest, 8, 's', 'a', 'm', 'p', 'l', 'e', 'd', ':') && line[13] == ' ' &&
+	    (line[14] | 1) == '1' && !(c->have & PART_SAMPLING)) {
+		*part = PART_SAMPLING;
+		return 15;
+	}
+	return -1;
+}
+
 /* Walks the first lines of a payload at off, of which window bytes may be read.
  * OUTCOME_OPEN: prefix.h goes on from s->walk.pos.
  */
 static __always_inline int walk_front(struct scratch *s, const struct front *f, __u32 off,
 				      __u32 window)
 {
+	struct walk *w = &s->walk;
 	__u64 at = off;
 
+	BOUND(at);
 	for (int i = 0; i < FRONT_LINES; i++) {
 		const void *p = f->base + at;
-		__u64 behind;
+		__u64 behind, word;
+		bool b3 = false;
+		__u8 part = 0;
 		__s64 len;
 
 		if (!readable(f, p, 8))
 			break;
-		if (i && may_matter(*(const __u64 *)p)) {
-			if (at - off + TRACEPARENT_LINE > window ||
-			    !front_traceparent(f, p, &s->walk.found))
+		word = *(const __u64 *)p;
+		if (!i || !may_matter(word)) {
+			len = find_control(f, p);
+		} else if (MATCHES(word, 5, 'x', '-', 'b', '3', '-', 0, 0, 0)) {
+			b3 = true;
+			len = front_b3(f, p, &w->b3, &part);
+		} else {
+			if (w->b3.have || at - off + TRACEPARENT_LINE > window ||
+			    !front_traceparent(f, p, &w->found))
 				break;
-			s->walk.found.offset = at - off;
-			return s->walk.found.sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED :
-									   OUTCOME_FOUND;
+			w->found.offset = at - off;
+			return w->found.sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED :
+								      OUTCOME_FOUND;
 		}
-		len = find_control(f, p);
 		if (len < 9)
 			break; /* none, or too short for a request line */
 		/* From 9 characters before the line's end on. */
 		behind = at + len - 9;
 		FORGET(behind, s->high);
-		asm volatile("%0 &= %1" : "+r"(behind) : "i"(FRONT_REACH - 1));
+		BOUND(behind);
 		p = f->base + behind;
 		if (!readable(f, p, 11) || *(const __u16 *)(p + 9) != ('\r' | '\n' << 8))
 			break;
 		if (!i && (*(const __u64 *)p != WORD(' ', 'H', 'T', 'T', 'P', '/', '1', '.') ||
 			   (__u8)(*(const __u8 *)(p + 8) - '0') > 9))
 			break;
-		at = behind + 11;
-		if (at - off > window)
+		if (behind + 11 - off > window)
 			break;
-		s->walk.request_line = 1;
-		s->walk.pos = at - off;
+		if (part & PART_IDS) {
+			have_id(&w->b3, part, at - off);
+		} else if (part) {
+			decide(w, &w->b3,
+			       *(const __u8 *)(p + 8) == '1' ? SAMPLING_ACCEPTED : SAMPLING_DENIED);
+		} else if (!b3 && (w->b3.have & PART_IDS) == PART_IDS) {
+			break; /* whole, with the decision left open */
+		}
+		if (w->b3.have == (PART_IDS | PART_SAMPLING))
+			return use(w, &w->b3, FORMAT_B3_MULTI);
+		at = behind + 11;
+		w->request_line = 1;
+		w->pos = at - off;
 	}
 	return OUTCOME_OPEN;
 }

@@ -182,6 +182,14 @@ static __always_inline void have_id(struct context *c, enum part part, __u32 off
 	c->have |= part;
 }
 
+/* The parts in c are the context. */
+static __always_inline int use(struct walk *w, const struct context *c, __u8 format)
+{
+	w->found = *c;
+	w->found.format = format;
+	return c->sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED : OUTCOME_FOUND;
+}
+
 /* One x-b3-* line. */
 __noinline int read_b3_part(struct scratch *s, __u32 header, __u32 off, __u32 end, __u32 offset)
 {

@@ -91,8 +91,9 @@ static __always_inline void copy_words(void *to, const void *from, const __u32 l
 		__builtin_memcpy(to, from, len);
 }
 
-/* Reads len bytes at off to memory that is aligned for their width. Direct access is cheaper but
- * sees only the linear part; what lies in fragments (GRO, GSO) goes through the helper.
+/* Reads len bytes at off to memory that is aligned for their width. Direct
+ * access is cheaper but sees only the linear part; what lies in fragments (GRO,
+ * GSO) goes through the helper.
  */
 static __always_inline bool load(struct __sk_buff *skb, __u32 off, void *to, const __u32 len,
 				 const enum access access)

@@ -95,13 +95,6 @@ __noinline int find_head_end(struct scratch *s, __u32 end)
 	return 0;
 }
 
-static __always_inline int use(struct walk *w, const struct context *c, __u8 format)
-{
-	w->found = *c;
-	w->found.format = format;
-	return c->sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED : OUTCOME_FOUND;
-}
-
 /* What stands when no line comes any more. */
 static __always_inline int end_of_walk(struct walk *w, int outcome)
 {
@@ -343,12 +336,13 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 
 	/* not found: whoever finds a context sets all of it */
 	__builtin_memset(&s->walk, 0, offsetof(struct walk, found));
+	__builtin_memset(&s->walk.b3.offset, 0,
+			 sizeof(struct context) - offsetof(struct context, offset));
 	if (access == ACCESS_DIRECT && !extra_names_len) {
 		outcome = walk_front_of_packet(skb, s, off, window);
 		if (outcome != OUTCOME_OPEN)
 			return outcome;
 	}
-	__builtin_memset(&s->walk.b3, 0, sizeof(s->walk.b3));
 	__builtin_memset(&s->walk.datadog, 0, sizeof(s->walk.datadog));
 	first = window < FIRST_READ ? window : FIRST_READ;
 	if (!(access == ACCESS_DIRECT && first == FIRST_READ && copy_first(skb, s, off)) &&
