@@ -20,7 +20,13 @@ func onConfigure(_, _ int32) int32 {
 const actionContinue = 0
 
 //go:wasmexport proxy_on_request_headers
-func onRequestHeaders(_, _, _ int32) int32 {
-	filter.request()
+func onRequestHeaders(stream uint32, _, _ int32) int32 {
+	filter.request(stream)
 	return actionContinue
 }
+
+// Envoy calls this at the end of streams in the connection manager, and never
+// for an upstream filter.
+//
+//go:wasmexport proxy_on_log
+func onLog(stream uint32) { filter.end(stream) }

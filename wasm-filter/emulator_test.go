@@ -57,17 +57,20 @@ func (p *sdkPlugin) OnPluginStart(int) types.OnPluginStartStatus {
 	return types.OnPluginStartStatusOK
 }
 
-func (p *sdkPlugin) NewHttpContext(uint32) types.HttpContext { return &sdkStream{plugin: p} }
+func (p *sdkPlugin) NewHttpContext(id uint32) types.HttpContext { return &sdkStream{plugin: p, id: id} }
 
 type sdkStream struct {
 	types.DefaultHttpContext
 	plugin *sdkPlugin
+	id     uint32
 }
 
 func (s *sdkStream) OnHttpRequestHeaders(int, bool) types.Action {
-	s.plugin.vm.request()
+	s.plugin.vm.request(s.id)
 	return types.ActionContinue
 }
+
+func (s *sdkStream) OnHttpStreamDone() { s.plugin.vm.end(s.id) }
 
 // start runs the filter in the SDK's emulator of a proxy.
 func start(t *testing.T, configuration string) proxytest.HostEmulator {

@@ -79,7 +79,7 @@ func TestHostFailures(t *testing.T) {
 			h.counted = map[string]int{}
 			v := vm{host: h}
 			v.configure()
-			v.request()
+			v.request(1)
 			if h.replaced != test.replaced {
 				t.Errorf("headers replaced: %v, want %v", h.replaced, test.replaced)
 			}

@@ -18,6 +18,7 @@ const (
 type plugin struct {
 	host  host
 	lists *reorder.Lists // nil: passive
+	roots *placeholders  // nil: none
 
 	moved, inFront, absent, failed counter
 }
@@ -32,21 +33,25 @@ func newPlugin(h host) *plugin {
 	p.failed = newCounter(h, counterErrors)
 
 	data, err := h.configuration()
+	var c config
 	var names *reorder.Names
 	if err == nil {
-		_, names, err = parseConfig(data)
+		c, names, err = parseConfig(data)
 	}
 	if err != nil {
 		h.warn("layertrace: plugin configuration: " + err.Error() + "; the order of headers stays as it is")
 		return p
 	}
 	p.lists = reorder.NewLists(names)
+	if c.placeholders != "" {
+		p.roots = newPlaceholders(h, p.lists, findTracer(c.placeholders))
+	}
 	return p
 }
 
-// request moves the trace context of the request at hand to the front. Whatever
-// goes wrong is counted, and the request goes on as it came.
-func (p *plugin) request() {
+// request moves the trace context of the current stream's request to the front.
+// Whatever goes wrong is counted, and the request goes on as it came.
+func (p *plugin) request(stream uint32) {
 	if p.lists == nil {
 		return
 	}
@@ -61,6 +66,7 @@ func (p *plugin) request() {
 		p.failed.increment()
 	case reorder.Absent:
 		p.absent.increment()
+		p.begin(stream, pairs)
 	case reorder.InFront:
 		p.inFront.increment()
 	case reorder.Moved:
@@ -69,5 +75,27 @@ func (p *plugin) request() {
 			return
 		}
 		p.moved.increment()
+	}
+}
+
+// begin gives placeholders to a request without a trace context, where it may.
+func (p *plugin) begin(stream uint32, pairs []byte) {
+	if p.roots == nil {
+		return
+	}
+	with := p.roots.begin(stream, pairs)
+	switch {
+	case with == nil:
+	case p.host.setRequestHeaders(with) != nil:
+		p.failed.increment()
+	default:
+		p.roots.set.increment()
+	}
+}
+
+// end is told of the end of each stream.
+func (p *plugin) end(stream uint32) {
+	if p.roots != nil && p.roots.watched == stream {
+		p.roots.end()
 	}
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"strconv"
 	"unsafe"
-
 )
 
 // proxy is the host of this module.
@@ -94,4 +93,3 @@ func asError(s status) error {
 	}
 	return nil
 }
-

@@ -25,14 +25,25 @@ func (v *vm) configure() {
 }
 
 // request handles the request of the current stream.
-func (v *vm) request() {
+func (v *vm) request(stream uint32) {
 	p := v.only
 	if p == nil {
 		if p = v.plugins[v.pluginKey()]; p == nil {
 			return
 		}
 	}
-	p.request()
+	p.request(stream)
+}
+
+// end handles the end of the current stream.
+func (v *vm) end(stream uint32) {
+	if v.only != nil {
+		v.only.end(stream)
+		return
+	}
+	for _, p := range v.plugins {
+		p.end(stream)
+	}
 }
 
 // pluginKey tells the plugins of a VM apart: by their names, as the proxy shows

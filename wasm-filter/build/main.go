@@ -26,7 +26,7 @@ const toolchain = "go1.26.8"
 
 // exports are what Envoy needs of the filter.
 const exports = "memory,_initialize,proxy_abi_version_0_2_0,proxy_on_memory_allocate," +
-	"proxy_on_configure,proxy_on_request_headers"
+	"proxy_on_configure,proxy_on_request_headers,proxy_on_log"
 
 func main() {
 	out := flag.String("o", "layertrace.wasm", "file to write")
