@@ -46,9 +46,14 @@ func checkTrace(t *testing.T, trace jaeger.Trace, want truth.Trace) {
 	ofHop := map[string][]string{} // names of interface spans, by the hop's span ID
 	envoys := 0
 	for _, span := range trace.Spans {
-		if !slices.ContainsFunc(lab.Points(), func(p lab.Point) bool { return p.Name == span.Name }) {
+		i := slices.IndexFunc(lab.Points(), func(p lab.Point) bool { return p.Name == span.Name })
+		if i < 0 {
 			envoys++
 			continue
+		}
+		point := lab.Points()[i]
+		if span.Resource["host.name"] != point.Node || span.Resource["network.interface.name"] != point.Interface {
+			t.Errorf("trace %s: the resource of %s is %v", trace.ID, span.Name, span.Resource)
 		}
 		hop := span.Parent
 		if parent := spans[hop]; parent.Kind() == "server" {

@@ -19,8 +19,9 @@ type Span struct {
 	Name, Service string
 	Start         time.Time
 	Duration      time.Duration
-	// Tags are the attributes, values as JSON gave them.
-	Tags map[string]any
+	// Tags are the span's attributes, Resource those of its resource, values as
+	// JSON gave them.
+	Tags, Resource map[string]any
 }
 
 // Kind returns the span's kind: client, server, internal or "".
@@ -44,32 +45,41 @@ type wireTrace struct {
 			RefType string `json:"refType"`
 			SpanID  string `json:"spanID"`
 		} `json:"references"`
-		Tags []struct {
-			Key   string `json:"key"`
-			Value any    `json:"value"`
-		} `json:"tags"`
+		Tags wireTags `json:"tags"`
 	} `json:"spans"`
 	Processes map[string]struct {
-		ServiceName string `json:"serviceName"`
+		ServiceName string   `json:"serviceName"`
+		Tags        wireTags `json:"tags"`
 	} `json:"processes"`
+}
+
+type wireTags []struct {
+	Key   string `json:"key"`
+	Value any    `json:"value"`
+}
+
+func (w wireTags) tags() map[string]any {
+	tags := map[string]any{}
+	for _, tag := range w {
+		tags[tag.Key] = tag.Value
+	}
+	return tags
 }
 
 func (w wireTrace) trace() Trace {
 	t := Trace{ID: w.TraceID}
 	for _, s := range w.Spans {
+		process := w.Processes[s.ProcessID]
 		span := Span{
-			ID: s.SpanID, Name: s.OperationName, Service: w.Processes[s.ProcessID].ServiceName,
+			ID: s.SpanID, Name: s.OperationName, Service: process.ServiceName,
 			Start:    time.UnixMicro(s.StartTime),
 			Duration: time.Duration(s.Duration) * time.Microsecond,
-			Tags:     map[string]any{},
+			Tags:     s.Tags.tags(), Resource: process.Tags.tags(),
 		}
 		for _, ref := range s.References {
 			if ref.RefType == "CHILD_OF" {
 				span.Parent = ref.SpanID
 			}
-		}
-		for _, tag := range s.Tags {
-			span.Tags[tag.Key] = tag.Value
 		}
 		t.Spans = append(t.Spans, span)
 	}
