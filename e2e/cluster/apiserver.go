@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -51,14 +50,15 @@ func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 	})
 }
 
-// StopAPIServer ends the API server, as an outage; etcd keeps all objects.
+// StopAPIServer kills the API server, as an outage; etcd keeps all objects.
+// (Asked to end, it would wait a minute for its clients' watches.)
 func (c *Cluster) StopAPIServer() error {
 	if c.apiServer == nil {
 		return errors.New("stop the API server: it does not run")
 	}
 	server := c.apiServer
 	c.apiServer = nil
-	return server.Stop(time.Minute)
+	return server.Kill()
 }
 
 // connect opens the way to the API server for clients outside the namespace,

@@ -77,12 +77,16 @@ func TestFieldsOfIstioResourcesAreChecked(t *testing.T) {
 // What was made before an outage of the API server is there after it.
 func TestObjectsOutlastTheAPIServer(t *testing.T) {
 	c := theCluster(t)
-	makeNamespace(t, c, "outage")
 	made := &core.ConfigMap{ObjectMeta: meta.ObjectMeta{Name: "kept"}}
-	maps := c.Client.CoreV1().ConfigMaps("outage")
+	maps := c.Client.CoreV1().ConfigMaps("default")
 	if _, err := maps.Create(interrupted, made, meta.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := maps.Delete(interrupted, "kept", meta.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
 	if err := c.StopAPIServer(); err != nil {
 		t.Error(err)
 	}
