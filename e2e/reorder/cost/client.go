@@ -46,7 +46,7 @@ func send(ctx context.Context, address netip.AddrPort, requests, connections int
 	group, ctx := errgroup.WithContext(ctx)
 	for i := range connections {
 		group.Go(func() (err error) {
-			latencies[i], err = sendOne(ctx, address, requests/connections)
+			latencies[i], err = sendOne(ctx, address, request, requests/connections)
 			return err
 		})
 	}
@@ -56,7 +56,7 @@ func send(ctx context.Context, address netip.AddrPort, requests, connections int
 	return slices.Concat(latencies...), nil
 }
 
-func sendOne(ctx context.Context, address netip.AddrPort, requests int) ([]time.Duration, error) {
+func sendOne(ctx context.Context, address netip.AddrPort, request string, requests int) ([]time.Duration, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address.String())
 	if err != nil {
 		return nil, err

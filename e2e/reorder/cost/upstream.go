@@ -34,7 +34,7 @@ func serve(answer string) (*server, error) {
 
 func reply(conn net.Conn, answer string) {
 	defer conn.Close()
-	buffer := make([]byte, 16<<10)
+	buffer := make([]byte, 64<<10)
 	size := 0
 	for {
 		n, err := conn.Read(buffer[size:])

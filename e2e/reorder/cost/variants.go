@@ -33,18 +33,26 @@ func Variants(ctx context.Context, o Options) ([]Variant, error) {
 	if err := buildEmpty(ctx, empty); err != nil {
 		return nil, err
 	}
-	wasm := func(path string) *proxy.Filter { return &proxy.Filter{Wasm: path} }
-	manager := &proxy.Filter{
-		Wasm: o.Module, Configuration: `{"placement":"connection-manager","placeholders":"zipkin"}`,
-	}
+	filter := filterVariants(o.Module)
 	return []Variant{
 		{Name: "stock"},
-		{Name: "empty-wasm-upstream", Upstream: wasm(empty)},
-		{Name: "wasm-upstream", Upstream: wasm(o.Module)},
-		{Name: "empty-wasm-connection-manager", Downstream: wasm(empty), Inline: true},
-		{Name: "wasm-connection-manager", Downstream: manager, Inline: true},
+		{Name: "empty-wasm-upstream", Upstream: &proxy.Filter{Wasm: empty}},
+		filter[0],
+		{Name: "empty-wasm-connection-manager", Downstream: &proxy.Filter{Wasm: empty}, Inline: true},
+		filter[1],
 		{Name: "lua-upstream", Upstream: &proxy.Filter{Lua: o.Lua}},
 	}, nil
+}
+
+// filterVariants are the filter in its two placements.
+func filterVariants(module string) []Variant {
+	manager := &proxy.Filter{
+		Wasm: module, Configuration: `{"placement":"connection-manager","placeholders":"zipkin"}`,
+	}
+	return []Variant{
+		{Name: "wasm-upstream", Upstream: &proxy.Filter{Wasm: module}},
+		{Name: "wasm-connection-manager", Downstream: manager, Inline: true},
+	}
 }
 
 const (
