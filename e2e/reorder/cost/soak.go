@@ -45,7 +45,7 @@ type SoakResult struct {
 func (r SoakResult) Lasted() error {
 	var errs []error
 	if len(r.Failures) > 0 {
-		errs = append(errs, fmt.Errorf("Envoy's log tells of failures: %q", r.Failures))
+		errs = append(errs, fmt.Errorf("failures in the log: %q", r.Failures))
 	}
 	if r.Counted != r.Requests || r.Errors > 0 {
 		errs = append(errs, fmt.Errorf("of %d requests the filter counted %d, %d of them as errors", r.Requests, r.Counted, r.Errors))
