@@ -112,7 +112,7 @@ func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o i
 		return err
 	}
 	for _, f := range findings {
-		fmt.Fprintf(out, "%-8s %-17s %s\n", f.Level, f.Check, f.Text)
+		fmt.Fprintf(out, "%-9s %-17s %s\n", f.Level, f.Check, f.Text)
 	}
 	if err := install.Refused(findings); err != nil {
 		return fmt.Errorf("nothing was changed: %w", err)
@@ -130,7 +130,7 @@ func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o i
 	count := map[install.Action]int{}
 	err = c.Apply(ctx, objects, func(change install.Change) {
 		count[change.Action]++
-		fmt.Fprintf(out, "%-8s %s\n", change.Action, change.Object)
+		fmt.Fprintf(out, "%-9s %s\n", change.Action, change.Object)
 	})
 	if err != nil {
 		return err

@@ -50,7 +50,7 @@ func runUninstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, y
 		if change.Action == install.Deleted {
 			deleted++
 		}
-		fmt.Fprintf(out, "%-8s %s\n", change.Action, change.Object)
+		fmt.Fprintf(out, "%-9s %s\n", change.Action, change.Object)
 	})
 	if err != nil {
 		return err

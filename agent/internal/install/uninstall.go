@@ -101,6 +101,9 @@ func (c *Cluster) others(ctx context.Context, namespace string) ([]string, error
 	}
 	var others []string
 	for _, r := range resources {
+		if r.Resource == "endpoints" {
+			continue // follow their Services, without being owned by them
+		}
 		found, err := c.objects.Resource(r).Namespace(namespace).List(ctx, metav1.ListOptions{})
 		if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
 			continue
@@ -123,6 +126,5 @@ var everywhere = []string{"ServiceAccount default", "ConfigMap kube-root-ca.crt"
 // belongs reports whether an object goes with ours or comes by itself.
 func belongs(o *unstructured.Unstructured) bool {
 	return o.GetKind() == "Event" || o.GetDeletionTimestamp() != nil || len(o.GetOwnerReferences()) > 0 ||
-		isOurs(o) || slices.Contains(everywhere, o.GetKind()+" "+o.GetName()) ||
-		o.GetKind() == "Endpoints" && o.GetName() == agentName // named as the Service, without an owner
+		isOurs(o) || slices.Contains(everywhere, o.GetKind()+" "+o.GetName())
 }

@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package k8s
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/layertrace/layertrace/e2e/cluster"
+)
+
+// installed are the resources that layertrace install makes objects of.
+var installed = []schema.GroupVersionResource{
+	{Version: "v1", Resource: "namespaces"},
+	{Version: "v1", Resource: "serviceaccounts"},
+	{Version: "v1", Resource: "configmaps"},
+	{Version: "v1", Resource: "services"},
+	{Group: "apps", Version: "v1", Resource: "daemonsets"},
+	{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles"},
+	{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterrolebindings"},
+	{Group: "telemetry.istio.io", Version: "v1", Resource: "telemetries"},
+	{Group: "extensions.istio.io", Version: "v1alpha1", Resource: "wasmplugins"},
+	{Group: "networking.istio.io", Version: "v1alpha3", Resource: "envoyfilters"},
+}
+
+const meshConfig = `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    extensionProviders:
+    - name: otel-tracing
+      opentelemetry: {service: jaeger-collector.istio-system.svc.cluster.local, port: 4317}
+    - name: metrics
+      prometheus: {}
+`
+
+const (
+	agentNamespace = "layertrace-system"
+	module         = "--wasm-url=oci://example.org/layertrace/wasm-filter:1"
+)
+
+// makeIstio makes Istio's root namespace with a mesh configuration.
+func makeIstio(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	makeNamespace(t, c, "istio-system")
+	if err := c.Apply(interrupted, []byte(meshConfig)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// layertrace runs the program against the cluster, as its admin.
+func layertrace(t *testing.T, c *cluster.Cluster, args ...string) (output string, failed bool) {
+	t.Helper()
+	program := theAgent(t)
+	args = append(args, "--kubeconfig", c.Kubeconfig)
+	out, err := exec.CommandContext(interrupted, program, args...).CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	t.Logf("layertrace %s\n%s", strings.Join(args, " "), out)
+	return string(out), err != nil
+}
+
+// does runs the program, which must succeed.
+func does(t *testing.T, c *cluster.Cluster, args ...string) string {
+	t.Helper()
+	out, failed := layertrace(t, c, args...)
+	if failed {
+		t.Fatalf("layertrace %s failed:\n%s", strings.Join(args, " "), out)
+	}
+	return out
+}
+
+// all returns the objects of the resources above: KIND NAMESPACE/NAME with the
+// version, in order. What controllers write by themselves is left out.
+func all(t *testing.T, c *cluster.Cluster) []string {
+	t.Helper()
+	var names []string
+	for _, r := range installed {
+		list, err := c.Dynamic.Resource(r).List(interrupted, meta.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range list.Items {
+			if o.GetName() != "kube-root-ca.crt" && o.GetName() != "default" && o.GetDeletionTimestamp() == nil {
+				names = append(names, fmt.Sprintf("%s %s/%s %s", o.GetKind(), o.GetNamespace(), o.GetName(), o.GetResourceVersion()))
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// uninstallAfter removes what a test installed, also when it failed half-way.
+func uninstallAfter(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	t.Cleanup(func() {
+		layertrace(t, c, "uninstall", "--yes")
+		deleteNamespace(t, c, agentNamespace)
+	})
+}
+
+func expect(t *testing.T, out string, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		if !strings.Contains(out, line) {
+			t.Errorf("the output lacks %q:\n%s", line, out)
+		}
+	}
+}
+
+// Installing, installing again, choosing another way, and removing it all.
+func TestInstall(t *testing.T) {
+	c := theCluster(t)
+	makeIstio(t, c)
+	before := all(t, c)
+	uninstallAfter(t, c)
+
+	out := does(t, c, "install", "--yes", "--reorder=lua", "--tracing-provider=otel-tracing", "--sampling=100", "--image=example.org/agent:1")
+	expect(t, out, "created   Namespace /layertrace-system", "created   DaemonSet layertrace-system/layertrace-agent",
+		"created   Telemetry istio-system/layertrace", "created   EnvoyFilter istio-system/layertrace")
+	ds, err := c.Client.AppsV1().DaemonSets(agentNamespace).Get(interrupted, "layertrace-agent", meta.GetOptions{})
+	if err != nil || ds.Spec.Template.Spec.Containers[0].Image != "example.org/agent:1" {
+		t.Fatalf("the DaemonSet's image is not the chosen one: %v", err)
+	}
+	for _, e := range ds.ManagedFields {
+		if e.Operation == meta.ManagedFieldsOperationApply && e.Manager != "layertrace" {
+			t.Errorf("fields are owned by %s", e.Manager)
+		}
+	}
+
+	first := withoutStatus(t, c)
+	out = does(t, c, "install", "--yes", "--reorder=lua", "--tracing-provider=otel-tracing", "--sampling=100", "--image=example.org/agent:1")
+	expect(t, out, "Nothing to change")
+	if now := withoutStatus(t, c); !slices.Equal(first, now) {
+		t.Errorf("the second installation changed something:\n%v\n%v", first, now)
+	}
+
+	out = does(t, c, "install", "--yes", "--reorder=wasmplugin", module, "--tracing-provider=otel-tracing", "--image=example.org/agent:1")
+	expect(t, out, "created   WasmPlugin istio-system/layertrace", "changed   EnvoyFilter istio-system/layertrace",
+		"changed   Telemetry istio-system/layertrace", "unchanged DaemonSet layertrace-system/layertrace-agent")
+	out = does(t, c, "install", "--yes", "--reorder=none", "--image=example.org/agent:1")
+	expect(t, out, "deleted   WasmPlugin istio-system/layertrace", "deleted   EnvoyFilter istio-system/layertrace", "deleted   Telemetry istio-system/layertrace")
+
+	out = does(t, c, "uninstall", "--yes")
+	expect(t, out, "deleted   DaemonSet layertrace-system/layertrace-agent", "deleted   Namespace /layertrace-system")
+	awaitNil(t, "end of the namespace", func() error {
+		if _, err := c.Client.CoreV1().Namespaces().Get(interrupted, agentNamespace, meta.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("still there: %w", err)
+		}
+		return nil
+	})
+	if after := all(t, c); !slices.Equal(before, after) {
+		t.Errorf("before\n%v\nafter\n%v", before, after)
+	}
+	expect(t, does(t, c, "uninstall", "--yes"), "Nothing to remove")
+}
+
+// withoutStatus lists what all does, but the objects whose status controllers
+// write meanwhile by their generation.
+func withoutStatus(t *testing.T, c *cluster.Cluster) []string {
+	t.Helper()
+	names := slices.DeleteFunc(all(t, c), func(s string) bool { return strings.HasPrefix(s, "DaemonSet ") })
+	ds, err := c.Client.AppsV1().DaemonSets(agentNamespace).Get(interrupted, "layertrace-agent", meta.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(names, fmt.Sprintf("DaemonSet of generation %d", ds.Generation))
+}
+
+// Each way's manifests, as they are printed, pass the API server's strict
+// validation of fields.
+func TestManifestsAreValid(t *testing.T) {
+	c := theCluster(t)
+	makeIstio(t, c)
+	for _, reorder := range []string{"wasmplugin", "wasmplugin-inline-headers", "envoyfilter", "lua", "patched", "none"} {
+		t.Run(reorder, func(t *testing.T) {
+			args := []string{"install", "--dry-run", "--reorder", reorder, "--tracing-provider=otel-tracing"}
+			var out, stderr bytes.Buffer
+			cmd := exec.CommandContext(interrupted, theAgent(t), args...)
+			cmd.Stdout, cmd.Stderr = &out, &stderr
+			if err := cmd.Run(); err != nil {
+				t.Fatalf("%v: %s", err, stderr.String())
+			}
+			t.Cleanup(func() {
+				if err := c.Delete(interrupted, out.Bytes()); err != nil {
+					t.Error(err)
+				}
+				deleteNamespace(t, c, agentNamespace)
+			})
+			if err := c.Apply(interrupted, out.Bytes()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// What install refuses, it refuses with one line, and changes nothing.
+func TestInstallRefuses(t *testing.T) {
+	c := theCluster(t)
+	makeIstio(t, c)
+	makeNamespace(t, c, "shop")
+	node := func(kernel string) func(t *testing.T) {
+		return func(t *testing.T) {
+			n := &core.Node{ObjectMeta: meta.ObjectMeta{Name: "old"}}
+			made, err := c.Client.CoreV1().Nodes().Create(interrupted, n, meta.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := c.Client.CoreV1().Nodes().Delete(interrupted, "old", meta.DeleteOptions{}); err != nil {
+					t.Error(err)
+				}
+			})
+			made.Status.NodeInfo = core.NodeSystemInfo{KernelVersion: kernel, Architecture: "amd64", OperatingSystem: "linux"}
+			if _, err := c.Client.CoreV1().Nodes().UpdateStatus(interrupted, made, meta.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	object := func(manifest string) func(t *testing.T) {
+		return func(t *testing.T) {
+			if err := c.Apply(interrupted, []byte(manifest)); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := c.Delete(interrupted, []byte(manifest)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	for _, test := range []struct {
+		name    string
+		prepare func(t *testing.T)
+		args    []string
+		want    string
+	}{
+		{"unknown provider", nil, []string{"--reorder=lua", "--tracing-provider=nosuch"}, `no tracing provider "nosuch" (it has otel-tracing)`},
+		{"provider that does not trace", nil, []string{"--reorder=lua", "--tracing-provider=metrics"}, `no tracing provider "metrics"`},
+		{"no module", nil, []string{"--reorder=wasmplugin"}, "--wasm-url"},
+		{"no proxy image", nil, []string{"--reorder=patched"}, "--proxy-image"},
+		{"old kernel", node("5.10.0-9-amd64"), []string{"--reorder=lua"}, "no node can capture"},
+		{"another Telemetry", object(`
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh-default, namespace: istio-system}
+spec: {tracing: [{randomSamplingPercentage: 5}]}
+`), []string{"--reorder=lua", "--tracing-provider=otel-tracing"}, "Telemetry istio-system/mesh-default speaks for the whole mesh already"},
+		{"another EnvoyFilter", object(`
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: compress, namespace: shop}
+spec:
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match: {context: SIDECAR_OUTBOUND, listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager, subFilter: {name: envoy.filters.http.router}}}}}
+    patch:
+      operation: MERGE
+      value:
+        name: envoy.filters.http.router
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+          upstream_http_filters:
+          - name: envoy.filters.http.upstream_codec
+`), []string{"--reorder=lua"}, "EnvoyFilter shop/compress sets the router's upstream_http_filters already"},
+		{"an object of that name", object(`
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: layertrace, namespace: istio-system}
+spec: {}
+`), []string{"--reorder=lua"}, "EnvoyFilter istio-system/layertrace exists and was not made by layertrace install"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.prepare != nil {
+				test.prepare(t)
+			}
+			before := all(t, c)
+			out, failed := layertrace(t, c, append([]string{"install", "--yes"}, test.args...)...)
+			if !failed {
+				t.Fatal("it was not refused")
+			}
+			lines := strings.Split(strings.TrimSpace(out), "\n")
+			if last := lines[len(lines)-1]; !strings.Contains(last, test.want) || !strings.Contains(last, "nothing was changed") {
+				t.Errorf("the last line is %q, want %q in it", last, test.want)
+			}
+			if after := all(t, c); !slices.Equal(before, after) {
+				t.Errorf("before\n%v\nafter\n%v", before, after)
+			}
+		})
+	}
+}
+
+// refused are kinds for refuseKind, with an object that the API server takes.
+var refused = map[string]struct{ group, probe string }{
+	"daemonsets": {"apps", `
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: probe, namespace: default}
+spec:
+  selector: {matchLabels: {app: probe}}
+  template:
+    metadata: {labels: {app: probe}}
+    spec: {containers: [{name: probe, image: example.org/probe:1}]}
+`},
+	"envoyfilters": {"networking.istio.io", `
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: probe, namespace: default}
+spec: {}
+`},
+}
+
+// refuseKind makes the API server refuse to write objects of a resource, but in
+// dry runs: a step then fails that no check before could foresee. Policies count
+// a moment after they were made or removed, which a probe finds out.
+func refuseKind(t *testing.T, c *cluster.Cluster, resource string) {
+	t.Helper()
+	kind := refused[resource]
+	policy := []byte(fmt.Sprintf(`
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: refuse-%[2]s}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules: [{apiGroups: [%[1]q], apiVersions: ["*"], operations: [CREATE, UPDATE], resources: [%[2]s]}]
+  validations: [{expression: "has(request.dryRun) && request.dryRun", message: refused by the test}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: refuse-%[2]s}
+spec: {policyName: refuse-%[2]s, validationActions: [Deny]}
+`, kind.group, resource))
+	if err := c.Apply(interrupted, policy); err != nil {
+		t.Fatal(err)
+	}
+	refuses := func(want bool) func() error {
+		return func() error {
+			err := errors.Join(c.Apply(interrupted, []byte(kind.probe)), c.Delete(interrupted, []byte(kind.probe)))
+			if got := err != nil && strings.Contains(err.Error(), "refused by the test"); got != want {
+				return fmt.Errorf("the probe was refused: %v (%w)", got, err)
+			}
+			return nil
+		}
+	}
+	t.Cleanup(func() {
+		if err := c.Delete(interrupted, policy); err != nil {
+			t.Error(err)
+		}
+		awaitNil(t, "end of the policy", refuses(false))
+	})
+	awaitNil(t, "policy", refuses(true))
+}
+
+// A step that fails leaves what it found: nothing behind a first installation,
+// the one before behind another.
+func TestFailedInstallLeavesWhatItFound(t *testing.T) {
+	c := theCluster(t)
+	makeIstio(t, c)
+	uninstallAfter(t, c)
+	before := all(t, c)
+	t.Run("first", func(t *testing.T) {
+		refuseKind(t, c, "daemonsets")
+		fails(t, c, "--reorder=lua")
+		if after := all(t, c); !slices.Equal(before, after) {
+			t.Errorf("before\n%v\nafter\n%v", before, after)
+		}
+		deleteNamespace(t, c, agentNamespace) // returns when it is gone
+	})
+	t.Run("another", func(t *testing.T) {
+		does(t, c, "install", "--yes", "--reorder=lua", "--tracing-provider=otel-tracing")
+		first := specs(t, c)
+		refuseKind(t, c, "envoyfilters")
+		fails(t, c, "--reorder=wasmplugin", module, "--tracing-provider=otel-tracing", "--sampling=50")
+		if after := specs(t, c); !slices.Equal(first, after) {
+			t.Errorf("before\n%v\nafter\n%v", first, after)
+		}
+	})
+}
+
+// fails installs what the policy refuses.
+func fails(t *testing.T, c *cluster.Cluster, args ...string) {
+	t.Helper()
+	out, failed := layertrace(t, c, append([]string{"install", "--yes"}, args...)...)
+	if !failed {
+		t.Fatal("the policy did not refuse it")
+	}
+	expect(t, out, "refused by the test", "all is as it was before")
+}
+
+// specs returns the spec, data or rules of everything that layertrace made.
+func specs(t *testing.T, c *cluster.Cluster) []string {
+	t.Helper()
+	var all []string
+	for _, r := range installed {
+		list, err := c.Dynamic.Resource(r).List(interrupted, meta.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=layertrace"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range list.Items {
+			delete(o.Object, "metadata")
+			delete(o.Object, "status")
+			all = append(all, fmt.Sprint(o.Object))
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// A namespace in which somebody else has something is not removed, nor is what
+// was applied by another tool.
+func TestUninstallLeavesWhatIsNotIts(t *testing.T) {
+	c := theCluster(t)
+	makeIstio(t, c)
+	uninstallAfter(t, c)
+	does(t, c, "install", "--yes", "--reorder=none")
+	secret := &core.Secret{ObjectMeta: meta.ObjectMeta{Name: "mine"}}
+	if _, err := c.Client.CoreV1().Secrets(agentNamespace).Create(interrupted, secret, meta.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	byHand := []byte(`
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: by-hand, namespace: istio-system, labels: {app.kubernetes.io/managed-by: layertrace}}
+`)
+	if err := c.Apply(interrupted, byHand); err != nil {
+		t.Fatal(err)
+	}
+	out := does(t, c, "uninstall", "--yes")
+	expect(t, out, "left as it is Namespace /layertrace-system (it also has Secret mine)", "left as it is ConfigMap istio-system/by-hand",
+		"deleted   DaemonSet layertrace-system/layertrace-agent")
+	if _, err := c.Client.CoreV1().Secrets(agentNamespace).Get(interrupted, "mine", meta.GetOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// Without an answer nothing is installed.
+func TestInstallAsks(t *testing.T) {
+	c := theCluster(t)
+	makeIstio(t, c)
+	before := all(t, c)
+	out, failed := layertrace(t, c, "install", "--reorder=none")
+	if !failed {
+		t.Error("it did not fail")
+	}
+	expect(t, out, "[y/N]", "nothing was changed")
+	if after := all(t, c); !slices.Equal(before, after) {
+		t.Errorf("before\n%v\nafter\n%v", before, after)
+	}
+}
