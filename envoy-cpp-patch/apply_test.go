@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package envoypatch
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// contextTree writes a tree that has nothing of Envoy but the lines that the
+// patch expects to find, and returns its directory.
+func contextTree(t *testing.T, files map[string]fileDiff) string {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, text string) {
+		name = filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("VERSION.txt", "1.37.0-dev\n")
+	for name, file := range files {
+		if !file.created {
+			write(name, strings.Join(file.before, "\n")+"\n")
+		}
+	}
+	return dir
+}
+
+func TestCheckTellsWhatDoesNotFit(t *testing.T) {
+	_, files := readPatch(t)
+	patches, err := Patches(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := contextTree(t, files)
+	if err := Check(tree, patches); err != nil {
+		t.Fatalf("a tree with the patch's own context: %v", err)
+	}
+
+	header := filepath.Join(tree, "source/common/http/header_map_impl.h")
+	text, err := os.ReadFile(header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), "pseudo_headers_end_++", "++pseudo_headers_end_", 1)
+	if err := os.WriteFile(header, []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err = Check(tree, patches)
+	if !errors.Is(err, ErrDoesNotApply) || !strings.Contains(err.Error(), "header_map_impl.h") {
+		t.Errorf("a tree that differs in header_map_impl.h: error %v", err)
+	}
+	if release, err := TreeVersion(tree); release != "1.37" || err != nil {
+		t.Errorf("TreeVersion = %q, %v", release, err)
+	}
+}
+
+// TestGitAm applies the patch as the image build does.
+func TestGitAm(t *testing.T) {
+	_, files := readPatch(t)
+	patches, err := Patches(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := contextTree(t, files)
+	patch, err := filepath.Abs(patches[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"init", "-q"},
+		{"add", "-A"},
+		{"commit", "-q", "-m", "release"},
+		{"am", "-q", patch},
+	} {
+		cmd := exec.Command("git", append([]string{"-C", tree, "-c", "commit.gpgsign=false", "-c", "user.name=test", "-c", "user.email=test@test.example"}, args...)...)
+		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
+		if output, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, output)
+		}
+	}
+	for name, file := range files {
+		text, err := os.ReadFile(filepath.Join(tree, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range file.added {
+			if !strings.Contains(string(text), line+"\n") {
+				t.Fatalf("%s has no line %q after git am", name, line)
+			}
+		}
+	}
+}
+
+// TestSourceTrees checks the patches against real source trees: ENVOY_SOURCE
+// lists their directories, separated by colons.
+func TestSourceTrees(t *testing.T) {
+	trees := filepath.SplitList(os.Getenv("ENVOY_SOURCE"))
+	if len(trees) == 0 {
+		t.Skip("ENVOY_SOURCE names no Envoy source tree: whether the patches fit one was not checked")
+	}
+	patches, err := Patches(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tree := range trees {
+		if _, err := TreeVersion(tree); err != nil {
+			t.Error(err)
+		} else if err := Check(tree, patches); err != nil {
+			t.Errorf("%s: %v", tree, err)
+		}
+	}
+}
