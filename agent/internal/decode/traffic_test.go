@@ -25,22 +25,25 @@ type call struct {
 	interim               bool
 }
 
-// countingConn counts the bytes of a connection.
+// byteCount is of all connections that a client makes.
+type byteCount struct{ read, written atomic.Int64 }
+
+// countingConn counts the bytes of a connection. What is written counts before
+// it can be answered, not when the writer has its turn again.
 type countingConn struct {
 	net.Conn
-	read, written atomic.Int64
+	*byteCount
 }
 
-func (c *countingConn) Read(p []byte) (int, error) {
+func (c countingConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.read.Add(int64(n))
 	return n, err
 }
 
-func (c *countingConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.written.Add(int64(n))
-	return n, err
+func (c countingConn) Write(p []byte) (int, error) {
+	c.written.Add(int64(len(p)))
+	return c.Conn.Write(p)
 }
 
 // serve answers on the address until the test ends: it reads the body, and
@@ -74,29 +77,26 @@ func serve(t *testing.T, address string, served func(name string, at time.Time))
 	return listener.Addr().String()
 }
 
-// talkHTTP makes calls one after the other on one connection.
+// talkHTTP makes calls one after the other, on one connection as a rule: the
+// client makes another when its writer has no turn for 50 ms
+// (maxWriteWaitBeforeConnReuse in net/http).
 func talkHTTP(t *testing.T, server string, connection, calls int) []call {
-	var conn *countingConn
+	var client string
+	var count byteCount
 	transport := &http.Transport{MaxConnsPerHost: 1, ExpectContinueTimeout: time.Minute, DisableCompression: true}
 	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
-		if conn != nil {
-			t.Errorf("a second connection was made")
-		}
-		conn = &countingConn{Conn: c}
-		return conn, nil
+		client = c.LocalAddr().String()
+		return countingConn{c, &count}, nil
 	}
 	defer transport.CloseIdleConnections()
 	var log []call
 	for n := range calls {
 		c, request := newCall(t, server, connection, n)
-		var read, written int64
-		if conn != nil {
-			read, written = conn.read.Load(), conn.written.Load()
-		}
+		read, written := count.read.Load(), count.written.Load()
 		c.started = time.Now()
 		response, err := transport.RoundTrip(request)
 		if err != nil {
@@ -108,8 +108,8 @@ func talkHTTP(t *testing.T, server string, connection, calls int) []call {
 		}
 		_ = response.Body.Close()
 		c.over = time.Now()
-		c.sent, c.received = conn.written.Load()-written, conn.read.Load()-read
-		c.client = conn.LocalAddr().String()
+		c.sent, c.received = count.written.Load()-written, count.read.Load()-read
+		c.client = client
 		log = append(log, c)
 	}
 	return log
