@@ -48,7 +48,7 @@ data:
 
 const (
 	agentNamespace = "layertrace-system"
-	module         = "--wasm-url=oci://example.org/layertrace/wasm-filter:1"
+	module         = "--wasm-url=oci://example.org/layertrace/filter:1"
 )
 
 // makeIstio makes Istio's root namespace with a mesh configuration.

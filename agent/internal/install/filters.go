@@ -14,7 +14,7 @@ const upstreamFiltersKey = "upstream_http_filters"
 // setModule names the Wasm module.
 func setModule(objects []*unstructured.Unstructured, o Options) error {
 	if plugin := find(objects, "WasmPlugin"); plugin != nil {
-		set := map[string]string{"url": o.WasmURL, "sha256": o.WasmSHA256}
+		set := map[string]string{"url": o.WasmURL, "sha256": o.WasmSHA256, "imagePullSecret": o.WasmPullSecret}
 		for key, value := range set {
 			if value == "" {
 				continue

@@ -65,8 +65,9 @@ type Options struct {
 	// Sampling in percent, used with TracingProvider.
 	Sampling float64
 	// WasmURL (oci, https, http) and WasmSHA256 (64 hex digits, may be empty) name
-	// the module.
-	WasmURL, WasmSHA256 string
+	// the module. WasmPullSecret is a Secret in Istio's root namespace, for a
+	// WasmPlugin.
+	WasmURL, WasmSHA256, WasmPullSecret string
 	// Tracer is one of Tracers.
 	Tracer string
 	// AppNamespaces get the bootstrap override (ReorderInlineHeaders).
@@ -120,6 +121,9 @@ func (o *Options) Check() error {
 }
 
 func (o *Options) checkWasm() error {
+	if o.WasmPullSecret != "" && o.Reorder != ReorderWasmPlugin && o.Reorder != ReorderInlineHeaders {
+		return fmt.Errorf("--wasm-pull-secret is for a WasmPlugin: choose --reorder %s, or leave it out", ReorderWasmPlugin)
+	}
 	if !o.usesWasm() {
 		if o.WasmURL != "" {
 			return fmt.Errorf("--wasm-url has no use with --reorder %s: leave one out", o.Reorder)

@@ -17,6 +17,7 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		"--sampling":        func(o *Options) { o.Sampling = 101 },
 		"--wasm-sha256":     func(o *Options) { o.WasmSHA256 = "abc" },
 		"--wasm-url":        func(o *Options) { o.WasmURL = "file:///filter.wasm" },
+		"for a WasmPlugin":  func(o *Options) { o.Reorder, o.WasmPullSecret = ReorderEnvoyFilter, "s" },
 		"has no use with":   func(o *Options) { o.Reorder = ReorderLua },
 		"--tracer":          func(o *Options) { o.Reorder, o.Tracer = ReorderInlineHeaders, "datadog" },
 	} {

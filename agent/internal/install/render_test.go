@@ -25,7 +25,7 @@ func defaults(reorder string) Options {
 		TracingProvider: "otel-tracing", Sampling: 1, Tracer: "opentelemetry",
 	}
 	if o.usesWasm() {
-		o.WasmURL = "oci://layertrace/wasm-filter:dev"
+		o.WasmURL = "oci://layertrace/filter:devel"
 	}
 	return o
 }
@@ -154,20 +154,20 @@ func TestRenderOptions(t *testing.T) {
 	o.Image, o.OTLPEndpoint, o.OTLPInsecure = "example.org/agent:1", "collector:4317", false
 	o.TracingProvider, o.Sampling = "zipkin", 12.5
 	o.WasmURL, o.WasmSHA256 = "oci://example.org/filter:1", strings.Repeat("a", 64)
-	o.PodMonitor = true
+	o.WasmPullSecret, o.PodMonitor = "registry", true
 	var out bytes.Buffer
 	if err := Write(&out, render(t, o)); err != nil {
 		t.Fatal(err)
 	}
 	text := out.String()
-	for _, gone := range []string{DefaultNamespace, DefaultIstioNamespace + "\n", "otel-tracing", "layertrace/agent:dev"} {
+	for _, gone := range []string{DefaultNamespace, DefaultIstioNamespace + "\n", "otel-tracing", "layertrace/agent:devel"} {
 		if strings.Contains(text, gone) {
 			t.Errorf("%q is still there", gone)
 		}
 	}
 	for _, want := range []string{
 		"image: example.org/agent:1", "otlp-endpoint: collector:4317", "otlp-insecure: false", "kubernetes: true",
-		"- name: zipkin", "randomSamplingPercentage: 12.5", "kind: PodMonitor", "url: oci://example.org/filter:1",
+		"- name: zipkin", "randomSamplingPercentage: 12.5", "kind: PodMonitor", "imagePullSecret: registry", "url: oci://example.org/filter:1",
 		"sha256: " + o.WasmSHA256, "extensions.istio.io/trafficextension/mesh.layertrace~istio-translated-wasmplugin",
 	} {
 		if !strings.Contains(text, want) {
