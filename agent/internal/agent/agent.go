@@ -43,7 +43,7 @@ func Run(ctx context.Context, opts Options) error {
 	if err := selector.CheckNames(); err != nil {
 		return err
 	}
-	names, err := loadIdentity(cfg)
+	names, err := loadIdentity(opts)
 	if err != nil {
 		return err
 	}
@@ -69,10 +69,11 @@ func Run(ctx context.Context, opts Options) error {
 	watcher := iface.NewWatcher(selector, log)
 	capture := newCapture(probe, table, log)
 	group, running := errgroup.WithContext(ctx)
-	server.serve(status.NewRegistry(build(opts.Version), probeSource(probe), capture.samples, delivery.samples),
-		func() error { return capture.ready(running) }, log)
+	server.serve(status.NewRegistry(build(opts.Version), probeSource(probe), capture.samples, delivery.samples, names.samples),
+		func() (string, error) { return ready(running, capture, names) }, log)
 
 	group.Go(func() error { return kernelClock.Run(running) })
+	group.Go(func() error { return names.run(running) })
 	group.Go(func() error { return watcher.Run(running) })
 	group.Go(func() error { capture.follow(watcher.Events(), watcher.Listed()); return nil })
 	group.Go(func() error { return probe.Run(running) })
@@ -81,6 +82,15 @@ func Run(ctx context.Context, opts Options) error {
 	log.Info("layertrace runs", "version", opts.Version, "node", names.node, "metrics", server.address())
 	<-running.Done()
 	return stop(cfg.ShutdownTimeout, group, probe, delivery, log)
+}
+
+// ready tells whether the agent does all of its work: it watches interfaces, and
+// knows names. A cluster that does not answer any more is worth a remark.
+func ready(running context.Context, capture *capture, names naming) (remark string, err error) {
+	if err := capture.ready(running); err != nil {
+		return "", err
+	}
+	return names.ready()
 }
 
 // stop ends everything once, in the order of the data: the probe flushes its

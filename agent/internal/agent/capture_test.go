@@ -9,6 +9,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
+	"github.com/layertrace/layertrace/internal/exchange"
 )
 
 func newTestCapture(t *testing.T) (*capture, *fakeProbe) {
@@ -18,8 +19,11 @@ func newTestCapture(t *testing.T) (*capture, *fakeProbe) {
 		t.Fatal(err)
 	}
 	probe := newFakeProbe()
-	return newCapture(probe, newTable(naming{names, "node2"}, time.Minute), slog.New(slog.DiscardHandler)), probe
+	return newCapture(probe, newTable(naming{Source: names, node: "node2"}, time.Minute), slog.New(slog.DiscardHandler)), probe
 }
+
+// at is an exchange at an interface.
+func at(ifindex int) *exchange.Exchange { x := newExchange(ifindex, 0); return &x }
 
 func TestCaptureFollows(t *testing.T) {
 	c, probe := newTestCapture(t)
@@ -32,12 +36,12 @@ func TestCaptureFollows(t *testing.T) {
 	if !probe.attachedTo(7) || c.ready(t.Context()) != nil {
 		t.Fatal("not attached")
 	}
-	if p, _ := c.table.point(7); p.Name() != "web_veth1" || p.ID != "node2/7" {
+	if p, _ := c.table.point(at(7)); p.Name() != "web_veth1" || p.ID != "node2/7" {
 		t.Errorf("point %+v", p)
 	}
 	veth.Name = "veth2"
 	c.handle(iface.Event{Change: iface.Renamed, Interface: veth})
-	if p, _ := c.table.point(7); p.Name() != "db_veth2" || p.ID != "node2/7" {
+	if p, _ := c.table.point(at(7)); p.Name() != "db_veth2" || p.ID != "node2/7" {
 		t.Errorf("renamed point %+v", p)
 	}
 	c.handle(iface.Event{Change: iface.Removed, Interface: veth})
@@ -45,7 +49,7 @@ func TestCaptureFollows(t *testing.T) {
 		t.Error("still attached")
 	}
 	// Exchanges that were open are still to come, but not for ever.
-	if _, known := c.table.point(7); !known {
+	if _, known := c.table.point(at(7)); !known {
 		t.Error("forgotten at once")
 	}
 	if ids := c.table.purge(time.Now().Add(30 * time.Second)); len(ids) != 0 {
@@ -54,7 +58,7 @@ func TestCaptureFollows(t *testing.T) {
 	if ids := c.table.purge(time.Now().Add(2 * time.Minute)); len(ids) != 1 || ids[0] != "node2/7" {
 		t.Errorf("purged %v", ids)
 	}
-	if _, known := c.table.point(7); known {
+	if _, known := c.table.point(at(7)); known {
 		t.Error("still known")
 	}
 }
@@ -88,7 +92,7 @@ func TestAttachIsTriedAgain(t *testing.T) {
 func TestPhysicalInterfaceHasNoWorkload(t *testing.T) {
 	c, _ := newTestCapture(t)
 	c.handle(iface.Event{Change: iface.Added, Interface: iface.Interface{Index: 9, Name: "veth1", Role: iface.PNIC}})
-	if p, _ := c.table.point(9); p.Name() != "node2_veth1" {
+	if p, _ := c.table.point(at(9)); p.Name() != "node2_veth1" {
 		t.Errorf("point %s", p.Name())
 	}
 }

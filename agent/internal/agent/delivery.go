@@ -23,6 +23,7 @@ type delivery struct {
 	queue   *export.Queue // nil: no spans
 	emitter *span.Emitter // nil: no spans
 	lines   *export.Lines // nil: no lines
+	hold    hold
 	warn    func(error)
 
 	vnic, pnic, stray, unnamed, invalid atomic.Uint64
@@ -30,7 +31,7 @@ type delivery struct {
 
 func newDelivery(ctx context.Context, opts Options, names naming, kernelClock *clock.Clock) (*delivery, error) {
 	cfg := opts.Config
-	d := &delivery{warn: func(err error) { opts.Log.Warn("lost an exchange", "error", err) }}
+	d := &delivery{hold: hold{unsettled: names.unsettled}, warn: func(err error) { opts.Log.Warn("lost an exchange", "error", err) }}
 	if cfg.Exports(config.ExportStdout) {
 		d.lines = export.NewLines(opts.Stdout)
 	}
@@ -57,15 +58,22 @@ func newDelivery(ctx context.Context, opts Options, names naming, kernelClock *c
 
 // run handles exchanges until their channel is closed.
 func (d *delivery) run(exchanges <-chan exchange.Exchange, table *table) error {
-	ticker := time.NewTicker(purgeInterval)
+	ticker, waited := time.NewTicker(purgeInterval), time.NewTicker(holdInterval)
 	defer ticker.Stop()
+	defer waited.Stop()
+	handle := func(x *exchange.Exchange) { d.handle(x, table) }
 	for {
 		select {
 		case x, ok := <-exchanges:
 			if !ok {
+				d.hold.releaseAll(handle)
 				return nil
 			}
-			d.handle(&x, table)
+			if !d.hold.keep(&x, time.Now()) {
+				d.handle(&x, table)
+			}
+		case now := <-waited.C:
+			d.hold.release(now, handle)
 		case now := <-ticker.C:
 			for _, id := range table.purge(now) {
 				if d.emitter != nil {
@@ -77,7 +85,7 @@ func (d *delivery) run(exchanges <-chan exchange.Exchange, table *table) error {
 }
 
 func (d *delivery) handle(x *exchange.Exchange, table *table) {
-	point, known := table.point(x.Interface)
+	point, known := table.point(x)
 	if !known {
 		d.stray.Add(1)
 		return

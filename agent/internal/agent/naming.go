@@ -3,31 +3,30 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
 
-	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/identity"
+	"github.com/layertrace/layertrace/agent/internal/identity/cluster"
+	"github.com/layertrace/layertrace/agent/internal/iface"
+	"github.com/layertrace/layertrace/agent/internal/status"
+	"github.com/layertrace/layertrace/internal/exchange"
 )
 
-// Identity tells who is behind an interface of this node and who has an
-// address. A source that follows a cluster can take the static file's place;
-// it must be safe for use by several goroutines.
-type Identity interface {
-	Behind(ifindex int, name string) (identity.Workload, bool)
-	Peer(netip.Addr) (identity.Workload, bool)
-}
-
-// naming is an identity source and the name of this node.
+// naming is who tells names, and the name of this node.
 type naming struct {
-	Identity
-	node string
+	identity.Source
+	node    string
+	cluster *cluster.Source // nil: names come from the file alone
 }
 
-// loadIdentity reads the identity file. The node's name is that of --node, else
-// the file's, else the host name.
-func loadIdentity(cfg *config.Config) (naming, error) {
+// loadIdentity reads the identity file and prepares to follow the cluster. What
+// the file says comes first. The node's name is that of --node, else the
+// file's, else the host name.
+func loadIdentity(opts Options) (naming, error) {
+	cfg := opts.Config
 	static := &identity.Static{}
 	if cfg.Identity != "" {
 		var err error
@@ -35,7 +34,7 @@ func loadIdentity(cfg *config.Config) (naming, error) {
 			return naming{}, err
 		}
 	}
-	n := naming{Identity: static, node: cfg.Node}
+	n := naming{Source: static, node: cfg.Node}
 	if n.node == "" {
 		n.node = static.Node()
 	}
@@ -45,5 +44,78 @@ func loadIdentity(cfg *config.Config) (naming, error) {
 			return naming{}, fmt.Errorf("find out this node's name: %w; set --node", err)
 		}
 	}
-	return n, nil
+	if !cfg.Kubernetes {
+		return n, nil
+	}
+	server, err := cluster.Load(cfg.Kubeconfig)
+	if err != nil {
+		return naming{}, err
+	}
+	n.cluster, err = cluster.New(cluster.Options{
+		Config: server, Node: n.node, Linger: linger(cfg), UserAgent: "layertrace-agent/" + opts.Version, Log: opts.Log,
+	})
+	n.Source = identity.First{static, n.cluster}
+	return n, err
+}
+
+// run follows the cluster, if there is one, until ctx is done.
+func (n naming) run(ctx context.Context) error {
+	if n.cluster == nil {
+		return nil
+	}
+	return n.cluster.Run(ctx)
+}
+
+// came, went and forgotten tell the cluster about a virtual interface.
+func (n naming) came(i iface.Interface) {
+	if n.cluster != nil && i.Role == iface.VNIC {
+		n.cluster.Track(i.Index)
+	}
+}
+
+func (n naming) went(ifindex int) {
+	if n.cluster != nil {
+		n.cluster.Leave(ifindex)
+	}
+}
+
+func (n naming) forgotten(ifindex int) {
+	if n.cluster != nil {
+		n.cluster.Forget(ifindex)
+	}
+}
+
+// unsettled reports whether the names of an exchange may be known soon.
+func (n naming) unsettled(ifindex int) bool {
+	return n.cluster != nil && n.cluster.Unsettled(ifindex)
+}
+
+// ready adds what the cluster says to what the capture does.
+func (n naming) ready() (remark string, err error) {
+	if n.cluster == nil {
+		return "", nil
+	}
+	return n.cluster.Ready()
+}
+
+func (n naming) samples() ([]status.Sample, error) {
+	if n.cluster == nil {
+		return nil, nil
+	}
+	return n.cluster.Samples()
+}
+
+// behind returns the workload behind a virtual interface, as an exchange sees it.
+func (n naming) behind(i iface.Interface, x *exchange.Exchange) identity.Workload {
+	sight := identity.Sight{Index: i.Index, Name: i.Name, At: x.Request.First}
+	switch x.Direction {
+	case exchange.DirectionIngress:
+		sight.Address = x.Client.Addr()
+	case exchange.DirectionEgress:
+		sight.Address = x.Server.Addr()
+	default:
+		sight.Address = netip.Addr{}
+	}
+	w, _ := n.Behind(sight)
+	return w
 }

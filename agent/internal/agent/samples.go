@@ -17,6 +17,8 @@ func (d *delivery) samples() ([]status.Sample, error) {
 		return status.Sample{Name: "exchanges_handled", Help: handled, Value: float64(v), Label: "role", LabelValue: string(r)}
 	}
 	samples := []status.Sample{
+		counter("exchanges_held", "Exchanges that waited because names might be known soon.", d.hold.held.Load()),
+		counter("exchanges_hold_full", "Exchanges that would have waited for names, but too many did.", d.hold.full.Load()),
 		role(iface.VNIC, d.vnic.Load()), role(iface.PNIC, d.pnic.Load()),
 		counter("exchanges_stray", "Exchanges of an interface that is not watched, left out.", d.stray.Load()),
 		counter("exchanges_unnamed", "Exchanges at a virtual interface whose workload is not known; the node stands for it.", d.unnamed.Load()),

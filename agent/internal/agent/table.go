@@ -8,6 +8,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/agent/internal/span"
+	"github.com/layertrace/layertrace/internal/exchange"
 )
 
 // table knows the capture points by interface index. An interface that went
@@ -34,6 +35,7 @@ func (t *table) put(i iface.Interface) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.entries[i.Index] = &entry{iface: i}
+	t.names.came(i)
 }
 
 // leave marks an interface as gone.
@@ -42,12 +44,14 @@ func (t *table) leave(index int) {
 	defer t.mu.Unlock()
 	if e, ok := t.entries[index]; ok {
 		e.gone = time.Now()
+		t.names.went(index)
 	}
 }
 
-// point returns the capture point of an interface with its present workload.
-// known is false for an interface that was never selected.
-func (t *table) point(index int) (p span.Point, known bool) {
+// point returns the capture point of an exchange with its workload then. known
+// is false for an interface that was never selected.
+func (t *table) point(x *exchange.Exchange) (p span.Point, known bool) {
+	index := x.Interface
 	t.mu.Lock()
 	e, ok := t.entries[index]
 	var i iface.Interface
@@ -60,7 +64,7 @@ func (t *table) point(index int) (p span.Point, known bool) {
 	}
 	p = span.Point{ID: span.PointID(t.names.node, index), Node: t.names.node, Interface: i}
 	if i.Role == iface.VNIC {
-		p.Workload, _ = t.names.Behind(index, i.Name)
+		p.Workload = t.names.behind(i, x)
 	}
 	return p, true
 }
@@ -73,6 +77,7 @@ func (t *table) purge(now time.Time) (ids []string) {
 	for index, e := range t.entries {
 		if !e.gone.IsZero() && now.Sub(e.gone) > t.linger {
 			delete(t.entries, index)
+			t.names.forgotten(index)
 			ids = append(ids, span.PointID(t.names.node, index))
 		}
 	}

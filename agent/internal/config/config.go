@@ -58,6 +58,9 @@ type Config struct {
 	Identity string // file name
 	Node     string // empty: the identity file's node, else the host name
 
+	Kubernetes bool
+	Kubeconfig string // file name; empty: what a pod finds in its container
+
 	Export       []string
 	OTLPEndpoint string // empty: this machine, the protocol's usual port
 	OTLPInsecure bool

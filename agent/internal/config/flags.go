@@ -26,6 +26,9 @@ func Define(fs *pflag.FlagSet) *Config {
 	fs.StringVar(&c.Identity, "identity", "", "YAML `FILE` that tells which workload is behind an interface or address")
 	fs.StringVar(&c.Node, "node", "", "`NAME` of this node (default: the identity file's, else the host name)")
 
+	fs.BoolVar(&c.Kubernetes, "kubernetes", false, "take names from the Kubernetes cluster that this node is in")
+	fs.StringVar(&c.Kubeconfig, "kubeconfig", "", "`FILE` that tells how to reach the API server (default: as in a pod)")
+
 	defineExport(fs, c)
 
 	fs.StringVar(&c.MetricsAddress, "metrics-address", "127.0.0.1:9464",

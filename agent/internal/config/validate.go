@@ -16,7 +16,7 @@ import (
 // is the name in the environment and the file too.
 func (c *Config) validate() error {
 	checks := []func() error{
-		c.validatePatterns, c.validateCapture, c.validateOptions, c.validateExport, c.validateMetrics,
+		c.validatePatterns, c.validateCapture, c.validateOptions, c.validateNames, c.validateExport, c.validateMetrics,
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
@@ -78,6 +78,13 @@ func (c *Config) validateCapture() error {
 func (c *Config) validateOptions() error {
 	if c.TCPOption != "off" && len(c.TCPOptionCgroups) == 0 {
 		return fmt.Errorf("--tcp-option %s needs --tcp-option-cgroup: name the cgroup2 directories whose sockets may write options", c.TCPOption)
+	}
+	return nil
+}
+
+func (c *Config) validateNames() error {
+	if c.Kubeconfig != "" && !c.Kubernetes {
+		return fmt.Errorf("--kubeconfig has no effect without --kubernetes: set both or none")
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ func (bootClock) Offset() clock.Offset { return 1_700_000_000_000_000_000 }
 // everyone knows each address.
 type everyone struct{}
 
-func (everyone) Peer(a netip.Addr) (identity.Workload, bool) {
+func (everyone) Peer(a netip.Addr, _ uint64) (identity.Workload, bool) {
 	if b := a.As4(); b[2] == 4 {
 		return identity.Workload{Service: "productpage", Node: "node4"}, true
 	}

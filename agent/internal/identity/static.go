@@ -71,15 +71,15 @@ func Parse(data []byte) (*Static, error) {
 // Node returns the name of this node, "" when the file has none.
 func (s *Static) Node() string { return s.node }
 
-// Behind returns the workload behind an interface of this node. A static file
-// knows interfaces by name only; the index serves sources that follow pods.
-func (s *Static) Behind(_ int, name string) (Workload, bool) {
-	w, ok := s.interfaces[name]
+// Behind returns the workload behind an interface, which a static file knows by
+// its name only.
+func (s *Static) Behind(sight Sight) (Workload, bool) {
+	w, ok := s.interfaces[sight.Name]
 	return w, ok
 }
 
-// Peer returns the workload, or node, that has an address.
-func (s *Static) Peer(addr netip.Addr) (Workload, bool) {
+// Peer returns the workload, or node, that has an address at any time.
+func (s *Static) Peer(addr netip.Addr, _ uint64) (Workload, bool) {
 	w, ok := s.addresses[addr.Unmap()]
 	return w, ok
 }

@@ -24,13 +24,14 @@ addresses:
 	if s.Node() != "node2" {
 		t.Errorf("node %q", s.Node())
 	}
-	if w, ok := s.Behind(3, "vethgw"); !ok || w != (Workload{"istio-ingressgateway", "default", "gateway-1", "node2"}) {
+	if w, ok := s.Behind(Sight{Name: "vethgw"}); !ok ||
+		w != (Workload{Service: "istio-ingressgateway", Namespace: "default", Pod: "gateway-1", Node: "node2"}) {
 		t.Errorf("vethgw is %+v, %v", w, ok)
 	}
-	if w, _ := s.Behind(4, "vethr2"); w.Node != "elsewhere" {
+	if w, _ := s.Behind(Sight{Name: "vethr2"}); w.Node != "elsewhere" {
 		t.Errorf("vethr2 is %+v", w)
 	}
-	if _, ok := s.Behind(5, "vethx"); ok {
+	if _, ok := s.Behind(Sight{Name: "vethx"}); ok {
 		t.Error("vethx is known")
 	}
 	for addr, want := range map[string]Workload{
@@ -39,7 +40,7 @@ addresses:
 		"2001:db8::1":        {Node: "node9"},
 		"10.244.2.12":        {},
 	} {
-		if w, _ := s.Peer(netip.MustParseAddr(addr)); w != want {
+		if w, _ := s.Peer(netip.MustParseAddr(addr), 1); w != want {
 			t.Errorf("%s is %+v, want %+v", addr, w, want)
 		}
 	}
@@ -47,8 +48,8 @@ addresses:
 
 func TestZeroStaticKnowsNothing(t *testing.T) {
 	var s Static
-	_, behind := s.Behind(1, "eth0")
-	_, peer := s.Peer(netip.MustParseAddr("10.0.0.1"))
+	_, behind := s.Behind(Sight{Name: "eth0"})
+	_, peer := s.Peer(netip.MustParseAddr("10.0.0.1"), 1)
 	if behind || peer || s.Node() != "" {
 		t.Error("it knows something")
 	}
@@ -73,5 +74,30 @@ func TestParseRefuses(t *testing.T) {
 func TestLoadNamesTheFlag(t *testing.T) {
 	if _, err := Load(t.TempDir() + "/none.yaml"); err == nil || !strings.Contains(err.Error(), "--identity") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What stands in the file wins over what another source says.
+func TestFirst(t *testing.T) {
+	parse := func(text string) *Static {
+		s, err := Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	both := First{
+		parse("{interfaces: {a: {service: mine}}, addresses: {10.0.0.1: {node: mine}}}"),
+		parse("{interfaces: {a: {service: x}, b: {service: theirs}}, addresses: {10.0.0.1: {node: x}, 10.0.0.2: {node: theirs}}}"),
+	}
+	for name, want := range map[string]string{"a": "mine", "b": "theirs", "c": ""} {
+		if w, ok := both.Behind(Sight{Name: name}); w.Service != want || ok != (want != "") {
+			t.Errorf("behind %s is %q, %v, want %q", name, w.Service, ok, want)
+		}
+	}
+	for addr, want := range map[string]string{"10.0.0.1": "mine", "10.0.0.2": "theirs", "10.0.0.3": ""} {
+		if w, ok := both.Peer(netip.MustParseAddr(addr), 1); w.Node != want || ok != (want != "") {
+			t.Errorf("%s is %q, %v, want %q", addr, w.Node, ok, want)
+		}
 	}
 }

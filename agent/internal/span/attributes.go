@@ -44,8 +44,8 @@ func attributes(p *Point, x *exchange.Exchange, start uint64, peers Peers) []att
 	if x.Flags != 0 {
 		kv = append(kv, keyFlags.StringSlice(x.Flags.Names()))
 	}
-	kv = appendPeer(kv, p, peers, x.Client, keyClientService, keyClientNode)
-	return appendPeer(kv, p, peers, x.Server, keyServerService, keyServerNode)
+	kv = appendPeer(kv, p, peers, x.Client, start, keyClientService, keyClientNode)
+	return appendPeer(kv, p, peers, x.Server, start, keyServerService, keyServerNode)
 }
 
 // appendTimes adds the four times as offsets from start. A request usually
@@ -102,13 +102,13 @@ func appendOption(kv []attribute.KeyValue, x *exchange.Exchange) []attribute.Key
 	return kv
 }
 
-// appendPeer adds the service that has an address, unless it is the one that
+// appendPeer adds the service that had an address then, unless it is the one that
 // the point's resource is about; of an address without a service the node.
-func appendPeer(kv []attribute.KeyValue, p *Point, peers Peers, e netip.AddrPort, service, node attribute.Key) []attribute.KeyValue {
+func appendPeer(kv []attribute.KeyValue, p *Point, peers Peers, e netip.AddrPort, at uint64, service, node attribute.Key) []attribute.KeyValue {
 	if peers == nil {
 		return kv
 	}
-	w, _ := peers.Peer(e.Addr())
+	w, _ := peers.Peer(e.Addr(), at)
 	switch {
 	case w.Service == "" && w.Node != "":
 		kv = append(kv, node.String(w.Node))

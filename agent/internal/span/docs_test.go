@@ -49,9 +49,12 @@ func TestKeysAreComplete(t *testing.T) {
 	services := peers{"fd00::1": {Service: "reviews"}, "fd00::2": {Service: "productpage"}}
 	nodes := peers{"fd00::1": {Node: "node3"}, "fd00::2": {Node: "node4"}}
 	given := map[attribute.Key]bool{}
-	for _, set := range [][]attribute.KeyValue{
-		attributes(&p, &x, x.Request.First-1, services), attributes(&p, &x, x.Request.First-1, nodes), resourceOf(&p).Attributes(),
-	} {
+	sets := [][]attribute.KeyValue{attributes(&p, &x, x.Request.First-1, services), attributes(&p, &x, x.Request.First-1, nodes)}
+	p.Workload.PodUID, p.Workload.Name = "11111111-2222-3333-4444-555555555555", "gateway"
+	for p.Workload.Kind = range controllerKeys {
+		sets = append(sets, resourceOf(&p).Attributes())
+	}
+	for _, set := range sets {
 		once := map[attribute.Key]bool{}
 		for _, kv := range set {
 			if once[kv.Key] {

@@ -16,9 +16,9 @@ import (
 // scopeName is the instrumentation scope of all our spans.
 const scopeName = "github.com/layertrace/layertrace"
 
-// Peers tells who has an address.
+// Peers tells who had an address at a time, in ns of CLOCK_MONOTONIC.
 type Peers interface {
-	Peer(netip.Addr) (identity.Workload, bool)
+	Peer(addr netip.Addr, at uint64) (identity.Workload, bool)
 }
 
 // Clock gives the offset from monotonic to wall time.

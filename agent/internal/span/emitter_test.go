@@ -24,7 +24,10 @@ func (fixedClock) Offset() clock.Offset { return bootTime }
 
 type peers map[string]identity.Workload
 
-func (p peers) Peer(a netip.Addr) (identity.Workload, bool) { w, ok := p[a.String()]; return w, ok }
+func (p peers) Peer(a netip.Addr, _ uint64) (identity.Workload, bool) {
+	w, ok := p[a.String()]
+	return w, ok
+}
 
 // emit returns the spans of what do emits.
 func emit(t *testing.T, do func(*Emitter)) tracetest.SpanStubs {

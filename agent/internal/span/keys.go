@@ -52,6 +52,8 @@ var spanKeys = []attribute.Key{
 // resourceKeys are all attributes that a span's resource can have.
 var resourceKeys = []attribute.Key{
 	semconv.ServiceNameKey, semconv.ServiceNamespaceKey, semconv.HostNameKey,
-	semconv.K8SNamespaceNameKey, semconv.K8SPodNameKey, semconv.K8SNodeNameKey,
+	semconv.K8SNamespaceNameKey, semconv.K8SPodNameKey, semconv.K8SPodUIDKey, semconv.K8SNodeNameKey,
+	semconv.K8SDeploymentNameKey, semconv.K8SStatefulSetNameKey, semconv.K8SDaemonSetNameKey,
+	semconv.K8SReplicaSetNameKey, semconv.K8SJobNameKey, semconv.K8SCronJobNameKey,
 	keyLayer, keyPoint, semconv.NetworkInterfaceNameKey,
 }

@@ -8,6 +8,14 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
 
+// controllerKeys name what controls a pod, by its kind; OpenTelemetry has no
+// name for other kinds.
+var controllerKeys = map[string]attribute.Key{
+	"Deployment": semconv.K8SDeploymentNameKey, "StatefulSet": semconv.K8SStatefulSetNameKey,
+	"DaemonSet": semconv.K8SDaemonSetNameKey, "ReplicaSet": semconv.K8SReplicaSetNameKey,
+	"Job": semconv.K8SJobNameKey, "CronJob": semconv.K8SCronJobNameKey,
+}
+
 // resourceOf describes what all spans of the point have in common: who they are
 // about, the workload behind a virtual interface or the node, and where they
 // were seen. k8s.* is given for a pod only; outside of Kubernetes there is none.
@@ -24,6 +32,12 @@ func resourceOf(p *Point) *resource.Resource {
 		}
 		if w.Pod != "" {
 			kv = append(kv, semconv.K8SPodName(w.Pod))
+		}
+		if w.PodUID != "" {
+			kv = append(kv, semconv.K8SPodUID(w.PodUID))
+		}
+		if key, ok := controllerKeys[w.Kind]; ok && w.Name != "" {
+			kv = append(kv, key.String(w.Name))
 		}
 	}
 	return resource.NewWithAttributes(semconv.SchemaURL, kv...)

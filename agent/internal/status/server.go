@@ -24,8 +24,9 @@ type Server struct {
 	http     http.Server
 }
 
-// Ready returns nil when the agent does its work, else what is missing.
-type Ready func() error
+// Ready returns an error that says what is missing for the agent to do its
+// work. A remark is for what it can do without, for now.
+type Ready func() (remark string, err error)
 
 // Listen takes the address, so that a port in use is known before anything
 // else is set up. Requests wait until Serve.
@@ -52,11 +53,15 @@ func (s *Server) Serve(metrics prometheus.Gatherer, ready Ready, log *slog.Logge
 	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
+		remark, err := ready()
+		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
+		if remark != "" {
+			fmt.Fprintln(w, remark)
+		}
 	})
 	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	go func() {

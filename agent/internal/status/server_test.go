@@ -43,9 +43,14 @@ func get(t *testing.T, url string) (int, string) {
 
 func TestReadiness(t *testing.T) {
 	var missing error
-	url := start(t, func() error { return missing })
+	remark := ""
+	url := start(t, func() (string, error) { return remark, missing })
 	if code, _ := get(t, url+"/readyz"); code != http.StatusOK {
 		t.Errorf("ready: %d", code)
+	}
+	remark = "names are old"
+	if code, body := get(t, url+"/readyz"); code != http.StatusOK || body != "ok\nnames are old\n" {
+		t.Errorf("ready with a remark: %d %q", code, body)
 	}
 	missing = errors.New("no interface")
 	if code, body := get(t, url+"/readyz"); code != http.StatusServiceUnavailable || body != "no interface\n" {
