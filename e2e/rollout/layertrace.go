@@ -19,17 +19,6 @@ func (r *rollout) layertrace(ctx context.Context, args ...string) (string, error
 	return string(out), err
 }
 
-// install installs layertrace with one way of reordering; wasm is the name of
-// the module, "" for a way that has none.
-func (r *rollout) install(ctx context.Context, reorder, wasm string) error {
-	args := []string{"install", "--yes", "--reorder=" + reorder}
-	if wasm != "" {
-		args = append(args, "--wasm-url="+r.modules.URL(wasm))
-	}
-	_, err := r.layertrace(ctx, args...)
-	return err
-}
-
 func (r *rollout) uninstall(ctx context.Context) error {
 	_, err := r.layertrace(ctx, "uninstall", "--yes")
 	return err

@@ -55,7 +55,7 @@ func (l *load) send(ctx context.Context, r *rollout, client *http.Client) {
 		case <-tick.C:
 		}
 		// A request that was begun is ended: it would fail by our doing.
-		err := r.send(context.WithoutCancel(ctx), client, continued)
+		err := r.send(context.WithoutCancel(ctx), client, "load", continued)
 		l.sent.Add(1)
 		if err != nil {
 			l.failed.Add(1)

@@ -31,7 +31,11 @@ var ways = []way{
 }
 
 func (w way) steps() []step {
-	all := []step{{w.reorder + ": installed under load, trace headers in front", false, w.installed}}
+	all := []step{
+		{w.reorder + ": istioctl finds nothing wrong in the manifests", false, w.validates},
+		{w.reorder + ": refused beside another EnvoyFilter with upstream filters", false, w.refusesBesideForeign},
+		{w.reorder + ": installed under load, trace headers in front", false, w.installed},
+	}
 	if w.module {
 		all = append(all,
 			step{w.reorder + ": module updated under load", false, w.updated},
@@ -44,11 +48,20 @@ func (w way) steps() []step {
 
 // name is a module's name of this way alone: the agent would have another
 // way's in its cache.
-func (w way) name(kind string) string {
-	if !w.module {
-		return ""
+func (w way) name(kind string) string { return w.reorder + "-" + kind + ".wasm" }
+
+// args are layertrace's for installing with a kind of module.
+func (w way) args(r *rollout, kind string) []string {
+	args := []string{"install", "--reorder=" + w.reorder}
+	if w.module {
+		args = append(args, "--wasm-url="+r.modules.URL(w.name(kind)))
 	}
-	return w.reorder + "-" + kind + ".wasm"
+	return args
+}
+
+func (w way) install(ctx context.Context, r *rollout, kind string) error {
+	_, err := r.layertrace(ctx, append(w.args(r, kind), "--yes")...)
+	return err
 }
 
 func (w way) installed(ctx context.Context, r *rollout) error {
@@ -58,15 +71,15 @@ func (w way) installed(ctx context.Context, r *rollout) error {
 		}
 	}
 	err := r.underLoad(ctx, func(ctx context.Context) error {
-		if err := r.install(ctx, w.reorder, w.name("first")); err != nil {
+		if err := w.install(ctx, r, "first"); err != nil {
 			return err
 		}
-		return r.awaitOrder(ctx, front)
+		return r.awaitOrder(ctx, inFront)
 	})
 	if err != nil {
 		return err
 	}
-	return r.staysSo(ctx, front)
+	return r.staysSo(ctx, inFront)
 }
 
 // updated changes the module's URL and awaits the new one in Envoy.
@@ -76,33 +89,34 @@ func (w way) updated(ctx context.Context, r *rollout) error {
 		return err
 	}
 	return r.underLoad(ctx, func(ctx context.Context) error {
-		if err := r.install(ctx, w.reorder, w.name("second")); err != nil {
+		if err := w.install(ctx, r, "second"); err != nil {
 			return err
 		}
 		if err := r.awaitModule(ctx, sum); err != nil {
 			return err
 		}
-		return r.staysSo(ctx, front)
+		return r.staysSo(ctx, inFront)
 	})
 }
 
 // serverAway names a module for which the server hangs up.
 func (w way) serverAway(ctx context.Context, r *rollout) error {
 	r.modules.Handle(w.name("away"), func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-	return w.bad(ctx, r, w.name("away"))
+	return w.bad(ctx, r, "away")
 }
 
 // garbage names a module that is none.
 func (w way) garbage(ctx context.Context, r *rollout) error {
 	r.modules.Put(w.name("garbage"), []byte("<html>It works!</html>"))
-	return w.bad(ctx, r, w.name("garbage"))
+	return w.bad(ctx, r, "garbage")
 }
 
 // bad installs a module that cannot be had, under load, and returns when the
 // agent has asked for it and requests go their way.
-func (w way) bad(ctx context.Context, r *rollout, name string) error {
+func (w way) bad(ctx context.Context, r *rollout, kind string) error {
+	name := w.name(kind)
 	return r.underLoad(ctx, func(ctx context.Context) error {
-		if err := r.install(ctx, w.reorder, name); err != nil {
+		if err := w.install(ctx, r, kind); err != nil {
 			return err
 		}
 		err := await.Until(ctx, "request for "+name, limit, 100*time.Millisecond, func(context.Context) error {
@@ -115,7 +129,7 @@ func (w way) bad(ctx context.Context, r *rollout, name string) error {
 			return err
 		}
 		// Fetching is given up, and the filter stays away, by its default.
-		return r.awaitOrder(ctx, last)
+		return r.awaitOrder(ctx, stock)
 	})
 }
 
@@ -124,12 +138,12 @@ func (w way) uninstalled(ctx context.Context, r *rollout) error {
 		if err := r.uninstall(ctx); err != nil {
 			return err
 		}
-		return r.awaitOrder(ctx, last)
+		return r.awaitOrder(ctx, stock)
 	})
 	if err != nil {
 		return err
 	}
-	return r.staysSo(ctx, last)
+	return r.staysSo(ctx, stock)
 }
 
 // putVariant serves the filter with its own name in a custom section, so that
