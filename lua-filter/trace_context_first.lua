@@ -12,7 +12,7 @@
 
 local settings = settings or {}
 
-local CONTEXT, PARENT, STATE = 1, 2, 3
+local OTHER, PSEUDO, CONTEXT, PARENT, STATE = 0, 1, 2, 3, 4
 
 -- The headers of each format: whole names, or a prefix.
 local known = {
@@ -30,70 +30,79 @@ for _, format in ipairs(settings.formats or {"w3c", "b3", "jaeger", "datadog", "
 end
 for _, name in ipairs(settings.headers or {}) do kinds[name:lower()] = CONTEXT end
 
-local byte, sub = string.byte, string.sub
-local COLON = byte(":")
-
--- kind_of returns what a header is, or nil for one that carries no context.
+-- kind_of returns what a header is, and remembers it for the next request. What
+-- clients send as names is up to them, so it does not remember without end.
+local room = 1000
 local function kind_of(name)
-  local kind = kinds[name]
-  if kind then return kind end
-  for i = 1, #prefixes do
-    local prefix = prefixes[i]
-    if #name > #prefix and sub(name, 1, #prefix) == prefix then return CONTEXT end
+  local kind = OTHER
+  if name:sub(1, 1) == ":" then kind = PSEUDO end
+  for _, prefix in ipairs(prefixes) do
+    if #name > #prefix and name:sub(1, #prefix) == prefix then kind = CONTEXT end
   end
+  if room > 0 then
+    kinds[name], room = kind, room - 1
+  end
+  return kind
 end
 
--- insert_behind returns list with more put behind its first n items.
-local function insert_behind(list, n, more)
-  local out = {}
-  for i = 1, n do out[i] = list[i] end
-  for i = 1, #more do out[n + i] = more[i] end
-  for i = n + 1, #list do out[#more + i] = list[i] end
-  return out
-end
+-- Scratch tables, kept from request to request so that there is no garbage: the
+-- script never yields, so one request is done before the next one begins.
+-- All headers but the pseudo ones, in their order:
+local names, values = {}, {}
+-- Indices of them: of the context headers, of tracestate, and of what is moved.
+local context, states, moved = {}, {}, {}
+local stays = {} -- by index: true for a context header
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  -- All headers but the pseudo ones; context and states are indices of them.
-  local names, values, n = {}, {}, 0
-  local context, states, parent = {}, {}, nil
+  local n, c, s, parent = 0, 0, 0, nil
   for name, value in pairs(headers) do
-    if byte(name) ~= COLON then
+    local kind = kinds[name] or kind_of(name)
+    if kind ~= PSEUDO then
       n = n + 1
-      names[n], values[n] = name, value
-      local kind = kind_of(name)
+      names[n], values[n], stays[n] = name, value, false
       if kind == STATE then
-        states[#states + 1] = n
-      elseif kind then
-        context[#context + 1] = n
-        if kind == PARENT then parent = #context end
+        s = s + 1
+        states[s] = n
+      elseif kind ~= OTHER then
+        c = c + 1
+        context[c] = n
+        if kind == PARENT then parent = c end
       end
     end
   end
   -- tracestate goes right behind the last traceparent; without one it is a
   -- header like any other.
-  if parent and #states > 0 then context = insert_behind(context, parent, states) end
+  if parent and s > 0 then
+    for i = c, parent + 1, -1 do context[i + s] = context[i] end
+    for i = 1, s do context[parent + i] = states[i] end
+    c = c + s
+  end
 
-  local in_front, sorted, is_context = true, true, {}
-  for i = 1, #context do
-    in_front = in_front and context[i] == i
-    sorted = sorted and (i == 1 or context[i] > context[i - 1])
-    is_context[context[i]] = true
+  local in_front, in_order = true, true
+  for i = 1, c do
+    local at = context[i]
+    stays[at] = true
+    if at ~= i then in_front = false end
+    if i > 1 and at < context[i - 1] then in_order = false end
   end
   if in_front then return end -- also when there is none
 
-  -- A header map can only be added to at its end. So whatever has to stand
-  -- behind the context is taken out and added again, the context itself only
+  -- A header map can only be added to at its end. So all that has to stand
+  -- behind the context is taken out and added again, and the context before it
   -- where its own order changes.
-  local order = {}
-  if not sorted then order = context end
-  local count = #order
+  local m = 0
+  if not in_order then
+    for i = 1, c do moved[i] = context[i] end
+    m = c
+  end
   for i = 1, n do
-    if not is_context[i] then
-      count = count + 1
-      order[count] = i
+    if not stays[i] then
+      m = m + 1
+      moved[m] = i
     end
   end
-  for i = 1, count do headers:remove(names[order[i]]) end -- all of a name at once
-  for i = 1, count do headers:add(names[order[i]], values[order[i]]) end
+  local remove, add = headers.remove, headers.add
+  for i = 1, m do remove(headers, names[moved[i]]) end -- all of a name at once
+  for i = 1, m do add(headers, names[moved[i]], values[moved[i]]) end
 end

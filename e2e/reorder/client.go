@@ -37,7 +37,7 @@ func send(ctx context.Context, to netip.AddrPort, c golden.Case) error {
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("Envoy answered %s", answer.Status)
+		return fmt.Errorf("answer of Envoy: %s", answer.Status)
 	}
 	return nil
 }

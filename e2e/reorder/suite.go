@@ -11,7 +11,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/layertrace/layertrace/e2e/lab/await"
 	"github.com/layertrace/layertrace/e2e/lab/envoy"
 	"github.com/layertrace/layertrace/e2e/reorder/golden"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
@@ -35,6 +37,8 @@ type Options struct {
 
 // Tracers are those that golden files exist for.
 var Tracers = []envoy.Tracer{envoy.Zipkin, envoy.OpenTelemetry}
+
+var protocols = []proxy.Protocol{proxy.HTTP1, proxy.HTTP2}
 
 // Result is one case on the wire.
 type Result struct {
@@ -98,9 +102,12 @@ func runGroup(ctx context.Context, o Options, tracer envoy.Tracer, placements []
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, bench.stop()) }()
+	if err := bench.warmUp(ctx, placements, cases); err != nil {
+		return nil, err
+	}
 	for _, c := range cases {
 		for _, placement := range placements {
-			for _, protocol := range []proxy.Protocol{proxy.HTTP1, proxy.HTTP2} {
+			for _, protocol := range protocols {
 				result := Result{Tracer: tracer, Placement: placement, Case: c.Name, Protocol: protocol}
 				heads, err := bench.exchange(ctx, placement, protocol, c)
 				if ctx.Err() != nil {
@@ -131,6 +138,46 @@ func lastOrder(heads []upstream.Head) []string {
 	return names
 }
 
+// warmUp sends root requests to the listeners whose filter sets placeholders,
+// until it does: it has to see first that the tracer overwrites them.
+func (b *bench) warmUp(ctx context.Context, placements []Placement, cases []golden.Case) error {
+	done := map[string]bool{}
+	for _, placement := range placements {
+		for _, protocol := range protocols {
+			for _, c := range cases {
+				name := listenerName(placement, protocol, c.Setup)
+				if placement != WasmConnectionManager || c.Setup.NoTracer || c.Setup.Refused || done[name] {
+					continue
+				}
+				done[name] = true
+				if err := b.awaitPlaceholders(ctx, placement, protocol, c.Setup); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bench) awaitPlaceholders(ctx context.Context, placement Placement, protocol proxy.Protocol, setup golden.Setup) error {
+	const counter = "layertrace_requests_with_placeholders"
+	before, err := b.proxy.Counters(ctx, counter)
+	if err != nil {
+		return err
+	}
+	setup.FirstAttempt = ""
+	return await.Until(ctx, "the filter to set placeholders", time.Minute, 10*time.Millisecond, func(ctx context.Context) error {
+		if _, err := b.exchange(ctx, placement, protocol, golden.Case{Name: "warm-up", Setup: setup}); err != nil {
+			return err
+		}
+		now, err := b.proxy.Counters(ctx, counter)
+		if err == nil && now == before {
+			err = errors.New("none so far")
+		}
+		return err
+	})
+}
+
 // bench is an Envoy between a client and an upstream of ours.
 type bench struct {
 	proxy     *proxy.Proxy
@@ -144,7 +191,7 @@ func startBench(ctx context.Context, o Options, tracer envoy.Tracer, placements 
 	config := proxy.Config{Envoy: o.Envoy, Tracer: tracer, InlineHeaders: placements[0].InlineHeaders(tracer)}
 	seen := map[string]bool{}
 	for _, placement := range placements {
-		for _, protocol := range []proxy.Protocol{proxy.HTTP1, proxy.HTTP2} {
+		for _, protocol := range protocols {
 			for _, c := range cases {
 				l, err := listener(tracer, placement, protocol, c.Setup, o.Module)
 				if err != nil {
@@ -199,7 +246,8 @@ func listener(tracer envoy.Tracer, placement Placement, protocol proxy.Protocol,
 	l := proxy.Listener{
 		Name:     listenerName(placement, protocol, setup),
 		Protocol: protocol,
-		NoTracer: setup.NoTracer, Unsampled: setup.Unsampled, UntracedRoute: setup.UntracedRoute,
+		NoTracer: setup.NoTracer, Unsampled: setup.Unsampled,
+		UpstreamSpans: setup.UpstreamSpans, UntracedRoute: setup.UntracedRoute,
 	}
 	downstream, upstream, err := placement.Filter(tracer, module, config)
 	for range setup.Filters {

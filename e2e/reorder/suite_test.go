@@ -28,7 +28,6 @@ func TestWire(t *testing.T) {
 	o := Options{
 		Envoy: program, Module: filepath.Join(t.TempDir(), "layertrace.wasm"), Dir: t.TempDir(),
 		Golden: os.DirFS("../testdata/wire"), Progress: t.Logf,
-		Placements: []Placement{Stock, WasmUpstream, LuaUpstream},
 	}
 	if err := provision.Wasm(t.Context(), o.Module, t.Logf); err != nil {
 		t.Fatal(err)
@@ -48,14 +47,24 @@ func TestWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := len(Tracers) * len(o.Placements) * 2 * minCases; len(results) < want {
-		t.Errorf("%d results, want at least %d", len(results), want)
+	for _, tracer := range Tracers {
+		for _, name := range []string{"root", "continued", "retry"} {
+			if n := runs(results, tracer, name); n != len(Placements)*len(protocols) {
+				t.Errorf("%s %s was sent %d times, want once for each placement and protocol", tracer, name, n)
+			}
+		}
 	}
 }
 
-// minCases are the cases without which the suite would say little: root,
-// continued and retry are the least.
-const minCases = 3
+func runs(results []Result, tracer envoy.Tracer, name string) int {
+	n := 0
+	for _, r := range results {
+		if r.Tracer == tracer && r.Case == name {
+			n++
+		}
+	}
+	return n
+}
 
 // checkCounters fails unless the filters counted what the golden files say.
 func checkCounters(ctx context.Context, t *testing.T, o Options, tracer envoy.Tracer, group []Placement, p *proxy.Proxy) {
@@ -64,7 +73,7 @@ func checkCounters(ctx context.Context, t *testing.T, o Options, tracer envoy.Tr
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]uint64{"layertrace_host_call_errors": 0, "lua.errors": 0}
+	want := map[string]uint64{"layertrace_host_call_errors": 0, "layertrace_placeholders_left": 0, "lua.errors": 0}
 	for _, placement := range group {
 		switch placement {
 		case WasmUpstream:

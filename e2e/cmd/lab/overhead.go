@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"text/tabwriter"
 	"time"
 
@@ -97,15 +96,5 @@ func writeOverhead(path, key string, results []overhead.Result) error {
 	if content[key], err = json.Marshal(rows); err != nil {
 		return fmt.Errorf("encode results: %w", err)
 	}
-	text, err := json.MarshalIndent(content, "", "  ")
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(path), 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(path, append(text, '\n'), 0o644)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
+	return writeJSON(path, content)
 }

@@ -3,12 +3,9 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/layertrace/layertrace/e2e/lab"
@@ -58,19 +55,7 @@ func (r *report) add(setup string, results []truth.Acquired) {
 	}
 }
 
-func (r *report) write(path string) error {
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(path), 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(path, append(data, '\n'), 0o644)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
-}
+func (r *report) write(path string) error { return writeJSON(path, r) }
 
 // missed is an error when the setups that should read every context did not,
 // or any setup told of a request twice or of one that was none.

@@ -17,6 +17,8 @@ type Setup struct {
 	UntracedRoute bool
 	// Unsampled: traces begin unsampled ("sampling: 0").
 	Unsampled bool
+	// UpstreamSpans: the tracer begins a span for each attempt ("upstream spans: on").
+	UpstreamSpans bool
 	// OwnFormatOnly: the filter moves the tracer's own format only ("formats: own").
 	OwnFormatOnly bool
 	// Headers are names of further headers that the filter moves ("headers: X-Own").
@@ -53,6 +55,8 @@ func (s *Setup) set(key, value string) (err error) {
 		s.UntracedRoute = true
 	case setting == "sampling: 0":
 		s.Unsampled = true
+	case setting == "upstream spans: on":
+		s.UpstreamSpans = true
 	case setting == "formats: own":
 		s.OwnFormatOnly = true
 	case setting == "configuration: refused":
@@ -78,7 +82,7 @@ func (s Setup) String() string {
 		set  bool
 		name string
 	}{
-		{s.NoTracer, "no-tracer"}, {s.UntracedRoute, "untraced-route"}, {s.Unsampled, "unsampled"},
+		{s.NoTracer, "no-tracer"}, {s.UntracedRoute, "untraced-route"}, {s.Unsampled, "unsampled"}, {s.UpstreamSpans, "upstream-spans"},
 		{s.OwnFormatOnly, "own-format"}, {len(s.Headers) > 0, "headers"}, {s.Refused, "refused"},
 		{s.Filters != 1, fmt.Sprintf("%d-filters", s.Filters)},
 	} {

@@ -59,6 +59,8 @@ type Listener struct {
 	NoTracer bool
 	// Unsampled begins traces that are not sampled.
 	Unsampled bool
+	// UpstreamSpans lets the tracer begin a span for each attempt.
+	UpstreamSpans bool
 	// UntracedRoute switches tracing off for the route: its sampling rates are 0.
 	UntracedRoute bool
 }

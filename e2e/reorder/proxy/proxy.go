@@ -67,7 +67,7 @@ func (p *Proxy) awaitReady(ctx context.Context, adminFile string) error {
 	defer cancel(nil)
 	err := await.Until(ctx, "Envoy to be ready", startLimit, 20*time.Millisecond, func(ctx context.Context) error {
 		if !p.Running() {
-			err := fmt.Errorf("Envoy ended at once: %v\n%s", p.cmd.ProcessState, p.logTail())
+			err := fmt.Errorf("start Envoy: ended at once: %v\n%s", p.cmd.ProcessState, p.logTail())
 			cancel(err)
 			return err
 		}
@@ -90,7 +90,7 @@ func (p *Proxy) awaitReady(ctx context.Context, adminFile string) error {
 func (p *Proxy) Address(listener string) (netip.AddrPort, error) {
 	address, ok := p.listeners[listener]
 	if !ok {
-		return netip.AddrPort{}, fmt.Errorf("Envoy has no listener %q", listener)
+		return netip.AddrPort{}, fmt.Errorf("find a listener of Envoy: none is called %q", listener)
 	}
 	return address, nil
 }
@@ -112,7 +112,7 @@ func (p *Proxy) Running() bool {
 // an error, with the end of its log.
 func (p *Proxy) Stop() error {
 	if !p.Running() {
-		return fmt.Errorf("Envoy ended early: %v\n%s", p.cmd.ProcessState, p.logTail())
+		return fmt.Errorf("stop Envoy: ended early: %v\n%s", p.cmd.ProcessState, p.logTail())
 	}
 	err := p.cmd.Process.Kill() // it has nothing to save
 	<-p.exited

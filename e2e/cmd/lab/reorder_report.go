@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/layertrace/layertrace/e2e/reorder"
+	"github.com/layertrace/layertrace/e2e/reorder/cost"
+)
+
+// reorderReport is what the command writes to reorder.json.
+type reorderReport struct {
+	Wire []reorder.Result `json:"wire"`
+	Cost []cost.Result    `json:"cost"`
+}
+
+func (r reorderReport) write(path string) error { return writeJSON(path, r) }
+
+// failed is an error when something on the wire is not as its golden file says.
+func (r reorderReport) failed() error {
+	failed := 0
+	for _, result := range r.Wire {
+		if !result.Pass {
+			failed++
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d cases are not on the wire as e2e/testdata/wire says", failed, len(r.Wire))
+	}
+	return nil
+}
+
+// printWire prints a row for each tracer and case, a column for each placement,
+// and below what is wrong, if anything.
+func printWire(w io.Writer, results []reorder.Result) {
+	fmt.Fprint(w, "\nRequests on the wire that are as their golden files say, byte by byte (one by\nHTTP/1.1, one by HTTP/2):\n\n")
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(table, "tracer\tcase\t")
+	for _, placement := range reorder.Placements {
+		fmt.Fprintf(table, "%s\t", placement)
+	}
+	fmt.Fprintln(table)
+	type key struct{ tracer, name string }
+	var rows []key
+	cells := map[key]map[reorder.Placement][2]int{} // passed, all
+	for _, r := range results {
+		k := key{string(r.Tracer), r.Case}
+		if cells[k] == nil {
+			cells[k] = map[reorder.Placement][2]int{}
+			rows = append(rows, k)
+		}
+		cell := cells[k][r.Placement]
+		if r.Pass {
+			cell[0]++
+		}
+		cell[1]++
+		cells[k][r.Placement] = cell
+	}
+	for _, k := range rows {
+		fmt.Fprintf(table, "%s\t%s\t", k.tracer, k.name)
+		for _, placement := range reorder.Placements {
+			fmt.Fprintf(table, "%d/%d\t", cells[k][placement][0], cells[k][placement][1])
+		}
+		fmt.Fprintln(table)
+	}
+	// Writing to w is what fails, if anything; then the file is there still.
+	_ = table.Flush()
+	for _, r := range results {
+		if !r.Pass {
+			fmt.Fprintf(w, "\nFAILED %s %s %s %s: %v\n", r.Tracer, r.Case, r.Placement, r.Protocol, r.Err)
+		}
+	}
+}
+
+// printCost prints what a request costs, and how much more than with Envoy as
+// it is.
+func printCost(w io.Writer, results []cost.Result) {
+	fmt.Fprint(w, "\nWhat a request costs, medians; CPU time of the Envoy process, and how much more\nthan stock that is:\n\n")
+	stock := slices.IndexFunc(results, func(r cost.Result) bool { return r.Variant == string(reorder.Stock) })
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "variant\tCPU µs\tmore\tp50 µs\tp99 µs\tMiB\t")
+	for _, r := range results {
+		more := "?"
+		if stock >= 0 {
+			more = fmt.Sprintf("%+.1f", r.CPUMicros-results[stock].CPUMicros)
+		}
+		fmt.Fprintf(table, "%s\t%.1f\t%s\t%.0f\t%.0f\t%.0f\t\n",
+			r.Variant, r.CPUMicros, more, r.P50Micros, r.P99Micros, mebibytes(r.RSSBytes))
+	}
+	_ = table.Flush()
+}
