@@ -8,6 +8,7 @@ type vm struct {
 	host    host
 	plugins map[string]*plugin // by pluginKey
 	only    *plugin            // the single one, if there are no more
+	key     []byte             // buffer of pluginKey
 }
 
 // configure starts a plugin, or starts it again with another configuration. It
@@ -17,7 +18,7 @@ func (v *vm) configure() {
 		v.plugins = map[string]*plugin{}
 	}
 	p := newPlugin(v.host)
-	v.plugins[v.pluginKey()] = p
+	v.plugins[string(v.pluginKey())] = p
 	v.only = p
 	if len(v.plugins) > 1 {
 		v.only = nil
@@ -28,7 +29,7 @@ func (v *vm) configure() {
 func (v *vm) request(stream uint32) {
 	p := v.only
 	if p == nil {
-		if p = v.plugins[v.pluginKey()]; p == nil {
+		if p = v.plugins[string(v.pluginKey())]; p == nil {
 			return
 		}
 	}
@@ -48,15 +49,15 @@ func (v *vm) end(stream uint32) {
 
 // pluginKey tells the plugins of a VM apart: by their names, as the proxy shows
 // them to plugins and streams alike. So the VM does not have to be told of each
-// stream's beginning and end.
-func (v *vm) pluginKey() string {
-	name, err := v.host.property("plugin_name")
-	if err != nil {
-		return ""
+// stream's beginning and end. The result is valid until the next call.
+func (v *vm) pluginKey() []byte {
+	v.key = v.key[:0]
+	for _, property := range [...]string{"plugin_name", "plugin_root_id"} {
+		value, err := v.host.property(property)
+		if err == nil {
+			v.key = append(v.key, value...)
+		}
+		v.key = append(v.key, 0)
 	}
-	key := string(name)
-	if root, err := v.host.property("plugin_root_id"); err == nil {
-		key += "\x00" + string(root)
-	}
-	return key
+	return v.key
 }
