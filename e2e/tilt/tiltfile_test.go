@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package tilt interprets the Tiltfile without Tilt: with the functions that
+// Tilt declares, and none besides.
+package tilt
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.starlark.net/starlark"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/layertrace/layertrace/e2e/lab/provision"
+)
+
+var program string // layertrace
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "layertrace-tilt-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	program = filepath.Join(dir, "layertrace")
+	build := exec.Command("go", "build", "-o", program, "github.com/layertrace/layertrace/agent/cmd/layertrace")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build layertrace: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// interpret runs the Tiltfile.
+func interpret(t *testing.T, subcommand string, settings map[string]string) *tiltfile {
+	t.Helper()
+	checkout, err := provision.Checkout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &tiltfile{checkout: checkout, subcommand: subcommand, settings: settings, program: program}
+	if err := f.run(filepath.Join(checkout, "Tiltfile"), nil); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// of returns the calls of one function.
+func (t *tiltfile) of(name string) []call {
+	return slices.DeleteFunc(slices.Clone(t.calls), func(c call) bool { return c.name != name })
+}
+
+func (t *tiltfile) object(kind, name string) *unstructured.Unstructured {
+	for _, o := range t.objects {
+		if o.GetKind() == kind && o.GetName() == name {
+			return o
+		}
+	}
+	return nil
+}
+
+// resources returns the names of all of Tilt's resources: those declared, and one
+// for each workload.
+func (t *tiltfile) resources() map[string]bool {
+	all := map[string]bool{}
+	for _, c := range t.of("local_resource") {
+		all[c.text("name")] = true
+	}
+	for _, c := range t.of("k8s_resource") {
+		all[c.text("workload")+c.text("new_name")] = true
+	}
+	for _, o := range t.objects {
+		if o.GetKind() == "Deployment" || o.GetKind() == "DaemonSet" {
+			all[o.GetName()] = true
+		}
+	}
+	return all
+}
+
+// Every way, and tilt ci, can be interpreted, and what refers to something finds it.
+func TestTiltfile(t *testing.T) {
+	for _, subcommand := range []string{"up", "ci"} {
+		for _, reorder := range []string{"", "wasmplugin", "envoyfilter", "lua", "none"} {
+			t.Run(subcommand+" "+reorder, func(t *testing.T) {
+				settings := map[string]string{}
+				if reorder != "" {
+					settings["reorder"] = reorder
+				}
+				f := interpret(t, subcommand, settings)
+				checkReferences(t, f)
+				checkImages(t, f)
+				want := map[string][2]bool{ // EnvoyFilter, WasmPlugin
+					"": {true, true}, "wasmplugin": {true, true}, "envoyfilter": {true, false}, "lua": {true, false}, "none": {false, false},
+				}[reorder]
+				got := [2]bool{f.object("EnvoyFilter", "layertrace") != nil, f.object("WasmPlugin", "layertrace") != nil}
+				if got != want {
+					t.Errorf("EnvoyFilter, WasmPlugin: %v, want %v", got, want)
+				}
+			})
+		}
+	}
+}
+
+func checkReferences(t *testing.T, f *tiltfile) {
+	t.Helper()
+	resources := f.resources()
+	objects := map[string]bool{}
+	for _, o := range f.objects {
+		objects[o.GetName()+":"+strings.ToLower(o.GetKind())] = true
+	}
+	for _, c := range f.calls {
+		for _, dep := range c.texts("resource_deps") {
+			if !resources[dep] {
+				t.Errorf("%s %s%s depends on %s, which is not there", c.name, c.text("name"), c.text("workload"), dep)
+			}
+		}
+		for _, o := range c.texts("objects") {
+			if !objects[o] {
+				t.Errorf("k8s_resource %s names %s, which is not there", c.text("new_name"), o)
+			}
+		}
+		if w := c.text("workload"); w != "" && !resources[w] {
+			t.Errorf("k8s_resource for %s, which is no workload", w)
+		}
+		if c.name != "local_resource" {
+			continue
+		}
+		for _, dep := range c.texts("deps") {
+			if _, err := os.Stat(filepath.Join(f.checkout, dep)); err != nil {
+				t.Errorf("%s watches %v", c.text("name"), err)
+			}
+		}
+	}
+}
+
+// checkImages: what is built is used, by its name, and updated live.
+func checkImages(t *testing.T, f *tiltfile) {
+	t.Helper()
+	builds := f.of("docker_build")
+	if len(builds) == 0 {
+		t.Error("no image is built")
+	}
+	for _, b := range builds {
+		used := false
+		for _, o := range f.objects {
+			containers, _, err := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range containers {
+				image, _ := c.(map[string]any)["image"].(string)
+				name, _, _ := strings.Cut(image, ":")
+				used = used || name == b.text("ref")
+			}
+		}
+		if !used {
+			t.Errorf("no pod uses image %s", b.text("ref"))
+		}
+		if steps, ok := b.args["live_update"].(*starlark.List); !ok || steps.Len() == 0 {
+			t.Errorf("%s is not updated live", b.text("ref"))
+		}
+	}
+}
+
+// The parts that the loop is for.
+func TestParts(t *testing.T) {
+	f := interpret(t, "up", nil)
+	for _, name := range []string{"productpage-v1", "details-v1", "reviews-v1", "reviews-v2", "reviews-v3", "ratings-v1", "jaeger", "layertrace-agent"} {
+		if !f.resources()[name] {
+			t.Errorf("there is no %s", name)
+		}
+	}
+	var forwards []string
+	for _, c := range f.of("port_forward") {
+		forwards = append(forwards, c.args["local_port"].String()+" "+c.text("name"))
+	}
+	if !slices.Contains(forwards, "16686 Jaeger") {
+		t.Errorf("port forwards: %v", forwards)
+	}
+	if !slices.ContainsFunc(f.of("local_resource"), func(c call) bool { return strings.HasPrefix(c.text("cmd"), "istioctl install") }) {
+		t.Error("nothing installs Istio")
+	}
+	var buttons []string
+	for _, c := range f.of("v1alpha1.cmd") {
+		buttons = append(buttons, strings.Join(c.texts("args"), " "))
+	}
+	if len(buttons) != 2 || !strings.Contains(buttons[0], "curl") || !strings.Contains(buttons[1], "layertrace status") {
+		t.Errorf("buttons: %q", buttons)
+	}
+	plugin := f.object("WasmPlugin", "layertrace")
+	url, _, err := unstructured.NestedString(plugin.Object, "spec", "url")
+	if err != nil || !strings.Contains(url, "layertrace-filter.layertrace-system.svc:8080/") || f.object("Service", "layertrace-filter") == nil {
+		t.Errorf("the module is at %q", url)
+	}
+	readOnly, _, err := unstructured.NestedSlice(f.object("DaemonSet", "layertrace-agent").Object, "spec", "template", "spec", "containers")
+	if err != nil || readOnly[0].(map[string]any)["securityContext"].(map[string]any)["readOnlyRootFilesystem"] != false {
+		t.Error("a new agent cannot be put into a read-only file system")
+	}
+}
+
+// tilt ci sends traffic and checks by itself; tilt up leaves that to the user.
+func TestCIChecks(t *testing.T) {
+	checks := func(c call) bool {
+		return c.text("name") == "check" && strings.Contains(c.text("cmd"), "layertrace status")
+	}
+	if !slices.ContainsFunc(interpret(t, "ci", nil).of("local_resource"), checks) {
+		t.Error("tilt ci checks nothing")
+	}
+	if slices.ContainsFunc(interpret(t, "up", nil).of("local_resource"), checks) {
+		t.Error("tilt up checks")
+	}
+}
+
+// What Tilt does not have is refused, and so is a way that there is not.
+func TestRefusals(t *testing.T) {
+	for source, want := range map[string]string{
+		"k8s_yml('x')":                             "undefined: k8s_yml",
+		"k8s_resource('x', port_forward=1)":        "no parameter port_forward",
+		"docker_build('x')":                        "context is missing",
+		"sync('a', 'b', 'c')":                      "it has 2 parameters",
+		"sync('a', local_path='b')":                "given twice",
+		"config.define_float('x')":                 "no .define_float",
+		"v1alpha1.ui_knob(name='x')":               "no .ui_knob",
+		"local('rm -rf build')":                    "does not know",
+		"fail('no')":                               "no",
+		"k8s_yaml(blob('a: b'))\nk8s_yaml('c: :')": "",
+	} {
+		f := &tiltfile{program: program}
+		if err := f.run("test", source); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", source, err, want)
+		}
+	}
+	checkout, err := provision.Checkout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &tiltfile{checkout: checkout, settings: map[string]string{"reorder": "front"}, program: program}
+	if err := f.run(filepath.Join(checkout, "Tiltfile"), nil); err == nil || !strings.Contains(err.Error(), "choose wasmplugin") {
+		t.Errorf("--reorder=front: %v", err)
+	}
+}
