@@ -43,6 +43,10 @@ test-unit: ## Run the tests that need neither root nor Envoy
 bench: root lab ## Measure what a packet, a request and the agent cost
 	@exec bin/lab bench
 
+.PHONY: reorder
+reorder: lab ## Hold what puts the trace context in front to the wire, and measure its cost
+	@exec bin/lab reorder
+
 .PHONY: lint
 lint: packages ## Check Go and C style, and who imports whom
 	@$(GOLANGCI_LINT) run ./...
