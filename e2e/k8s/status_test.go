@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -24,9 +25,9 @@ import (
 )
 
 const (
-	nodeName = "node1"
-	podIP    = "10.77.0.50"
-	webPort  = 8080
+	statusNode = "node1"
+	webIP      = "10.77.0.50"
+	webPort    = 8080
 )
 
 // statusReport is what layertrace status --json prints, as far as it is checked.
@@ -93,7 +94,7 @@ func TestStatus(t *testing.T) {
 	}
 	checkWorkload(t, report)
 
-	space, err := c.AddPodSpace("web", podIP)
+	space, err := c.AddPodSpace("web", webIP)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +118,7 @@ func TestStatus(t *testing.T) {
 		}
 		return nil
 	})
-	if a := report.Agents[0]; a.Found != front || a.Missed != behind || a.Without != without || a.Interfaces == 0 || a.Node != nodeName {
+	if a := report.Agents[0]; a.Found != front || a.Missed != behind || a.Without != without || a.Interfaces == 0 || a.Node != statusNode {
 		t.Errorf("the agent: %+v", a)
 	}
 	if report.Reorder != "lua" {
@@ -143,12 +144,12 @@ func makeNode(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	nodes := c.Client.CoreV1().Nodes()
 	labels := map[string]string{"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
-	node, err := nodes.Create(interrupted, &core.Node{ObjectMeta: meta.ObjectMeta{Name: nodeName, Labels: labels}}, meta.CreateOptions{})
+	node, err := nodes.Create(interrupted, &core.Node{ObjectMeta: meta.ObjectMeta{Name: statusNode, Labels: labels}}, meta.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := nodes.Delete(interrupted, nodeName, meta.DeleteOptions{}); err != nil {
+		if err := nodes.Delete(interrupted, statusNode, meta.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -164,7 +165,7 @@ func makeWorkload(t *testing.T, c *cluster.Cluster) {
 	makeNamespace(t, c, "shop")
 	pod := &core.Pod{
 		ObjectMeta: meta.ObjectMeta{Name: "web", Namespace: "shop"},
-		Spec: core.PodSpec{NodeName: nodeName, Containers: []core.Container{
+		Spec: core.PodSpec{NodeName: statusNode, Containers: []core.Container{
 			{Name: "web", Image: "example.org/web:1"}, {Name: "istio-proxy", Image: "example.org/proxyv2:1"},
 		}},
 	}
@@ -193,7 +194,7 @@ func bindAgent(t *testing.T, c *cluster.Cluster) *core.Pod {
 		pod = &list.Items[0]
 		return nil
 	})
-	binding := &core.Binding{ObjectMeta: meta.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace}, Target: core.ObjectReference{Kind: "Node", Name: nodeName}}
+	binding := &core.Binding{ObjectMeta: meta.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace}, Target: core.ObjectReference{Kind: "Node", Name: statusNode}}
 	if err := pods.Bind(interrupted, binding, meta.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -207,12 +208,17 @@ func bindAgent(t *testing.T, c *cluster.Cluster) *core.Pod {
 }
 
 // runAgent does what the kubelet would: it runs the agent in the node's network,
-// here the control plane's, with the metrics address of the manifest, and tells
-// the API server when it is ready.
+// here the control plane's, as the service account of the manifests, and tells the
+// API server when it is ready: when it has listed the pods, among others.
 func runAgent(t *testing.T, c *cluster.Cluster, pod *core.Pod) {
 	t.Helper()
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if _, err := c.ServiceAccountKubeconfig(interrupted, agentNamespace, "layertrace-agent", kubeconfig, true); err != nil {
+		t.Fatal(err)
+	}
 	agent, err := c.Run(process.Spec{Name: "agent", Path: theAgent(t), Args: []string{
-		"agent", "--export=none", "--node=" + nodeName, "--pnic=nosuch*", "--metrics-address=[" + cluster.BridgeIP + "]:9464",
+		"agent", "--kubernetes", "--kubeconfig=" + kubeconfig, "--node=" + statusNode,
+		"--export=none", "--pnic=nosuch*", "--metrics-address=[" + cluster.BridgeIP + "]:9464",
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -257,7 +263,7 @@ func serveIn(t *testing.T, space *netspace.Space) (ask func(request string)) {
 	t.Helper()
 	var listener net.Listener
 	err := space.Do(func() (err error) {
-		listener, err = net.Listen("tcp", fmt.Sprintf("%s:%d", podIP, webPort))
+		listener, err = net.Listen("tcp", fmt.Sprintf("%s:%d", webIP, webPort))
 		return err
 	})
 	if err != nil {

@@ -5,14 +5,21 @@ package install
 import (
 	"bytes"
 	"io/fs"
+	"net"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/istio"
+	"github.com/spf13/pflag"
+	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
@@ -244,4 +251,49 @@ func TestRenderInlineHeaders(t *testing.T) {
 	if !slices.Equal(namespaces, o.AppNamespaces) {
 		t.Errorf("overrides in %v", namespaces)
 	}
+}
+
+// The agent takes the settings that it gets: the file, and the variables.
+func TestAgentTakesItsSettings(t *testing.T) {
+	objects := render(t, defaults(ReorderNone))
+	text, _, err := unstructured.NestedString(find(objects, "ConfigMap").Object, "data", configKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), configKey)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	daemonSet := &appsv1.DaemonSet{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(find(objects, "DaemonSet").Object, daemonSet); err != nil {
+		t.Fatal(err)
+	}
+	var environ []string
+	for _, e := range daemonSet.Spec.Template.Spec.Containers[0].Env {
+		value := e.Value
+		if e.ValueFrom != nil {
+			value = map[string]string{"spec.nodeName": "node1", "status.hostIP": "192.0.2.1"}[e.ValueFrom.FieldRef.FieldPath]
+		}
+		environ = append(environ, e.Name+"="+strings.ReplaceAll(value, "$(HOST_IP)", "192.0.2.1"))
+	}
+	flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+	settings := config.Define(flags)
+	args := daemonSet.Spec.Template.Spec.Containers[0].Args
+	if !slices.Equal(args, []string{"agent", "--config", "/etc/layertrace/" + configKey}) {
+		t.Errorf("arguments %q", args)
+	}
+	if err := flags.Parse([]string{"--config", file}); err != nil {
+		t.Fatal(err)
+	}
+	if err := config.Load(flags, settings, environ); err != nil {
+		t.Fatal(err)
+	}
+	if !settings.Kubernetes || settings.Node != "node1" || settings.MetricsAddress != "[192.0.2.1]:9464" || !settings.OTLPInsecure {
+		t.Errorf("settings %+v", settings)
+	}
+	listener, err := net.Listen("tcp", "[127.0.0.1]:0") // brackets around IPv4 are fine
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
 }
