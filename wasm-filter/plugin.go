@@ -65,7 +65,6 @@ func (p *plugin) request(stream uint32) {
 	case reorder.Malformed:
 		p.failed.increment()
 	case reorder.Absent:
-		p.absent.increment()
 		p.begin(stream, pairs)
 	case reorder.InFront:
 		p.inFront.increment()
@@ -78,19 +77,19 @@ func (p *plugin) request(stream uint32) {
 	}
 }
 
-// begin gives placeholders to a request without a trace context, where it may.
+// begin handles a request without a trace context: it gets placeholders, where
+// it may.
 func (p *plugin) begin(stream uint32, pairs []byte) {
-	if p.roots == nil {
-		return
+	if p.roots != nil {
+		if with := p.roots.begin(stream, pairs); with != nil {
+			if p.host.setRequestHeaders(with) != nil {
+				p.failed.increment()
+				return
+			}
+			p.roots.set.increment()
+		}
 	}
-	with := p.roots.begin(stream, pairs)
-	switch {
-	case with == nil:
-	case p.host.setRequestHeaders(with) != nil:
-		p.failed.increment()
-	default:
-		p.roots.set.increment()
-	}
+	p.absent.increment()
 }
 
 // end is told of the end of each stream.
