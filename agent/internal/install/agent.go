@@ -7,7 +7,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 
+	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 )
@@ -49,8 +53,8 @@ func setAgent(objects []*unstructured.Unstructured, o Options) error {
 		"spec", "template", "metadata", "annotations", configHash)
 }
 
-// setAgentConfig writes the endpoint into the agent's settings, and returns
-// their text.
+// setAgentConfig writes what the options say into the agent's settings, and
+// returns their text.
 func setAgentConfig(configMap *unstructured.Unstructured, o Options) (string, error) {
 	text, found, err := unstructured.NestedString(configMap.Object, "data", configKey)
 	if err != nil || !found {
@@ -60,17 +64,44 @@ func setAgentConfig(configMap *unstructured.Unstructured, o Options) (string, er
 	if err := yaml.UnmarshalStrict([]byte(text), &settings); err != nil {
 		return "", err
 	}
-	insecure, _ := settings["otlp-insecure"].(bool)
-	if (o.OTLPEndpoint == "" || settings["otlp-endpoint"] == o.OTLPEndpoint) && insecure == o.OTLPInsecure {
-		return text, nil // with its own order
-	}
+	changed := maps.Clone(settings)
+	changed["otlp-insecure"] = o.OTLPInsecure
 	if o.OTLPEndpoint != "" {
-		settings["otlp-endpoint"] = o.OTLPEndpoint
+		changed["otlp-endpoint"] = o.OTLPEndpoint
 	}
-	settings["otlp-insecure"] = o.OTLPInsecure
-	changed, err := yaml.Marshal(settings)
-	if err != nil {
-		return "", err
+	for _, setting := range o.AgentSettings {
+		name, value, _ := strings.Cut(setting, "=")
+		changed[name] = value
 	}
-	return string(changed), unstructured.SetNestedField(configMap.Object, string(changed), "data", configKey)
+	if !maps.Equal(settings, changed) { // else with its own order
+		data, err := yaml.Marshal(changed)
+		if err != nil {
+			return "", err
+		}
+		text = string(data)
+	}
+	return text, unstructured.SetNestedField(configMap.Object, text, "data", configKey)
+}
+
+// checkSettings lets the agent's own flags read settings, so that a slip of the
+// pen shows now, and not as an agent that does not start.
+func checkSettings(settings []string) error {
+	flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+	parsed := config.Define(flags)
+	for _, setting := range settings {
+		name, value, ok := strings.Cut(setting, "=")
+		if !ok {
+			return fmt.Errorf("--agent-setting %q: write NAME=VALUE, such as pnic=eth0", setting)
+		}
+		if flags.Lookup(name) == nil || name == "config" {
+			return fmt.Errorf("--agent-setting %s: the agent has no setting %q%s", setting, name, config.Hint(flags, name))
+		}
+		if err := flags.Set(name, value); err != nil {
+			return fmt.Errorf("--agent-setting %s: %w", setting, err)
+		}
+	}
+	if err := config.Load(flags, parsed, nil); err != nil {
+		return fmt.Errorf("--agent-setting: %w", err)
+	}
+	return nil
 }

@@ -59,6 +59,9 @@ type Options struct {
 	OTLPEndpoint string
 	// OTLPInsecure: without TLS.
 	OTLPInsecure bool
+	// AgentSettings are further settings of the agents, NAME=VALUE with the names
+	// and the form of its flags.
+	AgentSettings []string
 	// TracingProvider is the extension provider of the Telemetry resource; empty:
 	// tracing is left as it is.
 	TracingProvider string
@@ -116,6 +119,9 @@ func (o *Options) Check() error {
 	}
 	if o.Reorder == ReorderInlineHeaders && !slices.Contains(Tracers, o.Tracer) {
 		return fmt.Errorf("--tracer %q is not one of %s", o.Tracer, strings.Join(Tracers, ", "))
+	}
+	if err := checkSettings(o.AgentSettings); err != nil {
+		return err
 	}
 	return o.checkWasm()
 }

@@ -162,6 +162,7 @@ func TestRenderOptions(t *testing.T) {
 	o.TracingProvider, o.Sampling = "zipkin", 12.5
 	o.WasmURL, o.WasmSHA256 = "oci://example.org/filter:1", strings.Repeat("a", 64)
 	o.WasmPullSecret, o.PodMonitor = "registry", true
+	o.AgentSettings = []string{"pnic=eth0,kind:physical", "deep=true"}
 	var out bytes.Buffer
 	if err := Write(&out, render(t, o)); err != nil {
 		t.Fatal(err)
@@ -174,7 +175,7 @@ func TestRenderOptions(t *testing.T) {
 	}
 	for _, want := range []string{
 		"image: example.org/agent:1", "otlp-endpoint: collector:4317", "otlp-insecure: false", "kubernetes: true",
-		"- name: zipkin", "randomSamplingPercentage: 12.5", "kind: PodMonitor", "imagePullSecret: registry", "url: oci://example.org/filter:1",
+		"- name: zipkin", "randomSamplingPercentage: 12.5", "kind: PodMonitor", "pnic: eth0,kind:physical", `deep: "true"`, "imagePullSecret: registry", "url: oci://example.org/filter:1",
 		"sha256: " + o.WasmSHA256, "extensions.istio.io/trafficextension/mesh.layertrace~istio-translated-wasmplugin",
 	} {
 		if !strings.Contains(text, want) {
@@ -255,7 +256,9 @@ func TestRenderInlineHeaders(t *testing.T) {
 
 // The agent takes the settings that it gets: the file, and the variables.
 func TestAgentTakesItsSettings(t *testing.T) {
-	objects := render(t, defaults(ReorderNone))
+	o := defaults(ReorderNone)
+	o.AgentSettings = []string{"pnic=eth[0-9]*,kind:physical", "deep=true"}
+	objects := render(t, o)
 	text, _, err := unstructured.NestedString(find(objects, "ConfigMap").Object, "data", configKey)
 	if err != nil {
 		t.Fatal(err)
@@ -288,7 +291,8 @@ func TestAgentTakesItsSettings(t *testing.T) {
 	if err := config.Load(flags, settings, environ); err != nil {
 		t.Fatal(err)
 	}
-	if !settings.Kubernetes || settings.Node != "node1" || settings.MetricsAddress != "[192.0.2.1]:9464" || !settings.OTLPInsecure {
+	if !settings.Kubernetes || settings.Node != "node1" || settings.MetricsAddress != "[192.0.2.1]:9464" || !settings.OTLPInsecure ||
+		!settings.Deep || !slices.Equal(settings.PNIC, []string{"eth[0-9]*", "kind:physical"}) {
 		t.Errorf("settings %+v", settings)
 	}
 	listener, err := net.Listen("tcp", "[127.0.0.1]:0") // brackets around IPv4 are fine
