@@ -32,9 +32,10 @@ func TestWire(t *testing.T) {
 	if err := provision.Wasm(t.Context(), o.Module, t.Logf); err != nil {
 		t.Fatal(err)
 	}
-	o.After = func(ctx context.Context, tracer envoy.Tracer, group []Placement, p *proxy.Proxy) error {
-		checkCounters(ctx, t, o, tracer, group, p)
-		checkLog(ctx, t, tracer, group, p)
+	o.After = func(ctx context.Context, b *Bench) error {
+		checkCounters(ctx, t, o, b)
+		checkLog(ctx, t, b)
+		checkAlike(ctx, t, b)
 		return nil
 	}
 	results, err := Run(t.Context(), o)
@@ -67,14 +68,14 @@ func runs(results []Result, tracer envoy.Tracer, name string) int {
 }
 
 // checkCounters fails unless the filters counted what the golden files say.
-func checkCounters(ctx context.Context, t *testing.T, o Options, tracer envoy.Tracer, group []Placement, p *proxy.Proxy) {
+func checkCounters(ctx context.Context, t *testing.T, o Options, b *Bench) {
 	t.Helper()
-	cases, err := golden.Load(o.Golden, string(tracer))
+	cases, err := golden.Load(o.Golden, string(b.tracer))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]uint64{"layertrace_host_call_errors": 0, "layertrace_placeholders_left": 0, "lua.errors": 0}
-	for _, placement := range group {
+	for _, placement := range b.placements {
 		switch placement {
 		case WasmUpstream:
 			want["layertrace_requests_reordered"] = 0
@@ -88,12 +89,12 @@ func checkCounters(ctx context.Context, t *testing.T, o Options, tracer envoy.Tr
 		}
 	}
 	for name, n := range want {
-		got, err := p.Counters(ctx, name)
+		got, err := b.Proxy.Counters(ctx, name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got != n {
-			t.Errorf("%s, %v: Envoy counted %d %s, want %d", tracer, group, got, name, n)
+			t.Errorf("%v: Envoy counted %d %s, want %d", b, got, name, n)
 		}
 	}
 }
@@ -129,17 +130,17 @@ func count(want map[string]uint64, c golden.Case, placement Placement) {
 // configuration: for each listener once in each VM, of which Envoy starts one to
 // try the module and one for each thread (here: main and a single worker), and
 // not per request.
-func checkLog(ctx context.Context, t *testing.T, tracer envoy.Tracer, group []Placement, p *proxy.Proxy) {
+func checkLog(ctx context.Context, t *testing.T, b *Bench) {
 	t.Helper()
 	listeners := 0
-	for _, placement := range group {
+	for _, placement := range b.placements {
 		if placement == WasmUpstream || placement == WasmConnectionManager {
 			listeners += 2 // one for each protocol
 		}
 	}
 	var told int
 	err := await.Until(ctx, "the refused configuration in the log", time.Minute, 50*time.Millisecond, func(context.Context) error {
-		log, err := p.Log()
+		log, err := b.Proxy.Log()
 		told = strings.Count(log, `layertrace: plugin configuration: unknown key "unknown"`)
 		if err == nil && told < listeners {
 			err = fmt.Errorf("%d times, want %d or more", told, listeners)
@@ -147,6 +148,6 @@ func checkLog(ctx context.Context, t *testing.T, tracer envoy.Tracer, group []Pl
 		return err
 	})
 	if err != nil || told > 3*listeners {
-		t.Errorf("%s, %v: the refused configuration was told %d times, want %d to %d: %v", tracer, group, told, listeners, 3*listeners, err)
+		t.Errorf("%v: the refused configuration was told %d times, want %d to %d: %v", b, told, listeners, 3*listeners, err)
 	}
 }

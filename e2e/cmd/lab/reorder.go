@@ -75,6 +75,7 @@ func (r *reorderCmd) run(ctx context.Context) error {
 		return err
 	}
 	printWire(os.Stdout, report.Wire)
+	printOffsets(os.Stdout, report.Wire)
 	if r.cost {
 		if report.Cost, err = r.measure(ctx, envoy, module, dir); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/reorder"
 	"github.com/layertrace/layertrace/e2e/reorder/cost"
+	"github.com/layertrace/layertrace/e2e/reorder/proxy"
 )
 
 // reorderReport is what the command writes to reorder.json.
@@ -74,6 +75,35 @@ func printWire(w io.Writer, results []reorder.Result) {
 			fmt.Fprintf(w, "\nFAILED %s %s %s %s: %v\n", r.Tracer, r.Case, r.Placement, r.Protocol, r.Err)
 		}
 	}
+}
+
+// printOffsets prints how far behind the beginning of a request its trace context
+// stands, for the cases that every mesh has.
+func printOffsets(w io.Writer, results []reorder.Result) {
+	fmt.Fprint(w, "\nWhere the tracer's first header begins in an HTTP/1.1 request, in bytes:\n\n")
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(table, "tracer\tcase\t")
+	for _, placement := range reorder.Placements {
+		fmt.Fprintf(table, "%s\t", placement)
+	}
+	fmt.Fprintln(table)
+	for _, tracer := range reorder.Tracers {
+		for _, name := range []string{"root", "continued", "retry"} {
+			fmt.Fprintf(table, "%s\t%s\t", tracer, name)
+			for _, placement := range reorder.Placements {
+				at := slices.IndexFunc(results, func(r reorder.Result) bool {
+					return r.Tracer == tracer && r.Case == name && r.Placement == placement && r.Protocol == proxy.HTTP1
+				})
+				if at < 0 || results[at].Offset < 0 {
+					fmt.Fprint(table, "none\t")
+					continue
+				}
+				fmt.Fprintf(table, "%d\t", results[at].Offset)
+			}
+			fmt.Fprintln(table)
+		}
+	}
+	_ = table.Flush()
 }
 
 // printCost prints what a request costs, and how much more than with Envoy as

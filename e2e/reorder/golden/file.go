@@ -59,6 +59,7 @@ func Load(files fs.FS, dir string) ([]Case, error) {
 		c.Name = strings.TrimSuffix(path.Base(name), ".txtar")
 		cases = append(cases, c)
 	}
+	slices.SortFunc(cases, func(a, b Case) int { return strings.Compare(a.Name, b.Name) })
 	return cases, nil
 }
 
