@@ -49,8 +49,8 @@ func render(t *testing.T, o Options) []*unstructured.Unstructured {
 	return objects
 }
 
-// kustomize builds an overlay by kustomize's own code.
-func kustomize(t *testing.T, overlay string) map[string]map[string]any {
+// manifestFiles returns the manifests as a file system for kustomize.
+func manifestFiles(t *testing.T) filesys.FileSystem {
 	t.Helper()
 	disk := filesys.MakeFsInMemory()
 	err := fs.WalkDir(istio.Files, ".", func(name string, entry fs.DirEntry, err error) error {
@@ -66,7 +66,13 @@ func kustomize(t *testing.T, overlay string) map[string]map[string]any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(disk, "/overlays/"+overlay)
+	return disk
+}
+
+// kustomize builds an overlay by kustomize's own code.
+func kustomize(t *testing.T, overlay string) map[string]map[string]any {
+	t.Helper()
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(manifestFiles(t), "/overlays/"+overlay)
 	if err != nil {
 		t.Fatal(err)
 	}
