@@ -26,7 +26,8 @@ type Options struct {
 	// Variants to measure; nil for Variants().
 	Variants []Variant
 	// Rounds is how often each variant gets Requests requests, one variant
-	// after the other: 0 for 30 rounds of 2,000.
+	// after the other: 0 for 150 rounds of 400. Short rounds are over before
+	// what else the machine does changes.
 	Rounds, Requests int
 }
 
@@ -52,7 +53,7 @@ const connections = 4
 // ended when it returns.
 func Measure(ctx context.Context, o Options) (results []Result, err error) {
 	if o.Rounds == 0 {
-		o.Rounds, o.Requests = 30, 2000
+		o.Rounds, o.Requests = 150, 400
 	}
 	if o.Variants == nil {
 		if o.Variants, err = Variants(ctx, o); err != nil {
@@ -91,20 +92,25 @@ func Measure(ctx context.Context, o Options) (results []Result, err error) {
 	return results, nil
 }
 
-// takeTurns runs the rounds. The first does not count and is long: V8 compiles
-// what a module runs often once more, and better.
+// warmUp is how many requests V8 gets until what a module runs often is compiled
+// once more, and better.
+const warmUp = 5000
+
+// takeTurns runs the rounds, each beginning with another variant.
 func takeTurns(ctx context.Context, o Options, runs []*run) error {
-	for round := range o.Rounds + 1 {
-		requests := o.Requests
-		switch {
-		case round == 0:
-			requests *= 3
-			o.Progress("cost: warming up")
-		case round%10 == 1:
-			o.Progress("cost: round %d of %d", round, o.Rounds)
+	o.Progress("cost: warming up")
+	for _, r := range runs {
+		if err := r.round(ctx, min(warmUp, o.Rounds*o.Requests), false); err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
 		}
-		for _, r := range runs {
-			if err := r.round(ctx, requests, round > 0); err != nil {
+	}
+	for round := range o.Rounds {
+		if round%50 == 0 {
+			o.Progress("cost: round %d of %d", round+1, o.Rounds)
+		}
+		for i := range runs {
+			r := runs[(round+i)%len(runs)]
+			if err := r.round(ctx, o.Requests, true); err != nil {
 				return fmt.Errorf("%s: %w", r.name, err)
 			}
 		}
