@@ -74,6 +74,7 @@ func TestPatchHasAllPieces(t *testing.T) {
 		{"source/common/tracing/BUILD", `"//source/common/runtime:runtime_features_lib",`},
 		{"test/common/http/BUILD", `srcs = ["header_map_trace_context_test.cc"],`},
 		{"test/common/http/header_map_trace_context_test.cc", "AgreesWithTheModel"},
+		{"test/common/http/header_map_impl_speed_test.cc", "BENCHMARK(headerMapImplInsertTraceContext)"},
 		{"test/common/tracing/trace_context_impl_test.cc", `{{"` + guard + `", "false"}}`},
 		{tracers + "zipkin/zipkin_tracer_impl_test.cc", "TraceContextFirst"},
 		{tracers + "opentelemetry/opentelemetry_tracer_impl_test.cc", "TraceContextFirst"},
