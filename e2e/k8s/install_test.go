@@ -122,10 +122,30 @@ func expect(t *testing.T, out string, lines ...string) {
 	}
 }
 
-// Installing, installing again, choosing another way, and removing it all.
+// What install, status and uninstall do, one after the other in a cluster with
+// Istio's root namespace.
 func TestInstall(t *testing.T) {
 	c := theCluster(t)
 	makeIstio(t, c)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *cluster.Cluster)
+	}{
+		{"again, another way, uninstall", testInstall},
+		{"manifests are valid", testManifestsAreValid},
+		{"refusals", testRefusals},
+		{"failure leaves what it found", testFailureLeavesWhatItFound},
+		{"uninstall leaves what is not its", testUninstallLeavesWhatIsNotIts},
+		{"asks", testAsks},
+		{"the agent's role", testAgentRole},
+		{"status", testStatus},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, c) })
+	}
+}
+
+// Installing, installing again, choosing another way, and removing it all.
+func testInstall(t *testing.T, c *cluster.Cluster) {
 	before := all(t, c)
 	uninstallAfter(t, c)
 
@@ -183,9 +203,16 @@ func withoutStatus(t *testing.T, c *cluster.Cluster) []string {
 
 // Each way's manifests, as they are printed, pass the API server's strict
 // validation of fields.
-func TestManifestsAreValid(t *testing.T) {
-	c := theCluster(t)
-	makeIstio(t, c)
+func testManifestsAreValid(t *testing.T, c *cluster.Cluster) {
+	var manifests [][]byte
+	t.Cleanup(func() {
+		for _, m := range manifests {
+			if err := c.Delete(interrupted, m); err != nil {
+				t.Error(err)
+			}
+		}
+		deleteNamespace(t, c, agentNamespace)
+	})
 	for _, reorder := range []string{"wasmplugin", "wasmplugin-inline-headers", "envoyfilter", "lua", "patched", "none"} {
 		t.Run(reorder, func(t *testing.T) {
 			args := []string{"install", "--dry-run", "--reorder", reorder, "--tracing-provider=otel-tracing"}
@@ -195,23 +222,16 @@ func TestManifestsAreValid(t *testing.T) {
 			if err := cmd.Run(); err != nil {
 				t.Fatalf("%v: %s", err, stderr.String())
 			}
-			t.Cleanup(func() {
-				if err := c.Delete(interrupted, out.Bytes()); err != nil {
-					t.Error(err)
-				}
-				deleteNamespace(t, c, agentNamespace)
-			})
 			if err := c.Apply(interrupted, out.Bytes()); err != nil {
 				t.Error(err)
 			}
+			manifests = append(manifests, out.Bytes())
 		})
 	}
 }
 
 // What install refuses, it refuses with one line, and changes nothing.
-func TestInstallRefuses(t *testing.T) {
-	c := theCluster(t)
-	makeIstio(t, c)
+func testRefusals(t *testing.T, c *cluster.Cluster) {
 	makeNamespace(t, c, "shop")
 	node := func(kernel string) func(t *testing.T) {
 		return func(t *testing.T) {
@@ -368,9 +388,7 @@ spec: {policyName: refuse-%[2]s, validationActions: [Deny]}
 
 // A step that fails leaves what it found: nothing behind a first installation,
 // the one before behind another.
-func TestFailedInstallLeavesWhatItFound(t *testing.T) {
-	c := theCluster(t)
-	makeIstio(t, c)
+func testFailureLeavesWhatItFound(t *testing.T, c *cluster.Cluster) {
 	uninstallAfter(t, c)
 	before := all(t, c)
 	t.Run("first", func(t *testing.T) {
@@ -423,9 +441,7 @@ func specs(t *testing.T, c *cluster.Cluster) []string {
 
 // A namespace in which somebody else has something is not removed, nor is what
 // was applied by another tool.
-func TestUninstallLeavesWhatIsNotIts(t *testing.T) {
-	c := theCluster(t)
-	makeIstio(t, c)
+func testUninstallLeavesWhatIsNotIts(t *testing.T, c *cluster.Cluster) {
 	uninstallAfter(t, c)
 	does(t, c, "install", "--yes", "--reorder=none")
 	secret := &core.Secret{ObjectMeta: meta.ObjectMeta{Name: "mine"}}
@@ -449,9 +465,7 @@ metadata: {name: by-hand, namespace: istio-system, labels: {app.kubernetes.io/ma
 }
 
 // Without an answer nothing is installed.
-func TestInstallAsks(t *testing.T) {
-	c := theCluster(t)
-	makeIstio(t, c)
+func testAsks(t *testing.T, c *cluster.Cluster) {
 	before := all(t, c)
 	out, failed := layertrace(t, c, "install", "--reorder=none")
 	if !failed {

@@ -9,13 +9,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/layertrace/layertrace/e2e/cluster"
 )
 
 // The agent's service account may list and watch pods, and nothing else. (That
-// this is enough, TestStatus shows, whose agent runs as this account.)
-func TestAgentRole(t *testing.T) {
-	c := theCluster(t)
-	makeIstio(t, c)
+// this is enough, testStatus shows, whose agent runs as this account.)
+func testAgentRole(t *testing.T, c *cluster.Cluster) {
 	uninstallAfter(t, c)
 	does(t, c, "install", "--yes", "--reorder=none")
 	config, err := c.ServiceAccountKubeconfig(interrupted, agentNamespace, "layertrace-agent", filepath.Join(t.TempDir(), "kubeconfig"), false)

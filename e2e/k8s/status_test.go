@@ -76,9 +76,7 @@ func readStatus(t *testing.T, c *cluster.Cluster) (report statusReport, failed b
 
 // What status tells: nothing is installed; an agent does not run; a real agent
 // runs, and sees which contexts stand in front in real traffic.
-func TestStatus(t *testing.T) {
-	c := theCluster(t)
-	makeIstio(t, c)
+func testStatus(t *testing.T, c *cluster.Cluster) {
 	if report, failed := readStatus(t, c); !failed || report.Installed || len(report.Problems) != 1 {
 		t.Errorf("without an installation: %+v", report)
 	}
