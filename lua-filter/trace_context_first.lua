@@ -12,6 +12,10 @@
 
 local settings = settings or {}
 
+-- Envoy makes a coroutine and some objects for each request, next to which what
+-- lives is small: collect less often. That saves 1 to 2 of some 14 µs a request.
+collectgarbage("setpause", 400)
+
 local OTHER, PSEUDO, CONTEXT, PARENT, STATE = 0, 1, 2, 3, 4
 
 -- The headers of each format: whole names, or a prefix.

@@ -31,7 +31,7 @@ func (b *Bench) String() string { return fmt.Sprint(b.tracer, " ", b.placements)
 // startBench starts an Envoy with a listener for each placement, protocol and
 // setup of the cases.
 func startBench(ctx context.Context, o Options, tracer envoy.Tracer, placements []Placement, cases []golden.Case) (*Bench, error) {
-	config := proxy.Config{Envoy: o.Envoy, Tracer: tracer, InlineHeaders: placements[0].InlineHeaders(tracer)}
+	config := proxy.Config{Envoy: o.Envoy, Tracer: tracer, InlineHeaders: placements[0].InlineHeaders()}
 	seen := map[string]bool{}
 	for _, placement := range placements {
 		for _, protocol := range protocols {

@@ -31,7 +31,7 @@ func offset(heads []upstream.Head, tracer envoy.Tracer) int {
 	head := heads[len(heads)-1]
 	at := len(head.RequestLine) + len("\r\n")
 	for _, f := range head.Fields {
-		if slices.Contains(WasmConnectionManager.InlineHeaders(tracer), f.Name) {
+		if slices.Contains(written[tracer], f.Name) {
 			return at
 		}
 		at += len(f.Name) + len(": ") + len(f.Value) + len("\r\n")

@@ -7,6 +7,7 @@ package reorder
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/layertrace/layertrace/e2e/lab/envoy"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
@@ -37,16 +38,19 @@ var Placements = []Placement{Stock, WasmUpstream, WasmConnectionManager, LuaUpst
 // format is the name, in the filters' configuration, of what a tracer writes.
 var format = map[envoy.Tracer]string{envoy.Zipkin: "b3", envoy.OpenTelemetry: "w3c"}
 
-// InlineHeaders returns what the bootstrap has to register for a placement:
-// all that a tracer writes.
-func (p Placement) InlineHeaders(tracer envoy.Tracer) []string {
+// written are the headers that each tracer writes.
+var written = map[envoy.Tracer][]string{
+	envoy.Zipkin:        {"x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"},
+	envoy.OpenTelemetry: {"traceparent", "tracestate"},
+}
+
+// InlineHeaders returns what the bootstrap has to register for a placement: all
+// that the tracers write, as in istio/reorder.
+func (p Placement) InlineHeaders() []string {
 	if p != WasmConnectionManager {
 		return nil
 	}
-	if tracer == envoy.Zipkin {
-		return []string{"x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"}
-	}
-	return []string{"traceparent", "tracestate"}
+	return slices.Concat(written[envoy.OpenTelemetry], written[envoy.Zipkin])
 }
 
 // FilterConfig is what a placement's filter is configured with, beside what

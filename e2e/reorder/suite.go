@@ -64,7 +64,7 @@ func Run(ctx context.Context, o Options) ([]Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, group := range groupByBootstrap(o.Placements, tracer) {
+		for _, group := range groupByBootstrap(o.Placements) {
 			o.Progress("%s: %d cases, %v", tracer, len(cases), group)
 			part, err := runGroup(ctx, o, tracer, group, cases)
 			results = append(results, part...)
@@ -77,11 +77,11 @@ func Run(ctx context.Context, o Options) ([]Result, error) {
 }
 
 // groupByBootstrap parts the placements by the inline headers they need.
-func groupByBootstrap(placements []Placement, tracer envoy.Tracer) [][]Placement {
+func groupByBootstrap(placements []Placement) [][]Placement {
 	var groups [][]Placement
 	for _, p := range placements {
 		at := slices.IndexFunc(groups, func(g []Placement) bool {
-			return slices.Equal(g[0].InlineHeaders(tracer), p.InlineHeaders(tracer))
+			return slices.Equal(g[0].InlineHeaders(), p.InlineHeaders())
 		})
 		if at < 0 {
 			groups = append(groups, nil)
