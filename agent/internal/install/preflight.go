@@ -105,16 +105,21 @@ func checkIstio(ctx context.Context, c *Cluster, o *Options, m *mesh) ([]Finding
 	if m.version == "" {
 		return one(Warning, "Istio's CRDs are there, but no Deployment with app=istiod in %s tells a version: taken for the newest; correct --istio-namespace if it is elsewhere", o.IstioNamespace)
 	}
-	o.IstioVersion = m.version
-	old, err := olderThan(m.version, 1, oldestUpstreamMinor)
+	return istioVersion(o, m.version)
+}
+
+// istioVersion sees whether a version has what the options ask for.
+func istioVersion(o *Options, version string) ([]Finding, error) {
+	o.IstioVersion = version
+	old, err := olderThan(version, 1, oldestUpstreamMinor)
 	if err != nil {
 		return nil, err
 	}
 	if old && o.usesUpstreamFilters() {
 		return one(Refusal, "Istio is %s, and --reorder %s needs 1.%d or later (upstream HTTP filters): upgrade Istio, or choose --reorder %s or %s",
-			m.version, o.Reorder, oldestUpstreamMinor, ReorderInlineHeaders, ReorderNone)
+			version, o.Reorder, oldestUpstreamMinor, ReorderInlineHeaders, ReorderNone)
 	}
-	return one(Fine, "Istio %s", m.version)
+	return one(Fine, "Istio %s", version)
 }
 
 func checkModule(_ context.Context, _ *Cluster, o *Options, _ *mesh) ([]Finding, error) {
