@@ -5,7 +5,8 @@
 //
 // Its place is that of an upstream HTTP filter of Envoy's router: the tracer
 // injects the context after all filters of the connection manager, and again on
-// each retry. Build it with make wasm.
+// each retry. README.md says what it needs to run in the connection manager.
+// Build it with make wasm.
 package main
 
 // main never runs: the proxy calls the exported callbacks of a c-shared module.

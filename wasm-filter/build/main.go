@@ -58,7 +58,7 @@ func build(pkg string, exports []string, out string) error {
 	whole := filepath.Join(dir, "whole.wasm")
 	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false",
 		"-ldflags=-s -w -buildid=", "-o", whole, pkg)
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOWASM=", "GOEXPERIMENT=", "GODEBUG=",
+	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOWASM=", "GOEXPERIMENT=", "GODEBUG=", "GOFLAGS=", "GOWORK=off",
 		"CGO_ENABLED=0", "GOTOOLCHAIN="+toolchain)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
