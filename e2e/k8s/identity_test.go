@@ -43,7 +43,6 @@ subjects: [{kind: ServiceAccount, name: default, namespace: shop}]
 func TestIdentity(t *testing.T) {
 	c := theCluster(t)
 	makeNamespace(t, c, shop)
-	grant(t, c)
 	n := newNode(t, c)
 
 	front := n.addRouted(t, "front", "vethfront", frontIP)
@@ -67,7 +66,9 @@ func TestIdentity(t *testing.T) {
 	setStatus(t, c, makePod(t, c, shop, "proxy", agentNode, true), core.PodRunning, nodeIP, nodeIP)
 
 	n.startAgent(t, shop)
-	n.awaitReady(t, "ok\n")
+	n.awaitReady(t, http.StatusServiceUnavailable, "grant list and watch on pods")
+	grant(t, c)
+	n.awaitReady(t, http.StatusOK, "ok\n")
 
 	t.Run("service, pod and controller", func(t *testing.T) {
 		n.expect(t, front, reviewsIP, "vethfront", map[string]string{
@@ -108,12 +109,13 @@ func grant(t *testing.T, c *cluster.Cluster) {
 	})
 }
 
-// awaitReady waits until /readyz answers with a text.
-func (n *testNode) awaitReady(t *testing.T, want string) {
+// awaitReady waits until /readyz answers with a status and a text: "ok\n" is
+// all of it, another is contained.
+func (n *testNode) awaitReady(t *testing.T, status int, want string) {
 	t.Helper()
 	awaitNil(t, "readiness", func() error {
 		code, body, err := n.get("/readyz")
-		if err == nil && (code != http.StatusOK || body != want) {
+		if err == nil && (code != status || !strings.Contains(body, want) || want == "ok\n" && body != want) {
 			err = fmt.Errorf("status %d: %s", code, body)
 		}
 		return err
@@ -188,13 +190,7 @@ func (n *testNode) outage(t *testing.T, front *netspace.Space) {
 			}
 		}
 	}()
-	awaitNil(t, "remark of the agent", func() error {
-		code, body, err := n.get("/readyz")
-		if err == nil && (code != http.StatusOK || !strings.Contains(body, "does not answer")) {
-			err = fmt.Errorf("status %d: %s", code, body)
-		}
-		return err
-	})
+	n.awaitReady(t, http.StatusOK, "does not answer")
 	n.expect(t, front, reviewsIP, "vethdetails", map[string]string{"service.name": "details", "layertrace.client.service": "front"})
 	if err := n.cluster.StartAPIServer(interrupted); err != nil {
 		t.Fatal(err)
@@ -203,7 +199,7 @@ func (n *testNode) outage(t *testing.T, front *netspace.Space) {
 	late := makePod(t, n.cluster, shop, "late", otherNode, false)
 	setStatus(t, n.cluster, late, core.PodRunning, "10.50.9.9", otherIP)
 	n.awaitMetric(t, `layertrace_identity_pods{where="elsewhere"}`, "2")
-	n.awaitReady(t, "ok\n")
+	n.awaitReady(t, http.StatusOK, "ok\n")
 	n.awaitMetric(t, "layertrace_identity_api_away_seconds", "0")
 	if failures, err := n.metric("layertrace_identity_api_failures_total"); err != nil || failures == "0" {
 		t.Errorf("failures of the API server: %s, %v", failures, err)

@@ -170,10 +170,11 @@ func TestRunRefuses(t *testing.T) {
 		"port in use":       {"--metrics-address=" + taken.Addr().String(), "is in use"},
 		"missing interface": {"--pnic=nosuch0", `no interface "nosuch0"`},
 		"no identity file":  {"--identity=/nosuch", "--identity"},
+		"no kubeconfig":     {"--kubernetes=true,--kubeconfig=/nosuch", "--kubeconfig"},
 		"unusable address":  {"--metrics-address=192.0.2.1:1", "--metrics-address"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := Run(t.Context(), options(t, newFakeProbe(), test.arg)); err == nil || !strings.Contains(err.Error(), test.want) {
+			if err := Run(t.Context(), options(t, newFakeProbe(), strings.Split(test.arg, ",")...)); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want a message with %q", err, test.want)
 			}
 		})

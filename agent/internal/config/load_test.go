@@ -170,6 +170,7 @@ func TestRefusals(t *testing.T) {
 		{"bad pattern", []string{"--vnic=veth["}, nil, "", "no valid pattern"},
 		{"no interface", []string{"--vnic=", "--pnic="}, nil, "", "both empty"},
 		{"option without cgroup", []string{"--tcp-option=compact"}, nil, "", "--tcp-option-cgroup"},
+		{"kubeconfig without kubernetes", []string{"--kubeconfig=x"}, nil, "", "--kubernetes"},
 		{"two OTLPs", []string{"--export=otlp-grpc,otlp-http"}, nil, "", "one of otlp-grpc and otlp-http"},
 		{"none and more", []string{"--export=none,stdout"}, nil, "", "none cannot stand"},
 		{"URL for gRPC", []string{"--otlp-endpoint=http://a:1/"}, nil, "", "HOST:PORT"},

@@ -152,8 +152,8 @@ func TestPodOfCgroup(t *testing.T) {
 	const uid = "11111111-2222-3333-4444-555555555555"
 	for text, want := range map[string]string{
 		"0::/kubepods.slice/kubepods-pod11111111_2222_3333_4444_555555555555.slice":               uid,
-		"0::/kubepods/besteffort/pod" + uid + "/0123abcd":                                          uid,
-		"12:cpu:/kubepods/pod" + uid + "\n1:name=systemd:/x":                                       uid,
+		"0::/kubepods/besteffort/pod" + uid + "/0123abcd":                                         uid,
+		"12:cpu:/kubepods/pod" + uid + "\n1:name=systemd:/x":                                      uid,
 		"0::/../../kubepods-besteffort-pod11111111_2222_3333_4444_555555555555.slice/cri-1.scope": uid,
 		"0::/system.slice/containerd.service":                                                     "",
 		"0::/kubepods/podx":                                                                       "",

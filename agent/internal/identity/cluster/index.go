@@ -71,7 +71,7 @@ func (x *index) put(p *core.Pod, local, first bool) {
 		x.addToNode(kept.workload.Node)
 	}
 	x.setNode(kept.workload.Node, p)
-	if old == nil || !slices.Equal(old.addresses, kept.addresses) || old.ending != kept.ending {
+	if old == nil || !slices.Equal(old.addresses, kept.addresses) || old.ending != kept.ending || old.workload != kept.workload {
 		x.note(kept)
 	}
 	if old != nil {

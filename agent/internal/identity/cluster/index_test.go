@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const second = uint64(time.Second)
+
+// fakeTime is the clock of a test's index, in seconds.
+type fakeTime struct{ seconds uint64 }
+
+func (f *fakeTime) now() uint64 { return f.seconds * second }
+
+func newTestIndex() (*index, *fakeTime) {
+	clock := &fakeTime{100}
+	return newIndex(time.Minute, clock.now), clock
+}
+
+// somePod is a running pod whose UID, name and service are the same.
+func somePod(name, node string, ips ...string) *core.Pod {
+	p := &core.Pod{
+		ObjectMeta: meta.ObjectMeta{Name: name, Namespace: "shop", UID: types.UID(name)},
+		Spec:       core.PodSpec{NodeName: node},
+		Status:     core.PodStatus{Phase: core.PodRunning, HostIP: "192.0.2.1", HostIPs: []core.HostIP{{IP: "192.0.2.1"}, {IP: "2001:db8::1"}}},
+	}
+	for _, ip := range ips {
+		p.Status.PodIP = ips[0]
+		p.Status.PodIPs = append(p.Status.PodIPs, core.PodIP{IP: ip})
+	}
+	return p
+}
+
+// who names the pod, else the node, that had an address at a time in seconds.
+func who(x *index, addr string, at uint64) string {
+	w, ok := x.peer(netip.MustParseAddr(addr), at*second)
+	switch {
+	case !ok:
+		return ""
+	case w.Service == "":
+		return "node " + w.Node
+	}
+	return w.Service
+}
+
+func check(t *testing.T, x *index, addr string, want map[uint64]string) {
+	t.Helper()
+	for at, name := range want {
+		if got := who(x, addr, at); got != name {
+			t.Errorf("%s at %d s is %q, want %q", addr, at, got, name)
+		}
+	}
+}
+
+// An address goes from a pod to the next; who had it is told by the time.
+func TestAddressIsReused(t *testing.T) {
+	x, clock := newTestIndex()
+	x.put(somePod("old", "n", "10.0.0.1", "fd00::1"), true, true)
+	check(t, x, "10.0.0.1", map[uint64]string{1: "old", 100: "old"})
+	check(t, x, "::ffff:10.0.0.1", map[uint64]string{100: "old"})
+	clock.seconds = 110
+	x.remove("old")
+	check(t, x, "10.0.0.1", map[uint64]string{109: "old", 110: "", 111: ""})
+	clock.seconds = 115
+	x.put(somePod("new", "n", "10.0.0.1"), true, false)
+	// The new one's first packets came before its address was in its status.
+	check(t, x, "10.0.0.1", map[uint64]string{109: "old", 112: "new", 115: "new", 999: "new"})
+	check(t, x, "fd00::1", map[uint64]string{109: "old", 115: ""})
+	clock.seconds = 169
+	x.purge()
+	check(t, x, "10.0.0.1", map[uint64]string{109: "old"})
+	clock.seconds = 171
+	x.purge()
+	check(t, x, "10.0.0.1", map[uint64]string{109: "new", 84: ""})
+	if len(x.held) != 1 {
+		t.Errorf("%d addresses are kept, want 1", len(x.held))
+	}
+}
+
+// The API server tells about the new pod before it tells that the old one went.
+func TestAddressIsTakenOver(t *testing.T) {
+	x, clock := newTestIndex()
+	x.put(somePod("old", "n", "10.0.0.1"), false, true)
+	clock.seconds = 110
+	x.put(somePod("new", "m", "10.0.0.1"), false, false)
+	clock.seconds = 111
+	x.remove("old")
+	check(t, x, "10.0.0.1", map[uint64]string{105: "old", 110: "new", 120: "new"})
+	// What is heard late of a former holder changes nothing.
+	x.remove("old")
+	check(t, x, "10.0.0.1", map[uint64]string{120: "new"})
+}
+
+func TestPodsWithoutAnAddress(t *testing.T) {
+	x, _ := newTestIndex()
+	ended, host, pending := somePod("ended", "n", "10.0.0.1"), somePod("host", "n", "192.0.2.1"), somePod("pending", "n")
+	ended.Status.Phase, host.Spec.HostNetwork = core.PodSucceeded, true
+	for _, p := range []*core.Pod{ended, host, pending} {
+		x.put(p, true, true)
+	}
+	check(t, x, "10.0.0.1", map[uint64]string{100: ""})
+	check(t, x, "192.0.2.1", map[uint64]string{100: "node n"})
+	check(t, x, "2001:db8::1", map[uint64]string{100: "node n"})
+	if local, remote, nodes := x.count(); local != 2 || remote != 0 || nodes != 1 {
+		t.Errorf("%d and %d pods, %d nodes; want 2, 0, 1", local, remote, nodes)
+	}
+	running := somePod("running", "n", "10.0.0.1")
+	x.put(running, true, false)
+	running.Status.Phase = core.PodFailed
+	x.put(running, true, false)
+	check(t, x, "10.0.0.1", map[uint64]string{101: ""})
+	for _, uid := range []string{"host", "pending"} {
+		x.remove(uid)
+	}
+	check(t, x, "192.0.2.1", map[uint64]string{100: ""})
+	if len(x.pods)+len(x.nodes)+len(x.hosts) != 0 {
+		t.Errorf("kept %v, %v, %v", x.pods, x.nodes, x.hosts)
+	}
+}
+
+// A pod's status comes in pieces, and its labels can change.
+func TestPodChanges(t *testing.T) {
+	x, clock := newTestIndex()
+	x.put(somePod("a", "n"), true, false)
+	before := x.version()
+	x.put(somePod("a", "n"), true, false)
+	if x.version() != before {
+		t.Error("an update without a change counts as one")
+	}
+	clock.seconds = 103
+	x.put(somePod("a", "n", "10.0.0.1"), true, false)
+	if x.version() == before {
+		t.Error("a new address does not count as a change")
+	}
+	check(t, x, "10.0.0.1", map[uint64]string{102: "a", 60: ""})
+	named := somePod("a", "n", "10.0.0.1")
+	named.Labels = map[string]string{"app": "b"}
+	before = x.version()
+	x.put(named, true, false)
+	check(t, x, "10.0.0.1", map[uint64]string{104: "b"})
+	if x.version() == before {
+		t.Error("another name does not count as a change")
+	}
+	clock.seconds = 110
+	x.put(somePod("a", "n", "10.0.0.2"), true, false) // its sandbox was made again
+	check(t, x, "10.0.0.1", map[uint64]string{109: "b", 110: ""})
+	check(t, x, "10.0.0.2", map[uint64]string{110: "a"})
+	before = x.version()
+	x.put(somePod("elsewhere", "m", "10.0.0.3"), false, false)
+	if x.version() != before {
+		t.Error("a pod of another node counts as a change of this node's")
+	}
+}
+
+// A list behind an outage: what is not in it has gone, what is new is new.
+func TestReplace(t *testing.T) {
+	x, clock := newTestIndex()
+	here := &feed{index: x, local: true, changed: func() {}}
+	there := &feed{index: x, changed: func() {}}
+	list := func(f *feed, pods ...*core.Pod) {
+		var objects []any
+		for _, p := range pods {
+			objects = append(objects, p)
+		}
+		if err := f.Replace(objects, "1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list(here, somePod("a", "n", "10.0.0.1"))
+	list(there, somePod("b", "m", "10.0.0.2"))
+	check(t, x, "10.0.0.1", map[uint64]string{1: "a"})
+	check(t, x, "10.0.0.2", map[uint64]string{1: "b"})
+	clock.seconds = 200
+	list(there, somePod("c", "m", "10.0.0.2"))
+	check(t, x, "10.0.0.1", map[uint64]string{200: "a"})
+	check(t, x, "10.0.0.2", map[uint64]string{199: "b", 200: "c"})
+	if !here.synced.Load() || !there.synced.Load() {
+		t.Error("not synced")
+	}
+}
