@@ -112,12 +112,20 @@ func (r *rollout) expect(ctx context.Context, want orders) error {
 }
 
 // limit is how long a configuration may take from the API to the wire.
-const limit = 2 * time.Minute
+const limit = 60 * time.Second
 
 // awaitOrder returns when trace headers stand as wanted.
 func (r *rollout) awaitOrder(ctx context.Context, want orders) error {
+	var before error
 	return await.Until(ctx, fmt.Sprintf("trace headers %v", want), limit, 100*time.Millisecond,
-		func(ctx context.Context) error { return r.expect(ctx, want) })
+		func(ctx context.Context) error {
+			err := r.expect(ctx, want)
+			if ctx.Err() != nil && before != nil {
+				return before // what was wrong, not that the time is up
+			}
+			before = err
+			return err
+		})
 }
 
 // staysSo sends further requests, all of which have to be as wanted.

@@ -4,15 +4,11 @@ package rollout
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"strings"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/cluster"
 	"github.com/layertrace/layertrace/e2e/lab/await"
 )
 
@@ -34,14 +30,16 @@ func (w way) steps() []step {
 	all := []step{
 		{w.reorder + ": istioctl finds nothing wrong in the manifests", false, w.validates},
 		{w.reorder + ": refused beside another EnvoyFilter with upstream filters", false, w.refusesBesideForeign},
-		{w.reorder + ": installed under load, trace headers in front", false, w.installed},
 	}
+	if w.module {
+		all = append(all, step{w.reorder + ": installed under load without a module to be had, stock order", false, w.withoutModule})
+	}
+	all = append(all, step{w.reorder + ": installed under load, trace headers in front", false, w.installed})
 	if w.module {
 		all = append(all,
 			step{w.reorder + ": module updated under load", false, w.updated},
-			step{w.reorder + ": module server away, no request fails", false, w.serverAway},
-			step{w.reorder + ": server sends garbage, no request fails", false, w.garbage},
-			step{w.reorder + ": good module again, trace headers in front", false, w.installed})
+			step{w.reorder + ": module server away, the module before stays", false, w.serverAway},
+			step{w.reorder + ": module server sends garbage, the module before stays", false, w.garbage})
 	}
 	return append(all, step{w.reorder + ": uninstalled under load, stock order again", false, w.uninstalled})
 }
@@ -99,37 +97,51 @@ func (w way) updated(ctx context.Context, r *rollout) error {
 	})
 }
 
-// serverAway names a module for which the server hangs up.
-func (w way) serverAway(ctx context.Context, r *rollout) error {
-	r.modules.Handle(w.name("away"), func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-	return w.bad(ctx, r, "away")
+// withoutModule installs a module for which the server hangs up: Envoy runs
+// the default that stands beside the module's name.
+func (w way) withoutModule(ctx context.Context, r *rollout) error {
+	r.modules.Handle(w.name("none"), hangUp)
+	return w.bad(ctx, r, "none", stock)
 }
 
-// garbage names a module that is none.
+// serverAway changes to a module for which the server hangs up.
+func (w way) serverAway(ctx context.Context, r *rollout) error {
+	r.modules.Handle(w.name("away"), hangUp)
+	return w.bad(ctx, r, "away", inFront)
+}
+
+func hangUp(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+
+// garbage changes to a module that is none.
 func (w way) garbage(ctx context.Context, r *rollout) error {
 	r.modules.Put(w.name("garbage"), []byte("<html>It works!</html>"))
-	return w.bad(ctx, r, "garbage")
+	return w.bad(ctx, r, "garbage", inFront)
 }
 
-// bad installs a module that cannot be had, under load, and returns when the
-// agent has asked for it and requests go their way.
-func (w way) bad(ctx context.Context, r *rollout, kind string) error {
-	name := w.name(kind)
+// bad installs a module that cannot be had, under load. The agent gives up
+// fetching and sends a filter of another kind in its place, which Envoy
+// refuses: after that requests have to go as before.
+func (w way) bad(ctx context.Context, r *rollout, kind string, want orders) error {
+	before, err := r.refusedExtensions(ctx)
+	if err != nil {
+		return err
+	}
 	return r.underLoad(ctx, func(ctx context.Context) error {
 		if err := w.install(ctx, r, kind); err != nil {
 			return err
 		}
-		err := await.Until(ctx, "request for "+name, limit, 100*time.Millisecond, func(context.Context) error {
-			if r.modules.Requests(name) == 0 {
-				return fmt.Errorf("the agent has not asked for it")
+		err := await.Until(ctx, "refusal of "+w.name(kind), limit, 100*time.Millisecond, func(ctx context.Context) error {
+			now, err := r.refusedExtensions(ctx)
+			if err == nil && now <= before {
+				err = fmt.Errorf("Envoy has refused %d extensions as before; the module was asked for %d times",
+					now, r.modules.Requests(w.name(kind)))
 			}
-			return nil
+			return err
 		})
 		if err != nil {
 			return err
 		}
-		// Fetching is given up, and the filter stays away, by its default.
-		return r.awaitOrder(ctx, stock)
+		return r.staysSo(ctx, want)
 	})
 }
 
@@ -143,33 +155,5 @@ func (w way) uninstalled(ctx context.Context, r *rollout) error {
 	if err != nil {
 		return err
 	}
-	return r.staysSo(ctx, stock)
-}
-
-// putVariant serves the filter with its own name in a custom section, so that
-// it is a module of its own, and returns its SHA-256 in hex.
-func (r *rollout) putVariant(name string) (string, error) {
-	wasm, err := os.ReadFile(r.options.Tools.Wasm)
-	if err != nil {
-		return "", fmt.Errorf("read the filter: %w", err)
-	}
-	// A custom section: ID 0, length, length of the name, name (WebAssembly
-	// core specification, 5.5.3); lengths below 128 are one byte.
-	section := append([]byte{0, byte(len(name) + 1), byte(len(name))}, name...)
-	wasm = append(wasm, section...)
-	r.modules.Put(name, wasm)
-	sum := sha256.Sum256(wasm)
-	return hex.EncodeToString(sum[:]), nil
-}
-
-// awaitModule returns when Envoy runs the module: the agent's file for it is
-// named by its SHA-256.
-func (r *rollout) awaitModule(ctx context.Context, sum string) error {
-	return await.Until(ctx, "module "+sum, limit, 100*time.Millisecond, func(ctx context.Context) error {
-		dump, err := cluster.Get(ctx, r.client.HTTP, "http://127.0.0.1:15000/config_dump?resource=ecds_filters")
-		if err == nil && !strings.Contains(dump, sum) {
-			err = fmt.Errorf("Envoy's extensions do not name it")
-		}
-		return err
-	})
+	return errors.Join(r.staysSo(ctx, stock), r.awaitGone(ctx))
 }

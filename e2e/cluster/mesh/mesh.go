@@ -46,6 +46,9 @@ func Start(ctx context.Context, c *cluster.Cluster, tools Tools) (*Mesh, error) 
 	if err := c.Apply(ctx, manifests); err != nil {
 		return nil, fmt.Errorf("apply the mesh's configuration: %w", err)
 	}
+	if err := m.registerNode(ctx); err != nil {
+		return nil, err
+	}
 	if err := c.AwaitServiceAccount(ctx, Namespace); err != nil {
 		return nil, err
 	}

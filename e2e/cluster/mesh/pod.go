@@ -84,7 +84,7 @@ func (m *Mesh) register(ctx context.Context, spec PodSpec) error {
 	}
 	pod, err := pods.Create(ctx, &core.Pod{
 		ObjectMeta: meta.ObjectMeta{Name: spec.Name, Labels: labels},
-		Spec:       core.PodSpec{NodeName: "node", Containers: containers},
+		Spec:       core.PodSpec{NodeName: nodeName, Containers: containers},
 	}, meta.CreateOptions{})
 	if err != nil {
 		return err

@@ -39,7 +39,7 @@ func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 	env := []string{
 		"PROXY_CONFIG=" + string(config), "CA_ADDR=istiod.istio-system.svc:15012", "TRUST_DOMAIN=cluster.local",
 		"POD_NAME=" + pod.Name, "POD_NAMESPACE=" + Namespace, "INSTANCE_IP=" + pod.IP, "SERVICE_ACCOUNT=default",
-		"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_NODE_NAME=node", "ISTIO_META_INTERCEPTION_MODE=REDIRECT",
+		"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_NODE_NAME=" + nodeName, "ISTIO_META_INTERCEPTION_MODE=REDIRECT",
 		"ISTIO_META_WORKLOAD_NAME=" + pod.Name, "ISTIO_META_MESH_ID=cluster.local",
 	}
 	if pod.BootstrapOverride != "" {
