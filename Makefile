@@ -11,6 +11,7 @@ REQUESTS ?= # demo: front page requests per setup
 TRACER   ?= # demo: tracer of the Envoys, zipkin or opentelemetry
 KEEP     ?= # demo: 1 leaves the mesh and Jaeger up until Ctrl-C
 SEED     ?= # test: seed of the random tests
+VERSION  ?= # wasm: version and name of the image (devel)
 
 # Programs that tests and linting call, and the Debian packages that have them.
 COMMANDS := clang clang-format llvm-strip tcpdump tshark curl pip3
@@ -20,7 +21,7 @@ GOTEST        := go test
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 BPF_SOURCES   := $(wildcard bpf/*.c bpf/*/*.c bpf/include/*.h)
 # Packages whose tests need neither root nor Envoy.
-UNIT_PACKAGES  = $(shell go list ./... | grep -Ev '/(bpf|e2e|agent/internal/probe|wasm-filter/wire)(/|$$)')
+UNIT_PACKAGES  = $(shell go list ./... | grep -Ev '/(bpf|e2e|agent/internal/probe)(/|$$)')
 
 .PHONY: help
 help: ## Show this list
@@ -47,6 +48,10 @@ bench: root lab ## Measure what a packet, a request and the agent cost
 reorder: lab ## Hold what puts the trace context in front to the wire, and measure its cost
 	@exec bin/lab reorder
 
+.PHONY: soak
+soak: root ## Keep the Wasm filter busy for 10 minutes: memory, crashes
+	go test ./e2e/reorder/cost -count=1 -run=TestSoak -v -timeout=1h -soak=10m -soak-requests=1000000
+
 .PHONY: lint
 lint: packages ## Check Go and C style, and who imports whom
 	@$(GOLANGCI_LINT) run ./...
@@ -59,7 +64,7 @@ build: ## Build bin/layertrace, bin/bookinfo and bin/lab
 	CGO_ENABLED=0 go build -trimpath -o bin/lab ./e2e/cmd/lab
 
 .PHONY: wasm
-wasm: ## Build bin/layertrace.wasm, the filter that puts the trace context in front
+wasm: ## Build bin/layertrace.wasm, the filter, and bin/layertrace.oci, its image layout
 	go run ./wasm-filter/build -o bin/layertrace.wasm -oci bin/layertrace.oci $(if $(strip $(VERSION)),-version=$(VERSION))
 
 .PHONY: generate
