@@ -23,7 +23,14 @@ func (w way) refusesBesideForeign(ctx context.Context, r *rollout) (err error) {
 	if err := r.cluster.Apply(ctx, foreignManifest); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.cluster.Delete(ctx, foreignManifest)) }()
+	defer func() {
+		err = errors.Join(err, r.cluster.Delete(ctx, foreignManifest), r.awaitOrder(ctx, stock))
+	}()
+	// Its header comes behind the tracer's.
+	withForeign := orders{scattered, scattered}
+	if err := r.awaitOrder(ctx, withForeign); err != nil {
+		return err
+	}
 	return r.underLoad(ctx, func(ctx context.Context) error {
 		out, err := r.layertrace(ctx, append(w.args(r, "first"), "--yes")...)
 		if err == nil {
@@ -32,6 +39,6 @@ func (w way) refusesBesideForeign(ctx context.Context, r *rollout) (err error) {
 		if !strings.Contains(out, foreignName) {
 			return fmt.Errorf("install does not name %s: %w", foreignName, err)
 		}
-		return r.staysSo(ctx, stock)
+		return r.staysSo(ctx, withForeign)
 	})
 }

@@ -30,6 +30,7 @@ func startMesh(ctx context.Context, r *rollout) (err error) {
 
 const (
 	clientIP = "10.77.0.10"
+	inlineIP = "10.77.0.11"
 	serverIP = "10.77.0.20"
 	// serviceURL is the address of server.yaml's service.
 	serviceURL = "http://10.96.0.10:8000/"

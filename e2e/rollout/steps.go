@@ -22,5 +22,5 @@ func steps() []step {
 	for _, way := range ways {
 		all = append(all, way.steps()...)
 	}
-	return all
+	return append(all, inline.inlineSteps()...)
 }

@@ -18,12 +18,17 @@ type way struct {
 	reorder string
 	// module says that a module is fetched.
 	module bool
+	// flags are further ones of install.
+	flags []string
+	// without is how trace headers stand when nothing reorders them.
+	without orders
 }
 
+// ways are those that run a filter behind the tracer.
 var ways = []way{
-	{reorder: "wasmplugin", module: true},
-	{reorder: "envoyfilter", module: true},
-	{reorder: "lua"},
+	{reorder: "wasmplugin", module: true, without: stock},
+	{reorder: "envoyfilter", module: true, without: stock},
+	{reorder: "lua", without: stock},
 }
 
 func (w way) steps() []step {
@@ -50,7 +55,7 @@ func (w way) name(kind string) string { return w.reorder + "-" + kind + ".wasm" 
 
 // args are layertrace's for installing with a kind of module.
 func (w way) args(r *rollout, kind string) []string {
-	args := []string{"install", "--reorder=" + w.reorder}
+	args := append([]string{"install", "--reorder=" + w.reorder}, w.flags...)
 	if w.module {
 		args = append(args, "--wasm-url="+r.modules.URL(w.name(kind)))
 	}
@@ -101,7 +106,7 @@ func (w way) updated(ctx context.Context, r *rollout) error {
 // the default that stands beside the module's name.
 func (w way) withoutModule(ctx context.Context, r *rollout) error {
 	r.modules.Handle(w.name("none"), hangUp)
-	return w.bad(ctx, r, "none", stock)
+	return w.bad(ctx, r, "none", w.without)
 }
 
 // serverAway changes to a module for which the server hangs up.
@@ -150,10 +155,10 @@ func (w way) uninstalled(ctx context.Context, r *rollout) error {
 		if err := r.uninstall(ctx); err != nil {
 			return err
 		}
-		return r.awaitOrder(ctx, stock)
+		return r.awaitOrder(ctx, w.without)
 	})
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.staysSo(ctx, stock), r.awaitGone(ctx))
+	return errors.Join(r.staysSo(ctx, w.without), r.awaitGone(ctx))
 }

@@ -32,6 +32,8 @@ func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 	config, err := json.Marshal(map[string]any{
 		"binaryPath": m.tools.Envoy, "discoveryAddress": "istiod.istio-system.svc:15012",
 		"concurrency": 1, "tracing": map[string]any{},
+		// Counters that Istio leaves out and tests ask for.
+		"proxyStatsMatcher": map[string]any{"inclusionPrefixes": []string{"extension_config_discovery"}},
 	})
 	if err != nil {
 		return err
