@@ -48,9 +48,9 @@ func (r *rollout) awaitModule(ctx context.Context, sum string) error {
 const admin = "http://127.0.0.1:15000"
 
 // refusedExtensions is how many extension configurations the client's Envoy has
-// refused since it started (counter config_fail of extension discovery).
+// refused since it started (counter update_rejected of extension discovery).
 func (r *rollout) refusedExtensions(ctx context.Context) (int, error) {
-	text, err := cluster.Get(ctx, r.client.HTTP, admin+"/stats?format=json&filter=extension_config_discovery.*config_fail")
+	text, err := cluster.Get(ctx, r.client.HTTP, admin+"/stats?format=json&filter=extension_config_discovery.*update_rejected")
 	if err != nil {
 		return 0, err
 	}

@@ -112,7 +112,7 @@ func (r *rollout) expect(ctx context.Context, want orders) error {
 }
 
 // limit is how long a configuration may take from the API to the wire.
-const limit = 40 * time.Second
+const limit = 2 * time.Minute
 
 // awaitOrder returns when trace headers stand as wanted.
 func (r *rollout) awaitOrder(ctx context.Context, want orders) error {

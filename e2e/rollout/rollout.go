@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
@@ -39,8 +40,9 @@ type Tools struct {
 
 // Step is the result of one step.
 type Step struct {
-	Name    string  `json:"name"`
-	Pass    bool    `json:"pass"`
+	Name string `json:"name"`
+	Pass bool   `json:"pass"`
+	// Seconds is what the step took, in tenths.
 	Seconds float64 `json:"seconds"`
 }
 
@@ -72,7 +74,7 @@ func (r *rollout) run(ctx context.Context) (results []Step, err error) {
 		r.options.Progress("%s", step.name)
 		start := time.Now()
 		err := step.do(ctx, r)
-		results = append(results, Step{step.name, err == nil, time.Since(start).Seconds()})
+		results = append(results, Step{step.name, err == nil, math.Round(time.Since(start).Seconds()*10) / 10})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", step.name, err))
 			r.options.Progress("FAILED: %v", err)
