@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -38,7 +39,7 @@ func (r *rollout) awaitModule(ctx context.Context, sum string) error {
 	return await.Until(ctx, "module "+sum, limit, 100*time.Millisecond, func(ctx context.Context) error {
 		dump, err := cluster.Get(ctx, r.client.HTTP, admin+"/config_dump?resource=ecds_filters")
 		if err == nil && !strings.Contains(dump, sum) {
-			err = fmt.Errorf("Envoy's extensions do not name it")
+			err = errors.New("it is not among Envoy's extensions")
 		}
 		return err
 	})

@@ -138,7 +138,7 @@ func (w way) bad(ctx context.Context, r *rollout, kind string, want orders) erro
 		err := await.Until(ctx, "refusal of "+w.name(kind), limit, 100*time.Millisecond, func(ctx context.Context) error {
 			now, err := r.refusedExtensions(ctx)
 			if err == nil && now <= before {
-				err = fmt.Errorf("Envoy has refused %d extensions as before; the module was asked for %d times",
+				err = fmt.Errorf("%d extensions were refused, as before; the module was asked for %d times",
 					now, r.modules.Requests(w.name(kind)))
 			}
 			return err

@@ -3,7 +3,7 @@
 package mesh
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -18,16 +18,17 @@ type Modules struct {
 	mu     sync.Mutex
 	files  map[string]http.HandlerFunc
 	counts map[string]int
+	ended  chan error
 }
 
 // ServeModules starts the server. Close it.
 func ServeModules(c *cluster.Cluster) (*Modules, error) {
-	s := &Modules{files: map[string]http.HandlerFunc{}, counts: map[string]int{}}
+	s := &Modules{files: map[string]http.HandlerFunc{}, counts: map[string]int{}, ended: make(chan error, 1)}
 	s.server = &http.Server{Handler: s}
 	err := c.Space.Do(func() error {
 		listener, err := net.Listen("tcp4", modulesAddress)
 		if err == nil {
-			go s.server.Serve(listener)
+			go func() { s.ended <- s.server.Serve(listener) }()
 		}
 		return err
 	})
@@ -76,5 +77,11 @@ func (s *Modules) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	handler(w, r)
 }
 
-// Close ends the server.
-func (s *Modules) Close() error { return s.server.Shutdown(context.Background()) }
+// Close ends the server. The error is also about having served.
+func (s *Modules) Close() error {
+	err := s.server.Close()
+	if served := <-s.ended; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("serve modules: %w", served))
+	}
+	return err
+}
