@@ -137,6 +137,7 @@ func TestInstall(t *testing.T) {
 		{"failure leaves what it found", testFailureLeavesWhatItFound},
 		{"uninstall leaves what is not its", testUninstallLeavesWhatIsNotIts},
 		{"asks", testAsks},
+		{"what the cluster decides", testCluster},
 		{"the agent's role", testAgentRole},
 		{"status", testStatus},
 	} {
@@ -233,24 +234,6 @@ func testManifestsAreValid(t *testing.T, c *cluster.Cluster) {
 // What install refuses, it refuses with one line, and changes nothing.
 func testRefusals(t *testing.T, c *cluster.Cluster) {
 	makeNamespace(t, c, "shop")
-	node := func(kernel string) func(t *testing.T) {
-		return func(t *testing.T) {
-			n := &core.Node{ObjectMeta: meta.ObjectMeta{Name: "old"}}
-			made, err := c.Client.CoreV1().Nodes().Create(interrupted, n, meta.CreateOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := c.Client.CoreV1().Nodes().Delete(interrupted, "old", meta.DeleteOptions{}); err != nil {
-					t.Error(err)
-				}
-			})
-			made.Status.NodeInfo = core.NodeSystemInfo{KernelVersion: kernel, Architecture: "amd64", OperatingSystem: "linux"}
-			if _, err := c.Client.CoreV1().Nodes().UpdateStatus(interrupted, made, meta.UpdateOptions{}); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	object := func(manifest string) func(t *testing.T) {
 		return func(t *testing.T) {
 			if err := c.Apply(interrupted, []byte(manifest)); err != nil {
@@ -273,7 +256,7 @@ func testRefusals(t *testing.T, c *cluster.Cluster) {
 		{"provider that does not trace", nil, []string{"--reorder=lua", "--tracing-provider=metrics"}, `no tracing provider "metrics"`},
 		{"no module", nil, []string{"--reorder=wasmplugin"}, "--wasm-url"},
 		{"no proxy image", nil, []string{"--reorder=patched"}, "--proxy-image"},
-		{"old kernel", node("5.10.0-9-amd64"), []string{"--reorder=lua"}, "no node can capture"},
+		{"old kernel", func(t *testing.T) { makeKernel(t, c, "old", "5.10.0-9-amd64") }, []string{"--reorder=lua"}, "no node can capture"},
 		{"another Telemetry", object(`
 apiVersion: telemetry.istio.io/v1
 kind: Telemetry
@@ -475,4 +458,65 @@ func testAsks(t *testing.T, c *cluster.Cluster) {
 	if after := all(t, c); !slices.Equal(before, after) {
 		t.Errorf("before\n%v\nafter\n%v", before, after)
 	}
+}
+
+// What the cluster says decides: Istio's version, whether there is the Prometheus
+// operator, and the mode of mutual TLS, which is a warning.
+func testCluster(t *testing.T, c *cluster.Cluster) {
+	uninstallAfter(t, c)
+	apply := func(manifest string) {
+		if err := c.Apply(interrupted, []byte(manifest)); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := c.Delete(interrupted, []byte(manifest)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	apply(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: istiod, namespace: istio-system, labels: {app: istiod}}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: istiod}}
+  template:
+    metadata: {labels: {app: istiod}}
+    spec: {containers: [{name: discovery, image: "example.org/pilot:1.29.2-distroless"}]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec: {mtls: {mode: STRICT}}
+`)
+	// Only that there is such a kind counts here, not its schema.
+	apply(`
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: podmonitors.monitoring.coreos.com}
+spec:
+  group: monitoring.coreos.com
+  names: {kind: PodMonitor, listKind: PodMonitorList, plural: podmonitors, singular: podmonitor}
+  scope: Namespaced
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+`)
+	monitors := c.Dynamic.Resource(schema.GroupVersionResource{Group: "monitoring.coreos.com", Version: "v1", Resource: "podmonitors"})
+	awaitNil(t, "the PodMonitor resource", func() error {
+		_, err := monitors.List(interrupted, meta.ListOptions{})
+		return err
+	})
+	out := does(t, c, "install", "--yes", "--reorder=wasmplugin", module)
+	expect(t, out, "Istio 1.29.2-distroless", "mutual TLS is STRICT", "created   PodMonitor layertrace-system/layertrace-agent")
+	filters := c.Dynamic.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1alpha3", Resource: "envoyfilters"})
+	filter, err := filters.Namespace("istio-system").Get(interrupted, "layertrace", meta.GetOptions{})
+	if err != nil || !strings.Contains(fmt.Sprint(filter.Object), "extensions.istio.io/wasmplugin/istio-system.layertrace") {
+		t.Errorf("Istio 1.29 serves the module under another name: %v, %v", filter, err)
+	}
+	out = does(t, c, "uninstall", "--yes")
+	expect(t, out, "deleted   PodMonitor layertrace-system/layertrace-agent")
 }

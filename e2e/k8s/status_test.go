@@ -80,7 +80,7 @@ func testStatus(t *testing.T, c *cluster.Cluster) {
 	if report, failed := readStatus(t, c); !failed || report.Installed || len(report.Problems) != 1 {
 		t.Errorf("without an installation: %+v", report)
 	}
-	makeNode(t, c)
+	makeKernel(t, c, statusNode, "6.18.0")
 	uninstallAfter(t, c)
 	does(t, c, "install", "--yes", "--reorder=lua", "--tracing-provider=otel-tracing", "--sampling=100")
 	makeWorkload(t, c)
@@ -137,24 +137,28 @@ func checkWorkload(t *testing.T, report statusReport) {
 	}
 }
 
-// makeNode makes the one node that there is.
-func makeNode(t *testing.T, c *cluster.Cluster) {
+// makeKernel makes a node, as its kubelet would, with a kernel of this version.
+func makeKernel(t *testing.T, c *cluster.Cluster, name, kernel string) {
 	t.Helper()
 	nodes := c.Client.CoreV1().Nodes()
 	labels := map[string]string{"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
-	node, err := nodes.Create(interrupted, &core.Node{ObjectMeta: meta.ObjectMeta{Name: statusNode, Labels: labels}}, meta.CreateOptions{})
-	if err != nil {
+	if _, err := nodes.Create(interrupted, &core.Node{ObjectMeta: meta.ObjectMeta{Name: name, Labels: labels}}, meta.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := nodes.Delete(interrupted, statusNode, meta.DeleteOptions{}); err != nil {
+		if err := nodes.Delete(interrupted, name, meta.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 	})
-	node.Status.NodeInfo = core.NodeSystemInfo{KernelVersion: "6.18.0", Architecture: "amd64", OperatingSystem: "linux"}
-	if _, err := nodes.UpdateStatus(interrupted, node, meta.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	awaitNil(t, "the node's status", func() error { // controllers write the node too
+		node, err := nodes.Get(interrupted, name, meta.GetOptions{})
+		if err != nil {
+			return err
+		}
+		node.Status.NodeInfo = core.NodeSystemInfo{KernelVersion: kernel, Architecture: "amd64", OperatingSystem: "linux"}
+		_, err = nodes.UpdateStatus(interrupted, node, meta.UpdateOptions{})
+		return err
+	})
 }
 
 // makeWorkload makes a pod with a sidecar, as far as the API server goes.

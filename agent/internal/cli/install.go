@@ -102,7 +102,7 @@ Ways to put the trace context in front (--reorder):
 	fs.StringSliceVar(&o.AppNamespaces, "app-namespace", nil, "`NAMESPACE` with sidecars, for wasmplugin-inline-headers (repeatable; default: default)")
 	fs.StringVar(&o.ProxyImage, "proxy-image", "", "the patched proxy's image, for patched")
 	fs.BoolVar(&dryRun, "dry-run", false, "print the YAML and do nothing; needs no cluster")
-	fs.StringVar(&o.IstioVersion, "istio-version", "", "`VERSION` of Istio that --dry-run is for (default: the newest known)")
+	fs.StringVar(&o.IstioVersion, "istio-version", "", "`VERSION` of Istio where the cluster does not tell it, and for --dry-run (default: the newest known)")
 	fs.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return cmd
 }

@@ -79,7 +79,8 @@ type Options struct {
 	ProxyImage string
 	// PodMonitor: with one.
 	PodMonitor bool
-	// IstioVersion as MAJOR.MINOR; empty: the newest known.
+	// IstioVersion as MAJOR.MINOR, where the cluster does not tell it; empty: the
+	// newest known.
 	IstioVersion string
 }
 

@@ -102,10 +102,13 @@ func checkIstio(ctx context.Context, c *Cluster, o *Options, m *mesh) ([]Finding
 			return one(Refusal, "the cluster knows no %s %s: install Istio 1.%d or later first (istioctl install)", kind.GroupVersion(), kind.Kind, oldestUpstreamMinor)
 		}
 	}
-	if m.version == "" {
-		return one(Warning, "Istio's CRDs are there, but no Deployment with app=istiod in %s tells a version: taken for the newest; correct --istio-namespace if it is elsewhere", o.IstioNamespace)
+	switch {
+	case m.version != "":
+		return istioVersion(o, m.version)
+	case o.IstioVersion != "":
+		return istioVersion(o, o.IstioVersion)
 	}
-	return istioVersion(o, m.version)
+	return one(Warning, "Istio's CRDs are there, but no Deployment with app=istiod in %s tells a version: taken for the newest; correct --istio-namespace, or name it by --istio-version", o.IstioNamespace)
 }
 
 // istioVersion sees whether a version has what the options ask for.
