@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -76,8 +77,9 @@ func makeSpace(t *testing.T, name string) *netspace.Space {
 	return space
 }
 
-// startAgent starts the agent as a service account of the cluster.
-func (n *testNode) startAgent(t *testing.T, namespace string) {
+// startAgent starts the agent as a service account of the cluster, and returns
+// what ends it; the test's end does as well.
+func (n *testNode) startAgent(t *testing.T, namespace string, env ...string) (stop func()) {
 	t.Helper()
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	if _, err := n.cluster.ServiceAccountKubeconfig(interrupted, namespace, "default", kubeconfig, true); err != nil {
@@ -85,7 +87,7 @@ func (n *testNode) startAgent(t *testing.T, namespace string) {
 	}
 	var err error
 	n.agent, err = n.cluster.Run(process.Spec{
-		Name: "agent", Path: theAgent(t), Space: n.space,
+		Name: "agent", Path: theAgent(t), Space: n.space, Env: env,
 		Args: []string{
 			"agent", "--kubernetes", "--kubeconfig", kubeconfig, "--node", agentNode, "--pnic", "eth0",
 			"--otlp-endpoint", n.spans.address, "--otlp-insecure", "--metrics-address", metricsAddress,
@@ -94,11 +96,14 @@ func (n *testNode) startAgent(t *testing.T, namespace string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := n.agent.Stop(time.Minute); err != nil {
+	agent := n.agent
+	stop = sync.OnceFunc(func() {
+		if err := agent.Stop(time.Minute); err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // get reads a page of the agent's.

@@ -33,9 +33,6 @@ func Load(kubeconfig string) (*rest.Config, error) {
 	return config, nil
 }
 
-// pageSize bounds what a list from a server that cannot stream it takes at once.
-const pageSize = 500
-
 // newClient returns a client that knows core/v1 and nothing else: the clientset
 // would bring the types of all API groups into the binary. It speaks protobuf,
 // which is a third of the JSON.
@@ -56,6 +53,16 @@ func newClient(config *rest.Config, userAgent string) (*rest.RESTClient, error) 
 	return client, nil
 }
 
+// read asks for a list and reads it as it comes.
+func read(ctx context.Context, request *rest.Request) (*records, error) {
+	body, err := request.SetHeader("Accept", runtime.ContentTypeProtobuf).Stream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return readList(body)
+}
+
 // pods lists and watches the pods that a field selector matches, and tells how
 // each request went.
 func pods(client rest.Interface, selector string, outcome func(error)) cache.ListerWatcher {
@@ -65,13 +72,13 @@ func pods(client rest.Interface, selector string, outcome func(error)) cache.Lis
 	}
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o meta.ListOptions) (runtime.Object, error) {
-			list := &core.PodList{}
-			err := request(o).Do(ctx).Into(list)
+			o.Limit, o.Continue = 0, "" // in one piece; see readList
+			list, err := read(ctx, request(o))
 			outcome(err)
 			if err != nil {
 				return nil, err
 			}
-			return list, trimAll(list)
+			return list, nil
 		},
 		WatchFuncWithContext: func(ctx context.Context, o meta.ListOptions) (watch.Interface, error) {
 			o.Watch = true
@@ -80,16 +87,4 @@ func pods(client rest.Interface, selector string, outcome func(error)) cache.Lis
 			return w, err
 		},
 	}
-}
-
-// trimAll trims a page, before the next one comes.
-func trimAll(list *core.PodList) error {
-	for i := range list.Items {
-		trimmed, err := trim(&list.Items[i])
-		if err != nil {
-			return err
-		}
-		list.Items[i] = *trimmed.(*core.Pod)
-	}
-	return nil
 }

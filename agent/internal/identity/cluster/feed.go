@@ -25,8 +25,8 @@ func (f *feed) Transformer() cache.TransformFunc { return trim }
 
 // Add takes a pod that appeared.
 func (f *feed) Add(object any) error {
-	if p, ok := object.(*core.Pod); ok {
-		f.index.put(p, f.local, false)
+	if r := recordOf(object); r != nil {
+		f.index.put(r, f.local, false)
 		f.changed()
 	}
 	return nil
@@ -37,8 +37,8 @@ func (f *feed) Update(object any) error { return f.Add(object) }
 
 // Delete takes a pod that went, or that is no longer selected.
 func (f *feed) Delete(object any) error {
-	if p, ok := object.(*core.Pod); ok {
-		f.index.remove(string(p.UID))
+	if r := recordOf(object); r != nil {
+		f.index.remove(r.pod.workload.PodUID)
 		f.changed()
 	}
 	return nil
@@ -49,8 +49,8 @@ func (f *feed) Delete(object any) error {
 func (f *feed) Replace(objects []any, _ string) error {
 	listed := make(map[string]bool, len(objects))
 	for _, object := range objects {
-		if p, ok := object.(*core.Pod); ok {
-			listed[string(p.UID)] = true
+		if r := recordOf(object); r != nil {
+			listed[r.pod.workload.PodUID] = true
 		}
 	}
 	for _, uid := range f.index.uids(f.local) {
@@ -60,8 +60,8 @@ func (f *feed) Replace(objects []any, _ string) error {
 	}
 	first := !f.synced.Load()
 	for _, object := range objects {
-		if p, ok := object.(*core.Pod); ok {
-			f.index.put(p, f.local, first)
+		if r := recordOf(object); r != nil {
+			f.index.put(r, f.local, first)
 		}
 	}
 	f.synced.Store(true)
@@ -71,3 +71,14 @@ func (f *feed) Replace(objects []any, _ string) error {
 
 // Resync has nothing to do: nothing is derived from the pods later.
 func (f *feed) Resync() error { return nil }
+
+// recordOf takes what a list gives, or a watch.
+func recordOf(object any) *record {
+	switch object := object.(type) {
+	case *record:
+		return object
+	case *core.Pod:
+		return newRecord(object)
+	}
+	return nil
+}

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	core "k8s.io/api/core/v1"
 )
 
 // always is the time, as pod.ending, of a pod that was being deleted before
@@ -54,23 +52,24 @@ func newIndex(linger time.Duration, now func() uint64) *index {
 	}
 }
 
-// put adds a pod or takes over what changed. first tells that it is of the
+// put adds a pod or takes over what changed; the record is its own from then on. first tells that it is of the
 // first list: it had its addresses before.
-func (x *index) put(p *core.Pod, local, first bool) {
-	uid := string(p.UID)
-	if over(p) {
+func (x *index) put(r *record, local, first bool) {
+	uid := r.pod.workload.PodUID
+	if r.over {
 		x.remove(uid)
 		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	now, old := x.now(), x.pods[uid]
-	kept := newPod(p, local, x.ending(p, old, first, now))
+	kept := r.pod
+	kept.local, kept.ending = local, ending(r, old, first, now)
 	x.pods[uid] = kept
 	if old == nil {
 		x.addToNode(kept.workload.Node)
 	}
-	x.setNode(kept.workload.Node, p)
+	x.setNode(kept.workload.Node, r.hosts)
 	if old == nil || !slices.Equal(old.addresses, kept.addresses) || old.ending != kept.ending || old.workload != kept.workload {
 		x.note(kept)
 	}
@@ -90,9 +89,10 @@ func (x *index) put(p *core.Pod, local, first bool) {
 	}
 }
 
-func (x *index) ending(p *core.Pod, old *pod, first bool, now uint64) uint64 {
+// ending is since when a pod is known to have been told to end.
+func ending(r *record, old *pod, first bool, now uint64) uint64 {
 	switch {
-	case p.DeletionTimestamp == nil:
+	case !r.deleted:
 		return 0
 	case old != nil && old.ending != 0:
 		return old.ending

@@ -38,6 +38,8 @@ func somePod(name, node string, ips ...string) *core.Pod {
 	return p
 }
 
+func put(x *index, p *core.Pod, local, first bool) { x.put(newRecord(p), local, first) }
+
 // who names the pod, else the node, that had an address at a time in seconds.
 func who(x *index, addr string, at uint64) string {
 	w, ok := x.peer(netip.MustParseAddr(addr), at*second)
@@ -62,14 +64,14 @@ func check(t *testing.T, x *index, addr string, want map[uint64]string) {
 // An address goes from a pod to the next; who had it is told by the time.
 func TestAddressIsReused(t *testing.T) {
 	x, clock := newTestIndex()
-	x.put(somePod("old", "n", "10.0.0.1", "fd00::1"), true, true)
+	put(x, somePod("old", "n", "10.0.0.1", "fd00::1"), true, true)
 	check(t, x, "10.0.0.1", map[uint64]string{1: "old", 100: "old"})
 	check(t, x, "::ffff:10.0.0.1", map[uint64]string{100: "old"})
 	clock.seconds = 110
 	x.remove("old")
 	check(t, x, "10.0.0.1", map[uint64]string{109: "old", 110: "", 111: ""})
 	clock.seconds = 115
-	x.put(somePod("new", "n", "10.0.0.1"), true, false)
+	put(x, somePod("new", "n", "10.0.0.1"), true, false)
 	// The new one's first packets came before its address was in its status.
 	check(t, x, "10.0.0.1", map[uint64]string{109: "old", 112: "new", 115: "new", 999: "new"})
 	check(t, x, "fd00::1", map[uint64]string{109: "old", 115: ""})
@@ -87,9 +89,9 @@ func TestAddressIsReused(t *testing.T) {
 // The API server tells about the new pod before it tells that the old one went.
 func TestAddressIsTakenOver(t *testing.T) {
 	x, clock := newTestIndex()
-	x.put(somePod("old", "n", "10.0.0.1"), false, true)
+	put(x, somePod("old", "n", "10.0.0.1"), false, true)
 	clock.seconds = 110
-	x.put(somePod("new", "m", "10.0.0.1"), false, false)
+	put(x, somePod("new", "m", "10.0.0.1"), false, false)
 	clock.seconds = 111
 	x.remove("old")
 	check(t, x, "10.0.0.1", map[uint64]string{105: "old", 110: "new", 120: "new"})
@@ -103,7 +105,7 @@ func TestPodsWithoutAnAddress(t *testing.T) {
 	ended, host, pending := somePod("ended", "n", "10.0.0.1"), somePod("host", "n", "192.0.2.1"), somePod("pending", "n")
 	ended.Status.Phase, host.Spec.HostNetwork = core.PodSucceeded, true
 	for _, p := range []*core.Pod{ended, host, pending} {
-		x.put(p, true, true)
+		put(x, p, true, true)
 	}
 	check(t, x, "10.0.0.1", map[uint64]string{100: ""})
 	check(t, x, "192.0.2.1", map[uint64]string{100: "node n"})
@@ -112,9 +114,9 @@ func TestPodsWithoutAnAddress(t *testing.T) {
 		t.Errorf("%d and %d pods, %d nodes; want 2, 0, 1", local, remote, nodes)
 	}
 	running := somePod("running", "n", "10.0.0.1")
-	x.put(running, true, false)
+	put(x, running, true, false)
 	running.Status.Phase = core.PodFailed
-	x.put(running, true, false)
+	put(x, running, true, false)
 	check(t, x, "10.0.0.1", map[uint64]string{101: ""})
 	for _, uid := range []string{"host", "pending"} {
 		x.remove(uid)
@@ -128,14 +130,14 @@ func TestPodsWithoutAnAddress(t *testing.T) {
 // A pod's status comes in pieces, and its labels can change.
 func TestPodChanges(t *testing.T) {
 	x, clock := newTestIndex()
-	x.put(somePod("a", "n"), true, false)
+	put(x, somePod("a", "n"), true, false)
 	before := x.version()
-	x.put(somePod("a", "n"), true, false)
+	put(x, somePod("a", "n"), true, false)
 	if x.version() != before {
 		t.Error("an update without a change counts as one")
 	}
 	clock.seconds = 103
-	x.put(somePod("a", "n", "10.0.0.1"), true, false)
+	put(x, somePod("a", "n", "10.0.0.1"), true, false)
 	if x.version() == before {
 		t.Error("a new address does not count as a change")
 	}
@@ -143,17 +145,17 @@ func TestPodChanges(t *testing.T) {
 	named := somePod("a", "n", "10.0.0.1")
 	named.Labels = map[string]string{"app": "b"}
 	before = x.version()
-	x.put(named, true, false)
+	put(x, named, true, false)
 	check(t, x, "10.0.0.1", map[uint64]string{104: "b"})
 	if x.version() == before {
 		t.Error("another name does not count as a change")
 	}
 	clock.seconds = 110
-	x.put(somePod("a", "n", "10.0.0.2"), true, false) // its sandbox was made again
+	put(x, somePod("a", "n", "10.0.0.2"), true, false) // its sandbox was made again
 	check(t, x, "10.0.0.1", map[uint64]string{109: "b", 110: ""})
 	check(t, x, "10.0.0.2", map[uint64]string{110: "a"})
 	before = x.version()
-	x.put(somePod("elsewhere", "m", "10.0.0.3"), false, false)
+	put(x, somePod("elsewhere", "m", "10.0.0.3"), false, false)
 	if x.version() != before {
 		t.Error("a pod of another node counts as a change of this node's")
 	}

@@ -40,9 +40,9 @@ func (l *links) name(ifindex int, address string, at uint64) string {
 
 func TestInterfaceOfAPod(t *testing.T) {
 	l, clock := newTestLinks()
-	l.index.put(somePod("a", "n", "10.0.0.1"), true, true)
-	l.index.put(somePod("b", "n", "10.0.0.2"), true, true)
-	l.index.put(somePod("far", "m", "10.0.0.3"), false, true)
+	put(l.index, somePod("a", "n", "10.0.0.1"), true, true)
+	put(l.index, somePod("b", "n", "10.0.0.2"), true, true)
+	put(l.index, somePod("far", "m", "10.0.0.3"), false, true)
 	l.track(7)
 	for _, e := range []*behind.Evidence{reaches(), reaches("10.0.0.3"), reaches("10.0.0.9"), reaches("10.0.0.1", "10.0.0.2")} {
 		if l.take(7, e, "routes") || l.name(7, "", 100) != "" {
@@ -75,12 +75,12 @@ func TestInterfaceOfAPod(t *testing.T) {
 // already: the new interface is not the old pod's.
 func TestInterfaceThatCameAfterThePodsDeletion(t *testing.T) {
 	l, clock := newTestLinks()
-	l.index.put(somePod("old", "n", "10.0.0.1"), true, true)
+	put(l.index, somePod("old", "n", "10.0.0.1"), true, true)
 	l.track(7)
 	clock.seconds = 110
 	ending := somePod("old", "n", "10.0.0.1")
 	ending.DeletionTimestamp = &meta.Time{Time: time.Unix(1, 0)}
-	l.index.put(ending, true, false)
+	put(l.index, ending, true, false)
 	clock.seconds = 111
 	l.track(8)
 	if l.take(8, reaches("10.0.0.1"), "routes") {
@@ -90,13 +90,13 @@ func TestInterfaceThatCameAfterThePodsDeletion(t *testing.T) {
 		t.Error("the old interface is not the old pod's")
 	}
 	clock.seconds = 112
-	l.index.put(somePod("new", "n", "10.0.0.1"), true, false)
+	put(l.index, somePod("new", "n", "10.0.0.1"), true, false)
 	if !l.take(8, reaches("10.0.0.1"), "routes") || l.name(8, "", 112) != "new" || l.name(7, "", 112) != "old" {
 		t.Errorf("the new interface is %q, the old one %q", l.name(8, "", 112), l.name(7, "", 112))
 	}
 	// An agent that starts meanwhile cannot tell which came first.
 	late, _ := newTestLinks()
-	late.index.put(ending, true, true)
+	put(late.index, ending, true, true)
 	late.track(7)
 	if !late.take(7, reaches("10.0.0.1"), "routes") {
 		t.Error("a pod that ends has no interface after the agent's start")
@@ -106,8 +106,8 @@ func TestInterfaceThatCameAfterThePodsDeletion(t *testing.T) {
 // Where the kernel tells nothing, the packets do.
 func TestInterfaceByTraffic(t *testing.T) {
 	l, clock := newTestLinks()
-	l.index.put(somePod("a", "n", "10.0.0.1"), true, true)
-	l.index.put(somePod("far", "m", "10.0.0.3"), false, true)
+	put(l.index, somePod("a", "n", "10.0.0.1"), true, true)
+	put(l.index, somePod("far", "m", "10.0.0.3"), false, true)
 	l.track(7)
 	for address, want := range map[string]string{"10.0.0.1": "a", "10.0.0.3": "", "10.0.0.9": "", "": ""} {
 		if got := l.name(7, address, 100); got != want {
@@ -130,7 +130,7 @@ func TestInterfaceByTraffic(t *testing.T) {
 // Interfaces are looked at as long as it can help.
 func TestWanted(t *testing.T) {
 	l, clock := newTestLinks()
-	l.index.put(somePod("a", "n", "10.0.0.1"), true, true)
+	put(l.index, somePod("a", "n", "10.0.0.1"), true, true)
 	for _, ifindex := range []int{7, 8, 9} {
 		l.track(ifindex)
 	}

@@ -65,30 +65,19 @@ func TestMemoryOfTenThousandPods(t *testing.T) {
 	runtime.KeepAlive(f)
 }
 
-// What a list holds until it is in the index.
-func TestTrimLeavesLittle(t *testing.T) {
-	trimmed, err := trim(largePod(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if p := trimmed.(*core.Pod); len(p.Annotations) != 0 || len(p.Spec.Containers) != 0 || p.Size() > 500 {
-		t.Errorf("%d bytes are left: %v", p.Size(), p)
-	}
-}
-
 func BenchmarkPut(b *testing.B) {
 	x, _ := newTestIndex()
 	p := largePod(1)
 	b.ReportAllocs()
 	for b.Loop() {
-		x.put(p, false, false)
+		put(x, p, false, false)
 	}
 }
 
 func BenchmarkPeer(b *testing.B) {
 	x, _ := newTestIndex()
 	for i := range 10_000 {
-		x.put(largePod(i), false, true)
+		put(x, largePod(i), false, true)
 	}
 	addr := largePod(77).Status.PodIP
 	b.ReportAllocs()

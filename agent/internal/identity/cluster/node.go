@@ -3,10 +3,9 @@
 package cluster
 
 import (
+	"net/netip"
 	"slices"
 	"unique"
-
-	core "k8s.io/api/core/v1"
 )
 
 // A node's addresses are taken from the status of its pods, which are read
@@ -28,12 +27,11 @@ func (x *index) addToNode(name string) {
 
 // setNode takes over a node's addresses, which a pod's status has from when the
 // kubelet first wrote it.
-func (x *index) setNode(name string, p *core.Pod) {
+func (x *index) setNode(name string, addresses []netip.Addr) {
 	n := x.nodes[name]
 	if n == nil {
 		return
 	}
-	addresses := hostAddresses(p)
 	if len(addresses) == 0 || slices.Equal(addresses, n.addresses) {
 		return
 	}

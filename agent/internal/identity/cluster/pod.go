@@ -7,7 +7,6 @@ import (
 	"unique"
 
 	core "k8s.io/api/core/v1"
-	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 )
@@ -26,49 +25,9 @@ type pod struct {
 	ending uint64
 }
 
-// trim takes everything out of a pod that is not needed, so that a list of
-// thousands takes little memory until it is in the index. It is a
-// cache.TransformFunc.
-func trim(object any) (any, error) {
-	p, ok := object.(*core.Pod)
-	if !ok {
-		return object, nil
-	}
-	var labels map[string]string
-	for _, name := range [...]string{nameLabels[0], nameLabels[1], nameLabels[2], hashLabel} {
-		if v, ok := p.Labels[name]; ok {
-			if labels == nil {
-				labels = map[string]string{}
-			}
-			labels[name] = v
-		}
-	}
-	var owners []meta.OwnerReference
-	if owner := meta.GetControllerOfNoCopy(p); owner != nil {
-		owners = []meta.OwnerReference{*owner}
-	}
-	return &core.Pod{
-		ObjectMeta: meta.ObjectMeta{
-			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
-			DeletionTimestamp: p.DeletionTimestamp, Labels: labels, OwnerReferences: owners,
-		},
-		Spec: core.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork},
-		Status: core.PodStatus{
-			Phase: p.Status.Phase, HostIP: p.Status.HostIP, HostIPs: p.Status.HostIPs,
-			PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs,
-		},
-	}, nil
-}
-
-// over reports whether a pod's containers have ended for good: its address is,
-// or soon will be, another pod's.
-func over(p *core.Pod) bool {
-	return p.Status.Phase == core.PodSucceeded || p.Status.Phase == core.PodFailed
-}
-
 // newPod returns what is kept of p. Strings that many pods share are kept once.
-func newPod(p *core.Pod, local bool, ending uint64) *pod {
-	kept := &pod{workload: workloadOf(p), local: local, ending: ending}
+func newPod(p *core.Pod) *pod {
+	kept := &pod{workload: workloadOf(p)}
 	for _, s := range []*string{
 		&kept.workload.Service, &kept.workload.Namespace, &kept.workload.Node, &kept.workload.Kind, &kept.workload.Name,
 	} {

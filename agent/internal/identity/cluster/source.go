@@ -108,7 +108,6 @@ func (s *Source) reflect(ctx context.Context, selector string, c *contact, f *fe
 		Name:    c.what,
 		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Cap: 5 * time.Second, Steps: 8, Factor: 2, Jitter: 1},
 	})
-	reflector.WatchListPageSize = pageSize
 	reflector.RunWithContext(ctx)
 }
 

@@ -37,15 +37,9 @@ func TestWorkload(t *testing.T) {
 			yes := true
 			p.OwnerReferences = []meta.OwnerReference{{Kind: "ConfigMap", Name: "no-controller"}, {Kind: test.ownerKind, Name: test.owner, Controller: &yes}}
 		}
-		trimmed, err := trim(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for what, p := range map[string]*core.Pod{"pod": p, "trimmed pod": trimmed.(*core.Pod)} {
-			w := workloadOf(p)
-			if w.Service != test.service || w.Kind != test.kind || w.Name != test.from {
-				t.Errorf("%s, %s: service %s, %s %s; want %s, %s %s", name, what, w.Service, w.Kind, w.Name, test.service, test.kind, test.from)
-			}
+		w := workloadOf(p)
+		if w.Service != test.service || w.Kind != test.kind || w.Name != test.from {
+			t.Errorf("%s: service %s, %s %s; want %s, %s %s", name, w.Service, w.Kind, w.Name, test.service, test.kind, test.from)
 		}
 	}
 }
