@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -211,14 +212,20 @@ func bindAgent(t *testing.T, c *cluster.Cluster) *core.Pod {
 
 // runAgent does what the kubelet would: it runs the agent in the node's network,
 // here the control plane's, as the service account of the manifests, and tells the
-// API server when it is ready: when it has listed the pods, among others.
+// API server when it is ready: when it has listed the pods, among others. The
+// capabilities are those of the DaemonSet: root gets no more than the bounding set.
 func runAgent(t *testing.T, c *cluster.Cluster, pod *core.Pod) {
 	t.Helper()
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	if _, err := c.ServiceAccountKubeconfig(interrupted, agentNamespace, "layertrace-agent", kubeconfig, true); err != nil {
 		t.Fatal(err)
 	}
-	agent, err := c.Run(process.Spec{Name: "agent", Path: theAgent(t), Args: []string{
+	setpriv, err := exec.LookPath("setpriv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent, err := c.Run(process.Spec{Name: "agent", Path: setpriv, Args: []string{
+		"--bounding-set=-all,+bpf,+perfmon,+net_admin", "--no-new-privs", theAgent(t),
 		"agent", "--kubernetes", "--kubeconfig=" + kubeconfig, "--node=" + statusNode,
 		"--export=none", "--pnic=nosuch*", "--metrics-address=[" + cluster.BridgeIP + "]:9464",
 	}})
@@ -245,6 +252,10 @@ func runAgent(t *testing.T, c *cluster.Cluster, pod *core.Pod) {
 		}
 		return nil
 	})
+	self, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", agent.PID()))
+	if err != nil || !strings.Contains(string(self), "CapEff:\t000000c000001000\n") { // 39, 38 and 12 (capability.h)
+		t.Errorf("the agent has other capabilities: %v\n%s", err, self)
+	}
 	pods := c.Client.CoreV1().Pods(pod.Namespace)
 	awaitNil(t, "the agent's status", func() error {
 		now, err := pods.Get(interrupted, pod.Name, meta.GetOptions{})

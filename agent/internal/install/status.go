@@ -79,7 +79,11 @@ func (c *Cluster) look(ctx context.Context, o StatusOptions, m *mesh, reorder st
 	var all []Finding
 	for _, check := range checks {
 		switch check.name {
-		case "istio", "mtls", "upstream-filters", "nodes": // tracing is told for each workload
+		case "mtls", "upstream-filters", "nodes": // tracing is told for each workload
+		case "istio":
+			if m.version == "" {
+				continue
+			}
 		default:
 			continue
 		}
