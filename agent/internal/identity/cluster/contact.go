@@ -60,8 +60,8 @@ func explain(err error) error {
 }
 
 // trouble returns since when requests fail, and why.
-func (c *contact) trouble() (since time.Time, last error, failures uint64) {
+func (c *contact) trouble() (since time.Time, failures uint64, last error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.since, c.last, c.failures
+	return c.since, c.failures, c.last
 }

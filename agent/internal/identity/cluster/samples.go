@@ -67,7 +67,7 @@ func (s *Source) away() (longest time.Duration) {
 
 func (s *Source) apiFailures() (n uint64) {
 	for _, c := range []*contact{&s.here, &s.others} {
-		_, _, failures := c.trouble()
+		_, failures, _ := c.trouble()
 		n += failures
 	}
 	return n

@@ -139,10 +139,13 @@ func (s *Source) Behind(sight identity.Sight) (identity.Workload, bool) {
 	return s.links.behind(sight)
 }
 
-// Track, Leave and Forget tell that an interface came, that it went, and that
-// nobody will ask for it any more.
-func (s *Source) Track(ifindex int)  { s.links.track(ifindex) }
-func (s *Source) Leave(ifindex int)  { s.links.leave(ifindex) }
+// Track tells that a virtual interface came, or that it is there.
+func (s *Source) Track(ifindex int) { s.links.track(ifindex) }
+
+// Leave tells that an interface went. Its exchanges are still to come.
+func (s *Source) Leave(ifindex int) { s.links.leave(ifindex) }
+
+// Forget tells that nobody will ask for an interface any more.
 func (s *Source) Forget(ifindex int) { s.links.forget(ifindex) }
 
 // settling is how long after the agent's start, and after an interface came,
@@ -166,7 +169,7 @@ func (s *Source) synced() bool { return s.local.synced.Load() && s.remote.synced
 // API server does not answer.
 func (s *Source) Ready() (remark string, err error) {
 	for _, c := range []*contact{&s.here, &s.others} {
-		since, last, _ := c.trouble()
+		since, _, last := c.trouble()
 		if since.IsZero() {
 			continue
 		}

@@ -77,17 +77,17 @@ func TestContact(t *testing.T) {
 	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no role"))
 	c.outcome(context.Canceled)
 	c.outcome(apierrors.NewResourceExpired("too old"))
-	if since, _, failures := c.trouble(); !since.IsZero() || failures != 0 {
+	if since, failures, _ := c.trouble(); !since.IsZero() || failures != 0 {
 		t.Error("an answer or the end counts as a failure")
 	}
 	c.outcome(forbidden)
 	c.outcome(forbidden)
-	since, last, failures := c.trouble()
+	since, failures, last := c.trouble()
 	if since.IsZero() || failures != 2 || !strings.Contains(last.Error(), "grant list and watch on pods") {
 		t.Errorf("since %v, %d failures, %v", since, failures, last)
 	}
 	c.outcome(nil)
-	if since, last, failures := c.trouble(); !since.IsZero() || last != nil || failures != 2 {
+	if since, failures, last := c.trouble(); !since.IsZero() || last != nil || failures != 2 {
 		t.Errorf("since %v, %d failures, %v behind a success", since, failures, last)
 	}
 	if n := strings.Count(log.String(), "\n"); n != 2 {
