@@ -99,23 +99,3 @@ func TestGitAm(t *testing.T) {
 		}
 	}
 }
-
-// TestSourceTrees checks the patches against real source trees: ENVOY_SOURCE
-// lists their directories, separated by colons.
-func TestSourceTrees(t *testing.T) {
-	trees := filepath.SplitList(os.Getenv("ENVOY_SOURCE"))
-	if len(trees) == 0 {
-		t.Skip("ENVOY_SOURCE names no Envoy source tree: whether the patches fit one was not checked")
-	}
-	patches, err := Patches(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tree := range trees {
-		if _, err := TreeVersion(tree); err != nil {
-			t.Error(err)
-		} else if err := Check(tree, patches); err != nil {
-			t.Errorf("%s: %v", tree, err)
-		}
-	}
-}
