@@ -123,6 +123,9 @@ func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o i
 	if err != nil {
 		return err
 	}
+	if err := c.AwaitRemoval(ctx, objects, waiting(out)); err != nil {
+		return fmt.Errorf("nothing was changed: %w", err)
+	}
 	if err := c.DryRun(ctx, objects); err != nil {
 		return fmt.Errorf("nothing was changed: the API server would refuse %w", err)
 	}
@@ -144,6 +147,11 @@ func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o i
 	fmt.Fprintf(out, "Installed: %d created, %d changed, %d deleted, %d unchanged. See layertrace status.\n",
 		count[install.Created], count[install.Changed], count[install.Deleted], count[install.Unchanged])
 	return nil
+}
+
+// waiting tells what is waited for.
+func waiting(out io.Writer) func(string) {
+	return func(object string) { fmt.Fprintf(out, "waiting   until %s is gone\n", object) }
 }
 
 // confirm asks, unless told not to. An empty or closed input means no.

@@ -57,6 +57,7 @@ func runUninstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, y
 	}
 	if deleted == 0 {
 		fmt.Fprintln(out, "Nothing to remove.")
+		return nil
 	}
-	return nil
+	return c.AwaitRemoval(ctx, ours, waiting(out))
 }
