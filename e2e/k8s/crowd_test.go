@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -31,11 +32,11 @@ func TestMemoryInACrowd(t *testing.T) {
 	n := newNode(t, c)
 	stop := n.startAgent(t, shop)
 	n.awaitReady(t, http.StatusOK, "ok\n")
-	n.awaitMetric(t, `layertrace_identity_pods{where="elsewhere"}`, "0")
+	want := strconv.Itoa(n.number(t, elsewhere) + *crowdSize)
 	alone := n.memory(t)
 
 	makeCrowd(t, c, *crowdSize)
-	n.awaitMetric(t, `layertrace_identity_pods{where="elsewhere"}`, fmt.Sprint(*crowdSize))
+	n.awaitMetric(t, elsewhere, want)
 	watched := n.memory(t)
 	stop()
 
@@ -43,7 +44,7 @@ func TestMemoryInACrowd(t *testing.T) {
 		stop := n.startAgent(t, shop, env...)
 		defer stop()
 		n.awaitReady(t, http.StatusOK, "ok\n")
-		n.awaitMetric(t, `layertrace_identity_pods{where="elsewhere"}`, fmt.Sprint(*crowdSize))
+		n.awaitMetric(t, elsewhere, want)
 		return n.memory(t)
 	}
 	streamed := read()

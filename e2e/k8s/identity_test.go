@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -21,8 +22,9 @@ const (
 	frontIP    = "10.50.0.2"
 	reviewsIP  = "10.60.0.2"
 	ratingsIP  = "10.77.0.60"
-	otherNode  = "node2"
+	otherNode  = "identity-other-node"
 	otherIP    = "10.77.0.61"
+	elsewhere  = `layertrace_identity_pods{where="elsewhere"}`
 	agentReads = `
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
@@ -156,9 +158,7 @@ func (n *testNode) reuseAddress(t *testing.T, front *netspace.Space) {
 		t.Fatal(err)
 	}
 	n.awaitMetric(t, `layertrace_identity_pods{where="here"}`, "2") // front and proxy
-	if err := deleteLink(n.space, "vethreviews"); err != nil {
-		t.Fatal(err)
-	}
+	n.removeBridged(t, "vethreviews")
 	n.addBridged(t, "details", "vethdetails", reviewsIP)
 	id := call(t, front, reviewsIP) // before its pod is known: nobody's, not reviews'
 	pod := deploy(t, n.cluster, shop, "details-v1", "app.kubernetes.io/name: details")
@@ -179,6 +179,7 @@ func (n *testNode) reuseAddress(t *testing.T, front *netspace.Space) {
 
 // outage takes the API server away and brings it back.
 func (n *testNode) outage(t *testing.T, front *netspace.Space) {
+	before := n.number(t, elsewhere)
 	if err := n.cluster.StopAPIServer(); err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +199,7 @@ func (n *testNode) outage(t *testing.T, front *netspace.Space) {
 	away = false
 	late := makePod(t, n.cluster, shop, "late", otherNode, false)
 	setStatus(t, n.cluster, late, core.PodRunning, "10.50.9.9", otherIP)
-	n.awaitMetric(t, `layertrace_identity_pods{where="elsewhere"}`, "2")
+	n.awaitMetric(t, elsewhere, strconv.Itoa(before+1))
 	n.awaitReady(t, http.StatusOK, "ok\n")
 	n.awaitMetric(t, "layertrace_identity_api_away_seconds", "0")
 	if failures, err := n.metric("layertrace_identity_api_failures_total"); err != nil || failures == "0" {

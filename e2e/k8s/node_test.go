@@ -12,8 +12,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,7 +27,7 @@ import (
 )
 
 const (
-	agentNode = "node1"
+	agentNode = "identity-node"
 	// nodeIP is the node's address, on the control plane's bridge.
 	nodeIP = "10.77.0.50"
 	// podPort is where every pod of a test answers.
@@ -252,16 +254,49 @@ func fetch(space *netspace.Space, address, path, traceparent string) (code int, 
 	return response.StatusCode, string(text), err
 }
 
-// deleteLink removes an interface, as a CNI does when a pod goes.
-func deleteLink(space *netspace.Space, name string) error {
-	nl, err := space.Netlink()
+// removeBridged takes a pod off the node's bridge. The next one with its
+// address would announce itself to the neighbours (gratuitous ARP); here they
+// are made to forget.
+func (n *testNode) removeBridged(t *testing.T, nic string) {
+	t.Helper()
+	nl, err := n.space.Netlink()
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
 	defer nl.Close()
-	link, err := nl.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("find %s in %s: %w", name, space.Name, err)
+	link, err := nl.LinkByName(nic)
+	if err == nil {
+		err = nl.LinkDel(link)
 	}
-	return nl.LinkDel(link)
+	if err != nil {
+		t.Fatalf("remove %s: %v", nic, err)
+	}
+	bridge, err := nl.LinkByName("cni0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	neighbours, err := nl.NeighList(bridge.Attrs().Index, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range neighbours {
+		// That it has gone meanwhile is all right.
+		if err := nl.NeighDel(&neighbours[i]); err != nil && !errors.Is(err, syscall.ENOENT) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// number is the value of a metric that is a whole number.
+func (n *testNode) number(t *testing.T, name string) int {
+	t.Helper()
+	text, err := n.metric(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
 }
