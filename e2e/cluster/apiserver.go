@@ -18,6 +18,10 @@ import (
 // it also listens on BridgeIP.
 const serverAddress = "127.0.0.1:6443"
 
+// ServiceIP is the address of the service kubernetes, by which pods know the
+// API server. Something has to translate it: no kube-proxy runs.
+const ServiceIP = "10.96.0.1"
+
 // StartAPIServer starts the API server, and returns when it is ready. Start
 // does this; it is for tests that have called StopAPIServer.
 func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {

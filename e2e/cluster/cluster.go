@@ -66,6 +66,7 @@ type Cluster struct {
 	entry     *entry
 	apiServer *process.Process
 	pods      []*netspace.Space
+	after     []func() error
 }
 
 // Bridge is a bridge in the control plane's namespace, to which namespaces of
@@ -92,7 +93,7 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 	c := &Cluster{options: options}
 	var err error
 	// The abstract socket is gone when this process is, however it ends.
-	if c.lock, err = net.Listen("unix", "@"+c.name()); err != nil {
+	if c.lock, err = net.Listen("unix", "@"+c.Name()); err != nil {
 		return nil, fmt.Errorf("another cluster named %q is up; end it first: %w", options.Name, err)
 	}
 	if err := c.start(ctx); err != nil {
@@ -124,7 +125,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	return c.addIstio(ctx)
 }
 
-// name is the name of the cluster's cgroup, namespace and lock.
-func (c *Cluster) name() string { return "layertrace-cluster-" + c.options.Name }
+// Name is the name of the cluster's cgroup and lock.
+func (c *Cluster) Name() string { return "layertrace-cluster-" + c.options.Name }
 
 func (c *Cluster) file(name string) string { return filepath.Join(c.options.Dir, name) }

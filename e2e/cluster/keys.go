@@ -29,7 +29,7 @@ const audiences = "https://kubernetes.default.svc,istio-ca"
 func (c *Cluster) makeKeys() error {
 	c.keys.admin = rand.Text()
 	ca, key, err := cert.GenerateSelfSignedCertKey("kubernetes",
-		[]net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(BridgeIP)}, []string{"localhost", "kubernetes.default.svc"})
+		[]net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(BridgeIP), net.ParseIP(ServiceIP)}, []string{"localhost", "kubernetes.default.svc"})
 	if err != nil {
 		return fmt.Errorf("make the API server's certificate: %w", err)
 	}

@@ -17,7 +17,7 @@ import (
 // makePlace makes the directory, the cgroup and the network namespace in which
 // the cluster lives, after removing those of an earlier run.
 func (c *Cluster) makePlace(ctx context.Context) (err error) {
-	if _, err := cgroup.RemoveNamed(ctx, c.name()); err != nil {
+	if _, err := cgroup.RemoveNamed(ctx, c.Name()); err != nil {
 		return fmt.Errorf("end the processes of an earlier cluster: %w", err)
 	}
 	if _, err := netspace.DeleteAll(c.spaceName("")); err != nil {
@@ -32,7 +32,7 @@ func (c *Cluster) makePlace(ctx context.Context) (err error) {
 	if err := os.MkdirAll(c.options.Dir, 0o755); err != nil {
 		return fmt.Errorf("make the cluster's directory: %w", err)
 	}
-	if c.group, err = cgroup.Create(c.name()); err != nil {
+	if c.group, err = cgroup.Create(c.Name()); err != nil {
 		return err
 	}
 	if c.Space, err = netspace.Create(c.spaceName("control")); err != nil {
@@ -59,6 +59,9 @@ func (c *Cluster) Close() error {
 	}
 	if c.group != nil {
 		errs = append(errs, c.group.Remove(ctx))
+	}
+	for _, do := range c.after {
+		errs = append(errs, do())
 	}
 	for _, space := range append(c.pods, c.Space) {
 		if space != nil {

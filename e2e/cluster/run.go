@@ -52,3 +52,6 @@ func (c *Cluster) AddPodSpace(name, ip string) (*netspace.Space, error) {
 	}
 	return space, space.AddRoute("0.0.0.0/0", BridgeIP)
 }
+
+// AfterProcesses lets Close call do when all processes have ended.
+func (c *Cluster) AfterProcesses(do func() error) { c.after = append(c.after, do) }

@@ -3,7 +3,8 @@
 // Package rollout proves layertrace on a real control plane from end to end:
 // what `layertrace install` applies goes through the API server, istiod and
 // the sidecar's agent into a running Envoy, and is read back from the bytes
-// that an upstream receives.
+// that an upstream receives; and a kubelet runs the agent, whose spans are read
+// back from Jaeger.
 package rollout
 
 import (
@@ -15,6 +16,8 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/cluster"
 	"github.com/layertrace/layertrace/e2e/cluster/mesh"
+	"github.com/layertrace/layertrace/e2e/cluster/node"
+	"github.com/layertrace/layertrace/e2e/lab/jaeger"
 	"github.com/layertrace/layertrace/e2e/reorder/upstream"
 )
 
@@ -36,6 +39,9 @@ type Tools struct {
 	Mesh    mesh.Tools
 	// Layertrace is the program that is tested, Wasm the module.
 	Layertrace, Wasm string
+	// Jaeger, Bookinfo and Pause run on and beside the node.
+	Jaeger, Bookinfo, Pause string
+	Node                    node.Tools
 }
 
 // Step is the result of one step.
@@ -56,6 +62,8 @@ type rollout struct {
 	upstream *upstream.Server
 	// client's sidecar is what the steps configure.
 	client *mesh.Pod
+	// jaeger reads the agents' spans back.
+	jaeger *jaeger.Client
 }
 
 // Run runs all steps and removes everything. A failed step does not keep the
@@ -88,6 +96,9 @@ func (r *rollout) run(ctx context.Context) (results []Step, err error) {
 
 func (r *rollout) close() error {
 	var errs []error
+	if r.jaeger != nil {
+		r.jaeger.Close()
+	}
 	if r.upstream != nil {
 		r.upstream.Close()
 	}

@@ -22,5 +22,11 @@ func steps() []step {
 	for _, way := range ways {
 		all = append(all, way.steps()...)
 	}
-	return append(all, inline.inlineSteps()...)
+	all = append(all, inline.inlineSteps()...)
+	return append(all,
+		step{"node with kubelet, containerd and CNI", true, startNode},
+		step{"Jaeger", true, startJaeger},
+		step{"agent's pod from the project's image, ready", true, agentRuns},
+		step{"pod that starts later: its spans name it in Jaeger", false, laterPodIsNamed},
+		step{"agent uninstalled, its pod gone", false, agentGoes})
 }

@@ -25,8 +25,10 @@ func k8sCommand() *cobra.Command {
 		Short: "Prove installation and reordering on a real Kubernetes control plane with Istio",
 		Long: `Starts etcd, the API server, its controllers, istiod and a sidecar with Envoy, and
 goes through what layertrace install and uninstall do, as it arrives on the wire
-and while requests are sent. Writes e2e-k8s.json. Needs root; the first time it
-builds Kubernetes and Istio, which takes about half an hour on 2 cores.`,
+and while requests are sent; then a node with containerd and kubelet, on which
+the agent's pod tells of another pod's requests. Writes e2e-k8s.json. Needs root,
+nft, runc and the CNI plugins; the first time it builds Kubernetes, Istio and
+containerd, which takes about a quarter of an hour on 2 cores.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runK8s(cmd.Context(), out, name) },
 	}

@@ -21,11 +21,26 @@ func Rollout(ctx context.Context, progress Progress) (tools rollout.Tools, err e
 	if tools.Mesh, err = Istio(ctx, checkout, progress); err != nil {
 		return rollout.Tools{}, err
 	}
-	bin := filepath.Join(checkout, "bin")
-	tools.Layertrace, tools.Wasm = filepath.Join(bin, "layertrace"), filepath.Join(bin, "layertrace.wasm")
-	err = runGo(ctx, checkout, progress, "build", "-trimpath", "-o", tools.Layertrace, "./agent/cmd/layertrace")
-	if err != nil {
+	if tools.Node, err = Node(ctx, checkout, progress); err != nil {
 		return rollout.Tools{}, err
 	}
+	if tools.Jaeger, err = Jaeger(ctx, checkout, progress); err != nil {
+		return rollout.Tools{}, err
+	}
+	bin := filepath.Join(checkout, "bin")
+	for _, program := range []struct {
+		path      *string
+		name, pkg string
+	}{
+		{&tools.Layertrace, "layertrace", "./agent/cmd/layertrace"},
+		{&tools.Bookinfo, "bookinfo", "./e2e/bookinfo"},
+		{&tools.Pause, "pause", "./e2e/cluster/node/pause"},
+	} {
+		*program.path = filepath.Join(bin, program.name)
+		if err := runGo(ctx, checkout, progress, "build", "-trimpath", "-o", *program.path, program.pkg); err != nil {
+			return rollout.Tools{}, err
+		}
+	}
+	tools.Wasm = filepath.Join(bin, "layertrace.wasm")
 	return tools, Wasm(ctx, tools.Wasm, progress)
 }

@@ -1,0 +1,7 @@
+// Module versions with which the container runtime of the node test is built.
+// A module of its own: nothing of it is linked into layertrace.
+module github.com/layertrace/layertrace/e2e/tools/containerd
+
+go 1.26.0
+
+require github.com/containerd/containerd/v2 v2.2.0 // indirect
