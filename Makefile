@@ -14,8 +14,8 @@ SEED     ?= # test: seed of the random tests
 VERSION  ?= # wasm: version and name of the image (devel)
 
 # Programs that tests and linting call, and the Debian packages that have them.
-COMMANDS := clang clang-format llvm-strip tcpdump tshark curl pip3 nft
-PACKAGES := clang clang-format llvm libbpf-dev tcpdump tshark curl python3-pip nftables
+COMMANDS := clang clang-format llvm-strip tcpdump tshark curl pip3
+PACKAGES := clang clang-format llvm libbpf-dev tcpdump tshark curl python3-pip
 
 GOTEST        := go test
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
@@ -41,6 +41,8 @@ test-unit: ## Run the tests that need neither root nor Envoy
 	go test $(UNIT_PACKAGES)
 
 .PHONY: e2e-k8s
+e2e-k8s: COMMANDS += nft runc /usr/lib/cni/bridge
+e2e-k8s: PACKAGES += nftables runc containernetworking-plugins
 e2e-k8s: root packages lab ## Prove install and reordering on a real Kubernetes API server with Istio
 	@exec bin/lab e2e-k8s
 
