@@ -125,11 +125,15 @@ func (r *rollout) awaitNamedSpan(ctx context.Context, url string) error {
 	defer client.CloseIdleConnections()
 	number, trace := 0, ""
 	return await.Until(ctx, "span of pod "+appPod, limit, 500*time.Millisecond, func(ctx context.Context) error {
-		got, err := r.jaeger.Trace(ctx, trace)
-		if err != nil {
-			return err
+		var spans []jaeger.Span
+		if number > 0 {
+			got, err := r.jaeger.Trace(ctx, trace)
+			if err != nil {
+				return err
+			}
+			spans = got.Spans
 		}
-		if slices.ContainsFunc(got.Spans, namesApp) {
+		if slices.ContainsFunc(spans, namesApp) {
 			return nil
 		}
 		number++
@@ -143,7 +147,7 @@ func (r *rollout) awaitNamedSpan(ctx context.Context, url string) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(response.Body.Close(), fmt.Errorf("none yet in Jaeger, which has %v of the last request", got.Spans))
+		return errors.Join(response.Body.Close(), fmt.Errorf("none yet in Jaeger, which has %v of the last request", spans))
 	})
 }
 

@@ -98,6 +98,10 @@ func (w way) updated(ctx context.Context, r *rollout) error {
 		if err := r.awaitModule(ctx, sum); err != nil {
 			return err
 		}
+		// Envoy tells of the module a moment before its worker runs it.
+		if err := r.awaitOrder(ctx, inFront); err != nil {
+			return err
+		}
 		return r.staysSo(ctx, inFront)
 	})
 }

@@ -3,21 +3,30 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/lab/await"
 )
 
 // podsGroup is the cgroup below which the runtime makes those of containers, in
 // each hierarchy of version 1, and in version 2's.
 func (n *Node) podsGroup() string { return n.cluster.Name() + "-" + n.options.Name }
 
-// removeGroups removes them. The runtime was killed and leaves them behind,
-// without processes.
+// removeGroups removes them. The runtime was killed and leaves them behind, and
+// the last of their processes may still be about to end.
 func (n *Node) removeGroups() error {
+	return await.Until(context.Background(), "removal of cgroups "+n.podsGroup(), 20*time.Second, pollEvery,
+		func(context.Context) error { return n.tryRemoveGroups() })
+}
+
+func (n *Node) tryRemoveGroups() error {
 	var errs []error
 	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
 		roots, err := filepath.Glob(pattern + n.podsGroup())
