@@ -73,9 +73,13 @@ build: ## Build bin/layertrace, bin/bookinfo and bin/lab
 wasm: ## Build bin/layertrace.wasm, the filter, and bin/layertrace.oci, its image layout
 	go run ./wasm-filter/build -o bin/layertrace.wasm -oci bin/layertrace.oci $(if $(strip $(VERSION)),-version=$(VERSION))
 
+.PHONY: image
+image: ## Build the agent's image, layertrace/agent:devel (needs docker)
+	docker build -f agent/Dockerfile -t layertrace/agent:devel .
+
 .PHONY: generate
-generate: packages ## Compile the BPF programs and write their Go bindings
-	go generate ./bpf/...
+generate: packages ## Compile the BPF programs, write their Go bindings, bring the manifests up to date
+	go generate ./bpf/... ./istio
 
 .PHONY: setup
 setup: packages lab ## Get all that the tests need: packages, Envoy, Jaeger
