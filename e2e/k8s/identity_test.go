@@ -3,18 +3,25 @@
 package k8s
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
+	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/lab/cgroup"
 	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/lab/process"
 )
 
 const (
@@ -95,6 +102,7 @@ func TestIdentity(t *testing.T) {
 			"layertrace.client.node": agentNode, "layertrace.client.service": "", "layertrace.server.service": "ratings",
 		})
 	})
+	n.podWithoutAddress(t, front) // all interfaces are attached to behind this
 	n.reuseAddress(t, front)
 	t.Run("the API server is away", func(t *testing.T) { n.outage(t, front) })
 }
@@ -131,13 +139,17 @@ func (n *testNode) expect(t *testing.T, from *netspace.Space, to, nic string, wa
 	awaitNil(t, "names at "+nic, func() error {
 		id := call(t, from, to)
 		var s span
-		awaitNil(t, "span at "+nic, func() error {
+		// A request that passed before the agent watched the interface has none.
+		err := await.Until(interrupted, "span at "+nic, 15*time.Second, 50*time.Millisecond, func(context.Context) error {
 			var ok bool
 			if s, ok = n.spans.at(id, nic); !ok {
 				return errors.Join(errors.New("none"), n.agent.Running())
 			}
 			return nil
 		})
+		if err != nil {
+			return err
+		}
 		for key, value := range want {
 			if s.attributes[key] != value {
 				return fmt.Errorf("%s is %q, not %q", key, s.attributes[key], value)
@@ -150,6 +162,39 @@ func (n *testNode) expect(t *testing.T, from *netspace.Space, to, nic string, wa
 	})
 }
 
+// podWithoutAddress connects a pod whose address is not in its status. The
+// agent sees the host's processes, as with hostPID, and finds the pod by the
+// cgroup of one in the pod's network namespace.
+func (n *testNode) podWithoutAddress(t *testing.T, front *netspace.Space) {
+	const ip = "10.50.0.7"
+	space := n.addRouted(t, "early", "vethearly", ip)
+	pod := deploy(t, n.cluster, shop, "early-v1", "app: early")
+	group, err := cgroup.Create("layertrace-cluster-" + *clusterName + "-pod" + string(pod.UID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), limit) // the test's context is over
+		defer cancel()
+		if err := group.Remove(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = process.Start(process.Spec{
+		Name: "a pod's process", Path: sleep, Args: []string{"infinity"},
+		Space: space, Cgroup: group, Stderr: filepath.Join(t.TempDir(), "log"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.expect(t, front, ip, "vethearly", map[string]string{"service.name": "early", "k8s.pod.name": pod.Name})
+	n.awaitMetric(t, `layertrace_identity_interfaces{by="namespace"}`, "1")
+}
+
 // reuseAddress replaces reviews by another pod with its address.
 func (n *testNode) reuseAddress(t *testing.T, front *netspace.Space) {
 	background := meta.DeletePropagationBackground
@@ -157,9 +202,13 @@ func (n *testNode) reuseAddress(t *testing.T, front *netspace.Space) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.awaitMetric(t, `layertrace_identity_pods{where="here"}`, "2") // front and proxy
+	n.awaitMetric(t, `layertrace_identity_pods{where="here"}`, "3") // front, proxy and early
+	const watched = `layertrace_interfaces{role="vnic"}`
+	interfaces := n.number(t, watched)
 	n.removeBridged(t, "vethreviews")
+	n.awaitMetric(t, watched, strconv.Itoa(interfaces-1))
 	n.addBridged(t, "details", "vethdetails", reviewsIP)
+	n.awaitMetric(t, watched, strconv.Itoa(interfaces))
 	id := call(t, front, reviewsIP) // before its pod is known: nobody's, not reviews'
 	pod := deploy(t, n.cluster, shop, "details-v1", "app.kubernetes.io/name: details")
 	setStatus(t, n.cluster, pod, core.PodRunning, reviewsIP, nodeIP)
