@@ -9,52 +9,48 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
+	"syscall"
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab/await"
 )
 
-// podsGroup is the cgroup below which the runtime makes those of containers, in
-// each hierarchy of version 1, and in version 2's.
-func (n *Node) podsGroup() string { return n.cluster.Name() + "-" + n.options.Name }
-
-// removeGroups removes them. The runtime was killed and leaves them behind, and
-// the last of their processes may still be about to end.
+// removeGroups removes the cgroups of containers that the node ran at its end:
+// in each hierarchy of version 1, and in version 2's. The runtime was killed
+// and leaves them behind, and the last of their processes may still be about
+// to end.
 func (n *Node) removeGroups() error {
-	return await.Until(context.Background(), "removal of cgroups "+n.podsGroup(), 20*time.Second, pollEvery,
-		func(context.Context) error { return n.tryRemoveGroups() })
+	// The runtime's state has a directory per container.
+	containers, err := filepath.Glob(filepath.Join(n.dir, "run", "io.containerd.runtime.v2.task", "k8s.io", "*"))
+	if err != nil {
+		return err
+	}
+	return await.Until(context.Background(), "removal of the containers' cgroups", 20*time.Second, pollEvery,
+		func(context.Context) error {
+			var errs []error
+			for _, container := range containers {
+				errs = append(errs, removeGroup("k8s.io/"+filepath.Base(container)))
+			}
+			err := removeGroup("k8s.io")
+			if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.ENOTEMPTY) {
+				err = nil // it is another runtime's, too
+			}
+			return errors.Join(append(errs, err)...)
+		})
 }
 
-func (n *Node) tryRemoveGroups() error {
+// removeGroup removes a cgroup without children from all hierarchies.
+func removeGroup(name string) error {
 	var errs []error
-	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
-		roots, err := filepath.Glob(pattern + n.podsGroup())
+	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		paths, err := filepath.Glob(filepath.Join(mount, name))
 		errs = append(errs, err)
-		for _, root := range roots {
-			errs = append(errs, removeDirectories(root))
+		for _, path := range paths {
+			// A controller that is mounted by two names is found twice.
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, fmt.Errorf("remove cgroup: %w", err))
+			}
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// removeDirectories removes a cgroup and those in it, whose files cannot be.
-func removeDirectories(root string) error {
-	var dirs []string
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			dirs = append(dirs, path)
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("list cgroups: %w", err)
-	}
-	for _, dir := range slices.Backward(dirs) {
-		// A controller that is mounted twice, as cpu,cpuacct, is listed twice.
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove cgroup: %w", err)
-		}
-	}
-	return nil
 }

@@ -14,7 +14,7 @@ func (n *Node) writeFiles() error {
 	for name, text := range map[string]string{
 		"containerd.toml": fmt.Sprintf(containerdConfig, n.dir, Pause),
 		"cni/10.conflist": fmt.Sprintf(cniConfig, n.options.PodCIDR),
-		"kubelet.yaml":    fmt.Sprintf(kubeletConfig, n.dir, n.podsGroup()),
+		"kubelet.yaml":    fmt.Sprintf(kubeletConfig, n.dir),
 	} {
 		path := filepath.Join(n.dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -72,7 +72,6 @@ authentication:
 authorization: {mode: AlwaysAllow}
 cgroupDriver: cgroupfs
 cgroupsPerQOS: false
-cgroupRoot: /%[2]s
 enforceNodeAllocatable: []
 failCgroupV1: false
 failSwapOn: false

@@ -89,10 +89,6 @@ func Start(ctx context.Context, c *cluster.Cluster, options Options) (*Node, err
 	if err := n.writeFiles(); err != nil {
 		return nil, err
 	}
-	// Those of a killed run, and later our own.
-	if err := n.removeGroups(); err != nil {
-		return nil, err
-	}
 	c.AfterProcesses(n.removeGroups)
 	return n, n.run(ctx)
 }
