@@ -10,7 +10,6 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
 	"github.com/layertrace/layertrace/e2e/lab/process"
 )
 
@@ -46,10 +45,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return await.Until(ctx, "the API server", startLimit, pollEvery, func(ctx context.Context) error {
-		if err := c.apiServer.Running(); err != nil {
-			return err
-		}
+	return AwaitReady(ctx, c.apiServer, func(ctx context.Context) error {
 		return c.Client.CoreV1().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	})
 }

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
 	"github.com/layertrace/layertrace/e2e/lab/process"
 )
 
@@ -36,10 +35,7 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 	}
 	client := &http.Client{Transport: &http.Transport{DialContext: c.Space.DialContext}}
 	defer client.CloseIdleConnections()
-	return await.Until(ctx, "etcd", startLimit, pollEvery, func(ctx context.Context) error {
-		if err := etcd.Running(); err != nil {
-			return err
-		}
+	return AwaitReady(ctx, etcd, func(ctx context.Context) error {
 		body, err := Get(ctx, client, etcdURL+"/health")
 		if err == nil && !strings.Contains(body, `"health":"true"`) {
 			err = fmt.Errorf("etcd says %s", body)

@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
-		if left := leftovers(); len(left) > 0 {
+		if left := leftovers(*clusterName); len(left) > 0 {
 			fmt.Fprintln(os.Stderr, "the cluster left behind:", left)
 			code = 1
 		}
@@ -54,12 +54,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// leftovers lists the network namespaces and cgroups of the cluster.
-func leftovers() (left []string) {
+// leftovers lists the network namespaces and cgroups of a cluster.
+func leftovers(name string) (left []string) {
 	for _, pattern := range []string{
-		"/run/netns/lt-cluster-" + *clusterName + "-*",
-		"/sys/fs/cgroup/layertrace-cluster-" + *clusterName,
-		"/sys/fs/cgroup/*/layertrace-cluster-" + *clusterName,
+		"/run/netns/lt-cluster-" + name + "-*",
+		"/sys/fs/cgroup/layertrace-cluster-" + name,
+		"/sys/fs/cgroup/*/layertrace-cluster-" + name,
 	} {
 		found, _ := filepath.Glob(pattern) // fails for malformed patterns only
 		left = append(left, found...)

@@ -77,10 +77,7 @@ func startJaeger(ctx context.Context, r *rollout) error {
 		return err
 	}
 	r.jaeger = jaeger.NewClient(cluster.BridgeIP, r.cluster.Space.DialContext)
-	return await.Until(ctx, "Jaeger", limit, 100*time.Millisecond, func(ctx context.Context) error {
-		if err := p.Running(); err != nil {
-			return err
-		}
+	return cluster.AwaitReady(ctx, p, func(ctx context.Context) error {
 		_, err := r.jaeger.Services(ctx)
 		return err
 	})

@@ -41,10 +41,7 @@ func (m *Mesh) startIstiod(ctx context.Context) (err error) {
 	}
 	client := &http.Client{Transport: &http.Transport{DialContext: m.cluster.Space.DialContext}}
 	defer client.CloseIdleConnections()
-	return await.Until(ctx, "istiod", startLimit, pollEvery, func(ctx context.Context) error {
-		if err := m.istiod.Running(); err != nil {
-			return err
-		}
+	return cluster.AwaitReady(ctx, m.istiod, func(ctx context.Context) error {
 		_, err := cluster.Get(ctx, client, "http://127.0.0.1:8080/ready")
 		return err
 	})

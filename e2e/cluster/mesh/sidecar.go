@@ -15,7 +15,6 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/await"
 	"github.com/layertrace/layertrace/e2e/lab/envoy"
 	"github.com/layertrace/layertrace/e2e/lab/process"
 )
@@ -63,10 +62,7 @@ func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 	}
 	client := &http.Client{Transport: &http.Transport{DialContext: m.cluster.Space.DialContext}}
 	defer client.CloseIdleConnections()
-	return await.Until(ctx, "sidecar", startLimit, pollEvery, func(ctx context.Context) error {
-		if err := agent.Running(); err != nil {
-			return err
-		}
+	return cluster.AwaitReady(ctx, agent, func(ctx context.Context) error {
 		_, err := cluster.Get(ctx, client, "http://"+pod.IP+":15021/healthz/ready")
 		return err
 	})

@@ -17,7 +17,6 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/await"
 	"github.com/layertrace/layertrace/e2e/lab/netspace"
 	"github.com/layertrace/layertrace/e2e/lab/process"
 )
@@ -59,10 +58,7 @@ type Node struct {
 	dir     string
 }
 
-const (
-	startLimit = 3 * time.Minute
-	pollEvery  = 200 * time.Millisecond
-)
+const pollEvery = 200 * time.Millisecond
 
 // Start returns when the node is Ready. It ends with the cluster.
 func Start(ctx context.Context, c *cluster.Cluster, options Options) (*Node, error) {
@@ -106,10 +102,7 @@ func (n *Node) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return await.Until(ctx, "node "+n.options.Name, startLimit, pollEvery, func(ctx context.Context) error {
-		if err := p.Running(); err != nil {
-			return err
-		}
+	return cluster.AwaitReady(ctx, p, func(ctx context.Context) error {
 		node, err := n.cluster.Client.CoreV1().Nodes().Get(ctx, n.options.Name, meta.GetOptions{})
 		if err != nil {
 			return err
