@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package k8s
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/layertrace/layertrace/e2e/cluster"
+)
+
+// What install refuses, it refuses with one line, and changes nothing.
+func testRefusals(t *testing.T, c *cluster.Cluster) {
+	makeNamespace(t, c, "shop")
+	object := func(manifest string) func(t *testing.T) {
+		return func(t *testing.T) {
+			if err := c.Apply(interrupted, []byte(manifest)); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := c.Delete(interrupted, []byte(manifest)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	for _, test := range []struct {
+		name    string
+		prepare func(t *testing.T)
+		args    []string
+		want    string
+	}{
+		{"unknown provider", nil, []string{"--reorder=lua", "--tracing-provider=nosuch"}, `no tracing provider "nosuch" (it has otel-tracing)`},
+		{"provider that does not trace", nil, []string{"--reorder=lua", "--tracing-provider=metrics"}, `no tracing provider "metrics"`},
+		{"no module", nil, []string{"--reorder=wasmplugin"}, "--wasm-url"},
+		{"no proxy image", nil, []string{"--reorder=patched"}, "--proxy-image"},
+		{"old kernel", func(t *testing.T) { makeKernel(t, c, "old", "5.10.0-9-amd64") }, []string{"--reorder=lua"}, "no node can capture"},
+		{"another Telemetry", object(`
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh-default, namespace: istio-system}
+spec: {tracing: [{randomSamplingPercentage: 5}]}
+`), []string{"--reorder=lua", "--tracing-provider=otel-tracing"}, "Telemetry istio-system/mesh-default speaks for the whole mesh already"},
+		{"another EnvoyFilter", object(`
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: compress, namespace: shop}
+spec:
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match: {context: SIDECAR_OUTBOUND, listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager, subFilter: {name: envoy.filters.http.router}}}}}
+    patch:
+      operation: MERGE
+      value:
+        name: envoy.filters.http.router
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+          upstream_http_filters:
+          - name: envoy.filters.http.upstream_codec
+`), []string{"--reorder=lua"}, "EnvoyFilter shop/compress sets the router's upstream_http_filters already"},
+		{"an object of that name", object(`
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: layertrace, namespace: istio-system}
+spec: {}
+`), []string{"--reorder=lua"}, "EnvoyFilter istio-system/layertrace exists and was not made by layertrace install"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.prepare != nil {
+				test.prepare(t)
+			}
+			before := all(t, c)
+			out, failed := layertrace(t, c, append([]string{"install", "--yes"}, test.args...)...)
+			if !failed {
+				t.Fatal("it was not refused")
+			}
+			lines := strings.Split(strings.TrimSpace(out), "\n")
+			if last := lines[len(lines)-1]; !strings.Contains(last, test.want) || !strings.Contains(last, "nothing was changed") {
+				t.Errorf("the last line is %q, want %q in it", last, test.want)
+			}
+			if after := all(t, c); !slices.Equal(before, after) {
+				t.Errorf("before\n%v\nafter\n%v", before, after)
+			}
+		})
+	}
+}
+
+// refused are kinds for refuseKind, with an object that the API server takes.
+var refused = map[string]struct{ group, probe string }{
+	"daemonsets": {"apps", `
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: probe, namespace: default}
+spec:
+  selector: {matchLabels: {app: probe}}
+  template:
+    metadata: {labels: {app: probe}}
+    spec: {containers: [{name: probe, image: example.org/probe:1}]}
+`},
+	"envoyfilters": {"networking.istio.io", `
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: probe, namespace: default}
+spec: {}
+`},
+}
+
+// refuseKind makes the API server refuse to write objects of a resource, but in
+// dry runs: a step then fails that no check before could foresee. Policies count
+// a moment after they were made or removed, which a probe finds out.
+func refuseKind(t *testing.T, c *cluster.Cluster, resource string) {
+	t.Helper()
+	kind := refused[resource]
+	policy := []byte(fmt.Sprintf(`
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: refuse-%[2]s}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules: [{apiGroups: [%[1]q], apiVersions: ["*"], operations: [CREATE, UPDATE], resources: [%[2]s]}]
+  validations: [{expression: "has(request.dryRun) && request.dryRun", message: refused by the test}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: refuse-%[2]s}
+spec: {policyName: refuse-%[2]s, validationActions: [Deny]}
+`, kind.group, resource))
+	if err := c.Apply(interrupted, policy); err != nil {
+		t.Fatal(err)
+	}
+	refuses := func(want bool) func() error {
+		return func() error {
+			err := errors.Join(c.Apply(interrupted, []byte(kind.probe)), c.Delete(interrupted, []byte(kind.probe)))
+			if got := err != nil && strings.Contains(err.Error(), "refused by the test"); got != want {
+				return fmt.Errorf("the probe was refused: %v (%w)", got, err)
+			}
+			return nil
+		}
+	}
+	t.Cleanup(func() {
+		if err := c.Delete(interrupted, policy); err != nil {
+			t.Error(err)
+		}
+		awaitNil(t, "end of the policy", refuses(false))
+	})
+	awaitNil(t, "policy", refuses(true))
+}
+
+// A step that fails leaves what it found: nothing behind a first installation,
+// the one before behind another.
+func testFailureLeavesWhatItFound(t *testing.T, c *cluster.Cluster) {
+	uninstallAfter(t, c)
+	before := all(t, c)
+	t.Run("first", func(t *testing.T) {
+		refuseKind(t, c, "daemonsets")
+		fails(t, c, "--reorder=lua")
+		if after := all(t, c); !slices.Equal(before, after) {
+			t.Errorf("before\n%v\nafter\n%v", before, after)
+		}
+		deleteNamespace(t, c, agentNamespace) // returns when it is gone
+	})
+	t.Run("another", func(t *testing.T) {
+		does(t, c, "install", "--yes", "--reorder=lua", "--tracing-provider=otel-tracing")
+		first := specs(t, c)
+		refuseKind(t, c, "envoyfilters")
+		fails(t, c, "--reorder=wasmplugin", module, "--tracing-provider=otel-tracing", "--sampling=50")
+		if after := specs(t, c); !slices.Equal(first, after) {
+			t.Errorf("before\n%v\nafter\n%v", first, after)
+		}
+	})
+}
+
+// fails installs what the policy refuses.
+func fails(t *testing.T, c *cluster.Cluster, args ...string) {
+	t.Helper()
+	out, failed := layertrace(t, c, append([]string{"install", "--yes"}, args...)...)
+	if !failed {
+		t.Fatal("the policy did not refuse it")
+	}
+	expect(t, out, "refused by the test", "all is as it was before")
+}
+
+// specs returns the spec, data or rules of everything that layertrace made.
+func specs(t *testing.T, c *cluster.Cluster) []string {
+	t.Helper()
+	var all []string
+	for _, r := range installed {
+		list, err := c.Dynamic.Resource(r).List(interrupted, meta.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=layertrace"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range list.Items {
+			delete(o.Object, "metadata")
+			delete(o.Object, "status")
+			all = append(all, fmt.Sprint(o.Object))
+		}
+	}
+	slices.Sort(all)
+	return all
+}
