@@ -116,11 +116,13 @@ func (n *Node) run(ctx context.Context) error {
 	})
 }
 
-// script is PID 1 of the node.
+// script is PID 1 of the node. The names of the pods' network namespaces are
+// files in /run/netns, so that has to be the node's own to go with it.
 const script = `
 dir=$1 name=$2 ip=$3 kubeconfig=$4
 shift 4
 mount --make-rshared /
+mount -t tmpfs netns /run/netns
 containerd --config "$dir/containerd.toml" >"$dir/containerd.log" 2>&1 &
 export CONTAINERD_ADDRESS=$dir/c.sock CONTAINERD_NAMESPACE=k8s.io
 until ctr version >/dev/null 2>&1; do sleep 0.1; done
