@@ -8,8 +8,8 @@ import (
 )
 
 // gcPercent lets the heap grow to three times what lives. What lives is a few
-// MiB of spans that are gone within a second; Go's default of 100 collects so
-// often that it takes a tenth of the agent's CPU time.
+// MiB of spans that are gone within a second: Go's default of 100 collects more
+// often than so little memory is worth.
 const gcPercent = 200
 
 // collectLess sets gcPercent unless the user decided (GOGC).
