@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package exchange holds the one record that flows through layertrace: an HTTP
-// request and its response on one TCP connection, as seen at one capture point.
+// request and its response on one TCP connection, as seen at one capture point,
+// an interface or a socket.
 package exchange
 
 import (
@@ -46,6 +47,34 @@ type Message struct {
 	// Packets is the number of segments with payload as this point saw them;
 	// a segment that offloading merged counts once.
 	Packets uint32
+	// Handover is when the message passed the other side of the capture point.
+	// At a socket: between application and kernel, so when the application
+	// wrote (whoever sends the message) or read (whoever receives it). At an
+	// interface: when the driver began to transmit, so only of the message that
+	// leaves through it.
+	Handover Extent
+}
+
+// Extent is the time of a message's first and last byte, in ns as those of the
+// message; 0: not known.
+type Extent struct{ First, Last uint64 }
+
+// Socket is what is known of an exchange at a socket.
+type Socket struct {
+	// Cookie names the socket on its machine (SO_COOKIE, socket(7)).
+	Cookie uint64
+	// Netns is the inode number of its network namespace, as in
+	// /proc/PID/ns/net; 0 when it is not known.
+	Netns uint32
+	// UID is the user that made the socket.
+	UID uint32
+	// Client is set at the socket that sent the request.
+	Client bool
+	// SRTT is TCP's smoothed round-trip time in ns when it was last looked at,
+	// 0 when it was not measured yet.
+	SRTT uint64
+	// ZeroWindows counts the segments that announced a receive window of 0.
+	ZeroWindows uint32
 }
 
 // Exchange is one HTTP request and its response at one capture point.
@@ -75,6 +104,14 @@ type Exchange struct {
 	HeaderOffset uint32
 	// Retransmits counts the segments, of both ways, that were seen again.
 	Retransmits uint32
+	// Drops counts the packets of the connection that the kernel dropped here
+	// while the exchange was open, DropReason is why the last one was (enum
+	// skb_drop_reason, include/net/dropreason-core.h).
+	Drops, DropReason uint32
+	// Socket is set when the capture point is a socket, and Interface is 0
+	// then. Client and Server are the ends as the socket knows them: before
+	// address translation on the way out, behind it on the way in.
+	Socket *Socket
 	// Flags says what was unusual.
 	Flags Flags
 }
