@@ -10,7 +10,8 @@ SHELL         := /bin/bash
 REQUESTS ?= # demo: front page requests per setup
 TRACER   ?= # demo: tracer of the Envoys, zipkin or opentelemetry
 KEEP     ?= # demo: 1 leaves the mesh and Jaeger up until Ctrl-C
-SEED     ?= # test: seed of the random tests
+SEED     ?= # test: seed of the random tests; faults: of the faults that are drawn
+CASES    ?= # faults: how many requests, with and without a fault
 VERSION  ?= # wasm: version and name of the image (devel)
 
 # Programs that tests and linting call, and the Debian packages that have them.
@@ -53,6 +54,10 @@ bench: root lab ## Measure what a packet, a request and the agent cost
 .PHONY: reorder
 reorder: lab ## Hold what puts the trace context in front to the wire, and measure its cost
 	@exec bin/lab reorder
+
+.PHONY: faults
+faults: root lab ## Put faults into each layer of a mesh, and hold what explain says against them
+	@exec bin/lab faults $(if $(strip $(SEED)),--seed=$(SEED)) $(if $(strip $(CASES)),--cases=$(CASES))
 
 .PHONY: soak
 soak: root ## Keep the Wasm filter busy for 10 minutes: memory, crashes
