@@ -42,7 +42,8 @@ type CaptureConnection struct {
 	SynOptionLen    uint8
 	SynConnectionId [8]uint8
 	Waiting         uint8
-	Pad             [1]uint8
+	DriverKnown     uint8
+	DriverNext      [2]uint32
 }
 
 type CaptureConnectionKey struct {
@@ -79,7 +80,8 @@ const (
 	CaptureCounterCOUNTER_RING_FULL           CaptureCounter = 19
 	CaptureCounterCOUNTER_MAP_FULL            CaptureCounter = 20
 	CaptureCounterCOUNTER_DISCARDED           CaptureCounter = 21
-	CaptureCounterCOUNTERS                    CaptureCounter = 22
+	CaptureCounterCOUNTER_SOCKET_FULL         CaptureCounter = 22
+	CaptureCounterCOUNTERS                    CaptureCounter = 23
 )
 
 type CaptureExchangeFlag uint32
@@ -98,33 +100,46 @@ const (
 )
 
 type CaptureExchangeRecord struct {
-	_               structs.HostLayout
-	RequestFirst    uint64
-	RequestLast     uint64
-	ResponseFirst   uint64
-	ResponseLast    uint64
-	RequestBytes    uint64
-	ResponseBytes   uint64
-	RequestPackets  uint32
-	ResponsePackets uint32
-	TraceId         [16]uint8
-	SpanId          [8]uint8
-	ConnectionId    [8]uint8
-	OptionTime      uint64
-	ClientAddr      [16]uint8
-	ServerAddr      [16]uint8
-	ClientPort      uint16
-	ServerPort      uint16
-	Ifindex         uint32
-	HeaderOffset    uint32
-	Flags           CaptureExchangeFlag
-	Retransmits     uint32
-	Status          uint16
-	Format          uint8
-	Sampling        uint8
-	Direction       uint8
-	ConnectionIdLen uint8
-	Pad             [6]uint8
+	_                     structs.HostLayout
+	RequestFirst          uint64
+	RequestLast           uint64
+	ResponseFirst         uint64
+	ResponseLast          uint64
+	RequestBytes          uint64
+	ResponseBytes         uint64
+	RequestPackets        uint32
+	ResponsePackets       uint32
+	TraceId               [16]uint8
+	SpanId                [8]uint8
+	ConnectionId          [8]uint8
+	OptionTime            uint64
+	ClientAddr            [16]uint8
+	ServerAddr            [16]uint8
+	ClientPort            uint16
+	ServerPort            uint16
+	Ifindex               uint32
+	HeaderOffset          uint32
+	Flags                 CaptureExchangeFlag
+	Retransmits           uint32
+	Status                uint16
+	Format                uint8
+	Sampling              uint8
+	Direction             uint8
+	ConnectionIdLen       uint8
+	IsSocket              uint8
+	IsClient              uint8
+	Pad                   [4]uint8
+	HandoverRequestFirst  uint64
+	HandoverRequestLast   uint64
+	HandoverResponseFirst uint64
+	HandoverResponseLast  uint64
+	Drops                 uint32
+	DropReason            uint32
+	Cookie                uint64
+	Netns                 uint32
+	Uid                   uint32
+	SrttUs                uint32
+	ZeroWindows           uint32
 }
 
 type CaptureExtraName struct {

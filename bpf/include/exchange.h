@@ -53,7 +53,23 @@ struct exchange_record {
 	__u8 sampling;
 	__u8 direction;
 	__u8 connection_id_len;
-	__u8 pad[6];
+	__u8 is_socket; /* the point is a socket, and what follows is set */
+	__u8 is_client; /* it sent the request */
+	__u8 pad[4];
+	/* Times on the other side of the point: the application's at a socket,
+	 * the driver's at an interface. 0: not known.
+	 */
+	__u64 handover_request_first;
+	__u64 handover_request_last;
+	__u64 handover_response_first;
+	__u64 handover_response_last;
+	__u32 drops;
+	__u32 drop_reason;
+	__u64 cookie;
+	__u32 netns;
+	__u32 uid;
+	__u32 srtt_us;
+	__u32 zero_windows;
 };
 
 /* Key of a connection at a capture point. End a has the lower port (the lower
@@ -99,8 +115,9 @@ struct connection {
 	__u8 interim;	     /* the last response start was a 1xx */
 	__u8 syn_option_len; /* connection ID from the SYN */
 	__u8 syn_connection_id[8];
-	__u8 waiting; /* a request that is not recorded has no response yet */
-	__u8 pad[1];
+	__u8 waiting;	      /* a request that is not recorded has no response yet */
+	__u8 driver_known;    /* bit 0: driver_next of the client is valid, bit 1: the server's */
+	__u32 driver_next[2]; /* sequence numbers that the driver has not sent yet */
 };
 
 #endif

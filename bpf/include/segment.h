@@ -343,7 +343,8 @@ static __always_inline void on_end(const struct segment *seg, struct connection 
 			c->client.fin = 1;
 		else
 			c->server.fin = 1;
-		if (is_open(c) && c->server.fin)
+		/* An application that asked reads the answer before it closes. */
+		if (is_open(c) && c->server.fin && (c->client.fin || !c->x.is_client))
 			emit(c, c->claim, 0);
 		if (!c->client.fin || !c->server.fin)
 			return;
@@ -354,47 +355,56 @@ static __always_inline void on_end(const struct segment *seg, struct connection 
 	bpf_map_delete_elem(&connections, &seg->key);
 }
 
-/* The body of every capture program; l2 is the link-layer header's length. */
-static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direction direction,
-				    const enum access access)
+/* What a segment of a known or unknown connection does. Returns the
+ * connection, or NULL when there is none to be followed.
+ */
+static __always_inline void take_segment(struct __sk_buff *skb, const struct segment *seg,
+					 enum direction direction, const enum access access)
 {
 	struct connection *c;
-	struct segment seg;
 	__u64 head = 0, now;
 
-	if (!parse_segment(skb, &seg, l2, access))
-		return;
-	c = bpf_map_lookup_elem(&connections, &seg.key);
-	if ((seg.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
-		on_syn(skb, &seg, c, access);
+	c = bpf_map_lookup_elem(&connections, &seg->key);
+	if ((seg->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
+		on_syn(skb, seg, c, access);
 		return;
 	}
-	if (seg.payload_len) {
-		if (seg.payload_len >= sizeof(head))
-			load(skb, seg.payload_off, &head, sizeof(head), access);
+	if (seg->payload_len) {
+		if (seg->payload_len >= sizeof(head))
+			load(skb, seg->payload_off, &head, sizeof(head), access);
 		else
-			bpf_skb_load_bytes(skb, seg.payload_off, &head, seg.payload_len);
+			bpf_skb_load_bytes(skb, seg->payload_off, &head, seg->payload_len);
 		if (!c) {
 			if (is_response(head))
 				count(COUNTER_RESPONSE_UNTRACKED);
 			if (!is_method(head))
 				return;
 			now = bpf_ktime_get_ns();
-			c = begin_request(skb, &seg, NULL, now, direction, access);
+			c = begin_request(skb, seg, NULL, now, direction, access);
 			if (!c)
 				return;
-			add_request_bytes(c, seg.payload_len, now);
+			add_request_bytes(c, seg->payload_len, now);
 		} else {
 			now = bpf_ktime_get_ns();
-			if (seg.from_a == c->client_is_a)
-				client_data(skb, &seg, c, head, now, direction, access);
+			if (seg->from_a == c->client_is_a)
+				client_data(skb, seg, c, head, now, direction, access);
 			else
-				server_data(skb, &seg, c, head, now);
+				server_data(skb, seg, c, head, now);
 		}
 		c->last_ns = now;
 	}
-	if (c && (seg.flags & (TCP_FIN | TCP_RST)))
-		on_end(&seg, c);
+	if (c && (seg->flags & (TCP_FIN | TCP_RST)))
+		on_end(seg, c);
+}
+
+/* The body of every capture program; l2 is the link-layer header's length. */
+static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direction direction,
+				    const enum access access)
+{
+	struct segment seg;
+
+	if (parse_segment(skb, &seg, l2, access))
+		take_segment(skb, &seg, direction, access);
 }
 
 #endif

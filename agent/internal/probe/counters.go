@@ -46,6 +46,7 @@ var captureCounters = [...]counterName{
 	bpf.CaptureCounterCOUNTER_RING_FULL:           {"exchanges_ring_full", "Exchanges lost because the ring buffer was full (raise ring-bytes)."},
 	bpf.CaptureCounterCOUNTER_MAP_FULL:            {"connections_map_full", "Requests lost because a connection could not be stored (raise max-connections)."},
 	bpf.CaptureCounterCOUNTER_DISCARDED:           {"searches_discarded", "Deep searches ended by another request or the connection's end."},
+	bpf.CaptureCounterCOUNTER_SOCKET_FULL:         {"sockets_unstored", "Packets of sockets whose state could not be stored (out of memory): the socket is not seen."},
 }
 
 // optionCounters are indexed by enum option_counter of bpf/sockops.bpf.c.

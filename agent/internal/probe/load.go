@@ -64,7 +64,19 @@ func (k *kernelSide) program(name string) (*ebpf.Program, error) {
 			delete(spec.Programs, other)
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+	coll, err := k.load(spec)
+	if err != nil {
+		return nil, loadError("capture", err)
+	}
+	defer coll.Close()
+	p := coll.DetachProgram(name)
+	k.programs[name] = p
+	return p, nil
+}
+
+// load loads programs that work on the same maps.
+func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		MapReplacements: map[string]*ebpf.Map{
 			bpf.CaptureMapConnections:     k.Connections,
 			bpf.CaptureMapCounters:        k.Counters,
@@ -74,13 +86,6 @@ func (k *kernelSide) program(name string) (*ebpf.Program, error) {
 			bpf.CaptureMapTrustedPrefixes: k.TrustedPrefixes,
 		},
 	})
-	if err != nil {
-		return nil, loadError("capture", err)
-	}
-	defer coll.Close()
-	p := coll.DetachProgram(name)
-	k.programs[name] = p
-	return p, nil
 }
 
 // Close frees programs and maps.
@@ -93,6 +98,16 @@ func (k *kernelSide) Close() error {
 }
 
 func configure(spec *ebpf.CollectionSpec, o *Options) error {
+	return configureFor(spec, o, o.Ports)
+}
+
+// configureSockets leaves out the choice of ports: behind a redirection a
+// socket's are others than on the wire.
+func configureSockets(spec *ebpf.CollectionSpec, o *Options) error {
+	return configureFor(spec, o, nil)
+}
+
+func configureFor(spec *ebpf.CollectionSpec, o *Options, ports []uint16) error {
 	spec.Maps[bpf.CaptureMapConnections].MaxEntries = uint32(o.MaxConnections)
 	spec.Maps[bpf.CaptureMapExchanges].MaxEntries = uint32(o.RingBytes)
 	if !o.Deep {
@@ -103,8 +118,8 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 		bpf.CaptureVarDeep:         o.Deep,
 		bpf.CaptureVarDeepWindow:   uint32(o.DeepWindow),
 		bpf.CaptureVarRingMark:     uint64(o.RingBytes / 4),
-		bpf.CaptureVarPortsChosen:  len(o.Ports) > 0,
-		bpf.CaptureVarPorts:        portBits(o.Ports),
+		bpf.CaptureVarPortsChosen:  len(ports) > 0,
+		bpf.CaptureVarPorts:        portBits(ports),
 	}
 	names := [extraNamesMax]bpf.CaptureExtraName{}
 	for i, h := range o.ContextHeaders {

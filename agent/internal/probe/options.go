@@ -3,6 +3,7 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -69,6 +70,10 @@ type Options struct {
 	TCPOption        OptionLayout
 	TCPOptionCgroups []string
 	TCPOptionPorts   []uint16
+	// Sockets captures also at the sockets of the processes in SocketCgroups,
+	// directories of the cgroup2 mount.
+	Sockets       bool
+	SocketCgroups []string
 	// Log, default slog.Default.
 	Log *slog.Logger
 }
@@ -130,6 +135,9 @@ func (o *Options) validate() error {
 		}
 	default:
 		return fmt.Errorf("unknown TCP option layout %q: use off, compact or paper", o.TCPOption)
+	}
+	if o.Sockets && len(o.SocketCgroups) == 0 {
+		return errors.New("capture at sockets needs at least one cgroup whose sockets are meant")
 	}
 	if o.PrefixWindow < windowMin || o.PrefixWindow > windowMax {
 		return fmt.Errorf("prefix window of %d bytes: use %d to %d, or deep for more", o.PrefixWindow, windowMin, windowMax)

@@ -26,6 +26,7 @@ type Probe struct {
 	opts    Options
 	kernel  *kernelSide
 	options *optionWriter
+	sockets *sockets // nil: no capture there
 	reader  *ringbuf.Reader
 	out     chan exchange.Exchange
 
@@ -68,6 +69,11 @@ func open(opts Options) (*Probe, error) {
 	}
 	if opts.TCPOption != OptionOff {
 		if p.options, err = openOptionWriter(&opts); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+	}
+	if opts.Sockets {
+		if p.sockets, err = openSockets(&opts, kernel); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
 	}
@@ -127,6 +133,9 @@ func (p *Probe) Close() error {
 	}
 	if p.options != nil {
 		errs = append(errs, p.options.Close())
+	}
+	if p.sockets != nil {
+		errs = append(errs, p.sockets.Close())
 	}
 	return errors.Join(append(errs, p.reader.Close(), p.kernel.Close())...)
 }

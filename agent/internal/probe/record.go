@@ -35,16 +35,27 @@ func decodeRecord(raw []byte) (exchange.Exchange, error) {
 		Request: exchange.Message{
 			First: r.RequestFirst, Last: r.RequestLast,
 			Bytes: r.RequestBytes, Packets: r.RequestPackets,
+			Handover: exchange.Extent{First: r.HandoverRequestFirst, Last: r.HandoverRequestLast},
 		},
 		Response: exchange.Message{
 			First: r.ResponseFirst, Last: r.ResponseLast,
 			Bytes: r.ResponseBytes, Packets: r.ResponsePackets,
+			Handover: exchange.Extent{First: r.HandoverResponseFirst, Last: r.HandoverResponseLast},
 		},
 		Status:       int(r.Status),
 		OptionTime:   r.OptionTime,
 		HeaderOffset: r.HeaderOffset,
 		Retransmits:  r.Retransmits,
+		Drops:        r.Drops,
+		DropReason:   r.DropReason,
 		Flags:        exchange.Flags(r.Flags),
+	}
+	if r.IsSocket != 0 {
+		x.Interface, x.Direction = 0, exchange.DirectionUnknown
+		x.Socket = &exchange.Socket{
+			Cookie: r.Cookie, Netns: r.Netns, UID: r.Uid, Client: r.IsClient != 0,
+			SRTT: uint64(r.SrttUs) * 1000, ZeroWindows: r.ZeroWindows,
+		}
 	}
 	if n := int(r.ConnectionIdLen); n > 0 && n <= len(r.ConnectionId) {
 		x.ConnectionID = append([]byte(nil), r.ConnectionId[:n]...)

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"testing"
+
+	"github.com/layertrace/layertrace/internal/exchange"
+)
+
+// Each request is seen at the socket that sends it and at the one that receives
+// it, with the times of the application in the right order.
+func TestSocketsOfACgroup(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	n := newNetwork(t)
+	k := newKernel(t, Options{Sockets: true, SocketCgroups: []string{n.group}})
+	n.talk(t)
+	seen := map[bool]int{}
+	for _, x := range k.exchanges() {
+		if x.Socket == nil {
+			t.Fatalf("an exchange without a socket: %+v", x)
+		}
+		seen[x.Socket.Client]++
+		checkOrder(t, &x)
+	}
+	if seen[true] != requests || seen[false] != requests {
+		t.Errorf("%d exchanges at the client's socket and %d at the server's, want %d each", seen[true], seen[false], requests)
+	}
+}
+
+// checkOrder holds the times against the way of request and response.
+func checkOrder(t *testing.T, x *exchange.Exchange) {
+	t.Helper()
+	q, r := x.Request, x.Response
+	times := []uint64{q.First, q.Handover.First, r.Handover.First, r.First} // at a server
+	lasts := []uint64{q.Last, q.Handover.Last, r.Handover.Last, r.Last}
+	if x.Socket.Client {
+		times = []uint64{q.Handover.First, q.First, r.First, r.Handover.First}
+		lasts = []uint64{q.Handover.Last, q.Last, r.Last, r.Handover.Last}
+	}
+	for _, row := range [][]uint64{times, lasts} {
+		for i, at := range row {
+			if at == 0 || i > 0 && at < row[i-1] {
+				t.Errorf("client %v: times %d are not in order", x.Socket.Client, row)
+				return
+			}
+		}
+	}
+	if x.Socket.Netns == 0 || x.Socket.Cookie == 0 {
+		t.Errorf("socket %+v: namespace or cookie is not known", *x.Socket)
+	}
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The fields of kernel structures that tracepoint programs read. Their places
+ * are those of the running kernel (CO-RE).
+ */
+#ifndef LAYERTRACE_KERNEL_TYPES_H
+#define LAYERTRACE_KERNEL_TYPES_H
+
+#include "kernel.h"
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct sock_common {
+	possible_net_t skc_net;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+};
+
+struct tcp_sock {
+	__u32 copied_seq;
+	__u32 srtt_us; /* smoothed round-trip time << 3 in us */
+};
+
+struct net_device {
+	int ifindex;
+};
+
+struct sk_buff {
+	struct net_device *dev;
+	struct sock *sk;
+	unsigned int len;
+	__be16 protocol;
+	__u16 network_header;
+	unsigned char *head;
+};
+
+#pragma clang attribute pop
+
+#endif

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* A socket as a capture point. Its packets pass the programs of its cgroup,
+ * where the HTTP head can be read and the socket is known; so neither loopback
+ * nor address translation is in the way. What the application does is told by
+ * tracepoints, which find the socket by its storage.
+ */
+#ifndef LAYERTRACE_SOCKET_H
+#define LAYERTRACE_SOCKET_H
+
+#include "segment.h"
+
+/* Tells keys of sockets from those of interfaces, whose indexes are positive. */
+#define SOCKET_POINT 0x80000000
+
+#define AF_INET 2
+#define AF_INET6 10
+#define TCP_LISTEN 10
+#define WINDOW_OFF 14 /* of the TCP header */
+
+enum socket_op {
+	SOCKET_OP_NONE,
+	SOCKET_OP_WRITE,
+	SOCKET_OP_READ,
+};
+
+/* Only sockets of the chosen cgroups have one. */
+struct socket_state {
+	struct connection_key key; /* end a is the socket's own */
+	__u64 cookie;
+	/* The latest run of writes without a read in between: the request is
+	 * written before it can be seen in a packet.
+	 */
+	__u64 write_first;
+	__u64 write_last;
+	__u32 copied_seq; /* what the application had read, see struct tcp_sock */
+	__u32 netns;
+	__u32 uid;
+	__u32 last_op;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct socket_state);
+} socket_states SEC(".maps");
+
+/* A 32-bit field of a socket. The verifier allows only loads at constant
+ * offsets, but the compiler likes to compute an address that two loads share.
+ */
+#define SOCK_FIELD(sk, field)                                                   \
+	({                                                                      \
+		__u32 value;                                                    \
+		asm volatile("%0 = *(u32 *)(%1 + %2)"                           \
+			     : "=r"(value)                                      \
+			     : "r"(sk), "i"(offsetof(struct bpf_sock, field))); \
+		value;                                                          \
+	})
+#define SOCK_FIELDS(sk, first, second) (SOCK_FIELD(sk, first) | (__u64)SOCK_FIELD(sk, second) << 32)
+
+static __always_inline void set_socket_ends(struct connection_key *key, const struct bpf_sock *sk)
+{
+	if (sk->family == AF_INET) {
+		map_ipv4(key->addr_a, SOCK_FIELD(sk, src_ip4));
+		map_ipv4(key->addr_b, SOCK_FIELD(sk, dst_ip4));
+	} else {
+		key->addr_a[0] = SOCK_FIELDS(sk, src_ip6[0], src_ip6[1]);
+		key->addr_a[1] = SOCK_FIELDS(sk, src_ip6[2], src_ip6[3]);
+		key->addr_b[0] = SOCK_FIELDS(sk, dst_ip6[0], dst_ip6[1]);
+		key->addr_b[1] = SOCK_FIELDS(sk, dst_ip6[2], dst_ip6[3]);
+	}
+	key->port_a = SOCK_FIELD(sk, src_port);
+	key->port_b = bpf_ntohs(sk->dst_port);
+}
+
+static __always_inline struct socket_state *socket_state_of(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct socket_state *st;
+
+	if (!sk)
+		return NULL;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->protocol != IPPROTO_TCP || sk->state == TCP_LISTEN)
+		return NULL;
+	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
+	if (st)
+		return st;
+	st = bpf_sk_storage_get(&socket_states, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!st) {
+		count(COUNTER_SOCKET_FULL);
+		return NULL;
+	}
+	st->cookie = bpf_get_socket_cookie(skb);
+	st->uid = bpf_get_socket_uid(skb);
+	st->key.ifindex = SOCKET_POINT | (__u32)st->cookie;
+	set_socket_ends(&st->key, sk);
+	return st;
+}
+
+/* What the storage knows goes into an exchange that has just begun. */
+static __always_inline void describe_socket(struct connection *c, const struct socket_state *st)
+{
+	struct exchange_record *x = &c->x;
+
+	x->is_socket = 1;
+	x->is_client = c->client_is_a;
+	x->cookie = st->cookie;
+	x->netns = st->netns;
+	x->uid = st->uid;
+}
+
+/* The body of the cgroup programs. Ports are not looked at: behind a
+ * redirection they are others than on the wire.
+ */
+static __always_inline void capture_at_socket(struct __sk_buff *skb, bool egress)
+{
+	struct socket_state *st = socket_state_of(skb);
+	struct connection *c;
+	struct segment seg;
+
+	if (!st || !parse_segment(skb, &seg, 0, ACCESS_LOAD))
+		return;
+	seg.key = st->key;
+	seg.from_a = egress;
+	take_segment(skb, &seg, egress ? DIRECTION_EGRESS : DIRECTION_INGRESS, ACCESS_LOAD);
+
+	c = bpf_map_lookup_elem(&connections, &seg.key);
+	if (!c || c->phase == PHASE_IDLE)
+		return;
+	if (!c->x.is_socket)
+		describe_socket(c, st);
+	if (egress && c->client_is_a && c->phase == PHASE_REQUEST) {
+		c->x.handover_request_first = st->write_first;
+		c->x.handover_request_last = st->write_last;
+	}
+}
+
+#endif

@@ -1,0 +1,114 @@
+//go:build ignore
+
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* Capture at the sockets of chosen cgroups: their packets, and what the
+ * application writes and reads. The programs only look on: packets are let
+ * through always.
+ */
+#include "include/kernel_types.h"
+#include "include/socket.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define LET_THROUGH 1
+
+SEC("cgroup_skb/egress")
+int socket_out(struct __sk_buff *skb)
+{
+	capture_at_socket(skb, true);
+	return LET_THROUGH;
+}
+
+SEC("cgroup_skb/ingress")
+int socket_in(struct __sk_buff *skb)
+{
+	capture_at_socket(skb, false);
+	return LET_THROUGH;
+}
+
+/* The exchange that is open at the socket, if any. */
+static __always_inline struct connection *open_connection(const struct socket_state *st)
+{
+	struct connection *c = bpf_map_lookup_elem(&connections, &st->key);
+
+	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
+}
+
+static __always_inline void add_times(__u64 *first, __u64 *last, __u64 now)
+{
+	if (!*first)
+		*first = now;
+	*last = now;
+}
+
+static __always_inline void note_socket(struct connection *c, const struct socket_state *st,
+					const struct tcp_sock *tp)
+{
+	c->x.netns = st->netns;
+	c->x.srtt_us = tp->srtt_us >> 3;
+}
+
+/* tcp_sendmsg_locked, net/ipv4/tcp.c: for each part of a write, before TCP can
+ * send it.
+ */
+SEC("tp_btf/tcp_sendmsg_locked")
+int BPF_PROG(socket_write, struct sock *sk)
+{
+	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
+	struct connection *c;
+	struct tcp_sock *tp;
+	__u64 now;
+
+	if (!st)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (st->last_op != SOCKET_OP_WRITE)
+		st->write_first = now;
+	st->write_last = now;
+	st->last_op = SOCKET_OP_WRITE;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 0;
+	if (!st->netns)
+		st->netns = sk->__sk_common.skc_net.net->ns.inum;
+	c = open_connection(st);
+	if (!c)
+		return 0;
+	if (!c->client_is_a) {
+		add_times(&c->x.handover_response_first, &c->x.handover_response_last, now);
+		note_socket(c, st, tp);
+	}
+	return 0;
+}
+
+/* tcp_rcv_space_adjust, net/ipv4/tcp_input.c: when bytes were copied to the
+ * application, also to one that only peeks.
+ */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(socket_read, struct sock *sk)
+{
+	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
+	struct connection *c;
+	struct tcp_sock *tp;
+	__u64 now;
+
+	if (!st)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp || tp->copied_seq == st->copied_seq)
+		return 0;
+	st->copied_seq = tp->copied_seq;
+	st->last_op = SOCKET_OP_READ;
+	if (!st->netns)
+		st->netns = sk->__sk_common.skc_net.net->ns.inum;
+	c = open_connection(st);
+	if (!c)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (c->client_is_a && c->phase == PHASE_RESPONSE)
+		add_times(&c->x.handover_response_first, &c->x.handover_response_last, now);
+	else if (!c->client_is_a && c->phase == PHASE_REQUEST)
+		add_times(&c->x.handover_request_first, &c->x.handover_request_last, now);
+	note_socket(c, st, tp);
+	return 0;
+}
