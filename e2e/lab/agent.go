@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 
 	"sigs.k8s.io/yaml"
 
@@ -40,7 +41,7 @@ func (r *Run) launchAgent(node int) error {
 	exchanges := r.file("exchanges", generation)
 	args := []string{
 		"agent", "--node", name, "--identity", identity,
-		"--vnic", "veth*", "--pnic", PNIC,
+		"--vnic", "veth*", "--pnic", r.pnic(node),
 		"--export", cmp.Or(r.setup.Export, "otlp-grpc,stdout"),
 		"--otlp-endpoint", fmt.Sprintf("%s:%d", InfraIP, jaeger.OTLPPort), "--otlp-insecure",
 		"--queue-size", "65536",
@@ -50,7 +51,7 @@ func (r *Run) launchAgent(node int) error {
 		args = append(args, "--tcp-option", r.setup.TCPOption, "--tcp-option-cgroup", r.lab.NodeGroup(node).Path)
 	}
 	agent, err := process.Start(process.Spec{
-		Name: "agent of " + name, Path: r.lab.options.Tools.Agent, Args: append(args, r.setup.AgentFlags...),
+		Name: "agent of " + name, Path: r.lab.options.Tools.Agent, Args: slices.Concat(args, r.setup.AgentFlags, r.setup.NodeFlags[node]),
 		Space: r.lab.network.nodes[node], Cgroup: r.lab.groups["agent-"+name],
 		Stdout: exchanges, Stderr: r.file("agent", generation+".log"),
 	})
@@ -66,6 +67,9 @@ func (r *Run) launchAgent(node int) error {
 // interface and the physical one.
 func (r *Run) agentReady(ctx context.Context, node int) error {
 	want := 1
+	if r.setup.NoPNIC[node] {
+		want = 0
+	}
 	for _, pod := range Pods {
 		if pod.Node == node {
 			want++
@@ -82,6 +86,14 @@ func (r *Run) agentReady(ctx context.Context, node int) error {
 		}
 		return err
 	})
+}
+
+// pnic is the pattern of a node's physical interface, empty to leave it out.
+func (r *Run) pnic(node int) string {
+	if r.setup.NoPNIC[node] {
+		return ""
+	}
+	return PNIC
 }
 
 // Agent returns a node's agent process.

@@ -15,6 +15,9 @@ func (r *Run) AccessLog(pod string) string { return r.file("access", pod) }
 // received, complete after Stop.
 func (r *Run) RequestLog(pod string) string { return r.file("requests", pod) }
 
+// ControlSocket is the Unix socket on which a pod's application takes faults.
+func (r *Run) ControlSocket(pod string) string { return r.file("control", pod) }
+
 // AgentFile holds the exchanges that one agent wrote, a JSON line each.
 type AgentFile struct {
 	Path string

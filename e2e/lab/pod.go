@@ -23,6 +23,7 @@ func (r *Run) startPod(pod Pod) error {
 			"--role", pod.Service,
 			"--listen", ":" + strconv.Itoa(AppPort),
 			"--log", r.file("requests", pod.Name),
+			"--control", r.ControlSocket(pod.Name),
 		}
 		for _, name := range pod.Calls {
 			args = append(args, "--host", fmt.Sprintf("%s=%s:%d", name, Services[name].ClusterIP, AppPort))

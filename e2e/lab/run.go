@@ -30,6 +30,10 @@ type Setup struct {
 	// without them.
 	AgentFlags []string
 	NoAgents   bool
+	// NodeFlags are further flags of the agents of some nodes, behind AgentFlags.
+	NodeFlags map[int][]string
+	// NoPNIC are the nodes whose agents leave the physical interface out.
+	NoPNIC map[int]bool
 	// TCPOption is the agents' --tcp-option, limited to their node's pods;
 	// empty for none.
 	TCPOption string
@@ -96,6 +100,16 @@ func (r *Run) start(ctx context.Context) error {
 	}
 	group.Go(func() error { return r.podsReady(ctx) })
 	return group.Wait()
+}
+
+// Envoy returns a pod's Envoy process; nil when the run does not run.
+func (r *Run) Envoy(pod string) *process.Process {
+	for i, p := range r.envoys {
+		if Pods[i].Name == pod {
+			return p
+		}
+	}
+	return nil
 }
 
 // Stop ends agents, Envoys and applications in that order, each in its own
