@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"time"
+
+	"github.com/layertrace/layertrace/agent/internal/layer"
+)
+
+// Comparison sets the slow traces of a service against its typical ones. Times
+// are in ns.
+type Comparison struct {
+	Service string `json:"service"`
+	// From and To are the start of the first and the last trace.
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+	// Traces were read; Left of them had nothing to compare, for Reasons.
+	Traces  int            `json:"traces"`
+	Left    int            `json:"left_out"`
+	Reasons map[string]int `json:"left_out_reasons"`
+	// Slow traces are those above Threshold, Typical all others.
+	Slow      int   `json:"slow"`
+	Typical   int   `json:"typical"`
+	Threshold int64 `json:"threshold_ns"`
+	// SlowTotal and TypicalTotal are medians.
+	SlowTotal    int64 `json:"slow_total_ns"`
+	TypicalTotal int64 `json:"typical_total_ns"`
+	// Layers, largest excess first.
+	Layers []Delta `json:"layers"`
+	// Verdict names the layer that makes the tail.
+	Verdict Verdict `json:"verdict"`
+	// SlowTraces are IDs, slowest first, at most ten.
+	SlowTraces []string `json:"slow_traces"`
+	Notes      []string `json:"notes"`
+}
+
+// Delta compares a layer at a place; Slow and Typical are medians.
+type Delta struct {
+	Layer   layer.Layer   `json:"layer"`
+	Place   string        `json:"place"`
+	Slow    int64         `json:"slow_ns"`
+	Typical int64         `json:"typical_ns"`
+	Excess  int64         `json:"excess_ns"`
+	Share   float64       `json:"share"`
+	Covers  []layer.Layer `json:"covers,omitempty"`
+}

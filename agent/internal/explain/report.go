@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package explain reads a trace back and tells where its time went: per hop
+// the layers, and what is slower there than it usually is.
+package explain
+
+import (
+	"time"
+
+	"github.com/layertrace/layertrace/agent/internal/layer"
+)
+
+// Confidence is how sure a verdict is.
+type Confidence string
+
+// Confidences. Low: something that could have told was missing.
+const (
+	High   Confidence = "high"
+	Medium Confidence = "medium"
+	Low    Confidence = "low"
+)
+
+// Report is what is known of one trace. Times without a name of their own are
+// in ns; starts are offsets from the start of the trace, for display only,
+// since they mix the clocks of nodes.
+type Report struct {
+	TraceID string `json:"trace_id"`
+	// Service and Operation are those of the root span.
+	Service   string    `json:"service"`
+	Operation string    `json:"operation"`
+	Start     time.Time `json:"start"`
+	// Total is the time of the trace, that of its root hop.
+	Total int64 `json:"total_ns"`
+	// Unattributed is what of Total no layer was given.
+	Unattributed int64   `json:"unattributed_ns"`
+	Verdict      Verdict `json:"verdict"`
+	// Layers are the sums over the hops that the trace waited for, largest
+	// excess over typical first.
+	Layers []Share `json:"layers"`
+	// Hops in the order of their starts, each behind the hop that caused it.
+	Hops     []Hop    `json:"hops"`
+	Baseline Baseline `json:"baseline"`
+	// Notes say what is missing and what it means.
+	Notes []string `json:"notes"`
+}
+
+// Baseline says what the trace is compared with.
+type Baseline struct {
+	// Traces is the number of typical traces; 0: there is no comparison.
+	Traces int `json:"traces"`
+	// TypicalTotal is their median time in ns.
+	TypicalTotal int64 `json:"typical_total_ns"`
+}
+
+// Share is the time that a layer took at a place.
+type Share struct {
+	Layer layer.Layer `json:"layer"`
+	// Place is the service (application, protocol stack), the node (node
+	// driver, virtual network), or NODE-NODE (relay network).
+	Place string `json:"place"`
+	Time  int64  `json:"time_ns"`
+	// Typical is the median of the baseline, -1 without one.
+	Typical int64 `json:"typical_ns"`
+	// Share of the trace's total time, 0 to 1.
+	Share float64 `json:"share"`
+	// Covers are the layers that could not be told apart, when a capture point
+	// between them is missing; Layer is the first of them.
+	Covers []layer.Layer `json:"covers,omitempty"`
+}
+
+// Hop is one request on one TCP connection.
+type Hop struct {
+	// Depth in the tree of hops, 0 for the root.
+	Depth int `json:"depth"`
+	// SpanID is the one in the request's header.
+	SpanID string `json:"span_id"`
+	// From and To are the services, with "(sidecar)" behind a proxy's end of
+	// a connection inside a pod.
+	From string `json:"from"`
+	To   string `json:"to"`
+	// FromNode and ToNode are nodes, "" where nobody looks.
+	FromNode string `json:"from_node"`
+	ToNode   string `json:"to_node"`
+	Start    int64  `json:"start_ns"`
+	Total    int64  `json:"total_ns"`
+	Status   int    `json:"status"`
+	Parts    []Part `json:"parts"`
+	// Unattributed is Total without the parts; hops inside count as a part.
+	Unattributed int64 `json:"unattributed_ns"`
+	// Waited is false when the trace did not wait for this hop: another one at
+	// the same time ended later.
+	Waited  bool     `json:"waited"`
+	Verdict Verdict  `json:"verdict"`
+	Notes   []string `json:"notes"`
+}
+
+// Part is a piece of a hop's time.
+type Part struct {
+	Layer layer.Layer `json:"layer"`
+	Place string      `json:"place"`
+	// Where says between which points, as "socket of reviews-v1 to vethreviewsv1".
+	Where string `json:"where"`
+	// Way is "request", "response" or "both".
+	Way   string `json:"way"`
+	Start int64  `json:"start_ns"`
+	Time  int64  `json:"time_ns"`
+	// Typical is the median of the baseline, -1 without one.
+	Typical int64         `json:"typical_ns"`
+	Covers  []layer.Layer `json:"covers,omitempty"`
+}
+
+// Verdict names the layer that is to blame.
+type Verdict struct {
+	// Layer is layer.None when nothing stands out.
+	Layer layer.Layer `json:"layer"`
+	Place string      `json:"place"`
+	// Where is the part of the place that took most, as in Part.
+	Where string `json:"where,omitempty"`
+	// Time is what the layer took, Excess what of it is more than typical, or
+	// all of it without a baseline.
+	Time   int64 `json:"time_ns"`
+	Excess int64 `json:"excess_ns"`
+	// Share of Excess in the whole time, 0 to 1.
+	Share      float64       `json:"share"`
+	Confidence Confidence    `json:"confidence"`
+	Covers     []layer.Layer `json:"covers,omitempty"`
+	// Evidence are sentences on what supports it: retransmissions, drops, a
+	// queue, the comparison.
+	Evidence []string `json:"evidence"`
+	// Text is the verdict as one sentence.
+	Text string `json:"text"`
+}
