@@ -109,6 +109,9 @@ int BPF_PROG(socket_read, struct sock *sk)
 		add_times(&c->x.handover_response_first, &c->x.handover_response_last, now);
 	else if (!c->client_is_a && c->phase == PHASE_REQUEST)
 		add_times(&c->x.handover_request_first, &c->x.handover_request_last, now);
+	/* The window that was announced is used up: until now the peer had to wait. */
+	if ((__s32)(tp->rcv_wup + tp->rcv_wnd - tp->rcv_nxt) <= 0)
+		c->x.zero_windows++;
 	note_socket(c, st, tp);
 	return 0;
 }

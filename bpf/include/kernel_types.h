@@ -34,16 +34,19 @@ struct sock {
 
 struct tcp_sock {
 	__u32 copied_seq;
+	__u32 rcv_nxt;
+	__u32 rcv_wup; /* rcv_nxt when the window was last announced */
+	__u32 rcv_wnd; /* that window */
 	__u32 srtt_us; /* smoothed round-trip time << 3 in us */
 };
 
 struct net_device {
 	int ifindex;
+	possible_net_t nd_net;
 };
 
 struct sk_buff {
 	struct net_device *dev;
-	struct sock *sk;
 	unsigned int len;
 	__be16 protocol;
 	__u16 network_header;
