@@ -65,7 +65,7 @@ func Run(ctx context.Context, opts Options) error {
 		return err
 	}
 
-	table := newTable(names, linger(cfg))
+	table := newTable(names, linger(cfg), cfg.SidecarUID)
 	watcher := iface.NewWatcher(selector, log)
 	capture := newCapture(probe, table, log)
 	group, running := errgroup.WithContext(ctx)

@@ -10,7 +10,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/export"
-	"github.com/layertrace/layertrace/agent/internal/iface"
+	"github.com/layertrace/layertrace/agent/internal/layer"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/exchange"
 )
@@ -26,12 +26,12 @@ type delivery struct {
 	hold    hold
 	warn    func(error)
 
-	vnic, pnic, stray, unnamed, invalid atomic.Uint64
+	vnic, pnic, socket, stray, unnamed, invalid atomic.Uint64
 }
 
 func newDelivery(ctx context.Context, opts Options, names naming, kernelClock *clock.Clock) (*delivery, error) {
 	cfg := opts.Config
-	d := &delivery{hold: hold{unsettled: names.unsettled}, warn: func(err error) { opts.Log.Warn("lost an exchange", "error", err) }}
+	d := &delivery{warn: func(err error) { opts.Log.Warn("lost an exchange", "error", err) }}
 	if cfg.Exports(config.ExportStdout) {
 		d.lines = export.NewLines(opts.Stdout)
 	}
@@ -58,6 +58,7 @@ func newDelivery(ctx context.Context, opts Options, names naming, kernelClock *c
 
 // run handles exchanges until their channel is closed.
 func (d *delivery) run(exchanges <-chan exchange.Exchange, table *table) error {
+	d.hold.unsettled = table.unsettled
 	ticker, waited := time.NewTicker(purgeInterval), time.NewTicker(holdInterval)
 	defer ticker.Stop()
 	defer waited.Stop()
@@ -102,11 +103,15 @@ func (d *delivery) handle(x *exchange.Exchange, table *table) {
 }
 
 func (d *delivery) count(p *span.Point) {
-	if p.Interface.Role == iface.PNIC {
+	switch p.Kind() {
+	case layer.PNIC:
 		d.pnic.Add(1)
 		return
+	case layer.VNIC:
+		d.vnic.Add(1)
+	case layer.Socket:
+		d.socket.Add(1)
 	}
-	d.vnic.Add(1)
 	if p.Workload.Service == "" {
 		d.unnamed.Add(1)
 	}

@@ -110,7 +110,10 @@ func (e *Emitter) tracer(p *Point) pointTracer {
 // extent returns the first and the last time at which anything of the
 // exchange was seen: usually the request's first and the response's last byte.
 func extent(x *exchange.Exchange) (start, end uint64) {
-	for _, t := range [...]uint64{x.Request.First, x.Request.Last, x.Response.First, x.Response.Last} {
+	for _, t := range [...]uint64{
+		x.Request.First, x.Request.Last, x.Response.First, x.Response.Last,
+		x.Request.Handover.First, x.Request.Handover.Last, x.Response.Handover.First, x.Response.Handover.Last,
+	} {
 		if t == 0 {
 			continue
 		}

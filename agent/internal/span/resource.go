@@ -22,8 +22,12 @@ var controllerKeys = map[string]attribute.Key{
 func resourceOf(p *Point) *resource.Resource {
 	kv := []attribute.KeyValue{
 		semconv.ServiceName(p.Service()), semconv.HostName(p.Node),
-		keyLayer.String(string(p.Interface.Role)), keyPoint.String(p.ID),
-		semconv.NetworkInterfaceName(p.Interface.Name),
+		keyKind.String(string(p.Kind())), keyPoint.String(p.ID),
+	}
+	if p.Socket {
+		kv = append(kv, keyProcess.String(string(p.Process)))
+	} else {
+		kv = append(kv, semconv.NetworkInterfaceName(p.Interface.Name))
 	}
 	if w := p.Workload; w.Namespace != "" || w.Pod != "" {
 		kv = append(kv, semconv.K8SNodeName(p.Node))
