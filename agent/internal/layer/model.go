@@ -88,9 +88,11 @@ type Sighting struct {
 	// Status is the HTTP status, 0 when there was no response.
 	Status int
 	// Retransmits, Drops, DropReason, ZeroWindows and SRTT (ns) are evidence.
-	Retransmits, Drops, DropReason, ZeroWindows uint32
-	SRTT                                        uint64
-	Flags                                       exchange.Flags
+	Retransmits, Drops, ZeroWindows uint32
+	// DropReason is the kernel's name of why the last drop was, "" without one.
+	DropReason string
+	SRTT       uint64
+	Flags      exchange.Flags
 	// Wall is the Unix time, in ns, of what is earliest of Request: for
 	// display only.
 	Wall int64
