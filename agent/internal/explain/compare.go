@@ -96,11 +96,11 @@ func (c *Comparison) compare(usual, slow []measured) {
 		if 2*len(times) < len(slow) {
 			continue
 		}
-		medians[k] = &total{time: d.median, covers: pieces[k].covers, leg: pieces[k].leg, part: pieces[k].part}
+		medians[k] = &total{time: d.median, layers: pieces[k].layers, leg: pieces[k].leg, part: pieces[k].part}
 		usually := max(typical.of(k), 0)
 		c.Layers = append(c.Layers, Delta{
 			Layer: k.layer, Place: k.place, Slow: d.median, Typical: usually, Excess: d.median - usually,
-			Share: share(d.median-usually, c.SlowTotal-c.TypicalTotal), Covers: pieces[k].covers,
+			Share: share(d.median-usually, c.SlowTotal-c.TypicalTotal), Covers: pieces[k].layers,
 		})
 	}
 	slices.SortFunc(c.Layers, func(a, b Delta) int {

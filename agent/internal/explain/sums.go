@@ -34,7 +34,7 @@ type sums map[key]*total
 
 type total struct {
 	time   int64
-	covers []layer.Layer
+	layers []layer.Layer
 	// leg and part have the largest piece.
 	leg  *layer.Leg
 	part layer.Part
@@ -52,7 +52,7 @@ func sum(tree *layer.Tree) (s sums, unattributed int64) {
 			k := keyOf(p)
 			t := s[k]
 			if t == nil {
-				t = &total{covers: p.Covers, leg: l, part: p}
+				t = &total{layers: p.Covers, leg: l, part: p}
 				s[k] = t
 			}
 			t.time += p.Time
@@ -83,7 +83,7 @@ func (y *typical) shares(s sums, whole int64) []Share {
 	for k, t := range s {
 		all = append(all, Share{
 			Layer: k.layer, Place: k.place, Time: t.time, Typical: y.of(k),
-			Share: share(t.time, whole), Covers: t.covers,
+			Share: share(t.time, whole), Covers: t.layers,
 		})
 	}
 	excess := func(s Share) int64 { return s.Time - max(s.Typical, 0) }

@@ -54,7 +54,7 @@ func (y *typical) hopVerdict(l *layer.Leg, times map[key]int64) Verdict {
 	for _, p := range l.Parts {
 		k := keyOf(p)
 		if s[k] == nil {
-			s[k] = &total{time: times[k], covers: p.Covers, leg: l, part: p}
+			s[k] = &total{time: times[k], layers: p.Covers, leg: l, part: p}
 		} else if p.Time > s[k].part.Time {
 			s[k].part = p
 		}
@@ -96,7 +96,7 @@ func (y *typical) judge(all []candidate, whole int64) Verdict {
 	}
 	v := Verdict{
 		Layer: c.layer, Place: c.place, Where: c.part.Where, Time: c.time, Excess: c.excess,
-		Share: share(c.excess, whole), Covers: c.covers, Evidence: []string{}, Confidence: High,
+		Share: share(c.excess, whole), Covers: c.layers, Evidence: []string{}, Confidence: High,
 	}
 	if c.compared {
 		v.Text = fmt.Sprintf("The %s took %s, %s more than usual.", c.what(), short(c.time), short(c.excess))
@@ -111,7 +111,7 @@ func (y *typical) judge(all []candidate, whole int64) Verdict {
 func (y *typical) confidence(all []candidate) Confidence {
 	c := all[0]
 	switch {
-	case len(c.covers) > 0 || !c.compared:
+	case len(c.layers) > 0 || !c.compared:
 		return Low
 	case y.traces < fewTraces || len(all) > 1 && all[1].excess > c.excess/2 || c.excess < 2*c.threshold:
 		return Medium
@@ -133,7 +133,7 @@ var words = map[layer.Layer]string{
 // what names the layer and its place, or the group.
 func (c candidate) what() string {
 	name := words[c.layer]
-	for _, other := range c.covers[min(1, len(c.covers)):] {
+	for _, other := range c.layers[min(1, len(c.layers)):] {
 		name += " or " + words[other]
 	}
 	return name + " of " + c.place
