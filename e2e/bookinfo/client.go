@@ -3,12 +3,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -17,6 +19,10 @@ var traceHeaders = []string{
 	"X-Request-Id", "Traceparent", "Tracestate", "B3",
 	"X-B3-Traceid", "X-B3-Spanid", "X-B3-Parentspanid", "X-B3-Sampled", "X-B3-Flags",
 }
+
+// routeHeaders are passed on as well: the lab's Envoys send a request to the pod
+// that the header names, if it is behind the service.
+var routeHeaders = []string{"X-Lab-Pod"}
 
 type client struct{ http *http.Client }
 
@@ -35,18 +41,25 @@ func newClient(addresses hosts) *client {
 			MaxIdleConnsPerHost: 256,
 			IdleConnTimeout:     time.Minute,
 			DisableCompression:  true,
+			// A request with a body leaves in one piece.
+			WriteBufferSize: 64 << 10,
 		},
 	}}
 }
 
-// get asks another service on behalf of the request in.
-func (c *client) get(in *http.Request, call call) (json.RawMessage, error) {
+// get asks another service on behalf of the request in; with pad, by POST and a
+// body of so many bytes.
+func (c *client) get(in *http.Request, call call, pad int) (json.RawMessage, error) {
 	url := fmt.Sprintf("http://%s:9080%s", call.service, call.path)
-	out, err := http.NewRequestWithContext(in.Context(), http.MethodGet, url, nil)
+	method, body := http.MethodGet, io.Reader(nil)
+	if pad > 0 {
+		method, body = http.MethodPost, bytes.NewReader(make([]byte, pad))
+	}
+	out, err := http.NewRequestWithContext(in.Context(), method, url, body)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range traceHeaders {
+	for _, name := range slices.Concat(traceHeaders, routeHeaders) {
 		if values := in.Header[name]; len(values) > 0 {
 			out.Header[name] = values
 		}
@@ -56,12 +69,12 @@ func (c *client) get(in *http.Request, call call) (json.RawMessage, error) {
 		return nil, err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
+	answer, err := io.ReadAll(response.Body)
 	if err != nil {
 		return nil, err
 	}
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status %s: %s", response.Status, body)
+		return nil, fmt.Errorf("status %s: %s", response.Status, answer)
 	}
-	return body, nil
+	return bytes.TrimSpace(answer), nil
 }

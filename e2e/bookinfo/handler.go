@@ -3,9 +3,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/lab/control"
 )
 
 // role is what a service answers with and whom it asks.
@@ -35,7 +41,7 @@ func reviews(version string) map[string]any {
 	}}
 }
 
-func newHandler(name string, addresses hosts, log *logFile) (http.Handler, error) {
+func newHandler(name string, addresses hosts, log *logFile, faults *control.State) (http.Handler, error) {
 	role, ok := roles[name]
 	if !ok {
 		return nil, fmt.Errorf("unknown --role %q", name)
@@ -47,21 +53,51 @@ func newHandler(name string, addresses hosts, log *logFile) (http.Handler, error
 	}
 	client := newClient(addresses)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.Add(name, r)
+		// The fault laboratory may have made the request long.
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return // the client has gone
+		}
+		trace := log.Add(name, r)
+		fault := faults.Begin(trace, r.RemoteAddr)
+		sleep(faults, fault)
 		answer := map[string]any{"service": name}
 		for key, value := range role.answer {
 			answer[key] = value
 		}
 		for _, c := range role.calls {
-			part, err := client.get(r, c)
+			part, err := client.get(r, c, fault.PadRequests[c.service])
 			if err != nil {
 				http.Error(w, fmt.Sprintf("call %s: %v", c.service, err), http.StatusBadGateway)
 				return
 			}
 			answer[c.service] = part
 		}
-		w.Header().Set("Content-Type", "application/json")
-		// An error here means that the client has gone; it has noticed itself.
-		_ = json.NewEncoder(w).Encode(answer)
+		write(w, answer, fault.PadResponse)
 	}), nil
+}
+
+// sleep does what the fault wants before the answer, and says how long it was.
+func sleep(faults *control.State, fault control.Fault) {
+	if fault.Sleep <= 0 {
+		return
+	}
+	start := time.Now()
+	time.Sleep(fault.Sleep)
+	faults.Slept(fault.TraceID, time.Since(start))
+}
+
+// write answers, with pad bytes of white space behind: who embeds the answer
+// drops them.
+func write(w http.ResponseWriter, answer map[string]any, pad int) {
+	body, err := json.Marshal(answer)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	body = append(body, '\n')
+	body = append(body, bytes.Repeat([]byte{' '}, pad)...)
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	// An error here means that the client has gone; it has noticed itself.
+	_, _ = w.Write(body)
 }

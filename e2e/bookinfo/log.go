@@ -39,8 +39,8 @@ func openLog(path string) (*logFile, error) {
 	return &logFile{file: f, buf: buf, enc: json.NewEncoder(buf)}, nil
 }
 
-// Add logs a request as it came in.
-func (l *logFile) Add(role string, r *http.Request) {
+// Add logs a request as it came in, and returns its trace ID.
+func (l *logFile) Add(role string, r *http.Request) (traceID string) {
 	record := requestlog.Request{
 		Time: time.Now(), Role: role, Path: r.URL.Path, Peer: r.RemoteAddr,
 		Headers: map[string]string{},
@@ -57,6 +57,7 @@ func (l *logFile) Add(role string, r *http.Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.err = errors.Join(l.err, l.enc.Encode(record))
+	return record.TraceID
 }
 
 // Close writes what is buffered and tells of any line that was lost.

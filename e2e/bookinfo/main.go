@@ -4,7 +4,8 @@
 // --role: productpage calls details and reviews once each, reviews-v2 and
 // reviews-v3 call ratings. It passes the trace headers of a request on to the
 // requests it makes for it, as every application in a mesh has to, and logs
-// the headers of each request it receives: what the lab compares with.
+// the headers of each request it receives: what the lab compares with. Through
+// a socket it can be told to be slow, for the fault laboratory.
 package main
 
 import (
@@ -19,6 +20,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/layertrace/layertrace/e2e/lab/control"
 )
 
 func main() {
@@ -32,6 +35,7 @@ func run() error {
 	role := flag.String("role", "", "productpage, details, reviews-v1, reviews-v2, reviews-v3 or ratings")
 	listen := flag.String("listen", ":9080", "address to serve on")
 	logFile := flag.String("log", "", "file for one JSON line per request received")
+	socket := flag.String("control", "", "Unix socket to take faults on (none)")
 	addresses := hosts{}
 	flag.Var(addresses, "host", "NAME=IP:PORT of a service to call (repeatable)")
 	flag.Parse()
@@ -40,7 +44,8 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	handler, err := newHandler(*role, addresses, log)
+	faults := &control.State{}
+	handler, err := newHandler(*role, addresses, log, faults)
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
@@ -52,7 +57,16 @@ func run() error {
 		return errors.Join(err, log.Close())
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
-	served := make(chan error, 1)
+	served := make(chan error, 2)
+	if *socket != "" {
+		orders, err := control.ListenUnix(*socket)
+		if err != nil {
+			return errors.Join(err, listener.Close(), log.Close())
+		}
+		defer orders.Close()
+		listener = faults.Listen(listener)
+		go func() { served <- faults.Serve(orders) }()
+	}
 	go func() { served <- server.Serve(listener) }()
 
 	select {

@@ -52,7 +52,7 @@ func (r *Run) launchAgent(node int) error {
 	}
 	agent, err := process.Start(process.Spec{
 		Name: "agent of " + name, Path: r.lab.options.Tools.Agent, Args: slices.Concat(args, r.setup.AgentFlags, r.setup.NodeFlags[node]),
-		Space: r.lab.network.nodes[node], Cgroup: r.lab.groups["agent-"+name],
+		Space: r.lab.network.nodes[node], Cgroup: r.lab.groups["agent-"+name], ClockOffset: r.setup.ClockOffset[node],
 		Stdout: exchanges, Stderr: r.file("agent", generation+".log"),
 	})
 	if err != nil {

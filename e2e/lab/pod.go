@@ -47,7 +47,7 @@ func (r *Run) startPod(pod Pod) error {
 			"--config-path", config, "--concurrency", "1", "--disable-hot-restart",
 			"--log-level", "warn", "--file-flush-interval-msec", "500",
 		},
-		Space: space, Cgroup: group, GID: envoy.GID, Stderr: r.file("envoy", pod.Name+".log"),
+		Space: space, Cgroup: group, UID: envoy.UID, GID: envoy.GID, Stderr: r.file("envoy", pod.Name+".log"),
 	})
 	if err != nil {
 		return err

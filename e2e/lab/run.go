@@ -34,6 +34,10 @@ type Setup struct {
 	NodeFlags map[int][]string
 	// NoPNIC are the nodes whose agents leave the physical interface out.
 	NoPNIC map[int]bool
+	// ClockOffset puts the monotonic clocks of some nodes' agents ahead, or
+	// behind: what they tell of the time is off by as much. What the kernel
+	// stamps packets with is not: so do nodes differ whose clocks are wrong.
+	ClockOffset map[int]time.Duration
 	// TCPOption is the agents' --tcp-option, limited to their node's pods;
 	// empty for none.
 	TCPOption string

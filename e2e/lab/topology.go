@@ -2,7 +2,11 @@
 
 package lab
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/layertrace/layertrace/e2e/lab/envoy"
+)
 
 // Pod is one pod of the testbed.
 type Pod struct {
@@ -90,15 +94,15 @@ func PodByName(name string) (Pod, error) {
 	return Pod{}, fmt.Errorf("no pod %q in the lab", name)
 }
 
-// Endpoints returns the addresses of the pods behind a service.
-func (s Service) Endpoints() ([]string, error) {
-	var ips []string
+// Endpoints returns the pods behind a service.
+func (s Service) Endpoints() ([]envoy.Endpoint, error) {
+	var endpoints []envoy.Endpoint
 	for _, name := range s.Pods {
 		pod, err := PodByName(name)
 		if err != nil {
 			return nil, err
 		}
-		ips = append(ips, pod.IP)
+		endpoints = append(endpoints, envoy.Endpoint{Pod: pod.Name, IP: pod.IP})
 	}
-	return ips, nil
+	return endpoints, nil
 }

@@ -69,11 +69,18 @@ type Config struct {
 	AccessLog string
 }
 
-// Cluster is a service with its endpoints, asked in turn.
+// Cluster is a service with its endpoints, asked in turn; a request whose
+// header PodHeader names one of them goes there.
 type Cluster struct {
 	Name      string
-	Endpoints []string
+	Endpoints []Endpoint
 }
+
+// Endpoint is a pod behind a service.
+type Endpoint struct{ Pod, IP string }
+
+// PodHeader is the request header that chooses a pod.
+const PodHeader = "x-lab-pod"
 
 //go:embed bootstrap.yaml.tmpl
 var bootstrap string

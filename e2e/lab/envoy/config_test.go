@@ -12,14 +12,14 @@ import (
 // Every combination is YAML with the parts that it should have; whether Envoy
 // takes it shows the end-to-end test.
 func TestBootstrap(t *testing.T) {
-	calls := []Cluster{{Name: "reviews", Endpoints: []string{"10.0.0.1", "10.0.0.2"}}}
+	calls := []Cluster{{Name: "reviews", Endpoints: []Endpoint{{"reviews-v1", "10.0.0.1"}, {"reviews-v2", "10.0.0.2"}}}}
 	for name, test := range map[string]struct {
 		config        Config
 		with, without []string
 	}{
 		"gateway": {
 			Config{Gateway: true, GatewayPort: 8080, Clusters: calls, Tracer: Zipkin, AccessLog: "/log"},
-			[]string{"name: gateway", "ZipkinConfig", "shared_span_context: true", metadata(1100), "address: 10.0.0.2"},
+			[]string{"name: gateway", "ZipkinConfig", "shared_span_context: true", metadata(1100), "address: 10.0.0.2", "route: { cluster: reviews-v2 }"},
 			[]string{"name: inbound", "upstream_http_filters", "OpenTelemetryConfig", metadata(1101)},
 		},
 		"sidecar that calls": {

@@ -14,9 +14,13 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab/netspace"
 )
 
-// GID is the group of the Envoy processes. The redirection leaves alone what
-// they send, as Istio's does for its proxy (its --proxy-gid, 1337).
-const GID = 1337
+// UID and GID are user and group of the Envoy processes, as of Istio's proxy
+// (its --proxy-uid and --proxy-gid). The redirection leaves alone what the group
+// sends.
+const (
+	UID = 1337
+	GID = 1337
+)
 
 // Redirect sends the pod's TCP traffic through its Envoy, as Istio's init
 // container does: connections to inboundPort to Envoy's inbound listener, and

@@ -78,6 +78,21 @@ func (s *Space) Do(fn func() error) error {
 	})
 }
 
+// DoOnce runs fn as Do does, on a thread that ends with it: fn may change the
+// thread for good.
+func (s *Space) DoOnce(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		if err := netns.Set(s.handle); err != nil {
+			done <- fmt.Errorf("enter network namespace %s: %w", s.Name, err)
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
+}
+
 // DialContext connects from inside the namespace. address must hold an IP
 // address: a name would be resolved by other threads, outside the namespace.
 func (s *Space) DialContext(ctx context.Context, network, address string) (conn net.Conn, err error) {

@@ -28,8 +28,13 @@ type Spec struct {
 	// Space and Cgroup are where the process lives.
 	Space  *netspace.Space
 	Cgroup *cgroup.Group
-	// GID is the group under which it runs; its user is the lab's own, root.
-	GID uint32
+	// UID and GID are the user and group under which it runs; 0 is root, as the
+	// lab itself. Another user keeps root's way with files (CAP_DAC_OVERRIDE):
+	// programs and outputs may be in directories that are root's own.
+	UID, GID uint32
+	// ClockOffset puts its monotonic clock ahead (behind) of the machine's, by a
+	// time namespace.
+	ClockOffset time.Duration
 	// Env is added to the lab's own environment, as NAME=VALUE.
 	Env []string
 	// Stdout and Stderr are files; an empty Stdout goes to Stderr's file.
@@ -79,7 +84,18 @@ func Start(spec Spec) (*Process, error) {
 		CgroupFD:    int(group.Fd()),
 		Credential:  &syscall.Credential{Gid: spec.GID, NoSetGroups: true},
 	}
-	if err := spec.Space.Do(cmd.Start); err != nil {
+	run := spec.Space.Do
+	if spec.ClockOffset != 0 {
+		run = func(fn func() error) error { return spec.Space.DoOnce(shifted(spec.ClockOffset, fn)) }
+	}
+	if spec.UID != 0 {
+		program, err := asUser(cmd, spec.UID)
+		if err != nil {
+			return fail(err)
+		}
+		defer program.Close()
+	}
+	if err := run(cmd.Start); err != nil {
 		return fail(err)
 	}
 	p := &Process{spec: spec, cmd: cmd, done: make(chan struct{})}
