@@ -23,6 +23,7 @@ type delivery struct {
 	queue   *export.Queue // nil: no spans
 	emitter *span.Emitter // nil: no spans
 	lines   *export.Lines // nil: no lines
+	layers  *layers       // nil: no layers
 	hold    hold
 	warn    func(error)
 
@@ -68,6 +69,9 @@ func (d *delivery) run(exchanges <-chan exchange.Exchange, table *table) error {
 		case x, ok := <-exchanges:
 			if !ok {
 				d.hold.releaseAll(handle)
+				if d.layers != nil {
+					d.layers.gather.Close()
+				}
 				return nil
 			}
 			if !d.hold.keep(&x, time.Now()) {
@@ -75,6 +79,9 @@ func (d *delivery) run(exchanges <-chan exchange.Exchange, table *table) error {
 			}
 		case now := <-waited.C:
 			d.hold.release(now, handle)
+			if d.layers != nil {
+				d.layers.gather.Flush(now)
+			}
 		case now := <-ticker.C:
 			for _, id := range table.purge(now) {
 				if d.emitter != nil {
@@ -99,6 +106,9 @@ func (d *delivery) handle(x *exchange.Exchange, table *table) {
 	}
 	if d.emitter != nil && !d.emitter.Emit(&point, x) {
 		d.invalid.Add(1)
+	}
+	if d.layers != nil {
+		d.layers.add(&point, x)
 	}
 }
 

@@ -30,6 +30,13 @@ func (d *delivery) samples() ([]status.Sample, error) {
 			counter("lines_written", "Exchanges written to stdout.", written),
 			counter("lines_failed", "Exchanges that could not be written to stdout.", failed))
 	}
+	if d.layers != nil {
+		more, err := d.layers.samples()
+		if err != nil {
+			return nil, err
+		}
+		samples = append(samples, more...)
+	}
 	if d.queue == nil {
 		return samples, nil
 	}

@@ -71,15 +71,29 @@ func nodeOf(sightings ...*Sighting) string {
 
 // ClientService and ServerService return the services at both ends, "" where
 // they are not known.
-func (l *Leg) ClientService() string { return serviceOf(l.Sender, l.ClientVNIC) }
+func (l *Leg) ClientService() string {
+	return cmp.Or(serviceOf(l.Sender, l.ClientVNIC), l.peer(func(s *Sighting) string { return s.ClientName }))
+}
 
 // ServerService is the service of the receiver.
-func (l *Leg) ServerService() string { return serviceOf(l.Receiver, l.ServerVNIC) }
+func (l *Leg) ServerService() string {
+	return cmp.Or(serviceOf(l.Receiver, l.ServerVNIC), l.peer(func(s *Sighting) string { return s.ServerName }))
+}
 
 func serviceOf(sightings ...*Sighting) string {
 	for _, s := range sightings {
 		if s != nil && s.Service != "" {
 			return s.Service
+		}
+	}
+	return ""
+}
+
+// peer is what a sighting knows of an end that was not seen itself.
+func (l *Leg) peer(name func(*Sighting) string) string {
+	for _, s := range l.sightings() {
+		if n := name(s); n != "" {
+			return n
 		}
 	}
 	return ""

@@ -70,6 +70,9 @@ type Sighting struct {
 	// Service and Pod are behind a socket or virtual interface; "" at a
 	// physical one and where nobody knows.
 	Service, Pod string
+	// ClientName and ServerName are the services that have the addresses, where
+	// they are known and not Service.
+	ClientName, ServerName string
 	// Process has the socket.
 	Process Process
 	// Sender is set at the socket that sent the request.

@@ -57,7 +57,8 @@ func TestKeysAreComplete(t *testing.T) {
 	sets := [][]attribute.KeyValue{attributes(&p, &x, x.Request.First-1, services), attributes(&p, &x, x.Request.First-1, nodes)}
 	x.Socket = &exchange.Socket{Cookie: 1, Netns: 2, SRTT: 3, ZeroWindows: 4, Client: true}
 	socket := Point{ID: "node4/netns/2/sidecar", Node: "node4", Socket: true, Process: layer.Sidecar}
-	sets = append(sets, attributes(&socket, &x, x.Request.First-1, services), resourceOf(&socket).Attributes())
+	sets = append(sets, attributes(&socket, &x, x.Request.First-1, services), resourceOf(&socket).Attributes(),
+		layerAttributes(&LayerSpan{Part: layer.Part{Layer: layer.ProtocolStack, Covers: []layer.Layer{layer.ProtocolStack, layer.Application}}}))
 	p.Workload.PodUID, p.Workload.Name = "11111111-2222-3333-4444-555555555555", "gateway"
 	for p.Workload.Kind = range controllerKeys {
 		sets = append(sets, resourceOf(&p).Attributes())
