@@ -16,9 +16,9 @@ const slowListed = 10
 
 // measured is a trace with its sums.
 type measured struct {
-	id    string
-	total int64
-	sums  sums
+	id                  string
+	total, unattributed int64
+	sums                sums
 }
 
 // Compare sets the slowest traces, those above the quantile (0 to 1) of their
@@ -38,11 +38,30 @@ func Compare(service string, traces []backend.Trace, slowQuantile float64) Compa
 	slices.SortFunc(all, func(a, b measured) int { return cmp.Compare(a.total, b.total) })
 	first := min(max(int(float64(len(all))*slowQuantile), 1), len(all)-1)
 	usual, slow := all[:first], all[first:]
-	c.Typical, c.Slow, c.Threshold = len(usual), len(slow), slow[0].total
-	c.TypicalTotal, c.SlowTotal = medianTotal(usual), medianTotal(slow)
-	for i := len(slow) - 1; i >= 0 && len(c.SlowTraces) < slowListed; i-- {
-		c.SlowTraces = append(c.SlowTraces, slow[i].id)
+	c.Threshold = slow[0].total
+	c.compare(usual, slow)
+	return c
+}
+
+// Together tells what some traces have in common that a baseline has not. What
+// happens to one of them by chance does not count.
+func Together(traces, baseline []backend.Trace) Comparison {
+	c := Comparison{
+		Traces: len(traces) + len(baseline), Reasons: map[string]int{},
+		Layers: []Delta{}, SlowTraces: []string{}, Notes: []string{},
 	}
+	if len(traces) > 0 {
+		c.Service, _ = Root(traces[0])
+	}
+	usual := c.measure(baseline)
+	slow := c.measure(traces)
+	c.Left = c.Traces - len(usual) - len(slow)
+	if len(slow) == 0 {
+		c.Verdict = nothing("No hop of these traces was seen from its request to its response.")
+		c.Verdict.Confidence = Low
+		return c
+	}
+	slices.SortFunc(slow, func(a, b measured) int { return cmp.Compare(a.total, b.total) })
 	c.compare(usual, slow)
 	return c
 }
@@ -64,15 +83,23 @@ func (c *Comparison) measure(traces []backend.Trace) (all []measured) {
 		case tree.Roots[0].Total == 0:
 			c.Reasons["no hop seen from request to response"]++
 		default:
-			s, _ := sum(tree)
-			all = append(all, measured{t.ID.String(), tree.Roots[0].Total, s})
+			s, unattributed := sum(tree)
+			all = append(all, measured{t.ID.String(), tree.Roots[0].Total, unattributed, s})
 		}
 	}
 	return all
 }
 
-// compare fills in the layers and the verdict.
+// compare fills in the totals, layers and the verdict; slow is in ascending
+// order.
 func (c *Comparison) compare(usual, slow []measured) {
+	whole := func(m measured) int64 { return m.total }
+	c.Typical, c.Slow = len(usual), len(slow)
+	c.TypicalTotal, c.SlowTotal = medianOf(usual, whole), medianOf(slow, whole)
+	c.Unattributed = medianOf(slow, func(m measured) int64 { return m.unattributed })
+	for i := len(slow) - 1; i >= 0 && len(c.SlowTraces) < slowListed; i-- {
+		c.SlowTraces = append(c.SlowTraces, slow[i].id)
+	}
 	before, after := map[key][]int64{}, map[key][]int64{}
 	pieces := sums{}
 	for _, m := range usual {
@@ -106,7 +133,7 @@ func (c *Comparison) compare(usual, slow []measured) {
 	slices.SortFunc(c.Layers, func(a, b Delta) int {
 		return cmp.Or(cmp.Compare(b.Excess, a.Excess), cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Place, b.Place))
 	})
-	found := candidates(medians, func(k key) distribution { return orUnknown(typical.layers, k) }, c.SlowTotal)
+	found := candidates(medians, func(k key) distribution { return orUnknown(typical.layers, k) }, c.SlowTotal, len(slow))
 	c.Verdict = typical.judge(found, c.SlowTotal)
 	if c.Verdict.Layer != layer.None {
 		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.TypicalTotal)
@@ -115,10 +142,14 @@ func (c *Comparison) compare(usual, slow []measured) {
 	}
 }
 
-func medianTotal(all []measured) int64 {
-	totals := make([]int64, len(all))
-	for i, m := range all {
-		totals[i] = m.total
+// medianOf returns the median of a figure, 0 of none.
+func medianOf(all []measured, figure func(measured) int64) int64 {
+	if len(all) == 0 {
+		return 0
 	}
-	return median(totals)
+	values := make([]int64, len(all))
+	for i, m := range all {
+		values[i] = figure(m)
+	}
+	return median(values)
 }

@@ -5,6 +5,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -34,7 +35,7 @@ type candidate struct {
 // verdict names the layer that took longer than it usually does. Without a
 // baseline it is the one that took most.
 func (y *typical) verdict(s sums, whole int64, tree *layer.Tree) Verdict {
-	all := candidates(s, func(k key) distribution { return orUnknown(y.layers, k) }, whole)
+	all := candidates(s, func(k key) distribution { return orUnknown(y.layers, k) }, whole, 1)
 	v := y.judge(all, whole)
 	if v.Layer != layer.None {
 		v.Evidence = append(v.Evidence, evidence(all[0].leg, all[0].part)...)
@@ -62,7 +63,7 @@ func (y *typical) hopVerdict(l *layer.Leg, times map[key]int64) Verdict {
 	if len(s) == 0 {
 		return nothing("This hop was not seen from its request to its response.")
 	}
-	all := candidates(s, func(k key) distribution { return orUnknown(y.hops, hopKey{hopName(l), k}) }, l.Total)
+	all := candidates(s, func(k key) distribution { return orUnknown(y.hops, hopKey{hopName(l), k}) }, l.Total, 1)
 	v := y.judge(all, l.Total)
 	if v.Layer != layer.None {
 		v.Evidence = append(v.Evidence, evidence(l, all[0].part)...)
@@ -71,13 +72,14 @@ func (y *typical) hopVerdict(l *layer.Leg, times map[key]int64) Verdict {
 }
 
 // candidates sorts the layers by what of their time is to be explained.
-func candidates(s sums, of func(key) distribution, whole int64) []candidate {
+// s are those of one trace, or the medians of several.
+func candidates(s sums, of func(key) distribution, whole int64, traces int) []candidate {
 	var all []candidate
 	for k, t := range s {
 		d := of(k)
 		c := candidate{key: k, total: t, compared: d.median >= 0}
 		c.excess = t.time - max(d.median, 0)
-		c.threshold = max(leastExcess, spreads*d.spread, int64(leastShare*float64(whole)))
+		c.threshold = max(leastExcess, int64(spreads*float64(d.spread)/math.Sqrt(float64(traces))), int64(leastShare*float64(whole)))
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
