@@ -11,18 +11,12 @@ import (
 // as an offset from the root's.
 func (l *Leg) split(start int64) {
 	l.Start = start
+	if defect := l.defect(); defect != "" {
+		l.Notes = append(l.Notes, defect)
+		return
+	}
 	request, response := l.requestMarks(), l.responseMarks()
-	if len(request) == 0 || len(response) == 0 {
-		l.Notes = append(l.Notes, "no response was seen")
-		l.splitChildren()
-		return
-	}
 	first, last := request[0], response[len(response)-1]
-	if first.node != last.node {
-		l.Notes = append(l.Notes, "request and response were seen on different nodes")
-		l.splitChildren()
-		return
-	}
 	client, server := l.ends()
 	w := way{
 		leg: l, request: request, response: response,
@@ -44,6 +38,22 @@ func (l *Leg) split(start int64) {
 		if child.Waited {
 			l.Unattributed -= child.Total
 		}
+	}
+}
+
+// defect says why the time of a leg cannot be told, "" when it can.
+func (l *Leg) defect() string {
+	request, response := l.requestMarks(), l.responseMarks()
+	if len(request) == 0 || len(response) == 0 {
+		return "no response was seen"
+	}
+	switch first, last := request[0], response[len(response)-1]; {
+	case first.node != last.node:
+		return "request and response were seen on different nodes"
+	case last.at < first.at:
+		return "the response ended before the request was sent: the times are not of one request"
+	default:
+		return ""
 	}
 }
 

@@ -93,7 +93,8 @@ func (l *Leg) serverInterval() interval {
 }
 
 // findParent returns the leg whose request was being handled, in the pod and
-// process that sent l, when it was sent: the one that began last.
+// process that sent l, when it was sent: the one that began last. What was sent
+// for a leg whose time cannot be told stands for itself.
 func findParent(l *Leg, legs []*Leg, parents map[trace.SpanID]trace.SpanID) (parent *Leg) {
 	own := l.clientInterval()
 	if own.point == nil {
@@ -102,7 +103,7 @@ func findParent(l *Leg, legs []*Leg, parents map[trace.SpanID]trace.SpanID) (par
 	best, bestRelated := interval{}, false
 	for _, p := range legs {
 		i := p.serverInterval()
-		if p == l || i.point == nil || !samePod(own.point, i.point) || own.start < i.start || own.end > i.end || isBelow(p, l) {
+		if p == l || i.point == nil || p.defect() != "" || !samePod(own.point, i.point) || own.start < i.start || own.end > i.end || isBelow(p, l) {
 			continue
 		}
 		related := isRelated(l.SpanID, p.SpanID, parents)
