@@ -28,8 +28,11 @@ struct sock_common {
 	possible_net_t skc_net;
 };
 
+struct bpf_local_storage;
+
 struct sock {
 	struct sock_common __sk_common;
+	struct bpf_local_storage *sk_bpf_storage;
 };
 
 struct tcp_sock {
