@@ -14,12 +14,14 @@ const width = 100
 // printable takes out what would move a terminal's cursor or change its colours:
 // names come from whoever sent the spans.
 func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == ' ' || unicode.IsPrint(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, text)
+	return strings.Map(printableRune, text)
+}
+
+func printableRune(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return unicode.ReplacementChar
 }
 
 // fit makes a text so many columns wide: it cuts the end, or adds spaces.
