@@ -15,10 +15,12 @@ import (
 // ten segments that TCP sends at once.
 const pad = 11_000
 
-// length is about how long such a message is, longer what no other one in the
-// same direction is: requests have metadata, answers little more than a head.
-func length(leg faults.Leg) int { return pad + longer(leg)/2 }
+// length is how long such a message is at least, so that a fault takes no less
+// than it should.
+const length = pad + 200
 
+// longer is what no other message in the same direction is: requests have
+// metadata, answers little more than a head.
 func longer(leg faults.Leg) int {
 	if leg.Response {
 		return 1100

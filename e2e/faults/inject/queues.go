@@ -75,8 +75,7 @@ func (b *Bench) bridgeQueue(ctx context.Context, c faults.Case, r Request) (time
 // slow for it, and returns what passed the spots.
 func (b *Bench) slow(ctx context.Context, s queue.Slow, c faults.Case, r Request, spots ...spot) (seen []*sight, err error) {
 	s.Match = queue.Match{Port: lab.AppPort, Response: c.Leg.Response, Longer: longer(c.Leg)}
-	// A little more than asked for: 1 ms is to be no less.
-	s.Rate = queue.Rate(length(c.Leg), c.Magnitude+c.Magnitude/20)
+	s.Rate = queue.Rate(length, c.Magnitude)
 	remove, err := s.Install()
 	if err != nil {
 		return nil, err

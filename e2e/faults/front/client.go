@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package client asks for front pages from the client node, with trace contexts
+// Package front asks for front pages from the client node, with trace contexts
 // of its own: so the fault laboratory knows a request before it is sent.
-package client
+package front
 
 import (
 	"context"
