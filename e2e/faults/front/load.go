@@ -14,23 +14,29 @@ import (
 type Load struct {
 	Sent, Failed atomic.Int64
 
-	client *Client
-	rate   float64
-	cancel context.CancelFunc
-	group  sync.WaitGroup
+	clients []*Client
+	rate    float64
+	cancel  context.CancelFunc
+	group   sync.WaitGroup
 }
 
-// NewLoad returns load of rate requests per second, over the connections that
-// the client has. It is off.
-func NewLoad(c *Client, rate float64) *Load { return &Load{client: c, rate: rate} }
+// NewLoad returns load of rate requests per second in sum, over the clients in
+// turn, each of which has one request on its way at a time. It is off.
+func NewLoad(rate float64, clients ...*Client) *Load { return &Load{clients: clients, rate: rate} }
 
-// Set turns the load on or off. Off, it returns when the last answer has come.
+// Set turns the load on or off. On, it returns when each client has had its
+// first answer; off, when the last one has come.
 func (l *Load) Set(on bool) {
 	switch {
 	case on && l.cancel == nil:
 		var ctx context.Context
 		ctx, l.cancel = context.WithCancel(context.Background())
-		l.group.Go(func() { l.run(ctx) })
+		var first sync.WaitGroup
+		for i, c := range l.clients {
+			first.Go(func() { l.send(c) })
+			l.group.Go(func() { l.run(ctx, c, i) })
+		}
+		first.Wait()
 	case !on && l.cancel != nil:
 		l.cancel()
 		l.group.Wait()
@@ -38,22 +44,35 @@ func (l *Load) Set(on bool) {
 	}
 }
 
-func (l *Load) run(ctx context.Context) {
-	tick := time.NewTicker(time.Duration(float64(time.Second) / l.rate))
-	defer tick.Stop()
+// run sends one client's requests, at times between those of the others.
+func (l *Load) run(ctx context.Context, c *Client, i int) {
+	step := time.Duration(float64(time.Second) / l.rate)
+	next := time.Now().Add(time.Duration(i) * step)
+	timer := time.NewTimer(time.Until(next))
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-			l.group.Go(l.send)
+		case <-timer.C:
+			l.send(c)
+			next = next.Add(time.Duration(len(l.clients)) * step)
+			timer.Reset(time.Until(next))
 		}
 	}
 }
 
-func (l *Load) send() {
+func (l *Load) send(c *Client) {
 	l.Sent.Add(1)
-	if _, err := l.client.Get(context.Background(), NewTraceID(), "", false); err != nil {
+	if _, err := c.Get(context.Background(), NewTraceID(), "", false); err != nil {
 		l.Failed.Add(1)
+	}
+}
+
+// Close closes the clients.
+func (l *Load) Close() {
+	l.Set(false)
+	for _, c := range l.clients {
+		c.Close()
 	}
 }

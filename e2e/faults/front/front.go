@@ -24,14 +24,14 @@ type Client struct {
 	http   *http.Client
 }
 
-// New returns a client in the lab's client node that has up to so many
-// connections and writes the trace context as the tracer does.
-func New(l *lab.Lab, tracer envoy.Tracer, connections int) *Client {
+// New returns a client in the lab's client node that has one connection and
+// writes the trace context as the tracer does.
+func New(l *lab.Lab, tracer envoy.Tracer) *Client {
 	return &Client{tracer, &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return l.NodeSpace(lab.ClientNode).DialContext(ctx, network, address)
 		},
-		MaxConnsPerHost: connections, MaxIdleConnsPerHost: connections,
+		MaxConnsPerHost: 1, MaxIdleConnsPerHost: 1,
 	}}}
 }
 
