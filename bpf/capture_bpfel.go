@@ -81,7 +81,8 @@ const (
 	CaptureCounterCOUNTER_MAP_FULL            CaptureCounter = 20
 	CaptureCounterCOUNTER_DISCARDED           CaptureCounter = 21
 	CaptureCounterCOUNTER_SOCKET_FULL         CaptureCounter = 22
-	CaptureCounterCOUNTERS                    CaptureCounter = 23
+	CaptureCounterCOUNTER_DROPPED             CaptureCounter = 23
+	CaptureCounterCOUNTERS                    CaptureCounter = 24
 )
 
 type CaptureExchangeFlag uint32

@@ -34,6 +34,16 @@ static __always_inline struct connection *open_connection(const struct socket_st
 	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
 }
 
+/* The state of a socket of the chosen cgroups. All others have to be cheap: most
+ * have no storage at all, which a load tells, without the helper's call.
+ */
+static __always_inline struct socket_state *chosen_state(struct sock *sk)
+{
+	if (!sk->sk_bpf_storage)
+		return NULL;
+	return bpf_sk_storage_get(&socket_states, sk, NULL, 0);
+}
+
 static __always_inline void add_times(__u64 *first, __u64 *last, __u64 now)
 {
 	if (!*first)
@@ -54,7 +64,7 @@ static __always_inline void note_socket(struct connection *c, const struct socke
 SEC("tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(socket_write, struct sock *sk)
 {
-	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
+	struct socket_state *st = chosen_state(sk);
 	struct connection *c;
 	struct tcp_sock *tp;
 	__u64 now;
@@ -87,7 +97,7 @@ int BPF_PROG(socket_write, struct sock *sk)
 SEC("tp_btf/tcp_rcv_space_adjust")
 int BPF_PROG(socket_read, struct sock *sk)
 {
-	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
+	struct socket_state *st = chosen_state(sk);
 	struct connection *c;
 	struct tcp_sock *tp;
 	__u64 now;
@@ -109,6 +119,9 @@ int BPF_PROG(socket_read, struct sock *sk)
 		add_times(&c->x.handover_response_first, &c->x.handover_response_last, now);
 	else if (!c->client_is_a && c->phase == PHASE_REQUEST)
 		add_times(&c->x.handover_request_first, &c->x.handover_request_last, now);
+	/* The window that was announced is used up: until now the peer had to wait. */
+	if ((__s32)(tp->rcv_wup + tp->rcv_wnd - tp->rcv_nxt) <= 0)
+		c->x.zero_windows++;
 	note_socket(c, st, tp);
 	return 0;
 }

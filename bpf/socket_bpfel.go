@@ -122,7 +122,8 @@ const (
 	SocketCounterCOUNTER_MAP_FULL            SocketCounter = 20
 	SocketCounterCOUNTER_DISCARDED           SocketCounter = 21
 	SocketCounterCOUNTER_SOCKET_FULL         SocketCounter = 22
-	SocketCounterCOUNTERS                    SocketCounter = 23
+	SocketCounterCOUNTER_DROPPED             SocketCounter = 23
+	SocketCounterCOUNTERS                    SocketCounter = 24
 )
 
 type SocketExtraName struct {

@@ -16,33 +16,46 @@ import (
 type BenchConnection struct {
 	_ structs.HostLayout
 	X struct {
-		_               structs.HostLayout
-		RequestFirst    uint64
-		RequestLast     uint64
-		ResponseFirst   uint64
-		ResponseLast    uint64
-		RequestBytes    uint64
-		ResponseBytes   uint64
-		RequestPackets  uint32
-		ResponsePackets uint32
-		TraceId         [16]uint8
-		SpanId          [8]uint8
-		ConnectionId    [8]uint8
-		OptionTime      uint64
-		ClientAddr      [16]uint8
-		ServerAddr      [16]uint8
-		ClientPort      uint16
-		ServerPort      uint16
-		Ifindex         uint32
-		HeaderOffset    uint32
-		Flags           uint32
-		Retransmits     uint32
-		Status          uint16
-		Format          uint8
-		Sampling        uint8
-		Direction       uint8
-		ConnectionIdLen uint8
-		Pad             [6]uint8
+		_                     structs.HostLayout
+		RequestFirst          uint64
+		RequestLast           uint64
+		ResponseFirst         uint64
+		ResponseLast          uint64
+		RequestBytes          uint64
+		ResponseBytes         uint64
+		RequestPackets        uint32
+		ResponsePackets       uint32
+		TraceId               [16]uint8
+		SpanId                [8]uint8
+		ConnectionId          [8]uint8
+		OptionTime            uint64
+		ClientAddr            [16]uint8
+		ServerAddr            [16]uint8
+		ClientPort            uint16
+		ServerPort            uint16
+		Ifindex               uint32
+		HeaderOffset          uint32
+		Flags                 uint32
+		Retransmits           uint32
+		Status                uint16
+		Format                uint8
+		Sampling              uint8
+		Direction             uint8
+		ConnectionIdLen       uint8
+		IsSocket              uint8
+		IsClient              uint8
+		Pad                   [4]uint8
+		HandoverRequestFirst  uint64
+		HandoverRequestLast   uint64
+		HandoverResponseFirst uint64
+		HandoverResponseLast  uint64
+		Drops                 uint32
+		DropReason            uint32
+		Cookie                uint64
+		Netns                 uint32
+		Uid                   uint32
+		SrttUs                uint32
+		ZeroWindows           uint32
 	}
 	Claim  uint64
 	LastNs uint64
@@ -70,7 +83,8 @@ type BenchConnection struct {
 	SynOptionLen    uint8
 	SynConnectionId [8]uint8
 	Waiting         uint8
-	Pad             [1]uint8
+	DriverKnown     uint8
+	DriverNext      [2]uint32
 }
 
 type BenchConnectionKey struct {
@@ -107,7 +121,9 @@ const (
 	BenchCounterCOUNTER_RING_FULL           BenchCounter = 19
 	BenchCounterCOUNTER_MAP_FULL            BenchCounter = 20
 	BenchCounterCOUNTER_DISCARDED           BenchCounter = 21
-	BenchCounterCOUNTERS                    BenchCounter = 22
+	BenchCounterCOUNTER_SOCKET_FULL         BenchCounter = 22
+	BenchCounterCOUNTER_DROPPED             BenchCounter = 23
+	BenchCounterCOUNTERS                    BenchCounter = 24
 )
 
 type BenchExtraName struct {

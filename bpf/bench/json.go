@@ -7,12 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 )
 
-// writeJSON sets the key "packet" of the file and keeps what else is in it.
-func writeJSON(path string, runs []*measured) error {
+// writeJSON sets keys of the file and keeps what else is in it.
+func writeJSON(path string, results map[string]any) error {
 	content := map[string]any{}
 	old, err := os.ReadFile(path)
 	if err == nil {
@@ -21,7 +22,7 @@ func writeJSON(path string, runs []*measured) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read %s (delete it to start anew): %w", path, err)
 	}
-	content["packet"] = runs
+	maps.Copy(content, results)
 	text, err := json.MarshalIndent(content, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode results: %w", err)

@@ -28,22 +28,28 @@ struct sock_common {
 	possible_net_t skc_net;
 };
 
+struct bpf_local_storage;
+
 struct sock {
 	struct sock_common __sk_common;
+	struct bpf_local_storage *sk_bpf_storage;
 };
 
 struct tcp_sock {
 	__u32 copied_seq;
+	__u32 rcv_nxt;
+	__u32 rcv_wup; /* rcv_nxt when the window was last announced */
+	__u32 rcv_wnd; /* that window */
 	__u32 srtt_us; /* smoothed round-trip time << 3 in us */
 };
 
 struct net_device {
 	int ifindex;
+	possible_net_t nd_net;
 };
 
 struct sk_buff {
 	struct net_device *dev;
-	struct sock *sk;
 	unsigned int len;
 	__be16 protocol;
 	__u16 network_header;

@@ -343,11 +343,14 @@ static __always_inline void on_end(const struct segment *seg, struct connection 
 			c->client.fin = 1;
 		else
 			c->server.fin = 1;
-		/* An application that asked reads the answer before it closes. */
-		if (is_open(c) && c->server.fin && (c->client.fin || !c->x.is_client))
-			emit(c, c->claim, 0);
+		/* With the last byte of a response the server often closes. What
+		 * comes behind it is still to be seen: the driver sends it, the
+		 * application that asked reads it before it closes, too.
+		 */
 		if (!c->client.fin || !c->server.fin)
 			return;
+		if (is_open(c))
+			emit(c, c->claim, 0);
 	}
 	if (c->phase == PHASE_SEARCHING)
 		count(COUNTER_DISCARDED);

@@ -15,7 +15,6 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define TCP_LISTEN 10
-#define WINDOW_OFF 14 /* of the TCP header */
 
 enum socket_op {
 	SOCKET_OP_NONE,

@@ -105,9 +105,11 @@ type Exchange struct {
 	// Retransmits counts the segments, of both ways, that were seen again.
 	Retransmits uint32
 	// Drops counts the packets of the connection that the kernel dropped here
-	// while the exchange was open, DropReason is why the last one was (enum
-	// skb_drop_reason, include/net/dropreason-core.h).
-	Drops, DropReason uint32
+	// while the exchange was open, DropReason is why the last one was: a name of
+	// enum skb_drop_reason (include/net/dropreason-core.h) without its prefix,
+	// in lower case, or its number in a kernel that names it otherwise.
+	Drops      uint32
+	DropReason string
 	// Socket is set when the capture point is a socket, and Interface is 0
 	// then. Client and Server are the ends as the socket knows them: before
 	// address translation on the way out, behind it on the way in.

@@ -2,6 +2,8 @@
 
 package exchange
 
+import "slices"
+
 // Flags is a set of remarks about an exchange. The values are those of the
 // BPF side (bpf/include/exchange.h, enum exchange_flag).
 type Flags uint32
@@ -45,4 +47,16 @@ func (f Flags) Names() []string {
 		}
 	}
 	return names
+}
+
+// FlagsOf returns the flags with the names. Names that are not known are left
+// out: a later version has more.
+func FlagsOf(names []string) Flags {
+	var f Flags
+	for i, name := range flagNames {
+		if slices.Contains(names, name) {
+			f |= 1 << i
+		}
+	}
+	return f
 }

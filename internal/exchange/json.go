@@ -74,6 +74,7 @@ func (x *Exchange) UnmarshalJSON(data []byte) error {
 		Response:     Message{First: w.Response.FirstNS, Last: w.Response.LastNS, Bytes: w.Response.Bytes},
 		HeaderOffset: w.HeaderOffset,
 		Retransmits:  w.Retransmits,
+		Flags:        FlagsOf(w.Flags),
 	}
 	if w.Response.Status != nil {
 		x.Status = *w.Response.Status
@@ -81,13 +82,6 @@ func (x *Exchange) UnmarshalJSON(data []byte) error {
 	for _, d := range []Direction{DirectionIngress, DirectionEgress} {
 		if w.Direction == d.String() {
 			x.Direction = d
-		}
-	}
-	for i, name := range flagNames {
-		for _, set := range w.Flags {
-			if set == name {
-				x.Flags |= 1 << i
-			}
 		}
 	}
 	return x.readIDs(&w)

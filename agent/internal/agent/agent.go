@@ -16,6 +16,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/agent/internal/status"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -60,16 +61,22 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
+	var registered []prometheus.Collector
+	if cfg.Layers() {
+		times := status.NewLayerTimes()
+		delivery.layers = newLayers(cfg, names, delivery.emitter, times)
+		registered = append(registered, times)
+	}
 	probe, err := opts.OpenProbe(cfg, log)
 	if err != nil {
 		return err
 	}
 
-	table := newTable(names, linger(cfg))
+	table := newTable(names, linger(cfg), cfg.SidecarUID)
 	watcher := iface.NewWatcher(selector, log)
 	capture := newCapture(probe, table, log)
 	group, running := errgroup.WithContext(ctx)
-	server.serve(status.NewRegistry(build(opts.Version), probeSource(probe), capture.samples, delivery.samples, names.samples),
+	server.serve(status.NewRegistry(registered, build(opts.Version), probeSource(probe), capture.samples, delivery.samples, names.samples),
 		func() (string, error) { return ready(running, capture, names) }, log)
 
 	group.Go(func() error { return kernelClock.Run(running) })

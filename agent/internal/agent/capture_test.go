@@ -19,7 +19,7 @@ func newTestCapture(t *testing.T) (*capture, *fakeProbe) {
 		t.Fatal(err)
 	}
 	probe := newFakeProbe()
-	return newCapture(probe, newTable(naming{Source: names, node: "node2"}, time.Minute), slog.New(slog.DiscardHandler)), probe
+	return newCapture(probe, newTable(naming{Source: names, node: "node2"}, time.Minute, 1337), slog.New(slog.DiscardHandler)), probe
 }
 
 // at is an exchange at an interface.

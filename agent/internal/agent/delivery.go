@@ -10,7 +10,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/export"
-	"github.com/layertrace/layertrace/agent/internal/iface"
+	"github.com/layertrace/layertrace/agent/internal/layer"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/exchange"
 )
@@ -23,15 +23,16 @@ type delivery struct {
 	queue   *export.Queue // nil: no spans
 	emitter *span.Emitter // nil: no spans
 	lines   *export.Lines // nil: no lines
+	layers  *layers       // nil: no layers
 	hold    hold
 	warn    func(error)
 
-	vnic, pnic, stray, unnamed, invalid atomic.Uint64
+	vnic, pnic, socket, stray, unnamed, invalid atomic.Uint64
 }
 
 func newDelivery(ctx context.Context, opts Options, names naming, kernelClock *clock.Clock) (*delivery, error) {
 	cfg := opts.Config
-	d := &delivery{hold: hold{unsettled: names.unsettled}, warn: func(err error) { opts.Log.Warn("lost an exchange", "error", err) }}
+	d := &delivery{warn: func(err error) { opts.Log.Warn("lost an exchange", "error", err) }}
 	if cfg.Exports(config.ExportStdout) {
 		d.lines = export.NewLines(opts.Stdout)
 	}
@@ -58,6 +59,7 @@ func newDelivery(ctx context.Context, opts Options, names naming, kernelClock *c
 
 // run handles exchanges until their channel is closed.
 func (d *delivery) run(exchanges <-chan exchange.Exchange, table *table) error {
+	d.hold.unsettled = table.unsettled
 	ticker, waited := time.NewTicker(purgeInterval), time.NewTicker(holdInterval)
 	defer ticker.Stop()
 	defer waited.Stop()
@@ -67,6 +69,9 @@ func (d *delivery) run(exchanges <-chan exchange.Exchange, table *table) error {
 		case x, ok := <-exchanges:
 			if !ok {
 				d.hold.releaseAll(handle)
+				if d.layers != nil {
+					d.layers.gather.Close()
+				}
 				return nil
 			}
 			if !d.hold.keep(&x, time.Now()) {
@@ -74,6 +79,9 @@ func (d *delivery) run(exchanges <-chan exchange.Exchange, table *table) error {
 			}
 		case now := <-waited.C:
 			d.hold.release(now, handle)
+			if d.layers != nil {
+				d.layers.gather.Flush(now)
+			}
 		case now := <-ticker.C:
 			for _, id := range table.purge(now) {
 				if d.emitter != nil {
@@ -99,14 +107,21 @@ func (d *delivery) handle(x *exchange.Exchange, table *table) {
 	if d.emitter != nil && !d.emitter.Emit(&point, x) {
 		d.invalid.Add(1)
 	}
+	if d.layers != nil {
+		d.layers.add(&point, x)
+	}
 }
 
 func (d *delivery) count(p *span.Point) {
-	if p.Interface.Role == iface.PNIC {
+	switch p.Kind() {
+	case layer.PNIC:
 		d.pnic.Add(1)
 		return
+	case layer.VNIC:
+		d.vnic.Add(1)
+	case layer.Socket:
+		d.socket.Add(1)
 	}
-	d.vnic.Add(1)
 	if p.Workload.Service == "" {
 		d.unnamed.Add(1)
 	}

@@ -23,7 +23,7 @@ const (
 // a pod, whose address is written into its status when it already speaks. The
 // capture does not wait meanwhile.
 type hold struct {
-	unsettled func(ifindex int) bool
+	unsettled func(*exchange.Exchange) bool
 	waiting   []held
 	held      atomic.Uint64 // all that had to wait
 	full      atomic.Uint64 // those that would have, but there were too many
@@ -37,7 +37,7 @@ type held struct {
 // keep takes an exchange that has to wait.
 func (h *hold) keep(x *exchange.Exchange, now time.Time) bool {
 	switch {
-	case !h.unsettled(x.Interface):
+	case !h.unsettled(x):
 		return false
 	case len(h.waiting) >= holdLimit:
 		h.full.Add(1)
@@ -53,7 +53,7 @@ func (h *hold) release(now time.Time, pass func(*exchange.Exchange)) {
 	left := h.waiting[:0]
 	for i := range h.waiting {
 		w := &h.waiting[i]
-		if now.Before(w.until) && h.unsettled(w.exchange.Interface) {
+		if now.Before(w.until) && h.unsettled(&w.exchange) {
 			left = append(left, *w)
 			continue
 		}

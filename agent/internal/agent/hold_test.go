@@ -11,7 +11,7 @@ import (
 
 func TestHold(t *testing.T) {
 	waits := map[int]bool{7: true, 8: true}
-	h := hold{unsettled: func(ifindex int) bool { return waits[ifindex] }}
+	h := hold{unsettled: func(x *exchange.Exchange) bool { return waits[x.Interface] }}
 	start := time.Unix(1000, 0)
 	var passed []int
 	pass := func(x *exchange.Exchange) { passed = append(passed, x.Interface) }

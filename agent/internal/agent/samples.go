@@ -3,25 +3,25 @@
 package agent
 
 import (
-	"github.com/layertrace/layertrace/agent/internal/iface"
+	"github.com/layertrace/layertrace/agent/internal/layer"
 	"github.com/layertrace/layertrace/agent/internal/status"
 )
 
 // samples are the counts of what came from the probe and what became of it.
 func (d *delivery) samples() ([]status.Sample, error) {
-	const handled = "Exchanges of watched interfaces, which went on to the chosen exports."
+	const handled = "Exchanges of watched interfaces and sockets, which went on to the chosen exports."
 	counter := func(name, help string, v uint64) status.Sample {
 		return status.Sample{Name: name, Help: help, Value: float64(v)}
 	}
-	role := func(r iface.Role, v uint64) status.Sample {
-		return status.Sample{Name: "exchanges_handled", Help: handled, Value: float64(v), Label: "role", LabelValue: string(r)}
+	role := func(kind layer.Kind, v uint64) status.Sample {
+		return status.Sample{Name: "exchanges_handled", Help: handled, Value: float64(v), Label: "role", LabelValue: string(kind)}
 	}
 	samples := []status.Sample{
 		counter("exchanges_held", "Exchanges that waited because names might be known soon.", d.hold.held.Load()),
 		counter("exchanges_hold_full", "Exchanges that would have waited for names, but too many did.", d.hold.full.Load()),
-		role(iface.VNIC, d.vnic.Load()), role(iface.PNIC, d.pnic.Load()),
+		role(layer.VNIC, d.vnic.Load()), role(layer.PNIC, d.pnic.Load()), role(layer.Socket, d.socket.Load()),
 		counter("exchanges_stray", "Exchanges of an interface that is not watched, left out.", d.stray.Load()),
-		counter("exchanges_unnamed", "Exchanges at a virtual interface whose workload is not known; the node stands for it.", d.unnamed.Load()),
+		counter("exchanges_unnamed", "Exchanges at a virtual interface or socket whose workload is not known; the node stands for it.", d.unnamed.Load()),
 		counter("exchanges_invalid", "Exchanges without a valid trace context or time, not made spans.", d.invalid.Load()),
 	}
 	if d.lines != nil {
@@ -29,6 +29,13 @@ func (d *delivery) samples() ([]status.Sample, error) {
 		samples = append(samples,
 			counter("lines_written", "Exchanges written to stdout.", written),
 			counter("lines_failed", "Exchanges that could not be written to stdout.", failed))
+	}
+	if d.layers != nil {
+		more, err := d.layers.samples()
+		if err != nil {
+			return nil, err
+		}
+		samples = append(samples, more...)
 	}
 	if d.queue == nil {
 		return samples, nil

@@ -14,8 +14,9 @@ import (
 // table knows the capture points by interface index. An interface that went
 // stays for a while: exchanges that were open then are still to come.
 type table struct {
-	names  naming
-	linger time.Duration
+	names   naming
+	linger  time.Duration
+	sockets *socketNames
 
 	mu      sync.Mutex
 	entries map[int]*entry
@@ -26,8 +27,8 @@ type entry struct {
 	gone  time.Time // zero: still there
 }
 
-func newTable(names naming, linger time.Duration) *table {
-	return &table{names: names, linger: linger, entries: map[int]*entry{}}
+func newTable(names naming, linger time.Duration, sidecarUID uint32) *table {
+	return &table{names: names, linger: linger, sockets: newSocketNames(names, sidecarUID), entries: map[int]*entry{}}
 }
 
 // put adds an interface or replaces what is known of it.
@@ -51,6 +52,9 @@ func (t *table) leave(index int) {
 // point returns the capture point of an exchange with its workload then. known
 // is false for an interface that was never selected.
 func (t *table) point(x *exchange.Exchange) (p span.Point, known bool) {
+	if x.Socket != nil {
+		return t.sockets.point(x), true
+	}
 	index := x.Interface
 	t.mu.Lock()
 	e, ok := t.entries[index]
@@ -69,9 +73,18 @@ func (t *table) point(x *exchange.Exchange) (p span.Point, known bool) {
 	return p, true
 }
 
-// purge forgets interfaces that went longer ago than linger and returns the
-// IDs of their points.
+// unsettled reports whether the names of an exchange may be known soon.
+func (t *table) unsettled(x *exchange.Exchange) bool {
+	if x.Socket != nil {
+		return t.sockets.unsettled(x)
+	}
+	return t.names.unsettled(x.Interface)
+}
+
+// purge forgets interfaces that went, and pods whose sockets were seen, longer
+// ago than linger and returns the IDs of their points.
 func (t *table) purge(now time.Time) (ids []string) {
+	ids = t.sockets.purge(now.Add(-t.linger))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for index, e := range t.entries {

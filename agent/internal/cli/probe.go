@@ -54,6 +54,9 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		TCPOption:        probe.OptionLayout(cfg.TCPOption),
 		TCPOptionCgroups: cfg.TCPOptionCgroups,
 		TCPOptionPorts:   cfg.TCPOptionPorts,
+		Sockets:          len(cfg.SocketCgroups) > 0,
+		SocketCgroups:    cfg.SocketCgroups,
+		Drivers:          cfg.Layers(),
 		Log:              log,
 	}
 }

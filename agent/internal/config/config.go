@@ -21,6 +21,12 @@ const (
 	ExportNone     = "none"
 )
 
+// What spans are made of, the values of --spans.
+const (
+	SpansInterfaces = "interfaces"
+	SpansLayers     = "layers"
+)
+
 // ContextHeader is a further request header that carries a trace context.
 type ContextHeader struct {
 	// Name of the header, 1 to 31 bytes, compared without regard to case.
@@ -51,6 +57,10 @@ type Config struct {
 	MaxConnections  int
 	RingBytes       int
 
+	Spans         string
+	SocketCgroups []string
+	SidecarUID    uint32
+
 	TCPOption        string
 	TCPOptionCgroups []string
 	TCPOptionPorts   []uint16
@@ -72,6 +82,9 @@ type Config struct {
 	LogFormat       string
 	ShutdownTimeout time.Duration
 }
+
+// Layers reports whether the time of requests is split into layers.
+func (c *Config) Layers() bool { return c.Spans == SpansLayers }
 
 // Exports reports whether way is among the chosen exports.
 func (c *Config) Exports(way string) bool {

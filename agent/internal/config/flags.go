@@ -21,6 +21,7 @@ func Define(fs *pflag.FlagSet) *Config {
 		"physical interfaces to watch; wins where both match")
 
 	defineCapture(fs, c)
+	defineLayers(fs, c)
 	defineOptions(fs, c)
 
 	fs.StringVar(&c.Identity, "identity", "", "YAML `FILE` that tells which workload is behind an interface or address")
@@ -53,6 +54,14 @@ func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.DurationVar(&c.RequestTimeout, "request-timeout", time.Minute, "a request without response is reported after so long")
 	fs.IntVar(&c.MaxConnections, "max-connections", 65536, "connections followed at once")
 	fs.IntVar(&c.RingBytes, "ring-bytes", 4<<20, "`BYTES` of the ring buffer between kernel and agent, a power of two")
+}
+
+func defineLayers(fs *pflag.FlagSet, c *Config) {
+	fs.Var(newChoice(&c.Spans, SpansInterfaces, SpansInterfaces, SpansLayers), "spans",
+		"interfaces: a span for each interface; layers: sockets as well, and a span for each layer")
+	fs.Var(newList(&c.SocketCgroups, "path", parseText), "socket-cgroup",
+		"cgroup2 directory whose sockets are watched for --spans=layers (repeatable)")
+	fs.Uint32Var(&c.SidecarUID, "sidecar-uid", 1337, "user `ID` of the proxies: tells their sockets from the applications'")
 }
 
 func defineOptions(fs *pflag.FlagSet, c *Config) {

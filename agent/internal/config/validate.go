@@ -76,6 +76,9 @@ func (c *Config) validateCapture() error {
 }
 
 func (c *Config) validateOptions() error {
+	if len(c.SocketCgroups) > 0 && !c.Layers() {
+		return fmt.Errorf("--socket-cgroup has no effect without --spans=%s: set both or none", SpansLayers)
+	}
 	if c.TCPOption != "off" && len(c.TCPOptionCgroups) == 0 {
 		return fmt.Errorf("--tcp-option %s needs --tcp-option-cgroup: name the cgroup2 directories whose sockets may write options", c.TCPOption)
 	}

@@ -26,6 +26,8 @@ type Comparison struct {
 	// SlowTotal and TypicalTotal are medians.
 	SlowTotal    int64 `json:"slow_total_ns"`
 	TypicalTotal int64 `json:"typical_total_ns"`
+	// Unattributed is the median of what no layer was given in slow traces.
+	Unattributed int64 `json:"unattributed_ns"`
 	// Layers, largest excess first.
 	Layers []Delta `json:"layers"`
 	// Verdict names the layer that makes the tail.

@@ -70,6 +70,9 @@ type Sighting struct {
 	// Service and Pod are behind a socket or virtual interface; "" at a
 	// physical one and where nobody knows.
 	Service, Pod string
+	// ClientName and ServerName are the services that have the addresses, where
+	// they are known and not Service.
+	ClientName, ServerName string
 	// Process has the socket.
 	Process Process
 	// Sender is set at the socket that sent the request.
@@ -88,9 +91,10 @@ type Sighting struct {
 	// Status is the HTTP status, 0 when there was no response.
 	Status int
 	// Retransmits, Drops, DropReason, ZeroWindows and SRTT (ns) are evidence.
-	Retransmits, Drops, DropReason, ZeroWindows uint32
-	SRTT                                        uint64
-	Flags                                       exchange.Flags
+	Retransmits, Drops, ZeroWindows uint32
+	DropReason                      string
+	SRTT                            uint64
+	Flags                           exchange.Flags
 	// Wall is the Unix time, in ns, of what is earliest of Request: for
 	// display only.
 	Wall int64

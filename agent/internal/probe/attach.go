@@ -46,6 +46,11 @@ func (p *Probe) Attach(ifindex int) error {
 		return fmt.Errorf("attach capture programs to %s: %w", name, err)
 	}
 	p.attached[ifindex] = a
+	if p.drivers != nil {
+		if err := p.drivers.watch(ifindex); err != nil {
+			p.log.Warn("when this interface's driver transmits will not be known", "interface", name, "error", err)
+		}
+	}
 	p.log.Debug("capturing", "interface", name, "ifindex", ifindex, "mode", string(p.mode))
 	return nil
 }
@@ -59,7 +64,11 @@ func (p *Probe) Detach(ifindex int) error {
 		return fmt.Errorf("interface %d: %w", ifindex, ErrNotAttached)
 	}
 	delete(p.attached, ifindex)
-	if err := a.Close(); err != nil {
+	err := a.Close()
+	if p.drivers != nil {
+		err = errors.Join(err, p.drivers.leave(ifindex))
+	}
+	if err != nil {
 		return fmt.Errorf("detach capture programs from interface %d: %w", ifindex, err)
 	}
 	return nil

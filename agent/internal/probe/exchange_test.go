@@ -105,8 +105,12 @@ func TestEnd(t *testing.T) {
 		segments func(c *connection) [][]byte
 		flags    exchange.Flags
 	}{
-		"server FIN": {func(c *connection) [][]byte {
-			return [][]byte{c.response(ok200), c.build(segment{fromServer: true, seq: c.serverSeq, fin: true})}
+		"both FINs": {func(c *connection) [][]byte {
+			return [][]byte{
+				c.response(ok200),
+				c.build(segment{fromServer: true, seq: c.serverSeq, fin: true}),
+				c.build(segment{seq: c.clientSeq, fin: true}),
+			}
 		}, 0},
 		"RST before the response": {func(c *connection) [][]byte {
 			return [][]byte{c.build(segment{fromServer: true, seq: c.serverSeq, rst: true})}

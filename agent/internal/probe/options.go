@@ -74,6 +74,9 @@ type Options struct {
 	// directories of the cgroup2 mount.
 	Sockets       bool
 	SocketCgroups []string
+	// Drivers tells also when the drivers of the interfaces transmit, and what
+	// is dropped there.
+	Drivers bool
 	// Log, default slog.Default.
 	Log *slog.Logger
 }

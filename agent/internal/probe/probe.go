@@ -27,6 +27,7 @@ type Probe struct {
 	kernel  *kernelSide
 	options *optionWriter
 	sockets *sockets // nil: no capture there
+	drivers *drivers // nil: not watched
 	reader  *ringbuf.Reader
 	out     chan exchange.Exchange
 
@@ -74,6 +75,11 @@ func open(opts Options) (*Probe, error) {
 	}
 	if opts.Sockets {
 		if p.sockets, err = openSockets(&opts, kernel); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+	}
+	if opts.Drivers {
+		if p.drivers, err = openDrivers(&opts, kernel); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
 	}
@@ -136,6 +142,9 @@ func (p *Probe) Close() error {
 	}
 	if p.sockets != nil {
 		errs = append(errs, p.sockets.Close())
+	}
+	if p.drivers != nil {
+		errs = append(errs, p.drivers.Close())
 	}
 	return errors.Join(append(errs, p.reader.Close(), p.kernel.Close())...)
 }

@@ -47,8 +47,10 @@ func decodeRecord(raw []byte) (exchange.Exchange, error) {
 		HeaderOffset: r.HeaderOffset,
 		Retransmits:  r.Retransmits,
 		Drops:        r.Drops,
-		DropReason:   r.DropReason,
 		Flags:        exchange.Flags(r.Flags),
+	}
+	if r.Drops != 0 {
+		x.DropReason = dropReason(r.DropReason)
 	}
 	if r.IsSocket != 0 {
 		x.Interface, x.Direction = 0, exchange.DirectionUnknown

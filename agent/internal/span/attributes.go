@@ -22,8 +22,10 @@ const usualAttributes = 16
 // and what the point's resource tells has none.
 func attributes(p *Point, x *exchange.Exchange, start uint64, peers Peers) []attribute.KeyValue {
 	kv := make([]attribute.KeyValue, 0, usualAttributes)
+	if x.Socket == nil {
+		kv = append(kv, keyDirection.String(x.Direction.String()))
+	}
 	kv = append(kv,
-		keyDirection.String(x.Direction.String()),
 		keyFormat.String(x.Context.Format.String()),
 		keyHeaderOffset.Int64(int64(x.HeaderOffset)),
 		keyMonotonic.Int64(int64(start)),
@@ -40,6 +42,7 @@ func attributes(p *Point, x *exchange.Exchange, start uint64, peers Peers) []att
 	}
 	kv = appendTimes(kv, x, start)
 	kv = appendSizes(kv, x)
+	kv = appendSocket(kv, x)
 	kv = appendOption(kv, x)
 	if x.Flags != 0 {
 		kv = append(kv, keyFlags.StringSlice(x.Flags.Names()))
@@ -48,9 +51,8 @@ func attributes(p *Point, x *exchange.Exchange, start uint64, peers Peers) []att
 	return appendPeer(kv, p, peers, x.Server, start, keyServerService, keyServerNode)
 }
 
-// appendTimes adds the four times as offsets from start. A request usually
-// begins with the span and, like many responses, ends with the segment it
-// began with.
+// appendTimes adds the times as offsets from start. A request usually begins
+// with the span and, like many responses, ends with the segment it began with.
 func appendTimes(kv []attribute.KeyValue, x *exchange.Exchange, start uint64) []attribute.KeyValue {
 	for _, t := range [...]struct {
 		key       attribute.Key
@@ -58,6 +60,8 @@ func appendTimes(kv []attribute.KeyValue, x *exchange.Exchange, start uint64) []
 	}{
 		{keyRequestFirst, x.Request.First, start}, {keyRequestLast, x.Request.Last, x.Request.First},
 		{keyResponseFirst, x.Response.First, 0}, {keyResponseLast, x.Response.Last, x.Response.First},
+		{keyRequestHandoverFirst, x.Request.Handover.First, 0}, {keyRequestHandoverLast, x.Request.Handover.Last, x.Request.Handover.First},
+		{keyResponseHandoverFirst, x.Response.Handover.First, 0}, {keyResponseHandoverLast, x.Response.Handover.Last, x.Response.Handover.First},
 	} {
 		if t.ns != 0 && t.ns != t.usual {
 			kv = append(kv, t.key.Int64(int64(t.ns-start)))
@@ -75,11 +79,34 @@ func appendSizes(kv []attribute.KeyValue, x *exchange.Exchange) []attribute.KeyV
 	}{
 		{keyRequestBytes, x.Request.Bytes, 0}, {keyRequestPackets, uint64(x.Request.Packets), 1},
 		{keyResponseBytes, x.Response.Bytes, 0}, {keyResponsePackets, uint64(x.Response.Packets), 1},
-		{keyRetransmits, uint64(x.Retransmits), 0},
+		{keyRetransmits, uint64(x.Retransmits), 0}, {keyDrops, uint64(x.Drops), 0},
 	} {
 		if c.n != 0 && c.n != c.usual {
 			kv = append(kv, c.key.Int64(int64(c.n)))
 		}
+	}
+	return kv
+}
+
+// appendSocket adds what is known at a socket only, and why packets were dropped.
+func appendSocket(kv []attribute.KeyValue, x *exchange.Exchange) []attribute.KeyValue {
+	if x.DropReason != "" {
+		kv = append(kv, keyDropReason.String(x.DropReason))
+	}
+	s := x.Socket
+	if s == nil {
+		return kv
+	}
+	side := "server"
+	if s.Client {
+		side = "client"
+	}
+	kv = append(kv, keySide.String(side), keyCookie.Int64(int64(s.Cookie)))
+	if s.SRTT != 0 {
+		kv = append(kv, keySRTT.Int64(int64(s.SRTT)))
+	}
+	if s.ZeroWindows != 0 {
+		kv = append(kv, keyZeroWindows.Int64(int64(s.ZeroWindows)))
 	}
 	return kv
 }

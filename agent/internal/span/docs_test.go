@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"testing"
 
+	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/internal/exchange"
 	"go.opentelemetry.io/otel/attribute"
 )
 
@@ -49,7 +51,14 @@ func TestKeysAreComplete(t *testing.T) {
 	services := peers{"fd00::1": {Service: "reviews"}, "fd00::2": {Service: "productpage"}}
 	nodes := peers{"fd00::1": {Node: "node3"}, "fd00::2": {Node: "node4"}}
 	given := map[attribute.Key]bool{}
+	x.Request.Handover = exchange.Extent{First: x.Request.First + 1, Last: x.Request.First + 2}
+	x.Response.Handover = exchange.Extent{First: x.Request.First + 3, Last: x.Request.First + 4}
+	x.Drops, x.DropReason = 1, "qdisc_drop"
 	sets := [][]attribute.KeyValue{attributes(&p, &x, x.Request.First-1, services), attributes(&p, &x, x.Request.First-1, nodes)}
+	x.Socket = &exchange.Socket{Cookie: 1, Netns: 2, SRTT: 3, ZeroWindows: 4, Client: true}
+	socket := Point{ID: "node4/netns/2/sidecar", Node: "node4", Socket: true, Process: layer.Sidecar}
+	sets = append(sets, attributes(&socket, &x, x.Request.First-1, services), resourceOf(&socket).Attributes(),
+		layerAttributes(&LayerSpan{Part: layer.Part{Layer: layer.ProtocolStack, Covers: []layer.Layer{layer.ProtocolStack, layer.Application}}}))
 	p.Workload.PodUID, p.Workload.Name = "11111111-2222-3333-4444-555555555555", "gateway"
 	for p.Workload.Kind = range controllerKeys {
 		sets = append(sets, resourceOf(&p).Attributes())

@@ -9,6 +9,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/internal/exchange"
+	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -72,7 +73,7 @@ func (e *Emitter) Emit(p *Point, x *exchange.Exchange) bool {
 	}
 	ctx := trace.ContextWithRemoteSpanContext(context.Background(), parent)
 	offset := e.opts.Clock.Offset() // one for the whole exchange
-	point := e.tracer(p)
+	point := e.tracer(p, resourceOf)
 	_, s := point.tracer.Start(withID(ctx, ID(p.ID, x)), point.spanName,
 		trace.WithSpanKind(trace.SpanKindInternal),
 		trace.WithTimestamp(offset.Wall(start)))
@@ -85,14 +86,14 @@ func (e *Emitter) Emit(p *Point, x *exchange.Exchange) bool {
 func (e *Emitter) Forget(pointID string) { delete(e.tracers, pointID) }
 
 // tracer returns the tracer whose resource describes the point as it is now.
-func (e *Emitter) tracer(p *Point) pointTracer {
+func (e *Emitter) tracer(p *Point, describe func(*Point) *resource.Resource) pointTracer {
 	if t, ok := e.tracers[p.ID]; ok && t.point == *p {
 		return t
 	}
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithSampler(sdktrace.AlwaysSample()), // the kernel left out the unsampled
 		sdktrace.WithIDGenerator(idGenerator{}),
-		sdktrace.WithResource(resourceOf(p)),
+		sdktrace.WithResource(describe(p)),
 		sdktrace.WithSpanProcessor(e.attach),
 		sdktrace.WithRawSpanLimits(sdktrace.SpanLimits{
 			AttributeValueLengthLimit: -1, AttributeCountLimit: -1, EventCountLimit: -1,
@@ -110,7 +111,10 @@ func (e *Emitter) tracer(p *Point) pointTracer {
 // extent returns the first and the last time at which anything of the
 // exchange was seen: usually the request's first and the response's last byte.
 func extent(x *exchange.Exchange) (start, end uint64) {
-	for _, t := range [...]uint64{x.Request.First, x.Request.Last, x.Response.First, x.Response.Last} {
+	for _, t := range [...]uint64{
+		x.Request.First, x.Request.Last, x.Response.First, x.Response.Last,
+		x.Request.Handover.First, x.Request.Handover.Last, x.Response.Handover.First, x.Response.Handover.Last,
+	} {
 		if t == 0 {
 			continue
 		}

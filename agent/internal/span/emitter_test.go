@@ -91,7 +91,7 @@ func TestSpanOfAnExchange(t *testing.T) {
 	checkAttributes(t, s.Resource.Attributes(), map[attribute.Key]any{
 		"service.name": "gateway", "service.namespace": "default", "host.name": "node2",
 		"k8s.namespace.name": "default", "k8s.pod.name": "gateway-1", "k8s.node.name": "node2",
-		keyLayer: "vnic", keyPoint: "node2/7", "network.interface.name": "vethgw",
+		keyKind: "vnic", keyPoint: "node2/7", "network.interface.name": "vethgw",
 	})
 }
 

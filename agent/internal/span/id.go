@@ -35,7 +35,7 @@ func ID(point string, x *exchange.Exchange) trace.SpanID {
 	b := make([]byte, 0, 128)
 	b = append(b, x.Context.TraceID[:]...)
 	b = append(b, x.Context.SpanID[:]...)
-	b = append(b, byte(x.Direction))
+	b = append(b, way(x))
 	b = binary.BigEndian.AppendUint64(b, x.Request.First/attemptGrain)
 	b = appendEndpoint(b, x.Client)
 	b = appendEndpoint(b, x.Server)
@@ -47,6 +47,18 @@ func ID(point string, x *exchange.Exchange) trace.SpanID {
 		id[len(id)-1] = 1
 	}
 	return id
+}
+
+// way is the direction through an interface, or the side of a socket.
+func way(x *exchange.Exchange) byte {
+	switch {
+	case x.Socket == nil:
+		return byte(x.Direction)
+	case x.Socket.Client:
+		return 'c'
+	default:
+		return 's'
+	}
 }
 
 func appendEndpoint(b []byte, e netip.AddrPort) []byte {

@@ -9,7 +9,7 @@ import (
 
 // Attributes of our own. docs/attributes.md tells unit and meaning.
 const (
-	keyLayer        = attribute.Key("layertrace.layer")
+	keyKind         = attribute.Key("layertrace.capture_point.kind")
 	keyPoint        = attribute.Key("layertrace.capture_point")
 	keyDirection    = attribute.Key("layertrace.direction")
 	keyFormat       = attribute.Key("layertrace.context.format")
@@ -20,6 +20,19 @@ const (
 	keyRequestLast   = attribute.Key("layertrace.request.last_ns")
 	keyResponseFirst = attribute.Key("layertrace.response.first_ns")
 	keyResponseLast  = attribute.Key("layertrace.response.last_ns")
+
+	keyRequestHandoverFirst  = attribute.Key("layertrace.request.handover_first_ns")
+	keyRequestHandoverLast   = attribute.Key("layertrace.request.handover_last_ns")
+	keyResponseHandoverFirst = attribute.Key("layertrace.response.handover_first_ns")
+	keyResponseHandoverLast  = attribute.Key("layertrace.response.handover_last_ns")
+
+	keyProcess     = attribute.Key("layertrace.socket.process")
+	keySide        = attribute.Key("layertrace.socket.side")
+	keyCookie      = attribute.Key("layertrace.socket.cookie")
+	keySRTT        = attribute.Key("layertrace.srtt_ns")
+	keyZeroWindows = attribute.Key("layertrace.zero_windows")
+	keyDrops       = attribute.Key("layertrace.drops")
+	keyDropReason  = attribute.Key("layertrace.drop_reason")
 
 	keyRequestBytes    = attribute.Key("layertrace.request.bytes")
 	keyRequestPackets  = attribute.Key("layertrace.request.packets")
@@ -32,6 +45,13 @@ const (
 	keyOptionLost   = attribute.Key("layertrace.option_lost")
 	keyFlags        = attribute.Key("layertrace.flags")
 
+	keyLayer    = attribute.Key("layertrace.layer")
+	keyPlace    = attribute.Key("layertrace.place")
+	keyWay      = attribute.Key("layertrace.way")
+	keyWhere    = attribute.Key("layertrace.where")
+	keyCovers   = attribute.Key("layertrace.covers")
+	keyDuration = attribute.Key("layertrace.duration_ns")
+
 	keyClientService = attribute.Key("layertrace.client.service")
 	keyClientNode    = attribute.Key("layertrace.client.node")
 	keyServerService = attribute.Key("layertrace.server.service")
@@ -42,9 +62,12 @@ const (
 var spanKeys = []attribute.Key{
 	keyDirection, keyFormat, keyHeaderOffset,
 	keyMonotonic, keyRequestFirst, keyRequestLast, keyResponseFirst, keyResponseLast,
+	keyRequestHandoverFirst, keyRequestHandoverLast, keyResponseHandoverFirst, keyResponseHandoverLast,
+	keySide, keyCookie, keySRTT, keyZeroWindows, keyDrops, keyDropReason,
 	keyRequestBytes, keyRequestPackets, keyResponseBytes, keyResponsePackets,
 	keyRetransmits, keyConnectionID, keyOptionTime, keyOptionLost, keyFlags,
 	keyClientService, keyClientNode, keyServerService, keyServerNode,
+	keyLayer, keyPlace, keyWay, keyWhere, keyCovers, keyDuration,
 	semconv.NetworkTypeKey, semconv.ClientAddressKey, semconv.ClientPortKey, semconv.ServerAddressKey, semconv.ServerPortKey,
 	semconv.HTTPResponseStatusCodeKey,
 }
@@ -55,5 +78,5 @@ var resourceKeys = []attribute.Key{
 	semconv.K8SNamespaceNameKey, semconv.K8SPodNameKey, semconv.K8SPodUIDKey, semconv.K8SNodeNameKey,
 	semconv.K8SDeploymentNameKey, semconv.K8SStatefulSetNameKey, semconv.K8SDaemonSetNameKey,
 	semconv.K8SReplicaSetNameKey, semconv.K8SJobNameKey, semconv.K8SCronJobNameKey,
-	keyLayer, keyPoint, semconv.NetworkInterfaceNameKey,
+	keyKind, keyPoint, keyProcess, semconv.NetworkInterfaceNameKey,
 }

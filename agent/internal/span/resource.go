@@ -20,11 +20,18 @@ var controllerKeys = map[string]attribute.Key{
 // about, the workload behind a virtual interface or the node, and where they
 // were seen. k8s.* is given for a pod only; outside of Kubernetes there is none.
 func resourceOf(p *Point) *resource.Resource {
-	kv := []attribute.KeyValue{
-		semconv.ServiceName(p.Service()), semconv.HostName(p.Node),
-		keyLayer.String(string(p.Interface.Role)), keyPoint.String(p.ID),
-		semconv.NetworkInterfaceName(p.Interface.Name),
+	kv := []attribute.KeyValue{keyKind.String(string(p.Kind())), keyPoint.String(p.ID)}
+	if p.Socket {
+		kv = append(kv, keyProcess.String(string(p.Process)))
+	} else {
+		kv = append(kv, semconv.NetworkInterfaceName(p.Interface.Name))
 	}
+	return resourceWith(p, kv)
+}
+
+// resourceWith adds who it is about.
+func resourceWith(p *Point, kv []attribute.KeyValue) *resource.Resource {
+	kv = append(kv, semconv.ServiceName(p.Service()), semconv.HostName(p.Node))
 	if w := p.Workload; w.Namespace != "" || w.Pod != "" {
 		kv = append(kv, semconv.K8SNodeName(p.Node))
 		if w.Namespace != "" {

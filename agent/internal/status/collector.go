@@ -28,9 +28,11 @@ type Sample struct {
 type Source func() ([]Sample, error)
 
 // NewRegistry returns a registry that asks the sources at each scrape. The
-// Go runtime's and the process's own metrics are among them.
-func NewRegistry(sources ...Source) *prometheus.Registry {
+// Go runtime's and the process's own metrics are among them, and what others
+// collect.
+func NewRegistry(others []prometheus.Collector, sources ...Source) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
+	registry.MustRegister(others...)
 	registry.MustRegister(processMetrics()...)
 	for _, s := range sources {
 		registry.MustRegister(collector{s})

@@ -18,7 +18,7 @@ func start(t *testing.T, ready Ready, sources ...Source) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Serve(NewRegistry(sources...), ready, slog.New(slog.DiscardHandler))
+	s.Serve(NewRegistry(nil, sources...), ready, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		if err := s.Close(context.Background()); err != nil { // the test's context is over
 			t.Error(err)

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/layertrace/layertrace/agent/internal/backend"
+	"github.com/layertrace/layertrace/agent/internal/layer"
+)
+
+// slowListed is how many IDs of slow traces are told.
+const slowListed = 10
+
+// measured is a trace with its sums.
+type measured struct {
+	id                  string
+	total, unattributed int64
+	sums                sums
+}
+
+// Compare sets the slowest traces, those above the quantile (0 to 1) of their
+// times, against all others, and names the layer that makes the difference.
+func Compare(service string, traces []backend.Trace, slowQuantile float64) Comparison {
+	c := Comparison{
+		Service: service, Traces: len(traces), Reasons: map[string]int{},
+		Layers: []Delta{}, SlowTraces: []string{}, Notes: []string{},
+	}
+	all := c.measure(traces)
+	c.Left = len(traces) - len(all)
+	if len(all) < 2 {
+		c.Verdict = nothing("There are too few traces to compare.")
+		c.Verdict.Confidence = Low
+		return c
+	}
+	slices.SortFunc(all, func(a, b measured) int { return cmp.Compare(a.total, b.total) })
+	first := min(max(int(float64(len(all))*slowQuantile), 1), len(all)-1)
+	usual, slow := all[:first], all[first:]
+	c.Threshold = slow[0].total
+	c.compare(usual, slow)
+	return c
+}
+
+// Together tells what some traces have in common that a baseline has not. What
+// happens to one of them by chance does not count.
+func Together(traces, baseline []backend.Trace) Comparison {
+	c := Comparison{
+		Traces: len(traces) + len(baseline), Reasons: map[string]int{},
+		Layers: []Delta{}, SlowTraces: []string{}, Notes: []string{},
+	}
+	if len(traces) > 0 {
+		c.Service, _ = Root(traces[0])
+	}
+	usual := c.measure(baseline)
+	slow := c.measure(traces)
+	c.Left = c.Traces - len(usual) - len(slow)
+	if len(slow) == 0 {
+		c.Verdict = nothing("No hop of these traces was seen from its request to its response.")
+		c.Verdict.Confidence = Low
+		return c
+	}
+	slices.SortFunc(slow, func(a, b measured) int { return cmp.Compare(a.total, b.total) })
+	c.compare(usual, slow)
+	return c
+}
+
+func (c *Comparison) measure(traces []backend.Trace) (all []measured) {
+	for _, t := range traces {
+		if at := start(t); !at.IsZero() {
+			if c.From.IsZero() || at.Before(c.From) {
+				c.From = at
+			}
+			if at.After(c.To) {
+				c.To = at
+			}
+		}
+		tree := layer.Split(t.Sightings, parents(t))
+		switch {
+		case len(t.Sightings) == 0:
+			c.Reasons["no spans of layertrace"]++
+		case tree.Roots[0].Total == 0:
+			c.Reasons["no hop seen from request to response"]++
+		default:
+			s, unattributed := sum(tree)
+			all = append(all, measured{t.ID.String(), tree.Roots[0].Total, unattributed, s})
+		}
+	}
+	return all
+}
+
+// compare fills in the totals, layers and the verdict; slow is in ascending
+// order.
+func (c *Comparison) compare(usual, slow []measured) {
+	whole := func(m measured) int64 { return m.total }
+	c.Typical, c.Slow = len(usual), len(slow)
+	c.TypicalTotal, c.SlowTotal = medianOf(usual, whole), medianOf(slow, whole)
+	c.Unattributed = medianOf(slow, func(m measured) int64 { return m.unattributed })
+	for i := len(slow) - 1; i >= 0 && len(c.SlowTraces) < slowListed; i-- {
+		c.SlowTraces = append(c.SlowTraces, slow[i].id)
+	}
+	before, after := map[key][]int64{}, map[key][]int64{}
+	pieces := sums{}
+	for _, m := range usual {
+		for k, t := range m.sums {
+			before[k] = append(before[k], t.time)
+		}
+	}
+	for _, m := range slow {
+		for k, t := range m.sums {
+			after[k] = append(after[k], t.time)
+			if pieces[k] == nil || t.part.Time > pieces[k].part.Time {
+				pieces[k] = t
+			}
+		}
+	}
+	typical := &typical{traces: len(usual), layers: distributions(before)}
+	medians := sums{}
+	for k, times := range after {
+		d := distributionOf(times)
+		// A layer that few of the slow traces have does not make the tail.
+		if 2*len(times) < len(slow) {
+			continue
+		}
+		medians[k] = &total{time: d.median, layers: pieces[k].layers, leg: pieces[k].leg, part: pieces[k].part}
+		usually := max(typical.of(k), 0)
+		c.Layers = append(c.Layers, Delta{
+			Layer: k.layer, Place: k.place, Slow: d.median, Typical: usually, Excess: d.median - usually,
+			Share: share(d.median-usually, c.SlowTotal-c.TypicalTotal), Covers: pieces[k].layers,
+		})
+	}
+	slices.SortFunc(c.Layers, func(a, b Delta) int {
+		return cmp.Or(cmp.Compare(b.Excess, a.Excess), cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Place, b.Place))
+	})
+	found := candidates(medians, func(k key) distribution { return orUnknown(typical.layers, k) }, c.SlowTotal, len(slow))
+	c.Verdict = typical.judge(found, c.SlowTotal)
+	if c.Verdict.Layer != layer.None {
+		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.TypicalTotal)
+		c.Verdict.Text = fmt.Sprintf("The tail is made by the %s: %s in slow traces, %s in typical ones.",
+			found[0].what(), short(c.Verdict.Time), short(c.Verdict.Time-c.Verdict.Excess))
+	}
+}
+
+// medianOf returns the median of a figure, 0 of none.
+func medianOf(all []measured, figure func(measured) int64) int64 {
+	if len(all) == 0 {
+		return 0
+	}
+	values := make([]int64, len(all))
+	for i, m := range all {
+		values[i] = figure(m)
+	}
+	return median(values)
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/layertrace/layertrace/agent/internal/backend"
+	"github.com/layertrace/layertrace/agent/internal/layer"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// key is a layer at a place, or several layers that could not be told apart.
+type key struct {
+	layer  layer.Layer
+	place  string
+	covers string
+}
+
+func keyOf(p layer.Part) key {
+	k := key{layer: p.Layer, place: p.Place}
+	if len(p.Covers) > 0 {
+		k.covers = fmt.Sprint(p.Covers)
+	}
+	return k
+}
+
+func (k key) String() string { return string(k.layer) + " " + k.place + k.covers }
+
+// sums are the times per key of what a trace waited for.
+type sums map[key]*total
+
+type total struct {
+	time   int64
+	layers []layer.Layer
+	// leg and part have the largest piece.
+	leg  *layer.Leg
+	part layer.Part
+}
+
+// sum adds up what the root waited for, and what of it no layer was given.
+func sum(tree *layer.Tree) (s sums, unattributed int64) {
+	s = sums{}
+	for _, l := range tree.Legs {
+		if !l.Waited {
+			continue
+		}
+		unattributed += l.Unattributed
+		for _, p := range l.Parts {
+			k := keyOf(p)
+			t := s[k]
+			if t == nil {
+				t = &total{layers: p.Covers, leg: l, part: p}
+				s[k] = t
+			}
+			t.time += p.Time
+			if p.Time > t.part.Time {
+				t.leg, t.part = l, p
+			}
+		}
+	}
+	return s, unattributed
+}
+
+// parents are those of the spans that others made.
+func parents(t backend.Trace) map[trace.SpanID]trace.SpanID {
+	all := map[trace.SpanID]trace.SpanID{}
+	for _, s := range t.Spans {
+		// Spans that share an ID (client and server of Zipkin) share the parent;
+		// one that names itself tells nothing.
+		if s.Parent.IsValid() && s.Parent != s.ID {
+			all[s.ID] = s.Parent
+		}
+	}
+	return all
+}
+
+// shares lists the sums, largest excess first.
+func (y *typical) shares(s sums, whole int64) []Share {
+	all := []Share{}
+	for k, t := range s {
+		all = append(all, Share{
+			Layer: k.layer, Place: k.place, Time: t.time, Typical: y.of(k),
+			Share: share(t.time, whole), Covers: t.layers,
+		})
+	}
+	excess := func(s Share) int64 { return s.Time - max(s.Typical, 0) }
+	slices.SortFunc(all, func(a, b Share) int {
+		return cmp.Or(cmp.Compare(excess(b), excess(a)), cmp.Compare(b.Time, a.Time),
+			cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Place, b.Place))
+	})
+	return all
+}
+
+func share(part, whole int64) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return float64(part) / float64(whole)
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/layertrace/layertrace/agent/internal/layer"
+)
+
+const (
+	// leastExcess is the least time in ns more than typical that is blamed on a
+	// layer, and leastShare the least share of it in the whole.
+	leastExcess = int64(500 * time.Microsecond)
+	leastShare  = 0.03
+	// spreads is how many times the usual distance from the typical an excess
+	// has to be.
+	spreads = 6
+	// fewTraces is how many typical traces are too few to be sure.
+	fewTraces = 10
+)
+
+// candidate is a layer that may be to blame.
+type candidate struct {
+	key
+	*total
+	excess, threshold int64
+	compared          bool
+}
+
+// verdict names the layer that took longer than it usually does. Without a
+// baseline it is the one that took most.
+func (y *typical) verdict(s sums, whole int64, tree *layer.Tree) Verdict {
+	all := candidates(s, func(k key) distribution { return orUnknown(y.layers, k) }, whole, 1)
+	v := y.judge(all, whole)
+	if v.Layer != layer.None {
+		v.Evidence = append(v.Evidence, evidence(all[0].leg, all[0].part)...)
+	}
+	if y.traces == 0 {
+		v.Evidence = append(v.Evidence, "there are no typical traces to compare with: this is what took most, which may be as usual")
+	}
+	if len(tree.Roots) > 1 && v.Confidence == High {
+		v.Confidence = Medium
+	}
+	return v
+}
+
+// hopVerdict is the same within a hop.
+func (y *typical) hopVerdict(l *layer.Leg, times map[key]int64) Verdict {
+	s := sums{}
+	for _, p := range l.Parts {
+		k := keyOf(p)
+		if s[k] == nil {
+			s[k] = &total{time: times[k], layers: p.Covers, leg: l, part: p}
+		} else if p.Time > s[k].part.Time {
+			s[k].part = p
+		}
+	}
+	if len(s) == 0 {
+		return nothing("This hop was not seen from its request to its response.")
+	}
+	all := candidates(s, func(k key) distribution { return orUnknown(y.hops, hopKey{hopName(l), k}) }, l.Total, 1)
+	v := y.judge(all, l.Total)
+	if v.Layer != layer.None {
+		v.Evidence = append(v.Evidence, evidence(l, all[0].part)...)
+	}
+	return v
+}
+
+// candidates sorts the layers by what of their time is to be explained.
+// s are those of one trace, or the medians of several.
+func candidates(s sums, of func(key) distribution, whole int64, traces int) []candidate {
+	var all []candidate
+	for k, t := range s {
+		d := of(k)
+		c := candidate{key: k, total: t, compared: d.median >= 0}
+		c.excess = t.time - max(d.median, 0)
+		c.threshold = max(leastExcess, int64(spreads*float64(d.spread)/math.Sqrt(float64(traces))), int64(leastShare*float64(whole)))
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(b.excess, a.excess), cmp.Compare(a.String(), b.String()))
+	})
+	return all
+}
+
+func (y *typical) judge(all []candidate, whole int64) Verdict {
+	if len(all) == 0 {
+		return nothing("Nothing is known of the layers.")
+	}
+	c := all[0]
+	if y.traces > 0 && c.excess < c.threshold {
+		return nothing(fmt.Sprintf("No layer took more than it usually does; the largest difference is %s at the %s of %s.", short(c.excess), words[c.layer], c.place))
+	}
+	v := Verdict{
+		Layer: c.layer, Place: c.place, Where: c.part.Where, Time: c.time, Excess: c.excess,
+		Share: share(c.excess, whole), Covers: c.layers, Evidence: []string{}, Confidence: High,
+	}
+	if c.compared {
+		v.Text = fmt.Sprintf("The %s took %s, %s more than usual.", c.what(), short(c.time), short(c.excess))
+		v.Evidence = append(v.Evidence, fmt.Sprintf("%s; in %d typical traces %s", short(c.time), y.traces, short(c.time-c.excess)))
+	} else {
+		v.Text = fmt.Sprintf("The %s took most: %s of %s.", c.what(), short(c.time), short(whole))
+	}
+	v.Confidence = y.confidence(all)
+	return v
+}
+
+func (y *typical) confidence(all []candidate) Confidence {
+	c := all[0]
+	switch {
+	case len(c.layers) > 0 || !c.compared:
+		return Low
+	case y.traces < fewTraces || len(all) > 1 && all[1].excess > c.excess/2 || c.excess < 2*c.threshold:
+		return Medium
+	default:
+		return High
+	}
+}
+
+func nothing(text string) Verdict {
+	return Verdict{Layer: layer.None, Confidence: High, Evidence: []string{}, Text: text}
+}
+
+// words are the layers' names in sentences: the paper's.
+var words = map[layer.Layer]string{
+	layer.Application: "application", layer.ProtocolStack: "protocol stack", layer.NodeDriver: "node driver",
+	layer.VirtualNetwork: "virtual network", layer.RelayNetwork: "relay network",
+}
+
+// what names the layer and its place, or the group.
+func (c candidate) what() string {
+	name := words[c.layer]
+	for _, other := range c.layers[min(1, len(c.layers)):] {
+		name += " or " + words[other]
+	}
+	return name + " of " + c.place
+}
+
+// short writes a time in ns with three digits.
+func short(ns int64) string {
+	d := time.Duration(ns)
+	switch {
+	case d >= time.Second || -d >= time.Second:
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	case d >= time.Millisecond || -d >= time.Millisecond:
+		return fmt.Sprintf("%.2f ms", d.Seconds()*1e3)
+	default:
+		return fmt.Sprintf("%.0f µs", d.Seconds()*1e6)
+	}
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/layertrace/layertrace/bpf"
+)
+
+// drivers sees when the drivers of the watched interfaces begin to transmit,
+// and what the kernel drops there.
+type drivers struct {
+	collection *ebpf.Collection
+	links      attachments
+}
+
+// openDrivers loads the driver programs, which share the interface programs'
+// maps, and attaches them. They look at the interfaces that are told to watch.
+func openDrivers(o *Options, k *kernelSide) (*drivers, error) {
+	spec, err := bpf.LoadDriver()
+	if err != nil {
+		return nil, fmt.Errorf("read driver programs: %w", err)
+	}
+	if err := configureFor(spec, o, nil); err != nil {
+		return nil, err
+	}
+	netns, err := ownNetns()
+	if err != nil {
+		return nil, err
+	}
+	if err := setAll(spec, map[string]any{bpf.DriverVarWatchedNetns: netns}); err != nil {
+		return nil, err
+	}
+	d := &drivers{}
+	if d.collection, err = k.load(spec); err != nil {
+		return nil, loadError("driver", err)
+	}
+	for _, name := range []string{bpf.DriverProgDriverStart, bpf.DriverProgPacketDrop} {
+		l, err := link.AttachTracing(link.TracingOptions{Program: d.collection.Programs[name]})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("attach %s to its tracepoint: %w", name, err), d.Close())
+		}
+		d.links = append(d.links, l)
+	}
+	return d, nil
+}
+
+// ownNetns returns the inode number of the process's network namespace.
+func ownNetns() (uint32, error) {
+	var st syscall.Stat_t
+	if err := syscall.Stat("/proc/self/ns/net", &st); err != nil {
+		return 0, fmt.Errorf("find out this network namespace's number: %w", err)
+	}
+	return uint32(st.Ino), nil
+}
+
+func (d *drivers) watch(ifindex int) error {
+	if err := d.collection.Maps[bpf.DriverMapWatchedInterfaces].Put(uint32(ifindex), uint8(1)); err != nil {
+		return fmt.Errorf("watch the driver of interface %d: %w", ifindex, err)
+	}
+	return nil
+}
+
+func (d *drivers) leave(ifindex int) error {
+	err := d.collection.Maps[bpf.DriverMapWatchedInterfaces].Delete(uint32(ifindex))
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("leave the driver of interface %d: %w", ifindex, err)
+	}
+	return nil
+}
+
+// Close ends the watching.
+func (d *drivers) Close() error {
+	err := d.links.Close()
+	d.collection.Close()
+	return err
+}

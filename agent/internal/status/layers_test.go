@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"testing"
+
+	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+)
+
+func TestLayerTimes(t *testing.T) {
+	times := NewLayerTimes()
+	leg := &layer.Leg{
+		TraceID: trace.TraceID{15: 7},
+		Sender:  &layer.Sighting{Service: "productpage"}, ServerVNIC: &layer.Sighting{Service: "details"},
+	}
+	part := layer.Part{Layer: layer.ProtocolStack, Place: "details", Way: layer.Request, Time: 2_000_000}
+	times.Observe(leg, part)
+	times.Observe(leg, part)
+	part.Covers = []layer.Layer{layer.ProtocolStack, layer.Application}
+	times.Observe(leg, part)
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(times)
+	families, err := registry.Gather()
+	if err != nil || len(families) != 1 || families[0].GetName() != "layertrace_layer_duration_seconds" {
+		t.Fatalf("gathered %v, %v", families, err)
+	}
+	counts := map[string]uint64{}
+	for _, m := range families[0].GetMetric() {
+		labels := map[string]string{}
+		for _, l := range m.GetLabel() {
+			labels[l.GetName()] = l.GetValue()
+		}
+		if labels["source"] != "productpage" || labels["destination"] != "details" || labels["place"] != "details" || labels["way"] != "request" {
+			t.Errorf("labels %v", labels)
+		}
+		h := m.GetHistogram()
+		counts[labels["layer"]] = h.GetSampleCount()
+		if h.GetSchema() < 2 || len(h.GetPositiveSpan()) == 0 {
+			t.Errorf("%s has no native histogram of at most 19 %% wide buckets: schema %d", labels["layer"], h.GetSchema())
+		}
+		exemplar := ""
+		for _, b := range h.GetBucket() {
+			for _, l := range b.GetExemplar().GetLabel() {
+				exemplar = l.GetValue()
+			}
+			if want := b.GetUpperBound() >= 0.002; (b.GetCumulativeCount() > 0) != want {
+				t.Errorf("bucket up to %v s holds %d of samples of 2 ms", b.GetUpperBound(), b.GetCumulativeCount())
+			}
+		}
+		if exemplar != leg.TraceID.String() {
+			t.Errorf("exemplar %q, want the trace ID", exemplar)
+		}
+	}
+	if counts["protocol-stack"] != 2 || counts["protocol-stack+application"] != 1 {
+		t.Errorf("counts %v", counts)
+	}
+}

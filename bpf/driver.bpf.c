@@ -1,0 +1,71 @@
+//go:build ignore
+
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* What becomes of a packet behind the capture at an interface: its queue has
+ * let it go and the driver takes it, or the kernel drops it.
+ */
+#include "include/sent.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* net/core/dev.c: right before the driver's ndo_start_xmit. */
+SEC("tp_btf/net_dev_start_xmit")
+int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *dev)
+{
+	struct segment seg = {};
+	struct connection *c;
+	bool from_client;
+	__u32 end, *next;
+	__u64 now;
+
+	if (!is_watched(dev) || !read_sent(skb, dev->ifindex, &seg))
+		return 0;
+	c = exchange_of(&seg);
+	if (!c)
+		return 0;
+	from_client = seg.from_a == c->client_is_a;
+	if (from_client != (c->phase == PHASE_REQUEST))
+		return 0;
+	end = seg.seq + seg.payload_len;
+	next = from_client ? &c->driver_next[0] : &c->driver_next[1];
+	if (c->driver_known & (from_client ? 1 : 2) && !before(*next, end))
+		return 0; /* seen before: a retransmission */
+	*next = end;
+	c->driver_known |= from_client ? 1 : 2;
+	now = bpf_ktime_get_ns();
+	if (from_client) {
+		if (!c->x.handover_request_first)
+			c->x.handover_request_first = now;
+		c->x.handover_request_last = now;
+	} else {
+		if (!c->x.handover_response_first)
+			c->x.handover_response_first = now;
+		c->x.handover_response_last = now;
+	}
+	return 0;
+}
+
+/* include/net/dropreason-core.h: below it nothing was dropped. */
+#define DROP_REASON_FIRST 2
+
+/* net/core/skbuff.c. A packet belongs to the interface that it came in by or is
+ * about to leave by.
+ */
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(packet_drop, const struct sk_buff *skb, void *location, unsigned int reason)
+{
+	const struct net_device *dev = skb->dev;
+	struct segment seg = {};
+	struct connection *c;
+
+	if (reason < DROP_REASON_FIRST || !dev || !is_watched(dev) ||
+	    !read_sent(skb, dev->ifindex, &seg))
+		return 0;
+	c = exchange_of(&seg);
+	if (!c)
+		return 0;
+	c->x.drops++;
+	c->x.drop_reason = reason;
+	count(COUNTER_DROPPED);
+	return 0;
+}

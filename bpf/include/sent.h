@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* From the kernel's own packet to its TCP segment, for tracepoints. Only what
+ * is usual behind the stack: IPv4, and IPv6 without extension headers.
+ */
+#ifndef LAYERTRACE_SENT_H
+#define LAYERTRACE_SENT_H
+
+#include "connection.h"
+#include "kernel_types.h"
+
+/* The network namespace in which the interfaces are watched: their indexes are
+ * unique in it only.
+ */
+const volatile __u32 watched_netns;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u8);
+} watched_interfaces SEC(".maps");
+
+static __always_inline bool is_watched(const struct net_device *dev)
+{
+	__u32 ifindex = dev->ifindex;
+
+	return dev->nd_net.net->ns.inum == watched_netns &&
+	       bpf_map_lookup_elem(&watched_interfaces, &ifindex);
+}
+
+static __always_inline bool read_tcp(const struct sk_buff *skb, __u32 off, __u32 ip_len,
+				     const __u64 *src, const __u64 *dst, struct segment *seg)
+{
+	struct tcp_header tcp;
+	__u32 header;
+
+	if (bpf_probe_read_kernel(&tcp, sizeof(tcp), skb->head + off))
+		return false;
+	header = (tcp.data_offset >> 4) * 4;
+	if (ip_len <= header)
+		return false;
+	seg->payload_len = ip_len - header;
+	seg->seq = bpf_ntohl(tcp.seq);
+	set_ends(seg, src, dst, bpf_ntohs(tcp.src), bpf_ntohs(tcp.dst));
+	return true;
+}
+
+/* Fills key, from_a, seq and payload_len of a TCP segment with payload. */
+static __always_inline bool read_sent(const struct sk_buff *skb, __u32 ifindex, struct segment *seg)
+{
+	__u32 off = skb->network_header;
+	__u64 src[2], dst[2];
+
+	seg->key.ifindex = ifindex;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct ipv4_header ip;
+		__u32 len, header;
+
+		if (bpf_probe_read_kernel(&ip, sizeof(ip), skb->head + off) ||
+		    ip.protocol != IPPROTO_TCP || ip.fragment & bpf_htons(IP_MF_OR_OFFSET))
+			return false;
+		header = (ip.version_ihl & 15) * 4;
+		len = ip.total_len ? bpf_ntohs(ip.total_len) : skb->len;
+		map_ipv4(src, ip.src);
+		map_ipv4(dst, ip.dst);
+		return len > header && read_tcp(skb, off + header, len - header, src, dst, seg);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6_header ip;
+		__u32 len;
+
+		if (bpf_probe_read_kernel(&ip, sizeof(ip), skb->head + off) ||
+		    ip.next_header != IPPROTO_TCP)
+			return false;
+		len = ip.payload_len ? bpf_ntohs(ip.payload_len) : skb->len;
+		src[0] = ip.src[0];
+		src[1] = ip.src[1];
+		dst[0] = ip.dst[0];
+		dst[1] = ip.dst[1];
+		return read_tcp(skb, off + sizeof(ip), len, src, dst, seg);
+	}
+	return false;
+}
+
+/* The exchange that the segment can belong to, if one is open. */
+static __always_inline struct connection *exchange_of(const struct segment *seg)
+{
+	struct connection *c = bpf_map_lookup_elem(&connections, &seg->key);
+
+	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
+}
+
+#endif
