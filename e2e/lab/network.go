@@ -18,9 +18,11 @@ type network struct {
 	pods  map[string]*netspace.Space
 }
 
+// Bridges: of the switch between the nodes, and of every node for its pods. A
+// port of the switch has the name of its node.
 const (
-	switchBridge = "br0"
-	nodeBridge   = "cni0"
+	SwitchBridge = "br0"
+	NodeBridge   = "cni0"
 )
 
 // build makes all namespaces, links, addresses and routes. After an error the
@@ -30,7 +32,7 @@ func (n *network) build(prefix string) (err error) {
 	if n.sw, err = netspace.Create(prefix + "switch"); err != nil {
 		return err
 	}
-	if err := n.sw.AddBridge(switchBridge, InfraIP+"/24"); err != nil {
+	if err := n.sw.AddBridge(SwitchBridge, InfraIP+"/24"); err != nil {
 		return err
 	}
 	for _, node := range Nodes {
@@ -46,7 +48,7 @@ func (n *network) build(prefix string) (err error) {
 			return err
 		}
 		node := n.nodes[pod.Node]
-		if err := node.AddPair(pod.VNIC, nodeBridge, n.pods[pod.Name], pod.IP+"/24"); err != nil {
+		if err := node.AddPair(pod.VNIC, NodeBridge, n.pods[pod.Name], pod.IP+"/24"); err != nil {
 			return err
 		}
 		if err := n.pods[pod.Name].AddRoute("0.0.0.0/0", podGateway(pod.Node)); err != nil {
@@ -64,10 +66,10 @@ func (n *network) build(prefix string) (err error) {
 // connectNode plugs a node into the switch and routes the pod subnets.
 func (n *network) connectNode(node int) error {
 	space := n.nodes[node]
-	if err := n.sw.AddPair(NodeName(node), switchBridge, space, NodeIP(node)+"/24"); err != nil {
+	if err := n.sw.AddPair(NodeName(node), SwitchBridge, space, NodeIP(node)+"/24"); err != nil {
 		return err
 	}
-	if err := space.AddBridge(nodeBridge, podGateway(node)+"/24"); err != nil {
+	if err := space.AddBridge(NodeBridge, podGateway(node)+"/24"); err != nil {
 		return err
 	}
 	err := space.Do(func() error {
@@ -80,11 +82,11 @@ func (n *network) connectNode(node int) error {
 		if other == node {
 			continue
 		}
-		if err := space.AddRoute(podSubnet(other), NodeIP(other)); err != nil {
+		if err := space.AddRoute(PodSubnet(other), NodeIP(other)); err != nil {
 			return err
 		}
 	}
-	return n.sw.AddRoute(podSubnet(node), NodeIP(node))
+	return n.sw.AddRoute(PodSubnet(node), NodeIP(node))
 }
 
 // delete removes every namespace that was made, and the links with them.

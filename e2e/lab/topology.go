@@ -79,10 +79,14 @@ func NodeName(node int) string { return fmt.Sprintf("node%d", node) }
 // NodeIP is the address of a node's physical interface.
 func NodeIP(node int) string { return fmt.Sprintf("10.10.0.%d", node) }
 
-// podGateway is the address of a node's bridge, podSubnet the node's pod
-// subnet.
+// podGateway is the address of a node's bridge.
 func podGateway(node int) string { return fmt.Sprintf("10.244.%d.1", node) }
-func podSubnet(node int) string  { return fmt.Sprintf("10.244.%d.0/24", node) }
+
+// AllPods is the subnet of all pods.
+const AllPods = "10.244.0.0/16"
+
+// PodSubnet is the subnet of a node's pods.
+func PodSubnet(node int) string { return fmt.Sprintf("10.244.%d.0/24", node) }
 
 // PodByName returns the pod with that name.
 func PodByName(name string) (Pod, error) {

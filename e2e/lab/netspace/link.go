@@ -73,6 +73,15 @@ func (s *Space) configure(nl *netlink.Handle, name, address string) error {
 
 // AddRoute sends what goes to destination, as 10.1.0.0/24, via a router.
 func (s *Space) AddRoute(destination, via string) error {
+	return s.route((*netlink.Handle).RouteAdd, destination, via)
+}
+
+// ReplaceRoute sends it via another router from now on.
+func (s *Space) ReplaceRoute(destination, via string) error {
+	return s.route((*netlink.Handle).RouteReplace, destination, via)
+}
+
+func (s *Space) route(do func(*netlink.Handle, *netlink.Route) error, destination, via string) error {
 	nl, err := s.Netlink()
 	if err != nil {
 		return err
@@ -80,7 +89,7 @@ func (s *Space) AddRoute(destination, via string) error {
 	defer nl.Close()
 	_, dst, err := net.ParseCIDR(destination)
 	if err == nil {
-		err = nl.RouteAdd(&netlink.Route{Dst: dst, Gw: net.ParseIP(via)})
+		err = do(nl, &netlink.Route{Dst: dst, Gw: net.ParseIP(via)})
 	}
 	if err != nil {
 		return fmt.Errorf("route %s via %s in %s: %w", destination, via, s.Name, err)

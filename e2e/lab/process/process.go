@@ -5,6 +5,7 @@
 package process
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -121,6 +122,20 @@ func (p *Process) Running() error {
 	default:
 		return nil
 	}
+}
+
+// Wait waits for the process to end by itself, and wants code 0. It is killed
+// when ctx ends before.
+func (p *Process) Wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return errors.Join(fmt.Errorf("wait for %s: %w", p.spec.Name, ctx.Err()), p.Kill())
+	}
+	if p.err != nil {
+		return fmt.Errorf("%s: %w\n%s", p.spec.Name, p.err, p.Tail())
+	}
+	return nil
 }
 
 // Signal sends a signal.

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/e2e/faults/campaign"
+	"github.com/layertrace/layertrace/e2e/faults/front"
+	"github.com/layertrace/layertrace/e2e/faults/inject"
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/lab/provision"
+)
+
+type faultsRun struct {
+	seed                 uint64
+	cases, batch         int
+	variant              string
+	verify               bool
+	accuracy, falseBlame float64
+	markdown             string
+	tracer, out, name    string
+
+	progress func(format string, args ...any)
+}
+
+func faultsCommand() *cobra.Command {
+	f := &faultsRun{}
+	cmd := &cobra.Command{
+		Use:   "faults",
+		Short: "Put faults into each layer, and hold what explain says against them",
+		Long: `Sends front page requests through Bookinfo, most of them with one fault each: an
+application that sleeps or does not read, a sidecar without CPU, a slow queue at
+a pod's interface, a node's or its bridge, packets between two nodes that are
+late, lost or reordered. Measures what each fault took from its request, asks
+layertrace explain about the traces, and compares. Fails when too few faults are
+found, or too many requests without a fault are blamed on a layer. Needs root.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.progress = progress()
+			return f.run(cmd.Context())
+		},
+	}
+	flags := cmd.Flags()
+	flags.Uint64Var(&f.seed, "seed", 1, "what the cases are drawn from")
+	flags.IntVar(&f.cases, "cases", faults.DefaultCases, "how many requests; of six one has no fault")
+	flags.IntVar(&f.batch, "batch", 50, "how many cases are made before their traces are explained")
+	flags.StringVar(&f.variant, "variant", "default", "condition: default, options, clock, missing-pnic, parallel64 or loss")
+	flags.BoolVar(&f.verify, "verify", false, "only prove the faults, without agents, by what the client sees of them")
+	flags.Float64Var(&f.accuracy, "accuracy", 0.99, "share of the faults that must be found")
+	flags.Float64Var(&f.falseBlame, "false-blame", 0.01, "share of requests without a fault that may be blamed on a layer")
+	flags.StringVar(&f.markdown, "markdown", "", "file for the result as a page")
+	flags.StringVar(&f.tracer, "tracer", string(envoy.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
+	flags.StringVar(&f.out, "out", "out", "directory for faults.json and the logs")
+	flags.StringVar(&f.name, "name", "faults", "tells labs apart that run at the same time")
+	return cmd
+}
+
+func (f *faultsRun) run(ctx context.Context) (err error) {
+	tracer, err := envoy.ParseTracer(f.tracer)
+	if err != nil {
+		return err
+	}
+	variant, err := campaign.ParseVariant(f.variant)
+	if err != nil {
+		return err
+	}
+	if f.cases < 1 || f.batch < 1 {
+		return fmt.Errorf("--cases %d, --batch %d: at least 1", f.cases, f.batch)
+	}
+	if err := lab.CheckRoot(); err != nil {
+		return err
+	}
+	tools, err := provision.Tools(ctx, f.progress)
+	if err != nil {
+		return err
+	}
+	l, err := lab.Up(ctx, lab.Options{
+		Name: f.name, Dir: filepath.Join(f.out, f.name+"-lab"), Tools: tools, Progress: f.progress,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		f.progress("taking the lab down")
+		err = errors.Join(err, l.Down())
+	}()
+	if f.verify {
+		return f.verifyFaults(ctx, l, variant, tracer)
+	}
+	return f.hold(ctx, l, variant, tracer)
+}
+
+// hold makes the cases and holds the verdicts against them.
+func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer envoy.Tracer) error {
+	var results []faults.Result
+	err := f.bench(ctx, l, variant, tracer, variant.Setup(l, tracer), func(b *inject.Bench, c *front.Client, load *front.Load) (err error) {
+		results, err = (&campaign.Campaign{
+			Bench: b, Client: c, Load: load, Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l},
+			Seed: f.seed, Batch: f.batch, Progress: f.progress,
+		}).Run(ctx, variant.Draw(f.seed, f.cases))
+		return err
+	})
+	return errors.Join(err, f.tell(variant, results))
+}
+
+// tell writes the results, and returns an error when they are not good enough.
+func (f *faultsRun) tell(variant campaign.Variant, results []faults.Result) error {
+	if len(results) == 0 {
+		return nil
+	}
+	score := faults.Add(results)
+	file := faults.File{Cases: results, Accuracy: score.Accuracy.Value(), FalseBlame: score.FalseBlame.Value()}
+	note := fmt.Sprintf("Variant %s (%s), seed %d, %d requests.", variant.Name, variant.What, f.seed, len(results))
+	err := errors.Join(
+		score.WritePage(os.Stdout, faultsTitle, note),
+		writeJSON(filepath.Join(f.out, "faults.json"), file),
+		f.writePage(score, note),
+	)
+	if file.Accuracy < f.accuracy && score.Accuracy.Of > 0 {
+		err = errors.Join(err, fmt.Errorf("layer and place of %.2f %% of the faults were named, want %.2f %%", 100*file.Accuracy, 100*f.accuracy))
+	}
+	if file.FalseBlame > f.falseBlame {
+		err = errors.Join(err, fmt.Errorf("of %.2f %% of the requests without a fault a layer was blamed, want at most %.2f %%", 100*file.FalseBlame, 100*f.falseBlame))
+	}
+	return err
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/faults/campaign"
+	"github.com/layertrace/layertrace/e2e/faults/front"
+	"github.com/layertrace/layertrace/e2e/faults/inject"
+	"github.com/layertrace/layertrace/e2e/faults/verify"
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/lab/envoy"
+)
+
+// verifyFaults injects the drawn faults without agents, and prints what each
+// took by its own measure and by the client's.
+func (f *faultsRun) verifyFaults(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer envoy.Tracer) error {
+	setup := lab.Setup{Name: "verify", Tracer: tracer, Reordered: true, NoAgents: true}
+	return f.bench(ctx, l, variant, tracer, setup, func(b *inject.Bench, c *front.Client, load *front.Load) error {
+		var rows []verify.Row
+		start := time.Now()
+		err := verify.Run(ctx, b, c, load, variant.Draw(f.seed, f.cases), func(r verify.Row) { rows = append(rows, r) })
+		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(w, "injected\tclient\tdifference\t\t  fault")
+		for _, r := range rows {
+			note := ""
+			if r.Err != nil {
+				note = r.Err.Error()
+			}
+			fmt.Fprintf(w, "%.3f ms\t%.3f ms\t%+.3f ms\t%s\t  %v\n", ms(r.Injected), ms(r.Extra), ms(r.Off()), note, r.Case)
+		}
+		fmt.Fprintf(w, "\nmedian difference\tof\tmissed\t  of %d faults in %.0f s\n", len(rows), time.Since(start).Seconds())
+		for _, s := range verify.Summarize(rows) {
+			fmt.Fprintf(w, "%+.3f ms\t%d\t%d\t  %s\n", ms(s.Median), s.Rows, s.Missed, s.Kind)
+		}
+		return errors.Join(err, w.Flush())
+	})
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package campaign runs the fault laboratory: one request for each case that
+// was drawn, requests without a fault between them, and, a batch at a time, what
+// layertrace says of them.
+package campaign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/e2e/faults/front"
+	"github.com/layertrace/layertrace/e2e/faults/inject"
+	"github.com/layertrace/layertrace/e2e/lab/jaeger"
+)
+
+// Campaign is what is needed for it.
+type Campaign struct {
+	Bench     *inject.Bench
+	Client    *front.Client
+	Load      *front.Load
+	Jaeger    *jaeger.Client
+	Explainer Explainer
+	Seed      uint64
+	// Batch is how many cases are made before their traces are explained.
+	Batch    int
+	Progress func(format string, args ...any)
+
+	// plain counts the requests without a fault between the cases.
+	plain int
+}
+
+// attempts is how often a case is tried whose fault misses its request.
+const attempts = 3
+
+// Run makes the cases and returns what came of them, with verdicts. A case that
+// could not be made is left out, and said.
+func (c *Campaign) Run(ctx context.Context, cases []faults.Case) (results []faults.Result, err error) {
+	defer c.Load.Set(false)
+	if err := c.warmUp(ctx); err != nil {
+		return nil, err
+	}
+	done := 0
+	for batch := range slices.Chunk(slices.Clone(cases), c.Batch) {
+		// Turning load on and off takes time: once for a batch.
+		slices.SortStableFunc(batch, func(a, b faults.Case) int { return order(a) - order(b) })
+		made, err := c.make(ctx, batch)
+		if err != nil {
+			return results, err
+		}
+		if err := c.judge(ctx, made); err != nil {
+			return results, err
+		}
+		results = append(results, made...)
+		done += len(batch)
+		score := faults.Add(results)
+		c.Progress("%d of %d cases: %d of %d faults found, %d of %d blamed without one", done, len(cases),
+			score.Accuracy.Part, score.Accuracy.Of, score.FalseBlame.Part, score.FalseBlame.Of)
+	}
+	return results, nil
+}
+
+func order(c faults.Case) int {
+	if c.Load {
+		return 1
+	}
+	return 0
+}
+
+// warmUp opens connections, and gives layertrace some requests to know what is
+// usual.
+func (c *Campaign) warmUp(ctx context.Context) error {
+	for _, load := range []bool{true, false} {
+		c.Load.Set(load)
+		for range 10 * len(faults.Versions) {
+			if err := c.without(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// without sends a request without a fault that no case is made of.
+func (c *Campaign) without(ctx context.Context) error {
+	c.plain++
+	_, err := c.Client.Get(ctx, front.NewTraceID(), faults.Versions[c.plain%len(faults.Versions)], true)
+	return err
+}
+
+// make makes the cases of a batch.
+func (c *Campaign) make(ctx context.Context, batch []faults.Case) (made []faults.Result, err error) {
+	for _, one := range batch {
+		c.Load.Set(one.Load)
+		if err := c.without(ctx); err != nil {
+			return nil, err
+		}
+		result, err := c.one(ctx, one)
+		switch {
+		case errors.Is(err, inject.ErrMissed):
+			c.Progress("left out, after %d attempts: %v", attempts, err)
+		case err != nil:
+			return nil, err
+		default:
+			made = append(made, result)
+		}
+	}
+	c.Load.Set(false)
+	return made, nil
+}
+
+func (c *Campaign) one(ctx context.Context, one faults.Case) (r faults.Result, err error) {
+	for range attempts {
+		trace := front.NewTraceID()
+		var took, injected time.Duration
+		injected, err = c.Bench.Inject(ctx, one, inject.Request{TraceID: trace, Send: func(ctx context.Context) (err error) {
+			took, err = c.Client.Get(ctx, trace, one.Version, true)
+			return err
+		}})
+		if !errors.Is(err, inject.ErrMissed) {
+			return faults.NewResult(one, trace, injected, took, c.Seed), err
+		}
+	}
+	return r, err
+}
+
+// judge adds what layertrace says, when Jaeger has the traces.
+func (c *Campaign) judge(ctx context.Context, made []faults.Result) error {
+	var ids []string
+	for _, r := range made {
+		ids = append(ids, r.TraceID)
+	}
+	if err := c.settled(ctx, ids); err != nil {
+		return err
+	}
+	verdicts, err := c.Explainer.Explain(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for i := range made {
+		verdict, ok := verdicts[made[i].TraceID]
+		if !ok {
+			return fmt.Errorf("layertrace explain says nothing of trace %s", made[i].TraceID)
+		}
+		made[i].Judge(verdict)
+	}
+	return nil
+}

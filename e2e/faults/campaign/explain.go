@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package campaign
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/e2e/lab"
+)
+
+// Explainer tells what layertrace says of traces, by trace ID.
+type Explainer interface {
+	Explain(ctx context.Context, traceIDs []string) (map[string]faults.Verdict, error)
+}
+
+// Command is the Explainer that runs `layertrace explain`.
+type Command struct{ Lab *lab.Lab }
+
+// Explain runs it once for all traces.
+func (c Command) Explain(ctx context.Context, traceIDs []string) (map[string]faults.Verdict, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	args := slices.Concat([]string{"explain", "--json", "--jaeger", lab.JaegerURL()}, traceIDs)
+	out, err := c.Lab.Layertrace(ctx, args...)
+	if err != nil {
+		return nil, err
+	}
+	return parse(out)
+}
+
+// parse reads one JSON report per trace.
+func parse(out []byte) (map[string]faults.Verdict, error) {
+	verdicts := map[string]faults.Verdict{}
+	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
+		var r report
+		err := decoder.Decode(&r)
+		if errors.Is(err, io.EOF) {
+			return verdicts, nil
+		}
+		if err == nil && (r.TraceID == "" || r.Verdict.Layer == "") {
+			err = errors.New("a report without trace_id or verdict.layer")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the answer of layertrace explain --json, report %d: %w", len(verdicts)+1, err)
+		}
+		verdicts[r.TraceID] = r.verdict()
+	}
+}
+
+// report is what is needed of a report.
+type report struct {
+	TraceID      string `json:"trace_id"`
+	Total        int64  `json:"total_ns"`
+	Unattributed int64  `json:"unattributed_ns"`
+	Verdict      struct {
+		Layer      faults.Layer   `json:"layer"`
+		Place      string         `json:"place"`
+		Excess     int64          `json:"excess_ns"`
+		Covers     []faults.Layer `json:"covers"`
+		Confidence string         `json:"confidence"`
+	} `json:"verdict"`
+}
+
+func (r report) verdict() faults.Verdict {
+	return faults.Verdict{
+		Layer: r.Verdict.Layer, Place: r.Verdict.Place, Covers: r.Verdict.Covers, Confidence: r.Verdict.Confidence,
+		Excess: time.Duration(r.Verdict.Excess), Unattributed: time.Duration(r.Unattributed), Total: time.Duration(r.Total),
+	}
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package campaign
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/faults"
+)
+
+func TestParse(t *testing.T) {
+	out := `{"trace_id":"a","total_ns":9000,"unattributed_ns":10,"verdict":{"layer":"node-driver","place":"node3",
+	"excess_ns":5000,"confidence":"high","covers":["node-driver","virtual-network"]}}
+{"trace_id":"b","verdict":{"layer":"none"}}`
+	got, err := parse([]byte(out))
+	want := map[string]faults.Verdict{
+		"a": {Layer: faults.NodeDriver, Place: "node3", Confidence: "high", Excess: 5 * time.Microsecond,
+			Unattributed: 10, Total: 9 * time.Microsecond, Covers: []faults.Layer{faults.NodeDriver, faults.VirtualNetwork}},
+		"b": {Layer: faults.None},
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range []string{`{"trace_id":"a"}`, `{"verdict":{"layer":"none"}}`, `oops`} {
+		if _, err := parse([]byte(bad)); err == nil || !strings.Contains(err.Error(), "explain") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"math/rand/v2"
+
+	"github.com/layertrace/layertrace/e2e/lab"
+)
+
+// DefaultCases is how many cases are drawn unless said otherwise: 510 faults
+// and 102 requests without.
+const DefaultCases = 612
+
+// Draw draws cases from a seed: of six, one has no fault. Every fault of the
+// deck comes once before one comes again.
+func Draw(seed uint64, n int) []Case {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	var cases, rest []Case
+	for i := range n {
+		if i%6 == 5 {
+			cases = append(cases, Case{Kind: NoFault, Version: Versions[i/6%3], Load: i/6%2 == 1})
+			continue
+		}
+		if len(rest) == 0 {
+			rest = Deck()
+			rng.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
+		}
+		cases = append(cases, rest[0].choose(rng))
+		rest = rest[1:]
+	}
+	return cases
+}
+
+// Deck is every fault at every place and magnitude, with and without load.
+func Deck() []Case {
+	var deck []Case
+	add := func(c Case) {
+		for _, load := range []bool{false, true} {
+			c.Load = load
+			if c.Kind == RelayLoss {
+				deck = append(deck, c)
+				continue
+			}
+			for _, d := range Magnitudes {
+				c.Magnitude = d
+				deck = append(deck, c)
+			}
+		}
+	}
+	for _, pod := range lab.Pods {
+		add(Case{Kind: SidecarStarved, Pod: pod.Name})
+		if !pod.Gateway {
+			add(Case{Kind: AppSleep, Pod: pod.Name})
+			add(Case{Kind: AppNotReading, Pod: pod.Name})
+			add(Case{Kind: PodQdisc, Pod: pod.Name})
+		}
+	}
+	for _, node := range lab.Nodes {
+		if node == lab.ClientNode {
+			continue
+		}
+		add(Case{Kind: DriverQdisc, Node: node})
+		add(Case{Kind: SlowBridge, Node: node})
+		for _, to := range lab.Nodes {
+			if to != lab.ClientNode && to != node {
+				add(Case{Kind: RelayDelay, FromNode: node, ToNode: to})
+				add(Case{Kind: RelayLoss, FromNode: node, ToNode: to})
+				add(Case{Kind: RelayReorder, FromNode: node, ToNode: to})
+			}
+		}
+	}
+	return deck
+}
+
+// choose chooses the message that the fault is for, and a version of reviews on
+// whose way it is.
+func (c Case) choose(rng *rand.Rand) Case {
+	switch legs := c.legs(); {
+	case len(legs) > 0 && c.Kind != RelayDelay:
+		c.Leg = legs[rng.IntN(len(legs))]
+		c.Version = c.Leg.Version()
+	case len(legs) > 0:
+		c.Version = legs[rng.IntN(len(legs))].Version()
+	default:
+		c.Version = Leg{Caller: c.Pod}.Version()
+		if c.Pod == "ratings" {
+			c.Version = Versions[1+rng.IntN(2)]
+		}
+	}
+	if c.Version == "" {
+		c.Version = Versions[rng.IntN(len(Versions))]
+	}
+	return c
+}
+
+// legs are those that the fault can be for.
+func (c Case) legs() []Leg {
+	return legsWhere(func(l Leg, from, to int) bool {
+		switch c.Kind {
+		case PodQdisc:
+			return l.Response && l.From() == c.Pod
+		case DriverQdisc:
+			return from == c.Node && to != c.Node
+		case SlowBridge:
+			return from != c.Node && to == c.Node
+		case RelayDelay, RelayLoss, RelayReorder:
+			return from == c.FromNode && to == c.ToNode
+		default:
+			return false
+		}
+	})
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package inject puts faults into the lab, one request at a time, and tells how
+// much time each really took from the request: by the application's clock, by
+// the time a process was stopped, or by packets seen on both sides of a queue.
+package inject
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/e2e/faults/relay"
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/lab/control"
+)
+
+// Bench is a running lab into which faults are put; close it.
+type Bench struct {
+	lab   *lab.Lab
+	run   *lab.Run
+	apps  map[string]*control.Client
+	relay *relay.Relay
+}
+
+// New returns a bench for a run.
+func New(l *lab.Lab, run *lab.Run) (*Bench, error) {
+	b := &Bench{lab: l, run: run, apps: map[string]*control.Client{}}
+	for _, pod := range lab.Pods {
+		if !pod.Gateway {
+			b.apps[pod.Name] = control.NewClient(run.ControlSocket(pod.Name))
+		}
+	}
+	var err error
+	b.relay, err = relay.Start(l.InfraSpace(), lab.SwitchBridge, lab.AllPods)
+	return b, err
+}
+
+// Close ends what the bench has started.
+func (b *Bench) Close() error {
+	for _, app := range b.apps {
+		app.Close()
+	}
+	return b.relay.Close()
+}
+
+// Request is one request that is sent while a fault is there.
+type Request struct {
+	TraceID string
+	// Send sends it and waits for the answer.
+	Send func(ctx context.Context) error
+}
+
+type injector func(b *Bench, ctx context.Context, c faults.Case, r Request) (time.Duration, error)
+
+var injectors = map[faults.Kind]injector{
+	faults.NoFault:        (*Bench).nothing,
+	faults.AppSleep:       (*Bench).sleep,
+	faults.AppNotReading:  (*Bench).notReading,
+	faults.SidecarStarved: (*Bench).starve,
+	faults.PodQdisc:       (*Bench).podQueue,
+	faults.DriverQdisc:    (*Bench).driverQueue,
+	faults.SlowBridge:     (*Bench).bridgeQueue,
+	faults.RelayDelay:     (*Bench).delay,
+	faults.RelayLoss:      (*Bench).lose,
+	faults.RelayReorder:   (*Bench).reorder,
+}
+
+// ErrMissed is returned when a fault did not meet the request.
+var ErrMissed = errors.New("the fault did not meet the request")
+
+// Inject sends a request with a fault and returns how long the request was held
+// up by it. Afterwards the fault is gone.
+func (b *Bench) Inject(ctx context.Context, c faults.Case, r Request) (time.Duration, error) {
+	inject, ok := injectors[c.Kind]
+	if !ok {
+		return 0, fmt.Errorf("no way to make a fault %q", c.Kind)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	injected, err := inject(b, ctx, c, r)
+	if err != nil {
+		return 0, fmt.Errorf("%v: %w", c, err)
+	}
+	return injected, nil
+}
+
+func (b *Bench) nothing(ctx context.Context, _ faults.Case, r Request) (time.Duration, error) {
+	return 0, r.Send(ctx)
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package faults is the fault laboratory: it draws faults, one for each layer
+// and place of the testbed, and holds what layertrace says of a request against
+// what was done to it. What was done is measured by the laboratory itself, never
+// by layertrace.
+package faults
+
+// Kind is a kind of fault.
+type Kind string
+
+// The kinds of faults, by what is done.
+const (
+	// AppSleep: the application waits before it answers.
+	AppSleep Kind = "application-sleep"
+	// AppNotReading: it leaves the request in its receive queue.
+	AppNotReading Kind = "application-not-reading"
+	// SidecarStarved: the sidecar gets no CPU while the request waits for it.
+	SidecarStarved Kind = "sidecar-starved"
+	// PodQdisc, DriverQdisc and SlowBridge: the queue of the pod's interface, of
+	// the node's physical one, or of the node's bridge is slow.
+	PodQdisc    Kind = "pod-qdisc"
+	DriverQdisc Kind = "driver-qdisc"
+	SlowBridge  Kind = "slow-bridge"
+	// RelayDelay, RelayLoss and RelayReorder: packets between two nodes are
+	// late, one is lost, or the first of a message comes last.
+	RelayDelay   Kind = "relay-delay"
+	RelayLoss    Kind = "relay-loss"
+	RelayReorder Kind = "relay-reorder"
+	// NoFault: nothing is done.
+	NoFault Kind = "none"
+)
+
+// Kinds are all kinds, NoFault last.
+var Kinds = []Kind{
+	AppSleep, AppNotReading, SidecarStarved, PodQdisc, DriverQdisc, SlowBridge,
+	RelayDelay, RelayLoss, RelayReorder, NoFault,
+}
+
+// Layer is the layer that a verdict has to name.
+type Layer string
+
+// The layers, as layertrace names them.
+const (
+	Application    Layer = "application"
+	ProtocolStack  Layer = "protocol-stack"
+	VirtualNetwork Layer = "virtual-network"
+	NodeDriver     Layer = "node-driver"
+	RelayNetwork   Layer = "relay-network"
+	None           Layer = "none"
+)
+
+// Layers are all layers.
+var Layers = []Layer{Application, ProtocolStack, VirtualNetwork, NodeDriver, RelayNetwork, None}
+
+var layerOf = map[Kind]Layer{
+	AppSleep: Application, AppNotReading: ProtocolStack, SidecarStarved: ProtocolStack, PodQdisc: ProtocolStack,
+	DriverQdisc: NodeDriver, SlowBridge: VirtualNetwork,
+	RelayDelay: RelayNetwork, RelayLoss: RelayNetwork, RelayReorder: RelayNetwork,
+	NoFault: None,
+}
+
+// Layer is where the kind of fault is.
+func (k Kind) Layer() Layer { return layerOf[k] }

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/faults/tap"
+	"github.com/layertrace/layertrace/e2e/lab/netspace"
+)
+
+func TestRateAndDelay(t *testing.T) {
+	if got := Wire(mss); got != 1514 {
+		t.Errorf("a full segment has %d bytes on the wire", got)
+	}
+	if got := Wire(mss + 1); got != 1514+67 {
+		t.Errorf("a byte more: %d", got)
+	}
+	for _, want := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 100 * time.Millisecond} {
+		if got := Delay(12_000, Rate(12_000, want)); got < want || got > want+want/1000 {
+			t.Errorf("%v, want %v", got, want)
+		}
+	}
+}
+
+const testPort = 9080
+
+// answers serves answers of size bytes, each after one byte of request.
+func answers(t *testing.T, space *netspace.Space, size int) {
+	t.Helper()
+	var listener net.Listener
+	err := space.Do(func() (err error) {
+		listener, err = net.Listen("tcp4", fmt.Sprintf(":%d", testPort))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				for {
+					if _, err := conn.Read(make([]byte, 16)); err != nil {
+						return
+					}
+					if _, err := conn.Write(make([]byte, size)); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+}
+
+// The last byte of a message leaves when the calculation says, by a tap behind
+// the queue; a short message of the same connection is not touched.
+func TestCalculationAndTapAgree(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	a, b := pair(t)
+	const size = 12_000
+	answers(t, b, size)
+	conn, err := a.DialContext(context.Background(), "tcp", fmt.Sprintf("10.0.0.2:%d", testPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, want := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond} {
+		slow := Slow{Space: b, NIC: "eth0", Match: Match{Port: testPort, Response: true, Longer: 1100}, Rate: Rate(size, want)}
+		remove, err := slow.Install()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r tap.Recorder
+		watch, err := tap.Open(a, "veth", r.Record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if _, err := conn.Write([]byte("?")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(start)
+		if err := watch.Close(); err != nil {
+			t.Error(err)
+		}
+		found := r.Exchanges("?", testPort)
+		if len(found) != 1 {
+			t.Fatalf("%d exchanges", len(found))
+		}
+		m := found[0].Response
+		began, _ := r.Began(m)
+		passed, ok := r.Passed(m)
+		calculated := Delay(m.Length(), slow.Rate)
+		if off := passed.Sub(began) - calculated; !ok || off.Abs() > 100*time.Microsecond+calculated/50 {
+			t.Errorf("%v: %v by the tap, calculated %v", want, passed.Sub(began), calculated)
+		}
+		t.Logf("%v: tap %v, calculated %v, client %v", want, passed.Sub(began), calculated, took)
+		if err := remove(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// pair makes two namespaces: the first has a bridge 10.0.0.1 with the port
+// veth, the second eth0 with 10.0.0.2.
+func pair(t *testing.T) (a, b *netspace.Space) {
+	t.Helper()
+	spaces := map[string]*netspace.Space{}
+	for _, name := range []string{"a", "b"} {
+		s, err := netspace.Create(fmt.Sprintf("lt-queue%d-%s", os.Getpid(), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := s.Delete(); err != nil {
+				t.Error(err)
+			}
+		})
+		spaces[name] = s
+	}
+	a, b = spaces["a"], spaces["b"]
+	if err := a.AddBridge("br", netip.MustParsePrefix("10.0.0.1/24").String()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.AddPair("veth", "br", b, "10.0.0.2/24"); err != nil {
+		t.Fatal(err)
+	}
+	return a, b
+}
