@@ -14,7 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// ErrNotFound: the source has no such trace.
+// ErrNotFound says that the source has no such trace.
 var ErrNotFound = errors.New("no such trace")
 
 // Source is where traces are kept.

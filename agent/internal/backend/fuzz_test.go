@@ -33,7 +33,8 @@ func FuzzSighting(f *testing.F) {
 	})
 }
 
-// FuzzFile: any file is traces or an error.
+// FuzzFile: any file is traces or an error. (Run it with -fuzzminimizetime=10x:
+// making a found file small takes a minute otherwise.)
 func FuzzFile(f *testing.F) {
 	for _, name := range []string{"testdata/otlp.jsonl", "testdata/jaeger.json"} {
 		text, err := os.ReadFile(name)

@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -73,7 +74,10 @@ func (j *jaeger) Search(ctx context.Context, q Query) ([]Trace, error) {
 		values.Set("limit", strconv.Itoa(q.Limit))
 	}
 	traces, err := j.get(ctx, "/api/traces?"+values.Encode()+"&"+raw)
-	if err != nil {
+	switch {
+	case errors.Is(err, errRefused) && q.Limit > 0: // a store in memory wants less than it can hold
+		return nil, fmt.Errorf("%w; if that is because of the limit of %d, lower --limit or --typical", err, q.Limit)
+	case err != nil:
 		return nil, err
 	}
 	return latest(traces, q.Limit), nil

@@ -124,7 +124,7 @@ func TestJaegerErrors(t *testing.T) {
 		{"another trace", answerWith(200, kind, `{"data":[{"traceID":"1111111111111111"}]}`), "no such trace", true},
 		{"another server's 404", answerWith(404, "text/plain", "404 page not found"), "Correct --jaeger", false},
 		{"a web page", answerWith(200, "text/html; charset=utf-8", "<html>"), "but with a web page", false},
-		{"refused", answerWith(400, kind, `{"errors":[{"code":400,"msg":"bad limit"}]}`), "refuses: bad limit", false},
+		{"refused", answerWith(400, kind, `{"errors":[{"code":400,"msg":"bad limit"}]}`), "refused: bad limit", false},
 		{"failing", answerWith(502, "text/html", "<html>"), "502 Bad Gateway", false},
 		{"cut off", answerWith(200, kind, `{"data":[{"traceID":`), "cut off", false},
 		{"another API", answerWith(200, kind, `["data"]`), "something else", false},
@@ -137,6 +137,15 @@ func TestJaegerErrors(t *testing.T) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})
+	}
+}
+
+// Jaeger in memory refuses a limit that is above what it can hold.
+func TestJaegerRefusesTheLimit(t *testing.T) {
+	source := open(t, answerWith(500, "application/json", `{"data":null,"errors":[{"code":500,"msg":"search depth must be less than max traces"}]}`))
+	_, err := source.Search(context.Background(), Query{Service: "a", Limit: 500})
+	if err == nil || !strings.Contains(err.Error(), "search depth") || !strings.Contains(err.Error(), "lower --limit") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -12,6 +12,9 @@ import (
 	"strings"
 )
 
+// errRefused says that Jaeger understood and did not want to.
+var errRefused = errors.New("refused")
+
 // jaegerAnswer is what Jaeger's query API answers with, errors included.
 type jaegerAnswer struct {
 	Data   []jaegerTrace `json:"data"`
@@ -53,7 +56,7 @@ func (j *jaeger) read(ctx context.Context, response *http.Response) ([]Trace, er
 	case isJaeger && response.StatusCode == http.StatusNotFound:
 		return nil, nil
 	case isJaeger && response.StatusCode != http.StatusOK && len(answer.Errors) > 0:
-		return nil, fmt.Errorf("%s refuses: %s (%s)", j.Name(), answer.Errors[0].Msg, response.Status)
+		return nil, fmt.Errorf("%s %w: %s (%s)", j.Name(), errRefused, answer.Errors[0].Msg, response.Status)
 	case response.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("%s answers %s%s: is this the address of its UI? Correct --jaeger", j.Name(), response.Status, location(response))
 	case errors.Is(err, io.ErrUnexpectedEOF):
