@@ -24,7 +24,8 @@ int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *d
 	if (!c)
 		return 0;
 	from_client = seg.from_a == c->client_is_a;
-	if (from_client != (c->phase == PHASE_REQUEST))
+	/* An answer can come before the end of its request. */
+	if (!from_client && c->phase != PHASE_RESPONSE)
 		return 0;
 	end = seg.seq + seg.payload_len;
 	next = from_client ? &c->driver_next[0] : &c->driver_next[1];

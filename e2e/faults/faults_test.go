@@ -116,9 +116,10 @@ func results() []Result {
 		{Layer: Application, Place: "details", InjectedUS: 1000, VerdictLayer: Application, VerdictPlace: "details", MeasuredUS: 1200, TotalUS: 100, UnattributedUS: 1},
 		{Layer: Application, Place: "details", InjectedUS: 10_000, VerdictLayer: Application, VerdictPlace: "ratings", TotalUS: 100, UnattributedUS: 3},
 		{Layer: NodeDriver, Place: "node3", InjectedUS: 10_000, Load: true, VerdictLayer: VirtualNetwork, Covers: []Layer{VirtualNetwork, NodeDriver}, VerdictPlace: "node3", MeasuredUS: 10_501, TotalUS: 100, UnattributedUS: 2},
-		{Layer: RelayNetwork, Place: "node2-node3", InjectedUS: 10_000, VerdictLayer: None},
+		{Layer: RelayNetwork, Place: "node2-node3", InjectedUS: 10_000, VerdictLayer: None, TraceIDs: []string{"ab"},
+			Singles: []Single{{InjectedUS: 1000, Right: true}, {InjectedUS: 1000}, {InjectedUS: 999}}},
 		{Layer: RelayNetwork, Place: "node2-node3", InjectedUS: 999, VerdictLayer: None},
-		{Layer: None, VerdictLayer: None},
+		{Layer: None, VerdictLayer: None, Singles: []Single{{Layer: None}, {Layer: None}, {Layer: Application}}},
 		{Layer: None, VerdictLayer: Application, VerdictPlace: "details"},
 	}
 }
@@ -127,6 +128,9 @@ func TestScore(t *testing.T) {
 	s := Add(results())
 	if s.Accuracy != (Share{2, 4}) || s.FalseBlame != (Share{1, 2}) || s.Close != (Share{1, 2}) || s.Small != 1 {
 		t.Errorf("%+v", s)
+	}
+	if s.SingleAccuracy != (Share{1, 2}) || s.SingleFalseBlame != (Share{1, 3}) {
+		t.Errorf("each by itself: right %v, blamed %v", s.SingleAccuracy, s.SingleFalseBlame)
 	}
 	if s.Unattributed != 0.02 {
 		t.Errorf("unattributed %v", s.Unattributed)
@@ -158,7 +162,7 @@ func TestPage(t *testing.T) {
 // The names are those that others read the file by.
 func TestFileFormat(t *testing.T) {
 	c := Case{Kind: DriverQdisc, Node: 3, Magnitude: time.Millisecond, Leg: Leg{"productpage", "details", true}}
-	r := NewResult(c, "ab", 1100*time.Microsecond, 9*time.Millisecond, 5)
+	r := NewResult(c, []Request{{"ab", 1100 * time.Microsecond, 9 * time.Millisecond}, {"cd", time.Millisecond, time.Millisecond}, {"ef", time.Second, time.Second}}, 5)
 	r.Judge(Verdict{Layer: NodeDriver, Place: "node3", Excess: time.Millisecond, Unattributed: 2 * time.Microsecond, Total: 8 * time.Millisecond})
 	data, err := json.Marshal(File{Cases: []Result{r}, Accuracy: 1})
 	if err != nil {
@@ -175,7 +179,7 @@ func TestFileFormat(t *testing.T) {
 	for key, want := range map[string]any{
 		"fault": "driver-qdisc", "layer": "node-driver", "place": "node3", "injected_us": 1100.0,
 		"verdict_layer": "node-driver", "verdict_place": "node3", "measured_us": 1000.0,
-		"unattributed_us": 2.0, "total_us": 8000.0, "seed": 5.0, "load": false, "trace_id": "ab",
+		"unattributed_us": 2.0, "total_us": 8000.0, "seed": 5.0, "load": false,
 	} {
 		if file.Cases[0][key] != want {
 			t.Errorf("%s: %v, want %v", key, file.Cases[0][key], want)

@@ -19,6 +19,7 @@ func (s Score) WritePage(out io.Writer, title string, notes ...string) error {
 	fmt.Fprintf(&b, "\n- Right layer and place: %s of the faults of 1 ms and more (without load %s, under load %s).\n",
 		percent(s.Accuracy), percent(*s.ByLoad[false]), percent(*s.ByLoad[true]))
 	fmt.Fprintf(&b, "- A layer blamed without a fault: %s.\n", percent(s.FalseBlame))
+	fmt.Fprintf(&b, "- Each request by itself: right %s, blamed without a fault %s.\n", percent(s.SingleAccuracy), percent(s.SingleFalseBlame))
 	fmt.Fprintf(&b, "- Time within 5 %% or 200 µs of what was injected: %s of the right verdicts.\n", percent(s.Close))
 	fmt.Fprintf(&b, "- Time without a layer, median: %.2f %% of a request.\n", 100*s.Unattributed)
 	fmt.Fprintf(&b, "- Faults that took less than 1 ms, not counted: %d.\n", s.Small)
@@ -70,7 +71,7 @@ func (s Score) wrong(b *strings.Builder) {
 		rows = append(rows, []string{
 			string(r.Fault), r.Place, fmt.Sprintf("%.2f", float64(r.InjectedUS)/1000),
 			string(r.VerdictLayer), r.VerdictPlace, fmt.Sprintf("%.2f", float64(r.MeasuredUS)/1000),
-			fmt.Sprint(r.Load), r.TraceID,
+			fmt.Sprint(r.Load), strings.Join(r.TraceIDs[:min(len(r.TraceIDs), 1)], ""),
 		})
 	}
 	writeTable(b, rows)

@@ -29,17 +29,42 @@ type Result struct {
 	Version     string  `json:"version"`
 	Load        bool    `json:"load"`
 	// ClientUS is how long the client waited.
-	ClientUS int64  `json:"client_us"`
-	TraceID  string `json:"trace_id"`
-	Seed     uint64 `json:"seed"`
+	ClientUS int64 `json:"client_us"`
+	// TraceIDs are those of the case's requests; InjectedUS and ClientUS are
+	// medians over them, the verdict is on all together.
+	TraceIDs []string `json:"trace_ids"`
+	// Singles are the verdicts on each request by itself.
+	Singles []Single `json:"single_verdicts"`
+	Seed    uint64   `json:"seed"`
+}
+
+// Single is the verdict on one request of a case.
+type Single struct {
+	InjectedUS int64  `json:"injected_us"`
+	Layer      Layer  `json:"verdict_layer"`
+	Place      string `json:"verdict_place"`
+	MeasuredUS int64  `json:"measured_us"`
+	Right      bool   `json:"right"`
+}
+
+// Request is one request of a case: its trace, what was injected into it, and
+// how long the client waited.
+type Request struct {
+	TraceID          string
+	Injected, Client time.Duration
 }
 
 // NewResult is the result of a case, without a verdict.
-func NewResult(c Case, traceID string, injected, client time.Duration, seed uint64) Result {
+func NewResult(c Case, requests []Request, seed uint64) Result {
 	r := Result{
-		Fault: c.Kind, Layer: c.Kind.Layer(), Place: c.Place(), InjectedUS: injected.Microseconds(),
-		MagnitudeUS: c.Magnitude.Microseconds(), Version: c.Version, Load: c.Load,
-		ClientUS: client.Microseconds(), TraceID: traceID, Seed: seed,
+		Fault: c.Kind, Layer: c.Kind.Layer(), Place: c.Place(),
+		MagnitudeUS: c.Magnitude.Microseconds(), Version: c.Version, Load: c.Load, Seed: seed,
+		InjectedUS: median(requests, func(q Request) time.Duration { return q.Injected }).Microseconds(),
+		ClientUS:   median(requests, func(q Request) time.Duration { return q.Client }).Microseconds(),
+	}
+	for _, q := range requests {
+		r.TraceIDs = append(r.TraceIDs, q.TraceID)
+		r.Singles = append(r.Singles, Single{InjectedUS: q.Injected.Microseconds()})
 	}
 	if c.Leg != (Leg{}) {
 		r.Leg = &c.Leg
@@ -47,7 +72,16 @@ func NewResult(c Case, traceID string, injected, client time.Duration, seed uint
 	return r
 }
 
-// Verdict is what layertrace says of a trace.
+func median(requests []Request, figure func(Request) time.Duration) time.Duration {
+	all := make([]time.Duration, len(requests))
+	for i, q := range requests {
+		all[i] = figure(q)
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+// Verdict is what layertrace says of traces.
 type Verdict struct {
 	Layer      Layer
 	Place      string
@@ -62,6 +96,14 @@ type Verdict struct {
 func (r *Result) Judge(v Verdict) {
 	r.VerdictLayer, r.VerdictPlace, r.Covers, r.Confidence = v.Layer, v.Place, v.Covers, v.Confidence
 	r.MeasuredUS, r.UnattributedUS, r.TotalUS = v.Excess.Microseconds(), v.Unattributed.Microseconds(), v.Total.Microseconds()
+}
+
+// JudgeSingle adds the verdict on one of the requests.
+func (r *Result) JudgeSingle(i int, v Verdict) {
+	s := &r.Singles[i]
+	alone := *r
+	alone.Judge(v)
+	s.Layer, s.Place, s.MeasuredUS, s.Right = v.Layer, v.Place, alone.MeasuredUS, alone.Right()
 }
 
 // RightLayer tells whether the verdict names the layer, alone or in a group

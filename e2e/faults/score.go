@@ -36,6 +36,9 @@ type Score struct {
 	// Accuracy, FalseBlame as in File; Close is the share of the right verdicts
 	// that give the layer what was injected.
 	Accuracy, FalseBlame, Close Share
+	// SingleAccuracy and SingleFalseBlame are the same of each request by itself,
+	// faults of 1 ms and more: what happens to it by chance counts.
+	SingleAccuracy, SingleFalseBlame Share
 	// Small is the number of faults that took less than 1 ms.
 	Small int
 	// ByGroup is the accuracy of each kind at each magnitude, in Groups' order.
@@ -88,6 +91,14 @@ func (s *Score) add(r Result) {
 		named = r.Layer // also of a group
 	}
 	s.Matrix[r.Layer][named]++
+	for _, one := range r.Singles {
+		switch {
+		case r.Layer == None:
+			s.SingleFalseBlame.add(one.Layer != None)
+		case one.InjectedUS >= 1000:
+			s.SingleAccuracy.add(one.Right)
+		}
+	}
 	if !r.Right() {
 		s.Wrong = append(s.Wrong, r)
 	}

@@ -38,6 +38,9 @@ link, and how much more of it than in typical traces of the same kind.
 
   layertrace explain 4bf92f3577b34da6a3ce929d0e0e4736
 
+Several IDs are explained each for itself; joined by commas, they are explained
+together, by what they have in common: chance in one of them does not count.
+
 With --service, what makes the slow traces of a service slow:
 
   layertrace explain --service productpage --last 15m

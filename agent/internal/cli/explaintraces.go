@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/layertrace/layertrace/agent/internal/backend"
 	"github.com/layertrace/layertrace/agent/internal/explain"
@@ -14,35 +16,78 @@ import (
 
 // explain reads the traces and typical ones, and writes a report on each.
 func (f *explainFlags) explain(ctx context.Context, source backend.Source, args []string, out output) error {
-	var traces []backend.Trace
-	asked := map[trace.TraceID]bool{}
-	for _, arg := range args {
-		id, err := backend.ParseTraceID(arg)
-		if err != nil {
-			return err
-		}
-		if asked[id] {
-			continue
-		}
-		asked[id] = true
-		t, err := source.Trace(ctx, id)
-		switch {
-		case errors.Is(err, backend.ErrNotFound):
-			return fmt.Errorf("%w; it may be on its way still, older than what is kept, or not sampled", err)
-		case err != nil:
-			return err
-		}
-		traces = append(traces, t)
+	groups, b, err := f.read(ctx, source, args)
+	if err != nil {
+		return err
 	}
-	b := baselines{source: source, most: f.typical, last: f.typicalLast, explained: traces, asked: asked, found: map[beginning][]backend.Trace{}}
+	if slices.ContainsFunc(args, func(arg string) bool { return strings.Contains(arg, separator) }) {
+		return together(ctx, groups, b, out)
+	}
 	var reports []*explain.Report
-	for _, t := range traces {
-		typical, note := b.of(ctx, t)
-		r := explain.Explain(t, typical)
+	for _, group := range groups {
+		typical, note := b.of(ctx, group[0])
+		r := explain.Explain(group[0], typical)
 		if note != "" {
 			r.Notes = append(r.Notes, note)
 		}
 		reports = append(reports, &r)
 	}
 	return out.reports(reports)
+}
+
+// separator stands between the IDs of traces that are explained together, and
+// behind one that is a group by itself.
+const separator = ","
+
+// read gets the traces that each argument names. One that was named before is
+// left out.
+func (f *explainFlags) read(ctx context.Context, source backend.Source, args []string) (groups [][]backend.Trace, b *baselines, err error) {
+	b = &baselines{source: source, most: f.typical, last: f.typicalLast, asked: map[trace.TraceID]bool{}, found: map[beginning][]backend.Trace{}}
+	for _, arg := range args {
+		var group []backend.Trace
+		for _, text := range strings.Split(strings.TrimSuffix(arg, separator), separator) {
+			id, err := backend.ParseTraceID(text)
+			if err != nil {
+				return nil, nil, err
+			}
+			if b.asked[id] {
+				continue
+			}
+			b.asked[id] = true
+			t, err := source.Trace(ctx, id)
+			switch {
+			case errors.Is(err, backend.ErrNotFound):
+				return nil, nil, fmt.Errorf("%w; it may be on its way still, older than what is kept, or not sampled", err)
+			case err != nil:
+				return nil, nil, err
+			}
+			group = append(group, t)
+		}
+		if len(group) > 0 {
+			groups = append(groups, group)
+			b.explained = append(b.explained, group...)
+		}
+	}
+	return groups, b, nil
+}
+
+// together writes what the traces of each group have in common.
+func together(ctx context.Context, groups [][]backend.Trace, b *baselines, out output) error {
+	if len(groups) > 1 && out.html != "" {
+		return errors.New("--html makes a page of one group: give one list of IDs")
+	}
+	for i, group := range groups {
+		typical, note := b.of(ctx, group[0])
+		c := explain.Together(group, typical)
+		if note != "" {
+			c.Notes = append(c.Notes, note)
+		}
+		if i > 0 && !out.json {
+			fmt.Fprintln(out.stdout)
+		}
+		if err := out.comparison(&c); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -50,8 +50,9 @@ func Together(traces, baseline []backend.Trace) Comparison {
 		Traces: len(traces) + len(baseline), Reasons: map[string]int{},
 		Layers: []Delta{}, SlowTraces: []string{}, Notes: []string{},
 	}
-	if len(traces) > 0 {
-		c.Service, _ = Root(traces[0])
+	for _, t := range traces {
+		c.Asked = append(c.Asked, t.ID.String())
+		c.Service, _ = Root(t)
 	}
 	usual := c.measure(baseline)
 	slow := c.measure(traces)
@@ -63,6 +64,9 @@ func Together(traces, baseline []backend.Trace) Comparison {
 	}
 	slices.SortFunc(slow, func(a, b measured) int { return cmp.Compare(a.total, b.total) })
 	c.compare(usual, slow)
+	if len(usual) == 0 {
+		c.Notes = append(c.Notes, "there are no typical traces to compare with: the verdict is what took most, which may be as usual")
+	}
 	return c
 }
 
@@ -123,7 +127,8 @@ func (c *Comparison) compare(usual, slow []measured) {
 		if 2*len(times) < len(slow) {
 			continue
 		}
-		medians[k] = &total{time: d.median, layers: pieces[k].layers, leg: pieces[k].leg, part: pieces[k].part}
+		least := d.sorted[min(exceptions(len(slow)), len(d.sorted)-1)]
+		medians[k] = &total{time: d.median, least: least, layers: pieces[k].layers, leg: pieces[k].leg, part: pieces[k].part}
 		usually := max(typical.of(k), 0)
 		c.Layers = append(c.Layers, Delta{
 			Layer: k.layer, Place: k.place, Slow: d.median, Typical: usually, Excess: d.median - usually,
@@ -137,7 +142,8 @@ func (c *Comparison) compare(usual, slow []measured) {
 	c.Verdict = typical.judge(found, c.SlowTotal)
 	if c.Verdict.Layer != layer.None {
 		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.TypicalTotal)
-		c.Verdict.Text = fmt.Sprintf("The tail is made by the %s: %s in slow traces, %s in typical ones.",
+		c.Verdict.Evidence = append(c.Verdict.Evidence, evidence(found[0].leg, found[0].part)...)
+		c.Verdict.Text = fmt.Sprintf("The slow traces are slow by the %s: %s, in typical ones %s.",
 			found[0].what(), short(c.Verdict.Time), short(c.Verdict.Time-c.Verdict.Excess))
 	}
 }
@@ -151,5 +157,5 @@ func medianOf(all []measured, figure func(measured) int64) int64 {
 	for i, m := range all {
 		values[i] = figure(m)
 	}
-	return median(values)
+	return distributionOf(values).median
 }

@@ -12,6 +12,9 @@ import (
 // are in ns.
 type Comparison struct {
 	Service string `json:"service"`
+	// Asked are the IDs of traces that were asked for, slow or not; empty when
+	// the slow ones were searched.
+	Asked []string `json:"asked,omitempty"`
 	// From and To are the start of the first and the last trace.
 	From time.Time `json:"from"`
 	To   time.Time `json:"to"`

@@ -67,7 +67,9 @@ func TestVerdict(t *testing.T) {
 				t.Errorf("excess %d ns with %s confidence, want %d, high", v.Excess, v.Confidence, c.excess)
 			}
 			checkReport(t, &report)
-			together := Together([]backend.Trace{pageTrace(r, 1, nil, c.change), pageTrace(r, 2, nil, c.change), pageTrace(r, 3, nil)}, baseline)
+			together := Together([]backend.Trace{
+				pageTrace(r, 1, nil, c.change), pageTrace(r, 2, nil, c.change), pageTrace(r, 3, nil, c.change), pageTrace(r, 4, nil),
+			}, baseline)
 			if together.Verdict.Layer != c.layer || together.Verdict.Place != c.place {
 				t.Errorf("together: %s", together.Verdict.Text)
 			}

@@ -33,7 +33,9 @@ func (k key) String() string { return string(k.layer) + " " + k.place + k.covers
 type sums map[key]*total
 
 type total struct {
-	time   int64
+	time int64
+	// least is what most of several traces took at least: all but a quarter.
+	least  int64
 	layers []layer.Layer
 	// leg and part have the largest piece.
 	leg  *layer.Leg
@@ -56,6 +58,7 @@ func sum(tree *layer.Tree) (s sums, unattributed int64) {
 				s[k] = t
 			}
 			t.time += p.Time
+			t.least = t.time
 			if p.Time > t.part.Time {
 				t.leg, t.part = l, p
 			}

@@ -18,11 +18,17 @@ type typical struct {
 	hops   map[hopKey]distribution
 }
 
-// distribution is of times in ns: the median and, as a measure of how far they
-// usually are from it, the median of the distances.
+// distribution is of times in ns.
 type distribution struct {
-	count          int
-	median, spread int64
+	sorted []int64
+	median int64 // -1: nothing is known
+}
+
+// above returns the time that a share (0 to 1) of the distribution is above; the
+// largest where it has too few for the share.
+func (d distribution) above(share float64) int64 {
+	n := len(d.sorted)
+	return d.sorted[max(n-1-int(share*float64(n)), 0)]
 }
 
 // partKey names parts that are alike in several traces.
@@ -84,18 +90,8 @@ func distributionOf(values []int64) distribution {
 	if len(values) == 0 {
 		return distribution{median: -1}
 	}
-	d := distribution{count: len(values), median: median(values)}
-	distances := make([]int64, len(values))
-	for i, v := range values {
-		distances[i] = max(v-d.median, d.median-v)
-	}
-	d.spread = median(distances)
-	return d
-}
-
-func median(values []int64) int64 {
 	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
+	return distribution{sorted: sorted, median: sorted[len(sorted)/2]}
 }
 
 // of returns the median of a layer at a place, -1 when it is not known.

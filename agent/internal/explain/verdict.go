@@ -15,11 +15,14 @@ import (
 const (
 	// leastExcess is the least time in ns more than typical that is blamed on a
 	// layer, and leastShare the least share of it in the whole.
-	leastExcess = int64(500 * time.Microsecond)
+	leastExcess = int64(600 * time.Microsecond)
 	leastShare  = 0.03
-	// spreads is how many times the usual distance from the typical an excess
-	// has to be.
-	spreads = 6
+	// chance is how likely a layer of several traces may be blamed that does
+	// nothing unusual.
+	chance = 0.001
+	// leastBeyond is how many of the typical traces may be as slow as one that a
+	// layer is blamed for: in an incident some of them have the same cause.
+	leastBeyond = 0.05
 	// fewTraces is how many typical traces are too few to be sure.
 	fewTraces = 10
 )
@@ -30,6 +33,8 @@ type candidate struct {
 	*total
 	excess, threshold int64
 	compared          bool
+	// usual is set when typical traces are as slow often enough for chance.
+	usual bool
 }
 
 // verdict names the layer that took longer than it usually does. Without a
@@ -55,7 +60,7 @@ func (y *typical) hopVerdict(l *layer.Leg, times map[key]int64) Verdict {
 	for _, p := range l.Parts {
 		k := keyOf(p)
 		if s[k] == nil {
-			s[k] = &total{time: times[k], layers: p.Covers, leg: l, part: p}
+			s[k] = &total{time: times[k], least: times[k], layers: p.Covers, leg: l, part: p}
 		} else if p.Time > s[k].part.Time {
 			s[k].part = p
 		}
@@ -79,13 +84,51 @@ func candidates(s sums, of func(key) distribution, whole int64, traces int) []ca
 		d := of(k)
 		c := candidate{key: k, total: t, compared: d.median >= 0}
 		c.excess = t.time - max(d.median, 0)
-		c.threshold = max(leastExcess, int64(spreads*float64(d.spread)/math.Sqrt(float64(traces))), int64(leastShare*float64(whole)))
+		c.threshold = max(leastExcess, int64(leastShare*float64(whole)))
+		c.usual = c.compared && t.least <= d.above(beyond(traces))
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
+		switch {
+		case a.usual && !b.usual:
+			return 1
+		case b.usual && !a.usual:
+			return -1
+		}
 		return cmp.Or(cmp.Compare(b.excess, a.excess), cmp.Compare(a.String(), b.String()))
 	})
 	return all
+}
+
+// exceptions is how many of several traces need not be slow: a quarter.
+func exceptions(traces int) int { return traces / 4 }
+
+// beyond returns how large a share of the typical times may lie above a time, for
+// it to be chance only this seldom that all of so many traces, but for the
+// exceptions, take longer.
+func beyond(traces int) float64 {
+	least, most := 0.0, 1.0
+	for range 30 {
+		middle := (least + most) / 2
+		if tail(traces, traces-exceptions(traces), middle) > chance {
+			most = middle
+		} else {
+			least = middle
+		}
+	}
+	return max(least, leastBeyond)
+}
+
+// tail is the probability of k or more of n, each with probability p.
+func tail(n, k int, p float64) (sum float64) {
+	for ; k <= n; k++ {
+		ways := 1.0
+		for i := range k {
+			ways *= float64(n-i) / float64(i+1)
+		}
+		sum += ways * math.Pow(p, float64(k)) * math.Pow(1-p, float64(n-k))
+	}
+	return sum
 }
 
 func (y *typical) judge(all []candidate, whole int64) Verdict {
@@ -93,7 +136,7 @@ func (y *typical) judge(all []candidate, whole int64) Verdict {
 		return nothingToBlame("Nothing is known of the layers.")
 	}
 	c := all[0]
-	if y.traces > 0 && c.excess < c.threshold {
+	if y.traces > 0 && (c.usual || c.excess < c.threshold) {
 		return nothingToBlame(fmt.Sprintf("No layer took more than it usually does; the largest difference is %s at the %s of %s.", short(c.excess), words[c.layer], c.place))
 	}
 	v := Verdict{
@@ -115,7 +158,7 @@ func (y *typical) confidence(all []candidate) Confidence {
 	switch {
 	case len(c.layers) > 0 || !c.compared:
 		return Low
-	case y.traces < fewTraces || len(all) > 1 && all[1].excess > c.excess/2 || c.excess < 2*c.threshold:
+	case y.traces < fewTraces || len(all) > 1 && !all[1].usual && all[1].excess > c.excess/2 || c.excess < 2*c.threshold:
 		return Medium
 	default:
 		return High

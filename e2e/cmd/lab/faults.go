@@ -23,6 +23,7 @@ import (
 type faultsRun struct {
 	seed                 uint64
 	cases, batch         int
+	requests             int
 	variant              string
 	verify               bool
 	accuracy, falseBlame float64
@@ -51,7 +52,8 @@ found, or too many requests without a fault are blamed on a layer. Needs root.`,
 	}
 	flags := cmd.Flags()
 	flags.Uint64Var(&f.seed, "seed", 1, "what the cases are drawn from")
-	flags.IntVar(&f.cases, "cases", faults.DefaultCases, "how many requests; of six one has no fault")
+	flags.IntVar(&f.cases, "cases", faults.DefaultCases, "how many cases; of six one has no fault")
+	flags.IntVar(&f.requests, "requests", 5, "requests with the same fault for each case, which are explained together")
 	flags.IntVar(&f.batch, "batch", 50, "how many cases are made before their traces are explained")
 	flags.StringVar(&f.variant, "variant", "default", "condition: default, options, clock, missing-pnic, parallel64 or loss")
 	flags.BoolVar(&f.verify, "verify", false, "only prove the faults, without agents, by what the client sees of them")
@@ -73,8 +75,8 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if f.cases < 1 || f.batch < 1 {
-		return fmt.Errorf("--cases %d, --batch %d: at least 1", f.cases, f.batch)
+	if f.cases < 1 || f.batch < 1 || f.requests < 1 {
+		return fmt.Errorf("--cases %d, --batch %d, --requests %d: at least 1", f.cases, f.batch, f.requests)
 	}
 	if err := lab.CheckRoot(); err != nil {
 		return err
@@ -105,7 +107,7 @@ func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant campaign.Varia
 	err := f.bench(ctx, l, variant, tracer, variant.Setup(l, tracer), func(b *inject.Bench, c *front.Client, load *front.Load) (err error) {
 		results, err = (&campaign.Campaign{
 			Bench: b, Client: c, Load: load, Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l},
-			Seed: f.seed, Batch: f.batch, Progress: f.progress,
+			Seed: f.seed, Batch: f.batch, Requests: f.requests, Progress: f.progress,
 		}).Run(ctx, variant.Draw(f.seed, f.cases))
 		return err
 	})

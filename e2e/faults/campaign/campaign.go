@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package campaign runs the fault laboratory: one request for each case that
-// was drawn, requests without a fault between them, and, a batch at a time, what
+// Package campaign runs the fault laboratory: some requests for each case that
+// was drawn, requests without a fault before each batch of cases, and what
 // layertrace says of them.
 package campaign
 
@@ -9,8 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
-	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/faults/front"
@@ -27,7 +27,9 @@ type Campaign struct {
 	Explainer Explainer
 	Seed      uint64
 	// Batch is how many cases are made before their traces are explained.
-	Batch    int
+	Batch int
+	// Requests are made for each case, with the same fault.
+	Requests int
 	Progress func(format string, args ...any)
 
 	// plain counts the requests without a fault between the cases.
@@ -41,13 +43,8 @@ const attempts = 3
 // could not be made is left out, and said.
 func (c *Campaign) Run(ctx context.Context, cases []faults.Case) (results []faults.Result, err error) {
 	defer c.Load.Set(false)
-	if err := c.warmUp(ctx); err != nil {
-		return nil, err
-	}
 	done := 0
-	for batch := range slices.Chunk(slices.Clone(cases), c.Batch) {
-		// Turning load on and off takes time: once for a batch.
-		slices.SortStableFunc(batch, func(a, b faults.Case) int { return order(a) - order(b) })
+	for batch := range c.batches(cases) {
 		made, err := c.make(ctx, batch)
 		if err != nil {
 			return results, err
@@ -64,6 +61,26 @@ func (c *Campaign) Run(ctx context.Context, cases []faults.Case) (results []faul
 	return results, nil
 }
 
+// batches are of cases with load or without, since what is usual differs: the
+// requests before a batch are what its requests are compared with.
+func (c *Campaign) batches(cases []faults.Case) iter.Seq[[]faults.Case] {
+	ordered := slices.Clone(cases)
+	slices.SortStableFunc(ordered, func(a, b faults.Case) int { return order(a) - order(b) })
+	first := slices.IndexFunc(ordered, func(c faults.Case) bool { return c.Load })
+	if first < 0 {
+		first = len(ordered)
+	}
+	return func(yield func([]faults.Case) bool) {
+		for _, half := range [][]faults.Case{ordered[:first], ordered[first:]} {
+			for batch := range slices.Chunk(half, c.Batch) {
+				if !yield(batch) {
+					return
+				}
+			}
+		}
+	}
+}
+
 func order(c faults.Case) int {
 	if c.Load {
 		return 1
@@ -71,19 +88,12 @@ func order(c faults.Case) int {
 	return 0
 }
 
-// warmUp opens connections, and gives layertrace some requests to know what is
-// usual.
-func (c *Campaign) warmUp(ctx context.Context) error {
-	for _, load := range []bool{true, false} {
-		c.Load.Set(load)
-		for range 10 * len(faults.Versions) {
-			if err := c.without(ctx); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
+// typical is how many requests without a fault come before each batch: what
+// layertrace has to know what is usual.
+const typical = 75
+
+// connect opens connections after the load was turned on or off.
+const connect = 15
 
 // without sends a request without a fault that no case is made of.
 func (c *Campaign) without(ctx context.Context) error {
@@ -94,11 +104,13 @@ func (c *Campaign) without(ctx context.Context) error {
 
 // make makes the cases of a batch.
 func (c *Campaign) make(ctx context.Context, batch []faults.Case) (made []faults.Result, err error) {
-	for _, one := range batch {
-		c.Load.Set(one.Load)
+	c.Load.Set(batch[0].Load)
+	for range connect + typical {
 		if err := c.without(ctx); err != nil {
 			return nil, err
 		}
+	}
+	for _, one := range batch {
 		result, err := c.one(ctx, one)
 		switch {
 		case errors.Is(err, inject.ErrMissed):
@@ -113,16 +125,27 @@ func (c *Campaign) make(ctx context.Context, batch []faults.Case) (made []faults
 	return made, nil
 }
 
-func (c *Campaign) one(ctx context.Context, one faults.Case) (r faults.Result, err error) {
+// one makes the requests of a case.
+func (c *Campaign) one(ctx context.Context, one faults.Case) (faults.Result, error) {
+	requests := make([]faults.Request, c.Requests)
+	for i := range requests {
+		var err error
+		if requests[i], err = c.request(ctx, one); err != nil {
+			return faults.Result{}, err
+		}
+	}
+	return faults.NewResult(one, requests, c.Seed), nil
+}
+
+func (c *Campaign) request(ctx context.Context, one faults.Case) (r faults.Request, err error) {
 	for range attempts {
-		trace := front.NewTraceID()
-		var took, injected time.Duration
-		injected, err = c.Bench.Inject(ctx, one, inject.Request{TraceID: trace, Send: func(ctx context.Context) (err error) {
-			took, err = c.Client.Get(ctx, trace, one.Version, true)
+		r.TraceID = front.NewTraceID()
+		r.Injected, err = c.Bench.Inject(ctx, one, inject.Request{TraceID: r.TraceID, Send: func(ctx context.Context) (err error) {
+			r.Client, err = c.Client.Get(ctx, r.TraceID, one.Version, true)
 			return err
 		}})
 		if !errors.Is(err, inject.ErrMissed) {
-			return faults.NewResult(one, trace, injected, took, c.Seed), err
+			return r, err
 		}
 	}
 	return r, err
@@ -131,22 +154,34 @@ func (c *Campaign) one(ctx context.Context, one faults.Case) (r faults.Result, e
 // judge adds what layertrace says, when Jaeger has the traces.
 func (c *Campaign) judge(ctx context.Context, made []faults.Result) error {
 	var ids []string
+	var groups, singles [][]string
 	for _, r := range made {
-		ids = append(ids, r.TraceID)
+		ids = append(ids, r.TraceIDs...)
+		groups = append(groups, r.TraceIDs)
+		for _, id := range r.TraceIDs {
+			singles = append(singles, []string{id})
+		}
 	}
 	if err := c.settled(ctx, ids); err != nil {
 		return err
 	}
-	verdicts, err := c.Explainer.Explain(ctx, ids)
+	together, err := c.Explainer.Explain(ctx, groups)
+	if err != nil {
+		return err
+	}
+	alone, err := c.Explainer.Explain(ctx, singles)
 	if err != nil {
 		return err
 	}
 	for i := range made {
-		verdict, ok := verdicts[made[i].TraceID]
+		verdict, ok := together[made[i].TraceIDs[0]]
 		if !ok {
-			return fmt.Errorf("layertrace explain says nothing of trace %s", made[i].TraceID)
+			return fmt.Errorf("layertrace explain says nothing of trace %s", made[i].TraceIDs[0])
 		}
 		made[i].Judge(verdict)
+		for n, id := range made[i].TraceIDs {
+			made[i].JudgeSingle(n, alone[id])
+		}
 	}
 	return nil
 }

@@ -9,26 +9,31 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-// Explainer tells what layertrace says of traces, by trace ID.
+// Explainer tells what layertrace says of groups of traces, by the ID of a
+// group's first trace.
 type Explainer interface {
-	Explain(ctx context.Context, traceIDs []string) (map[string]faults.Verdict, error)
+	Explain(ctx context.Context, groups [][]string) (map[string]faults.Verdict, error)
 }
 
 // Command is the Explainer that runs `layertrace explain`.
 type Command struct{ Lab *lab.Lab }
 
-// Explain runs it once for all traces.
-func (c Command) Explain(ctx context.Context, traceIDs []string) (map[string]faults.Verdict, error) {
+// Explain runs it once for all groups.
+func (c Command) Explain(ctx context.Context, groups [][]string) (map[string]faults.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	args := slices.Concat([]string{"explain", "--json", "--jaeger", lab.JaegerURL()}, traceIDs)
+	args := []string{"explain", "--json", "--typical", strconv.Itoa(typical), "--jaeger", lab.JaegerURL()}
+	for _, ids := range groups {
+		args = append(args, strings.Join(ids, ",")+",") // one trace is a group, too
+	}
 	out, err := c.Lab.Layertrace(ctx, args...)
 	if err != nil {
 		return nil, err
@@ -36,7 +41,7 @@ func (c Command) Explain(ctx context.Context, traceIDs []string) (map[string]fau
 	return parse(out)
 }
 
-// parse reads one JSON report per trace.
+// parse reads one JSON report per group.
 func parse(out []byte) (map[string]faults.Verdict, error) {
 	verdicts := map[string]faults.Verdict{}
 	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
@@ -45,21 +50,21 @@ func parse(out []byte) (map[string]faults.Verdict, error) {
 		if errors.Is(err, io.EOF) {
 			return verdicts, nil
 		}
-		if err == nil && (r.TraceID == "" || r.Verdict.Layer == "") {
-			err = errors.New("a report without trace_id or verdict.layer")
+		if err == nil && (len(r.Asked) == 0 || r.Verdict.Layer == "") {
+			err = errors.New("a report without asked or verdict.layer")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read the answer of layertrace explain --json, report %d: %w", len(verdicts)+1, err)
 		}
-		verdicts[r.TraceID] = r.verdict()
+		verdicts[r.Asked[0]] = r.verdict()
 	}
 }
 
 // report is what is needed of a report.
 type report struct {
-	TraceID      string `json:"trace_id"`
-	Total        int64  `json:"total_ns"`
-	Unattributed int64  `json:"unattributed_ns"`
+	Asked        []string `json:"asked"`
+	Total        int64    `json:"slow_total_ns"`
+	Unattributed int64    `json:"unattributed_ns"`
 	Verdict      struct {
 		Layer      faults.Layer   `json:"layer"`
 		Place      string         `json:"place"`

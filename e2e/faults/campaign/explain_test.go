@@ -12,9 +12,9 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	out := `{"trace_id":"a","total_ns":9000,"unattributed_ns":10,"verdict":{"layer":"node-driver","place":"node3",
+	out := `{"asked":["a","c"],"slow_total_ns":9000,"unattributed_ns":10,"verdict":{"layer":"node-driver","place":"node3",
 	"excess_ns":5000,"confidence":"high","covers":["node-driver","virtual-network"]}}
-{"trace_id":"b","verdict":{"layer":"none"}}`
+{"asked":["b"],"verdict":{"layer":"none"}}`
 	got, err := parse([]byte(out))
 	want := map[string]faults.Verdict{
 		"a": {Layer: faults.NodeDriver, Place: "node3", Confidence: "high", Excess: 5 * time.Microsecond,
@@ -24,7 +24,7 @@ func TestParse(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for _, bad := range []string{`{"trace_id":"a"}`, `{"verdict":{"layer":"none"}}`, `oops`} {
+	for _, bad := range []string{`{"asked":["a"]}`, `{"verdict":{"layer":"none"}}`, `oops`} {
 		if _, err := parse([]byte(bad)); err == nil || !strings.Contains(err.Error(), "explain") {
 			t.Errorf("%s: %v", bad, err)
 		}
