@@ -13,7 +13,6 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/faults/campaign"
-	"github.com/layertrace/layertrace/e2e/faults/front"
 	"github.com/layertrace/layertrace/e2e/faults/inject"
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/lab/envoy"
@@ -102,13 +101,16 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 // hold makes the cases and holds the verdicts against them.
 func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer envoy.Tracer) error {
 	var results []faults.Result
-	err := f.bench(ctx, l, variant, tracer, variant.Setup(l, tracer), func(b *inject.Bench, c *front.Client, load *front.Load) (err error) {
-		results, err = (&campaign.Campaign{
-			Bench: b, Client: c, Load: load, Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l},
-			Seed: f.seed, Batch: f.batch, Progress: f.progress,
-		}).Run(ctx, variant.Draw(f.seed, f.cases))
+	c := &campaign.Campaign{
+		Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l},
+		Seed: f.seed, Batch: f.batch, Progress: f.progress,
+	}
+	err := f.bench(ctx, l, variant, tracer, variant.Setup(l, tracer), func(s *inject.Session) (err error) {
+		c.Session = s
+		results, err = c.Run(ctx, variant.Draw(f.seed, f.cases))
 		return err
 	})
+	f.progress("%d cases were made again and %d left out: something else was slow too, or the fault missed", c.Again, c.LeftOut)
 	return errors.Join(err, f.tell(variant, results))
 }
 

@@ -13,16 +13,13 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
-	"github.com/layertrace/layertrace/e2e/faults/front"
 	"github.com/layertrace/layertrace/e2e/faults/inject"
 	"github.com/layertrace/layertrace/e2e/lab/jaeger"
 )
 
 // Campaign is what is needed for it.
 type Campaign struct {
-	Bench     *inject.Bench
-	Client    *front.Client
-	Load      *front.Load
+	Session   *inject.Session
 	Jaeger    *jaeger.Client
 	Explainer Explainer
 	Seed      uint64
@@ -30,18 +27,19 @@ type Campaign struct {
 	Batch    int
 	Progress func(format string, args ...any)
 
-	// plain counts the requests without a fault between the cases.
-	plain int
+	// Again is how many cases were made again, LeftOut how many could not be.
+	Again, LeftOut int
 }
 
-// attempts is how often a case is tried whose fault misses its request.
-const attempts = 3
+// attempts is how often a case is tried whose fault misses its request, or is
+// not all that was wrong with it. Layertrace has no say in that.
+const attempts = 5
 
 // Run makes the cases and returns what came of them, with verdicts. A case that
 // could not be made is left out, and said.
 func (c *Campaign) Run(ctx context.Context, cases []faults.Case) (results []faults.Result, err error) {
-	defer c.Load.Set(false)
-	if err := c.warmUp(ctx); err != nil {
+	defer c.Session.Load.Set(false)
+	if err := c.Session.WarmUp(ctx); err != nil {
 		return nil, err
 	}
 	done := 0
@@ -71,37 +69,16 @@ func order(c faults.Case) int {
 	return 0
 }
 
-// warmUp opens connections, and gives layertrace some requests to know what is
-// usual.
-func (c *Campaign) warmUp(ctx context.Context) error {
-	for _, load := range []bool{true, false} {
-		c.Load.Set(load)
-		for range 10 * len(faults.Versions) {
-			if err := c.without(ctx); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// without sends a request without a fault that no case is made of.
-func (c *Campaign) without(ctx context.Context) error {
-	c.plain++
-	_, err := c.Client.Get(ctx, front.NewTraceID(), faults.Versions[c.plain%len(faults.Versions)], true)
-	return err
-}
+// errUnsound is what is wrong with a request that something else made slow too.
+var errUnsound = errors.New("the client waited for something else as well")
 
 // make makes the cases of a batch.
 func (c *Campaign) make(ctx context.Context, batch []faults.Case) (made []faults.Result, err error) {
 	for _, one := range batch {
-		c.Load.Set(one.Load)
-		if err := c.without(ctx); err != nil {
-			return nil, err
-		}
 		result, err := c.one(ctx, one)
 		switch {
-		case errors.Is(err, inject.ErrMissed):
+		case errors.Is(err, inject.ErrMissed), errors.Is(err, errUnsound):
+			c.LeftOut++
 			c.Progress("left out, after %d attempts: %v", attempts, err)
 		case err != nil:
 			return nil, err
@@ -109,23 +86,22 @@ func (c *Campaign) make(ctx context.Context, batch []faults.Case) (made []faults
 			made = append(made, result)
 		}
 	}
-	c.Load.Set(false)
+	c.Session.Load.Set(false)
 	return made, nil
 }
 
-func (c *Campaign) one(ctx context.Context, one faults.Case) (r faults.Result, err error) {
-	for range attempts {
-		trace := front.NewTraceID()
-		var took, injected time.Duration
-		injected, err = c.Bench.Inject(ctx, one, inject.Request{TraceID: trace, Send: func(ctx context.Context) (err error) {
-			took, err = c.Client.Get(ctx, trace, one.Version, true)
-			return err
-		}})
-		if !errors.Is(err, inject.ErrMissed) {
-			return faults.NewResult(one, trace, injected, took, c.Seed), err
+func (c *Campaign) one(ctx context.Context, one faults.Case) (faults.Result, error) {
+	for attempt := 1; ; attempt++ {
+		m, err := c.Session.Make(ctx, one)
+		if err == nil && !m.Sound() {
+			err = fmt.Errorf("%v: %w: %v beside %v", one, errUnsound, m.Off(), m.Injected)
 		}
+		again := errors.Is(err, inject.ErrMissed) || errors.Is(err, errUnsound)
+		if !again || attempt == attempts {
+			return faults.NewResult(one, m.TraceID, m.Injected, m.Client, c.Seed), err
+		}
+		c.Again++
 	}
-	return r, err
 }
 
 // judge adds what layertrace says, when Jaeger has the traces.
