@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/faults/inject"
