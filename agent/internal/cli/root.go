@@ -59,7 +59,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(explainFlag)
-	root.AddCommand(newAgent(), newDecode(), newDoctor(), newInstall(), newStatus(), newUninstall(), newVersion())
+	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newStatus(), newUninstall(), newVersion())
 	return root
 }
 

@@ -31,7 +31,7 @@ func Compare(service string, traces []backend.Trace, slowQuantile float64) Compa
 	all := c.measure(traces)
 	c.Left = len(traces) - len(all)
 	if len(all) < 2 {
-		c.Verdict = nothing("There are too few traces to compare.")
+		c.Verdict = nothingToBlame("There are too few traces to compare.")
 		c.Verdict.Confidence = Low
 		return c
 	}
@@ -57,7 +57,7 @@ func Together(traces, baseline []backend.Trace) Comparison {
 	slow := c.measure(traces)
 	c.Left = c.Traces - len(usual) - len(slow)
 	if len(slow) == 0 {
-		c.Verdict = nothing("No hop of these traces was seen from its request to its response.")
+		c.Verdict = nothingToBlame("No hop of these traces was seen from its request to its response.")
 		c.Verdict.Confidence = Low
 		return c
 	}

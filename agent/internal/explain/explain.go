@@ -35,7 +35,7 @@ func (y *typical) explain(t backend.Trace) Report {
 	r.Start = start(t)
 	tree := layer.Split(t.Sightings, parents(t))
 	if len(tree.Roots) == 0 || tree.Roots[0].Total == 0 {
-		r.Verdict = nothing("No hop of this trace was seen from its request to its response.")
+		r.Verdict = nothingToBlame("No hop of this trace was seen from its request to its response.")
 		r.Verdict.Confidence = Low
 		for _, l := range tree.Legs {
 			r.Hops = append(r.Hops, y.hop(l))

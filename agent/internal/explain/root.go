@@ -2,14 +2,37 @@
 
 package explain
 
-import "github.com/layertrace/layertrace/agent/internal/backend"
+import (
+	"cmp"
+	"slices"
 
-// Root stub until render lands.
+	"github.com/layertrace/layertrace/agent/internal/backend"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Root returns service and operation of the span that the trace begins with, ""
+// when it has only spans of layertrace. Where the beginning was not stored, it
+// is the earliest span whose parent is missing.
 func Root(t backend.Trace) (service, operation string) {
-	for _, s := range t.Spans {
-		if !s.Parent.IsValid() || service == "" {
-			service, operation = s.Service, s.Name
-		}
+	if len(t.Spans) == 0 {
+		return "", ""
 	}
-	return
+	stored := map[trace.SpanID]bool{}
+	for _, s := range t.Spans {
+		stored[s.ID] = true
+	}
+	// 0: a beginning; 1: its parent is missing; 2: it has a parent.
+	rank := func(s backend.Span) int {
+		switch {
+		case !s.Parent.IsValid():
+			return 0
+		case !stored[s.Parent] || s.Parent == s.ID:
+			return 1
+		}
+		return 2
+	}
+	root := slices.MinFunc(t.Spans, func(a, b backend.Span) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Start.Compare(b.Start))
+	})
+	return root.Service, root.Name
 }

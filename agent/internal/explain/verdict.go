@@ -61,7 +61,7 @@ func (y *typical) hopVerdict(l *layer.Leg, times map[key]int64) Verdict {
 		}
 	}
 	if len(s) == 0 {
-		return nothing("This hop was not seen from its request to its response.")
+		return nothingToBlame("This hop was not seen from its request to its response.")
 	}
 	all := candidates(s, func(k key) distribution { return orUnknown(y.hops, hopKey{hopName(l), k}) }, l.Total, 1)
 	v := y.judge(all, l.Total)
@@ -90,11 +90,11 @@ func candidates(s sums, of func(key) distribution, whole int64, traces int) []ca
 
 func (y *typical) judge(all []candidate, whole int64) Verdict {
 	if len(all) == 0 {
-		return nothing("Nothing is known of the layers.")
+		return nothingToBlame("Nothing is known of the layers.")
 	}
 	c := all[0]
 	if y.traces > 0 && c.excess < c.threshold {
-		return nothing(fmt.Sprintf("No layer took more than it usually does; the largest difference is %s at the %s of %s.", short(c.excess), words[c.layer], c.place))
+		return nothingToBlame(fmt.Sprintf("No layer took more than it usually does; the largest difference is %s at the %s of %s.", short(c.excess), words[c.layer], c.place))
 	}
 	v := Verdict{
 		Layer: c.layer, Place: c.place, Where: c.part.Where, Time: c.time, Excess: c.excess,
@@ -122,7 +122,7 @@ func (y *typical) confidence(all []candidate) Confidence {
 	}
 }
 
-func nothing(text string) Verdict {
+func nothingToBlame(text string) Verdict {
 	return Verdict{Layer: layer.None, Confidence: High, Evidence: []string{}, Text: text}
 }
 

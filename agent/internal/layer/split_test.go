@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package layer
+package layer_test
 
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"testing"
 
+	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/agent/internal/layer/layertest"
 	"github.com/layertrace/layertrace/internal/exchange"
 	"go.opentelemetry.io/otel/trace"
 )
 
 // times sums up the parts that the root waited for.
-func times(t *Tree) map[string]uint64 {
+func times(t *layer.Tree) map[string]uint64 {
 	sums := map[string]uint64{}
 	for _, l := range t.Legs {
 		if !l.Waited {
@@ -32,15 +33,15 @@ func times(t *Tree) map[string]uint64 {
 
 // Each layer is given exactly what it took, whatever the nodes' clocks say.
 func TestSplitIsExact(t *testing.T) {
-	w := newWorld()
-	begin := w.now
-	w.frontPage()
-	tree := Split(w.all, nil)
+	w := layertest.New()
+	begin := w.Now
+	w.FrontPage()
+	tree := layer.Split(w.All, nil)
 	if len(tree.Roots) != 1 || len(tree.Legs) != 5 {
 		t.Fatalf("%d roots and %d legs, want 1 and 5", len(tree.Roots), len(tree.Legs))
 	}
 	got := times(tree)
-	for name, want := range w.took {
+	for name, want := range w.Took {
 		if got[name] != want {
 			t.Errorf("%s: %d ns, want %d", name, got[name], want)
 		}
@@ -49,8 +50,8 @@ func TestSplitIsExact(t *testing.T) {
 	if len(got) > 0 {
 		t.Errorf("times that were not: %v", got)
 	}
-	if total := tree.Roots[0].Total; total != int64(w.now-begin) {
-		t.Errorf("total %d ns, want %d", total, w.now-begin)
+	if total := tree.Roots[0].Total; total != int64(w.Now-begin) {
+		t.Errorf("total %d ns, want %d", total, w.Now-begin)
 	}
 	checkSums(t, tree)
 	for i, l := range tree.Legs {
@@ -62,9 +63,12 @@ func TestSplitIsExact(t *testing.T) {
 
 // checkSums: the parts, the legs that a leg waited for and what is unattributed
 // add up to the whole, and parts lie inside.
-func checkSums(t *testing.T, tree *Tree) {
+func checkSums(t *testing.T, tree *layer.Tree) {
 	t.Helper()
 	for _, l := range tree.Legs {
+		if !l.Waited {
+			continue
+		}
 		sum := l.Unattributed
 		for _, p := range l.Parts {
 			if p.Time < 0 {
@@ -73,7 +77,7 @@ func checkSums(t *testing.T, tree *Tree) {
 			sum += p.Time
 		}
 		for _, child := range l.Children {
-			if child.Waited || !l.Waited && slices.Contains(l.Children, child) && l.waitedFor()[child] {
+			if child.Waited {
 				sum += child.Total
 			}
 		}
@@ -86,27 +90,27 @@ func checkSums(t *testing.T, tree *Tree) {
 // A missing capture point puts the layers around it together, and says so.
 func TestMissingPoint(t *testing.T) {
 	for name, c := range map[string]struct {
-		drop func(*Sighting) bool
+		drop func(*layer.Sighting) bool
 		want string
 	}{
 		"physical interface of the server's node": {
-			func(s *Sighting) bool { return s.Kind == PNIC && s.Node == "node3" },
+			func(s *layer.Sighting) bool { return s.Kind == layer.PNIC && s.Node == "node3" },
 			"[relay-network virtual-network node-driver] node3-node4",
 		},
 		"virtual interface of the server": {
-			func(s *Sighting) bool { return s.Kind == VNIC && s.Service == "details" },
+			func(s *layer.Sighting) bool { return s.Kind == layer.VNIC && s.Service == "details" },
 			"[virtual-network protocol-stack] node3",
 		},
 		"the agent of the server's node": {
-			func(s *Sighting) bool { return s.Node == "node3" },
+			func(s *layer.Sighting) bool { return s.Node == "node3" },
 			"[relay-network virtual-network protocol-stack application node-driver] ?-node4",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld()
-			w.drop = c.drop
-			w.frontPage()
-			tree := Split(w.all, nil)
+			w := layertest.New()
+			w.Drop = c.drop
+			w.FrontPage()
+			tree := layer.Split(w.All, nil)
 			checkSums(t, tree)
 			got := times(tree)
 			if got[c.want] == 0 {
@@ -116,7 +120,7 @@ func TestMissingPoint(t *testing.T) {
 			for _, ns := range got {
 				sum += ns
 			}
-			for _, ns := range w.took {
+			for _, ns := range w.Took {
 				want += ns
 			}
 			if sum != want {
@@ -129,14 +133,14 @@ func TestMissingPoint(t *testing.T) {
 // Without sockets the interfaces still tell the networks, and the rest is said
 // to be one group.
 func TestInterfacesOnly(t *testing.T) {
-	w := newWorld()
-	w.drop = func(s *Sighting) bool { return s.Kind == Socket }
-	w.frontPage()
-	tree := Split(w.all, nil)
+	w := layertest.New()
+	w.Drop = func(s *layer.Sighting) bool { return s.Kind == layer.Socket }
+	w.FrontPage()
+	tree := layer.Split(w.All, nil)
 	got := times(tree)
 	for _, name := range []string{"relay-network node2-node4", "relay-network node3-node4", "virtual-network node4", "node-driver node3"} {
-		if got[name] != w.took[name] {
-			t.Errorf("%s: %d ns, want %d", name, got[name], w.took[name])
+		if got[name] != w.Took[name] {
+			t.Errorf("%s: %d ns, want %d", name, got[name], w.Took[name])
 		}
 	}
 	if got["[protocol-stack application] productpage"] == 0 {
@@ -148,19 +152,19 @@ func TestInterfacesOnly(t *testing.T) {
 // Two requests of one trace that a process makes at the same time: the one that
 // ends last is waited for.
 func TestParallelRequests(t *testing.T) {
-	w := newWorld()
-	w.hop(page, Sidecar, page, AppProcess).run(func() {
-		begin := w.now
-		first := w.hop(page, AppProcess, details, Sidecar)
-		first.run(func() { w.spend(Application, "details", 1_000_000) })
-		ended := w.now
-		w.now = begin + 10
-		w.hop(page, AppProcess, ratings, Sidecar).run(func() { w.spend(Application, "ratings", 5_000_000) })
-		if w.now < ended {
+	w := layertest.New()
+	w.Hop(layertest.Page, layer.Sidecar, layertest.Page, layer.AppProcess).Run(func() {
+		begin := w.Now
+		first := w.Hop(layertest.Page, layer.AppProcess, layertest.Details, layer.Sidecar)
+		first.Run(func() { w.Spend(layer.Application, "details", 1_000_000) })
+		ended := w.Now
+		w.Now = begin + 10
+		w.Hop(layertest.Page, layer.AppProcess, layertest.Ratings, layer.Sidecar).Run(func() { w.Spend(layer.Application, "ratings", 5_000_000) })
+		if w.Now < ended {
 			t.Fatal("the second request has to end last")
 		}
 	})
-	tree := Split(w.all, nil)
+	tree := layer.Split(w.All, nil)
 	checkSums(t, tree)
 	got := times(tree)
 	if got["application ratings"] != 5_000_000 || got["application details"] != 0 {
@@ -170,15 +174,15 @@ func TestParallelRequests(t *testing.T) {
 
 // The same request again on the same connection, under the same span.
 func TestRetry(t *testing.T) {
-	w := newWorld()
-	h := w.hop(page, Sidecar, details, Sidecar)
-	h.run(func() { w.spend(Application, "details", 1_000_000) })
-	h.run(func() { w.spend(Application, "details", 3_000_000) })
-	legs := Legs(w.all)
+	w := layertest.New()
+	h := w.Hop(layertest.Page, layer.Sidecar, layertest.Details, layer.Sidecar)
+	h.Run(func() { w.Spend(layer.Application, "details", 1_000_000) })
+	h.Run(func() { w.Spend(layer.Application, "details", 3_000_000) })
+	legs := layer.Legs(w.All)
 	if len(legs) != 2 {
 		t.Fatalf("%d legs, want one for each attempt", len(legs))
 	}
-	tree := Split(w.all, nil)
+	tree := layer.Split(w.All, nil)
 	checkSums(t, tree)
 	if len(tree.Roots) != 2 || tree.Roots[0].Total < tree.Roots[1].Total {
 		t.Errorf("%d roots, want 2, the longer one first", len(tree.Roots))
@@ -187,21 +191,21 @@ func TestRetry(t *testing.T) {
 
 // Masquerading changes the client's end; the TCP option's connection ID joins.
 func TestConnectionIDJoins(t *testing.T) {
-	w := newWorld()
-	w.hop(page, Sidecar, details, Sidecar).run(func() {})
-	for i := range w.all {
-		w.all[i].ConnectionID = "0102030405060708"
-		if w.all[i].Node == "node3" {
-			w.all[i].Client = w.all[i].Server
+	w := layertest.New()
+	w.Hop(layertest.Page, layer.Sidecar, layertest.Details, layer.Sidecar).Run(func() {})
+	for i := range w.All {
+		w.All[i].ConnectionID = "0102030405060708"
+		if w.All[i].Node == "node3" {
+			w.All[i].Client = w.All[i].Server
 		}
 	}
-	if legs := Legs(w.all); len(legs) != 1 {
+	if legs := layer.Legs(w.All); len(legs) != 1 {
 		t.Errorf("%d legs, want 1", len(legs))
 	}
-	for i := range w.all {
-		w.all[i].ConnectionID = ""
+	for i := range w.All {
+		w.All[i].ConnectionID = ""
 	}
-	if legs := Legs(w.all); len(legs) != 2 {
+	if legs := layer.Legs(w.All); len(legs) != 2 {
 		t.Errorf("%d legs without the option, want 2", len(legs))
 	}
 }
@@ -211,25 +215,25 @@ func TestAnySightings(t *testing.T) {
 	const worlds = 20_000
 	r := rand.New(rand.NewPCG(1, 2))
 	for range worlds {
-		w := newWorld()
-		w.drop = func(*Sighting) bool { return r.IntN(6) == 0 }
-		w.frontPage()
-		for i := range w.all {
-			spoil(r, &w.all[i])
+		w := layertest.New()
+		w.Drop = func(*layer.Sighting) bool { return r.IntN(6) == 0 }
+		w.FrontPage()
+		for i := range w.All {
+			spoil(r, &w.All[i])
 		}
-		if len(w.all) > 0 && r.IntN(4) == 0 {
-			w.all = append(w.all, w.all[r.IntN(len(w.all))])
+		if len(w.All) > 0 && r.IntN(4) == 0 {
+			w.All = append(w.All, w.All[r.IntN(len(w.All))])
 		}
-		r.Shuffle(len(w.all), func(i, j int) { w.all[i], w.all[j] = w.all[j], w.all[i] })
+		r.Shuffle(len(w.All), func(i, j int) { w.All[i], w.All[j] = w.All[j], w.All[i] })
 		parents := map[trace.SpanID]trace.SpanID{{1}: {2}, {2}: {1}}
-		checkSums(t, Split(w.all, parents))
+		checkSums(t, layer.Split(w.All, parents))
 		if t.Failed() {
-			t.Fatalf("sightings: %+v", w.all)
+			t.Fatalf("sightings: %+v", w.All)
 		}
 	}
 }
 
-func spoil(r *rand.Rand, s *Sighting) {
+func spoil(r *rand.Rand, s *layer.Sighting) {
 	switch r.IntN(40) {
 	case 0:
 		s.Response = exchange.Message{}
@@ -244,7 +248,7 @@ func spoil(r *rand.Rand, s *Sighting) {
 	case 5:
 		s.Response.Last += uint64(r.IntN(1e9))
 	case 6:
-		s.Service, s.Process = "", UnknownProcess
+		s.Service, s.Process = "", layer.UnknownProcess
 	case 7:
 		s.Request.Handover, s.Response.Handover = exchange.Extent{}, exchange.Extent{}
 	}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const explained = "00000000000000000000000000000001"
+
+// fakeJaeger knows traces 1 and 2, and by search 1 to 4: 4 begins otherwise.
+func fakeJaeger(t *testing.T) (address string, searches *[]url.Values) {
+	t.Helper()
+	traceOf := func(n int, operation string) string {
+		return fmt.Sprintf(`{"traceID":"%032d","spans":[{"spanID":"%016d","operationName":%q,"startTime":%d,"duration":5,"processID":"p"}],"processes":{"p":{"serviceName":"gateway"}}}`,
+			n, n, operation, 1_700_000_000_000_000+n)
+	}
+	searches = &[]url.Values{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var found []string
+		switch r.URL.Path {
+		case "/api/traces/" + explained:
+			found = []string{traceOf(1, "GET /")}
+		case "/api/traces/" + explained[:31] + "2":
+			found = []string{traceOf(2, "GET /")}
+		case "/api/traces":
+			*searches = append(*searches, r.URL.Query())
+			if r.URL.Query().Get("service") == "gateway" {
+				found = []string{traceOf(1, "GET /"), traceOf(2, "GET /"), traceOf(3, "GET /"), traceOf(4, "POST /")}
+			}
+		default:
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"errors":[{"code":404,"msg":"trace not found"}]}`)
+			return
+		}
+		fmt.Fprintf(w, `{"data":[%s]}`, strings.Join(found, ","))
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, searches
+}
+
+type report struct {
+	TraceID   string `json:"trace_id"`
+	Operation string `json:"operation"`
+	Baseline  struct{ Traces int }
+	Notes     []string
+}
+
+func readReports(t *testing.T, text string) []report {
+	t.Helper()
+	var all []report
+	for line := range strings.Lines(text) {
+		var r report
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// Traces that begin alike share one baseline, which they are not part of.
+func TestExplain(t *testing.T) {
+	address, searches := fakeJaeger(t)
+	code, stdout, stderr := runHere(t, "explain", "--json", "--jaeger", address, explained, "0000000000000002", explained)
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	all := readReports(t, stdout)
+	if len(all) != 2 || all[0].TraceID != explained || all[0].Operation != "GET /" || all[0].Baseline.Traces != 1 || all[1].Baseline.Traces != 1 {
+		t.Errorf("reports %+v", all)
+	}
+	if len(*searches) != 2 { // before, and as there are too few, after
+		t.Fatalf("%d searches", len(*searches))
+	}
+	const minutes15 = 15 * 60 * 1_000_000
+	for i, want := range []map[string]int{
+		{"start": 1_700_000_000_000_001 - minutes15, "end": 1_700_000_000_000_001, "limit": 102},
+		{"start": 1_700_000_000_000_001, "end": 1_700_000_000_000_002 + minutes15, "limit": 102},
+	} {
+		q := (*searches)[i]
+		if q.Get("service") != "gateway" || q.Get("operation") != "GET /" {
+			t.Errorf("searched %v", q)
+		}
+		for key, value := range want {
+			if got := q.Get(key); got != fmt.Sprint(value) {
+				t.Errorf("search %d: %s is %s, want %d", i, key, got, value)
+			}
+		}
+	}
+}
+
+func TestExplainWithoutTypicalTraces(t *testing.T) {
+	address, searches := fakeJaeger(t)
+	t.Setenv(jaegerVariable, address)
+	code, stdout, stderr := runHere(t, "explain", "--typical=0", explained)
+	if code != 0 || stderr != "" || !strings.HasPrefix(stdout, "VERDICT") || strings.Contains(stdout, "\x1b") {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+	if len(*searches) != 0 {
+		t.Errorf("%d searches", len(*searches))
+	}
+}
+
+func TestExplainFromAFileToAPage(t *testing.T) {
+	const traces = "../backend/testdata/otlp.jsonl"
+	const id = "4BF92F3577B34DA6A3CE929D0E0E4736"
+	page := filepath.Join(t.TempDir(), "page.html")
+	code, stdout, stderr := runHere(t, "explain", "--file", traces, "--html", page, id)
+	if code != 0 || stderr != "" || !strings.HasPrefix(stdout, "VERDICT") {
+		t.Fatalf("exit code %d: %s%s", code, stdout, stderr)
+	}
+	written, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr = runHere(t, "explain", "--file", traces, "--html=-", id)
+	if code != 0 || stderr != "" || stdout != string(written) || !strings.HasPrefix(stdout, "<!DOCTYPE html>") {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+}
+
+func TestExplainCompares(t *testing.T) {
+	address, searches := fakeJaeger(t)
+	code, stdout, stderr := runHere(t, "explain", "--jaeger", address, "--service=gateway", "--operation=GET /", "--limit=7", "--json")
+	if code != 0 || stderr != "" || !strings.Contains(stdout, `"service":"gateway"`) || !strings.Contains(stdout, `"traces":4`) {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+	if q := (*searches)[0]; q.Get("operation") != "GET /" || q.Get("limit") != "7" || q.Get("start") == "" || q.Get("end") == "" {
+		t.Errorf("searched %v", q)
+	}
+}
+
+// What cannot be done is one line that says what to do.
+func TestExplainRefuses(t *testing.T) {
+	address, _ := fakeJaeger(t)
+	t.Setenv(jaegerVariable, address)
+	unknown := strings.Repeat("f", 32)
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "give the ID of a trace"},
+		{[]string{"4bf9"}, "32 hex digits"},
+		{[]string{unknown}, "no such trace as " + unknown},
+		{[]string{explained, "--service=gateway"}, "either trace IDs or --service"},
+		{[]string{"--service="}, "--service is empty"},
+		{[]string{"--service=nobody"}, "correct --service"},
+		{[]string{"--service=gateway", "--typical=3"}, "--typical goes with trace IDs"},
+		{[]string{explained, "--last=3m"}, "--last goes with --service"},
+		{[]string{explained, "--file=x", "--jaeger=y"}, "either --jaeger or --file"},
+		{[]string{explained, "--file=nosuch.json"}, "correct --file"},
+		{[]string{explained, "--jaeger=localhost:16686"}, "http://HOST:16686"},
+		{[]string{explained, "--json", "--html=-"}, "either --json or --html=-"},
+		{[]string{explained, "--html=/nosuch/page.html"}, "correct --html"},
+		{[]string{explained, "--typical=-1"}, "--typical is below 0"},
+		{[]string{explained, "--typical-last=0s"}, "--typical-last is not above 0"},
+		{[]string{"--service=gateway", "--slow-quantile=95"}, "between 0 and 1"},
+		{[]string{"--service=gateway", "--slow-quantile=NaN"}, "between 0 and 1"},
+		{[]string{"--service=gateway", "--limit=0"}, "--limit is not above 0"},
+		{[]string{"--service=gateway", "--last=-1s"}, "--last is not above 0"},
+		{[]string{"--service=gateway", "--file=x", "--last=1s"}, "leave --last out"},
+	} {
+		code, stdout, stderr := runHere(t, append([]string{"explain"}, test.args...)...)
+		if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, test.want) {
+			t.Errorf("%q: exit code %d, want %q: %s%s", test.args, code, test.want, stdout, stderr)
+		}
+	}
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/layertrace/layertrace/agent/internal/backend"
+	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/agent/internal/layer/layertest"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// pageTrace is a front page whose times vary by up to a tenth, apart from what
+// change makes slower.
+func pageTrace(r *rand.Rand, id byte, drop func(*layer.Sighting) bool, change ...func(*layertest.Hop)) backend.Trace {
+	w := layertest.New()
+	w.ID, w.Drop = trace.TraceID{id}, drop
+	vary := func(h *layertest.Hop) {
+		for _, ns := range []*uint64{&h.Stack, &h.VNet, &h.Driver, &h.Relay} {
+			*ns += r.Uint64N(*ns / 10)
+		}
+	}
+	w.FrontPage(append([]func(*layertest.Hop){vary}, change...)...)
+	return backend.Trace{ID: w.ID, Sightings: w.All}
+}
+
+func baselineOf(r *rand.Rand, n byte, drop func(*layer.Sighting) bool) (traces []backend.Trace) {
+	for id := range n {
+		traces = append(traces, pageTrace(r, 100+id, drop))
+	}
+	return traces
+}
+
+// toDetails slows the hop to details on its way between pods.
+func toDetails(slow func(*layertest.Hop)) func(*layertest.Hop) {
+	return func(h *layertest.Hop) {
+		if _, to, inside := h.Ends(); to == "details" && !inside {
+			slow(h)
+		}
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	baseline := baselineOf(r, 40, nil)
+	for name, c := range map[string]struct {
+		change func(*layertest.Hop)
+		layer  layer.Layer
+		place  string
+		excess int64
+	}{
+		"nothing": {func(*layertest.Hop) {}, layer.None, "", 0},
+		// Each way has the delay, so the time is twice that.
+		"relay":       {toDetails(func(h *layertest.Hop) { h.Relay += 1_000_000 }), layer.RelayNetwork, "node3-node4", 2_000_000},
+		"little less": {toDetails(func(h *layertest.Hop) { h.Relay += 200_000 }), layer.None, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			report := Explain(pageTrace(r, 1, nil, c.change), baseline)
+			v := report.Verdict
+			if v.Layer != c.layer || v.Place != c.place {
+				t.Fatalf("verdict %s %s, want %s %s: %s", v.Layer, v.Place, c.layer, c.place, v.Text)
+			}
+			if d := v.Excess - c.excess; c.layer != layer.None && (d < -20_000 || d > 20_000 || v.Confidence != High) {
+				t.Errorf("excess %d ns with %s confidence, want %d, high", v.Excess, v.Confidence, c.excess)
+			}
+			checkReport(t, &report)
+			together := Together([]backend.Trace{pageTrace(r, 1, nil, c.change), pageTrace(r, 2, nil, c.change), pageTrace(r, 3, nil)}, baseline)
+			if together.Verdict.Layer != c.layer || together.Verdict.Place != c.place {
+				t.Errorf("together: %s", together.Verdict.Text)
+			}
+		})
+	}
+}
+
+// checkReport: what is shown adds up.
+func checkReport(t *testing.T, report *Report) {
+	t.Helper()
+	sum := report.Unattributed
+	for _, l := range report.Layers {
+		sum += l.Time
+		if l.Share < 0 || l.Share > 1 {
+			t.Errorf("%s %s has a share of %v", l.Layer, l.Place, l.Share)
+		}
+	}
+	if sum != report.Total {
+		t.Errorf("layers add up to %d ns of %d", sum, report.Total)
+	}
+	if report.Notes == nil || report.Layers == nil || report.Hops == nil || report.Verdict.Evidence == nil {
+		t.Error("a list is null in JSON")
+	}
+}
+
+// Where a point is missing the verdict names the group, with low confidence.
+func TestVerdictOnGroup(t *testing.T) {
+	r := rand.New(rand.NewPCG(2, 2))
+	drop := func(s *layer.Sighting) bool { return s.Kind == layer.PNIC && s.Node == "node3" }
+	slow := toDetails(func(h *layertest.Hop) { h.VNet += 3_000_000 })
+	report := Explain(pageTrace(r, 1, drop, slow), baselineOf(r, 20, drop))
+	v := report.Verdict
+	// The virtual network of node 4 is still told by itself.
+	if v.Layer != layer.RelayNetwork && v.Layer != layer.VirtualNetwork || v.Excess < 5_900_000 {
+		t.Fatalf("%s", v.Text)
+	}
+	group := false
+	for _, l := range report.Layers {
+		group = group || len(l.Covers) > 1 && l.Time-l.Typical > 5_900_000
+	}
+	if !group {
+		t.Errorf("no group of layers has the time: %+v", report.Layers)
+	}
+	checkReport(t, &report)
+}
+
+func TestWithoutBaseline(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 3))
+	report := Explain(pageTrace(r, 1, nil), nil)
+	v := report.Verdict
+	if v.Layer != layer.ProtocolStack || v.Place != "productpage" || v.Confidence != Low || !strings.Contains(v.Text, "took most") {
+		t.Errorf("%s verdict %s %s: %s", v.Confidence, v.Layer, v.Place, v.Text)
+	}
+	if len(report.Layers) == 0 || report.Layers[0].Typical != -1 {
+		t.Errorf("layers %+v", report.Layers)
+	}
+	checkReport(t, &report)
+}
+
+// What nothing can be said of is said to be so.
+func TestNothingToExplain(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 4))
+	baseline := baselineOf(r, 20, nil)
+	cut := pageTrace(r, 1, nil)
+	for i := range cut.Sightings {
+		cut.Sightings[i].Response.First, cut.Sightings[i].Response.Last = 0, 0
+		cut.Sightings[i].Response.Handover.Last = 0
+	}
+	for name, trace := range map[string]backend.Trace{
+		"no spans at all":  {},
+		"no response":      cut,
+		"unreadable spans": {Unreadable: []string{"a", "b", "c", "d", "e"}, Duplicates: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			report := Explain(trace, baseline)
+			if report.Verdict.Layer != layer.None || report.Verdict.Confidence != Low || report.Total != 0 {
+				t.Errorf("%s verdict %s of %d ns: %s", report.Verdict.Confidence, report.Verdict.Layer, report.Total, report.Verdict.Text)
+			}
+			if len(report.Notes) == 0 && len(report.Hops) == 0 {
+				t.Error("nothing says why")
+			}
+			checkReport(t, &report)
+			if c := Together([]backend.Trace{trace}, baseline); c.Verdict.Layer != layer.None || c.Verdict.Confidence != Low {
+				t.Errorf("together: %+v", c.Verdict)
+			}
+		})
+	}
+}
+
+// The slow traces of a service, and what makes them slow.
+func TestCompare(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	traces := baselineOf(r, 95, nil)
+	for id := range byte(5) {
+		traces = append(traces, pageTrace(r, 220+id, nil, toDetails(func(h *layertest.Hop) { h.Driver += 20_000_000 })))
+	}
+	r.Shuffle(len(traces), func(i, j int) { traces[i], traces[j] = traces[j], traces[i] })
+	c := Compare("gateway", append(traces, backend.Trace{}), 0.95)
+	if c.Slow != 5 || c.Typical != 95 || c.Left != 1 || len(c.SlowTraces) != 5 {
+		t.Errorf("%d slow, %d typical, %d left out of %d", c.Slow, c.Typical, c.Left, c.Traces)
+	}
+	if c.Verdict.Layer != layer.NodeDriver || c.Verdict.Excess < 19_000_000 {
+		t.Errorf("%s", c.Verdict.Text)
+	}
+	if few := Compare("gateway", traces[:1], 0.95); few.Verdict.Layer != layer.None || few.Verdict.Confidence != Low {
+		t.Errorf("of one trace: %+v", few.Verdict)
+	}
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"strings"
+
+	"github.com/layertrace/layertrace/agent/internal/layer"
+)
+
+// look is how a layer is shown: as a letter, so that no colour is needed.
+type look struct {
+	layer  layer.Layer
+	letter byte
+	ansi   string // SGR: dark letters on a colour
+}
+
+// looks are those of the layers, from the process outwards.
+var looks = []look{
+	{layer.Application, 'A', "30;42"},
+	{layer.ProtocolStack, 'P', "30;43"},
+	{layer.VirtualNetwork, 'V', "30;46"},
+	{layer.NodeDriver, 'D', "30;45"},
+	{layer.RelayNetwork, 'R', "30;44"},
+}
+
+func lookOf(l layer.Layer) look {
+	for _, each := range looks {
+		if each.layer == l {
+			return each
+		}
+	}
+	return look{l, '?', "7"}
+}
+
+// also names the layers that could not be told from the first, as "+V+D".
+func also(first layer.Layer, covers []layer.Layer) string {
+	var b strings.Builder
+	for _, l := range covers {
+		if l != first {
+			b.WriteString("+" + string(lookOf(l).letter))
+		}
+	}
+	return b.String()
+}
+
+// paint writes in colours, or not.
+type paint bool
+
+func (p paint) in(sgr, text string) string {
+	if !p || text == "" {
+		return text
+	}
+	return "\x1b[" + sgr + "m" + text + "\x1b[0m"
+}
+
+const (
+	bold  = "1"
+	faint = "2"
+	alarm = "1;31"
+)
