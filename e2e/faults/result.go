@@ -98,4 +98,9 @@ type File struct {
 	// verdict that blames a layer.
 	Accuracy   float64 `json:"accuracy"`
 	FalseBlame float64 `json:"false_blame"`
+	// Again is how many requests were made again, since the fault missed or the
+	// client waited for something else as well; LeftOut how many cases are not
+	// here for that.
+	Again   int `json:"made_again"`
+	LeftOut int `json:"left_out"`
 }

@@ -110,18 +110,19 @@ func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant campaign.Varia
 		results, err = c.Run(ctx, variant.Draw(f.seed, f.cases))
 		return err
 	})
-	f.progress("%d cases were made again and %d left out: something else was slow too, or the fault missed", c.Again, c.LeftOut)
-	return errors.Join(err, f.tell(variant, results))
+	return errors.Join(err, f.tell(variant, faults.File{Cases: results, Again: c.Again, LeftOut: c.LeftOut}))
 }
 
 // tell writes the results, and returns an error when they are not good enough.
-func (f *faultsRun) tell(variant campaign.Variant, results []faults.Result) error {
-	if len(results) == 0 {
+func (f *faultsRun) tell(variant campaign.Variant, file faults.File) error {
+	if len(file.Cases) == 0 {
 		return nil
 	}
-	score := faults.Add(results)
-	file := faults.File{Cases: results, Accuracy: score.Accuracy.Value(), FalseBlame: score.FalseBlame.Value()}
-	note := fmt.Sprintf("Variant %s (%s), seed %d, %d requests.", variant.Name, variant.What, f.seed, len(results))
+	score := faults.Add(file.Cases)
+	file.Accuracy, file.FalseBlame = score.Accuracy.Value(), score.FalseBlame.Value()
+	note := fmt.Sprintf("Variant %s (%s), seed %d, %d requests. %d were made again and %d left out,\n"+
+		"since something else was slow too, by the client's clock, or the fault missed its request.",
+		variant.Name, variant.What, f.seed, len(file.Cases), file.Again, file.LeftOut)
 	err := errors.Join(
 		score.WritePage(os.Stdout, faultsTitle, note),
 		writeJSON(filepath.Join(f.out, "faults.json"), file),

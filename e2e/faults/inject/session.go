@@ -37,7 +37,9 @@ func (m Made) Off() time.Duration { return m.Client - m.Usual - m.Injected }
 // Sound tells whether the fault is what was wrong with the request: something
 // else, as a machine that was busy with other things, took less than 1 ms or a
 // quarter of the fault.
-func (m Made) Sound() bool { return m.Off().Abs() <= max(time.Millisecond, m.Injected/4) }
+func (m Made) Sound() bool {
+	return m.Client >= m.Injected && m.Off() <= max(time.Millisecond, m.Injected/4)
+}
 
 type usual struct {
 	version string
