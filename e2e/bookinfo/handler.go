@@ -72,7 +72,7 @@ func newHandler(name string, addresses hosts, log *logFile, faults *control.Stat
 			}
 			answer[c.service] = part
 		}
-		write(w, answer, fault.PadResponse)
+		write(w, r, answer, fault.PadResponse)
 	}), nil
 }
 
@@ -88,7 +88,7 @@ func sleep(faults *control.State, fault control.Fault) {
 
 // write answers, with pad bytes of white space behind: who embeds the answer
 // drops them.
-func write(w http.ResponseWriter, answer map[string]any, pad int) {
+func write(w http.ResponseWriter, r *http.Request, answer map[string]any, pad int) {
 	body, err := json.Marshal(answer)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -99,5 +99,9 @@ func write(w http.ResponseWriter, answer map[string]any, pad int) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	// An error here means that the client has gone; it has noticed itself.
+	if pad > 0 {
+		_ = control.Whole(w, r, body)
+		return
+	}
 	_, _ = w.Write(body)
 }

@@ -56,7 +56,7 @@ func run() error {
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ConnContext: control.ConnContext}
 	served := make(chan error, 2)
 	if *socket != "" {
 		orders, err := control.ListenUnix(*socket)

@@ -140,4 +140,10 @@ type File struct {
 	// verdict that blames a layer.
 	Accuracy   float64 `json:"accuracy"`
 	FalseBlame float64 `json:"false_blame"`
+	// Again is how many requests were made again, since the fault missed them;
+	// LeftOut how many cases are not here for that. Unsound is how many requests
+	// waited for something else, too, by what the client saw; they are here.
+	Again   int `json:"made_again"`
+	LeftOut int `json:"left_out"`
+	Unsound int `json:"unsound"`
 }

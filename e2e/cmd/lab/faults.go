@@ -13,7 +13,6 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/faults/campaign"
-	"github.com/layertrace/layertrace/e2e/faults/front"
 	"github.com/layertrace/layertrace/e2e/faults/inject"
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/lab/envoy"
@@ -53,7 +52,7 @@ found, or too many requests without a fault are blamed on a layer. Needs root.`,
 	flags := cmd.Flags()
 	flags.Uint64Var(&f.seed, "seed", 1, "what the cases are drawn from")
 	flags.IntVar(&f.cases, "cases", faults.DefaultCases, "how many cases; of six one has no fault")
-	flags.IntVar(&f.requests, "requests", 5, "requests with the same fault for each case, which are explained together")
+	flags.IntVar(&f.requests, "requests", 7, "requests with the same fault for each case, which are explained together")
 	flags.IntVar(&f.batch, "batch", 50, "how many cases are made before their traces are explained")
 	flags.StringVar(&f.variant, "variant", "default", "condition: default, options, clock, missing-pnic, parallel64 or loss")
 	flags.BoolVar(&f.verify, "verify", false, "only prove the faults, without agents, by what the client sees of them")
@@ -104,24 +103,29 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 // hold makes the cases and holds the verdicts against them.
 func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer envoy.Tracer) error {
 	var results []faults.Result
-	err := f.bench(ctx, l, variant, tracer, variant.Setup(l, tracer), func(b *inject.Bench, c *front.Client, load *front.Load) (err error) {
-		results, err = (&campaign.Campaign{
-			Bench: b, Client: c, Load: load, Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l},
-			Seed: f.seed, Batch: f.batch, Requests: f.requests, Progress: f.progress,
-		}).Run(ctx, variant.Draw(f.seed, f.cases))
+	c := &campaign.Campaign{
+		Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l},
+		Seed: f.seed, Batch: f.batch, Requests: f.requests, Progress: f.progress,
+	}
+	err := f.bench(ctx, l, variant, tracer, variant.Setup(l, tracer), func(s *inject.Session) (err error) {
+		c.Session = s
+		results, err = c.Run(ctx, variant.Draw(f.seed, f.cases))
 		return err
 	})
-	return errors.Join(err, f.tell(variant, results))
+	return errors.Join(err, f.tell(variant, faults.File{Cases: results, Again: c.Again, LeftOut: c.LeftOut, Unsound: c.Unsound}))
 }
 
 // tell writes the results, and returns an error when they are not good enough.
-func (f *faultsRun) tell(variant campaign.Variant, results []faults.Result) error {
-	if len(results) == 0 {
+func (f *faultsRun) tell(variant campaign.Variant, file faults.File) error {
+	if len(file.Cases) == 0 {
 		return nil
 	}
-	score := faults.Add(results)
-	file := faults.File{Cases: results, Accuracy: score.Accuracy.Value(), FalseBlame: score.FalseBlame.Value()}
-	note := fmt.Sprintf("Variant %s (%s), seed %d, %d requests.", variant.Name, variant.What, f.seed, len(results))
+	score := faults.Add(file.Cases)
+	file.Accuracy, file.FalseBlame = score.Accuracy.Value(), score.FalseBlame.Value()
+	note := fmt.Sprintf("Variant %s (%s), seed %d, %d cases of %d requests. %d requests were made again and %d cases\n"+
+		"left out, since the fault missed. %d requests were slow by something else too (more than 1 ms and a quarter\n"+
+		"of the fault, by the client's clock): these count.",
+		variant.Name, variant.What, f.seed, len(file.Cases), f.requests, file.Again, file.LeftOut, file.Unsound)
 	err := errors.Join(
 		score.WritePage(os.Stdout, faultsTitle, note),
 		writeJSON(filepath.Join(f.out, "faults.json"), file),

@@ -21,7 +21,7 @@ const faultsTitle = "Which layer was slow: faults and verdicts"
 // bench starts the mesh in a setup, and calls do with what faults are made with.
 func (f *faultsRun) bench(
 	ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer envoy.Tracer, setup lab.Setup,
-	do func(*inject.Bench, *front.Client, *front.Load) error,
+	do func(*inject.Session) error,
 ) (err error) {
 	f.progress("%s: starting applications, Envoys and agents", setup.Name)
 	run, err := l.Start(ctx, setup)
@@ -42,7 +42,7 @@ func (f *faultsRun) bench(
 	}
 	load := front.NewLoad(variant.Rate, others...)
 	defer load.Close()
-	if err := do(bench, client, load); err != nil {
+	if err := do(&inject.Session{Bench: bench, Client: client, Load: load}); err != nil {
 		return err
 	}
 	if failed := load.Failed.Load(); failed > 0 {

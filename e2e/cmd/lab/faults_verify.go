@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults/campaign"
-	"github.com/layertrace/layertrace/e2e/faults/front"
 	"github.com/layertrace/layertrace/e2e/faults/inject"
 	"github.com/layertrace/layertrace/e2e/faults/verify"
 	"github.com/layertrace/layertrace/e2e/lab"
@@ -22,10 +21,9 @@ import (
 // took by its own measure and by the client's.
 func (f *faultsRun) verifyFaults(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer envoy.Tracer) error {
 	setup := lab.Setup{Name: "verify", Tracer: tracer, Reordered: true, NoAgents: true}
-	return f.bench(ctx, l, variant, tracer, setup, func(b *inject.Bench, c *front.Client, load *front.Load) error {
-		var rows []verify.Row
+	return f.bench(ctx, l, variant, tracer, setup, func(s *inject.Session) error {
 		start := time.Now()
-		err := verify.Run(ctx, b, c, load, variant.Draw(f.seed, f.cases), func(r verify.Row) { rows = append(rows, r) })
+		rows, err := verify.Run(ctx, s, variant.Draw(f.seed, f.cases))
 		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 		fmt.Fprintln(w, "injected\tclient\tdifference\t\t  fault")
 		for _, r := range rows {
@@ -33,11 +31,11 @@ func (f *faultsRun) verifyFaults(ctx context.Context, l *lab.Lab, variant campai
 			if r.Err != nil {
 				note = r.Err.Error()
 			}
-			fmt.Fprintf(w, "%.3f ms\t%.3f ms\t%+.3f ms\t%s\t  %v\n", ms(r.Injected), ms(r.Extra), ms(r.Off()), note, r.Case)
+			fmt.Fprintf(w, "%.3f ms\t%.3f ms\t%+.3f ms\t%s\t  %v\n", ms(r.Injected), ms(r.Client-r.Usual), ms(r.Off()), note, r.Case)
 		}
-		fmt.Fprintf(w, "\nmedian difference\tof\tmissed\t  of %d faults in %.0f s\n", len(rows), time.Since(start).Seconds())
+		fmt.Fprintf(w, "\nmedian difference\tof\tmissed\tunsound\t  of %d faults in %.0f s\n", len(rows), time.Since(start).Seconds())
 		for _, s := range verify.Summarize(rows) {
-			fmt.Fprintf(w, "%+.3f ms\t%d\t%d\t  %s\n", ms(s.Median), s.Rows, s.Missed, s.Kind)
+			fmt.Fprintf(w, "%+.3f ms\t%d\t%d\t%d\t  %s\n", ms(s.Median), s.Rows, s.Missed, s.Unsound, s.Kind)
 		}
 		return errors.Join(err, w.Flush())
 	})

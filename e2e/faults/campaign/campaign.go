@@ -13,16 +13,13 @@ import (
 	"slices"
 
 	"github.com/layertrace/layertrace/e2e/faults"
-	"github.com/layertrace/layertrace/e2e/faults/front"
 	"github.com/layertrace/layertrace/e2e/faults/inject"
 	"github.com/layertrace/layertrace/e2e/lab/jaeger"
 )
 
 // Campaign is what is needed for it.
 type Campaign struct {
-	Bench     *inject.Bench
-	Client    *front.Client
-	Load      *front.Load
+	Session   *inject.Session
 	Jaeger    *jaeger.Client
 	Explainer Explainer
 	Seed      uint64
@@ -32,8 +29,12 @@ type Campaign struct {
 	Requests int
 	Progress func(format string, args ...any)
 
-	// plain counts the requests without a fault between the cases.
-	plain int
+	// Again is how many requests were made again because the fault missed them,
+	// LeftOut how many cases could not be made.
+	Again, LeftOut int
+	// Unsound is how many requests waited for something else as well, by what
+	// the client saw. They count: it is for explain to tell chance from cause.
+	Unsound int
 }
 
 // attempts is how often a case is tried whose fault misses its request.
@@ -42,7 +43,7 @@ const attempts = 3
 // Run makes the cases and returns what came of them, with verdicts. A case that
 // could not be made is left out, and said.
 func (c *Campaign) Run(ctx context.Context, cases []faults.Case) (results []faults.Result, err error) {
-	defer c.Load.Set(false)
+	defer c.Session.Load.Set(false)
 	done := 0
 	for batch := range c.batches(cases) {
 		made, err := c.make(ctx, batch)
@@ -95,25 +96,16 @@ const typical = 75
 // connect opens connections after the load was turned on or off.
 const connect = 15
 
-// without sends a request without a fault that no case is made of.
-func (c *Campaign) without(ctx context.Context) error {
-	c.plain++
-	_, err := c.Client.Get(ctx, front.NewTraceID(), faults.Versions[c.plain%len(faults.Versions)], true)
-	return err
-}
-
 // make makes the cases of a batch.
 func (c *Campaign) make(ctx context.Context, batch []faults.Case) (made []faults.Result, err error) {
-	c.Load.Set(batch[0].Load)
-	for range connect + typical {
-		if err := c.without(ctx); err != nil {
-			return nil, err
-		}
+	if err := c.Session.Plain(ctx, batch[0].Load, connect+typical); err != nil {
+		return nil, err
 	}
 	for _, one := range batch {
 		result, err := c.one(ctx, one)
 		switch {
 		case errors.Is(err, inject.ErrMissed):
+			c.LeftOut++
 			c.Progress("left out, after %d attempts: %v", attempts, err)
 		case err != nil:
 			return nil, err
@@ -121,7 +113,7 @@ func (c *Campaign) make(ctx context.Context, batch []faults.Case) (made []faults
 			made = append(made, result)
 		}
 	}
-	c.Load.Set(false)
+	c.Session.Load.Set(false)
 	return made, nil
 }
 
@@ -139,14 +131,14 @@ func (c *Campaign) one(ctx context.Context, one faults.Case) (faults.Result, err
 
 func (c *Campaign) request(ctx context.Context, one faults.Case) (r faults.Request, err error) {
 	for range attempts {
-		r.TraceID = front.NewTraceID()
-		r.Injected, err = c.Bench.Inject(ctx, one, inject.Request{TraceID: r.TraceID, Send: func(ctx context.Context) (err error) {
-			r.Client, err = c.Client.Get(ctx, r.TraceID, one.Version, true)
-			return err
-		}})
-		if !errors.Is(err, inject.ErrMissed) {
-			return r, err
+		var m inject.Made
+		if m, err = c.Session.Make(ctx, one); !errors.Is(err, inject.ErrMissed) {
+			if !m.Sound() {
+				c.Unsound++
+			}
+			return faults.Request{TraceID: m.TraceID, Injected: m.Injected, Client: m.Client}, err
 		}
+		c.Again++
 	}
 	return r, err
 }

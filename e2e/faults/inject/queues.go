@@ -75,7 +75,9 @@ func (b *Bench) bridgeQueue(ctx context.Context, c faults.Case, r Request) (time
 // slow for it, and returns what passed the spots.
 func (b *Bench) slow(ctx context.Context, s queue.Slow, c faults.Case, r Request, spots ...spot) (seen []*sight, err error) {
 	s.Match = queue.Match{Port: lab.AppPort, Response: c.Leg.Response, Longer: longer(c.Leg)}
-	s.Rate = queue.Rate(length, c.Magnitude)
+	// A message that comes in pieces waits less: the queue is at work before
+	// its last piece is there.
+	s.Rate = queue.Rate(length, c.Magnitude+200*time.Microsecond)
 	remove, err := s.Install()
 	if err != nil {
 		return nil, err

@@ -73,7 +73,13 @@ func (b *Bench) relayed(c faults.Case, plan func(before *sight) relay.Plan, do f
 			return fmt.Errorf("route through the relay: %w", err)
 		}
 		defer func() { err = errors.Join(err, node.ReplaceRoute(pods, lab.NodeIP(c.ToNode))) }()
-		return do()
+		if err := do(); err != nil {
+			return err
+		}
+		if !b.relay.Met() {
+			return fmt.Errorf("%w: no packet was taken for it", ErrMissed)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, nil, err

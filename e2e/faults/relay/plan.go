@@ -24,6 +24,8 @@ type Packet struct {
 type Plan interface {
 	// Decide returns how long a packet is held back, or that it is lost.
 	Decide(p Packet, now time.Time) (hold time.Duration, lost bool)
+	// Met tells whether there was a packet to do something to.
+	Met() bool
 }
 
 // Pass is the plan that does nothing.
@@ -32,8 +34,14 @@ type Pass struct{}
 // Decide lets the packet pass.
 func (Pass) Decide(Packet, time.Time) (time.Duration, bool) { return 0, false }
 
+// Met is false.
+func (Pass) Met() bool { return false }
+
 // Delay holds every packet for the same time.
 type Delay time.Duration
+
+// Met is true: who asks has seen the packets.
+func (Delay) Met() bool { return true }
 
 // Decide holds the packet.
 func (d Delay) Decide(Packet, time.Time) (time.Duration, bool) { return time.Duration(d), false }
@@ -57,6 +65,9 @@ func (l *lose) Decide(p Packet, _ time.Time) (time.Duration, bool) {
 	l.done = true
 	return 0, true
 }
+
+// Met tells whether a packet was lost.
+func (l *lose) Met() bool { return l.done }
 
 // Reorder returns a plan that holds the first packet of the target for d while
 // those behind it pass. Copies of it that the sender makes meanwhile wait too.
@@ -89,6 +100,9 @@ func (r *reorder) Decide(p Packet, now time.Time) (time.Duration, bool) {
 	}
 	return max(0, r.release.Sub(now)), false
 }
+
+// Met tells whether a packet was held.
+func (r *reorder) Met() bool { return !r.release.IsZero() }
 
 // parse reads a packet.
 func parse(raw []byte) Packet {

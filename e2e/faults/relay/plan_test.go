@@ -25,6 +25,9 @@ func everything(tap.Segment) bool { return true }
 func TestLoseLosesTheLastPacketOnce(t *testing.T) {
 	other := func(s tap.Segment) bool { return s.Seq >= 100 }
 	plan := Lose(other)
+	if plan.Met() {
+		t.Error("a packet is lost before one came")
+	}
 	for i, step := range []struct {
 		packet Packet
 		lost   bool
@@ -35,6 +38,9 @@ func TestLoseLosesTheLastPacketOnce(t *testing.T) {
 		if _, lost := plan.Decide(step.packet, time.Now()); lost != step.lost {
 			t.Errorf("step %d: lost %v", i, lost)
 		}
+	}
+	if !plan.Met() {
+		t.Error("no packet was lost")
 	}
 }
 

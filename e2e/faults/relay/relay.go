@@ -52,6 +52,13 @@ func (r *Relay) Set(plan Plan) {
 	r.plan = plan
 }
 
+// Met tells whether the plan has done something to a packet.
+func (r *Relay) Met() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.plan.Met()
+}
+
 // Close ends the relay; what it holds is lost.
 func (r *Relay) Close() error {
 	err := errors.Join(unroute(r.space, r.bridge, r.pods), r.file.Close())

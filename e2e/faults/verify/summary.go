@@ -15,6 +15,8 @@ type Summary struct {
 	// Median is that of the differences between client and injector.
 	Median       time.Duration
 	Rows, Missed int
+	// Unsound is how many requests something else made slow as well.
+	Unsound int
 }
 
 // Summarize sums rows up, one line per kind that there is.
@@ -30,6 +32,9 @@ func Summarize(rows []Row) (summaries []Summary) {
 				s.Missed++
 			default:
 				off = append(off, r.Off())
+				if !r.Sound() {
+					s.Unsound++
+				}
 			}
 			s.Rows++
 		}

@@ -102,6 +102,36 @@ func TestBytesAreHeldInTheQueue(t *testing.T) {
 	}
 }
 
+// A long answer comes in one piece.
+func TestWhole(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 12_000
+	server := &http.Server{ConnContext: ConnContext, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(size))
+		if err := Whole(w, r, make([]byte, size)); err != nil {
+			t.Error(err)
+		}
+	})}
+	go func() { _ = server.Serve((&State{}).Listen(inner)) }()
+	defer server.Close()
+	conn, err := net.Dial("tcp", inner.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for range 20 {
+		if _, err := fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := conn.Read(make([]byte, 2*size)); n < size || err != nil {
+			t.Fatalf("%d bytes came at once, %v", n, err)
+		}
+	}
+}
+
 // While bytes are held nobody takes them out of the queue.
 func TestHeldBytesStayInTheQueue(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
