@@ -191,8 +191,10 @@ static __always_inline void client_data(struct __sk_buff *skb, const struct segm
 	}
 	if (c->phase == PHASE_IDLE)
 		return;
-	if (c->phase == PHASE_RESPONSE && arrival != ARRIVAL_IN_ORDER)
-		return; /* cannot be told apart from a request that is missed */
+	/* Cannot be told apart from the next request, whose head is late or missed. */
+	if (c->phase == PHASE_RESPONSE &&
+	    (arrival != ARRIVAL_IN_ORDER || c->client.gap_start != c->client.gap_end))
+		return;
 	if (is_open(c) && (c->claim & 1)) {
 		count(COUNTER_LATE);
 		return;

@@ -39,18 +39,23 @@ func (f *explainFlags) explain(ctx context.Context, source backend.Source, args 
 // behind one that is a group by itself.
 const separator = ","
 
-// read gets the traces that each argument names. One that was named before is
-// left out.
+// read gets the traces that each argument names. One that was named before in
+// the same group, or as a group of its own, is left out.
 func (f *explainFlags) read(ctx context.Context, source backend.Source, args []string) (groups [][]backend.Trace, b *baselines, err error) {
 	b = &baselines{source: source, most: f.typical, last: f.typicalLast, asked: map[trace.TraceID]bool{}, found: map[beginning][]backend.Trace{}}
+	known := map[trace.TraceID]backend.Trace{}
 	for _, arg := range args {
 		var group []backend.Trace
+		alone := !strings.Contains(arg, separator)
 		for _, text := range strings.Split(strings.TrimSuffix(arg, separator), separator) {
 			id, err := backend.ParseTraceID(text)
 			if err != nil {
 				return nil, nil, err
 			}
-			if b.asked[id] {
+			if t, ok := known[id]; ok {
+				if !alone && !slices.ContainsFunc(group, func(g backend.Trace) bool { return g.ID == id }) {
+					group = append(group, t)
+				}
 				continue
 			}
 			b.asked[id] = true
@@ -61,11 +66,12 @@ func (f *explainFlags) read(ctx context.Context, source backend.Source, args []s
 			case err != nil:
 				return nil, nil, err
 			}
+			known[id] = t
 			group = append(group, t)
+			b.explained = append(b.explained, t)
 		}
 		if len(group) > 0 {
 			groups = append(groups, group)
-			b.explained = append(b.explained, group...)
 		}
 	}
 	return groups, b, nil

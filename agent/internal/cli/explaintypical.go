@@ -5,6 +5,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/backend"
@@ -16,18 +17,20 @@ import (
 // service and operation of its first span.
 type beginning struct{ service, operation string }
 
-// baselines finds typical traces, once for each beginning.
+// baselines finds typical traces for those that are explained.
 type baselines struct {
 	source    backend.Source
 	most      int
 	last      time.Duration
 	explained []backend.Trace
 	asked     map[trace.TraceID]bool
-	found     map[beginning][]backend.Trace
+	found     map[beginning][]backend.Trace // by start
 }
 
-// of returns the traces that a trace is compared with, or a note on why there
-// are none. The report is worth something without them.
+// of returns the traces that one, or one of a group, is compared with, or a note
+// on why there are none. The report is worth something without them. They are
+// the latest before it, as what makes it slow may last; later ones only where
+// that gives too few.
 func (b *baselines) of(ctx context.Context, t backend.Trace) ([]backend.Trace, string) {
 	if b.most == 0 {
 		return nil, ""
@@ -36,19 +39,21 @@ func (b *baselines) of(ctx context.Context, t backend.Trace) ([]backend.Trace, s
 	if key.service == "" {
 		return nil, "No typical traces: the trace has no span of a proxy or an application, so nobody knows what to search for."
 	}
-	if typical, done := b.found[key]; done {
-		return typical, ""
+	found, done := b.found[key]
+	if !done {
+		var err error
+		if found, err = b.search(ctx, key); err != nil {
+			return nil, fmt.Sprintf("No typical traces: %v.", err)
+		}
+		b.found[key] = found
 	}
-	typical, err := b.search(ctx, key)
-	if err != nil {
-		return nil, fmt.Sprintf("No typical traces: %v.", err)
-	}
-	b.found[key] = typical
-	return typical, ""
+	later, _ := slices.BinarySearchFunc(found, t.Start(), func(f backend.Trace, at time.Time) int { return f.Start().Compare(at) })
+	first := max(later-b.most, 0)
+	return found[first:min(first+b.most, len(found))], ""
 }
 
-// search looks before the first of the explained traces that begin so, as what
-// makes one slow may last: behind it only where that gives too few.
+// search gets, once for each beginning, the traces before the last of those that
+// are explained, and behind it where there are too few.
 func (b *baselines) search(ctx context.Context, key beginning) ([]backend.Trace, error) {
 	var first, latest time.Time
 	for _, t := range b.explained {
@@ -65,24 +70,26 @@ func (b *baselines) search(ctx context.Context, key beginning) ([]backend.Trace,
 	}
 	typical := []backend.Trace{}
 	known := map[trace.TraceID]bool{}
-	for _, window := range [][2]time.Time{{first.Add(-b.last), first}, {first, latest.Add(b.last)}} {
+	for _, window := range [][2]time.Time{{first.Add(-b.last), latest}, {latest, latest.Add(b.last)}} {
 		if len(typical) >= b.most {
 			break
 		}
 		traces, err := b.source.Search(ctx, backend.Query{
 			Service: key.service, Operation: key.operation,
-			From: window[0], To: window[1], Limit: b.most + len(b.explained),
+			// Typical ones may lie between the explained ones.
+			From: window[0], To: window[1], Limit: b.most + 3*len(b.explained),
 		})
 		if err != nil {
 			return nil, err
 		}
 		for _, t := range traces {
-			if len(typical) < b.most && !b.asked[t.ID] && !known[t.ID] && beginningOf(t) == key {
+			if !b.asked[t.ID] && !known[t.ID] && beginningOf(t) == key {
 				known[t.ID] = true
 				typical = append(typical, t)
 			}
 		}
 	}
+	slices.SortStableFunc(typical, func(a, b backend.Trace) int { return a.Start().Compare(b.Start()) })
 	return typical, nil
 }
 

@@ -128,9 +128,9 @@ func (c *connection) addToRequest(s segment, o order, fresh uint32) {
 	if x == nil || after(s.seq, x.requestSeq) < 0 {
 		return
 	}
-	if x.Response.Packets > 0 && o != inOrder {
-		// Once there is a response, what leaves a hole may be, or belong to, a
-		// request that was missed.
+	if x.Response.Packets > 0 && (o != inOrder || len(c.toServer.holes) > 0) {
+		// Once there is a response, what leaves a hole, or comes behind one, may
+		// be, or belong to, a request whose head is late or was missed.
 		fresh = 0
 		if o != repeated {
 			return

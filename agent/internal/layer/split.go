@@ -160,6 +160,10 @@ func (w *way) crossing() {
 		w.leg.Notes = append(w.leg.Notes, "request and response went between different nodes")
 		return
 	}
+	if c.at < b.at || d.at < a.at {
+		w.leg.Notes = append(w.leg.Notes, "the response was on its way before the request was")
+		return
+	}
 	time := int64(d.at-a.at) - int64(c.at-b.at)
 	some := covered(w.out, a.position, b.position)
 	for _, s := range covered(w.back, c.position, d.position) {

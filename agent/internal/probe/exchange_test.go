@@ -100,6 +100,28 @@ func TestUnsampledAfterSampled(t *testing.T) {
 	}
 }
 
+// The next request passes in another order than it was sent: none of it belongs
+// to the exchange before.
+func TestNextRequestReordered(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	first := get + traceparent + end
+	k.receive(c.request(first))
+	k.receive(c.response(ok200))
+	head, middle, rest := c.request(get+traceparent+end), c.request("12345"), c.request("67890")
+	for _, packet := range [][]byte{middle, rest, head} {
+		k.receive(packet)
+	}
+	k.receive(c.response(ok200))
+	got := k.exchanges()
+	if len(got) != 2 {
+		t.Fatalf("%d exchanges, want 2", len(got))
+	}
+	if q := got[0].Request; q.Bytes != uint64(len(first)) || q.Packets != 1 || q.Last != q.First {
+		t.Errorf("first request %+v, want one segment of %d bytes", q, len(first))
+	}
+}
+
 func TestEnd(t *testing.T) {
 	for name, test := range map[string]struct {
 		segments func(c *connection) [][]byte

@@ -53,7 +53,7 @@ found, or too many requests without a fault are blamed on a layer. Needs root.`,
 	flags.Uint64Var(&f.seed, "seed", 1, "what the cases are drawn from")
 	flags.IntVar(&f.cases, "cases", faults.DefaultCases, "how many cases; of six one has no fault")
 	flags.IntVar(&f.requests, "requests", 7, "requests with the same fault for each case, which are explained together")
-	flags.IntVar(&f.batch, "batch", 50, "how many cases are made before their traces are explained")
+	flags.IntVar(&f.batch, "batch", 25, "how many cases are made before their traces are explained")
 	flags.StringVar(&f.variant, "variant", "default", "condition: default, options, clock, missing-pnic, parallel64 or loss")
 	flags.BoolVar(&f.verify, "verify", false, "only prove the faults, without agents, by what the client sees of them")
 	flags.Float64Var(&f.accuracy, "accuracy", 0.99, "share of the faults that must be found")

@@ -89,8 +89,9 @@ func order(c faults.Case) int {
 	return 0
 }
 
-// typical is how many requests without a fault come before each batch: what
-// layertrace has to know what is usual.
+// typical is how many requests without a fault, those before a case's first, the
+// case is compared with: so many come before each batch, and one before each of
+// its requests.
 const typical = 75
 
 // connect opens connections after the load was turned on or off.
@@ -121,7 +122,11 @@ func (c *Campaign) make(ctx context.Context, batch []faults.Case) (made []faults
 func (c *Campaign) one(ctx context.Context, one faults.Case) (faults.Result, error) {
 	requests := make([]faults.Request, c.Requests)
 	for i := range requests {
-		var err error
+		// What is usual is known from requests at the same time.
+		err := c.Session.Plain(ctx, one.Load, 1)
+		if err != nil {
+			return faults.Result{}, err
+		}
 		if requests[i], err = c.request(ctx, one); err != nil {
 			return faults.Result{}, err
 		}
@@ -157,22 +162,19 @@ func (c *Campaign) judge(ctx context.Context, made []faults.Result) error {
 	if err := c.settled(ctx, ids); err != nil {
 		return err
 	}
-	together, err := c.Explainer.Explain(ctx, groups)
+	verdicts, err := c.Explainer.Explain(ctx, slices.Concat(groups, singles))
 	if err != nil {
 		return err
 	}
-	alone, err := c.Explainer.Explain(ctx, singles)
-	if err != nil {
-		return err
+	if len(verdicts) != len(groups)+len(singles) {
+		return fmt.Errorf("layertrace explain says something of %d groups of traces, not of %d", len(verdicts), len(groups)+len(singles))
 	}
+	alone := verdicts[len(groups):]
 	for i := range made {
-		verdict, ok := together[made[i].TraceIDs[0]]
-		if !ok {
-			return fmt.Errorf("layertrace explain says nothing of trace %s", made[i].TraceIDs[0])
-		}
-		made[i].Judge(verdict)
-		for n, id := range made[i].TraceIDs {
-			made[i].JudgeSingle(n, alone[id])
+		made[i].Judge(verdicts[i])
+		for n := range made[i].TraceIDs {
+			made[i].JudgeSingle(n, alone[0])
+			alone = alone[1:]
 		}
 	}
 	return nil

@@ -17,17 +17,16 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-// Explainer tells what layertrace says of groups of traces, by the ID of a
-// group's first trace.
+// Explainer tells what layertrace says of groups of traces, in their order.
 type Explainer interface {
-	Explain(ctx context.Context, groups [][]string) (map[string]faults.Verdict, error)
+	Explain(ctx context.Context, groups [][]string) ([]faults.Verdict, error)
 }
 
 // Command is the Explainer that runs `layertrace explain`.
 type Command struct{ Lab *lab.Lab }
 
 // Explain runs it once for all groups.
-func (c Command) Explain(ctx context.Context, groups [][]string) (map[string]faults.Verdict, error) {
+func (c Command) Explain(ctx context.Context, groups [][]string) ([]faults.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	args := []string{"explain", "--json", "--typical", strconv.Itoa(typical), "--jaeger", lab.JaegerURL()}
@@ -42,8 +41,7 @@ func (c Command) Explain(ctx context.Context, groups [][]string) (map[string]fau
 }
 
 // parse reads one JSON report per group.
-func parse(out []byte) (map[string]faults.Verdict, error) {
-	verdicts := map[string]faults.Verdict{}
+func parse(out []byte) (verdicts []faults.Verdict, err error) {
 	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
 		var r report
 		err := decoder.Decode(&r)
@@ -56,7 +54,7 @@ func parse(out []byte) (map[string]faults.Verdict, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the answer of layertrace explain --json, report %d: %w", len(verdicts)+1, err)
 		}
-		verdicts[r.Asked[0]] = r.verdict()
+		verdicts = append(verdicts, r.verdict())
 	}
 }
 

@@ -16,10 +16,10 @@ func TestParse(t *testing.T) {
 	"excess_ns":5000,"confidence":"high","covers":["node-driver","virtual-network"]}}
 {"asked":["b"],"verdict":{"layer":"none"}}`
 	got, err := parse([]byte(out))
-	want := map[string]faults.Verdict{
-		"a": {Layer: faults.NodeDriver, Place: "node3", Confidence: "high", Excess: 5 * time.Microsecond,
+	want := []faults.Verdict{
+		{Layer: faults.NodeDriver, Place: "node3", Confidence: "high", Excess: 5 * time.Microsecond,
 			Unattributed: 10, Total: 9 * time.Microsecond, Covers: []faults.Layer{faults.NodeDriver, faults.VirtualNetwork}},
-		"b": {Layer: faults.None},
+		{Layer: faults.None},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)

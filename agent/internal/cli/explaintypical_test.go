@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/agent/internal/backend"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// listed is a source that has some traces, whatever is asked.
+type listed []backend.Trace
+
+func (l listed) Trace(context.Context, trace.TraceID) (backend.Trace, error) {
+	return backend.Trace{}, backend.ErrNotFound
+}
+func (l listed) Search(context.Context, backend.Query) ([]backend.Trace, error) { return l, nil }
+func (l listed) Name() string                                                  { return "a list" }
+
+func traceAt(id byte, operation string) backend.Trace {
+	return backend.Trace{ID: trace.TraceID{id}, Spans: []backend.Span{{
+		ID: trace.SpanID{id}, Name: operation, Service: "gateway", Start: time.Unix(int64(id), 0),
+	}}}
+}
+
+// A trace is compared with the latest before it that begin alike and are not
+// explained themselves; with later ones only for want of others.
+func TestTypicalTracesAreThoseBefore(t *testing.T) {
+	source := listed{}
+	for id := byte(1); id <= 9; id++ {
+		source = append(source, traceAt(id, "GET /"))
+	}
+	source = append(source, traceAt(10, "POST /"), traceAt(3, "GET /"))
+	explained := []backend.Trace{traceAt(2, "GET /"), traceAt(7, "GET /")}
+	b := &baselines{
+		source: source, most: 3, last: time.Minute, explained: explained,
+		asked: map[trace.TraceID]bool{{2}: true, {7}: true}, found: map[beginning][]backend.Trace{},
+	}
+	for of, want := range map[byte][]byte{7: {4, 5, 6}, 2: {1, 3, 4}} {
+		typical, note := b.of(t.Context(), traceAt(of, "GET /"))
+		var got []byte
+		for _, one := range typical {
+			got = append(got, one.ID[0])
+		}
+		if !slices.Equal(got, want) || note != "" {
+			t.Errorf("trace %d is compared with %v, want %v (%s)", of, got, want, note)
+		}
+	}
+}
