@@ -19,7 +19,7 @@ func (l listed) Trace(context.Context, trace.TraceID) (backend.Trace, error) {
 	return backend.Trace{}, backend.ErrNotFound
 }
 func (l listed) Search(context.Context, backend.Query) ([]backend.Trace, error) { return l, nil }
-func (l listed) Name() string                                                  { return "a list" }
+func (l listed) Name() string                                                   { return "a list" }
 
 func traceAt(id byte, operation string) backend.Trace {
 	return backend.Trace{ID: trace.TraceID{id}, Spans: []backend.Span{{
