@@ -118,11 +118,7 @@ func (p *Probe) Counters() ([]Counter, error) {
 		}
 		counters = append(counters, more...)
 	}
-	return append(counters,
-		Counter{"exchanges_received", "Exchanges read from the ring buffer.", p.received.Load()},
-		Counter{"exchanges_unreadable", "Records that could not be decoded.", p.unreadable.Load()},
-		Counter{"exchanges_evicted", "Open exchanges lost because the connection map was full (raise max-connections).", p.evicted.Load()},
-	), nil
+	return append(counters, readerCounters(p.received.Load(), p.unreadable.Load(), p.evicted.Load())...), nil
 }
 
 // Close detaches everything and frees the programs. Run must have returned or
