@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command generate writes the two parts of the manifests that come from
-// elsewhere: the Lua script, and the hash of the agent's configuration, whose
-// change rolls the agents. It runs in istio/ (go generate ./istio).
+// Command generate writes the parts of the manifests that come from elsewhere:
+// the Lua script, the hash of the agent's configuration, whose change rolls the
+// agents, and the alert rules as an object for the Prometheus operator. It runs
+// in istio/ (go generate ./istio).
 package main
 
 import (
@@ -18,7 +19,7 @@ import (
 )
 
 func main() {
-	for _, write := range []func() error{writeScript, writeHash} {
+	for _, write := range []func() error{writeScript, writeHash, writeRules} {
 		if err := write(); err != nil {
 			fmt.Fprintf(os.Stderr, "generate manifests: %v\n", err)
 			os.Exit(1)

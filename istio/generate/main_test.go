@@ -4,7 +4,9 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/layertrace/layertrace/istio"
@@ -14,7 +16,8 @@ import (
 // once more changes nothing.
 func TestManifestsAreGenerated(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, istio.Files); err != nil {
+	monitoring := os.DirFS("../monitoring")
+	if err := errors.Join(os.CopyFS(dir, istio.Files), os.CopyFS(filepath.Join(dir, "monitoring"), monitoring)); err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir(dir)
@@ -23,6 +26,16 @@ func TestManifestsAreGenerated(t *testing.T) {
 	}
 	if err := writeHash(); err != nil {
 		t.Fatal(err)
+	}
+	before, err := os.ReadFile(ruleObject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeRules(); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.ReadFile(ruleObject); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("%s is out of date: run go generate ./istio (%v)", ruleObject, err)
 	}
 	for _, file := range []string{"reorder/lua/envoyfilter.yaml", "agent/daemonset.yaml"} {
 		want, err := os.ReadFile(file)
