@@ -74,12 +74,14 @@ func open(opts Options) (*Probe, error) {
 		}
 	}
 	if opts.Sockets {
-		if p.sockets, err = openSockets(&opts, kernel); err != nil {
+		p.sockets, err = openSockets(&opts, kernel)
+		if err := doWithout(err, "no capture at sockets: layers are told by interfaces alone", opts.Log); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
 	}
 	if opts.Drivers {
-		if p.drivers, err = openDrivers(&opts, kernel); err != nil {
+		p.drivers, err = openDrivers(&opts, kernel)
+		if err := doWithout(err, "drivers are not watched: the node driver counts as relay network, and drops are not known", opts.Log); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
 	}
