@@ -50,8 +50,19 @@ func writeScript() error {
 
 var hashText = regexp.MustCompile(`(?m)^( +layertrace/config-sha256:).*\n`)
 
+// writeHash writes the hash of both configurations: for interfaces and, as a
+// component beside, for layers.
 func writeHash() error {
-	data, err := os.ReadFile("agent/configmap.yaml")
+	for _, dir := range []string{"agent", "layers"} {
+		if err := writeHashIn(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeHashIn(dir string) error {
+	data, err := os.ReadFile(dir + "/configmap.yaml")
 	if err != nil {
 		return err
 	}
@@ -60,7 +71,7 @@ func writeHash() error {
 		return err
 	}
 	sum := sha256.Sum256([]byte(config.Data["config.yaml"]))
-	return replace("agent/daemonset.yaml", hashText, func(match []string) string {
+	return replace(dir+"/daemonset.yaml", hashText, func(match []string) string {
 		return match[1] + " " + hex.EncodeToString(sum[:]) + "\n"
 	})
 }
