@@ -65,6 +65,7 @@ func TestQueries(t *testing.T) {
 		"both":    "scrape_native_histograms: true, always_scrape_classic_histograms: true",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each waits for scrapes most of the time
 			p := startPrometheus(t, program, targets, scrape)
 			for _, q := range append(queries, recordings(t, p)...) {
 				if err := await.Until(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
