@@ -87,7 +87,7 @@ generate: packages ## Compile the BPF programs, write their Go bindings, bring t
 	go generate ./bpf/... ./istio
 
 .PHONY: setup
-setup: packages lab ## Get all that the tests need: packages, Envoy, Jaeger
+setup: packages lab ## Get all that the tests need: packages, Envoy, Jaeger, Prometheus
 	@bin/lab setup
 
 .PHONY: clean

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command generate writes the two parts of the manifests that come from
-// elsewhere: the Lua script, and the hash of the agent's configuration, whose
-// change rolls the agents. It runs in istio/ (go generate ./istio).
+// Command generate writes the parts of the manifests that come from elsewhere:
+// the Lua script, the hash of the agent's configuration, whose change rolls the
+// agents, and the alert rules as an object for the Prometheus operator. It runs
+// in istio/ (go generate ./istio).
 package main
 
 import (
@@ -18,7 +19,7 @@ import (
 )
 
 func main() {
-	for _, write := range []func() error{writeScript, writeHash} {
+	for _, write := range []func() error{writeScript, writeHash, writeRules} {
 		if err := write(); err != nil {
 			fmt.Fprintf(os.Stderr, "generate manifests: %v\n", err)
 			os.Exit(1)
@@ -49,8 +50,19 @@ func writeScript() error {
 
 var hashText = regexp.MustCompile(`(?m)^( +layertrace/config-sha256:).*\n`)
 
+// writeHash writes the hash of both configurations: for interfaces and, as a
+// component beside, for layers.
 func writeHash() error {
-	data, err := os.ReadFile("agent/configmap.yaml")
+	for _, dir := range []string{"agent", "layers"} {
+		if err := writeHashIn(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeHashIn(dir string) error {
+	data, err := os.ReadFile(dir + "/configmap.yaml")
 	if err != nil {
 		return err
 	}
@@ -59,7 +71,7 @@ func writeHash() error {
 		return err
 	}
 	sum := sha256.Sum256([]byte(config.Data["config.yaml"]))
-	return replace("agent/daemonset.yaml", hashText, func(match []string) string {
+	return replace(dir+"/daemonset.yaml", hashText, func(match []string) string {
 		return match[1] + " " + hex.EncodeToString(sum[:]) + "\n"
 	})
 }

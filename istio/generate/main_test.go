@@ -4,7 +4,9 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/layertrace/layertrace/istio"
@@ -14,22 +16,28 @@ import (
 // once more changes nothing.
 func TestManifestsAreGenerated(t *testing.T) {
 	dir := t.TempDir()
+	for _, other := range []string{"layers", "monitoring"} {
+		if err := os.CopyFS(filepath.Join(dir, other), os.DirFS("../"+other)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := os.CopyFS(dir, istio.Files); err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir(dir)
-	if err := writeScript(); err != nil {
-		t.Fatal(err)
-	}
-	if err := writeHash(); err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range []string{"reorder/lua/envoyfilter.yaml", "agent/daemonset.yaml"} {
-		want, err := os.ReadFile(file)
-		if err != nil {
+	files := []string{"reorder/lua/envoyfilter.yaml", "agent/daemonset.yaml", "layers/daemonset.yaml", ruleObject}
+	before := map[string][]byte{}
+	for _, file := range files {
+		var err error
+		if before[file], err = os.ReadFile(file); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := istio.Files.ReadFile(file); err != nil || !bytes.Equal(got, want) {
+	}
+	if err := errors.Join(writeScript(), writeHash(), writeRules()); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if after, err := os.ReadFile(file); err != nil || !bytes.Equal(before[file], after) {
 			t.Errorf("%s is out of date: run go generate ./istio (%v)", file, err)
 		}
 	}

@@ -76,8 +76,9 @@ func Run(ctx context.Context, opts Options) error {
 	watcher := iface.NewWatcher(selector, log)
 	capture := newCapture(probe, table, log)
 	group, running := errgroup.WithContext(ctx)
-	server.serve(status.NewRegistry(registered, build(opts.Version), probeSource(probe), capture.samples, delivery.samples, names.samples),
-		func() (string, error) { return ready(running, capture, names) }, log)
+	isReady := func() (string, error) { return ready(running, capture, names) }
+	server.serve(status.NewRegistry(registered, build(opts.Version), readiness(isReady),
+		probeSource(probe), capture.samples, delivery.samples, names.samples), isReady, log)
 
 	group.Go(func() error { return kernelClock.Run(running) })
 	group.Go(func() error { return names.run(running) })

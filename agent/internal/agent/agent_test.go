@@ -87,7 +87,7 @@ func TestRun(t *testing.T) {
 		`layertrace_exchanges_handled_total{role="vnic"} 11`, "layertrace_exchanges_stray_total 1",
 		"layertrace_exchanges_unnamed_total 11", "layertrace_spans_accepted_total 10", "layertrace_lines_written_total 11",
 		`layertrace_interfaces{role="vnic"} 1`, `layertrace_interfaces{role="pnic"} 0`, "layertrace_ring_full_total 3",
-		`layertrace_build_info{version="v1"} 1`, "process_resident_memory_bytes",
+		`layertrace_build_info{version="v1"} 1`, "layertrace_ready 1", "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("/metrics lacks %s", want)
@@ -129,7 +129,7 @@ func TestNotReadyWithoutInterface(t *testing.T) {
 	go func() { ended <- Run(ctx, opts) }()
 	eventually(t, "the failure is counted", func() bool {
 		_, metrics := get(t, opts, "/metrics")
-		return strings.Contains(metrics, "layertrace_attach_failures_total 1\n")
+		return strings.Contains(metrics, "layertrace_attach_failures_total 1\n") && strings.Contains(metrics, "layertrace_ready 0\n")
 	})
 	if code, body := get(t, opts, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "no interface") {
 		t.Errorf("/readyz answers %d %s", code, body)

@@ -83,6 +83,7 @@ func podOrService(pod, service string) string {
 func (l *layers) split(sightings []layer.Sighting) {
 	tree := layer.Split(sightings, nil)
 	for _, leg := range tree.Legs {
+		l.times.ObserveHop(leg)
 		for _, p := range leg.Parts {
 			l.times.Observe(leg, p)
 			if l.emitter != nil {

@@ -59,3 +59,14 @@ func build(version string) status.Source {
 		return []status.Sample{{Name: "build_info", Help: "The version that runs.", Gauge: true, Value: 1, Label: "version", LabelValue: version}}, nil
 	}
 }
+
+// readiness is what /readyz answers as a metric.
+func readiness(ready status.Ready) status.Source {
+	return func() ([]status.Sample, error) {
+		sample := status.Sample{Name: "ready", Help: "1 when the agent does all of its work, as /readyz says.", Gauge: true}
+		if _, err := ready(); err == nil {
+			sample.Value = 1
+		}
+		return []status.Sample{sample}, nil
+	}
+}

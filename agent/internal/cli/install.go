@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -93,6 +94,7 @@ Ways to put the trace context in front (--reorder):
 	fs.Float64Var(&o.Sampling, "sampling", 1, "`PERCENT` of requests that are traced, with --tracing-provider")
 	fs.StringVar(&o.OTLPEndpoint, "otlp-endpoint", "jaeger-collector.istio-system.svc:4317", "`HOST:PORT` that takes the agents' spans (OTLP, gRPC)")
 	fs.BoolVar(&o.OTLPInsecure, "otlp-insecure", true, "speak to it without TLS")
+	fs.StringVar(&o.Spans, "spans", config.SpansInterfaces, "what the agents tell: interfaces, or layers, for which sockets are watched as well")
 	fs.StringArrayVar(&o.AgentSettings, "agent-setting", nil, "further `NAME=VALUE` of the agents' settings, such as pnic=eth0 (repeatable)")
 	fs.StringVar(&o.Image, "image", "", "the agents' image (default: layertrace/agent:devel)")
 	fs.StringVar(&o.WasmURL, "wasm-url", "", "the Wasm filter: oci://, https:// or http:// `URL`")

@@ -4,9 +4,11 @@ package cli
 
 import (
 	"log/slog"
+	"slices"
 
 	"github.com/layertrace/layertrace/agent/internal/agent"
 	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/agent/internal/podcgroup"
 	"github.com/layertrace/layertrace/agent/internal/probe"
 )
 
@@ -39,6 +41,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 	for i, h := range cfg.ContextHeaders {
 		headers[i] = probe.ContextHeader(h)
 	}
+	cgroups := socketCgroups(cfg, podcgroup.Mounts, log)
 	return probe.Options{
 		Mode:             probe.Mode(cfg.Mode),
 		Ports:            cfg.Ports,
@@ -54,9 +57,24 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		TCPOption:        probe.OptionLayout(cfg.TCPOption),
 		TCPOptionCgroups: cfg.TCPOptionCgroups,
 		TCPOptionPorts:   cfg.TCPOptionPorts,
-		Sockets:          len(cfg.SocketCgroups) > 0,
-		SocketCgroups:    cfg.SocketCgroups,
+		Sockets:          len(cgroups) > 0,
+		SocketCgroups:    cgroups,
 		Drivers:          cfg.Layers(),
 		Log:              log,
 	}
+}
+
+// socketCgroups returns the cgroups whose sockets are watched. Where the pods'
+// are to be found by itself and are not, the rest of the agent works.
+func socketCgroups(cfg *config.Config, mounts []string, log *slog.Logger) []string {
+	if !slices.Equal(cfg.SocketCgroups, []string{config.SocketCgroupAuto}) {
+		return cfg.SocketCgroups
+	}
+	found, err := podcgroup.Find(mounts)
+	if err != nil {
+		log.Warn("no sockets are watched: layers are told by interfaces alone", "reason", err)
+		return nil
+	}
+	log.Info("watching the sockets of the pods", "cgroups", found)
+	return found
 }

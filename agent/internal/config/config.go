@@ -27,6 +27,9 @@ const (
 	SpansLayers     = "layers"
 )
 
+// SocketCgroupAuto as the one --socket-cgroup: the pods' cgroup of this node.
+const SocketCgroupAuto = "auto"
+
 // ContextHeader is a further request header that carries a trace context.
 type ContextHeader struct {
 	// Name of the header, 1 to 31 bytes, compared without regard to case.
@@ -58,7 +61,7 @@ type Config struct {
 	RingBytes       int
 
 	Spans         string
-	SocketCgroups []string
+	SocketCgroups []string // or SocketCgroupAuto alone
 	SidecarUID    uint32
 
 	TCPOption        string

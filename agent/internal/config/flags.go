@@ -60,7 +60,7 @@ func defineLayers(fs *pflag.FlagSet, c *Config) {
 	fs.Var(newChoice(&c.Spans, SpansInterfaces, SpansInterfaces, SpansLayers), "spans",
 		"interfaces: a span for each interface; layers: sockets as well, and a span for each layer")
 	fs.Var(newList(&c.SocketCgroups, "path", parseText), "socket-cgroup",
-		"cgroup2 directory whose sockets are watched for --spans=layers (repeatable)")
+		"cgroup2 directory whose sockets are watched for --spans=layers (repeatable); auto: the pods' (default with --kubernetes)")
 	fs.Uint32Var(&c.SidecarUID, "sidecar-uid", 1337, "user `ID` of the proxies: tells their sockets from the applications'")
 }
 

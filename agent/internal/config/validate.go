@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -78,6 +79,12 @@ func (c *Config) validateCapture() error {
 func (c *Config) validateOptions() error {
 	if len(c.SocketCgroups) > 0 && !c.Layers() {
 		return fmt.Errorf("--socket-cgroup has no effect without --spans=%s: set both or none", SpansLayers)
+	}
+	if len(c.SocketCgroups) > 1 && slices.Contains(c.SocketCgroups, SocketCgroupAuto) {
+		return fmt.Errorf("--socket-cgroup: %s cannot stand beside others: name all directories, or none", SocketCgroupAuto)
+	}
+	if c.Layers() && c.Kubernetes && len(c.SocketCgroups) == 0 {
+		c.SocketCgroups = []string{SocketCgroupAuto}
 	}
 	if c.TCPOption != "off" && len(c.TCPOptionCgroups) == 0 {
 		return fmt.Errorf("--tcp-option %s needs --tcp-option-cgroup: name the cgroup2 directories whose sockets may write options", c.TCPOption)

@@ -25,8 +25,19 @@ func cgroup2() (string, error) {
 	return "", errors.New("not mounted at /sys/fs/cgroup or /sys/fs/cgroup/unified: mount -t cgroup2 none DIR, and mount it into a container")
 }
 
-// trySockops attaches to a cgroup of its own, which it removes.
-func trySockops() (err error) {
+func trySockops() error { return tryCgroup(ebpf.SockOps, ebpf.AttachCGroupSockOps) }
+
+func tryCgroupSKB() error {
+	for _, attach := range []ebpf.AttachType{ebpf.AttachCGroupInetEgress, ebpf.AttachCGroupInetIngress} {
+		if err := tryCgroup(ebpf.CGroupSKB, attach); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tryCgroup attaches to a cgroup of its own, which it removes.
+func tryCgroup(kind ebpf.ProgramType, attach ebpf.AttachType) (err error) {
 	root, err := cgroup2()
 	if err != nil {
 		return fmt.Errorf("%w: no cgroup2", errUnknown)
@@ -41,12 +52,12 @@ func trySockops() (err error) {
 			err = fmt.Errorf("remove the cgroup %s: %w; remove it with rmdir", filepath.Base(dir), e)
 		}
 	}()
-	p, err := load(ebpf.SockOps, ebpf.AttachCGroupSockOps, "", 1)
+	p, err := load(kind, attach, "", 1)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: dir, Attach: ebpf.AttachCGroupSockOps, Program: p})
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: dir, Attach: attach, Program: p})
 	if err != nil {
 		return fmt.Errorf("attach to a cgroup: %w", err)
 	}

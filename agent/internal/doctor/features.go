@@ -19,7 +19,7 @@ const (
 const (
 	useCapture = "capture"
 	useOptions = "--tcp-option"
-	useTiming  = "timing inside sockets (not used yet)"
+	useLayers  = "--spans=layers"
 )
 
 // list returns all checks in the order in which they are shown. Kprobes are
@@ -39,11 +39,15 @@ func list() []feature {
 		{nameClsact, false, "--mode clsact, the hook of older kernels", "4.5", only(tryClsact)},
 		{nameSocketFilter, false, "--mode socket-filter, the fallback hook", "3.19", only(trySocketFilter)},
 		{"capture-programs", true, useCapture + ": all of the above at once", "", only(tryCapture)},
-		{"cgroup2", false, useOptions + ": choosing the sockets", "", cgroup2},
+		{"cgroup2", false, useLayers + " and " + useOptions + ": choosing the sockets", "", cgroup2},
 		{"sockops", false, useOptions + ": hook", "4.13", only(trySockops)},
 		{"header-options", false, useOptions + ": writing and reading", "5.10", only(headerOptions)},
-		{"sk-storage", false, useOptions + ": the connection's ID at its socket", "5.2", only(haveMap(ebpf.SkStorage))},
-		{"tp_btf", false, useTiming, "5.5", only(tryRawTracepoint)},
+		{"sk-storage", false, useLayers + " and " + useOptions + ": what belongs to a socket", "5.2", only(haveMap(ebpf.SkStorage))},
+		{"cgroup-skb", false, useLayers + ": sockets; protocol stack and application stay one layer", "4.10", only(tryCgroupSKB)},
+		{"tp-tcp-write", false, useLayers + ": when processes write (tcp_sendmsg_locked); a sender's queue counts as the application's", "6.16", only(tryTracepoint("tcp_sendmsg_locked", 1))},
+		{"tp-tcp-read", false, useLayers + ": when processes read (tcp_rcv_space_adjust); a receiver's queue counts as the application's", "5.5", only(tryTracepoint("tcp_rcv_space_adjust", 1))},
+		{"tp-driver", false, useLayers + ": when drivers transmit (net_dev_start_xmit); the node driver counts as relay network", "5.5", only(tryTracepoint("net_dev_start_xmit", 2))},
+		{"tp-drop", false, useLayers + ": packets that are dropped, and why (kfree_skb)", "5.17", only(tryTracepoint("kfree_skb", 3))},
 		{"kprobe", false, "", "", only(tryKprobe)},
 		{"memlock", false, "maps on kernels before 5.11; later ones do not need it", "", memlock},
 	}

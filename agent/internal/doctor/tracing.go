@@ -8,20 +8,27 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/layertrace/layertrace/agent/internal/probe"
 )
 
-// tryRawTracepoint attaches to a tracepoint with kernel types.
-func tryRawTracepoint() error {
-	p, err := load(ebpf.Tracing, ebpf.AttachTraceRawTp, "tcp_retransmit_skb", 0)
-	if err != nil {
-		return err
+// tryTracepoint attaches to a tracepoint with kernel types.
+func tryTracepoint(name string, arguments int) func() error {
+	return func() error {
+		if err := probe.HaveTracepoint(name, arguments); err != nil {
+			return err
+		}
+		p, err := load(ebpf.Tracing, ebpf.AttachTraceRawTp, name, 0)
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		l, err := link.AttachTracing(link.TracingOptions{Program: p})
+		if err != nil {
+			return fmt.Errorf("attach to %s: %w", name, err)
+		}
+		return l.Close()
 	}
-	defer p.Close()
-	l, err := link.AttachTracing(link.TracingOptions{Program: p})
-	if err != nil {
-		return fmt.Errorf("attach to tcp_retransmit_skb: %w", err)
-	}
-	return l.Close()
 }
 
 // tryKprobe attaches a kprobe.

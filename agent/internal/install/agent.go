@@ -69,6 +69,10 @@ func setAgentConfig(configMap *unstructured.Unstructured, o Options) (string, er
 	if o.OTLPEndpoint != "" {
 		changed["otlp-endpoint"] = o.OTLPEndpoint
 	}
+	if o.Spans == config.SpansLayers {
+		// Which cgroup the pods of a node are in only its agent can find out.
+		changed["spans"], changed["socket-cgroup"] = config.SpansLayers, config.SocketCgroupAuto
+	}
 	for _, setting := range o.AgentSettings {
 		name, value, _ := strings.Cut(setting, "=")
 		changed[name] = value
@@ -85,9 +89,12 @@ func setAgentConfig(configMap *unstructured.Unstructured, o Options) (string, er
 
 // checkSettings lets the agent's own flags read settings, so that a slip of the
 // pen shows now, and not as an agent that does not start.
-func checkSettings(settings []string) error {
+func checkSettings(spans string, settings []string) error {
 	flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
 	parsed := config.Define(flags)
+	if err := flags.Set("spans", spans); err != nil {
+		return fmt.Errorf("--spans: %w", err)
+	}
 	for _, setting := range settings {
 		name, value, ok := strings.Cut(setting, "=")
 		if !ok {

@@ -59,6 +59,8 @@ type Options struct {
 	OTLPEndpoint string
 	// OTLPInsecure: without TLS.
 	OTLPInsecure bool
+	// Spans are those of the agents: config.SpansInterfaces or config.SpansLayers.
+	Spans string
 	// AgentSettings are further settings of the agents, NAME=VALUE with the names
 	// and the form of its flags.
 	AgentSettings []string
@@ -121,7 +123,7 @@ func (o *Options) Check() error {
 	if o.Reorder == ReorderInlineHeaders && !slices.Contains(Tracers, o.Tracer) {
 		return fmt.Errorf("--tracer %q is not one of %s", o.Tracer, strings.Join(Tracers, ", "))
 	}
-	if err := checkSettings(o.AgentSettings); err != nil {
+	if err := checkSettings(o.Spans, o.AgentSettings); err != nil {
 		return err
 	}
 	return o.checkWasm()

@@ -29,7 +29,7 @@ import (
 func defaults(reorder string) Options {
 	o := Options{
 		Reorder: reorder, Namespace: DefaultNamespace, IstioNamespace: DefaultIstioNamespace, OTLPInsecure: true,
-		TracingProvider: "otel-tracing", Sampling: 1, Tracer: "opentelemetry",
+		TracingProvider: "otel-tracing", Sampling: 1, Tracer: "opentelemetry", Spans: config.SpansInterfaces,
 	}
 	if o.usesWasm() {
 		o.WasmURL = "oci://layertrace/filter:devel"

@@ -74,3 +74,23 @@ func readCounters(m *ebpf.Map, names []counterName) ([]Counter, error) {
 	}
 	return counters, nil
 }
+
+// CounterNames returns all counters that a probe can have, with value 0.
+func CounterNames() []Counter {
+	var all []Counter
+	for _, names := range [][]counterName{captureCounters[:], optionCounters[:]} {
+		for _, n := range names {
+			all = append(all, Counter{Name: n.name, Help: n.help})
+		}
+	}
+	return append(all, readerCounters(0, 0, 0)...)
+}
+
+// readerCounters are those of what reads the ring buffer.
+func readerCounters(received, unreadable, evicted uint64) []Counter {
+	return []Counter{
+		{"exchanges_received", "Exchanges read from the ring buffer.", received},
+		{"exchanges_unreadable", "Records that could not be decoded.", unreadable},
+		{"exchanges_evicted", "Open exchanges lost because the connection map was full (raise max-connections).", evicted},
+	}
+}

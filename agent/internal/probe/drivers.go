@@ -8,7 +8,6 @@ import (
 	"syscall"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 
 	"github.com/layertrace/layertrace/bpf"
 )
@@ -20,8 +19,16 @@ type drivers struct {
 	links      attachments
 }
 
+// driverPoints are what the driver programs are attached to. Reasons of drops
+// came to kfree_skb with 5.17.
+var driverPoints = []tracepoint{
+	{bpf.DriverProgDriverStart, "net_dev_start_xmit", 2, "when drivers transmit is not known: the node driver counts as relay network"},
+	{bpf.DriverProgPacketDrop, "kfree_skb", 3, "dropped packets are not known"},
+}
+
 // openDrivers loads the driver programs, which share the interface programs'
 // maps, and attaches them. They look at the interfaces that are told to watch.
+// Nil: this kernel has none of the tracepoints.
 func openDrivers(o *Options, k *kernelSide) (*drivers, error) {
 	spec, err := bpf.LoadDriver()
 	if err != nil {
@@ -37,16 +44,15 @@ func openDrivers(o *Options, k *kernelSide) (*drivers, error) {
 	if err := setAll(spec, map[string]any{bpf.DriverVarWatchedNetns: netns}); err != nil {
 		return nil, err
 	}
+	if left, err := leaveOut(spec, driverPoints, o.Log); err != nil || left == 0 {
+		return nil, err
+	}
 	d := &drivers{}
 	if d.collection, err = k.load(spec); err != nil {
 		return nil, loadError("driver", err)
 	}
-	for _, name := range []string{bpf.DriverProgDriverStart, bpf.DriverProgPacketDrop} {
-		l, err := link.AttachTracing(link.TracingOptions{Program: d.collection.Programs[name]})
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("attach %s to its tracepoint: %w", name, err), d.Close())
-		}
-		d.links = append(d.links, l)
+	if err := d.links.trace(d.collection, driverPoints); err != nil {
+		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }

@@ -74,12 +74,14 @@ func open(opts Options) (*Probe, error) {
 		}
 	}
 	if opts.Sockets {
-		if p.sockets, err = openSockets(&opts, kernel); err != nil {
+		p.sockets, err = openSockets(&opts, kernel)
+		if err := doWithout(err, "no capture at sockets: layers are told by interfaces alone", opts.Log); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
 	}
 	if opts.Drivers {
-		if p.drivers, err = openDrivers(&opts, kernel); err != nil {
+		p.drivers, err = openDrivers(&opts, kernel)
+		if err := doWithout(err, "drivers are not watched: the node driver counts as relay network, and drops are not known", opts.Log); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
 	}
@@ -118,11 +120,7 @@ func (p *Probe) Counters() ([]Counter, error) {
 		}
 		counters = append(counters, more...)
 	}
-	return append(counters,
-		Counter{"exchanges_received", "Exchanges read from the ring buffer.", p.received.Load()},
-		Counter{"exchanges_unreadable", "Records that could not be decoded.", p.unreadable.Load()},
-		Counter{"exchanges_evicted", "Open exchanges lost because the connection map was full (raise max-connections).", p.evicted.Load()},
-	), nil
+	return append(counters, readerCounters(p.received.Load(), p.unreadable.Load(), p.evicted.Load())...), nil
 }
 
 // Close detaches everything and frees the programs. Run must have returned or

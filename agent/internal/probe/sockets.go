@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/layertrace/layertrace/bpf"
@@ -18,10 +19,31 @@ type sockets struct {
 	links      attachments
 }
 
+// socketPoints are what the socket programs are attached to beside the cgroups.
+// tcp_sendmsg_locked came last, with 6.16.
+var socketPoints = []tracepoint{
+	{bpf.SocketProgSocketWrite, "tcp_sendmsg_locked", 1, "when processes write to their sockets is not known: the time in a sender's queue counts as the application's"},
+	{bpf.SocketProgSocketRead, "tcp_rcv_space_adjust", 1, "when processes read from their sockets is not known: the time in a receiver's queue counts as the application's"},
+}
+
+// haveSockets asks for what the capture at sockets cannot do without. A probe
+// that could not be made says nothing: loading will.
+func haveSockets() error {
+	for _, err := range []error{features.HaveProgramType(ebpf.CGroupSKB), features.HaveMapType(ebpf.SkStorage)} {
+		if errors.Is(err, ebpf.ErrNotSupported) {
+			return err
+		}
+	}
+	return nil
+}
+
 // openSockets loads the socket programs, which share the interface programs'
 // maps, and attaches them: a process in one of the cgroups, or below, is seen
 // with all its sockets, also those that are open already.
 func openSockets(o *Options, k *kernelSide) (*sockets, error) {
+	if err := haveSockets(); err != nil {
+		return nil, err
+	}
 	spec, err := bpf.LoadSocket()
 	if err != nil {
 		return nil, fmt.Errorf("read socket programs: %w", err)
@@ -29,17 +51,12 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if err := configureSockets(spec, o); err != nil {
 		return nil, err
 	}
+	if _, err := leaveOut(spec, socketPoints, o.Log); err != nil {
+		return nil, err
+	}
 	s := &sockets{}
 	if s.collection, err = k.load(spec); err != nil {
-		if !errors.Is(err, ebpf.ErrNotSupported) {
-			return nil, loadError("socket", err)
-		}
-		// tcp_sendmsg_locked came last; the rest does without.
-		delete(spec.Programs, bpf.SocketProgSocketWrite)
-		if s.collection, err = k.load(spec); err != nil {
-			return nil, loadError("socket", err)
-		}
-		o.Log.Info("no tracepoint tcp_sendmsg_locked in this kernel: the time at which an application writes is not known, and its queue counts as the application's")
+		return nil, loadError("socket", err)
 	}
 	if err := s.attach(o.SocketCgroups); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -50,16 +67,8 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 func (s *sockets) attach(cgroups []string) error {
 	// The tracepoints come first: a request that is seen in a packet was seen
 	// when it was written.
-	for _, name := range []string{bpf.SocketProgSocketWrite, bpf.SocketProgSocketRead} {
-		program := s.collection.Programs[name]
-		if program == nil {
-			continue
-		}
-		l, err := link.AttachTracing(link.TracingOptions{Program: program})
-		if err != nil {
-			return fmt.Errorf("attach %s to its tracepoint: %w", name, err)
-		}
-		s.links = append(s.links, l)
+	if err := s.links.trace(s.collection, socketPoints); err != nil {
+		return err
 	}
 	for _, path := range cgroups {
 		for name, hook := range map[string]ebpf.AttachType{

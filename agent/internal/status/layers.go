@@ -15,13 +15,21 @@ var layerBuckets = []float64{
 	10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1, 2.5, 5, 10,
 }
 
-// LayerTimes are histograms of the time per layer and hop. Samples carry the
-// trace ID as an exemplar. It is safe for use by several goroutines.
-type LayerTimes struct{ parts *prometheus.HistogramVec }
+// LayerTimes are histograms of the time per layer and hop, whose samples carry
+// the trace ID as an exemplar, and sums of what whole hops took. It is safe for
+// use by several goroutines.
+type LayerTimes struct {
+	parts     *prometheus.HistogramVec
+	stretches *prometheus.SummaryVec
+}
 
 // NewLayerTimes returns empty histograms.
 func NewLayerTimes() *LayerTimes {
-	return &LayerTimes{parts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	stretches := prometheus.NewSummaryVec(prometheus.SummaryOpts{
+		Name: prefix + "hop_duration_seconds",
+		Help: "Time of requests by hop, with all that was done meanwhile: of the whole hop as its client's node saw it, outside of the client's node, and inside the server's node.",
+	}, []string{"stretch", "source", "destination"})
+	return &LayerTimes{stretches: stretches, parts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: prefix + "layer_duration_seconds",
 		Help: "Time that requests spent in a layer, by hop (source and destination service) and place; layers that cannot be told apart here are joined by +.",
 		// Native histograms: about 10 % wide buckets, as many as a hop needs.
@@ -49,8 +57,21 @@ func (t *LayerTimes) Observe(leg *layer.Leg, p layer.Part) {
 	observer.Observe(seconds)
 }
 
+// ObserveHop counts the stretches of a hop.
+func (t *LayerTimes) ObserveHop(leg *layer.Leg) {
+	for stretch, ns := range leg.Stretches() {
+		t.stretches.WithLabelValues(string(stretch), leg.ClientService(), leg.ServerService()).Observe(float64(ns) / 1e9)
+	}
+}
+
 // Describe and Collect make it a collector.
-func (t *LayerTimes) Describe(out chan<- *prometheus.Desc) { t.parts.Describe(out) }
+func (t *LayerTimes) Describe(out chan<- *prometheus.Desc) {
+	t.parts.Describe(out)
+	t.stretches.Describe(out)
+}
 
 // Collect sends the histograms.
-func (t *LayerTimes) Collect(out chan<- prometheus.Metric) { t.parts.Collect(out) }
+func (t *LayerTimes) Collect(out chan<- prometheus.Metric) {
+	t.parts.Collect(out)
+	t.stretches.Collect(out)
+}

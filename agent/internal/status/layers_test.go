@@ -3,10 +3,13 @@
 package status
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/internal/exchange"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -57,5 +60,31 @@ func TestLayerTimes(t *testing.T) {
 	}
 	if counts["protocol-stack"] != 2 || counts["protocol-stack+application"] != 1 {
 		t.Errorf("counts %v", counts)
+	}
+}
+
+// A hop is counted by what can be compared between nodes.
+func TestHopTimes(t *testing.T) {
+	times := NewLayerTimes()
+	at := func(request, response uint64) *layer.Sighting {
+		return &layer.Sighting{
+			Kind: layer.VNIC, Node: "node1", Service: "productpage", ServerName: "details",
+			Request: exchange.Message{Last: request}, Response: exchange.Message{Last: response},
+		}
+	}
+	times.ObserveHop(&layer.Leg{ClientVNIC: at(1e9, 4e9), ClientPNIC: at(15e8, 35e8)})
+	times.ObserveHop(&layer.Leg{ServerPNIC: at(2e9, 3e9)})
+	const want = `
+# HELP layertrace_hop_duration_seconds Time of requests by hop, with all that was done meanwhile: of the whole hop as its client's node saw it, outside of the client's node, and inside the server's node.
+# TYPE layertrace_hop_duration_seconds summary
+layertrace_hop_duration_seconds_sum{destination="details",source="",stretch="inside"} 1
+layertrace_hop_duration_seconds_count{destination="details",source="",stretch="inside"} 1
+layertrace_hop_duration_seconds_sum{destination="details",source="productpage",stretch="hop"} 3
+layertrace_hop_duration_seconds_count{destination="details",source="productpage",stretch="hop"} 1
+layertrace_hop_duration_seconds_sum{destination="details",source="productpage",stretch="outside"} 2
+layertrace_hop_duration_seconds_count{destination="details",source="productpage",stretch="outside"} 1
+`
+	if err := testutil.CollectAndCompare(times, strings.NewReader(want)); err != nil {
+		t.Error(err)
 	}
 }

@@ -11,10 +11,17 @@ import (
 func setupCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "setup",
-		Short: "Get Envoy and Jaeger into the user's cache, and build the project's programs",
+		Short: "Get Envoy, Jaeger and Prometheus into the user's cache, and build the project's programs",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := provision.Tools(cmd.Context(), progress())
+			if _, err := provision.Tools(cmd.Context(), progress()); err != nil {
+				return err
+			}
+			checkout, err := provision.Checkout()
+			if err != nil {
+				return err
+			}
+			_, _, err = provision.Prometheus(cmd.Context(), checkout, progress())
 			return err
 		},
 	}

@@ -16,6 +16,8 @@ type module struct {
 	tools string
 	// pkg is the program's package.
 	pkg string
+	// tags of the build, may be empty.
+	tags string
 	// minutes is how long the build takes on 2 cores.
 	minutes string
 }
@@ -26,7 +28,7 @@ func (m module) get(ctx context.Context, checkout string, progress Progress) (st
 		progress("building %s %s from its Go module (about %s minutes on 2 cores, once)", m.name, m.version, m.minutes)
 		defer progress.while("building " + m.name)()
 		return command(ctx, filepath.Join(checkout, "e2e", "tools", m.tools), []string{"CGO_ENABLED=0"},
-			"go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, m.name), m.pkg)
+			"go", "build", "-trimpath", "-tags="+m.tags, "-ldflags=-s -w", "-o", filepath.Join(dir, m.name), m.pkg)
 	})
 	if err != nil {
 		return "", fmt.Errorf("get %s: %w", m.name, err)

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+)
+
+// without makes the kernel lack tracepoints for one test.
+func without(t *testing.T, names ...string) {
+	t.Helper()
+	t.Cleanup(func() { haveTracepoint = HaveTracepoint })
+	haveTracepoint = func(name string, arguments int) error {
+		if slices.Contains(names, name) {
+			return fmt.Errorf("no %s: %w", name, ebpf.ErrNotSupported)
+		}
+		return HaveTracepoint(name, arguments)
+	}
+}
+
+func TestHaveTracepoint(t *testing.T) {
+	for _, p := range slices.Concat(driverPoints, socketPoints) {
+		if err := HaveTracepoint(p.name, p.arguments); err != nil {
+			t.Errorf("%s: %v", p.name, err)
+		}
+		if err := HaveTracepoint(p.name, 10); !errors.Is(err, ebpf.ErrNotSupported) {
+			t.Errorf("%s with 10 arguments: %v", p.name, err)
+		}
+	}
+	if err := HaveTracepoint("no_such_point", 0); !errors.Is(err, ebpf.ErrNotSupported) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A kernel without a tracepoint: the rest works, and what is off is said once.
+func TestKernelWithoutTracepoints(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	n := newNetwork(t)
+	for _, test := range []struct {
+		missing []string
+		said    int
+	}{
+		{[]string{"tcp_sendmsg_locked", "kfree_skb"}, 2},
+		{[]string{"tcp_rcv_space_adjust", "net_dev_start_xmit", "kfree_skb"}, 3},
+	} {
+		t.Run(strings.Join(test.missing, " "), func(t *testing.T) {
+			without(t, test.missing...)
+			var log bytes.Buffer
+			k := newKernel(t, Options{
+				Sockets: true, SocketCgroups: []string{n.group}, Drivers: true, Log: slog.New(slog.NewTextHandler(&log, nil)),
+			})
+			must(t, k.probe.Attach(n.ifindex))
+			n.talk(t)
+			sockets, interfaces := 0, 0
+			for _, x := range k.exchanges() {
+				if x.Socket != nil {
+					sockets++
+				} else {
+					interfaces++
+				}
+			}
+			if sockets != 2*requests || interfaces != requests {
+				t.Errorf("%d exchanges at sockets and %d at the interface, of %d requests", sockets, interfaces, requests)
+			}
+			if got := strings.Count(log.String(), "level=WARN"); got != test.said {
+				t.Errorf("%d things are off, it said:\n%s", test.said, &log)
+			}
+		})
+	}
+}
+
+// What is no lack of a feature stays an error.
+func TestRefusedTracepoint(t *testing.T) {
+	t.Cleanup(func() { haveTracepoint = HaveTracepoint })
+	haveTracepoint = func(string, int) error { return fs.ErrPermission }
+	p, err := Open(Options{Drivers: true, Log: slog.New(slog.DiscardHandler)})
+	if !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("got %v", err)
+	}
+	if err == nil {
+		must(t, p.Close())
+	}
+}
+
+func TestDoWithout(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	if err := doWithout(fmt.Errorf("load: %w", ebpf.ErrNotSupported), "sockets are off", log); err != nil || !strings.Contains(out.String(), "sockets are off") {
+		t.Errorf("%v, said %q", err, &out)
+	}
+	if err := doWithout(fs.ErrPermission, "off", log); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("permission: %v", err)
+	}
+	if err := doWithout(nil, "off", log); err != nil || strings.Count(out.String(), "\n") != 1 {
+		t.Errorf("%v, said %q", err, &out)
+	}
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package monitoring holds the dashboard and the alert rules of
+// istio/monitoring against a real Prometheus that scrapes the code which serves
+// an agent's metrics.
+package monitoring
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/lab/provision"
+)
+
+// folder has what is tested, from here.
+const folder = "../../istio/monitoring"
+
+// programs returns Prometheus and promtool.
+func programs(t *testing.T) (server, promtool string) {
+	t.Helper()
+	checkout, err := provision.Checkout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, promtool, err = provision.Prometheus(t.Context(), checkout, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return server, promtool
+}
+
+// Each alert fires as it should, and not otherwise: rules_test.yaml.
+func TestRules(t *testing.T) {
+	_, promtool := programs(t)
+	for _, args := range [][]string{
+		{"check", "rules", "--lint=all", "--lint-fatal", "rules.yaml"}, {"test", "rules", "rules_test.yaml"},
+	} {
+		cmd := exec.CommandContext(t.Context(), promtool, args...)
+		cmd.Dir = folder
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
+
+// Every query of the dashboard and the rules' has an answer, in a Prometheus
+// with native histograms and in one with classic buckets, and the relay network
+// is what was put between the nodes.
+func TestQueries(t *testing.T) {
+	program, _ := programs(t)
+	queries := dashboardQueries(t)
+	targets := example(t)
+	for name, scrape := range map[string]string{
+		"native":  "scrape_native_histograms: true",
+		"classic": "scrape_native_histograms: false",
+		"both":    "scrape_native_histograms: true, always_scrape_classic_histograms: true",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each waits for scrapes most of the time
+			p := startPrometheus(t, program, targets, scrape)
+			for _, q := range append(queries, recordings(t, p)...) {
+				if err := await.Until(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
+					return p.answers(ctx, q.expr)
+				}); err != nil {
+					t.Errorf("%s\n%s", err, q.expr)
+				}
+			}
+			checkRelay(t, p, queries)
+			checkKind(t, p, name)
+			if ids, err := p.exemplars(t.Context(), `{__name__=~"layertrace_layer_duration_seconds.*"}`); err != nil || len(ids) == 0 || len(ids[0]) != 32 {
+				t.Errorf("exemplars have the trace IDs %q, %v", ids, err)
+			}
+		})
+	}
+}
+
+// checkRelay compares the panel with the 200 to 400 µs that the example puts
+// between the nodes, 300 on average.
+func checkRelay(t *testing.T, p *prometheus, queries []query) {
+	t.Helper()
+	for _, q := range queries {
+		if !strings.HasPrefix(q.name, "Relay network per hop") {
+			continue
+		}
+		// Two scrapes do not count the very same requests: it takes some.
+		if err := await.Until(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
+			values, err := p.query(ctx, q.expr)
+			if err == nil && (len(values) != 1 || math.Abs(values[0]-300e-6) > 30e-6) {
+				err = fmt.Errorf("%v s, want one hop of about 300 µs", values)
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	t.Error("there is no panel of the relay network")
+}
+
+// checkKind makes sure that the setting does what its name says.
+func checkKind(t *testing.T, p *prometheus, name string) {
+	t.Helper()
+	for expr, want := range map[string]bool{
+		"layertrace_layer_duration_seconds": name != "classic", "layertrace_layer_duration_seconds_bucket": name != "native",
+	} {
+		values, err := p.query(t.Context(), "count("+expr+")")
+		if err != nil || (len(values) > 0) != want {
+			t.Errorf("%s is there: %v, %v", expr, values, err)
+		}
+	}
+}
+
+// example starts the made-up agents and returns their addresses.
+func example(t *testing.T) []string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "example")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../agent/internal/status/example")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	cmd := exec.CommandContext(t.Context(), program, "127.0.0.1:0", "127.0.0.1:0")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, cmd)
+	var addresses []string
+	for lines := bufio.NewScanner(out); len(addresses) < 2; {
+		if !lines.Scan() {
+			t.Fatalf("the example printed %q, then nothing (%v)", addresses, lines.Err())
+		}
+		addresses = append(addresses, lines.Text())
+	}
+	return addresses
+}
+
+// start runs a program until the end of the test.
+func start(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context has ended it
+}
