@@ -17,6 +17,8 @@ const (
 	keyClientPort    = "client.port"
 	keyServerAddress = "server.address"
 	keyServerPort    = "server.port"
+	keyClientName    = "layertrace.client.service"
+	keyServerName    = "layertrace.server.service"
 	keyStatus        = "http.response.status_code"
 
 	keyMonotonic = "layertrace.monotonic_ns"

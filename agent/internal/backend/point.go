@@ -37,7 +37,7 @@ func readPoint(s *layer.Sighting, r *record) error {
 		}
 	}
 	if s.Kind == layer.Socket {
-		return readSocket(s, r.attributes)
+		return readSocket(s, r)
 	}
 	switch direction := r.attributes.text(keyDirection); direction {
 	case exchange.DirectionIngress.String():
@@ -52,15 +52,15 @@ func readPoint(s *layer.Sighting, r *record) error {
 }
 
 // readSocket reads whose socket it is.
-func readSocket(s *layer.Sighting, a attributes) error {
-	switch side := a.text(keySide); side {
+func readSocket(s *layer.Sighting, r *record) error {
+	switch side := r.attributes.text(keySide); side {
 	case "client":
 		s.Sender = true
 	case "server":
 	default:
 		return fmt.Errorf("%s is %q, neither client nor server", keySide, side)
 	}
-	switch process := layer.Process(a.text(keyProcess)); process {
+	switch process := layer.Process(r.resource.text(keyProcess)); process {
 	case layer.Sidecar, layer.AppProcess:
 		s.Process = process
 	}
@@ -69,6 +69,7 @@ func readSocket(s *layer.Sighting, a attributes) error {
 
 // readEnds reads both ends of the connection.
 func readEnds(s *layer.Sighting, a attributes) (err error) {
+	s.ClientName, s.ServerName = a.text(keyClientName), a.text(keyServerName)
 	if s.Client, err = endpoint(a, keyClientAddress, keyClientPort); err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func with(change map[string]any) record {
 	r := vnicRecord()
 	for key, value := range change {
 		set := r.attributes
-		if _, ok := r.resource[key]; ok || key == keyOldKind {
+		if _, ok := r.resource[key]; ok || key == keyOldKind || key == keyProcess {
 			set = r.resource
 		}
 		if value == nil {

@@ -88,19 +88,33 @@ func TestRoundTrip(t *testing.T) {
 	bare := full
 	bare.Request = exchange.Message{First: 1<<53 + 1, Last: 1<<53 + 1, Bytes: 1, Packets: 1}
 	bare.Response, bare.Status, bare.Retransmits, bare.ConnectionID, bare.Flags = exchange.Message{}, 0, 0, nil, 0
-	for _, point := range []*span.Point{&vnic, &unknown, &pnic} {
-		for _, x := range []*exchange.Exchange{&full, &bare} {
-			got := readBack(t, point, x)
-			want := layer.Sighting{
-				TraceID: trace.TraceID(x.Context.TraceID), SpanID: trace.SpanID(x.Context.SpanID),
-				Kind: layer.Kind(point.Interface.Role), Node: "node2", Service: point.Workload.Service, Pod: point.Workload.Pod,
-				Interface: point.Interface.Name, Direction: x.Direction, Client: x.Client, Server: x.Server,
-				ConnectionID: x.ConnectionIDHex(), Request: x.Request, Response: x.Response, Status: x.Status,
-				Retransmits: x.Retransmits, Flags: x.Flags, Wall: bootTime + int64(x.Request.First),
-			}
-			if diff := cmp.Diff(want, got, comparable); diff != "" {
-				t.Errorf("%s: %s", point.Name(), diff)
-			}
+	full.Drops, full.DropReason = 2, "qdisc_drop"
+	full.Response.Handover = exchange.Extent{First: 5_004_000_100, Last: 5_006_000_200}
+	sockets := span.Point{ID: "node2/netns/5/sidecar", Node: "node2", Socket: true, Process: layer.Sidecar, Workload: vnic.Workload}
+	atSocket := full
+	atSocket.Interface, atSocket.Direction = 0, exchange.DirectionUnknown
+	atSocket.Request.Handover = exchange.Extent{First: 4_999_999_000, Last: 5_000_000_500} // written before it was sent
+	atSocket.Socket = &exchange.Socket{Cookie: 9, Netns: 5, UID: 1337, Client: true, SRTT: 70_000, ZeroWindows: 3}
+	for _, c := range []struct {
+		point *span.Point
+		x     *exchange.Exchange
+	}{{&vnic, &full}, {&vnic, &bare}, {&unknown, &full}, {&unknown, &bare}, {&pnic, &full}, {&pnic, &bare}, {&sockets, &atSocket}} {
+		point, x := c.point, c.x
+		got := readBack(t, point, x)
+		want := layer.Sighting{
+			TraceID: trace.TraceID(x.Context.TraceID), SpanID: trace.SpanID(x.Context.SpanID),
+			Kind: point.Kind(), Process: point.Process, Node: "node2", Service: point.Workload.Service, Pod: point.Workload.Pod,
+			Interface: point.Interface.Name, Direction: x.Direction, Client: x.Client, Server: x.Server,
+			ConnectionID: x.ConnectionIDHex(), Request: x.Request, Response: x.Response, Status: x.Status,
+			Retransmits: x.Retransmits, Drops: x.Drops, DropReason: x.DropReason,
+			Flags: x.Flags, Wall: bootTime + int64(x.Request.First),
+		}
+		if x.Socket != nil {
+			want.Sender, want.SRTT, want.ZeroWindows = x.Socket.Client, x.Socket.SRTT, x.Socket.ZeroWindows
+			want.Wall = bootTime + int64(x.Request.Handover.First)
+		}
+		if diff := cmp.Diff(want, got, comparable); diff != "" {
+			t.Errorf("%s: %s", point.Name(), diff)
 		}
 	}
 }

@@ -75,7 +75,7 @@ func (y *typical) hop(l *layer.Leg) Hop {
 	for _, p := range l.Parts {
 		h.Parts = append(h.Parts, Part{
 			Layer: p.Layer, Place: p.Place, Where: p.Where, Way: string(p.Way),
-			Start: p.Start, Time: p.Time, Covers: p.Covers, Typical: y.ofPart(l, p),
+			Start: p.Start, Time: p.Time, Back: p.Back, Covers: p.Covers, Typical: y.ofPart(l, p),
 		})
 		sums[keyOf(p)] += p.Time
 	}

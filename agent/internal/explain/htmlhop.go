@@ -66,7 +66,9 @@ func hopOf(hops []Hop, i, id int, from, to int64) hopView {
 			title += ", typically " + exact(part.Typical)
 		}
 		v.Rows = append(v.Rows, row)
-		add(row.Class, title, part.Start, part.Time)
+		for _, piece := range part.pieces() {
+			add(row.Class, title, piece.start, piece.time)
+		}
 	}
 	return v
 }

@@ -27,7 +27,10 @@ func lane(hops []Hop, i int, from, to int64, cells int) []byte {
 		best, most, parts := byte(cellUnattributed), 0.0, 0.0
 		for p := range hop.Parts {
 			part := &hop.Parts[p]
-			o := overlap(low, high, part.Start, part.Start+part.Time)
+			o := 0.0
+			for _, piece := range part.pieces() {
+				o += overlap(low, high, piece.start, piece.start+piece.time)
+			}
 			if parts += o; o > most {
 				best, most = lookOf(part.Layer).letter, o
 			}

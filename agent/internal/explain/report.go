@@ -104,9 +104,22 @@ type Part struct {
 	Way   string `json:"way"`
 	Start int64  `json:"start_ns"`
 	Time  int64  `json:"time_ns"`
+	// Back is where the second half of a part of both ways is drawn: how the
+	// relay network's time is split between them no clock knows. 0: one piece.
+	Back int64 `json:"back_ns,omitempty"`
 	// Typical is the median of the baseline, -1 without one.
 	Typical int64         `json:"typical_ns"`
 	Covers  []layer.Layer `json:"covers,omitempty"`
+}
+
+// piece is a stretch of time that a part is drawn over.
+type piece struct{ start, time int64 }
+
+func (p *Part) pieces() []piece {
+	if p.Back == 0 {
+		return []piece{{p.Start, p.Time}}
+	}
+	return []piece{{p.Start, p.Time / 2}, {p.Back, p.Time - p.Time/2}}
 }
 
 // Verdict names the layer that is to blame.

@@ -33,6 +33,9 @@ type Part struct {
 	Start int64
 	// Time in ns.
 	Time int64
+	// Back is where the half of it that the response took begins, for display;
+	// 0 where it is in one piece.
+	Back int64
 	// Covers are the layers, in the order of the way, when there are several;
 	// Layer and Place are then those of the first.
 	Covers []Layer

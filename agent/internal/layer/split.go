@@ -180,6 +180,7 @@ func (w *way) crossing() {
 	w.leg.add(some, Both, where, a, time)
 	last := &w.leg.Parts[len(w.leg.Parts)-1]
 	last.Node, last.At = "", 0
+	last.Back = w.leg.shift[b.node] + int64(c.at)
 }
 
 // changeOfNode returns the index before which all marks are of another node, -1

@@ -107,7 +107,8 @@ func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant campaign.Varia
 		Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l},
 		Seed: f.seed, Batch: f.batch, Requests: f.requests, Progress: f.progress,
 	}
-	err := f.bench(ctx, l, variant, tracer, variant.Setup(l, tracer), func(s *inject.Session) (err error) {
+	f.progress("%s: starting applications, Envoys and agents", variant.Name)
+	err := variant.WithSession(ctx, l, tracer, variant.Setup(l, tracer), func(s *inject.Session) (err error) {
 		c.Session = s
 		results, err = c.Run(ctx, variant.Draw(f.seed, f.cases))
 		return err

@@ -21,7 +21,7 @@ import (
 // took by its own measure and by the client's.
 func (f *faultsRun) verifyFaults(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer envoy.Tracer) error {
 	setup := lab.Setup{Name: "verify", Tracer: tracer, Reordered: true, NoAgents: true}
-	return f.bench(ctx, l, variant, tracer, setup, func(s *inject.Session) error {
+	return variant.WithSession(ctx, l, tracer, setup, func(s *inject.Session) error {
 		start := time.Now()
 		rows, err := verify.Run(ctx, s, variant.Draw(f.seed, f.cases))
 		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/e2e/faults/campaign"
+	"github.com/layertrace/layertrace/e2e/faults/inject"
+	"github.com/layertrace/layertrace/e2e/lab/envoy"
+)
+
+// A clear fault of each kind, and requests without one: explain names layer and
+// place. The whole laboratory, with small faults and load, is `make faults`.
+func TestExplainNamesTheFault(t *testing.T) {
+	for _, tracer := range []envoy.Tracer{envoy.Zipkin, envoy.OpenTelemetry} {
+		t.Run(string(tracer), func(t *testing.T) {
+			variant, err := campaign.ParseVariant("default")
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := theLab(t)
+			c := &campaign.Campaign{
+				Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l}, Batch: 20, Requests: 4, Progress: report,
+			}
+			var results []faults.Result
+			err = variant.WithSession(interrupted, l, tracer, variant.Setup(l, tracer), func(s *inject.Session) (err error) {
+				c.Session = s
+				results, err = c.Run(interrupted, oneOfEach())
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(results) != len(faults.Kinds) {
+				t.Errorf("%d cases were made, want %d", len(results), len(faults.Kinds))
+			}
+			for _, r := range results {
+				t.Logf("%s at %s: %d µs injected, %s at %s with %d µs", r.Fault, r.Place, r.InjectedUS, r.VerdictLayer, r.VerdictPlace, r.MeasuredUS)
+				if r.Layer == faults.None { // what is blamed is chance, and small
+					if r.MeasuredUS > 20_000 {
+						t.Errorf("%d µs are blamed on %s at %s without a fault", r.MeasuredUS, r.VerdictLayer, r.VerdictPlace)
+					}
+				} else if !r.Right() {
+					t.Errorf("%s at %s was told as %s at %s (traces %v)", r.Fault, r.Place, r.VerdictLayer, r.VerdictPlace, r.TraceIDs)
+				}
+				if 50*max(r.UnattributedUS, -r.UnattributedUS) > r.TotalUS {
+					t.Errorf("%s: %d of %d µs are not attributed", r.Fault, r.UnattributedUS, r.TotalUS)
+				}
+			}
+		})
+	}
+}
+
+// oneOfEach draws one case of each kind, of 100 ms and without load: on a
+// machine that does other things as well, what is less can be chance.
+func oneOfEach() (cases []faults.Case) {
+	have := map[faults.Kind]bool{}
+	for _, c := range faults.Draw(1, 5000) {
+		clear := c.Magnitude == 100*time.Millisecond || c.Kind == faults.RelayLoss || c.Kind == faults.NoFault
+		if clear && !c.Load && !have[c.Kind] {
+			have[c.Kind] = true
+			cases = append(cases, c)
+		}
+	}
+	return cases
+}
