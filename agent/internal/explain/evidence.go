@@ -8,6 +8,14 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/layer"
 )
 
+// counted writes a number with its noun.
+func counted(n uint32, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
 // evidence says what else was seen where the time went: the part itself, and
 // what the capture points at the leg counted.
 func evidence(l *layer.Leg, p layer.Part) []string {
@@ -23,13 +31,13 @@ func evidence(l *layer.Leg, p layer.Part) []string {
 		srtt = max(srtt, s.SRTT)
 	}
 	if retransmits > 0 {
-		e = append(e, fmt.Sprintf("%d segments were sent again", retransmits))
+		e = append(e, counted(retransmits, "segment was", "segments were")+" sent again")
 	}
 	if drops > 0 {
-		e = append(e, fmt.Sprintf("the kernel dropped %d packets, the last one because of %s", drops, reason))
+		e = append(e, "the kernel dropped "+counted(drops, "packet", "packets")+", at last because of "+reason)
 	}
 	if zero > 0 {
-		e = append(e, fmt.Sprintf("the receive window was used up %d times: the reader was too slow", zero))
+		e = append(e, "the receive window was used up "+counted(zero, "time", "times")+": the reader was too slow")
 	}
 	if srtt > 0 && p.Layer == layer.RelayNetwork {
 		e = append(e, "TCP's smoothed round-trip time is "+short(int64(srtt)))
