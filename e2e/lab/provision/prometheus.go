@@ -9,7 +9,7 @@ import "context"
 // in the checkout: without service discovery, which is most of Prometheus, and
 // without the pages of its user interface, which the module does not have.
 func Prometheus(ctx context.Context, checkout string, progress Progress) (server, promtool string, err error) {
-	program := module{version: "3.16.0", tools: "prometheus", tags: "remove_all_sd", minutes: "2"}
+	program := module{version: "3.16.0", tools: "prometheus", tags: "remove_all_sd", minutes: "4"}
 	program.name, program.pkg = "prometheus", "github.com/prometheus/prometheus/cmd/prometheus"
 	if server, err = program.get(ctx, checkout, progress); err != nil {
 		return "", "", err
