@@ -178,3 +178,44 @@ func TestCompare(t *testing.T) {
 		t.Errorf("of one trace: %+v", few.Verdict)
 	}
 }
+
+// The wall clock of one node is wrong, or is set while the request is on its
+// way: times are of monotonic clocks, and nothing changes.
+func TestWallClocksDoNotCount(t *testing.T) {
+	r := rand.New(rand.NewPCG(6, 6))
+	baseline := baselineOf(r, 20, nil)
+	trace := pageTrace(r, 1, nil, toDetails(func(h *layertest.Hop) { h.Relay += 5_000_000 }))
+	right := Explain(trace, baseline)
+	for _, off := range []int64{-500_000_000, 500_000_000, 3_600_000_000_000} {
+		for i := range trace.Sightings {
+			if trace.Sightings[i].Node == "node3" && i%2 == 0 {
+				trace.Sightings[i].Wall += off
+			}
+		}
+		report := Explain(trace, baseline)
+		if report.Verdict.Layer != right.Verdict.Layer || report.Verdict.Place != right.Verdict.Place ||
+			report.Verdict.Excess != right.Verdict.Excess || report.Total != right.Total {
+			t.Errorf("clock off by %d ns: %s, want %s", off, report.Verdict.Text, right.Verdict.Text)
+		}
+	}
+}
+
+// Spans of one agent that come late: until then the verdict is on what is there,
+// says what it cannot tell apart, and blames no other layer.
+func TestLateSpans(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	baseline := baselineOf(r, 20, nil)
+	slow := toDetails(func(h *layertest.Hop) { h.VNet += 5_000_000 })
+	late := func(s *layer.Sighting) bool { return s.Node == "node3" }
+	report := Explain(pageTrace(r, 1, late, slow), baseline)
+	checkReport(t, &report)
+	v := report.Verdict
+	beyond := len(v.Covers) > 1 && v.Confidence == Low
+	if here := v.Layer == layer.VirtualNetwork && v.Place == "node4"; !beyond && !here {
+		t.Errorf("%s verdict %s %s (%v): %s", v.Confidence, v.Layer, v.Place, v.Covers, v.Text)
+	}
+	whole := Explain(pageTrace(r, 1, nil, slow), baseline)
+	if whole.Verdict.Layer != layer.VirtualNetwork {
+		t.Errorf("with all spans: %s", whole.Verdict.Text)
+	}
+}

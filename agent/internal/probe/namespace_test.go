@@ -34,7 +34,14 @@ func TestMain(m *testing.M) {
 	case "server":
 		serve()
 	case "client":
-		call()
+		call(0, requests)
+	case "patient client":
+		call(0, 1)
+		fmt.Println("connected")
+		if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+			panic(err)
+		}
+		call(1, requests)
 	default:
 		os.Exit(m.Run())
 	}
@@ -63,8 +70,9 @@ const requests = 40
 func traceID(i int) string { return fmt.Sprintf("4bf92f3577b34da6a3ce929d0e0e%04x", i+1) }
 func spanID(i int) string  { return fmt.Sprintf("00f067aa0ba9%04x", i+1) }
 
-func call() {
-	for i := range requests {
+// call sends requests on one connection, which stays open.
+func call(from, to int) {
+	for i := from; i < to; i++ {
 		body := strings.NewReader(strings.Repeat("q", i*200))
 		r, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://%s:%d/%d", serverAddr, serverPort, i), body)
 		if err != nil {
@@ -80,7 +88,6 @@ func call() {
 		}
 		response.Body.Close()
 	}
-	http.DefaultClient.CloseIdleConnections()
 }
 
 // inNamespace runs the calling test again in a fresh network namespace, and

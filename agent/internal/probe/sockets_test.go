@@ -3,6 +3,8 @@
 package probe
 
 import (
+	"bufio"
+	"io"
 	"testing"
 
 	"github.com/layertrace/layertrace/internal/exchange"
@@ -50,5 +52,37 @@ func checkOrder(t *testing.T, x *exchange.Exchange) {
 	}
 	if x.Socket.Netns == 0 || x.Socket.Cookie == 0 {
 		t.Errorf("socket %+v: namespace or cookie is not known", *x.Socket)
+	}
+}
+
+// Sockets that were open before the capture began are seen from then on.
+func TestSocketsOpenedBefore(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	n := newNetwork(t)
+	must(t, awaitServer())
+	client := n.command(t, "patient client")
+	stdin, err := client.StdinPipe()
+	must(t, err)
+	stdout, err := client.StdoutPipe()
+	must(t, err)
+	must(t, client.Start())
+	_, err = bufio.NewReader(stdout).ReadString('\n')
+	must(t, err)
+	k := newKernel(t, Options{Sockets: true, SocketCgroups: []string{n.group}})
+	_, err = io.WriteString(stdin, "\n")
+	must(t, err)
+	must(t, client.Wait())
+	seen, written := map[bool]int{}, 0
+	for _, x := range k.exchanges() {
+		seen[x.Socket.Client]++
+		if x.Socket.Client && x.Request.Handover.Last != 0 {
+			written++
+		}
+	}
+	// The first request after that is written before the socket's first packet.
+	if want := requests - 1; seen[true] != want || seen[false] != want || written < want-1 {
+		t.Errorf("%d exchanges at the client's socket, %d with the time of writing, and %d at the server's, want %d", seen[true], written, seen[false], want)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/layertrace/layertrace/e2e/faults/campaign"
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/lab/envoy"
 	"github.com/layertrace/layertrace/e2e/lab/overhead"
@@ -26,6 +27,7 @@ type bench struct {
 	tcpOption string
 	export    string
 	sampling  float64
+	layers    bool
 	packet    bool
 	out       string
 	name      string
@@ -55,6 +57,7 @@ else.`,
 	cmd.Flags().StringVar(&b.tcpOption, "tcp-option", "", "what the agents write into packets: compact or paper; results go to the key lab-compact or lab-paper")
 	cmd.Flags().StringVar(&b.export, "export", "otlp-grpc", "where the agents send: none shows what the capture alone costs; results go to the key lab-none")
 	cmd.Flags().Float64Var(&b.sampling, "sampling", 100, "share of requests that the mesh samples, in per cent; results go to the key lab-sampling-N")
+	cmd.Flags().BoolVar(&b.layers, "layers", false, "agents with --spans=layers: sockets and drivers, too; results go to the key lab-layers")
 	cmd.Flags().BoolVar(&b.packet, "packet", true, "measure packets as well")
 	cmd.Flags().StringVar(&b.out, "out", "out", "directory for bench.json and the logs")
 	cmd.Flags().StringVar(&b.name, "name", "bench", "tells labs apart that run at the same time")
@@ -107,6 +110,9 @@ func (b *bench) key() string {
 	if b.export != "otlp-grpc" {
 		key += "-" + b.export
 	}
+	if b.layers {
+		key += "-layers"
+	}
 	if b.sampling != 100 {
 		key += fmt.Sprintf("-sampling-%g", b.sampling)
 	}
@@ -127,6 +133,9 @@ func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup) 
 		b.progress("taking the lab down")
 		err = errors.Join(err, l.Down())
 	}()
+	if b.layers {
+		campaign.TellLayers(l, &setup)
+	}
 	b.progress("starting applications and Envoys")
 	return overhead.Measure(ctx, l, overhead.Options{
 		Setup: setup, Rounds: b.rounds, Duration: b.duration, Progress: b.progress,

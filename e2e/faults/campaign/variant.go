@@ -13,8 +13,16 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab/envoy"
 )
 
-// agentFlags are what layers need of an agent, beside its node's cgroup.
-var agentFlags = []string{"--spans=layers", "--sidecar-uid=1337", "--idle-timeout=300ms"}
+// TellLayers sets what agents need to tell layers: of each its node's cgroup.
+func TellLayers(l *lab.Lab, s *lab.Setup) {
+	s.AgentFlags = append(s.AgentFlags, "--spans=layers", "--sidecar-uid=1337")
+	s.NodeFlags = map[int][]string{}
+	for _, node := range lab.Nodes {
+		if node != lab.ClientNode {
+			s.NodeFlags[node] = []string{"--socket-cgroup", l.NodeGroup(node).Path}
+		}
+	}
+}
 
 // Variant is a condition under which the verdicts have to be the same.
 type Variant struct {
@@ -64,13 +72,9 @@ func ParseVariant(name string) (Variant, error) {
 func (v Variant) Setup(l *lab.Lab, tracer envoy.Tracer) lab.Setup {
 	s := lab.Setup{
 		Name: "faults-" + v.Name, Tracer: tracer, Reordered: true,
-		AgentFlags: agentFlags, NodeFlags: map[int][]string{}, Export: "otlp-grpc",
+		AgentFlags: []string{"--idle-timeout=300ms"}, Export: "otlp-grpc",
 	}
-	for _, node := range lab.Nodes {
-		if node != lab.ClientNode {
-			s.NodeFlags[node] = []string{"--socket-cgroup", l.NodeGroup(node).Path}
-		}
-	}
+	TellLayers(l, &s)
 	if v.change != nil {
 		v.change(&s)
 	}
