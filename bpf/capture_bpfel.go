@@ -42,8 +42,23 @@ type CaptureConnection struct {
 	SynOptionLen    uint8
 	SynConnectionId [8]uint8
 	Waiting         uint8
-	DriverKnown     uint8
-	DriverNext      [2]uint32
+	Pad             uint8
+	DriverClient    struct {
+		_        structs.HostLayout
+		Next     uint32
+		GapStart uint32
+		GapEnd   uint32
+		Known    uint16
+		Fin      uint16
+	}
+	DriverServer struct {
+		_        structs.HostLayout
+		Next     uint32
+		GapStart uint32
+		GapEnd   uint32
+		Known    uint16
+		Fin      uint16
+	}
 }
 
 type CaptureConnectionKey struct {

@@ -15,7 +15,7 @@ int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *d
 	struct segment seg = {};
 	struct connection *c;
 	bool from_client;
-	__u32 end, *next;
+	__u32 fresh;
 	__u64 now;
 
 	if (!is_watched(dev) || !read_sent(skb, dev->ifindex, &seg))
@@ -27,12 +27,13 @@ int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *d
 	/* An answer can come before the end of its request. */
 	if (!from_client && c->phase != PHASE_RESPONSE)
 		return 0;
-	end = seg.seq + seg.payload_len;
-	next = from_client ? &c->driver_next[0] : &c->driver_next[1];
-	if (c->driver_known & (from_client ? 1 : 2) && !before(*next, end))
-		return 0; /* seen before: a retransmission */
-	*next = end;
-	c->driver_known |= from_client ? 1 : 2;
+	/* A copy that is sent again may come before what it is a copy of, by
+	 * another class of the queue.
+	 */
+	if (arrive(from_client ? &c->driver_client : &c->driver_server, seg.seq, seg.payload_len,
+		   &fresh) == ARRIVAL_AGAIN &&
+	    !fresh)
+		return 0;
 	now = bpf_ktime_get_ns();
 	if (from_client) {
 		if (!c->x.handover_request_first)

@@ -115,9 +115,10 @@ struct connection {
 	__u8 interim;	     /* the last response start was a 1xx */
 	__u8 syn_option_len; /* connection ID from the SYN */
 	__u8 syn_connection_id[8];
-	__u8 waiting;	      /* a request that is not recorded has no response yet */
-	__u8 driver_known;    /* bit 0: driver_next of the client is valid, bit 1: the server's */
-	__u32 driver_next[2]; /* sequence numbers that the driver has not sent yet */
+	__u8 waiting; /* a request that is not recorded has no response yet */
+	__u8 pad;
+	struct stream driver_client; /* what the interface's driver has sent */
+	struct stream driver_server;
 };
 
 #endif
