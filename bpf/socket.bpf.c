@@ -76,6 +76,8 @@ int BPF_PROG(socket_write, struct sock *sk)
 		st->write_first = now;
 	st->write_last = now;
 	st->last_op = SOCKET_OP_WRITE;
+	if (!st->open)
+		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return 0;
@@ -109,6 +111,8 @@ int BPF_PROG(socket_read, struct sock *sk)
 		return 0;
 	st->copied_seq = tp->copied_seq;
 	st->last_op = SOCKET_OP_READ;
+	if (!st->open)
+		return 0;
 	if (!st->netns)
 		st->netns = sk->__sk_common.skc_net.net->ns.inum;
 	c = open_connection(st);

@@ -263,7 +263,8 @@ type SocketSocketState struct {
 	CopiedSeq  uint32
 	Netns      uint32
 	Uid        uint32
-	LastOp     uint32
+	LastOp     uint16
+	Open       uint16
 }
 
 // Names of all BPF objects in the ELF.

@@ -333,7 +333,8 @@ static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *
 	__builtin_memcpy(c->syn_connection_id, s->connection_id, sizeof(c->syn_connection_id));
 }
 
-static __always_inline void on_end(const struct segment *seg, struct connection *c)
+/* Returns the connection unless it is over. */
+static __always_inline struct connection *on_end(const struct segment *seg, struct connection *c)
 {
 	bool from_client = seg->from_a == c->client_is_a;
 
@@ -350,7 +351,7 @@ static __always_inline void on_end(const struct segment *seg, struct connection 
 		 * application that asked reads it before it closes, too.
 		 */
 		if (!c->client.fin || !c->server.fin)
-			return;
+			return c;
 		if (is_open(c))
 			emit(c, c->claim, 0);
 	}
@@ -358,13 +359,16 @@ static __always_inline void on_end(const struct segment *seg, struct connection 
 		count(COUNTER_DISCARDED);
 	forget_search(&seg->key);
 	bpf_map_delete_elem(&connections, &seg->key);
+	return NULL;
 }
 
 /* What a segment of a known or unknown connection does. Returns the
  * connection, or NULL when there is none to be followed.
  */
-static __always_inline void take_segment(struct __sk_buff *skb, const struct segment *seg,
-					 enum direction direction, const enum access access)
+static __always_inline struct connection *take_segment(struct __sk_buff *skb,
+						       const struct segment *seg,
+						       enum direction direction,
+						       const enum access access)
 {
 	struct connection *c;
 	__u64 head = 0, now;
@@ -372,7 +376,7 @@ static __always_inline void take_segment(struct __sk_buff *skb, const struct seg
 	c = bpf_map_lookup_elem(&connections, &seg->key);
 	if ((seg->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
 		on_syn(skb, seg, c, access);
-		return;
+		return NULL;
 	}
 	if (seg->payload_len) {
 		if (seg->payload_len >= sizeof(head))
@@ -383,11 +387,11 @@ static __always_inline void take_segment(struct __sk_buff *skb, const struct seg
 			if (is_response(head))
 				count(COUNTER_RESPONSE_UNTRACKED);
 			if (!is_method(head))
-				return;
+				return NULL;
 			now = bpf_ktime_get_ns();
 			c = begin_request(skb, seg, NULL, now, direction, access);
 			if (!c)
-				return;
+				return NULL;
 			add_request_bytes(c, seg->payload_len, now);
 		} else {
 			now = bpf_ktime_get_ns();
@@ -399,7 +403,8 @@ static __always_inline void take_segment(struct __sk_buff *skb, const struct seg
 		c->last_ns = now;
 	}
 	if (c && (seg->flags & (TCP_FIN | TCP_RST)))
-		on_end(seg, c);
+		return on_end(seg, c);
+	return c;
 }
 
 /* The body of every capture program; l2 is the link-layer header's length. */

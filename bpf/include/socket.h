@@ -34,7 +34,8 @@ struct socket_state {
 	__u32 copied_seq; /* what the application had read, see struct tcp_sock */
 	__u32 netns;
 	__u32 uid;
-	__u32 last_op;
+	__u16 last_op;
+	__u16 open; /* an exchange is: most sockets have none, and need no look-up */
 };
 
 struct {
@@ -122,10 +123,9 @@ static __always_inline void capture_at_socket(struct __sk_buff *skb, bool egress
 		return;
 	seg.key = st->key;
 	seg.from_a = egress;
-	take_segment(skb, &seg, egress ? DIRECTION_EGRESS : DIRECTION_INGRESS, ACCESS_LOAD);
-
-	c = bpf_map_lookup_elem(&connections, &seg.key);
-	if (!c || c->phase == PHASE_IDLE)
+	c = take_segment(skb, &seg, egress ? DIRECTION_EGRESS : DIRECTION_INGRESS, ACCESS_LOAD);
+	st->open = c && c->phase != PHASE_IDLE;
+	if (!st->open)
 		return;
 	if (!c->x.is_socket)
 		describe_socket(c, st);
