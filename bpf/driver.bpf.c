@@ -35,15 +35,10 @@ int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *d
 	    !fresh)
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (from_client) {
-		if (!c->x.handover_request_first)
-			c->x.handover_request_first = now;
-		c->x.handover_request_last = now;
-	} else {
-		if (!c->x.handover_response_first)
-			c->x.handover_response_first = now;
-		c->x.handover_response_last = now;
-	}
+	if (from_client)
+		add_times(&c->x.handover_request_first, &c->x.handover_request_last, now);
+	else
+		add_times(&c->x.handover_response_first, &c->x.handover_response_last, now);
 	return 0;
 }
 

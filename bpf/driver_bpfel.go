@@ -209,51 +209,6 @@ type DriverScratch struct {
 	Pad             [3]uint8
 }
 
-type DriverSearch struct {
-	_    structs.HostLayout
-	Walk struct {
-		_           structs.HostLayout
-		Pos         uint32
-		End         uint32
-		Base        uint32
-		RequestLine uint8
-		Malformed   uint8
-		SkipLine    uint8
-		Denied      uint8
-		Found       struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-		B3 struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-		Datadog struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-	}
-	Line [520]uint8
-}
-
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -262,7 +217,6 @@ const (
 	DriverMapCounters          = "counters"
 	DriverMapExchanges         = "exchanges"
 	DriverMapScratches         = "scratches"
-	DriverMapSearches          = "searches"
 	DriverMapTrustedPrefixes   = "trusted_prefixes"
 	DriverMapWatchedInterfaces = "watched_interfaces"
 	DriverProgDriverStart      = "driver_start"
@@ -332,7 +286,6 @@ type DriverMapSpecs struct {
 	Counters          *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges         *ebpf.MapSpec `ebpf:"exchanges"`
 	Scratches         *ebpf.MapSpec `ebpf:"scratches"`
-	Searches          *ebpf.MapSpec `ebpf:"searches"`
 	TrustedPrefixes   *ebpf.MapSpec `ebpf:"trusted_prefixes"`
 	WatchedInterfaces *ebpf.MapSpec `ebpf:"watched_interfaces"`
 }
@@ -376,7 +329,6 @@ type DriverMaps struct {
 	Counters          *ebpf.Map `ebpf:"counters"`
 	Exchanges         *ebpf.Map `ebpf:"exchanges"`
 	Scratches         *ebpf.Map `ebpf:"scratches"`
-	Searches          *ebpf.Map `ebpf:"searches"`
 	TrustedPrefixes   *ebpf.Map `ebpf:"trusted_prefixes"`
 	WatchedInterfaces *ebpf.Map `ebpf:"watched_interfaces"`
 }
@@ -387,7 +339,6 @@ func (m *DriverMaps) Close() error {
 		m.Counters,
 		m.Exchanges,
 		m.Scratches,
-		m.Searches,
 		m.TrustedPrefixes,
 		m.WatchedInterfaces,
 	)

@@ -44,13 +44,6 @@ static __always_inline struct socket_state *chosen_state(struct sock *sk)
 	return bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 }
 
-static __always_inline void add_times(__u64 *first, __u64 *last, __u64 now)
-{
-	if (!*first)
-		*first = now;
-	*last = now;
-}
-
 static __always_inline void note_socket(struct connection *c, const struct socket_state *st,
 					const struct tcp_sock *tp)
 {

@@ -15,19 +15,6 @@ struct {
 	__type(value, struct connection);
 } connections SEC(".maps");
 
-/* Deep: a walk that waits for the next segment. */
-struct search {
-	struct walk walk;
-	__u8 line[CARRY_MAX + 8];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct connection_key);
-	__type(value, struct search);
-} searches SEC(".maps");
-
 static __always_inline bool is_method(__u64 head)
 {
 	return MATCHES_EXACT(head, 4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) ||

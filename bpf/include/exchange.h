@@ -72,6 +72,14 @@ struct exchange_record {
 	__u32 zero_windows;
 };
 
+/* Takes a time of a handover into account. */
+static __always_inline void add_times(__u64 *first, __u64 *last, __u64 now)
+{
+	if (!*first)
+		*first = now;
+	*last = now;
+}
+
 /* Key of a connection at a capture point. End a has the lower port (the lower
  * address when the ports are equal), so both directions find one entry.
  */

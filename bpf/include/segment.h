@@ -3,47 +3,7 @@
 #ifndef LAYERTRACE_SEGMENT_H
 #define LAYERTRACE_SEGMENT_H
 
-#include "connection.h"
-
-/* Deep: puts the walk aside until the next segment. */
-static __always_inline bool save_search(const struct connection_key *key, struct scratch *s)
-{
-	struct search *found;
-
-	carry_line(s);
-	/* text starts with the carried line; copy as one block */
-	found = bpf_map_lookup_elem(&searches, key);
-	if (!found) {
-		/* any bytes do for a new entry: they are overwritten below */
-		if (bpf_map_update_elem(&searches, key, s->text, BPF_ANY)) {
-			count(COUNTER_MAP_FULL);
-			return false;
-		}
-		found = bpf_map_lookup_elem(&searches, key);
-		if (!found)
-			return false;
-	}
-	found->walk = s->walk;
-	__builtin_memcpy(found->line, s->text, sizeof(found->line));
-	return true;
-}
-
-static __always_inline bool load_search(const struct connection_key *key, struct scratch *s)
-{
-	struct search *found = bpf_map_lookup_elem(&searches, key);
-
-	if (!found)
-		return false;
-	s->walk = found->walk;
-	__builtin_memcpy(s->text, found->line, sizeof(found->line));
-	return true;
-}
-
-static __always_inline void forget_search(const struct connection_key *key)
-{
-	if (deep)
-		bpf_map_delete_elem(&searches, key);
-}
+#include "search.h"
 
 static __always_inline struct connection *new_connection(const struct segment *seg,
 							 struct scratch *s)

@@ -34,9 +34,7 @@ func openDrivers(o *Options, k *kernelSide) (*drivers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read driver programs: %w", err)
 	}
-	if err := configureFor(spec, o, nil); err != nil {
-		return nil, err
-	}
+	sizeMaps(spec, o)
 	netns, err := ownNetns()
 	if err != nil {
 		return nil, err

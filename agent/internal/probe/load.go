@@ -74,18 +74,22 @@ func (k *kernelSide) program(name string) (*ebpf.Program, error) {
 	return p, nil
 }
 
-// load loads programs that work on the same maps.
+// load loads programs that work on the same maps, as far as they use them.
 func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
-	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		MapReplacements: map[string]*ebpf.Map{
-			bpf.CaptureMapConnections:     k.Connections,
-			bpf.CaptureMapCounters:        k.Counters,
-			bpf.CaptureMapExchanges:       k.Exchanges,
-			bpf.CaptureMapScratches:       k.Scratches,
-			bpf.CaptureMapSearches:        k.Searches,
-			bpf.CaptureMapTrustedPrefixes: k.TrustedPrefixes,
-		},
-	})
+	shared := map[string]*ebpf.Map{
+		bpf.CaptureMapConnections:     k.Connections,
+		bpf.CaptureMapCounters:        k.Counters,
+		bpf.CaptureMapExchanges:       k.Exchanges,
+		bpf.CaptureMapScratches:       k.Scratches,
+		bpf.CaptureMapSearches:        k.Searches,
+		bpf.CaptureMapTrustedPrefixes: k.TrustedPrefixes,
+	}
+	for name := range shared {
+		if spec.Maps[name] == nil {
+			delete(shared, name)
+		}
+	}
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 }
 
 // Close frees programs and maps.
@@ -108,11 +112,7 @@ func configureSockets(spec *ebpf.CollectionSpec, o *Options) error {
 }
 
 func configureFor(spec *ebpf.CollectionSpec, o *Options, ports []uint16) error {
-	spec.Maps[bpf.CaptureMapConnections].MaxEntries = uint32(o.MaxConnections)
-	spec.Maps[bpf.CaptureMapExchanges].MaxEntries = uint32(o.RingBytes)
-	if !o.Deep {
-		spec.Maps[bpf.CaptureMapSearches].MaxEntries = 1
-	}
+	sizeMaps(spec, o)
 	set := map[string]any{
 		bpf.CaptureVarPrefixWindow: uint32(o.PrefixWindow),
 		bpf.CaptureVarDeep:         o.Deep,
@@ -131,6 +131,22 @@ func configureFor(spec *ebpf.CollectionSpec, o *Options, ports []uint16) error {
 	set[bpf.CaptureVarExtraNames] = names
 	set[bpf.CaptureVarExtraNamesLen] = uint32(len(o.ContextHeaders))
 	return setAll(spec, set)
+}
+
+// sizeMaps gives the maps that the programs use their sizes.
+func sizeMaps(spec *ebpf.CollectionSpec, o *Options) {
+	sizes := map[string]uint32{
+		bpf.CaptureMapConnections: uint32(o.MaxConnections),
+		bpf.CaptureMapExchanges:   uint32(o.RingBytes),
+	}
+	if !o.Deep {
+		sizes[bpf.CaptureMapSearches] = 1
+	}
+	for name, size := range sizes {
+		if m := spec.Maps[name]; m != nil {
+			m.MaxEntries = size
+		}
+	}
 }
 
 func setAll(spec *ebpf.CollectionSpec, values map[string]any) error {
