@@ -83,14 +83,15 @@ func CounterNames() []Counter {
 			all = append(all, Counter{Name: n.name, Help: n.help})
 		}
 	}
-	return append(all, readerCounters(0, 0, 0)...)
+	return append(all, readerCounters(0, 0, 0, 0)...)
 }
 
 // readerCounters are those of what reads the ring buffer.
-func readerCounters(received, unreadable, evicted uint64) []Counter {
+func readerCounters(received, unreadable, evicted, unhanded uint64) []Counter {
 	return []Counter{
 		{"exchanges_received", "Exchanges read from the ring buffer.", received},
 		{"exchanges_unreadable", "Records that could not be decoded.", unreadable},
 		{"exchanges_evicted", "Open exchanges lost because the connection map was full (raise max-connections).", evicted},
+		{"driver_times_missing", "Messages whose last byte was not seen at their interface's driver: the node driver's part of them is not told.", unhanded},
 	}
 }

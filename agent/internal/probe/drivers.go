@@ -79,6 +79,11 @@ func (d *drivers) leave(ifindex int) error {
 	return nil
 }
 
+// transmits reports whether it is seen when drivers begin to transmit.
+func (d *drivers) transmits() bool {
+	return d != nil && d.collection.Programs[bpf.DriverProgDriverStart] != nil
+}
+
 // Close ends the watching.
 func (d *drivers) Close() error {
 	err := d.links.Close()

@@ -64,8 +64,12 @@ func serve() {
 	panic(http.ListenAndServe(fmt.Sprintf("%s:%d", serverAddr, serverPort), nil))
 }
 
-// requests is how many the client sends on its one connection.
-const requests = 40
+// requests is how many the client sends on its one connection, each with a body
+// that is longer by bodyStep bytes.
+const (
+	requests = 40
+	bodyStep = 200
+)
 
 func traceID(i int) string { return fmt.Sprintf("4bf92f3577b34da6a3ce929d0e0e%04x", i+1) }
 func spanID(i int) string  { return fmt.Sprintf("00f067aa0ba9%04x", i+1) }
@@ -73,7 +77,7 @@ func spanID(i int) string  { return fmt.Sprintf("00f067aa0ba9%04x", i+1) }
 // call sends requests on one connection, which stays open.
 func call(from, to int) {
 	for i := from; i < to; i++ {
-		body := strings.NewReader(strings.Repeat("q", i*200))
+		body := strings.NewReader(strings.Repeat("q", i*bodyStep))
 		r, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://%s:%d/%d", serverAddr, serverPort, i), body)
 		if err != nil {
 			panic(err)

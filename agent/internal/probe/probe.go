@@ -35,7 +35,7 @@ type Probe struct {
 	mode     Mode
 	attached map[int]attachment
 
-	received, unreadable, evicted atomic.Uint64
+	received, unreadable, evicted, unhanded atomic.Uint64
 }
 
 // Open loads the programs and begins to write TCP options if asked to.
@@ -120,7 +120,7 @@ func (p *Probe) Counters() ([]Counter, error) {
 		}
 		counters = append(counters, more...)
 	}
-	return append(counters, readerCounters(p.received.Load(), p.unreadable.Load(), p.evicted.Load())...), nil
+	return append(counters, readerCounters(p.received.Load(), p.unreadable.Load(), p.evicted.Load(), p.unhanded.Load())...), nil
 }
 
 // Close detaches everything and frees the programs. Run must have returned or

@@ -40,6 +40,9 @@ func (p *Probe) read(ctx context.Context) error {
 			p.log.Error("record not understood", "error", err)
 			continue
 		}
+		if p.drivers.transmits() && !handedOver(&x) {
+			p.unhanded.Add(1)
+		}
 		p.out <- x
 	}
 }
