@@ -156,6 +156,10 @@ type CaptureExchangeRecord struct {
 	Uid                   uint32
 	SrttUs                uint32
 	ZeroWindows           uint32
+	LeavingStart          uint32
+	LeavingEnd            uint32
+	HandoverEnd           uint32
+	Pad2                  [4]uint8
 }
 
 type CaptureExtraName struct {

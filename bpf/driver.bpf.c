@@ -8,24 +8,41 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+/* The driver takes bytes of x that it did not have. Kernels may leave programs
+ * out: a time is that of the first byte only where that byte was seen.
+ */
+static __always_inline void note_handover(struct exchange_record *x, const struct segment *seg,
+					  __u64 *first, __u64 *last)
+{
+	__u32 end = seg->seq + seg->payload_len;
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!before(x->leaving_start, seg->seq) && before(x->leaving_start, end))
+		*first = now;
+	if (before(x->handover_end, end))
+		x->handover_end = end;
+	*last = now;
+}
+
 /* net/core/dev.c: right before the driver's ndo_start_xmit. */
 SEC("tp_btf/net_dev_start_xmit")
 int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *dev)
 {
 	struct segment seg = {};
+	struct exchange_record *x;
 	struct connection *c;
 	bool from_client;
 	__u32 fresh;
-	__u64 now;
 
 	if (!is_watched(dev) || !read_sent(skb, dev->ifindex, &seg))
 		return 0;
 	c = exchange_of(&seg);
 	if (!c)
 		return 0;
+	x = &c->x;
 	from_client = seg.from_a == c->client_is_a;
 	/* An answer can come before the end of its request. */
-	if (!from_client && c->phase != PHASE_RESPONSE)
+	if (from_client ? x->direction != DIRECTION_EGRESS : c->phase != PHASE_RESPONSE)
 		return 0;
 	/* A copy that is sent again may come before what it is a copy of, by
 	 * another class of the queue.
@@ -34,11 +51,10 @@ int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *d
 		   &fresh) == ARRIVAL_AGAIN &&
 	    !fresh)
 		return 0;
-	now = bpf_ktime_get_ns();
 	if (from_client)
-		add_times(&c->x.handover_request_first, &c->x.handover_request_last, now);
+		note_handover(x, &seg, &x->handover_request_first, &x->handover_request_last);
 	else
-		add_times(&c->x.handover_response_first, &c->x.handover_response_last, now);
+		note_handover(x, &seg, &x->handover_response_first, &x->handover_response_last);
 	return 0;
 }
 

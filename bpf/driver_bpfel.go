@@ -56,6 +56,10 @@ type DriverConnection struct {
 		Uid                   uint32
 		SrttUs                uint32
 		ZeroWindows           uint32
+		LeavingStart          uint32
+		LeavingEnd            uint32
+		HandoverEnd           uint32
+		Pad2                  [4]uint8
 	}
 	Claim  uint64
 	LastNs uint64

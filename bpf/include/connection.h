@@ -86,6 +86,14 @@ static __always_inline void close_previous(struct connection *c)
 	c->phase = PHASE_IDLE;
 }
 
+/* The message that leaves through the interface begins at seq. */
+static __always_inline void set_leaving(struct exchange_record *x, __u32 seq)
+{
+	x->leaving_start = seq;
+	x->leaving_end = seq;
+	x->handover_end = seq;
+}
+
 /* A new exchange in c, whose times and sizes are still those of its first
  * segment.
  */
@@ -97,6 +105,7 @@ static __always_inline void open_exchange(struct connection *c, const struct seg
 	__builtin_memset(x, 0, sizeof(*x));
 	set_endpoints(x, seg);
 	x->request_first = now;
+	set_leaving(x, seg->seq);
 	c->last_ns = now; /* before the claim, which the sweep reads first */
 	x->direction = direction;
 	if (c->skip_responses)

@@ -70,6 +70,14 @@ struct exchange_record {
 	__u32 uid;
 	__u32 srtt_us;
 	__u32 zero_windows;
+	/* Sequence numbers of the message that leaves through the interface: its
+	 * first byte, behind its last, and behind the last of it that the driver
+	 * was seen to take.
+	 */
+	__u32 leaving_start;
+	__u32 leaving_end;
+	__u32 handover_end;
+	__u8 pad2[4];
 };
 
 /* Takes a time of a handover into account. */

@@ -119,8 +119,19 @@ static __always_inline void go_on_searching(struct __sk_buff *skb, const struct 
 	end_search(seg, c, &s->walk, outcome);
 }
 
-static __always_inline void add_request_bytes(struct connection *c, __u32 fresh, __u64 now)
+static __always_inline void add_leaving(struct exchange_record *x, const struct segment *seg)
 {
+	__u32 end = seg->seq + seg->payload_len;
+
+	if (before(x->leaving_end, end))
+		x->leaving_end = end;
+}
+
+static __always_inline void add_request_bytes(struct connection *c, const struct segment *seg,
+					      __u32 fresh, __u64 now)
+{
+	if (c->x.direction == DIRECTION_EGRESS)
+		add_leaving(&c->x, seg);
 	c->x.request_last = now;
 	c->x.request_bytes += fresh;
 	c->x.request_packets++;
@@ -161,7 +172,7 @@ static __always_inline void client_data(struct __sk_buff *skb, const struct segm
 	}
 	if (arrival == ARRIVAL_AHEAD || arrival == ARRIVAL_FILLED)
 		c->x.flags |= FLAG_OUT_OF_ORDER;
-	add_request_bytes(c, fresh, now);
+	add_request_bytes(c, seg, fresh, now);
 }
 
 static __always_inline bool is_interim(__u16 status)
@@ -263,7 +274,11 @@ static __always_inline void server_data(struct __sk_buff *skb, const struct segm
 	if (c->phase == PHASE_REQUEST) {
 		c->phase = PHASE_RESPONSE;
 		c->x.response_first = now;
+		if (c->x.direction == DIRECTION_INGRESS)
+			set_leaving(&c->x, seg->seq + skipped);
 	}
+	if (c->x.direction == DIRECTION_INGRESS)
+		add_leaving(&c->x, seg);
 	c->x.response_last = now;
 	c->x.response_bytes += fresh;
 	c->x.response_packets++;
@@ -352,7 +367,7 @@ static __always_inline struct connection *take_segment(struct __sk_buff *skb,
 			c = begin_request(skb, seg, NULL, now, direction, access);
 			if (!c)
 				return NULL;
-			add_request_bytes(c, seg->payload_len, now);
+			add_request_bytes(c, seg, seg->payload_len, now);
 		} else {
 			now = bpf_ktime_get_ns();
 			if (seg->from_a == c->client_is_a)

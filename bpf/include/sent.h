@@ -82,12 +82,16 @@ static __always_inline bool read_sent(const struct sk_buff *skb, __u32 ifindex, 
 	return false;
 }
 
-/* The exchange that the segment can belong to, if one is open. */
+/* The exchange that the segment can belong to, if one is open or the end of its
+ * head is searched for.
+ */
 static __always_inline struct connection *exchange_of(const struct segment *seg)
 {
 	struct connection *c = bpf_map_lookup_elem(&connections, &seg->key);
 
-	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
+	if (!c || (is_open(c) ? c->claim & 1 : c->phase != PHASE_SEARCHING))
+		return NULL;
+	return c;
 }
 
 #endif

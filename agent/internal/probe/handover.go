@@ -4,12 +4,13 @@ package probe
 
 import "github.com/layertrace/layertrace/internal/exchange"
 
-// handedOver reports whether the driver was seen to take the last byte of the
-// message that left through x's interface, if one did. A kernel may leave out
-// tracepoints' programs, and a driver may take it after x was given out.
+// handedOver reports whether the driver was seen to take the first and the last
+// byte of the message that left through x's interface, if one did. A kernel may
+// leave out tracepoints' programs, and a driver may take it after x was given
+// out.
 func handedOver(x *exchange.Exchange) bool {
 	out := leaving(x)
-	return out == nil || out.Packets == 0 || out.Handover.First != 0 && out.Handover.Last >= out.Last
+	return out == nil || out.Packets == 0 || out.Handover != (exchange.Extent{})
 }
 
 // leaving returns the message that leaves through x's interface. Nil: x is of a

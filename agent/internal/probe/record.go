@@ -59,6 +59,9 @@ func decodeRecord(raw []byte) (exchange.Exchange, error) {
 			SRTT: uint64(r.SrttUs) * 1000, ZeroWindows: r.ZeroWindows,
 		}
 	}
+	if out := leaving(&x); out != nil && (out.Handover.First == 0 || int32(r.HandoverEnd-r.LeavingEnd) < 0) {
+		out.Handover = exchange.Extent{}
+	}
 	if n := int(r.ConnectionIdLen); n > 0 && n <= len(r.ConnectionId) {
 		x.ConnectionID = append([]byte(nil), r.ConnectionId[:n]...)
 	}
