@@ -24,9 +24,10 @@ static __always_inline void note_handover(struct exchange_record *x, const struc
 	*last = now;
 }
 
-/* net/core/dev.c: right before the driver's ndo_start_xmit. */
-SEC("tp_btf/net_dev_start_xmit")
-int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *dev)
+/* The driver of a watched interface begins to send a packet. Out of line: every
+ * packet of the machine runs the program, and most need no stack.
+ */
+static __noinline int begin_sending(const struct sk_buff *skb, __u32 ifindex)
 {
 	struct segment seg = {};
 	struct exchange_record *x;
@@ -34,7 +35,7 @@ int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *d
 	bool from_client;
 	__u32 fresh;
 
-	if (!is_watched(dev) || !read_sent(skb, dev->ifindex, &seg))
+	if (!read_sent(skb, ifindex, &seg))
 		return 0;
 	c = exchange_of(&seg);
 	if (!c)
@@ -58,21 +59,23 @@ int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *d
 	return 0;
 }
 
+/* net/core/dev.c: right before the driver's ndo_start_xmit. */
+SEC("tp_btf/net_dev_start_xmit")
+int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *dev)
+{
+	return is_watched(dev) ? begin_sending(skb, dev->ifindex) : 0;
+}
+
 /* include/net/dropreason-core.h: below it nothing was dropped. */
 #define DROP_REASON_FIRST 2
 
-/* net/core/skbuff.c. A packet belongs to the interface that it came in by or is
- * about to leave by.
- */
-SEC("tp_btf/kfree_skb")
-int BPF_PROG(packet_drop, const struct sk_buff *skb, void *location, unsigned int reason)
+/* The kernel drops a packet at a watched interface. */
+static __noinline int drop(const struct sk_buff *skb, __u32 ifindex, __u32 reason)
 {
-	const struct net_device *dev = skb->dev;
 	struct segment seg = {};
 	struct connection *c;
 
-	if (reason < DROP_REASON_FIRST || !dev || !is_watched(dev) ||
-	    !read_sent(skb, dev->ifindex, &seg))
+	if (!read_sent(skb, ifindex, &seg))
 		return 0;
 	c = exchange_of(&seg);
 	if (!c)
@@ -81,4 +84,18 @@ int BPF_PROG(packet_drop, const struct sk_buff *skb, void *location, unsigned in
 	c->x.drop_reason = reason;
 	count(COUNTER_DROPPED);
 	return 0;
+}
+
+/* net/core/skbuff.c. A packet belongs to the interface that it came in by or is
+ * about to leave by.
+ */
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(packet_drop, const struct sk_buff *skb, void *location, unsigned int reason)
+{
+	const struct net_device *dev;
+
+	if (reason < DROP_REASON_FIRST)
+		return 0;
+	dev = skb->dev;
+	return dev && is_watched(dev) ? drop(skb, dev->ifindex, reason) : 0;
 }
