@@ -42,7 +42,8 @@ type CaptureConnection struct {
 	SynOptionLen    uint8
 	SynConnectionId [8]uint8
 	Waiting         uint8
-	Pad             uint8
+	Pad             [5]uint8
+	Followed        uint32
 	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
@@ -170,6 +171,11 @@ type CaptureExtraName struct {
 	Name   [32]uint8
 }
 
+type CaptureFollowed struct {
+	_     structs.HostLayout
+	Count [16384]uint32
+}
+
 type CapturePrefixKey struct {
 	_    structs.HostLayout
 	Len  uint32
@@ -286,27 +292,28 @@ type CaptureSweepArgs struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	CaptureMapConnections     = "connections"
-	CaptureMapCounters        = "counters"
-	CaptureMapExchanges       = "exchanges"
-	CaptureMapScratches       = "scratches"
-	CaptureMapSearches        = "searches"
-	CaptureMapTrustedPrefixes = "trusted_prefixes"
-	CaptureProgCaptureIn      = "capture_in"
-	CaptureProgCaptureInL3    = "capture_in_l3"
-	CaptureProgCaptureOut     = "capture_out"
-	CaptureProgCaptureOutL3   = "capture_out_l3"
-	CaptureProgCaptureSock    = "capture_sock"
-	CaptureProgCaptureSockL3  = "capture_sock_l3"
-	CaptureProgSweep          = "sweep"
-	CaptureVarDeep            = "deep"
-	CaptureVarDeepWindow      = "deep_window"
-	CaptureVarExtraNames      = "extra_names"
-	CaptureVarExtraNamesLen   = "extra_names_len"
-	CaptureVarPorts           = "ports"
-	CaptureVarPortsChosen     = "ports_chosen"
-	CaptureVarPrefixWindow    = "prefix_window"
-	CaptureVarRingMark        = "ring_mark"
+	CaptureMapConnections         = "connections"
+	CaptureMapCounters            = "counters"
+	CaptureMapExchanges           = "exchanges"
+	CaptureMapFollowedConnections = "followed_connections"
+	CaptureMapScratches           = "scratches"
+	CaptureMapSearches            = "searches"
+	CaptureMapTrustedPrefixes     = "trusted_prefixes"
+	CaptureProgCaptureIn          = "capture_in"
+	CaptureProgCaptureInL3        = "capture_in_l3"
+	CaptureProgCaptureOut         = "capture_out"
+	CaptureProgCaptureOutL3       = "capture_out_l3"
+	CaptureProgCaptureSock        = "capture_sock"
+	CaptureProgCaptureSockL3      = "capture_sock_l3"
+	CaptureProgSweep              = "sweep"
+	CaptureVarDeep                = "deep"
+	CaptureVarDeepWindow          = "deep_window"
+	CaptureVarExtraNames          = "extra_names"
+	CaptureVarExtraNamesLen       = "extra_names_len"
+	CaptureVarPorts               = "ports"
+	CaptureVarPortsChosen         = "ports_chosen"
+	CaptureVarPrefixWindow        = "prefix_window"
+	CaptureVarRingMark            = "ring_mark"
 )
 
 // LoadCapture returns the embedded CollectionSpec for Capture.
@@ -364,12 +371,13 @@ type CaptureProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CaptureMapSpecs struct {
-	Connections     *ebpf.MapSpec `ebpf:"connections"`
-	Counters        *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges       *ebpf.MapSpec `ebpf:"exchanges"`
-	Scratches       *ebpf.MapSpec `ebpf:"scratches"`
-	Searches        *ebpf.MapSpec `ebpf:"searches"`
-	TrustedPrefixes *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	Connections         *ebpf.MapSpec `ebpf:"connections"`
+	Counters            *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
+	FollowedConnections *ebpf.MapSpec `ebpf:"followed_connections"`
+	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
+	Searches            *ebpf.MapSpec `ebpf:"searches"`
+	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
 }
 
 // CaptureVariableSpecs contains global variables before they are loaded into the kernel.
@@ -406,12 +414,13 @@ func (o *CaptureObjects) Close() error {
 //
 // It can be passed to LoadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CaptureMaps struct {
-	Connections     *ebpf.Map `ebpf:"connections"`
-	Counters        *ebpf.Map `ebpf:"counters"`
-	Exchanges       *ebpf.Map `ebpf:"exchanges"`
-	Scratches       *ebpf.Map `ebpf:"scratches"`
-	Searches        *ebpf.Map `ebpf:"searches"`
-	TrustedPrefixes *ebpf.Map `ebpf:"trusted_prefixes"`
+	Connections         *ebpf.Map `ebpf:"connections"`
+	Counters            *ebpf.Map `ebpf:"counters"`
+	Exchanges           *ebpf.Map `ebpf:"exchanges"`
+	FollowedConnections *ebpf.Map `ebpf:"followed_connections"`
+	Scratches           *ebpf.Map `ebpf:"scratches"`
+	Searches            *ebpf.Map `ebpf:"searches"`
+	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
 }
 
 func (m *CaptureMaps) Close() error {
@@ -419,6 +428,7 @@ func (m *CaptureMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
+		m.FollowedConnections,
 		m.Scratches,
 		m.Searches,
 		m.TrustedPrefixes,

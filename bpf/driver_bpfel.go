@@ -87,7 +87,8 @@ type DriverConnection struct {
 	SynOptionLen    uint8
 	SynConnectionId [8]uint8
 	Waiting         uint8
-	Pad             uint8
+	Pad             [5]uint8
+	Followed        uint32
 	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
@@ -151,6 +152,11 @@ type DriverExtraName struct {
 	Format uint8
 	Pad    [6]uint8
 	Name   [32]uint8
+}
+
+type DriverFollowed struct {
+	_     structs.HostLayout
+	Count [16384]uint32
 }
 
 type DriverPrefixKey struct {
@@ -217,23 +223,24 @@ type DriverScratch struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DriverMapConnections       = "connections"
-	DriverMapCounters          = "counters"
-	DriverMapExchanges         = "exchanges"
-	DriverMapScratches         = "scratches"
-	DriverMapTrustedPrefixes   = "trusted_prefixes"
-	DriverMapWatchedInterfaces = "watched_interfaces"
-	DriverProgDriverStart      = "driver_start"
-	DriverProgPacketDrop       = "packet_drop"
-	DriverVarDeep              = "deep"
-	DriverVarDeepWindow        = "deep_window"
-	DriverVarExtraNames        = "extra_names"
-	DriverVarExtraNamesLen     = "extra_names_len"
-	DriverVarPorts             = "ports"
-	DriverVarPortsChosen       = "ports_chosen"
-	DriverVarPrefixWindow      = "prefix_window"
-	DriverVarRingMark          = "ring_mark"
-	DriverVarWatchedNetns      = "watched_netns"
+	DriverMapConnections         = "connections"
+	DriverMapCounters            = "counters"
+	DriverMapExchanges           = "exchanges"
+	DriverMapFollowedConnections = "followed_connections"
+	DriverMapScratches           = "scratches"
+	DriverMapTrustedPrefixes     = "trusted_prefixes"
+	DriverMapWatchedInterfaces   = "watched_interfaces"
+	DriverProgDriverStart        = "driver_start"
+	DriverProgPacketDrop         = "packet_drop"
+	DriverVarDeep                = "deep"
+	DriverVarDeepWindow          = "deep_window"
+	DriverVarExtraNames          = "extra_names"
+	DriverVarExtraNamesLen       = "extra_names_len"
+	DriverVarPorts               = "ports"
+	DriverVarPortsChosen         = "ports_chosen"
+	DriverVarPrefixWindow        = "prefix_window"
+	DriverVarRingMark            = "ring_mark"
+	DriverVarWatchedNetns        = "watched_netns"
 )
 
 // LoadDriver returns the embedded CollectionSpec for Driver.
@@ -286,12 +293,13 @@ type DriverProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DriverMapSpecs struct {
-	Connections       *ebpf.MapSpec `ebpf:"connections"`
-	Counters          *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges         *ebpf.MapSpec `ebpf:"exchanges"`
-	Scratches         *ebpf.MapSpec `ebpf:"scratches"`
-	TrustedPrefixes   *ebpf.MapSpec `ebpf:"trusted_prefixes"`
-	WatchedInterfaces *ebpf.MapSpec `ebpf:"watched_interfaces"`
+	Connections         *ebpf.MapSpec `ebpf:"connections"`
+	Counters            *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
+	FollowedConnections *ebpf.MapSpec `ebpf:"followed_connections"`
+	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
+	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	WatchedInterfaces   *ebpf.MapSpec `ebpf:"watched_interfaces"`
 }
 
 // DriverVariableSpecs contains global variables before they are loaded into the kernel.
@@ -329,12 +337,13 @@ func (o *DriverObjects) Close() error {
 //
 // It can be passed to LoadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DriverMaps struct {
-	Connections       *ebpf.Map `ebpf:"connections"`
-	Counters          *ebpf.Map `ebpf:"counters"`
-	Exchanges         *ebpf.Map `ebpf:"exchanges"`
-	Scratches         *ebpf.Map `ebpf:"scratches"`
-	TrustedPrefixes   *ebpf.Map `ebpf:"trusted_prefixes"`
-	WatchedInterfaces *ebpf.Map `ebpf:"watched_interfaces"`
+	Connections         *ebpf.Map `ebpf:"connections"`
+	Counters            *ebpf.Map `ebpf:"counters"`
+	Exchanges           *ebpf.Map `ebpf:"exchanges"`
+	FollowedConnections *ebpf.Map `ebpf:"followed_connections"`
+	Scratches           *ebpf.Map `ebpf:"scratches"`
+	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
+	WatchedInterfaces   *ebpf.Map `ebpf:"watched_interfaces"`
 }
 
 func (m *DriverMaps) Close() error {
@@ -342,6 +351,7 @@ func (m *DriverMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
+		m.FollowedConnections,
 		m.Scratches,
 		m.TrustedPrefixes,
 		m.WatchedInterfaces,

@@ -87,7 +87,8 @@ type SocketConnection struct {
 	SynOptionLen    uint8
 	SynConnectionId [8]uint8
 	Waiting         uint8
-	Pad             uint8
+	Pad             [5]uint8
+	Followed        uint32
 	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
@@ -151,6 +152,11 @@ type SocketExtraName struct {
 	Format uint8
 	Pad    [6]uint8
 	Name   [32]uint8
+}
+
+type SocketFollowed struct {
+	_     structs.HostLayout
+	Count [16384]uint32
 }
 
 type SocketPrefixKey struct {
@@ -275,25 +281,26 @@ type SocketSocketState struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SocketMapConnections     = "connections"
-	SocketMapCounters        = "counters"
-	SocketMapExchanges       = "exchanges"
-	SocketMapScratches       = "scratches"
-	SocketMapSearches        = "searches"
-	SocketMapSocketStates    = "socket_states"
-	SocketMapTrustedPrefixes = "trusted_prefixes"
-	SocketProgSocketIn       = "socket_in"
-	SocketProgSocketOut      = "socket_out"
-	SocketProgSocketRead     = "socket_read"
-	SocketProgSocketWrite    = "socket_write"
-	SocketVarDeep            = "deep"
-	SocketVarDeepWindow      = "deep_window"
-	SocketVarExtraNames      = "extra_names"
-	SocketVarExtraNamesLen   = "extra_names_len"
-	SocketVarPorts           = "ports"
-	SocketVarPortsChosen     = "ports_chosen"
-	SocketVarPrefixWindow    = "prefix_window"
-	SocketVarRingMark        = "ring_mark"
+	SocketMapConnections         = "connections"
+	SocketMapCounters            = "counters"
+	SocketMapExchanges           = "exchanges"
+	SocketMapFollowedConnections = "followed_connections"
+	SocketMapScratches           = "scratches"
+	SocketMapSearches            = "searches"
+	SocketMapSocketStates        = "socket_states"
+	SocketMapTrustedPrefixes     = "trusted_prefixes"
+	SocketProgSocketIn           = "socket_in"
+	SocketProgSocketOut          = "socket_out"
+	SocketProgSocketRead         = "socket_read"
+	SocketProgSocketWrite        = "socket_write"
+	SocketVarDeep                = "deep"
+	SocketVarDeepWindow          = "deep_window"
+	SocketVarExtraNames          = "extra_names"
+	SocketVarExtraNamesLen       = "extra_names_len"
+	SocketVarPorts               = "ports"
+	SocketVarPortsChosen         = "ports_chosen"
+	SocketVarPrefixWindow        = "prefix_window"
+	SocketVarRingMark            = "ring_mark"
 )
 
 // LoadSocket returns the embedded CollectionSpec for Socket.
@@ -348,13 +355,14 @@ type SocketProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketMapSpecs struct {
-	Connections     *ebpf.MapSpec `ebpf:"connections"`
-	Counters        *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges       *ebpf.MapSpec `ebpf:"exchanges"`
-	Scratches       *ebpf.MapSpec `ebpf:"scratches"`
-	Searches        *ebpf.MapSpec `ebpf:"searches"`
-	SocketStates    *ebpf.MapSpec `ebpf:"socket_states"`
-	TrustedPrefixes *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	Connections         *ebpf.MapSpec `ebpf:"connections"`
+	Counters            *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
+	FollowedConnections *ebpf.MapSpec `ebpf:"followed_connections"`
+	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
+	Searches            *ebpf.MapSpec `ebpf:"searches"`
+	SocketStates        *ebpf.MapSpec `ebpf:"socket_states"`
+	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
 }
 
 // SocketVariableSpecs contains global variables before they are loaded into the kernel.
@@ -391,13 +399,14 @@ func (o *SocketObjects) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketMaps struct {
-	Connections     *ebpf.Map `ebpf:"connections"`
-	Counters        *ebpf.Map `ebpf:"counters"`
-	Exchanges       *ebpf.Map `ebpf:"exchanges"`
-	Scratches       *ebpf.Map `ebpf:"scratches"`
-	Searches        *ebpf.Map `ebpf:"searches"`
-	SocketStates    *ebpf.Map `ebpf:"socket_states"`
-	TrustedPrefixes *ebpf.Map `ebpf:"trusted_prefixes"`
+	Connections         *ebpf.Map `ebpf:"connections"`
+	Counters            *ebpf.Map `ebpf:"counters"`
+	Exchanges           *ebpf.Map `ebpf:"exchanges"`
+	FollowedConnections *ebpf.Map `ebpf:"followed_connections"`
+	Scratches           *ebpf.Map `ebpf:"scratches"`
+	Searches            *ebpf.Map `ebpf:"searches"`
+	SocketStates        *ebpf.Map `ebpf:"socket_states"`
+	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
 }
 
 func (m *SocketMaps) Close() error {
@@ -405,6 +414,7 @@ func (m *SocketMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
+		m.FollowedConnections,
 		m.Scratches,
 		m.Searches,
 		m.SocketStates,

@@ -87,7 +87,8 @@ type BenchConnection struct {
 	SynOptionLen    uint8
 	SynConnectionId [8]uint8
 	Waiting         uint8
-	Pad             uint8
+	Pad             [5]uint8
+	Followed        uint32
 	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
@@ -151,6 +152,11 @@ type BenchExtraName struct {
 	Format uint8
 	Pad    [6]uint8
 	Name   [32]uint8
+}
+
+type BenchFollowed struct {
+	_     structs.HostLayout
+	Count [16384]uint32
 }
 
 type BenchPrefixKey struct {
@@ -262,26 +268,27 @@ type BenchSearch struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	BenchMapConnections     = "connections"
-	BenchMapCounters        = "counters"
-	BenchMapExchanges       = "exchanges"
-	BenchMapScratches       = "scratches"
-	BenchMapSearches        = "searches"
-	BenchMapTrustedPrefixes = "trusted_prefixes"
-	BenchProgBenchSock      = "bench_sock"
-	BenchProgBenchTcx       = "bench_tcx"
-	BenchProgEmptySock      = "empty_sock"
-	BenchProgEmptyTcx       = "empty_tcx"
-	BenchVarBenchSequence   = "bench_sequence"
-	BenchVarBenchStep       = "bench_step"
-	BenchVarDeep            = "deep"
-	BenchVarDeepWindow      = "deep_window"
-	BenchVarExtraNames      = "extra_names"
-	BenchVarExtraNamesLen   = "extra_names_len"
-	BenchVarPorts           = "ports"
-	BenchVarPortsChosen     = "ports_chosen"
-	BenchVarPrefixWindow    = "prefix_window"
-	BenchVarRingMark        = "ring_mark"
+	BenchMapConnections         = "connections"
+	BenchMapCounters            = "counters"
+	BenchMapExchanges           = "exchanges"
+	BenchMapFollowedConnections = "followed_connections"
+	BenchMapScratches           = "scratches"
+	BenchMapSearches            = "searches"
+	BenchMapTrustedPrefixes     = "trusted_prefixes"
+	BenchProgBenchSock          = "bench_sock"
+	BenchProgBenchTcx           = "bench_tcx"
+	BenchProgEmptySock          = "empty_sock"
+	BenchProgEmptyTcx           = "empty_tcx"
+	BenchVarBenchSequence       = "bench_sequence"
+	BenchVarBenchStep           = "bench_step"
+	BenchVarDeep                = "deep"
+	BenchVarDeepWindow          = "deep_window"
+	BenchVarExtraNames          = "extra_names"
+	BenchVarExtraNamesLen       = "extra_names_len"
+	BenchVarPorts               = "ports"
+	BenchVarPortsChosen         = "ports_chosen"
+	BenchVarPrefixWindow        = "prefix_window"
+	BenchVarRingMark            = "ring_mark"
 )
 
 // LoadBench returns the embedded CollectionSpec for Bench.
@@ -336,12 +343,13 @@ type BenchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BenchMapSpecs struct {
-	Connections     *ebpf.MapSpec `ebpf:"connections"`
-	Counters        *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges       *ebpf.MapSpec `ebpf:"exchanges"`
-	Scratches       *ebpf.MapSpec `ebpf:"scratches"`
-	Searches        *ebpf.MapSpec `ebpf:"searches"`
-	TrustedPrefixes *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	Connections         *ebpf.MapSpec `ebpf:"connections"`
+	Counters            *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
+	FollowedConnections *ebpf.MapSpec `ebpf:"followed_connections"`
+	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
+	Searches            *ebpf.MapSpec `ebpf:"searches"`
+	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
 }
 
 // BenchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -380,12 +388,13 @@ func (o *BenchObjects) Close() error {
 //
 // It can be passed to LoadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BenchMaps struct {
-	Connections     *ebpf.Map `ebpf:"connections"`
-	Counters        *ebpf.Map `ebpf:"counters"`
-	Exchanges       *ebpf.Map `ebpf:"exchanges"`
-	Scratches       *ebpf.Map `ebpf:"scratches"`
-	Searches        *ebpf.Map `ebpf:"searches"`
-	TrustedPrefixes *ebpf.Map `ebpf:"trusted_prefixes"`
+	Connections         *ebpf.Map `ebpf:"connections"`
+	Counters            *ebpf.Map `ebpf:"counters"`
+	Exchanges           *ebpf.Map `ebpf:"exchanges"`
+	FollowedConnections *ebpf.Map `ebpf:"followed_connections"`
+	Scratches           *ebpf.Map `ebpf:"scratches"`
+	Searches            *ebpf.Map `ebpf:"searches"`
+	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
 }
 
 func (m *BenchMaps) Close() error {
@@ -393,6 +402,7 @@ func (m *BenchMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
+		m.FollowedConnections,
 		m.Scratches,
 		m.Searches,
 		m.TrustedPrefixes,

@@ -4,6 +4,7 @@
 #define LAYERTRACE_CONNECTION_H
 
 #include "emit.h"
+#include "followed.h"
 #include "options.h"
 #include "prefix.h"
 #include "stream.h"

@@ -23,37 +23,59 @@ static __always_inline struct connection *new_connection(const struct segment *s
 	return c;
 }
 
-/* A segment of the client that begins with a method. c may be NULL. Returns
- * the connection when the segment belongs to an exchange or a search in it.
- */
-static __always_inline struct connection *
-begin_request(struct __sk_buff *skb, const struct segment *seg, struct connection *c, __u64 now,
-	      enum direction direction, const enum access access)
+/* What a segment is that does not begin with a method: no outcome of a walk. */
+#define NO_REQUEST (-1)
+
+/* Walks the head at the start of a segment: its outcome, found in the scratch. */
+static __always_inline int walk_request(struct __sk_buff *skb, const struct segment *seg,
+					const enum access access)
 {
 	struct scratch *s = get_scratch();
 	int outcome;
 
 	if (!s)
-		return NULL;
+		return OUTCOME_UNPARSABLE;
 	outcome = begin_walk(skb, s, seg->payload_off, seg->payload_len, access);
+	if (outcome == OUTCOME_OPEN && !deep)
+		outcome = OUTCOME_TRUNCATED;
+	return outcome == OUTCOME_TRUNCATED ? end_of_walk(&s->walk, OUTCOME_TRUNCATED) : outcome;
+}
+
+static __always_inline bool is_recorded(int outcome)
+{
+	return outcome == OUTCOME_FOUND || outcome == OUTCOME_OPEN;
+}
+
+static __always_inline void count_request(const struct walk *w, int outcome)
+{
+	if (outcome != OUTCOME_UNPARSABLE)
+		count(COUNTER_REQUESTS);
+	if (outcome != OUTCOME_OPEN)
+		count_outcome(w, outcome);
+}
+
+/* A segment of the client that begins with a method. c may be NULL. Returns
+ * the connection when the segment belongs to an exchange or a search in it.
+ */
+static __always_inline struct connection *
+begin_request(struct __sk_buff *skb, const struct segment *seg, struct connection *c, int outcome,
+	      __u64 now, enum direction direction, const enum access access)
+{
+	struct scratch *s = get_scratch();
+
+	if (!s)
+		return NULL;
 	/* While a request has no response, what does not begin with a whole
 	 * request line is more likely its body.
 	 */
-	if (outcome == OUTCOME_UNPARSABLE ||
-	    (c && c->phase == PHASE_REQUEST && !s->walk.request_line)) {
-		count(COUNTER_HEAD_UNPARSABLE);
+	if (c && c->phase == PHASE_REQUEST && !s->walk.request_line)
+		outcome = OUTCOME_UNPARSABLE;
+	count_request(&s->walk, outcome);
+	if (outcome == OUTCOME_UNPARSABLE)
 		return c && is_open(c) ? c : NULL;
-	}
-	count(COUNTER_REQUESTS);
-	if (outcome == OUTCOME_OPEN && !deep)
-		outcome = OUTCOME_TRUNCATED;
-	if (outcome == OUTCOME_TRUNCATED)
-		outcome = end_of_walk(&s->walk, OUTCOME_TRUNCATED);
-	if (outcome != OUTCOME_OPEN)
-		count_outcome(&s->walk, outcome);
 	if (c)
 		close_previous(c);
-	if (outcome != OUTCOME_FOUND && outcome != OUTCOME_OPEN) {
+	if (!is_recorded(outcome)) {
 		if (c)
 			c->waiting = 1;
 		return NULL;
@@ -137,14 +159,30 @@ static __always_inline void add_request_bytes(struct connection *c, const struct
 	c->x.request_packets++;
 }
 
+/* What passed while c was not followed is not missing. */
+static __always_inline void resume(struct stream *st, __u32 seq)
+{
+	if (st->known && before(st->next, seq)) {
+		st->known = 0;
+		st->gap_start = st->gap_end;
+	}
+}
+
 /* Payload from the client of a known connection. */
 static __always_inline void client_data(struct __sk_buff *skb, const struct segment *seg,
-					struct connection *c, __u64 head, __u64 now,
+					struct connection *c, int outcome, __u64 now,
 					enum direction direction, const enum access access)
 {
+	enum arrival arrival;
 	__u32 fresh;
-	enum arrival arrival = arrive(&c->client, seg->seq, seg->payload_len, &fresh);
 
+	if (!c->followed) {
+		resume(&c->client, seg->seq);
+		c->server.known = 0;
+		c->driver_client.known = 0;
+		c->driver_server.known = 0;
+	}
+	arrival = arrive(&c->client, seg->seq, seg->payload_len, &fresh);
 	if (arrival == ARRIVAL_AGAIN) {
 		c->x.retransmits++;
 		count(COUNTER_RETRANSMITTED);
@@ -156,8 +194,8 @@ static __always_inline void client_data(struct __sk_buff *skb, const struct segm
 	if (c->phase == PHASE_SEARCHING) {
 		if (arrival != ARRIVAL_AGAIN)
 			go_on_searching(skb, seg, c, arrival == ARRIVAL_IN_ORDER);
-	} else if (arrival != ARRIVAL_AGAIN && is_method(head)) {
-		if (!begin_request(skb, seg, c, now, direction, access))
+	} else if (arrival != ARRIVAL_AGAIN && outcome != NO_REQUEST) {
+		if (!begin_request(skb, seg, c, outcome, now, direction, access))
 			return;
 	}
 	if (c->phase == PHASE_IDLE)
@@ -286,7 +324,7 @@ static __always_inline void server_data(struct __sk_buff *skb, const struct segm
 
 /* A connection begins: remember its option, forget an older connection. */
 static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *seg,
-				   struct connection *c, const enum access access)
+				   struct connection *c, __u32 *followed, const enum access access)
 {
 	struct scratch *s = get_scratch();
 
@@ -295,6 +333,7 @@ static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *
 	if (c) {
 		if (is_open(c))
 			emit(c, c->claim, 0);
+		follow(c, followed, 0);
 		bpf_map_delete_elem(&connections, &seg->key);
 	}
 	if (!s || !read_options(skb, seg, s, access))
@@ -309,7 +348,8 @@ static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *
 }
 
 /* Returns the connection unless it is over. */
-static __always_inline struct connection *on_end(const struct segment *seg, struct connection *c)
+static __always_inline struct connection *on_end(const struct segment *seg, struct connection *c,
+						 __u32 *followed)
 {
 	bool from_client = seg->from_a == c->client_is_a;
 
@@ -333,8 +373,65 @@ static __always_inline struct connection *on_end(const struct segment *seg, stru
 	if (c->phase == PHASE_SEARCHING)
 		count(COUNTER_DISCARDED);
 	forget_search(&seg->key);
+	follow(c, followed, 0);
 	bpf_map_delete_elem(&connections, &seg->key);
 	return NULL;
+}
+
+static __always_inline __u64 load_head(struct __sk_buff *skb, const struct segment *seg,
+				       const enum access access)
+{
+	__u64 head = 0;
+
+	if (seg->payload_len >= sizeof(head))
+		load(skb, seg->payload_off, &head, sizeof(head), access);
+	else if (seg->payload_len)
+		bpf_skb_load_bytes(skb, seg->payload_off, &head, seg->payload_len);
+	return head;
+}
+
+/* Whether a segment without a connection to be followed is done with: all but
+ * the beginnings of requests that are recorded.
+ */
+static __always_inline bool is_in_passing(const struct segment *seg, __u64 head, int outcome)
+{
+	struct scratch *s;
+
+	if (is_recorded(outcome))
+		return false;
+	if (outcome == NO_REQUEST) {
+		if (is_response(head))
+			count(COUNTER_RESPONSE_UNTRACKED);
+		return true;
+	}
+	s = get_scratch();
+	if (s)
+		count_request(&s->walk, outcome);
+	return true;
+}
+
+/* What a segment with payload does to its connection. */
+static __always_inline struct connection *
+take_payload(struct __sk_buff *skb, const struct segment *seg, struct connection *c, __u64 head,
+	     int outcome, enum direction direction, const enum access access)
+{
+	__u64 now;
+
+	if (!c && is_in_passing(seg, head, outcome))
+		return NULL;
+	now = bpf_ktime_get_ns();
+	if (!c) {
+		c = begin_request(skb, seg, NULL, outcome, now, direction, access);
+		if (!c)
+			return NULL;
+		add_request_bytes(c, seg, seg->payload_len, now);
+	} else if (seg->from_a == c->client_is_a) {
+		client_data(skb, seg, c, outcome, now, direction, access);
+	} else {
+		server_data(skb, seg, c, head, now);
+	}
+	c->last_ns = now;
+	return c;
 }
 
 /* What a segment of a known or unknown connection does. Returns the
@@ -345,40 +442,33 @@ static __always_inline struct connection *take_segment(struct __sk_buff *skb,
 						       enum direction direction,
 						       const enum access access)
 {
+	bool begins = (seg->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	bool ends = seg->flags & (TCP_FIN | TCP_RST);
+	__u32 *followed = followed_count(&seg->key);
+	int outcome = NO_REQUEST;
 	struct connection *c;
-	__u64 head = 0, now;
+	__u64 head = 0;
 
+	if (!followed)
+		return NULL;
+	if (!begins) {
+		head = load_head(skb, seg, access);
+		if (is_method(head))
+			outcome = walk_request(skb, seg, access);
+		if (!ends && !*followed && is_in_passing(seg, head, outcome))
+			return NULL;
+	}
 	c = bpf_map_lookup_elem(&connections, &seg->key);
-	if ((seg->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
-		on_syn(skb, seg, c, access);
+	if (begins) {
+		on_syn(skb, seg, c, followed, access);
 		return NULL;
 	}
-	if (seg->payload_len) {
-		if (seg->payload_len >= sizeof(head))
-			load(skb, seg->payload_off, &head, sizeof(head), access);
-		else
-			bpf_skb_load_bytes(skb, seg->payload_off, &head, seg->payload_len);
-		if (!c) {
-			if (is_response(head))
-				count(COUNTER_RESPONSE_UNTRACKED);
-			if (!is_method(head))
-				return NULL;
-			now = bpf_ktime_get_ns();
-			c = begin_request(skb, seg, NULL, now, direction, access);
-			if (!c)
-				return NULL;
-			add_request_bytes(c, seg, seg->payload_len, now);
-		} else {
-			now = bpf_ktime_get_ns();
-			if (seg->from_a == c->client_is_a)
-				client_data(skb, seg, c, head, now, direction, access);
-			else
-				server_data(skb, seg, c, head, now);
-		}
-		c->last_ns = now;
-	}
-	if (c && (seg->flags & (TCP_FIN | TCP_RST)))
-		return on_end(seg, c);
+	if (seg->payload_len)
+		c = take_payload(skb, seg, c, head, outcome, direction, access);
+	if (c && ends)
+		c = on_end(seg, c, followed);
+	if (c)
+		follow(c, followed, has_open_end(c));
 	return c;
 }
 

@@ -87,8 +87,12 @@ static __always_inline bool read_sent(const struct sk_buff *skb, __u32 ifindex, 
  */
 static __always_inline struct connection *exchange_of(const struct segment *seg)
 {
-	struct connection *c = bpf_map_lookup_elem(&connections, &seg->key);
+	__u32 *followed = followed_count(&seg->key);
+	struct connection *c;
 
+	if (!followed || !*followed)
+		return NULL;
+	c = bpf_map_lookup_elem(&connections, &seg->key);
 	if (!c || (is_open(c) ? c->claim & 1 : c->phase != PHASE_SEARCHING))
 		return NULL;
 	return c;

@@ -77,12 +77,13 @@ func (k *kernelSide) program(name string) (*ebpf.Program, error) {
 // load loads programs that work on the same maps, as far as they use them.
 func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	shared := map[string]*ebpf.Map{
-		bpf.CaptureMapConnections:     k.Connections,
-		bpf.CaptureMapCounters:        k.Counters,
-		bpf.CaptureMapExchanges:       k.Exchanges,
-		bpf.CaptureMapScratches:       k.Scratches,
-		bpf.CaptureMapSearches:        k.Searches,
-		bpf.CaptureMapTrustedPrefixes: k.TrustedPrefixes,
+		bpf.CaptureMapConnections:         k.Connections,
+		bpf.CaptureMapCounters:            k.Counters,
+		bpf.CaptureMapExchanges:           k.Exchanges,
+		bpf.CaptureMapFollowedConnections: k.FollowedConnections,
+		bpf.CaptureMapScratches:           k.Scratches,
+		bpf.CaptureMapSearches:            k.Searches,
+		bpf.CaptureMapTrustedPrefixes:     k.TrustedPrefixes,
 	}
 	for name := range shared {
 		if spec.Maps[name] == nil {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,6 +23,7 @@ import (
 )
 
 type bench struct {
+	cases     []string
 	rounds    int
 	duration  time.Duration
 	tracer    string
@@ -51,6 +54,7 @@ else.`,
 			return b.run(cmd.Context())
 		},
 	}
+	cmd.Flags().StringSliceVar(&b.cases, "case", nil, "measure only these: "+strings.Join(caseNames(), ", ")+" (all)")
 	cmd.Flags().IntVar(&b.rounds, "rounds", 6, "how often each case is measured without and with agents")
 	cmd.Flags().DurationVar(&b.duration, "duration", 8*time.Second, "how long each time")
 	cmd.Flags().StringVar(&b.tracer, "tracer", string(envoy.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
@@ -71,6 +75,10 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	if b.rounds < 1 || b.duration < time.Second {
 		return fmt.Errorf("--rounds %d, --duration %v: at least 1 round and 1 second", b.rounds, b.duration)
+	}
+	cases, err := chosenCases(b.cases)
+	if err != nil {
+		return err
 	}
 	if b.sampling <= 0 || b.sampling > 100 {
 		return fmt.Errorf("--sampling %g: want more than 0 and at most 100 per cent", b.sampling)
@@ -93,7 +101,7 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	setup := scenario.Reordered(tracer)
 	setup.TCPOption, setup.Export, setup.Sampling = b.tcpOption, b.export, b.sampling
-	results, err := b.requests(ctx, tools, setup)
+	results, err := b.requests(ctx, tools, setup, cases)
 	if err != nil {
 		return err
 	}
@@ -119,8 +127,30 @@ func (b *bench) key() string {
 	return key
 }
 
+func caseNames() (names []string) {
+	for _, c := range overhead.Cases {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
+// chosenCases returns the cases of these names, all without names.
+func chosenCases(names []string) (chosen []overhead.Case, err error) {
+	for _, name := range names {
+		i := slices.Index(caseNames(), name)
+		if i < 0 {
+			return nil, fmt.Errorf("--case %s: want one or more of %s", name, strings.Join(caseNames(), ", "))
+		}
+		chosen = append(chosen, overhead.Cases[i])
+	}
+	if len(names) == 0 {
+		chosen = overhead.Cases
+	}
+	return chosen, nil
+}
+
 // requests brings a lab up for the measurement and takes it down again.
-func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup) (results []overhead.Result, err error) {
+func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup, cases []overhead.Case) (results []overhead.Result, err error) {
 	l, err := lab.Up(ctx, lab.Options{
 		Name: b.name, Dir: filepath.Join(b.out, "bench-lab"), Tools: tools, Progress: b.progress,
 		// Nobody reads the traces; a growing Jaeger would disturb the later rounds.
@@ -138,6 +168,6 @@ func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup) 
 	}
 	b.progress("starting applications and Envoys")
 	return overhead.Measure(ctx, l, overhead.Options{
-		Setup: setup, Rounds: b.rounds, Duration: b.duration, Progress: b.progress,
+		Cases: cases, Setup: setup, Rounds: b.rounds, Duration: b.duration, Progress: b.progress,
 	})
 }

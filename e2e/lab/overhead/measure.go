@@ -34,6 +34,8 @@ var Cases = []Case{
 
 // Options say how much to measure.
 type Options struct {
+	// Cases are what is measured.
+	Cases []Case
 	// Setup is how the mesh and its agents run.
 	Setup lab.Setup
 	// Rounds is how often each case is measured off and on, Duration for how
@@ -57,8 +59,8 @@ func Measure(ctx context.Context, l *lab.Lab, options Options) (results []Result
 	if err := m.warmUp(ctx); err != nil {
 		return nil, err
 	}
-	results = make([]Result, len(Cases))
-	for i, c := range Cases {
+	results = make([]Result, len(options.Cases))
+	for i, c := range options.Cases {
 		results[i].Case = c
 	}
 	for round := range options.Rounds {

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Which connections have something to follow. Most segments belong to requests
+ * that are not sampled, and finding their connection touches more memory than
+ * all else that is done with them: a small table says that it is in vain.
+ */
+#ifndef LAYERTRACE_FOLLOWED_H
+#define LAYERTRACE_FOLLOWED_H
+
+#include "exchange.h"
+
+#define FOLLOWED_BITS 14
+
+/* How many connections are followed, by a hash of their key. One that the map
+ * of connections evicts stays counted: its place is looked up in vain.
+ */
+struct followed {
+	__u32 count[1 << FOLLOWED_BITS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct followed);
+} followed_connections SEC(".maps");
+
+/* Multiplicative hashing, Knuth, The Art of Computer Programming 6.4. */
+#define HASH_FACTOR 0x9e3779b97f4a7c15ULL
+
+/* The counter of a connection; NULL is only what the verifier cannot exclude. */
+static __always_inline __u32 *followed_count(const struct connection_key *k)
+{
+	struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
+	__u64 h = k->addr_a[0] ^ k->addr_a[1];
+
+	h = h * HASH_FACTOR ^ k->addr_b[0] ^ k->addr_b[1];
+	h = h * HASH_FACTOR ^ k->port_a ^ (__u64)k->port_b << 16 ^ (__u64)k->ifindex << 32;
+	h = h * HASH_FACTOR >> (64 - FOLLOWED_BITS);
+	return f ? &f->count[h & ((1 << FOLLOWED_BITS) - 1)] : NULL;
+}
+
+/* Whether what comes next on c can belong to a request that came before. */
+static __always_inline bool has_open_end(const struct connection *c)
+{
+	return c->phase != PHASE_IDLE || c->waiting || c->skip_responses || c->skipping;
+}
+
+/* Counts c as followed or not; both ends' packets may do so at once. */
+static __always_inline void follow(struct connection *c, __u32 *count, __u32 followed)
+{
+	if (c->followed == followed || __sync_lock_test_and_set(&c->followed, followed) == followed)
+		return;
+	__sync_fetch_and_add(count, followed ? 1 : -1);
+}
+
+#endif
