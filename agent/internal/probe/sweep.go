@@ -28,9 +28,15 @@ func (p *Probe) sweepUntil(ctx context.Context) error {
 	}
 }
 
+// sweep emits exchanges that are idle for longer. With none open it leaves the
+// walk over all connections out, which is most of what an idle agent costs.
 func (p *Probe) sweep(response, request time.Duration) error {
-	started, err := p.counter(bpf.CaptureCounterCOUNTER_STARTED)
+	ended, err := p.ended()
 	if err != nil {
+		return err
+	}
+	started, err := p.counter(bpf.CaptureCounterCOUNTER_STARTED)
+	if err != nil || started == ended+p.evicted.Load() {
 		return err
 	}
 	args := bpf.CaptureSweepArgs{ResponseIdle: uint64(response), RequestIdle: uint64(request)}
@@ -44,18 +50,26 @@ func (p *Probe) sweep(response, request time.Duration) error {
 // neither given out, lost at the ring, nor still there. started was read
 // before the sweep and the rest after, so the count is never too high.
 func (p *Probe) countEvicted(started, open uint64) error {
-	ended := open
-	for _, c := range []bpf.CaptureCounter{bpf.CaptureCounterCOUNTER_EMITTED, bpf.CaptureCounterCOUNTER_RING_FULL} {
-		n, err := p.counter(c)
-		if err != nil {
-			return err
-		}
-		ended += n
+	ended, err := p.ended()
+	if err != nil {
+		return err
 	}
-	if started > ended && started-ended > p.evicted.Load() {
+	if ended += open; started > ended && started-ended > p.evicted.Load() {
 		p.evicted.Store(started - ended)
 	}
 	return nil
+}
+
+// ended returns how many exchanges were given out or lost at the ring.
+func (p *Probe) ended() (sum uint64, err error) {
+	for _, c := range []bpf.CaptureCounter{bpf.CaptureCounterCOUNTER_EMITTED, bpf.CaptureCounterCOUNTER_RING_FULL} {
+		n, err := p.counter(c)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
 }
 
 func (p *Probe) counter(which bpf.CaptureCounter) (sum uint64, err error) {
