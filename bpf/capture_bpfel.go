@@ -173,7 +173,7 @@ type CaptureExtraName struct {
 
 type CaptureFollowed struct {
 	_     structs.HostLayout
-	Count [16384]uint32
+	Count [256]uint32
 }
 
 type CapturePrefixKey struct {

@@ -156,7 +156,7 @@ type DriverExtraName struct {
 
 type DriverFollowed struct {
 	_     structs.HostLayout
-	Count [16384]uint32
+	Count [256]uint32
 }
 
 type DriverPrefixKey struct {

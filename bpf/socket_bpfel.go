@@ -156,7 +156,7 @@ type SocketExtraName struct {
 
 type SocketFollowed struct {
 	_     structs.HostLayout
-	Count [16384]uint32
+	Count [256]uint32
 }
 
 type SocketPrefixKey struct {

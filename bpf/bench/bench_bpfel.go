@@ -156,7 +156,7 @@ type BenchExtraName struct {
 
 type BenchFollowed struct {
 	_     structs.HostLayout
-	Count [16384]uint32
+	Count [256]uint32
 }
 
 type BenchPrefixKey struct {

@@ -81,11 +81,13 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
 	if (!sk)
 		return NULL;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->protocol != IPPROTO_TCP || sk->state == TCP_LISTEN)
+	if (!sk)
 		return NULL;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	if (st)
 		return st;
+	if (sk->protocol != IPPROTO_TCP || sk->state == TCP_LISTEN)
+		return NULL;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!st) {
 		count(COUNTER_SOCKET_FULL);
