@@ -63,6 +63,7 @@ struct segment {
 	__u32 payload_off;
 	__u32 payload_len;
 	__u32 seq;
+	__u32 ack;
 	__u8 flags;
 	bool from_a; /* sent by end a of the key */
 };
@@ -249,6 +250,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->option_len = data_off > s->option_off ? data_off - s->option_off : 0;
 	s->payload_off = data_off;
 	s->seq = SEQUENCE_NUMBER(both.tcp);
+	s->ack = bpf_ntohl(both.tcp.ack);
 	s->key.ifindex = skb->ifindex;
 	set_ends(s, src, dst, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
 	return true;

@@ -23,6 +23,19 @@ static __always_inline struct connection *new_connection(const struct segment *s
 	return c;
 }
 
+/* The client goes on where c was not followed: what passed meanwhile is not
+ * missing. Its segment acknowledges all answers to what it asked before, and so
+ * says where the next one begins: of that another segment may pass first.
+ */
+static __always_inline void resume(struct connection *c, const struct segment *seg)
+{
+	if (!c->client.known || before(c->client.next, seg->seq))
+		begin_at(&c->client, seg->seq);
+	begin_at(&c->server, seg->ack);
+	begin_at(&c->driver_client, seg->seq);
+	begin_at(&c->driver_server, seg->ack);
+}
+
 /* What a segment is that does not begin with a method: no outcome of a walk. */
 #define NO_REQUEST (-1)
 
@@ -84,6 +97,7 @@ begin_request(struct __sk_buff *skb, const struct segment *seg, struct connectio
 		c = new_connection(seg, s);
 		if (!c)
 			return NULL;
+		resume(c, seg);
 		arrive(&c->client, seg->seq, seg->payload_len, &(__u32){0});
 	}
 	open_exchange(c, seg, now, direction);
@@ -159,15 +173,6 @@ static __always_inline void add_request_bytes(struct connection *c, const struct
 	c->x.request_packets++;
 }
 
-/* What passed while c was not followed is not missing. */
-static __always_inline void resume(struct stream *st, __u32 seq)
-{
-	if (st->known && before(st->next, seq)) {
-		st->known = 0;
-		st->gap_start = st->gap_end;
-	}
-}
-
 /* Payload from the client of a known connection. */
 static __always_inline void client_data(struct __sk_buff *skb, const struct segment *seg,
 					struct connection *c, int outcome, __u64 now,
@@ -176,12 +181,8 @@ static __always_inline void client_data(struct __sk_buff *skb, const struct segm
 	enum arrival arrival;
 	__u32 fresh;
 
-	if (!c->followed) {
-		resume(&c->client, seg->seq);
-		c->server.known = 0;
-		c->driver_client.known = 0;
-		c->driver_server.known = 0;
-	}
+	if (!c->followed)
+		resume(c, seg);
 	arrival = arrive(&c->client, seg->seq, seg->payload_len, &fresh);
 	if (arrival == ARRIVAL_AGAIN) {
 		c->x.retransmits++;

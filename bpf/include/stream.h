@@ -18,6 +18,14 @@ static __always_inline bool before(__u32 a, __u32 b)
 	return (__s32)(a - b) < 0;
 }
 
+/* The byte at next is the first that passes. */
+static __always_inline void begin_at(struct stream *st, __u32 next)
+{
+	st->known = 1;
+	st->next = next;
+	st->gap_start = st->gap_end;
+}
+
 /* Takes a segment into account. fresh: how many of its bytes are new here. */
 static __always_inline enum arrival arrive(struct stream *st, __u32 seq, __u32 len, __u32 *fresh)
 {

@@ -122,6 +122,36 @@ func TestNextRequestReordered(t *testing.T) {
 	}
 }
 
+// A response whose second segment overtakes the first ends with the first, also
+// where what was asked before on the connection is not recorded.
+func TestResponseReordered(t *testing.T) {
+	for name, before := range map[string][]string{
+		"new connection":              nil,
+		"behind what is not sampled":  {get + unsampled + end},
+		"behind what is sampled":      {get + traceparent + end},
+		"behind both, sampled first":  {get + traceparent + end, get + unsampled + end},
+		"behind both, sampled second": {get + unsampled + end, get + traceparent + end},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newKernel(t, Options{})
+			c := newConnection(40000)
+			for _, request := range before {
+				k.receive(c.request(request))
+				k.receive(c.response(ok200))
+			}
+			k.exchanges()
+			k.receive(c.request(get + traceparent + end))
+			first, second := c.response(ok200), c.response("the rest")
+			k.receive(second)
+			k.receive(first)
+			x := k.one()
+			if x.Response.Packets != 2 || x.Response.Bytes != uint64(len(ok200+"the rest")) || x.Flags != exchange.FlagOutOfOrder || x.Retransmits != 0 {
+				t.Errorf("exchange %+v", x)
+			}
+		})
+	}
+}
+
 func TestEnd(t *testing.T) {
 	for name, test := range map[string]struct {
 		segments func(c *connection) [][]byte

@@ -163,13 +163,13 @@ func (c *connection) response(payload string) []byte {
 }
 
 func (c *connection) build(s segment) []byte {
-	src, dst := c.client, c.server
+	src, dst, ack := c.client, c.server, c.serverSeq
 	if s.fromServer {
-		src, dst = dst, src
+		src, dst, ack = dst, src, c.clientSeq
 	}
 	tcp := &layers.TCP{
 		SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()),
-		Seq: s.seq, SYN: s.syn, FIN: s.fin, RST: s.rst, ACK: !s.syn,
+		Seq: s.seq, Ack: ack, SYN: s.syn, FIN: s.fin, RST: s.rst, ACK: !s.syn,
 		Window: 1000, Options: s.options,
 	}
 	stack := []gopacket.SerializableLayer{}
