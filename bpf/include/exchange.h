@@ -133,7 +133,7 @@ struct connection {
 	__u8 syn_connection_id[8];
 	__u8 waiting; /* a request that is not recorded has no response yet */
 	__u8 pad[5];
-	__u32 followed; /* counted in followed_connections */
+	__u32 followed;		     /* counted in followed_connections */
 	struct stream driver_client; /* what the interface's driver has sent */
 	struct stream driver_server;
 };
