@@ -52,7 +52,7 @@ func TestRealCapture(t *testing.T) {
 	// tcpdump lags behind: wait for the last answer before it is stopped.
 	deadline := time.Now().Add(20 * time.Second)
 	for !answered(decodeCapture(t, file, true), calls[len(calls)-1]) && time.Now().Before(deadline) {
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // the pause of a poll
 	}
 	stop()
 	for _, deep := range []bool{false, true} {
