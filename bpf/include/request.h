@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What a segment of the client does: a request begins or goes on. */
+#ifndef LAYERTRACE_REQUEST_H
+#define LAYERTRACE_REQUEST_H
+
+#include "search.h"
+
+static __always_inline struct connection *new_connection(const struct segment *seg,
+							 struct scratch *s)
+{
+	struct connection *c;
+
+	__builtin_memset(&s->fresh, 0, sizeof(s->fresh));
+	s->fresh.claim = 1;
+	s->fresh.client_is_a = seg->from_a;
+	if (bpf_map_update_elem(&connections, &seg->key, &s->fresh, BPF_ANY)) {
+		count(COUNTER_MAP_FULL);
+		return NULL;
+	}
+	c = bpf_map_lookup_elem(&connections, &seg->key);
+	if (!c)
+		count(COUNTER_MAP_FULL);
+	return c;
+}
+
+/* The client goes on where c was not followed: what passed meanwhile is not
+ * missing. Its segment acknowledges all answers to what it asked before, and so
+ * says where the next one begins: of that another segment may pass first.
+ */
+static __always_inline void resume(struct connection *c, const struct segment *seg)
+{
+	if (!c->client.known || before(c->client.next, seg->seq))
+		begin_at(&c->client, seg->seq);
+	begin_at(&c->server, seg->ack);
+	begin_at(&c->driver_client, seg->seq);
+	begin_at(&c->driver_server, seg->ack);
+}
+
+/* What a segment is that does not begin with a method: no outcome of a walk. */
+#define NO_REQUEST (-1)
+
+/* Walks the head at the start of a segment: its outcome, found in the scratch. */
+static __always_inline int walk_request(struct __sk_buff *skb, const struct segment *seg,
+					const enum access access)
+{
+	struct scratch *s = get_scratch();
+	int outcome;
+
+	if (!s)
+		return OUTCOME_UNPARSABLE;
+	outcome = begin_walk(skb, s, seg->payload_off, seg->payload_len, access);
+	if (outcome == OUTCOME_OPEN && !deep)
+		outcome = OUTCOME_TRUNCATED;
+	return outcome == OUTCOME_TRUNCATED ? end_of_walk(&s->walk, OUTCOME_TRUNCATED) : outcome;
+}
+
+static __always_inline bool is_recorded(int outcome)
+{
+	return outcome == OUTCOME_FOUND || outcome == OUTCOME_OPEN;
+}
+
+static __always_inline void count_request(const struct walk *w, int outcome)
+{
+	if (outcome != OUTCOME_UNPARSABLE)
+		count(COUNTER_REQUESTS);
+	if (outcome != OUTCOME_OPEN)
+		count_outcome(w, outcome);
+}
+
+/* A segment of the client that begins with a method. c may be NULL. Returns
+ * the connection when the segment belongs to an exchange or a search in it.
+ */
+static __always_inline struct connection *
+begin_request(struct __sk_buff *skb, const struct segment *seg, struct connection *c, int outcome,
+	      __u64 now, enum direction direction, const enum access access)
+{
+	struct scratch *s = get_scratch();
+
+	if (!s)
+		return NULL;
+	/* While a request has no response, what does not begin with a whole
+	 * request line is more likely its body.
+	 */
+	if (c && c->phase == PHASE_REQUEST && !s->walk.request_line)
+		outcome = OUTCOME_UNPARSABLE;
+	count_request(&s->walk, outcome);
+	if (outcome == OUTCOME_UNPARSABLE)
+		return c && is_open(c) ? c : NULL;
+	if (c)
+		close_previous(c);
+	if (!is_recorded(outcome)) {
+		if (c)
+			c->waiting = 1;
+		return NULL;
+	}
+	if (!c) {
+		c = new_connection(seg, s);
+		if (!c)
+			return NULL;
+		resume(c, seg);
+		arrive(&c->client, seg->seq, seg->payload_len, &(__u32){0});
+	}
+	open_exchange(c, seg, now, direction);
+	if (outcome == OUTCOME_OPEN) {
+		if (!save_search(&seg->key, s))
+			return NULL;
+		c->phase = PHASE_SEARCHING;
+	} else {
+		adopt_context(c, &s->walk);
+	}
+	read_options(skb, seg, s, access);
+	set_connection_id(c, s);
+	return c;
+}
+
+/* Deep: the walk in s is over; its context, if any, is the exchange's. */
+static __always_inline void end_search(const struct segment *seg, struct connection *c,
+				       struct walk *w, int outcome)
+{
+	if (outcome == OUTCOME_TRUNCATED)
+		outcome = end_of_walk(w, OUTCOME_TRUNCATED);
+	count_outcome(w, outcome);
+	forget_search(&seg->key);
+	c->phase = PHASE_IDLE;
+	if (outcome == OUTCOME_FOUND) {
+		adopt_context(c, w);
+		c->x.flags |= FLAG_MULTI_SEGMENT;
+	} else {
+		c->waiting = 1;
+	}
+}
+
+/* Deep: a segment behind the beginning of a request head: the head goes on in
+ * it, or else (an answer, a gap) the window ends before it.
+ */
+static __always_inline void go_on_searching(struct __sk_buff *skb, const struct segment *seg,
+					    struct connection *c, bool continues)
+{
+	struct scratch *s = get_scratch();
+	int outcome = OUTCOME_TRUNCATED;
+
+	if (!s || !load_search(&seg->key, s)) {
+		c->phase = PHASE_IDLE;
+		count(COUNTER_HEAD_TRUNCATED);
+		return;
+	}
+	if (continues) {
+		outcome = take_chunks(skb, s, seg->payload_off, seg->payload_len);
+		if (outcome == OUTCOME_OPEN) {
+			if (!save_search(&seg->key, s))
+				c->phase = PHASE_IDLE;
+			return;
+		}
+	}
+	end_search(seg, c, &s->walk, outcome);
+}
+
+static __always_inline void add_leaving(struct exchange_record *x, const struct segment *seg)
+{
+	__u32 end = seg->seq + seg->payload_len;
+
+	if (before(x->leaving_end, end))
+		x->leaving_end = end;
+}
+
+static __always_inline void add_request_bytes(struct connection *c, const struct segment *seg,
+					      __u32 fresh, __u64 now)
+{
+	if (c->x.direction == DIRECTION_EGRESS)
+		add_leaving(&c->x, seg);
+	c->x.request_last = now;
+	c->x.request_bytes += fresh;
+	c->x.request_packets++;
+}
+
+/* Payload from the client of a known connection. */
+static __always_inline void client_data(struct __sk_buff *skb, const struct segment *seg,
+					struct connection *c, int outcome, __u64 now,
+					enum direction direction, const enum access access)
+{
+	enum arrival arrival;
+	__u32 fresh;
+
+	if (!c->followed)
+		resume(c, seg);
+	arrival = arrive(&c->client, seg->seq, seg->payload_len, &fresh);
+	if (arrival == ARRIVAL_AGAIN) {
+		c->x.retransmits++;
+		count(COUNTER_RETRANSMITTED);
+		if (!fresh)
+			return;
+	} else if (arrival != ARRIVAL_IN_ORDER) {
+		count(COUNTER_OUT_OF_ORDER);
+	}
+	if (c->phase == PHASE_SEARCHING) {
+		if (arrival != ARRIVAL_AGAIN)
+			go_on_searching(skb, seg, c, arrival == ARRIVAL_IN_ORDER);
+	} else if (arrival != ARRIVAL_AGAIN && outcome != NO_REQUEST) {
+		if (!begin_request(skb, seg, c, outcome, now, direction, access))
+			return;
+	}
+	if (c->phase == PHASE_IDLE)
+		return;
+	/* Cannot be told apart from the next request, whose head is late or missed. */
+	if (c->phase == PHASE_RESPONSE &&
+	    (arrival != ARRIVAL_IN_ORDER || c->client.gap_start != c->client.gap_end))
+		return;
+	if (is_open(c) && (c->claim & 1)) {
+		count(COUNTER_LATE);
+		return;
+	}
+	if (arrival == ARRIVAL_AHEAD || arrival == ARRIVAL_FILLED)
+		c->x.flags |= FLAG_OUT_OF_ORDER;
+	add_request_bytes(c, seg, fresh, now);
+}
+
+#endif
