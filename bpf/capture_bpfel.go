@@ -98,7 +98,8 @@ const (
 	CaptureCounterCOUNTER_DISCARDED           CaptureCounter = 21
 	CaptureCounterCOUNTER_SOCKET_FULL         CaptureCounter = 22
 	CaptureCounterCOUNTER_DROPPED             CaptureCounter = 23
-	CaptureCounterCOUNTERS                    CaptureCounter = 24
+	CaptureCounterCOUNTER_SCRATCH_BUSY        CaptureCounter = 24
+	CaptureCounterCOUNTERS                    CaptureCounter = 25
 )
 
 type CaptureExchangeFlag uint32
@@ -184,8 +185,8 @@ type CapturePrefixKey struct {
 
 type CaptureScratch struct {
 	_       structs.HostLayout
-	Text    [8320]uint8
-	Options [80]uint8
+	Claimed uint32
+	Pad2    uint32
 	Walk    struct {
 		_           structs.HostLayout
 		Pos         uint32
@@ -226,6 +227,28 @@ type CaptureScratch struct {
 			Pad      uint8
 		}
 	}
+	Known [64]struct {
+		_           structs.HostLayout
+		Numbers     uint64
+		PayloadLen  uint32
+		Outcome     int8
+		RequestLine uint8
+		Malformed   uint8
+		Pad         uint8
+		Head        uint64
+	}
+	Contexts [64]struct {
+		_        structs.HostLayout
+		TraceId  [16]uint8
+		SpanId   [8]uint8
+		Offset   uint32
+		Format   uint8
+		Sampling uint8
+		Have     uint8
+		Pad      uint8
+	}
+	Text            [8320]uint8
+	Options         [80]uint8
 	Fresh           CaptureConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64

@@ -143,7 +143,8 @@ const (
 	DriverCounterCOUNTER_DISCARDED           DriverCounter = 21
 	DriverCounterCOUNTER_SOCKET_FULL         DriverCounter = 22
 	DriverCounterCOUNTER_DROPPED             DriverCounter = 23
-	DriverCounterCOUNTERS                    DriverCounter = 24
+	DriverCounterCOUNTER_SCRATCH_BUSY        DriverCounter = 24
+	DriverCounterCOUNTERS                    DriverCounter = 25
 )
 
 type DriverExtraName struct {
@@ -167,8 +168,8 @@ type DriverPrefixKey struct {
 
 type DriverScratch struct {
 	_       structs.HostLayout
-	Text    [8320]uint8
-	Options [80]uint8
+	Claimed uint32
+	Pad2    uint32
 	Walk    struct {
 		_           structs.HostLayout
 		Pos         uint32
@@ -209,6 +210,28 @@ type DriverScratch struct {
 			Pad      uint8
 		}
 	}
+	Known [64]struct {
+		_           structs.HostLayout
+		Numbers     uint64
+		PayloadLen  uint32
+		Outcome     int8
+		RequestLine uint8
+		Malformed   uint8
+		Pad         uint8
+		Head        uint64
+	}
+	Contexts [64]struct {
+		_        structs.HostLayout
+		TraceId  [16]uint8
+		SpanId   [8]uint8
+		Offset   uint32
+		Format   uint8
+		Sampling uint8
+		Have     uint8
+		Pad      uint8
+	}
+	Text            [8320]uint8
+	Options         [80]uint8
 	Fresh           DriverConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64

@@ -104,7 +104,8 @@ func request(t *testing.T, i int, payload string) []byte {
 		Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP,
 		SrcIP: binary.BigEndian.AppendUint32(nil, 10<<24|uint32(i)), DstIP: []byte{192, 0, 2, 1},
 	}
-	tcp := &layers.TCP{SrcPort: 40000, DstPort: 9080, ACK: true, Window: 1000}
+	// No two have the same sequence number: the kernel side knows them by it.
+	tcp := &layers.TCP{SrcPort: 40000, DstPort: 9080, Seq: uint32(i), ACK: true, Window: 1000}
 	if err := tcp.SetNetworkLayerForChecksum(ip); err != nil {
 		t.Fatal(err)
 	}

@@ -143,7 +143,8 @@ const (
 	SocketCounterCOUNTER_DISCARDED           SocketCounter = 21
 	SocketCounterCOUNTER_SOCKET_FULL         SocketCounter = 22
 	SocketCounterCOUNTER_DROPPED             SocketCounter = 23
-	SocketCounterCOUNTERS                    SocketCounter = 24
+	SocketCounterCOUNTER_SCRATCH_BUSY        SocketCounter = 24
+	SocketCounterCOUNTERS                    SocketCounter = 25
 )
 
 type SocketExtraName struct {
@@ -167,8 +168,8 @@ type SocketPrefixKey struct {
 
 type SocketScratch struct {
 	_       structs.HostLayout
-	Text    [8320]uint8
-	Options [80]uint8
+	Claimed uint32
+	Pad2    uint32
 	Walk    struct {
 		_           structs.HostLayout
 		Pos         uint32
@@ -209,6 +210,28 @@ type SocketScratch struct {
 			Pad      uint8
 		}
 	}
+	Known [64]struct {
+		_           structs.HostLayout
+		Numbers     uint64
+		PayloadLen  uint32
+		Outcome     int8
+		RequestLine uint8
+		Malformed   uint8
+		Pad         uint8
+		Head        uint64
+	}
+	Contexts [64]struct {
+		_        structs.HostLayout
+		TraceId  [16]uint8
+		SpanId   [8]uint8
+		Offset   uint32
+		Format   uint8
+		Sampling uint8
+		Have     uint8
+		Pad      uint8
+	}
+	Text            [8320]uint8
+	Options         [80]uint8
 	Fresh           SocketConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64

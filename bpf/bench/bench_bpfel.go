@@ -143,7 +143,8 @@ const (
 	BenchCounterCOUNTER_DISCARDED           BenchCounter = 21
 	BenchCounterCOUNTER_SOCKET_FULL         BenchCounter = 22
 	BenchCounterCOUNTER_DROPPED             BenchCounter = 23
-	BenchCounterCOUNTERS                    BenchCounter = 24
+	BenchCounterCOUNTER_SCRATCH_BUSY        BenchCounter = 24
+	BenchCounterCOUNTERS                    BenchCounter = 25
 )
 
 type BenchExtraName struct {
@@ -167,8 +168,8 @@ type BenchPrefixKey struct {
 
 type BenchScratch struct {
 	_       structs.HostLayout
-	Text    [8320]uint8
-	Options [80]uint8
+	Claimed uint32
+	Pad2    uint32
 	Walk    struct {
 		_           structs.HostLayout
 		Pos         uint32
@@ -209,6 +210,28 @@ type BenchScratch struct {
 			Pad      uint8
 		}
 	}
+	Known [64]struct {
+		_           structs.HostLayout
+		Numbers     uint64
+		PayloadLen  uint32
+		Outcome     int8
+		RequestLine uint8
+		Malformed   uint8
+		Pad         uint8
+		Head        uint64
+	}
+	Contexts [64]struct {
+		_        structs.HostLayout
+		TraceId  [16]uint8
+		SpanId   [8]uint8
+		Offset   uint32
+		Format   uint8
+		Sampling uint8
+		Have     uint8
+		Pad      uint8
+	}
+	Text            [8320]uint8
+	Options         [80]uint8
 	Fresh           BenchConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64

@@ -269,10 +269,8 @@ __noinline int carry_line(struct scratch *s)
 }
 
 /* Deep: one chunk of a segment, len bytes at off. */
-__noinline int take_chunk(struct __sk_buff *skb, __u32 off, __u32 len)
+__noinline int take_chunk(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
 {
-	struct scratch *s = get_scratch();
-
 	if (!s)
 		return OUTCOME_NONE;
 	carry_line(s);
@@ -298,7 +296,7 @@ static __always_inline int take_chunks(struct __sk_buff *skb, struct scratch *s,
 			break;
 		if (len > deep_window - seen)
 			len = deep_window - seen;
-		outcome = take_chunk(skb, off, len);
+		outcome = take_chunk(skb, s, off, len);
 		if (outcome != OUTCOME_OPEN)
 			break;
 		off += CHUNK_SIZE;

@@ -41,14 +41,10 @@ static __always_inline void resume(struct connection *c, const struct segment *s
 
 /* Walks the head at the start of a segment: its outcome, found in the scratch. */
 static __always_inline int walk_request(struct __sk_buff *skb, const struct segment *seg,
-					const enum access access)
+					struct scratch *s, const enum access access)
 {
-	struct scratch *s = get_scratch();
-	int outcome;
+	int outcome = begin_walk(skb, s, seg->payload_off, seg->payload_len, access);
 
-	if (!s)
-		return OUTCOME_UNPARSABLE;
-	outcome = begin_walk(skb, s, seg->payload_off, seg->payload_len, access);
 	if (outcome == OUTCOME_OPEN && !deep)
 		outcome = OUTCOME_TRUNCATED;
 	return outcome == OUTCOME_TRUNCATED ? end_of_walk(&s->walk, OUTCOME_TRUNCATED) : outcome;
@@ -71,13 +67,10 @@ static __always_inline void count_request(const struct walk *w, int outcome)
  * the connection when the segment belongs to an exchange or a search in it.
  */
 static __always_inline struct connection *
-begin_request(struct __sk_buff *skb, const struct segment *seg, struct connection *c, int outcome,
-	      __u64 now, enum direction direction, const enum access access)
+begin_request(struct __sk_buff *skb, const struct segment *seg, struct scratch *s,
+	      struct connection *c, int outcome, __u64 now, enum direction direction,
+	      const enum access access)
 {
-	struct scratch *s = get_scratch();
-
-	if (!s)
-		return NULL;
 	/* While a request has no response, what does not begin with a whole
 	 * request line is more likely its body.
 	 */
@@ -134,12 +127,11 @@ static __always_inline void end_search(const struct segment *seg, struct connect
  * it, or else (an answer, a gap) the window ends before it.
  */
 static __always_inline void go_on_searching(struct __sk_buff *skb, const struct segment *seg,
-					    struct connection *c, bool continues)
+					    struct scratch *s, struct connection *c, bool continues)
 {
-	struct scratch *s = get_scratch();
 	int outcome = OUTCOME_TRUNCATED;
 
-	if (!s || !load_search(&seg->key, s)) {
+	if (!load_search(&seg->key, s)) {
 		c->phase = PHASE_IDLE;
 		count(COUNTER_HEAD_TRUNCATED);
 		return;
@@ -175,8 +167,9 @@ static __always_inline void add_request_bytes(struct connection *c, const struct
 
 /* Payload from the client of a known connection. */
 static __always_inline void client_data(struct __sk_buff *skb, const struct segment *seg,
-					struct connection *c, int outcome, __u64 now,
-					enum direction direction, const enum access access)
+					struct scratch *s, struct connection *c, int outcome,
+					__u64 now, enum direction direction,
+					const enum access access)
 {
 	enum arrival arrival;
 	__u32 fresh;
@@ -194,9 +187,9 @@ static __always_inline void client_data(struct __sk_buff *skb, const struct segm
 	}
 	if (c->phase == PHASE_SEARCHING) {
 		if (arrival != ARRIVAL_AGAIN)
-			go_on_searching(skb, seg, c, arrival == ARRIVAL_IN_ORDER);
+			go_on_searching(skb, seg, s, c, arrival == ARRIVAL_IN_ORDER);
 	} else if (arrival != ARRIVAL_AGAIN && outcome != NO_REQUEST) {
-		if (!begin_request(skb, seg, c, outcome, now, direction, access))
+		if (!begin_request(skb, seg, s, c, outcome, now, direction, access))
 			return;
 	}
 	if (c->phase == PHASE_IDLE)

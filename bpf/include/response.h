@@ -13,13 +13,11 @@ static __always_inline bool is_interim(__u16 status)
 /* Length of the interim response at the start of the segment, 0 when it is not
  * whole within the first read.
  */
-static __always_inline __u32 interim_len(struct __sk_buff *skb, const struct segment *seg)
+static __always_inline __u32 interim_len(struct __sk_buff *skb, const struct segment *seg,
+					 struct scratch *s)
 {
-	struct scratch *s = get_scratch();
 	__u32 len = seg->payload_len < FIRST_READ ? seg->payload_len : FIRST_READ;
 
-	if (!s)
-		return 0;
 	s->walk.end = 0;
 	return append(skb, s, seg->payload_off, len) ? find_head_end(s, len) : 0;
 }
@@ -28,7 +26,7 @@ static __always_inline __u32 interim_len(struct __sk_buff *skb, const struct seg
  * the final one. skipped: bytes of interim responses before it.
  */
 static __always_inline bool begin_response(struct __sk_buff *skb, const struct segment *seg,
-					   struct connection *c, __u32 *skipped)
+					   struct scratch *s, struct connection *c, __u32 *skipped)
 {
 	__u16 status = read_status(skb, seg->payload_off);
 
@@ -40,7 +38,7 @@ static __always_inline bool begin_response(struct __sk_buff *skb, const struct s
 			if (is_open(c))
 				c->x.flags |= FLAG_INTERIM;
 		}
-		*skipped = interim_len(skb, seg);
+		*skipped = interim_len(skb, seg, s);
 		if (!*skipped || *skipped + sizeof(head) > seg->payload_len ||
 		    bpf_skb_load_bytes(skb, seg->payload_off + *skipped, &head, sizeof(head)) ||
 		    !is_response(head))
@@ -65,7 +63,8 @@ static __always_inline bool begin_response(struct __sk_buff *skb, const struct s
 
 /* Payload from the server of a known connection. */
 static __always_inline void server_data(struct __sk_buff *skb, const struct segment *seg,
-					struct connection *c, __u64 head, __u64 now)
+					struct scratch *s, struct connection *c, __u64 head,
+					__u64 now)
 {
 	__u32 fresh, skipped = 0;
 	enum arrival arrival = arrive(&c->server, seg->seq, seg->payload_len, &fresh);
@@ -81,13 +80,13 @@ static __always_inline void server_data(struct __sk_buff *skb, const struct segm
 	if (is_method(head))
 		count(COUNTER_REQUEST_IN_RESPONSE);
 	if (c->phase == PHASE_SEARCHING)
-		go_on_searching(skb, seg, c, false);
+		go_on_searching(skb, seg, s, c, false);
 	if (c->phase == PHASE_IDLE && !c->skip_responses) {
 		c->waiting = 0;
 		return;
 	}
 	if (is_response(head) && (c->phase != PHASE_RESPONSE || c->skipping)) {
-		if (!begin_response(skb, seg, c, &skipped))
+		if (!begin_response(skb, seg, s, c, &skipped))
 			return;
 		fresh -= skipped < fresh ? skipped : fresh;
 	} else if (c->skipping || c->skip_responses) {

@@ -3,6 +3,7 @@
 #ifndef LAYERTRACE_SCRATCH_H
 #define LAYERTRACE_SCRATCH_H
 
+#include "counters.h"
 #include "exchange.h"
 
 /* Largest window of a first segment, and mask that keeps an offset inside. */
@@ -65,10 +66,27 @@ struct walk {
 	struct context datadog;
 };
 
+/* How a segment begins, as another point of this node read it; see known.h. */
+struct known_segment {
+	__u64 numbers; /* sequence number << 32 | acknowledged */
+	__u32 payload_len;
+	__s8 outcome;
+	__u8 request_line;
+	__u8 malformed;
+	__u8 pad;
+	__u64 head;
+};
+
+#define KNOWN_BITS 6
+
 struct scratch {
+	__u32 claimed;
+	__u32 pad2;
+	struct walk walk;
+	struct known_segment known[1 << KNOWN_BITS];
+	struct context contexts[1 << KNOWN_BITS];
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[64 + 16];
-	struct walk walk;
 	struct connection fresh;
 	__u8 connection_id[8];
 	__u64 option_time;
@@ -79,18 +97,40 @@ struct scratch {
 	__u8 pad[3];
 };
 
+/* Runs that are under way on one CPU at a time: a program of a socket runs for a
+ * process that sends, where a packet that arrives interrupts it and another
+ * process may take its place.
+ */
+#define SCRATCHES 4
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SCRATCHES);
 	__type(key, __u32);
 	__type(value, struct scratch);
 } scratches SEC(".maps");
 
-static __always_inline struct scratch *get_scratch(void)
+/* Working memory that nobody else uses until release_scratch; NULL when all of
+ * this CPU's is in use.
+ */
+static __always_inline struct scratch *claim_scratch(void)
 {
-	__u32 zero = 0;
+#pragma unroll
+	for (__u32 i = 0; i < SCRATCHES; i++) {
+		__u32 key = i;
+		struct scratch *s = bpf_map_lookup_elem(&scratches, &key);
 
-	return bpf_map_lookup_elem(&scratches, &zero);
+		if (s && !__sync_lock_test_and_set(&s->claimed, 1))
+			return s;
+	}
+	count(COUNTER_SCRATCH_BUSY);
+	return NULL;
+}
+
+static __always_inline void release_scratch(struct scratch *s)
+{
+	asm volatile("" ::: "memory");
+	*(volatile __u32 *)&s->claimed = 0;
 }
 
 static __always_inline __u64 text64(const struct scratch *s, __u32 off)

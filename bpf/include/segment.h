@@ -3,14 +3,14 @@
 #ifndef LAYERTRACE_SEGMENT_H
 #define LAYERTRACE_SEGMENT_H
 
+#include "known.h"
 #include "response.h"
 
 /* A connection begins: remember its option, forget an older connection. */
 static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *seg,
-				   struct connection *c, __u32 *followed, const enum access access)
+				   struct scratch *s, struct connection *c, __u32 *followed,
+				   const enum access access)
 {
-	struct scratch *s = get_scratch();
-
 	if (c && seg->seq + 1 == c->client.next)
 		return; /* the SYN again */
 	if (c) {
@@ -19,7 +19,7 @@ static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *
 		follow(c, followed, 0);
 		bpf_map_delete_elem(&connections, &seg->key);
 	}
-	if (!s || !read_options(skb, seg, s, access))
+	if (!read_options(skb, seg, s, access))
 		return;
 	c = new_connection(seg, s);
 	if (!c)
@@ -61,25 +61,11 @@ static __always_inline struct connection *on_end(const struct segment *seg, stru
 	return NULL;
 }
 
-static __always_inline __u64 load_head(struct __sk_buff *skb, const struct segment *seg,
-				       const enum access access)
-{
-	__u64 head = 0;
-
-	if (seg->payload_len >= sizeof(head))
-		load(skb, seg->payload_off, &head, sizeof(head), access);
-	else if (seg->payload_len)
-		bpf_skb_load_bytes(skb, seg->payload_off, &head, seg->payload_len);
-	return head;
-}
-
 /* Whether a segment without a connection to be followed is done with: all but
  * the beginnings of requests that are recorded.
  */
-static __always_inline bool is_in_passing(const struct segment *seg, __u64 head, int outcome)
+static __always_inline bool is_in_passing(const struct scratch *s, __u64 head, int outcome)
 {
-	struct scratch *s;
-
 	if (is_recorded(outcome))
 		return false;
 	if (outcome == NO_REQUEST) {
@@ -87,43 +73,40 @@ static __always_inline bool is_in_passing(const struct segment *seg, __u64 head,
 			count(COUNTER_RESPONSE_UNTRACKED);
 		return true;
 	}
-	s = get_scratch();
-	if (s)
-		count_request(&s->walk, outcome);
+	count_request(&s->walk, outcome);
 	return true;
 }
 
 /* What a segment with payload does to its connection. */
-static __always_inline struct connection *
-take_payload(struct __sk_buff *skb, const struct segment *seg, struct connection *c, __u64 head,
-	     int outcome, enum direction direction, const enum access access)
+static __always_inline struct connection *take_payload(struct __sk_buff *skb,
+						       const struct segment *seg, struct scratch *s,
+						       struct connection *c, __u64 head,
+						       int outcome, enum direction direction,
+						       const enum access access)
 {
 	__u64 now;
 
-	if (!c && is_in_passing(seg, head, outcome))
+	if (!c && is_in_passing(s, head, outcome))
 		return NULL;
 	now = bpf_ktime_get_ns();
 	if (!c) {
-		c = begin_request(skb, seg, NULL, outcome, now, direction, access);
+		c = begin_request(skb, seg, s, NULL, outcome, now, direction, access);
 		if (!c)
 			return NULL;
 		add_request_bytes(c, seg, seg->payload_len, now);
 	} else if (seg->from_a == c->client_is_a) {
-		client_data(skb, seg, c, outcome, now, direction, access);
+		client_data(skb, seg, s, c, outcome, now, direction, access);
 	} else {
-		server_data(skb, seg, c, head, now);
+		server_data(skb, seg, s, c, head, now);
 	}
 	c->last_ns = now;
 	return c;
 }
 
-/* What a segment of a known or unknown connection does. Returns the
- * connection, or NULL when there is none to be followed.
- */
-static __always_inline struct connection *take_segment(struct __sk_buff *skb,
-						       const struct segment *seg,
-						       enum direction direction,
-						       const enum access access)
+static __always_inline struct connection *take_with(struct __sk_buff *skb,
+						    const struct segment *seg, struct scratch *s,
+						    enum direction direction,
+						    const enum access access)
 {
 	bool begins = (seg->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	bool ends = seg->flags & (TCP_FIN | TCP_RST);
@@ -135,23 +118,39 @@ static __always_inline struct connection *take_segment(struct __sk_buff *skb,
 	if (!followed)
 		return NULL;
 	if (!begins) {
-		head = load_head(skb, seg, access);
-		if (is_method(head))
-			outcome = walk_request(skb, seg, access);
-		if (!ends && !*followed && is_in_passing(seg, head, outcome))
+		outcome = read_beginning(skb, seg, s, &head, access);
+		if (!ends && !*followed && is_in_passing(s, head, outcome))
 			return NULL;
 	}
 	c = bpf_map_lookup_elem(&connections, &seg->key);
 	if (begins) {
-		on_syn(skb, seg, c, followed, access);
+		on_syn(skb, seg, s, c, followed, access);
 		return NULL;
 	}
 	if (seg->payload_len)
-		c = take_payload(skb, seg, c, head, outcome, direction, access);
+		c = take_payload(skb, seg, s, c, head, outcome, direction, access);
 	if (c && ends)
 		c = on_end(seg, c, followed);
 	if (c)
 		follow(c, followed, has_open_end(c));
+	return c;
+}
+
+/* What a segment of a known or unknown connection does. Returns the
+ * connection, or NULL when there is none to be followed.
+ */
+static __always_inline struct connection *take_segment(struct __sk_buff *skb,
+						       const struct segment *seg,
+						       enum direction direction,
+						       const enum access access)
+{
+	struct scratch *s = claim_scratch();
+	struct connection *c;
+
+	if (!s)
+		return NULL;
+	c = take_with(skb, seg, s, direction, access);
+	release_scratch(s);
 	return c;
 }
 

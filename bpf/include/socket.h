@@ -80,12 +80,12 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
 
 	if (!sk)
 		return NULL;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
-		return NULL;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	if (st)
 		return st;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return NULL;
 	if (sk->protocol != IPPROTO_TCP || sk->state == TCP_LISTEN)
 		return NULL;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -121,7 +121,7 @@ static __always_inline void capture_at_socket(struct __sk_buff *skb, bool egress
 	struct connection *c;
 	struct segment seg;
 
-	if (!st || !parse_segment(skb, &seg, 0, ACCESS_LOAD))
+	if (!st || !parse_segment(skb, &seg, 0, ACCESS_DIRECT))
 		return;
 	seg.key = st->key;
 	seg.from_a = egress;

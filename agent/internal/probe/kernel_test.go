@@ -132,11 +132,16 @@ type connection struct {
 	vlan                 bool
 }
 
+// connections counts them: each needs numbers of its own, by which the kernel
+// side knows a segment that it has seen at another point.
+var connections uint32
+
 func newConnection(clientPort uint16) *connection {
+	connections++
 	return &connection{
 		client:    netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), clientPort),
 		server:    netip.MustParseAddrPort("10.0.0.2:8080"),
-		clientSeq: 0xfffffff0, serverSeq: 5000, // sequence numbers wrap early
+		clientSeq: 0xfffffff0, serverSeq: connections * 100_003, // the client's wraps early
 	}
 }
 
