@@ -47,7 +47,7 @@ static __always_inline struct socket_state *chosen_state(struct sock *sk)
 static __always_inline void note_socket(struct connection *c, const struct socket_state *st,
 					const struct tcp_sock *tp)
 {
-	c->x.netns = st->netns;
+	c->x.netns = st->facts.netns;
 	c->x.srtt_us = tp->srtt_us >> 3;
 }
 
@@ -66,16 +66,16 @@ int BPF_PROG(socket_write, struct sock *sk)
 		return 0;
 	now = bpf_ktime_get_ns();
 	if (st->last_op != SOCKET_OP_WRITE)
-		st->write_first = now;
-	st->write_last = now;
+		st->facts.write_first = now;
+	st->facts.write_last = now;
 	st->last_op = SOCKET_OP_WRITE;
 	if (!st->open)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return 0;
-	if (!st->netns)
-		st->netns = sk->__sk_common.skc_net.net->ns.inum;
+	if (!st->facts.netns)
+		st->facts.netns = sk->__sk_common.skc_net.net->ns.inum;
 	c = open_connection(st);
 	if (!c)
 		return 0;
@@ -106,8 +106,8 @@ int BPF_PROG(socket_read, struct sock *sk)
 	st->last_op = SOCKET_OP_READ;
 	if (!st->open)
 		return 0;
-	if (!st->netns)
-		st->netns = sk->__sk_common.skc_net.net->ns.inum;
+	if (!st->facts.netns)
+		st->facts.netns = sk->__sk_common.skc_net.net->ns.inum;
 	c = open_connection(st);
 	if (!c)
 		return 0;

@@ -210,6 +210,30 @@ type SocketScratch struct {
 			Pad      uint8
 		}
 	}
+	Segment struct {
+		_          structs.HostLayout
+		Key        SocketConnectionKey
+		OptionOff  uint32
+		OptionLen  uint32
+		PayloadOff uint32
+		PayloadLen uint32
+		Seq        uint32
+		Ack        uint32
+		Flags      uint8
+		FromA      bool
+		Direction  uint8
+		Pad        uint8
+		Outcome    int32
+		Head       uint64
+	}
+	Socket struct {
+		_          structs.HostLayout
+		Cookie     uint64
+		WriteFirst uint64
+		WriteLast  uint64
+		Netns      uint32
+		Uid        uint32
+	}
 	Known [64]struct {
 		_           structs.HostLayout
 		Numbers     uint64
@@ -230,8 +254,18 @@ type SocketScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Text            [8320]uint8
-	Options         [80]uint8
+	Text    [8320]uint8
+	Options [80]uint8
+	Id      struct {
+		_        structs.HostLayout
+		TraceId  [16]uint8
+		SpanId   [8]uint8
+		Offset   uint32
+		Format   uint8
+		Sampling uint8
+		Have     uint8
+		Pad      uint8
+	}
 	Fresh           SocketConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64
@@ -288,16 +322,19 @@ type SocketSearch struct {
 }
 
 type SocketSocketState struct {
-	_          structs.HostLayout
-	Key        SocketConnectionKey
-	Cookie     uint64
-	WriteFirst uint64
-	WriteLast  uint64
-	CopiedSeq  uint32
-	Netns      uint32
-	Uid        uint32
-	LastOp     uint16
-	Open       uint16
+	_     structs.HostLayout
+	Key   SocketConnectionKey
+	Facts struct {
+		_          structs.HostLayout
+		Cookie     uint64
+		WriteFirst uint64
+		WriteLast  uint64
+		Netns      uint32
+		Uid        uint32
+	}
+	CopiedSeq uint32
+	LastOp    uint16
+	Open      uint16
 }
 
 // Names of all BPF objects in the ELF.

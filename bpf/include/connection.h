@@ -99,7 +99,7 @@ static __always_inline void set_leaving(struct exchange_record *x, __u32 seq)
  * segment.
  */
 static __always_inline void open_exchange(struct connection *c, const struct segment *seg,
-					  __u64 now, enum direction direction)
+					  __u64 now)
 {
 	struct exchange_record *x = &c->x;
 
@@ -108,7 +108,7 @@ static __always_inline void open_exchange(struct connection *c, const struct seg
 	x->request_first = now;
 	set_leaving(x, seg->seq);
 	c->last_ns = now; /* before the claim, which the sweep reads first */
-	x->direction = direction;
+	x->direction = seg->direction;
 	if (c->skip_responses)
 		x->flags |= FLAG_PIPELINED;
 	c->client_is_a = seg->from_a;

@@ -193,25 +193,26 @@ static __always_inline int use(struct walk *w, const struct context *c, __u8 for
 /* One x-b3-* line. */
 __noinline int read_b3_part(struct scratch *s, __u32 header, __u32 off, __u32 end, __u32 offset)
 {
-	struct context *c, id;
+	struct context *c, *id;
 
 	if (!s)
 		return 0;
 	c = &s->walk.b3;
+	id = &s->id; /* the stack of all calls on the way here is full */
 	switch (header) {
 	case HEADER_B3_TRACE_ID:
-		if (!read_b3_trace_id(s, &id, off, end - off))
+		if (!read_b3_trace_id(s, id, off, end - off))
 			return 0;
 		if (!(c->have & PART_TRACE_ID)) {
-			__builtin_memcpy(c->trace_id, id.trace_id, sizeof(id.trace_id));
+			__builtin_memcpy(c->trace_id, id->trace_id, sizeof(id->trace_id));
 			have_id(c, PART_TRACE_ID, offset);
 		}
 		return 1;
 	case HEADER_B3_SPAN_ID:
-		if (end - off != 16 || !read_hex(text_at(s, off), id.span_id, 8, HEX_ANY_CASE))
+		if (end - off != 16 || !read_hex(text_at(s, off), id->span_id, 8, HEX_ANY_CASE))
 			return 0;
 		if (!(c->have & PART_SPAN_ID)) {
-			__builtin_memcpy(c->span_id, id.span_id, sizeof(id.span_id));
+			__builtin_memcpy(c->span_id, id->span_id, sizeof(id->span_id));
 			have_id(c, PART_SPAN_ID, offset);
 		}
 		return 1;

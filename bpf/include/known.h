@@ -11,12 +11,14 @@
 static __always_inline __u64 load_head(struct __sk_buff *skb, const struct segment *seg,
 				       const enum access access)
 {
+	__u32 len = seg->payload_len;
 	__u64 head = 0;
 
-	if (seg->payload_len >= sizeof(head))
+	asm volatile("" : "+r"(len)); /* the verifier has to see that it is not 0 */
+	if (len >= sizeof(head))
 		load(skb, seg->payload_off, &head, sizeof(head), access);
-	else if (seg->payload_len)
-		bpf_skb_load_bytes(skb, seg->payload_off, &head, seg->payload_len);
+	else if (len)
+		bpf_skb_load_bytes(skb, seg->payload_off, &head, len);
 	return head;
 }
 
@@ -35,45 +37,41 @@ static __always_inline bool is_known(const struct known_segment *k, const struct
 	       k->payload_len == seg->payload_len;
 }
 
-/* How a segment begins: its first 8 bytes, fewer at its end, and the outcome of
- * the walk over the request, NO_REQUEST where none begins. What the walk found
- * is in s->walk.
+/* Sets how a segment begins: its head and its outcome. What a walk found is in
+ * s->walk.
  */
-static __always_inline int read_beginning(struct __sk_buff *skb, const struct segment *seg,
-					  struct scratch *s, __u64 *head, const enum access access)
+static __always_inline void read_beginning(struct __sk_buff *skb, struct segment *seg,
+					   struct scratch *s, const enum access access)
 {
 	__u32 place = known_place(seg);
 	struct known_segment *k = &s->known[place];
-	int outcome = NO_REQUEST;
 
-	if (!seg->payload_len)
-		return NO_REQUEST;
+	seg->outcome = NO_REQUEST;
+	seg->head = 0;
+	if (!seg->payload_len || is_beginning(seg))
+		return;
 	if (is_known(k, seg)) {
-		*head = k->head;
-		outcome = k->outcome;
-		if (outcome == NO_REQUEST)
-			return NO_REQUEST;
+		seg->head = k->head;
+		seg->outcome = k->outcome;
 		s->walk.request_line = k->request_line;
 		s->walk.malformed = k->malformed;
-		if (outcome == OUTCOME_FOUND)
+		if (seg->outcome == OUTCOME_FOUND)
 			s->walk.found = s->contexts[place];
-		return outcome;
+		return;
 	}
-	*head = load_head(skb, seg, access);
-	if (is_method(*head))
-		outcome = walk_request(skb, seg, s, access);
-	/* An open walk is more than its outcome. */
-	if (outcome == OUTCOME_OPEN)
-		return outcome;
+	seg->head = load_head(skb, seg, access);
+	if (is_method(seg->head))
+		seg->outcome = walk_head(skb, seg, s, access);
+	if (seg->outcome == OUTCOME_OPEN)
+		return; /* an open walk is more than its outcome */
 	k->numbers = (__u64)seg->seq << 32 | seg->ack;
 	k->payload_len = seg->payload_len;
-	k->outcome = outcome;
+	k->outcome = seg->outcome;
 	k->request_line = s->walk.request_line;
 	k->malformed = s->walk.malformed;
-	k->head = *head;
-	if (outcome == OUTCOME_FOUND)
+	k->head = seg->head;
+	if (seg->outcome == OUTCOME_FOUND)
 		s->contexts[place] = s->walk.found;
-	return outcome;
 }
 
 #endif

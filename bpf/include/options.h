@@ -88,7 +88,7 @@ __noinline int walk_options(struct scratch *s, __u32 len)
 
 /* Looks for our option in the segment; false when there is none to believe. */
 static __always_inline bool read_options(struct __sk_buff *skb, const struct segment *seg,
-					 struct scratch *s, const enum access access)
+					 struct scratch *s)
 {
 	__u32 len = seg->option_len;
 
@@ -99,7 +99,7 @@ static __always_inline bool read_options(struct __sk_buff *skb, const struct seg
 	if (len == TIMESTAMPS_LEN) {
 		__be32 first;
 
-		if (!load(skb, seg->option_off, &first, sizeof(first), access) ||
+		if (!load(skb, seg->option_off, &first, sizeof(first), ACCESS_LOAD) ||
 		    first == bpf_htonl(TIMESTAMPS_ONLY))
 			return false;
 	}

@@ -66,7 +66,21 @@ struct segment {
 	__u32 ack;
 	__u8 flags;
 	bool from_a; /* sent by end a of the key */
+	__u8 direction;
+	__u8 pad;
+	int outcome; /* of the walk over the request that begins with it, or NO_REQUEST */
+	__u64 head;  /* its first 8 bytes */
 };
+
+static __always_inline bool is_beginning(const struct segment *seg)
+{
+	return (seg->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+static __always_inline bool is_end(const struct segment *seg)
+{
+	return seg->flags & (TCP_FIN | TCP_RST);
+}
 
 enum access {
 	ACCESS_DIRECT, /* packet pointers, as TCX and clsact may */
@@ -107,6 +121,10 @@ static __always_inline bool load(struct __sk_buff *skb, __u32 off, void *to, con
 			copy_words(to, data + off, len);
 			return true;
 		}
+		/* The verifier of 6.18 follows the bytes back over the helper, which
+		 * it does not know to be where they come from.
+		 */
+		__builtin_memset(to, 0, len);
 	}
 	return bpf_skb_load_bytes(skb, off, to, len) == 0;
 }
@@ -149,22 +167,28 @@ static __always_inline __u32 skip_extensions(struct __sk_buff *skb, __u32 off, _
 	return next == IPPROTO_TCP ? off : 0;
 }
 
-static __always_inline void set_ends(struct segment *s, const __u64 *src, const __u64 *dst,
-				     __u16 sport, __u16 dport)
+/* Puts the ends in their order: the key's addresses are the source's and the
+ * destination's.
+ */
+static __always_inline void set_ends(struct segment *s, __u16 sport, __u16 dport)
 {
+	struct connection_key *k = &s->key;
 	bool src_is_a = sport < dport;
 	__u32 ports;
 
 	if (sport == dport)
-		src_is_a = src[0] != dst[0] ? src[0] < dst[0] : src[1] < dst[1];
+		src_is_a = k->addr_a[0] != k->addr_b[0] ? k->addr_a[0] < k->addr_b[0] :
+							  k->addr_a[1] < k->addr_b[1];
 	s->from_a = src_is_a;
 	/* one store, since the look-up reads both ports at once */
 	ports = src_is_a ? sport | (__u32)dport << 16 : dport | (__u32)sport << 16;
-	__builtin_memcpy(&s->key.port_a, &ports, sizeof(ports));
-	s->key.addr_a[0] = src_is_a ? src[0] : dst[0];
-	s->key.addr_a[1] = src_is_a ? src[1] : dst[1];
-	s->key.addr_b[0] = src_is_a ? dst[0] : src[0];
-	s->key.addr_b[1] = src_is_a ? dst[1] : src[1];
+	__builtin_memcpy(&k->port_a, &ports, sizeof(ports));
+	for (int i = 0; i < 2; i++) {
+		__u64 src = k->addr_a[i], dst = k->addr_b[i];
+
+		k->addr_a[i] = src_is_a ? src : dst;
+		k->addr_b[i] = src_is_a ? dst : src;
+	}
 }
 
 static __always_inline bool port_is_chosen(__u16 port)
@@ -187,7 +211,6 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 {
 	__be16 protocol = skb->protocol;
 	__u32 off = l2, end, data_off;
-	__u64 src[2], dst[2];
 	struct {
 		struct ipv4_header ip;
 		struct tcp_header tcp;
@@ -215,8 +238,8 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 		end = both.ip.total_len ? off + bpf_ntohs(both.ip.total_len) : skb->len;
 		has_tcp = has_tcp && (both.ip.version_ihl & 15) == 5;
 		off += (both.ip.version_ihl & 15) * 4;
-		map_ipv4(src, both.ip.src);
-		map_ipv4(dst, both.ip.dst);
+		map_ipv4(s->key.addr_a, both.ip.src);
+		map_ipv4(s->key.addr_b, both.ip.dst);
 	} else if (protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6_header ip;
 
@@ -227,10 +250,8 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 		off = skip_extensions(skb, off + sizeof(ip), ip.next_header, access);
 		if (!off)
 			return false;
-		src[0] = ip.src[0];
-		src[1] = ip.src[1];
-		dst[0] = ip.dst[0];
-		dst[1] = ip.dst[1];
+		__builtin_memcpy(s->key.addr_a, ip.src, sizeof(ip.src));
+		__builtin_memcpy(s->key.addr_b, ip.dst, sizeof(ip.dst));
 	} else {
 		return false;
 	}
@@ -239,6 +260,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 		return false;
 	}
 	data_off = off + (both.tcp.data_offset >> 4) * 4;
+	s->pad = 0;
 	s->flags = both.tcp.flags;
 	s->payload_len = end > data_off ? end - data_off : 0;
 	if (!s->payload_len && !(both.tcp.flags & (TCP_SYN | TCP_FIN | TCP_RST)))
@@ -252,7 +274,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->seq = SEQUENCE_NUMBER(both.tcp);
 	s->ack = bpf_ntohl(both.tcp.ack);
 	s->key.ifindex = skb->ifindex;
-	set_ends(s, src, dst, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
+	set_ends(s, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
 	return true;
 }
 

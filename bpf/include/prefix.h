@@ -313,9 +313,14 @@ static __always_inline bool copy_first(struct __sk_buff *skb, struct scratch *s,
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 
-	if (off > 256 || data + off + FIRST_READ > end)
+	__u64 at = off;
+
+	if (off >= FRONT_REACH)
 		return false;
-	data += off;
+	BOUND(at);
+	data += at;
+	if (data + FIRST_READ > end)
+		return false;
 #pragma unroll
 	for (int i = 0; i < FIRST_READ; i += 8)
 		*(volatile __u64 *)(s->text + i) = *(volatile __u64 *)(data + i);
@@ -358,6 +363,40 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 	if (deep && outcome == OUTCOME_OPEN)
 		outcome = take_chunks(skb, s, off + window, len - window);
 	return outcome;
+}
+
+static __always_inline int whole_walk(struct __sk_buff *skb, struct scratch *s, __u32 off,
+				      __u32 len, const enum access access)
+{
+	int outcome;
+
+	if (!s)
+		return OUTCOME_UNPARSABLE;
+	outcome = begin_walk(skb, s, off, len, access);
+	if (outcome == OUTCOME_OPEN && !deep)
+		outcome = OUTCOME_TRUNCATED;
+	return outcome == OUTCOME_TRUNCATED ? end_of_walk(&s->walk, OUTCOME_TRUNCATED) : outcome;
+}
+
+/* Walks the head at the start of a payload, len bytes at off: its outcome; what
+ * it found is in s->walk. Functions of their own, since most segments begin
+ * otherwise.
+ */
+__noinline int walk_directly(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
+{
+	return whole_walk(skb, s, off, len, ACCESS_DIRECT);
+}
+
+__noinline int walk_loaded(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
+{
+	return whole_walk(skb, s, off, len, ACCESS_LOAD);
+}
+
+static __always_inline int walk_head(struct __sk_buff *skb, const struct segment *seg,
+				     struct scratch *s, const enum access access)
+{
+	return access == ACCESS_DIRECT ? walk_directly(skb, s, seg->payload_off, seg->payload_len) :
+					 walk_loaded(skb, s, seg->payload_off, seg->payload_len);
 }
 
 #endif

@@ -39,17 +39,6 @@ static __always_inline void resume(struct connection *c, const struct segment *s
 /* What a segment is that does not begin with a method: no outcome of a walk. */
 #define NO_REQUEST (-1)
 
-/* Walks the head at the start of a segment: its outcome, found in the scratch. */
-static __always_inline int walk_request(struct __sk_buff *skb, const struct segment *seg,
-					struct scratch *s, const enum access access)
-{
-	int outcome = begin_walk(skb, s, seg->payload_off, seg->payload_len, access);
-
-	if (outcome == OUTCOME_OPEN && !deep)
-		outcome = OUTCOME_TRUNCATED;
-	return outcome == OUTCOME_TRUNCATED ? end_of_walk(&s->walk, OUTCOME_TRUNCATED) : outcome;
-}
-
 static __always_inline bool is_recorded(int outcome)
 {
 	return outcome == OUTCOME_FOUND || outcome == OUTCOME_OPEN;
@@ -66,11 +55,13 @@ static __always_inline void count_request(const struct walk *w, int outcome)
 /* A segment of the client that begins with a method. c may be NULL. Returns
  * the connection when the segment belongs to an exchange or a search in it.
  */
-static __always_inline struct connection *
-begin_request(struct __sk_buff *skb, const struct segment *seg, struct scratch *s,
-	      struct connection *c, int outcome, __u64 now, enum direction direction,
-	      const enum access access)
+static __always_inline struct connection *begin_request(struct __sk_buff *skb,
+							const struct segment *seg,
+							struct scratch *s, struct connection *c,
+							__u64 now)
 {
+	int outcome = seg->outcome;
+
 	/* While a request has no response, what does not begin with a whole
 	 * request line is more likely its body.
 	 */
@@ -93,7 +84,7 @@ begin_request(struct __sk_buff *skb, const struct segment *seg, struct scratch *
 		resume(c, seg);
 		arrive(&c->client, seg->seq, seg->payload_len, &(__u32){0});
 	}
-	open_exchange(c, seg, now, direction);
+	open_exchange(c, seg, now);
 	if (outcome == OUTCOME_OPEN) {
 		if (!save_search(&seg->key, s))
 			return NULL;
@@ -101,7 +92,7 @@ begin_request(struct __sk_buff *skb, const struct segment *seg, struct scratch *
 	} else {
 		adopt_context(c, &s->walk);
 	}
-	read_options(skb, seg, s, access);
+	read_options(skb, seg, s);
 	set_connection_id(c, s);
 	return c;
 }
@@ -167,9 +158,7 @@ static __always_inline void add_request_bytes(struct connection *c, const struct
 
 /* Payload from the client of a known connection. */
 static __always_inline void client_data(struct __sk_buff *skb, const struct segment *seg,
-					struct scratch *s, struct connection *c, int outcome,
-					__u64 now, enum direction direction,
-					const enum access access)
+					struct scratch *s, struct connection *c, __u64 now)
 {
 	enum arrival arrival;
 	__u32 fresh;
@@ -188,8 +177,8 @@ static __always_inline void client_data(struct __sk_buff *skb, const struct segm
 	if (c->phase == PHASE_SEARCHING) {
 		if (arrival != ARRIVAL_AGAIN)
 			go_on_searching(skb, seg, s, c, arrival == ARRIVAL_IN_ORDER);
-	} else if (arrival != ARRIVAL_AGAIN && outcome != NO_REQUEST) {
-		if (!begin_request(skb, seg, s, c, outcome, now, direction, access))
+	} else if (arrival != ARRIVAL_AGAIN && seg->outcome != NO_REQUEST) {
+		if (!begin_request(skb, seg, s, c, now))
 			return;
 	}
 	if (c->phase == PHASE_IDLE)

@@ -63,8 +63,7 @@ static __always_inline bool begin_response(struct __sk_buff *skb, const struct s
 
 /* Payload from the server of a known connection. */
 static __always_inline void server_data(struct __sk_buff *skb, const struct segment *seg,
-					struct scratch *s, struct connection *c, __u64 head,
-					__u64 now)
+					struct scratch *s, struct connection *c, __u64 now)
 {
 	__u32 fresh, skipped = 0;
 	enum arrival arrival = arrive(&c->server, seg->seq, seg->payload_len, &fresh);
@@ -77,7 +76,7 @@ static __always_inline void server_data(struct __sk_buff *skb, const struct segm
 	} else if (arrival != ARRIVAL_IN_ORDER) {
 		count(COUNTER_OUT_OF_ORDER);
 	}
-	if (is_method(head))
+	if (is_method(seg->head))
 		count(COUNTER_REQUEST_IN_RESPONSE);
 	if (c->phase == PHASE_SEARCHING)
 		go_on_searching(skb, seg, s, c, false);
@@ -85,7 +84,7 @@ static __always_inline void server_data(struct __sk_buff *skb, const struct segm
 		c->waiting = 0;
 		return;
 	}
-	if (is_response(head) && (c->phase != PHASE_RESPONSE || c->skipping)) {
+	if (is_response(seg->head) && (c->phase != PHASE_RESPONSE || c->skipping)) {
 		if (!begin_response(skb, seg, s, c, &skipped))
 			return;
 		fresh -= skipped < fresh ? skipped : fresh;

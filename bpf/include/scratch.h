@@ -3,8 +3,7 @@
 #ifndef LAYERTRACE_SCRATCH_H
 #define LAYERTRACE_SCRATCH_H
 
-#include "counters.h"
-#include "exchange.h"
+#include "packet.h"
 
 /* Largest window of a first segment, and mask that keeps an offset inside. */
 #define WINDOW_MAX 4096
@@ -79,14 +78,27 @@ struct known_segment {
 
 #define KNOWN_BITS 6
 
+/* What is known of a socket when a segment passes it. */
+struct socket_facts {
+	__u64 cookie; /* 0: the point is an interface */
+	/* The latest run of writes without a read in between. */
+	__u64 write_first;
+	__u64 write_last;
+	__u32 netns;
+	__u32 uid;
+};
+
 struct scratch {
 	__u32 claimed;
 	__u32 pad2;
 	struct walk walk;
+	struct segment segment; /* that is followed */
+	struct socket_facts socket;
 	struct known_segment known[1 << KNOWN_BITS];
 	struct context contexts[1 << KNOWN_BITS];
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[64 + 16];
+	struct context id; /* of a line that may count */
 	struct connection fresh;
 	__u8 connection_id[8];
 	__u64 option_time;

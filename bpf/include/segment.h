@@ -8,8 +8,7 @@
 
 /* A connection begins: remember its option, forget an older connection. */
 static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *seg,
-				   struct scratch *s, struct connection *c, __u32 *followed,
-				   const enum access access)
+				   struct scratch *s, struct connection *c, __u32 *followed)
 {
 	if (c && seg->seq + 1 == c->client.next)
 		return; /* the SYN again */
@@ -19,7 +18,7 @@ static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *
 		follow(c, followed, 0);
 		bpf_map_delete_elem(&connections, &seg->key);
 	}
-	if (!read_options(skb, seg, s, access))
+	if (!read_options(skb, seg, s))
 		return;
 	c = new_connection(seg, s);
 	if (!c)
@@ -64,94 +63,120 @@ static __always_inline struct connection *on_end(const struct segment *seg, stru
 /* Whether a segment without a connection to be followed is done with: all but
  * the beginnings of requests that are recorded.
  */
-static __always_inline bool is_in_passing(const struct scratch *s, __u64 head, int outcome)
+static __always_inline bool is_in_passing(const struct scratch *s, const struct segment *seg)
 {
-	if (is_recorded(outcome))
+	if (is_recorded(seg->outcome))
 		return false;
-	if (outcome == NO_REQUEST) {
-		if (is_response(head))
+	if (seg->outcome == NO_REQUEST) {
+		if (is_response(seg->head))
 			count(COUNTER_RESPONSE_UNTRACKED);
 		return true;
 	}
-	count_request(&s->walk, outcome);
+	count_request(&s->walk, seg->outcome);
 	return true;
 }
 
 /* What a segment with payload does to its connection. */
 static __always_inline struct connection *take_payload(struct __sk_buff *skb,
 						       const struct segment *seg, struct scratch *s,
-						       struct connection *c, __u64 head,
-						       int outcome, enum direction direction,
-						       const enum access access)
+						       struct connection *c)
 {
 	__u64 now;
 
-	if (!c && is_in_passing(s, head, outcome))
+	if (!c && is_in_passing(s, seg))
 		return NULL;
 	now = bpf_ktime_get_ns();
 	if (!c) {
-		c = begin_request(skb, seg, s, NULL, outcome, now, direction, access);
+		c = begin_request(skb, seg, s, NULL, now);
 		if (!c)
 			return NULL;
 		add_request_bytes(c, seg, seg->payload_len, now);
 	} else if (seg->from_a == c->client_is_a) {
-		client_data(skb, seg, s, c, outcome, now, direction, access);
+		client_data(skb, seg, s, c, now);
 	} else {
-		server_data(skb, seg, s, c, head, now);
+		server_data(skb, seg, s, c, now);
 	}
 	c->last_ns = now;
 	return c;
 }
 
-static __always_inline struct connection *take_with(struct __sk_buff *skb,
-						    const struct segment *seg, struct scratch *s,
-						    enum direction direction,
-						    const enum access access)
+/* What the socket knows goes into an exchange that has just begun, and when the
+ * request was written, which was before it could be seen in a packet.
+ */
+static __always_inline void describe_socket(struct connection *c, const struct scratch *s)
 {
-	bool begins = (seg->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-	bool ends = seg->flags & (TCP_FIN | TCP_RST);
-	__u32 *followed = followed_count(&seg->key);
-	int outcome = NO_REQUEST;
-	struct connection *c;
-	__u64 head = 0;
+	struct exchange_record *x = &c->x;
 
-	if (!followed)
-		return NULL;
-	if (!begins) {
-		outcome = read_beginning(skb, seg, s, &head, access);
-		if (!ends && !*followed && is_in_passing(s, head, outcome))
-			return NULL;
+	if (!x->is_socket) {
+		x->is_socket = 1;
+		x->is_client = c->client_is_a;
+		x->cookie = s->socket.cookie;
+		x->netns = s->socket.netns;
+		x->uid = s->socket.uid;
 	}
-	c = bpf_map_lookup_elem(&connections, &seg->key);
-	if (begins) {
-		on_syn(skb, seg, s, c, followed, access);
-		return NULL;
+	if (s->segment.direction == DIRECTION_EGRESS && c->client_is_a &&
+	    c->phase == PHASE_REQUEST) {
+		x->handover_request_first = s->socket.write_first;
+		x->handover_request_last = s->socket.write_last;
 	}
-	if (seg->payload_len)
-		c = take_payload(skb, seg, s, c, head, outcome, direction, access);
-	if (c && ends)
-		c = on_end(seg, c, followed);
-	if (c)
-		follow(c, followed, has_open_end(c));
-	return c;
 }
 
-/* What a segment of a known or unknown connection does. Returns the
- * connection, or NULL when there is none to be followed.
+/* The segment in s may belong to something. Returns whether an exchange of its
+ * connection, or the search for its context, is under way. A function of its
+ * own: most segments belong to nothing, and code that they pass on their way has
+ * to be fetched.
  */
-static __always_inline struct connection *take_segment(struct __sk_buff *skb,
-						       const struct segment *seg,
-						       enum direction direction,
-						       const enum access access)
+__noinline int take_followed(struct __sk_buff *skb, struct scratch *s, __u32 *followed)
 {
-	struct scratch *s = claim_scratch();
+	const struct segment *seg;
 	struct connection *c;
 
-	if (!s)
-		return NULL;
-	c = take_with(skb, seg, s, direction, access);
+	if (!s || !followed)
+		return 0;
+	seg = &s->segment;
+	c = bpf_map_lookup_elem(&connections, &seg->key);
+	if (is_beginning(seg)) {
+		on_syn(skb, seg, s, c, followed);
+		return 0;
+	}
+	if (seg->payload_len)
+		c = take_payload(skb, seg, s, c);
+	if (c && is_end(seg))
+		c = on_end(seg, c, followed);
+	if (!c)
+		return 0;
+	follow(c, followed, has_open_end(c));
+	if (c->phase == PHASE_IDLE)
+		return 0;
+	if (s->socket.cookie)
+		describe_socket(c, s);
+	return 1;
+}
+
+/* What a segment of a known or unknown connection does. socket: what is known of
+ * it, NULL at interfaces. Returns what take_followed does.
+ */
+static __always_inline bool take_segment(struct __sk_buff *skb, struct segment *seg,
+					 const struct socket_facts *socket,
+					 const enum access access)
+{
+	__u32 *followed = followed_count(&seg->key);
+	struct scratch *s = claim_scratch();
+	bool open = false;
+
+	if (!followed || !s)
+		return false;
+	read_beginning(skb, seg, s, access);
+	if (is_beginning(seg) || is_end(seg) || *followed || !is_in_passing(s, seg)) {
+		s->segment = *seg;
+		if (socket)
+			s->socket = *socket;
+		else
+			s->socket.cookie = 0;
+		open = take_followed(skb, s, followed);
+	}
 	release_scratch(s);
-	return c;
+	return open;
 }
 
 /* The body of every capture program; l2 is the link-layer header's length. */
@@ -160,8 +185,10 @@ static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direct
 {
 	struct segment seg;
 
-	if (parse_segment(skb, &seg, l2, access))
-		take_segment(skb, &seg, direction, access);
+	if (!parse_segment(skb, &seg, l2, access))
+		return;
+	seg.direction = direction;
+	take_segment(skb, &seg, NULL, access);
 }
 
 #endif

@@ -29,7 +29,7 @@ static __always_inline bool is_watched(const struct net_device *dev)
 }
 
 static __always_inline bool read_tcp(const struct sk_buff *skb, __u32 off, __u32 ip_len,
-				     const __u64 *src, const __u64 *dst, struct segment *seg)
+				     struct segment *seg)
 {
 	struct tcp_header tcp;
 	__u32 header;
@@ -41,7 +41,7 @@ static __always_inline bool read_tcp(const struct sk_buff *skb, __u32 off, __u32
 		return false;
 	seg->payload_len = ip_len - header;
 	seg->seq = bpf_ntohl(tcp.seq);
-	set_ends(seg, src, dst, bpf_ntohs(tcp.src), bpf_ntohs(tcp.dst));
+	set_ends(seg, bpf_ntohs(tcp.src), bpf_ntohs(tcp.dst));
 	return true;
 }
 
@@ -49,7 +49,6 @@ static __always_inline bool read_tcp(const struct sk_buff *skb, __u32 off, __u32
 static __always_inline bool read_sent(const struct sk_buff *skb, __u32 ifindex, struct segment *seg)
 {
 	__u32 off = skb->network_header;
-	__u64 src[2], dst[2];
 
 	seg->key.ifindex = ifindex;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
@@ -61,9 +60,9 @@ static __always_inline bool read_sent(const struct sk_buff *skb, __u32 ifindex, 
 			return false;
 		header = (ip.version_ihl & 15) * 4;
 		len = ip.total_len ? bpf_ntohs(ip.total_len) : skb->len;
-		map_ipv4(src, ip.src);
-		map_ipv4(dst, ip.dst);
-		return len > header && read_tcp(skb, off + header, len - header, src, dst, seg);
+		map_ipv4(seg->key.addr_a, ip.src);
+		map_ipv4(seg->key.addr_b, ip.dst);
+		return len > header && read_tcp(skb, off + header, len - header, seg);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6_header ip;
@@ -73,11 +72,9 @@ static __always_inline bool read_sent(const struct sk_buff *skb, __u32 ifindex, 
 		    ip.next_header != IPPROTO_TCP)
 			return false;
 		len = ip.payload_len ? bpf_ntohs(ip.payload_len) : skb->len;
-		src[0] = ip.src[0];
-		src[1] = ip.src[1];
-		dst[0] = ip.dst[0];
-		dst[1] = ip.dst[1];
-		return read_tcp(skb, off + sizeof(ip), len, src, dst, seg);
+		__builtin_memcpy(seg->key.addr_a, ip.src, sizeof(ip.src));
+		__builtin_memcpy(seg->key.addr_b, ip.dst, sizeof(ip.dst));
+		return read_tcp(skb, off + sizeof(ip), len, seg);
 	}
 	return false;
 }

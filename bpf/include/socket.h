@@ -25,15 +25,8 @@ enum socket_op {
 /* Only sockets of the chosen cgroups have one. */
 struct socket_state {
 	struct connection_key key; /* end a is the socket's own */
-	__u64 cookie;
-	/* The latest run of writes without a read in between: the request is
-	 * written before it can be seen in a packet.
-	 */
-	__u64 write_first;
-	__u64 write_last;
+	struct socket_facts facts;
 	__u32 copied_seq; /* what the application had read, see struct tcp_sock */
-	__u32 netns;
-	__u32 uid;
 	__u16 last_op;
 	__u16 open; /* an exchange is: most sockets have none, and need no look-up */
 };
@@ -73,6 +66,31 @@ static __always_inline void set_socket_ends(struct connection_key *key, const st
 	key->port_b = bpf_ntohs(sk->dst_port);
 }
 
+/* The state of a socket whose first packet this is; NULL when it is none to look
+ * at. Out of line, as a socket needs it once.
+ */
+static __noinline struct socket_state *new_socket_state(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct socket_state *st;
+
+	if (!sk)
+		return NULL;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->protocol != IPPROTO_TCP || sk->state == TCP_LISTEN)
+		return NULL;
+	st = bpf_sk_storage_get(&socket_states, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!st) {
+		count(COUNTER_SOCKET_FULL);
+		return NULL;
+	}
+	st->facts.cookie = bpf_get_socket_cookie(skb);
+	st->facts.uid = bpf_get_socket_uid(skb);
+	st->key.ifindex = SOCKET_POINT | (__u32)st->facts.cookie;
+	set_socket_ends(&st->key, sk);
+	return st;
+}
+
 static __always_inline struct socket_state *socket_state_of(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -81,35 +99,7 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
 	if (!sk)
 		return NULL;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
-	if (st)
-		return st;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
-		return NULL;
-	if (sk->protocol != IPPROTO_TCP || sk->state == TCP_LISTEN)
-		return NULL;
-	st = bpf_sk_storage_get(&socket_states, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!st) {
-		count(COUNTER_SOCKET_FULL);
-		return NULL;
-	}
-	st->cookie = bpf_get_socket_cookie(skb);
-	st->uid = bpf_get_socket_uid(skb);
-	st->key.ifindex = SOCKET_POINT | (__u32)st->cookie;
-	set_socket_ends(&st->key, sk);
-	return st;
-}
-
-/* What the storage knows goes into an exchange that has just begun. */
-static __always_inline void describe_socket(struct connection *c, const struct socket_state *st)
-{
-	struct exchange_record *x = &c->x;
-
-	x->is_socket = 1;
-	x->is_client = c->client_is_a;
-	x->cookie = st->cookie;
-	x->netns = st->netns;
-	x->uid = st->uid;
+	return st ? st : new_socket_state(skb);
 }
 
 /* The body of the cgroup programs. Ports are not looked at: behind a
@@ -118,23 +108,14 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 static __always_inline void capture_at_socket(struct __sk_buff *skb, bool egress)
 {
 	struct socket_state *st = socket_state_of(skb);
-	struct connection *c;
 	struct segment seg;
 
 	if (!st || !parse_segment(skb, &seg, 0, ACCESS_DIRECT))
 		return;
 	seg.key = st->key;
 	seg.from_a = egress;
-	c = take_segment(skb, &seg, egress ? DIRECTION_EGRESS : DIRECTION_INGRESS, ACCESS_LOAD);
-	st->open = c && c->phase != PHASE_IDLE;
-	if (!st->open)
-		return;
-	if (!c->x.is_socket)
-		describe_socket(c, st);
-	if (egress && c->client_is_a && c->phase == PHASE_REQUEST) {
-		c->x.handover_request_first = st->write_first;
-		c->x.handover_request_last = st->write_last;
-	}
+	seg.direction = egress ? DIRECTION_EGRESS : DIRECTION_INGRESS;
+	st->open = take_segment(skb, &seg, &st->facts, ACCESS_LOAD);
 }
 
 #endif
