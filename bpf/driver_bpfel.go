@@ -286,6 +286,7 @@ const (
 	DriverMapFollowedConnections = "followed_connections"
 	DriverMapScratches           = "scratches"
 	DriverMapTrustedPrefixes     = "trusted_prefixes"
+	DriverMapWatchedHigh         = "watched_high"
 	DriverMapWatchedInterfaces   = "watched_interfaces"
 	DriverProgDriverStart        = "driver_start"
 	DriverProgPacketDrop         = "packet_drop"
@@ -356,6 +357,7 @@ type DriverMapSpecs struct {
 	FollowedConnections *ebpf.MapSpec `ebpf:"followed_connections"`
 	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
 	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	WatchedHigh         *ebpf.MapSpec `ebpf:"watched_high"`
 	WatchedInterfaces   *ebpf.MapSpec `ebpf:"watched_interfaces"`
 }
 
@@ -400,6 +402,7 @@ type DriverMaps struct {
 	FollowedConnections *ebpf.Map `ebpf:"followed_connections"`
 	Scratches           *ebpf.Map `ebpf:"scratches"`
 	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
+	WatchedHigh         *ebpf.Map `ebpf:"watched_high"`
 	WatchedInterfaces   *ebpf.Map `ebpf:"watched_interfaces"`
 }
 
@@ -411,6 +414,7 @@ func (m *DriverMaps) Close() error {
 		m.FollowedConnections,
 		m.Scratches,
 		m.TrustedPrefixes,
+		m.WatchedHigh,
 		m.WatchedInterfaces,
 	)
 }

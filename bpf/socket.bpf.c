@@ -69,7 +69,7 @@ int BPF_PROG(socket_write, struct sock *sk)
 		st->facts.write_first = now;
 	st->facts.write_last = now;
 	st->last_op = SOCKET_OP_WRITE;
-	if (!st->open)
+	if (!st->followed)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
@@ -104,7 +104,7 @@ int BPF_PROG(socket_read, struct sock *sk)
 		return 0;
 	st->copied_seq = tp->copied_seq;
 	st->last_op = SOCKET_OP_READ;
-	if (!st->open)
+	if (!st->followed)
 		return 0;
 	if (!st->facts.netns)
 		st->facts.netns = sk->__sk_common.skc_net.net->ns.inum;

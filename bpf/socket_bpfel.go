@@ -322,9 +322,11 @@ type SocketSearch struct {
 }
 
 type SocketSocketState struct {
-	_     structs.HostLayout
-	Key   SocketConnectionKey
-	Facts struct {
+	_         structs.HostLayout
+	CopiedSeq uint32
+	LastOp    uint16
+	Followed  uint16
+	Facts     struct {
 		_          structs.HostLayout
 		Cookie     uint64
 		WriteFirst uint64
@@ -332,9 +334,7 @@ type SocketSocketState struct {
 		Netns      uint32
 		Uid        uint32
 	}
-	CopiedSeq uint32
-	LastOp    uint16
-	Open      uint16
+	Key SocketConnectionKey
 }
 
 // Names of all BPF objects in the ELF.

@@ -46,12 +46,15 @@ static __always_inline bool has_open_end(const struct connection *c)
 	return c->phase != PHASE_IDLE || c->waiting || c->skip_responses || c->skipping;
 }
 
-/* Counts c as followed or not; both ends' packets may do so at once. */
+/* Counts c as followed or not; both ends' packets may do so at once. count is
+ * NULL for a connection of a socket, which knows it by itself.
+ */
 static __always_inline void follow(struct connection *c, __u32 *count, __u32 followed)
 {
 	if (c->followed == followed || __sync_lock_test_and_set(&c->followed, followed) == followed)
 		return;
-	__sync_fetch_and_add(count, followed ? 1 : -1);
+	if (count)
+		__sync_fetch_and_add(count, followed ? 1 : -1);
 }
 
 #endif

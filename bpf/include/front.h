@@ -11,7 +11,7 @@
 #include "packet.h"
 
 /* Lines looked at, the request line among them, and their longest length. */
-#define FRONT_LINES 6
+#define FRONT_LINES 12
 #define FRONT_LINE_MAX 128
 /* "traceparent: " with a value of version 00 and CRLF. */
 #define TRACEPARENT_LINE 70

@@ -121,17 +121,17 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 	}
 }
 
-/* The segment in s may belong to something. Returns whether an exchange of its
- * connection, or the search for its context, is under way. A function of its
- * own: most segments belong to nothing, and code that they pass on their way has
- * to be fetched.
+/* The segment in s may belong to something. followed: the count of its
+ * connection, NULL at a socket. Returns whether what comes next can belong to an
+ * exchange. A function of its own: most segments belong to nothing, and code
+ * that they pass on their way has to be fetched.
  */
 __noinline int take_followed(struct __sk_buff *skb, struct scratch *s, __u32 *followed)
 {
 	const struct segment *seg;
 	struct connection *c;
 
-	if (!s || !followed)
+	if (!s)
 		return 0;
 	seg = &s->segment;
 	c = bpf_map_lookup_elem(&connections, &seg->key);
@@ -146,49 +146,42 @@ __noinline int take_followed(struct __sk_buff *skb, struct scratch *s, __u32 *fo
 	if (!c)
 		return 0;
 	follow(c, followed, has_open_end(c));
-	if (c->phase == PHASE_IDLE)
-		return 0;
-	if (s->socket.cookie)
+	if (s->socket.cookie && c->phase != PHASE_IDLE)
 		describe_socket(c, s);
-	return 1;
+	return c->followed;
 }
 
-/* What a segment of a known or unknown connection does. socket: what is known of
- * it, NULL at interfaces. Returns what take_followed does.
- */
-static __always_inline bool take_segment(struct __sk_buff *skb, struct segment *seg,
-					 const struct socket_facts *socket,
-					 const enum access access)
+/* Whether a segment can belong to something. */
+static __always_inline bool concerns(const struct segment *seg, const struct scratch *s,
+				     __u32 followed)
 {
-	__u32 *followed = followed_count(&seg->key);
-	struct scratch *s = claim_scratch();
-	bool open = false;
-
-	if (!followed || !s)
-		return false;
-	read_beginning(skb, seg, s, access);
-	if (is_beginning(seg) || is_end(seg) || *followed || !is_in_passing(s, seg)) {
-		s->segment = *seg;
-		if (socket)
-			s->socket = *socket;
-		else
-			s->socket.cookie = 0;
-		open = take_followed(skb, s, followed);
-	}
-	release_scratch(s);
-	return open;
+	return followed || is_beginning(seg) || is_end(seg) || !is_in_passing(s, seg);
 }
 
-/* The body of every capture program; l2 is the link-layer header's length. */
+/* The body of every capture program at an interface; l2 is the link-layer
+ * header's length.
+ */
 static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direction direction,
 				    const enum access access)
 {
 	struct segment seg;
+	struct scratch *s;
+	__u32 *followed;
 
 	if (!parse_segment(skb, &seg, l2, access))
 		return;
 	seg.direction = direction;
-	take_segment(skb, &seg, NULL, access);
+	followed = followed_count(&seg.key);
+	s = claim_scratch();
+	if (!s)
+		return;
+	read_beginning(skb, &seg, s, access);
+	if (followed && concerns(&seg, s, *followed)) {
+		s->segment = seg;
+		s->socket.cookie = 0;
+		take_followed(skb, s, followed);
+	}
+	release_scratch(s);
 }
 
 #endif

@@ -13,19 +13,37 @@
  */
 const volatile __u32 watched_netns;
 
+/* The watched interfaces, one bit for each number below WATCHED_BITS, as nearly
+ * all are: without a call, which every packet of the machine would make.
+ */
+#define WATCHED_BITS (1 << 16)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WATCHED_BITS / 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} watched_interfaces SEC(".maps");
+
+/* The ones with higher numbers. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__type(key, __u32);
 	__type(value, __u8);
-} watched_interfaces SEC(".maps");
+} watched_high SEC(".maps");
 
 static __always_inline bool is_watched(const struct net_device *dev)
 {
-	__u32 ifindex = dev->ifindex;
+	__u32 ifindex = dev->ifindex, word = ifindex / 64;
+	__u64 *bits;
 
-	return dev->nd_net.net->ns.inum == watched_netns &&
-	       bpf_map_lookup_elem(&watched_interfaces, &ifindex);
+	if (dev->nd_net.net->ns.inum != watched_netns)
+		return false;
+	if (ifindex >= WATCHED_BITS)
+		return bpf_map_lookup_elem(&watched_high, &ifindex);
+	bits = bpf_map_lookup_elem(&watched_interfaces, &word);
+	return bits && (*bits >> (ifindex % 64) & 1);
 }
 
 static __always_inline bool read_tcp(const struct sk_buff *skb, __u32 off, __u32 ip_len,

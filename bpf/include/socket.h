@@ -22,13 +22,15 @@ enum socket_op {
 	SOCKET_OP_READ,
 };
 
-/* Only sockets of the chosen cgroups have one. */
+/* Only sockets of the chosen cgroups have one. What most packets, writes and
+ * reads look at comes first: all of it lies in one line of the cache.
+ */
 struct socket_state {
-	struct connection_key key; /* end a is the socket's own */
-	struct socket_facts facts;
 	__u32 copied_seq; /* what the application had read, see struct tcp_sock */
 	__u16 last_op;
-	__u16 open; /* an exchange is: most sockets have none, and need no look-up */
+	__u16 followed; /* what comes next can belong to an exchange */
+	struct socket_facts facts;
+	struct connection_key key; /* end a is the socket's own */
 };
 
 struct {
@@ -107,15 +109,28 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
  */
 static __always_inline void capture_at_socket(struct __sk_buff *skb, bool egress)
 {
-	struct socket_state *st = socket_state_of(skb);
+	struct socket_state *st;
 	struct segment seg;
+	struct scratch *s;
 
-	if (!st || !parse_segment(skb, &seg, 0, ACCESS_DIRECT))
+	if (!parse_segment(skb, &seg, 0, ACCESS_DIRECT))
 		return;
-	seg.key = st->key;
-	seg.from_a = egress;
+	st = socket_state_of(skb);
+	if (!st)
+		return;
+	s = claim_scratch();
+	if (!s)
+		return;
 	seg.direction = egress ? DIRECTION_EGRESS : DIRECTION_INGRESS;
-	st->open = take_segment(skb, &seg, &st->facts, ACCESS_LOAD);
+	read_beginning(skb, &seg, s, ACCESS_LOAD);
+	if (concerns(&seg, s, st->followed)) {
+		s->segment = seg;
+		s->segment.key = st->key;
+		s->segment.from_a = egress;
+		s->socket = st->facts;
+		st->followed = take_followed(skb, s, NULL);
+	}
+	release_scratch(s);
 }
 
 #endif

@@ -17,6 +17,7 @@ import (
 type drivers struct {
 	collection *ebpf.Collection
 	links      attachments
+	words      map[uint32]uint64 // of the bits that say what is watched
 }
 
 // driverPoints are what the driver programs are attached to. Reasons of drops
@@ -45,7 +46,7 @@ func openDrivers(o *Options, k *kernelSide) (*drivers, error) {
 	if left, err := leaveOut(spec, driverPoints, o.Log); err != nil || left == 0 {
 		return nil, err
 	}
-	d := &drivers{}
+	d := &drivers{words: map[uint32]uint64{}}
 	if d.collection, err = k.load(spec); err != nil {
 		return nil, loadError("driver", err)
 	}
@@ -65,18 +66,39 @@ func ownNetns() (uint32, error) {
 }
 
 func (d *drivers) watch(ifindex int) error {
-	if err := d.collection.Maps[bpf.DriverMapWatchedInterfaces].Put(uint32(ifindex), uint8(1)); err != nil {
+	if err := d.mark(ifindex, true); err != nil {
 		return fmt.Errorf("watch the driver of interface %d: %w", ifindex, err)
 	}
 	return nil
 }
 
 func (d *drivers) leave(ifindex int) error {
-	err := d.collection.Maps[bpf.DriverMapWatchedInterfaces].Delete(uint32(ifindex))
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := d.mark(ifindex, false); err != nil {
 		return fmt.Errorf("leave the driver of interface %d: %w", ifindex, err)
 	}
 	return nil
+}
+
+// mark tells the programs whether an interface is watched: by a bit or, where
+// its number is higher than there are bits, by an entry.
+func (d *drivers) mark(ifindex int, watched bool) error {
+	words, high := d.collection.Maps[bpf.DriverMapWatchedInterfaces], d.collection.Maps[bpf.DriverMapWatchedHigh]
+	word, bit := uint32(ifindex/64), uint64(1)<<(ifindex%64)
+	switch {
+	case word < words.MaxEntries():
+		d.words[word] &^= bit
+		if watched {
+			d.words[word] |= bit
+		}
+		return words.Put(word, d.words[word])
+	case watched:
+		return high.Put(uint32(ifindex), uint8(1))
+	default:
+		if err := high.Delete(uint32(ifindex)); !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		return nil
+	}
 }
 
 // transmits reports whether it is seen when drivers begin to transmit.

@@ -3,11 +3,36 @@
 package probe
 
 import (
+	"runtime"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/layertrace/layertrace/bpf"
 )
+
+// onOneCPU keeps the test's thread where it is: each CPU has its own memory.
+func onOneCPU(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	var before, one unix.CPUSet
+	must(t, unix.SchedGetaffinity(0, &before))
+	for cpu := range 1024 {
+		if before.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	must(t, unix.SchedSetaffinity(0, &one))
+	t.Cleanup(func() {
+		if err := unix.SchedSetaffinity(0, &before); err != nil {
+			t.Error(err) // the thread stays locked, and ends with the test
+			return
+		}
+		runtime.UnlockOSThread()
+	})
+}
 
 // What one point has read of a segment the others take over: by its numbers and
 // its length, which here belong to other bytes, so that it shows.
@@ -27,6 +52,7 @@ func TestSegmentIsReadOnce(t *testing.T) {
 		"malformed before": {strings.Replace(get+traceparent+end, "-01", "-zz", 1), get + other + end, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
+			onOneCPU(t)
 			k := newKernel(t, Options{})
 			first, second := newConnection(40000), newConnection(40001)
 			second.clientSeq, second.serverSeq = first.clientSeq, first.serverSeq+test.move
