@@ -15,14 +15,14 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 SEC("cgroup_skb/egress")
 int socket_out(struct __sk_buff *skb)
 {
-	capture_at_socket(skb, true);
+	capture_out_of_socket(skb);
 	return LET_THROUGH;
 }
 
 SEC("cgroup_skb/ingress")
 int socket_in(struct __sk_buff *skb)
 {
-	capture_at_socket(skb, false);
+	capture_into_socket(skb);
 	return LET_THROUGH;
 }
 

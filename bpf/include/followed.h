@@ -28,14 +28,15 @@ struct {
 /* Multiplicative hashing, Knuth, The Art of Computer Programming 6.4. */
 #define HASH_FACTOR 0x9e3779b97f4a7c15ULL
 
-/* The counter of a connection; NULL is only what the verifier cannot exclude. */
-static __always_inline __u32 *followed_count(const struct connection_key *k)
+/* The counter of a connection at a point, the same for both orders of its ends;
+ * NULL is only what the verifier cannot exclude.
+ */
+static __always_inline __u32 *followed_count(const struct connection_key *k, __u32 point)
 {
 	struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
-	__u64 h = k->addr_a[0] ^ k->addr_a[1];
+	__u64 h = k->addr_a[0] + k->addr_a[1] + k->addr_b[0] + k->addr_b[1];
 
-	h = h * HASH_FACTOR ^ k->addr_b[0] ^ k->addr_b[1];
-	h = h * HASH_FACTOR ^ k->port_a ^ (__u64)k->port_b << 16 ^ (__u64)k->ifindex << 32;
+	h = h * HASH_FACTOR + k->port_a + k->port_b + ((__u64)point << 32);
 	h = h * HASH_FACTOR >> (64 - FOLLOWED_BITS);
 	return f ? &f->count[h & ((1 << FOLLOWED_BITS) - 1)] : NULL;
 }
@@ -46,15 +47,12 @@ static __always_inline bool has_open_end(const struct connection *c)
 	return c->phase != PHASE_IDLE || c->waiting || c->skip_responses || c->skipping;
 }
 
-/* Counts c as followed or not; both ends' packets may do so at once. count is
- * NULL for a connection of a socket, which knows it by itself.
- */
+/* Counts c as followed or not; both ends' packets may do so at once. */
 static __always_inline void follow(struct connection *c, __u32 *count, __u32 followed)
 {
 	if (c->followed == followed || __sync_lock_test_and_set(&c->followed, followed) == followed)
 		return;
-	if (count)
-		__sync_fetch_and_add(count, followed ? 1 : -1);
+	__sync_fetch_and_add(count, followed ? 1 : -1);
 }
 
 #endif

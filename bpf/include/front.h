@@ -42,8 +42,11 @@ static __always_inline bool may_matter(__u64 word)
 {
 	switch ((word | 0x2020) & 0xffff) {
 	case 't' | 'r' << 8:
-	case 'b' | '3' << 8:
+		return MATCHES(word, 8, 't', 'r', 'a', 'c', 'e', 'p', 'a', 'r');
 	case 'x' | '-' << 8:
+		return MATCHES(word, 5, 'x', '-', 'b', '3', '-', 0, 0, 0) ||
+		       MATCHES(word, 8, 'x', '-', 'd', 'a', 't', 'a', 'd', 'o');
+	case 'b' | '3' << 8:
 	case 'u' | 'b' << 8:
 	case 's' | 'w' << 8:
 		return true;

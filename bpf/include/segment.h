@@ -122,7 +122,7 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 }
 
 /* The segment in s may belong to something. followed: the count of its
- * connection, NULL at a socket. Returns whether what comes next can belong to an
+ * connection. Returns whether what comes next can belong to an
  * exchange. A function of its own: most segments belong to nothing, and code
  * that they pass on their way has to be fetched.
  */
@@ -131,7 +131,7 @@ __noinline int take_followed(struct __sk_buff *skb, struct scratch *s, __u32 *fo
 	const struct segment *seg;
 	struct connection *c;
 
-	if (!s)
+	if (!s || !followed)
 		return 0;
 	seg = &s->segment;
 	c = bpf_map_lookup_elem(&connections, &seg->key);
@@ -171,7 +171,7 @@ static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direct
 	if (!parse_segment(skb, &seg, l2, access))
 		return;
 	seg.direction = direction;
-	followed = followed_count(&seg.key);
+	followed = followed_count(&seg.key, seg.key.ifindex);
 	s = claim_scratch();
 	if (!s)
 		return;

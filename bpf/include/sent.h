@@ -102,7 +102,7 @@ static __always_inline bool read_sent(const struct sk_buff *skb, __u32 ifindex, 
  */
 static __always_inline struct connection *exchange_of(const struct segment *seg)
 {
-	__u32 *followed = followed_count(&seg->key);
+	__u32 *followed = followed_count(&seg->key, seg->key.ifindex);
 	struct connection *c;
 
 	if (!followed || !*followed)

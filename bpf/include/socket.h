@@ -104,10 +104,18 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
 	return st ? st : new_socket_state(skb);
 }
 
-/* The body of the cgroup programs. Ports are not looked at: behind a
- * redirection they are others than on the wire.
- */
-static __always_inline void capture_at_socket(struct __sk_buff *skb, bool egress)
+/* The segment in s may belong to something at this socket. */
+static __always_inline void take_at_socket(struct __sk_buff *skb, struct scratch *s,
+					   struct socket_state *st, bool egress)
+{
+	s->segment.key = st->key;
+	s->segment.from_a = egress;
+	s->socket = st->facts;
+	st->followed = take_followed(skb, s, followed_count(&st->key, SOCKET_POINT));
+}
+
+/* What leaves: the socket was just written to, so its state is at hand. */
+static __always_inline void capture_out_of_socket(struct __sk_buff *skb)
 {
 	struct socket_state *st;
 	struct segment seg;
@@ -121,14 +129,39 @@ static __always_inline void capture_at_socket(struct __sk_buff *skb, bool egress
 	s = claim_scratch();
 	if (!s)
 		return;
-	seg.direction = egress ? DIRECTION_EGRESS : DIRECTION_INGRESS;
+	seg.direction = DIRECTION_EGRESS;
 	read_beginning(skb, &seg, s, ACCESS_LOAD);
 	if (concerns(&seg, s, st->followed)) {
 		s->segment = seg;
-		s->segment.key = st->key;
-		s->segment.from_a = egress;
-		s->socket = st->facts;
-		st->followed = take_followed(skb, s, NULL);
+		take_at_socket(skb, s, st, true);
+	}
+	release_scratch(s);
+}
+
+/* What arrives: nobody has looked at the socket for long, and finding its state
+ * takes more time than all else. The packet has the addresses that the socket
+ * was found by, and so says whether it is followed.
+ */
+static __always_inline void capture_into_socket(struct __sk_buff *skb)
+{
+	struct socket_state *st;
+	struct segment seg;
+	struct scratch *s;
+	__u32 *followed;
+
+	if (!parse_segment(skb, &seg, 0, ACCESS_DIRECT))
+		return;
+	followed = followed_count(&seg.key, SOCKET_POINT);
+	s = claim_scratch();
+	if (!s)
+		return;
+	seg.direction = DIRECTION_INGRESS;
+	read_beginning(skb, &seg, s, ACCESS_LOAD);
+	if (followed && concerns(&seg, s, *followed)) {
+		s->segment = seg;
+		st = socket_state_of(skb);
+		if (st)
+			take_at_socket(skb, s, st, false);
 	}
 	release_scratch(s);
 }
