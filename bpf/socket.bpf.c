@@ -64,15 +64,17 @@ int BPF_PROG(socket_write, struct sock *sk)
 
 	if (!st)
 		return 0;
-	now = bpf_ktime_get_ns();
-	if (st->last_op != SOCKET_OP_WRITE)
-		st->facts.write_first = now;
-	st->facts.write_last = now;
-	st->last_op = SOCKET_OP_WRITE;
-	if (!st->followed)
-		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
+		return 0;
+	now = bpf_ktime_get_ns();
+	/* Something was read in between: another message begins. */
+	if (!st->facts.write_first || st->read_before != tp->copied_seq) {
+		st->facts.write_first = now;
+		st->read_before = tp->copied_seq;
+	}
+	st->facts.write_last = now;
+	if (!st->followed)
 		return 0;
 	if (!st->facts.netns)
 		st->facts.netns = sk->__sk_common.skc_net.net->ns.inum;
@@ -86,26 +88,54 @@ int BPF_PROG(socket_write, struct sock *sk)
 	return 0;
 }
 
+static __always_inline __u64 sum_of_ipv6(const struct in6_addr *addr)
+{
+	const __be32 *words = addr->in6_u.u6_addr32;
+
+	return (words[0] | (__u64)words[1] << 32) + (words[2] | (__u64)words[3] << 32);
+}
+
+/* Whether a connection may be followed that has the socket's ends: what is known
+ * of all sockets in little memory, where a socket's own state is far away.
+ */
+static __always_inline bool may_be_followed(const struct sock *sk)
+{
+	const struct sock_common *common = &sk->__sk_common;
+	__u64 addr[2], addrs;
+	__u32 *count;
+
+	if (common->skc_family == AF_INET) {
+		map_ipv4(addr, common->skc_daddr);
+		addrs = addr[1];
+		map_ipv4(addr, common->skc_rcv_saddr);
+		addrs += addr[1];
+	} else {
+		addrs = sum_of_ipv6(&common->skc_v6_daddr) + sum_of_ipv6(&common->skc_v6_rcv_saddr);
+	}
+	count = followed_sums(addrs, common->skc_num + bpf_ntohs(common->skc_dport), SOCKET_POINT);
+	return count && *count;
+}
+
 /* tcp_rcv_space_adjust, net/ipv4/tcp_input.c: when bytes were copied to the
  * application, also to one that only peeks.
  */
 SEC("tp_btf/tcp_rcv_space_adjust")
 int BPF_PROG(socket_read, struct sock *sk)
 {
-	struct socket_state *st = chosen_state(sk);
+	struct socket_state *st;
 	struct connection *c;
 	struct tcp_sock *tp;
 	__u64 now;
 
-	if (!st)
+	if (!may_be_followed(sk))
+		return 0;
+	st = chosen_state(sk);
+	if (!st || !st->followed)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp || tp->copied_seq == st->copied_seq)
+	if (!tp || tp->copied_seq == st->read)
 		return 0;
-	st->copied_seq = tp->copied_seq;
-	st->last_op = SOCKET_OP_READ;
-	if (!st->followed)
-		return 0;
+	st->read = tp->copied_seq;
 	if (!st->facts.netns)
 		st->facts.netns = sk->__sk_common.skc_net.net->ns.inum;
 	c = open_connection(st);

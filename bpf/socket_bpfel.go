@@ -322,11 +322,12 @@ type SocketSearch struct {
 }
 
 type SocketSocketState struct {
-	_         structs.HostLayout
-	CopiedSeq uint32
-	LastOp    uint16
-	Followed  uint16
-	Facts     struct {
+	_          structs.HostLayout
+	ReadBefore uint32
+	Read       uint32
+	Followed   uint32
+	Pad        uint32
+	Facts      struct {
 		_          structs.HostLayout
 		Cookie     uint64
 		WriteFirst uint64

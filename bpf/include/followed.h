@@ -28,17 +28,23 @@ struct {
 /* Multiplicative hashing, Knuth, The Art of Computer Programming 6.4. */
 #define HASH_FACTOR 0x9e3779b97f4a7c15ULL
 
-/* The counter of a connection at a point, the same for both orders of its ends;
- * NULL is only what the verifier cannot exclude.
+/* The counter at a point of the connections with these sums of addresses, in
+ * words of 8 bytes, and of ports: the same for both orders of the ends. NULL is
+ * only what the verifier cannot exclude.
  */
-static __always_inline __u32 *followed_count(const struct connection_key *k, __u32 point)
+static __always_inline __u32 *followed_sums(__u64 addrs, __u32 ports, __u32 point)
 {
 	struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
-	__u64 h = k->addr_a[0] + k->addr_a[1] + k->addr_b[0] + k->addr_b[1];
+	__u64 h = (addrs * HASH_FACTOR + ports + ((__u64)point << 32)) * HASH_FACTOR;
 
-	h = h * HASH_FACTOR + k->port_a + k->port_b + ((__u64)point << 32);
-	h = h * HASH_FACTOR >> (64 - FOLLOWED_BITS);
+	h >>= 64 - FOLLOWED_BITS;
 	return f ? &f->count[h & ((1 << FOLLOWED_BITS) - 1)] : NULL;
+}
+
+static __always_inline __u32 *followed_count(const struct connection_key *k, __u32 point)
+{
+	return followed_sums(k->addr_a[0] + k->addr_a[1] + k->addr_b[0] + k->addr_b[1],
+			     k->port_a + k->port_b, point);
 }
 
 /* Whether what comes next on c can belong to a request that came before. */

@@ -16,19 +16,17 @@
 #define AF_INET6 10
 #define TCP_LISTEN 10
 
-enum socket_op {
-	SOCKET_OP_NONE,
-	SOCKET_OP_WRITE,
-	SOCKET_OP_READ,
-};
-
 /* Only sockets of the chosen cgroups have one. What most packets, writes and
  * reads look at comes first: all of it lies in one line of the cache.
  */
 struct socket_state {
-	__u32 copied_seq; /* what the application had read, see struct tcp_sock */
-	__u16 last_op;
-	__u16 followed; /* what comes next can belong to an exchange */
+	/* What the application had read when it wrote, and when it read last while
+	 * something was followed; see copied_seq of struct tcp_sock.
+	 */
+	__u32 read_before;
+	__u32 read;
+	__u32 followed; /* what comes next can belong to an exchange */
+	__u32 pad;
 	struct socket_facts facts;
 	struct connection_key key; /* end a is the socket's own */
 };
@@ -108,9 +106,14 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
 static __always_inline void take_at_socket(struct __sk_buff *skb, struct scratch *s,
 					   struct socket_state *st, bool egress)
 {
-	s->segment.key = st->key;
-	s->segment.from_a = egress;
+	struct segment *seg = &s->segment;
+
+	seg->key = st->key;
+	seg->from_a = egress;
 	s->socket = st->facts;
+	/* What came before was read: requests and responses take turns. */
+	if (!st->followed)
+		st->read = egress ? seg->ack : seg->seq;
 	st->followed = take_followed(skb, s, followed_count(&st->key, SOCKET_POINT));
 }
 
