@@ -170,7 +170,17 @@ type DriverScratch struct {
 	_       structs.HostLayout
 	Claimed uint32
 	Pad2    uint32
-	Walk    struct {
+	Known   [8]struct {
+		_           structs.HostLayout
+		Numbers     uint64
+		PayloadLen  uint32
+		Outcome     int8
+		RequestLine uint8
+		Malformed   uint8
+		Pad         uint8
+		Head        uint64
+	}
+	Walk struct {
 		_           structs.HostLayout
 		Pos         uint32
 		End         uint32
@@ -234,17 +244,7 @@ type DriverScratch struct {
 		Netns      uint32
 		Uid        uint32
 	}
-	Known [64]struct {
-		_           structs.HostLayout
-		Numbers     uint64
-		PayloadLen  uint32
-		Outcome     int8
-		RequestLine uint8
-		Malformed   uint8
-		Pad         uint8
-		Head        uint64
-	}
-	Contexts [64]struct {
+	Contexts [8]struct {
 		_        structs.HostLayout
 		TraceId  [16]uint8
 		SpanId   [8]uint8

@@ -196,6 +196,12 @@ static __always_inline bool port_is_chosen(__u16 port)
 	return ports[port >> 3] & (1 << (port & 7));
 }
 
+/* Whether one of the segment's ports is chosen, or none has to be. */
+static __always_inline bool is_chosen(const struct segment *s)
+{
+	return !ports_chosen || port_is_chosen(s->key.port_a) || port_is_chosen(s->key.port_b);
+}
+
 /* IPv4-mapped IPv6 address, RFC 4291 section 2.5.5.2. */
 static __always_inline void map_ipv4(__u64 *to, __be32 addr)
 {
@@ -203,8 +209,8 @@ static __always_inline void map_ipv4(__u64 *to, __be32 addr)
 	to[1] = (__u64)addr << 32 | bpf_htonl(0xffff);
 }
 
-/* Fills s for a TCP segment that matters: with payload, SYN, FIN or RST, on a
- * chosen port. l2 is the length of the link-layer header.
+/* Fills s for a TCP segment that matters: with payload, SYN, FIN or RST. l2 is the
+ * length of the link-layer header.
  */
 static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment *s, __u32 l2,
 					  const enum access access)
@@ -264,9 +270,6 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->flags = both.tcp.flags;
 	s->payload_len = end > data_off ? end - data_off : 0;
 	if (!s->payload_len && !(both.tcp.flags & (TCP_SYN | TCP_FIN | TCP_RST)))
-		return false;
-	if (ports_chosen && !port_is_chosen(bpf_ntohs(both.tcp.src)) &&
-	    !port_is_chosen(bpf_ntohs(both.tcp.dst)))
 		return false;
 	s->option_off = off + sizeof(both.tcp);
 	s->option_len = data_off > s->option_off ? data_off - s->option_off : 0;

@@ -76,7 +76,8 @@ struct known_segment {
 	__u64 head;
 };
 
-#define KNOWN_BITS 6
+/* Few, to stay in the caches; the points of a node are passed within microseconds. */
+#define KNOWN_BITS 3
 
 /* What is known of a socket when a segment passes it. */
 struct socket_facts {
@@ -91,11 +92,11 @@ struct socket_facts {
 struct scratch {
 	__u32 claimed;
 	__u32 pad2;
+	struct known_segment known[1 << KNOWN_BITS];
 	struct walk walk;
 	struct segment segment; /* that is followed */
 	struct socket_facts socket;
-	struct known_segment known[1 << KNOWN_BITS];
-	struct context contexts[1 << KNOWN_BITS];
+	struct context contexts[1 << KNOWN_BITS]; /* of known segments */
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[64 + 16];
 	struct context id; /* of a line that may count */

@@ -168,7 +168,7 @@ static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direct
 	struct scratch *s;
 	__u32 *followed;
 
-	if (!parse_segment(skb, &seg, l2, access))
+	if (!parse_segment(skb, &seg, l2, access) || !is_chosen(&seg))
 		return;
 	seg.direction = direction;
 	followed = followed_count(&seg.key, seg.key.ifindex);

@@ -117,7 +117,10 @@ static __always_inline void take_at_socket(struct __sk_buff *skb, struct scratch
 	st->followed = take_followed(skb, s, followed_count(&st->key, SOCKET_POINT));
 }
 
-/* What leaves: the socket was just written to, so its state is at hand. */
+/* Ports are not looked at: behind a redirection they are others than on the wire.
+ *
+ * What leaves: the socket was just written to, so its state is at hand.
+ */
 static __always_inline void capture_out_of_socket(struct __sk_buff *skb)
 {
 	struct socket_state *st;

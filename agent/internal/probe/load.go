@@ -103,24 +103,14 @@ func (k *kernelSide) Close() error {
 }
 
 func configure(spec *ebpf.CollectionSpec, o *Options) error {
-	return configureFor(spec, o, o.Ports)
-}
-
-// configureSockets leaves out the choice of ports: behind a redirection a
-// socket's are others than on the wire.
-func configureSockets(spec *ebpf.CollectionSpec, o *Options) error {
-	return configureFor(spec, o, nil)
-}
-
-func configureFor(spec *ebpf.CollectionSpec, o *Options, ports []uint16) error {
 	sizeMaps(spec, o)
 	set := map[string]any{
 		bpf.CaptureVarPrefixWindow: uint32(o.PrefixWindow),
 		bpf.CaptureVarDeep:         o.Deep,
 		bpf.CaptureVarDeepWindow:   uint32(o.DeepWindow),
 		bpf.CaptureVarRingMark:     uint64(o.RingBytes / 4),
-		bpf.CaptureVarPortsChosen:  len(ports) > 0,
-		bpf.CaptureVarPorts:        portBits(ports),
+		bpf.CaptureVarPortsChosen:  len(o.Ports) > 0,
+		bpf.CaptureVarPorts:        portBits(o.Ports),
 	}
 	names := [extraNamesMax]bpf.CaptureExtraName{}
 	for i, h := range o.ContextHeaders {

@@ -48,7 +48,7 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read socket programs: %w", err)
 	}
-	if err := configureSockets(spec, o); err != nil {
+	if err := configure(spec, o); err != nil {
 		return nil, err
 	}
 	if _, err := leaveOut(spec, socketPoints, o.Log); err != nil {
