@@ -127,7 +127,7 @@ int BPF_PROG(socket_read, struct sock *sk)
 	struct tcp_sock *tp;
 	__u64 now;
 
-	if (!may_be_followed(sk))
+	if (!sk->sk_bpf_storage || !may_be_followed(sk))
 		return 0;
 	st = chosen_state(sk);
 	if (!st || !st->followed)
