@@ -6,8 +6,8 @@
 #include "emit.h"
 #include "followed.h"
 #include "options.h"
-#include "prefix.h"
 #include "stream.h"
+#include "walk.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
