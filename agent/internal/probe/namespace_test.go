@@ -120,6 +120,12 @@ type network struct {
 
 func newNetwork(t *testing.T) *network {
 	t.Helper()
+	return newNetworkAt(t, 0)
+}
+
+// newNetworkAt gives the veth here this number; 0: the kernel chooses.
+func newNetworkAt(t *testing.T, ifindex int) *network {
+	t.Helper()
 	must(t, neverResend())
 	n := &network{group: newCgroup(t)}
 	server := n.command(t, "server")
@@ -129,7 +135,7 @@ func newNetwork(t *testing.T) *network {
 	must(t, server.Start())
 	t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
 
-	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "vethc"}, PeerName: "veths"}
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "vethc", Index: ifindex}, PeerName: "veths"}
 	must(t, netlink.LinkAdd(veth))
 	peer, err := netlink.LinkByName("veths")
 	must(t, err)
