@@ -237,12 +237,15 @@ type DriverScratch struct {
 		Head       uint64
 	}
 	Socket struct {
-		_          structs.HostLayout
-		Cookie     uint64
-		WriteFirst uint64
-		WriteLast  uint64
-		Netns      uint32
-		Uid        uint32
+		_      structs.HostLayout
+		Cookie uint64
+		Netns  uint32
+		Uid    uint32
+	}
+	Writing struct {
+		_     structs.HostLayout
+		First uint64
+		Last  uint64
 	}
 	Contexts [8]struct {
 		_        structs.HostLayout

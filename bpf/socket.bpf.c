@@ -15,14 +15,14 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 SEC("cgroup_skb/egress")
 int socket_out(struct __sk_buff *skb)
 {
-	capture_out_of_socket(skb);
+	capture_at_socket(skb, DIRECTION_EGRESS);
 	return LET_THROUGH;
 }
 
 SEC("cgroup_skb/ingress")
 int socket_in(struct __sk_buff *skb)
 {
-	capture_into_socket(skb);
+	capture_at_socket(skb, DIRECTION_INGRESS);
 	return LET_THROUGH;
 }
 
@@ -34,58 +34,11 @@ static __always_inline struct connection *open_connection(const struct socket_st
 	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
 }
 
-/* The state of a socket of the chosen cgroups. All others have to be cheap: most
- * have no storage at all, which a load tells, without the helper's call.
- */
-static __always_inline struct socket_state *chosen_state(struct sock *sk)
-{
-	if (!sk->sk_bpf_storage)
-		return NULL;
-	return bpf_sk_storage_get(&socket_states, sk, NULL, 0);
-}
-
 static __always_inline void note_socket(struct connection *c, const struct socket_state *st,
 					const struct tcp_sock *tp)
 {
 	c->x.netns = st->facts.netns;
 	c->x.srtt_us = tp->srtt_us >> 3;
-}
-
-/* tcp_sendmsg_locked, net/ipv4/tcp.c: for each part of a write, before TCP can
- * send it.
- */
-SEC("tp_btf/tcp_sendmsg_locked")
-int BPF_PROG(socket_write, struct sock *sk)
-{
-	struct socket_state *st = chosen_state(sk);
-	struct connection *c;
-	struct tcp_sock *tp;
-	__u64 now;
-
-	if (!st)
-		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp)
-		return 0;
-	now = bpf_ktime_get_ns();
-	/* Something was read in between: another message begins. */
-	if (!st->facts.write_first || st->read_before != tp->copied_seq) {
-		st->facts.write_first = now;
-		st->read_before = tp->copied_seq;
-	}
-	st->facts.write_last = now;
-	if (!st->followed)
-		return 0;
-	if (!st->facts.netns)
-		st->facts.netns = sk->__sk_common.skc_net.net->ns.inum;
-	c = open_connection(st);
-	if (!c)
-		return 0;
-	if (!c->client_is_a) {
-		add_times(&c->x.handover_response_first, &c->x.handover_response_last, now);
-		note_socket(c, st, tp);
-	}
-	return 0;
 }
 
 static __always_inline __u64 sum_of_ipv6(const struct in6_addr *addr)
@@ -116,6 +69,47 @@ static __always_inline bool may_be_followed(const struct sock *sk)
 	return count && *count;
 }
 
+/* A write to a socket at which something may be followed: of a response. That of
+ * a request is looked for when it is sent.
+ */
+static __noinline int write_followed(struct sock *sk)
+{
+	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
+	struct connection *c;
+	struct tcp_sock *tp;
+
+	if (!st || !st->followed)
+		return 0;
+	c = open_connection(st);
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!c || !tp || c->client_is_a)
+		return 0;
+	add_times(&c->x.handover_response_first, &c->x.handover_response_last,
+		  bpf_ktime_get_ns());
+	note_socket(c, st, tp);
+	return 0;
+}
+
+static __noinline int write_waiting(struct tcp_sock *tp)
+{
+	if (is_chosen_process())
+		note_writing(tp, bpf_ktime_get_ns());
+	return 0;
+}
+
+/* tcp_sendmsg_locked, net/ipv4/tcp.c: for each part of a write, before TCP can
+ * send it.
+ */
+SEC("tp_btf/tcp_sendmsg_locked")
+int BPF_PROG(socket_write, struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	if (tp && !is_sent_at_once(tp))
+		write_waiting(tp);
+	return sk->sk_bpf_storage && may_be_followed(sk) ? write_followed(sk) : 0;
+}
+
 /* tcp_rcv_space_adjust, net/ipv4/tcp_input.c: when bytes were copied to the
  * application, also to one that only peeks.
  */
@@ -129,15 +123,13 @@ int BPF_PROG(socket_read, struct sock *sk)
 
 	if (!sk->sk_bpf_storage || !may_be_followed(sk))
 		return 0;
-	st = chosen_state(sk);
+	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	if (!st || !st->followed)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp || tp->copied_seq == st->read)
 		return 0;
 	st->read = tp->copied_seq;
-	if (!st->facts.netns)
-		st->facts.netns = sk->__sk_common.skc_net.net->ns.inum;
 	c = open_connection(st);
 	if (!c)
 		return 0;

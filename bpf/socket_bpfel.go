@@ -237,12 +237,15 @@ type SocketScratch struct {
 		Head       uint64
 	}
 	Socket struct {
-		_          structs.HostLayout
-		Cookie     uint64
-		WriteFirst uint64
-		WriteLast  uint64
-		Netns      uint32
-		Uid        uint32
+		_      structs.HostLayout
+		Cookie uint64
+		Netns  uint32
+		Uid    uint32
+	}
+	Writing struct {
+		_     structs.HostLayout
+		First uint64
+		Last  uint64
 	}
 	Contexts [8]struct {
 		_        structs.HostLayout
@@ -322,30 +325,42 @@ type SocketSearch struct {
 }
 
 type SocketSocketState struct {
-	_          structs.HostLayout
-	ReadBefore uint32
-	Read       uint32
-	Followed   uint32
-	Pad        uint32
-	Facts      struct {
-		_          structs.HostLayout
-		Cookie     uint64
-		WriteFirst uint64
-		WriteLast  uint64
-		Netns      uint32
-		Uid        uint32
+	_        structs.HostLayout
+	Read     uint32
+	Followed uint32
+	Facts    struct {
+		_      structs.HostLayout
+		Cookie uint64
+		Netns  uint32
+		Uid    uint32
 	}
 	Key SocketConnectionKey
+}
+
+type SocketWritings struct {
+	_  structs.HostLayout
+	Of [1024]struct {
+		_      structs.HostLayout
+		Socket uint32
+		Read   uint32
+		Times  struct {
+			_     structs.HostLayout
+			First uint64
+			Last  uint64
+		}
+	}
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SocketMapChosenCgroups       = "chosen_cgroups"
 	SocketMapConnections         = "connections"
 	SocketMapCounters            = "counters"
 	SocketMapExchanges           = "exchanges"
 	SocketMapFollowedConnections = "followed_connections"
+	SocketMapLatestWritings      = "latest_writings"
 	SocketMapScratches           = "scratches"
 	SocketMapSearches            = "searches"
 	SocketMapSocketStates        = "socket_states"
@@ -354,6 +369,7 @@ const (
 	SocketProgSocketOut          = "socket_out"
 	SocketProgSocketRead         = "socket_read"
 	SocketProgSocketWrite        = "socket_write"
+	SocketVarChosenCgroupsLen    = "chosen_cgroups_len"
 	SocketVarDeep                = "deep"
 	SocketVarDeepWindow          = "deep_window"
 	SocketVarExtraNames          = "extra_names"
@@ -416,10 +432,12 @@ type SocketProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketMapSpecs struct {
+	ChosenCgroups       *ebpf.MapSpec `ebpf:"chosen_cgroups"`
 	Connections         *ebpf.MapSpec `ebpf:"connections"`
 	Counters            *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
 	FollowedConnections *ebpf.MapSpec `ebpf:"followed_connections"`
+	LatestWritings      *ebpf.MapSpec `ebpf:"latest_writings"`
 	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
 	Searches            *ebpf.MapSpec `ebpf:"searches"`
 	SocketStates        *ebpf.MapSpec `ebpf:"socket_states"`
@@ -430,14 +448,15 @@ type SocketMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketVariableSpecs struct {
-	Deep          *ebpf.VariableSpec `ebpf:"deep"`
-	DeepWindow    *ebpf.VariableSpec `ebpf:"deep_window"`
-	ExtraNames    *ebpf.VariableSpec `ebpf:"extra_names"`
-	ExtraNamesLen *ebpf.VariableSpec `ebpf:"extra_names_len"`
-	Ports         *ebpf.VariableSpec `ebpf:"ports"`
-	PortsChosen   *ebpf.VariableSpec `ebpf:"ports_chosen"`
-	PrefixWindow  *ebpf.VariableSpec `ebpf:"prefix_window"`
-	RingMark      *ebpf.VariableSpec `ebpf:"ring_mark"`
+	ChosenCgroupsLen *ebpf.VariableSpec `ebpf:"chosen_cgroups_len"`
+	Deep             *ebpf.VariableSpec `ebpf:"deep"`
+	DeepWindow       *ebpf.VariableSpec `ebpf:"deep_window"`
+	ExtraNames       *ebpf.VariableSpec `ebpf:"extra_names"`
+	ExtraNamesLen    *ebpf.VariableSpec `ebpf:"extra_names_len"`
+	Ports            *ebpf.VariableSpec `ebpf:"ports"`
+	PortsChosen      *ebpf.VariableSpec `ebpf:"ports_chosen"`
+	PrefixWindow     *ebpf.VariableSpec `ebpf:"prefix_window"`
+	RingMark         *ebpf.VariableSpec `ebpf:"ring_mark"`
 }
 
 // SocketObjects contains all objects after they have been loaded into the kernel.
@@ -460,10 +479,12 @@ func (o *SocketObjects) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketMaps struct {
+	ChosenCgroups       *ebpf.Map `ebpf:"chosen_cgroups"`
 	Connections         *ebpf.Map `ebpf:"connections"`
 	Counters            *ebpf.Map `ebpf:"counters"`
 	Exchanges           *ebpf.Map `ebpf:"exchanges"`
 	FollowedConnections *ebpf.Map `ebpf:"followed_connections"`
+	LatestWritings      *ebpf.Map `ebpf:"latest_writings"`
 	Scratches           *ebpf.Map `ebpf:"scratches"`
 	Searches            *ebpf.Map `ebpf:"searches"`
 	SocketStates        *ebpf.Map `ebpf:"socket_states"`
@@ -472,10 +493,12 @@ type SocketMaps struct {
 
 func (m *SocketMaps) Close() error {
 	return _SocketClose(
+		m.ChosenCgroups,
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
 		m.FollowedConnections,
+		m.LatestWritings,
 		m.Scratches,
 		m.Searches,
 		m.SocketStates,
@@ -487,14 +510,15 @@ func (m *SocketMaps) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketVariables struct {
-	Deep          *ebpf.Variable `ebpf:"deep"`
-	DeepWindow    *ebpf.Variable `ebpf:"deep_window"`
-	ExtraNames    *ebpf.Variable `ebpf:"extra_names"`
-	ExtraNamesLen *ebpf.Variable `ebpf:"extra_names_len"`
-	Ports         *ebpf.Variable `ebpf:"ports"`
-	PortsChosen   *ebpf.Variable `ebpf:"ports_chosen"`
-	PrefixWindow  *ebpf.Variable `ebpf:"prefix_window"`
-	RingMark      *ebpf.Variable `ebpf:"ring_mark"`
+	ChosenCgroupsLen *ebpf.Variable `ebpf:"chosen_cgroups_len"`
+	Deep             *ebpf.Variable `ebpf:"deep"`
+	DeepWindow       *ebpf.Variable `ebpf:"deep_window"`
+	ExtraNames       *ebpf.Variable `ebpf:"extra_names"`
+	ExtraNamesLen    *ebpf.Variable `ebpf:"extra_names_len"`
+	Ports            *ebpf.Variable `ebpf:"ports"`
+	PortsChosen      *ebpf.Variable `ebpf:"ports_chosen"`
+	PrefixWindow     *ebpf.Variable `ebpf:"prefix_window"`
+	RingMark         *ebpf.Variable `ebpf:"ring_mark"`
 }
 
 // SocketPrograms contains all programs after they have been loaded into the kernel.

@@ -33,6 +33,7 @@ struct in6_addr {
 struct sock_common {
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
+	unsigned int skc_hash;
 	__be16 skc_dport;
 	__u16 skc_num;
 	unsigned short skc_family;
@@ -54,6 +55,10 @@ struct tcp_sock {
 	__u32 rcv_wup; /* rcv_nxt when the window was last announced */
 	__u32 rcv_wnd; /* that window */
 	__u32 srtt_us; /* smoothed round-trip time << 3 in us */
+	__u32 write_seq; /* behind the last byte written */
+	__u32 snd_una;	 /* the first byte that is not acknowledged */
+	__u32 snd_wnd;	 /* what the peer takes behind it */
+	__u64 tcp_clock_cache; /* when TCP looked last, ns of CLOCK_MONOTONIC */
 };
 
 struct net_device {

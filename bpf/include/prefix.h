@@ -10,7 +10,7 @@ const volatile bool deep;
 const volatile __u32 deep_window = 65536;
 
 /* Bytes read at first: a reordered context lies within them. */
-#define FIRST_READ 256
+#define FIRST_READ 384
 /* A line has at least one byte and LF. */
 #define LINES_MAX ((WINDOW_MAX + CARRY_MAX) / 2)
 

@@ -82,11 +82,16 @@ struct known_segment {
 /* What is known of a socket when a segment passes it. */
 struct socket_facts {
 	__u64 cookie; /* 0: the point is an interface */
-	/* The latest run of writes without a read in between. */
-	__u64 write_first;
-	__u64 write_last;
 	__u32 netns;
 	__u32 uid;
+};
+
+/* The latest run of writes to a socket without a read in between, in ns of
+ * CLOCK_MONOTONIC; 0: not known.
+ */
+struct writing {
+	__u64 first;
+	__u64 last;
 };
 
 struct scratch {
@@ -96,6 +101,7 @@ struct scratch {
 	struct walk walk;
 	struct segment segment; /* that is followed */
 	struct socket_facts socket;
+	struct writing writing;
 	struct context contexts[1 << KNOWN_BITS]; /* of known segments */
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[64 + 16];

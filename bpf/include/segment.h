@@ -116,8 +116,9 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 	}
 	if (s->segment.direction == DIRECTION_EGRESS && c->client_is_a &&
 	    c->phase == PHASE_REQUEST) {
-		x->handover_request_first = s->socket.write_first;
-		x->handover_request_last = s->socket.write_last;
+		if (!x->handover_request_first)
+			x->handover_request_first = s->writing.first;
+		x->handover_request_last = s->writing.last;
 	}
 }
 

@@ -8,6 +8,7 @@
 #define LAYERTRACE_SOCKET_H
 
 #include "segment.h"
+#include "written.h"
 
 /* Tells keys of sockets from those of interfaces, whose indexes are positive. */
 #define SOCKET_POINT 0x80000000
@@ -16,17 +17,13 @@
 #define AF_INET6 10
 #define TCP_LISTEN 10
 
-/* Only sockets of the chosen cgroups have one. What most packets, writes and
- * reads look at comes first: all of it lies in one line of the cache.
- */
+/* Of a socket of the chosen cgroups at which something was recorded. */
 struct socket_state {
-	/* What the application had read when it wrote, and when it read last while
-	 * something was followed; see copied_seq of struct tcp_sock.
+	/* What the application had read while something was followed; see
+	 * copied_seq of struct tcp_sock.
 	 */
-	__u32 read_before;
 	__u32 read;
 	__u32 followed; /* what comes next can belong to an exchange */
-	__u32 pad;
 	struct socket_facts facts;
 	struct connection_key key; /* end a is the socket's own */
 };
@@ -66,13 +63,36 @@ static __always_inline void set_socket_ends(struct connection_key *key, const st
 	key->port_b = bpf_ntohs(sk->dst_port);
 }
 
-/* The state of a socket whose first packet this is; NULL when it is none to look
- * at. Out of line, as a socket needs it once.
+/* The counter of what is followed at the socket, by its own ends: those of a
+ * packet that leaves were translated.
+ */
+static __always_inline __u32 *followed_of(const struct bpf_sock *sk)
+{
+	__u64 addr[2], addrs;
+
+	if (sk->family == AF_INET) {
+		map_ipv4(addr, SOCK_FIELD(sk, src_ip4));
+		addrs = addr[1];
+		map_ipv4(addr, SOCK_FIELD(sk, dst_ip4));
+		addrs += addr[1];
+	} else {
+		addrs = SOCK_FIELDS(sk, src_ip6[0], src_ip6[1]) +
+			SOCK_FIELDS(sk, src_ip6[2], src_ip6[3]) +
+			SOCK_FIELDS(sk, dst_ip6[0], dst_ip6[1]) +
+			SOCK_FIELDS(sk, dst_ip6[2], dst_ip6[3]);
+	}
+	return followed_sums(addrs, SOCK_FIELD(sk, src_port) + bpf_ntohs(sk->dst_port),
+			     SOCKET_POINT);
+}
+
+/* The state of a socket at which something is recorded for the first time; NULL
+ * when it is none to look at. Out of line, as a socket needs it once.
  */
 static __noinline struct socket_state *new_socket_state(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
+	struct tcp_sock *tp;
 
 	if (!sk)
 		return NULL;
@@ -80,12 +100,14 @@ static __noinline struct socket_state *new_socket_state(struct __sk_buff *skb)
 	if (!sk || sk->protocol != IPPROTO_TCP || sk->state == TCP_LISTEN)
 		return NULL;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!st) {
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!st || !tp) {
 		count(COUNTER_SOCKET_FULL);
 		return NULL;
 	}
 	st->facts.cookie = bpf_get_socket_cookie(skb);
 	st->facts.uid = bpf_get_socket_uid(skb);
+	st->facts.netns = ((struct sock *)tp)->__sk_common.skc_net.net->ns.inum;
 	st->key.ifindex = SOCKET_POINT | (__u32)st->facts.cookie;
 	set_socket_ends(&st->key, sk);
 	return st;
@@ -102,73 +124,58 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
 	return st ? st : new_socket_state(skb);
 }
 
-/* The segment in s may belong to something at this socket. */
-static __always_inline void take_at_socket(struct __sk_buff *skb, struct scratch *s,
-					   struct socket_state *st, bool egress)
+static __always_inline void set_writing(struct __sk_buff *skb, struct scratch *s)
 {
-	struct segment *seg = &s->segment;
+	struct bpf_sock *sk = skb->sk;
+	struct tcp_sock *tp;
 
-	seg->key = st->key;
-	seg->from_a = egress;
+	tp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+	if (tp)
+		find_writing(tp, &s->writing);
+}
+
+/* A segment may belong to something at this socket. */
+static __always_inline void take_at_socket(struct __sk_buff *skb, const struct segment *seg,
+					   struct scratch *s)
+{
+	bool egress = seg->direction == DIRECTION_EGRESS;
+	struct socket_state *st = socket_state_of(skb);
+
+	if (!st)
+		return;
+	s->segment = *seg;
+	s->segment.key = st->key;
+	s->segment.from_a = egress;
 	s->socket = st->facts;
+	if (egress)
+		set_writing(skb, s);
 	/* What came before was read: requests and responses take turns. */
 	if (!st->followed)
 		st->read = egress ? seg->ack : seg->seq;
 	st->followed = take_followed(skb, s, followed_count(&st->key, SOCKET_POINT));
 }
 
-/* Ports are not looked at: behind a redirection they are others than on the wire.
- *
- * What leaves: the socket was just written to, so its state is at hand.
+/* The body of both capture programs of sockets. Ports are not looked at: behind a
+ * redirection they are others than on the wire. The socket's state neither, until
+ * it has to be: finding it takes more time than all else.
  */
-static __always_inline void capture_out_of_socket(struct __sk_buff *skb)
+static __always_inline void capture_at_socket(struct __sk_buff *skb, const enum direction direction)
 {
-	struct socket_state *st;
-	struct segment seg;
-	struct scratch *s;
-
-	if (!parse_segment(skb, &seg, 0, ACCESS_DIRECT))
-		return;
-	st = socket_state_of(skb);
-	if (!st)
-		return;
-	s = claim_scratch();
-	if (!s)
-		return;
-	seg.direction = DIRECTION_EGRESS;
-	read_beginning(skb, &seg, s, ACCESS_LOAD);
-	if (concerns(&seg, s, st->followed)) {
-		s->segment = seg;
-		take_at_socket(skb, s, st, true);
-	}
-	release_scratch(s);
-}
-
-/* What arrives: nobody has looked at the socket for long, and finding its state
- * takes more time than all else. The packet has the addresses that the socket
- * was found by, and so says whether it is followed.
- */
-static __always_inline void capture_into_socket(struct __sk_buff *skb)
-{
-	struct socket_state *st;
+	struct bpf_sock *sk = skb->sk;
 	struct segment seg;
 	struct scratch *s;
 	__u32 *followed;
 
-	if (!parse_segment(skb, &seg, 0, ACCESS_DIRECT))
+	if (!sk || !parse_segment(skb, &seg, 0, ACCESS_DIRECT))
 		return;
-	followed = followed_count(&seg.key, SOCKET_POINT);
+	followed = followed_of(sk);
 	s = claim_scratch();
 	if (!s)
 		return;
-	seg.direction = DIRECTION_INGRESS;
+	seg.direction = direction;
 	read_beginning(skb, &seg, s, ACCESS_LOAD);
-	if (followed && concerns(&seg, s, *followed)) {
-		s->segment = seg;
-		st = socket_state_of(skb);
-		if (st)
-			take_at_socket(skb, s, st, false);
-	}
+	if (followed && concerns(&seg, s, *followed))
+		take_at_socket(skb, &seg, s);
 	release_scratch(s);
 }
 

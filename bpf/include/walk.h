@@ -126,15 +126,16 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 		if (outcome != OUTCOME_OPEN)
 			return outcome;
 	}
-	__builtin_memset(&s->walk.datadog, 0, sizeof(s->walk.datadog));
 	first = window < FIRST_READ ? window : FIRST_READ;
 	if (!(access == ACCESS_DIRECT && first == FIRST_READ && copy_first(skb, s, off)) &&
 	    !append(skb, s, off, first))
 		return OUTCOME_TRUNCATED;
 	if (!s->walk.pos && !extra_names_len)
 		outcome = walk_front_of_text(s);
-	if (outcome == OUTCOME_OPEN)
-		outcome = take_lines(s);
+	if (outcome != OUTCOME_OPEN)
+		return outcome;
+	__builtin_memset(&s->walk.datadog, 0, sizeof(s->walk.datadog));
+	outcome = take_lines(s);
 	if (outcome == OUTCOME_OPEN && window > first) {
 		if (!append(skb, s, off + first, window - first))
 			return OUTCOME_TRUNCATED;

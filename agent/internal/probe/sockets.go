@@ -5,6 +5,7 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
@@ -51,6 +52,9 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if err := configure(spec, o); err != nil {
 		return nil, err
 	}
+	if err := setAll(spec, map[string]any{bpf.SocketVarChosenCgroupsLen: uint32(len(o.SocketCgroups))}); err != nil {
+		return nil, err
+	}
 	if _, err := leaveOut(spec, socketPoints, o.Log); err != nil {
 		return nil, err
 	}
@@ -58,10 +62,32 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if s.collection, err = k.load(spec); err != nil {
 		return nil, loadError("socket", err)
 	}
+	if err := s.choose(o.SocketCgroups); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	if err := s.attach(o.SocketCgroups); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// choose tells the programs of all sockets whose processes are meant.
+func (s *sockets) choose(cgroups []string) error {
+	chosen := s.collection.Maps[bpf.SocketMapChosenCgroups]
+	if most := int(chosen.MaxEntries()); len(cgroups) > most {
+		return fmt.Errorf("capture at the sockets of %d cgroups: at most %d, name one that they are in", len(cgroups), most)
+	}
+	for i, path := range cgroups {
+		group, err := os.Open(path)
+		if err != nil {
+			return fmt.Errorf("choose a cgroup of sockets: %w", err)
+		}
+		err = chosen.Put(uint32(i), uint32(group.Fd()))
+		if err := errors.Join(err, group.Close()); err != nil {
+			return fmt.Errorf("choose cgroup %s (is it a directory of the cgroup2 mount?): %w", path, err)
+		}
+	}
+	return nil
 }
 
 func (s *sockets) attach(cgroups []string) error {

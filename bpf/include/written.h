@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* When processes of the chosen cgroups wrote to which sockets last, where that is
+ * not when it was sent. A write comes before its first packet, and nobody knows
+ * then whether a request that is recorded begins: so it is noted of all sockets,
+ * in a table of its own. Their BPF storage is far from every cache.
+ */
+#ifndef LAYERTRACE_WRITTEN_H
+#define LAYERTRACE_WRITTEN_H
+
+#include "kernel_types.h"
+#include "scratch.h"
+
+/* The chosen cgroups, from the first place on. */
+#define CHOSEN_CGROUPS_MAX 16
+
+struct {
+	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);
+	__uint(max_entries, CHOSEN_CGROUPS_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} chosen_cgroups SEC(".maps");
+
+const volatile __u32 chosen_cgroups_len;
+
+/* Whether the running process is in a chosen cgroup: what that takes is at hand
+ * for whoever writes, other than what a socket knows.
+ */
+static __always_inline bool is_chosen_process(void)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CHOSEN_CGROUPS_MAX; i++) {
+		if (i >= chosen_cgroups_len)
+			return false;
+		if (bpf_current_task_under_cgroup(&chosen_cgroups, i) == 1)
+			return true;
+	}
+	return false;
+}
+
+/* Whether what is written to the socket now is sent at once: all before it was
+ * acknowledged, so neither the congestion window, nor Nagle's algorithm, nor a
+ * queue with earlier segments makes it wait. So it is with nearly every write of
+ * a request, and the time need not be taken, which is not cheap.
+ */
+static __always_inline bool is_sent_at_once(const struct tcp_sock *tp)
+{
+	return tp->write_seq == tp->snd_una && tp->snd_wnd;
+}
+
+/* A power of 2. Of two sockets with the same place, the one that wrote last is
+ * known.
+ */
+#define WRITINGS (1 << 10)
+
+struct writings {
+	struct {
+		__u32 socket; /* its hash, skc_hash */
+		__u32 read;   /* what the process had read then, copied_seq */
+		struct writing times;
+	} of[WRITINGS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct writings);
+} latest_writings SEC(".maps");
+
+/* The process writes to the socket now. Something was read since it did so before:
+ * another message begins.
+ */
+static __always_inline void note_writing(const struct tcp_sock *tp, __u64 now)
+{
+	struct writings *w = bpf_map_lookup_elem(&latest_writings, &(__u32){0});
+	__u32 socket = ((const struct sock *)tp)->__sk_common.skc_hash;
+	__u32 place = socket & (WRITINGS - 1);
+
+	if (!w)
+		return;
+	if (w->of[place].socket != socket || w->of[place].read != tp->copied_seq) {
+		w->of[place].socket = socket;
+		w->of[place].read = tp->copied_seq;
+		w->of[place].times.first = now;
+	}
+	w->of[place].times.last = now;
+}
+
+/* Sets when that was written which the socket sends now. */
+static __always_inline void find_writing(const struct tcp_sock *tp, struct writing *to)
+{
+	struct writings *w = bpf_map_lookup_elem(&latest_writings, &(__u32){0});
+	__u32 socket = ((const struct sock *)tp)->__sk_common.skc_hash;
+	__u32 place = socket & (WRITINGS - 1);
+
+	if (w && w->of[place].socket == socket && w->of[place].read == tp->copied_seq)
+		*to = w->of[place].times;
+	else
+		to->first = to->last = tp->tcp_clock_cache;
+}
+
+#endif
