@@ -80,7 +80,8 @@ func measureSends(turns int) (s sends, err error) {
 }
 
 // tracepoints loads the programs that run for every socket and packet of the
-// machine. No cgroup is chosen and no interface is watched.
+// machine. A cgroup is chosen, but not that of the writer, and no interface is
+// watched.
 func tracepoints() (programs []*ebpf.Program, err error) {
 	for _, load := range []func() (*ebpf.CollectionSpec, error){bpf.LoadSocket, bpf.LoadDriver} {
 		spec, err := load()
@@ -92,9 +93,15 @@ func tracepoints() (programs []*ebpf.Program, err error) {
 				delete(spec.Programs, name)
 			}
 		}
+		if err := chooseOther(spec); err != nil {
+			return nil, err
+		}
 		collection, err := ebpf.NewCollection(spec)
 		if err != nil {
 			return nil, fmt.Errorf("load tracepoint programs: %w", err)
+		}
+		if err := putOther(collection.Maps); err != nil {
+			return nil, err
 		}
 		for _, p := range collection.Programs {
 			programs = append(programs, p)

@@ -31,6 +31,7 @@ type bench struct {
 	export    string
 	sampling  float64
 	layers    bool
+	oneNode   bool
 	packet    bool
 	out       string
 	name      string
@@ -62,6 +63,7 @@ else.`,
 	cmd.Flags().StringVar(&b.export, "export", "otlp-grpc", "where the agents send: none shows what the capture alone costs; results go to the key lab-none")
 	cmd.Flags().Float64Var(&b.sampling, "sampling", 100, "share of requests that the mesh samples, in per cent; results go to the key lab-sampling-N")
 	cmd.Flags().BoolVar(&b.layers, "layers", false, "agents with --spans=layers: sockets and drivers, too; results go to the key lab-layers")
+	cmd.Flags().BoolVar(&b.oneNode, "one-node", false, "all pods on one node with one agent, as a kernel has in a cluster; results go to the key lab-one-node")
 	cmd.Flags().BoolVar(&b.packet, "packet", true, "measure packets as well")
 	cmd.Flags().StringVar(&b.out, "out", "out", "directory for bench.json and the logs")
 	cmd.Flags().StringVar(&b.name, "name", "bench", "tells labs apart that run at the same time")
@@ -88,6 +90,9 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	if err := lab.CheckRoot(); err != nil {
 		return err
+	}
+	if b.oneNode {
+		lab.UseOneNode()
 	}
 	tools, err := provision.Tools(ctx, b.progress)
 	if err != nil {
@@ -120,6 +125,9 @@ func (b *bench) key() string {
 	}
 	if b.layers {
 		key += "-layers"
+	}
+	if b.oneNode {
+		key += "-one-node"
 	}
 	if b.sampling != 100 {
 		key += fmt.Sprintf("-sampling-%g", b.sampling)

@@ -36,7 +36,7 @@ var states = []struct {
 func printOverhead(w io.Writer, results []overhead.Result) {
 	fmt.Fprintf(w, `
 Front page requests with agents off and on, alternately; medians of %d rounds. CPU
-is seconds per 1,000 requests: of the three agents' processes, of Jaeger, and of
+is seconds per 1,000 requests: of the agents' processes, of Jaeger, and of
 applications and Envoys, which is where most of the BPF programs' time is. Memory
 is that of the largest agent: resident at the end of a round, and at most.
 
