@@ -101,11 +101,11 @@ static __noinline int write_waiting(struct tcp_sock *tp)
  * send it.
  */
 SEC("tp_btf/tcp_sendmsg_locked")
-int BPF_PROG(socket_write, struct sock *sk)
+int BPF_PROG(socket_write, struct sock *sk, const struct msghdr *msg)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
-	if (tp && !is_sent_at_once(tp))
+	if (tp && !is_sent_at_once(tp, msg->msg_iter.count))
 		write_waiting(tp);
 	return sk->sk_bpf_storage && may_be_followed(sk) ? write_followed(sk) : 0;
 }

@@ -58,7 +58,16 @@ struct tcp_sock {
 	__u32 write_seq; /* behind the last byte written */
 	__u32 snd_una;	 /* the first byte that is not acknowledged */
 	__u32 snd_wnd;	 /* what the peer takes behind it */
+	__u32 mss_cache;
 	__u64 tcp_clock_cache; /* when TCP looked last, ns of CLOCK_MONOTONIC */
+};
+
+struct iov_iter {
+	unsigned long count; /* bytes left */
+};
+
+struct msghdr {
+	struct iov_iter msg_iter;
 };
 
 struct net_device {

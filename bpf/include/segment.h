@@ -114,8 +114,9 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 		x->netns = s->socket.netns;
 		x->uid = s->socket.uid;
 	}
+	/* Not with what is sent again: it was written before. */
 	if (s->segment.direction == DIRECTION_EGRESS && c->client_is_a &&
-	    c->phase == PHASE_REQUEST) {
+	    c->phase == PHASE_REQUEST && s->segment.payload_len && x->request_last == c->last_ns) {
 		if (!x->handover_request_first)
 			x->handover_request_first = s->writing.first;
 		x->handover_request_last = s->writing.last;

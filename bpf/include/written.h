@@ -37,14 +37,15 @@ static __always_inline bool is_chosen_process(void)
 	return false;
 }
 
-/* Whether what is written to the socket now is sent at once: all before it was
- * acknowledged, so neither the congestion window, nor Nagle's algorithm, nor a
- * queue with earlier segments makes it wait. So it is with nearly every write of
- * a request, and the time need not be taken, which is not cheap.
+/* Whether a write of len bytes is sent at once: it fits one segment, the peer has
+ * room for it, and all before it was acknowledged. So neither the congestion
+ * window, nor Nagle's algorithm, nor a queue with earlier segments makes it wait.
+ * So it is with nearly every request, and the time, which is not cheap, need not
+ * be taken.
  */
-static __always_inline bool is_sent_at_once(const struct tcp_sock *tp)
+static __always_inline bool is_sent_at_once(const struct tcp_sock *tp, __u64 len)
 {
-	return tp->write_seq == tp->snd_una && tp->snd_wnd;
+	return tp->write_seq == tp->snd_una && len <= tp->mss_cache && len <= tp->snd_wnd;
 }
 
 /* A power of 2. Of two sockets with the same place, the one that wrote last is

@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Who only looks at what has come, as Envoy's listeners do with a connection's
@@ -78,11 +77,10 @@ func pass(t *testing.T, from, to net.Conn, message string) uint64 {
 	if string(buffer) != message {
 		t.Fatalf("peeked %q, want %q", buffer, message)
 	}
-	var now unix.Timespec
-	must(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
+	now := monotonic(t)
 	_, err = io.ReadFull(to, buffer)
 	must(t, err)
-	return uint64(now.Nano())
+	return now
 }
 
 // ownCgroup puts this process into a cgroup of its own until the test ends.

@@ -23,7 +23,7 @@ type sockets struct {
 // socketPoints are what the socket programs are attached to beside the cgroups.
 // tcp_sendmsg_locked came last, with 6.16.
 var socketPoints = []tracepoint{
-	{bpf.SocketProgSocketWrite, "tcp_sendmsg_locked", 1, "when processes write to their sockets is not known: the time in a sender's queue counts as the application's"},
+	{bpf.SocketProgSocketWrite, "tcp_sendmsg_locked", 2, "when processes write to their sockets is not known: the time in a sender's queue counts as the application's"},
 	{bpf.SocketProgSocketRead, "tcp_rcv_space_adjust", 1, "when processes read from their sockets is not known: the time in a receiver's queue counts as the application's"},
 }
 

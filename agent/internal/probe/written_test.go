@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A request that has to wait, for earlier bytes or for its own, which its peer
+// does not read, was written before it was sent.
+func TestWriteThatWaits(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	k := newKernel(t, Options{Sockets: true, SocketCgroups: []string{ownCgroup(t)}})
+	long := strings.Repeat("no HTTP\n", 1<<15) // more than the peer takes
+	head := fmt.Sprintf(" / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
+	for name, messages := range map[string][]string{
+		"behind others": {long, "GET" + head},
+		"long":          {"POST" + head + long},
+	} {
+		t.Run(name, func(t *testing.T) {
+			written := writeUnread(t, messages)
+			clients := 0
+			for _, x := range k.exchanges() {
+				if !x.Socket.Client {
+					continue
+				}
+				clients++
+				if x.Request.Last < written {
+					t.Errorf("sent until %d, which cannot be before %d: nobody read", x.Request.Last, written)
+				}
+				if h := x.Request.Handover; h.First == 0 || h.Last > written {
+					t.Errorf("written from %d to %d, but it was done at %d", h.First, h.Last, written)
+				}
+			}
+			if clients != 1 {
+				t.Errorf("%d exchanges at the client's socket, want 1", clients)
+			}
+		})
+	}
+}
+
+// writeUnread writes the messages to a connection, whose peer reads and answers
+// only then. It returns when all was written, in ns of CLOCK_MONOTONIC.
+func writeUnread(t *testing.T, messages []string) (written uint64) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close()
+	client, err := net.Dial("tcp", listener.Addr().String())
+	must(t, err)
+	defer client.Close()
+	server, err := listener.Accept()
+	must(t, err)
+	defer server.Close()
+	must(t, client.(*net.TCPConn).SetWriteBuffer(1<<20))
+	raw, err := client.(*net.TCPConn).SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) {
+		for _, message := range messages {
+			// The end of a record: what comes next begins a segment of its own.
+			n, err := syscall.SendmsgN(int(fd), []byte(message), nil, nil, unix.MSG_EOR|unix.MSG_DONTWAIT)
+			if err != nil || n != len(message) {
+				t.Errorf("wrote %d of %d bytes: %v", n, len(message), err)
+			}
+		}
+	}))
+	written = monotonic(t)
+	_, err = io.ReadFull(server, make([]byte, len(strings.Join(messages, ""))))
+	must(t, err)
+	_, err = io.WriteString(server, ok200)
+	must(t, err)
+	_, err = io.ReadFull(client, make([]byte, len(ok200)))
+	must(t, err)
+	return written
+}
+
+// monotonic is now in ns of CLOCK_MONOTONIC.
+func monotonic(t *testing.T) uint64 {
+	t.Helper()
+	var now unix.Timespec
+	must(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
+	return uint64(now.Nano())
+}
+
+func TestTooManyCgroups(t *testing.T) {
+	groups := strings.Split(strings.Repeat(t.TempDir()+",", 17), ",")[:17]
+	p, err := Open(Options{Sockets: true, SocketCgroups: groups})
+	if err == nil {
+		p.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "17 cgroups: at most 16") {
+		t.Errorf("17 cgroups: %v", err)
+	}
+}
