@@ -378,6 +378,7 @@ const (
 	SocketVarPortsChosen         = "ports_chosen"
 	SocketVarPrefixWindow        = "prefix_window"
 	SocketVarRingMark            = "ring_mark"
+	SocketVarWritesTold          = "writes_told"
 )
 
 // LoadSocket returns the embedded CollectionSpec for Socket.
@@ -457,6 +458,7 @@ type SocketVariableSpecs struct {
 	PortsChosen      *ebpf.VariableSpec `ebpf:"ports_chosen"`
 	PrefixWindow     *ebpf.VariableSpec `ebpf:"prefix_window"`
 	RingMark         *ebpf.VariableSpec `ebpf:"ring_mark"`
+	WritesTold       *ebpf.VariableSpec `ebpf:"writes_told"`
 }
 
 // SocketObjects contains all objects after they have been loaded into the kernel.
@@ -519,6 +521,7 @@ type SocketVariables struct {
 	PortsChosen      *ebpf.Variable `ebpf:"ports_chosen"`
 	PrefixWindow     *ebpf.Variable `ebpf:"prefix_window"`
 	RingMark         *ebpf.Variable `ebpf:"ring_mark"`
+	WritesTold       *ebpf.Variable `ebpf:"writes_told"`
 }
 
 // SocketPrograms contains all programs after they have been loaded into the kernel.

@@ -87,6 +87,9 @@ static __always_inline void note_writing(const struct tcp_sock *tp, __u64 now)
 	w->of[place].times.last = now;
 }
 
+/* Whether the kernel tells of writes; without, no time of writing is known. */
+const volatile bool writes_told;
+
 /* Sets when that was written which the socket sends now. */
 static __always_inline void find_writing(const struct tcp_sock *tp, struct writing *to)
 {
@@ -94,7 +97,9 @@ static __always_inline void find_writing(const struct tcp_sock *tp, struct writi
 	__u32 socket = ((const struct sock *)tp)->__sk_common.skc_hash;
 	__u32 place = socket & (WRITINGS - 1);
 
-	if (w && w->of[place].socket == socket && w->of[place].read == tp->copied_seq)
+	if (!w || !writes_told)
+		to->first = to->last = 0;
+	else if (w->of[place].socket == socket && w->of[place].read == tp->copied_seq)
 		*to = w->of[place].times;
 	else
 		to->first = to->last = tp->tcp_clock_cache;

@@ -52,10 +52,13 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if err := configure(spec, o); err != nil {
 		return nil, err
 	}
-	if err := setAll(spec, map[string]any{bpf.SocketVarChosenCgroupsLen: uint32(len(o.SocketCgroups))}); err != nil {
+	if _, err := leaveOut(spec, socketPoints, o.Log); err != nil {
 		return nil, err
 	}
-	if _, err := leaveOut(spec, socketPoints, o.Log); err != nil {
+	if err := setAll(spec, map[string]any{
+		bpf.SocketVarChosenCgroupsLen: uint32(len(o.SocketCgroups)),
+		bpf.SocketVarWritesTold:       spec.Programs[bpf.SocketProgSocketWrite] != nil,
+	}); err != nil {
 		return nil, err
 	}
 	s := &sockets{}

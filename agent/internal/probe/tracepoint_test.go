@@ -66,6 +66,9 @@ func TestKernelWithoutTracepoints(t *testing.T) {
 			for _, x := range k.exchanges() {
 				if x.Socket != nil {
 					sockets++
+					if test.missing[0] == "tcp_sendmsg_locked" && (x.Request.Handover.Last != 0) == x.Socket.Client {
+						t.Errorf("client %v: handed over at %d; when was written cannot be known, when was read can", x.Socket.Client, x.Request.Handover.Last)
+					}
 				} else {
 					interfaces++
 				}
