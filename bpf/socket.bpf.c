@@ -84,16 +84,15 @@ static __noinline int write_followed(struct sock *sk)
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!c || !tp || c->client_is_a)
 		return 0;
-	add_times(&c->x.handover_response_first, &c->x.handover_response_last,
-		  bpf_ktime_get_ns());
+	add_times(&c->x.handover_response_first, &c->x.handover_response_last, bpf_ktime_get_ns());
 	note_socket(c, st, tp);
 	return 0;
 }
 
-static __noinline int write_waiting(struct tcp_sock *tp)
+static __noinline int write_waiting(struct tcp_sock *tp, __u64 len)
 {
 	if (is_chosen_process())
-		note_writing(tp, bpf_ktime_get_ns());
+		note_writing(tp, len, bpf_ktime_get_ns());
 	return 0;
 }
 
@@ -106,7 +105,7 @@ int BPF_PROG(socket_write, struct sock *sk, const struct msghdr *msg)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
 	if (tp && !is_sent_at_once(tp, msg->msg_iter.count))
-		write_waiting(tp);
+		write_waiting(tp, msg->msg_iter.count);
 	return sk->sk_bpf_storage && may_be_followed(sk) ? write_followed(sk) : 0;
 }
 

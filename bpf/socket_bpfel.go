@@ -343,6 +343,8 @@ type SocketWritings struct {
 		_      structs.HostLayout
 		Socket uint32
 		Read   uint32
+		End    uint32
+		Pad    uint32
 		Times  struct {
 			_     structs.HostLayout
 			First uint64

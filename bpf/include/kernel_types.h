@@ -52,9 +52,9 @@ struct sock {
 struct tcp_sock {
 	__u32 copied_seq;
 	__u32 rcv_nxt;
-	__u32 rcv_wup; /* rcv_nxt when the window was last announced */
-	__u32 rcv_wnd; /* that window */
-	__u32 srtt_us; /* smoothed round-trip time << 3 in us */
+	__u32 rcv_wup;	 /* rcv_nxt when the window was last announced */
+	__u32 rcv_wnd;	 /* that window */
+	__u32 srtt_us;	 /* smoothed round-trip time << 3 in us */
 	__u32 write_seq; /* behind the last byte written */
 	__u32 snd_una;	 /* the first byte that is not acknowledged */
 	__u32 snd_wnd;	 /* what the peer takes behind it */

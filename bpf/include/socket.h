@@ -124,14 +124,15 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
 	return st ? st : new_socket_state(skb);
 }
 
-static __always_inline void set_writing(struct __sk_buff *skb, struct scratch *s)
+static __always_inline void set_writing(struct __sk_buff *skb, const struct segment *seg,
+					struct scratch *s)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct tcp_sock *tp;
 
 	tp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
 	if (tp)
-		find_writing(tp, &s->writing);
+		find_writing(tp, seg->seq + seg->payload_len, &s->writing);
 }
 
 /* A segment may belong to something at this socket. */
@@ -148,7 +149,7 @@ static __always_inline void take_at_socket(struct __sk_buff *skb, const struct s
 	s->segment.from_a = egress;
 	s->socket = st->facts;
 	if (egress)
-		set_writing(skb, s);
+		set_writing(skb, seg, s);
 	/* What came before was read: requests and responses take turns. */
 	if (!st->followed)
 		st->read = egress ? seg->ack : seg->seq;

@@ -57,6 +57,8 @@ struct writings {
 	struct {
 		__u32 socket; /* its hash, skc_hash */
 		__u32 read;   /* what the process had read then, copied_seq */
+		__u32 end;    /* the sequence number behind what was written */
+		__u32 pad;
 		struct writing times;
 	} of[WRITINGS];
 };
@@ -68,10 +70,10 @@ struct {
 	__type(value, struct writings);
 } latest_writings SEC(".maps");
 
-/* The process writes to the socket now. Something was read since it did so before:
+/* The process writes len bytes to the socket now. Something was read since it did so before:
  * another message begins.
  */
-static __always_inline void note_writing(const struct tcp_sock *tp, __u64 now)
+static __always_inline void note_writing(const struct tcp_sock *tp, __u64 len, __u64 now)
 {
 	struct writings *w = bpf_map_lookup_elem(&latest_writings, &(__u32){0});
 	__u32 socket = ((const struct sock *)tp)->__sk_common.skc_hash;
@@ -84,14 +86,17 @@ static __always_inline void note_writing(const struct tcp_sock *tp, __u64 now)
 		w->of[place].read = tp->copied_seq;
 		w->of[place].times.first = now;
 	}
+	w->of[place].end = tp->write_seq + len;
 	w->of[place].times.last = now;
 }
 
 /* Whether the kernel tells of writes; without, no time of writing is known. */
 const volatile bool writes_told;
 
-/* Sets when that was written which the socket sends now. */
-static __always_inline void find_writing(const struct tcp_sock *tp, struct writing *to)
+/* Sets when that was written which the socket sends now, up to the sequence
+ * number end: what lies behind the latest write that was noted was sent at once.
+ */
+static __always_inline void find_writing(const struct tcp_sock *tp, __u32 end, struct writing *to)
 {
 	struct writings *w = bpf_map_lookup_elem(&latest_writings, &(__u32){0});
 	__u32 socket = ((const struct sock *)tp)->__sk_common.skc_hash;
@@ -99,7 +104,8 @@ static __always_inline void find_writing(const struct tcp_sock *tp, struct writi
 
 	if (!w || !writes_told)
 		to->first = to->last = 0;
-	else if (w->of[place].socket == socket && w->of[place].read == tp->copied_seq)
+	else if (w->of[place].socket == socket && w->of[place].read == tp->copied_seq &&
+		 (__s32)(w->of[place].end - end) >= 0)
 		*to = w->of[place].times;
 	else
 		to->first = to->last = tp->tcp_clock_cache;
