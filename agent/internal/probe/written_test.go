@@ -87,6 +87,60 @@ func writeUnread(t *testing.T, messages []string) (written uint64) {
 	return written
 }
 
+// The last part of a request is sent at once, where an earlier one had to wait:
+// its own time counts.
+func TestWriteBehindOneThatWaited(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	k := newKernel(t, Options{Sockets: true, SocketCgroups: []string{ownCgroup(t)}})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close()
+	client, err := net.Dial("tcp", listener.Addr().String())
+	must(t, err)
+	defer client.Close()
+	server, err := listener.Accept()
+	must(t, err)
+	defer server.Close()
+
+	head := fmt.Sprintf("POST / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
+	first := head + strings.Repeat("no HTTP\n", 1<<15)
+	must(t, client.(*net.TCPConn).SetWriteBuffer(1<<20))
+	_, err = io.WriteString(client, first)
+	must(t, err)
+	_, err = io.ReadFull(server, make([]byte, len(first)))
+	must(t, err)
+	raw, err := client.(*net.TCPConn).SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) {
+		for {
+			queued, err := unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
+			if err != nil || queued == 0 {
+				must(t, err)
+				return
+			}
+		}
+	}))
+	before := monotonic(t)
+	_, err = io.WriteString(client, "the end")
+	must(t, err)
+	_, err = io.ReadFull(server, make([]byte, len("the end")))
+	must(t, err)
+	_, err = io.WriteString(server, ok200)
+	must(t, err)
+	_, err = io.ReadFull(client, make([]byte, len(ok200)))
+	must(t, err)
+	for _, x := range k.exchanges() {
+		if h := x.Request.Handover; x.Socket.Client && (h.First == 0 || h.First > before || h.Last < before) {
+			t.Errorf("written from %d to %d, but the end not before %d", h.First, h.Last, before)
+		}
+	}
+}
+
 // monotonic is now in ns of CLOCK_MONOTONIC.
 func monotonic(t *testing.T) uint64 {
 	t.Helper()
