@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-
-	"github.com/vishvananda/netlink"
 )
 
 // Who only looks at what has come, as Envoy's listeners do with a connection's
@@ -20,19 +18,8 @@ func TestPeekIsNoRead(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	lo, err := netlink.LinkByName("lo")
-	must(t, err)
-	must(t, netlink.LinkSetUp(lo))
-	k := newKernel(t, Options{Sockets: true, SocketCgroups: []string{ownCgroup(t)}})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer listener.Close()
-	client, err := net.Dial("tcp", listener.Addr().String())
-	must(t, err)
-	defer client.Close()
-	server, err := listener.Accept()
-	must(t, err)
-	defer server.Close()
+	k := newLoopback(t)
+	client, server := connect(t)
 
 	const rounds = 3
 	var requestRead, responseRead [rounds]uint64

@@ -5,12 +5,10 @@ package probe
 import (
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"syscall"
 	"testing"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,10 +18,7 @@ func TestWriteThatWaits(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	lo, err := netlink.LinkByName("lo")
-	must(t, err)
-	must(t, netlink.LinkSetUp(lo))
-	k := newKernel(t, Options{Sockets: true, SocketCgroups: []string{ownCgroup(t)}})
+	k := newLoopback(t)
 	long := strings.Repeat("no HTTP\n", 1<<15) // more than the peer takes
 	head := fmt.Sprintf(" / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
 	for name, messages := range map[string][]string{
@@ -56,17 +51,9 @@ func TestWriteThatWaits(t *testing.T) {
 // only then. It returns when all was written, in ns of CLOCK_MONOTONIC.
 func writeUnread(t *testing.T, messages []string) (written uint64) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer listener.Close()
-	client, err := net.Dial("tcp", listener.Addr().String())
-	must(t, err)
-	defer client.Close()
-	server, err := listener.Accept()
-	must(t, err)
-	defer server.Close()
-	must(t, client.(*net.TCPConn).SetWriteBuffer(1<<20))
-	raw, err := client.(*net.TCPConn).SyscallConn()
+	client, server := connect(t)
+	must(t, client.SetWriteBuffer(1<<20))
+	raw, err := client.SyscallConn()
 	must(t, err)
 	must(t, raw.Control(func(fd uintptr) {
 		for _, message := range messages {
@@ -93,28 +80,17 @@ func TestWriteBehindOneThatWaited(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	lo, err := netlink.LinkByName("lo")
-	must(t, err)
-	must(t, netlink.LinkSetUp(lo))
-	k := newKernel(t, Options{Sockets: true, SocketCgroups: []string{ownCgroup(t)}})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer listener.Close()
-	client, err := net.Dial("tcp", listener.Addr().String())
-	must(t, err)
-	defer client.Close()
-	server, err := listener.Accept()
-	must(t, err)
-	defer server.Close()
+	k := newLoopback(t)
+	client, server := connect(t)
 
 	head := fmt.Sprintf("POST / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
 	first := head + strings.Repeat("no HTTP\n", 1<<15)
-	must(t, client.(*net.TCPConn).SetWriteBuffer(1<<20))
-	_, err = io.WriteString(client, first)
+	must(t, client.SetWriteBuffer(1<<20))
+	_, err := io.WriteString(client, first)
 	must(t, err)
 	_, err = io.ReadFull(server, make([]byte, len(first)))
 	must(t, err)
-	raw, err := client.(*net.TCPConn).SyscallConn()
+	raw, err := client.SyscallConn()
 	must(t, err)
 	must(t, raw.Control(func(fd uintptr) {
 		for {
@@ -134,10 +110,18 @@ func TestWriteBehindOneThatWaited(t *testing.T) {
 	must(t, err)
 	_, err = io.ReadFull(client, make([]byte, len(ok200)))
 	must(t, err)
+	clients := 0
 	for _, x := range k.exchanges() {
-		if h := x.Request.Handover; x.Socket.Client && (h.First == 0 || h.First > before || h.Last < before) {
+		if !x.Socket.Client {
+			continue
+		}
+		clients++
+		if h := x.Request.Handover; h.First == 0 || h.First > before || h.Last < before {
 			t.Errorf("written from %d to %d, but the end not before %d", h.First, h.Last, before)
 		}
+	}
+	if clients != 1 {
+		t.Errorf("%d exchanges at the client's socket, want 1", clients)
 	}
 }
 
