@@ -162,6 +162,7 @@ type CaptureExchangeRecord struct {
 	LeavingEnd            uint32
 	HandoverEnd           uint32
 	Pad2                  [4]uint8
+	Acknowledged          uint64
 }
 
 type CaptureExtraName struct {

@@ -60,6 +60,7 @@ type DriverConnection struct {
 		LeavingEnd            uint32
 		HandoverEnd           uint32
 		Pad2                  [4]uint8
+		Acknowledged          uint64
 	}
 	Claim  uint64
 	LastNs uint64

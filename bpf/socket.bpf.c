@@ -26,14 +26,6 @@ int socket_in(struct __sk_buff *skb)
 	return LET_THROUGH;
 }
 
-/* The exchange that is open at the socket, if any. */
-static __always_inline struct connection *open_connection(const struct socket_state *st)
-{
-	struct connection *c = bpf_map_lookup_elem(&connections, &st->key);
-
-	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
-}
-
 static __always_inline void note_socket(struct connection *c, const struct socket_state *st,
 					const struct tcp_sock *tp)
 {
@@ -142,4 +134,60 @@ int BPF_PROG(socket_read, struct sock *sk)
 		c->x.zero_windows++;
 	note_socket(c, st, tp);
 	return 0;
+}
+
+/* Whether the kernel says whose packet it was that it drops: kfree_skb has a
+ * receiving socket since 6.11.
+ */
+const volatile bool receiver_told;
+
+/* include/net/dropreason-core.h: below it nothing was dropped. */
+#define DROP_REASON_FIRST 2
+
+enum skb_drop_reason {
+	SKB_DROP_REASON_TCP_OLD_DATA,
+};
+
+/* What the receiver has already is no loss. */
+static __always_inline bool is_duplicate(__u32 reason)
+{
+	return bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_TCP_OLD_DATA) &&
+	       reason == bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_TCP_OLD_DATA);
+}
+
+/* netns: of the interface, or 0 where TCP has taken the packet from it. */
+static __noinline int drop_at(struct sock *sk, __u32 netns, __u32 reason)
+{
+	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
+	struct connection *c;
+
+	if (!st || !st->followed || (netns && st->facts.netns != netns) || is_duplicate(reason))
+		return 0;
+	c = open_connection(st);
+	if (!c)
+		return 0;
+	c->x.drops++;
+	c->x.drop_reason = reason;
+	count(COUNTER_DROPPED);
+	return 0;
+}
+
+/* net/core/skbuff.c: in the socket's own network namespace, as by the queue of a
+ * pod's interface, or by TCP when nobody reads.
+ */
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(socket_drop, const struct sk_buff *skb, void *location, unsigned int reason,
+	     struct sock *receiver)
+{
+	const struct net_device *dev;
+	struct sock *sk = skb->sk;
+
+	if (reason < DROP_REASON_FIRST)
+		return 0;
+	if (receiver_told && receiver)
+		sk = receiver;
+	dev = skb->dev;
+	if (!sk || !sk->sk_bpf_storage)
+		return 0;
+	return drop_at(sk, dev ? dev->nd_net.net->ns.inum : 0, reason);
 }

@@ -60,6 +60,7 @@ type SocketConnection struct {
 		LeavingEnd            uint32
 		HandoverEnd           uint32
 		Pad2                  [4]uint8
+		Acknowledged          uint64
 	}
 	Claim  uint64
 	LastNs uint64
@@ -367,6 +368,7 @@ const (
 	SocketMapSearches            = "searches"
 	SocketMapSocketStates        = "socket_states"
 	SocketMapTrustedPrefixes     = "trusted_prefixes"
+	SocketProgSocketDrop         = "socket_drop"
 	SocketProgSocketIn           = "socket_in"
 	SocketProgSocketOut          = "socket_out"
 	SocketProgSocketRead         = "socket_read"
@@ -379,6 +381,7 @@ const (
 	SocketVarPorts               = "ports"
 	SocketVarPortsChosen         = "ports_chosen"
 	SocketVarPrefixWindow        = "prefix_window"
+	SocketVarReceiverTold        = "receiver_told"
 	SocketVarRingMark            = "ring_mark"
 	SocketVarWritesTold          = "writes_told"
 )
@@ -425,6 +428,7 @@ type SocketSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketProgramSpecs struct {
+	SocketDrop  *ebpf.ProgramSpec `ebpf:"socket_drop"`
 	SocketIn    *ebpf.ProgramSpec `ebpf:"socket_in"`
 	SocketOut   *ebpf.ProgramSpec `ebpf:"socket_out"`
 	SocketRead  *ebpf.ProgramSpec `ebpf:"socket_read"`
@@ -459,6 +463,7 @@ type SocketVariableSpecs struct {
 	Ports            *ebpf.VariableSpec `ebpf:"ports"`
 	PortsChosen      *ebpf.VariableSpec `ebpf:"ports_chosen"`
 	PrefixWindow     *ebpf.VariableSpec `ebpf:"prefix_window"`
+	ReceiverTold     *ebpf.VariableSpec `ebpf:"receiver_told"`
 	RingMark         *ebpf.VariableSpec `ebpf:"ring_mark"`
 	WritesTold       *ebpf.VariableSpec `ebpf:"writes_told"`
 }
@@ -522,6 +527,7 @@ type SocketVariables struct {
 	Ports            *ebpf.Variable `ebpf:"ports"`
 	PortsChosen      *ebpf.Variable `ebpf:"ports_chosen"`
 	PrefixWindow     *ebpf.Variable `ebpf:"prefix_window"`
+	ReceiverTold     *ebpf.Variable `ebpf:"receiver_told"`
 	RingMark         *ebpf.Variable `ebpf:"ring_mark"`
 	WritesTold       *ebpf.Variable `ebpf:"writes_told"`
 }
@@ -530,6 +536,7 @@ type SocketVariables struct {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketPrograms struct {
+	SocketDrop  *ebpf.Program `ebpf:"socket_drop"`
 	SocketIn    *ebpf.Program `ebpf:"socket_in"`
 	SocketOut   *ebpf.Program `ebpf:"socket_out"`
 	SocketRead  *ebpf.Program `ebpf:"socket_read"`
@@ -538,6 +545,7 @@ type SocketPrograms struct {
 
 func (p *SocketPrograms) Close() error {
 	return _SocketClose(
+		p.SocketDrop,
 		p.SocketIn,
 		p.SocketOut,
 		p.SocketRead,

@@ -70,14 +70,15 @@ struct exchange_record {
 	__u32 uid;
 	__u32 srtt_us;
 	__u32 zero_windows;
-	/* Sequence numbers of the message that leaves through the interface: its
+	/* Sequence numbers of the message that leaves through the point: its
 	 * first byte, behind its last, and behind the last of it that the driver
-	 * was seen to take.
+	 * was seen to take or, at a socket, the peer to acknowledge.
 	 */
 	__u32 leaving_start;
 	__u32 leaving_end;
 	__u32 handover_end;
 	__u8 pad2[4];
+	__u64 acknowledged; /* when the peer's TCP had it up to handover_end; at a socket */
 };
 
 /* Takes a time of a handover into account. */

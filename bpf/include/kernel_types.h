@@ -76,6 +76,7 @@ struct net_device {
 };
 
 struct sk_buff {
+	struct sock *sk;
 	struct net_device *dev;
 	unsigned int len;
 	__be16 protocol;

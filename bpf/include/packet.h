@@ -209,11 +209,17 @@ static __always_inline void map_ipv4(__u64 *to, __be32 addr)
 	to[1] = (__u64)addr << 32 | bpf_htonl(0xffff);
 }
 
-/* Fills s for a TCP segment that matters: with payload, SYN, FIN or RST. l2 is the
- * length of the link-layer header.
+/* Whether a segment does more than to acknowledge. */
+static __always_inline bool matters(const struct segment *s)
+{
+	return s->payload_len || s->flags & (TCP_SYN | TCP_FIN | TCP_RST);
+}
+
+/* Fills s for a TCP segment. One that does not matter is left out, unless bare
+ * acknowledgements are asked for. l2 is the length of the link-layer header.
  */
 static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment *s, __u32 l2,
-					  const enum access access)
+					  const enum access access, const bool bare)
 {
 	__be16 protocol = skb->protocol;
 	__u32 off = l2, end, data_off;
@@ -269,7 +275,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->pad = 0;
 	s->flags = both.tcp.flags;
 	s->payload_len = end > data_off ? end - data_off : 0;
-	if (!s->payload_len && !(both.tcp.flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+	if (!bare && !matters(s))
 		return false;
 	s->option_off = off + sizeof(both.tcp);
 	s->option_len = data_off > s->option_off ? data_off - s->option_off : 0;

@@ -100,6 +100,18 @@ static __always_inline struct connection *take_payload(struct __sk_buff *skb,
 	return c;
 }
 
+/* The peer's TCP has all bytes before the sequence number ack: also the last of
+ * the message that the socket sent?
+ */
+static __always_inline void note_acknowledged(struct exchange_record *x, __u32 ack, __u64 now)
+{
+	if (x->leaving_start == x->leaving_end || before(ack, x->leaving_end) ||
+	    x->handover_end == x->leaving_end)
+		return;
+	x->handover_end = x->leaving_end;
+	x->acknowledged = now;
+}
+
 /* What the socket knows goes into an exchange that has just begun, and when the
  * request was written, which was before it could be seen in a packet.
  */
@@ -114,6 +126,8 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 		x->netns = s->socket.netns;
 		x->uid = s->socket.uid;
 	}
+	if (s->segment.direction == DIRECTION_INGRESS && s->segment.payload_len)
+		note_acknowledged(x, s->segment.ack, c->last_ns);
 	/* Not with what is sent again: it was written before. */
 	if (s->segment.direction == DIRECTION_EGRESS && c->client_is_a &&
 	    c->phase == PHASE_REQUEST && s->segment.payload_len && x->request_last == c->last_ns) {
@@ -170,7 +184,7 @@ static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direct
 	struct scratch *s;
 	__u32 *followed;
 
-	if (!parse_segment(skb, &seg, l2, access) || !is_chosen(&seg))
+	if (!parse_segment(skb, &seg, l2, access, false) || !is_chosen(&seg))
 		return;
 	seg.direction = direction;
 	followed = followed_count(&seg.key, seg.key.ifindex);

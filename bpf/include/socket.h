@@ -124,6 +124,14 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
 	return st ? st : new_socket_state(skb);
 }
 
+/* The exchange that is open at the socket, if any. */
+static __always_inline struct connection *open_connection(const struct socket_state *st)
+{
+	struct connection *c = bpf_map_lookup_elem(&connections, &st->key);
+
+	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
+}
+
 static __always_inline void set_writing(struct __sk_buff *skb, const struct segment *seg,
 					struct scratch *s)
 {
@@ -156,6 +164,24 @@ static __always_inline void take_at_socket(struct __sk_buff *skb, const struct s
 	st->followed = take_followed(skb, s, followed_count(&st->key, SOCKET_POINT));
 }
 
+/* The peer acknowledges, and sends nothing. */
+static __noinline int take_acknowledgement(struct __sk_buff *skb, __u32 ack)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct socket_state *st;
+	struct connection *c;
+
+	if (!sk)
+		return 0;
+	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
+	if (!st || !st->followed)
+		return 0;
+	c = open_connection(st);
+	if (c)
+		note_acknowledged(&c->x, ack, bpf_ktime_get_ns());
+	return 0;
+}
+
 /* The body of both capture programs of sockets. Ports are not looked at: behind a
  * redirection they are others than on the wire. The socket's state neither, until
  * it has to be: finding it takes more time than all else.
@@ -167,9 +193,14 @@ static __always_inline void capture_at_socket(struct __sk_buff *skb, const enum 
 	struct scratch *s;
 	__u32 *followed;
 
-	if (!sk || !parse_segment(skb, &seg, 0, ACCESS_DIRECT))
+	if (!sk || !parse_segment(skb, &seg, 0, ACCESS_DIRECT, direction == DIRECTION_INGRESS))
 		return;
 	followed = followed_of(sk);
+	if (!matters(&seg)) {
+		if (followed && *followed)
+			take_acknowledgement(skb, seg.ack);
+		return;
+	}
 	s = claim_scratch();
 	if (!s)
 		return;

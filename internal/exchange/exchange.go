@@ -53,6 +53,10 @@ type Message struct {
 	// interface: when the driver began to transmit, so only of the message that
 	// leaves through it.
 	Handover Extent
+	// Acknowledged is when the peer's TCP had acknowledged the last byte, in ns
+	// as the others; known only at the socket that sent the message. 0: not
+	// before the exchange was over.
+	Acknowledged uint64
 }
 
 // Extent is the time of a message's first and last byte, in ns as those of the

@@ -29,6 +29,7 @@ const (
 	keyLast          = "last_ns"
 	keyHandoverFirst = "handover_first_ns"
 	keyHandoverLast  = "handover_last_ns"
+	keyAcknowledged  = "acknowledged_ns"
 	keyBytes         = "bytes"
 	keyPackets       = "packets"
 

@@ -94,6 +94,7 @@ func TestRoundTrip(t *testing.T) {
 	atSocket := full
 	atSocket.Interface, atSocket.Direction = 0, exchange.DirectionUnknown
 	atSocket.Request.Handover = exchange.Extent{First: 4_999_999_000, Last: 5_000_000_500} // written before it was sent
+	atSocket.Request.Acknowledged = 5_000_300_000
 	atSocket.Socket = &exchange.Socket{Cookie: 9, Netns: 5, UID: 1337, Client: true, SRTT: 70_000, ZeroWindows: 3}
 	for _, c := range []struct {
 		point *span.Point

@@ -95,6 +95,7 @@ func TestUnreadable(t *testing.T) {
 		{"half a response", map[string]any{"layertrace.response.last_ns": int64(4)}, "without a beginning"},
 		{"order", map[string]any{"layertrace.request.first_ns": int64(5), "layertrace.response.first_ns": int64(4)}, "before its request"},
 		{"handover", map[string]any{"layertrace.request.handover_last_ns": int64(4)}, "handover ends"},
+		{"acknowledgement", map[string]any{"layertrace.request.last_ns": int64(5), "layertrace.request.acknowledged_ns": int64(4)}, "acknowledged before"},
 		{"before the clock", map[string]any{"layertrace.request.first_ns": int64(-5000)}, "no time"},
 		{"behind the clock", map[string]any{"layertrace.request.last_ns": int64(1<<63 - 1)}, "no time"},
 		{"count", map[string]any{"layertrace.drops": int64(-1)}, "not from 0"},

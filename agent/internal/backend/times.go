@@ -17,9 +17,11 @@ func readTimes(s *layer.Sighting, n *numbers) {
 	s.Request.First = n.time(keyRequest+keyFirst, start, uint64(start))
 	s.Request.Last = n.time(keyRequest+keyLast, start, s.Request.First)
 	s.Request.Handover = readHandover(n, keyRequest, start)
+	s.Request.Acknowledged = n.time(keyRequest+keyAcknowledged, start, 0)
 	s.Response.First = n.time(keyResponse+keyFirst, start, 0)
 	s.Response.Last = n.time(keyResponse+keyLast, start, s.Response.First)
 	s.Response.Handover = readHandover(n, keyResponse, start)
+	s.Response.Acknowledged = n.time(keyResponse+keyAcknowledged, start, 0)
 }
 
 func readHandover(n *numbers, message string, start int64) exchange.Extent {
@@ -39,6 +41,8 @@ func checkTimes(s *layer.Sighting) error {
 		return errors.New("its response ends before it begins")
 	case a.First != 0 && a.First < q.First:
 		return errors.New("its response begins before its request")
+	case q.Acknowledged != 0 && q.Acknowledged < q.Last || a.Acknowledged != 0 && a.Acknowledged < a.Last:
+		return errors.New("a message is acknowledged before it is sent")
 	case contradicts(q.Handover) || contradicts(a.Handover):
 		return errors.New("a handover ends before it begins")
 	}

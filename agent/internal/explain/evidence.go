@@ -42,5 +42,18 @@ func evidence(l *layer.Leg, p layer.Part) []string {
 	if srtt > 0 && p.Layer == layer.RelayNetwork {
 		e = append(e, "TCP's smoothed round-trip time is "+short(int64(srtt)))
 	}
+	if took := acknowledged(l); took > 0 && p.Way != layer.Response && p.Layer != layer.Application {
+		e = append(e, "the peer's TCP had acknowledged the request "+short(took)+" after it was sent")
+	}
 	return e
+}
+
+// acknowledged returns how long the peer's TCP took to say that it had the last
+// byte of the request, in ns. 0: not known. It is that long at most until the
+// byte was there: TCP may put off to say so.
+func acknowledged(l *layer.Leg) int64 {
+	if s := l.Sender; s != nil && s.Request.Acknowledged > s.Request.Last {
+		return int64(s.Request.Acknowledged - s.Request.Last)
+	}
+	return 0
 }

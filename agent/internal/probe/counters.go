@@ -47,7 +47,7 @@ var captureCounters = [...]counterName{
 	bpf.CaptureCounterCOUNTER_MAP_FULL:            {"connections_map_full", "Requests lost because a connection could not be stored (raise max-connections)."},
 	bpf.CaptureCounterCOUNTER_DISCARDED:           {"searches_discarded", "Deep searches ended by another request or the connection's end."},
 	bpf.CaptureCounterCOUNTER_SOCKET_FULL:         {"sockets_unstored", "Packets of sockets whose state could not be stored (out of memory): the socket is not seen."},
-	bpf.CaptureCounterCOUNTER_DROPPED:             {"packets_dropped", "Packets of open exchanges that the kernel dropped at a watched interface."},
+	bpf.CaptureCounterCOUNTER_DROPPED:             {"packets_dropped", "Packets of open exchanges that the kernel dropped at a watched interface, or in the network namespace of a watched socket."},
 	bpf.CaptureCounterCOUNTER_SCRATCH_BUSY:        {"segments_unread", "Segments that were not looked at, because all working memory of their CPU was in use."},
 }
 

@@ -58,6 +58,9 @@ func decodeRecord(raw []byte) (exchange.Exchange, error) {
 			Cookie: r.Cookie, Netns: r.Netns, UID: r.Uid, Client: r.IsClient != 0,
 			SRTT: uint64(r.SrttUs) * 1000, ZeroWindows: r.ZeroWindows,
 		}
+		if r.HandoverEnd == r.LeavingEnd {
+			sent(&x).Acknowledged = r.Acknowledged
+		}
 	}
 	if out := leaving(&x); out != nil && (out.Handover.First == 0 || int32(r.HandoverEnd-r.LeavingEnd) < 0) {
 		out.Handover = exchange.Extent{}
@@ -66,6 +69,14 @@ func decodeRecord(raw []byte) (exchange.Exchange, error) {
 		x.ConnectionID = append([]byte(nil), r.ConnectionId[:n]...)
 	}
 	return x, nil
+}
+
+// sent returns the message that the socket sent.
+func sent(x *exchange.Exchange) *exchange.Message {
+	if x.Socket.Client {
+		return &x.Request
+	}
+	return &x.Response
 }
 
 func endpoint(addr [16]byte, port uint16) netip.AddrPort {

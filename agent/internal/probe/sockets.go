@@ -25,7 +25,12 @@ type sockets struct {
 var socketPoints = []tracepoint{
 	{bpf.SocketProgSocketWrite, "tcp_sendmsg_locked", 2, "when processes write to their sockets is not known: the time in a sender's queue counts as the application's"},
 	{bpf.SocketProgSocketRead, "tcp_rcv_space_adjust", 1, "when processes read from their sockets is not known: the time in a receiver's queue counts as the application's"},
+	{bpf.SocketProgSocketDrop, "kfree_skb", 3, "packets dropped in the pods' network namespaces are not known"},
 }
+
+// receiverOfDrop is the place of the receiving socket among the arguments of
+// kfree_skb, which has it since 6.11: before, only what a socket sends is known.
+const receiverOfDrop = 4
 
 // haveSockets asks for what the capture at sockets cannot do without. A probe
 // that could not be made says nothing: loading will.
@@ -55,7 +60,12 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if _, err := leaveOut(spec, socketPoints, o.Log); err != nil {
 		return nil, err
 	}
+	receiver := haveTracepoint("kfree_skb", receiverOfDrop)
+	if receiver != nil && !errors.Is(receiver, ebpf.ErrNotSupported) {
+		return nil, receiver
+	}
 	if err := setAll(spec, map[string]any{
+		bpf.SocketVarReceiverTold:     receiver == nil,
 		bpf.SocketVarChosenCgroupsLen: uint32(len(o.SocketCgroups)),
 		bpf.SocketVarWritesTold:       spec.Programs[bpf.SocketProgSocketWrite] != nil,
 	}); err != nil {

@@ -62,6 +62,7 @@ func appendTimes(kv []attribute.KeyValue, x *exchange.Exchange, start uint64) []
 		{keyResponseFirst, x.Response.First, 0}, {keyResponseLast, x.Response.Last, x.Response.First},
 		{keyRequestHandoverFirst, x.Request.Handover.First, 0}, {keyRequestHandoverLast, x.Request.Handover.Last, x.Request.Handover.First},
 		{keyResponseHandoverFirst, x.Response.Handover.First, 0}, {keyResponseHandoverLast, x.Response.Handover.Last, x.Response.Handover.First},
+		{keyRequestAcknowledged, x.Request.Acknowledged, 0}, {keyResponseAcknowledged, x.Response.Acknowledged, 0},
 	} {
 		if t.ns != 0 && t.ns != t.usual {
 			kv = append(kv, t.key.Int64(int64(t.ns-start)))

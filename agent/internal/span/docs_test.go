@@ -53,6 +53,7 @@ func TestKeysAreComplete(t *testing.T) {
 	given := map[attribute.Key]bool{}
 	x.Request.Handover = exchange.Extent{First: x.Request.First + 1, Last: x.Request.First + 2}
 	x.Response.Handover = exchange.Extent{First: x.Request.First + 3, Last: x.Request.First + 4}
+	x.Request.Acknowledged, x.Response.Acknowledged = x.Request.First+5, x.Request.First+6
 	x.Drops, x.DropReason = 1, "qdisc_drop"
 	sets := [][]attribute.KeyValue{attributes(&p, &x, x.Request.First-1, services), attributes(&p, &x, x.Request.First-1, nodes)}
 	x.Socket = &exchange.Socket{Cookie: 1, Netns: 2, SRTT: 3, ZeroWindows: 4, Client: true}

@@ -26,6 +26,9 @@ const (
 	keyResponseHandoverFirst = attribute.Key("layertrace.response.handover_first_ns")
 	keyResponseHandoverLast  = attribute.Key("layertrace.response.handover_last_ns")
 
+	keyRequestAcknowledged  = attribute.Key("layertrace.request.acknowledged_ns")
+	keyResponseAcknowledged = attribute.Key("layertrace.response.acknowledged_ns")
+
 	keyProcess     = attribute.Key("layertrace.socket.process")
 	keySide        = attribute.Key("layertrace.socket.side")
 	keyCookie      = attribute.Key("layertrace.socket.cookie")
@@ -63,6 +66,7 @@ var spanKeys = []attribute.Key{
 	keyDirection, keyFormat, keyHeaderOffset,
 	keyMonotonic, keyRequestFirst, keyRequestLast, keyResponseFirst, keyResponseLast,
 	keyRequestHandoverFirst, keyRequestHandoverLast, keyResponseHandoverFirst, keyResponseHandoverLast,
+	keyRequestAcknowledged, keyResponseAcknowledged,
 	keySide, keyCookie, keySRTT, keyZeroWindows, keyDrops, keyDropReason,
 	keyRequestBytes, keyRequestPackets, keyResponseBytes, keyResponsePackets,
 	keyRetransmits, keyConnectionID, keyOptionTime, keyOptionLost, keyFlags,

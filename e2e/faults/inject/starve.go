@@ -54,8 +54,9 @@ func (b *Bench) starve(ctx context.Context, c faults.Case, r Request) (injected 
 		case <-time.After(5 * time.Second):
 			came = time.Now() // so that the time is 0: missed
 		}
-		err := sidecar.Signal(syscall.SIGCONT)
-		resumed <- end{time.Since(came), err}
+		// Taken before: what is resumed may run at once in place of this.
+		after := time.Since(came)
+		resumed <- end{after, sidecar.Signal(syscall.SIGCONT)}
 	}()
 	err = r.Send(ctx)
 	e := <-resumed

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Packets that the kernel drops behind the capture are counted at the interface
+// where they were lost and at the socket that sent them, with the reason: as
+// many as who dropped them says.
+func TestDrops(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	k := newKernel(t, Options{Sockets: true, SocketCgroups: []string{ownCgroup(t)}, Drivers: true})
+	must(t, k.probe.Attach(lo.Attrs().Index))
+	client, server := connect(t)
+	_, err = fmt.Fprintf(client, "GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
+	must(t, err)
+	_, err = server.Read(make([]byte, 1000))
+	must(t, err)
+
+	dropped := dropAll(t, lo.Attrs().Index, func() {
+		_, err := io.WriteString(server, ok200)
+		must(t, err)
+	})
+	_, err = io.ReadFull(client, make([]byte, len(ok200))) // sent again
+	must(t, err)
+
+	seen := 0
+	for _, x := range k.exchanges() {
+		want := dropped
+		if x.Socket != nil && x.Socket.Client {
+			want = 0
+		}
+		if x.Drops != want || (want > 0) != (x.DropReason == "tc_egress") {
+			t.Errorf("%d drops, the last because of %q, at socket %+v; want %d", x.Drops, x.DropReason, x.Socket, want)
+		}
+		seen++
+	}
+	if seen != 3 {
+		t.Errorf("%d exchanges, want two at sockets and one at the interface", seen)
+	}
+	if counted := k.count("packets_dropped"); counted != 2*uint64(dropped) {
+		t.Errorf("%d drops counted, want %d at each of two points", counted, dropped)
+	}
+}
+
+// What the kernel drops on its way in is counted at the socket that it was for.
+func TestDropsOfTheReceiver(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	k := newLoopback(t)
+	client, server := connect(t)
+	_, err := fmt.Fprintf(client, "GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
+	must(t, err)
+	_, err = server.Read(make([]byte, 1000))
+	must(t, err)
+	takeNothing := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
+	control(t, client, func(fd int) error {
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &takeNothing)
+	})
+	_, err = io.WriteString(server, ok200)
+	must(t, err)
+	for k.count("packets_dropped") == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	control(t, client, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+	})
+	_, err = io.ReadFull(client, make([]byte, len(ok200))) // sent again
+	must(t, err)
+	for _, x := range k.exchanges() {
+		if (x.Drops > 0) != x.Socket.Client || (x.DropReason == "socket_filter") != x.Socket.Client {
+			t.Errorf("client %v: %d drops, the last because of %q", x.Socket.Client, x.Drops, x.DropReason)
+		}
+	}
+}
+
+// dropAll drops what leaves through an interface while do runs, behind all that
+// looks at it there, and returns how many packets that were.
+func dropAll(t *testing.T, ifindex int, do func()) uint32 {
+	t.Helper()
+	drop, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, int32(netlink.TC_ACT_SHOT)), asm.Return()},
+	})
+	must(t, err)
+	defer drop.Close()
+	counting, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	must(t, err)
+	defer counting.Close()
+	attached, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: drop, Attach: ebpf.AttachTCXEgress})
+	must(t, err)
+	do()
+	must(t, attached.Close())
+	stats, err := drop.Stats()
+	must(t, err)
+	if stats.RunCount == 0 {
+		t.Fatal("nothing was dropped")
+	}
+	return uint32(stats.RunCount)
+}
