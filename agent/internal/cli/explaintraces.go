@@ -83,7 +83,7 @@ func together(ctx context.Context, groups [][]backend.Trace, b *baselines, out o
 		return errors.New("--html makes a page of one group: give one list of IDs")
 	}
 	for i, group := range groups {
-		typical, note := b.of(ctx, group[0])
+		typical, note := b.of(ctx, group...)
 		c := explain.Together(group, typical)
 		if note != "" {
 			c.Notes = append(c.Notes, note)

@@ -27,15 +27,17 @@ type baselines struct {
 	found     map[beginning][]backend.Trace // by start
 }
 
-// of returns the traces that one, or one of a group, is compared with, or a note
-// on why there are none. The report is worth something without them. They are
-// the latest before it, as what makes it slow may last; later ones only where
-// that gives too few.
-func (b *baselines) of(ctx context.Context, t backend.Trace) ([]backend.Trace, string) {
+// of returns the traces that one, or a group of one beginning, is compared with,
+// or a note on why there are none. The report is worth something without them.
+// They are the latest before it, or before the last of the group: what lies
+// between them was met by the same chances. What makes them slow may last, so
+// later ones count only where there are too few.
+func (b *baselines) of(ctx context.Context, group ...backend.Trace) ([]backend.Trace, string) {
 	if b.most == 0 {
 		return nil, ""
 	}
-	key := beginningOf(t)
+	t := slices.MaxFunc(group, func(a, b backend.Trace) int { return a.Start().Compare(b.Start()) })
+	key := beginningOf(group[0])
 	if key.service == "" {
 		return nil, "No typical traces: the trace has no span of a proxy or an application, so nobody knows what to search for."
 	}

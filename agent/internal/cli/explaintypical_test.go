@@ -28,7 +28,8 @@ func traceAt(id byte, operation string) backend.Trace {
 }
 
 // A trace is compared with the latest before it that begin alike and are not
-// explained themselves; with later ones only for want of others.
+// explained themselves, a group with the latest before its last; with later ones
+// only for want of others.
 func TestTypicalTracesAreThoseBefore(t *testing.T) {
 	source := listed{}
 	for id := byte(1); id <= 9; id++ {
@@ -40,14 +41,22 @@ func TestTypicalTracesAreThoseBefore(t *testing.T) {
 		source: source, most: 3, last: time.Minute, explained: explained,
 		asked: map[trace.TraceID]bool{{2}: true, {7}: true}, found: map[beginning][]backend.Trace{},
 	}
-	for of, want := range map[byte][]byte{7: {4, 5, 6}, 2: {1, 3, 4}} {
-		typical, note := b.of(t.Context(), traceAt(of, "GET /"))
+	for _, test := range []struct{ group, want []byte }{
+		{[]byte{7}, []byte{4, 5, 6}},
+		{[]byte{2}, []byte{1, 3, 4}},
+		{[]byte{7, 2}, []byte{4, 5, 6}},
+	} {
+		var group []backend.Trace
+		for _, id := range test.group {
+			group = append(group, traceAt(id, "GET /"))
+		}
+		typical, note := b.of(t.Context(), group...)
 		var got []byte
 		for _, one := range typical {
 			got = append(got, one.ID[0])
 		}
-		if !slices.Equal(got, want) || note != "" {
-			t.Errorf("trace %d is compared with %v, want %v (%s)", of, got, want, note)
+		if !slices.Equal(got, test.want) || note != "" {
+			t.Errorf("%v is compared with %v, want %v (%s)", test.group, got, test.want, note)
 		}
 	}
 }

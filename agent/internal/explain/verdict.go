@@ -19,7 +19,7 @@ const (
 	leastShare  = 0.03
 	// chance is how likely a layer of several traces may be blamed that does
 	// nothing unusual.
-	chance = 0.001
+	chance = 0.0005
 	// leastBeyond is how many of the typical traces may be as slow as one that a
 	// layer is blamed for: in an incident some of them have the same cause.
 	leastBeyond = 0.05
