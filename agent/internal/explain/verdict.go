@@ -15,7 +15,7 @@ import (
 const (
 	// leastExcess is the least time in ns more than typical that is blamed on a
 	// layer, and leastShare the least share of it in the whole.
-	leastExcess = int64(600 * time.Microsecond)
+	leastExcess = int64(700 * time.Microsecond)
 	leastShare  = 0.03
 	// chance is how likely a layer of several traces may be blamed that does
 	// nothing unusual.
