@@ -146,13 +146,18 @@ const volatile bool receiver_told;
 
 enum skb_drop_reason {
 	SKB_DROP_REASON_TCP_OLD_DATA,
+	SKB_DROP_REASON_TCP_OLD_SEQUENCE,
 };
+
+/* Whether it is the reason of that name, which the running kernel may not have. */
+#define IS_REASON(reason, name)                                                      \
+	(bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_##name) && \
+	 (reason) == bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_##name))
 
 /* What the receiver has already is no loss. */
 static __always_inline bool is_duplicate(__u32 reason)
 {
-	return bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_TCP_OLD_DATA) &&
-	       reason == bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_TCP_OLD_DATA);
+	return IS_REASON(reason, TCP_OLD_DATA) || IS_REASON(reason, TCP_OLD_SEQUENCE);
 }
 
 /* netns: of the interface, or 0 where TCP has taken the packet from it. */

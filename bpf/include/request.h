@@ -146,11 +146,19 @@ static __always_inline void add_leaving(struct exchange_record *x, const struct 
 		x->leaving_end = end;
 }
 
+/* A segment that adds to the request. At the socket that sends it, its bytes were
+ * written before it could be seen in a packet.
+ */
 static __always_inline void add_request_bytes(struct connection *c, const struct segment *seg,
-					      __u32 fresh, __u64 now)
+					      const struct scratch *s, __u32 fresh, __u64 now)
 {
 	if (c->x.direction == DIRECTION_EGRESS)
 		add_leaving(&c->x, seg);
+	if (s->socket.cookie && seg->direction == DIRECTION_EGRESS) {
+		if (!c->x.handover_request_first)
+			c->x.handover_request_first = s->writing.first;
+		c->x.handover_request_last = s->writing.last;
+	}
 	c->x.request_last = now;
 	c->x.request_bytes += fresh;
 	c->x.request_packets++;
@@ -193,7 +201,7 @@ static __always_inline void client_data(struct __sk_buff *skb, const struct segm
 	}
 	if (arrival == ARRIVAL_AHEAD || arrival == ARRIVAL_FILLED)
 		c->x.flags |= FLAG_OUT_OF_ORDER;
-	add_request_bytes(c, seg, fresh, now);
+	add_request_bytes(c, seg, s, fresh, now);
 }
 
 #endif

@@ -90,7 +90,7 @@ static __always_inline struct connection *take_payload(struct __sk_buff *skb,
 		c = begin_request(skb, seg, s, NULL, now);
 		if (!c)
 			return NULL;
-		add_request_bytes(c, seg, seg->payload_len, now);
+		add_request_bytes(c, seg, s, seg->payload_len, now);
 	} else if (seg->from_a == c->client_is_a) {
 		client_data(skb, seg, s, c, now);
 	} else {
@@ -112,9 +112,7 @@ static __always_inline void note_acknowledged(struct exchange_record *x, __u32 a
 	x->acknowledged = now;
 }
 
-/* What the socket knows goes into an exchange that has just begun, and when the
- * request was written, which was before it could be seen in a packet.
- */
+/* What the socket knows goes into an exchange that has just begun. */
 static __always_inline void describe_socket(struct connection *c, const struct scratch *s)
 {
 	struct exchange_record *x = &c->x;
@@ -128,13 +126,6 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 	}
 	if (s->segment.direction == DIRECTION_INGRESS && s->segment.payload_len)
 		note_acknowledged(x, s->segment.ack, c->last_ns);
-	/* Not with what is sent again: it was written before. */
-	if (s->segment.direction == DIRECTION_EGRESS && c->client_is_a &&
-	    c->phase == PHASE_REQUEST && s->segment.payload_len && x->request_last == c->last_ns) {
-		if (!x->handover_request_first)
-			x->handover_request_first = s->writing.first;
-		x->handover_request_last = s->writing.last;
-	}
 }
 
 /* The segment in s may belong to something. followed: the count of its

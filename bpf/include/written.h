@@ -53,14 +53,16 @@ static __always_inline bool is_sent_at_once(const struct tcp_sock *tp, __u64 len
  */
 #define WRITINGS (1 << 10)
 
+struct noted_writing {
+	__u32 socket; /* its hash, skc_hash */
+	__u32 read;   /* what the process had read then, copied_seq */
+	__u32 end;    /* the sequence number behind what was written */
+	__u32 pad;
+	struct writing times;
+};
+
 struct writings {
-	struct {
-		__u32 socket; /* its hash, skc_hash */
-		__u32 read;   /* what the process had read then, copied_seq */
-		__u32 end;    /* the sequence number behind what was written */
-		__u32 pad;
-		struct writing times;
-	} of[WRITINGS];
+	struct noted_writing of[WRITINGS];
 };
 
 struct {
@@ -70,24 +72,41 @@ struct {
 	__type(value, struct writings);
 } latest_writings SEC(".maps");
 
+static __always_inline __u32 socket_hash(const struct tcp_sock *tp)
+{
+	return ((const struct sock *)tp)->__sk_common.skc_hash;
+}
+
+/* The socket's place; NULL is only what the verifier cannot exclude. */
+static __always_inline struct noted_writing *place_of_writing(const struct tcp_sock *tp)
+{
+	struct writings *w = bpf_map_lookup_elem(&latest_writings, &(__u32){0});
+
+	return w ? &w->of[socket_hash(tp) & (WRITINGS - 1)] : NULL;
+}
+
+/* Whether it was noted of this socket, and nothing was read since. */
+static __always_inline bool is_latest(const struct noted_writing *w, const struct tcp_sock *tp)
+{
+	return w->socket == socket_hash(tp) && w->read == tp->copied_seq;
+}
+
 /* The process writes len bytes to the socket now. Something was read since it did so before:
  * another message begins.
  */
 static __always_inline void note_writing(const struct tcp_sock *tp, __u64 len, __u64 now)
 {
-	struct writings *w = bpf_map_lookup_elem(&latest_writings, &(__u32){0});
-	__u32 socket = ((const struct sock *)tp)->__sk_common.skc_hash;
-	__u32 place = socket & (WRITINGS - 1);
+	struct noted_writing *w = place_of_writing(tp);
 
 	if (!w)
 		return;
-	if (w->of[place].socket != socket || w->of[place].read != tp->copied_seq) {
-		w->of[place].socket = socket;
-		w->of[place].read = tp->copied_seq;
-		w->of[place].times.first = now;
+	if (!is_latest(w, tp)) {
+		w->socket = socket_hash(tp);
+		w->read = tp->copied_seq;
+		w->times.first = now;
 	}
-	w->of[place].end = tp->write_seq + len;
-	w->of[place].times.last = now;
+	w->end = tp->write_seq + len;
+	w->times.last = now;
 }
 
 /* Whether the kernel tells of writes; without, no time of writing is known. */
@@ -98,15 +117,12 @@ const volatile bool writes_told;
  */
 static __always_inline void find_writing(const struct tcp_sock *tp, __u32 end, struct writing *to)
 {
-	struct writings *w = bpf_map_lookup_elem(&latest_writings, &(__u32){0});
-	__u32 socket = ((const struct sock *)tp)->__sk_common.skc_hash;
-	__u32 place = socket & (WRITINGS - 1);
+	const struct noted_writing *w = place_of_writing(tp);
 
 	if (!w || !writes_told)
 		to->first = to->last = 0;
-	else if (w->of[place].socket == socket && w->of[place].read == tp->copied_seq &&
-		 (__s32)(w->of[place].end - end) >= 0)
-		*to = w->of[place].times;
+	else if (is_latest(w, tp) && (__s32)(w->end - end) >= 0)
+		*to = w->times;
 	else
 		to->first = to->last = tp->tcp_clock_cache;
 }

@@ -5,6 +5,7 @@ package probe
 import (
 	"fmt"
 	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -70,18 +71,13 @@ func TestDropsOfTheReceiver(t *testing.T) {
 	must(t, err)
 	_, err = server.Read(make([]byte, 1000))
 	must(t, err)
-	takeNothing := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
-	control(t, client, func(fd int) error {
-		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &takeNothing)
-	})
+	takeNothing(t, client)
 	_, err = io.WriteString(server, ok200)
 	must(t, err)
 	for k.count("packets_dropped") == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	control(t, client, func(fd int) error {
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
-	})
+	takeAll(t, client)
 	_, err = io.ReadFull(client, make([]byte, len(ok200))) // sent again
 	must(t, err)
 	for _, x := range k.exchanges() {
@@ -89,6 +85,59 @@ func TestDropsOfTheReceiver(t *testing.T) {
 			t.Errorf("client %v: %d drops, the last because of %q", x.Socket.Client, x.Drops, x.DropReason)
 		}
 	}
+}
+
+// A copy of what the receiver has, sent since nothing of the acknowledgement came
+// back, is no loss where it arrives.
+func TestDuplicateIsNoDrop(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	k := newLoopback(t)
+	client, server := connect(t)
+	_, err := fmt.Fprintf(client, "GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
+	must(t, err)
+	_, err = server.Read(make([]byte, 1000))
+	must(t, err)
+	takeNothing(t, server)
+	_, err = io.WriteString(server, ok200)
+	must(t, err)
+	control(t, server, func(fd int) error {
+		for {
+			info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+			if err != nil || info.Total_retrans > 0 {
+				return err
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	takeAll(t, server)
+	_, err = io.ReadFull(client, make([]byte, len(ok200)))
+	must(t, err)
+	for _, x := range k.exchanges() {
+		if x.Retransmits == 0 {
+			t.Errorf("client %v: no copy was seen", x.Socket.Client)
+		}
+		if x.Socket.Client && x.Drops != 0 || !x.Socket.Client && x.DropReason != "socket_filter" {
+			t.Errorf("client %v: %d drops, the last because of %q", x.Socket.Client, x.Drops, x.DropReason)
+		}
+	}
+}
+
+// takeNothing lets a socket drop what comes, takeAll take it again.
+func takeNothing(t *testing.T, conn *net.TCPConn) {
+	t.Helper()
+	none := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
+	control(t, conn, func(fd int) error {
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &none)
+	})
+}
+
+func takeAll(t *testing.T, conn *net.TCPConn) {
+	t.Helper()
+	control(t, conn, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+	})
 }
 
 // dropAll drops what leaves through an interface while do runs, behind all that

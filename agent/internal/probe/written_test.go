@@ -143,3 +143,38 @@ func TestTooManyCgroups(t *testing.T) {
 		t.Errorf("17 cgroups: %v", err)
 	}
 }
+
+// What is lost and sent again was written before it was lost.
+func TestWriteOfWhatIsSentAgain(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	k := newLoopback(t)
+	client, server := connect(t)
+	request := fmt.Sprintf("GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
+	var written uint64
+	dropAll(t, 1, func() { // lo is the first interface of each namespace
+		_, err := io.WriteString(client, request)
+		must(t, err)
+		written = monotonic(t)
+	})
+	_, err := io.ReadFull(server, make([]byte, len(request)))
+	must(t, err)
+	_, err = io.WriteString(server, ok200)
+	must(t, err)
+	_, err = io.ReadFull(client, make([]byte, len(ok200)))
+	must(t, err)
+	clients := 0
+	for _, x := range k.exchanges() {
+		if !x.Socket.Client {
+			continue
+		}
+		clients++
+		if h := x.Request.Handover; h.First == 0 || h.Last > written || x.Retransmits == 0 {
+			t.Errorf("written from %d to %d, but it was done at %d; %d segments sent again", h.First, h.Last, written, x.Retransmits)
+		}
+	}
+	if clients != 1 {
+		t.Errorf("%d exchanges at the client's socket, want 1", clients)
+	}
+}
