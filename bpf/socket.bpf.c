@@ -81,11 +81,21 @@ static __noinline int write_followed(struct sock *sk)
 	return 0;
 }
 
-static __noinline int write_waiting(struct tcp_sock *tp, __u64 len)
+static __noinline int write_waiting(const struct tcp_sock *tp, __u64 len)
 {
-	if (is_chosen_process())
-		note_writing(tp, len, bpf_ktime_get_ns());
+	note_writing(tp, len, bpf_ktime_get_ns());
 	return 0;
+}
+
+/* A socket that is known to be one of TCP, as such. Every write of the machine
+ * comes here, and unlike the helper for it this kfunc is no call, which costs more
+ * than all else on processors that have to be careful with returns.
+ */
+extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym;
+
+static __always_inline const struct tcp_sock *tcp_socket(const struct sock *sk)
+{
+	return bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock));
 }
 
 /* tcp_sendmsg_locked, net/ipv4/tcp.c: for each part of a write, before TCP can
@@ -94,9 +104,9 @@ static __noinline int write_waiting(struct tcp_sock *tp, __u64 len)
 SEC("tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(socket_write, struct sock *sk, const struct msghdr *msg)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	const struct tcp_sock *tp = tcp_socket(sk);
 
-	if (tp && !is_sent_at_once(tp, msg->msg_iter.count))
+	if (!is_sent_at_once(tp, msg->msg_iter.count) && is_chosen_socket(sk))
 		write_waiting(tp, msg->msg_iter.count);
 	return sk->sk_bpf_storage && may_be_followed(sk) ? write_followed(sk) : 0;
 }

@@ -13,6 +13,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type SocketAnswers struct {
+	_  structs.HostLayout
+	Of [64]uint64
+}
+
 type SocketConnection struct {
 	_ structs.HostLayout
 	X struct {
@@ -358,11 +363,11 @@ type SocketWritings struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SocketMapChosenCgroups       = "chosen_cgroups"
 	SocketMapConnections         = "connections"
 	SocketMapCounters            = "counters"
 	SocketMapExchanges           = "exchanges"
 	SocketMapFollowedConnections = "followed_connections"
+	SocketMapKnownCgroups        = "known_cgroups"
 	SocketMapLatestWritings      = "latest_writings"
 	SocketMapScratches           = "scratches"
 	SocketMapSearches            = "searches"
@@ -373,6 +378,7 @@ const (
 	SocketProgSocketOut          = "socket_out"
 	SocketProgSocketRead         = "socket_read"
 	SocketProgSocketWrite        = "socket_write"
+	SocketVarChosenCgroups       = "chosen_cgroups"
 	SocketVarChosenCgroupsLen    = "chosen_cgroups_len"
 	SocketVarDeep                = "deep"
 	SocketVarDeepWindow          = "deep_window"
@@ -439,11 +445,11 @@ type SocketProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketMapSpecs struct {
-	ChosenCgroups       *ebpf.MapSpec `ebpf:"chosen_cgroups"`
 	Connections         *ebpf.MapSpec `ebpf:"connections"`
 	Counters            *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
 	FollowedConnections *ebpf.MapSpec `ebpf:"followed_connections"`
+	KnownCgroups        *ebpf.MapSpec `ebpf:"known_cgroups"`
 	LatestWritings      *ebpf.MapSpec `ebpf:"latest_writings"`
 	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
 	Searches            *ebpf.MapSpec `ebpf:"searches"`
@@ -455,6 +461,7 @@ type SocketMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketVariableSpecs struct {
+	ChosenCgroups    *ebpf.VariableSpec `ebpf:"chosen_cgroups"`
 	ChosenCgroupsLen *ebpf.VariableSpec `ebpf:"chosen_cgroups_len"`
 	Deep             *ebpf.VariableSpec `ebpf:"deep"`
 	DeepWindow       *ebpf.VariableSpec `ebpf:"deep_window"`
@@ -488,11 +495,11 @@ func (o *SocketObjects) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketMaps struct {
-	ChosenCgroups       *ebpf.Map `ebpf:"chosen_cgroups"`
 	Connections         *ebpf.Map `ebpf:"connections"`
 	Counters            *ebpf.Map `ebpf:"counters"`
 	Exchanges           *ebpf.Map `ebpf:"exchanges"`
 	FollowedConnections *ebpf.Map `ebpf:"followed_connections"`
+	KnownCgroups        *ebpf.Map `ebpf:"known_cgroups"`
 	LatestWritings      *ebpf.Map `ebpf:"latest_writings"`
 	Scratches           *ebpf.Map `ebpf:"scratches"`
 	Searches            *ebpf.Map `ebpf:"searches"`
@@ -502,11 +509,11 @@ type SocketMaps struct {
 
 func (m *SocketMaps) Close() error {
 	return _SocketClose(
-		m.ChosenCgroups,
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
 		m.FollowedConnections,
+		m.KnownCgroups,
 		m.LatestWritings,
 		m.Scratches,
 		m.Searches,
@@ -519,6 +526,7 @@ func (m *SocketMaps) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketVariables struct {
+	ChosenCgroups    *ebpf.Variable `ebpf:"chosen_cgroups"`
 	ChosenCgroupsLen *ebpf.Variable `ebpf:"chosen_cgroups_len"`
 	Deep             *ebpf.Variable `ebpf:"deep"`
 	DeepWindow       *ebpf.Variable `ebpf:"deep_window"`

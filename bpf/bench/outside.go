@@ -3,10 +3,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -14,16 +11,19 @@ import (
 	"github.com/layertrace/layertrace/bpf"
 )
 
+// otherCgroup is the ID of a cgroup that no process is in: none has it.
+const otherCgroup = 1 << 62
+
 // chooseOther makes the programs of spec, where they ask, choose one cgroup and
-// watch the network namespace that this process is in, as an agent's do. What
-// was chosen is known when the maps are: see putOther.
+// watch the network namespace that this process is in, as an agent's do.
 func chooseOther(spec *ebpf.CollectionSpec) error {
 	var self unix.Stat_t
 	if err := unix.Stat("/proc/self/ns/net", &self); err != nil {
 		return fmt.Errorf("read the own network namespace: %w", err)
 	}
-	for name, value := range map[string]uint32{
-		bpf.SocketVarChosenCgroupsLen: 1,
+	for name, value := range map[string]any{
+		bpf.SocketVarChosenCgroupsLen: uint32(1),
+		bpf.SocketVarChosenCgroups:    [16]uint64{otherCgroup},
 		bpf.DriverVarWatchedNetns:     uint32(self.Ino),
 	} {
 		if v := spec.Variables[name]; v != nil {
@@ -33,29 +33,4 @@ func chooseOther(spec *ebpf.CollectionSpec) error {
 		}
 	}
 	return nil
-}
-
-// putOther puts a cgroup that no process is in where programs look for those
-// chosen. The map keeps it when its directory is gone.
-func putOther(maps map[string]*ebpf.Map) (err error) {
-	chosen := maps[bpf.SocketMapChosenCgroups]
-	if chosen == nil {
-		return nil
-	}
-	for _, mount := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
-		if _, err := os.Stat(filepath.Join(mount, "cgroup.controllers")); err != nil {
-			continue
-		}
-		dir, err := os.MkdirTemp(mount, "layertrace-bench-")
-		if err != nil {
-			return fmt.Errorf("make a cgroup: %w", err)
-		}
-		group, err := os.Open(dir)
-		if err != nil {
-			return errors.Join(fmt.Errorf("open a cgroup: %w", err), os.Remove(dir))
-		}
-		err = chosen.Put(uint32(0), uint32(group.Fd()))
-		return errors.Join(err, group.Close(), os.Remove(dir))
-	}
-	return errors.New("no cgroup2 mount to make a cgroup in")
 }

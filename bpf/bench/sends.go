@@ -100,9 +100,6 @@ func tracepoints() (programs []*ebpf.Program, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("load tracepoint programs: %w", err)
 		}
-		if err := putOther(collection.Maps); err != nil {
-			return nil, err
-		}
 		for _, p := range collection.Programs {
 			programs = append(programs, p)
 		}

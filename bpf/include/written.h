@@ -1,41 +1,14 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* When processes of the chosen cgroups wrote to which sockets last, where that is
- * not when it was sent. A write comes before its first packet, and nobody knows
+/* When sockets of the chosen cgroups were written to last, where that is not when
+ * it was sent. A write comes before its first packet, and nobody knows
  * then whether a request that is recorded begins: so it is noted of all sockets,
  * in a table of its own. Their BPF storage is far from every cache.
  */
 #ifndef LAYERTRACE_WRITTEN_H
 #define LAYERTRACE_WRITTEN_H
 
-#include "kernel_types.h"
+#include "chosen.h"
 #include "scratch.h"
-
-/* The chosen cgroups, from the first place on. */
-#define CHOSEN_CGROUPS_MAX 16
-
-struct {
-	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);
-	__uint(max_entries, CHOSEN_CGROUPS_MAX);
-	__type(key, __u32);
-	__type(value, __u32);
-} chosen_cgroups SEC(".maps");
-
-const volatile __u32 chosen_cgroups_len;
-
-/* Whether the running process is in a chosen cgroup: what that takes is at hand
- * for whoever writes, other than what a socket knows.
- */
-static __always_inline bool is_chosen_process(void)
-{
-#pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < CHOSEN_CGROUPS_MAX; i++) {
-		if (i >= chosen_cgroups_len)
-			return false;
-		if (bpf_current_task_under_cgroup(&chosen_cgroups, i) == 1)
-			return true;
-	}
-	return false;
-}
 
 /* Whether a write of len bytes is sent at once: it fits one segment, the peer has
  * room for it, and all before it was acknowledged. So neither the congestion

@@ -18,7 +18,7 @@ import (
 // kind of panel and data source, and refuses fields that it does not have.
 func strictly(data []byte) error {
 	plugins.RegisterDefaultPlugins()
-	var d dashboard.Dashboard
+	var d dashboard.Dashboard //nolint:staticcheck // the schema that all Grafanas import; its successor is another format
 	err := d.UnmarshalJSONStrict(data)
 	// Without a complaint it returns an empty list of them, not nil.
 	if all, ok := errors.AsType[cog.BuildErrors](err); err != nil && (!ok || len(all) > 0) {

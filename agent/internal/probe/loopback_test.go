@@ -13,10 +13,16 @@ import (
 // in its network namespace.
 func newLoopback(t *testing.T) *kernel {
 	t.Helper()
+	return newLoopbackOf(t, ownCgroup(t))
+}
+
+// newLoopbackOf captures at the sockets of these cgroups.
+func newLoopbackOf(t *testing.T, cgroups ...string) *kernel {
+	t.Helper()
 	lo, err := netlink.LinkByName("lo")
 	must(t, err)
 	must(t, netlink.LinkSetUp(lo))
-	return newKernel(t, Options{Sockets: true, SocketCgroups: []string{ownCgroup(t)}})
+	return newKernel(t, Options{Sockets: true, SocketCgroups: cgroups})
 }
 
 // connect returns both ends of a connection over loopback, until the test ends.

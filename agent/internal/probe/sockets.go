@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
@@ -64,8 +65,13 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if receiver != nil && !errors.Is(receiver, ebpf.ErrNotSupported) {
 		return nil, receiver
 	}
+	chosen, err := cgroupIDs(o.SocketCgroups)
+	if err != nil {
+		return nil, err
+	}
 	if err := setAll(spec, map[string]any{
 		bpf.SocketVarReceiverTold:     receiver == nil,
+		bpf.SocketVarChosenCgroups:    chosen,
 		bpf.SocketVarChosenCgroupsLen: uint32(len(o.SocketCgroups)),
 		bpf.SocketVarWritesTold:       spec.Programs[bpf.SocketProgSocketWrite] != nil,
 	}); err != nil {
@@ -75,32 +81,29 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if s.collection, err = k.load(spec); err != nil {
 		return nil, loadError("socket", err)
 	}
-	if err := s.choose(o.SocketCgroups); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
 	if err := s.attach(o.SocketCgroups); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-// choose tells the programs of all sockets whose processes are meant.
-func (s *sockets) choose(cgroups []string) error {
-	chosen := s.collection.Maps[bpf.SocketMapChosenCgroups]
-	if most := int(chosen.MaxEntries()); len(cgroups) > most {
-		return fmt.Errorf("capture at the sockets of %d cgroups: at most %d, name one that they are in", len(cgroups), most)
+// mostCgroups is CHOSEN_CGROUPS_MAX in bpf/include/chosen.h.
+const mostCgroups = 16
+
+// cgroupIDs returns the numbers by which the programs know the cgroups: those of
+// their directories' inodes.
+func cgroupIDs(cgroups []string) (ids [mostCgroups]uint64, err error) {
+	if len(cgroups) > mostCgroups {
+		return ids, fmt.Errorf("capture at the sockets of %d cgroups: at most %d, name one that they are in", len(cgroups), mostCgroups)
 	}
 	for i, path := range cgroups {
-		group, err := os.Open(path)
-		if err != nil {
-			return fmt.Errorf("choose a cgroup of sockets: %w", err)
+		var st syscall.Stat_t
+		if err := syscall.Stat(path, &st); err != nil {
+			return ids, fmt.Errorf("choose a cgroup of sockets: %w", &os.PathError{Op: "stat", Path: path, Err: err})
 		}
-		err = chosen.Put(uint32(i), uint32(group.Fd()))
-		if err := errors.Join(err, group.Close()); err != nil {
-			return fmt.Errorf("choose cgroup %s (is it a directory of the cgroup2 mount?): %w", path, err)
-		}
+		ids[i] = st.Ino
 	}
-	return nil
+	return ids, nil
 }
 
 func (s *sockets) attach(cgroups []string) error {

@@ -18,7 +18,13 @@ func TestWriteThatWaits(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	k := newLoopback(t)
+	checkWaiting(t, newLoopback(t))
+}
+
+// checkWaiting makes requests of this process wait in two ways, and holds when
+// they were written against when that was done.
+func checkWaiting(t *testing.T, k *kernel) {
+	t.Helper()
 	long := strings.Repeat("no HTTP\n", 1<<15) // more than the peer takes
 	head := fmt.Sprintf(" / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
 	for name, messages := range map[string][]string{
