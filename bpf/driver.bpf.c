@@ -80,9 +80,7 @@ static __noinline int drop(const struct sk_buff *skb, __u32 ifindex, __u32 reaso
 	c = exchange_of(&seg);
 	if (!c)
 		return 0;
-	c->x.drops++;
-	c->x.drop_reason = reason;
-	count(COUNTER_DROPPED);
+	note_drop(c, reason);
 	return 0;
 }
 

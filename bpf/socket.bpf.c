@@ -181,9 +181,7 @@ static __noinline int drop_at(struct sock *sk, __u32 netns, __u32 reason)
 	c = open_connection(st);
 	if (!c)
 		return 0;
-	c->x.drops++;
-	c->x.drop_reason = reason;
-	count(COUNTER_DROPPED);
+	note_drop(c, reason);
 	return 0;
 }
 

@@ -116,6 +116,14 @@ static __always_inline void open_exchange(struct connection *c, const struct seg
 	c->skipping = 0;
 }
 
+/* The kernel dropped a packet of the connection. */
+static __always_inline void note_drop(struct connection *c, __u32 reason)
+{
+	c->x.drops++;
+	c->x.drop_reason = reason;
+	count(COUNTER_DROPPED);
+}
+
 static __always_inline void set_connection_id(struct connection *c, const struct scratch *s)
 {
 	struct exchange_record *x = &c->x;

@@ -51,28 +51,11 @@ func untilAcknowledged(t *testing.T, from, to *net.TCPConn, message string) uint
 	})
 	_, err := io.WriteString(from, message)
 	must(t, err)
-	control(t, from, func(fd int) error {
-		for {
-			info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-			if err != nil || info.Unacked == 0 {
-				return err
-			}
-		}
-	})
+	poll(t, "the message is acknowledged", func() bool { return tcpInfo(t, from).Unacked == 0 })
 	known := monotonic(t)
 	_, err = io.ReadFull(to, make([]byte, len(message)))
 	must(t, err)
 	return known
-}
-
-// control does something with the socket of a connection.
-func control(t *testing.T, conn *net.TCPConn, do func(fd int) error) {
-	t.Helper()
-	raw, err := conn.SyscallConn()
-	must(t, err)
-	var failed error
-	must(t, raw.Control(func(fd uintptr) { failed = do(int(fd)) }))
-	must(t, failed)
 }
 
 // An answer acknowledges its request, too. What is not acknowledged any more

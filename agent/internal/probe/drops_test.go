@@ -3,11 +3,9 @@
 package probe
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -29,10 +27,7 @@ func TestDrops(t *testing.T) {
 	k := newKernel(t, Options{Sockets: true, SocketCgroups: []string{ownCgroup(t)}, Drivers: true})
 	must(t, k.probe.Attach(lo.Attrs().Index))
 	client, server := connect(t)
-	_, err = fmt.Fprintf(client, "GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
-	must(t, err)
-	_, err = server.Read(make([]byte, 1000))
-	must(t, err)
+	receiveRequest(t, client, server)
 
 	dropped := dropAll(t, lo.Attrs().Index, func() {
 		_, err := io.WriteString(server, ok200)
@@ -67,16 +62,11 @@ func TestDropsOfTheReceiver(t *testing.T) {
 	}
 	k := newLoopback(t)
 	client, server := connect(t)
-	_, err := fmt.Fprintf(client, "GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
-	must(t, err)
-	_, err = server.Read(make([]byte, 1000))
-	must(t, err)
+	receiveRequest(t, client, server)
 	takeNothing(t, client)
-	_, err = io.WriteString(server, ok200)
+	_, err := io.WriteString(server, ok200)
 	must(t, err)
-	for k.count("packets_dropped") == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	poll(t, "a packet is dropped", func() bool { return k.count("packets_dropped") > 0 })
 	takeAll(t, client)
 	_, err = io.ReadFull(client, make([]byte, len(ok200))) // sent again
 	must(t, err)
@@ -95,22 +85,11 @@ func TestDuplicateIsNoDrop(t *testing.T) {
 	}
 	k := newLoopback(t)
 	client, server := connect(t)
-	_, err := fmt.Fprintf(client, "GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
-	must(t, err)
-	_, err = server.Read(make([]byte, 1000))
-	must(t, err)
+	receiveRequest(t, client, server)
 	takeNothing(t, server)
-	_, err = io.WriteString(server, ok200)
+	_, err := io.WriteString(server, ok200)
 	must(t, err)
-	control(t, server, func(fd int) error {
-		for {
-			info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-			if err != nil || info.Total_retrans > 0 {
-				return err
-			}
-			time.Sleep(time.Millisecond)
-		}
-	})
+	poll(t, "the answer is sent again", func() bool { return tcpInfo(t, server).Total_retrans > 0 })
 	takeAll(t, server)
 	_, err = io.ReadFull(client, make([]byte, len(ok200)))
 	must(t, err)

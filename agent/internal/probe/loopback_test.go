@@ -3,10 +3,13 @@
 package probe
 
 import (
+	"fmt"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // newLoopback captures at the sockets of this process, and makes loopback work
@@ -38,4 +41,42 @@ func connect(t *testing.T) (client, server *net.TCPConn) {
 	must(t, err)
 	t.Cleanup(func() { accepted.Close() })
 	return dialled.(*net.TCPConn), accepted.(*net.TCPConn)
+}
+
+// receiveRequest has the server read a whole request with a trace context, which
+// it does not answer yet.
+func receiveRequest(t *testing.T, client, server *net.TCPConn) {
+	t.Helper()
+	request := fmt.Sprintf("GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
+	pass(t, client, server, request)
+}
+
+// poll waits until something is so, for ten seconds at most.
+func poll(t *testing.T, what string, isSo func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !isSo(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in ten seconds: %s", what)
+		}
+	}
+}
+
+// tcpInfo is what the kernel says of a connection.
+func tcpInfo(t *testing.T, conn *net.TCPConn) (info *unix.TCPInfo) {
+	t.Helper()
+	control(t, conn, func(fd int) (err error) {
+		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err
+	})
+	return info
+}
+
+// control does something with the socket of a connection.
+func control(t *testing.T, conn *net.TCPConn, do func(fd int) error) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	must(t, err)
+	var failed error
+	must(t, raw.Control(func(fd uintptr) { failed = do(int(fd)) }))
+	must(t, failed)
 }
