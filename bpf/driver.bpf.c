@@ -66,9 +66,6 @@ int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *d
 	return is_watched(dev) ? begin_sending(skb, dev->ifindex) : 0;
 }
 
-/* include/net/dropreason-core.h: below it nothing was dropped. */
-#define DROP_REASON_FIRST 2
-
 /* The kernel drops a packet at a watched interface. */
 static __noinline int drop(const struct sk_buff *skb, __u32 ifindex, __u32 reason)
 {

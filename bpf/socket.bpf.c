@@ -88,8 +88,7 @@ static __noinline int write_waiting(const struct tcp_sock *tp, __u64 len)
 }
 
 /* A socket that is known to be one of TCP, as such. Every write of the machine
- * comes here, and unlike the helper for it this kfunc is no call, which costs more
- * than all else on processors that have to be careful with returns.
+ * comes here, and unlike the helper for it this kfunc is no call.
  */
 extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym;
 
@@ -151,9 +150,6 @@ int BPF_PROG(socket_read, struct sock *sk)
  */
 const volatile bool receiver_told;
 
-/* include/net/dropreason-core.h: below it nothing was dropped. */
-#define DROP_REASON_FIRST 2
-
 enum skb_drop_reason {
 	SKB_DROP_REASON_TCP_OLD_DATA,
 	SKB_DROP_REASON_TCP_OLD_SEQUENCE,
@@ -189,16 +185,18 @@ static __noinline int drop_at(struct sock *sk, __u32 netns, __u32 reason)
  * pod's interface, or by TCP when nobody reads.
  */
 SEC("tp_btf/kfree_skb")
-int BPF_PROG(socket_drop, const struct sk_buff *skb, void *location, unsigned int reason,
-	     struct sock *receiver)
+int socket_drop(__u64 *ctx)
 {
+	const struct sk_buff *skb = (const void *)ctx[0];
 	const struct net_device *dev;
 	struct sock *sk = skb->sk;
+	__u32 reason = ctx[2];
 
 	if (reason < DROP_REASON_FIRST)
 		return 0;
-	if (receiver_told && receiver)
-		sk = receiver;
+	/* Not an argument, which would be read always: older kernels refuse that. */
+	if (receiver_told && ctx[3])
+		sk = (struct sock *)ctx[3];
 	dev = skb->dev;
 	if (!sk || !sk->sk_bpf_storage)
 		return 0;

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Which sockets are of the chosen cgroups: those whose packets the programs of
  * these cgroups see. Every write of the machine may ask, so the answer is kept,
- * and getting it makes no call: on processors that have to be careful with
- * returns a helper costs more than all else.
+ * and getting it makes no call.
  */
 #ifndef LAYERTRACE_CHOSEN_H
 #define LAYERTRACE_CHOSEN_H
@@ -10,7 +9,7 @@
 #include "kernel_types.h"
 
 #define CHOSEN_CGROUPS_MAX 16
-/* Cgroups nest up to here; what lies deeper is not chosen. */
+/* A chosen cgroup that is nested deeper is not found. */
 #define CGROUP_LEVELS_MAX 32
 
 /* The chosen cgroups' IDs: inode numbers of their directories. */
