@@ -46,7 +46,7 @@ static __always_inline bool is_chosen_id(__u64 id)
 /* The same by the cgroup and those above it, cgroup_is_descendant in
  * include/linux/cgroup.h.
  */
-static __noinline int look_up_cgroup(const struct cgroup *group, __u64 *answer)
+static __noinline int look_up_cgroup(const struct cgroup *group, __u64 id, __u64 *answer)
 {
 	__u32 level = BPF_CORE_READ(group, level);
 	__u64 chosen = 0;
@@ -63,7 +63,7 @@ static __noinline int look_up_cgroup(const struct cgroup *group, __u64 *answer)
 			break;
 		}
 	}
-	*(volatile __u64 *)answer = BPF_CORE_READ(group, kn, id) << 1 | chosen;
+	*(volatile __u64 *)answer = id << 1 | chosen;
 	return chosen;
 }
 
@@ -77,7 +77,7 @@ static __always_inline bool is_chosen_socket(const struct sock *sk)
 		return false;
 	place = &known->of[id & (ANSWERS - 1)];
 	answer = *(volatile __u64 *)place;
-	return answer >> 1 == id ? answer & 1 : look_up_cgroup(group, place);
+	return answer >> 1 == id ? answer & 1 : look_up_cgroup(group, id, place);
 }
 
 #endif

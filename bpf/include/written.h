@@ -64,8 +64,8 @@ static __always_inline bool is_latest(const struct noted_writing *w, const struc
 	return w->socket == socket_hash(tp) && w->read == tp->copied_seq;
 }
 
-/* The process writes len bytes to the socket now. Something was read since it did so before:
- * another message begins.
+/* The process writes len bytes to the socket now. Something was read since it did
+ * so before: another message begins.
  */
 static __always_inline void note_writing(const struct tcp_sock *tp, __u64 len, __u64 now)
 {

@@ -3,7 +3,6 @@
 package probe
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"testing"
@@ -20,7 +19,7 @@ func TestAcknowledged(t *testing.T) {
 	}
 	k := newLoopback(t)
 	client, server := connect(t)
-	request := fmt.Sprintf("GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
+	request := tracedRequest(0)
 	requestKnown := untilAcknowledged(t, client, server, request)
 	responseKnown := untilAcknowledged(t, server, client, ok200)
 	all := k.exchanges()
@@ -73,7 +72,7 @@ func TestAcknowledgedWithTheAnswer(t *testing.T) {
 	}
 	const rounds = 5
 	for i := range rounds {
-		request := fmt.Sprintf("GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(i), spanID(i))
+		request := tracedRequest(i)
 		for _, pass := range []struct {
 			from, to *net.TCPConn
 			message  string

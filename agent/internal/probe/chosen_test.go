@@ -54,10 +54,9 @@ func TestWriteOfACgroupBelow(t *testing.T) {
 	above := newCgroup(t)
 	below := filepath.Join(above, "below")
 	must(t, os.Mkdir(below, 0o755))
-	join := func(dir string) error { return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0) }
-	must(t, join(below))
+	must(t, joinCgroup(below))
 	t.Cleanup(func() {
-		must(t, join(filepath.Dir(above)))
+		must(t, joinCgroup(filepath.Dir(above)))
 		must(t, os.Remove(below))
 	})
 	k := newLoopbackOf(t, above)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/layertrace/layertrace/internal/exchange"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -47,8 +48,28 @@ func connect(t *testing.T) (client, server *net.TCPConn) {
 // it does not answer yet.
 func receiveRequest(t *testing.T, client, server *net.TCPConn) {
 	t.Helper()
-	request := fmt.Sprintf("GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
-	pass(t, client, server, request)
+	pass(t, client, server, tracedRequest(0))
+}
+
+// tracedRequest is a request with a trace context.
+func tracedRequest(i int) string {
+	return fmt.Sprintf("GET /%d HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", i, traceID(i), spanID(i))
+}
+
+// onlyAtClient returns what was given out of the client's socket: one exchange.
+func onlyAtClient(t *testing.T, k *kernel) (only exchange.Exchange) {
+	t.Helper()
+	clients := 0
+	for _, x := range k.exchanges() {
+		if x.Socket.Client {
+			clients++
+			only = x
+		}
+	}
+	if clients != 1 {
+		t.Fatalf("%d exchanges at the client's socket, want 1", clients)
+	}
+	return only
 }
 
 // poll waits until something is so, for ten seconds at most.

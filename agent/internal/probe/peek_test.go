@@ -3,7 +3,6 @@
 package probe
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -24,8 +23,7 @@ func TestPeekIsNoRead(t *testing.T) {
 	const rounds = 3
 	var requestRead, responseRead [rounds]uint64
 	for i := range rounds {
-		request := fmt.Sprintf("GET /%d HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", i, traceID(i), spanID(i))
-		requestRead[i] = pass(t, client, server, request)
+		requestRead[i] = pass(t, client, server, tracedRequest(i))
 		responseRead[i] = pass(t, server, client, ok200)
 	}
 	got := k.exchanges()
@@ -74,14 +72,16 @@ func pass(t *testing.T, from, to net.Conn, message string) uint64 {
 func ownCgroup(t *testing.T) string {
 	t.Helper()
 	group := newCgroup(t)
-	join := func(dir string) error {
-		return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
-	}
-	must(t, join(group))
+	must(t, joinCgroup(group))
 	t.Cleanup(func() {
-		if err := join(filepath.Dir(group)); err != nil {
+		if err := joinCgroup(filepath.Dir(group)); err != nil {
 			t.Error(err)
 		}
 	})
 	return group
+}
+
+// joinCgroup puts this process into a cgroup.
+func joinCgroup(dir string) error {
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
 }

@@ -33,21 +33,12 @@ func checkWaiting(t *testing.T, k *kernel) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			written := writeUnread(t, messages)
-			clients := 0
-			for _, x := range k.exchanges() {
-				if !x.Socket.Client {
-					continue
-				}
-				clients++
-				if x.Request.Last < written {
-					t.Errorf("sent until %d, which cannot be before %d: nobody read", x.Request.Last, written)
-				}
-				if h := x.Request.Handover; h.First == 0 || h.Last > written {
-					t.Errorf("written from %d to %d, but it was done at %d", h.First, h.Last, written)
-				}
+			x := onlyAtClient(t, k)
+			if x.Request.Last < written {
+				t.Errorf("sent until %d, which cannot be before %d: nobody read", x.Request.Last, written)
 			}
-			if clients != 1 {
-				t.Errorf("%d exchanges at the client's socket, want 1", clients)
+			if h := x.Request.Handover; h.First == 0 || h.Last > written {
+				t.Errorf("written from %d to %d, but it was done at %d", h.First, h.Last, written)
 			}
 		})
 	}
@@ -96,17 +87,7 @@ func TestWriteBehindOneThatWaited(t *testing.T) {
 	must(t, err)
 	_, err = io.ReadFull(server, make([]byte, len(first)))
 	must(t, err)
-	raw, err := client.SyscallConn()
-	must(t, err)
-	must(t, raw.Control(func(fd uintptr) {
-		for {
-			queued, err := unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
-			if err != nil || queued == 0 {
-				must(t, err)
-				return
-			}
-		}
-	}))
+	poll(t, "all of it is acknowledged", func() bool { return tcpInfo(t, client).Unacked == 0 })
 	before := monotonic(t)
 	_, err = io.WriteString(client, "the end")
 	must(t, err)
@@ -116,18 +97,9 @@ func TestWriteBehindOneThatWaited(t *testing.T) {
 	must(t, err)
 	_, err = io.ReadFull(client, make([]byte, len(ok200)))
 	must(t, err)
-	clients := 0
-	for _, x := range k.exchanges() {
-		if !x.Socket.Client {
-			continue
-		}
-		clients++
-		if h := x.Request.Handover; h.First == 0 || h.First > before || h.Last < before {
-			t.Errorf("written from %d to %d, but the end not before %d", h.First, h.Last, before)
-		}
-	}
-	if clients != 1 {
-		t.Errorf("%d exchanges at the client's socket, want 1", clients)
+	x := onlyAtClient(t, k)
+	if h := x.Request.Handover; h.First == 0 || h.First > before || h.Last < before {
+		t.Errorf("written from %d to %d, but the end not before %d", h.First, h.Last, before)
 	}
 }
 
@@ -157,7 +129,7 @@ func TestWriteOfWhatIsSentAgain(t *testing.T) {
 	}
 	k := newLoopback(t)
 	client, server := connect(t)
-	request := fmt.Sprintf("GET / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
+	request := tracedRequest(0)
 	var written uint64
 	dropAll(t, 1, func() { // lo is the first interface of each namespace
 		_, err := io.WriteString(client, request)
@@ -170,17 +142,8 @@ func TestWriteOfWhatIsSentAgain(t *testing.T) {
 	must(t, err)
 	_, err = io.ReadFull(client, make([]byte, len(ok200)))
 	must(t, err)
-	clients := 0
-	for _, x := range k.exchanges() {
-		if !x.Socket.Client {
-			continue
-		}
-		clients++
-		if h := x.Request.Handover; h.First == 0 || h.Last > written || x.Retransmits == 0 {
-			t.Errorf("written from %d to %d, but it was done at %d; %d segments sent again", h.First, h.Last, written, x.Retransmits)
-		}
-	}
-	if clients != 1 {
-		t.Errorf("%d exchanges at the client's socket, want 1", clients)
+	x := onlyAtClient(t, k)
+	if h := x.Request.Handover; h.First == 0 || h.Last > written || x.Retransmits == 0 {
+		t.Errorf("written from %d to %d, but it was done at %d; %d segments sent again", h.First, h.Last, written, x.Retransmits)
 	}
 }
