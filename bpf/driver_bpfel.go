@@ -172,14 +172,17 @@ type DriverScratch struct {
 	Claimed uint32
 	Pad2    uint32
 	Known   [8]struct {
-		_           structs.HostLayout
-		Numbers     uint64
-		PayloadLen  uint32
-		Outcome     int8
-		RequestLine uint8
-		Malformed   uint8
-		Pad         uint8
-		Head        uint64
+		_          structs.HostLayout
+		Numbers    uint64
+		PayloadLen uint32
+		Beginning  struct {
+			_           structs.HostLayout
+			Outcome     int8
+			RequestLine uint8
+			Malformed   uint8
+			Response    uint8
+		}
+		Head uint64
 	}
 	Walk struct {
 		_           structs.HostLayout

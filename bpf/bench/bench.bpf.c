@@ -11,7 +11,7 @@
 const volatile __u32 bench_step;
 __u32 bench_sequence;
 
-#define SEQUENCE_NUMBER(tcp) (bench_sequence += bench_step)
+#define SEQUENCE_NUMBER(tcp) bench_sequence
 
 #include "../include/segment.h"
 
@@ -20,6 +20,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 SEC("tcx/ingress")
 int bench_tcx(struct __sk_buff *skb)
 {
+	bench_sequence += bench_step;
 	capture(skb, ETH_HLEN, DIRECTION_INGRESS, ACCESS_DIRECT);
 	return TCX_NEXT_VERDICT;
 }
@@ -34,6 +35,7 @@ SEC("socket")
 int bench_sock(struct __sk_buff *skb)
 {
 	/* a test run shows a socket filter the packet from its IP header on */
+	bench_sequence += bench_step;
 	capture(skb, 0, DIRECTION_INGRESS, ACCESS_LOAD);
 	return 0;
 }

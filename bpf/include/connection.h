@@ -142,26 +142,14 @@ static __always_inline void set_connection_id(struct connection *c, const struct
 	}
 }
 
-static __always_inline void count_outcome(const struct walk *w, int outcome)
+_Static_assert(COUNTER_HEAD_UNPARSABLE - COUNTER_CONTEXT_FOUND ==
+		       OUTCOME_UNPARSABLE - OUTCOME_FOUND,
+	       "each outcome has its counter, in the same order");
+
+static __always_inline void count_outcome(int outcome, bool malformed)
 {
-	switch (outcome) {
-	case OUTCOME_FOUND:
-		count(COUNTER_CONTEXT_FOUND);
-		break;
-	case OUTCOME_UNSAMPLED:
-		count(COUNTER_CONTEXT_UNSAMPLED);
-		break;
-	case OUTCOME_NONE:
-		count(COUNTER_CONTEXT_NONE);
-		break;
-	case OUTCOME_TRUNCATED:
-		count(COUNTER_HEAD_TRUNCATED);
-		break;
-	case OUTCOME_UNPARSABLE:
-		count(COUNTER_HEAD_UNPARSABLE);
-		break;
-	}
-	if (w->malformed)
+	count(COUNTER_CONTEXT_FOUND + outcome - OUTCOME_FOUND);
+	if (malformed)
 		count(COUNTER_CONTEXT_MALFORMED);
 }
 

@@ -202,11 +202,18 @@ static __always_inline bool is_chosen(const struct segment *s)
 	return !ports_chosen || port_is_chosen(s->key.port_a) || port_is_chosen(s->key.port_b);
 }
 
-/* IPv4-mapped IPv6 address, RFC 4291 section 2.5.5.2. */
+/* IPv4-mapped IPv6 address, RFC 4291 section 2.5.5.2: its second half, and the
+ * whole.
+ */
+static __always_inline __u64 mapped_ipv4(__be32 addr)
+{
+	return (__u64)addr << 32 | bpf_htonl(0xffff);
+}
+
 static __always_inline void map_ipv4(__u64 *to, __be32 addr)
 {
 	to[0] = 0;
-	to[1] = (__u64)addr << 32 | bpf_htonl(0xffff);
+	to[1] = mapped_ipv4(addr);
 }
 
 /* Whether a segment does more than to acknowledge. */

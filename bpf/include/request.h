@@ -44,12 +44,21 @@ static __always_inline bool is_recorded(int outcome)
 	return outcome == OUTCOME_FOUND || outcome == OUTCOME_OPEN;
 }
 
-static __always_inline void count_request(const struct walk *w, int outcome)
+static __always_inline void count_request(int outcome, bool malformed)
 {
 	if (outcome != OUTCOME_UNPARSABLE)
 		count(COUNTER_REQUESTS);
 	if (outcome != OUTCOME_OPEN)
-		count_outcome(w, outcome);
+		count_outcome(outcome, malformed);
+}
+
+/* What begins on a connection on which nothing is followed, and is not recorded. */
+static __always_inline void count_passing(struct beginning b)
+{
+	if (b.outcome != NO_REQUEST)
+		count_request(b.outcome, b.malformed);
+	else if (b.response)
+		count(COUNTER_RESPONSE_UNTRACKED);
 }
 
 /* A segment of the client that begins with a method. c may be NULL. Returns
@@ -67,7 +76,7 @@ static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 	 */
 	if (c && c->phase == PHASE_REQUEST && !s->walk.request_line)
 		outcome = OUTCOME_UNPARSABLE;
-	count_request(&s->walk, outcome);
+	count_request(outcome, s->walk.malformed);
 	if (outcome == OUTCOME_UNPARSABLE)
 		return c && is_open(c) ? c : NULL;
 	if (c)
@@ -103,7 +112,7 @@ static __always_inline void end_search(const struct segment *seg, struct connect
 {
 	if (outcome == OUTCOME_TRUNCATED)
 		outcome = end_of_walk(w, OUTCOME_TRUNCATED);
-	count_outcome(w, outcome);
+	count_outcome(outcome, w->malformed);
 	forget_search(&seg->key);
 	c->phase = PHASE_IDLE;
 	if (outcome == OUTCOME_FOUND) {

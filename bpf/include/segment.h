@@ -3,7 +3,7 @@
 #ifndef LAYERTRACE_SEGMENT_H
 #define LAYERTRACE_SEGMENT_H
 
-#include "known.h"
+#include "passing.h"
 #include "response.h"
 
 /* A connection begins: remember its option, forget an older connection. */
@@ -67,12 +67,7 @@ static __always_inline bool is_in_passing(const struct scratch *s, const struct 
 {
 	if (is_recorded(seg->outcome))
 		return false;
-	if (seg->outcome == NO_REQUEST) {
-		if (is_response(seg->head))
-			count(COUNTER_RESPONSE_UNTRACKED);
-		return true;
-	}
-	count_request(&s->walk, seg->outcome);
+	count_passing(beginning_of(seg, s));
 	return true;
 }
 
@@ -165,30 +160,60 @@ static __always_inline bool concerns(const struct segment *seg, const struct scr
 	return followed || is_beginning(seg) || is_end(seg) || !is_in_passing(s, seg);
 }
 
+/* What has to be read of a packet at an interface: into s, as little fits on the
+ * stack.
+ */
+static __always_inline void look_closely(struct __sk_buff *skb, __u32 l2, enum direction direction,
+					 const enum access access)
+{
+	struct scratch *s = claim_scratch();
+	struct segment *seg;
+	__u32 *followed;
+
+	if (!s)
+		return;
+	seg = &s->segment;
+	if (parse_segment(skb, seg, l2, access, false) && is_chosen(seg)) {
+		seg->direction = direction;
+		followed = followed_count(&seg->key, seg->key.ifindex);
+		read_beginning(skb, seg, s, access);
+		if (followed && concerns(seg, s, *followed)) {
+			s->socket.cookie = 0;
+			take_followed(skb, s, followed);
+		}
+	}
+	release_scratch(s);
+}
+
+/* Out of the way of those that only pass. */
+static __noinline int look_closely_directly(struct __sk_buff *skb, __u32 l2,
+					    enum direction direction)
+{
+	look_closely(skb, l2, direction, ACCESS_DIRECT);
+	return 0;
+}
+
 /* The body of every capture program at an interface; l2 is the link-layer
  * header's length.
  */
 static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direction direction,
 				    const enum access access)
 {
-	struct segment seg;
-	struct scratch *s;
+	struct glance g;
 	__u32 *followed;
 
-	if (!parse_segment(skb, &seg, l2, access, false) || !is_chosen(&seg))
+	if (access != ACCESS_DIRECT) {
+		look_closely(skb, l2, direction, access);
 		return;
-	seg.direction = direction;
-	followed = followed_count(&seg.key, seg.key.ifindex);
-	s = claim_scratch();
-	if (!s)
-		return;
-	read_beginning(skb, &seg, s, access);
-	if (followed && concerns(&seg, s, *followed)) {
-		s->segment = seg;
-		s->socket.cookie = 0;
-		take_followed(skb, s, followed);
 	}
-	release_scratch(s);
+	if (glance_at(skb, l2, &g)) {
+		if (!g.chosen)
+			return;
+		followed = followed_sums(g.addrs, g.ports, skb->ifindex);
+		if (followed && !*followed && passes_by(skb, &g, access))
+			return;
+	}
+	look_closely_directly(skb, l2, direction);
 }
 
 #endif

@@ -143,18 +143,17 @@ static __always_inline void set_writing(struct __sk_buff *skb, const struct segm
 		find_writing(tp, seg->seq + seg->payload_len, &s->writing);
 }
 
-/* A segment may belong to something at this socket. */
-static __always_inline void take_at_socket(struct __sk_buff *skb, const struct segment *seg,
-					   struct scratch *s)
+/* The segment in s may belong to something at this socket. */
+static __always_inline void take_at_socket(struct __sk_buff *skb, struct scratch *s)
 {
+	struct segment *seg = &s->segment;
 	bool egress = seg->direction == DIRECTION_EGRESS;
 	struct socket_state *st = socket_state_of(skb);
 
 	if (!st)
 		return;
-	s->segment = *seg;
-	s->segment.key = st->key;
-	s->segment.from_a = egress;
+	seg->key = st->key;
+	seg->from_a = egress;
 	s->socket = st->facts;
 	if (egress)
 		set_writing(skb, seg, s);
@@ -182,6 +181,41 @@ static __noinline int take_acknowledgement(struct __sk_buff *skb, __u32 ack)
 	return 0;
 }
 
+static __always_inline void take_segment(struct __sk_buff *skb, struct scratch *s, __u32 *followed)
+{
+	struct segment *seg = &s->segment;
+
+	if (!matters(seg)) {
+		if (*followed)
+			take_acknowledgement(skb, seg->ack);
+		return;
+	}
+	read_beginning(skb, seg, s, ACCESS_LOAD);
+	if (concerns(seg, s, *followed))
+		take_at_socket(skb, s);
+}
+
+/* Out of the way of those that only pass. */
+static __noinline int look_closely_at_socket(struct __sk_buff *skb, enum direction direction)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct scratch *s;
+	__u32 *followed;
+
+	if (!sk)
+		return 0;
+	followed = followed_of(sk);
+	s = claim_scratch();
+	if (!s)
+		return 0;
+	s->segment.direction = direction;
+	if (followed &&
+	    parse_segment(skb, &s->segment, 0, ACCESS_DIRECT, direction == DIRECTION_INGRESS))
+		take_segment(skb, s, followed);
+	release_scratch(s);
+	return 0;
+}
+
 /* The body of both capture programs of sockets. Ports are not looked at: behind a
  * redirection they are others than on the wire. The socket's state neither, until
  * it has to be: finding it takes more time than all else.
@@ -189,26 +223,15 @@ static __noinline int take_acknowledgement(struct __sk_buff *skb, __u32 ack)
 static __always_inline void capture_at_socket(struct __sk_buff *skb, const enum direction direction)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct segment seg;
-	struct scratch *s;
+	struct glance g;
 	__u32 *followed;
 
-	if (!sk || !parse_segment(skb, &seg, 0, ACCESS_DIRECT, direction == DIRECTION_INGRESS))
+	if (!sk)
 		return;
 	followed = followed_of(sk);
-	if (!matters(&seg)) {
-		if (followed && *followed)
-			take_acknowledgement(skb, seg.ack);
+	if (followed && !*followed && glance_at(skb, 0, &g) && passes_by(skb, &g, ACCESS_LOAD))
 		return;
-	}
-	s = claim_scratch();
-	if (!s)
-		return;
-	seg.direction = direction;
-	read_beginning(skb, &seg, s, ACCESS_LOAD);
-	if (followed && concerns(&seg, s, *followed))
-		take_at_socket(skb, &seg, s);
-	release_scratch(s);
+	look_closely_at_socket(skb, direction);
 }
 
 #endif
