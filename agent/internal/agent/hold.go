@@ -15,7 +15,7 @@ const (
 	// holdTime is how long one waits at most.
 	holdTime = 10 * time.Second
 	// holdInterval is the time between two looks whether the names are there.
-	holdInterval = 200 * time.Millisecond
+	holdInterval = time.Second
 )
 
 // hold keeps exchanges whose names may be known soon: those of the first

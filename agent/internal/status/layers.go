@@ -3,7 +3,10 @@
 package status
 
 import (
+	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/layer"
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,7 +24,15 @@ var layerBuckets = []float64{
 type LayerTimes struct {
 	parts     *prometheus.HistogramVec
 	stretches *prometheus.SummaryVec
+
+	mu sync.Mutex
+	// latest is when a series was last given an exemplar, per bucket.
+	latest map[prometheus.Observer][]time.Time
 }
+
+// exemplarInterval is how long a bucket keeps its exemplar: a new one costs
+// several times what the sample does.
+const exemplarInterval = time.Second
 
 // NewLayerTimes returns empty histograms.
 func NewLayerTimes() *LayerTimes {
@@ -29,7 +40,7 @@ func NewLayerTimes() *LayerTimes {
 		Name: prefix + "hop_duration_seconds",
 		Help: "Time of requests by hop, with all that was done meanwhile: of the whole hop as its client's node saw it, outside of the client's node, and inside the server's node.",
 	}, []string{"stretch", "source", "destination"})
-	return &LayerTimes{stretches: stretches, parts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	return &LayerTimes{latest: map[prometheus.Observer][]time.Time{}, stretches: stretches, parts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: prefix + "layer_duration_seconds",
 		Help: "Time that requests spent in a layer, by hop (source and destination service) and place; layers that cannot be told apart here are joined by +.",
 		// Native histograms: about 10 % wide buckets, as many as a hop needs.
@@ -50,11 +61,29 @@ func (t *LayerTimes) Observe(leg *layer.Leg, p layer.Part) {
 	}
 	observer := t.parts.WithLabelValues(name, p.Place, leg.ClientService(), leg.ServerService(), string(p.Way))
 	seconds := float64(p.Time) / 1e9
-	if o, ok := observer.(prometheus.ExemplarObserver); ok {
+	if o, ok := observer.(prometheus.ExemplarObserver); ok && t.exemplarDue(observer, seconds, time.Now()) {
 		o.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": leg.TraceID.String()})
 		return
 	}
 	observer.Observe(seconds)
+}
+
+// exemplarDue reports whether the bucket of a sample has none of late, and takes
+// it to have one from now on.
+func (t *LayerTimes) exemplarDue(series prometheus.Observer, seconds float64, now time.Time) bool {
+	bucket, _ := slices.BinarySearch(layerBuckets, seconds)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	latest := t.latest[series]
+	if latest == nil {
+		latest = make([]time.Time, len(layerBuckets)+1)
+		t.latest[series] = latest
+	}
+	if now.Sub(latest[bucket]) < exemplarInterval {
+		return false
+	}
+	latest[bucket] = now
+	return true
 }
 
 // ObserveHop counts the stretches of a hop.

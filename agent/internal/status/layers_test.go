@@ -5,6 +5,7 @@ package status
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/layer"
 	"github.com/layertrace/layertrace/internal/exchange"
@@ -86,5 +87,30 @@ layertrace_hop_duration_seconds_count{destination="details",source="productpage"
 `
 	if err := testutil.CollectAndCompare(times, strings.NewReader(want)); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestExemplars(t *testing.T) {
+	times, at := NewLayerTimes(), time.Unix(1000, 0)
+	series := times.parts.WithLabelValues("application", "details", "productpage", "details", "request")
+	other := times.parts.WithLabelValues("application", "reviews", "productpage", "reviews", "request")
+	for i, c := range []struct {
+		series  prometheus.Observer
+		seconds float64
+		after   time.Duration
+		want    bool
+	}{
+		{series, 0.002, 0, true},
+		{series, 0.0021, 100 * time.Millisecond, false}, // the same bucket
+		{series, 0.2, 100 * time.Millisecond, true},     // a slow one is never without
+		{series, 100, 100 * time.Millisecond, true},
+		{other, 0.002, 100 * time.Millisecond, true},
+		{series, 0.002, 999 * time.Millisecond, false},
+		{series, 0.002, time.Second, true},
+		{series, 0.002, 1500 * time.Millisecond, false},
+	} {
+		if got := times.exemplarDue(c.series, c.seconds, at.Add(c.after)); got != c.want {
+			t.Errorf("sample %d, %v s after %v: exemplar %t, want %t", i, c.seconds, c.after, got, c.want)
+		}
 	}
 }
