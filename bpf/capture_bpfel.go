@@ -175,6 +175,8 @@ type CaptureExtraName struct {
 
 type CaptureFollowed struct {
 	_     structs.HostLayout
+	Total uint32
+	Pad   [60]uint8
 	Count [256]uint32
 }
 

@@ -63,7 +63,7 @@ static __noinline int begin_sending(const struct sk_buff *skb, __u32 ifindex)
 SEC("tp_btf/net_dev_start_xmit")
 int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *dev)
 {
-	return is_watched(dev) ? begin_sending(skb, dev->ifindex) : 0;
+	return follows_any() && is_watched(dev) ? begin_sending(skb, dev->ifindex) : 0;
 }
 
 /* The kernel drops a packet at a watched interface. */
@@ -89,7 +89,7 @@ int BPF_PROG(packet_drop, const struct sk_buff *skb, void *location, unsigned in
 {
 	const struct net_device *dev;
 
-	if (reason < DROP_REASON_FIRST)
+	if (reason < DROP_REASON_FIRST || !follows_any())
 		return 0;
 	dev = skb->dev;
 	return dev && is_watched(dev) ? drop(skb, dev->ifindex, reason) : 0;

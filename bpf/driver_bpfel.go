@@ -158,6 +158,8 @@ type DriverExtraName struct {
 
 type DriverFollowed struct {
 	_     structs.HostLayout
+	Total uint32
+	Pad   [60]uint8
 	Count [256]uint32
 }
 

@@ -46,19 +46,17 @@ static __always_inline __u64 sum_of_ipv6(const struct in6_addr *addr)
 static __always_inline bool may_be_followed(const struct sock *sk)
 {
 	const struct sock_common *common = &sk->__sk_common;
-	__u64 addr[2], addrs;
-	__u32 *count;
+	__u64 addrs;
 
+	if (!follows_any())
+		return false;
 	if (common->skc_family == AF_INET) {
-		map_ipv4(addr, common->skc_daddr);
-		addrs = addr[1];
-		map_ipv4(addr, common->skc_rcv_saddr);
-		addrs += addr[1];
+		addrs = mapped_ipv4(common->skc_daddr) + mapped_ipv4(common->skc_rcv_saddr);
 	} else {
 		addrs = sum_of_ipv6(&common->skc_v6_daddr) + sum_of_ipv6(&common->skc_v6_rcv_saddr);
 	}
-	count = followed_sums(addrs, common->skc_num + bpf_ntohs(common->skc_dport), SOCKET_POINT);
-	return count && *count;
+	return is_followed(
+		followed_sums(addrs, common->skc_num + bpf_ntohs(common->skc_dport), SOCKET_POINT));
 }
 
 /* A write to a socket at which something may be followed: of a response. That of

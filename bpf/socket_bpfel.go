@@ -163,6 +163,8 @@ type SocketExtraName struct {
 
 type SocketFollowed struct {
 	_     structs.HostLayout
+	Total uint32
+	Pad   [60]uint8
 	Count [256]uint32
 }
 

@@ -11,10 +11,14 @@
 /* Few, to stay in the caches: a miss costs what the table is to save. */
 #define FOLLOWED_BITS 8
 
-/* How many connections are followed, by a hash of their key. One that the map
- * of connections evicts stays counted: its place is looked up in vain.
+#define CACHE_LINE 64
+
+/* How many connections are followed, of all and by a hash of their key. One that
+ * the map of connections evicts stays counted: its place is looked up in vain.
  */
 struct followed {
+	__u32 total;
+	__u8 pad[CACHE_LINE - sizeof(__u32)];
 	__u32 count[1 << FOLLOWED_BITS];
 };
 
@@ -24,6 +28,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct followed);
 } followed_connections SEC(".maps");
+
+/* Whether anything is followed at all: on a node whose mesh samples few requests,
+ * mostly nothing is, and this is all that has to be asked.
+ */
+static __always_inline bool follows_any(void)
+{
+	const struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
+
+	return f && f->total;
+}
 
 /* Multiplicative hashing, Knuth, The Art of Computer Programming 6.4. */
 #define HASH_FACTOR 0x9e3779b97f4a7c15ULL
@@ -47,6 +61,11 @@ static __always_inline __u32 *followed_count(const struct connection_key *k, __u
 			     k->port_a + k->port_b, point);
 }
 
+static __always_inline bool is_followed(const __u32 *count)
+{
+	return count && *count;
+}
+
 /* Whether what comes next on c can belong to a request that came before. */
 static __always_inline bool has_open_end(const struct connection *c)
 {
@@ -56,9 +75,13 @@ static __always_inline bool has_open_end(const struct connection *c)
 /* Counts c as followed or not; both ends' packets may do so at once. */
 static __always_inline void follow(struct connection *c, __u32 *count, __u32 followed)
 {
+	struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
+
 	if (c->followed == followed || __sync_lock_test_and_set(&c->followed, followed) == followed)
 		return;
 	__sync_fetch_and_add(count, followed ? 1 : -1);
+	if (f)
+		__sync_fetch_and_add(&f->total, followed ? 1 : -1);
 }
 
 #endif

@@ -200,7 +200,6 @@ static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direct
 				    const enum access access)
 {
 	struct glance g;
-	__u32 *followed;
 
 	if (access != ACCESS_DIRECT) {
 		look_closely(skb, l2, direction, access);
@@ -209,8 +208,9 @@ static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direct
 	if (glance_at(skb, l2, &g)) {
 		if (!g.chosen)
 			return;
-		followed = followed_sums(g.addrs, g.ports, skb->ifindex);
-		if (followed && !*followed && passes_by(skb, &g, access))
+		if (!(follows_any() &&
+		      is_followed(followed_sums(g.addrs, g.ports, skb->ifindex))) &&
+		    passes_by(skb, &g, access))
 			return;
 	}
 	look_closely_directly(skb, l2, direction);

@@ -105,7 +105,7 @@ static __always_inline struct connection *exchange_of(const struct segment *seg)
 	__u32 *followed = followed_count(&seg->key, seg->key.ifindex);
 	struct connection *c;
 
-	if (!followed || !*followed)
+	if (!is_followed(followed))
 		return NULL;
 	c = bpf_map_lookup_elem(&connections, &seg->key);
 	if (!c || (is_open(c) ? c->claim & 1 : c->phase != PHASE_SEARCHING))

@@ -68,13 +68,10 @@ static __always_inline void set_socket_ends(struct connection_key *key, const st
  */
 static __always_inline __u32 *followed_of(const struct bpf_sock *sk)
 {
-	__u64 addr[2], addrs;
+	__u64 addrs;
 
 	if (sk->family == AF_INET) {
-		map_ipv4(addr, SOCK_FIELD(sk, src_ip4));
-		addrs = addr[1];
-		map_ipv4(addr, SOCK_FIELD(sk, dst_ip4));
-		addrs += addr[1];
+		addrs = mapped_ipv4(SOCK_FIELD(sk, src_ip4)) + mapped_ipv4(SOCK_FIELD(sk, dst_ip4));
 	} else {
 		addrs = SOCK_FIELDS(sk, src_ip6[0], src_ip6[1]) +
 			SOCK_FIELDS(sk, src_ip6[2], src_ip6[3]) +
@@ -224,12 +221,11 @@ static __always_inline void capture_at_socket(struct __sk_buff *skb, const enum 
 {
 	struct bpf_sock *sk = skb->sk;
 	struct glance g;
-	__u32 *followed;
 
 	if (!sk)
 		return;
-	followed = followed_of(sk);
-	if (followed && !*followed && glance_at(skb, 0, &g) && passes_by(skb, &g, ACCESS_LOAD))
+	if (!(follows_any() && is_followed(followed_of(sk))) && glance_at(skb, 0, &g) &&
+	    passes_by(skb, &g, ACCESS_LOAD))
 		return;
 	look_closely_at_socket(skb, direction);
 }
