@@ -90,9 +90,9 @@ static __always_inline bool passes_by(struct __sk_buff *skb, const struct glance
 			return false;
 	} else {
 		head = load_head(skb, g->payload_off, g->payload_len, access);
-		if (is_method(head) || __sync_lock_test_and_set(&s->claimed, 1))
-			return false;
 		b.response = is_response(head);
+		if ((!b.response && is_method(head)) || __sync_lock_test_and_set(&s->claimed, 1))
+			return false;
 		note_known(k, g->numbers, g->payload_len, b, head);
 		release_scratch(s);
 	}
