@@ -239,8 +239,14 @@ type DriverScratch struct {
 		FromA      bool
 		Direction  uint8
 		Pad        uint8
-		Outcome    int32
-		Head       uint64
+		Begins     struct {
+			_           structs.HostLayout
+			Outcome     int8
+			RequestLine uint8
+			Malformed   uint8
+			Response    uint8
+		}
+		Head uint64
 	}
 	Socket struct {
 		_      structs.HostLayout

@@ -21,20 +21,15 @@ static __always_inline __u64 load_head(struct __sk_buff *skb, __u32 off, __u32 l
 	return head;
 }
 
-/* A segment is known by its numbers and its length. Both numbers begin at random
- * (RFC 9293, section 3.4.1), and address translation leaves them as they are.
- */
-static __always_inline __u64 numbers_of(const struct segment *seg)
-{
-	return (__u64)seg->seq << 32 | seg->ack;
-}
-
-/* The place in the table, by multiplicative hashing of the sequence number. */
+/* The place of a segment in the table, by multiplicative hashing. */
 static __always_inline __u32 known_place(__u32 seq)
 {
 	return (__u32)(seq * (__u32)(HASH_FACTOR >> 32)) >> (32 - KNOWN_BITS);
 }
 
+/* A segment is known by its numbers and its length. Both numbers begin at random
+ * (RFC 9293, section 3.4.1), and address translation leaves them as they are.
+ */
 static __always_inline bool is_known(const struct known_segment *k, __u64 numbers,
 				     __u32 payload_len)
 {
@@ -52,47 +47,54 @@ static __always_inline void note_known(struct known_segment *k, __u64 numbers, _
 	*(volatile __u64 *)&k->numbers = numbers;
 }
 
-static __always_inline struct beginning beginning_of(const struct segment *seg,
-						     const struct scratch *s)
+/* Reads how a segment begins that is not known: head is its first bytes,
+ * payload_len of them at off. What a walk found is in s->walk; an open walk is
+ * more than what it began with, and not noted.
+ */
+static __always_inline struct beginning read_anew(struct __sk_buff *skb, struct scratch *s,
+						  __u64 numbers, __u32 off, __u32 payload_len,
+						  __u64 head, const enum access access)
 {
-	return (struct beginning){
-		.outcome = seg->outcome,
-		.request_line = s->walk.request_line,
-		.malformed = s->walk.malformed,
-		.response = is_response(seg->head),
-	};
+	struct beginning b = {.outcome = NO_REQUEST, .response = is_response(head)};
+	__u32 place = known_place(numbers >> 32);
+
+	if (!b.response && is_method(head)) {
+		b.outcome = walk_head(skb, s, off, payload_len, access);
+		if (b.outcome == OUTCOME_OPEN)
+			return b;
+		b.request_line = s->walk.request_line;
+		b.malformed = s->walk.malformed;
+		if (b.outcome == OUTCOME_FOUND)
+			s->contexts[place] = s->walk.found;
+	}
+	note_known(&s->known[place], numbers, payload_len, b, head);
+	return b;
 }
 
-/* Sets how a segment begins: its head and its outcome. What a walk found is in
- * s->walk.
- */
+/* Sets how a segment begins, and its head. What a walk found is in s->walk. */
 static __always_inline void read_beginning(struct __sk_buff *skb, struct segment *seg,
 					   struct scratch *s, const enum access access)
 {
+	__u64 numbers = (__u64)seg->seq << 32 | seg->ack;
 	__u32 place = known_place(seg->seq);
 	struct known_segment *k = &s->known[place];
 
-	seg->outcome = NO_REQUEST;
+	seg->begins = (struct beginning){.outcome = NO_REQUEST};
 	seg->head = 0;
 	if (!seg->payload_len || is_beginning(seg))
 		return;
-	if (is_known(k, numbers_of(seg), seg->payload_len)) {
+	if (is_known(k, numbers, seg->payload_len)) {
 		seg->head = k->head;
-		seg->outcome = k->beginning.outcome;
+		seg->begins = k->beginning;
 		s->walk.request_line = k->beginning.request_line;
 		s->walk.malformed = k->beginning.malformed;
-		if (seg->outcome == OUTCOME_FOUND)
+		if (seg->begins.outcome == OUTCOME_FOUND)
 			s->walk.found = s->contexts[place];
 		return;
 	}
 	seg->head = load_head(skb, seg->payload_off, seg->payload_len, access);
-	if (is_method(seg->head))
-		seg->outcome = walk_head(skb, seg, s, access);
-	if (seg->outcome == OUTCOME_OPEN)
-		return; /* an open walk is more than its outcome */
-	if (seg->outcome == OUTCOME_FOUND)
-		s->contexts[place] = s->walk.found;
-	note_known(k, numbers_of(seg), seg->payload_len, beginning_of(seg, s), seg->head);
+	seg->begins =
+		read_anew(skb, s, numbers, seg->payload_off, seg->payload_len, seg->head, access);
 }
 
 #endif

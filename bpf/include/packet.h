@@ -56,6 +56,14 @@ struct tcp_header {
 #define SEQUENCE_NUMBER(tcp) bpf_ntohl((tcp).seq)
 #endif
 
+/* What a segment begins. */
+struct beginning {
+	__s8 outcome; /* of the walk over the request, or NO_REQUEST */
+	__u8 request_line;
+	__u8 malformed;
+	__u8 response;
+};
+
 struct segment {
 	struct connection_key key;
 	__u32 option_off;
@@ -68,8 +76,8 @@ struct segment {
 	bool from_a; /* sent by end a of the key */
 	__u8 direction;
 	__u8 pad;
-	int outcome; /* of the walk over the request that begins with it, or NO_REQUEST */
-	__u64 head;  /* its first 8 bytes */
+	struct beginning begins;
+	__u64 head; /* its first 8 bytes */
 };
 
 static __always_inline bool is_beginning(const struct segment *seg)

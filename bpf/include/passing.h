@@ -74,7 +74,7 @@ static __always_inline bool passes_by(struct __sk_buff *skb, const struct glance
 				      const enum access access)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratches, &(__u32){0});
-	struct beginning b = {.outcome = NO_REQUEST};
+	struct beginning b;
 	struct known_segment *k;
 	__u64 head;
 
@@ -90,11 +90,12 @@ static __always_inline bool passes_by(struct __sk_buff *skb, const struct glance
 			return false;
 	} else {
 		head = load_head(skb, g->payload_off, g->payload_len, access);
-		b.response = is_response(head);
-		if ((!b.response && is_method(head)) || __sync_lock_test_and_set(&s->claimed, 1))
+		if (__sync_lock_test_and_set(&s->claimed, 1))
 			return false;
-		note_known(k, g->numbers, g->payload_len, b, head);
+		b = read_anew(skb, s, g->numbers, g->payload_off, g->payload_len, head, access);
 		release_scratch(s);
+		if (is_recorded(b.outcome))
+			return false;
 	}
 	count_passing(b);
 	return true;

@@ -69,7 +69,7 @@ static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 							struct scratch *s, struct connection *c,
 							__u64 now)
 {
-	int outcome = seg->outcome;
+	int outcome = seg->begins.outcome;
 
 	/* While a request has no response, what does not begin with a whole
 	 * request line is more likely its body.
@@ -194,7 +194,7 @@ static __always_inline void client_data(struct __sk_buff *skb, const struct segm
 	if (c->phase == PHASE_SEARCHING) {
 		if (arrival != ARRIVAL_AGAIN)
 			go_on_searching(skb, seg, s, c, arrival == ARRIVAL_IN_ORDER);
-	} else if (arrival != ARRIVAL_AGAIN && seg->outcome != NO_REQUEST) {
+	} else if (arrival != ARRIVAL_AGAIN && seg->begins.outcome != NO_REQUEST) {
 		if (!begin_request(skb, seg, s, c, now))
 			return;
 	}

@@ -65,14 +65,6 @@ struct walk {
 	struct context datadog;
 };
 
-/* What a segment begins. */
-struct beginning {
-	__s8 outcome; /* of the walk over the request, or NO_REQUEST */
-	__u8 request_line;
-	__u8 malformed;
-	__u8 response;
-};
-
 /* How a segment begins, as another point of this node read it; see known.h. */
 struct known_segment {
 	__u64 numbers; /* sequence number << 32 | acknowledged */

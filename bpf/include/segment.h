@@ -63,11 +63,11 @@ static __always_inline struct connection *on_end(const struct segment *seg, stru
 /* Whether a segment without a connection to be followed is done with: all but
  * the beginnings of requests that are recorded.
  */
-static __always_inline bool is_in_passing(const struct scratch *s, const struct segment *seg)
+static __always_inline bool is_in_passing(const struct segment *seg)
 {
-	if (is_recorded(seg->outcome))
+	if (is_recorded(seg->begins.outcome))
 		return false;
-	count_passing(beginning_of(seg, s));
+	count_passing(seg->begins);
 	return true;
 }
 
@@ -78,7 +78,7 @@ static __always_inline struct connection *take_payload(struct __sk_buff *skb,
 {
 	__u64 now;
 
-	if (!c && is_in_passing(s, seg))
+	if (!c && is_in_passing(seg))
 		return NULL;
 	now = bpf_ktime_get_ns();
 	if (!c) {
@@ -154,10 +154,9 @@ __noinline int take_followed(struct __sk_buff *skb, struct scratch *s, __u32 *fo
 }
 
 /* Whether a segment can belong to something. */
-static __always_inline bool concerns(const struct segment *seg, const struct scratch *s,
-				     __u32 followed)
+static __always_inline bool concerns(const struct segment *seg, __u32 followed)
 {
-	return followed || is_beginning(seg) || is_end(seg) || !is_in_passing(s, seg);
+	return followed || is_beginning(seg) || is_end(seg) || !is_in_passing(seg);
 }
 
 /* What has to be read of a packet at an interface: into s, as little fits on the
@@ -177,7 +176,7 @@ static __always_inline void look_closely(struct __sk_buff *skb, __u32 l2, enum d
 		seg->direction = direction;
 		followed = followed_count(&seg->key, seg->key.ifindex);
 		read_beginning(skb, seg, s, access);
-		if (followed && concerns(seg, s, *followed)) {
+		if (followed && concerns(seg, *followed)) {
 			s->socket.cookie = 0;
 			take_followed(skb, s, followed);
 		}

@@ -188,7 +188,7 @@ static __always_inline void take_segment(struct __sk_buff *skb, struct scratch *
 		return;
 	}
 	read_beginning(skb, seg, s, ACCESS_LOAD);
-	if (concerns(seg, s, *followed))
+	if (concerns(seg, *followed))
 		take_at_socket(skb, s);
 }
 

@@ -173,11 +173,11 @@ __noinline int walk_loaded(struct __sk_buff *skb, struct scratch *s, __u32 off, 
 	return whole_walk(skb, s, off, len, ACCESS_LOAD);
 }
 
-static __always_inline int walk_head(struct __sk_buff *skb, const struct segment *seg,
-				     struct scratch *s, const enum access access)
+static __always_inline int walk_head(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len,
+				     const enum access access)
 {
-	return access == ACCESS_DIRECT ? walk_directly(skb, s, seg->payload_off, seg->payload_len) :
-					 walk_loaded(skb, s, seg->payload_off, seg->payload_len);
+	return access == ACCESS_DIRECT ? walk_directly(skb, s, off, len) :
+					 walk_loaded(skb, s, off, len);
 }
 
 #endif
