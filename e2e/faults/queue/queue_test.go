@@ -83,12 +83,9 @@ func TestCalculationAndTapAgree(t *testing.T) {
 	for _, want := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond} {
 		slow := Slow{Space: b, NIC: "eth0", Match: Match{Port: testPort, Response: true, Longer: 1100}, Rate: Rate(size, want)}
 		agree := false
-		for range 20 { // a busy machine is late now and then
+		for range 20 { // a busy machine is late now and then, with the first segment as well
 			passed, calculated := passing(t, a, conn, slow, size)
 			off := passed - calculated
-			if off < -100*time.Microsecond {
-				t.Errorf("%v: %v by the tap, calculated %v: too early", want, passed, calculated)
-			}
 			if agree = off.Abs() <= 100*time.Microsecond+calculated/50; agree {
 				break
 			}
