@@ -120,31 +120,27 @@ func laterPodIsNamed(ctx context.Context, r *rollout) error {
 func (r *rollout) awaitNamedSpan(ctx context.Context, url string) error {
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: r.cluster.Space.DialContext}}
 	defer client.CloseIdleConnections()
-	number, trace := 0, ""
+	var traces []string
 	return await.Until(ctx, "span of pod "+appPod, limit, 500*time.Millisecond, func(ctx context.Context) error {
-		var spans []jaeger.Span
-		if number > 0 {
-			got, err := r.jaeger.Trace(ctx, trace)
-			if err != nil {
+		// An agent sends its spans a second or two behind the request.
+		for _, trace := range traces[max(0, len(traces)-8):] {
+			if got, err := r.jaeger.Trace(ctx, trace); err != nil {
 				return err
+			} else if slices.ContainsFunc(got.Spans, namesApp) {
+				return nil
 			}
-			spans = got.Spans
 		}
-		if slices.ContainsFunc(spans, namesApp) {
-			return nil
-		}
-		number++
-		trace = fmt.Sprintf("0af7651916cd43dd8448eb2100%06x", number)
+		traces = append(traces, fmt.Sprintf("0af7651916cd43dd8448eb2100%06x", len(traces)+1))
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
 			return err
 		}
-		request.Header.Set("traceparent", "00-"+trace+"-b7ad6b7169203331-01")
+		request.Header.Set("traceparent", "00-"+traces[len(traces)-1]+"-b7ad6b7169203331-01")
 		response, err := client.Do(request)
 		if err != nil {
 			return err
 		}
-		return errors.Join(response.Body.Close(), fmt.Errorf("none yet in Jaeger, which has %v of the last request", spans))
+		return errors.Join(response.Body.Close(), fmt.Errorf("none yet in Jaeger for %d requests", len(traces)))
 	})
 }
 
