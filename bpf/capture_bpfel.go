@@ -201,7 +201,6 @@ type CaptureScratch struct {
 			Malformed   uint8
 			Response    uint8
 		}
-		Head uint64
 	}
 	Walk struct {
 		_           structs.HostLayout
@@ -263,7 +262,6 @@ type CaptureScratch struct {
 			Malformed   uint8
 			Response    uint8
 		}
-		Head uint64
 	}
 	Socket struct {
 		_      structs.HostLayout

@@ -184,7 +184,6 @@ type DriverScratch struct {
 			Malformed   uint8
 			Response    uint8
 		}
-		Head uint64
 	}
 	Walk struct {
 		_           structs.HostLayout
@@ -246,7 +245,6 @@ type DriverScratch struct {
 			Malformed   uint8
 			Response    uint8
 		}
-		Head uint64
 	}
 	Socket struct {
 		_      structs.HostLayout

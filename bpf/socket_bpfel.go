@@ -189,7 +189,6 @@ type SocketScratch struct {
 			Malformed   uint8
 			Response    uint8
 		}
-		Head uint64
 	}
 	Walk struct {
 		_           structs.HostLayout
@@ -251,7 +250,6 @@ type SocketScratch struct {
 			Malformed   uint8
 			Response    uint8
 		}
-		Head uint64
 	}
 	Socket struct {
 		_      structs.HostLayout

@@ -38,23 +38,25 @@ static __always_inline bool is_known(const struct known_segment *k, __u64 number
 
 /* Never to be found half written, by whoever interrupts this. */
 static __always_inline void note_known(struct known_segment *k, __u64 numbers, __u32 payload_len,
-				       struct beginning b, __u64 head)
+				       struct beginning b)
 {
 	*(volatile __u64 *)&k->numbers = 0;
+	asm volatile("" ::: "memory");
 	k->payload_len = payload_len;
 	k->beginning = b;
-	*(volatile __u64 *)&k->head = head;
+	asm volatile("" ::: "memory");
 	*(volatile __u64 *)&k->numbers = numbers;
 }
 
-/* Reads how a segment begins that is not known: head is its first bytes,
- * payload_len of them at off. What a walk found is in s->walk; an open walk is
- * more than what it began with, and not noted.
+/* Reads how a segment begins that is not known: payload_len bytes at off. What a
+ * walk found is in s->walk; an open walk is more than what it began with, and not
+ * noted.
  */
 static __always_inline struct beginning read_anew(struct __sk_buff *skb, struct scratch *s,
 						  __u64 numbers, __u32 off, __u32 payload_len,
-						  __u64 head, const enum access access)
+						  const enum access access)
 {
+	__u64 head = load_head(skb, off, payload_len, access);
 	struct beginning b = {.outcome = NO_REQUEST, .response = is_response(head)};
 	__u32 place = known_place(numbers >> 32);
 
@@ -67,11 +69,11 @@ static __always_inline struct beginning read_anew(struct __sk_buff *skb, struct 
 		if (b.outcome == OUTCOME_FOUND)
 			s->contexts[place] = s->walk.found;
 	}
-	note_known(&s->known[place], numbers, payload_len, b, head);
+	note_known(&s->known[place], numbers, payload_len, b);
 	return b;
 }
 
-/* Sets how a segment begins, and its head. What a walk found is in s->walk. */
+/* Sets how a segment begins. What a walk found is in s->walk. */
 static __always_inline void read_beginning(struct __sk_buff *skb, struct segment *seg,
 					   struct scratch *s, const enum access access)
 {
@@ -80,21 +82,18 @@ static __always_inline void read_beginning(struct __sk_buff *skb, struct segment
 	struct known_segment *k = &s->known[place];
 
 	seg->begins = (struct beginning){.outcome = NO_REQUEST};
-	seg->head = 0;
 	if (!seg->payload_len || is_beginning(seg))
 		return;
-	if (is_known(k, numbers, seg->payload_len)) {
-		seg->head = k->head;
-		seg->begins = k->beginning;
-		s->walk.request_line = k->beginning.request_line;
-		s->walk.malformed = k->beginning.malformed;
-		if (seg->begins.outcome == OUTCOME_FOUND)
-			s->walk.found = s->contexts[place];
+	if (!is_known(k, numbers, seg->payload_len)) {
+		seg->begins =
+			read_anew(skb, s, numbers, seg->payload_off, seg->payload_len, access);
 		return;
 	}
-	seg->head = load_head(skb, seg->payload_off, seg->payload_len, access);
-	seg->begins =
-		read_anew(skb, s, numbers, seg->payload_off, seg->payload_len, seg->head, access);
+	seg->begins = k->beginning;
+	s->walk.request_line = k->beginning.request_line;
+	s->walk.malformed = k->beginning.malformed;
+	if (seg->begins.outcome == OUTCOME_FOUND)
+		s->walk.found = s->contexts[place];
 }
 
 #endif

@@ -77,7 +77,6 @@ struct segment {
 	__u8 direction;
 	__u8 pad;
 	struct beginning begins;
-	__u64 head; /* its first 8 bytes */
 };
 
 static __always_inline bool is_beginning(const struct segment *seg)

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* The short way out, which nearly all segments take: what is usual about their
  * headers, nothing followed on their connection, and no recorded request begun.
- * Code and memory that every packet brings into the near caches push out what
- * others have there, and cost them as much again; so this reads where it lies,
- * copies nothing, and leaves all that is not usual to segment.h.
+ * It is to be little code: headers are read where they lie, and all that is not
+ * usual is left to segment.h.
  */
 #ifndef LAYERTRACE_PASSING_H
 #define LAYERTRACE_PASSING_H
@@ -74,9 +73,8 @@ static __always_inline bool passes_by(struct __sk_buff *skb, const struct glance
 				      const enum access access)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratches, &(__u32){0});
-	struct beginning b;
 	struct known_segment *k;
-	__u64 head;
+	struct beginning b;
 
 	if (g->flags & (TCP_SYN | TCP_FIN | TCP_RST) || !s)
 		return false;
@@ -86,19 +84,15 @@ static __always_inline bool passes_by(struct __sk_buff *skb, const struct glance
 	if (is_known(k, g->numbers, g->payload_len)) {
 		b = k->beginning;
 		asm volatile("" ::: "memory");
-		if (is_recorded(b.outcome) || k->numbers != g->numbers)
+		if (k->numbers != g->numbers)
 			return false;
 	} else {
-		head = load_head(skb, g->payload_off, g->payload_len, access);
 		if (__sync_lock_test_and_set(&s->claimed, 1))
 			return false;
-		b = read_anew(skb, s, g->numbers, g->payload_off, g->payload_len, head, access);
+		b = read_anew(skb, s, g->numbers, g->payload_off, g->payload_len, access);
 		release_scratch(s);
-		if (is_recorded(b.outcome))
-			return false;
 	}
-	count_passing(b);
-	return true;
+	return is_in_passing(b);
 }
 
 #endif

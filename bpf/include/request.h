@@ -52,13 +52,18 @@ static __always_inline void count_request(int outcome, bool malformed)
 		count_outcome(outcome, malformed);
 }
 
-/* What begins on a connection on which nothing is followed, and is not recorded. */
-static __always_inline void count_passing(struct beginning b)
+/* Whether a segment of a connection on which nothing is followed is done with,
+ * and counted: all but the beginnings of requests that are recorded.
+ */
+static __always_inline bool is_in_passing(struct beginning b)
 {
+	if (is_recorded(b.outcome))
+		return false;
 	if (b.outcome != NO_REQUEST)
 		count_request(b.outcome, b.malformed);
 	else if (b.response)
 		count(COUNTER_RESPONSE_UNTRACKED);
+	return true;
 }
 
 /* A segment of the client that begins with a method. c may be NULL. Returns

@@ -76,7 +76,7 @@ static __always_inline void server_data(struct __sk_buff *skb, const struct segm
 	} else if (arrival != ARRIVAL_IN_ORDER) {
 		count(COUNTER_OUT_OF_ORDER);
 	}
-	if (is_method(seg->head))
+	if (seg->begins.outcome != NO_REQUEST)
 		count(COUNTER_REQUEST_IN_RESPONSE);
 	if (c->phase == PHASE_SEARCHING)
 		go_on_searching(skb, seg, s, c, false);
@@ -84,7 +84,7 @@ static __always_inline void server_data(struct __sk_buff *skb, const struct segm
 		c->waiting = 0;
 		return;
 	}
-	if (is_response(seg->head) && (c->phase != PHASE_RESPONSE || c->skipping)) {
+	if (seg->begins.response && (c->phase != PHASE_RESPONSE || c->skipping)) {
 		if (!begin_response(skb, seg, s, c, &skipped))
 			return;
 		fresh -= skipped < fresh ? skipped : fresh;

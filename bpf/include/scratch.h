@@ -70,7 +70,6 @@ struct known_segment {
 	__u64 numbers; /* sequence number << 32 | acknowledged */
 	__u32 payload_len;
 	struct beginning beginning;
-	__u64 head;
 };
 
 /* Few, to stay in the caches; the points of a node are passed within microseconds. */

@@ -60,17 +60,6 @@ static __always_inline struct connection *on_end(const struct segment *seg, stru
 	return NULL;
 }
 
-/* Whether a segment without a connection to be followed is done with: all but
- * the beginnings of requests that are recorded.
- */
-static __always_inline bool is_in_passing(const struct segment *seg)
-{
-	if (is_recorded(seg->begins.outcome))
-		return false;
-	count_passing(seg->begins);
-	return true;
-}
-
 /* What a segment with payload does to its connection. */
 static __always_inline struct connection *take_payload(struct __sk_buff *skb,
 						       const struct segment *seg, struct scratch *s,
@@ -78,7 +67,7 @@ static __always_inline struct connection *take_payload(struct __sk_buff *skb,
 {
 	__u64 now;
 
-	if (!c && is_in_passing(seg))
+	if (!c && is_in_passing(seg->begins))
 		return NULL;
 	now = bpf_ktime_get_ns();
 	if (!c) {
@@ -156,7 +145,7 @@ __noinline int take_followed(struct __sk_buff *skb, struct scratch *s, __u32 *fo
 /* Whether a segment can belong to something. */
 static __always_inline bool concerns(const struct segment *seg, __u32 followed)
 {
-	return followed || is_beginning(seg) || is_end(seg) || !is_in_passing(seg);
+	return followed || is_beginning(seg) || is_end(seg) || !is_in_passing(seg->begins);
 }
 
 /* What has to be read of a packet at an interface: into s, as little fits on the

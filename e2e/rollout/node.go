@@ -121,12 +121,15 @@ func (r *rollout) awaitNamedSpan(ctx context.Context, url string) error {
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: r.cluster.Space.DialContext}}
 	defer client.CloseIdleConnections()
 	var traces []string
+	var spans []jaeger.Span
 	return await.Until(ctx, "span of pod "+appPod, limit, 500*time.Millisecond, func(ctx context.Context) error {
 		// An agent sends its spans a second or two behind the request.
 		for _, trace := range traces[max(0, len(traces)-8):] {
-			if got, err := r.jaeger.Trace(ctx, trace); err != nil {
+			got, err := r.jaeger.Trace(ctx, trace)
+			if err != nil {
 				return err
-			} else if slices.ContainsFunc(got.Spans, namesApp) {
+			}
+			if spans = got.Spans; slices.ContainsFunc(spans, namesApp) {
 				return nil
 			}
 		}
@@ -140,7 +143,7 @@ func (r *rollout) awaitNamedSpan(ctx context.Context, url string) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(response.Body.Close(), fmt.Errorf("none yet in Jaeger for %d requests", len(traces)))
+		return errors.Join(response.Body.Close(), fmt.Errorf("none yet in Jaeger, which has %v of the last request but this", spans))
 	})
 }
 

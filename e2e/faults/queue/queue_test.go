@@ -84,7 +84,10 @@ func TestCalculationAndTapAgree(t *testing.T) {
 		slow := Slow{Space: b, NIC: "eth0", Match: Match{Port: testPort, Response: true, Longer: 1100}, Rate: Rate(size, want)}
 		agree := false
 		for range 20 { // a busy machine is late now and then, with the first segment as well
-			passed, calculated := passing(t, a, conn, slow, size)
+			passed, waited, calculated := passing(t, a, conn, slow, size)
+			if waited < calculated-100*time.Microsecond {
+				t.Errorf("%v: %v behind the question, calculated %v: too early", want, waited, calculated)
+			}
 			off := passed - calculated
 			if agree = off.Abs() <= 100*time.Microsecond+calculated/50; agree {
 				break
@@ -98,8 +101,9 @@ func TestCalculationAndTapAgree(t *testing.T) {
 }
 
 // passing asks once over conn, and returns how long the answer took to pass the
-// slow queue by the tap, and by calculation.
-func passing(t *testing.T, a *netspace.Space, conn net.Conn, slow Slow, size int) (passed, calculated time.Duration) {
+// slow queue by the tap, how long behind the question that was, which no lateness
+// makes shorter, and how long it takes by calculation.
+func passing(t *testing.T, a *netspace.Space, conn net.Conn, slow Slow, size int) (passed, waited, calculated time.Duration) {
 	t.Helper()
 	remove, err := slow.Install()
 	if err != nil {
@@ -110,6 +114,7 @@ func passing(t *testing.T, a *netspace.Space, conn net.Conn, slow Slow, size int
 	if err != nil {
 		t.Fatal(err)
 	}
+	asked := time.Now()
 	if _, err := conn.Write([]byte("?")); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +133,7 @@ func passing(t *testing.T, a *netspace.Space, conn net.Conn, slow Slow, size int
 	if !ok {
 		t.Fatal("the answer did not pass")
 	}
-	return end.Sub(began), Delay(found[0].Response.Length(), slow.Rate)
+	return end.Sub(began), end.Sub(asked), Delay(found[0].Response.Length(), slow.Rate)
 }
 
 // pair makes two namespaces: the first has a bridge 10.0.0.1 with the port
