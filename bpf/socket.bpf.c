@@ -105,7 +105,7 @@ int BPF_PROG(socket_write, struct sock *sk, const struct msghdr *msg)
 
 	if (!is_sent_at_once(tp, msg->msg_iter.count) && is_chosen_socket(sk))
 		write_waiting(tp, msg->msg_iter.count);
-	return sk->sk_bpf_storage && may_be_followed(sk) ? write_followed(sk) : 0;
+	return may_be_followed(sk) ? write_followed(sk) : 0;
 }
 
 /* tcp_rcv_space_adjust, net/ipv4/tcp_input.c: when bytes were copied to the
@@ -119,7 +119,7 @@ int BPF_PROG(socket_read, struct sock *sk)
 	struct tcp_sock *tp;
 	__u64 now;
 
-	if (!sk->sk_bpf_storage || !may_be_followed(sk))
+	if (!may_be_followed(sk))
 		return 0;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	if (!st || !st->followed)

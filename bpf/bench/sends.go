@@ -19,8 +19,13 @@ import (
 	"github.com/layertrace/layertrace/bpf"
 )
 
-// sendsOfRound is how many writes are timed at once, of 64 bytes each.
-const sendsOfRound = 2500
+const (
+	// sendsOfRound is how many writes of sendBytes are timed with the same programs.
+	sendsOfRound = 2048
+	sendBytes    = 64
+	// sendsAtOnce is how many are written, and timed, before they are read.
+	sendsAtOnce = 32
+)
 
 // sends is what a write to a TCP socket outside of the chosen cgroups costs: with
 // nothing attached, with empty programs at the tracepoints, and with ours. Times
@@ -35,7 +40,8 @@ type sends struct {
 	Turns   int     `json:"turns"`
 }
 
-// measureSends writes over loopback, in turns of the three.
+// measureSends writes over loopback, in turns of the three. The calling thread
+// stays on one CPU from then on.
 func measureSends(turns int) (s sends, err error) {
 	ours, err := tracepoints()
 	if err != nil {
@@ -45,19 +51,20 @@ func measureSends(turns int) (s sends, err error) {
 	if err != nil {
 		return s, err
 	}
-	conn, done, err := loopback()
+	l, err := openLoopback()
 	if err != nil {
 		return s, err
 	}
-	defer func() { err = errors.Join(err, conn.Close(), <-done) }()
-	runtime.LockOSThread() // its CPU time is read
-	defer runtime.UnlockOSThread()
+	defer func() { err = errors.Join(err, l.Close()) }()
+	if err := pin(); err != nil {
+		return s, err
+	}
 	states := [][]*ebpf.Program{nil, empty, ours}
 	times := make([][]float64, len(states))
 	for turn := range turns + 1 {
 		for i := range states {
 			state := (i + turn) % len(states) // which comes first goes round
-			ns, err := timeSends(int(conn.Fd()), states[state])
+			ns, err := timeSends(l, states[state])
 			if err != nil {
 				return s, err
 			}
@@ -134,55 +141,102 @@ func emptyOnes(programs []*ebpf.Program) (empty []*ebpf.Program, err error) {
 	return empty, nil
 }
 
-// loopback returns a connected socket whose bytes are read and thrown away.
-func loopback() (writer *os.File, done chan error, err error) {
+// loopback is a connection whose both ends are this process's.
+type loopback struct{ writer, reader *os.File }
+
+func openLoopback() (l loopback, err error) {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
-		return nil, nil, err
+		return l, err
 	}
 	defer listener.Close()
-	done = make(chan error, 1)
-	conn, err := net.Dial("tcp4", listener.Addr().String())
+	client, err := net.Dial("tcp4", listener.Addr().String())
 	if err != nil {
-		return nil, nil, err
+		return l, err
 	}
-	reader, err := listener.Accept()
+	defer client.Close()
+	server, err := listener.Accept()
 	if err != nil {
-		return nil, nil, errors.Join(err, conn.Close())
+		return l, err
 	}
-	go func() {
-		_, err := io.Copy(io.Discard, reader)
-		done <- errors.Join(err, reader.Close())
-	}()
-	writer, err = conn.(*net.TCPConn).File() // blocking, without Go's poller
-	if err == nil {
-		err = syscall.SetNonblock(int(writer.Fd()), false)
+	defer server.Close()
+	if l.writer, err = blocking(client); err != nil {
+		return l, err
 	}
-	return writer, done, errors.Join(err, conn.Close())
+	l.reader, err = blocking(server)
+	return l, err
+}
+
+// blocking returns the connection's socket without Go's poller.
+func blocking(c net.Conn) (*os.File, error) {
+	f, err := c.(*net.TCPConn).File()
+	if err != nil {
+		return nil, err
+	}
+	return f, syscall.SetNonblock(int(f.Fd()), false)
+}
+
+// Close ends both ends.
+func (l loopback) Close() error {
+	return errors.Join(l.writer.Close(), l.reader.Close())
+}
+
+// pin keeps the calling goroutine on one thread and that on one CPU, until its
+// end: a reader elsewhere, or another CPU's caches, would be timed instead.
+func pin() error {
+	runtime.LockOSThread()
+	var cpus unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
+		return fmt.Errorf("read the CPUs of this thread: %w", err)
+	}
+	for cpu := range len(cpus) * 64 {
+		if cpus.IsSet(cpu) {
+			cpus.Zero()
+			cpus.Set(cpu)
+			break
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &cpus); err != nil {
+		return fmt.Errorf("stay on one CPU: %w", err)
+	}
+	return nil
 }
 
 // timeSends returns the thread's CPU time per write in ns, with the programs
-// attached.
-func timeSends(fd int, programs []*ebpf.Program) (ns float64, err error) {
+// attached. What was written is read by the same thread, which is not timed.
+func timeSends(l loopback, programs []*ebpf.Program) (ns float64, err error) {
 	for _, p := range programs {
-		l, err := link.AttachTracing(link.TracingOptions{Program: p})
+		attached, err := link.AttachTracing(link.TracingOptions{Program: p})
 		if err != nil {
 			return 0, fmt.Errorf("attach to a tracepoint: %w", err)
 		}
-		defer l.Close()
+		defer attached.Close()
 	}
-	data := make([]byte, 64)
-	start, err := threadTime()
-	if err != nil {
-		return 0, err
-	}
-	for range sendsOfRound {
-		if _, err := syscall.Write(fd, data); err != nil {
-			return 0, fmt.Errorf("write over loopback: %w", err)
+	var (
+		data  = make([]byte, sendBytes)
+		room  = make([]byte, sendBytes*sendsAtOnce)
+		spent int64
+	)
+	for range sendsOfRound / sendsAtOnce {
+		start, err := threadTime()
+		if err != nil {
+			return 0, err
+		}
+		for range sendsAtOnce {
+			if _, err := syscall.Write(int(l.writer.Fd()), data); err != nil {
+				return 0, fmt.Errorf("write over loopback: %w", err)
+			}
+		}
+		end, err := threadTime()
+		if err != nil {
+			return 0, err
+		}
+		spent += end - start
+		if _, err := io.ReadFull(l.reader, room); err != nil {
+			return 0, fmt.Errorf("read over loopback: %w", err)
 		}
 	}
-	end, err := threadTime()
-	return float64(end-start) / sendsOfRound, err
+	return float64(spent) / sendsOfRound, nil
 }
 
 func threadTime() (int64, error) {
