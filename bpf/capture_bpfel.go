@@ -161,7 +161,8 @@ type CaptureExchangeRecord struct {
 	LeavingStart          uint32
 	LeavingEnd            uint32
 	HandoverEnd           uint32
-	Pad2                  [4]uint8
+	QueueBypassed         uint8
+	Pad2                  [3]uint8
 	Acknowledged          uint64
 }
 

@@ -1,14 +1,15 @@
 //go:build ignore
 
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* What becomes of a packet behind the capture at an interface: its queue has
- * let it go and the driver takes it, or the kernel drops it.
+/* What becomes of a packet behind the capture at an interface: its queue lets it
+ * go to the driver, or the kernel drops it. Where there is no queue, or an empty
+ * one that is passed by, the driver has it at once, and no program runs.
  */
 #include "include/sent.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* The driver takes bytes of x that it did not have. Kernels may leave programs
+/* The driver gets bytes of x that it did not have. Kernels may leave programs
  * out: a time is that of the first byte only where that byte was seen.
  */
 static __always_inline void note_handover(struct exchange_record *x, const struct segment *seg,
@@ -24,10 +25,10 @@ static __always_inline void note_handover(struct exchange_record *x, const struc
 	*last = now;
 }
 
-/* The driver of a watched interface begins to send a packet. Out of line: every
- * packet of the machine runs the program, and most need no stack.
+/* The queue of a watched interface lets a packet go. bypassed: it is passed by
+ * while it is empty.
  */
-static __noinline int begin_sending(const struct sk_buff *skb, __u32 ifindex)
+static __always_inline void let_go(const struct sk_buff *skb, __u32 ifindex, bool bypassed)
 {
 	struct segment seg = {};
 	struct exchange_record *x;
@@ -36,34 +37,73 @@ static __noinline int begin_sending(const struct sk_buff *skb, __u32 ifindex)
 	__u32 fresh;
 
 	if (!read_sent(skb, ifindex, &seg))
-		return 0;
+		return;
 	c = exchange_of(&seg);
 	if (!c)
-		return 0;
+		return;
 	x = &c->x;
 	from_client = seg.from_a == c->client_is_a;
 	/* An answer can come before the end of its request. */
 	if (from_client ? x->direction != DIRECTION_EGRESS : c->phase != PHASE_RESPONSE)
-		return 0;
+		return;
 	/* A copy that is sent again may come before what it is a copy of, by
 	 * another class of the queue.
 	 */
 	if (arrive(from_client ? &c->driver_client : &c->driver_server, seg.seq, seg.payload_len,
 		   &fresh) == ARRIVAL_AGAIN &&
 	    !fresh)
-		return 0;
+		return;
+	x->queue_bypassed = bypassed;
 	if (from_client)
 		note_handover(x, &seg, &x->handover_request_first, &x->handover_request_last);
 	else
 		note_handover(x, &seg, &x->handover_response_first, &x->handover_response_last);
+}
+
+/* Packets that a queue lets go at once, at most: as many as fit a driver's limit
+ * in bytes. Of more, the times are not known, which the agent counts.
+ */
+#define PACKETS_AT_ONCE 128
+
+/* Out of line: most runs need no stack. */
+static __noinline int let_all_go(const struct sk_buff *skb, const __u64 *argument, __u32 ifindex,
+				 bool bypassed)
+{
+	__u64 first;
+
+	/* There may be no packet. Verifiers before 6.13 do not know that of an
+	 * argument, and leave a check of the pointer itself out.
+	 */
+	if (bpf_probe_read_kernel(&first, sizeof(first), argument) || !first)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < PACKETS_AT_ONCE; i++) {
+		if (!skb)
+			break;
+		let_go(skb, ifindex, bypassed);
+		skb = skb->next;
+	}
 	return 0;
 }
 
-/* net/core/dev.c: right before the driver's ndo_start_xmit. */
-SEC("tp_btf/net_dev_start_xmit")
-int BPF_PROG(driver_start, const struct sk_buff *skb, const struct net_device *dev)
+/* include/net/sch_generic.h */
+#define TCQ_F_CAN_BYPASS 4
+
+/* dequeue_skb, net/sched/sch_generic.c: for the queues that interfaces have, not
+ * for those that are nested in them.
+ */
+SEC("tp_btf/qdisc_dequeue")
+int BPF_PROG(queue_release, const struct Qdisc *queue, const struct netdev_queue *to, int packets,
+	     const struct sk_buff *skb)
 {
-	return follows_any() && is_watched(dev) ? begin_sending(skb, dev->ifindex) : 0;
+	const struct net_device *dev;
+
+	if (!follows_any())
+		return 0;
+	dev = to->dev;
+	if (!dev || !is_watched(dev))
+		return 0;
+	return let_all_go(skb, &ctx[3], dev->ifindex, queue->flags & TCQ_F_CAN_BYPASS);
 }
 
 /* The kernel drops a packet at a watched interface. */

@@ -59,7 +59,8 @@ type DriverConnection struct {
 		LeavingStart          uint32
 		LeavingEnd            uint32
 		HandoverEnd           uint32
-		Pad2                  [4]uint8
+		QueueBypassed         uint8
+		Pad2                  [3]uint8
 		Acknowledged          uint64
 	}
 	Claim  uint64
@@ -301,8 +302,8 @@ const (
 	DriverMapTrustedPrefixes     = "trusted_prefixes"
 	DriverMapWatchedHigh         = "watched_high"
 	DriverMapWatchedInterfaces   = "watched_interfaces"
-	DriverProgDriverStart        = "driver_start"
 	DriverProgPacketDrop         = "packet_drop"
+	DriverProgQueueRelease       = "queue_release"
 	DriverVarDeep                = "deep"
 	DriverVarDeepWindow          = "deep_window"
 	DriverVarExtraNames          = "extra_names"
@@ -356,8 +357,8 @@ type DriverSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DriverProgramSpecs struct {
-	DriverStart *ebpf.ProgramSpec `ebpf:"driver_start"`
-	PacketDrop  *ebpf.ProgramSpec `ebpf:"packet_drop"`
+	PacketDrop   *ebpf.ProgramSpec `ebpf:"packet_drop"`
+	QueueRelease *ebpf.ProgramSpec `ebpf:"queue_release"`
 }
 
 // DriverMapSpecs contains maps before they are loaded into the kernel.
@@ -451,14 +452,14 @@ type DriverVariables struct {
 //
 // It can be passed to LoadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DriverPrograms struct {
-	DriverStart *ebpf.Program `ebpf:"driver_start"`
-	PacketDrop  *ebpf.Program `ebpf:"packet_drop"`
+	PacketDrop   *ebpf.Program `ebpf:"packet_drop"`
+	QueueRelease *ebpf.Program `ebpf:"queue_release"`
 }
 
 func (p *DriverPrograms) Close() error {
 	return _DriverClose(
-		p.DriverStart,
 		p.PacketDrop,
+		p.QueueRelease,
 	)
 }
 

@@ -57,7 +57,7 @@ struct exchange_record {
 	__u8 is_client; /* it sent the request */
 	__u8 pad[4];
 	/* Times on the other side of the point: the application's at a socket,
-	 * the driver's at an interface. 0: not known.
+	 * the queue's letting go at an interface. 0: not known.
 	 */
 	__u64 handover_request_first;
 	__u64 handover_request_last;
@@ -71,13 +71,15 @@ struct exchange_record {
 	__u32 srtt_us;
 	__u32 zero_windows;
 	/* Sequence numbers of the message that leaves through the point: its
-	 * first byte, behind its last, and behind the last of it that the driver
-	 * was seen to take or, at a socket, the peer to acknowledge.
+	 * first byte, behind its last, and behind the last of it that the
+	 * interface's queue was seen to let go or, at a socket, the peer to
+	 * acknowledge.
 	 */
 	__u32 leaving_start;
 	__u32 leaving_end;
 	__u32 handover_end;
-	__u8 pad2[4];
+	__u8 queue_bypassed; /* the queue that let it go is passed by while it is empty */
+	__u8 pad2[3];
 	__u64 acknowledged; /* when the peer's TCP had it up to handover_end; at a socket */
 };
 

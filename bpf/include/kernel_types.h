@@ -90,7 +90,16 @@ struct net_device {
 	possible_net_t nd_net;
 };
 
+struct netdev_queue {
+	struct net_device *dev;
+};
+
+struct Qdisc {
+	unsigned int flags;
+};
+
 struct sk_buff {
+	struct sk_buff *next;
 	struct sock *sk;
 	struct net_device *dev;
 	unsigned int len;

@@ -46,7 +46,7 @@ func list() []feature {
 		{"cgroup-skb", false, useLayers + ": sockets; protocol stack and application stay one layer", "4.10", only(tryCgroupSKB)},
 		{"tp-tcp-write", false, useLayers + ": when processes write (tcp_sendmsg_locked); a sender's queue counts as the application's", "6.16", only(tryTracepoint("tcp_sendmsg_locked", 1))},
 		{"tp-tcp-read", false, useLayers + ": when processes read (tcp_rcv_space_adjust); a receiver's queue counts as the application's", "5.5", only(tryTracepoint("tcp_rcv_space_adjust", 1))},
-		{"tp-driver", false, useLayers + ": when drivers transmit (net_dev_start_xmit); the node driver counts as relay network", "5.5", only(tryTracepoint("net_dev_start_xmit", 2))},
+		{"tp-driver", false, useLayers + ": when drivers get packets (qdisc_dequeue); the node driver counts as relay network", "5.5", only(tryTracepoint("qdisc_dequeue", 4))},
 		{"tp-drop", false, useLayers + ": packets that are dropped, and why (kfree_skb)", "5.17", only(tryTracepoint("kfree_skb", 3))},
 		{"kprobe", false, "", "", only(tryKprobe)},
 		{"memlock", false, "maps on kernels before 5.11; later ones do not need it", "", memlock},

@@ -93,6 +93,6 @@ func readerCounters(received, unreadable, evicted, unhanded uint64) []Counter {
 		{"exchanges_received", "Exchanges read from the ring buffer.", received},
 		{"exchanges_unreadable", "Records that could not be decoded.", unreadable},
 		{"exchanges_evicted", "Open exchanges lost because the connection map was full (raise max-connections).", evicted},
-		{"driver_times_missing", "Messages whose first or last byte was not seen at their interface's driver: the node driver is told together with what comes behind it.", unhanded},
+		{"driver_times_missing", "Messages that went through their interface's queue and whose first or last byte was not seen there: the node driver is told together with what comes behind it.", unhanded},
 	}
 }

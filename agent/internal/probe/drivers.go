@@ -12,8 +12,8 @@ import (
 	"github.com/layertrace/layertrace/bpf"
 )
 
-// drivers sees when the drivers of the watched interfaces begin to transmit,
-// and what the kernel drops there.
+// drivers sees when the queues of the watched interfaces let packets go to their
+// drivers, and what the kernel drops there.
 type drivers struct {
 	collection *ebpf.Collection
 	links      attachments
@@ -23,7 +23,7 @@ type drivers struct {
 // driverPoints are what the driver programs are attached to. Reasons of drops
 // came to kfree_skb with 5.17.
 var driverPoints = []tracepoint{
-	{bpf.DriverProgDriverStart, "net_dev_start_xmit", 2, "when drivers transmit is not known: the node driver counts as relay network"},
+	{bpf.DriverProgQueueRelease, "qdisc_dequeue", 4, "when drivers get packets is not known: the node driver counts as relay network"},
 	{bpf.DriverProgPacketDrop, "kfree_skb", 3, "dropped packets are not known"},
 }
 
@@ -101,9 +101,9 @@ func (d *drivers) mark(ifindex int, watched bool) error {
 	}
 }
 
-// transmits reports whether it is seen when drivers begin to transmit.
-func (d *drivers) transmits() bool {
-	return d != nil && d.collection.Programs[bpf.DriverProgDriverStart] != nil
+// told reports whether it is seen when drivers get packets.
+func (d *drivers) told() bool {
+	return d != nil && d.collection.Programs[bpf.DriverProgQueueRelease] != nil
 }
 
 // Close ends the watching.

@@ -4,10 +4,42 @@ package probe
 
 import "github.com/layertrace/layertrace/internal/exchange"
 
-// handedOver reports whether the driver was seen to take the first and the last
-// byte of the message that left through x's interface, if one did. A kernel may
-// leave out tracepoints' programs, and a driver may take it after x was given
-// out.
+// release is what was seen of a message when its interface's queue let it go.
+type release struct {
+	// bypassed: the queue is passed by while it is empty.
+	bypassed bool
+	// whole: the last byte was seen.
+	whole bool
+}
+
+// handover returns when the driver got a message that left through an interface,
+// of which the kernel says when the queue let the first byte it saw go, and when
+// the last: out.Handover. What no queue let go has passed it by, or there is none:
+// the driver got it when it was captured. Zero where the first or the last byte
+// went through the queue unseen: kernels may leave out tracepoints' programs, and
+// a driver may get it after the exchange was given out.
+func handover(out *exchange.Message, r release) exchange.Extent {
+	seen := out.Handover
+	switch {
+	case seen.Last == 0:
+		return exchange.Extent{First: out.First, Last: out.Last}
+	case r.bypassed:
+		if seen.First == 0 {
+			seen.First = out.First
+		}
+		if !r.whole {
+			seen.Last = out.Last
+		}
+		return seen
+	case seen.First == 0 || !r.whole:
+		return exchange.Extent{}
+	default:
+		return seen
+	}
+}
+
+// handedOver reports whether it is known when the driver got the message that
+// left through x's interface, if one did.
 func handedOver(x *exchange.Exchange) bool {
 	out := leaving(x)
 	return out == nil || out.Packets == 0 || out.Handover != (exchange.Extent{})

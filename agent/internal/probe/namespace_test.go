@@ -120,11 +120,11 @@ type network struct {
 
 func newNetwork(t *testing.T) *network {
 	t.Helper()
-	return newNetworkAt(t, 0)
+	return newNetworkOf(t, netlink.LinkAttrs{})
 }
 
-// newNetworkAt gives the veth here this number; 0: the kernel chooses.
-func newNetworkAt(t *testing.T, ifindex int) *network {
+// newNetworkOf gives the veth here these attributes, beside its name.
+func newNetworkOf(t *testing.T, attrs netlink.LinkAttrs) *network {
 	t.Helper()
 	must(t, neverResend())
 	n := &network{group: newCgroup(t)}
@@ -135,7 +135,8 @@ func newNetworkAt(t *testing.T, ifindex int) *network {
 	must(t, server.Start())
 	t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
 
-	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "vethc", Index: ifindex}, PeerName: "veths"}
+	attrs.Name = "vethc"
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "veths"}
 	must(t, netlink.LinkAdd(veth))
 	peer, err := netlink.LinkByName("veths")
 	must(t, err)

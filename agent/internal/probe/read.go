@@ -23,6 +23,7 @@ func (p *Probe) read(ctx context.Context) error {
 	flushed := context.AfterFunc(ctx, func() { _ = p.reader.Flush() }) // ends a wait
 	defer flushed()
 	var record ringbuf.Record
+	drivers := p.drivers.told()
 	for {
 		p.reader.SetDeadline(time.Now().Add(drainInterval))
 		err := p.reader.ReadInto(&record)
@@ -38,13 +39,13 @@ func (p *Probe) read(ctx context.Context) error {
 			return fmt.Errorf("read ring buffer: %w", err)
 		}
 		p.received.Add(1)
-		x, err := decodeRecord(record.RawSample)
+		x, err := decodeRecord(record.RawSample, drivers)
 		if err != nil {
 			p.unreadable.Add(1)
 			p.log.Error("record not understood", "error", err)
 			continue
 		}
-		if p.drivers.transmits() && !handedOver(&x) {
+		if drivers && !handedOver(&x) {
 			p.unhanded.Add(1)
 		}
 		p.out <- x

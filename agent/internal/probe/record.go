@@ -12,8 +12,9 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// decodeRecord turns a record of the ring buffer into an exchange.
-func decodeRecord(raw []byte) (exchange.Exchange, error) {
+// decodeRecord turns a record of the ring buffer into an exchange. drivers: the
+// kernel tells when they get packets.
+func decodeRecord(raw []byte, drivers bool) (exchange.Exchange, error) {
 	const size = int(unsafe.Sizeof(bpf.CaptureExchangeRecord{}))
 	if len(raw) < size {
 		return exchange.Exchange{}, fmt.Errorf("record of %d bytes, want %d", len(raw), size)
@@ -62,8 +63,10 @@ func decodeRecord(raw []byte) (exchange.Exchange, error) {
 			sent(&x).Acknowledged = r.Acknowledged
 		}
 	}
-	if out := leaving(&x); out != nil && (out.Handover.First == 0 || int32(r.HandoverEnd-r.LeavingEnd) < 0) {
-		out.Handover = exchange.Extent{}
+	if out := leaving(&x); out != nil && drivers {
+		out.Handover = handover(out, release{
+			bypassed: r.QueueBypassed != 0, whole: int32(r.HandoverEnd-r.LeavingEnd) >= 0,
+		})
 	}
 	if n := int(r.ConnectionIdLen); n > 0 && n <= len(r.ConnectionId) {
 		x.ConnectionID = append([]byte(nil), r.ConnectionId[:n]...)

@@ -52,7 +52,7 @@ func TestKernelWithoutTracepoints(t *testing.T) {
 		said    int
 	}{
 		{[]string{"tcp_sendmsg_locked", "kfree_skb"}, 3},
-		{[]string{"tcp_rcv_space_adjust", "net_dev_start_xmit", "kfree_skb"}, 4},
+		{[]string{"tcp_rcv_space_adjust", "qdisc_dequeue", "kfree_skb"}, 4},
 	} {
 		t.Run(strings.Join(test.missing, " "), func(t *testing.T) {
 			without(t, test.missing...)
@@ -71,6 +71,9 @@ func TestKernelWithoutTracepoints(t *testing.T) {
 					}
 				} else {
 					interfaces++
+					if told := test.missing[1] != "qdisc_dequeue"; (x.Request.Handover.Last != 0) != told {
+						t.Errorf("at the interface: handed over at %d, told: %v", x.Request.Handover.Last, told)
+					}
 				}
 			}
 			if sockets != 2*requests || interfaces != requests {
