@@ -101,11 +101,22 @@ static __always_inline const struct tcp_sock *tcp_socket(const struct sock *sk)
 SEC("tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(socket_write, struct sock *sk, const struct msghdr *msg)
 {
-	const struct tcp_sock *tp = tcp_socket(sk);
+	const struct tcp_sock *tp;
 
-	if (!is_sent_at_once(tp, msg->msg_iter.count) && is_chosen_socket(sk))
+	if (!is_chosen_socket(sk))
+		return 0;
+	tp = tcp_socket(sk);
+	if (!is_sent_at_once(tp, msg->msg_iter.count))
 		write_waiting(tp, msg->msg_iter.count);
 	return may_be_followed(sk) ? write_followed(sk) : 0;
+}
+
+/* cgroup_mkdir, kernel/cgroup/cgroup.c: before a process can be in it. */
+SEC("tp_btf/cgroup_mkdir")
+int BPF_PROG(cgroup_made, const struct cgroup *group)
+{
+	forget_answer(group);
+	return 0;
 }
 
 /* tcp_rcv_space_adjust, net/ipv4/tcp_input.c: when bytes were copied to the

@@ -383,6 +383,7 @@ const (
 	SocketMapSearches            = "searches"
 	SocketMapSocketStates        = "socket_states"
 	SocketMapTrustedPrefixes     = "trusted_prefixes"
+	SocketProgCgroupMade         = "cgroup_made"
 	SocketProgSocketDrop         = "socket_drop"
 	SocketProgSocketIn           = "socket_in"
 	SocketProgSocketOut          = "socket_out"
@@ -444,6 +445,7 @@ type SocketSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketProgramSpecs struct {
+	CgroupMade  *ebpf.ProgramSpec `ebpf:"cgroup_made"`
 	SocketDrop  *ebpf.ProgramSpec `ebpf:"socket_drop"`
 	SocketIn    *ebpf.ProgramSpec `ebpf:"socket_in"`
 	SocketOut   *ebpf.ProgramSpec `ebpf:"socket_out"`
@@ -554,6 +556,7 @@ type SocketVariables struct {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketPrograms struct {
+	CgroupMade  *ebpf.Program `ebpf:"cgroup_made"`
 	SocketDrop  *ebpf.Program `ebpf:"socket_drop"`
 	SocketIn    *ebpf.Program `ebpf:"socket_in"`
 	SocketOut   *ebpf.Program `ebpf:"socket_out"`
@@ -563,6 +566,7 @@ type SocketPrograms struct {
 
 func (p *SocketPrograms) Close() error {
 	return _SocketClose(
+		p.CgroupMade,
 		p.SocketDrop,
 		p.SocketIn,
 		p.SocketOut,

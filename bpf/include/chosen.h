@@ -16,12 +16,13 @@
 const volatile __u32 chosen_cgroups_len;
 const volatile __u64 chosen_cgroups[CHOSEN_CGROUPS_MAX];
 
-/* A power of 2. What a cgroup's ID says stays, so nothing has to be forgotten. */
-#define ANSWERS 64
+#define ANSWERS_BITS 6
 
-/* ID << 1 | chosen of cgroups that were asked for, in one word each. */
+/* Of cgroups that were asked for, each in one word: which one, and in the lowest
+ * bit whether it is chosen.
+ */
 struct answers {
-	__u64 of[ANSWERS];
+	__u64 of[1 << ANSWERS_BITS];
 };
 
 struct {
@@ -43,10 +44,27 @@ static __always_inline bool is_chosen_id(__u64 id)
 	return false;
 }
 
-/* The same by the cgroup and those above it, cgroup_is_descendant in
+/* A cgroup's number in this table, with a lowest bit of 0: its address, from the
+ * table's. The verifier lets two pointers be subtracted, but none be a number.
+ */
+static __always_inline __u64 number_of_cgroup(const struct cgroup *group,
+					      const struct answers *known)
+{
+	__u64 number = (__u64)group;
+
+	asm volatile("%0 -= %1" : "+r"(number) : "r"(known));
+	return number;
+}
+
+static __always_inline __u64 *place_of_answer(struct answers *known, __u64 number)
+{
+	return &known->of[number * HASH_FACTOR >> (64 - ANSWERS_BITS)];
+}
+
+/* Whether the cgroup or one above it is chosen, as cgroup_is_descendant in
  * include/linux/cgroup.h.
  */
-static __noinline int look_up_cgroup(const struct cgroup *group, __u64 id, __u64 *answer)
+static __noinline int look_up_cgroup(const struct cgroup *group, __u64 number, __u64 *answer)
 {
 	__u32 level = BPF_CORE_READ(group, level);
 	__u64 chosen = 0;
@@ -63,7 +81,7 @@ static __noinline int look_up_cgroup(const struct cgroup *group, __u64 id, __u64
 			break;
 		}
 	}
-	*(volatile __u64 *)answer = id << 1 | chosen;
+	*(volatile __u64 *)answer = number | chosen;
 	return chosen;
 }
 
@@ -71,13 +89,23 @@ static __always_inline bool is_chosen_socket(const struct sock *sk)
 {
 	struct answers *known = bpf_map_lookup_elem(&known_cgroups, &(__u32){0});
 	const struct cgroup *group = sk->sk_cgrp_data.cgroup;
-	__u64 id = group->kn->id, *place, answer;
+	__u64 number, *place, answer;
 
 	if (!known)
 		return false;
-	place = &known->of[id & (ANSWERS - 1)];
+	number = number_of_cgroup(group, known);
+	place = place_of_answer(known, number);
 	answer = *(volatile __u64 *)place;
-	return answer >> 1 == id ? answer & 1 : look_up_cgroup(group, id, place);
+	return (answer & ~1ULL) == number ? answer & 1 : look_up_cgroup(group, number, place);
+}
+
+/* A cgroup is made: an answer for one that was there before it is not its own. */
+static __always_inline void forget_answer(const struct cgroup *group)
+{
+	struct answers *known = bpf_map_lookup_elem(&known_cgroups, &(__u32){0});
+
+	if (known)
+		*(volatile __u64 *)place_of_answer(known, number_of_cgroup(group, known)) = 0;
 }
 
 #endif

@@ -39,9 +39,6 @@ static __always_inline bool follows_any(void)
 	return f && f->total;
 }
 
-/* Multiplicative hashing, Knuth, The Art of Computer Programming 6.4. */
-#define HASH_FACTOR 0x9e3779b97f4a7c15ULL
-
 /* The counter at a point of the connections with these sums of addresses, in
  * words of 8 bytes, and of ports: the same for both orders of the ends. NULL is
  * only what the verifier cannot exclude.

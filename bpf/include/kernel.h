@@ -28,4 +28,7 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* Multiplicative hashing, Knuth, The Art of Computer Programming 6.4. */
+#define HASH_FACTOR 0x9e3779b97f4a7c15ULL
+
 #endif

@@ -5,15 +5,15 @@ package probe
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/layertrace/layertrace/bpf"
 )
 
-// Sockets of a chosen cgroup and of those below it are known by their ID, others
-// as such, in programs that are asked when a write has to wait.
+// Sockets of a chosen cgroup and of those below it are told from others by the
+// program that is asked at a write; of all who write meanwhile, only they are.
 func TestChosenCgroups(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -31,19 +31,43 @@ func TestChosenCgroups(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k := newLoopbackOf(t, test.chosen...)
 			writeUnread(t, []string{strings.Repeat("no HTTP\n", 1<<15), "GET / HTTP/1.1\r\n\r\n"})
-			var known bpf.SocketAnswers
-			must(t, k.probe.sockets.collection.Maps[bpf.SocketMapKnownCgroups].Lookup(uint32(0), &known))
-			var st syscall.Stat_t
-			must(t, syscall.Stat(own, &st))
-			want := st.Ino << 1
-			if test.want {
-				want |= 1
+			chosen, asked := false, false
+			for _, answer := range answers(t, k) {
+				chosen = chosen || answer&1 != 0
+				asked = asked || answer != 0
 			}
-			if got := known.Of[st.Ino%uint64(len(known.Of))]; got != want {
-				t.Errorf("of cgroup %d the programs know %#x, want %#x", st.Ino, got, want)
+			if !asked || chosen != test.want {
+				t.Errorf("asked for a cgroup: %v, chosen: %v, want %v", asked, chosen, test.want)
 			}
 		})
 	}
+}
+
+// A cgroup that is made does not inherit what was known of one that was at its
+// address.
+func TestMadeCgroupIsAskedFor(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	k := newLoopbackOf(t, newCgroup(t))
+	const stale = 1 << 62
+	var all bpf.SocketAnswers
+	for i := range all.Of {
+		all.Of[i] = stale
+	}
+	must(t, k.probe.sockets.collection.Maps[bpf.SocketMapKnownCgroups].Put(uint32(0), &all))
+	newCgroup(t)
+	if known := answers(t, k); !slices.Contains(known, 0) {
+		t.Errorf("nothing was forgotten: %#x", known)
+	}
+}
+
+// answers returns what the programs know of cgroups.
+func answers(t *testing.T, k *kernel) []uint64 {
+	t.Helper()
+	var known bpf.SocketAnswers
+	must(t, k.probe.sockets.collection.Maps[bpf.SocketMapKnownCgroups].Lookup(uint32(0), &known))
+	return known.Of[:]
 }
 
 // A process may be in a cgroup below the chosen one: what it writes is noted.

@@ -24,10 +24,13 @@ type sockets struct {
 // socketPoints are what the socket programs are attached to beside the cgroups.
 // tcp_sendmsg_locked came last, with 6.16.
 var socketPoints = []tracepoint{
-	{bpf.SocketProgSocketWrite, "tcp_sendmsg_locked", 2, "when processes write to their sockets is not known: the time in a sender's queue counts as the application's"},
+	{bpf.SocketProgCgroupMade, "cgroup_mkdir", 1, writesUnknown},
+	{bpf.SocketProgSocketWrite, "tcp_sendmsg_locked", 2, writesUnknown},
 	{bpf.SocketProgSocketRead, "tcp_rcv_space_adjust", 1, "when processes read from their sockets is not known: the time in a receiver's queue counts as the application's"},
 	{bpf.SocketProgSocketDrop, "kfree_skb", 3, "packets dropped in the pods' network namespaces are not known"},
 }
+
+const writesUnknown = "when processes write to their sockets is not known: the time in a sender's queue counts as the application's"
 
 // receiverOfDrop is the place of the receiving socket among the arguments of
 // kfree_skb, which has it since 6.11: before, only what a socket sends is known.
@@ -61,6 +64,7 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if _, err := leaveOut(spec, socketPoints, o.Log); err != nil {
 		return nil, err
 	}
+	writes := withWrites(spec)
 	receiver := haveTracepoint("kfree_skb", receiverOfDrop)
 	if receiver != nil && !errors.Is(receiver, ebpf.ErrNotSupported) {
 		return nil, receiver
@@ -73,7 +77,7 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 		bpf.SocketVarReceiverTold:     receiver == nil,
 		bpf.SocketVarChosenCgroups:    chosen,
 		bpf.SocketVarChosenCgroupsLen: uint32(len(o.SocketCgroups)),
-		bpf.SocketVarWritesTold:       spec.Programs[bpf.SocketProgSocketWrite] != nil,
+		bpf.SocketVarWritesTold:       writes,
 	}); err != nil {
 		return nil, err
 	}
@@ -85,6 +89,19 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// withWrites reports whether the programs of writes are in spec, which need each
+// other: one alone is taken out.
+func withWrites(spec *ebpf.CollectionSpec) bool {
+	for _, name := range []string{bpf.SocketProgCgroupMade, bpf.SocketProgSocketWrite} {
+		if spec.Programs[name] == nil {
+			delete(spec.Programs, bpf.SocketProgCgroupMade)
+			delete(spec.Programs, bpf.SocketProgSocketWrite)
+			return false
+		}
+	}
+	return true
 }
 
 // mostCgroups is CHOSEN_CGROUPS_MAX in bpf/include/chosen.h.
