@@ -105,7 +105,7 @@ func measureLoad(l loopback, turns int, times [][]float64) error {
 
 func closeAll(programs []*ebpf.Program) {
 	for _, p := range programs {
-		p.Close()
+		_ = p.Close()
 	}
 }
 
