@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package inject puts faults into the lab, one request at a time, and tells how
-// much time each really took from the request: by the application's clock, by
-// the time a process was stopped, or by packets seen on both sides of a queue.
+// much time each really took from the request: by the application's clock, or by
+// packets seen on both sides of a process or a queue.
 package inject
 
 import (
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/e2e/faults/front"
 	"github.com/layertrace/layertrace/e2e/faults/relay"
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/lab/control"
@@ -23,6 +24,8 @@ type Bench struct {
 	run   *lab.Run
 	apps  map[string]*control.Client
 	relay *relay.Relay
+
+	passages front.Typical // through Envoys
 }
 
 // New returns a bench for a run.
@@ -51,6 +54,8 @@ type Request struct {
 	TraceID string
 	// Send sends it and waits for the answer.
 	Send func(ctx context.Context) error
+	// Plain sends one like it under another trace ID, without a fault.
+	Plain func(ctx context.Context, traceID string) error
 }
 
 type injector func(b *Bench, ctx context.Context, c faults.Case, r Request) (time.Duration, error)

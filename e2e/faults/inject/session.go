@@ -70,9 +70,12 @@ func (s *Session) Plain(ctx context.Context, load bool, requests int) error {
 // without sends a request without a fault that no case is made of.
 func (s *Session) without(ctx context.Context, load bool) error {
 	s.plain++
-	version := faults.Versions[s.plain%len(faults.Versions)]
-	took, err := s.Client.Get(ctx, front.NewTraceID(), version, true)
-	s.typical.Add(usual{version, load}, took)
+	return s.plainOf(ctx, front.NewTraceID(), usual{faults.Versions[s.plain%len(faults.Versions)], load})
+}
+
+func (s *Session) plainOf(ctx context.Context, traceID string, of usual) error {
+	took, err := s.Client.Get(ctx, traceID, of.version, true)
+	s.typical.Add(of, took)
 	return err
 }
 
@@ -80,10 +83,16 @@ func (s *Session) without(ctx context.Context, load bool) error {
 func (s *Session) Make(ctx context.Context, c faults.Case) (m Made, err error) {
 	s.Load.Set(c.Load)
 	m = Made{TraceID: front.NewTraceID(), Usual: s.typical.Median(usual{c.Version, c.Load})}
-	m.Injected, err = s.Bench.Inject(ctx, c, Request{TraceID: m.TraceID, Send: func(ctx context.Context) (err error) {
-		m.Client, err = s.Client.Get(ctx, m.TraceID, c.Version, true)
-		return err
-	}})
+	m.Injected, err = s.Bench.Inject(ctx, c, Request{
+		TraceID: m.TraceID,
+		Send: func(ctx context.Context) (err error) {
+			m.Client, err = s.Client.Get(ctx, m.TraceID, c.Version, true)
+			return err
+		},
+		Plain: func(ctx context.Context, traceID string) error {
+			return s.plainOf(ctx, traceID, usual{c.Version, c.Load})
+		},
+	})
 	if c.Kind.Layer() == faults.RelayNetwork {
 		err = errors.Join(err, s.heal(ctx, c.Version))
 	}

@@ -13,57 +13,73 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
-	"github.com/layertrace/layertrace/e2e/faults/tap"
+	"github.com/layertrace/layertrace/e2e/faults/front"
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/lab/await"
 	"github.com/layertrace/layertrace/e2e/lab/process"
 )
 
 // starve stops a pod's Envoy until the request has been at the pod's interface
-// for some time.
+// for some time. What that took from the request is by how much longer it was on
+// its way through Envoy than others lately: who waited before it is served first,
+// and Envoy needs time to begin again.
 func (b *Bench) starve(ctx context.Context, c faults.Case, r Request) (injected time.Duration, err error) {
-	arrived := make(chan time.Time, 1)
-	watch, err := tap.Open(b.lab.PodSpace(c.Pod), "eth0", func(s tap.Segment) {
-		request := s.Dst.Port() == lab.AppPort || s.Dst.Port() == lab.GatewayPort
-		if own := podIP(c.Pod) == s.Dst.Addr().String(); own && request && bytes.Contains(s.Data, []byte(r.TraceID)) {
-			select {
-			case arrived <- s.Time:
-			default:
-			}
-		}
-	})
+	p, err := b.openPassage(c.Pod)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, watch.Close()) }()
-
+	defer func() { err = errors.Join(err, p.Close()) }()
+	usual, err := b.usualPassage(ctx, p, c, r)
+	if err != nil {
+		return 0, err
+	}
+	arrived := p.expect(r.TraceID)
 	sidecar := b.run.Envoy(c.Pod)
 	if err := stop(ctx, sidecar); err != nil {
 		return 0, errors.Join(err, sidecar.Signal(syscall.SIGCONT))
 	}
-	type end struct {
-		after time.Duration
-		err   error
-	}
-	resumed := make(chan end, 1)
+	resumed := make(chan error, 1)
 	go func() {
-		var came time.Time
 		select {
-		case came = <-arrived:
-			time.Sleep(time.Until(came.Add(c.Magnitude)))
-		case <-time.After(5 * time.Second):
-			came = time.Now() // so that the time is 0: missed
+		case <-arrived:
+			time.Sleep(c.Magnitude)
+		case <-time.After(5 * time.Second): // missed
 		}
-		// Taken before: what is resumed may run at once in place of this.
-		after := time.Since(came)
-		resumed <- end{after, sidecar.Signal(syscall.SIGCONT)}
+		resumed <- sidecar.Signal(syscall.SIGCONT)
 	}()
-	err = r.Send(ctx)
-	e := <-resumed
-	if e.after < c.Magnitude {
-		e.after = 0
+	err = errors.Join(r.Send(ctx), <-resumed)
+	took := p.took()
+	if took < c.Magnitude {
+		return met(0, err)
 	}
-	return met(e.after, errors.Join(err, e.err))
+	return met(took-usual, err)
+}
+
+// passages is what the ways through an Envoy have in common that take as long.
+type passages struct {
+	pod, version string
+	load         bool
+}
+
+// plainBefore is how many requests without a fault are watched before each with
+// one.
+const plainBefore = 2
+
+// usualPassage is how long requests without a fault are on their way through a
+// pod's Envoy.
+func (b *Bench) usualPassage(ctx context.Context, p *passage, c faults.Case, r Request) (time.Duration, error) {
+	of := passages{c.Pod, c.Version, c.Load}
+	for range plainBefore {
+		traceID := front.NewTraceID()
+		p.expect(traceID)
+		if err := r.Plain(ctx, traceID); err != nil {
+			return 0, err
+		}
+		if took := p.took(); took > 0 {
+			b.passages.Add(of, took)
+		}
+	}
+	return b.passages.Median(of), nil
 }
 
 // stop stops a process, and returns when all its threads stand.
