@@ -9,22 +9,6 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* The driver gets bytes of x that it did not have. Kernels may leave programs
- * out: a time is that of the first byte only where that byte was seen.
- */
-static __always_inline void note_handover(struct exchange_record *x, const struct segment *seg,
-					  __u64 *first, __u64 *last)
-{
-	__u32 end = seg->seq + seg->payload_len;
-	__u64 now = bpf_ktime_get_ns();
-
-	if (!before(x->leaving_start, seg->seq) && before(x->leaving_start, end))
-		*first = now;
-	if (before(x->handover_end, end))
-		x->handover_end = end;
-	*last = now;
-}
-
 /* The queue of a watched interface lets a packet go. bypassed: it is passed by
  * while it is empty.
  */
@@ -54,10 +38,7 @@ static __always_inline void let_go(const struct sk_buff *skb, __u32 ifindex, boo
 	    !fresh)
 		return;
 	x->queue_bypassed = bypassed;
-	if (from_client)
-		note_handover(x, &seg, &x->handover_request_first, &x->handover_request_last);
-	else
-		note_handover(x, &seg, &x->handover_response_first, &x->handover_response_last);
+	note_handover(x, &seg, from_client, bpf_ktime_get_ns());
 }
 
 /* Packets that a queue lets go at once, at most: as many as fit a driver's limit
@@ -118,6 +99,8 @@ static __noinline int drop(const struct sk_buff *skb, __u32 ifindex, __u32 reaso
 	if (!c)
 		return 0;
 	note_drop(c, reason);
+	if ((seg.from_a == c->client_is_a) == (c->x.direction == DIRECTION_EGRESS))
+		c->x.leaving_dropped = 1;
 	return 0;
 }
 

@@ -65,7 +65,8 @@ type SocketConnection struct {
 		LeavingEnd            uint32
 		HandoverEnd           uint32
 		QueueBypassed         uint8
-		Pad2                  [3]uint8
+		LeavingDropped        uint8
+		Pad2                  [2]uint8
 		Acknowledged          uint64
 	}
 	Claim  uint64

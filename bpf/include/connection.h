@@ -95,6 +95,38 @@ static __always_inline void set_leaving(struct exchange_record *x, __u32 seq)
 	x->handover_end = seq;
 }
 
+/* The driver gets bytes of x that it did not have. Kernels may leave programs
+ * out: a time is that of the first byte only where that byte was seen.
+ */
+static __always_inline void note_handover(struct exchange_record *x, const struct segment *seg,
+					  bool from_client, __u64 now)
+{
+	__u64 *first = from_client ? &x->handover_request_first : &x->handover_response_first;
+	__u64 *last = from_client ? &x->handover_request_last : &x->handover_response_last;
+	__u32 end = seg->seq + seg->payload_len;
+
+	if (!before(x->leaving_start, seg->seq) && before(x->leaving_start, end))
+		*first = now;
+	if (before(x->handover_end, end))
+		x->handover_end = end;
+	*last = now;
+}
+
+/* A copy is sent again of bytes that passed the capture before. Where a packet of
+ * the message was dropped behind it, the driver gets them now, unless the queue
+ * says later that they waited there.
+ */
+static __always_inline void note_copy(struct connection *c, const struct segment *seg,
+				      bool from_client, __u64 now)
+{
+	struct exchange_record *x = &c->x;
+
+	if (!x->leaving_dropped || from_client != (x->direction == DIRECTION_EGRESS))
+		return;
+	x->queue_bypassed = 1;
+	note_handover(x, seg, from_client, now);
+}
+
 /* A new exchange in c, whose times and sizes are still those of its first
  * segment.
  */

@@ -78,8 +78,9 @@ struct exchange_record {
 	__u32 leaving_start;
 	__u32 leaving_end;
 	__u32 handover_end;
-	__u8 queue_bypassed; /* the queue that let it go is passed by while it is empty */
-	__u8 pad2[3];
+	__u8 queue_bypassed;  /* the queue that let it go is passed by while it is empty */
+	__u8 leaving_dropped; /* a packet of it was dropped at the interface */
+	__u8 pad2[2];
 	__u64 acknowledged; /* when the peer's TCP had it up to handover_end; at a socket */
 };
 

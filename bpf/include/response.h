@@ -71,8 +71,10 @@ static __always_inline void server_data(struct __sk_buff *skb, const struct segm
 	if (arrival == ARRIVAL_AGAIN) {
 		c->x.retransmits++;
 		count(COUNTER_RETRANSMITTED);
-		if (!fresh)
+		if (!fresh) {
+			note_copy(c, seg, false, now);
 			return;
+		}
 	} else if (arrival != ARRIVAL_IN_ORDER) {
 		count(COUNTER_OUT_OF_ORDER);
 	}

@@ -6,7 +6,7 @@ import "github.com/layertrace/layertrace/internal/exchange"
 
 // release is what was seen of a message when its interface's queue let it go.
 type release struct {
-	// bypassed: the queue is passed by while it is empty.
+	// bypassed: the queue is passed by while it is empty, or there is none.
 	bypassed bool
 	// whole: the last byte was seen.
 	whole bool
@@ -28,7 +28,7 @@ func handover(out *exchange.Message, r release) exchange.Extent {
 			seen.First = out.First
 		}
 		if !r.whole {
-			seen.Last = out.Last
+			seen.Last = max(seen.Last, out.Last)
 		}
 		return seen
 	case seen.First == 0 || !r.whole:
