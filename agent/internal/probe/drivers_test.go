@@ -39,23 +39,6 @@ func TestDriverWithoutWaiting(t *testing.T) {
 	}
 }
 
-// Interfaces with numbers above those that have a bit are watched, too.
-func TestDriverOfAHighNumber(t *testing.T) {
-	if !inNamespace(t) {
-		return
-	}
-	const high = 70_000
-	n := newNetworkOf(t, netlink.LinkAttrs{Index: high})
-	if n.ifindex != high {
-		t.Fatalf("interface %d, want %d", n.ifindex, high)
-	}
-	k := newKernel(t, Options{Drivers: true})
-	must(t, k.probe.Attach(n.ifindex))
-	for _, x := range driven(t, k, requests, func() { n.talk(t) }) {
-		checkHandover(t, &x)
-	}
-}
-
 // driven lets the client talk, and returns what the probe gave out of it, every
 // message with its driver's times. A kernel may leave out a tracepoint's program
 // now and then (seen where a task of the machine's own was interrupted to empty

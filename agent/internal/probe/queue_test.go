@@ -9,13 +9,29 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Requests that wait in the queue of their interface: the driver gets them later
-// by what the queue's rate and their size make of it.
 func TestDriverBehindTheQueue(t *testing.T) {
+	if inNamespace(t) {
+		checkBehindTheQueue(t, newNetwork(t))
+	}
+}
+
+// Interfaces with numbers above those that have a bit are watched, too.
+func TestDriverOfAHighNumber(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	n := newNetwork(t)
+	const high = 70_000
+	n := newNetworkOf(t, netlink.LinkAttrs{Index: high})
+	if n.ifindex != high {
+		t.Fatalf("interface %d, want %d", n.ifindex, high)
+	}
+	checkBehindTheQueue(t, n)
+}
+
+// checkBehindTheQueue lets requests wait in the queue of their interface: the
+// driver gets them later by what the queue's rate and their size make of it.
+func checkBehindTheQueue(t *testing.T, n *network) {
+	t.Helper()
 	k := newKernel(t, Options{Drivers: true})
 	must(t, k.probe.Attach(n.ifindex))
 	const rate, burst = 1_000_000, 2000 // bytes per second, bytes
