@@ -11,8 +11,9 @@ import (
 )
 
 // quiet is how long no span has to come for a trace to be complete: Envoys send
-// theirs every half second, agents when an exchange was idle for less.
-const quiet = 1500 * time.Millisecond
+// theirs every half second; agents once an exchange was idle for less, but they
+// look for such a second later at most, and hold spans for up to another.
+const quiet = 3500 * time.Millisecond
 
 // settled waits until Jaeger has all spans of the traces. How many there are
 // depends on what agents make of a request, so: until no more come.
