@@ -40,8 +40,8 @@ type sends struct {
 	Turns   int     `json:"turns"`
 }
 
-// loads is how often the programs are loaded anew: where their code comes to lie
-// makes as much of a difference as what they do.
+// loads is how often the programs are loaded anew: results of a single load
+// differ by more than turns of the same one.
 const loads = 8
 
 // measureSends writes over loopback, in turns of the three. The calling thread

@@ -12,6 +12,14 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/probe"
 )
 
+// tryWrites tries what tells of writes: the second says which cgroup is a new one.
+func tryWrites() error {
+	if err := tryTracepoint("tcp_sendmsg_locked", 2)(); err != nil {
+		return err
+	}
+	return tryTracepoint("cgroup_mkdir", 1)()
+}
+
 // tryTracepoint attaches to a tracepoint with kernel types.
 func tryTracepoint(name string, arguments int) func() error {
 	return func() error {
