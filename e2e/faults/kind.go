@@ -6,6 +6,11 @@
 // by layertrace.
 package faults
 
+import (
+	"fmt"
+	"slices"
+)
+
 // Kind is a kind of fault.
 type Kind string
 
@@ -35,6 +40,17 @@ const (
 var Kinds = []Kind{
 	AppSleep, AppNotReading, SidecarStarved, PodQdisc, DriverQdisc, SlowBridge,
 	RelayDelay, RelayLoss, RelayReorder, NoFault,
+}
+
+// ParseKinds reads names of kinds.
+func ParseKinds(names []string) (kinds []Kind, err error) {
+	for _, name := range names {
+		if !slices.Contains(Kinds, Kind(name)) {
+			return nil, fmt.Errorf("unknown fault %q: choose of %v", name, Kinds)
+		}
+		kinds = append(kinds, Kind(name))
+	}
+	return kinds, nil
 }
 
 // Layer is the layer that a verdict has to name.

@@ -24,6 +24,7 @@ type faultsRun struct {
 	cases, batch         int
 	requests             int
 	variant              string
+	kinds                []string
 	verify               bool
 	accuracy, falseBlame float64
 	markdown             string
@@ -55,6 +56,7 @@ found, or too many requests without a fault are blamed on a layer. Needs root.`,
 	flags.IntVar(&f.requests, "requests", 7, "requests with the same fault for each case, which are explained together")
 	flags.IntVar(&f.batch, "batch", 25, "how many cases are made before their traces are explained")
 	flags.StringVar(&f.variant, "variant", "default", "condition: default, options, clock, missing-pnic, parallel64 or loss")
+	flags.StringSliceVar(&f.kinds, "fault", nil, "only these kinds of faults, as faults.json names them, instead of the variant's")
 	flags.BoolVar(&f.verify, "verify", false, "only prove the faults, without agents, by what the client sees of them")
 	flags.Float64Var(&f.accuracy, "accuracy", 0.99, "share of the faults that must be found")
 	flags.Float64Var(&f.falseBlame, "false-blame", 0.01, "share of requests without a fault that may be blamed on a layer")
@@ -73,6 +75,11 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 	variant, err := campaign.ParseVariant(f.variant)
 	if err != nil {
 		return err
+	}
+	if len(f.kinds) > 0 {
+		if variant.Kinds, err = faults.ParseKinds(f.kinds); err != nil {
+			return err
+		}
 	}
 	if f.cases < 1 || f.batch < 1 || f.requests < 1 {
 		return fmt.Errorf("--cases %d, --batch %d, --requests %d: at least 1", f.cases, f.batch, f.requests)

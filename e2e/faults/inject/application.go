@@ -8,12 +8,39 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/e2e/faults/front"
 	"github.com/layertrace/layertrace/e2e/lab/control"
 )
 
+// sleep lets an application sleep before it answers. What that took from the
+// request is by how much longer it was in the application than others lately: who
+// has slept works slower afterwards, too.
 func (b *Bench) sleep(ctx context.Context, c faults.Case, r Request) (time.Duration, error) {
-	report, err := b.application(ctx, c.Pod, control.Fault{TraceID: r.TraceID, Sleep: c.Magnitude}, r)
-	return met(report.Slept, err)
+	var plain []string
+	var report control.Report
+	seen, err := b.inside(c.Pod, func() (err error) {
+		for range plainBefore {
+			plain = append(plain, front.NewTraceID())
+			if err := r.Plain(ctx, plain[len(plain)-1]); err != nil {
+				return err
+			}
+		}
+		report, err = b.application(ctx, c.Pod, control.Fault{TraceID: r.TraceID, Sleep: c.Magnitude}, r)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, traceID := range plain {
+		if stayed := seen.stayed(traceID); stayed > 0 {
+			b.stays.Add(alike(c), stayed)
+		}
+	}
+	stayed := seen.stayed(r.TraceID)
+	if stayed < report.Slept || report.Slept <= 0 {
+		return met(0, nil)
+	}
+	return met(stayed-b.stays.Median(alike(c)), nil)
 }
 
 func (b *Bench) notReading(ctx context.Context, c faults.Case, r Request) (time.Duration, error) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package inject puts faults into the lab, one request at a time, and tells how
-// much time each really took from the request: by the application's clock, or by
-// packets seen on both sides of a process or a queue.
+// much time each really took from the request: by packets seen on both sides of a
+// process or a queue, or by the clock of the application that does not read.
 package inject
 
 import (
@@ -26,6 +26,7 @@ type Bench struct {
 	relay *relay.Relay
 
 	passages front.Typical // through Envoys
+	stays    front.Typical // in applications
 }
 
 // New returns a bench for a run.

@@ -55,20 +55,9 @@ func (b *Bench) starve(ctx context.Context, c faults.Case, r Request) (injected 
 	return met(took-usual, err)
 }
 
-// passages is what the ways through an Envoy have in common that take as long.
-type passages struct {
-	pod, version string
-	load         bool
-}
-
-// plainBefore is how many requests without a fault are watched before each with
-// one.
-const plainBefore = 2
-
 // usualPassage is how long requests without a fault are on their way through a
 // pod's Envoy.
 func (b *Bench) usualPassage(ctx context.Context, p *passage, c faults.Case, r Request) (time.Duration, error) {
-	of := passages{c.Pod, c.Version, c.Load}
 	for range plainBefore {
 		traceID := front.NewTraceID()
 		p.expect(traceID)
@@ -76,10 +65,10 @@ func (b *Bench) usualPassage(ctx context.Context, p *passage, c faults.Case, r R
 			return 0, err
 		}
 		if took := p.took(); took > 0 {
-			b.passages.Add(of, took)
+			b.passages.Add(alike(c), took)
 		}
 	}
-	return b.passages.Median(of), nil
+	return b.passages.Median(alike(c)), nil
 }
 
 // stop stops a process, and returns when all its threads stand.

@@ -51,7 +51,7 @@ func Redirect(pod *netspace.Space, inboundPort uint16) error {
 	rule(inbound, tcp(), destinationPort(inboundPort), redirectTo(inboundListener))
 	rule(outbound, socketGroup(GID), accept())
 	rule(outbound, loopbackDestination(), accept())
-	rule(outbound, tcp(), redirectTo(outboundListener))
+	rule(outbound, tcp(), redirectTo(OutboundPort))
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("redirect the traffic of %s to its Envoy (needs nf_tables, nft_nat, nft_redir): %w", pod.Name, err)
 	}
