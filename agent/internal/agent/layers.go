@@ -83,20 +83,20 @@ func podOrService(pod, service string) string {
 func (l *layers) split(sightings []layer.Sighting) {
 	tree := layer.Split(sightings, nil)
 	for _, leg := range tree.Legs {
-		l.times.ObserveHop(leg)
-		for _, p := range leg.Parts {
-			l.times.Observe(leg, p)
-			if l.emitter != nil {
-				l.emitter.EmitLayer(&span.LayerSpan{
-					TraceID: leg.TraceID, SpanID: leg.SpanID, Part: p, Node: l.names.node, Workload: l.workload(leg, p),
-				})
-			}
+		l.times.Observe(leg)
+		if l.emitter == nil {
+			continue
+		}
+		for _, p := range leg.Joined() {
+			l.emitter.EmitLayer(&span.LayerSpan{
+				TraceID: leg.TraceID, SpanID: leg.SpanID, Part: p, Node: l.names.node, Workload: l.workload(leg, &p),
+			})
 		}
 	}
 }
 
 // workload is who a part of a service's time is about.
-func (l *layers) workload(leg *layer.Leg, p layer.Part) identity.Workload {
+func (l *layers) workload(leg *layer.Leg, p *layer.Part) identity.Workload {
 	if p.Layer != layer.Application && p.Layer != layer.ProtocolStack {
 		return identity.Workload{}
 	}

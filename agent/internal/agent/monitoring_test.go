@@ -31,9 +31,7 @@ func metricNames(t *testing.T) map[string][]string {
 	times := status.NewLayerTimes()
 	sighting := &layer.Sighting{Node: "node1"}
 	sighting.Request.Last, sighting.Response.Last = 1, 2
-	leg := &layer.Leg{ServerPNIC: sighting}
-	times.Observe(leg, layer.Part{Layer: layer.Application})
-	times.ObserveHop(leg)
+	times.Observe(&layer.Leg{ServerPNIC: sighting, Parts: []layer.Part{{Layer: layer.Application}}})
 	receiver := &otlptest.Receiver{}
 	opts := options(t, newFakeProbe(), "--export=otlp-grpc", "--otlp-insecure", "--otlp-endpoint="+receiver.Serve(t, "127.0.0.1:0"))
 	delivery, err := newDelivery(t.Context(), opts, naming{}, nil)

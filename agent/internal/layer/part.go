@@ -43,6 +43,9 @@ type Part struct {
 	// "" and 0 for the relay network, which no clock has seen.
 	Node string
 	At   uint64
+
+	// from and to are the two points where it is between two of a message.
+	from, to string
 }
 
 // step is the layer between two positions.

@@ -11,11 +11,11 @@ import (
 // as an offset from the root's.
 func (l *Leg) split(start int64) {
 	l.Start = start
-	if defect := l.defect(); defect != "" {
+	request, response := l.requestMarks(), l.responseMarks()
+	if defect := defect(request, response); defect != "" {
 		l.Notes = append(l.Notes, defect)
 		return
 	}
-	request, response := l.requestMarks(), l.responseMarks()
 	first, last := request[0], response[len(response)-1]
 	client, server := l.ends()
 	w := way{
@@ -41,9 +41,8 @@ func (l *Leg) split(start int64) {
 	}
 }
 
-// defect says why the time of a leg cannot be told, "" when it can.
-func (l *Leg) defect() string {
-	request, response := l.requestMarks(), l.responseMarks()
+// defect says why the time of a leg with these marks cannot be told, "" when it can.
+func defect(request, response []mark) string {
 	if len(request) == 0 || len(response) == 0 {
 		return "no response was seen"
 	}
@@ -106,14 +105,16 @@ type way struct {
 	out, back         []step
 }
 
-// add adds a part that begins at a mark.
-func (l *Leg) add(some []step, w Way, where string, from mark, time int64) {
+// add adds a part that begins at a mark, and returns it until the next one is
+// added; nil without a step.
+func (l *Leg) add(some []step, w Way, where string, from mark, time int64) *Part {
 	if len(some) == 0 {
-		return
+		return nil
 	}
 	p := newPart(some, w, where, time)
 	p.Start, p.Node, p.At = l.shift[from.node]+int64(from.at), from.node, from.at
 	l.Parts = append(l.Parts, p)
+	return &l.Parts[len(l.Parts)-1]
 }
 
 // messages adds the parts between marks of one node.
@@ -135,13 +136,18 @@ func (w *way) messages() {
 // between adds the time between two marks of one node. It cannot be negative;
 // where it is, the marks are not of one message.
 func (w *way) between(a, b mark, some []step, way Way) {
-	where := a.name + " to " + b.name
+	where := fromTo(a.name, b.name)
 	if b.at < a.at {
 		w.leg.Notes = append(w.leg.Notes, "times contradict each other: "+where)
 		return
 	}
-	w.leg.add(some, way, where, a, int64(b.at-a.at))
+	if p := w.leg.add(some, way, where, a, int64(b.at-a.at)); p != nil {
+		p.from, p.to = a.name, b.name
+	}
 }
+
+// fromTo says where a part is that lies between two marks.
+func fromTo(from, to string) string { return from + " to " + to }
 
 // crossing adds the time between the last mark on the client's node and the
 // first on the server's, of both ways together: what the client's node waited
@@ -172,15 +178,15 @@ func (w *way) crossing() {
 		}
 	}
 	w.leg.shift[b.node] = w.leg.shift[a.node] + int64(a.at) + time/2 - int64(b.at)
-	where := a.name + " to " + b.name + " and back"
+	where := fromTo(a.name, b.name) + " and back"
 	if time < 0 {
 		w.leg.Notes = append(w.leg.Notes, "the server's node took longer than the client's waited: "+where)
 		return
 	}
-	w.leg.add(some, Both, where, a, time)
-	last := &w.leg.Parts[len(w.leg.Parts)-1]
-	last.Node, last.At = "", 0
-	last.Back = w.leg.shift[b.node] + int64(c.at)
+	if p := w.leg.add(some, Both, where, a, time); p != nil {
+		p.Node, p.At = "", 0
+		p.Back = w.leg.shift[b.node] + int64(c.at)
+	}
 }
 
 // changeOfNode returns the index before which all marks are of another node, -1

@@ -103,7 +103,8 @@ func findParent(l *Leg, legs []*Leg, parents map[trace.SpanID]trace.SpanID) (par
 	best, bestRelated := interval{}, false
 	for _, p := range legs {
 		i := p.serverInterval()
-		if p == l || i.point == nil || p.defect() != "" || !samePod(own.point, i.point) || own.start < i.start || own.end > i.end || isBelow(p, l) {
+		if p == l || i.point == nil || !samePod(own.point, i.point) || own.start < i.start || own.end > i.end || isBelow(p, l) ||
+			defect(p.requestMarks(), p.responseMarks()) != "" {
 			continue
 		}
 		related := isRelated(l.SpanID, p.SpanID, parents)

@@ -42,25 +42,61 @@ func NewLayerTimes() *LayerTimes {
 	}, []string{"stretch", "source", "destination"})
 	return &LayerTimes{latest: map[prometheus.Observer][]time.Time{}, stretches: stretches, parts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: prefix + "layer_duration_seconds",
-		Help: "Time that requests spent in a layer, by hop (source and destination service) and place; layers that cannot be told apart here are joined by +.",
+		Help: "Time that a request or its response spent in a layer, by hop (source and destination service) and place; layers that cannot be told apart here are joined by +.",
 		// Native histograms: about 10 % wide buckets, as many as a hop needs.
 		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
 		Buckets: layerBuckets,
 	}, []string{"layer", "place", "source", "destination", "way"})}
 }
 
-// Observe counts a part of a hop.
-func (t *LayerTimes) Observe(leg *layer.Leg, p layer.Part) {
-	name := string(p.Layer)
-	if len(p.Covers) > 0 {
-		names := make([]string, len(p.Covers))
-		for i, l := range p.Covers {
-			names[i] = string(l)
-		}
-		name = strings.Join(names, "+")
+// Observe counts a hop: for each layer, place and way how long it took in all its
+// pieces, and the stretches.
+func (t *LayerTimes) Observe(leg *layer.Leg) {
+	for _, sum := range sums(leg.Parts) {
+		t.observe(leg, sum)
 	}
-	observer := t.parts.WithLabelValues(name, p.Place, leg.ClientService(), leg.ServerService(), string(p.Way))
-	seconds := float64(p.Time) / 1e9
+	for stretch, ns := range leg.Stretches() {
+		t.stretches.WithLabelValues(string(stretch), leg.ClientService(), leg.ServerService()).Observe(float64(ns) / 1e9)
+	}
+}
+
+// sum is the time of a hop in a layer.
+type sum struct {
+	layer, place string
+	way          layer.Way
+	ns           int64
+}
+
+func sums(parts []layer.Part) (all []sum) {
+	for i := range parts {
+		one := sum{name(&parts[i]), parts[i].Place, parts[i].Way, parts[i].Time}
+		at := slices.IndexFunc(all, func(s sum) bool {
+			return s.layer == one.layer && s.place == one.place && s.way == one.way
+		})
+		if at < 0 {
+			all = append(all, one)
+			continue
+		}
+		all[at].ns += one.ns
+	}
+	return all
+}
+
+// name joins layers that cannot be told apart.
+func name(p *layer.Part) string {
+	if len(p.Covers) == 0 {
+		return string(p.Layer)
+	}
+	names := make([]string, len(p.Covers))
+	for i, l := range p.Covers {
+		names[i] = string(l)
+	}
+	return strings.Join(names, "+")
+}
+
+func (t *LayerTimes) observe(leg *layer.Leg, s sum) {
+	observer := t.parts.WithLabelValues(s.layer, s.place, leg.ClientService(), leg.ServerService(), string(s.way))
+	seconds := float64(s.ns) / 1e9
 	if o, ok := observer.(prometheus.ExemplarObserver); ok && t.exemplarDue(observer, seconds, time.Now()) {
 		o.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": leg.TraceID.String()})
 		return
@@ -84,13 +120,6 @@ func (t *LayerTimes) exemplarDue(series prometheus.Observer, seconds float64, no
 	}
 	latest[bucket] = now
 	return true
-}
-
-// ObserveHop counts the stretches of a hop.
-func (t *LayerTimes) ObserveHop(leg *layer.Leg) {
-	for stretch, ns := range leg.Stretches() {
-		t.stretches.WithLabelValues(string(stretch), leg.ClientService(), leg.ServerService()).Observe(float64(ns) / 1e9)
-	}
 }
 
 // Describe and Collect make it a collector.

@@ -20,11 +20,14 @@ func TestLayerTimes(t *testing.T) {
 		TraceID: trace.TraceID{15: 7},
 		Sender:  &layer.Sighting{Service: "productpage"}, ServerVNIC: &layer.Sighting{Service: "details"},
 	}
-	part := layer.Part{Layer: layer.ProtocolStack, Place: "details", Way: layer.Request, Time: 2_000_000}
-	times.Observe(leg, part)
-	times.Observe(leg, part)
-	part.Covers = []layer.Layer{layer.ProtocolStack, layer.Application}
-	times.Observe(leg, part)
+	// Two pieces of one time, and a time of two layers.
+	piece := layer.Part{Layer: layer.ProtocolStack, Place: "details", Way: layer.Request, Time: 1_500_000}
+	rest, group := piece, piece
+	rest.Time = 500_000
+	group.Time, group.Covers = 2_000_000, []layer.Layer{layer.ProtocolStack, layer.Application}
+	leg.Parts = []layer.Part{piece, group, rest}
+	times.Observe(leg)
+	times.Observe(leg)
 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(times)
@@ -59,7 +62,7 @@ func TestLayerTimes(t *testing.T) {
 			t.Errorf("exemplar %q, want the trace ID", exemplar)
 		}
 	}
-	if counts["protocol-stack"] != 2 || counts["protocol-stack+application"] != 1 {
+	if counts["protocol-stack"] != 2 || counts["protocol-stack+application"] != 2 {
 		t.Errorf("counts %v", counts)
 	}
 }
@@ -73,8 +76,8 @@ func TestHopTimes(t *testing.T) {
 			Request: exchange.Message{Last: request}, Response: exchange.Message{Last: response},
 		}
 	}
-	times.ObserveHop(&layer.Leg{ClientVNIC: at(1e9, 4e9), ClientPNIC: at(15e8, 35e8)})
-	times.ObserveHop(&layer.Leg{ServerPNIC: at(2e9, 3e9)})
+	times.Observe(&layer.Leg{ClientVNIC: at(1e9, 4e9), ClientPNIC: at(15e8, 35e8)})
+	times.Observe(&layer.Leg{ServerPNIC: at(2e9, 3e9)})
 	const want = `
 # HELP layertrace_hop_duration_seconds Time of requests by hop, with all that was done meanwhile: of the whole hop as its client's node saw it, outside of the client's node, and inside the server's node.
 # TYPE layertrace_hop_duration_seconds summary

@@ -64,10 +64,7 @@ func run(ctx context.Context, addresses []string) error {
 	for {
 		for i, sightings := range request(rand.Uint64(), rand.Float64) {
 			for _, leg := range layer.Split(sightings, nil).Legs {
-				nodes[i].times.ObserveHop(leg)
-				for _, p := range leg.Parts {
-					nodes[i].times.Observe(leg, p)
-				}
+				nodes[i].times.Observe(leg)
 			}
 		}
 		select {
