@@ -29,7 +29,7 @@ func TestDriverWithoutWaiting(t *testing.T) {
 			if test.queue != nil {
 				must(t, netlink.QdiscReplace(test.queue))
 			}
-			for _, x := range driven(t, k, requests, func() { n.talk(t) }) {
+			for _, x := range driven(t, k, requests, false, func() { n.talk(t) }) {
 				checkHandover(t, &x)
 				if q := x.Request; q.Handover != (exchange.Extent{First: q.First, Last: q.Last}) {
 					t.Errorf("driver got it from %d to %d, it was captured from %d to %d", q.Handover.First, q.Handover.Last, q.First, q.Last)
@@ -40,10 +40,12 @@ func TestDriverWithoutWaiting(t *testing.T) {
 }
 
 // driven lets the client talk, and returns what the probe gave out of it, every
-// message with its driver's times. A kernel may leave out a tracepoint's program
-// now and then (seen where a task of the machine's own was interrupted to empty
-// the queue): that has to be counted, and is tried again.
-func driven(t *testing.T, k *kernel, want int, talk func()) []exchange.Exchange {
+// message with its driver's times. A kernel may leave out a tracepoint's programs
+// now and then, without counting it as theirs (seen for up to 4 ms, of any program
+// at qdisc_dequeue): that has to be counted, and is tried again. waits: nothing
+// passes the queue by, so that of a message with the times of its capture no
+// packet was seen there, which nothing can count.
+func driven(t *testing.T, k *kernel, want int, waits bool, talk func()) []exchange.Exchange {
 	t.Helper()
 	for range 4 {
 		before := k.count("driver_times_missing")
@@ -52,19 +54,22 @@ func driven(t *testing.T, k *kernel, want int, talk func()) []exchange.Exchange 
 		if len(all) != want {
 			t.Fatalf("%d exchanges, want %d", len(all), want)
 		}
-		var unhanded uint64
+		var unhanded, unseen uint64
 		for _, x := range all {
-			if x.Request.Handover == (exchange.Extent{}) {
+			switch q := x.Request; q.Handover {
+			case exchange.Extent{}:
 				unhanded++
+			case exchange.Extent{First: q.First, Last: q.Last}:
+				unseen++
 			}
 		}
 		if counted := k.count("driver_times_missing") - before; counted != unhanded {
 			t.Fatalf("%d requests counted without a time of the driver, want %d", counted, unhanded)
 		}
-		if unhanded == 0 {
+		if unhanded == 0 && (!waits || unseen == 0) {
 			return all
 		}
-		t.Logf("again: %d of %d requests without a time of the driver", unhanded, want)
+		t.Logf("again: of %d requests %d without a time of the driver, %d with that of the capture", want, unhanded, unseen)
 	}
 	t.Fatal("the driver's times are missing in each of 4 conversations")
 	return nil

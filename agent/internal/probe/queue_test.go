@@ -36,7 +36,7 @@ func checkBehindTheQueue(t *testing.T, n *network) {
 	must(t, k.probe.Attach(n.ifindex))
 	const rate, burst = 1_000_000, 2000 // bytes per second, bytes
 	must(t, shape(n, rate, burst))
-	for i, x := range driven(t, k, requests, func() { n.talk(t) }) {
+	for i, x := range driven(t, k, requests, true, func() { n.talk(t) }) {
 		checkHandover(t, &x)
 		if x.Request.Handover.Last < x.Request.Last {
 			t.Errorf("request of %d bytes: driver got its last byte at %d, the queue had it at %d", x.Request.Bytes, x.Request.Handover.Last, x.Request.Last)
@@ -61,7 +61,7 @@ func TestDriverGetsAList(t *testing.T) {
 	k := newKernel(t, Options{Drivers: true})
 	must(t, k.probe.Attach(n.ifindex))
 	const large = requests - 8 // from this one on they are of five packets and more
-	for i, x := range driven(t, k, requests-large, func() {
+	for i, x := range driven(t, k, requests-large, true, func() {
 		must(t, awaitServer())
 		for i := large; i < requests; i++ {
 			must(t, shape(n, 20_000, 2000))
