@@ -358,6 +358,7 @@ type CaptureSweepArgs struct {
 	ResponseIdle uint64
 	RequestIdle  uint64
 	Open         uint64
+	Followed     uint64
 }
 
 // Names of all BPF objects in the ELF.

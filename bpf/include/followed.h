@@ -13,6 +13,9 @@
 
 #define CACHE_LINE 64
 
+/* Tells keys of sockets from those of interfaces, whose indexes are positive. */
+#define SOCKET_POINT 0x80000000
+
 /* How many connections are followed, of all and by a hash of their key. One that
  * the map of connections evicts stays counted: its place is looked up in vain.
  */
@@ -58,6 +61,12 @@ static __always_inline __u32 *followed_count(const struct connection_key *k, __u
 			     k->port_a + k->port_b, point);
 }
 
+/* The same of a key in the map of connections. */
+static __always_inline __u32 *followed_at(const struct connection_key *k)
+{
+	return followed_count(k, k->ifindex & SOCKET_POINT ? SOCKET_POINT : k->ifindex);
+}
+
 static __always_inline bool is_followed(const __u32 *count)
 {
 	return count && *count;
@@ -74,7 +83,7 @@ static __always_inline void follow(struct connection *c, __u32 *count, __u32 fol
 {
 	struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
 
-	if (c->followed == followed || __sync_lock_test_and_set(&c->followed, followed) == followed)
+	if (__sync_lock_test_and_set(&c->followed, followed) == followed)
 		return;
 	__sync_fetch_and_add(count, followed ? 1 : -1);
 	if (f)

@@ -10,9 +10,6 @@
 #include "segment.h"
 #include "written.h"
 
-/* Tells keys of sockets from those of interfaces, whose indexes are positive. */
-#define SOCKET_POINT 0x80000000
-
 #define AF_INET 2
 #define AF_INET6 10
 #define TCP_LISTEN 10
@@ -146,6 +143,7 @@ static __always_inline void take_at_socket(struct __sk_buff *skb, struct scratch
 	struct segment *seg = &s->segment;
 	bool egress = seg->direction == DIRECTION_EGRESS;
 	struct socket_state *st = socket_state_of(skb);
+	__u32 *followed;
 
 	if (!st)
 		return;
@@ -154,10 +152,13 @@ static __always_inline void take_at_socket(struct __sk_buff *skb, struct scratch
 	s->socket = st->facts;
 	if (egress)
 		set_writing(skb, seg, s);
-	/* What came before was read: requests and responses take turns. */
-	if (!st->followed)
+	followed = followed_count(&st->key, SOCKET_POINT);
+	/* What came before was read: requests and responses take turns. The sweep
+	 * lets connections go without a word here.
+	 */
+	if (!st->followed || !is_followed(followed))
 		st->read = egress ? seg->ack : seg->seq;
-	st->followed = take_followed(skb, s, followed_count(&st->key, SOCKET_POINT));
+	st->followed = take_followed(skb, s, followed);
 }
 
 /* The peer acknowledges, and sends nothing. */

@@ -5,19 +5,41 @@
 
 #include "connection.h"
 
-/* Idle times in ns after which an exchange is emitted; open: how many are
- * left open afterwards.
+/* Idle times in ns after which an exchange is emitted. open: how many are left
+ * open afterwards; followed: on how many connections without one what comes late
+ * was looked for.
  */
 struct sweep_args {
 	__u64 response_idle;
 	__u64 request_idle;
 	__u64 open;
+	__u64 followed;
 };
 
 struct sweep_context {
 	__u64 now;
 	struct sweep_args args;
 };
+
+/* After how many idle times a connection is followed no longer whose exchange was
+ * emitted after one: what comes late is counted until then. One that is kept open
+ * unused must not be followed for ever: its place among the counters has others'
+ * segments looked at closely.
+ */
+#define FOLLOWED_IDLE 2
+
+/* Unless another request has begun on it meanwhile. */
+static __always_inline void let_go(struct connection *c, const struct connection_key *key,
+				   __u64 claim)
+{
+	__u32 *count = followed_at(key);
+
+	if (!count)
+		return;
+	follow(c, count, 0);
+	if (*(volatile __u64 *)&c->claim != claim || *(volatile __u8 *)&c->phase != PHASE_RESPONSE)
+		follow(c, count, 1);
+}
 
 static long sweep_connection(void *map, const struct connection_key *key, struct connection *c,
 			     struct sweep_context *ctx)
@@ -29,14 +51,26 @@ static long sweep_connection(void *map, const struct connection_key *key, struct
 	__u64 last = *(volatile __u64 *)&c->last_ns;
 	__u64 idle = ctx->now > last ? ctx->now - last : 0;
 
-	if (!is_open(c) || (claim & 1))
+	if (!is_open(c))
 		return 0;
-	if (c->phase == PHASE_RESPONSE && idle >= ctx->args.response_idle)
+	if (claim & 1) {
+		if (!c->followed)
+			return 0;
+		if (c->phase == PHASE_RESPONSE && idle >= FOLLOWED_IDLE * ctx->args.response_idle)
+			let_go(c, key, claim);
+		else
+			ctx->args.followed++;
+		return 0;
+	}
+	if (c->phase == PHASE_RESPONSE && idle >= ctx->args.response_idle) {
 		emit(c, claim, 0);
-	else if (c->phase == PHASE_REQUEST && idle >= ctx->args.request_idle)
+		ctx->args.followed++;
+	} else if (c->phase == PHASE_REQUEST && idle >= ctx->args.request_idle) {
 		emit(c, claim, FLAG_IDLE);
-	else
+		ctx->args.followed++;
+	} else {
 		ctx->args.open++;
+	}
 	return 0;
 }
 
@@ -49,6 +83,7 @@ int sweep(struct sweep_args *args)
 	ctx.args.request_idle = args->request_idle;
 	bpf_for_each_map_elem(&connections, sweep_connection, &ctx, 0);
 	args->open = ctx.args.open;
+	args->followed = ctx.args.followed;
 	return 0;
 }
 

@@ -36,7 +36,7 @@ var captureCounters = [...]counterName{
 	bpf.CaptureCounterCOUNTER_PIPELINED:           {"requests_pipelined", "Requests that were followed by another before their response."},
 	bpf.CaptureCounterCOUNTER_RETRANSMITTED:       {"segments_retransmitted", "Segments of tracked connections seen again."},
 	bpf.CaptureCounterCOUNTER_OUT_OF_ORDER:        {"segments_out_of_order", "Segments of tracked connections that passed out of order."},
-	bpf.CaptureCounterCOUNTER_LATE:                {"segments_late", "Segments of exchanges that were already given out."},
+	bpf.CaptureCounterCOUNTER_LATE:                {"segments_late", "Segments of exchanges that were already given out, up to an idle timeout before."},
 	bpf.CaptureCounterCOUNTER_FRAGMENT:            {"packets_fragmented", "IP fragments, which are skipped."},
 	bpf.CaptureCounterCOUNTER_PACKET_TRUNCATED:    {"packets_truncated", "TCP packets shorter than their headers say."},
 	bpf.CaptureCounterCOUNTER_OPTION_READ:         {"options_read", "Layertrace TCP options read."},

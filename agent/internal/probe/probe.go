@@ -36,6 +36,8 @@ type Probe struct {
 	attached map[int]attachment
 
 	received, unreadable, evicted, unhanded atomic.Uint64
+
+	swept swept // of the goroutine that sweeps
 }
 
 // Open loads the programs and begins to write TCP options if asked to.

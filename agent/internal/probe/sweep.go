@@ -28,22 +28,27 @@ func (p *Probe) sweepUntil(ctx context.Context) error {
 	}
 }
 
-// sweep emits exchanges that are idle for longer. With none open it leaves the
-// walk over all connections out, which is most of what an idle agent costs.
+// sweep emits exchanges that are idle for longer. With none begun since the last
+// time, and none left then, it leaves the walk over all connections out, which is
+// most of what an idle agent costs.
 func (p *Probe) sweep(response, request time.Duration) error {
-	ended, err := p.ended()
-	if err != nil {
-		return err
-	}
 	started, err := p.counter(bpf.CaptureCounterCOUNTER_STARTED)
-	if err != nil || started == ended+p.evicted.Load() {
+	if err != nil || started == p.swept.started && !p.swept.left {
 		return err
 	}
 	args := bpf.CaptureSweepArgs{ResponseIdle: uint64(response), RequestIdle: uint64(request)}
 	if _, err := p.kernel.sweep.Run(&ebpf.RunOptions{Context: &args, ContextOut: &args}); err != nil {
 		return fmt.Errorf("sweep idle exchanges: %w", err)
 	}
+	p.swept = swept{started: started, left: args.Open > 0 || args.Followed > 0}
 	return p.countEvicted(started, args.Open)
+}
+
+// swept is what the last sweep found: how many exchanges had begun until then, and
+// whether it left any open, or connections that were followed.
+type swept struct {
+	started uint64
+	left    bool
 }
 
 // countEvicted finds what the LRU map dropped while it was open: begun, but
