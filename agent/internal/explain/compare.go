@@ -104,6 +104,7 @@ func (c *Comparison) compare(usual, slow []measured) {
 	for i := len(slow) - 1; i >= 0 && len(c.SlowTraces) < slowListed; i-- {
 		c.SlowTraces = append(c.SlowTraces, slow[i].id)
 	}
+	joinSometimes(usual, slow)
 	before, after := map[key][]int64{}, map[key][]int64{}
 	pieces := sums{}
 	for _, m := range usual {

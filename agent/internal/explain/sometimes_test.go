@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/layertrace/layertrace/agent/internal/layer"
+)
+
+// In two of seven traces the slow network could not be told from a driver, whose
+// time was not seen; another hop's part of it was.
+func TestLayersSometimesTogether(t *testing.T) {
+	const usually, slowly = 15_000, 1_800_000
+	relay := key{layer: layer.RelayNetwork, place: "node3-node4"}
+	group := key{layer: relay.layer, place: relay.place, covers: "[relay-network node-driver]"}
+	covers := []layer.Layer{layer.RelayNetwork, layer.NodeDriver}
+	trace := func(times map[key]int64) measured {
+		m := measured{sums: sums{}}
+		for k, ns := range times {
+			one := &total{time: ns, least: ns, leg: &layer.Leg{}, part: layer.Part{Layer: k.layer, Place: k.place, Time: ns}}
+			if k.covers != "" {
+				one.layers, one.part.Covers = covers, covers
+			}
+			m.sums[k] = one
+			m.total += ns
+		}
+		return m
+	}
+	var usual, slow []measured
+	for range 50 {
+		usual = append(usual, trace(map[key]int64{relay: usually}))
+	}
+	for i := range 7 {
+		times := map[key]int64{relay: slowly}
+		if i < 2 {
+			times = map[key]int64{relay: usually, group: slowly}
+		}
+		slow = append(slow, trace(times))
+	}
+	var c Comparison
+	c.compare(usual, slow)
+	if v := c.Verdict; v.Layer != layer.RelayNetwork || v.Place != relay.place || v.Excess < slowly-usually {
+		t.Errorf("verdict %+v", v)
+	}
+	if v := c.Verdict; !slices.Equal(v.Covers, covers) || v.Confidence != Low {
+		t.Errorf("it covers %v with confidence %s, want %v: in two traces nobody knows", v.Covers, v.Confidence, covers)
+	}
+}
