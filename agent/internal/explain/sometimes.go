@@ -2,29 +2,56 @@
 
 package explain
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // joinSometimes gives layers that could not be told apart in some of the slow
 // traces, but not in all, to the first of them at its place, in all traces: else
 // what the layer took would be in one place in some traces, and elsewhere in the
-// others.
+// others. So few of the slow traces as may be exceptions do not matter.
 func joinSometimes(usual, slow []measured) {
+	for first, groups := range sometimes(slow) {
+		with := 0
+		for _, m := range slow {
+			if slices.ContainsFunc(groups, func(k key) bool { return m.sums[k] != nil }) {
+				with++
+			}
+		}
+		if with <= exceptions(len(slow)) {
+			continue
+		}
+		for _, m := range slices.Concat(usual, slow) {
+			for _, k := range groups {
+				m.sums.join(k, first)
+			}
+		}
+	}
+}
+
+// sometimes returns the groups of layers that are in some of the traces and not
+// in all, by the first layer.
+func sometimes(traces []measured) map[key][]key {
 	in := map[key]int{}
-	for _, m := range slow {
+	for _, m := range traces {
 		for k := range m.sums {
 			if k.covers != "" {
 				in[k]++
 			}
 		}
 	}
+	groups := map[key][]key{}
 	for k, n := range in {
-		if n == len(slow) {
-			continue
-		}
-		for _, m := range slices.Concat(usual, slow) {
-			m.sums.join(k, key{layer: k.layer, place: k.place})
+		if n < len(traces) {
+			first := key{layer: k.layer, place: k.place}
+			groups[first] = append(groups[first], k)
 		}
 	}
+	for _, some := range groups {
+		slices.SortFunc(some, func(a, b key) int { return cmp.Compare(a.covers, b.covers) })
+	}
+	return groups
 }
 
 // join adds the time at one key to another.
@@ -34,18 +61,18 @@ func (s sums) join(from, to key) {
 		return
 	}
 	delete(s, from)
-	sum := *t
+	both := *t
 	if other := s[to]; other != nil {
-		sum.time += other.time
-		sum.least = sum.time
+		both.time += other.time
+		both.least = both.time
 		for _, l := range other.layers {
-			if !slices.Contains(sum.layers, l) {
-				sum.layers = append(slices.Clone(sum.layers), l)
+			if !slices.Contains(both.layers, l) {
+				both.layers = append(slices.Clone(both.layers), l)
 			}
 		}
-		if other.part.Time > sum.part.Time {
-			sum.leg, sum.part = other.leg, other.part
+		if other.part.Time > both.part.Time {
+			both.leg, both.part = other.leg, other.part
 		}
 	}
-	s[to] = &sum
+	s[to] = &both
 }

@@ -46,8 +46,9 @@ func (s *sight) stayed(traceID string) (stayed time.Duration) {
 		if !e.Response.Src.IsValid() {
 			return 0
 		}
+		isCall := e.Request.Dst == redirected
 		answered := s.Began
-		if e.Request.Dst == redirected {
+		if isCall {
 			answered = s.Passed
 		}
 		from, asked := s.Passed(e.Request)
@@ -55,10 +56,10 @@ func (s *sight) stayed(traceID string) (stayed time.Duration) {
 		if !asked || !ok {
 			return 0
 		}
-		if took := to.Sub(from); e.Request.Dst == redirected {
-			stayed -= took
+		if isCall {
+			stayed -= to.Sub(from)
 		} else {
-			stayed += took
+			stayed += to.Sub(from)
 		}
 	}
 	return max(stayed, 0)
