@@ -105,48 +105,30 @@ func (c *Comparison) compare(usual, slow []measured) {
 		c.SlowTraces = append(c.SlowTraces, slow[i].id)
 	}
 	joinSometimes(usual, slow)
-	before, after := map[key][]int64{}, map[key][]int64{}
-	pieces := sums{}
-	for _, m := range usual {
-		for k, t := range m.sums {
-			before[k] = append(before[k], t.time)
-		}
-	}
-	for _, m := range slow {
-		for k, t := range m.sums {
-			after[k] = append(after[k], t.time)
-			if pieces[k] == nil || t.part.Time > pieces[k].part.Time {
-				pieces[k] = t
-			}
-		}
-	}
-	typical := &typical{traces: len(usual), layers: distributions(before)}
-	medians := sums{}
-	for k, times := range after {
-		d := distributionOf(times)
-		// A layer that few of the slow traces have does not make the tail.
-		if 2*len(times) < len(slow) {
-			continue
-		}
-		least := d.sorted[min(exceptions(len(slow)), len(d.sorted)-1)]
-		medians[k] = &total{time: d.median, least: least, layers: pieces[k].layers, leg: pieces[k].leg, part: pieces[k].part}
-		usually := max(typical.of(k), 0)
+	found := candidates(sumsOf(slow), referenceOf(sumsOf(usual)), c.SlowTotal)
+	for _, f := range found {
 		c.Layers = append(c.Layers, Delta{
-			Layer: k.layer, Place: k.place, Slow: d.median, Typical: usually, Excess: d.median - usually,
-			Share: share(d.median-usually, c.SlowTotal-c.TypicalTotal), Covers: pieces[k].layers,
+			Layer: f.layer, Place: f.place, Slow: f.time, Typical: f.typical, Excess: f.time - f.typical,
+			Share: share(f.time-f.typical, c.SlowTotal-c.TypicalTotal), Covers: f.layers,
 		})
 	}
 	slices.SortFunc(c.Layers, func(a, b Delta) int {
 		return cmp.Or(cmp.Compare(b.Excess, a.Excess), cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Place, b.Place))
 	})
-	found := candidates(medians, func(k key) distribution { return orUnknown(typical.layers, k) }, c.SlowTotal, len(slow))
-	c.Verdict = typical.judge(found, c.SlowTotal)
+	c.Verdict = judge(found, c.SlowTotal, len(usual))
 	if c.Verdict.Layer != layer.None {
 		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.TypicalTotal)
-		c.Verdict.Evidence = append(c.Verdict.Evidence, evidence(found[0].leg, found[0].part)...)
 		c.Verdict.Text = fmt.Sprintf("The slow traces are slow by the %s: %s, in typical ones %s.",
-			found[0].what(), short(c.Verdict.Time), short(c.Verdict.Time-c.Verdict.Excess))
+			found[0].what(), short(found[0].time), short(found[0].typical))
 	}
+}
+
+func sumsOf(all []measured) []sums {
+	s := make([]sums, len(all))
+	for i, m := range all {
+		s[i] = m.sums
+	}
+	return s
 }
 
 // medianOf returns the median of a figure, 0 of none.

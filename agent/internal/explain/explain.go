@@ -71,15 +71,13 @@ func (y *typical) hop(l *layer.Leg) Hop {
 	for _, s := range l.Sightings() {
 		h.Status = cmp.Or(h.Status, s.Status)
 	}
-	sums := map[key]int64{}
 	for _, p := range l.Parts {
 		h.Parts = append(h.Parts, Part{
 			Layer: p.Layer, Place: p.Place, Where: p.Where, Way: string(p.Way),
 			Start: p.Start, Time: p.Time, Back: p.Back, Covers: p.Covers, Typical: y.ofPart(l, p),
 		})
-		sums[keyOf(p)] += p.Time
 	}
-	h.Verdict = y.hopVerdict(l, sums)
+	h.Verdict = y.hopVerdict(l)
 	return h
 }
 

@@ -4,6 +4,7 @@ package explain
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 )
 
@@ -62,16 +63,16 @@ func (s sums) join(from, to key) {
 	}
 	delete(s, from)
 	both := *t
+	both.parts = maps.Clone(t.parts)
 	if other := s[to]; other != nil {
 		both.time += other.time
-		both.least = both.time
+		for k, a := range other.parts {
+			both.parts[k] = both.parts[k].plus(a)
+		}
 		for _, l := range other.layers {
 			if !slices.Contains(both.layers, l) {
 				both.layers = append(slices.Clone(both.layers), l)
 			}
-		}
-		if other.part.Time > both.part.Time {
-			both.leg, both.part = other.leg, other.part
 		}
 	}
 	s[to] = &both

@@ -19,9 +19,11 @@ func TestLayersSometimesTogether(t *testing.T) {
 	trace := func(times map[key]int64) measured {
 		m := measured{sums: sums{}}
 		for k, ns := range times {
-			one := &total{time: ns, least: ns, leg: &layer.Leg{}, part: layer.Part{Layer: k.layer, Place: k.place, Time: ns}}
+			one := &total{time: ns, parts: map[partKey]amount{
+				{where: k.covers}: {ns, &layer.Leg{}, layer.Part{Layer: k.layer, Place: k.place, Time: ns}},
+			}}
 			if k.covers != "" {
-				one.layers, one.part.Covers = covers, covers
+				one.layers = covers
 			}
 			m.sums[k] = one
 			m.total += ns

@@ -33,39 +33,67 @@ func (k key) String() string { return string(k.layer) + " " + k.place + k.covers
 type sums map[key]*total
 
 type total struct {
-	time int64
-	// least is what most of several traces took at least: all but a quarter.
-	least  int64
+	time   int64
+	parts  map[partKey]amount
 	layers []layer.Layer
-	// leg and part have the largest piece.
+}
+
+// amount is the time of parts that are alike, and the largest of them.
+type amount struct {
+	time int64
 	leg  *layer.Leg
 	part layer.Part
+}
+
+func (a amount) plus(b amount) amount {
+	if b.leg != nil && (a.leg == nil || b.part.Time > a.part.Time) {
+		a.leg, a.part = b.leg, b.part
+	}
+	a.time += b.time
+	return a
+}
+
+// partKey names parts that are alike in several traces.
+type partKey struct {
+	hop   string
+	where string
+	way   layer.Way
 }
 
 // sum adds up what the root waited for, and what of it no layer was given.
 func sum(tree *layer.Tree) (s sums, unattributed int64) {
 	s = sums{}
 	for _, l := range tree.Legs {
-		if !l.Waited {
-			continue
-		}
-		unattributed += l.Unattributed
-		for _, p := range l.Parts {
-			k := keyOf(p)
-			t := s[k]
-			if t == nil {
-				t = &total{layers: p.Covers, leg: l, part: p}
-				s[k] = t
-			}
-			t.time += p.Time
-			t.least = t.time
-			if p.Time > t.part.Time {
-				t.leg, t.part = l, p
-			}
+		if l.Waited {
+			unattributed += l.Unattributed
+			s.add(l)
 		}
 	}
 	return s, unattributed
 }
+
+// sumOf adds up a hop by itself.
+func sumOf(l *layer.Leg) sums {
+	s := sums{}
+	s.add(l)
+	return s
+}
+
+func (s sums) add(l *layer.Leg) {
+	for _, p := range l.Parts {
+		k := keyOf(p)
+		t := s[k]
+		if t == nil {
+			t = &total{parts: map[partKey]amount{}, layers: p.Covers}
+			s[k] = t
+		}
+		t.time += p.Time
+		alike := partKeyOf(l, p)
+		t.parts[alike] = t.parts[alike].plus(amount{p.Time, l, p})
+	}
+}
+
+func partKeyOf(l *layer.Leg, p layer.Part) partKey { return partKey{hopName(l), p.Where, p.Way} }
 
 // parents are those of the spans that others made.
 func parents(t backend.Trace) map[trace.SpanID]trace.SpanID {

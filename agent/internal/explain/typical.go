@@ -13,9 +13,28 @@ import (
 type typical struct {
 	traces int
 	total  int64 // median in ns, -1 without a trace
+	whole  reference
+	hops   map[string]reference
+}
+
+// reference is how long layers, and their parts, take in traces or hops that are
+// alike.
+type reference struct {
 	layers map[key]distribution
 	parts  map[partKey]distribution
-	hops   map[hopKey]distribution
+}
+
+func referenceOf(all []sums) reference {
+	layers, parts := map[key][]int64{}, map[partKey][]int64{}
+	for _, s := range all {
+		for k, t := range s {
+			layers[k] = append(layers[k], t.time)
+			for part, a := range t.parts {
+				parts[part] = append(parts[part], a.time)
+			}
+		}
+	}
+	return reference{distributions(layers), distributions(parts)}
 }
 
 // distribution is of times in ns.
@@ -31,25 +50,19 @@ func (d distribution) above(share float64) int64 {
 	return d.sorted[max(n-1-int(share*float64(n)), 0)]
 }
 
-// partKey names parts that are alike in several traces.
-type partKey struct {
-	hop   string
-	where string
-	way   layer.Way
-}
-
-// hopKey names the time of a layer in hops that are alike.
-type hopKey struct {
-	hop string
-	key
+// least returns what most of so many slow traces took at least: all but the
+// exceptions.
+func (d distribution) least(slow int) int64 {
+	return d.sorted[min(exceptions(slow), len(d.sorted)-1)]
 }
 
 func hopName(l *layer.Leg) string { return from(l) + " > " + to(l) }
 
 // newTypical reads a baseline. Traces that no hop was seen of do not count.
 func newTypical(baseline []backend.Trace) *typical {
-	totals := []int64{}
-	layers, parts, hops := map[key][]int64{}, map[partKey][]int64{}, map[hopKey][]int64{}
+	var totals []int64
+	var whole []sums
+	hops := map[string][]sums{}
 	for _, t := range baseline {
 		tree := layer.Split(t.Sightings, parents(t))
 		if len(tree.Roots) == 0 || tree.Roots[0].Total == 0 {
@@ -57,25 +70,19 @@ func newTypical(baseline []backend.Trace) *typical {
 		}
 		totals = append(totals, tree.Roots[0].Total)
 		s, _ := sum(tree)
-		for k, t := range s {
-			layers[k] = append(layers[k], t.time)
-		}
+		whole = append(whole, s)
 		for _, l := range tree.Legs {
-			ofHop := map[key]int64{}
-			for _, p := range l.Parts {
-				k := partKey{hopName(l), p.Where, p.Way}
-				parts[k] = append(parts[k], p.Time)
-				ofHop[keyOf(p)] += p.Time
-			}
-			for k, time := range ofHop {
-				hops[hopKey{hopName(l), k}] = append(hops[hopKey{hopName(l), k}], time)
-			}
+			hops[hopName(l)] = append(hops[hopName(l)], sumOf(l))
 		}
 	}
-	return &typical{
+	y := &typical{
 		traces: len(totals), total: distributionOf(totals).median,
-		layers: distributions(layers), parts: distributions(parts), hops: distributions(hops),
+		whole: referenceOf(whole), hops: make(map[string]reference, len(hops)),
 	}
+	for name, all := range hops {
+		y.hops[name] = referenceOf(all)
+	}
+	return y
 }
 
 func distributions[K comparable](values map[K][]int64) map[K]distribution {
@@ -95,11 +102,11 @@ func distributionOf(values []int64) distribution {
 }
 
 // of returns the median of a layer at a place, -1 when it is not known.
-func (y *typical) of(k key) int64 { return orUnknown(y.layers, k).median }
+func (y *typical) of(k key) int64 { return orUnknown(y.whole.layers, k).median }
 
 // ofPart returns the median of a part of a hop, -1 when it is not known.
 func (y *typical) ofPart(l *layer.Leg, p layer.Part) int64 {
-	return orUnknown(y.parts, partKey{hopName(l), p.Where, p.Way}).median
+	return orUnknown(y.hops[hopName(l)].parts, partKeyOf(l, p)).median
 }
 
 func orUnknown[K comparable](all map[K]distribution, k K) distribution {

@@ -3,10 +3,8 @@
 package explain
 
 import (
-	"cmp"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/layer"
@@ -27,24 +25,10 @@ const (
 	fewTraces = 10
 )
 
-// candidate is a layer that may be to blame.
-type candidate struct {
-	key
-	*total
-	excess, threshold int64
-	compared          bool
-	// usual is set when typical traces are as slow often enough for chance.
-	usual bool
-}
-
 // verdict names the layer that took longer than it usually does. Without a
 // baseline it is the one that took most.
 func (y *typical) verdict(s sums, whole int64, tree *layer.Tree) Verdict {
-	all := candidates(s, func(k key) distribution { return orUnknown(y.layers, k) }, whole, 1)
-	v := y.judge(all, whole)
-	if v.Layer != layer.None {
-		v.Evidence = append(v.Evidence, evidence(all[0].leg, all[0].part)...)
-	}
+	v := judge(candidates([]sums{s}, y.whole, whole), whole, y.traces)
 	if y.traces == 0 {
 		v.Evidence = append(v.Evidence, "there are no typical traces to compare with: this is what took most, which may be as usual")
 	}
@@ -55,49 +39,11 @@ func (y *typical) verdict(s sums, whole int64, tree *layer.Tree) Verdict {
 }
 
 // hopVerdict is the same within a hop.
-func (y *typical) hopVerdict(l *layer.Leg, times map[key]int64) Verdict {
-	s := sums{}
-	for _, p := range l.Parts {
-		k := keyOf(p)
-		if s[k] == nil {
-			s[k] = &total{time: times[k], least: times[k], layers: p.Covers, leg: l, part: p}
-		} else if p.Time > s[k].part.Time {
-			s[k].part = p
-		}
-	}
-	if len(s) == 0 {
+func (y *typical) hopVerdict(l *layer.Leg) Verdict {
+	if len(l.Parts) == 0 {
 		return nothingToBlame("This hop was not seen from its request to its response.")
 	}
-	all := candidates(s, func(k key) distribution { return orUnknown(y.hops, hopKey{hopName(l), k}) }, l.Total, 1)
-	v := y.judge(all, l.Total)
-	if v.Layer != layer.None {
-		v.Evidence = append(v.Evidence, evidence(l, all[0].part)...)
-	}
-	return v
-}
-
-// candidates sorts the layers by what of their time is to be explained.
-// s are those of one trace, or the medians of several.
-func candidates(s sums, of func(key) distribution, whole int64, traces int) []candidate {
-	var all []candidate
-	for k, t := range s {
-		d := of(k)
-		c := candidate{key: k, total: t, compared: d.median >= 0}
-		c.excess = t.time - max(d.median, 0)
-		c.threshold = max(leastExcess, int64(leastShare*float64(whole)))
-		c.usual = c.compared && t.least <= d.above(beyond(traces))
-		all = append(all, c)
-	}
-	slices.SortFunc(all, func(a, b candidate) int {
-		switch {
-		case a.usual && !b.usual:
-			return 1
-		case b.usual && !a.usual:
-			return -1
-		}
-		return cmp.Or(cmp.Compare(b.excess, a.excess), cmp.Compare(a.String(), b.String()))
-	})
-	return all
+	return judge(candidates([]sums{sumOf(l)}, y.hops[hopName(l)], l.Total), l.Total, y.traces)
 }
 
 // exceptions is how many of several traces need not be slow: a quarter.
@@ -131,34 +77,39 @@ func tail(n, k int, p float64) (sum float64) {
 	return sum
 }
 
-func (y *typical) judge(all []candidate, whole int64) Verdict {
+// judge names the first candidate, where it is to blame; typical is how many
+// traces all are compared with.
+func judge(all []candidate, whole int64, typical int) Verdict {
 	if len(all) == 0 {
 		return nothingToBlame("Nothing is known of the layers.")
 	}
 	c := all[0]
-	if y.traces > 0 && (c.usual || c.excess < c.threshold) {
+	if typical > 0 && (c.usual || c.excess < c.threshold) {
 		return nothingToBlame(fmt.Sprintf("No layer took more than it usually does; the largest difference is %s at the %s of %s.", short(c.excess), words[c.layer], c.place))
 	}
 	v := Verdict{
-		Layer: c.layer, Place: c.place, Where: c.part.Where, Time: c.time, Excess: c.excess,
-		Share: share(c.excess, whole), Covers: c.layers, Evidence: []string{}, Confidence: High,
+		Layer: c.layer, Place: c.place, Where: c.most.part.Where, Time: c.time, Excess: c.excess,
+		Share: share(c.excess, whole), Covers: c.layers, Evidence: []string{}, Confidence: confidence(all, typical),
 	}
 	if c.compared {
 		v.Text = fmt.Sprintf("The %s took %s, %s more than usual.", c.what(), short(c.time), short(c.excess))
-		v.Evidence = append(v.Evidence, fmt.Sprintf("%s; in %d typical traces %s", short(c.time), y.traces, short(c.time-c.excess)))
+		v.Evidence = append(v.Evidence, fmt.Sprintf("%s; in %d typical traces %s", short(c.time), typical, short(c.typical)))
+		if e := c.elsewhere(); e != "" {
+			v.Evidence = append(v.Evidence, e)
+		}
 	} else {
 		v.Text = fmt.Sprintf("The %s took most: %s of %s.", c.what(), short(c.time), short(whole))
 	}
-	v.Confidence = y.confidence(all)
+	v.Evidence = append(v.Evidence, evidence(c.most.leg, c.most.part)...)
 	return v
 }
 
-func (y *typical) confidence(all []candidate) Confidence {
+func confidence(all []candidate, typical int) Confidence {
 	c := all[0]
 	switch {
 	case len(c.layers) > 0 || !c.compared:
 		return Low
-	case y.traces < fewTraces || len(all) > 1 && !all[1].usual && all[1].excess > c.excess/2 || c.excess < 2*c.threshold:
+	case typical < fewTraces || len(all) > 1 && !all[1].usual && all[1].excess > c.excess/2 || c.excess < 2*c.threshold:
 		return Medium
 	default:
 		return High
