@@ -119,7 +119,7 @@ func results() []Result {
 		{Layer: RelayNetwork, Place: "node2-node3", InjectedUS: 10_000, VerdictLayer: None, TraceIDs: []string{"ab"},
 			Singles: []Single{{InjectedUS: 1000, Right: true}, {InjectedUS: 1000}, {InjectedUS: 999}}},
 		{Layer: RelayNetwork, Place: "node2-node3", InjectedUS: 999, VerdictLayer: None},
-		{Layer: None, VerdictLayer: None, Singles: []Single{{Layer: None}, {Layer: None}, {Layer: Application}}},
+		{Layer: None, VerdictLayer: None, Singles: []Single{{Layer: None}, {Layer: None, ClientOffUS: 900}, {Layer: Application, MeasuredUS: 900, ClientOffUS: 449}, {Layer: Application, MeasuredUS: 900, ClientOffUS: 450}}},
 		{Layer: None, VerdictLayer: Application, VerdictPlace: "details"},
 	}
 }
@@ -129,8 +129,8 @@ func TestScore(t *testing.T) {
 	if s.Accuracy != (Share{2, 4}) || s.FalseBlame != (Share{1, 2}) || s.Close != (Share{1, 2}) || s.Small != 1 {
 		t.Errorf("%+v", s)
 	}
-	if s.SingleAccuracy != (Share{1, 2}) || s.SingleFalseBlame != (Share{1, 3}) {
-		t.Errorf("each by itself: right %v, blamed %v", s.SingleAccuracy, s.SingleFalseBlame)
+	if s.SingleAccuracy != (Share{1, 2}) || s.SingleFalseBlame != (Share{2, 4}) || s.SingleSeen != (Share{1, 2}) {
+		t.Errorf("each by itself: right %v, blamed %v, of these seen by the client %v", s.SingleAccuracy, s.SingleFalseBlame, s.SingleSeen)
 	}
 	if s.Unattributed != 0.02 {
 		t.Errorf("unattributed %v", s.Unattributed)

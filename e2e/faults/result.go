@@ -45,13 +45,21 @@ type Single struct {
 	Place      string `json:"verdict_place"`
 	MeasuredUS int64  `json:"measured_us"`
 	Right      bool   `json:"right"`
+	// ClientOffUS is by how much the client waited longer than it usually does
+	// and the fault accounts for: something else was slow, too.
+	ClientOffUS int64 `json:"client_off_us"`
 }
 
-// Request is one request of a case: its trace, what was injected into it, and
-// how long the client waited.
+// SeenByClient tells whether the client, too, waited longer than usual by half or
+// more of what a layer is blamed for: without a fault of ours, something else was
+// slow.
+func (s Single) SeenByClient() bool { return 2*s.ClientOffUS >= s.MeasuredUS }
+
+// Request is one request of a case: its trace, what was injected into it, how long
+// the client waited, and what of that neither the fault nor what is usual explains.
 type Request struct {
-	TraceID          string
-	Injected, Client time.Duration
+	TraceID                     string
+	Injected, Client, ClientOff time.Duration
 }
 
 // NewResult is the result of a case, without a verdict.
@@ -64,7 +72,7 @@ func NewResult(c Case, requests []Request, seed uint64) Result {
 	}
 	for _, q := range requests {
 		r.TraceIDs = append(r.TraceIDs, q.TraceID)
-		r.Singles = append(r.Singles, Single{InjectedUS: q.Injected.Microseconds()})
+		r.Singles = append(r.Singles, Single{InjectedUS: q.Injected.Microseconds(), ClientOffUS: q.ClientOff.Microseconds()})
 	}
 	if c.Leg != (Leg{}) {
 		r.Leg = &c.Leg

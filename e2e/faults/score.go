@@ -39,6 +39,9 @@ type Score struct {
 	// SingleAccuracy and SingleFalseBlame are the same of each request by itself,
 	// faults of 1 ms and more: what happens to it by chance counts.
 	SingleAccuracy, SingleFalseBlame Share
+	// SingleSeen is how many of those blamed without a fault were slow for the
+	// client, too.
+	SingleSeen Share
 	// Small is the number of faults that took less than 1 ms.
 	Small int
 	// ByGroup is the accuracy of each kind at each magnitude, in Groups' order.
@@ -95,6 +98,9 @@ func (s *Score) add(r Result) {
 		switch {
 		case r.Layer == None:
 			s.SingleFalseBlame.add(one.Layer != None)
+			if one.Layer != None {
+				s.SingleSeen.add(one.SeenByClient())
+			}
 		case one.InjectedUS >= 1000:
 			s.SingleAccuracy.add(one.Right)
 		}

@@ -141,7 +141,7 @@ func (c *Campaign) request(ctx context.Context, one faults.Case) (r faults.Reque
 			if !m.Sound() {
 				c.Unsound++
 			}
-			return faults.Request{TraceID: m.TraceID, Injected: m.Injected, Client: m.Client}, err
+			return faults.Request{TraceID: m.TraceID, Injected: m.Injected, Client: m.Client, ClientOff: m.Off()}, err
 		}
 		c.Again++
 	}
