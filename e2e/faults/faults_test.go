@@ -162,7 +162,7 @@ func TestPage(t *testing.T) {
 // The names are those that others read the file by.
 func TestFileFormat(t *testing.T) {
 	c := Case{Kind: DriverQdisc, Node: 3, Magnitude: time.Millisecond, Leg: Leg{"productpage", "details", true}}
-	r := NewResult(c, []Request{{"ab", 1100 * time.Microsecond, 9 * time.Millisecond}, {"cd", time.Millisecond, time.Millisecond}, {"ef", time.Second, time.Second}}, 5)
+	r := NewResult(c, []Request{{"ab", 1100 * time.Microsecond, 9 * time.Millisecond, 20 * time.Microsecond}, {"cd", time.Millisecond, time.Millisecond, 0}, {"ef", time.Second, time.Second, 0}}, 5)
 	r.Judge(Verdict{Layer: NodeDriver, Place: "node3", Excess: time.Millisecond, Unattributed: 2 * time.Microsecond, Total: 8 * time.Millisecond})
 	data, err := json.Marshal(File{Cases: []Result{r}, Accuracy: 1})
 	if err != nil {
