@@ -167,7 +167,7 @@ type SocketFollowed struct {
 	_     structs.HostLayout
 	Total uint32
 	Pad   [60]uint8
-	Count [256]uint32
+	Count [1024]uint32
 }
 
 type SocketPrefixKey struct {

@@ -8,8 +8,11 @@
 
 #include "exchange.h"
 
-/* Few, to stay in the caches: a miss costs what the table is to save. */
-#define FOLLOWED_BITS 8
+/* Few, to stay in the caches: a miss costs what the table is to save. Not so few
+ * that many share a place with one that is followed: each of their segments looks
+ * for its connection then.
+ */
+#define FOLLOWED_BITS 10
 
 #define CACHE_LINE 64
 
