@@ -96,15 +96,17 @@ static __always_inline const struct tcp_sock *tcp_socket(const struct sock *sk)
 }
 
 /* tcp_sendmsg_locked, net/ipv4/tcp.c: for each part of a write, before TCP can
- * send it. What is asked first is what TCP looks at, too; the socket's cgroup is
- * in none of these lines.
+ * send it.
  */
 SEC("tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(socket_write, struct sock *sk, const struct msghdr *msg)
 {
-	const struct tcp_sock *tp = tcp_socket(sk);
+	const struct tcp_sock *tp;
 
-	if (!is_sent_at_once(tp, msg->msg_iter.count) && is_chosen_socket(sk))
+	if (!is_chosen_socket(sk))
+		return 0;
+	tp = tcp_socket(sk);
+	if (!is_sent_at_once(tp, msg->msg_iter.count))
 		write_waiting(tp, msg->msg_iter.count);
 	return may_be_followed(sk) ? write_followed(sk) : 0;
 }
