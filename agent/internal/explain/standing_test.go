@@ -119,3 +119,16 @@ func TestStandingOut(t *testing.T) {
 		})
 	}
 }
+
+// Where nothing is to blame, the largest difference is told, not that of what
+// stands out by a little.
+func TestLargestDifference(t *testing.T) {
+	all := []candidate{
+		{key: key{layer: layer.ProtocolStack, place: "details"}, time: 60 * us, typical: 20 * us, excess: 40 * us, threshold: leastExcess, compared: true},
+		{key: key{layer: layer.Application, place: "ratings"}, time: 900 * us, typical: 400 * us, excess: 500 * us, threshold: leastExcess, compared: true, usual: true},
+	}
+	const want = "No layer took more than it usually does; the largest difference is 500 µs at the application of ratings."
+	if v := judge(all, 20_000*us, 100); v.Layer != layer.None || v.Text != want {
+		t.Errorf("%s: %q, want %q", v.Layer, v.Text, want)
+	}
+}
