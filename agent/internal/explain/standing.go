@@ -3,8 +3,9 @@
 package explain
 
 // leastPart is how much more than typical a part took at least, as a share of
-// what the slowest part of its layer did, to count as slow for the same reason.
-// What is smaller follows from it: who has waited works slower afterwards.
+// what the slowest part of its layer did, to count as slow for the same reason;
+// leastExcess will do. What is smaller follows from it: who has waited works slower
+// afterwards.
 const leastPart = 0.25
 
 // standingOut returns which parts stand out, and by how much longer they took than
@@ -28,7 +29,7 @@ func standingOut(totals []*total, slow int, typically map[partKey]distribution, 
 	parts = map[partKey]bool{}
 	usually, each := int64(0), make([]int64, len(totals))
 	for k, ns := range more {
-		if ns <= 0 || float64(ns) < leastPart*float64(largest) {
+		if ns <= 0 || ns < min(leastExcess, int64(leastPart*float64(largest))) {
 			continue
 		}
 		parts[k] = true
