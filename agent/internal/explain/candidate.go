@@ -72,7 +72,11 @@ func (c *candidate) weigh(totals []*total, slow int, typically reference, share 
 	before := orUnknown(typically.layers, c.key)
 	c.time, c.typical, c.compared = d.median, max(before.median, 0), before.median >= 0
 	c.excess = c.time - c.typical
-	c.usual = c.compared && d.least(slow) <= before.above(share)
+	if c.usual = c.compared && d.least(slow) <= before.above(share); c.usual {
+		// Of all parts of all layers, one is above a share of typical ones by
+		// chance more easily than one layer of a few.
+		share = min(share, leastBeyond)
+	}
 	excess, parts := standingOut(totals, slow, typically.parts, share)
 	if c.compared && excess > 0 && 2*excess >= c.excess {
 		c.excess, c.usual = excess, false
