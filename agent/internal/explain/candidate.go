@@ -98,6 +98,12 @@ func largest(totals []*total, parts map[partKey]bool) (most amount) {
 	return most
 }
 
+// inParts tells whether the layer as a whole took not as much longer as its parts
+// that stand out: others were faster.
+func (c candidate) inParts() bool {
+	return float64(c.excess-(c.time-c.typical)) > worthSaying*float64(c.excess)
+}
+
 // elsewhere says how much of the difference to typical traces is in parts that do
 // not stand out, "" where it is not worth saying.
 func (c candidate) elsewhere() string {

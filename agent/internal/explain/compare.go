@@ -118,8 +118,10 @@ func (c *Comparison) compare(usual, slow []measured) {
 	c.Verdict = judge(found, c.SlowTotal, len(usual))
 	if c.Verdict.Layer != layer.None {
 		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.TypicalTotal)
-		c.Verdict.Text = fmt.Sprintf("The slow traces are slow by the %s: %s, in typical ones %s.",
-			found[0].what(), short(found[0].time), short(found[0].typical))
+		if !found[0].inParts() {
+			c.Verdict.Text = fmt.Sprintf("The slow traces are slow by the %s: %s, in typical ones %s.",
+				found[0].what(), short(found[0].time), short(found[0].typical))
+		}
 	}
 }
 

@@ -143,3 +143,19 @@ func TestLargestDifference(t *testing.T) {
 		t.Errorf("%s: %q, want %q", v.Layer, v.Text, want)
 	}
 }
+
+// A part may be slow where the layer as a whole took no longer than usual.
+func TestTextOfAPart(t *testing.T) {
+	c := candidate{
+		key: key{layer: layer.ProtocolStack, place: "reviews"}, time: 1780 * us, typical: 1990 * us, excess: 1260 * us,
+		threshold: leastExcess, compared: true, most: amount{leg: &layer.Leg{}},
+	}
+	const want = "Parts of the protocol stack of reviews took 1.26 ms more than usual, the whole 1.78 ms."
+	if v := judge([]candidate{c}, 20_000*us, 100); v.Text != want {
+		t.Errorf("%q, want %q", v.Text, want)
+	}
+	c.time = c.typical + c.excess
+	if v := judge([]candidate{c}, 20_000*us, 100); v.Text != "The protocol stack of reviews took 3.25 ms, 1.26 ms more than usual." {
+		t.Errorf("%q", v.Text)
+	}
+}

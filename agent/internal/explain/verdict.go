@@ -96,6 +96,9 @@ func judge(all []candidate, whole int64, typical int) Verdict {
 	}
 	if c.compared {
 		v.Text = fmt.Sprintf("The %s took %s, %s more than usual.", c.what(), short(c.time), short(c.excess))
+		if c.inParts() {
+			v.Text = fmt.Sprintf("Parts of the %s took %s more than usual, the whole %s.", c.what(), short(c.excess), short(c.time))
+		}
 		v.Evidence = append(v.Evidence, fmt.Sprintf("%s; in %d typical traces %s", short(c.time), typical, short(c.typical)))
 		if e := c.elsewhere(); e != "" {
 			v.Evidence = append(v.Evidence, e)
