@@ -71,7 +71,7 @@ func (c *candidate) weigh(totals []*total, slow int, typically reference, share 
 	d := distributionOf(times)
 	before := orUnknown(typically.layers, c.key)
 	c.time, c.typical, c.compared = d.median, max(before.median, 0), before.median >= 0
-	c.excess = c.time - c.typical
+	c.excess = c.difference()
 	if c.usual = c.compared && d.least(slow) <= before.above(share); c.usual {
 		// Of all parts of all layers, one is above a share of typical ones by
 		// chance more easily than one layer of a few.
@@ -98,16 +98,19 @@ func largest(totals []*total, parts map[partKey]bool) (most amount) {
 	return most
 }
 
+// difference is what the whole layer took more than in typical traces.
+func (c candidate) difference() int64 { return c.time - c.typical }
+
 // inParts tells whether the layer as a whole took not as much longer as its parts
 // that stand out: others were faster.
 func (c candidate) inParts() bool {
-	return float64(c.excess-(c.time-c.typical)) > worthSaying*float64(c.excess)
+	return float64(c.excess-c.difference()) > worthSaying*float64(c.excess)
 }
 
 // elsewhere says how much of the difference to typical traces is in parts that do
 // not stand out, "" where it is not worth saying.
 func (c candidate) elsewhere() string {
-	rest := c.time - c.typical - c.excess
+	rest := c.difference() - c.excess
 	if float64(rest) < worthSaying*float64(c.excess) {
 		return ""
 	}

@@ -108,8 +108,8 @@ func (c *Comparison) compare(usual, slow []measured) {
 	found := candidates(sumsOf(slow), referenceOf(sumsOf(usual)), c.SlowTotal)
 	for _, f := range found {
 		c.Layers = append(c.Layers, Delta{
-			Layer: f.layer, Place: f.place, Slow: f.time, Typical: f.typical, Excess: f.time - f.typical,
-			Share: share(f.time-f.typical, c.SlowTotal-c.TypicalTotal), Covers: f.layers,
+			Layer: f.layer, Place: f.place, Slow: f.time, Typical: f.typical, Excess: f.difference(),
+			Share: share(f.difference(), c.SlowTotal-c.TypicalTotal), Covers: f.layers,
 		})
 	}
 	slices.SortFunc(c.Layers, func(a, b Delta) int {

@@ -29,7 +29,7 @@ func TestStandingOut(t *testing.T) {
 	typically := func() map[string]int64 {
 		return map[string]int64{"way in": about(50), "between": about(1000), "way out": about(50), "far": about(50)}
 	}
-	// One way in a third of the traces, the layer elsewhere takes from 0 to 3 ms.
+	// One part takes from 0 to 3 ms, and hides in the sum what another takes.
 	restless := func() map[string]int64 {
 		return map[string]int64{"way in": about(50), "between": 1 + r.Int64N(3000), "way out": about(50)}
 	}

@@ -46,7 +46,7 @@ type amount struct {
 }
 
 func (a amount) plus(b amount) amount {
-	if b.leg != nil && (a.leg == nil || b.part.Time > a.part.Time) {
+	if a.leg == nil || b.part.Time > a.part.Time {
 		a.leg, a.part = b.leg, b.part
 	}
 	a.time += b.time

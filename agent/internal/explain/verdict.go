@@ -87,8 +87,8 @@ func judge(all []candidate, whole int64, typical int) Verdict {
 	}
 	c := all[0]
 	if typical > 0 && (c.usual || c.excess < c.threshold) {
-		largest := slices.MaxFunc(all, func(a, b candidate) int { return cmp.Compare(a.time-a.typical, b.time-b.typical) })
-		return nothingToBlame(fmt.Sprintf("No layer took more than it usually does; the largest difference is %s at the %s.", short(largest.time-largest.typical), largest.what()))
+		most := slices.MaxFunc(all, func(a, b candidate) int { return cmp.Compare(a.difference(), b.difference()) })
+		return nothingToBlame(fmt.Sprintf("No layer took more than it usually does; the largest difference is %s at the %s.", short(most.difference()), most.what()))
 	}
 	v := Verdict{
 		Layer: c.layer, Place: c.place, Where: c.most.part.Where, Time: c.time, Excess: c.excess,
