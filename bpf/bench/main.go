@@ -75,7 +75,19 @@ func run(rounds int, out string) error {
 	}
 	fmt.Printf("\nA write to a socket outside of the chosen cgroups: %.0f ns, with empty programs at the tracepoints %.0f ns, with ours %.0f ns.\nMedian differences of %d turns: ours over empty %.1f ns, over nothing %.1f ns\n",
 		s.OffNS, s.EmptyNS, s.OnNS, s.Turns, s.OursNS, s.AddedNS)
-	return writeJSON(out, map[string]any{"packet": runs, "send": s})
+	hooks, err := measureHooks()
+	if err != nil {
+		return err
+	}
+	fmt.Println("\nWhat an empty program at a hook adds to a message over loopback, where it passes it once:")
+	table = tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	for _, h := range hooks {
+		fmt.Fprintf(table, "%s\t%.0f ns\n", h.Hook, h.AddedNS)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	return writeJSON(out, map[string]any{"packet": runs, "send": s, "hooks": hooks})
 }
 
 // measured is one case in one mode.
