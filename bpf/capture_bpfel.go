@@ -191,7 +191,7 @@ type CapturePrefixKey struct {
 type CaptureScratch struct {
 	_       structs.HostLayout
 	Claimed uint32
-	Pad2    uint32
+	Slot    uint32
 	Known   [8]struct {
 		_          structs.HostLayout
 		Numbers    uint64

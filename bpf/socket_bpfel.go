@@ -179,7 +179,7 @@ type SocketPrefixKey struct {
 type SocketScratch struct {
 	_       structs.HostLayout
 	Claimed uint32
-	Pad2    uint32
+	Slot    uint32
 	Known   [8]struct {
 		_          structs.HostLayout
 		Numbers    uint64

@@ -174,7 +174,7 @@ type BenchPrefixKey struct {
 type BenchScratch struct {
 	_       structs.HostLayout
 	Claimed uint32
-	Pad2    uint32
+	Slot    uint32
 	Known   [8]struct {
 		_          structs.HostLayout
 		Numbers    uint64

@@ -22,7 +22,7 @@
  * nothing of: it would follow every length of a line apart.
  */
 #define FORGET(value, unknown) \
-	asm volatile("%0 ^= %1\n%0 ^= %1" : "+r"(value) : "r"((__u64)(unknown)))
+	asm volatile("%0 ^= %1\n%0 ^= %1" : "+r"(value) : "r"((typeof(value))(unknown)))
 
 /* Makes the verifier see that a place is within reach; the compiler, which
  * knows, would leave a plain & out.

@@ -13,11 +13,12 @@ static __always_inline __u64 load_head(struct __sk_buff *skb, __u32 off, __u32 l
 {
 	__u64 head = 0;
 
-	asm volatile("" : "+r"(len)); /* the verifier has to see that it is not 0 */
-	if (len >= sizeof(head))
+	if (len >= sizeof(head)) {
 		load(skb, off, &head, sizeof(head), access);
-	else if (len)
+	} else if (len) {
+		BOUND_LENGTH(len, sizeof(head));
 		bpf_skb_load_bytes(skb, off, &head, len);
+	}
 	return head;
 }
 

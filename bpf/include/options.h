@@ -103,6 +103,7 @@ static __always_inline bool read_options(struct __sk_buff *skb, const struct seg
 		    first == bpf_htonl(TIMESTAMPS_ONLY))
 			return false;
 	}
+	BOUND_LENGTH(len, OPTIONS_MAX_BOUND);
 	if (bpf_skb_load_bytes(skb, seg->option_off, s->options, len) || !walk_options(s, len))
 		return false;
 	if (!is_trusted(seg)) {

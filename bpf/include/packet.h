@@ -94,6 +94,12 @@ enum access {
 	ACCESS_LOAD,   /* only bpf_skb_load_bytes, as socket filters must */
 };
 
+/* Makes the verifier see that a length is from 1 to max, a power of 2, as it has
+ * to be for a helper: that of 6.1 learns nothing from a comparison with 0.
+ */
+#define BOUND_LENGTH(len, max) \
+	asm volatile("%0 += -1\n%0 &= %1\n%0 += 1" : "+r"(len) : "i"((max)-1))
+
 #define COPY_ALIGNED(to, from, len, align)                    \
 	__builtin_memcpy(__builtin_assume_aligned(to, align), \
 			 __builtin_assume_aligned(from, align), len)

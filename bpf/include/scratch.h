@@ -17,6 +17,7 @@
 #define CARRY_MAX 512
 #define CHUNK_SIZE 1024
 #define OPTIONS_MAX 40
+#define OPTIONS_MAX_BOUND 64 /* the next power of 2 */
 
 enum outcome {
 	OUTCOME_OPEN, /* the walk can go on when more bytes come */
@@ -92,7 +93,7 @@ struct writing {
 
 struct scratch {
 	__u32 claimed;
-	__u32 pad2;
+	__u32 slot; /* its key */
 	struct known_segment known[1 << KNOWN_BITS];
 	struct walk walk;
 	struct segment segment; /* that is followed */
@@ -100,7 +101,7 @@ struct scratch {
 	struct writing writing;
 	struct context contexts[1 << KNOWN_BITS]; /* of known segments */
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
-	__u8 options[64 + 16];
+	__u8 options[OPTIONS_MAX_BOUND + 16];
 	struct context id; /* of a line that may count */
 	struct connection fresh;
 	__u8 connection_id[8];
@@ -135,11 +136,23 @@ static __always_inline struct scratch *claim_scratch(void)
 		__u32 key = i;
 		struct scratch *s = bpf_map_lookup_elem(&scratches, &key);
 
-		if (s && !__sync_lock_test_and_set(&s->claimed, 1))
+		if (s && !__sync_lock_test_and_set(&s->claimed, 1)) {
+			s->slot = i;
 			return s;
+		}
 	}
 	count(COUNTER_SCRATCH_BUSY);
 	return NULL;
+}
+
+/* The same as a map's value: in a function of its own it is plain memory for the
+ * verifier, in which that of 6.1 wants no map's key and no value.
+ */
+static __always_inline struct scratch *same_scratch(const struct scratch *s)
+{
+	__u32 slot = s->slot;
+
+	return bpf_map_lookup_elem(&scratches, &slot);
 }
 
 static __always_inline void release_scratch(struct scratch *s)

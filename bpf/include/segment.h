@@ -124,6 +124,9 @@ __noinline int take_followed(struct __sk_buff *skb, struct scratch *s, __u32 *fo
 
 	if (!s || !followed)
 		return 0;
+	s = same_scratch(s);
+	if (!s)
+		return 0;
 	seg = &s->segment;
 	c = bpf_map_lookup_elem(&connections, &seg->key);
 	if (is_beginning(seg)) {
@@ -148,6 +151,21 @@ static __always_inline bool concerns(const struct segment *seg, __u32 followed)
 	return followed || is_beginning(seg) || is_end(seg) || !is_in_passing(seg->begins);
 }
 
+/* Fills the segment of s, as parse_segment. Out of line: what it needs of the stack
+ * is free again for those that are called next.
+ */
+static __noinline int parse_directly(struct __sk_buff *skb, struct scratch *s, __u32 l2, bool bare)
+{
+	return parse_segment(skb, &s->segment, l2, ACCESS_DIRECT, bare);
+}
+
+static __always_inline bool parse(struct __sk_buff *skb, struct scratch *s, __u32 l2,
+				  const enum access access)
+{
+	return access == ACCESS_DIRECT ? parse_directly(skb, s, l2, false) :
+					 parse_segment(skb, &s->segment, l2, access, false);
+}
+
 /* What has to be read of a packet at an interface: into s, as little fits on the
  * stack.
  */
@@ -161,7 +179,7 @@ static __always_inline void look_closely(struct __sk_buff *skb, __u32 l2, enum d
 	if (!s)
 		return;
 	seg = &s->segment;
-	if (parse_segment(skb, seg, l2, access, false) && is_chosen(seg)) {
+	if (parse(skb, s, l2, access) && is_chosen(seg)) {
 		seg->direction = direction;
 		followed = followed_count(&seg->key, seg->key.ifindex);
 		read_beginning(skb, seg, s, access);

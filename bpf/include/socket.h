@@ -207,8 +207,7 @@ static __noinline int look_closely_at_socket(struct __sk_buff *skb, enum directi
 	if (!s)
 		return 0;
 	s->segment.direction = direction;
-	if (followed &&
-	    parse_segment(skb, &s->segment, 0, ACCESS_DIRECT, direction == DIRECTION_INGRESS))
+	if (followed && parse_directly(skb, s, 0, direction == DIRECTION_INGRESS))
 		take_segment(skb, s, followed);
 	release_scratch(s);
 	return 0;

@@ -14,6 +14,7 @@ static __always_inline bool append(struct __sk_buff *skb, struct scratch *s, __u
 
 	if (!len || len > WINDOW_MAX)
 		return false;
+	BOUND_LENGTH(len, WINDOW_MAX);
 	if (bpf_skb_load_bytes(skb, off, s->text + at, len))
 		return false;
 	s->walk.end = at + len;
@@ -50,10 +51,9 @@ __noinline int carry_line(struct scratch *s)
 }
 
 /* Deep: one chunk of a segment, len bytes at off. */
-__noinline int take_chunk(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
+static __always_inline int take_chunk(struct __sk_buff *skb, struct scratch *s, __u32 off,
+				      __u32 len)
 {
-	if (!s)
-		return OUTCOME_NONE;
 	carry_line(s);
 	if (len > CHUNK_SIZE)
 		len = CHUNK_SIZE;
@@ -63,14 +63,16 @@ __noinline int take_chunk(struct __sk_buff *skb, struct scratch *s, __u32 off, _
 }
 
 /* Deep: goes on with the walk in s over len more bytes at off. */
-static __always_inline int take_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off,
-				       __u32 len)
+__noinline int take_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
 {
 	int outcome = OUTCOME_OPEN;
 
+	if (!s)
+		return OUTCOME_NONE;
 	for (int i = 0; i < 65536 / CHUNK_SIZE + 1; i++) {
 		__u32 seen = s->walk.base + s->walk.end;
 
+		FORGET(len, seen);
 		if (seen >= deep_window)
 			return OUTCOME_TRUNCATED;
 		if (!len)
