@@ -47,6 +47,12 @@ e2e-k8s: PACKAGES += nftables runc containernetworking-plugins
 e2e-k8s: root packages lab ## Prove install and reordering on a real Kubernetes API server with Istio
 	@exec bin/lab e2e-k8s
 
+.PHONY: kernels
+kernels: COMMANDS += qemu-system-x86_64 busybox cpio xz
+kernels: PACKAGES += qemu-system-x86 busybox-static cpio xz-utils
+kernels: packages lab ## Run the BPF programs and their tests on older kernels, in emulated machines
+	@exec bin/lab kernels
+
 .PHONY: bench
 bench: root lab ## Measure what a packet, a request and the agent cost
 	@exec bin/lab bench

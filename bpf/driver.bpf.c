@@ -112,7 +112,7 @@ int BPF_PROG(packet_drop, const struct sk_buff *skb, void *location, unsigned in
 {
 	const struct net_device *dev;
 
-	if (reason < DROP_REASON_FIRST || !follows_any())
+	if (!is_drop(reason) || !follows_any())
 		return 0;
 	dev = skb->dev;
 	return dev && is_watched(dev) ? drop(skb, dev->ifindex, reason) : 0;

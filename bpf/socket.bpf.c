@@ -159,11 +159,6 @@ int BPF_PROG(socket_read, struct sock *sk)
  */
 const volatile bool receiver_told;
 
-enum skb_drop_reason {
-	SKB_DROP_REASON_TCP_OLD_DATA,
-	SKB_DROP_REASON_TCP_OLD_SEQUENCE,
-};
-
 /* Whether it is the reason of that name, which the running kernel may not have. */
 #define IS_REASON(reason, name)                                                      \
 	(bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_##name) && \
@@ -201,7 +196,7 @@ int socket_drop(__u64 *ctx)
 	struct sock *sk = skb->sk;
 	__u32 reason = ctx[2];
 
-	if (reason < DROP_REASON_FIRST)
+	if (!is_drop(reason))
 		return 0;
 	/* Not an argument, which would be read always: older kernels refuse that. */
 	if (receiver_told && ctx[3])

@@ -148,9 +148,6 @@ static __always_inline void open_exchange(struct connection *c, const struct seg
 	c->skipping = 0;
 }
 
-/* include/net/dropreason-core.h: below it nothing was dropped. */
-#define DROP_REASON_FIRST 2
-
 /* The kernel dropped a packet of the connection. */
 static __always_inline void note_drop(struct connection *c, __u32 reason)
 {

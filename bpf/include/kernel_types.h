@@ -110,4 +110,17 @@ struct sk_buff {
 
 #pragma clang attribute pop
 
+/* include/net/dropreason-core.h. The numbers differ between kernels. */
+enum skb_drop_reason {
+	SKB_DROP_REASON_NOT_SPECIFIED,
+	SKB_DROP_REASON_TCP_OLD_DATA,
+	SKB_DROP_REASON_TCP_OLD_SEQUENCE,
+};
+
+/* Whether anything was dropped: the first reason is that none was given. */
+static __always_inline bool is_drop(__u32 reason)
+{
+	return reason >= bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_NOT_SPECIFIED);
+}
+
 #endif

@@ -13,6 +13,7 @@ import (
 // A request that is dropped at its interface, where nothing waits: the driver gets
 // the copy that is sent again, TCP's least timeout later.
 func TestDriverGetsACopy(t *testing.T) {
+	needsTCX(t)
 	if !inNamespace(t) {
 		return
 	}

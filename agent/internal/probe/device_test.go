@@ -18,6 +18,9 @@ func TestDeviceWithoutEthernet(t *testing.T) {
 	}
 	for _, mode := range []Mode{ModeTCX, ModeClsact, ModeSocketFilter} {
 		t.Run(string(mode), func(t *testing.T) {
+			if mode == ModeTCX {
+				needsTCX(t)
+			}
 			tun := &netlink.Tuntap{
 				LinkAttrs: netlink.LinkAttrs{Name: "tun-test"},
 				Mode:      netlink.TUNTAP_MODE_TUN, Flags: netlink.TUNTAP_NO_PI, NonPersist: true, Queues: 1,

@@ -18,6 +18,7 @@ import (
 // where they were lost and at the socket that sent them, with the reason: as
 // many as who dropped them says.
 func TestDrops(t *testing.T) {
+	needsTCX(t)
 	if !inNamespace(t) {
 		return
 	}
@@ -57,6 +58,7 @@ func TestDrops(t *testing.T) {
 
 // What the kernel drops on its way in is counted at the socket that it was for.
 func TestDropsOfTheReceiver(t *testing.T) {
+	needsReceivers(t)
 	if !inNamespace(t) {
 		return
 	}
@@ -80,6 +82,7 @@ func TestDropsOfTheReceiver(t *testing.T) {
 // A copy of what the receiver has, sent since nothing of the acknowledgement came
 // back, is no loss where it arrives.
 func TestDuplicateIsNoDrop(t *testing.T) {
+	needsReceivers(t)
 	if !inNamespace(t) {
 		return
 	}

@@ -23,6 +23,9 @@ func attachSocketFilter(ifindex int, program *ebpf.Program) (attachment, error) 
 	}
 	s := packetSocket(fd)
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, program.FD()); err != nil {
+		if errors.Is(err, unix.ENOMEM) {
+			err = fmt.Errorf("%w: the program has to fit the memory for a socket's options (sysctl net.core.optmem_max=131072, the default of newer kernels)", err)
+		}
 		return nil, errors.Join(fmt.Errorf("attach socket filter: %w", err), s.Close())
 	}
 	all := uint16(unix.ETH_P_ALL)<<8 | uint16(unix.ETH_P_ALL)>>8

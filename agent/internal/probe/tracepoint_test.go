@@ -28,6 +28,7 @@ func without(t *testing.T, names ...string) {
 }
 
 func TestHaveTracepoint(t *testing.T) {
+	needsWrites(t)
 	for _, p := range slices.Concat(driverPoints, socketPoints) {
 		if err := HaveTracepoint(p.name, p.arguments); err != nil {
 			t.Errorf("%s: %v", p.name, err)
@@ -43,6 +44,7 @@ func TestHaveTracepoint(t *testing.T) {
 
 // A kernel without a tracepoint: the rest works, and what is off is said once.
 func TestKernelWithoutTracepoints(t *testing.T) {
+	needsWrites(t)
 	if !inNamespace(t) {
 		return
 	}

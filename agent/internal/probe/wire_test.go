@@ -47,6 +47,9 @@ func TestModesOnTraffic(t *testing.T) {
 	n := newNetwork(t)
 	for _, mode := range []Mode{ModeAuto, ModeTCX, ModeClsact, ModeSocketFilter} {
 		t.Run(string(mode), func(t *testing.T) {
+			if mode == ModeTCX {
+				needsTCX(t)
+			}
 			got := captured(t, n, Options{Mode: mode})
 			checkAll(t, got, OptionOff)
 		})

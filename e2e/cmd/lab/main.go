@@ -28,7 +28,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(demoCommand(), benchCommand(), reorderCommand(), faultsCommand(), setupCommand(), k8sCommand())
+	root.AddCommand(demoCommand(), benchCommand(), reorderCommand(), faultsCommand(), setupCommand(), k8sCommand(), kernelsCommand())
 	err := root.ExecuteContext(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled):

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/e2e/kernels"
+	"github.com/layertrace/layertrace/e2e/lab/provision"
+)
+
+// packagesOfKernels are Debian 12's: of its release, and of its backports.
+var packagesOfKernels = []string{"linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64"}
+
+// probeTests leaves out the test that calls tcpdump, which needs libraries.
+const probeTests = "probe.test -test.v -test.skip=^TestOptionsOnTheWire$"
+
+func kernelsCommand() *cobra.Command {
+	var packages []string
+	cmd := &cobra.Command{
+		Use:   "kernels",
+		Short: "Run the agent's programs and their tests on other kernels, in emulated machines",
+		Long: `Downloads kernels from Debian, boots each in QEMU (emulated, x86-64), and runs
+"layertrace doctor" and the tests of the BPF programs there. A test may be left
+out only where it says that the kernel lacks something.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runKernels(cmd.Context(), packages, progress())
+		},
+	}
+	cmd.Flags().StringSliceVar(&packages, "package", packagesOfKernels, "Debian packages of kernels, from the machine's sources")
+	return cmd
+}
+
+// runKernels runs the tests on one kernel after the other, and fails when one of
+// them cannot capture or a test fails there.
+func runKernels(ctx context.Context, packages []string, progress provision.Progress) error {
+	dir, err := os.MkdirTemp("", "layertrace-kernels-")
+	if err != nil {
+		return fmt.Errorf("make a folder for kernels: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	programs, err := programsForKernels(ctx, dir, progress)
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "kernel\tcaptures\ttests passed\tfailed\tleft out")
+	var details []string
+	for _, name := range packages {
+		kernel, err := kernels.Fetch(ctx, name, dir)
+		if err != nil {
+			return err
+		}
+		progress("booting Linux %s", kernel.Release)
+		results, err := kernel.Run(ctx, programs, []string{"layertrace doctor", probeTests})
+		if err != nil {
+			return err
+		}
+		tests, err := kernels.ReadTests(results[1])
+		if err != nil {
+			return errors.Join(fmt.Errorf("test on Linux %s: %w", kernel.Release, err), keep(kernel, results))
+		}
+		captures := results[0].Code == "0"
+		fmt.Fprintf(table, "%s\t%v\t%d\t%d\t%d\n", kernel.Release, captures, tests.Passed, len(tests.Failed), len(tests.Skipped))
+		for _, test := range slices.Sorted(maps.Keys(tests.Skipped)) {
+			details = append(details, fmt.Sprintf("Linux %s: %s: %s", kernel.Release, test, tests.Skipped[test]))
+			if !strings.HasPrefix(tests.Skipped[test], "the kernel lacks it: ") {
+				tests.Failed = append(tests.Failed, test)
+			}
+		}
+		if len(tests.Failed) > 0 || !captures {
+			err = errors.Join(fmt.Errorf("on Linux %s failed: %v; doctor ends with %s", kernel.Release, tests.Failed, results[0].Code), keep(kernel, results), err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	fmt.Println()
+	fmt.Println(strings.Join(details, "\n"))
+	return nil
+}
+
+// programsForKernels builds what runs on the kernels, without libraries.
+func programsForKernels(ctx context.Context, dir string, progress provision.Progress) ([]string, error) {
+	checkout, err := provision.Checkout()
+	if err != nil {
+		return nil, err
+	}
+	agent, tests := filepath.Join(dir, "layertrace"), filepath.Join(dir, "probe.test")
+	for _, args := range [][]string{
+		{"build", "-trimpath", "-o", agent, "./agent/cmd/layertrace"},
+		{"test", "-c", "-trimpath", "-o", tests, "./agent/internal/probe"},
+	} {
+		progress("go %s", strings.Join(args, " "))
+		build := exec.CommandContext(ctx, "go", args...)
+		build.Dir, build.Env = checkout, append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("build for other kernels: %w\n%s", err, out)
+		}
+	}
+	return []string{agent, tests}, nil
+}
+
+// keep writes what was printed on a kernel to out/, for whoever looks for the
+// reason, and says where.
+func keep(k kernels.Kernel, results []kernels.Result) error {
+	var text strings.Builder
+	for _, r := range results {
+		fmt.Fprintf(&text, "# %s (exit code %s)\n%s\n", r.Command, r.Code, r.Output)
+	}
+	file := filepath.Join("out", "kernel-"+k.Release+".log")
+	if err := errors.Join(os.MkdirAll("out", 0o755), os.WriteFile(file, []byte(text.String()), 0o644)); err != nil {
+		return fmt.Errorf("keep what was printed: %w", err)
+	}
+	return fmt.Errorf("all that was printed: %s", file)
+}
