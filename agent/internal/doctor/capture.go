@@ -24,11 +24,20 @@ func tryCapture() error {
 	return nil
 }
 
-func tryMode(mode probe.Mode) error {
+func tryMode(mode probe.Mode) error { return tryProbe(probe.Options{Mode: mode}) }
+
+// tryLayers loads what an agent with --spans=layers adds, of which the kernel's
+// verifier may refuse something that its features do not tell.
+func tryLayers() error {
+	return inCgroup(func(dir string) error {
+		return tryProbe(probe.Options{Sockets: true, SocketCgroups: []string{dir}, Drivers: true})
+	})
+}
+
+func tryProbe(o probe.Options) error {
+	o.MaxConnections, o.RingBytes, o.Log = 16, os.Getpagesize(), slog.New(slog.DiscardHandler)
 	return inNamespace(true, func() error {
-		p, err := probe.Open(probe.Options{
-			Mode: mode, MaxConnections: 16, RingBytes: os.Getpagesize(), Log: slog.New(slog.DiscardHandler),
-		})
+		p, err := probe.Open(o)
 		if err != nil {
 			return err
 		}

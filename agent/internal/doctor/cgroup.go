@@ -36,8 +36,24 @@ func tryCgroupSKB() error {
 	return nil
 }
 
-// tryCgroup attaches to a cgroup of its own, which it removes.
-func tryCgroup(kind ebpf.ProgramType, attach ebpf.AttachType) (err error) {
+// tryCgroup attaches to a cgroup of its own.
+func tryCgroup(kind ebpf.ProgramType, attach ebpf.AttachType) error {
+	return inCgroup(func(dir string) error {
+		p, err := load(kind, attach, "", 1)
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		l, err := link.AttachCgroup(link.CgroupOptions{Path: dir, Attach: attach, Program: p})
+		if err != nil {
+			return fmt.Errorf("attach to a cgroup: %w", err)
+		}
+		return l.Close()
+	})
+}
+
+// inCgroup calls try with the directory of a new cgroup, which it removes then.
+func inCgroup(try func(dir string) error) (err error) {
 	root, err := cgroup2()
 	if err != nil {
 		return fmt.Errorf("%w: no cgroup2", errUnknown)
@@ -52,14 +68,5 @@ func tryCgroup(kind ebpf.ProgramType, attach ebpf.AttachType) (err error) {
 			err = fmt.Errorf("remove the cgroup %s: %w; remove it with rmdir", filepath.Base(dir), e)
 		}
 	}()
-	p, err := load(kind, attach, "", 1)
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: dir, Attach: attach, Program: p})
-	if err != nil {
-		return fmt.Errorf("attach to a cgroup: %w", err)
-	}
-	return l.Close()
+	return try(dir)
 }

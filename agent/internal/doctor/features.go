@@ -48,6 +48,7 @@ func list() []feature {
 		{"tp-tcp-read", false, useLayers + ": when processes read (tcp_rcv_space_adjust); a receiver's queue counts as the application's", "5.5", only(tryTracepoint("tcp_rcv_space_adjust", 1))},
 		{"tp-driver", false, useLayers + ": when drivers get packets (qdisc_dequeue); the node driver counts as relay network", "5.5", only(tryTracepoint("qdisc_dequeue", 4))},
 		{"tp-drop", false, useLayers + ": packets that are dropped, and why (kfree_skb)", "5.17", only(tryTracepoint("kfree_skb", 3))},
+		{"layer-programs", false, useLayers + ": all of its programs that this kernel has hooks for", "", only(tryLayers)},
 		{"kprobe", false, "", "", only(tryKprobe)},
 		{"memlock", false, "maps on kernels before 5.11; later ones do not need it", "", memlock},
 	}
