@@ -111,6 +111,58 @@ int BPF_PROG(socket_write, struct sock *sk, const struct msghdr *msg)
 	return may_be_followed(sk) ? write_followed(sk) : 0;
 }
 
+/* A write is over at a socket at which something may be followed: of a response.
+ * What of it was sent meanwhile was seen as a packet already.
+ */
+static __noinline int wrote_followed(struct sock *sk, bool waits)
+{
+	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
+	struct exchange_record *x;
+	struct connection *c;
+	struct tcp_sock *tp;
+	__u64 now;
+
+	if (!st || !st->followed)
+		return 0;
+	c = open_connection(st);
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!c || !tp || c->client_is_a)
+		return 0;
+	x = &c->x;
+	now = bpf_ktime_get_ns();
+	if (!x->handover_response_first)
+		x->handover_response_first = x->response_first ? x->response_first : now;
+	x->handover_response_last = waits || !x->response_last ? now : x->response_last;
+	note_socket(c, st, tp);
+	return 0;
+}
+
+static __always_inline bool is_tcp(const struct sock *sk)
+{
+	__u16 family = sk->__sk_common.skc_family;
+
+	return sk->sk_protocol == IPPROTO_TCP && (family == AF_INET || family == AF_INET6);
+}
+
+/* sock_sendmsg_nosec, net/socket.c: for each write, when it is over. For kernels
+ * without a tracepoint before it: what was not sent then has to wait. Where a
+ * write itself waits for room, its end counts.
+ */
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(socket_wrote, struct sock *sk, int len)
+{
+	const struct tcp_sock *tp;
+	bool waits;
+
+	if (len <= 0 || !is_tcp(sk) || !is_chosen_socket(sk))
+		return 0;
+	tp = tcp_socket(sk);
+	waits = tp->snd_nxt != tp->write_seq;
+	if (waits)
+		write_waiting(tp, 0);
+	return may_be_followed(sk) ? wrote_followed(sk, waits) : 0;
+}
+
 /* cgroup_mkdir, kernel/cgroup/cgroup.c: before a process can be in it. */
 SEC("tp_btf/cgroup_mkdir")
 int BPF_PROG(cgroup_made, const struct cgroup *group)

@@ -390,6 +390,7 @@ const (
 	SocketProgSocketOut          = "socket_out"
 	SocketProgSocketRead         = "socket_read"
 	SocketProgSocketWrite        = "socket_write"
+	SocketProgSocketWrote        = "socket_wrote"
 	SocketVarChosenCgroups       = "chosen_cgroups"
 	SocketVarChosenCgroupsLen    = "chosen_cgroups_len"
 	SocketVarDeep                = "deep"
@@ -452,6 +453,7 @@ type SocketProgramSpecs struct {
 	SocketOut   *ebpf.ProgramSpec `ebpf:"socket_out"`
 	SocketRead  *ebpf.ProgramSpec `ebpf:"socket_read"`
 	SocketWrite *ebpf.ProgramSpec `ebpf:"socket_write"`
+	SocketWrote *ebpf.ProgramSpec `ebpf:"socket_wrote"`
 }
 
 // SocketMapSpecs contains maps before they are loaded into the kernel.
@@ -563,6 +565,7 @@ type SocketPrograms struct {
 	SocketOut   *ebpf.Program `ebpf:"socket_out"`
 	SocketRead  *ebpf.Program `ebpf:"socket_read"`
 	SocketWrite *ebpf.Program `ebpf:"socket_write"`
+	SocketWrote *ebpf.Program `ebpf:"socket_wrote"`
 }
 
 func (p *SocketPrograms) Close() error {
@@ -573,6 +576,7 @@ func (p *SocketPrograms) Close() error {
 		p.SocketOut,
 		p.SocketRead,
 		p.SocketWrite,
+		p.SocketWrote,
 	)
 }
 

@@ -118,6 +118,7 @@ func tracepoints() (programs []*ebpf.Program, err error) {
 		if err != nil {
 			return nil, err
 		}
+		delete(spec.Programs, bpf.SocketProgSocketWrote) // for older kernels only
 		for name, p := range spec.Programs {
 			if p.Type != ebpf.Tracing {
 				delete(spec.Programs, name)
@@ -144,6 +145,7 @@ func emptyOnes(programs []*ebpf.Program) (empty []*ebpf.Program, err error) {
 		if err != nil {
 			return nil, err
 		}
+		delete(spec.Programs, bpf.SocketProgSocketWrote) // for older kernels only
 		for _, p := range spec.Programs {
 			if p.Type != ebpf.Tracing {
 				continue

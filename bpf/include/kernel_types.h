@@ -60,6 +60,7 @@ struct sock_cgroup_data {
 
 struct sock {
 	struct sock_common __sk_common;
+	__u16 sk_protocol;
 	struct sock_cgroup_data sk_cgrp_data;
 	struct bpf_local_storage *sk_bpf_storage;
 };
@@ -72,6 +73,7 @@ struct tcp_sock {
 	__u32 srtt_us;	 /* smoothed round-trip time << 3 in us */
 	__u32 write_seq; /* behind the last byte written */
 	__u32 snd_una;	 /* the first byte that is not acknowledged */
+	__u32 snd_nxt;	 /* the first byte that was not sent */
 	__u32 snd_wnd;	 /* what the peer takes behind it */
 	__u32 mss_cache;
 	__u64 tcp_clock_cache; /* when TCP looked last, ns of CLOCK_MONOTONIC */

@@ -44,7 +44,7 @@ func list() []feature {
 		{"header-options", false, useOptions + ": writing and reading", "5.10", only(headerOptions)},
 		{"sk-storage", false, useLayers + " and " + useOptions + ": what belongs to a socket", "5.2", only(haveMap(ebpf.SkStorage))},
 		{"cgroup-skb", false, useLayers + ": sockets; protocol stack and application stay one layer", "4.10", only(tryCgroupSKB)},
-		{"tp-tcp-write", false, useLayers + ": when processes write (tcp_sendmsg_locked, cgroup_mkdir); a sender's queue counts as the application's", "6.16", only(tryWrites)},
+		{"tp-tcp-write", false, useLayers + ": when processes write (tcp_sendmsg_locked or sock_send_length, and cgroup_mkdir); a sender's queue counts as the application's", "6.3", only(tryWrites)},
 		{"tp-tcp-read", false, useLayers + ": when processes read (tcp_rcv_space_adjust); a receiver's queue counts as the application's", "5.5", only(tryTracepoint("tcp_rcv_space_adjust", 1))},
 		{"tp-driver", false, useLayers + ": when drivers get packets (qdisc_dequeue); the node driver counts as relay network", "5.5", only(tryTracepoint("qdisc_dequeue", 4))},
 		{"tp-drop", false, useLayers + ": packets that are dropped, and why (kfree_skb)", "5.17", only(tryTracepoint("kfree_skb", 3))},

@@ -14,7 +14,11 @@ import (
 
 // tryWrites tries what tells of writes: the second says which cgroup is a new one.
 func tryWrites() error {
-	if err := tryTracepoint("tcp_sendmsg_locked", 2)(); err != nil {
+	name, err := probe.HaveWrites()
+	if err != nil {
+		return err
+	}
+	if err := tryTracepoint(name, 2)(); err != nil {
 		return err
 	}
 	return tryTracepoint("cgroup_mkdir", 1)()

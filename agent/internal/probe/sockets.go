@@ -21,13 +21,49 @@ type sockets struct {
 	links      attachments
 }
 
-// socketPoints are what the socket programs are attached to beside the cgroups.
-// tcp_sendmsg_locked came last, with 6.16.
+// socketPoints are what the socket programs are attached to beside the cgroups,
+// with one of writePoints.
 var socketPoints = []tracepoint{
 	{bpf.SocketProgCgroupMade, "cgroup_mkdir", 1, writesUnknown},
-	{bpf.SocketProgSocketWrite, "tcp_sendmsg_locked", 2, writesUnknown},
 	{bpf.SocketProgSocketRead, "tcp_rcv_space_adjust", 1, "when processes read from their sockets is not known: the time in a receiver's queue counts as the application's"},
 	{bpf.SocketProgSocketDrop, "kfree_skb", 3, "packets dropped in the pods' network namespaces are not known"},
+}
+
+// writePoints tell of writes, the better one first: before TCP can send anything
+// (since 6.16), and when a write is over (since 6.3).
+var writePoints = []tracepoint{
+	{bpf.SocketProgSocketWrite, "tcp_sendmsg_locked", 2, writesUnknown},
+	{bpf.SocketProgSocketWrote, "sock_send_length", 2, writesUnknown},
+}
+
+// HaveWrites returns the tracepoint by which this kernel tells of writes, or an
+// error of the kind ebpf.ErrNotSupported.
+func HaveWrites() (name string, err error) {
+	p, err := writePoint()
+	return p.name, err
+}
+
+// writePoint returns the first of writePoints that this kernel has.
+func writePoint() (p tracepoint, err error) {
+	for _, p = range writePoints {
+		err = haveTracepoint(p.name, p.arguments)
+		if !errors.Is(err, ebpf.ErrNotSupported) {
+			break
+		}
+	}
+	return p, err
+}
+
+// chooseWrites takes the program of writes out of spec that this kernel does not
+// need, and returns all points of what is left.
+func chooseWrites(spec *ebpf.CollectionSpec) []tracepoint {
+	chosen, _ := writePoint() // leaveOut asks again
+	for _, p := range writePoints {
+		if p != chosen {
+			delete(spec.Programs, p.program)
+		}
+	}
+	return append([]tracepoint{chosen}, socketPoints...)
 }
 
 const writesUnknown = "when processes write to their sockets is not known: the time in a sender's queue counts as the application's"
@@ -61,10 +97,11 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if err := configure(spec, o); err != nil {
 		return nil, err
 	}
-	if _, err := leaveOut(spec, socketPoints, o.Log); err != nil {
+	points := chooseWrites(spec)
+	if _, err := leaveOut(spec, points, o.Log); err != nil {
 		return nil, err
 	}
-	writes := withWrites(spec)
+	writes := withWrites(spec, points[0])
 	receiver := haveTracepoint("kfree_skb", receiverOfDrop)
 	if receiver != nil && !errors.Is(receiver, ebpf.ErrNotSupported) {
 		return nil, receiver
@@ -85,7 +122,7 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if s.collection, err = k.load(spec); err != nil {
 		return nil, loadError("socket", err)
 	}
-	if err := s.attach(o.SocketCgroups); err != nil {
+	if err := s.attach(points, o.SocketCgroups); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -93,11 +130,11 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 
 // withWrites reports whether the programs of writes are in spec, which need each
 // other: one alone is taken out.
-func withWrites(spec *ebpf.CollectionSpec) bool {
-	for _, name := range []string{bpf.SocketProgCgroupMade, bpf.SocketProgSocketWrite} {
+func withWrites(spec *ebpf.CollectionSpec, write tracepoint) bool {
+	for _, name := range []string{bpf.SocketProgCgroupMade, write.program} {
 		if spec.Programs[name] == nil {
 			delete(spec.Programs, bpf.SocketProgCgroupMade)
-			delete(spec.Programs, bpf.SocketProgSocketWrite)
+			delete(spec.Programs, write.program)
 			return false
 		}
 	}
@@ -123,10 +160,10 @@ func cgroupIDs(cgroups []string) (ids [mostCgroups]uint64, err error) {
 	return ids, nil
 }
 
-func (s *sockets) attach(cgroups []string) error {
+func (s *sockets) attach(points []tracepoint, cgroups []string) error {
 	// The tracepoints come first: a request that is seen in a packet was seen
 	// when it was written.
-	if err := s.links.trace(s.collection, socketPoints); err != nil {
+	if err := s.links.trace(s.collection, points); err != nil {
 		return err
 	}
 	for _, path := range cgroups {

@@ -22,6 +22,27 @@ func TestWriteThatWaits(t *testing.T) {
 	checkWaiting(t, newLoopback(t))
 }
 
+// Kernels before 6.16 tell of a write when it is over: the same times come of it.
+func TestWriteThatIsOver(t *testing.T) {
+	needs(t, HaveTracepoint("sock_send_length", 2))
+	if !inNamespace(t) {
+		return
+	}
+	without(t, "tcp_sendmsg_locked")
+	checkWaiting(t, newLoopback(t))
+	n := newNetwork(t)
+	k := newKernel(t, Options{Sockets: true, SocketCgroups: []string{n.group}})
+	n.talk(t)
+	seen := 0
+	for _, x := range k.exchanges() {
+		checkOrder(t, &x, true)
+		seen++
+	}
+	if seen != 2*requests {
+		t.Errorf("%d exchanges at sockets, want %d", seen, 2*requests)
+	}
+}
+
 // checkWaiting makes requests of this process wait in two ways, and holds when
 // they were written against when that was done.
 func checkWaiting(t *testing.T, k *kernel) {
