@@ -17,7 +17,7 @@ var initScript string
 // modulesNeeded are the parts of a kernel's modules that networks of tests use.
 var modulesNeeded = []string{"net", "lib", "crypto", "drivers/net/veth.ko", "drivers/net/tun.ko", "drivers/net/dummy.ko"}
 
-// image packs an initial root file system: busybox, the kernel's modules for
+// initrd packs an initial root file system: busybox, the kernel's modules for
 // networks, the programs, and a first process that runs the commands and says how
 // each ended.
 func (k Kernel) initrd(ctx context.Context, programs []string, commands []string) (string, error) {

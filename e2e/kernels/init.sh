@@ -1,4 +1,6 @@
 #!/bin/busybox sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # The first process of the machine: what tests expect to find.
 /bin/busybox --install -s /bin
 ln -s /bin /sbin
