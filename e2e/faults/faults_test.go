@@ -186,3 +186,17 @@ func TestFileFormat(t *testing.T) {
 		}
 	}
 }
+
+func TestParseKinds(t *testing.T) {
+	names := make([]string, len(Kinds))
+	for i, k := range Kinds {
+		names[i] = string(k)
+	}
+	if got, err := ParseKinds(names); err != nil || !reflect.DeepEqual(got, Kinds) {
+		t.Errorf("all kinds: %v, %v", got, err)
+	}
+	_, err := ParseKinds([]string{"relay-delay", "relay-delays"})
+	if err == nil || !strings.Contains(err.Error(), `unknown fault "relay-delays"`) || !strings.Contains(err.Error(), "relay-loss") {
+		t.Errorf("a wrong name: %v, want it and what to choose of", err)
+	}
+}
