@@ -8,6 +8,7 @@ package kernels
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,8 +24,20 @@ type Kernel struct {
 }
 
 // Fetch downloads the newest kernel that a package of Debian stands for, such as
-// linux-image-cloud-amd64, and unpacks it below dir.
+// linux-image-cloud-amd64, and unpacks it below dir. What apt knows may be of
+// yesterday: where the package cannot be had, it asks anew once.
 func Fetch(ctx context.Context, meta, dir string) (Kernel, error) {
+	k, err := fetch(ctx, meta, dir)
+	if err == nil {
+		return k, nil
+	}
+	if _, e := run(ctx, dir, "apt-get", "update", "-qq"); e != nil {
+		return Kernel{}, errors.Join(err, e)
+	}
+	return fetch(ctx, meta, dir)
+}
+
+func fetch(ctx context.Context, meta, dir string) (Kernel, error) {
 	out, err := run(ctx, dir, "apt-cache", "depends", "--important", meta)
 	if err != nil {
 		return Kernel{}, err
