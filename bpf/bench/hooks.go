@@ -124,7 +124,7 @@ func emptyHooks(group string) (hooks []emptyHook, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"socket_write", "socket_read"} {
+	for _, name := range []string{bpf.SocketProgSocketWrite, bpf.SocketProgSocketRead} {
 		tracepoint := socket.Programs[name].AttachTo
 		spec := &ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: tracepoint}
 		err = errors.Join(err, add("tp_btf/"+tracepoint, spec, 0, func(p *ebpf.Program) (link.Link, error) {

@@ -81,10 +81,7 @@ func runKernels(ctx context.Context, packages []string, progress provision.Progr
 			}
 		}
 		if len(tests.Failed) > 0 || !captures {
-			err = errors.Join(fmt.Errorf("on Linux %s failed: %v; doctor ends with %s", kernel.Release, tests.Failed, results[0].Code), keep(kernel, results), err)
-		}
-		if err != nil {
-			return err
+			return errors.Join(fmt.Errorf("on Linux %s failed: %v; doctor ends with %s", kernel.Release, tests.Failed, results[0].Code), keep(kernel, results))
 		}
 	}
 	if err := table.Flush(); err != nil {
