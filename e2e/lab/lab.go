@@ -119,8 +119,17 @@ func (l *Lab) up(ctx context.Context) (err error) {
 	return l.StartJaeger(ctx)
 }
 
-// makeGroups makes a cgroup for the infrastructure, one per node, and one per
-// pod below its node's.
+// The containers of a pod.
+const (
+	application = "application"
+	sidecar     = "sidecar"
+)
+
+// container names a pod's container among the lab's cgroups.
+func container(pod, name string) string { return pod + "/" + name }
+
+// makeGroups makes a cgroup for the infrastructure, one per node, and below its
+// node's one per pod with one per container, as in Kubernetes.
 func (l *Lab) makeGroups() (err error) {
 	if l.group, err = cgroup.Create(groupName(l.options.Name)); err != nil {
 		return err
@@ -140,8 +149,14 @@ func (l *Lab) makeGroups() (err error) {
 		}
 	}
 	for _, pod := range Pods {
-		if l.groups[pod.Name], err = l.groups[NodeName(pod.Node)].Child(pod.Name); err != nil {
+		group, err := l.groups[NodeName(pod.Node)].Child(pod.Name)
+		if err != nil {
 			return err
+		}
+		for _, name := range []string{application, sidecar} {
+			if l.groups[container(pod.Name, name)], err = group.Child(name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -149,6 +164,9 @@ func (l *Lab) makeGroups() (err error) {
 
 // NodeGroup returns the cgroup that holds a node's pods.
 func (l *Lab) NodeGroup(node int) *cgroup.Group { return l.groups[NodeName(node)] }
+
+// SidecarGroup returns the cgroup that holds a pod's Envoy.
+func (l *Lab) SidecarGroup(pod string) *cgroup.Group { return l.groups[container(pod, sidecar)] }
 
 // NodeSpace returns a node's network namespace, PodSpace a pod's.
 func (l *Lab) NodeSpace(node int) *netspace.Space { return l.network.nodes[node] }

@@ -17,7 +17,7 @@ import (
 
 // startPod starts a pod's application and its Envoy.
 func (r *Run) startPod(pod Pod) error {
-	space, group := r.lab.network.pods[pod.Name], r.lab.groups[pod.Name]
+	space := r.lab.network.pods[pod.Name]
 	if !pod.Gateway {
 		args := []string{
 			"--role", pod.Service,
@@ -30,7 +30,7 @@ func (r *Run) startPod(pod Pod) error {
 		}
 		app, err := process.Start(process.Spec{
 			Name: "application of " + pod.Name, Path: r.lab.options.Tools.Bookinfo, Args: args,
-			Space: space, Cgroup: group, Stderr: r.file("app", pod.Name+".log"),
+			Space: space, Cgroup: r.lab.groups[container(pod.Name, application)], Stderr: r.file("app", pod.Name+".log"),
 		})
 		if err != nil {
 			return err
@@ -47,7 +47,7 @@ func (r *Run) startPod(pod Pod) error {
 			"--config-path", config, "--concurrency", "1", "--disable-hot-restart",
 			"--log-level", "warn", "--file-flush-interval-msec", "500",
 		},
-		Space: space, Cgroup: group, UID: envoy.UID, GID: envoy.GID, Stderr: r.file("envoy", pod.Name+".log"),
+		Space: space, Cgroup: r.lab.SidecarGroup(pod.Name), UID: envoy.UID, GID: envoy.GID, Stderr: r.file("envoy", pod.Name+".log"),
 	})
 	if err != nil {
 		return err

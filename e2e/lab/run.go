@@ -106,16 +106,6 @@ func (r *Run) start(ctx context.Context) error {
 	return group.Wait()
 }
 
-// Envoy returns a pod's Envoy process; nil when the run does not run.
-func (r *Run) Envoy(pod string) *process.Process {
-	for i, p := range r.envoys {
-		if Pods[i].Name == pod {
-			return p
-		}
-	}
-	return nil
-}
-
 // Stop ends agents, Envoys and applications in that order, each in its own
 // way, so that they write what they still hold: afterwards the run's files are
 // complete.

@@ -15,6 +15,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults/front"
 	"github.com/layertrace/layertrace/e2e/faults/relay"
 	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/lab/cgroup"
 	"github.com/layertrace/layertrace/e2e/lab/control"
 )
 
@@ -24,14 +25,15 @@ type Bench struct {
 	run   *lab.Run
 	apps  map[string]*control.Client
 	relay *relay.Relay
+	// Of the pods whose Envoys were starved.
+	limits map[string]*cgroup.Limit
 
-	passages front.Typical // through Envoys
-	stays    front.Typical // in applications
+	stays front.Typical // in applications
 }
 
 // New returns a bench for a run.
 func New(l *lab.Lab, run *lab.Run) (*Bench, error) {
-	b := &Bench{lab: l, run: run, apps: map[string]*control.Client{}}
+	b := &Bench{lab: l, run: run, apps: map[string]*control.Client{}, limits: map[string]*cgroup.Limit{}}
 	for _, pod := range lab.Pods {
 		if !pod.Gateway {
 			b.apps[pod.Name] = control.NewClient(run.ControlSocket(pod.Name))

@@ -3,102 +3,102 @@
 package inject
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/layertrace/layertrace/e2e/faults"
-	"github.com/layertrace/layertrace/e2e/faults/front"
-	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/lab/cgroup"
 )
 
-// starve stops a pod's Envoy until the request has been at the pod's interface
-// for some time. What that took from the request is by how much longer it was on
-// its way through Envoy than others lately: who waited before it is served first,
-// and Envoy needs time to begin again.
+// starve lets a pod's Envoy have no CPU, by a limit that is spent, until the
+// request has been at the pod's interface for some time. What that took from the
+// request is how long it lay there until Envoy read it: who waited before it is
+// served first, and Envoy needs time to begin again.
 func (b *Bench) starve(ctx context.Context, c faults.Case, r Request) (injected time.Duration, err error) {
-	p, err := b.openPassage(c.Pod)
+	limit, err := b.limit(c.Pod)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, p.Close()) }()
-	usual, err := b.usualPassage(ctx, p, c, r)
+	a, err := b.watchArrival(c.Pod, r.TraceID)
 	if err != nil {
 		return 0, err
 	}
-	arrived := p.expect(r.TraceID)
-	sidecar := b.run.Envoy(c.Pod)
-	if err := stop(ctx, sidecar); err != nil {
-		return 0, errors.Join(err, sidecar.Signal(syscall.SIGCONT))
+	defer func() { err = errors.Join(err, a.Close()) }()
+	if err := spend(ctx, limit); err != nil {
+		return 0, err
 	}
-	resumed := make(chan error, 1)
+	waited := make(chan error, 1)
 	go func() {
 		select {
-		case <-arrived:
-			time.Sleep(c.Magnitude)
+		case request := <-a.arrived:
+			waited <- b.lab.PodSpace(c.Pod).DoOnce(func() (err error) {
+				injected, err = b.holdUnread(c, request, limit)
+				return err
+			})
 		case <-time.After(5 * time.Second): // missed
+			waited <- limit.Lift()
 		}
-		resumed <- sidecar.Signal(syscall.SIGCONT)
 	}()
-	err = errors.Join(r.Send(ctx), <-resumed)
-	took := p.took()
-	if took < c.Magnitude {
-		return met(0, err)
-	}
-	return met(took-usual, err)
+	err = errors.Join(r.Send(ctx), <-waited)
+	return met(injected, err)
 }
 
-// usualPassage is how long requests without a fault are on their way through a
-// pod's Envoy.
-func (b *Bench) usualPassage(ctx context.Context, p *passage, c faults.Case, r Request) (time.Duration, error) {
-	for range plainBefore {
-		traceID := front.NewTraceID()
-		p.expect(traceID)
-		if err := r.Plain(ctx, traceID); err != nil {
+// limit is the limit of a pod's Envoy.
+func (b *Bench) limit(pod string) (*cgroup.Limit, error) {
+	if l := b.limits[pod]; l != nil {
+		return l, nil
+	}
+	l, err := b.lab.SidecarGroup(pod).Limit(period)
+	if err == nil {
+		b.limits[pod] = l
+	}
+	return l, err
+}
+
+// Between two looks at a queue, and how long they go on.
+const (
+	look      = 50 * time.Microsecond
+	lookUntil = 2 * time.Second
+)
+
+// holdUnread lifts the limit when a request has waited for the fault's time, and
+// returns how long it waited until it was read; 0 if it was read before. It
+// changes its thread.
+func (b *Bench) holdUnread(c faults.Case, request came, limit *cgroup.Limit) (time.Duration, error) {
+	queue, err := openUnread(b.lab.PodSpace(c.Pod), request.local, request.remote)
+	if err == nil {
+		defer queue.Close()
+		// To look in time also while Envoy takes all that it missed.
+		err = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
+	}
+	if err != nil {
+		return 0, errors.Join(err, limit.Lift())
+	}
+	time.Sleep(c.Magnitude - time.Since(request.at))
+	left, err := queue.bytes()
+	if err := errors.Join(err, limit.Lift()); err != nil || left == 0 {
+		return 0, err
+	}
+	unreadAt := time.Now()
+	for began := unreadAt; ; {
+		left, err := queue.bytes()
+		now := time.Now()
+		switch {
+		case err != nil:
+			return 0, err
+		case left == 0:
+			return unreadAt.Add(now.Sub(unreadAt) / 2).Sub(request.at), nil
+		case now.Sub(began) > lookUntil:
+			return 0, fmt.Errorf("the Envoy of %s did not read within %v after its limit was lifted", c.Pod, lookUntil)
+		}
+		unreadAt = now
+		pause := unix.NsecToTimespec(int64(look))
+		if err := unix.Nanosleep(&pause, nil); err != nil && !errors.Is(err, unix.EINTR) {
 			return 0, err
 		}
-		if took := p.took(); took > 0 {
-			b.passages.Add(alike(c), took)
-		}
 	}
-	return b.passages.Median(alike(c)), nil
-}
-
-// stop stops a process, and returns when all its threads stand.
-func stop(ctx context.Context, p *process.Process) error {
-	if err := p.Signal(syscall.SIGSTOP); err != nil {
-		return err
-	}
-	return await.Until(ctx, p.Name()+" to stand", 5*time.Second, time.Millisecond, func(context.Context) error {
-		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
-		if err != nil {
-			return err
-		}
-		for _, path := range stats {
-			stat, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			// PID (NAME) STATE
-			if i := bytes.LastIndexByte(stat, ')'); i < 0 || !bytes.HasPrefix(stat[i:], []byte(") T")) {
-				return errors.New("a thread runs")
-			}
-		}
-		return nil
-	})
-}
-
-func podIP(name string) string {
-	pod, err := lab.PodByName(name)
-	if err != nil {
-		return ""
-	}
-	return pod.IP
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/faults/relay"
 	"github.com/layertrace/layertrace/e2e/faults/tap"
+	"github.com/layertrace/layertrace/e2e/lab"
 )
 
 // target tells the segments of the message on a leg, for the relay, which may
@@ -40,4 +41,12 @@ func target(before *sight, leg faults.Leg, traceID string) relay.Target {
 // onLeg tells whether a segment goes from one pod of a leg to the other.
 func onLeg(s tap.Segment, leg faults.Leg) bool {
 	return s.Src.Addr().String() == podIP(leg.From()) && s.Dst.Addr().String() == podIP(leg.To())
+}
+
+func podIP(name string) string {
+	pod, err := lab.PodByName(name)
+	if err != nil {
+		return ""
+	}
+	return pod.IP
 }

@@ -6,7 +6,6 @@
 package cgroup
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab/await"
@@ -24,25 +22,6 @@ import (
 type Group struct {
 	// Path is the group's directory.
 	Path string
-}
-
-// Mount returns where cgroup2 is mounted: /sys/fs/cgroup, or a directory in it
-// on hosts that use version 1 as well.
-func Mount() (string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return "", fmt.Errorf("find the cgroup2 mount: %w", err)
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		// 36 35 98:0 ROOT MOUNTPOINT OPTIONS [OPTIONAL...] - TYPE SOURCE SUPER
-		before, after, found := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(before)
-		if found && strings.HasPrefix(after, "cgroup2 ") && len(fields) > 4 {
-			return fields[4], nil
-		}
-	}
-	return "", errors.New("find the cgroup2 mount: none in /proc/self/mountinfo; mount one with `mount -t cgroup2 none DIR`")
 }
 
 // Create makes a cgroup right below the mount point.
@@ -73,7 +52,7 @@ func (g *Group) Remove(ctx context.Context) error {
 		func(context.Context) error {
 			// Killing is asynchronous: a group can be removed only when its
 			// last process has been reaped.
-			return errors.Join(g.kill(), g.removeDirectories())
+			return errors.Join(g.kill(), g.removeLimits(), removeDirectories(g.Path))
 		})
 }
 
@@ -88,8 +67,9 @@ func RemoveNamed(ctx context.Context, name string) (found bool, err error) {
 	return err == nil, g.Remove(ctx)
 }
 
-func (g *Group) removeDirectories() error {
-	dirs, err := g.directories()
+// removeDirectories removes the groups at and below a path.
+func removeDirectories(path string) error {
+	dirs, err := directories(path)
 	if err != nil {
 		return err
 	}
@@ -102,9 +82,9 @@ func (g *Group) removeDirectories() error {
 	return nil
 }
 
-// directories returns the group and all below it, parents first.
-func (g *Group) directories() (dirs []string, err error) {
-	err = filepath.WalkDir(g.Path, func(path string, d fs.DirEntry, err error) error {
+// directories returns the groups at and below a path, parents first.
+func directories(root string) (dirs []string, err error) {
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}

@@ -37,7 +37,7 @@ func (g *Group) kill() error {
 
 // Processes returns the IDs of all processes in the group and below.
 func (g *Group) Processes() ([]int, error) {
-	dirs, err := g.directories()
+	dirs, err := directories(g.Path)
 	if err != nil {
 		return nil, err
 	}

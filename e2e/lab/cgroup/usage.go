@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // CPU returns the CPU time that the processes of the group and of those below
@@ -31,4 +33,15 @@ func (g *Group) CPU() (time.Duration, error) {
 		return time.Duration(microseconds) * time.Microsecond, nil
 	}
 	return 0, fmt.Errorf("read CPU time of cgroup %s: no usage_usec in cpu.stat", g.Path)
+}
+
+// ProcessCPU returns the CPU time that a process has taken until now: by its CPU
+// clock (clock_getcpuclockid(3)), which knows of the time since the last tick.
+func ProcessCPU(pid int) (time.Duration, error) {
+	const perProcess = 2 // CPUCLOCK_SCHED, include/linux/posix-timers.h
+	var now unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|perProcess), &now); err != nil {
+		return 0, fmt.Errorf("read the CPU clock of process %d: %w", pid, err)
+	}
+	return time.Duration(now.Nano()), nil
 }

@@ -34,11 +34,11 @@ func ParseTracer(name string) (Tracer, error) {
 	}
 }
 
-// OutboundPort is where an Envoy takes what its application sends.
-const OutboundPort = 15001
-
 const (
-	inboundListener = 15006
+	// InboundPort is where an Envoy takes what comes to its pod, OutboundPort what
+	// its application sends.
+	InboundPort  = 15006
+	OutboundPort = 15001
 	// AdminAddress is where an Envoy's admin interface listens in its pod.
 	AdminAddress = "127.0.0.1:15000"
 
@@ -98,7 +98,7 @@ func (c Config) Bootstrap() ([]byte, error) {
 		Config
 		Inbound, Outbound int
 		Metadata          string
-	}{c, inboundListener, OutboundPort, metadata(sidecarMetadata)}
+	}{c, InboundPort, OutboundPort, metadata(sidecarMetadata)}
 	if c.Gateway {
 		values.Metadata = metadata(gatewayMetadata)
 	}

@@ -48,7 +48,7 @@ func Redirect(pod *netspace.Space, inboundPort uint16) error {
 		}
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: all})
 	}
-	rule(inbound, tcp(), destinationPort(inboundPort), redirectTo(inboundListener))
+	rule(inbound, tcp(), destinationPort(inboundPort), redirectTo(InboundPort))
 	rule(outbound, socketGroup(GID), accept())
 	rule(outbound, loopbackDestination(), accept())
 	rule(outbound, tcp(), redirectTo(OutboundPort))

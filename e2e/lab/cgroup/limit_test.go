@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/e2e/lab/await"
+)
+
+func TestLimit(t *testing.T) {
+	g, err := Create(fmt.Sprintf("layertrace-test-limit-%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Remove(context.Background()); err != nil {
+			t.Error(err)
+		}
+		for _, path := range []string{g.Path, mirrorOf(t, g)} {
+			if _, err := os.Stat(path); path != "" && err == nil {
+				t.Errorf("%s is still there", path)
+			}
+		}
+	})
+	child, err := g.Child("busy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := exec.Command("/bin/sh", "-c", "while :; do :; done")
+	if err := busy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	reaped := make(chan error, 1)
+	go func() { reaped <- busy.Wait() }()
+	t.Cleanup(func() {
+		if err := busy.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		<-reaped
+	})
+	if err := os.WriteFile(child.Path+"/cgroup.procs", fmt.Append(nil, busy.Process.Pid), 0); err != nil {
+		t.Fatal(err)
+	}
+	const period = time.Second
+	limit, err := child.Limit(period)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := limit.Set(time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		stands := wait(t, "to stand", func() error {
+			before := cpuTime(t, busy.Process.Pid)
+			time.Sleep(20 * time.Millisecond)
+			if took := cpuTime(t, busy.Process.Pid) - before; took > 0 {
+				return fmt.Errorf("it ran for %v", took)
+			}
+			return nil
+		})
+		t.Logf("stands after %v", stands)
+		if err := limit.Lift(); err != nil {
+			t.Fatal(err)
+		}
+		before := cpuTime(t, busy.Process.Pid)
+		// Without a limit it has soon taken more than a quota of each period allows.
+		goesOn := wait(t, "to go on", func() error {
+			allowed := time.Duration(int(time.Since(began)/period)+1) * 10 * time.Millisecond
+			if took := cpuTime(t, busy.Process.Pid) - before; took < 2*allowed {
+				return fmt.Errorf("it ran for %v", took)
+			}
+			return nil
+		})
+		t.Logf("goes on after %v", goesOn)
+	}
+}
+
+func TestLimitThatTheKernelRefuses(t *testing.T) {
+	g, err := Create(fmt.Sprintf("layertrace-test-refused-%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Remove(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	limit, err := g.Limit(time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, quota := range []time.Duration{0, time.Microsecond} {
+		if err := limit.Set(quota); !errors.Is(err, unix.EINVAL) {
+			t.Errorf("a quota of %v: %v", quota, err)
+		}
+	}
+	if err := limit.Add(1 << 30); err == nil {
+		t.Error("no error of a process that does not exist")
+	}
+}
+
+func mirrorOf(t *testing.T, g *Group) string {
+	_, mirror, err := g.mirror()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mirror
+}
+
+func wait(t *testing.T, what string, ready func() error) time.Duration {
+	t.Helper()
+	began := time.Now()
+	if err := await.Until(t.Context(), what, 10*time.Second, time.Millisecond, func(context.Context) error {
+		return ready()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return time.Since(began)
+}
+
+func cpuTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	took, err := ProcessCPU(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return took
+}
