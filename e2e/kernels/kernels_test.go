@@ -11,6 +11,11 @@ const console = "SeaBIOS\r\n=== command doctor\r\nkernel 6.1\r\n=== exit code 1\
 	"=== command probe.test -test.v\r\n" +
 	"=== RUN   TestOne\r\n    --- FAIL: TestOne (0.1s)\r\n--- PASS: TestOne (0.10s)\r\n" +
 	"=== RUN   TestTwo\r\n    needs_test.go:20: the kernel lacks it: no TCX\r\n--- SKIP: TestTwo (0.00s)\r\n" +
+	"=== RUN   TestThree\r\n    x_test.go:1: in the namespace:\r\n" +
+	"        === RUN   TestThree\r\n        === RUN   TestThree/tcx\r\n" +
+	"            needs_test.go:44: the kernel lacks it: no hook\r\n        === RUN   TestThree/clsact\r\n" +
+	"        --- PASS: TestThree (0.10s)\r\n            --- SKIP: TestThree/tcx (0.00s)\r\n            --- PASS: TestThree/clsact (0.00s)\r\n" +
+	"--- PASS: TestThree (0.10s)\r\n" +
 	"PASS\r\n=== exit code 0\r\n=== command cut off\r\n"
 
 func TestParse(t *testing.T) {
@@ -19,7 +24,9 @@ func TestParse(t *testing.T) {
 		t.Fatalf("got %q", got)
 	}
 	tests, err := ReadTests(got[1])
-	want := Tests{Passed: 1, Skipped: map[string]string{"TestTwo": "the kernel lacks it: no TCX"}}
+	want := Tests{Passed: 2, Skipped: map[string]string{
+		"TestTwo": "the kernel lacks it: no TCX", "TestThree/tcx": "the kernel lacks it: no hook",
+	}}
 	if err != nil || !reflect.DeepEqual(tests, want) {
 		t.Errorf("got %+v, %v, want %+v", tests, err, want)
 	}

@@ -11,14 +11,14 @@ import (
 // Tests is how the tests of a binary that ran with -test.v ended.
 type Tests struct {
 	Passed int
-	// Skipped has a reason for each test that the kernel, or the machine, lacks
-	// something for.
+	// Skipped has a reason for each test, and each part of one, that the kernel or
+	// the machine lacks something for.
 	Skipped map[string]string
 	Failed  []string
 }
 
-// A test of its own; one that runs inside of another is indented.
-var outcome = regexp.MustCompile(`(?m)^--- (PASS|FAIL|SKIP): (\S+) `)
+// What is indented ran inside of another test, or in its namespace.
+var outcome = regexp.MustCompile(`(?m)^( *)--- (PASS|FAIL|SKIP): (\S+) `)
 
 // reason is what a test says when it skips itself.
 var reason = regexp.MustCompile(`\S+_test\.go:\d+: (.*)`)
@@ -28,24 +28,29 @@ var reason = regexp.MustCompile(`\S+_test\.go:\d+: (.*)`)
 func ReadTests(r Result) (Tests, error) {
 	t := Tests{Skipped: map[string]string{}}
 	for _, m := range outcome.FindAllStringSubmatchIndex(r.Output, -1) {
-		name := r.Output[m[4]:m[5]]
-		switch r.Output[m[2]:m[3]] {
-		case "PASS":
+		inside, name := m[2] < m[3], r.Output[m[6]:m[7]]
+		switch how := r.Output[m[4]:m[5]]; {
+		case how == "SKIP" && (!inside || strings.Contains(name, "/")):
+			t.Skipped[name] = whySkipped(r.Output[:m[0]], name)
+		case inside: // the test around it tells
+		case how == "PASS":
 			t.Passed++
-		case "FAIL":
-			t.Failed = append(t.Failed, name)
 		default:
-			t.Skipped[name] = "it does not say why"
-			before := r.Output[:m[0]]
-			if i := strings.LastIndex(before, "=== RUN   "+name+"\n"); i >= 0 {
-				if said := reason.FindStringSubmatch(before[i:]); said != nil {
-					t.Skipped[name] = said[1]
-				}
-			}
+			t.Failed = append(t.Failed, name)
 		}
 	}
 	if t.Passed == 0 || (r.Code == "0") != (len(t.Failed) == 0) {
 		return t, fmt.Errorf("%s ended with code %s, %d tests passed, %d failed", r.Command, r.Code, t.Passed, len(t.Failed))
 	}
 	return t, nil
+}
+
+// whySkipped is what a test said, as it ran last in the output before its end.
+func whySkipped(output, name string) string {
+	if i := strings.LastIndex(output, "=== RUN   "+name+"\n"); i >= 0 {
+		if said := reason.FindStringSubmatch(output[i:]); said != nil {
+			return said[1]
+		}
+	}
+	return "it does not say why"
 }
