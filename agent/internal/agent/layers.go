@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
@@ -30,10 +31,14 @@ type layers struct {
 	times     *status.LayerTimes
 	gather    *gather.Gatherer
 	workloads map[string]identity.Workload // by pod, or by service without one
+
+	shortest int64 // ns, of a part that gets a span
+	brief    atomic.Uint64
 }
 
 func newLayers(cfg *config.Config, names naming, emitter *span.Emitter, times *status.LayerTimes) *layers {
-	l := &layers{names: names, emitter: emitter, times: times, workloads: map[string]identity.Workload{}}
+	l := &layers{names: names, emitter: emitter, times: times, workloads: map[string]identity.Workload{},
+		shortest: cfg.LayerMinDuration.Nanoseconds()}
 	l.gather = gather.New(gather.Options{
 		// The last record of a trace leaves the kernel up to one and a half idle
 		// timeouts behind the first (the sweep runs twice in one).
@@ -88,6 +93,10 @@ func (l *layers) split(sightings []layer.Sighting) {
 			continue
 		}
 		for _, p := range leg.Joined() {
+			if p.Time < l.shortest {
+				l.brief.Add(1)
+				continue
+			}
 			l.emitter.EmitLayer(&span.LayerSpan{
 				TraceID: leg.TraceID, SpanID: leg.SpanID, Part: p, Node: l.names.node, Workload: l.workload(leg, &p),
 			})
@@ -113,5 +122,6 @@ func (l *layers) samples() ([]status.Sample, error) {
 	return []status.Sample{
 		{Name: "layers_early", Help: "Traces that were split before all of them was there, because too many waited.", Value: float64(early)},
 		{Name: "layers_late", Help: "Exchanges that came when their trace had been split already: their layers are told without the rest.", Value: float64(late)},
+		{Name: "layer_spans_brief", Help: "Times in a layer that got no span, being shorter than --layer-min-duration.", Value: float64(l.brief.Load())},
 	}, nil
 }

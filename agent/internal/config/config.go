@@ -60,9 +60,10 @@ type Config struct {
 	MaxConnections  int
 	RingBytes       int
 
-	Spans         string
-	SocketCgroups []string // or SocketCgroupAuto alone
-	SidecarUID    uint32
+	Spans            string
+	SocketCgroups    []string // or SocketCgroupAuto alone
+	LayerMinDuration time.Duration
+	SidecarUID       uint32
 
 	TCPOption        string
 	TCPOptionCgroups []string

@@ -61,6 +61,7 @@ func defineLayers(fs *pflag.FlagSet, c *Config) {
 		"interfaces: a span for each interface; layers: sockets as well, and a span for each layer")
 	fs.Var(newList(&c.SocketCgroups, "path", parseText), "socket-cgroup",
 		"cgroup2 directory whose sockets are watched for --spans=layers (repeatable); auto: the pods' (default with --kubernetes)")
+	fs.DurationVar(&c.LayerMinDuration, "layer-min-duration", 0, "shortest `TIME` in a layer that gets a span with --spans=layers; metrics have all")
 	fs.Uint32Var(&c.SidecarUID, "sidecar-uid", 1337, "user `ID` of the proxies: tells their sockets from the applications'")
 }
 

@@ -24,8 +24,10 @@ func TestSocketCgroup(t *testing.T) {
 		}
 	}
 	for args, want := range map[string]string{
-		"--socket-cgroup=auto":                   "--spans=layers",
-		"--spans=layers --socket-cgroup=auto,/a": "cannot stand beside",
+		"--socket-cgroup=auto":                    "--spans=layers",
+		"--spans=layers --socket-cgroup=auto,/a":  "cannot stand beside",
+		"--layer-min-duration=20us":               "--spans=layers",
+		"--spans=layers --layer-min-duration=-1s": "choose 0 or more",
 	} {
 		if _, err := load(t, strings.Fields(args), nil, ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", args, err)
