@@ -46,6 +46,9 @@ func TestExplainNamesTheFault(t *testing.T) {
 				} else if !r.Right() {
 					t.Errorf("%s at %s was told as %s at %s (traces %v)", r.Fault, r.Place, r.VerdictLayer, r.VerdictPlace, r.TraceIDs)
 				}
+				if queue := r.Fault.Queue(); r.Right() && r.VerdictQueue != queue {
+					t.Errorf("%s at %s: the queue %q is told, want %q", r.Fault, r.Place, r.VerdictQueue, queue)
+				}
 				if 50*max(r.UnattributedUS, -r.UnattributedUS) > r.TotalUS {
 					t.Errorf("%s: %d of %d µs are not attributed", r.Fault, r.UnattributedUS, r.TotalUS)
 				}

@@ -147,6 +147,21 @@ func TestScore(t *testing.T) {
 	}
 }
 
+// The queue counts where the verdict is right and the fault in one.
+func TestScoreOfQueues(t *testing.T) {
+	result := func(k Kind, verdict Layer, queue string) Result {
+		return Result{Fault: k, Layer: k.Layer(), Place: "details", InjectedUS: 1000, VerdictLayer: verdict, VerdictPlace: "details", VerdictQueue: queue}
+	}
+	s := Add([]Result{
+		result(SidecarStarved, ProtocolStack, "receive"), result(AppNotReading, ProtocolStack, "receive"),
+		result(PodQdisc, ProtocolStack, "pod"), result(PodQdisc, ProtocolStack, "receive"), result(PodQdisc, ProtocolStack, ""),
+		result(SidecarStarved, Application, ""), result(AppSleep, Application, ""),
+	})
+	if s.Queue != (Share{3, 5}) {
+		t.Errorf("got %v", s.Queue)
+	}
+}
+
 func TestPage(t *testing.T) {
 	var b strings.Builder
 	if err := Add(results()).WritePage(&b, "Title", "A note."); err != nil {

@@ -78,3 +78,16 @@ var layerOf = map[Kind]Layer{
 
 // Layer is where the kind of fault is.
 func (k Kind) Layer() Layer { return layerOf[k] }
+
+// Queue is the queue of the protocol stack in which the fault lets messages wait,
+// as layertrace names it; "" where it is in none.
+func (k Kind) Queue() string {
+	switch k {
+	case AppNotReading, SidecarStarved:
+		return "receive"
+	case PodQdisc:
+		return "pod"
+	default:
+		return ""
+	}
+}

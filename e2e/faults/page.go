@@ -22,6 +22,7 @@ func (s Score) WritePage(out io.Writer, title string, notes ...string) error {
 	fmt.Fprintf(&b, "- Each request by itself: right %s, blamed without a fault %s; the client, too, waited longer by half of that or more in %s of these.\n",
 		percent(s.SingleAccuracy), percent(s.SingleFalseBlame), percent(s.SingleSeen))
 	fmt.Fprintf(&b, "- Time within 5 %% or 200 µs of what was injected: %s of the right verdicts.\n", percent(s.Close))
+	fmt.Fprintf(&b, "- The queue of the protocol stack, where the fault was in one: %s of the right verdicts.\n", percent(s.Queue))
 	fmt.Fprintf(&b, "- Time without a layer, median: %.2f %% of a request.\n", 100*s.Unattributed)
 	fmt.Fprintf(&b, "- Faults that took less than 1 ms, not counted: %d.\n", s.Small)
 	s.matrix(&b)

@@ -17,6 +17,7 @@ type Result struct {
 
 	VerdictLayer   Layer  `json:"verdict_layer"`
 	VerdictPlace   string `json:"verdict_place"`
+	VerdictQueue   string `json:"verdict_queue,omitempty"`
 	MeasuredUS     int64  `json:"measured_us"`
 	UnattributedUS int64  `json:"unattributed_us"`
 	TotalUS        int64  `json:"total_us"`
@@ -93,6 +94,7 @@ func median(requests []Request, figure func(Request) time.Duration) time.Duratio
 type Verdict struct {
 	Layer      Layer
 	Place      string
+	Queue      string
 	Covers     []Layer
 	Confidence string
 	// Excess is what the layer took more than usual, Unattributed what no layer
@@ -102,7 +104,8 @@ type Verdict struct {
 
 // Judge adds a verdict.
 func (r *Result) Judge(v Verdict) {
-	r.VerdictLayer, r.VerdictPlace, r.Covers, r.Confidence = v.Layer, v.Place, v.Covers, v.Confidence
+	r.VerdictLayer, r.VerdictPlace, r.VerdictQueue = v.Layer, v.Place, v.Queue
+	r.Covers, r.Confidence = v.Covers, v.Confidence
 	r.MeasuredUS, r.UnattributedUS, r.TotalUS = v.Excess.Microseconds(), v.Unattributed.Microseconds(), v.Total.Microseconds()
 }
 

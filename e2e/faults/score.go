@@ -36,6 +36,9 @@ type Score struct {
 	// Accuracy, FalseBlame as in File; Close is the share of the right verdicts
 	// that give the layer what was injected.
 	Accuracy, FalseBlame, Close Share
+	// Queue is the share of the right verdicts on faults in a queue of the protocol
+	// stack that name the queue.
+	Queue Share
 	// SingleAccuracy and SingleFalseBlame are the same of each request by itself,
 	// faults of 1 ms and more: what happens to it by chance counts.
 	SingleAccuracy, SingleFalseBlame Share
@@ -125,5 +128,8 @@ func (s *Score) add(r Result) {
 	s.Accuracy.add(r.Right())
 	if r.Right() {
 		s.Close.add(r.Close())
+		if queue := r.Fault.Queue(); queue != "" {
+			s.Queue.add(r.VerdictQueue == queue)
+		}
 	}
 }

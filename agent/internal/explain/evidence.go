@@ -16,10 +16,20 @@ func counted(n uint32, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
+// waited says what it means that a message was in a queue.
+var waited = map[layer.Queue]string{
+	layer.SendQueue:    "the bytes were in the send queue: written, while TCP waited for the peer's window or for acknowledgements",
+	layer.PodQueue:     "the bytes were between TCP and the host's end of the pod's interface: in the pod's queue (qdisc) or its packet filter",
+	layer.ReceiveQueue: "the bytes were in the receive queue: there, while who reads them had no CPU or did something else",
+}
+
 // evidence says what else was seen where the time went: the part itself, and
 // what the capture points at the leg counted.
 func evidence(l *layer.Leg, p layer.Part) []string {
 	e := []string{fmt.Sprintf("%s of it in one piece: %s, on the hop %s", short(p.Time), p.Where, hopName(l))}
+	if text := waited[p.Queue]; text != "" {
+		e = append(e, text)
+	}
 	var retransmits, zero, drops uint32
 	reason, srtt := "", uint64(0)
 	for _, s := range l.Sightings() {

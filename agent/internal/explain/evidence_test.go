@@ -38,3 +38,15 @@ func TestEvidenceOfTheAcknowledgement(t *testing.T) {
 		})
 	}
 }
+
+// A queue is told where the largest piece of the time is in one.
+func TestEvidenceOfTheQueue(t *testing.T) {
+	for queue, want := range map[layer.Queue]string{
+		layer.SendQueue: "in the send queue", layer.PodQueue: "the pod's queue", layer.ReceiveQueue: "in the receive queue", "": "",
+	} {
+		e := evidence(&layer.Leg{}, layer.Part{Layer: layer.ProtocolStack, Queue: queue})
+		if want == "" && len(e) != 1 || want != "" && (len(e) != 2 || !strings.Contains(e[1], want)) {
+			t.Errorf("%q: %q", queue, e)
+		}
+	}
+}

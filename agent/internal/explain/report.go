@@ -129,6 +129,8 @@ type Verdict struct {
 	Place string      `json:"place"`
 	// Where is the part of the place that took most, as in Part.
 	Where string `json:"where,omitempty"`
+	// Queue is the queue in which most of it was spent, where that is known.
+	Queue layer.Queue `json:"queue,omitempty"`
 	// Time is what the layer took, Excess what of it is more than typical, or
 	// all of it without a baseline.
 	Time   int64 `json:"time_ns"`

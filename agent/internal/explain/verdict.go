@@ -91,7 +91,7 @@ func judge(all []candidate, whole int64, typical int) Verdict {
 		return nothingToBlame(fmt.Sprintf("No layer took more than it usually does; the largest difference is %s at the %s.", short(most.difference()), most.what()))
 	}
 	v := Verdict{
-		Layer: c.layer, Place: c.place, Where: c.most.part.Where, Time: c.time, Excess: c.excess,
+		Layer: c.layer, Place: c.place, Where: c.most.part.Where, Queue: c.most.part.Queue, Time: c.time, Excess: c.excess,
 		Share: share(c.excess, whole), Covers: c.layers, Evidence: []string{}, Confidence: confidence(all, typical),
 	}
 	if c.compared {

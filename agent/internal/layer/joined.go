@@ -14,6 +14,7 @@ func (l *Leg) Joined() (joined []Part) {
 			joined[last].to = p.to
 			joined[last].Where = fromTo(joined[last].from, p.to)
 			joined[last].Time += p.Time
+			joined[last].Queue = ""
 			continue
 		}
 		joined = append(joined, p)

@@ -18,6 +18,22 @@ const (
 	Both     Way = "both"
 )
 
+// Queue is where a message waits inside of a layer.
+type Queue string
+
+// Queues of the protocol stack.
+const (
+	// SendQueue: written, and TCP did not send it yet.
+	SendQueue Queue = "send"
+	// PodQueue: sent by TCP, and not at the host end of the pod's interface yet.
+	PodQueue Queue = "pod"
+	// ReceiveQueue: received by TCP, and not read yet.
+	ReceiveQueue Queue = "receive"
+)
+
+// queueFrom tells the queue that begins at a position, if it ends at the next.
+var queueFrom = map[position]Queue{fromProcess: SendQueue, fromStack: PodQueue, toStack: ReceiveQueue}
+
 // Part is a piece of a leg's time that was spent in one layer, or in several
 // that could not be told apart.
 type Part struct {
@@ -28,6 +44,8 @@ type Part struct {
 	Place string
 	// Where names the points before and behind it.
 	Where string
+	// Queue is the queue in which the message was, where it is known.
+	Queue Queue
 	Way   Way
 	// Start is the offset from the start of the leg's root, in ns, for display.
 	Start int64
@@ -141,6 +159,9 @@ func newPart(some []step, way Way, where string, time int64) Part {
 		return p
 	}
 	p.Layer, p.Place = some[0].layer, some[0].place
+	if len(some) == 1 && some[0].to == some[0].from+1 {
+		p.Queue = queueFrom[some[0].from]
+	}
 	var layers []Layer
 	several := false
 	for _, s := range some {

@@ -5,6 +5,7 @@ package layer_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/layertrace/layertrace/agent/internal/layer"
@@ -83,6 +84,49 @@ func checkSums(t *testing.T, tree *layer.Tree) {
 		}
 		if sum != l.Total {
 			t.Errorf("leg %v: parts add up to %d ns of %d", l.SpanID, sum, l.Total)
+		}
+	}
+}
+
+// The queues of the protocol stack are told by the points around them, where no
+// point is missing between.
+func TestQueues(t *testing.T) {
+	// By what Where begins and ends with.
+	queue := func(p layer.Part) layer.Queue {
+		from, to, _ := strings.Cut(p.Where, " to ")
+		sent, received := strings.HasPrefix(from, "TCP of "), strings.HasPrefix(to, "TCP of ")
+		switch {
+		case p.Layer != layer.ProtocolStack || len(p.Covers) > 0:
+			return ""
+		case !sent && received && to == "TCP of "+from:
+			return layer.SendQueue
+		case sent && from == "TCP of "+to:
+			return layer.ReceiveQueue
+		case sent && !received:
+			return layer.PodQueue
+		default:
+			return ""
+		}
+	}
+	for name, drop := range map[string]func(*layer.Sighting) bool{
+		"all points":     nil,
+		"no vnic":        func(s *layer.Sighting) bool { return s.Kind == layer.VNIC },
+		"no application": func(s *layer.Sighting) bool { return s.Process == layer.AppProcess },
+	} {
+		w := layertest.New()
+		w.Drop = drop
+		w.FrontPage()
+		seen := map[layer.Queue]int{}
+		for _, l := range layer.Split(w.All, nil).Legs {
+			for _, p := range l.Parts {
+				seen[p.Queue]++
+				if want := queue(p); p.Queue != want {
+					t.Errorf("%s: queue %q of %q, want %q", name, p.Queue, p.Where, want)
+				}
+			}
+		}
+		if seen[layer.SendQueue] == 0 || seen[layer.ReceiveQueue] == 0 || (seen[layer.PodQueue] == 0) != (name == "no vnic") {
+			t.Errorf("%s: %v", name, seen)
 		}
 	}
 }

@@ -66,6 +66,7 @@ type report struct {
 	Verdict      struct {
 		Layer      faults.Layer   `json:"layer"`
 		Place      string         `json:"place"`
+		Queue      string         `json:"queue"`
 		Excess     int64          `json:"excess_ns"`
 		Covers     []faults.Layer `json:"covers"`
 		Confidence string         `json:"confidence"`
@@ -74,7 +75,7 @@ type report struct {
 
 func (r report) verdict() faults.Verdict {
 	return faults.Verdict{
-		Layer: r.Verdict.Layer, Place: r.Verdict.Place, Covers: r.Verdict.Covers, Confidence: r.Verdict.Confidence,
+		Layer: r.Verdict.Layer, Place: r.Verdict.Place, Queue: r.Verdict.Queue, Covers: r.Verdict.Covers, Confidence: r.Verdict.Confidence,
 		Excess: time.Duration(r.Verdict.Excess), Unattributed: time.Duration(r.Unattributed), Total: time.Duration(r.Total),
 	}
 }

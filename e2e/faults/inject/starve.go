@@ -33,15 +33,16 @@ func (b *Bench) starve(ctx context.Context, c faults.Case, r Request) (injected 
 	}
 	waited := make(chan error, 1)
 	go func() {
+		var err error
 		select {
 		case request := <-a.arrived:
-			waited <- b.lab.PodSpace(c.Pod).DoOnce(func() (err error) {
+			err = b.lab.PodSpace(c.Pod).DoOnce(func() (err error) {
 				injected, err = b.holdUnread(c, request, limit)
 				return err
 			})
 		case <-time.After(5 * time.Second): // missed
-			waited <- limit.Lift()
 		}
+		waited <- errors.Join(err, limit.Lift())
 	}()
 	err = errors.Join(r.Send(ctx), <-waited)
 	return met(injected, err)
@@ -59,46 +60,27 @@ func (b *Bench) limit(pod string) (*cgroup.Limit, error) {
 	return l, err
 }
 
-// Between two looks at a queue, and how long they go on.
-const (
-	look      = 50 * time.Microsecond
-	lookUntil = 2 * time.Second
-)
-
 // holdUnread lifts the limit when a request has waited for the fault's time, and
 // returns how long it waited until it was read; 0 if it was read before. It
 // changes its thread.
 func (b *Bench) holdUnread(c faults.Case, request came, limit *cgroup.Limit) (time.Duration, error) {
 	queue, err := openUnread(b.lab.PodSpace(c.Pod), request.local, request.remote)
-	if err == nil {
-		defer queue.Close()
-		// To look in time also while Envoy takes all that it missed.
-		err = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
-	}
 	if err != nil {
-		return 0, errors.Join(err, limit.Lift())
+		return 0, err
+	}
+	defer queue.Close()
+	// To look in time also while Envoy takes all that it missed.
+	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0); err != nil {
+		return 0, fmt.Errorf("run at once when it is time: %w", err)
 	}
 	time.Sleep(c.Magnitude - time.Since(request.at))
 	left, err := queue.bytes()
-	if err := errors.Join(err, limit.Lift()); err != nil || left == 0 {
+	if err != nil || left == 0 {
 		return 0, err
 	}
-	unreadAt := time.Now()
-	for began := unreadAt; ; {
-		left, err := queue.bytes()
-		now := time.Now()
-		switch {
-		case err != nil:
-			return 0, err
-		case left == 0:
-			return unreadAt.Add(now.Sub(unreadAt) / 2).Sub(request.at), nil
-		case now.Sub(began) > lookUntil:
-			return 0, fmt.Errorf("the Envoy of %s did not read within %v after its limit was lifted", c.Pod, lookUntil)
-		}
-		unreadAt = now
-		pause := unix.NsecToTimespec(int64(look))
-		if err := unix.Nanosleep(&pause, nil); err != nil && !errors.Is(err, unix.EINTR) {
-			return 0, err
-		}
+	if err := limit.Lift(); err != nil {
+		return 0, err
 	}
+	read, err := queue.readAt()
+	return read.Sub(request.at), err
 }

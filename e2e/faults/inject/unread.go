@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
@@ -50,6 +51,35 @@ func (u *unread) bytes() (uint32, error) {
 		return 0, fmt.Errorf("ask for the socket %v of %v by sock_diag(7): %w", u.local, u.remote, err)
 	}
 	return binary.NativeEndian.Uint32(answers[0][rqueueAt:]), nil
+}
+
+// Between two looks at a queue, and how long they go on.
+const (
+	look      = 50 * time.Microsecond
+	lookUntil = 2 * time.Second
+)
+
+// readAt waits until all is read, and returns when that was: between two looks.
+func (u *unread) readAt() (time.Time, error) {
+	began := time.Now()
+	for before := began; ; {
+		left, err := u.bytes()
+		now := time.Now()
+		switch {
+		case err != nil:
+			return time.Time{}, err
+		case left == 0:
+			return before.Add(now.Sub(before) / 2), nil
+		case now.Sub(began) > lookUntil:
+			return time.Time{}, fmt.Errorf("wait for %v to read: %d bytes are unread after %v", u.local, left, lookUntil)
+		}
+		before = now
+		// Go's timers are not as fine.
+		pause := unix.NsecToTimespec(int64(look))
+		if err := unix.Nanosleep(&pause, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			return time.Time{}, fmt.Errorf("sleep: %w", err)
+		}
+	}
 }
 
 // diagRequest is struct inet_diag_req_v2 for one TCP socket over IPv4.

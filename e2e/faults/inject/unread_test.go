@@ -75,6 +75,22 @@ func TestUnread(t *testing.T) {
 		}
 		expect(left)
 	}
+	if _, err := client.Write(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	expect(10)
+	read := make(chan time.Time, 1)
+	time.AfterFunc(20*time.Millisecond, func() {
+		if _, err := server.Read(make([]byte, 10)); err != nil {
+			t.Error(err)
+		}
+		read <- time.Now()
+	})
+	before := time.Now()
+	at, err := queue.readAt()
+	if after := <-read; err != nil || at.Before(before.Add(20*time.Millisecond)) {
+		t.Errorf("read %v after it was asked, by the reader %v (%v)", at.Sub(before), after.Sub(before), err)
+	}
 	queue.local = netip.AddrPortFrom(local.Addr(), local.Port()^1)
 	if got, err := queue.bytes(); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("of no connection: %d, %v", got, err)
