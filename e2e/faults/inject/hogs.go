@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +40,14 @@ func spend(ctx context.Context, limit *cgroup.Limit) (err error) {
 			err = errors.Join(err, limit.Lift())
 		}
 	}()
-	for cpu := range runtime.NumCPU() {
+	var cpus unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
+		return fmt.Errorf("ask which CPUs there are: %w", err)
+	}
+	for cpu := 0; len(h) < cpus.Count(); cpu++ {
+		if !cpus.IsSet(cpu) {
+			continue
+		}
 		hog := exec.Command("/bin/sh", "-c", "while :; do :; done")
 		if err := hog.Start(); err != nil {
 			return fmt.Errorf("start a hog: %w", err)

@@ -151,7 +151,8 @@ func (l *Limit) write(dir, file, value string) error {
 	return nil
 }
 
-// removeLimits removes what version 1 has for the group and those below.
+// removeLimits removes what version 1 has for the group and those below, with the
+// processes that were added only there.
 func (g *Group) removeLimits() error {
 	_, mirror, err := g.mirror()
 	if err != nil || mirror == "" {
@@ -160,5 +161,5 @@ func (g *Group) removeLimits() error {
 	if _, err := os.Stat(mirror); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return removeDirectories(mirror)
+	return errors.Join((&Group{Path: mirror}).kill(), removeDirectories(mirror))
 }

@@ -85,6 +85,33 @@ func TestLimit(t *testing.T) {
 	}
 }
 
+// What was added to a limit ends with the group, wherever the kernel has it.
+func TestRemoveEndsWhatWasAdded(t *testing.T) {
+	g, err := Create(fmt.Sprintf("layertrace-test-added-%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit, err := g.Limit(time.Second)
+	if err != nil {
+		t.Fatal(errors.Join(err, g.Remove(t.Context())))
+	}
+	busy := exec.Command("/bin/sh", "-c", "while :; do :; done")
+	if err := busy.Start(); err != nil {
+		t.Fatal(errors.Join(err, g.Remove(t.Context())))
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- busy.Wait() }()
+	err = errors.Join(limit.Add(busy.Process.Pid), limit.Set(time.Millisecond), g.Remove(t.Context()))
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		err = errors.Join(err, errors.New("it runs on"), busy.Process.Kill())
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLimitThatTheKernelRefuses(t *testing.T) {
 	g, err := Create(fmt.Sprintf("layertrace-test-refused-%d", os.Getpid()))
 	if err != nil {
