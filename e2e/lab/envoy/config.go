@@ -35,9 +35,9 @@ func ParseTracer(name string) (Tracer, error) {
 }
 
 const (
-	// InboundPort is where an Envoy takes what comes to its pod, OutboundPort what
-	// its application sends.
-	InboundPort  = 15006
+	// InboundPort is where an Envoy takes what comes to its pod.
+	InboundPort = 15006
+	// OutboundPort is where it takes what its application sends.
 	OutboundPort = 15001
 	// AdminAddress is where an Envoy's admin interface listens in its pod.
 	AdminAddress = "127.0.0.1:15000"
