@@ -93,7 +93,7 @@ func (l *layers) split(sightings []layer.Sighting) {
 			continue
 		}
 		for _, p := range leg.Joined() {
-			if p.Time < l.shortest {
+			if p.Node == l.names.node && p.Time < l.shortest { // of others there is no span
 				l.brief.Add(1)
 				continue
 			}

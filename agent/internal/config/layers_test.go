@@ -23,6 +23,9 @@ func TestSocketCgroup(t *testing.T) {
 			t.Errorf("%q: %v, %v", args, c.SocketCgroups, err)
 		}
 	}
+}
+
+func TestLayersRefused(t *testing.T) {
 	for args, want := range map[string]string{
 		"--socket-cgroup=auto":                    "--spans=layers",
 		"--spans=layers --socket-cgroup=auto,/a":  "cannot stand beside",

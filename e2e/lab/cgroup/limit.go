@@ -135,7 +135,7 @@ func (l *Limit) CPU() (sum time.Duration, err error) {
 		return 0, err
 	}
 	for _, pid := range pids {
-		took, err := ProcessCPU(pid)
+		took, err := processCPU(pid)
 		if err != nil {
 			return 0, err
 		}

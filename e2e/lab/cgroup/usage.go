@@ -35,12 +35,12 @@ func (g *Group) CPU() (time.Duration, error) {
 	return 0, fmt.Errorf("read CPU time of cgroup %s: no usage_usec in cpu.stat", g.Path)
 }
 
-// ProcessCPU returns the CPU time that a process has taken until now: by its CPU
+// processCPU returns the CPU time that a process has taken until now: by its CPU
 // clock (clock_getcpuclockid(3)), which knows of the time since the last tick.
-func ProcessCPU(pid int) (time.Duration, error) {
-	const perProcess = 2 // CPUCLOCK_SCHED, include/linux/posix-timers.h
+func processCPU(pid int) (time.Duration, error) {
+	const cpuclockSched = 2 // include/linux/posix-timers.h
 	var now unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|perProcess), &now); err != nil {
+	if err := unix.ClockGettime(int32(^pid<<3|cpuclockSched), &now); err != nil {
 		return 0, fmt.Errorf("read the CPU clock of process %d: %w", pid, err)
 	}
 	return time.Duration(now.Nano()), nil
