@@ -12,17 +12,13 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define LET_THROUGH 1
 
-SEC("cgroup_skb/egress")
-int socket_out(struct __sk_buff *skb)
+/* Both ways, as they follow each other closely on loopback: code that has just
+ * run need not be fetched.
+ */
+SEC("cgroup/skb")
+int socket_packet(struct __sk_buff *skb)
 {
-	capture_at_socket(skb, DIRECTION_EGRESS);
-	return LET_THROUGH;
-}
-
-SEC("cgroup_skb/ingress")
-int socket_in(struct __sk_buff *skb)
-{
-	capture_at_socket(skb, DIRECTION_INGRESS);
+	capture_at_socket(skb);
 	return LET_THROUGH;
 }
 

@@ -386,8 +386,7 @@ const (
 	SocketMapTrustedPrefixes     = "trusted_prefixes"
 	SocketProgCgroupMade         = "cgroup_made"
 	SocketProgSocketDrop         = "socket_drop"
-	SocketProgSocketIn           = "socket_in"
-	SocketProgSocketOut          = "socket_out"
+	SocketProgSocketPacket       = "socket_packet"
 	SocketProgSocketRead         = "socket_read"
 	SocketProgSocketWrite        = "socket_write"
 	SocketProgSocketWrote        = "socket_wrote"
@@ -447,13 +446,12 @@ type SocketSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketProgramSpecs struct {
-	CgroupMade  *ebpf.ProgramSpec `ebpf:"cgroup_made"`
-	SocketDrop  *ebpf.ProgramSpec `ebpf:"socket_drop"`
-	SocketIn    *ebpf.ProgramSpec `ebpf:"socket_in"`
-	SocketOut   *ebpf.ProgramSpec `ebpf:"socket_out"`
-	SocketRead  *ebpf.ProgramSpec `ebpf:"socket_read"`
-	SocketWrite *ebpf.ProgramSpec `ebpf:"socket_write"`
-	SocketWrote *ebpf.ProgramSpec `ebpf:"socket_wrote"`
+	CgroupMade   *ebpf.ProgramSpec `ebpf:"cgroup_made"`
+	SocketDrop   *ebpf.ProgramSpec `ebpf:"socket_drop"`
+	SocketPacket *ebpf.ProgramSpec `ebpf:"socket_packet"`
+	SocketRead   *ebpf.ProgramSpec `ebpf:"socket_read"`
+	SocketWrite  *ebpf.ProgramSpec `ebpf:"socket_write"`
+	SocketWrote  *ebpf.ProgramSpec `ebpf:"socket_wrote"`
 }
 
 // SocketMapSpecs contains maps before they are loaded into the kernel.
@@ -559,21 +557,19 @@ type SocketVariables struct {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketPrograms struct {
-	CgroupMade  *ebpf.Program `ebpf:"cgroup_made"`
-	SocketDrop  *ebpf.Program `ebpf:"socket_drop"`
-	SocketIn    *ebpf.Program `ebpf:"socket_in"`
-	SocketOut   *ebpf.Program `ebpf:"socket_out"`
-	SocketRead  *ebpf.Program `ebpf:"socket_read"`
-	SocketWrite *ebpf.Program `ebpf:"socket_write"`
-	SocketWrote *ebpf.Program `ebpf:"socket_wrote"`
+	CgroupMade   *ebpf.Program `ebpf:"cgroup_made"`
+	SocketDrop   *ebpf.Program `ebpf:"socket_drop"`
+	SocketPacket *ebpf.Program `ebpf:"socket_packet"`
+	SocketRead   *ebpf.Program `ebpf:"socket_read"`
+	SocketWrite  *ebpf.Program `ebpf:"socket_write"`
+	SocketWrote  *ebpf.Program `ebpf:"socket_wrote"`
 }
 
 func (p *SocketPrograms) Close() error {
 	return _SocketClose(
 		p.CgroupMade,
 		p.SocketDrop,
-		p.SocketIn,
-		p.SocketOut,
+		p.SocketPacket,
 		p.SocketRead,
 		p.SocketWrite,
 		p.SocketWrote,

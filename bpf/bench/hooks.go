@@ -38,12 +38,12 @@ type hookPrice struct {
 	AddedNS float64 `json:"added_ns"`
 }
 
-// emptyHook is an empty program and where it belongs.
-type emptyHook struct {
-	name    string
-	program *ebpf.Program
-	attach  func(*ebpf.Program) (link.Link, error)
-	added   []float64
+// hook is a program and where it belongs.
+type hook struct {
+	name, ours string // of the hook, and of the agent's program there
+	program    *ebpf.Program
+	attach     func(*ebpf.Program) (link.Link, error)
+	added      []float64
 }
 
 // measureHooks returns the price of each hook that an agent with --spans=layers
@@ -73,15 +73,15 @@ func measureHooks() (prices []hookPrice, err error) {
 			}
 		}
 	}
+	closeHooks(hooks)
 	for _, h := range hooks {
-		_ = h.program.Close()
 		prices = append(prices, hookPrice{h.name, median(h.added)})
 	}
 	return prices, nil
 }
 
 // turn times messages without, with and without the program.
-func (h *emptyHook) turn(l loopback, counts bool) error {
+func (h *hook) turn(l loopback, counts bool) error {
 	before, err := timeMessages(l)
 	if err != nil {
 		return err
@@ -106,18 +106,18 @@ func (h *emptyHook) turn(l loopback, counts bool) error {
 
 // emptyHooks loads a program for each hook: the tracepoints of our programs, the
 // cgroup's hooks for packets, and those of the loopback interface.
-func emptyHooks(group string) (hooks []emptyHook, err error) {
+func emptyHooks(group string) (hooks []hook, err error) {
 	loopback, err := net.InterfaceByName("lo")
 	if err != nil {
 		return nil, fmt.Errorf("find the loopback interface: %w", err)
 	}
-	add := func(name string, spec *ebpf.ProgramSpec, result int32, attach func(*ebpf.Program) (link.Link, error)) error {
+	add := func(name, ours string, spec *ebpf.ProgramSpec, result int32, attach func(*ebpf.Program) (link.Link, error)) error {
 		spec.License, spec.Instructions = "Dual BSD/GPL", asm.Instructions{asm.Mov.Imm(asm.R0, result), asm.Return()}
 		p, err := ebpf.NewProgram(spec)
 		if err != nil {
 			return fmt.Errorf("load an empty program for %s: %w", name, err)
 		}
-		hooks = append(hooks, emptyHook{name: name, program: p, attach: attach})
+		hooks = append(hooks, hook{name: name, ours: ours, program: p, attach: attach})
 		return nil
 	}
 	socket, err := bpf.LoadSocket()
@@ -127,7 +127,7 @@ func emptyHooks(group string) (hooks []emptyHook, err error) {
 	for _, name := range []string{bpf.SocketProgSocketWrite, bpf.SocketProgSocketRead} {
 		tracepoint := socket.Programs[name].AttachTo
 		spec := &ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: tracepoint}
-		err = errors.Join(err, add("tp_btf/"+tracepoint, spec, 0, func(p *ebpf.Program) (link.Link, error) {
+		err = errors.Join(err, add("tp_btf/"+tracepoint, name, spec, 0, func(p *ebpf.Program) (link.Link, error) {
 			return link.AttachTracing(link.TracingOptions{Program: p})
 		}))
 	}
@@ -136,16 +136,19 @@ func emptyHooks(group string) (hooks []emptyHook, err error) {
 		attach ebpf.AttachType
 	}{{"cgroup_skb/egress", ebpf.AttachCGroupInetEgress}, {"cgroup_skb/ingress", ebpf.AttachCGroupInetIngress}} {
 		spec := &ebpf.ProgramSpec{Type: ebpf.CGroupSKB, AttachType: at.attach}
-		err = errors.Join(err, add(at.name, spec, 1, func(p *ebpf.Program) (link.Link, error) {
+		err = errors.Join(err, add(at.name, bpf.SocketProgSocketPacket, spec, 1, func(p *ebpf.Program) (link.Link, error) {
 			return link.AttachCgroup(link.CgroupOptions{Path: group, Attach: at.attach, Program: p})
 		}))
 	}
 	for _, at := range []struct {
-		name   string
-		attach ebpf.AttachType
-	}{{"tcx/egress", ebpf.AttachTCXEgress}, {"tcx/ingress", ebpf.AttachTCXIngress}} {
+		name, ours string
+		attach     ebpf.AttachType
+	}{
+		{"tcx/egress", bpf.CaptureProgCaptureOut, ebpf.AttachTCXEgress},
+		{"tcx/ingress", bpf.CaptureProgCaptureIn, ebpf.AttachTCXIngress},
+	} {
 		spec := &ebpf.ProgramSpec{Type: ebpf.SchedCLS, AttachType: at.attach}
-		err = errors.Join(err, add(at.name, spec, -1, func(p *ebpf.Program) (link.Link, error) {
+		err = errors.Join(err, add(at.name, at.ours, spec, -1, func(p *ebpf.Program) (link.Link, error) {
 			return link.AttachTCX(link.TCXOptions{Interface: loopback.Index, Attach: at.attach, Program: p})
 		}))
 	}

@@ -61,16 +61,9 @@ func measureSends(turns int) (s sends, err error) {
 			return s, err
 		}
 	}
-	difference := func(a, b []float64) float64 {
-		d := make([]float64, len(a))
-		for i := range a {
-			d[i] = a[i] - b[i]
-		}
-		return median(d)
-	}
 	return sends{
 		OffNS: median(times[0]), EmptyNS: median(times[1]), OnNS: median(times[2]), Turns: len(times[0]),
-		OursNS: difference(times[2], times[1]), AddedNS: difference(times[2], times[0]),
+		OursNS: medianDifference(times[2], times[1]), AddedNS: medianDifference(times[2], times[0]),
 	}, nil
 }
 

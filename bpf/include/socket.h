@@ -193,9 +193,16 @@ static __always_inline void take_segment(struct __sk_buff *skb, struct scratch *
 		take_at_socket(skb, s);
 }
 
-/* Out of the way of those that only pass. */
-static __noinline int look_closely_at_socket(struct __sk_buff *skb, enum direction direction)
+/* Only what arrives came by an interface. */
+static __always_inline enum direction direction_at_socket(const struct __sk_buff *skb)
 {
+	return skb->ingress_ifindex ? DIRECTION_INGRESS : DIRECTION_EGRESS;
+}
+
+/* Out of the way of those that only pass. */
+static __noinline int look_closely_at_socket(struct __sk_buff *skb)
+{
+	enum direction direction = direction_at_socket(skb);
 	struct bpf_sock *sk = skb->sk;
 	struct scratch *s;
 	__u32 *followed;
@@ -213,11 +220,11 @@ static __noinline int look_closely_at_socket(struct __sk_buff *skb, enum directi
 	return 0;
 }
 
-/* The body of both capture programs of sockets. Ports are not looked at: behind a
+/* The body of the capture program of sockets' packets. Ports are not looked at: behind a
  * redirection they are others than on the wire. The socket's state neither, until
  * it has to be: finding it takes more time than all else.
  */
-static __always_inline void capture_at_socket(struct __sk_buff *skb, const enum direction direction)
+static __always_inline void capture_at_socket(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct glance g;
@@ -227,7 +234,7 @@ static __always_inline void capture_at_socket(struct __sk_buff *skb, const enum 
 	if (!(follows_any() && is_followed(followed_of(sk))) && glance_at(skb, 0, &g) &&
 	    passes_by(skb, &g, ACCESS_LOAD))
 		return;
-	look_closely_at_socket(skb, direction);
+	look_closely_at_socket(skb);
 }
 
 #endif

@@ -167,11 +167,10 @@ func (s *sockets) attach(points []tracepoint, cgroups []string) error {
 		return err
 	}
 	for _, path := range cgroups {
-		for name, hook := range map[string]ebpf.AttachType{
-			bpf.SocketProgSocketOut: ebpf.AttachCGroupInetEgress,
-			bpf.SocketProgSocketIn:  ebpf.AttachCGroupInetIngress,
-		} {
-			l, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: hook, Program: s.collection.Programs[name]})
+		for _, hook := range []ebpf.AttachType{ebpf.AttachCGroupInetEgress, ebpf.AttachCGroupInetIngress} {
+			l, err := link.AttachCgroup(link.CgroupOptions{
+				Path: path, Attach: hook, Program: s.collection.Programs[bpf.SocketProgSocketPacket],
+			})
 			if err != nil {
 				return fmt.Errorf("capture at the sockets of cgroup %s (is it a directory of the cgroup2 mount?): %w", path, err)
 			}
