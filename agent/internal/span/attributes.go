@@ -22,12 +22,14 @@ const usualAttributes = 16
 // and what the point's resource tells has none.
 func attributes(p *Point, x *exchange.Exchange, start uint64, peers Peers) []attribute.KeyValue {
 	kv := make([]attribute.KeyValue, 0, usualAttributes)
-	if x.Socket == nil {
-		kv = append(kv, keyDirection.String(x.Direction.String()))
+	if x.Socket == nil { // sockets see the same bytes
+		kv = append(kv,
+			keyDirection.String(x.Direction.String()),
+			keyFormat.String(x.Context.Format.String()),
+			keyHeaderOffset.Int64(int64(x.HeaderOffset)),
+		)
 	}
 	kv = append(kv,
-		keyFormat.String(x.Context.Format.String()),
-		keyHeaderOffset.Int64(int64(x.HeaderOffset)),
 		keyMonotonic.Int64(int64(start)),
 		semconv.ClientAddress(x.Client.Addr().Unmap().String()),
 		semconv.ClientPort(int(x.Client.Port())),

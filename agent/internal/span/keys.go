@@ -48,12 +48,11 @@ const (
 	keyOptionLost   = attribute.Key("layertrace.option_lost")
 	keyFlags        = attribute.Key("layertrace.flags")
 
-	keyLayer    = attribute.Key("layertrace.layer")
-	keyPlace    = attribute.Key("layertrace.place")
-	keyWay      = attribute.Key("layertrace.way")
-	keyWhere    = attribute.Key("layertrace.where")
-	keyCovers   = attribute.Key("layertrace.covers")
-	keyDuration = attribute.Key("layertrace.duration_ns")
+	keyLayer  = attribute.Key("layertrace.layer")
+	keyPlace  = attribute.Key("layertrace.place")
+	keyWay    = attribute.Key("layertrace.way")
+	keyWhere  = attribute.Key("layertrace.where")
+	keyCovers = attribute.Key("layertrace.covers")
 
 	keyClientService = attribute.Key("layertrace.client.service")
 	keyClientNode    = attribute.Key("layertrace.client.node")
@@ -71,7 +70,7 @@ var spanKeys = []attribute.Key{
 	keyRequestBytes, keyRequestPackets, keyResponseBytes, keyResponsePackets,
 	keyRetransmits, keyConnectionID, keyOptionTime, keyOptionLost, keyFlags,
 	keyClientService, keyClientNode, keyServerService, keyServerNode,
-	keyLayer, keyPlace, keyWay, keyWhere, keyCovers, keyDuration,
+	keyLayer, keyPlace, keyWay, keyWhere, keyCovers,
 	semconv.NetworkTypeKey, semconv.ClientAddressKey, semconv.ClientPortKey, semconv.ServerAddressKey, semconv.ServerPortKey,
 	semconv.HTTPResponseStatusCodeKey,
 }

@@ -52,7 +52,7 @@ func (e *Emitter) EmitLayer(s *LayerSpan) bool {
 func layerAttributes(s *LayerSpan) []attribute.KeyValue {
 	kv := []attribute.KeyValue{
 		keyLayer.String(string(s.Part.Layer)), keyPlace.String(s.Part.Place), keyWay.String(string(s.Part.Way)),
-		keyWhere.String(s.Part.Where), keyMonotonic.Int64(int64(s.Part.At)), keyDuration.Int64(s.Part.Time),
+		keyWhere.String(s.Part.Where),
 	}
 	if len(s.Part.Covers) > 0 {
 		names := make([]string, len(s.Part.Covers))
