@@ -60,10 +60,12 @@ func measureCold() (c cold, err error) {
 	if err != nil {
 		return c, err
 	}
+	defer closeHooks(empty)
 	ours, err := ourHooks(empty, group)
 	if err != nil {
 		return c, err
 	}
+	defer closeHooks(ours)
 	states := [][]hook{nil, empty, ours}
 	requests, responses := make([][]float64, len(states)), make([][]float64, len(states))
 	other := make([]byte, coldBytes)
@@ -79,8 +81,6 @@ func measureCold() (c cold, err error) {
 			}
 		}
 	}
-	closeHooks(empty)
-	closeHooks(ours)
 	return cold{
 		OffNS:          median(requests[0]),
 		RequestEmptyNS: medianDifference(requests[1], requests[0]), RequestOursNS: medianDifference(requests[2], requests[0]),
