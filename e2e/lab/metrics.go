@@ -51,6 +51,19 @@ func (l *Lab) watched(ctx context.Context, node int) (int, error) {
 	return int(total), nil
 }
 
+// ExportedSpans is how many spans the agents that run have delivered.
+func (r *Run) ExportedSpans(ctx context.Context) (int, error) {
+	total := 0.0
+	for node := range r.agents {
+		metrics, err := r.lab.AgentMetrics(ctx, node)
+		if err != nil {
+			return 0, err
+		}
+		total += metrics["layertrace_spans_exported_total"]
+	}
+	return int(total), nil
+}
+
 // get asks for a URL from inside a namespace and wants status 200.
 func get(ctx context.Context, space *netspace.Space, url string) ([]byte, error) {
 	transport := &http.Transport{DialContext: space.DialContext, DisableKeepAlives: true}

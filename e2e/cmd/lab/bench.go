@@ -47,8 +47,8 @@ func benchCommand() *cobra.Command {
 		Long: `First measures what a packet costs in the BPF programs. Then sends front page
 requests through Bookinfo (trace headers in front), without and with agents
 alternately: at a fixed rate, latencies counted from when a request should have
-begun, and as fast as answers come. Needs root, and a machine that does nothing
-else.`,
+begun, and as fast as answers come. At last counts how often the agents' BPF
+programs run. Needs root, and a machine that does nothing else.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b.progress = progress()
@@ -106,12 +106,13 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	setup := scenario.Reordered(tracer)
 	setup.TCPOption, setup.Export, setup.Sampling = b.tcpOption, b.export, b.sampling
-	results, err := b.requests(ctx, tools, setup, cases)
+	results, programs, err := b.requests(ctx, tools, setup, cases)
 	if err != nil {
 		return err
 	}
 	printOverhead(os.Stdout, results)
-	return writeOverhead(file, b.key(), results)
+	printPrograms(os.Stdout, programs)
+	return writeOverhead(file, b.key(), results, programs)
 }
 
 // key is where the results go in bench.json: "lab" for the usual setup.
@@ -158,14 +159,14 @@ func chosenCases(names []string) (chosen []overhead.Case, err error) {
 }
 
 // requests brings a lab up for the measurement and takes it down again.
-func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup, cases []overhead.Case) (results []overhead.Result, err error) {
+func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup, cases []overhead.Case) (results []overhead.Result, programs []overhead.Program, err error) {
 	l, err := lab.Up(ctx, lab.Options{
 		Name: b.name, Dir: filepath.Join(b.out, "bench-lab"), Tools: tools, Progress: b.progress,
 		// Nobody reads the traces; a growing Jaeger would disturb the later rounds.
 		MaxTraces: 1000,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		b.progress("taking the lab down")

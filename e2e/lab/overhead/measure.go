@@ -45,19 +45,20 @@ type Options struct {
 	Progress func(format string, args ...any)
 }
 
-// Measure runs the mesh and returns a result per case, in their order.
-func Measure(ctx context.Context, l *lab.Lab, options Options) (results []Result, err error) {
+// Measure runs the mesh and returns a result per case, in their order, and what
+// the agents' BPF programs do for a request.
+func Measure(ctx context.Context, l *lab.Lab, options Options) (results []Result, programs []Program, err error) {
 	setup := options.Setup
 	setup.NoAgents = true
 	setup.Export = cmp.Or(setup.Export, "otlp-grpc")
 	run, err := l.Start(ctx, setup)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, run.Stop()) }()
 	m := meter{Options: options, lab: l, run: run}
 	if err := m.warmUp(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	results = make([]Result, len(options.Cases))
 	for i, c := range options.Cases {
@@ -67,7 +68,7 @@ func Measure(ctx context.Context, l *lab.Lab, options Options) (results []Result
 		for i := range results {
 			pair, err := m.pair(ctx, results[i].Case)
 			if err != nil {
-				return nil, fmt.Errorf("case %s: %w", results[i].Case.Name, err)
+				return nil, nil, fmt.Errorf("case %s: %w", results[i].Case.Name, err)
 			}
 			results[i].Pairs = append(results[i].Pairs, pair)
 			options.Progress("round %d of %d, case %s: p50 %v off, %v on; %.1f requests/s off, %.1f on",
@@ -75,7 +76,9 @@ func Measure(ctx context.Context, l *lab.Lab, options Options) (results []Result
 				pair.On.P50.Round(time.Microsecond), pair.Off.PerSecond, pair.On.PerSecond)
 		}
 	}
-	return results, nil
+	options.Progress("counting what the BPF programs do")
+	programs, err = m.programs(ctx)
+	return results, programs, err
 }
 
 type meter struct {

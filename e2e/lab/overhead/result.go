@@ -25,6 +25,8 @@ type Summary struct {
 	P50, P99  time.Duration
 	// AgentsCPU, JaegerCPU and MeshCPU are seconds per 1,000 requests.
 	AgentsCPU, JaegerCPU, MeshCPU float64
+	// Spans are those of the agents per request.
+	Spans float64
 	// Resident and Peak are the memory of the largest agent, in bytes.
 	Resident, Peak uint64
 }
@@ -46,6 +48,7 @@ func (r Result) Summary(on bool) Summary {
 		AgentsCPU: medianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Agents })),
 		JaegerCPU: medianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Jaeger })),
 		MeshCPU:   medianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Mesh })),
+		Spans:     medianOf(samples, func(s Sample) float64 { return float64(s.Spans) / float64(s.Requests) }),
 		Resident:  medianOf(samples, func(s Sample) uint64 { return s.Resident }),
 		Peak:      medianOf(samples, func(s Sample) uint64 { return s.Peak }),
 	}

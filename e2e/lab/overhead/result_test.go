@@ -39,7 +39,7 @@ func TestSummaryIsPerThousandRequests(t *testing.T) {
 	r := Result{Pairs: []Pair{{
 		Off: Sample{Requests: 500},
 		On: Sample{
-			Requests: 500, Resident: 5, Peak: 6,
+			Requests: 500, Resident: 5, Peak: 6, Spans: 1500,
 			Usage: lab.Usage{Agents: time.Second, Jaeger: 2 * time.Second, Mesh: 3 * time.Second},
 		},
 	}}}
@@ -48,6 +48,9 @@ func TestSummaryIsPerThousandRequests(t *testing.T) {
 		if math.Abs(d) > 1e-9 {
 			t.Errorf("CPU of %s is off by %v s per 1,000 requests", what, d)
 		}
+	}
+	if on.Spans != 3 {
+		t.Errorf("%v spans per request, want 3", on.Spans)
 	}
 	if off := r.Summary(false); off.AgentsCPU != 0 || off.Resident != 0 {
 		t.Errorf("without agents: %+v", off)

@@ -21,6 +21,8 @@ type Sample struct {
 	P50, P99 time.Duration
 	// Usage is the CPU time taken while the load ran.
 	Usage lab.Usage
+	// Spans are those that the agents delivered while the load ran.
+	Spans int
 	// Resident and Peak are the memory of the largest agent, in bytes.
 	Resident, Peak uint64
 }
@@ -37,6 +39,10 @@ func (m *meter) sample(ctx context.Context, c Case) (s Sample, err error) {
 	if _, err := m.lab.Send(ctx, load); err != nil {
 		return s, err
 	}
+	spansBefore, err := m.run.ExportedSpans(ctx)
+	if err != nil {
+		return s, err
+	}
 	before, err := m.lab.Usage()
 	if err != nil {
 		return s, err
@@ -50,9 +56,14 @@ func (m *meter) sample(ctx context.Context, c Case) (s Sample, err error) {
 	if err != nil {
 		return s, err
 	}
+	spansAfter, err := m.run.ExportedSpans(ctx)
+	if err != nil {
+		return s, err
+	}
 	s = Sample{
 		Requests: load.Requests, PerSecond: result.PerSecond(),
 		P50: result.Quantile(0.5), P99: result.Quantile(0.99), Usage: after.Minus(before),
+		Spans: spansAfter - spansBefore,
 	}
 	s.Resident, s.Peak, err = m.run.AgentMemory()
 	return s, err
