@@ -129,5 +129,5 @@ func stop(timeout time.Duration, group *errgroup.Group, probe Probe, delivery *d
 // linger is how long exchanges of an interface can still come after it went:
 // the longest that the probe keeps one, and the time to read it.
 func linger(cfg *config.Config) time.Duration {
-	return cfg.RequestTimeout + cfg.IdleTimeout + 5*time.Second
+	return cfg.RequestTimeout + cfg.IdleTimeout + cfg.ReadInterval + 5*time.Second
 }

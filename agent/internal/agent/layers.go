@@ -41,8 +41,9 @@ func newLayers(cfg *config.Config, names naming, emitter *span.Emitter, times *s
 		shortest: cfg.LayerMinDuration.Nanoseconds()}
 	l.gather = gather.New(gather.Options{
 		// The last record of a trace leaves the kernel up to one and a half idle
-		// timeouts behind the first (the sweep runs twice in one).
-		Wait: 2*cfg.IdleTimeout + time.Second, MaxSightings: maxSightings, Done: l.split,
+		// timeouts behind the first (the sweep runs twice in one), and is read an
+		// interval later.
+		Wait: 2*cfg.IdleTimeout + cfg.ReadInterval, MaxSightings: maxSightings, Done: l.split,
 	})
 	return l
 }

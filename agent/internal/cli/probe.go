@@ -51,6 +51,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		ContextHeaders:   headers,
 		MaxConnections:   cfg.MaxConnections,
 		RingBytes:        cfg.RingBytes,
+		ReadInterval:     cfg.ReadInterval,
 		IdleTimeout:      cfg.IdleTimeout,
 		RequestTimeout:   cfg.RequestTimeout,
 		TrustedPrefixes:  cfg.TrustedPrefixes,

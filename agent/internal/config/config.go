@@ -59,6 +59,7 @@ type Config struct {
 	RequestTimeout  time.Duration
 	MaxConnections  int
 	RingBytes       int
+	ReadInterval    time.Duration
 
 	Spans            string
 	SocketCgroups    []string // or SocketCgroupAuto alone

@@ -54,6 +54,7 @@ func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.DurationVar(&c.RequestTimeout, "request-timeout", time.Minute, "a request without response is reported after so long")
 	fs.IntVar(&c.MaxConnections, "max-connections", 65536, "connections followed at once")
 	fs.IntVar(&c.RingBytes, "ring-bytes", 4<<20, "`BYTES` of the ring buffer between kernel and agent, a power of two")
+	fs.DurationVar(&c.ReadInterval, "read-interval", time.Second, "the ring buffer is read so often, and when a quarter of it is full")
 }
 
 func defineLayers(fs *pflag.FlagSet, c *Config) {

@@ -167,6 +167,7 @@ func TestRefusals(t *testing.T) {
 		{"five context names", []string{"--context-header=a=b3,b=b3,c=b3,d=b3,e=b3"}, nil, "", "at most 4"},
 		{"ring of no power of two", []string{"--ring-bytes=5000000"}, nil, "", "power of two"},
 		{"timeout of 0", []string{"--idle-timeout=0s"}, nil, "", "--idle-timeout"},
+		{"read interval of 0", []string{"--read-interval=0s"}, nil, "", "--read-interval"},
 		{"bad pattern", []string{"--vnic=veth["}, nil, "", "no valid pattern"},
 		{"no interface", []string{"--vnic=", "--pnic="}, nil, "", "both empty"},
 		{"option without cgroup", []string{"--tcp-option=compact"}, nil, "", "--tcp-option-cgroup"},

@@ -67,7 +67,8 @@ func (c *Config) validateCapture() error {
 		return fmt.Errorf("--context-header: %d headers, at most 4 are possible", n)
 	}
 	for flag, d := range map[string]time.Duration{
-		"idle-timeout": c.IdleTimeout, "request-timeout": c.RequestTimeout, "shutdown-timeout": c.ShutdownTimeout,
+		"idle-timeout": c.IdleTimeout, "request-timeout": c.RequestTimeout, "read-interval": c.ReadInterval,
+		"shutdown-timeout": c.ShutdownTimeout,
 	} {
 		if d <= 0 {
 			return fmt.Errorf("--%s is %v: choose a time above 0, such as 2s", flag, d)

@@ -59,6 +59,9 @@ type Options struct {
 	// RingBytes is the size of the ring buffer, a power of two of at least
 	// 4,096, default 4 MiB.
 	RingBytes int
+	// ReadInterval is how long a record waits in the ring buffer at most, unless a
+	// quarter of it is full; default 1 s.
+	ReadInterval time.Duration
 	// IdleTimeout after which an exchange with a response is taken to be over,
 	// default 2 s; RequestTimeout for one without, default 60 s.
 	IdleTimeout, RequestTimeout time.Duration
@@ -91,6 +94,7 @@ const (
 	defaultRequest  = 60 * time.Second
 	defaultMaxConns = 65536
 	defaultRing     = 4 << 20
+	defaultRead     = time.Second
 )
 
 // privatePrefixes: RFC 1918, RFC 6598, RFC 3927, RFC 4193, loopback.
@@ -112,6 +116,7 @@ func (o *Options) complete() error {
 	orDefault(&o.DeepWindow, 65536)
 	orDefault(&o.MaxConnections, defaultMaxConns)
 	orDefault(&o.RingBytes, defaultRing)
+	orDefault(&o.ReadInterval, defaultRead)
 	orDefault(&o.IdleTimeout, defaultIdle)
 	orDefault(&o.RequestTimeout, defaultRequest)
 	orDefault(&o.TCPOption, OptionOff)

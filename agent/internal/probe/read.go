@@ -12,20 +12,17 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 )
 
-// drainInterval is how long records may wait in the ring: the kernel side
-// wakes nobody before a quarter of it is full. Go's runtime watches over
-// whatever wakes up, for a millisecond every 20 µs: better it works on much and
-// seldom.
-const drainInterval = time.Second
-
-// read gives out records until ctx is done and the ring is empty.
+// read gives out records until ctx is done and the ring is empty. The kernel side
+// wakes nobody before a quarter of the ring is full. Go's runtime watches over
+// whatever wakes up, for a millisecond every 20 µs, and finds nothing of it in the
+// caches: better it works on much and seldom.
 func (p *Probe) read(ctx context.Context) error {
 	flushed := context.AfterFunc(ctx, func() { _ = p.reader.Flush() }) // ends a wait
 	defer flushed()
 	var record ringbuf.Record
 	drivers := p.drivers.told()
 	for {
-		p.reader.SetDeadline(time.Now().Add(drainInterval))
+		p.reader.SetDeadline(time.Now().Add(p.opts.ReadInterval))
 		err := p.reader.ReadInto(&record)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):

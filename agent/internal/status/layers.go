@@ -31,8 +31,8 @@ type LayerTimes struct {
 }
 
 // exemplarInterval is how long a bucket keeps its exemplar: a new one costs
-// several times what the sample does.
-const exemplarInterval = time.Second
+// several times what the sample does, and Prometheus seldom looks more often.
+const exemplarInterval = 15 * time.Second
 
 // NewLayerTimes returns empty histograms.
 func NewLayerTimes() *LayerTimes {

@@ -108,9 +108,9 @@ func TestExemplars(t *testing.T) {
 		{series, 0.2, 100 * time.Millisecond, true},     // a slow one is never without
 		{series, 100, 100 * time.Millisecond, true},
 		{other, 0.002, 100 * time.Millisecond, true},
-		{series, 0.002, 999 * time.Millisecond, false},
-		{series, 0.002, time.Second, true},
-		{series, 0.002, 1500 * time.Millisecond, false},
+		{series, 0.002, exemplarInterval - 1, false},
+		{series, 0.002, exemplarInterval, true},
+		{series, 0.002, exemplarInterval + time.Second, false},
 	} {
 		if got := times.exemplarDue(c.series, c.seconds, at.Add(c.after)); got != c.want {
 			t.Errorf("sample %d, %v s after %v: exemplar %t, want %t", i, c.seconds, c.after, got, c.want)

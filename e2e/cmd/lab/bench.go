@@ -57,7 +57,7 @@ programs run. Needs root, and a machine that does nothing else.`,
 	}
 	cmd.Flags().StringSliceVar(&b.cases, "case", nil, "measure only these: "+strings.Join(caseNames(), ", ")+" (all)")
 	cmd.Flags().IntVar(&b.rounds, "rounds", 6, "how often each case is measured without and with agents")
-	cmd.Flags().DurationVar(&b.duration, "duration", 8*time.Second, "how long each time")
+	cmd.Flags().DurationVar(&b.duration, "duration", 10*time.Second, "how long each time")
 	cmd.Flags().StringVar(&b.tracer, "tracer", string(envoy.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
 	cmd.Flags().StringVar(&b.tcpOption, "tcp-option", "", "what the agents write into packets: compact or paper; results go to the key lab-compact or lab-paper")
 	cmd.Flags().StringVar(&b.export, "export", "otlp-grpc", "where the agents send: none shows what the capture alone costs; results go to the key lab-none")

@@ -10,8 +10,13 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab/traffic"
 )
 
-// leadIn is how long a load runs before it counts.
-const leadIn = time.Second
+const (
+	// leadIn is how long a load runs before it counts.
+	leadIn = time.Second
+	// settling is the same with agents that have just begun: what they read they
+	// keep for five seconds, until a trace is complete, and then send.
+	settling = 8 * time.Second
+)
 
 // Sample is what one load showed.
 type Sample struct {
@@ -35,7 +40,11 @@ func (m *meter) sample(ctx context.Context, c Case) (s Sample, err error) {
 		rate = m.limit
 	}
 	load := traffic.Load{Rate: c.Rate, Connections: c.Connections}
-	load.Requests = max(1, int(rate*leadIn.Seconds()))
+	lead := leadIn
+	if m.fresh {
+		lead, m.fresh = settling, false
+	}
+	load.Requests = max(1, int(rate*lead.Seconds()))
 	if _, err := m.lab.Send(ctx, load); err != nil {
 		return s, err
 	}
