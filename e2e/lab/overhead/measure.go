@@ -87,7 +87,7 @@ type meter struct {
 	run *lab.Run
 	// on tells whether the agents run.
 	on bool
-	// fresh tells that they have not had a load yet.
+	// fresh tells that they have begun or ended, and no load was sent since.
 	fresh bool
 	// limit is about how many requests per second the mesh answers at most.
 	limit float64
@@ -130,7 +130,7 @@ func (m *meter) pair(ctx context.Context, c Case) (p Pair, err error) {
 
 func (m *meter) flip(ctx context.Context) error {
 	m.on = !m.on
-	m.fresh = m.on
+	m.fresh = true
 	if m.on {
 		return m.run.StartAgents(ctx)
 	}

@@ -13,8 +13,9 @@ import (
 const (
 	// leadIn is how long a load runs before it counts.
 	leadIn = time.Second
-	// settling is the same with agents that have just begun: what they read they
-	// keep for five seconds, until a trace is complete, and then send.
+	// settling is the same when the agents have just begun or ended: what they read
+	// they keep for five seconds, until a trace is complete, and then send; at the
+	// end they send all at once, and Jaeger has to store it.
 	settling = 8 * time.Second
 )
 
