@@ -44,11 +44,11 @@ func benchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure what a packet, a request and the agents cost",
-		Long: `First measures what a packet costs in the BPF programs. Then sends front page
-requests through Bookinfo (trace headers in front), without and with agents
-alternately: at a fixed rate, latencies counted from when a request should have
-begun, and as fast as answers come. At last counts how often the agents' BPF
-programs run. Needs root, and a machine that does nothing else.`,
+		Long: `First measures what a packet costs in the BPF programs, and counts how often the
+agents' programs run for a request. Then sends front page requests through Bookinfo
+(trace headers in front), without and with agents alternately: at a fixed rate,
+latencies counted from when a request should have begun, and as fast as answers
+come. Needs root, and a machine that does nothing else.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b.progress = progress()

@@ -31,7 +31,7 @@ type overheadRow struct {
 type programRow struct {
 	Program string  `json:"program"`
 	Runs    float64 `json:"runs_per_request"`
-	NS      float64 `json:"ns"`
+	NS      int64   `json:"ns"`
 }
 
 // states are the two halves of a pair, in the order of the table.
@@ -126,7 +126,7 @@ func writeOverhead(path, key string, results []overhead.Result, programs []overh
 	}
 	var ran []programRow
 	for _, p := range programs {
-		ran = append(ran, programRow{p.Name, p.Runs, float64(p.Time.Nanoseconds())})
+		ran = append(ran, programRow{p.Name, p.Runs, p.Time.Nanoseconds()})
 	}
 	if content[key+"-programs"], err = json.Marshal(ran); err != nil {
 		return fmt.Errorf("encode programs: %w", err)

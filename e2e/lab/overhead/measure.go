@@ -60,6 +60,11 @@ func Measure(ctx context.Context, l *lab.Lab, options Options) (results []Result
 	if err := m.warmUp(ctx); err != nil {
 		return nil, nil, err
 	}
+	// Before the rounds: what goes wrong here loses none of them.
+	options.Progress("counting what the BPF programs do")
+	if programs, err = m.programs(ctx); err != nil {
+		return nil, nil, err
+	}
 	results = make([]Result, len(options.Cases))
 	for i, c := range options.Cases {
 		results[i].Case = c
@@ -76,9 +81,7 @@ func Measure(ctx context.Context, l *lab.Lab, options Options) (results []Result
 				pair.On.P50.Round(time.Microsecond), pair.Off.PerSecond, pair.On.PerSecond)
 		}
 	}
-	options.Progress("counting what the BPF programs do")
-	programs, err = m.programs(ctx)
-	return results, programs, err
+	return results, programs, nil
 }
 
 type meter struct {

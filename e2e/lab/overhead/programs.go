@@ -27,16 +27,11 @@ type Program struct {
 	Time time.Duration
 }
 
-// programs sends the load of the limit with agents, while the kernel counts
-// (BPF_ENABLE_STATS, kernel/bpf/syscall.c). The agents' programs are those that
+// programs starts the agents and sends the load of the limit, while the kernel
+// counts (BPF_ENABLE_STATS, kernel/bpf/syscall.c). The agents' programs are those that
 // are not there without agents. Counting costs time: nothing else is measured
 // meanwhile.
 func (m *meter) programs(ctx context.Context) (programs []Program, err error) {
-	if m.on {
-		if err := m.flip(ctx); err != nil {
-			return nil, err
-		}
-	}
 	others, err := loaded()
 	if err != nil {
 		return nil, err
