@@ -121,8 +121,8 @@ func (l *layers) workload(leg *layer.Leg, p *layer.Part) identity.Workload {
 func (l *layers) samples() ([]status.Sample, error) {
 	early, late := l.gather.Counts()
 	return []status.Sample{
-		{Name: "layers_early", Help: "Traces that were split before all of them was there, because too many waited.", Value: float64(early)},
-		{Name: "layers_late", Help: "Exchanges that came when their trace had been split already: their layers are told without the rest.", Value: float64(late)},
-		{Name: "layer_spans_brief", Help: "Times in a layer that got no span, being shorter than --layer-min-duration.", Value: float64(l.brief.Load())},
+		{Name: "traces_split_early", Help: "Traces that were split before all of them was there, because too many waited.", Value: float64(early)},
+		{Name: "observations_late", Help: "Exchanges that came when their trace had been split already: their layers are told without the rest.", Value: float64(late)},
+		{Name: "layer_spans_below_minimum", Help: "Times in a layer that got no span, being shorter than --layer-min-duration.", Value: float64(l.brief.Load())},
 	}, nil
 }

@@ -44,7 +44,7 @@ func split(t *testing.T, shortest time.Duration) (took []time.Duration, brief fl
 		t.Fatal(err)
 	}
 	for _, s := range samples {
-		if s.Name == "layer_spans_brief" {
+		if s.Name == "layer_spans_below_minimum" {
 			brief = s.Value
 		}
 	}

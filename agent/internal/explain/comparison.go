@@ -20,15 +20,15 @@ type Comparison struct {
 	To   time.Time `json:"to"`
 	// Traces were read; Left of them had nothing to compare, for Reasons.
 	Traces  int            `json:"traces"`
-	Left    int            `json:"left_out"`
-	Reasons map[string]int `json:"left_out_reasons"`
+	Left    int            `json:"skipped"`
+	Reasons map[string]int `json:"skipped_reasons"`
 	// Slow traces are those above Threshold, Typical all others.
 	Slow      int   `json:"slow"`
-	Typical   int   `json:"typical"`
+	Typical   int   `json:"baseline"`
 	Threshold int64 `json:"threshold_ns"`
 	// SlowTotal and TypicalTotal are medians.
 	SlowTotal    int64 `json:"slow_total_ns"`
-	TypicalTotal int64 `json:"typical_total_ns"`
+	TypicalTotal int64 `json:"baseline_total_ns"`
 	// Unattributed is the median of what no layer was given in slow traces.
 	Unattributed int64 `json:"unattributed_ns"`
 	// Layers, largest excess first.
@@ -43,10 +43,10 @@ type Comparison struct {
 // Delta compares a layer at a place; Slow and Typical are medians.
 type Delta struct {
 	Layer   layer.Layer   `json:"layer"`
-	Place   string        `json:"place"`
+	Place   string        `json:"location"`
 	Slow    int64         `json:"slow_ns"`
-	Typical int64         `json:"typical_ns"`
+	Typical int64         `json:"baseline_ns"`
 	Excess  int64         `json:"excess_ns"`
 	Share   float64       `json:"share"`
-	Covers  []layer.Layer `json:"covers,omitempty"`
+	Covers  []layer.Layer `json:"merged_layers,omitempty"`
 }

@@ -49,7 +49,7 @@ type Baseline struct {
 	// Traces is the number of typical traces; 0: there is no comparison.
 	Traces int `json:"traces"`
 	// TypicalTotal is their median time in ns.
-	TypicalTotal int64 `json:"typical_total_ns"`
+	TypicalTotal int64 `json:"baseline_total_ns"`
 }
 
 // Share is the time that a layer took at a place.
@@ -57,15 +57,15 @@ type Share struct {
 	Layer layer.Layer `json:"layer"`
 	// Place is the service (application, protocol stack), the node (node
 	// driver, virtual network), or NODE-NODE (relay network).
-	Place string `json:"place"`
+	Place string `json:"location"`
 	Time  int64  `json:"time_ns"`
 	// Typical is the median of the baseline, -1 without one.
-	Typical int64 `json:"typical_ns"`
+	Typical int64 `json:"baseline_ns"`
 	// Share of the trace's total time, 0 to 1.
 	Share float64 `json:"share"`
 	// Covers are the layers that could not be told apart, when a capture point
 	// between them is missing; Layer is the first of them.
-	Covers []layer.Layer `json:"covers,omitempty"`
+	Covers []layer.Layer `json:"merged_layers,omitempty"`
 }
 
 // Hop is one request on one TCP connection.
@@ -89,7 +89,7 @@ type Hop struct {
 	Unattributed int64 `json:"unattributed_ns"`
 	// Waited is false when the trace did not wait for this hop: another one at
 	// the same time ended later.
-	Waited  bool     `json:"waited"`
+	Waited  bool     `json:"on_critical_path"`
 	Verdict Verdict  `json:"verdict"`
 	Notes   []string `json:"notes"`
 }
@@ -97,19 +97,19 @@ type Hop struct {
 // Part is a piece of a hop's time.
 type Part struct {
 	Layer layer.Layer `json:"layer"`
-	Place string      `json:"place"`
+	Place string      `json:"location"`
 	// Where says between which points, as "socket of reviews-v1 to vethreviewsv1".
-	Where string `json:"where"`
+	Where string `json:"between"`
 	// Way is "request", "response" or "both".
-	Way   string `json:"way"`
+	Way   string `json:"phase"`
 	Start int64  `json:"start_ns"`
 	Time  int64  `json:"time_ns"`
 	// Back is where the second half of a part of both ways is drawn: how the
 	// relay network's time is split between them no clock knows. 0: one piece.
 	Back int64 `json:"back_ns,omitempty"`
 	// Typical is the median of the baseline, -1 without one.
-	Typical int64         `json:"typical_ns"`
-	Covers  []layer.Layer `json:"covers,omitempty"`
+	Typical int64         `json:"baseline_ns"`
+	Covers  []layer.Layer `json:"merged_layers,omitempty"`
 }
 
 // piece is a stretch of time that a part is drawn over.
@@ -126,9 +126,9 @@ func (p *Part) pieces() []piece {
 type Verdict struct {
 	// Layer is layer.None when nothing stands out.
 	Layer layer.Layer `json:"layer"`
-	Place string      `json:"place"`
+	Place string      `json:"location"`
 	// Where is the part of the place that took most, as in Part.
-	Where string `json:"where,omitempty"`
+	Where string `json:"between,omitempty"`
 	// Queue is the queue in which most of it was spent, where that is known.
 	Queue layer.Queue `json:"queue,omitempty"`
 	// Time is what the layer took, Excess what of it is more than typical, or
@@ -138,7 +138,7 @@ type Verdict struct {
 	// Share of Excess in the whole time, 0 to 1.
 	Share      float64       `json:"share"`
 	Confidence Confidence    `json:"confidence"`
-	Covers     []layer.Layer `json:"covers,omitempty"`
+	Covers     []layer.Layer `json:"merged_layers,omitempty"`
 	// Evidence are sentences on what supports it: retransmissions, drops, a
 	// queue, the comparison.
 	Evidence []string `json:"evidence"`

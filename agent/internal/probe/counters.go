@@ -46,9 +46,9 @@ var captureCounters = [...]counterName{
 	bpf.CaptureCounterCOUNTER_RING_FULL:           {"exchanges_ring_full", "Exchanges lost because the ring buffer was full (raise ring-bytes)."},
 	bpf.CaptureCounterCOUNTER_MAP_FULL:            {"connections_map_full", "Requests lost because a connection could not be stored (raise max-connections)."},
 	bpf.CaptureCounterCOUNTER_DISCARDED:           {"searches_discarded", "Deep searches ended by another request or the connection's end."},
-	bpf.CaptureCounterCOUNTER_SOCKET_FULL:         {"sockets_unstored", "Packets of sockets whose state could not be stored (out of memory): the socket is not seen."},
+	bpf.CaptureCounterCOUNTER_SOCKET_FULL:         {"socket_storage_full", "Packets of sockets whose state could not be stored (out of memory): the socket is not seen."},
 	bpf.CaptureCounterCOUNTER_DROPPED:             {"packets_dropped", "Packets of open exchanges that the kernel dropped at a watched interface, or in the network namespace of a watched socket."},
-	bpf.CaptureCounterCOUNTER_SCRATCH_BUSY:        {"segments_unread", "Segments that were not looked at, because all working memory of their CPU was in use."},
+	bpf.CaptureCounterCOUNTER_SCRATCH_BUSY:        {"segments_skipped", "Segments that were not looked at, because all working memory of their CPU was in use."},
 }
 
 // optionCounters are indexed by enum option_counter of bpf/sockops.bpf.c.
@@ -93,6 +93,6 @@ func readerCounters(received, unreadable, evicted, unhanded uint64) []Counter {
 		{"exchanges_received", "Exchanges read from the ring buffer.", received},
 		{"exchanges_unreadable", "Records that could not be decoded.", unreadable},
 		{"exchanges_evicted", "Open exchanges lost because the connection map was full (raise max-connections).", evicted},
-		{"driver_times_missing", "Messages that went through their interface's queue and whose first or last byte was not seen there: the node driver is told together with what comes behind it.", unhanded},
+		{"tx_timestamps_missing", "Messages that went through their interface's queue and whose first or last byte was not seen there: the node driver is told together with what comes behind it.", unhanded},
 	}
 }

@@ -48,7 +48,7 @@ func TestDriverWithoutWaiting(t *testing.T) {
 func driven(t *testing.T, k *kernel, want int, waits bool, talk func()) []exchange.Exchange {
 	t.Helper()
 	for range 4 {
-		before := k.count("driver_times_missing")
+		before := k.count("tx_timestamps_missing")
 		talk()
 		all := k.exchanges()
 		if len(all) != want {
@@ -63,7 +63,7 @@ func driven(t *testing.T, k *kernel, want int, waits bool, talk func()) []exchan
 				unseen++
 			}
 		}
-		if counted := k.count("driver_times_missing") - before; counted != unhanded {
+		if counted := k.count("tx_timestamps_missing") - before; counted != unhanded {
 			t.Fatalf("%d requests counted without a time of the driver, want %d", counted, unhanded)
 		}
 		if unhanded == 0 && (!waits || unseen == 0) {

@@ -97,14 +97,14 @@ func TestRunsShareWorkingMemory(t *testing.T) {
 		}
 		claim(key, 1)
 	}
-	k.wantCount("segments_unread", 0)
+	k.wantCount("segments_skipped", 0)
 	k.receive(newConnection(42000).request(get + traceparent + end))
 	if got := len(k.exchanges()); got != 0 {
 		t.Errorf("with all in use: %d exchanges, want 0", got)
 	}
-	k.wantCount("segments_unread", 1)
+	k.wantCount("segments_skipped", 1)
 	claim(n-1, 0)
 	k.receive(newConnection(43000).request(get + traceparent + end))
 	k.one()
-	k.wantCount("segments_unread", 1)
+	k.wantCount("segments_skipped", 1)
 }

@@ -49,10 +49,10 @@ const (
 	keyFlags        = attribute.Key("layertrace.flags")
 
 	keyLayer  = attribute.Key("layertrace.layer")
-	keyPlace  = attribute.Key("layertrace.place")
-	keyWay    = attribute.Key("layertrace.way")
-	keyWhere  = attribute.Key("layertrace.where")
-	keyCovers = attribute.Key("layertrace.covers")
+	keyPlace  = attribute.Key("layertrace.location")
+	keyWay    = attribute.Key("layertrace.phase")
+	keyWhere  = attribute.Key("layertrace.between")
+	keyCovers = attribute.Key("layertrace.merged_layers")
 
 	keyClientService = attribute.Key("layertrace.client.service")
 	keyClientNode    = attribute.Key("layertrace.client.node")

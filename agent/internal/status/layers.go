@@ -39,14 +39,14 @@ func NewLayerTimes() *LayerTimes {
 	stretches := prometheus.NewSummaryVec(prometheus.SummaryOpts{
 		Name: prefix + "hop_duration_seconds",
 		Help: "Time of requests by hop, with all that was done meanwhile: of the whole hop as its client's node saw it, outside of the client's node, and inside the server's node.",
-	}, []string{"stretch", "source", "destination"})
+	}, []string{"interval", "source", "destination"})
 	return &LayerTimes{latest: map[prometheus.Observer][]time.Time{}, stretches: stretches, parts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: prefix + "layer_duration_seconds",
 		Help: "Time that a request or its response spent in a layer, by hop (source and destination service) and place; layers that cannot be told apart here are joined by +.",
 		// Native histograms: about 10 % wide buckets, as many as a hop needs.
 		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
 		Buckets: layerBuckets,
-	}, []string{"layer", "place", "source", "destination", "way"})}
+	}, []string{"layer", "location", "source", "destination", "phase"})}
 }
 
 // Observe counts a hop: for each layer, place and way how long it took in all its

@@ -41,7 +41,7 @@ func TestLayerTimes(t *testing.T) {
 		for _, l := range m.GetLabel() {
 			labels[l.GetName()] = l.GetValue()
 		}
-		if labels["source"] != "productpage" || labels["destination"] != "details" || labels["place"] != "details" || labels["way"] != "request" {
+		if labels["source"] != "productpage" || labels["destination"] != "details" || labels["location"] != "details" || labels["phase"] != "request" {
 			t.Errorf("labels %v", labels)
 		}
 		h := m.GetHistogram()
@@ -81,12 +81,12 @@ func TestHopTimes(t *testing.T) {
 	const want = `
 # HELP layertrace_hop_duration_seconds Time of requests by hop, with all that was done meanwhile: of the whole hop as its client's node saw it, outside of the client's node, and inside the server's node.
 # TYPE layertrace_hop_duration_seconds summary
-layertrace_hop_duration_seconds_sum{destination="details",source="",stretch="inside"} 1
-layertrace_hop_duration_seconds_count{destination="details",source="",stretch="inside"} 1
-layertrace_hop_duration_seconds_sum{destination="details",source="productpage",stretch="hop"} 3
-layertrace_hop_duration_seconds_count{destination="details",source="productpage",stretch="hop"} 1
-layertrace_hop_duration_seconds_sum{destination="details",source="productpage",stretch="outside"} 2
-layertrace_hop_duration_seconds_count{destination="details",source="productpage",stretch="outside"} 1
+layertrace_hop_duration_seconds_sum{destination="details",interval="inside",source=""} 1
+layertrace_hop_duration_seconds_count{destination="details",interval="inside",source=""} 1
+layertrace_hop_duration_seconds_sum{destination="details",interval="hop",source="productpage"} 3
+layertrace_hop_duration_seconds_count{destination="details",interval="hop",source="productpage"} 1
+layertrace_hop_duration_seconds_sum{destination="details",interval="outside",source="productpage"} 2
+layertrace_hop_duration_seconds_count{destination="details",interval="outside",source="productpage"} 1
 `
 	if err := testutil.CollectAndCompare(times, strings.NewReader(want)); err != nil {
 		t.Error(err)

@@ -65,10 +65,10 @@ type report struct {
 	Unattributed int64    `json:"unattributed_ns"`
 	Verdict      struct {
 		Layer      faults.Layer   `json:"layer"`
-		Place      string         `json:"place"`
+		Place      string         `json:"location"`
 		Queue      string         `json:"queue"`
 		Excess     int64          `json:"excess_ns"`
-		Covers     []faults.Layer `json:"covers"`
+		Covers     []faults.Layer `json:"merged_layers"`
 		Confidence string         `json:"confidence"`
 	} `json:"verdict"`
 }

@@ -12,8 +12,8 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	out := `{"asked":["a","c"],"slow_total_ns":9000,"unattributed_ns":10,"verdict":{"layer":"node-driver","place":"node3",
-	"excess_ns":5000,"confidence":"high","covers":["node-driver","virtual-network"]}}
+	out := `{"asked":["a","c"],"slow_total_ns":9000,"unattributed_ns":10,"verdict":{"layer":"node-driver","location":"node3",
+	"excess_ns":5000,"confidence":"high","merged_layers":["node-driver","virtual-network"]}}
 {"asked":["b"],"verdict":{"layer":"none"}}`
 	got, err := parse([]byte(out))
 	want := []faults.Verdict{

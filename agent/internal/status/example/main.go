@@ -93,7 +93,7 @@ func health() ([]status.Sample, error) {
 	gauge("interfaces", 2, "role", "vnic")
 	gauge("interfaces", 1, "role", "pnic")
 	gauge("interfaces_unattached", 0)
-	for _, name := range []string{"layers_early", "layers_late", "spans_failed"} {
+	for _, name := range []string{"traces_split_early", "observations_late", "spans_failed"} {
 		all = append(all, status.Sample{Name: name, Help: "Made up."})
 	}
 	return append(all, status.Sample{Name: "spans_dropped", Help: "Made up.", Label: "reason", LabelValue: "queue_full"}), nil
