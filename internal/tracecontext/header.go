@@ -4,59 +4,62 @@ package tracecontext
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
-// Limits of configured names, as in docs/trace-context.md.
+// Limits of configured header names, for the BPF programs as well.
 const (
-	MaxHeaders       = 4  // configured names in all
-	MaxHeaderNameLen = 31 // bytes of one name
+	MaxContextHeaders   = 4  // names
+	MaxContextHeaderLen = 31 // bytes of one name
 )
 
-// Header is a configured name whose value is read in one of the formats that
-// stand in a single line.
-type Header struct {
+// ContextHeader is a configured request header whose value is a whole trace
+// context in one of the single-header formats.
+type ContextHeader struct {
 	Name   string
-	Format Format // FormatW3C, FormatB3, FormatJaeger or FormatSW8
+	Format Format
 }
 
-// ParseHeader reads NAME=FORMAT, as on the command line.
-func ParseHeader(s string) (Header, error) {
+// ParseContextHeader parses NAME=FORMAT, the value of --context-header, and
+// validates it.
+func ParseContextHeader(s string) (ContextHeader, error) {
 	name, format, ok := strings.Cut(s, "=")
 	if !ok {
-		return Header{}, fmt.Errorf("context header %q: write it as NAME=FORMAT", s)
+		return ContextHeader{}, fmt.Errorf("context header %q: want NAME=FORMAT, such as x-trace=w3c", s)
 	}
 	f, err := ParseFormat(format)
 	if err != nil {
-		return Header{}, fmt.Errorf("context header %q: %w", s, err)
+		return ContextHeader{}, fmt.Errorf("context header %q: %w", s, err)
 	}
-	h := Header{Name: name, Format: f}
+	h := ContextHeader{Name: name, Format: f}
 	return h, h.Validate()
 }
 
-// String is the inverse of ParseHeader.
-func (h Header) String() string { return h.Name + "=" + h.Format.String() }
+// String is the inverse of ParseContextHeader.
+func (h ContextHeader) String() string { return h.Name + "=" + h.Format.String() }
 
-// Validate checks that the name is a token of RFC 9110, section 5.6.2, within
-// the limits, and that the format stands in a single line.
-func (h Header) Validate() error {
-	if len(h.Name) < 1 || len(h.Name) > MaxHeaderNameLen {
-		return fmt.Errorf("context header %q: the name must have 1 to %d bytes", h.Name, MaxHeaderNameLen)
+// Validate checks that the name is a token (RFC 9110, section 5.6.2) within the
+// limits, and that the format uses a single header.
+func (h ContextHeader) Validate() error {
+	if len(h.Name) < 1 || len(h.Name) > MaxContextHeaderLen {
+		return fmt.Errorf("context header %q: the name must have 1 to %d bytes", h, MaxContextHeaderLen)
 	}
-	if i := strings.IndexFunc(h.Name, isNoToken); i >= 0 {
-		return fmt.Errorf("context header %q: no header name can hold %q", h.Name, h.Name[i])
+	if i := strings.IndexFunc(h.Name, notTokenChar); i >= 0 {
+		return fmt.Errorf("context header %q: invalid character %q in the name", h, h.Name[i])
 	}
-	switch h.Format {
-	case FormatW3C, FormatB3, FormatJaeger, FormatSW8:
-		return nil
+	if !slices.Contains(singleHeaderFormats, h.Format) {
+		return fmt.Errorf("context header %q: format %q is not one of %v", h, h.Format, singleHeaderFormats)
 	}
-	return fmt.Errorf("context header %q: format %s does not stand in one line (choose from w3c, b3, jaeger, sw8)", h.Name, h.Format)
+	return nil
 }
 
-// ValidateHeaders checks each header and their number.
-func ValidateHeaders(headers []Header) error {
-	if len(headers) > MaxHeaders {
-		return fmt.Errorf("%d context headers are configured, at most %d are possible", len(headers), MaxHeaders)
+var singleHeaderFormats = []Format{FormatW3C, FormatB3, FormatJaeger, FormatSW8}
+
+// ValidateContextHeaders validates each header and their number.
+func ValidateContextHeaders(headers []ContextHeader) error {
+	if len(headers) > MaxContextHeaders {
+		return fmt.Errorf("%d context headers: at most %d are possible", len(headers), MaxContextHeaders)
 	}
 	for _, h := range headers {
 		if err := h.Validate(); err != nil {
@@ -66,7 +69,7 @@ func ValidateHeaders(headers []Header) error {
 	return nil
 }
 
-func isNoToken(r rune) bool {
+func notTokenChar(r rune) bool {
 	switch {
 	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
 		return false

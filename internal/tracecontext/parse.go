@@ -26,7 +26,7 @@ type Options struct {
 	// Window is the number of bytes looked at; 0: all that are given.
 	Window int
 	// Headers are the configured names, looked for after the built-in ones.
-	Headers []Header
+	Headers []ContextHeader
 	// MaxLine is the length in bytes above which a line is skipped; 0: none
 	// is. Deep mode has DeepMaxLine.
 	MaxLine int

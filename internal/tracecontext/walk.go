@@ -6,7 +6,7 @@ import "bytes"
 
 // walk is the state between two lines of a head.
 type walk struct {
-	headers []Header
+	headers []ContextHeader
 	b3      parts
 	datadog parts
 	result  Result

@@ -30,14 +30,6 @@ const (
 // SocketCgroupAuto as the one --socket-cgroup: the pods' cgroup of this node.
 const SocketCgroupAuto = "auto"
 
-// ContextHeader is a further request header that carries a trace context.
-type ContextHeader struct {
-	// Name of the header, 1 to 31 bytes, compared without regard to case.
-	Name string
-	// Format in which the header's value is read.
-	Format tracecontext.Format
-}
-
 // KeyValue is one header that goes out with each OTLP request.
 type KeyValue struct{ Key, Value string }
 
@@ -53,7 +45,7 @@ type Config struct {
 	PrefixWindow    int      // bytes
 	Deep            bool
 	DeepWindow      int // bytes
-	ContextHeaders  []ContextHeader
+	ContextHeaders  []tracecontext.ContextHeader
 	TrustedPrefixes []netip.Prefix
 	IdleTimeout     time.Duration
 	RequestTimeout  time.Duration

@@ -95,7 +95,7 @@ mode: clsact
 			if err != nil {
 				t.Fatal(err)
 			}
-			headers := []ContextHeader{{"x-trace", tracecontext.FormatW3C}, {"X-Other", tracecontext.FormatSW8}}
+			headers := []tracecontext.ContextHeader{{Name: "x-trace", Format: tracecontext.FormatW3C}, {Name: "X-Other", Format: tracecontext.FormatSW8}}
 			if !reflect.DeepEqual(c.ContextHeaders, headers) {
 				t.Errorf("context-header %v, want %v", c.ContextHeaders, headers)
 			}

@@ -63,13 +63,13 @@ func (f *flags) options() (Options, error) {
 		opts.Ports = append(opts.Ports, uint16(port))
 	}
 	for _, text := range f.headers {
-		h, err := tracecontext.ParseHeader(text)
+		h, err := tracecontext.ParseContextHeader(text)
 		if err != nil {
 			return opts, fmt.Errorf("--context-header: %w", err)
 		}
 		opts.Headers = append(opts.Headers, h)
 	}
-	if err := tracecontext.ValidateHeaders(opts.Headers); err != nil {
+	if err := tracecontext.ValidateContextHeaders(opts.Headers); err != nil {
 		return opts, fmt.Errorf("--context-header: %w", err)
 	}
 	return opts, nil
