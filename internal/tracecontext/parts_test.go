@@ -79,7 +79,7 @@ func TestWindowEndsSeveralLines(t *testing.T) {
 
 func TestConfiguredNames(t *testing.T) {
 	opts := Options{Headers: []ContextHeader{
-		{"X-Trace", FormatW3C}, {"X-Zip", FormatB3}, {"x-uber", FormatJaeger}, {"X-Sky", FormatSW8},
+		{"X-Trace", FormatW3C}, {"X-Zip", FormatB3}, {"x-uber", FormatJaeger}, {"X-Sky", FormatSkyWalking},
 	}}
 	value := strings.TrimPrefix(w3c, "traceparent: ")
 	check(t, request("x-tRACE: "+value), opts, Result{Outcome: Found, Context: w3cContext, Offset: 26, Final: true})
@@ -92,7 +92,7 @@ func TestConfiguredNames(t *testing.T) {
 }
 
 func TestParseHeader(t *testing.T) {
-	for _, s := range []string{"x-trace=w3c", "a=b3", strings.Repeat("n", 31) + "=sw8", "X_y.z=jaeger"} {
+	for _, s := range []string{"x-trace=w3c", "a=b3", strings.Repeat("n", 31) + "=skywalking", "X_y.z=jaeger"} {
 		h, err := ParseContextHeader(s)
 		if err != nil || h.String() != s {
 			t.Errorf("ParseContextHeader(%q) = %v, %v", s, h, err)

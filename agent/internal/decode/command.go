@@ -47,7 +47,7 @@ A summary goes to standard error.`,
 	set.IntVar(&f.prefixWindow, "prefix-window", DefaultPrefixWindow, "bytes of a request's first segment that are searched")
 	set.BoolVar(&f.deep, "deep", false, "search over several segments")
 	set.IntVar(&f.deepWindow, "deep-window", DefaultDeepWindow, "bytes of a request that are searched with --deep")
-	set.StringArrayVar(&f.headers, "context-header", nil, "a further header with a trace context, as NAME=w3c|b3|jaeger|sw8 (repeatable)")
+	set.StringArrayVar(&f.headers, "context-header", nil, "a further header with a trace context, as NAME=w3c|b3|jaeger|skywalking (repeatable)")
 	return cmd
 }
 
