@@ -152,7 +152,7 @@ func (r *run) sampleMemory(ctx context.Context, o SoakOptions, enough func() boo
 
 // account reads what Envoy and the filter have to say.
 func (r *run) account(ctx context.Context, result *SoakResult) error {
-	for _, name := range []string{"reordered", "already_in_front", "without_context"} {
+	for _, name := range []string{"reordered", "already_first", "without_context"} {
 		n, err := r.proxy.Counters(ctx, "layertrace_requests_"+name)
 		if err != nil {
 			return err
