@@ -90,7 +90,7 @@ image: ## Build the agent's image, layertrace/agent:devel (needs docker)
 
 .PHONY: generate
 generate: packages ## Compile the BPF programs, write their Go bindings, bring the manifests up to date
-	go generate ./bpf/... ./istio
+	go generate ./bpf/... ./istio ./agent/internal/span
 
 .PHONY: setup
 setup: packages lab ## Get all that the tests need: packages, Envoy, Jaeger, Prometheus
