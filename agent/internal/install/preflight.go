@@ -6,9 +6,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/types/known/structpb"
+	securityapi "istio.io/api/security/v1beta1"
+	networkingv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -169,4 +178,218 @@ func (c *Cluster) DryRun(ctx context.Context, objects []*unstructured.Unstructur
 		}
 	}
 	return errors.Join(failures...)
+}
+
+// checkTracing sees to it that the named provider exists, as Istio takes an
+// unknown one for none and says nothing, and that no other Telemetry speaks for
+// the whole mesh.
+func checkTracing(ctx context.Context, c *Cluster, o *Options, m *mesh) ([]Finding, error) {
+	others, err := c.meshTelemetry(ctx, o.IstioNamespace)
+	if err != nil {
+		return nil, err
+	}
+	if o.TracingProvider == "" {
+		return withoutProvider(others, m)
+	}
+	if m.config == nil {
+		return one(Warning, "no mesh configuration in %s (ConfigMap istio): whether there is a provider %q cannot be seen", o.IstioNamespace, o.TracingProvider)
+	}
+	known := m.config.tracingProviders()
+	kind, ok := known[o.TracingProvider]
+	if !ok {
+		return one(Refusal, "the mesh configuration has no tracing provider %q (it has %s), and with an unknown one tracing is silently off: add it to extensionProviders, or correct --tracing-provider",
+			o.TracingProvider, listOr(slices.Sorted(maps.Keys(known)), "none"))
+	}
+	for _, t := range others {
+		return one(Refusal, "Telemetry %s/%s speaks for the whole mesh already, and Istio takes only one: set provider and sampling there and leave --tracing-provider out", t.Namespace, t.Name)
+	}
+	findings := []Finding{{Level: Fine, Text: fmt.Sprintf("tracing by %s (%s), %v %% of requests", o.TracingProvider, kind, o.Sampling)}}
+	if m.config.EnableTracing != nil && !*m.config.EnableTracing {
+		findings = append(findings, Finding{Level: Warning, Text: "the mesh configuration says enableTracing: false; the Telemetry resource wins over it"})
+	}
+	return findings, nil
+}
+
+func withoutProvider(others []*telemetryv1.Telemetry, m *mesh) ([]Finding, error) {
+	for _, t := range others {
+		if len(t.Spec.Tracing) > 0 {
+			return one(Fine, "tracing as Telemetry %s/%s says", t.Namespace, t.Name)
+		}
+	}
+	if m.config != nil && len(m.config.DefaultProviders.Tracing) > 0 {
+		return one(Fine, "tracing by the mesh's default, %s", strings.Join(m.config.DefaultProviders.Tracing, ", "))
+	}
+	return one(Warning, "no Telemetry and no default provider switches tracing on for the mesh: without trace headers there is nothing to see; name a provider by --tracing-provider")
+}
+
+// meshTelemetry returns the Telemetry resources for the whole mesh that are not
+// ours: those without a selector in the root namespace.
+func (c *Cluster) meshTelemetry(ctx context.Context, root string) ([]*telemetryv1.Telemetry, error) {
+	all, err := list[telemetryv1.Telemetry](ctx, c, kindTelemetry, root, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(t *telemetryv1.Telemetry) bool {
+		selects := t.Spec.Selector != nil || len(t.Spec.TargetRefs) > 0 //nolint:staticcheck // the field is set by users
+		return selects || t.Labels[managedBy] == FieldManager
+	}), nil
+}
+
+func listOr(names []string, empty string) string {
+	if len(names) == 0 {
+		return empty
+	}
+	return strings.Join(names, ", ")
+}
+
+// checkMTLS tells what encryption between sidecars hides.
+func checkMTLS(ctx context.Context, c *Cluster, o *Options, m *mesh) ([]Finding, error) {
+	policies, err := list[securityv1.PeerAuthentication](ctx, c, kindPeerAuthentication, o.IstioNamespace, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	mode := securityapi.PeerAuthentication_MutualTLS_PERMISSIVE // Istio's default
+	for _, p := range policies {
+		if p.Spec.Selector == nil && p.Spec.Mtls != nil && p.Spec.Mtls.Mode != securityapi.PeerAuthentication_MutualTLS_UNSET {
+			mode = p.Spec.Mtls.Mode
+		}
+	}
+	const meaning = "no trace context can be read there yet, and those hops have no interface spans"
+	auto := m.config == nil || m.config.EnableAutoMTLS == nil || *m.config.EnableAutoMTLS
+	switch {
+	case mode == securityapi.PeerAuthentication_MutualTLS_STRICT:
+		return one(Warning, "mutual TLS is STRICT: traffic between sidecars is encrypted; %s", meaning)
+	case mode == securityapi.PeerAuthentication_MutualTLS_PERMISSIVE && auto:
+		return one(Warning, "mutual TLS is PERMISSIVE, and sidecars use it among themselves (auto mTLS): %s; a PeerAuthentication with mode DISABLE for a namespace makes its traffic readable", meaning)
+	default:
+		return one(Fine, "mutual TLS is %s", mode)
+	}
+}
+
+// checkUpstreamFilters finds other EnvoyFilters that set the router's upstream
+// filters. Envoy gets both lists as one, with two codecs, and refuses the
+// listener.
+func checkUpstreamFilters(ctx context.Context, c *Cluster, o *Options, _ *mesh) ([]Finding, error) {
+	if !o.usesUpstreamFilters() {
+		return nil, nil
+	}
+	filters, err := list[networkingv1alpha3.EnvoyFilter](ctx, c, kindEnvoyFilter, "", metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, f := range filters {
+		if f.Labels[managedBy] == FieldManager && f.Name == objectName && f.Namespace == o.IstioNamespace {
+			continue
+		}
+		for _, p := range f.Spec.ConfigPatches {
+			if setsUpstreamFilters(p.GetPatch().GetValue()) {
+				names = append(names, fmt.Sprintf("EnvoyFilter %s/%s", f.Namespace, f.Name))
+				break
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	return one(Refusal, "%s sets the router's %s already, and Envoy refuses a listener with both: join them by hand, or choose --reorder %s or %s",
+		strings.Join(names, ", "), upstreamFiltersKey, ReorderInlineHeaders, ReorderPatched)
+}
+
+// setsUpstreamFilters looks for the field at any depth, under both names that
+// protobuf's JSON reader takes.
+func setsUpstreamFilters(s *structpb.Struct) bool {
+	for key, value := range s.GetFields() {
+		if key == upstreamFiltersKey || key == "upstreamHttpFilters" || valueSets(value) {
+			return true
+		}
+	}
+	return false
+}
+
+func valueSets(v *structpb.Value) bool {
+	for _, item := range v.GetListValue().GetValues() {
+		if valueSets(item) {
+			return true
+		}
+	}
+	return setsUpstreamFilters(v.GetStructValue())
+}
+
+// Kernels, as major and minor, that have what the agent uses.
+var (
+	kernelCapture = [2]int{5, 14} // the sweep: BPF_PROG_TYPE_SYSCALL that walks a map
+	kernelTCX     = [2]int{6, 6}  // before it, clsact
+)
+
+// checkNodes looks at each node's kernel and architecture. The agent itself tries
+// the features (layertrace doctor); this tells beforehand what to expect.
+func checkNodes(ctx context.Context, c *Cluster, _ *Options, _ *mesh) ([]Finding, error) {
+	nodes, err := list[corev1.Node](ctx, c, kindNode, "", metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var works, clsact, unfit []string
+	for _, n := range nodes {
+		info := n.Status.NodeInfo
+		if info.OperatingSystem != "" && info.OperatingSystem != "linux" {
+			continue // the DaemonSet leaves it out
+		}
+		if info.Architecture != "" && !slices.Contains([]string{"amd64", "arm64"}, info.Architecture) {
+			unfit = append(unfit, fmt.Sprintf("%s (%s)", n.Name, info.Architecture))
+			continue
+		}
+		old, err := olderThan(info.KernelVersion, kernelCapture[0], kernelCapture[1])
+		if err != nil {
+			unfit = append(unfit, fmt.Sprintf("%s (kernel %q)", n.Name, info.KernelVersion))
+			continue
+		}
+		if old {
+			unfit = append(unfit, fmt.Sprintf("%s (kernel %s)", n.Name, info.KernelVersion))
+			continue
+		}
+		works = append(works, n.Name)
+		if older, err := olderThan(info.KernelVersion, kernelTCX[0], kernelTCX[1]); err == nil && older {
+			clsact = append(clsact, fmt.Sprintf("%s (%s)", n.Name, info.KernelVersion))
+		}
+	}
+	return nodeFindings(works, clsact, unfit)
+}
+
+func nodeFindings(works, clsact, unfit []string) ([]Finding, error) {
+	needs := fmt.Sprintf("the agent needs kernel %d.%d on amd64 or arm64", kernelCapture[0], kernelCapture[1])
+	if len(works) == 0 && len(unfit) > 0 {
+		return one(Refusal, "no node can capture, %s: %s", needs, strings.Join(unfit, ", "))
+	}
+	findings := []Finding{{Level: Fine, Text: fmt.Sprintf("%d nodes can capture by their kernel versions", len(works))}}
+	if len(works) == 0 {
+		findings[0] = Finding{Level: Warning, Text: "there are no nodes"}
+	}
+	if len(unfit) > 0 {
+		findings = append(findings, Finding{Level: Warning, Text: fmt.Sprintf("no spans from %s: %s", strings.Join(unfit, ", "), needs)})
+	}
+	if len(clsact) > 0 {
+		findings = append(findings, Finding{Level: Fine, Text: fmt.Sprintf("no TCX before %d.%d, so clsact is used on %s", kernelTCX[0], kernelTCX[1], strings.Join(clsact, ", "))})
+	}
+	return findings, nil
+}
+
+// checkProxyImage sees whether the sidecar injector uses the patched proxy.
+func checkProxyImage(ctx context.Context, c *Cluster, o *Options, _ *mesh) ([]Finding, error) {
+	if o.Reorder != ReorderPatched {
+		return nil, nil
+	}
+	if o.ProxyImage == "" {
+		return one(Refusal, "--reorder %s needs --proxy-image: the patched proxy's, as in istioctl install --set values.global.proxy.image", ReorderPatched)
+	}
+	maps, err := list[corev1.ConfigMap](ctx, c, kindConfigMap, o.IstioNamespace, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for _, found := range maps {
+		if strings.HasPrefix(found.Name, "istio-sidecar-injector") && strings.Contains(found.Data["values"], `"`+o.ProxyImage+`"`) {
+			return one(Fine, "the sidecar injector uses %s", o.ProxyImage)
+		}
+	}
+	return one(Warning, "the sidecar injector does not use %s yet: istioctl install --set values.global.proxy.image=%s, then restart the workloads", o.ProxyImage, o.ProxyImage)
 }
