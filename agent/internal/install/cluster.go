@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/layertrace/layertrace/istio"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -22,19 +21,33 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Cluster is a connection to an API server. Objects go through the dynamic
-// client: typed client sets would bring every API group into the binary
-// (20 MB).
+// Kinds that are read. The exported ones are those of package clusterstatus.
+var (
+	kindConfigMap          = schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}
+	KindNamespace          = schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}
+	kindNode               = schema.GroupVersionKind{Version: "v1", Kind: "Node"}
+	KindPod                = schema.GroupVersionKind{Version: "v1", Kind: "Pod"}
+	KindDaemonSet          = schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "DaemonSet"}
+	kindDeployment         = schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}
+	kindEnvoyFilter        = schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1alpha3", Kind: "EnvoyFilter"}
+	kindWasmPlugin         = schema.GroupVersionKind{Group: "extensions.istio.io", Version: "v1alpha1", Kind: "WasmPlugin"}
+	KindTelemetry          = schema.GroupVersionKind{Group: "telemetry.istio.io", Version: "v1", Kind: "Telemetry"}
+	kindPeerAuthentication = schema.GroupVersionKind{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"}
+	kindPodMonitor         = schema.GroupVersionKind{Group: "monitoring.coreos.com", Version: "v1", Kind: "PodMonitor"}
+)
+
+// Cluster is a client of an API server. It uses the dynamic client, as typed
+// client sets would link every API group into the binary (20 MB).
 type Cluster struct {
-	// Name of the kubeconfig's context, "" within a cluster.
+	// Name of the kubeconfig's context, "" in a pod.
 	Name    string
 	objects dynamic.Interface
 	raw     rest.Interface
 	known   map[schema.GroupVersion][]metav1.APIResource
 }
 
-// Connect reads the kubeconfig file (empty: as kubectl does) and chooses its
-// context (empty: the current one). It sends nothing yet.
+// Connect reads the kubeconfig file (empty: as kubectl does) and selects its
+// context (empty: the current one). It does not contact the API server yet.
 func Connect(kubeconfig, context string) (*Cluster, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = kubeconfig
@@ -43,7 +56,7 @@ func Connect(kubeconfig, context string) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w; correct --kubeconfig or --context", err)
 	}
-	// The default of 5 requests a second is for controllers.
+	// The default of 5 requests per second is meant for controllers.
 	config.QPS, config.Burst = 50, 100
 	config.UserAgent = FieldManager
 	c := &Cluster{Name: context, known: map[schema.GroupVersion][]metav1.APIResource{}}
@@ -51,16 +64,16 @@ func Connect(kubeconfig, context string) (*Cluster, error) {
 		c.Name = raw.CurrentContext
 	}
 	if c.objects, err = dynamic.NewForConfig(config); err != nil {
-		return nil, fmt.Errorf("connect to the cluster: %w", err)
+		return nil, fmt.Errorf("create a client for the cluster: %w", err)
 	}
 	config.NegotiatedSerializer = serializer.NewCodecFactory(runtime.NewScheme()).WithoutConversion()
 	if c.raw, err = rest.UnversionedRESTClientFor(config); err != nil {
-		return nil, fmt.Errorf("connect to the cluster: %w", err)
+		return nil, fmt.Errorf("create a client for the cluster: %w", err)
 	}
 	return c, nil
 }
 
-// get returns an object as the cluster has it, nil when there is none.
+// get returns the cluster's version of an object, nil if it does not exist.
 func (c *Cluster) get(ctx context.Context, like *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	r, err := c.resource(ctx, like.GroupVersionKind(), like.GetNamespace())
 	if err != nil {
@@ -73,9 +86,9 @@ func (c *Cluster) get(ctx context.Context, like *unstructured.Unstructured) (*un
 	return found, err
 }
 
-// list reads all objects of a kind as T, in one namespace or, with "", in all.
-// A kind that the cluster does not know has none.
-func list[T any](ctx context.Context, c *Cluster, kind schema.GroupVersionKind, namespace string, options metav1.ListOptions) ([]*T, error) {
+// List returns all objects of a kind as T, in one namespace or, with "", in all.
+// A kind that the cluster does not have is an empty list.
+func List[T any](ctx context.Context, c *Cluster, kind schema.GroupVersionKind, namespace string, options metav1.ListOptions) ([]*T, error) {
 	r, err := c.resource(ctx, kind, namespace)
 	if errors.Is(err, errNoKind) {
 		return nil, nil
@@ -103,18 +116,19 @@ func list[T any](ctx context.Context, c *Cluster, kind schema.GroupVersionKind, 
 	}
 }
 
-// errNoKind: the cluster does not know a kind, for want of its CRD for instance.
-var errNoKind = errors.New("the cluster does not know it")
+// errNoKind: the cluster does not have a kind, because its CRD is missing for
+// instance.
+var errNoKind = errors.New("the cluster does not have this kind")
 
-// resource returns where objects of a kind are, for a namespaced kind in that
-// namespace ("": in all).
+// resource returns the client for a kind. A namespaced kind is limited to that
+// namespace ("": all).
 func (c *Cluster) resource(ctx context.Context, kind schema.GroupVersionKind, namespace string) (dynamic.ResourceInterface, error) {
 	resources, err := c.resources(ctx, kind.GroupVersion())
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range resources {
-		if r.Kind != kind.Kind || strings.Contains(r.Name, "/") { // a subresource
+		if r.Kind != kind.Kind || strings.Contains(r.Name, "/") { // subresource
 			continue
 		}
 		objects := c.objects.Resource(kind.GroupVersion().WithResource(r.Name))
@@ -126,8 +140,8 @@ func (c *Cluster) resource(ctx context.Context, kind schema.GroupVersionKind, na
 	return nil, fmt.Errorf("%s %s: %w", kind.GroupVersion(), kind.Kind, errNoKind)
 }
 
-// knows reports whether the cluster knows a kind.
-func (c *Cluster) knows(ctx context.Context, kind schema.GroupVersionKind) (bool, error) {
+// hasKind reports whether the cluster has a kind.
+func (c *Cluster) hasKind(ctx context.Context, kind schema.GroupVersionKind) (bool, error) {
 	_, err := c.resource(ctx, kind, "")
 	if errors.Is(err, errNoKind) {
 		return false, nil
@@ -135,9 +149,9 @@ func (c *Cluster) knows(ctx context.Context, kind schema.GroupVersionKind) (bool
 	return err == nil, err
 }
 
-// resources returns what the API server has in a group version, nothing when it
-// does not know it. The discovery client of client-go would do the same, and
-// bring the types of all API groups into the binary (20 MB).
+// resources returns the API resources of a group version, none if the API server
+// does not have it. client-go's discovery client would link the types of all API
+// groups into the binary (20 MB).
 func (c *Cluster) resources(ctx context.Context, version schema.GroupVersion) ([]metav1.APIResource, error) {
 	if known, ok := c.known[version]; ok {
 		return known, nil
@@ -149,13 +163,13 @@ func (c *Cluster) resources(ctx context.Context, version schema.GroupVersion) ([
 	var found metav1.APIResourceList
 	err := c.getJSON(ctx, path, &found)
 	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("ask the cluster what it knows in %s: %w", version, err)
+		return nil, fmt.Errorf("discover the resources of %s: %w", version, err)
 	}
 	c.known[version] = found.APIResources
 	return found.APIResources, nil
 }
 
-// namespaced returns all resources in namespaces that can be listed and deleted.
+// namespaced returns all namespaced resources that can be listed and deleted.
 func (c *Cluster) namespaced(ctx context.Context) ([]schema.GroupVersionResource, error) {
 	versions := []schema.GroupVersion{{Version: "v1"}}
 	var groups metav1.APIGroupList
@@ -184,47 +198,18 @@ func (c *Cluster) namespaced(ctx context.Context) ([]schema.GroupVersionResource
 	return all, nil
 }
 
+// GetFromPod sends GET to a port of a pod through the API server, which needs the
+// permission get on pods/proxy.
+func (c *Cluster) GetFromPod(ctx context.Context, namespace, pod string, port int, path string) ([]byte, error) {
+	return c.raw.Get().
+		AbsPath("/api/v1/namespaces", namespace, "pods", fmt.Sprintf("%s:%d", pod, port), "proxy", path).
+		Do(ctx).Raw()
+}
+
 func (c *Cluster) getJSON(ctx context.Context, path string, into any) error {
 	data, err := c.raw.Get().AbsPath(path).Do(ctx).Raw()
 	if err != nil {
 		return err
 	}
 	return json.Unmarshal(data, into)
-}
-
-// Kinds that are read.
-var (
-	kindConfigMap          = schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}
-	kindNamespace          = schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}
-	kindNode               = schema.GroupVersionKind{Version: "v1", Kind: "Node"}
-	kindPod                = schema.GroupVersionKind{Version: "v1", Kind: "Pod"}
-	kindDaemonSet          = schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "DaemonSet"}
-	kindDeployment         = schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}
-	kindEnvoyFilter        = schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1alpha3", Kind: "EnvoyFilter"}
-	kindWasmPlugin         = schema.GroupVersionKind{Group: "extensions.istio.io", Version: "v1alpha1", Kind: "WasmPlugin"}
-	kindTelemetry          = schema.GroupVersionKind{Group: "telemetry.istio.io", Version: "v1", Kind: "Telemetry"}
-	kindPeerAuthentication = schema.GroupVersionKind{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"}
-	kindPodMonitor         = schema.GroupVersionKind{Group: "monitoring.coreos.com", Version: "v1", Kind: "PodMonitor"}
-)
-
-// installed returns the kinds of all manifests, in the order of application.
-func installed() ([]schema.GroupVersionKind, error) {
-	var kinds []schema.GroupVersionKind
-	seen := map[schema.GroupVersionKind]bool{}
-	for _, part := range []string{
-		"agent", "podmonitor", "telemetry",
-		"reorder/" + ReorderInlineHeaders, "reorder/" + ReorderWasmPlugin, // the ConfigMap and the WasmPlugin before the EnvoyFilter
-	} {
-		objects, err := readKustomization(istio.Files, part)
-		if err != nil {
-			return nil, err
-		}
-		for _, o := range objects {
-			if kind := o.GroupVersionKind(); !seen[kind] {
-				seen[kind] = true
-				kinds = append(kinds, kind)
-			}
-		}
-	}
-	return kinds, nil
 }

@@ -16,15 +16,26 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/istio"
-	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 )
 
-// Render returns the objects of an installation, in the order in which they are
-// applied: those of the overlay istio/overlays/REORDER, with what the options
-// say otherwise. It needs no cluster.
+// Names in the manifests.
+const (
+	objectName = "layertrace" // Telemetry, WasmPlugin, EnvoyFilter
+	// BootstrapName is the ConfigMap with the bootstrap override.
+	BootstrapName = "layertrace-bootstrap"
+	configKey     = "config.yaml"
+	configHash    = "layertrace/config-sha256" // annotation of the pods
+	managedBy     = "app.kubernetes.io/managed-by"
+	selector      = managedBy + "=" + FieldManager
+)
+
+// Render returns the objects of an installation in the order in which they are
+// applied: the overlay istio/overlays/REORDER, changed by the options. It needs
+// no cluster.
 func Render(o Options) ([]*unstructured.Unstructured, error) {
 	parts := []string{"agent"}
 	if o.PodMonitor {
@@ -40,7 +51,7 @@ func Render(o Options) ([]*unstructured.Unstructured, error) {
 	for _, part := range parts {
 		objects, err := readKustomization(istio.Files, part)
 		if err != nil {
-			return nil, fmt.Errorf("manifests of this binary: %w", err)
+			return nil, fmt.Errorf("render the embedded manifests: %w", err)
 		}
 		all = append(all, objects...)
 	}
@@ -49,117 +60,14 @@ func Render(o Options) ([]*unstructured.Unstructured, error) {
 		setNamespaces, setAgent, setTelemetry, setModule, setUpstreamName,
 	} {
 		if err := change(all, o); err != nil {
-			return nil, fmt.Errorf("manifests of this binary: %w", err)
+			return nil, fmt.Errorf("render the embedded manifests: %w", err)
 		}
 	}
 	return all, nil
 }
 
-// Write writes objects as YAML documents.
-func Write(out io.Writer, objects []*unstructured.Unstructured) error {
-	for i, o := range objects {
-		data, err := yaml.Marshal(o.Object)
-		if err != nil {
-			return err
-		}
-		if i > 0 {
-			data = append([]byte("---\n"), data...)
-		}
-		if _, err := out.Write(data); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// find returns the one object of a kind, nil when there is none.
-func find(objects []*unstructured.Unstructured, kind string) *unstructured.Unstructured {
-	for _, o := range objects {
-		if o.GetKind() == kind {
-			return o
-		}
-	}
-	return nil
-}
-
-// perNamespace gives each namespace its copy of the bootstrap override.
-func perNamespace(objects []*unstructured.Unstructured, namespaces []string) []*unstructured.Unstructured {
-	var all []*unstructured.Unstructured
-	for _, o := range objects {
-		if o.GetName() != bootstrapName || len(namespaces) == 0 {
-			all = append(all, o)
-			continue
-		}
-		for _, namespace := range namespaces {
-			one := o.DeepCopy()
-			one.SetNamespace(namespace)
-			all = append(all, one)
-		}
-	}
-	return all
-}
-
-// setNamespaces moves everything to the chosen namespaces.
-func setNamespaces(objects []*unstructured.Unstructured, o Options) error {
-	to := map[string]string{DefaultNamespace: o.Namespace, DefaultIstioNamespace: o.IstioNamespace}
-	for _, object := range objects {
-		switch kind := object.GetKind(); {
-		case kind == "Namespace":
-			object.SetName(to[object.GetName()])
-		case kind == "ClusterRoleBinding":
-			subjects, _, err := unstructured.NestedSlice(object.Object, "subjects")
-			if err != nil || len(subjects) != 1 {
-				return errors.Join(fmt.Errorf("%s has %d subjects, want 1", kind, len(subjects)), err)
-			}
-			subject, err := asMap(subjects[0])
-			if err != nil {
-				return err
-			}
-			subject["namespace"] = o.Namespace
-			if err := unstructured.SetNestedSlice(object.Object, subjects, "subjects"); err != nil {
-				return err
-			}
-		case to[object.GetNamespace()] != "":
-			object.SetNamespace(to[object.GetNamespace()])
-		}
-	}
-	return nil
-}
-
-func setTelemetry(objects []*unstructured.Unstructured, o Options) error {
-	telemetry := find(objects, "Telemetry")
-	if telemetry == nil {
-		return nil
-	}
-	return unstructured.SetNestedSlice(telemetry.Object, []any{map[string]any{
-		"providers":                []any{map[string]any{"name": o.TracingProvider}},
-		"randomSamplingPercentage": number(o.Sampling),
-	}}, "spec", "tracing")
-}
-
-// number is a whole number where there is one, as YAML readers have it.
-func number(f float64) any {
-	if whole := int64(f); float64(whole) == f {
-		return whole
-	}
-	return f
-}
-
-func asMap(v any) (map[string]any, error) {
-	m, ok := v.(map[string]any)
-	if !ok {
-		return nil, fmt.Errorf("%T where a map is expected", v)
-	}
-	return m, nil
-}
-
-// describe names an object for people.
-func describe(o *unstructured.Unstructured) string {
-	return strings.TrimPrefix(fmt.Sprintf("%s %s/%s", o.GetKind(), o.GetNamespace(), o.GetName()), "/")
-}
-
-// kustomization is what the manifests use of kustomize. That is so little that
-// the binary does without kustomize itself (some 5 MB); a test compares.
+// kustomization is the part of kustomize's format that the manifests use. It
+// saves linking kustomize (5 MB); a test compares the results.
 type kustomization struct {
 	APIVersion string   `json:"apiVersion"`
 	Kind       string   `json:"kind"`
@@ -213,24 +121,80 @@ func readObjects(files fs.FS, name string) ([]*unstructured.Unstructured, error)
 	}
 }
 
-// Names in the manifests.
-const (
-	agentName     = "layertrace-agent"
-	objectName    = "layertrace" // Telemetry, WasmPlugin, EnvoyFilter
-	bootstrapName = "layertrace-bootstrap"
-	configKey     = "config.yaml"
-	configHash    = "layertrace/config-sha256" // annotation of the pods
-	managedBy     = "app.kubernetes.io/managed-by"
-	selector      = managedBy + "=" + FieldManager
-)
+// manifestKinds returns the kinds of all manifests, in the order in which they are
+// applied.
+func manifestKinds() ([]schema.GroupVersionKind, error) {
+	var kinds []schema.GroupVersionKind
+	seen := map[schema.GroupVersionKind]bool{}
+	for _, part := range []string{
+		"agent", "podmonitor", "telemetry",
+		"reorder/" + ReorderInlineHeaders, "reorder/" + ReorderWasmPlugin, // ConfigMap and WasmPlugin before EnvoyFilter
+	} {
+		objects, err := readKustomization(istio.Files, part)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range objects {
+			if kind := o.GroupVersionKind(); !seen[kind] {
+				seen[kind] = true
+				kinds = append(kinds, kind)
+			}
+		}
+	}
+	return kinds, nil
+}
 
-// setAgent sets image and configuration of the DaemonSet.
+// perNamespace copies the bootstrap override into each namespace.
+func perNamespace(objects []*unstructured.Unstructured, namespaces []string) []*unstructured.Unstructured {
+	var all []*unstructured.Unstructured
+	for _, o := range objects {
+		if o.GetName() != BootstrapName || len(namespaces) == 0 {
+			all = append(all, o)
+			continue
+		}
+		for _, namespace := range namespaces {
+			one := o.DeepCopy()
+			one.SetNamespace(namespace)
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
+// setNamespaces moves the objects to the chosen namespaces.
+func setNamespaces(objects []*unstructured.Unstructured, o Options) error {
+	to := map[string]string{DefaultNamespace: o.Namespace, DefaultIstioNamespace: o.IstioNamespace}
+	for _, object := range objects {
+		switch kind := object.GetKind(); {
+		case kind == "Namespace":
+			object.SetName(to[object.GetName()])
+		case kind == "ClusterRoleBinding":
+			subjects, _, err := unstructured.NestedSlice(object.Object, "subjects")
+			if err != nil || len(subjects) != 1 {
+				return errors.Join(fmt.Errorf("%s has %d subjects, want 1", kind, len(subjects)), err)
+			}
+			subject, err := asMap(subjects[0])
+			if err != nil {
+				return err
+			}
+			subject["namespace"] = o.Namespace
+			if err := unstructured.SetNestedSlice(object.Object, subjects, "subjects"); err != nil {
+				return err
+			}
+		case to[object.GetNamespace()] != "":
+			object.SetNamespace(to[object.GetNamespace()])
+		}
+	}
+	return nil
+}
+
+// setAgent sets the image and the configuration of the DaemonSet.
 func setAgent(objects []*unstructured.Unstructured, o Options) error {
 	daemonSet := find(objects, "DaemonSet")
 	if o.Image != "" {
 		containers, _, err := unstructured.NestedSlice(daemonSet.Object, "spec", "template", "spec", "containers")
 		if err != nil || len(containers) != 1 {
-			return errors.Join(fmt.Errorf("the DaemonSet has %d containers, want 1", len(containers)), err)
+			return errors.Join(fmt.Errorf("DaemonSet has %d containers, want 1", len(containers)), err)
 		}
 		container, err := asMap(containers[0])
 		if err != nil {
@@ -250,12 +214,12 @@ func setAgent(objects []*unstructured.Unstructured, o Options) error {
 		"spec", "template", "metadata", "annotations", configHash)
 }
 
-// setAgentConfig writes what the options say into the agent's settings, and
-// returns their text.
+// setAgentConfig writes the options into the agent's settings and returns the
+// settings' text.
 func setAgentConfig(configMap *unstructured.Unstructured, o Options) (string, error) {
 	text, found, err := unstructured.NestedString(configMap.Object, "data", configKey)
 	if err != nil || !found {
-		return "", errors.Join(fmt.Errorf("the ConfigMap has no %s", configKey), err)
+		return "", errors.Join(fmt.Errorf("ConfigMap has no %s", configKey), err)
 	}
 	settings := map[string]any{}
 	if err := yaml.UnmarshalStrict([]byte(text), &settings); err != nil {
@@ -267,14 +231,14 @@ func setAgentConfig(configMap *unstructured.Unstructured, o Options) (string, er
 		changed["otlp-endpoint"] = o.OTLPEndpoint
 	}
 	if o.Spans == config.SpansLayers {
-		// Which cgroup the pods of a node are in only its agent can find out.
+		// Each agent finds the pods' cgroup of its node itself.
 		changed["spans"], changed["socket-cgroup"] = config.SpansLayers, config.SocketCgroupAuto
 	}
 	for _, setting := range o.AgentSettings {
 		name, value, _ := strings.Cut(setting, "=")
 		changed[name] = value
 	}
-	if !maps.Equal(settings, changed) { // else with its own order
+	if !maps.Equal(settings, changed) { // if equal, keep the order of the file
 		data, err := yaml.Marshal(changed)
 		if err != nil {
 			return "", err
@@ -284,28 +248,62 @@ func setAgentConfig(configMap *unstructured.Unstructured, o Options) (string, er
 	return text, unstructured.SetNestedField(configMap.Object, text, "data", configKey)
 }
 
-// checkSettings lets the agent's own flags read settings, so that a slip of the
-// pen shows now, and not as an agent that does not start.
-func checkSettings(spans string, settings []string) error {
-	flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
-	parsed := config.Define(flags)
-	if err := flags.Set("spans", spans); err != nil {
-		return fmt.Errorf("--spans: %w", err)
+// setTelemetry sets the tracing provider and the sampling.
+func setTelemetry(objects []*unstructured.Unstructured, o Options) error {
+	telemetry := find(objects, "Telemetry")
+	if telemetry == nil {
+		return nil
 	}
-	for _, setting := range settings {
-		name, value, ok := strings.Cut(setting, "=")
-		if !ok {
-			return fmt.Errorf("--agent-setting %q: write NAME=VALUE, such as pnic=eth0", setting)
-		}
-		if flags.Lookup(name) == nil || name == "config" {
-			return fmt.Errorf("--agent-setting %s: the agent has no setting %q%s", setting, name, config.Hint(flags, name))
-		}
-		if err := flags.Set(name, value); err != nil {
-			return fmt.Errorf("--agent-setting %s: %w", setting, err)
-		}
+	return unstructured.SetNestedSlice(telemetry.Object, []any{map[string]any{
+		"providers":                []any{map[string]any{"name": o.TracingProvider}},
+		"randomSamplingPercentage": number(o.Sampling),
+	}}, "spec", "tracing")
+}
+
+// number returns an integer if f is one, as YAML readers do.
+func number(f float64) any {
+	if whole := int64(f); float64(whole) == f {
+		return whole
 	}
-	if err := config.Load(flags, parsed, nil); err != nil {
-		return fmt.Errorf("--agent-setting: %w", err)
+	return f
+}
+
+// Write writes objects as YAML documents.
+func Write(out io.Writer, objects []*unstructured.Unstructured) error {
+	for i, o := range objects {
+		data, err := yaml.Marshal(o.Object)
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			data = append([]byte("---\n"), data...)
+		}
+		if _, err := out.Write(data); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// find returns the object of a kind, nil if there is none.
+func find(objects []*unstructured.Unstructured, kind string) *unstructured.Unstructured {
+	for _, o := range objects {
+		if o.GetKind() == kind {
+			return o
+		}
+	}
+	return nil
+}
+
+func asMap(v any) (map[string]any, error) {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("found %T, want a map", v)
+	}
+	return m, nil
+}
+
+// describe returns KIND NAMESPACE/NAME.
+func describe(o *unstructured.Unstructured) string {
+	return strings.TrimPrefix(fmt.Sprintf("%s %s/%s", o.GetKind(), o.GetNamespace(), o.GetName()), "/")
 }

@@ -247,7 +247,7 @@ func TestRenderInlineHeaders(t *testing.T) {
 	o.AppNamespaces, o.Tracer = []string{"shop", "bank"}, "zipkin"
 	var namespaces []string
 	for _, object := range render(t, o) {
-		if object.GetName() == bootstrapName {
+		if object.GetName() == BootstrapName {
 			namespaces = append(namespaces, object.GetNamespace())
 		}
 		if object.GetKind() == "WasmPlugin" {
