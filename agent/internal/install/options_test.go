@@ -20,7 +20,7 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		"needs a WasmPlugin": func(o *Options) { o.Reorder, o.WasmPullSecret = ReorderEnvoyFilter, "s" },
 		"has no effect with": func(o *Options) { o.Reorder = ReorderLua },
 		"did you mean":       func(o *Options) { o.AgentSettings = []string{"prefix-windows=2048"} },
-		"no TCP port":        func(o *Options) { o.AgentSettings = []string{"ports=http"} },
+		"not a TCP port":     func(o *Options) { o.AgentSettings = []string{"ports=http"} },
 		"NAME=VALUE":         func(o *Options) { o.AgentSettings = []string{"deep"} },
 		"choose 64 to 4096":  func(o *Options) { o.AgentSettings = []string{"prefix-window=9999"} },
 		"--tracer":           func(o *Options) { o.Reorder, o.Tracer = ReorderInlineHeaders, "datadog" },
