@@ -26,7 +26,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// defaults are options under which an overlay is installed as it stands.
+// defaults are the options that install an overlay unchanged.
 func defaults(reorder string) Options {
 	o := Options{
 		Reorder: reorder, Namespace: DefaultNamespace, IstioNamespace: DefaultIstioNamespace, OTLPInsecure: true,
@@ -70,7 +70,7 @@ func manifestFiles(t *testing.T) filesys.FileSystem {
 	return disk
 }
 
-// kustomize builds an overlay by kustomize's own code.
+// kustomize builds an overlay with kustomize itself.
 func kustomize(t *testing.T, overlay string) map[string]map[string]any {
 	t.Helper()
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(manifestFiles(t), "/overlays/"+overlay)
@@ -84,7 +84,7 @@ func kustomize(t *testing.T, overlay string) map[string]map[string]any {
 	return documents(t, data)
 }
 
-// documents reads YAML documents, by what names them.
+// documents parses YAML documents, keyed by KIND NAMESPACE/NAME.
 func documents(t *testing.T, data []byte) map[string]map[string]any {
 	t.Helper()
 	all := map[string]map[string]any{}
@@ -94,14 +94,14 @@ func documents(t *testing.T, data []byte) map[string]map[string]any {
 			t.Fatal(err)
 		}
 		if all[describe(o)] != nil {
-			t.Errorf("%s comes twice", describe(o))
+			t.Errorf("%s occurs twice", describe(o))
 		}
 		all[describe(o)] = o.Object
 	}
 	return all
 }
 
-// What --dry-run prints is what kustomize builds, for each way.
+// For each method, --dry-run and kustomize produce the same objects.
 func TestDryRunIsKustomizeBuild(t *testing.T) {
 	overlays, err := fs.ReadDir(istio.Files, "overlays")
 	if err != nil {
@@ -114,7 +114,7 @@ func TestDryRunIsKustomizeBuild(t *testing.T) {
 	want := slices.Clone(Reorders)
 	slices.Sort(want)
 	if !slices.Equal(names, want) {
-		t.Errorf("overlays %v, ways %v", names, want)
+		t.Errorf("overlays %v, methods %v", names, want)
 	}
 	for _, reorder := range Reorders {
 		t.Run(reorder, func(t *testing.T) {
@@ -129,7 +129,7 @@ func TestDryRunIsKustomizeBuild(t *testing.T) {
 	}
 }
 
-// Each file of the manifests is used, and every object says who manages it.
+// Each manifest is used, and every object has the label of its manager.
 func TestEveryManifestIsUsed(t *testing.T) {
 	used := map[string]bool{}
 	for _, part := range []string{"agent", "podmonitor", "telemetry", "reorder/wasmplugin", "reorder/wasmplugin-inline-headers", "reorder/envoyfilter", "reorder/lua"} {
@@ -186,12 +186,12 @@ func TestRenderOptions(t *testing.T) {
 		"sha256: " + o.WasmSHA256, "extensions.istio.io/trafficextension/mesh.layertrace~istio-translated-wasmplugin",
 	} {
 		if !strings.Contains(text, want) {
-			t.Errorf("%q is not there", want)
+			t.Errorf("the output lacks %q", want)
 		}
 	}
 	before, after := render(t, defaults(ReorderWasmPlugin)), render(t, o)
 	if hashOf(t, before) == hashOf(t, after) {
-		t.Error("another configuration does not roll the agents")
+		t.Error("a changed configuration does not restart the agents")
 	}
 }
 
@@ -204,7 +204,7 @@ func hashOf(t *testing.T, objects []*unstructured.Unstructured) string {
 	return hash
 }
 
-// Without a provider, tracing is left alone; the EnvoyFilter names the module.
+// Without a provider there is no Telemetry; the EnvoyFilter has the module.
 func TestRenderEnvoyFilter(t *testing.T) {
 	o := defaults(ReorderEnvoyFilter)
 	o.TracingProvider, o.WasmURL, o.WasmSHA256 = "", "https://example.org/filter.wasm", strings.Repeat("b", 64)
@@ -237,11 +237,11 @@ func TestPluginResource(t *testing.T) {
 		}
 	}
 	if _, err := pluginResource("latest", "ns"); err == nil {
-		t.Error("latest is taken for a version")
+		t.Error("accepted latest as a version")
 	}
 }
 
-// Each namespace gets its bootstrap override, and the tracer its placeholders.
+// Each namespace gets its bootstrap override, and the plugin the tracer.
 func TestRenderInlineHeaders(t *testing.T) {
 	o := defaults(ReorderInlineHeaders)
 	o.AppNamespaces, o.Tracer = []string{"shop", "bank"}, "zipkin"
@@ -261,7 +261,7 @@ func TestRenderInlineHeaders(t *testing.T) {
 	}
 }
 
-// The agent takes the settings that it gets: the file, and the variables.
+// The agent accepts the settings of the manifests: file and variables.
 func TestAgentTakesItsSettings(t *testing.T) {
 	o := defaults(ReorderNone)
 	o.AgentSettings = []string{"pnic=eth[0-9]*,kind:physical", "deep=true"}
@@ -309,7 +309,7 @@ func TestAgentTakesItsSettings(t *testing.T) {
 	defer listener.Close()
 }
 
-// The overlay in istio/README.md can be built, and does what it is for.
+// The overlay in istio/README.md builds and has its effects.
 func TestOverlayOfTheReadme(t *testing.T) {
 	text, err := os.ReadFile("../../../istio/README.md")
 	if err != nil {
@@ -317,7 +317,7 @@ func TestOverlayOfTheReadme(t *testing.T) {
 	}
 	block := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindSubmatch(text)
 	if block == nil {
-		t.Fatal("there is no overlay")
+		t.Fatal("no overlay found")
 	}
 	overlay := strings.ReplaceAll(string(block[1]), "github.com/layertrace/layertrace/istio/overlays/", "../../overlays/")
 	disk := manifestFiles(t)
@@ -341,7 +341,7 @@ func TestOverlayOfTheReadme(t *testing.T) {
 	}
 }
 
-// Kustomizations for trying it, which install does not have, can be built.
+// The demo, which install does not embed, builds.
 func TestDemo(t *testing.T) {
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), "../../../istio/demo")
 	if err != nil {
@@ -360,8 +360,8 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// With --spans layers, what --dry-run prints is what kustomize builds from an
-// overlay with the component istio/layers.
+// With --spans layers, --dry-run prints the same objects as kustomize with the
+// component istio/layers.
 func TestLayersAreKustomizeBuild(t *testing.T) {
 	disk := manifestFiles(t)
 	const folder = "../../../istio/layers"
@@ -401,7 +401,7 @@ func TestLayersAreKustomizeBuild(t *testing.T) {
 	}
 }
 
-// The agent takes the settings for layers; further ones win.
+// The agent accepts the settings for layers, and --agent-setting overrides them.
 func TestAgentTakesLayers(t *testing.T) {
 	o := defaults(ReorderNone)
 	o.Spans = config.SpansLayers
