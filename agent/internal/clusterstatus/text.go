@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package install
+package clusterstatus
 
 import (
 	"bytes"
@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+
+	"github.com/layertrace/layertrace/agent/internal/install"
 )
 
 // WriteJSON writes the status as one JSON object.
@@ -17,19 +19,19 @@ func (s *Status) WriteJSON(out io.Writer) error {
 	return e.Encode(s)
 }
 
-// WriteText writes the status for people.
+// WriteText writes the status as text.
 func (s *Status) WriteText(out io.Writer) error {
 	var b bytes.Buffer
 	for _, f := range s.Findings {
 		fmt.Fprintf(&b, "%-9s %-17s %s\n", f.Level, f.Check, f.Text)
 	}
-	fmt.Fprintf(&b, "%-9s %-17s %s\n\n", Fine, "reorder", s.Reorder)
+	fmt.Fprintf(&b, "%-9s %-17s %s\n\n", install.Fine, "reorder", s.Reorder)
 	s.writeAgents(&b)
 	s.writeWorkloads(&b)
 	if len(s.Problems) == 0 {
-		fmt.Fprintln(&b, "All is well.")
+		fmt.Fprintln(&b, "No problems found.")
 	} else {
-		fmt.Fprintln(&b, "What does not work:")
+		fmt.Fprintln(&b, "Problems:")
 		for _, p := range s.Problems {
 			fmt.Fprintln(&b, "- "+p)
 		}
@@ -43,7 +45,7 @@ func (s *Status) writeAgents(b *bytes.Buffer) {
 		return
 	}
 	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NODE\tAGENT\tREADY\tINTERFACES\tREQUESTS\tCONTEXTS IN FRONT\tSPANS SENT\tLOST")
+	fmt.Fprintln(table, "NODE\tAGENT\tREADY\tINTERFACES\tREQUESTS\tCONTEXTS IN PREFIX\tSPANS SENT\tLOST")
 	for _, a := range s.Agents {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%.0f\t%s\t%.0f\t%.0f\n",
 			a.Node, a.Pod, yes(a.Ready), a.Interfaces, a.Requests, a.Traffic, a.SpansExported, a.SpansLost)
@@ -56,19 +58,19 @@ func (s *Status) writeWorkloads(b *bytes.Buffer) {
 		return
 	}
 	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "WORKLOAD\tPODS\tSIDECARS\tTRACING\tMOVED BY FILTER\tCONTEXTS IN FRONT ON ITS NODES\tPROBLEM")
+	fmt.Fprintln(table, "WORKLOAD\tPODS\tSIDECARS\tTRACING\tREORDERED\tCONTEXTS IN PREFIX ON ITS NODES\tPROBLEM")
 	for _, w := range s.Workloads {
-		moved := "-"
+		reordered := "-"
 		if w.Reordered != nil {
-			moved = fmt.Sprintf("%.0f", *w.Reordered)
+			reordered = fmt.Sprintf("%.0f", *w.Reordered)
 		}
 		fmt.Fprintf(table, "%s/%s\t%d\t%d\t%s\t%s\t%s\t%s\n",
-			w.Namespace, w.Name, w.Pods, w.Sidecars, w.Tracing, moved, w.Traffic, w.Problem)
+			w.Namespace, w.Name, w.Pods, w.Sidecars, w.Tracing, reordered, w.Traffic, w.Problem)
 	}
 	endTable(table, b)
 }
 
-// endTable writes a table to its buffer, which takes everything.
+// endTable flushes a table into its buffer.
 func endTable(table *tabwriter.Writer, b *bytes.Buffer) {
 	if err := table.Flush(); err != nil {
 		fmt.Fprintln(b, err)
@@ -76,16 +78,16 @@ func endTable(table *tabwriter.Writer, b *bytes.Buffer) {
 	fmt.Fprintln(b)
 }
 
-// String is the share with the counts that it comes from.
+// String returns the share of contexts in the prefix window, with its counts.
 func (t Traffic) String() string {
-	share, told := t.Share()
-	if !told {
+	share, known := t.Share()
+	if !known {
 		return "-"
 	}
 	return fmt.Sprintf("%.1f %% (%.0f of %.0f)", 100*share, t.Found, t.Found+t.Missed)
 }
 
-// String is what the proxies trace.
+// String returns the sampling and the providers, or "off".
 func (t Tracing) String() string {
 	if !t.On {
 		return "off"

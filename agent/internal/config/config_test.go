@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// docs/configuration.md lists exactly the flags there are, with their defaults.
+// docs/configuration.md lists all flags with their defaults, and no others.
 func TestDocumentationListsAllSettings(t *testing.T) {
 	page, err := os.ReadFile("../../../docs/configuration.md")
 	if err != nil {
@@ -32,10 +32,10 @@ func TestDocumentationListsAllSettings(t *testing.T) {
 		if !ok {
 			t.Errorf("docs/configuration.md does not list %s", f.Name)
 		} else if got != want {
-			t.Errorf("docs/configuration.md says that the default of %s is %s, it is %s", f.Name, got, want)
+			t.Errorf("docs/configuration.md has default %[2]s for %[1]s, want %[3]s", f.Name, got, want)
 		}
 	})
 	for name := range documented {
-		t.Errorf("docs/configuration.md lists %s, which is no flag", name)
+		t.Errorf("docs/configuration.md lists %s, which is not a flag", name)
 	}
 }
