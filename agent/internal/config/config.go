@@ -31,6 +31,7 @@ const (
 // SocketCgroupAuto as the only --socket-cgroup is the pods' cgroup of this node.
 const SocketCgroupAuto = "auto"
 
+<<<<<<< HEAD
 // ContextHeader is an additional request header with a trace context.
 type ContextHeader struct {
 	// Name of the header, 1 to 31 bytes, case-insensitive.
@@ -40,6 +41,9 @@ type ContextHeader struct {
 }
 
 // KeyValue is a header of each OTLP request.
+=======
+// KeyValue is one header that goes out with each OTLP request.
+>>>>>>> wasm
 type KeyValue struct{ Key, Value string }
 
 // Config holds the settings of `layertrace agent`, described in
@@ -49,6 +53,7 @@ type Config struct {
 
 	VNIC, PNIC []string // interface patterns
 
+<<<<<<< HEAD
 	Mode           string
 	Ports          []uint16 // empty: all
 	PrefixWindow   int      // bytes
@@ -60,6 +65,20 @@ type Config struct {
 	MaxConnections int
 	RingBytes      int
 	ReadInterval   time.Duration
+=======
+	Mode            string
+	Ports           []uint16 // empty: all
+	PrefixWindow    int      // bytes
+	Deep            bool
+	DeepWindow      int // bytes
+	ContextHeaders  []tracecontext.ContextHeader
+	TrustedPrefixes []netip.Prefix
+	IdleTimeout     time.Duration
+	RequestTimeout  time.Duration
+	MaxConnections  int
+	RingBytes       int
+	ReadInterval    time.Duration
+>>>>>>> wasm
 
 	Spans            string
 	SocketCgroups    []string // or only SocketCgroupAuto
