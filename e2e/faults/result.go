@@ -5,6 +5,8 @@ package faults
 import (
 	"slices"
 	"time"
+
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
 // Result is a case, what was done, and what layertrace said: one element of
@@ -68,8 +70,8 @@ func NewResult(c Case, requests []Request, seed uint64) Result {
 	r := Result{
 		Fault: c.Kind, Layer: c.Kind.Layer(), Place: c.Place(),
 		MagnitudeUS: c.Magnitude.Microseconds(), Version: c.Version, Load: c.Load, Seed: seed,
-		InjectedUS: median(requests, func(q Request) time.Duration { return q.Injected }).Microseconds(),
-		ClientUS:   median(requests, func(q Request) time.Duration { return q.Client }).Microseconds(),
+		InjectedUS: stats.MedianOf(requests, func(q Request) time.Duration { return q.Injected }).Microseconds(),
+		ClientUS:   stats.MedianOf(requests, func(q Request) time.Duration { return q.Client }).Microseconds(),
 	}
 	for _, q := range requests {
 		r.TraceIDs = append(r.TraceIDs, q.TraceID)
@@ -79,15 +81,6 @@ func NewResult(c Case, requests []Request, seed uint64) Result {
 		r.Leg = &c.Leg
 	}
 	return r
-}
-
-func median(requests []Request, figure func(Request) time.Duration) time.Duration {
-	all := make([]time.Duration, len(requests))
-	for i, q := range requests {
-		all[i] = figure(q)
-	}
-	slices.Sort(all)
-	return all[len(all)/2]
 }
 
 // Verdict is what layertrace says of traces.

@@ -5,6 +5,8 @@ package faults
 import (
 	"cmp"
 	"slices"
+
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
 // Share is so many of so many.
@@ -79,9 +81,7 @@ func Add(results []Result) Score {
 		}
 		s.add(r)
 	}
-	if slices.Sort(unattributed); len(unattributed) > 0 {
-		s.Unattributed = unattributed[len(unattributed)/2]
-	}
+	s.Unattributed = stats.Median(unattributed)
 	slices.SortFunc(s.Groups, func(a, b Group) int {
 		return cmp.Or(cmp.Compare(slices.Index(Kinds, a.Kind), slices.Index(Kinds, b.Kind)), cmp.Compare(a.MagnitudeUS, b.MagnitudeUS))
 	})

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -81,7 +82,7 @@ func TestIdentity(t *testing.T) {
 
 	t.Run("service, pod and controller", func(t *testing.T) {
 		n.expect(t, front, reviewsIP, "vethfront", map[string]string{
-			"service.name": "front", "k8s.namespace.name": shop, "k8s.pod.name": frontPod.Name, "k8s.pod.uid": string(frontPod.UID),
+			"service.name": "front", "k8s.Namespace.name": shop, "k8s.pod.name": frontPod.Name, "k8s.pod.uid": string(frontPod.UID),
 			"k8s.deployment.name": "front-v1", "k8s.node.name": agentNode,
 			"layertrace.server.service": "reviews",
 		})
@@ -138,11 +139,11 @@ func (n *testNode) expect(t *testing.T, from *netspace.Space, to, nic string, wa
 	t.Helper()
 	awaitNil(t, "names at "+nic, func() error {
 		id := call(t, from, to)
-		var s span
+		var s *trace.Span
 		// A request that passed before the agent watched the interface has none.
 		err := await.Until(interrupted, "span at "+nic, 15*time.Second, 50*time.Millisecond, func(context.Context) error {
 			var ok bool
-			if s, ok = n.spans.at(id, nic); !ok {
+			if s, ok = n.spanAt(id, nic); !ok {
 				return errors.Join(errors.New("none"), n.agent.Running())
 			}
 			return nil
@@ -150,13 +151,14 @@ func (n *testNode) expect(t *testing.T, from *netspace.Space, to, nic string, wa
 		if err != nil {
 			return err
 		}
+		attributes := n.spans.Texts(s)
 		for key, value := range want {
-			if s.attributes[key] != value {
-				return fmt.Errorf("%s is %q, not %q", key, s.attributes[key], value)
+			if attributes[key] != value {
+				return fmt.Errorf("%s is %q, not %q", key, attributes[key], value)
 			}
 		}
-		if service := want["service.name"]; service != "" && s.name != service+"_"+nic {
-			return fmt.Errorf("name %s", s.name)
+		if service := want["service.name"]; service != "" && s.Name != service+"_"+nic {
+			return fmt.Errorf("name %s", s.Name)
 		}
 		return nil
 	})
@@ -215,11 +217,11 @@ func (n *testNode) reuseAddress(t *testing.T, front *netspace.Space) {
 	n.expect(t, front, reviewsIP, "vethdetails", map[string]string{"service.name": "details", "k8s.pod.name": pod.Name})
 	n.expect(t, front, reviewsIP, "vethfront", map[string]string{"service.name": "front", "layertrace.server.service": "details"})
 	awaitNil(t, "span of the first call", func() error {
-		s, ok := n.spans.at(id, "vethdetails")
+		s, ok := n.spanAt(id, "vethdetails")
 		if !ok {
 			return errors.New("none")
 		}
-		if s.attributes["service.name"] == "reviews" {
+		if n.spans.Texts(s)["service.name"] == "reviews" {
 			t.Error("a call of details is named after the pod that had its address before")
 		}
 		return nil

@@ -20,10 +20,12 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
 	"github.com/layertrace/layertrace/e2e/lab/netspace"
 	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/internal/otlptest"
 )
 
 const (
@@ -32,6 +34,8 @@ const (
 	nodeIP = "10.77.0.50"
 	// podPort is where every pod of a test answers.
 	podPort = "8080"
+	// otlpAddress is the receiver's, in the node's namespace.
+	otlpAddress = "127.0.0.1:4317"
 	// metricsAddress is the agent's, in the node's namespace.
 	metricsAddress = "127.0.0.1:9464"
 )
@@ -41,7 +45,7 @@ const (
 type testNode struct {
 	cluster *cluster.Cluster
 	space   *netspace.Space
-	spans   *receiver
+	spans   otlptest.Receiver
 	agent   *process.Process
 }
 
@@ -57,7 +61,7 @@ func newNode(t *testing.T, c *cluster.Cluster) *testNode {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.spans = startReceiver(t, n.space, "127.0.0.1:4317")
+	n.spans.ServeOn(t, listenIn(t, n.space, otlpAddress))
 	return n
 }
 
@@ -92,7 +96,7 @@ func (n *testNode) startAgent(t *testing.T, namespace string, env ...string) (st
 		Name: "agent", Path: theAgent(t), Space: n.space, Env: env,
 		Args: []string{
 			"agent", "--kubernetes", "--kubeconfig", kubeconfig, "--node", agentNode, "--pnic", "eth0",
-			"--otlp-endpoint", n.spans.address, "--otlp-insecure", "--metrics-address", metricsAddress,
+			"--otlp-endpoint", otlpAddress, "--otlp-insecure", "--metrics-address", metricsAddress,
 		},
 	})
 	if err != nil {
@@ -220,6 +224,29 @@ func answer(t *testing.T, pod *netspace.Space) *netspace.Space {
 	go func() { _ = server.Serve(listener) }() // ends with Close
 	t.Cleanup(func() { _ = server.Close() })
 	return pod
+}
+
+// spanAt returns the span of a trace that was made at an interface, once it has
+// arrived.
+func (n *testNode) spanAt(traceID [16]byte, nic string) (span *trace.Span, ok bool) {
+	for _, s := range n.spans.Spans() {
+		if string(s.TraceId) == string(traceID[:]) && strings.HasSuffix(s.Name, "_"+nic) {
+			return s, true
+		}
+	}
+	return nil, false
+}
+
+func listenIn(t *testing.T, space *netspace.Space, address string) (listener net.Listener) {
+	t.Helper()
+	err := space.Do(func() (err error) {
+		listener, err = net.Listen("tcp", address)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listener
 }
 
 // call sends a request with a trace context of its own from a pod, and returns

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
-	"github.com/layertrace/layertrace/agent/internal/otlptest"
 	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/otlptest"
 	"github.com/spf13/pflag"
 )
 

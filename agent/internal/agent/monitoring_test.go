@@ -13,9 +13,9 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/export"
 	"github.com/layertrace/layertrace/agent/internal/gather"
 	"github.com/layertrace/layertrace/agent/internal/layer"
-	"github.com/layertrace/layertrace/agent/internal/otlptest"
 	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/agent/internal/status"
+	"github.com/layertrace/layertrace/internal/otlptest"
 	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/yaml"
 )

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/otlptest"
+	"github.com/layertrace/layertrace/internal/otlptest"
 	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"

@@ -3,8 +3,9 @@
 package front
 
 import (
-	"slices"
 	"time"
+
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
 // Typical keeps how long requests without a fault took lately, by what they
@@ -25,9 +26,5 @@ func (t *Typical) Add(of any, took time.Duration) {
 
 // Median is that of the latest requests, 0 without any.
 func (t *Typical) Median(of any) time.Duration {
-	all := slices.Sorted(slices.Values(t.recent[of]))
-	if len(all) == 0 {
-		return 0
-	}
-	return all[len(all)/2]
+	return stats.Median(t.recent[of])
 }

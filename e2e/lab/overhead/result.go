@@ -3,11 +3,11 @@
 package overhead
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
 // Result is a case and its measured pairs.
@@ -42,15 +42,15 @@ func (r Result) Summary(on bool) Summary {
 		}
 	}
 	return Summary{
-		PerSecond: medianOf(samples, func(s Sample) float64 { return s.PerSecond }),
-		P50:       medianOf(samples, func(s Sample) time.Duration { return s.P50 }),
-		P99:       medianOf(samples, func(s Sample) time.Duration { return s.P99 }),
-		AgentsCPU: medianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Agents })),
-		JaegerCPU: medianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Jaeger })),
-		MeshCPU:   medianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Mesh })),
-		Spans:     medianOf(samples, func(s Sample) float64 { return float64(s.Spans) / float64(s.Requests) }),
-		Resident:  medianOf(samples, func(s Sample) uint64 { return s.Resident }),
-		Peak:      medianOf(samples, func(s Sample) uint64 { return s.Peak }),
+		PerSecond: stats.MedianOf(samples, func(s Sample) float64 { return s.PerSecond }),
+		P50:       stats.MedianOf(samples, func(s Sample) time.Duration { return s.P50 }),
+		P99:       stats.MedianOf(samples, func(s Sample) time.Duration { return s.P99 }),
+		AgentsCPU: stats.MedianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Agents })),
+		JaegerCPU: stats.MedianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Jaeger })),
+		MeshCPU:   stats.MedianOf(samples, perThousand(func(u lab.Usage) time.Duration { return u.Mesh })),
+		Spans:     stats.MedianOf(samples, func(s Sample) float64 { return float64(s.Spans) / float64(s.Requests) }),
+		Resident:  stats.MedianOf(samples, func(s Sample) uint64 { return s.Resident }),
+		Peak:      stats.MedianOf(samples, func(s Sample) uint64 { return s.Peak }),
 	}
 }
 
@@ -68,7 +68,7 @@ func (r Result) Ratio(figure func(Sample) float64) Ratio {
 	for i, pair := range r.Pairs {
 		ratios[i] = figure(pair.On) / figure(pair.Off)
 	}
-	return Ratio{Lowest: slices.Min(ratios), Median: median(ratios), Highest: slices.Max(ratios)}
+	return Ratio{Lowest: slices.Min(ratios), Median: stats.Median(ratios), Highest: slices.Max(ratios)}
 }
 
 // Figures to compare.
@@ -78,26 +78,3 @@ var (
 	P99       = func(s Sample) float64 { return s.P99.Seconds() }
 	MeshCPU   = perThousand(func(u lab.Usage) time.Duration { return u.Mesh })
 )
-
-func medianOf[T number](samples []Sample, figure func(Sample) T) T {
-	values := make([]T, len(samples))
-	for i, sample := range samples {
-		values[i] = figure(sample)
-	}
-	return median(values)
-}
-
-type number interface {
-	cmp.Ordered
-	~int64 | ~uint64 | ~float64
-}
-
-// median returns the middle value, or the mean of the two in the middle.
-func median[T number](values []T) T {
-	sorted := slices.Sorted(slices.Values(values))
-	middle := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[middle]
-	}
-	return sorted[middle-1] + (sorted[middle]-sorted[middle-1])/2
-}

@@ -10,17 +10,6 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-func TestMedian(t *testing.T) {
-	for want, values := range map[float64][]float64{3: {9, 3, 1}, 2.5: {4, 1, 9, 1}, 7: {7}} {
-		if got := median(values); got != want {
-			t.Errorf("median of %v is %v, want %v", values, got, want)
-		}
-	}
-	if got := median([]uint64{10, 4}); got != 7 {
-		t.Errorf("median of unsigned values is %v, want 7", got)
-	}
-}
-
 // The machine gets twice as slow on the way; in pairs that cancels out.
 func TestRatioIsTakenWithinPairs(t *testing.T) {
 	var r Result

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
 // Load says what to send.
@@ -46,10 +48,7 @@ func (r Result) PerSecond() float64 { return float64(len(r.Latencies)) / r.Elaps
 // Quantile returns the latency that a share q (0..1) of the requests kept
 // within; 0 without requests.
 func (r Result) Quantile(q float64) time.Duration {
-	if len(r.Latencies) == 0 {
-		return 0
-	}
-	return r.Latencies[min(int(q*float64(len(r.Latencies))), len(r.Latencies)-1)]
+	return stats.Quantile(r.Latencies, q)
 }
 
 // Send sends the load and waits for all answers. The first that fails or is

@@ -13,6 +13,7 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/lab/process"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
 // Options of a measurement.
@@ -147,22 +148,17 @@ func (r *run) round(ctx context.Context, requests int, keep bool) error {
 	}
 	slices.Sort(latencies)
 	r.cpu = append(r.cpu, micros(after-before)/float64(len(latencies)))
-	r.p50 = append(r.p50, micros(latencies[len(latencies)/2]))
-	r.p99 = append(r.p99, micros(latencies[len(latencies)*99/100]))
+	r.p50 = append(r.p50, micros(stats.Quantile(latencies, 0.5)))
+	r.p99 = append(r.p99, micros(stats.Quantile(latencies, 0.99)))
 	return nil
 }
 
 func (r *run) result() (Result, error) {
 	memory, err := process.ReadMemory(r.proxy.PID())
 	return Result{
-		Variant: r.name, CPUMicros: median(r.cpu), P50Micros: median(r.p50), P99Micros: median(r.p99),
+		Variant: r.name, CPUMicros: stats.Median(r.cpu), P50Micros: stats.Median(r.p50), P99Micros: stats.Median(r.p99),
 		RSSBytes: memory.Resident,
 	}, err
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
-}
