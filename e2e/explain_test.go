@@ -9,13 +9,13 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/faults/campaign"
 	"github.com/layertrace/layertrace/e2e/faults/inject"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/lab"
 )
 
 // A clear fault of each kind, and requests without one: explain names layer and
 // place. The whole laboratory, with small faults and load, is `make faults`.
 func TestExplainNamesTheFault(t *testing.T) {
-	for _, tracer := range []envoy.Tracer{envoy.Zipkin, envoy.OpenTelemetry} {
+	for _, tracer := range []lab.Tracer{lab.Zipkin, lab.OpenTelemetry} {
 		t.Run(string(tracer), func(t *testing.T) {
 			variant, err := campaign.ParseVariant("default")
 			if err != nil {

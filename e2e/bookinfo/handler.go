@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/control"
+	"github.com/layertrace/layertrace/e2e/lab/app"
 )
 
 // role is what a service answers with and whom it asks.
@@ -41,7 +41,7 @@ func reviews(version string) map[string]any {
 	}}
 }
 
-func newHandler(name string, addresses hosts, log *logFile, faults *control.State) (http.Handler, error) {
+func newHandler(name string, addresses hosts, log *logFile, faults *app.State) (http.Handler, error) {
 	role, ok := roles[name]
 	if !ok {
 		return nil, fmt.Errorf("unknown --role %q", name)
@@ -77,7 +77,7 @@ func newHandler(name string, addresses hosts, log *logFile, faults *control.Stat
 }
 
 // sleep does what the fault wants before the answer, and says how long it was.
-func sleep(faults *control.State, fault control.Fault) {
+func sleep(faults *app.State, fault app.Fault) {
 	if fault.Sleep <= 0 {
 		return
 	}
@@ -100,7 +100,7 @@ func write(w http.ResponseWriter, r *http.Request, answer map[string]any, pad in
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	// An error here means that the client has gone; it has noticed itself.
 	if pad > 0 {
-		_ = control.Whole(w, r, body)
+		_ = app.Whole(w, r, body)
 		return
 	}
 	_, _ = w.Write(body)

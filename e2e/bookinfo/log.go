@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/requestlog"
+	"github.com/layertrace/layertrace/e2e/lab/app"
 )
 
 // logFile writes one JSON line per request. Lines are buffered until Close,
@@ -41,7 +41,7 @@ func openLog(path string) (*logFile, error) {
 
 // Add logs a request as it came in, and returns its trace ID.
 func (l *logFile) Add(role string, r *http.Request) (traceID string) {
-	record := requestlog.Request{
+	record := app.Request{
 		Time: time.Now(), Role: role, Path: r.URL.Path, Peer: r.RemoteAddr,
 		Headers: map[string]string{},
 	}
@@ -53,7 +53,7 @@ func (l *logFile) Add(role string, r *http.Request) (traceID string) {
 			record.Headers[strings.ToLower(name)] = value
 		}
 	}
-	record.TraceID, record.SpanID = requestlog.IDs(record.Headers)
+	record.TraceID, record.SpanID = app.TraceIDs(record.Headers)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.err = errors.Join(l.err, l.enc.Encode(record))

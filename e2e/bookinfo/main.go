@@ -21,7 +21,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/control"
+	"github.com/layertrace/layertrace/e2e/lab/app"
 )
 
 func main() {
@@ -44,7 +44,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	faults := &control.State{}
+	faults := &app.State{}
 	handler, err := newHandler(*role, addresses, log, faults)
 	if err != nil {
 		return errors.Join(err, log.Close())
@@ -56,10 +56,10 @@ func run() error {
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ConnContext: control.ConnContext}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ConnContext: app.ConnContext}
 	served := make(chan error, 2)
 	if *socket != "" {
-		orders, err := control.ListenUnix(*socket)
+		orders, err := app.ListenUnix(*socket)
 		if err != nil {
 			return errors.Join(err, listener.Close(), log.Close())
 		}

@@ -10,7 +10,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // serverAddress is where the API server listens in the cluster's namespace;
@@ -24,7 +24,7 @@ const ServiceIP = "10.96.0.1"
 // StartAPIServer starts the API server, and returns when it is ready. Start
 // does this; it is for tests that have called StopAPIServer.
 func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
-	c.apiServer, err = c.Run(process.Spec{Name: "kube-apiserver", Path: c.options.Tools.APIServer, Args: []string{
+	c.apiServer, err = c.Run(sandbox.Spec{Name: "kube-apiserver", Path: c.options.Tools.APIServer, Args: []string{
 		"--etcd-servers=" + etcdURL,
 		"--bind-address=0.0.0.0", "--secure-port=6443", "--advertise-address=" + BridgeIP,
 		"--service-cluster-ip-range=10.96.0.0/16",

@@ -21,9 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/layertrace/layertrace/e2e/lab/cgroup"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Options are what a cluster is made from.
@@ -57,15 +55,15 @@ type Cluster struct {
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
 	// Space is the control plane's network namespace, with Bridge in it.
-	Space *netspace.Space
+	Space *sandbox.Namespace
 
 	options   Options
 	keys      keys
 	lock      net.Listener
-	group     *cgroup.Group
+	group     *sandbox.Group
 	entry     *entry
-	apiServer *process.Process
-	pods      []*netspace.Space
+	apiServer *sandbox.Process
+	pods      []*sandbox.Namespace
 	after     []func() error
 }
 

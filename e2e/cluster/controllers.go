@@ -2,7 +2,7 @@
 
 package cluster
 
-import "github.com/layertrace/layertrace/e2e/lab/process"
+import "github.com/layertrace/layertrace/e2e/sandbox"
 
 // startControllerManager starts Kubernetes' own controllers, so that deleted
 // namespaces and owners' objects go away, service accounts come with their
@@ -10,7 +10,7 @@ import "github.com/layertrace/layertrace/e2e/lab/process"
 // what it makes waits for that. The controllers that delete pods of nodes which
 // do not answer are left out: no node here does, and its pods are a test's.
 func (c *Cluster) startControllerManager() error {
-	_, err := c.Run(process.Spec{Name: "kube-controller-manager", Path: c.options.Tools.ControllerManager, Args: []string{
+	_, err := c.Run(sandbox.Spec{Name: "kube-controller-manager", Path: c.options.Tools.ControllerManager, Args: []string{
 		"--kubeconfig=" + c.KubeconfigInside, "--leader-elect=false",
 		"--controllers=*,-node-lifecycle-controller,-taint-eviction-controller,-pod-garbage-collector-controller", "--bind-address=127.0.0.1",
 		"--service-account-private-key-file=" + c.file("serviceaccounts.key"),

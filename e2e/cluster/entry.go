@@ -10,7 +10,7 @@ import (
 	"net"
 	"sync"
 
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // entry lets clients on the host's loopback reach a port in a network
@@ -18,14 +18,14 @@ import (
 // be taken.
 type entry struct {
 	listener net.Listener
-	space    *netspace.Space
+	space    *sandbox.Namespace
 	target   string
 	ctx      context.Context
 	cancel   context.CancelFunc
 	done     sync.WaitGroup
 }
 
-func openEntry(space *netspace.Space, target string) (*entry, error) {
+func openEntry(space *sandbox.Namespace, target string) (*entry, error) {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("open a port for %s: %w", space.Name, err)

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 const (
@@ -24,7 +24,7 @@ const (
 
 // startEtcd starts etcd, and returns when it says that it is healthy.
 func (c *Cluster) startEtcd(ctx context.Context) error {
-	etcd, err := c.Run(process.Spec{Name: "etcd", Path: c.options.Tools.Etcd, Args: []string{
+	etcd, err := c.Run(sandbox.Spec{Name: "etcd", Path: c.options.Tools.Etcd, Args: []string{
 		"--data-dir=" + c.file("etcd"), "--unsafe-no-fsync", "--log-level=warn",
 		"--listen-client-urls=" + etcdURL, "--advertise-client-urls=" + etcdURL,
 		"--listen-peer-urls=" + etcdPeerURL, "--initial-advertise-peer-urls=" + etcdPeerURL,

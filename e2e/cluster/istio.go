@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 var crdResource = schema.GroupVersionResource{
@@ -30,7 +30,7 @@ func (c *Cluster) addIstio(ctx context.Context) error {
 	if err := c.Apply(ctx, manifests); err != nil {
 		return fmt.Errorf("add Istio's CRDs: %w", err)
 	}
-	return await.Until(ctx, "Istio's CRDs", startLimit, pollEvery, func(ctx context.Context) error {
+	return sandbox.Await(ctx, "Istio's CRDs", startLimit, pollEvery, func(ctx context.Context) error {
 		list, err := c.Dynamic.Resource(crdResource).List(ctx, v1.ListOptions{})
 		if err != nil {
 			return err

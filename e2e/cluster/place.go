@@ -10,17 +10,16 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/cgroup"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // makePlace makes the directory, the cgroup and the network namespace in which
 // the cluster lives, after removing those of an earlier run.
 func (c *Cluster) makePlace(ctx context.Context) (err error) {
-	if _, err := cgroup.RemoveNamed(ctx, c.Name()); err != nil {
+	if _, err := sandbox.RemoveGroup(ctx, c.Name()); err != nil {
 		return fmt.Errorf("end the processes of an earlier cluster: %w", err)
 	}
-	if _, err := netspace.DeleteAll(c.spaceName("")); err != nil {
+	if _, err := sandbox.DeleteNamespaces(c.spaceName("")); err != nil {
 		return fmt.Errorf("remove the network of an earlier cluster: %w", err)
 	}
 	if c.options.Dir, err = filepath.Abs(c.options.Dir); err != nil {
@@ -32,10 +31,10 @@ func (c *Cluster) makePlace(ctx context.Context) (err error) {
 	if err := os.MkdirAll(c.options.Dir, 0o755); err != nil {
 		return fmt.Errorf("make the cluster's directory: %w", err)
 	}
-	if c.group, err = cgroup.Create(c.Name()); err != nil {
+	if c.group, err = sandbox.NewGroup(c.Name()); err != nil {
 		return err
 	}
-	if c.Space, err = netspace.Create(c.spaceName("control")); err != nil {
+	if c.Space, err = sandbox.NewNamespace(c.spaceName("control")); err != nil {
 		return err
 	}
 	return c.Space.AddBridge(Bridge, BridgeIP+"/24")

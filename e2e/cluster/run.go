@@ -7,16 +7,15 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Run starts a program that ends with the cluster. What spec leaves out is
 // filled in: the control plane's namespace, the cluster's cgroup, and a log
 // file in the directory of this name, in which the program is started.
-func (c *Cluster) Run(spec process.Spec) (*process.Process, error) {
-	if spec.Space == nil {
-		spec.Space = c.Space
+func (c *Cluster) Run(spec sandbox.Spec) (*sandbox.Process, error) {
+	if spec.Namespace == nil {
+		spec.Namespace = c.Space
 	}
 	spec.Cgroup = c.group
 	if spec.Stderr == "" {
@@ -26,7 +25,7 @@ func (c *Cluster) Run(spec process.Spec) (*process.Process, error) {
 		}
 		spec.Stderr = filepath.Join(dir, "log")
 	}
-	return process.Start(spec)
+	return sandbox.Start(spec)
 }
 
 // Dir makes a directory for files of a program or pod.
@@ -41,8 +40,8 @@ func (c *Cluster) Dir(name string) (string, error) {
 // AddPodSpace makes a pod's network namespace, which ends with the cluster:
 // eth0 with an address of BridgeIP's network, and a route to everything else
 // through the control plane's namespace.
-func (c *Cluster) AddPodSpace(name, ip string) (*netspace.Space, error) {
-	space, err := netspace.Create(c.spaceName(name))
+func (c *Cluster) AddPodSpace(name, ip string) (*sandbox.Namespace, error) {
+	space, err := sandbox.NewNamespace(c.spaceName(name))
 	if err != nil {
 		return nil, err
 	}

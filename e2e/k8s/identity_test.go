@@ -19,10 +19,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/cgroup"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 const (
@@ -135,13 +132,13 @@ func (n *testNode) awaitReady(t *testing.T, status int, want string) {
 
 // expect sends requests until the span of one at an interface has all
 // attributes (an empty one: has it not), which it must in the end.
-func (n *testNode) expect(t *testing.T, from *netspace.Space, to, nic string, want map[string]string) {
+func (n *testNode) expect(t *testing.T, from *sandbox.Namespace, to, nic string, want map[string]string) {
 	t.Helper()
 	awaitNil(t, "names at "+nic, func() error {
 		id := call(t, from, to)
 		var s *trace.Span
 		// A request that passed before the agent watched the interface has none.
-		err := await.Until(interrupted, "span at "+nic, 15*time.Second, 50*time.Millisecond, func(context.Context) error {
+		err := sandbox.Await(interrupted, "span at "+nic, 15*time.Second, 50*time.Millisecond, func(context.Context) error {
 			var ok bool
 			if s, ok = n.spanAt(id, nic); !ok {
 				return errors.Join(errors.New("none"), n.agent.Running())
@@ -167,11 +164,11 @@ func (n *testNode) expect(t *testing.T, from *netspace.Space, to, nic string, wa
 // podWithoutAddress connects a pod whose address is not in its status. The
 // agent sees the host's processes, as with hostPID, and finds the pod by the
 // cgroup of one in the pod's network namespace.
-func (n *testNode) podWithoutAddress(t *testing.T, front *netspace.Space) {
+func (n *testNode) podWithoutAddress(t *testing.T, front *sandbox.Namespace) {
 	const ip = "10.50.0.7"
 	space := n.addRouted(t, "early", "vethearly", ip)
 	pod := deploy(t, n.cluster, shop, "early-v1", "app: early")
-	group, err := cgroup.Create("layertrace-cluster-" + *clusterName + "-pod" + string(pod.UID))
+	group, err := sandbox.NewGroup("layertrace-cluster-" + *clusterName + "-pod" + string(pod.UID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,9 +183,9 @@ func (n *testNode) podWithoutAddress(t *testing.T, front *netspace.Space) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = process.Start(process.Spec{
+	_, err = sandbox.Start(sandbox.Spec{
 		Name: "a pod's process", Path: sleep, Args: []string{"infinity"},
-		Space: space, Cgroup: group, Stderr: filepath.Join(t.TempDir(), "log"),
+		Namespace: space, Cgroup: group, Stderr: filepath.Join(t.TempDir(), "log"),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -198,7 +195,7 @@ func (n *testNode) podWithoutAddress(t *testing.T, front *netspace.Space) {
 }
 
 // reuseAddress replaces reviews by another pod with its address.
-func (n *testNode) reuseAddress(t *testing.T, front *netspace.Space) {
+func (n *testNode) reuseAddress(t *testing.T, front *sandbox.Namespace) {
 	background := meta.DeletePropagationBackground
 	err := n.cluster.Client.AppsV1().Deployments(shop).Delete(interrupted, "reviews-v2", meta.DeleteOptions{PropagationPolicy: &background})
 	if err != nil {
@@ -229,7 +226,7 @@ func (n *testNode) reuseAddress(t *testing.T, front *netspace.Space) {
 }
 
 // outage takes the API server away and brings it back.
-func (n *testNode) outage(t *testing.T, front *netspace.Space) {
+func (n *testNode) outage(t *testing.T, front *sandbox.Namespace) {
 	before := n.number(t, elsewhere)
 	if err := n.cluster.StopAPIServer(); err != nil {
 		t.Fatal(err)

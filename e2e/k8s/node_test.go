@@ -23,8 +23,7 @@ import (
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 	"github.com/layertrace/layertrace/internal/otlptest"
 )
 
@@ -44,9 +43,9 @@ const (
 // connected to it the way that CNIs do; no kubelet runs.
 type testNode struct {
 	cluster *cluster.Cluster
-	space   *netspace.Space
+	space   *sandbox.Namespace
 	spans   otlptest.Receiver
-	agent   *process.Process
+	agent   *sandbox.Process
 }
 
 // newNode makes a node without pods, with a bridge as the bridge plugin has.
@@ -69,9 +68,9 @@ func newNode(t *testing.T, c *cluster.Cluster) *testNode {
 func forward() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) }
 
 // makeSpace makes a network namespace that ends with the test.
-func makeSpace(t *testing.T, name string) *netspace.Space {
+func makeSpace(t *testing.T, name string) *sandbox.Namespace {
 	t.Helper()
-	space, err := netspace.Create("lt-cluster-" + *clusterName + "-" + name)
+	space, err := sandbox.NewNamespace("lt-cluster-" + *clusterName + "-" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,8 +91,8 @@ func (n *testNode) startAgent(t *testing.T, namespace string, env ...string) (st
 		t.Fatal(err)
 	}
 	var err error
-	n.agent, err = n.cluster.Run(process.Spec{
-		Name: "agent", Path: theAgent(t), Space: n.space, Env: env,
+	n.agent, err = n.cluster.Run(sandbox.Spec{
+		Name: "agent", Path: theAgent(t), Namespace: n.space, Env: env,
 		Args: []string{
 			"agent", "--kubernetes", "--kubeconfig", kubeconfig, "--node", agentNode, "--pnic", "eth0",
 			"--otlp-endpoint", otlpAddress, "--otlp-insecure", "--metrics-address", metricsAddress,
@@ -147,7 +146,7 @@ func (n *testNode) awaitMetric(t *testing.T, name, want string) {
 }
 
 // addBridged connects a pod to the node's bridge.
-func (n *testNode) addBridged(t *testing.T, name, nic, ip string) *netspace.Space {
+func (n *testNode) addBridged(t *testing.T, name, nic, ip string) *sandbox.Namespace {
 	t.Helper()
 	pod := makeSpace(t, name)
 	err := errors.Join(
@@ -161,7 +160,7 @@ func (n *testNode) addBridged(t *testing.T, name, nic, ip string) *netspace.Spac
 }
 
 // addRouted connects a pod by a host route, as the ptp plugin and kindnet do.
-func (n *testNode) addRouted(t *testing.T, name, nic, ip string) *netspace.Space {
+func (n *testNode) addRouted(t *testing.T, name, nic, ip string) *sandbox.Namespace {
 	t.Helper()
 	pod := makeSpace(t, name)
 	if err := routed(n.space, pod, nic, ip); err != nil {
@@ -170,7 +169,7 @@ func (n *testNode) addRouted(t *testing.T, name, nic, ip string) *netspace.Space
 	return answer(t, pod)
 }
 
-func routed(host, pod *netspace.Space, nic, ip string) error {
+func routed(host, pod *sandbox.Namespace, nic, ip string) error {
 	const gateway = "169.254.1.1"
 	outer, err := host.Netlink()
 	if err != nil {
@@ -217,7 +216,7 @@ func routed(host, pod *netspace.Space, nic, ip string) error {
 }
 
 // answer serves HTTP in a pod.
-func answer(t *testing.T, pod *netspace.Space) *netspace.Space {
+func answer(t *testing.T, pod *sandbox.Namespace) *sandbox.Namespace {
 	t.Helper()
 	listener := listenIn(t, pod, "0.0.0.0:"+podPort)
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "hello") })}
@@ -237,7 +236,7 @@ func (n *testNode) spanAt(traceID [16]byte, nic string) (span *trace.Span, ok bo
 	return nil, false
 }
 
-func listenIn(t *testing.T, space *netspace.Space, address string) (listener net.Listener) {
+func listenIn(t *testing.T, space *sandbox.Namespace, address string) (listener net.Listener) {
 	t.Helper()
 	err := space.Do(func() (err error) {
 		listener, err = net.Listen("tcp", address)
@@ -251,7 +250,7 @@ func listenIn(t *testing.T, space *netspace.Space, address string) (listener net
 
 // call sends a request with a trace context of its own from a pod, and returns
 // its trace ID.
-func call(t *testing.T, from *netspace.Space, to string) (traceID [16]byte) {
+func call(t *testing.T, from *sandbox.Namespace, to string) (traceID [16]byte) {
 	t.Helper()
 	_, _ = rand.Read(traceID[:]) // never fails
 	code, _, err := fetch(from, net.JoinHostPort(to, podPort), "/", fmt.Sprintf("00-%x-00f067aa0ba902b7-01", traceID))
@@ -261,7 +260,7 @@ func call(t *testing.T, from *netspace.Space, to string) (traceID [16]byte) {
 	return traceID
 }
 
-func fetch(space *netspace.Space, address, path, traceparent string) (code int, body string, err error) {
+func fetch(space *sandbox.Namespace, address, path, traceparent string) (code int, body string, err error) {
 	ctx, cancel := context.WithTimeout(interrupted, 30*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)

@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/provision"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // folder has what is tested, from here.
@@ -68,7 +68,7 @@ func TestQueries(t *testing.T) {
 			t.Parallel() // each waits for scrapes most of the time
 			p := startPrometheus(t, program, targets, scrape)
 			for _, q := range append(queries, recordings(t, p)...) {
-				if err := await.Until(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
+				if err := sandbox.Await(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
 					return p.answers(ctx, q.expr)
 				}); err != nil {
 					t.Errorf("%s\n%s", err, q.expr)
@@ -92,7 +92,7 @@ func checkRelay(t *testing.T, p *prometheus, queries []query) {
 			continue
 		}
 		// Two scrapes do not count the very same requests: it takes some.
-		if err := await.Until(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
+		if err := sandbox.Await(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
 			values, err := p.query(ctx, q.expr)
 			if err == nil && (len(values) != 1 || math.Abs(values[0]-300e-6) > 30e-6) {
 				err = fmt.Errorf("%v s, want one hop of about 300 µs", values)

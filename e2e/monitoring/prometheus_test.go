@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // prometheus is a running server.
@@ -56,7 +56,7 @@ scrape_configs:
 	cmd.Stdout, cmd.Stderr = log, log
 	start(t, cmd)
 	p := &prometheus{base: "http://" + address}
-	if err := await.Until(t.Context(), "Prometheus", 30*time.Second, 50*time.Millisecond, func(ctx context.Context) error {
+	if err := sandbox.Await(t.Context(), "Prometheus", 30*time.Second, 50*time.Millisecond, func(ctx context.Context) error {
 		return p.get(ctx, "/-/ready", nil, nil)
 	}); err != nil {
 		t.Fatal(err)

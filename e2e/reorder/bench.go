@@ -9,7 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/reorder/golden"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
 	"github.com/layertrace/layertrace/e2e/reorder/upstream"
@@ -19,7 +19,7 @@ import (
 type Bench struct {
 	Proxy *proxy.Proxy
 
-	tracer     envoy.Tracer
+	tracer     lab.Tracer
 	placements []Placement
 	upstream   *upstream.Server
 	collector  *collector
@@ -30,7 +30,7 @@ func (b *Bench) String() string { return fmt.Sprint(b.tracer, " ", b.placements)
 
 // startBench starts an Envoy with a listener for each placement, protocol and
 // setup of the cases.
-func startBench(ctx context.Context, o Options, tracer envoy.Tracer, placements []Placement, cases []golden.Case) (*Bench, error) {
+func startBench(ctx context.Context, o Options, tracer lab.Tracer, placements []Placement, cases []golden.Case) (*Bench, error) {
 	config := proxy.Config{Envoy: o.Envoy, Tracer: tracer, InlineHeaders: placements[0].InlineHeaders()}
 	seen := map[string]bool{}
 	for _, placement := range placements {

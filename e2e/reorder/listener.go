@@ -5,7 +5,7 @@ package reorder
 import (
 	"strings"
 
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/reorder/golden"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
 )
@@ -14,7 +14,7 @@ func listenerName(placement Placement, protocol proxy.Protocol, setup golden.Set
 	return strings.Join([]string{string(placement), string(protocol), setup.String()}, " ")
 }
 
-func listener(tracer envoy.Tracer, placement Placement, protocol proxy.Protocol, setup golden.Setup, module string) (proxy.Listener, error) {
+func listener(tracer lab.Tracer, placement Placement, protocol proxy.Protocol, setup golden.Setup, module string) (proxy.Listener, error) {
 	config := FilterConfig{Headers: setup.Headers, UnknownKey: setup.Refused}
 	if setup.OwnFormatOnly {
 		config.Formats = []string{format[tracer]}

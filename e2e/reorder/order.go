@@ -5,7 +5,7 @@ package reorder
 import (
 	"slices"
 
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
 	"github.com/layertrace/layertrace/e2e/reorder/upstream"
 )
@@ -24,7 +24,7 @@ func lastOrder(heads []upstream.Head) []string {
 
 // offset returns where the first of the headers that the tracer writes begins in
 // the last of the heads, or -1.
-func offset(heads []upstream.Head, tracer envoy.Tracer) int {
+func offset(heads []upstream.Head, tracer lab.Tracer) int {
 	if len(heads) == 0 || heads[len(heads)-1].Protocol != proxy.HTTP1 {
 		return -1
 	}

@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
 	luafilter "github.com/layertrace/layertrace/lua-filter"
 )
@@ -36,12 +36,12 @@ const (
 var Placements = []Placement{Stock, WasmUpstream, WasmConnectionManager, LuaUpstream}
 
 // format is the name, in the filters' configuration, of what a tracer writes.
-var format = map[envoy.Tracer]string{envoy.Zipkin: "b3", envoy.OpenTelemetry: "w3c"}
+var format = map[lab.Tracer]string{lab.Zipkin: "b3", lab.OpenTelemetry: "w3c"}
 
 // written are the headers that each tracer writes.
-var written = map[envoy.Tracer][]string{
-	envoy.Zipkin:        {"x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"},
-	envoy.OpenTelemetry: {"traceparent", "tracestate"},
+var written = map[lab.Tracer][]string{
+	lab.Zipkin:        {"x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"},
+	lab.OpenTelemetry: {"traceparent", "tracestate"},
 }
 
 // InlineHeaders returns what the bootstrap has to register for a placement: all
@@ -50,7 +50,7 @@ func (p Placement) InlineHeaders() []string {
 	if p != WasmConnectionManager {
 		return nil
 	}
-	return slices.Concat(written[envoy.OpenTelemetry], written[envoy.Zipkin])
+	return slices.Concat(written[lab.OpenTelemetry], written[lab.Zipkin])
 }
 
 // FilterConfig is what a placement's filter is configured with, beside what
@@ -64,7 +64,7 @@ type FilterConfig struct {
 
 // Filter returns the HTTP filter of a placement: for the connection manager or
 // for the router, or nil for both. module is the path of the Wasm filter.
-func (p Placement) Filter(tracer envoy.Tracer, module string, c FilterConfig) (downstream, upstream *proxy.Filter, err error) {
+func (p Placement) Filter(tracer lab.Tracer, module string, c FilterConfig) (downstream, upstream *proxy.Filter, err error) {
 	switch p {
 	case Stock:
 		return nil, nil, nil

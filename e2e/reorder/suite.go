@@ -9,7 +9,7 @@ import (
 	"io/fs"
 	"slices"
 
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/reorder/golden"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
 )
@@ -30,13 +30,13 @@ type Options struct {
 }
 
 // Tracers are those that golden files exist for.
-var Tracers = []envoy.Tracer{envoy.Zipkin, envoy.OpenTelemetry}
+var Tracers = []lab.Tracer{lab.Zipkin, lab.OpenTelemetry}
 
 var protocols = []proxy.Protocol{proxy.HTTP1, proxy.HTTP2}
 
 // Result is one case on the wire.
 type Result struct {
-	Tracer    envoy.Tracer   `json:"tracer"`
+	Tracer    lab.Tracer     `json:"tracer"`
 	Placement Placement      `json:"placement"`
 	Case      string         `json:"case"`
 	Protocol  proxy.Protocol `json:"protocol"`
@@ -93,7 +93,7 @@ func groupByBootstrap(placements []Placement) [][]Placement {
 }
 
 // runGroup runs placements with the same bootstrap in one Envoy.
-func runGroup(ctx context.Context, o Options, tracer envoy.Tracer, placements []Placement, cases []golden.Case) (results []Result, err error) {
+func runGroup(ctx context.Context, o Options, tracer lab.Tracer, placements []Placement, cases []golden.Case) (results []Result, err error) {
 	bench, err := startBench(ctx, o, tracer, placements, cases)
 	if err != nil {
 		return nil, err

@@ -12,11 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/provision"
 	"github.com/layertrace/layertrace/e2e/reorder/golden"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // TestWire holds every placement to the golden files, on a real Envoy.
@@ -57,7 +57,7 @@ func TestWire(t *testing.T) {
 	}
 }
 
-func runs(results []Result, tracer envoy.Tracer, name string) int {
+func runs(results []Result, tracer lab.Tracer, name string) int {
 	n := 0
 	for _, r := range results {
 		if r.Tracer == tracer && r.Case == name {
@@ -139,7 +139,7 @@ func checkLog(ctx context.Context, t *testing.T, b *Bench) {
 		}
 	}
 	var told int
-	err := await.Until(ctx, "the refused configuration in the log", time.Minute, 50*time.Millisecond, func(context.Context) error {
+	err := sandbox.Await(ctx, "the refused configuration in the log", time.Minute, 50*time.Millisecond, func(context.Context) error {
 		log, err := b.Proxy.Log()
 		told = strings.Count(log, `layertrace: plugin configuration: unknown key "unknown"`)
 		if err == nil && told < listeners {

@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
 	"github.com/layertrace/layertrace/e2e/reorder/golden"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // warmUp sends root requests to the listeners whose filter sets placeholders,
@@ -41,7 +41,7 @@ func (b *Bench) awaitPlaceholders(ctx context.Context, placement Placement, prot
 		return err
 	}
 	setup.FirstAttempt = ""
-	return await.Until(ctx, "the filter to set placeholders", time.Minute, 10*time.Millisecond, func(ctx context.Context) error {
+	return sandbox.Await(ctx, "the filter to set placeholders", time.Minute, 10*time.Millisecond, func(ctx context.Context) error {
 		if _, err := b.Exchange(ctx, placement, protocol, golden.Case{Name: "warm-up", Setup: setup}); err != nil {
 			return err
 		}

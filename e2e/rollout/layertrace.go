@@ -12,7 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // layertrace runs the program against the cluster; what it prints is part of
@@ -35,7 +35,7 @@ func (r *rollout) uninstall(ctx context.Context) error {
 // can be installed into it.
 func (r *rollout) awaitGone(ctx context.Context) error {
 	const namespace = "layertrace-system"
-	return await.Until(ctx, "end of namespace "+namespace, limit, 100*time.Millisecond, func(ctx context.Context) error {
+	return sandbox.Await(ctx, "end of namespace "+namespace, limit, 100*time.Millisecond, func(ctx context.Context) error {
 		_, err := r.cluster.Client.CoreV1().Namespaces().Get(ctx, namespace, meta.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // putVariant serves the filter with its own name in a custom section, so that
@@ -36,7 +36,7 @@ func (r *rollout) putVariant(name string) (string, error) {
 // awaitModule returns when Envoy runs the module: the agent's file for it is
 // named by its SHA-256.
 func (r *rollout) awaitModule(ctx context.Context, sum string) error {
-	return await.Until(ctx, "module "+sum, limit, 100*time.Millisecond, func(ctx context.Context) error {
+	return sandbox.Await(ctx, "module "+sum, limit, 100*time.Millisecond, func(ctx context.Context) error {
 		dump, err := cluster.Get(ctx, r.client.HTTP, admin+"/config_dump?resource=ecds_filters")
 		if err == nil && !strings.Contains(dump, sum) {
 			err = errors.New("it is not among Envoy's extensions")

@@ -19,9 +19,8 @@ import (
 	"github.com/layertrace/layertrace/e2e/cluster"
 	"github.com/layertrace/layertrace/e2e/cluster/mesh"
 	"github.com/layertrace/layertrace/e2e/cluster/node"
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/jaeger"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 const (
@@ -64,7 +63,7 @@ func startJaeger(ctx context.Context, r *rollout) error {
 	if err != nil {
 		return err
 	}
-	config, err := jaeger.Config(cluster.BridgeIP, 1000)
+	config, err := lab.JaegerConfig(cluster.BridgeIP, 1000)
 	if err != nil {
 		return err
 	}
@@ -72,11 +71,11 @@ func startJaeger(ctx context.Context, r *rollout) error {
 	if err := os.WriteFile(path, []byte(config), 0o644); err != nil {
 		return err
 	}
-	p, err := r.cluster.Run(process.Spec{Name: "jaeger", Path: r.options.Tools.Jaeger, Args: []string{"--config", path}})
+	p, err := r.cluster.Run(sandbox.Spec{Name: "jaeger", Path: r.options.Tools.Jaeger, Args: []string{"--config", path}})
 	if err != nil {
 		return err
 	}
-	r.jaeger = jaeger.NewClient(cluster.BridgeIP, r.cluster.Space.DialContext)
+	r.jaeger = lab.NewJaegerClient(cluster.BridgeIP, r.cluster.Space.DialContext)
 	return cluster.AwaitReady(ctx, p, func(ctx context.Context) error {
 		_, err := r.jaeger.Services(ctx)
 		return err
@@ -85,7 +84,7 @@ func startJaeger(ctx context.Context, r *rollout) error {
 
 // agentRuns installs the agents, and returns when the node's is ready.
 func agentRuns(ctx context.Context, r *rollout) error {
-	endpoint := fmt.Sprintf("%s:%d", cluster.BridgeIP, jaeger.OTLPPort)
+	endpoint := fmt.Sprintf("%s:%d", cluster.BridgeIP, lab.JaegerOTLPPort)
 	if _, err := r.layertrace(ctx, "install", "--yes", "--reorder=none", "--otlp-endpoint="+endpoint); err != nil {
 		return err
 	}
@@ -121,8 +120,8 @@ func (r *rollout) awaitNamedSpan(ctx context.Context, url string) error {
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: r.cluster.Space.DialContext}}
 	defer client.CloseIdleConnections()
 	var traces []string
-	var spans []jaeger.Span
-	return await.Until(ctx, "span of pod "+appPod, limit, 500*time.Millisecond, func(ctx context.Context) error {
+	var spans []lab.Span
+	return sandbox.Await(ctx, "span of pod "+appPod, limit, 500*time.Millisecond, func(ctx context.Context) error {
 		// An agent sends its spans a second or two behind the request.
 		for _, trace := range traces[max(0, len(traces)-8):] {
 			got, err := r.jaeger.Trace(ctx, trace)
@@ -149,7 +148,7 @@ func (r *rollout) awaitNamedSpan(ctx context.Context, url string) error {
 
 // namesApp says that a span is of the app's interface, and names its workload
 // and pod.
-func namesApp(span jaeger.Span) bool {
+func namesApp(span lab.Span) bool {
 	return span.Service == appService && strings.HasPrefix(span.Name, appService+"_veth") &&
 		span.Resource["k8s.pod.name"] == appPod && span.Resource["k8s.namespace.name"] == mesh.Namespace &&
 		span.Resource["k8s.node.name"] == worker
@@ -167,7 +166,7 @@ func agentGoes(ctx context.Context, r *rollout) error {
 // no node yet but name one.
 func (r *rollout) awaitPod(ctx context.Context, namespace string, which func(*core.Pod) bool) error {
 	pods := r.cluster.Client.CoreV1().Pods(namespace)
-	return await.Until(ctx, "pod in "+namespace, limit, 100*time.Millisecond, func(ctx context.Context) error {
+	return sandbox.Await(ctx, "pod in "+namespace, limit, 100*time.Millisecond, func(ctx context.Context) error {
 		list, err := pods.List(ctx, meta.ListOptions{})
 		if err != nil {
 			return err

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
 	"github.com/layertrace/layertrace/e2e/reorder/upstream"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // order is where the trace headers stand in a request head.
@@ -117,7 +117,7 @@ const limit = 2 * time.Minute
 // awaitOrder returns when trace headers stand as wanted.
 func (r *rollout) awaitOrder(ctx context.Context, want orders) error {
 	var before error
-	return await.Until(ctx, fmt.Sprintf("trace headers %v", want), limit, 100*time.Millisecond,
+	return sandbox.Await(ctx, fmt.Sprintf("trace headers %v", want), limit, 100*time.Millisecond,
 		func(ctx context.Context) error {
 			err := r.expect(ctx, want)
 			if ctx.Err() != nil && before != nil {

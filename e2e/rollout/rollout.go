@@ -17,7 +17,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/cluster"
 	"github.com/layertrace/layertrace/e2e/cluster/mesh"
 	"github.com/layertrace/layertrace/e2e/cluster/node"
-	"github.com/layertrace/layertrace/e2e/lab/jaeger"
+	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/reorder/upstream"
 )
 
@@ -63,7 +63,7 @@ type rollout struct {
 	// client's sidecar is what the steps configure.
 	client *mesh.Pod
 	// jaeger reads the agents' spans back.
-	jaeger *jaeger.Client
+	jaeger *lab.JaegerClient
 }
 
 // Run runs all steps and removes everything. A failed step does not keep the

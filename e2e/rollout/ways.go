@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // way is one of the ways in which install puts the trace headers in front.
@@ -139,7 +139,7 @@ func (w way) bad(ctx context.Context, r *rollout, kind string, want orders) erro
 		if err := w.install(ctx, r, kind); err != nil {
 			return err
 		}
-		err := await.Until(ctx, "refusal of "+w.name(kind), limit, 100*time.Millisecond, func(ctx context.Context) error {
+		err := sandbox.Await(ctx, "refusal of "+w.name(kind), limit, 100*time.Millisecond, func(ctx context.Context) error {
 			now, err := r.refusedExtensions(ctx)
 			if err == nil && now <= before {
 				err = fmt.Errorf("%d extensions were refused, as before; the module was asked for %d times",

@@ -12,8 +12,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 const (
@@ -24,7 +23,7 @@ const (
 
 // startIstiod starts istiod, and returns when it is ready.
 func (m *Mesh) startIstiod(ctx context.Context) (err error) {
-	m.istiod, err = m.cluster.Run(process.Spec{
+	m.istiod, err = m.cluster.Run(sandbox.Spec{
 		Name: "istiod", Path: m.tools.Istiod,
 		Args: []string{"discovery", "--kubeconfig=" + m.cluster.KubeconfigInside},
 		Env: []string{
@@ -59,7 +58,7 @@ func (m *Mesh) writeShared(ctx context.Context) error {
 		return err
 	}
 	// istiod writes the certificate into a ConfigMap of every namespace.
-	return await.Until(ctx, "istiod's root certificate", startLimit, pollEvery, func(ctx context.Context) error {
+	return sandbox.Await(ctx, "istiod's root certificate", startLimit, pollEvery, func(ctx context.Context) error {
 		root, err := m.cluster.Client.CoreV1().ConfigMaps(Namespace).Get(ctx, "istio-ca-root-cert", meta.GetOptions{})
 		if err != nil {
 			return err

@@ -11,7 +11,7 @@ import (
 	"fmt"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Tools are paths of what a mesh is made of.
@@ -26,7 +26,7 @@ type Tools struct {
 type Mesh struct {
 	cluster *cluster.Cluster
 	tools   Tools
-	istiod  *process.Process
+	istiod  *sandbox.Process
 	hosts   string
 	rootCA  string
 }

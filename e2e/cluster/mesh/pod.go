@@ -13,7 +13,7 @@ import (
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // PodSpec is what a pod is made from.
@@ -34,7 +34,7 @@ type PodSpec struct {
 type Pod struct {
 	PodSpec
 	// Space is the pod's network namespace.
-	Space *netspace.Space
+	Space *sandbox.Namespace
 	// HTTP sends requests from the pod, through its sidecar if it has one,
 	// each on a connection of its own. URLs hold an IP address.
 	HTTP *http.Client

@@ -15,8 +15,8 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // startSidecar redirects the pod's traffic and starts its agent, which starts
@@ -50,8 +50,8 @@ func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 	// line in /etc/hosts, and keeps modules in /var/lib/istio/data. Hence a
 	// mount namespace, which also ends with its processes.
 	script := `mount --bind "$1" /etc/hosts && mount --bind "$2" /var/lib && shift 2 && exec "$@"`
-	agent, err := m.cluster.Run(process.Spec{
-		Name: pod.Name, Space: pod.Space, GID: envoy.GID, Env: env, Stderr: filepath.Join(pod.dir, "log"),
+	agent, err := m.cluster.Run(sandbox.Spec{
+		Name: pod.Name, Namespace: pod.Space, GID: lab.GID, Env: env, Stderr: filepath.Join(pod.dir, "log"),
 		Path: "unshare",
 		Args: []string{"--mount", "--propagation=private", "sh", "-c", script, "sh",
 			m.hosts, filepath.Join(pod.dir, "var", "lib"),
@@ -71,7 +71,7 @@ func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 // redirect sends the pod's traffic through Envoy with Istio's own rules.
 func (m *Mesh) redirect(ctx context.Context, pod *Pod) error {
 	cmd := exec.CommandContext(ctx, m.tools.PilotAgent, "istio-iptables", "--native-nftables=true",
-		"-p", "15001", "-z", "15006", "-u", fmt.Sprint(envoy.GID), "-g", fmt.Sprint(envoy.GID),
+		"-p", "15001", "-z", "15006", "-u", fmt.Sprint(lab.GID), "-g", fmt.Sprint(lab.GID),
 		"-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "15090,15021,15020")
 	log, err := os.Create(filepath.Join(pod.dir, "redirect.log"))
 	if err != nil {

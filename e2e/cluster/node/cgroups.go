@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // removeGroups removes the cgroups of containers that the node ran at its end:
@@ -25,7 +25,7 @@ func (n *Node) removeGroups() error {
 	if err != nil {
 		return err
 	}
-	return await.Until(context.Background(), "removal of the containers' cgroups", 20*time.Second, pollEvery,
+	return sandbox.Await(context.Background(), "removal of the containers' cgroups", 20*time.Second, pollEvery,
 		func(context.Context) error {
 			var errs []error
 			for _, container := range containers {

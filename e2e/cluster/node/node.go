@@ -17,8 +17,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Tools are paths of what a node is made of.
@@ -52,7 +51,7 @@ const Pause = "layertrace/pause:test"
 // Node is a node that is ready.
 type Node struct {
 	// Space is the node's network namespace.
-	Space   *netspace.Space
+	Space   *sandbox.Namespace
 	options Options
 	cluster *cluster.Cluster
 	dir     string
@@ -92,8 +91,8 @@ func Start(ctx context.Context, c *cluster.Cluster, options Options) (*Node, err
 // run starts containerd, gives it the images, and starts the kubelet, all below
 // one process that is PID 1 of their namespace.
 func (n *Node) run(ctx context.Context) error {
-	p, err := n.cluster.Run(process.Spec{
-		Name: n.options.Name, Path: "unshare", Space: n.Space, Stderr: filepath.Join(n.dir, "log"),
+	p, err := n.cluster.Run(sandbox.Spec{
+		Name: n.options.Name, Path: "unshare", Namespace: n.Space, Stderr: filepath.Join(n.dir, "log"),
 		Env: []string{"PATH=" + n.options.Tools.path()},
 		Args: append([]string{"--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--propagation=slave",
 			"sh", "-euc", script, "sh", n.dir, n.options.Name, n.options.IP, n.cluster.KubeconfigInside},

@@ -16,10 +16,8 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/faults/campaign"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/overhead"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
-	"github.com/layertrace/layertrace/e2e/lab/scenario"
+	"github.com/layertrace/layertrace/e2e/measure"
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 type bench struct {
@@ -58,7 +56,7 @@ come. Needs root, and a machine that does nothing else.`,
 	cmd.Flags().StringSliceVar(&b.cases, "case", nil, "measure only these: "+strings.Join(caseNames(), ", ")+" (all)")
 	cmd.Flags().IntVar(&b.rounds, "rounds", 6, "how often each case is measured without and with agents")
 	cmd.Flags().DurationVar(&b.duration, "duration", 10*time.Second, "how long each time")
-	cmd.Flags().StringVar(&b.tracer, "tracer", string(envoy.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
+	cmd.Flags().StringVar(&b.tracer, "tracer", string(lab.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
 	cmd.Flags().StringVar(&b.tcpOption, "tcp-option", "", "what the agents write into packets: compact or paper; results go to the key lab-compact or lab-paper")
 	cmd.Flags().StringVar(&b.export, "export", "otlp-grpc", "where the agents send: none shows what the capture alone costs; results go to the key lab-none")
 	cmd.Flags().Float64Var(&b.sampling, "sampling", 100, "share of requests that the mesh samples, in per cent; results go to the key lab-sampling-N")
@@ -71,7 +69,7 @@ come. Needs root, and a machine that does nothing else.`,
 }
 
 func (b *bench) run(ctx context.Context) error {
-	tracer, err := envoy.ParseTracer(b.tracer)
+	tracer, err := lab.ParseTracer(b.tracer)
 	if err != nil {
 		return err
 	}
@@ -104,7 +102,7 @@ func (b *bench) run(ctx context.Context) error {
 			return err
 		}
 	}
-	setup := scenario.Reordered(tracer)
+	setup := measure.Reordered(tracer)
 	setup.TCPOption, setup.Export, setup.Sampling = b.tcpOption, b.export, b.sampling
 	results, programs, err := b.requests(ctx, tools, setup, cases)
 	if err != nil {
@@ -137,29 +135,29 @@ func (b *bench) key() string {
 }
 
 func caseNames() (names []string) {
-	for _, c := range overhead.Cases {
+	for _, c := range measure.Cases {
 		names = append(names, c.Name)
 	}
 	return names
 }
 
 // chosenCases returns the cases of these names, all without names.
-func chosenCases(names []string) (chosen []overhead.Case, err error) {
+func chosenCases(names []string) (chosen []measure.Case, err error) {
 	for _, name := range names {
 		i := slices.Index(caseNames(), name)
 		if i < 0 {
 			return nil, fmt.Errorf("--case %s: want one or more of %s", name, strings.Join(caseNames(), ", "))
 		}
-		chosen = append(chosen, overhead.Cases[i])
+		chosen = append(chosen, measure.Cases[i])
 	}
 	if len(names) == 0 {
-		chosen = overhead.Cases
+		chosen = measure.Cases
 	}
 	return chosen, nil
 }
 
 // requests brings a lab up for the measurement and takes it down again.
-func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup, cases []overhead.Case) (results []overhead.Result, programs []overhead.Program, err error) {
+func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup, cases []measure.Case) (results []measure.OverheadResult, programs []measure.Program, err error) {
 	l, err := lab.Up(ctx, lab.Options{
 		Name: b.name, Dir: filepath.Join(b.out, "bench-lab"), Tools: tools, Progress: b.progress,
 		// Nobody reads the traces; a growing Jaeger would disturb the later rounds.
@@ -176,7 +174,7 @@ func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup, 
 		campaign.TellLayers(l, &setup)
 	}
 	b.progress("starting applications and Envoys")
-	return overhead.Measure(ctx, l, overhead.Options{
+	return measure.Overhead(ctx, l, measure.OverheadOptions{
 		Cases: cases, Setup: setup, Rounds: b.rounds, Duration: b.duration, Progress: b.progress,
 	})
 }

@@ -6,13 +6,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/layertrace/layertrace/e2e/lab/overhead"
+	"github.com/layertrace/layertrace/e2e/measure"
 )
 
 func TestChosenCases(t *testing.T) {
 	all, err := chosenCases(nil)
-	if err != nil || len(all) != len(overhead.Cases) {
-		t.Errorf("without names %d cases (%v), want all %d", len(all), err, len(overhead.Cases))
+	if err != nil || len(all) != len(measure.Cases) {
+		t.Errorf("without names %d cases (%v), want all %d", len(all), err, len(measure.Cases))
 	}
 	some, err := chosenCases([]string{"saturation", "50"})
 	if err != nil || len(some) != 2 || some[0].Name != "saturation" || some[1].Name != "50" {

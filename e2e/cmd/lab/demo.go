@@ -13,11 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
-	"github.com/layertrace/layertrace/e2e/lab/scenario"
-	"github.com/layertrace/layertrace/e2e/lab/traffic"
-	"github.com/layertrace/layertrace/e2e/lab/truth"
+	"github.com/layertrace/layertrace/e2e/measure"
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 type demo struct {
@@ -48,14 +45,14 @@ Jaeger has it. Needs root.`,
 	}
 	cmd.Flags().IntVar(&d.requests, "requests", 300, "front page requests per setup")
 	cmd.Flags().BoolVar(&d.keep, "keep", os.Getenv("KEEP") == "1", "keep mesh and Jaeger up until Ctrl-C (also KEEP=1)")
-	cmd.Flags().StringVar(&d.tracer, "tracer", string(envoy.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
+	cmd.Flags().StringVar(&d.tracer, "tracer", string(lab.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
 	cmd.Flags().StringVar(&d.out, "out", "out", "directory for demo.json and the logs")
 	cmd.Flags().StringVar(&d.name, "name", "demo", "tells labs apart that run at the same time")
 	return cmd
 }
 
 func (d *demo) run(ctx context.Context) (err error) {
-	tracer, err := envoy.ParseTracer(d.tracer)
+	tracer, err := lab.ParseTracer(d.tracer)
 	if err != nil {
 		return err
 	}
@@ -98,12 +95,12 @@ func (d *demo) run(ctx context.Context) (err error) {
 }
 
 // measure runs the three setups and returns the requests of the last.
-func (d *demo) measure(ctx context.Context, l *lab.Lab, tracer envoy.Tracer) (*report, []truth.Hop, error) {
+func (d *demo) measure(ctx context.Context, l *lab.Lab, tracer lab.Tracer) (*report, []measure.Hop, error) {
 	r := newReport()
-	var hops []truth.Hop
-	for _, setup := range []lab.Setup{scenario.Stock(tracer), scenario.StockDeep(tracer), scenario.Reordered(tracer)} {
+	var hops []measure.Hop
+	for _, setup := range []lab.Setup{measure.Stock(tracer), measure.StockDeep(tracer), measure.Reordered(tracer)} {
 		d.progress("%s: starting applications, Envoys and agents", setup.Name)
-		out, err := scenario.Measure(ctx, l, setup, traffic.Load{
+		out, err := measure.Acquisition(ctx, l, setup, lab.Load{
 			Requests: d.requests,
 			Progress: func(done int) { d.progress("%s: %d of %d requests", setup.Name, done, d.requests) },
 		})
@@ -120,8 +117,8 @@ func (d *demo) measure(ctx context.Context, l *lab.Lab, tracer envoy.Tracer) (*r
 
 // showTrace reads one trace back from Jaeger and prints it. A trace through
 // reviews-v3 has both kinds of hop: between nodes, and (to ratings) within one.
-func (d *demo) showTrace(ctx context.Context, l *lab.Lab, r *report, hops []truth.Hop) error {
-	want, err := truth.LastTraceThrough(hops, "reviews-v3")
+func (d *demo) showTrace(ctx context.Context, l *lab.Lab, r *report, hops []measure.Hop) error {
+	want, err := measure.LastTraceThrough(hops, "reviews-v3")
 	if err != nil {
 		return err
 	}
@@ -135,8 +132,8 @@ func (d *demo) showTrace(ctx context.Context, l *lab.Lab, r *report, hops []trut
 
 // keepUp runs the mesh again, reordered, with Jaeger reachable from the host,
 // until ctx ends.
-func (d *demo) keepUp(ctx context.Context, l *lab.Lab, tracer envoy.Tracer) error {
-	setup := scenario.Reordered(tracer)
+func (d *demo) keepUp(ctx context.Context, l *lab.Lab, tracer lab.Tracer) error {
+	setup := measure.Reordered(tracer)
 	setup.Name = "kept"
 	run, err := l.Start(ctx, setup)
 	if err != nil {
@@ -148,7 +145,7 @@ func (d *demo) keepUp(ctx context.Context, l *lab.Lab, tracer envoy.Tracer) erro
 	}
 	defer closeProxy()
 	fmt.Printf("\nJaeger: http://%s  (Ctrl-C ends the demo)\n", address)
-	fmt.Printf("More requests: nsenter --net=/run/netns/%s curl %s\n", l.NodeSpace(lab.ClientNode).Name, lab.FrontPage())
+	fmt.Printf("More requests: nsenter --net=/run/netns/%s curl %s\n", l.NodeNamespace(lab.ClientNode).Name, lab.FrontPage())
 	<-ctx.Done()
 	return run.Stop()
 }

@@ -15,8 +15,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults/campaign"
 	"github.com/layertrace/layertrace/e2e/faults/inject"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 type faultsRun struct {
@@ -61,14 +60,14 @@ found, or too many requests without a fault are blamed on a layer. Needs root.`,
 	flags.Float64Var(&f.accuracy, "accuracy", 0.99, "share of the faults that must be found")
 	flags.Float64Var(&f.falseBlame, "false-blame", 0.01, "share of requests without a fault that may be blamed on a layer")
 	flags.StringVar(&f.markdown, "markdown", "", "file for the result as a page")
-	flags.StringVar(&f.tracer, "tracer", string(envoy.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
+	flags.StringVar(&f.tracer, "tracer", string(lab.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
 	flags.StringVar(&f.out, "out", "out", "directory for faults.json and the logs")
 	flags.StringVar(&f.name, "name", "faults", "tells labs apart that run at the same time")
 	return cmd
 }
 
 func (f *faultsRun) run(ctx context.Context) (err error) {
-	tracer, err := envoy.ParseTracer(f.tracer)
+	tracer, err := lab.ParseTracer(f.tracer)
 	if err != nil {
 		return err
 	}
@@ -108,7 +107,7 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 }
 
 // hold makes the cases and holds the verdicts against them.
-func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer envoy.Tracer) error {
+func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer lab.Tracer) error {
 	var results []faults.Result
 	c := &campaign.Campaign{
 		Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l},

@@ -14,12 +14,11 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults/inject"
 	"github.com/layertrace/layertrace/e2e/faults/verify"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
 )
 
 // verifyFaults injects the drawn faults without agents, and prints what each
 // took by its own measure and by the client's.
-func (f *faultsRun) verifyFaults(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer envoy.Tracer) error {
+func (f *faultsRun) verifyFaults(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer lab.Tracer) error {
 	setup := lab.Setup{Name: "verify", Tracer: tracer, Reordered: true, NoAgents: true}
 	return variant.WithSession(ctx, l, tracer, setup, func(s *inject.Session) error {
 		start := time.Now()

@@ -12,7 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/overhead"
+	"github.com/layertrace/layertrace/e2e/measure"
 )
 
 // overheadRow is a case with agents off or on in bench.json.
@@ -41,7 +41,7 @@ var states = []struct {
 }{{"off", false}, {"on", true}}
 
 // printOverhead prints the medians per case and state, and the ratios.
-func printOverhead(w io.Writer, results []overhead.Result) {
+func printOverhead(w io.Writer, results []measure.OverheadResult) {
 	fmt.Fprintf(w, `
 Front page requests with agents off and on, alternately; medians of %d rounds. CPU
 is seconds per 1,000 requests: of the agents' processes, of Jaeger, and of
@@ -67,14 +67,14 @@ at the end of a round, and at most.
 	fmt.Fprintln(table, "case\trequests/s\tp50\tp99\tmesh CPU\t")
 	for _, result := range results {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t\n", result.Case.Name,
-			ratio(result.Ratio(overhead.PerSecond)), ratio(result.Ratio(overhead.P50)),
-			ratio(result.Ratio(overhead.P99)), ratio(result.Ratio(overhead.MeshCPU)))
+			ratio(result.Ratio(measure.PerSecond)), ratio(result.Ratio(measure.P50)),
+			ratio(result.Ratio(measure.P99)), ratio(result.Ratio(measure.MeshCPU)))
 	}
 	_ = table.Flush()
 }
 
 // printPrograms prints how often the agents' BPF programs run per request.
-func printPrograms(w io.Writer, programs []overhead.Program) {
+func printPrograms(w io.Writer, programs []measure.Program) {
 	fmt.Fprint(w, `
 BPF programs of the agents, per front page request at the limit, by the kernel's
 count. The time of a run has that of measuring it in it.
@@ -91,7 +91,7 @@ count. The time of a run has that of measuring it in it.
 	_ = table.Flush() // as above
 }
 
-func ratio(r overhead.Ratio) string {
+func ratio(r measure.Ratio) string {
 	return fmt.Sprintf("%.3f (%.3f to %.3f)", r.Median, r.Lowest, r.Highest)
 }
 
@@ -101,7 +101,7 @@ func mebibytes(bytes uint64) float64 { return float64(bytes) / (1 << 20) }
 
 // writeOverhead sets the results' key of the JSON file, and the programs' beside
 // it, and keeps what else is in it.
-func writeOverhead(path, key string, results []overhead.Result, programs []overhead.Program) error {
+func writeOverhead(path, key string, results []measure.OverheadResult, programs []measure.Program) error {
 	content := map[string]json.RawMessage{}
 	old, err := os.ReadFile(path)
 	if err == nil {

@@ -11,17 +11,17 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/overhead"
+	"github.com/layertrace/layertrace/e2e/measure"
 )
 
 func TestWriteOverheadKeepsOtherKeys(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "out", "bench.json")
-	results := []overhead.Result{{Case: overhead.Case{Name: "50"}, Pairs: []overhead.Pair{{
-		Off: overhead.Sample{Requests: 400, PerSecond: 50, P50: 5 * time.Millisecond, P99: 9 * time.Millisecond},
-		On: overhead.Sample{Requests: 400, PerSecond: 49, P50: 6 * time.Millisecond, P99: 10 * time.Millisecond,
+	results := []measure.OverheadResult{{Case: measure.Case{Name: "50"}, Pairs: []measure.Pair{{
+		Off: measure.Sample{Requests: 400, PerSecond: 50, P50: 5 * time.Millisecond, P99: 9 * time.Millisecond},
+		On: measure.Sample{Requests: 400, PerSecond: 49, P50: 6 * time.Millisecond, P99: 10 * time.Millisecond,
 			Usage: lab.Usage{Agents: 100 * time.Millisecond}, Resident: 1 << 20, Spans: 1000},
 	}}}}
-	programs := []overhead.Program{{Name: "capture_in", Runs: 10.5, Time: 300}}
+	programs := []measure.Program{{Name: "capture_in", Runs: 10.5, Time: 300}}
 	if err := writeOverhead(path, "lab", results, programs); err != nil {
 		t.Fatal(err)
 	}

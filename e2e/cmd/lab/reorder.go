@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/provision"
 	"github.com/layertrace/layertrace/e2e/reorder"
 	"github.com/layertrace/layertrace/e2e/reorder/cost"
 	luafilter "github.com/layertrace/layertrace/lua-filter"

@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/reorder"
 	"github.com/layertrace/layertrace/e2e/reorder/cost"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
@@ -20,11 +20,11 @@ import (
 var reorderExample = reorderReport{
 	Wire: []reorder.Result{
 		{
-			Tracer: envoy.Zipkin, Placement: reorder.LuaUpstream, Case: "root", Protocol: proxy.HTTP1,
+			Tracer: lab.Zipkin, Placement: reorder.LuaUpstream, Case: "root", Protocol: proxy.HTTP1,
 			Pass: true, Order: []string{"host", "x-b3-traceid"}, Offset: 37,
 		},
 		{
-			Tracer: envoy.Zipkin, Placement: reorder.LuaUpstream, Case: "root", Protocol: proxy.HTTP2,
+			Tracer: lab.Zipkin, Placement: reorder.LuaUpstream, Case: "root", Protocol: proxy.HTTP2,
 			Order: []string{}, Offset: -1, Err: errors.New("nothing came"),
 		},
 	},

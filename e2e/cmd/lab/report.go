@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/truth"
+	"github.com/layertrace/layertrace/e2e/measure"
 )
 
 // report is what the demo writes to demo.json; rates in 0..1.
@@ -18,7 +18,7 @@ type report struct {
 	TraceID string       `json:"trace_id"`
 
 	setups []string
-	counts map[string][]truth.Acquired
+	counts map[string][]measure.Acquired
 }
 
 type pointRates struct {
@@ -31,7 +31,7 @@ type pointRates struct {
 }
 
 func newReport() *report {
-	r := &report{counts: map[string][]truth.Acquired{}}
+	r := &report{counts: map[string][]measure.Acquired{}}
 	for _, point := range lab.Points() {
 		r.Points = append(r.Points, pointRates{Point: point})
 	}
@@ -39,7 +39,7 @@ func newReport() *report {
 }
 
 // add takes the results of one setup, in the order of lab.Points.
-func (r *report) add(setup string, results []truth.Acquired) {
+func (r *report) add(setup string, results []measure.Acquired) {
 	r.setups = append(r.setups, setup)
 	r.counts[setup] = results
 	for i, result := range results {

@@ -11,18 +11,17 @@ import (
 	"unicode/utf8"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/jaeger"
 )
 
 // node is a span with the spans that it contains.
 type node struct {
-	jaeger.Span
+	lab.Span
 	children []*node
 }
 
 // printTree prints a trace, each span indented below the one it lies in, with
 // its start after the trace's and its duration.
-func printTree(w io.Writer, trace jaeger.Trace) {
+func printTree(w io.Writer, trace lab.Trace) {
 	roots := nest(trace.Spans)
 	if len(roots) == 0 {
 		return
@@ -53,7 +52,7 @@ func printTree(w io.Writer, trace jaeger.Trace) {
 // the interface spans of one hop all have the client's span as parent; they
 // are strung from the outermost to the innermost, and the server's span, which
 // has the same parent, goes below the last.
-func nest(spans []jaeger.Span) []*node {
+func nest(spans []lab.Span) []*node {
 	nodes := map[string]*node{}
 	for _, span := range spans {
 		nodes[span.ID] = &node{Span: span}
@@ -117,6 +116,6 @@ func byStart(a, b *node) int {
 	return cmp.Or(a.Start.Compare(b.Start), -cmp.Compare(a.Duration, b.Duration), cmp.Compare(a.ID, b.ID))
 }
 
-func isInterface(span jaeger.Span) bool {
+func isInterface(span lab.Span) bool {
 	return slices.ContainsFunc(lab.Points(), func(p lab.Point) bool { return p.Name == span.Name })
 }

@@ -7,18 +7,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/jaeger"
+	"github.com/layertrace/layertrace/e2e/lab"
 )
 
 // One hop between nodes: the interface spans nest from the client's to the
 // server's, and what the server does stands below them.
 func TestTreeNestsInterfaceSpansOfAHop(t *testing.T) {
 	t0 := time.UnixMicro(1_000_000)
-	span := func(id, parent, service, name string, start, duration int) jaeger.Span {
-		return jaeger.Span{ID: id, Parent: parent, Service: service, Name: name,
+	span := func(id, parent, service, name string, start, duration int) lab.Span {
+		return lab.Span{ID: id, Parent: parent, Service: service, Name: name,
 			Start: t0.Add(time.Duration(start) * time.Microsecond), Duration: time.Duration(duration) * time.Microsecond}
 	}
-	trace := jaeger.Trace{ID: "t", Spans: []jaeger.Span{
+	trace := lab.Trace{ID: "t", Spans: []lab.Span{
 		span("s", "c", "details", "serve", 400, 200),
 		span("4", "c", "details", "details_vethdetails", 300, 400),
 		span("2", "c", "node4", "node4_eth0", 150, 700),

@@ -14,13 +14,13 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/faults/inject"
-	"github.com/layertrace/layertrace/e2e/lab/jaeger"
+	"github.com/layertrace/layertrace/e2e/lab"
 )
 
 // Campaign is what is needed for it.
 type Campaign struct {
 	Session   *inject.Session
-	Jaeger    *jaeger.Client
+	Jaeger    *lab.JaegerClient
 	Explainer Explainer
 	Seed      uint64
 	// Batch is how many cases are made before their traces are explained.

@@ -10,12 +10,11 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults/front"
 	"github.com/layertrace/layertrace/e2e/faults/inject"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
 )
 
 // WithSession starts the mesh in a setup, calls do with what faults are made
 // with, and stops the mesh.
-func (v Variant) WithSession(ctx context.Context, l *lab.Lab, tracer envoy.Tracer, setup lab.Setup, do func(*inject.Session) error) (err error) {
+func (v Variant) WithSession(ctx context.Context, l *lab.Lab, tracer lab.Tracer, setup lab.Setup, do func(*inject.Session) error) (err error) {
 	run, err := l.Start(ctx, setup)
 	if err != nil {
 		return err

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // quiet is how long no span has to come for a trace to be complete: Envoys send
@@ -19,7 +19,7 @@ const quiet = 3500 * time.Millisecond
 // depends on what agents make of a request, so: until no more come.
 func (c *Campaign) settled(ctx context.Context, ids []string) error {
 	last, since := 0, time.Now()
-	return await.Until(ctx, "all spans in Jaeger", 30*time.Second, 300*time.Millisecond, func(ctx context.Context) error {
+	return sandbox.Await(ctx, "all spans in Jaeger", 30*time.Second, 300*time.Millisecond, func(ctx context.Context) error {
 		count := 0
 		for _, id := range ids {
 			trace, err := c.Jaeger.Trace(ctx, id)

@@ -10,7 +10,6 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
 )
 
 // TellLayers sets what agents need to tell layers: of each its node's cgroup.
@@ -69,7 +68,7 @@ func ParseVariant(name string) (Variant, error) {
 }
 
 // Setup is how the mesh runs: reordered, with agents that tell layers.
-func (v Variant) Setup(l *lab.Lab, tracer envoy.Tracer) lab.Setup {
+func (v Variant) Setup(l *lab.Lab, tracer lab.Tracer) lab.Setup {
 	s := lab.Setup{
 		Name: "faults-" + v.Name, Tracer: tracer, Reordered: true,
 		AgentFlags: []string{"--idle-timeout=300ms"}, Export: "otlp-grpc",

@@ -15,21 +15,20 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
 )
 
 // Client sends requests; close it.
 type Client struct {
-	tracer envoy.Tracer
+	tracer lab.Tracer
 	http   *http.Client
 }
 
 // New returns a client in the lab's client node that has one connection and
 // writes the trace context as the tracer does.
-func New(l *lab.Lab, tracer envoy.Tracer) *Client {
+func New(l *lab.Lab, tracer lab.Tracer) *Client {
 	return &Client{tracer, &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return l.NodeSpace(lab.ClientNode).DialContext(ctx, network, address)
+			return l.NodeNamespace(lab.ClientNode).DialContext(ctx, network, address)
 		},
 		MaxConnsPerHost: 1, MaxIdleConnsPerHost: 1,
 	}}}
@@ -56,7 +55,7 @@ func (c *Client) Get(ctx context.Context, traceID, version string, sampled bool)
 	}
 	c.trace(request.Header, traceID, sampled)
 	if version != "" {
-		request.Header.Set(envoy.PodHeader, version)
+		request.Header.Set(lab.PodHeader, version)
 	}
 	start := time.Now()
 	response, err := c.http.Do(request)
@@ -81,7 +80,7 @@ func (c *Client) trace(header http.Header, traceID string, sampled bool) {
 		flag = "1"
 	}
 	span := id(8)
-	if c.tracer == envoy.OpenTelemetry {
+	if c.tracer == lab.OpenTelemetry {
 		header.Set("traceparent", fmt.Sprintf("00-%s-%s-0%s", traceID, span, flag))
 		return
 	}

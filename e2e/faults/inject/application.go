@@ -9,7 +9,7 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/faults/front"
-	"github.com/layertrace/layertrace/e2e/lab/control"
+	"github.com/layertrace/layertrace/e2e/lab/app"
 )
 
 // sleep lets an application sleep before it answers. What that took from the
@@ -17,7 +17,7 @@ import (
 // has slept works slower afterwards, too.
 func (b *Bench) sleep(ctx context.Context, c faults.Case, r Request) (time.Duration, error) {
 	var plain []string
-	var report control.Report
+	var report app.Report
 	seen, err := b.inside(c.Pod, func() (err error) {
 		for range plainBefore {
 			plain = append(plain, front.NewTraceID())
@@ -25,7 +25,7 @@ func (b *Bench) sleep(ctx context.Context, c faults.Case, r Request) (time.Durat
 				return err
 			}
 		}
-		report, err = b.application(ctx, c.Pod, control.Fault{TraceID: r.TraceID, Sleep: c.Magnitude}, r)
+		report, err = b.application(ctx, c.Pod, app.Fault{TraceID: r.TraceID, Sleep: c.Magnitude}, r)
 		return err
 	})
 	if err != nil {
@@ -44,12 +44,12 @@ func (b *Bench) sleep(ctx context.Context, c faults.Case, r Request) (time.Durat
 }
 
 func (b *Bench) notReading(ctx context.Context, c faults.Case, r Request) (time.Duration, error) {
-	report, err := b.application(ctx, c.Pod, control.Fault{TraceID: r.TraceID, Hold: c.Magnitude}, r)
+	report, err := b.application(ctx, c.Pod, app.Fault{TraceID: r.TraceID, Hold: c.Magnitude}, r)
 	return met(report.Held, err)
 }
 
 // application sends a request while a pod's application has a fault.
-func (b *Bench) application(ctx context.Context, pod string, f control.Fault, r Request) (report control.Report, err error) {
+func (b *Bench) application(ctx context.Context, pod string, f app.Fault, r Request) (report app.Report, err error) {
 	app := b.apps[pod]
 	if err := app.Arm(ctx, f); err != nil {
 		return report, err

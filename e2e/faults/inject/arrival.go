@@ -10,7 +10,6 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/faults/tap"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
 )
 
 // arrival watches a pod's interface for the request of a trace.
@@ -37,7 +36,7 @@ func (b *Bench) watchArrival(pod, traceID string) (*arrival, error) {
 		return nil, err
 	}
 	a := &arrival{pod: p, traceID: []byte(traceID), arrived: make(chan came, 1)}
-	a.Tap, err = tap.Open(b.lab.PodSpace(pod), "eth0", a.see)
+	a.Tap, err = tap.Open(b.lab.PodNamespace(pod), "eth0", a.see)
 	return a, err
 }
 
@@ -47,7 +46,7 @@ func (a *arrival) see(s tap.Segment) {
 	case local.Addr().String() != a.pod.IP:
 		return
 	case !a.pod.Gateway && local.Port() == lab.AppPort:
-		local = netip.AddrPortFrom(local.Addr(), envoy.InboundPort) // by REDIRECT
+		local = netip.AddrPortFrom(local.Addr(), lab.InboundPort) // by REDIRECT
 	case local.Port() != lab.GatewayPort:
 		return
 	}

@@ -15,32 +15,32 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults/front"
 	"github.com/layertrace/layertrace/e2e/faults/relay"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/cgroup"
-	"github.com/layertrace/layertrace/e2e/lab/control"
+	"github.com/layertrace/layertrace/e2e/lab/app"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Bench is a running lab into which faults are put; close it.
 type Bench struct {
 	lab   *lab.Lab
 	run   *lab.Run
-	apps  map[string]*control.Client
+	apps  map[string]*app.Client
 	relay *relay.Relay
 	// Of the pods whose Envoys were starved.
-	limits map[string]*cgroup.Limit
+	limits map[string]*sandbox.CPULimit
 
 	stays front.Typical // in applications
 }
 
 // New returns a bench for a run.
 func New(l *lab.Lab, run *lab.Run) (*Bench, error) {
-	b := &Bench{lab: l, run: run, apps: map[string]*control.Client{}, limits: map[string]*cgroup.Limit{}}
+	b := &Bench{lab: l, run: run, apps: map[string]*app.Client{}, limits: map[string]*sandbox.CPULimit{}}
 	for _, pod := range lab.Pods {
 		if !pod.Gateway {
-			b.apps[pod.Name] = control.NewClient(run.ControlSocket(pod.Name))
+			b.apps[pod.Name] = app.NewClient(run.ControlSocket(pod.Name))
 		}
 	}
 	var err error
-	b.relay, err = relay.Start(l.InfraSpace(), lab.SwitchBridge, lab.AllPods)
+	b.relay, err = relay.Start(l.InfraNamespace(), lab.SwitchBridge, lab.AllPods)
 	return b, err
 }
 

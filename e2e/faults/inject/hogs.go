@@ -11,8 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/cgroup"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 const (
@@ -30,7 +29,7 @@ type hogs []*exec.Cmd
 
 // spend limits the CPU time of a group and has it spent: when it returns, nothing
 // in the group runs until the limit is lifted or the next period begins.
-func spend(ctx context.Context, limit *cgroup.Limit) (err error) {
+func spend(ctx context.Context, limit *sandbox.CPULimit) (err error) {
 	var h hogs
 	defer func() {
 		// They go before the request comes, so that what was starved does not
@@ -70,7 +69,7 @@ func spend(ctx context.Context, limit *cgroup.Limit) (err error) {
 		return err
 	}
 	last, ranAt := before, time.Now()
-	return await.Until(ctx, "a group to have spent its CPU time", period/2, stands/10, func(context.Context) error {
+	return sandbox.Await(ctx, "a group to have spent its CPU time", period/2, stands/10, func(context.Context) error {
 		now, err := limit.CPU()
 		if err != nil {
 			return err
@@ -87,7 +86,7 @@ func spend(ctx context.Context, limit *cgroup.Limit) (err error) {
 
 // end takes the hogs out of the group, in which they could not even die, and
 // kills them.
-func (h hogs) end(limit *cgroup.Limit) error {
+func (h hogs) end(limit *sandbox.CPULimit) error {
 	var errs []error
 	for _, hog := range h {
 		errs = append(errs, limit.Release(hog.Process.Pid), hog.Process.Kill())

@@ -12,11 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/cgroup"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 func TestSpend(t *testing.T) {
-	group, err := cgroup.Create(fmt.Sprintf("layertrace-test-spend-%d", os.Getpid()))
+	group, err := sandbox.NewGroup(fmt.Sprintf("layertrace-test-spend-%d", os.Getpid()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +25,7 @@ func TestSpend(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	limit, err := group.Limit(period)
+	limit, err := group.LimitCPU(period)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,11 +57,11 @@ func TestSpend(t *testing.T) {
 }
 
 func TestSpendInAGroupThatIsGone(t *testing.T) {
-	group, err := cgroup.Create(fmt.Sprintf("layertrace-test-gone-%d", os.Getpid()))
+	group, err := sandbox.NewGroup(fmt.Sprintf("layertrace-test-gone-%d", os.Getpid()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	limit, err := group.Limit(period)
+	limit, err := group.LimitCPU(period)
 	if err := errors.Join(err, group.Remove(t.Context())); err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestSpendInAGroupThatIsGone(t *testing.T) {
 
 // answering starts a process in the limited group, and returns what waits for one
 // answer of it.
-func answering(t *testing.T, limit *cgroup.Limit) (ask func()) {
+func answering(t *testing.T, limit *sandbox.CPULimit) (ask func()) {
 	t.Helper()
 	cmd := exec.Command("/bin/sh", "-c", "while read -r line; do echo $line; done")
 	to, err := cmd.StdinPipe()

@@ -8,7 +8,7 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/control"
+	"github.com/layertrace/layertrace/e2e/lab/app"
 )
 
 // pad is by how much a message is made longer: with its head it stays below the
@@ -30,15 +30,15 @@ func longer(leg faults.Leg) int {
 
 // long sends a request and has the message on a leg made long.
 func (b *Bench) long(ctx context.Context, leg faults.Leg, r Request) error {
-	app, fault := leg.Callee, control.Fault{TraceID: r.TraceID, PadResponse: pad}
+	pod, fault := leg.Callee, app.Fault{TraceID: r.TraceID, PadResponse: pad}
 	if !leg.Response {
-		app, fault = leg.Caller, control.Fault{TraceID: r.TraceID, PadRequests: map[string]int{serviceOf(leg.Callee): pad}}
+		pod, fault = leg.Caller, app.Fault{TraceID: r.TraceID, PadRequests: map[string]int{serviceOf(leg.Callee): pad}}
 	}
-	if err := b.apps[app].Arm(ctx, fault); err != nil {
+	if err := b.apps[pod].Arm(ctx, fault); err != nil {
 		return err
 	}
 	err := r.Send(ctx)
-	_, disarmed := b.apps[app].Disarm(ctx)
+	_, disarmed := b.apps[pod].Disarm(ctx)
 	return errors.Join(err, disarmed)
 }
 

@@ -22,8 +22,8 @@ func (b *Bench) podQueue(ctx context.Context, c faults.Case, r Request) (time.Du
 	if err != nil {
 		return 0, err
 	}
-	slow := queue.Slow{Space: b.lab.PodSpace(pod.Name), NIC: "eth0"}
-	node := b.lab.NodeSpace(pod.Node)
+	slow := queue.Slow{Space: b.lab.PodNamespace(pod.Name), NIC: "eth0"}
+	node := b.lab.NodeNamespace(pod.Node)
 	behind, err := b.slow(ctx, slow, c, r, spot{node, pod.VNIC})
 	if err != nil {
 		return 0, err
@@ -46,7 +46,7 @@ func (b *Bench) driverQueue(ctx context.Context, c faults.Case, r Request) (time
 	if err != nil {
 		return 0, err
 	}
-	node := b.lab.NodeSpace(c.Node)
+	node := b.lab.NodeNamespace(c.Node)
 	slow := queue.Slow{Space: node, NIC: lab.PNIC}
 	seen, err := b.slow(ctx, slow, c, r, spot{node, from.VNIC}, spot{node, lab.PNIC})
 	if err != nil {
@@ -62,7 +62,7 @@ func (b *Bench) bridgeQueue(ctx context.Context, c faults.Case, r Request) (time
 	if err != nil {
 		return 0, err
 	}
-	node := b.lab.NodeSpace(c.Node)
+	node := b.lab.NodeNamespace(c.Node)
 	slow := queue.Slow{Space: node, NIC: lab.NodeBridge}
 	seen, err := b.slow(ctx, slow, c, r, spot{node, lab.PNIC}, spot{node, to.VNIC})
 	if err != nil {

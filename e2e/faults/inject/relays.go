@@ -63,12 +63,12 @@ func (b *Bench) reorder(ctx context.Context, c faults.Case, r Request) (time.Dur
 // passes the relay, and returns what was seen where it comes from the one and
 // where it leaves to the other.
 func (b *Bench) relayed(c faults.Case, plan func(before *sight) relay.Plan, do func() error) (before, behind *sight, err error) {
-	sw := b.lab.InfraSpace()
+	sw := b.lab.InfraNamespace()
 	spots := []spot{{sw, lab.NodeName(c.FromNode)}, {sw, lab.NodeName(c.ToNode)}}
 	seen, err := watched(spots, func(seen []*sight) (err error) {
 		b.relay.Set(plan(seen[0]))
 		defer b.relay.Set(relay.Pass{})
-		node, pods := b.lab.NodeSpace(c.FromNode), lab.PodSubnet(c.ToNode)
+		node, pods := b.lab.NodeNamespace(c.FromNode), lab.PodSubnet(c.ToNode)
 		if err := node.ReplaceRoute(pods, lab.InfraIP); err != nil {
 			return fmt.Errorf("route through the relay: %w", err)
 		}

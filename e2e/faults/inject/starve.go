@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/e2e/faults"
-	"github.com/layertrace/layertrace/e2e/lab/cgroup"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // starve lets a pod's Envoy have no CPU, by a limit that is spent, until the
@@ -36,7 +36,7 @@ func (b *Bench) starve(ctx context.Context, c faults.Case, r Request) (injected 
 		var err error
 		select {
 		case request := <-a.arrived:
-			err = b.lab.PodSpace(c.Pod).DoOnce(func() (err error) {
+			err = b.lab.PodNamespace(c.Pod).DoOnce(func() (err error) {
 				injected, err = b.holdUnread(c, request, limit)
 				return err
 			})
@@ -49,11 +49,11 @@ func (b *Bench) starve(ctx context.Context, c faults.Case, r Request) (injected 
 }
 
 // limit is the limit of a pod's Envoy.
-func (b *Bench) limit(pod string) (*cgroup.Limit, error) {
+func (b *Bench) limit(pod string) (*sandbox.CPULimit, error) {
 	if l := b.limits[pod]; l != nil {
 		return l, nil
 	}
-	l, err := b.lab.SidecarGroup(pod).Limit(period)
+	l, err := b.lab.SidecarGroup(pod).LimitCPU(period)
 	if err == nil {
 		b.limits[pod] = l
 	}
@@ -63,8 +63,8 @@ func (b *Bench) limit(pod string) (*cgroup.Limit, error) {
 // holdUnread lifts the limit when a request has waited for the fault's time, and
 // returns how long it waited until it was read; 0 if it was read before. It
 // changes its thread.
-func (b *Bench) holdUnread(c faults.Case, request came, limit *cgroup.Limit) (time.Duration, error) {
-	queue, err := openUnread(b.lab.PodSpace(c.Pod), request.local, request.remote)
+func (b *Bench) holdUnread(c faults.Case, request came, limit *sandbox.CPULimit) (time.Duration, error) {
+	queue, err := openUnread(b.lab.PodNamespace(c.Pod), request.local, request.remote)
 	if err != nil {
 		return 0, err
 	}

@@ -9,14 +9,13 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/faults/tap"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
 )
 
 // inside calls do and returns what passed between a pod's Envoy and its
 // application meanwhile.
 func (b *Bench) inside(pod string, do func() error) (seen *sight, err error) {
 	seen = &sight{}
-	t, err := tap.Open(b.lab.PodSpace(pod), "lo", func(s tap.Segment) { seen.Record(redirectedBack(s)) })
+	t, err := tap.Open(b.lab.PodNamespace(pod), "lo", func(s tap.Segment) { seen.Record(redirectedBack(s)) })
 	if err != nil {
 		return nil, err
 	}
@@ -36,13 +35,13 @@ func redirectedBack(s tap.Segment) tap.Segment {
 }
 
 // redirected is where an Envoy takes what its application sends.
-var redirected = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), envoy.OutboundPort)
+var redirected = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), lab.OutboundPort)
 
 // stayed is how long the request of a trace was in the application behind this
 // loopback interface, without the calls that were made for it; 0: it was not seen
 // in whole.
 func (s *sight) stayed(traceID string) (stayed time.Duration) {
-	for _, e := range s.Exchanges(traceID, lab.AppPort, envoy.OutboundPort) {
+	for _, e := range s.Exchanges(traceID, lab.AppPort, lab.OutboundPort) {
 		if !e.Response.Src.IsValid() {
 			return 0
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // unread asks the kernel how much of what came to a connection's end was not read
@@ -23,7 +23,7 @@ type unread struct {
 	local, remote netip.AddrPort
 }
 
-func openUnread(space *netspace.Space, local, remote netip.AddrPort) (*unread, error) {
+func openUnread(space *sandbox.Namespace, local, remote netip.AddrPort) (*unread, error) {
 	socket, err := nl.GetNetlinkSocketAt(netns.NsHandle(space.FD()), netns.None(), unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("open sock_diag(7) in %s: %w", space.Name, err)

@@ -14,12 +14,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 func TestUnread(t *testing.T) {
-	space, err := netspace.Create(fmt.Sprintf("lt-unread%d", os.Getpid()))
+	space, err := sandbox.NewNamespace(fmt.Sprintf("lt-unread%d", os.Getpid()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +53,7 @@ func TestUnread(t *testing.T) {
 	defer queue.Close()
 	expect := func(want uint32) {
 		t.Helper()
-		if err := await.Until(t.Context(), "bytes to be unread", 5*time.Second, time.Millisecond, func(context.Context) error {
+		if err := sandbox.Await(t.Context(), "bytes to be unread", 5*time.Second, time.Millisecond, func(context.Context) error {
 			got, err := queue.bytes()
 			if err == nil && got != want {
 				err = fmt.Errorf("%d, want %d", got, want)

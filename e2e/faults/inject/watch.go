@@ -9,12 +9,12 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/faults/tap"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // spot is an interface to watch.
 type spot struct {
-	space *netspace.Space
+	space *sandbox.Namespace
 	nic   string
 }
 

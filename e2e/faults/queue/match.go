@@ -12,7 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Match says which packets are slow.
@@ -30,7 +30,7 @@ var table = &nftables.Table{Name: "layertrace-faults", Family: nftables.TableFam
 
 // mark gives the packets that leave by nic a priority that names the class. It
 // comes last: addresses and ports are those on the wire.
-func (m Match) mark(space *netspace.Space, nic string, class uint32) error {
+func (m Match) mark(space *sandbox.Namespace, nic string, class uint32) error {
 	conn, err := nftables.New(nftables.WithNetNSFd(space.FD()))
 	if err != nil {
 		return fmt.Errorf("open nftables in %s: %w", space.Name, err)
@@ -70,7 +70,7 @@ func (m Match) rule(nic string, class uint32) []expr.Any {
 }
 
 // unmark removes what mark made.
-func unmark(space *netspace.Space) error {
+func unmark(space *sandbox.Namespace) error {
 	conn, err := nftables.New(nftables.WithNetNSFd(space.FD()))
 	if err != nil {
 		return fmt.Errorf("open nftables in %s: %w", space.Name, err)

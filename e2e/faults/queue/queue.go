@@ -12,7 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Burst is how many bytes the slow queue lets pass at once: one full segment,
@@ -42,7 +42,7 @@ func Delay(message int, rate uint64) time.Duration {
 
 // Slow says which queue is slow, and for what.
 type Slow struct {
-	Space *netspace.Space
+	Space *sandbox.Namespace
 	NIC   string
 	Match Match
 	// Rate in bytes per second.

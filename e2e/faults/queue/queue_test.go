@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults/tap"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 func TestRateAndDelay(t *testing.T) {
@@ -34,7 +34,7 @@ func TestRateAndDelay(t *testing.T) {
 const testPort = 9080
 
 // answers serves answers of size bytes, each after one byte of request.
-func answers(t *testing.T, space *netspace.Space, size int) {
+func answers(t *testing.T, space *sandbox.Namespace, size int) {
 	t.Helper()
 	var listener net.Listener
 	err := space.Do(func() (err error) {
@@ -103,7 +103,7 @@ func TestCalculationAndTapAgree(t *testing.T) {
 // passing asks once over conn, and returns how long the answer took to pass the
 // slow queue by the tap, how long behind the question that was, which no lateness
 // makes shorter, and how long it takes by calculation.
-func passing(t *testing.T, a *netspace.Space, conn net.Conn, slow Slow, size int) (passed, waited, calculated time.Duration) {
+func passing(t *testing.T, a *sandbox.Namespace, conn net.Conn, slow Slow, size int) (passed, waited, calculated time.Duration) {
 	t.Helper()
 	remove, err := slow.Install()
 	if err != nil {
@@ -138,11 +138,11 @@ func passing(t *testing.T, a *netspace.Space, conn net.Conn, slow Slow, size int
 
 // pair makes two namespaces: the first has a bridge 10.0.0.1 with the port
 // veth, the second eth0 with 10.0.0.2.
-func pair(t *testing.T) (a, b *netspace.Space) {
+func pair(t *testing.T) (a, b *sandbox.Namespace) {
 	t.Helper()
-	spaces := map[string]*netspace.Space{}
+	spaces := map[string]*sandbox.Namespace{}
 	for _, name := range []string{"a", "b"} {
-		s, err := netspace.Create(fmt.Sprintf("lt-queue%d-%s", os.Getpid(), name))
+		s, err := sandbox.NewNamespace(fmt.Sprintf("lt-queue%d-%s", os.Getpid(), name))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 const (
@@ -40,7 +40,7 @@ func openDevice() (*os.File, error) {
 // routeInto sends what comes in by the bridge for the pods, which a node did
 // not send to another node by itself, into the device. What comes back out of
 // it goes by the ordinary routes.
-func routeInto(space *netspace.Space, bridge, pods string) error {
+func routeInto(space *sandbox.Namespace, bridge, pods string) error {
 	nl, err := space.Netlink()
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func routeInto(space *netspace.Space, bridge, pods string) error {
 }
 
 // unroute removes the rule; the routes go with the device.
-func unroute(space *netspace.Space, bridge, pods string) error {
+func unroute(space *sandbox.Namespace, bridge, pods string) error {
 	nl, err := space.Netlink()
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func unroute(space *netspace.Space, bridge, pods string) error {
 	return nil
 }
 
-func sysctl(space *netspace.Space, values map[string]string) error {
+func sysctl(space *sandbox.Namespace, values map[string]string) error {
 	return space.Do(func() error {
 		for name, value := range values {
 			if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {

@@ -10,12 +10,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Relay is a relay that is ready: what nodes route to it goes through it.
 type Relay struct {
-	space        *netspace.Space
+	space        *sandbox.Namespace
 	bridge, pods string
 	file         *os.File
 	in           chan Packet
@@ -28,7 +28,7 @@ type Relay struct {
 
 // Start makes a relay in the switch: bridge is where packets come in, pods the
 // subnet of all pods. Nothing goes through it before a node's route says so.
-func Start(space *netspace.Space, bridge, pods string) (*Relay, error) {
+func Start(space *sandbox.Namespace, bridge, pods string) (*Relay, error) {
 	r := &Relay{space: space, bridge: bridge, pods: pods, in: make(chan Packet, 4096), plan: Pass{}}
 	err := space.Do(func() (err error) {
 		r.file, err = openDevice()

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Tap is an open packet socket.
@@ -24,7 +24,7 @@ type Tap struct {
 // Open watches an interface: handle is called for each TCP segment with data
 // that passes, in either direction, with the kernel's time. What leaves is seen
 // behind the interface's queue. The segment's Data is valid during the call.
-func Open(space *netspace.Space, nic string, handle func(Segment)) (*Tap, error) {
+func Open(space *sandbox.Namespace, nic string, handle func(Segment)) (*Tap, error) {
 	t := &Tap{done: make(chan error, 1)}
 	err := space.Do(func() (err error) {
 		t.file, err = open(nic)

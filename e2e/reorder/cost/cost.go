@@ -11,8 +11,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/process"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 	"github.com/layertrace/layertrace/internal/stats"
 )
 
@@ -154,7 +154,7 @@ func (r *run) round(ctx context.Context, requests int, keep bool) error {
 }
 
 func (r *run) result() (Result, error) {
-	memory, err := process.ReadMemory(r.proxy.PID())
+	memory, err := sandbox.ReadMemory(r.proxy.PID())
 	return Result{
 		Variant: r.name, CPUMicros: stats.Median(r.cpu), P50Micros: stats.Median(r.p50), P99Micros: stats.Median(r.p99),
 		RSSBytes: memory.Resident,

@@ -5,7 +5,7 @@ package cost
 import (
 	"testing"
 
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/provision"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
 	luafilter "github.com/layertrace/layertrace/lua-filter"
 )

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // SoakOptions say how long the filter has to last.
@@ -138,7 +138,7 @@ func (r *run) sampleMemory(ctx context.Context, o SoakOptions, enough func() boo
 			return nil, ctx.Err()
 		case <-tick.C:
 		}
-		memory, err := process.ReadMemory(r.proxy.PID())
+		memory, err := sandbox.ReadMemory(r.proxy.PID())
 		if err != nil {
 			return nil, err
 		}

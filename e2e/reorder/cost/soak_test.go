@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 var (

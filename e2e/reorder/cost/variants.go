@@ -11,7 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
 )
 
@@ -84,7 +84,7 @@ func start(ctx context.Context, o Options, v Variant, upstream netip.AddrPort) (
 		listener.Upstream = []proxy.Filter{*v.Upstream}
 	}
 	config := proxy.Config{
-		Envoy: o.Envoy, Dir: dir, Tracer: envoy.Zipkin, Upstream: upstream,
+		Envoy: o.Envoy, Dir: dir, Tracer: lab.Zipkin, Upstream: upstream,
 		Collector: upstream, // nothing is sampled
 		Listeners: []proxy.Listener{listener},
 	}

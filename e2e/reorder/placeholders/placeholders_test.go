@@ -16,17 +16,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/provision"
 	"github.com/layertrace/layertrace/e2e/reorder/proxy"
 	"github.com/layertrace/layertrace/e2e/reorder/upstream"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // written is what a tracer always writes to a request, in its order.
-var written = map[envoy.Tracer][]string{
-	envoy.Zipkin:        {"x-b3-traceid", "x-b3-spanid", "x-b3-sampled"},
-	envoy.OpenTelemetry: {"traceparent", "tracestate"},
+var written = map[lab.Tracer][]string{
+	lab.Zipkin:        {"x-b3-traceid", "x-b3-spanid", "x-b3-sampled"},
+	lab.OpenTelemetry: {"traceparent", "tracestate"},
 }
 
 const (
@@ -47,8 +47,8 @@ func TestPlaceholdersStayInside(t *testing.T) {
 	if text, err := exec.Command("go", "run", "../../../wasm-filter/build", "-o", module).CombinedOutput(); err != nil {
 		t.Fatalf("build the module: %v\n%s", err, text)
 	}
-	for tracer, other := range map[envoy.Tracer]envoy.Tracer{
-		envoy.Zipkin: envoy.OpenTelemetry, envoy.OpenTelemetry: envoy.Zipkin,
+	for tracer, other := range map[lab.Tracer]lab.Tracer{
+		lab.Zipkin: lab.OpenTelemetry, lab.OpenTelemetry: lab.Zipkin,
 	} {
 		t.Run(string(tracer), func(t *testing.T) {
 			m := start(t, program, tracer, module, other)
@@ -92,7 +92,7 @@ type mesh struct {
 	upstream *upstream.Server
 }
 
-func start(t *testing.T, program string, tracer envoy.Tracer, module string, other envoy.Tracer) *mesh {
+func start(t *testing.T, program string, tracer lab.Tracer, module string, other lab.Tracer) *mesh {
 	t.Helper()
 	server, err := upstream.Start()
 	if err != nil {
@@ -104,7 +104,7 @@ func start(t *testing.T, program string, tracer envoy.Tracer, module string, oth
 		t.Fatal(err)
 	}
 	t.Cleanup(collector.Close)
-	filter := func(name string, tracer envoy.Tracer) []proxy.Filter {
+	filter := func(name string, tracer lab.Tracer) []proxy.Filter {
 		return []proxy.Filter{{
 			Name: name, Wasm: module,
 			Configuration: fmt.Sprintf(`{"placement":"connection-manager","placeholders":%q}`, tracer),
@@ -137,7 +137,7 @@ func start(t *testing.T, program string, tracer envoy.Tracer, module string, oth
 // tracer at the end of a request, a moment after the answer.
 func (m *mesh) prove(t *testing.T) {
 	t.Helper()
-	err := await.Until(t.Context(), "the filter to set placeholders", time.Minute, 10*time.Millisecond, func(ctx context.Context) error {
+	err := sandbox.Await(t.Context(), "the filter to set placeholders", time.Minute, 10*time.Millisecond, func(ctx context.Context) error {
 		m.send(t, "traced", "")
 		n, err := m.proxy.Counters(ctx, "layertrace_requests_with_placeholders")
 		if err == nil && n == 0 {
@@ -161,7 +161,7 @@ func (m *mesh) check(t *testing.T, listener, client string, front []string) {
 			f.Name == "traceparent" && len(f.Value) != 55 {
 			t.Errorf("a placeholder: %s: %q", f.Name, f.Value)
 		}
-		if front == nil && slices.Contains(slices.Concat(written[envoy.Zipkin], written[envoy.OpenTelemetry]), f.Name) {
+		if front == nil && slices.Contains(slices.Concat(written[lab.Zipkin], written[lab.OpenTelemetry]), f.Name) {
 			t.Errorf("a trace header where nothing is traced: %s: %q", f.Name, f.Value)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"text/template"
 
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/lab"
 )
 
 // Protocol is what Envoy speaks with the upstream.
@@ -34,7 +34,7 @@ type Config struct {
 	// configuration and its log.
 	Envoy, Dir string
 	// Tracer is what all listeners trace with.
-	Tracer envoy.Tracer
+	Tracer lab.Tracer
 	// InlineHeaders are registered as custom inline headers of requests in
 	// the bootstrap: tracers then write them in place.
 	InlineHeaders []string

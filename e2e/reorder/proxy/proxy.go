@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // startLimit is how long an Envoy may take until it is ready: compiling a
@@ -65,7 +65,7 @@ func Start(ctx context.Context, c Config) (*Proxy, error) {
 func (p *Proxy) awaitReady(ctx context.Context, adminFile string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	err := await.Until(ctx, "Envoy to be ready", startLimit, 20*time.Millisecond, func(ctx context.Context) error {
+	err := sandbox.Await(ctx, "Envoy to be ready", startLimit, 20*time.Millisecond, func(ctx context.Context) error {
 		if !p.Running() {
 			err := fmt.Errorf("start Envoy: ended at once: %v\n%s", p.cmd.ProcessState, p.logTail())
 			cancel(err)
