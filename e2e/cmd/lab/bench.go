@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layertrace/layertrace/e2e/faults/campaign"
+	"github.com/layertrace/layertrace/e2e/faults/matrix"
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/measure"
 	"github.com/layertrace/layertrace/e2e/provision"
@@ -171,7 +171,7 @@ func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup, 
 		err = errors.Join(err, l.Down())
 	}()
 	if b.layers {
-		campaign.TellLayers(l, &setup)
+		matrix.EnableLayers(l, &setup)
 	}
 	b.progress("starting applications and Envoys")
 	return measure.Overhead(ctx, l, measure.OverheadOptions{

@@ -12,8 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/layertrace/layertrace/e2e/faults"
-	"github.com/layertrace/layertrace/e2e/faults/campaign"
-	"github.com/layertrace/layertrace/e2e/faults/inject"
+	"github.com/layertrace/layertrace/e2e/faults/matrix"
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/provision"
 )
@@ -71,7 +70,7 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	variant, err := campaign.ParseVariant(f.variant)
+	variant, err := matrix.ParseVariant(f.variant)
 	if err != nil {
 		return err
 	}
@@ -107,32 +106,32 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 }
 
 // hold makes the cases and holds the verdicts against them.
-func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer lab.Tracer) error {
-	var results []faults.Result
-	c := &campaign.Campaign{
-		Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l},
+func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant matrix.Variant, tracer lab.Tracer) error {
+	var results []matrix.Result
+	c := &matrix.Runner{
+		Jaeger: l.Jaeger, Explainer: matrix.ExplainCommand{Lab: l},
 		Seed: f.seed, Batch: f.batch, Requests: f.requests, Progress: f.progress,
 	}
 	f.progress("%s: starting applications, Envoys and agents", variant.Name)
-	err := variant.WithSession(ctx, l, tracer, variant.Setup(l, tracer), func(s *inject.Session) (err error) {
+	err := variant.WithSession(ctx, l, tracer, variant.Setup(l, tracer), func(s *faults.Session) (err error) {
 		c.Session = s
 		results, err = c.Run(ctx, variant.Draw(f.seed, f.cases))
 		return err
 	})
-	return errors.Join(err, f.tell(variant, faults.File{Cases: results, Again: c.Again, LeftOut: c.LeftOut, Unsound: c.Unsound}))
+	return errors.Join(err, f.tell(variant, matrix.File{Cases: results, Again: c.Again, Skipped: c.Skipped, Unsound: c.Unsound}))
 }
 
 // tell writes the results, and returns an error when they are not good enough.
-func (f *faultsRun) tell(variant campaign.Variant, file faults.File) error {
+func (f *faultsRun) tell(variant matrix.Variant, file matrix.File) error {
 	if len(file.Cases) == 0 {
 		return nil
 	}
-	score := faults.Add(file.Cases)
+	score := matrix.NewScore(file.Cases)
 	file.Accuracy, file.FalseBlame = score.Accuracy.Value(), score.FalseBlame.Value()
 	note := fmt.Sprintf("Variant %s (%s), seed %d, %d cases of %d requests. %d requests were made again and %d cases\n"+
 		"left out, since the fault missed. %d requests were slow by something else too (more than 1 ms and a quarter\n"+
 		"of the fault, by the client's clock): these count.",
-		variant.Name, variant.What, f.seed, len(file.Cases), f.requests, file.Again, file.LeftOut, file.Unsound)
+		variant.Name, variant.What, f.seed, len(file.Cases), f.requests, file.Again, file.Skipped, file.Unsound)
 	err := errors.Join(
 		score.WritePage(os.Stdout, faultsTitle, note),
 		writeJSON(filepath.Join(f.out, "faults.json"), file),

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"os"
 
-	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/e2e/faults/matrix"
 )
 
 const faultsTitle = "Which layer was slow: faults and verdicts"
 
 // writePage writes the page of --markdown, if there is to be one.
-func (f *faultsRun) writePage(score faults.Score, note string) (err error) {
+func (f *faultsRun) writePage(score matrix.Score, note string) (err error) {
 	if f.markdown == "" {
 		return nil
 	}

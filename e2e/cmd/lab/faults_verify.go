@@ -10,19 +10,18 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/faults/campaign"
-	"github.com/layertrace/layertrace/e2e/faults/inject"
-	"github.com/layertrace/layertrace/e2e/faults/verify"
+	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/e2e/faults/matrix"
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
 // verifyFaults injects the drawn faults without agents, and prints what each
 // took by its own measure and by the client's.
-func (f *faultsRun) verifyFaults(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer lab.Tracer) error {
+func (f *faultsRun) verifyFaults(ctx context.Context, l *lab.Lab, variant matrix.Variant, tracer lab.Tracer) error {
 	setup := lab.Setup{Name: "verify", Tracer: tracer, Reordered: true, NoAgents: true}
-	return variant.WithSession(ctx, l, tracer, setup, func(s *inject.Session) error {
+	return variant.WithSession(ctx, l, tracer, setup, func(s *faults.Session) error {
 		start := time.Now()
-		rows, err := verify.Run(ctx, s, variant.Draw(f.seed, f.cases))
+		rows, err := matrix.Verify(ctx, s, variant.Draw(f.seed, f.cases))
 		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 		fmt.Fprintln(w, "injected\tclient\tdifference\t\t  fault")
 		for _, r := range rows {
@@ -30,10 +29,10 @@ func (f *faultsRun) verifyFaults(ctx context.Context, l *lab.Lab, variant campai
 			if r.Err != nil {
 				note = r.Err.Error()
 			}
-			fmt.Fprintf(w, "%.3f ms\t%.3f ms\t%+.3f ms\t%s\t  %v\n", ms(r.Injected), ms(r.Client-r.Usual), ms(r.Off()), note, r.Case)
+			fmt.Fprintf(w, "%.3f ms\t%.3f ms\t%+.3f ms\t%s\t  %v\n", ms(r.Injected), ms(r.Client-r.Baseline), ms(r.Unexplained()), note, r.Case)
 		}
 		fmt.Fprintf(w, "\nmedian difference\tof\tmissed\tunsound\t  of %d faults in %.0f s\n", len(rows), time.Since(start).Seconds())
-		for _, s := range verify.Summarize(rows) {
+		for _, s := range matrix.Summarize(rows) {
 			fmt.Fprintf(w, "%+.3f ms\t%d\t%d\t%d\t  %s\n", ms(s.Median), s.Rows, s.Missed, s.Unsound, s.Kind)
 		}
 		return errors.Join(err, w.Flush())
