@@ -67,7 +67,7 @@ faults: root lab ## Put faults into each layer of a mesh, and hold what explain 
 
 .PHONY: soak
 soak: root ## Keep the Wasm filter busy for 10 minutes: memory, crashes
-	go test ./e2e/reorder/cost -count=1 -run=TestSoak -v -timeout=1h -soak=10m -soak-requests=1000000
+	go test ./e2e/reorder -count=1 -run=TestSoak -v -timeout=1h -soak=10m -soak-requests=1000000
 
 .PHONY: lint
 lint: packages ## Check Go and C style, and who imports whom

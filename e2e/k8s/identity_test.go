@@ -56,7 +56,7 @@ func TestIdentity(t *testing.T) {
 	n.addBridged(t, "reviews", "vethreviews", reviewsIP)
 	ratings := makeSpace(t, "ratings")
 	if err := errors.Join(
-		c.Space.AddPair("veth-ratings", cluster.Bridge, ratings, ratingsIP+"/24"),
+		c.Namespace.AddPair("veth-ratings", cluster.Bridge, ratings, ratingsIP+"/24"),
 		ratings.AddRoute("10.50.0.0/16", nodeIP), ratings.AddRoute("10.60.0.0/16", nodeIP),
 	); err != nil {
 		t.Fatal(err)

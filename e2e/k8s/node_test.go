@@ -53,7 +53,7 @@ func newNode(t *testing.T, c *cluster.Cluster) *testNode {
 	t.Helper()
 	n := &testNode{cluster: c, space: makeSpace(t, "node")}
 	err := errors.Join(
-		c.Space.AddPair("veth-node", cluster.Bridge, n.space, nodeIP+"/24"),
+		c.Namespace.AddPair("veth-node", cluster.Bridge, n.space, nodeIP+"/24"),
 		n.space.AddBridge("cni0", "10.60.0.1/24"),
 		n.space.Do(forward),
 	)

@@ -92,7 +92,7 @@ func testStatus(t *testing.T, c *cluster.Cluster) {
 	}
 	checkWorkload(t, report)
 
-	space, err := c.AddPodSpace("web", webIP)
+	space, err := c.AddPodNamespace("web", webIP)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func runAgent(t *testing.T, c *cluster.Cluster, pod *core.Pod) {
 			t.Error(err)
 		}
 	})
-	client := &http.Client{Transport: &http.Transport{DialContext: c.Space.DialContext, DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{DialContext: c.Namespace.DialContext, DisableKeepAlives: true}}
 	awaitNil(t, "the agent", func() error {
 		if err := agent.Running(); err != nil {
 			t.Fatal(err, agent.Tail())
@@ -293,7 +293,7 @@ func serveIn(t *testing.T, space *sandbox.Namespace) (ask func(request string)) 
 		}
 	})
 	return func(request string) {
-		conn, err := shared.cluster.Space.DialContext(interrupted, "tcp", listener.Addr().String())
+		conn, err := shared.cluster.Namespace.DialContext(interrupted, "tcp", listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,46 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/cluster/mesh"
-	"github.com/layertrace/layertrace/e2e/cluster/node"
-	"github.com/layertrace/layertrace/e2e/rollout"
 )
-
-// Rollout gets and builds all that the end-to-end run on Kubernetes needs.
-func Rollout(ctx context.Context, progress Progress) (tools rollout.Tools, err error) {
-	checkout, err := Checkout()
-	if err != nil {
-		return rollout.Tools{}, err
-	}
-	if tools.Cluster, err = Kubernetes(ctx, checkout, progress); err != nil {
-		return rollout.Tools{}, err
-	}
-	if tools.Mesh, err = Istio(ctx, checkout, progress); err != nil {
-		return rollout.Tools{}, err
-	}
-	if tools.Node, err = Node(ctx, checkout, progress); err != nil {
-		return rollout.Tools{}, err
-	}
-	if tools.Jaeger, err = Jaeger(ctx, checkout, progress); err != nil {
-		return rollout.Tools{}, err
-	}
-	bin := filepath.Join(checkout, "bin")
-	for _, program := range []struct {
-		path      *string
-		name, pkg string
-	}{
-		{&tools.Layertrace, "layertrace", "./agent/cmd/layertrace"},
-		{&tools.Bookinfo, "bookinfo", "./e2e/bookinfo"},
-		{&tools.Pause, "pause", "./e2e/cluster/node/pause"},
-	} {
-		*program.path = filepath.Join(bin, program.name)
-		if err := runGo(ctx, checkout, progress, "build", "-trimpath", "-o", *program.path, program.pkg); err != nil {
-			return rollout.Tools{}, err
-		}
-	}
-	tools.Wasm = filepath.Join(bin, "layertrace.wasm")
-	return tools, Wasm(ctx, tools.Wasm, progress)
-}
 
 const kubernetesVersion = "1.36.3"
 
@@ -84,7 +45,7 @@ const istioVersion = "1.31.1"
 
 // Istio gets the programs of a mesh. Those that are not in the cache are built
 // with the module versions of e2e/tools/istio in the checkout.
-func Istio(ctx context.Context, checkout string, progress Progress) (tools mesh.Tools, err error) {
+func Istio(ctx context.Context, checkout string, progress Progress) (tools cluster.MeshTools, err error) {
 	for _, program := range []struct {
 		path               *string
 		name, pkg, minutes string
@@ -97,15 +58,15 @@ func Istio(ctx context.Context, checkout string, progress Progress) (tools mesh.
 			name: program.name, version: istioVersion, tools: "istio", pkg: program.pkg, minutes: program.minutes,
 		}.get(ctx, checkout, progress)
 		if err != nil {
-			return mesh.Tools{}, err
+			return cluster.MeshTools{}, err
 		}
 	}
 	if tools.Envoy, err = Envoy(ctx, progress); err != nil {
-		return mesh.Tools{}, err
+		return cluster.MeshTools{}, err
 	}
 	dir, err := moduleDir(ctx, checkout, "istio", "istio.io/istio")
 	if err != nil {
-		return mesh.Tools{}, fmt.Errorf("get Istio's bootstrap template: %w", err)
+		return cluster.MeshTools{}, fmt.Errorf("get Istio's bootstrap template: %w", err)
 	}
 	tools.Bootstrap = filepath.Join(dir, "tools", "packaging", "common", "envoy_bootstrap.json")
 	return tools, nil
@@ -143,7 +104,7 @@ const containerdVersion = "2.2.0"
 // Node gets the programs of a node. Those that are not in the cache are built
 // with the module versions of e2e/tools in the checkout. runc and the CNI
 // plugins are packages of the distribution.
-func Node(ctx context.Context, checkout string, progress Progress) (tools node.Tools, err error) {
+func Node(ctx context.Context, checkout string, progress Progress) (tools cluster.NodeTools, err error) {
 	const containerd = "github.com/containerd/containerd/v2/cmd/"
 	for _, program := range []struct {
 		path *string
@@ -156,7 +117,7 @@ func Node(ctx context.Context, checkout string, progress Progress) (tools node.T
 	} {
 		program.minutes = "1"
 		if *program.path, err = program.get(ctx, checkout, progress); err != nil {
-			return node.Tools{}, err
+			return cluster.NodeTools{}, err
 		}
 	}
 	return tools, nil

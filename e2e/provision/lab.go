@@ -39,7 +39,7 @@ func Tools(ctx context.Context, progress Progress) (lab.Tools, error) {
 		{"build", "-trimpath", "-o", tools.Bookinfo, "./e2e/bookinfo"},
 	}
 	for _, args := range commands {
-		if err := runGo(ctx, checkout, progress, args...); err != nil {
+		if err := RunGo(ctx, checkout, progress, args...); err != nil {
 			return lab.Tools{}, err
 		}
 	}
@@ -55,11 +55,11 @@ func Wasm(ctx context.Context, out string, progress Progress) error {
 	if out, err = filepath.Abs(out); err != nil {
 		return err
 	}
-	return runGo(ctx, checkout, progress, "run", "./wasm-filter/build", "-o", out)
+	return RunGo(ctx, checkout, progress, "run", "./wasm-filter/build", "-o", out)
 }
 
-// runGo runs the go command in the checkout.
-func runGo(ctx context.Context, checkout string, progress Progress, args ...string) error {
+// RunGo runs the go command in the checkout.
+func RunGo(ctx context.Context, checkout string, progress Progress, args ...string) error {
 	progress("go %s", strings.Join(args, " "))
 	defer progress.while("building")()
 	return command(ctx, checkout, []string{"CGO_ENABLED=0"}, "go", args...)
