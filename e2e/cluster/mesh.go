@@ -97,11 +97,6 @@ func (m *Mesh) registerNode(ctx context.Context) error {
 	return nil
 }
 
-const (
-	// startLimit is how long one program may take to be ready.
-	pollEvery  = 100 * time.Millisecond
-)
-
 // startIstiod starts istiod, and returns when it is ready.
 func (m *Mesh) startIstiod(ctx context.Context) (err error) {
 	m.istiod, err = m.cluster.Run(sandbox.Spec{
