@@ -13,7 +13,7 @@ import (
 	"os"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Outcome is what a setup gave.
@@ -119,7 +119,7 @@ func Compare(l *lab.Lab, run *lab.Run, hops []Hop) ([]Acquired, error) {
 	return results, nil
 }
 
-func (a *Acquired) count(x exchange.Exchange, passed map[Key]Hop, seen map[Key]bool) {
+func (a *Acquired) count(x observe.Observation, passed map[Key]Hop, seen map[Key]bool) {
 	key := Key{x.Context.TraceID.String(), x.Context.SpanID.String()}
 	hop, ok := passed[key]
 	switch {
@@ -151,8 +151,8 @@ func (a Acquired) Exact() error {
 type location struct{ node, nic string }
 
 // readExchanges reads what all agents of a run reported.
-func readExchanges(l *lab.Lab, run *lab.Run) (map[location][]exchange.Exchange, error) {
-	all := map[location][]exchange.Exchange{}
+func readExchanges(l *lab.Lab, run *lab.Run) (map[location][]observe.Observation, error) {
+	all := map[location][]observe.Observation{}
 	for _, node := range lab.Nodes {
 		if node == lab.ClientNode {
 			continue
@@ -174,12 +174,12 @@ func readExchanges(l *lab.Lab, run *lab.Run) (map[location][]exchange.Exchange, 
 }
 
 // NodeExchanges reads what the agent of one node reported.
-func NodeExchanges(run *lab.Run, node int) ([]exchange.Exchange, error) {
+func NodeExchanges(run *lab.Run, node int) ([]observe.Observation, error) {
 	files := run.Exchanges(node)
 	if len(files) == 0 {
 		return nil, fmt.Errorf("no agent ran on %s", lab.NodeName(node))
 	}
-	var all []exchange.Exchange
+	var all []observe.Observation
 	for _, file := range files {
 		ofFile, err := readFile(file)
 		if err != nil {
@@ -190,15 +190,15 @@ func NodeExchanges(run *lab.Run, node int) ([]exchange.Exchange, error) {
 	return all, nil
 }
 
-func readFile(file lab.AgentFile) ([]exchange.Exchange, error) {
+func readFile(file lab.AgentFile) ([]observe.Observation, error) {
 	f, err := os.Open(file.Path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	var exchanges []exchange.Exchange
+	var exchanges []observe.Observation
 	for lines := json.NewDecoder(f); ; {
-		var x exchange.Exchange
+		var x observe.Observation
 		err := lines.Decode(&x)
 		if errors.Is(err, io.EOF) || file.Killed && errors.Is(err, io.ErrUnexpectedEOF) {
 			return exchanges, nil

@@ -7,10 +7,11 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/spf13/cobra"
+
 	"github.com/layertrace/layertrace/agent/internal/agent"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/doctor"
-	"github.com/spf13/cobra"
 )
 
 func newAgent() *cobra.Command {

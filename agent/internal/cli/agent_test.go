@@ -17,7 +17,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/layertrace/layertrace/internal/exchange"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const traceID = "0af7651916cd43dd8448eb211c80319c"
@@ -42,7 +43,7 @@ func request(t *testing.T, client *http.Client, i int) {
 
 func checkExchange(t *testing.T, line string, i int) {
 	t.Helper()
-	var x exchange.Exchange
+	var x observe.Observation
 	if err := json.Unmarshal([]byte(line), &x); err != nil {
 		t.Fatal(err)
 	}

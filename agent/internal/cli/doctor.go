@@ -3,8 +3,9 @@
 package cli
 
 import (
-	"github.com/layertrace/layertrace/agent/internal/doctor"
 	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/agent/internal/doctor"
 )
 
 func newDoctor() *cobra.Command {

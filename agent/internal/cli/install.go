@@ -11,10 +11,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/config"
-	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/agent/internal/install"
 )
 
 // clusterFlags say which cluster is meant.

@@ -14,9 +14,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/layertrace/layertrace/agent/internal/config"
 )
 
 // errReported ends a command with exit code 1 after it told why itself.

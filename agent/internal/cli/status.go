@@ -6,8 +6,9 @@ import (
 	"context"
 	"errors"
 
-	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/agent/internal/install"
 )
 
 func newStatus() *cobra.Command {

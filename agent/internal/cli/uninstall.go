@@ -6,8 +6,9 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/agent/internal/install"
 )
 
 func newUninstall() *cobra.Command {

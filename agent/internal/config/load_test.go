@@ -10,8 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/internal/tracecontext"
 	"github.com/spf13/pflag"
+
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // load reads settings as the command does: args, environment, file content.

@@ -10,10 +10,11 @@ import (
 	"maps"
 	"strings"
 
-	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"github.com/layertrace/layertrace/agent/internal/config"
 )
 
 // Names in the manifests.

@@ -8,9 +8,10 @@ import (
 	"io"
 	"strings"
 
-	"github.com/layertrace/layertrace/istio"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"github.com/layertrace/layertrace/istio"
 )
 
 // Render returns the objects of an installation, in the order in which they are

@@ -14,8 +14,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/layertrace/layertrace/agent/internal/config"
-	"github.com/layertrace/layertrace/istio"
 	"github.com/spf13/pflag"
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,6 +21,9 @@ import (
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
+
+	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/istio"
 )
 
 // defaults are options under which an overlay is installed as it stands.

@@ -11,10 +11,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/kustomize/api/krusty"
+
+	"github.com/layertrace/layertrace/agent/internal/config"
 )
 
 // With --spans layers, what --dry-run prints is what kustomize builds from an
