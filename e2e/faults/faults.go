@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Kind is a kind of fault.
@@ -56,31 +57,20 @@ func ParseKinds(names []string) (kinds []Kind, err error) {
 	return kinds, nil
 }
 
-// Layer is the layer that a verdict has to name.
-type Layer string
+// Layers are the rows and columns of the confusion matrix, observe.NoLayer last.
+var Layers = []observe.Layer{
+	observe.Application, observe.ProtocolStack, observe.VirtualNetwork, observe.NodeDriver, observe.RelayNetwork, observe.NoLayer,
+}
 
-// The layers, as layertrace names them.
-const (
-	Application    Layer = "application"
-	ProtocolStack  Layer = "protocol-stack"
-	VirtualNetwork Layer = "virtual-network"
-	NodeDriver     Layer = "node-driver"
-	RelayNetwork   Layer = "relay-network"
-	None           Layer = "none"
-)
-
-// Layers are all layers.
-var Layers = []Layer{Application, ProtocolStack, VirtualNetwork, NodeDriver, RelayNetwork, None}
-
-var layerOf = map[Kind]Layer{
-	AppSleep: Application, AppNotReading: ProtocolStack, SidecarStarved: ProtocolStack, PodQdisc: ProtocolStack,
-	DriverQdisc: NodeDriver, SlowBridge: VirtualNetwork,
-	RelayDelay: RelayNetwork, RelayLoss: RelayNetwork, RelayReorder: RelayNetwork,
-	NoFault: None,
+var layerOf = map[Kind]observe.Layer{
+	AppSleep: observe.Application, AppNotReading: observe.ProtocolStack, SidecarStarved: observe.ProtocolStack, PodQdisc: observe.ProtocolStack,
+	DriverQdisc: observe.NodeDriver, SlowBridge: observe.VirtualNetwork,
+	RelayDelay: observe.RelayNetwork, RelayLoss: observe.RelayNetwork, RelayReorder: observe.RelayNetwork,
+	NoFault: observe.NoLayer,
 }
 
 // Layer is where the kind of fault is.
-func (k Kind) Layer() Layer { return layerOf[k] }
+func (k Kind) Layer() observe.Layer { return layerOf[k] }
 
 // Queue is the queue of the protocol stack in which the fault lets messages wait,
 // as layertrace names it; "" where it is in none.
@@ -120,12 +110,12 @@ type Case struct {
 // Place is what a verdict has to name beside the layer.
 func (c Case) Location() string {
 	switch c.Kind.Layer() {
-	case Application, ProtocolStack:
+	case observe.Application, observe.ProtocolStack:
 		pod, _ := lab.PodByName(c.Pod) // of a case that was drawn it exists
 		return pod.Service
-	case NodeDriver, VirtualNetwork:
+	case observe.NodeDriver, observe.VirtualNetwork:
 		return lab.NodeName(c.Node)
-	case RelayNetwork:
+	case observe.RelayNetwork:
 		a, b := min(c.FromNode, c.ToNode), max(c.FromNode, c.ToNode)
 		return lab.NodeName(a) + "-" + lab.NodeName(b)
 	default:

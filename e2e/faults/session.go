@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/stats"
 )
 
@@ -92,7 +93,7 @@ func (s *Session) Make(ctx context.Context, c Case) (m Injection, err error) {
 			return s.sendPlainOf(ctx, traceID, baselineKey{c.Version, c.Load})
 		},
 	})
-	if c.Kind.Layer() == RelayNetwork {
+	if c.Kind.Layer() == observe.RelayNetwork {
 		err = errors.Join(err, s.heal(ctx, c.Version))
 	}
 	return m, err

@@ -8,26 +8,27 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/stats"
 )
 
 // Result is a case, what was done, and what layertrace said: one element of
 // `cases` in faults.json.
 type Result struct {
-	Fault      faults.Kind  `json:"fault"`
-	Layer      faults.Layer `json:"layer"`
-	Location   string       `json:"place"`
-	InjectedUS int64        `json:"injected_us"`
+	Fault      faults.Kind   `json:"fault"`
+	Layer      observe.Layer `json:"layer"`
+	Location   string        `json:"place"`
+	InjectedUS int64         `json:"injected_us"`
 
-	VerdictLayer    faults.Layer `json:"verdict_layer"`
-	VerdictLocation string       `json:"verdict_place"`
-	VerdictQueue    string       `json:"verdict_queue,omitempty"`
-	MeasuredUS      int64        `json:"measured_us"`
-	UnattributedUS  int64        `json:"unattributed_us"`
-	TotalUS         int64        `json:"total_us"`
+	VerdictLayer    observe.Layer `json:"verdict_layer"`
+	VerdictLocation string        `json:"verdict_place"`
+	VerdictQueue    string        `json:"verdict_queue,omitempty"`
+	MeasuredUS      int64         `json:"measured_us"`
+	UnattributedUS  int64         `json:"unattributed_us"`
+	TotalUS         int64         `json:"total_us"`
 
 	// Covers are the layers that the verdict could not tell apart.
-	MergedLayers []faults.Layer   `json:"verdict_covers,omitempty"`
+	MergedLayers []observe.Layer  `json:"verdict_covers,omitempty"`
 	Confidence   string           `json:"confidence,omitempty"`
 	MagnitudeUS  int64            `json:"magnitude_us"`
 	Transfer     *faults.Transfer `json:"leg,omitempty"`
@@ -45,11 +46,11 @@ type Result struct {
 
 // Single is the verdict on one request of a case.
 type Single struct {
-	InjectedUS int64        `json:"injected_us"`
-	Layer      faults.Layer `json:"verdict_layer"`
-	Location   string       `json:"verdict_place"`
-	MeasuredUS int64        `json:"measured_us"`
-	Right      bool         `json:"right"`
+	InjectedUS int64         `json:"injected_us"`
+	Layer      observe.Layer `json:"verdict_layer"`
+	Location   string        `json:"verdict_place"`
+	MeasuredUS int64         `json:"measured_us"`
+	Right      bool          `json:"right"`
 	// ClientOffUS is by how much the client waited longer than it usually does
 	// and the fault accounts for: something else was slow, too.
 	ClientOffUS int64 `json:"client_off_us"`
@@ -87,10 +88,10 @@ func NewResult(c faults.Case, requests []Sample, seed uint64) Result {
 
 // Verdict is what layertrace says of traces.
 type Verdict struct {
-	Layer        faults.Layer
+	Layer        observe.Layer
 	Location     string
 	Queue        string
-	MergedLayers []faults.Layer
+	MergedLayers []observe.Layer
 	Confidence   string
 	// Excess is what the layer took more than usual, Unattributed what no layer
 	// was given, Total the whole time.
@@ -129,7 +130,7 @@ func (r Result) Right() bool {
 
 // Counts tells whether the fault is one that has to be found: those under 1 ms
 // need not be.
-func (r Result) Counts() bool { return r.Layer != faults.None && r.InjectedUS >= 1000 }
+func (r Result) Counts() bool { return r.Layer != observe.NoLayer && r.InjectedUS >= 1000 }
 
 // Close tells whether the layer was given what was injected, within 5 % or
 // 200 µs.
@@ -201,8 +202,8 @@ type Score struct {
 	ByLoad map[bool]*Share
 	// Matrix counts verdicts by true layer and verdict's; WrongPlace of those on
 	// the diagonal the ones at the wrong place.
-	Matrix        map[faults.Layer]map[faults.Layer]int
-	WrongLocation map[faults.Layer]int
+	Matrix        map[observe.Layer]map[observe.Layer]int
+	WrongLocation map[observe.Layer]int
 	// Unattributed is the median share of a request's time without a layer.
 	Unattributed float64
 	// Wrong are the results that count and are not right.
@@ -213,14 +214,14 @@ type Score struct {
 func NewScore(results []Result) Score {
 	s := Score{
 		ByGroup: map[Group]*Share{}, ByLoad: map[bool]*Share{false: {}, true: {}},
-		Matrix: map[faults.Layer]map[faults.Layer]int{}, WrongLocation: map[faults.Layer]int{},
+		Matrix: map[observe.Layer]map[observe.Layer]int{}, WrongLocation: map[observe.Layer]int{},
 	}
 	var unattributed []float64
 	for _, r := range results {
 		if r.TotalUS > 0 {
 			unattributed = append(unattributed, float64(r.UnattributedUS)/float64(r.TotalUS))
 		}
-		if r.Layer != faults.None && !r.Counts() {
+		if r.Layer != observe.NoLayer && !r.Counts() {
 			s.Small++
 			continue
 		}
@@ -235,7 +236,7 @@ func NewScore(results []Result) Score {
 
 func (s *Score) add(r Result) {
 	if s.Matrix[r.Layer] == nil {
-		s.Matrix[r.Layer] = map[faults.Layer]int{}
+		s.Matrix[r.Layer] = map[observe.Layer]int{}
 	}
 	named := r.VerdictLayer
 	if r.RightLayer() {
@@ -244,9 +245,9 @@ func (s *Score) add(r Result) {
 	s.Matrix[r.Layer][named]++
 	for _, one := range r.Singles {
 		switch {
-		case r.Layer == faults.None:
-			s.SingleFalseBlame.add(one.Layer != faults.None)
-			if one.Layer != faults.None {
+		case r.Layer == observe.NoLayer:
+			s.SingleFalseBlame.add(one.Layer != observe.NoLayer)
+			if one.Layer != observe.NoLayer {
 				s.SingleSeen.add(one.SeenByClient())
 			}
 		case one.InjectedUS >= 1000:
@@ -256,8 +257,8 @@ func (s *Score) add(r Result) {
 	if !r.Right() {
 		s.Wrong = append(s.Wrong, r)
 	}
-	if r.Layer == faults.None {
-		s.FalseBlame.add(r.VerdictLayer != faults.None)
+	if r.Layer == observe.NoLayer {
+		s.FalseBlame.add(r.VerdictLayer != observe.NoLayer)
 		return
 	}
 	if r.RightLayer() && !r.Right() {

@@ -10,18 +10,19 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func results() []Result {
 	return []Result{
-		{Layer: faults.Application, Location: "details", InjectedUS: 1000, VerdictLayer: faults.Application, VerdictLocation: "details", MeasuredUS: 1200, TotalUS: 100, UnattributedUS: 1},
-		{Layer: faults.Application, Location: "details", InjectedUS: 10_000, VerdictLayer: faults.Application, VerdictLocation: "ratings", TotalUS: 100, UnattributedUS: 3},
-		{Layer: faults.NodeDriver, Location: "node3", InjectedUS: 10_000, Load: true, VerdictLayer: faults.VirtualNetwork, MergedLayers: []faults.Layer{faults.VirtualNetwork, faults.NodeDriver}, VerdictLocation: "node3", MeasuredUS: 10_501, TotalUS: 100, UnattributedUS: 2},
-		{Layer: faults.RelayNetwork, Location: "node2-node3", InjectedUS: 10_000, VerdictLayer: faults.None, TraceIDs: []string{"ab"},
+		{Layer: observe.Application, Location: "details", InjectedUS: 1000, VerdictLayer: observe.Application, VerdictLocation: "details", MeasuredUS: 1200, TotalUS: 100, UnattributedUS: 1},
+		{Layer: observe.Application, Location: "details", InjectedUS: 10_000, VerdictLayer: observe.Application, VerdictLocation: "ratings", TotalUS: 100, UnattributedUS: 3},
+		{Layer: observe.NodeDriver, Location: "node3", InjectedUS: 10_000, Load: true, VerdictLayer: observe.VirtualNetwork, MergedLayers: []observe.Layer{observe.VirtualNetwork, observe.NodeDriver}, VerdictLocation: "node3", MeasuredUS: 10_501, TotalUS: 100, UnattributedUS: 2},
+		{Layer: observe.RelayNetwork, Location: "node2-node3", InjectedUS: 10_000, VerdictLayer: observe.NoLayer, TraceIDs: []string{"ab"},
 			Singles: []Single{{InjectedUS: 1000, Right: true}, {InjectedUS: 1000}, {InjectedUS: 999}}},
-		{Layer: faults.RelayNetwork, Location: "node2-node3", InjectedUS: 999, VerdictLayer: faults.None},
-		{Layer: faults.None, VerdictLayer: faults.None, Singles: []Single{{Layer: faults.None}, {Layer: faults.None, ClientOffUS: 900}, {Layer: faults.Application, MeasuredUS: 900, ClientOffUS: 449}, {Layer: faults.Application, MeasuredUS: 900, ClientOffUS: 450}}},
-		{Layer: faults.None, VerdictLayer: faults.Application, VerdictLocation: "details"},
+		{Layer: observe.RelayNetwork, Location: "node2-node3", InjectedUS: 999, VerdictLayer: observe.NoLayer},
+		{Layer: observe.NoLayer, VerdictLayer: observe.NoLayer, Singles: []Single{{Layer: observe.NoLayer}, {Layer: observe.NoLayer, ClientOffUS: 900}, {Layer: observe.Application, MeasuredUS: 900, ClientOffUS: 449}, {Layer: observe.Application, MeasuredUS: 900, ClientOffUS: 450}}},
+		{Layer: observe.NoLayer, VerdictLayer: observe.Application, VerdictLocation: "details"},
 	}
 }
 
@@ -36,11 +37,11 @@ func TestScore(t *testing.T) {
 	if s.Unattributed != 0.02 {
 		t.Errorf("unattributed %v", s.Unattributed)
 	}
-	want := map[faults.Layer]map[faults.Layer]int{
-		faults.Application: {faults.Application: 2}, faults.NodeDriver: {faults.NodeDriver: 1},
-		faults.RelayNetwork: {faults.None: 1}, faults.None: {faults.None: 1, faults.Application: 1},
+	want := map[observe.Layer]map[observe.Layer]int{
+		observe.Application: {observe.Application: 2}, observe.NodeDriver: {observe.NodeDriver: 1},
+		observe.RelayNetwork: {observe.NoLayer: 1}, observe.NoLayer: {observe.NoLayer: 1, observe.Application: 1},
 	}
-	if !reflect.DeepEqual(s.Matrix, want) || s.WrongLocation[faults.Application] != 1 || len(s.Wrong) != 3 {
+	if !reflect.DeepEqual(s.Matrix, want) || s.WrongLocation[observe.Application] != 1 || len(s.Wrong) != 3 {
 		t.Errorf("%v, wrong place %v, wrong %v", s.Matrix, s.WrongLocation, s.Wrong)
 	}
 	if (Share{}).Value() != 0 {
@@ -50,13 +51,13 @@ func TestScore(t *testing.T) {
 
 // The queue counts where the verdict is right and the fault in one.
 func TestScoreOfQueues(t *testing.T) {
-	result := func(k faults.Kind, verdict faults.Layer, queue string) Result {
+	result := func(k faults.Kind, verdict observe.Layer, queue string) Result {
 		return Result{Fault: k, Layer: k.Layer(), Location: "details", InjectedUS: 1000, VerdictLayer: verdict, VerdictLocation: "details", VerdictQueue: queue}
 	}
 	s := NewScore([]Result{
-		result(faults.SidecarStarved, faults.ProtocolStack, "receive"), result(faults.AppNotReading, faults.ProtocolStack, "receive"),
-		result(faults.PodQdisc, faults.ProtocolStack, "pod"), result(faults.PodQdisc, faults.ProtocolStack, "receive"), result(faults.PodQdisc, faults.ProtocolStack, ""),
-		result(faults.SidecarStarved, faults.Application, ""), result(faults.AppSleep, faults.Application, ""),
+		result(faults.SidecarStarved, observe.ProtocolStack, "receive"), result(faults.AppNotReading, observe.ProtocolStack, "receive"),
+		result(faults.PodQdisc, observe.ProtocolStack, "pod"), result(faults.PodQdisc, observe.ProtocolStack, "receive"), result(faults.PodQdisc, observe.ProtocolStack, ""),
+		result(faults.SidecarStarved, observe.Application, ""), result(faults.AppSleep, observe.Application, ""),
 	})
 	if s.Queue != (Share{3, 5}) {
 		t.Errorf("got %v", s.Queue)
@@ -79,7 +80,7 @@ func TestPage(t *testing.T) {
 func TestFileFormat(t *testing.T) {
 	c := faults.Case{Kind: faults.DriverQdisc, Node: 3, Magnitude: time.Millisecond, Transfer: faults.Transfer{Caller: "productpage", Callee: "details", Response: true}}
 	r := NewResult(c, []Sample{{"ab", 1100 * time.Microsecond, 9 * time.Millisecond, 20 * time.Microsecond}, {"cd", time.Millisecond, time.Millisecond, 0}, {"ef", time.Second, time.Second, 0}}, 5)
-	r.Judge(Verdict{Layer: faults.NodeDriver, Location: "node3", Excess: time.Millisecond, Unattributed: 2 * time.Microsecond, Total: 8 * time.Millisecond})
+	r.Judge(Verdict{Layer: observe.NodeDriver, Location: "node3", Excess: time.Millisecond, Unattributed: 2 * time.Microsecond, Total: 8 * time.Millisecond})
 	data, err := json.Marshal(File{Cases: []Result{r}, Accuracy: 1})
 	if err != nil {
 		t.Fatal(err)

@@ -21,6 +21,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/sandbox"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Campaign is what is needed for it.
@@ -233,12 +234,12 @@ type explainReport struct {
 	Total        int64    `json:"slow_total_ns"`
 	Unattributed int64    `json:"unattributed_ns"`
 	Verdict      struct {
-		Layer      faults.Layer   `json:"layer"`
-		Place      string         `json:"location"`
-		Queue      string         `json:"queue"`
-		Excess     int64          `json:"excess_ns"`
-		Covers     []faults.Layer `json:"merged_layers"`
-		Confidence string         `json:"confidence"`
+		Layer      observe.Layer   `json:"layer"`
+		Place      string          `json:"location"`
+		Queue      string          `json:"queue"`
+		Excess     int64           `json:"excess_ns"`
+		Covers     []observe.Layer `json:"merged_layers"`
+		Confidence string          `json:"confidence"`
 	} `json:"verdict"`
 }
 

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func TestParse(t *testing.T) {
@@ -17,9 +17,9 @@ func TestParse(t *testing.T) {
 {"asked":["b"],"verdict":{"layer":"none"}}`
 	got, err := parseReports([]byte(out))
 	want := []Verdict{
-		{Layer: faults.NodeDriver, Location: "node3", Confidence: "high", Excess: 5 * time.Microsecond,
-			Unattributed: 10, Total: 9 * time.Microsecond, MergedLayers: []faults.Layer{faults.NodeDriver, faults.VirtualNetwork}},
-		{Layer: faults.None},
+		{Layer: observe.NodeDriver, Location: "node3", Confidence: "high", Excess: 5 * time.Microsecond,
+			Unattributed: 10, Total: 9 * time.Microsecond, MergedLayers: []observe.Layer{observe.NodeDriver, observe.VirtualNetwork}},
+		{Layer: observe.NoLayer},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
