@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cgroup keeps the lab's processes in cgroups of version 2, so that
-// BPF programs can be attached to a node's processes and all of them can be
-// found and ended, also by a later run.
 package sandbox
 
 import (
@@ -22,13 +19,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Group is one cgroup.
+// Group is a cgroup of version 2. BPF programs can be attached to it, and its
+// processes can be found and ended, even by a later run.
 type Group struct {
 	// Path is the group's directory.
 	Path string
 }
 
-// Create makes a cgroup right below the mount point.
+// NewGroup creates a cgroup directly below the mount point.
 func NewGroup(name string) (*Group, error) {
 	mount, err := CgroupMount()
 	if err != nil {
@@ -37,7 +35,7 @@ func NewGroup(name string) (*Group, error) {
 	return (&Group{Path: mount}).Child(name)
 }
 
-// Child makes a cgroup in g.
+// Child creates a cgroup in g.
 func (g *Group) Child(name string) (*Group, error) {
 	path := filepath.Join(g.Path, name)
 	if err := os.Mkdir(path, 0o755); err != nil {
@@ -46,21 +44,21 @@ func (g *Group) Child(name string) (*Group, error) {
 	return &Group{Path: path}, nil
 }
 
-// Remove kills every process in the group and in those below, and removes them
-// all. A group that does not exist is no error.
+// Remove kills every process in the group and its descendants, and removes them
+// all. A group that does not exist is not an error.
 func (g *Group) Remove(ctx context.Context) error {
 	if _, err := os.Stat(g.Path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return Await(ctx, "removal of cgroup "+g.Path, 20*time.Second, 20*time.Millisecond,
 		func(context.Context) error {
-			// Killing is asynchronous: a group can be removed only when its
-			// last process has been reaped.
+			// Killing is asynchronous: a group can only be removed after its
+			// last process was reaped.
 			return errors.Join(g.kill(), g.removeLimits(), removeDirectories(g.Path))
 		})
 }
 
-// RemoveNamed removes the group that Create(name) made, if there is one.
+// RemoveGroup removes the group that NewGroup(name) created, if there is one.
 func RemoveGroup(ctx context.Context, name string) (found bool, err error) {
 	mount, err := CgroupMount()
 	if err != nil {
@@ -71,7 +69,7 @@ func RemoveGroup(ctx context.Context, name string) (found bool, err error) {
 	return err == nil, g.Remove(ctx)
 }
 
-// removeDirectories removes the groups at and below a path.
+// removeDirectories removes the group at a path and its descendants.
 func removeDirectories(path string) error {
 	dirs, err := directories(path)
 	if err != nil {
@@ -86,7 +84,7 @@ func removeDirectories(path string) error {
 	return nil
 }
 
-// directories returns the groups at and below a path, parents first.
+// directories returns the group at a path and its descendants, parents first.
 func directories(root string) (dirs []string, err error) {
 	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -100,8 +98,8 @@ func directories(root string) (dirs []string, err error) {
 	return dirs, err
 }
 
-// kill sends SIGKILL to all processes in the group and below: by cgroup.kill
-// (kernel 5.14), else one by one.
+// kill sends SIGKILL to all processes in the group and its descendants: through
+// cgroup.kill (kernel 5.14), else one by one.
 func (g *Group) kill() error {
 	err := os.WriteFile(filepath.Join(g.Path, "cgroup.kill"), []byte("1"), 0)
 	if err == nil {
@@ -122,7 +120,7 @@ func (g *Group) kill() error {
 	return nil
 }
 
-// Processes returns the IDs of all processes in the group and below.
+// Processes returns the IDs of all processes in the group and its descendants.
 func (g *Group) Processes() ([]int, error) {
 	dirs, err := directories(g.Path)
 	if err != nil {
@@ -145,9 +143,8 @@ func (g *Group) Processes() ([]int, error) {
 	return pids, nil
 }
 
-// CPU returns the CPU time that the processes of the group and of those below
-// have taken, also those that have ended (cpu.stat, which is there without the
-// cpu controller, too).
+// CPU returns the CPU time of all processes of the group and its descendants,
+// including those that have ended. (cpu.stat exists without the cpu controller.)
 func (g *Group) CPU() (time.Duration, error) {
 	text, err := os.ReadFile(filepath.Join(g.Path, "cpu.stat"))
 	if err != nil {
@@ -167,9 +164,10 @@ func (g *Group) CPU() (time.Duration, error) {
 	return 0, fmt.Errorf("read CPU time of cgroup %s: no usage_usec in cpu.stat", g.Path)
 }
 
-// processCPU returns the CPU time that a process has taken until now: by its CPU
-// clock (clock_getcpuclockid(3)), which knows of the time since the last tick.
-func processCPU(pid int) (time.Duration, error) {
+// ProcessCPU returns the CPU time of all threads of a process. It reads the
+// process's CPU clock (clock_getcpuclockid(3)), which includes the time since the
+// last tick.
+func ProcessCPU(pid int) (time.Duration, error) {
 	const cpuclockSched = 2 // include/linux/posix-timers.h
 	var now unix.Timespec
 	if err := unix.ClockGettime(int32(^pid<<3|cpuclockSched), &now); err != nil {
@@ -178,8 +176,8 @@ func processCPU(pid int) (time.Duration, error) {
 	return time.Duration(now.Nano()), nil
 }
 
-// Mount returns where cgroup2 is mounted: /sys/fs/cgroup, or a directory in it
-// on hosts that use version 1 as well.
+// CgroupMount returns where cgroup2 is mounted: /sys/fs/cgroup, or a directory in
+// it on hosts that also use version 1.
 func CgroupMount() (string, error) {
 	mount, err := findMount("cgroup2", "")
 	if err == nil && mount == "" {
@@ -188,8 +186,8 @@ func CgroupMount() (string, error) {
 	return mount, err
 }
 
-// findMount returns where a file system of this type is mounted, with this among
-// its options unless option is empty; "" for nowhere.
+// findMount returns where a file system of this type, with this option unless it
+// is empty, is mounted; "" if nowhere.
 func findMount(kind, option string) (string, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {

@@ -66,33 +66,33 @@ func TestLimit(t *testing.T) {
 		}
 		began := time.Now()
 		last, ranAt := time.Duration(0), began
-		stands := wait(t, "to stand", func() error {
+		throttled := wait(t, "to be throttled", func() error {
 			if now := cpuTime(t, busy.Process.Pid); now > last {
 				last, ranAt = now, time.Now()
 			}
 			if since := time.Since(ranAt); since < 20*time.Millisecond {
-				return fmt.Errorf("it ran %v ago", since)
+				return fmt.Errorf("ran %v ago", since)
 			}
 			return nil
 		})
-		t.Logf("stands after %v", stands)
+		t.Logf("throttled after %v", throttled)
 		if err := limit.Lift(); err != nil {
 			t.Fatal(err)
 		}
 		before := cpuTime(t, busy.Process.Pid)
-		// Without a limit it has soon taken more than a quota of each period allows.
-		goesOn := wait(t, "to go on", func() error {
+		// Without a limit it soon takes more than the quota of each period allows.
+		continued := wait(t, "to continue", func() error {
 			allowed := time.Duration(int(time.Since(began)/period)+1) * 10 * time.Millisecond
 			if took := cpuTime(t, busy.Process.Pid) - before; took < 2*allowed {
-				return fmt.Errorf("it ran for %v", took)
+				return fmt.Errorf("ran for %v", took)
 			}
 			return nil
 		})
-		t.Logf("goes on after %v", goesOn)
+		t.Logf("continued after %v", continued)
 	}
 }
 
-// What was added to a limit ends with the group, wherever the kernel has it.
+// A process that was added to a limit ends with the group, in every hierarchy.
 func TestRemoveEndsWhatWasAdded(t *testing.T) {
 	g, err := NewGroup(fmt.Sprintf("layertrace-test-added-%d", os.Getpid()))
 	if err != nil {
@@ -112,7 +112,7 @@ func TestRemoveEndsWhatWasAdded(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(10 * time.Second):
-		err = errors.Join(err, errors.New("it runs on"), busy.Process.Kill())
+		err = errors.Join(err, errors.New("the process still runs"), busy.Process.Kill())
 	}
 	if err != nil {
 		t.Error(err)
@@ -130,11 +130,11 @@ func TestLimitThatTheKernelRefuses(t *testing.T) {
 		}
 	}
 	if err := limit.Add(1 << 30); err == nil {
-		t.Error("no error of a process that does not exist")
+		t.Error("no error for a process that does not exist")
 	}
 }
 
-// newGroup makes a cgroup, and sees that nothing of it is left.
+// newGroup creates a cgroup, and checks that nothing of it remains.
 func newGroup(t *testing.T) *Group {
 	t.Helper()
 	g, err := NewGroup(fmt.Sprintf("layertrace-test-limit-%d", os.Getpid()))
@@ -147,7 +147,7 @@ func newGroup(t *testing.T) *Group {
 		}
 		for _, path := range []string{g.Path, mirrorOf(t, g)} {
 			if _, err := os.Stat(path); path != "" && err == nil {
-				t.Errorf("%s is still there", path)
+				t.Errorf("%s still exists", path)
 			}
 		}
 	})
@@ -175,7 +175,7 @@ func wait(t *testing.T, what string, ready func() error) time.Duration {
 
 func cpuTime(t *testing.T, pid int) time.Duration {
 	t.Helper()
-	took, err := processCPU(pid)
+	took, err := ProcessCPU(pid)
 	if err != nil {
 		t.Fatal(err)
 	}

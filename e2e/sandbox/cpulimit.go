@@ -14,19 +14,19 @@ import (
 	"time"
 )
 
-// Limit bounds the CPU time of a group's processes as a container's limit in
-// Kubernetes does: in each period they run for a quota, and stand for the rest of
-// it (Documentation/scheduler/sched-bwc.rst).
+// CPULimit bounds the CPU time of a group's processes as a container's limit in
+// Kubernetes does: in each period they run for a quota and are throttled for the
+// rest (Documentation/scheduler/sched-bwc.rst).
 type CPULimit struct {
-	// dir is the group that is limited: g itself or, where version 1 has the cpu
-	// controller, one of the same name there. root is the hierarchy's own.
+	// dir is the limited group: the group itself or, where version 1 has the cpu
+	// controller, one of the same name there. root is that hierarchy's root.
 	dir, root string
 	v1        bool
 	period    time.Duration
 }
 
-// Limit makes a limit for the processes that are in the group now, which does not
-// bound them yet. Its periods last 1 s or less. It is gone with the group.
+// LimitCPU returns a limit for the processes that are in the group now; it does
+// not bound them yet. A period is at most 1 s. The limit goes with the group.
 func (g *Group) LimitCPU(period time.Duration) (*CPULimit, error) {
 	root, err := CgroupMount()
 	if err != nil {
@@ -57,8 +57,8 @@ func (g *Group) LimitCPU(period time.Duration) (*CPULimit, error) {
 	return l, err
 }
 
-// mirror is the group's path in version 1's hierarchy of the cpu controller, and
-// where that is mounted; "" where version 2 has the controller.
+// mirror returns where version 1's hierarchy of the cpu controller is mounted, and
+// the group's path there; "" where version 2 has the controller.
 func (g *Group) mirror() (mount, path string, err error) {
 	mount, err = findMount("cgroup", "cpu")
 	if err != nil || mount == "" {
@@ -68,7 +68,7 @@ func (g *Group) mirror() (mount, path string, err error) {
 	return mount, filepath.Join(mount, name), err
 }
 
-// name is the group's path below the mount point.
+// name returns the group's path below the mount point.
 func (g *Group) name() (string, error) {
 	root, err := CgroupMount()
 	if err != nil {
@@ -77,7 +77,7 @@ func (g *Group) name() (string, error) {
 	return filepath.Rel(root, g.Path)
 }
 
-// enableCPU gives the group the controller: each one above has to pass it on.
+// enableCPU gives the group the controller: each ancestor has to delegate it.
 func (g *Group) enableCPU() error {
 	name, err := g.name()
 	if err != nil {
@@ -105,13 +105,13 @@ func (l *CPULimit) Add(pid int) error {
 	return l.write(l.dir, "cgroup.procs", strconv.Itoa(pid))
 }
 
-// Release takes a process out of it, to where nothing is limited.
+// Release moves a process out of the group to where nothing is limited.
 func (l *CPULimit) Release(pid int) error {
 	return l.write(l.root, "cgroup.procs", strconv.Itoa(pid))
 }
 
-// Set lets the processes run for a quota, 1 ms or more, from now on and again when
-// a period begins.
+// Set lets the processes run for a quota, 1 ms or more, now and in every later
+// period.
 func (l *CPULimit) Set(quota time.Duration) error {
 	if l.v1 {
 		return l.write(l.dir, "cpu.cfs_quota_us", microseconds(quota))
@@ -119,23 +119,22 @@ func (l *CPULimit) Set(quota time.Duration) error {
 	return l.write(l.dir, "cpu.max", microseconds(quota)+" "+microseconds(l.period))
 }
 
-// Lift lets processes that stand go on at once, and as long as they like. It sets
-// a quota that many CPUs could not spend: to take away the last limit of all
-// groups would patch the kernel's code (cfs_bandwidth_usage_dec in
-// kernel/sched/fair.c), for which all CPUs have to stop.
+// Lift lets throttled processes continue at once, without a limit. It sets a quota
+// that no number of CPUs can spend: removing the last limit of all groups would
+// patch kernel code (cfs_bandwidth_usage_dec in kernel/sched/fair.c), which stops
+// all CPUs.
 func (l *CPULimit) Lift() error { return l.Set(1000 * l.period) }
 
 func microseconds(d time.Duration) string { return strconv.FormatInt(d.Microseconds(), 10) }
 
-// CPU returns the CPU time that the processes in the group have taken until now,
-// each since it began.
+// CPU returns the CPU time of the processes that are in the group now.
 func (l *CPULimit) CPU() (sum time.Duration, err error) {
 	pids, err := (&Group{Path: l.dir}).Processes()
 	if err != nil {
 		return 0, err
 	}
 	for _, pid := range pids {
-		took, err := processCPU(pid)
+		took, err := ProcessCPU(pid)
 		if err != nil {
 			return 0, err
 		}
@@ -151,8 +150,8 @@ func (l *CPULimit) write(dir, file, value string) error {
 	return nil
 }
 
-// removeLimits removes what version 1 has for the group and those below, with the
-// processes that were added only there.
+// removeLimits removes the mirrors in version 1 of the group and its descendants,
+// with the processes that were added only there.
 func (g *Group) removeLimits() error {
 	_, mirror, err := g.mirror()
 	if err != nil || mirror == "" {

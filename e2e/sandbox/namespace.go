@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package netspace makes named network namespaces and runs code in them. The
-// names stand in /run/netns, where `ip netns` finds them and a later run of the
-// lab finds what a killed one left behind.
+// Package sandbox runs programs in network namespaces and cgroups of their own,
+// and removes all of it, including what a killed run left.
 package sandbox
 
 import (
@@ -13,24 +12,29 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
+// namespaceDir has a file per named network namespace: `ip netns` lists them, and
+// a later run finds those of a killed one.
 const namespaceDir = "/run/netns"
 
-// Space is one named network namespace.
+// Namespace is a named network namespace.
 type Namespace struct {
 	// Name is the name in /run/netns.
 	Name   string
 	handle netns.NsHandle
 }
 
-// Create makes a network namespace with its loopback device up. It fails when
-// the name is taken.
+// NewNamespace creates a network namespace with its loopback device up. It fails
+// when the name is taken.
 func NewNamespace(name string) (*Namespace, error) {
+	if err := shareNamespaceDir(); err != nil {
+		return nil, fmt.Errorf("create network namespace %s: %w", name, err)
+	}
 	var handle netns.NsHandle
 	err := onOwnThread(func() (err error) {
 		handle, err = netns.NewNamed(name)
@@ -55,7 +59,36 @@ func NewNamespace(name string) (*Namespace, error) {
 	return s, nil
 }
 
-// FD is the open file descriptor of the namespace; it stays Space's own.
+// shareNamespaceDir makes namespaceDir a shared mount point, as `ip netns add`
+// does (iproute2, ip/ipnetns.c). If the first `ip netns add` did it later, its
+// recursive bind mount would cover the mounts made here, and their files could
+// not be removed. The lock keeps two programs from doing it at once.
+func shareNamespaceDir() error {
+	if err := os.MkdirAll(namespaceDir, 0o755); err != nil {
+		return err
+	}
+	dir, err := os.Open(namespaceDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return &os.PathError{Op: "lock", Path: namespaceDir, Err: err}
+	}
+	share := func() error { return unix.Mount("", namespaceDir, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	if err = share(); errors.Is(err, unix.EINVAL) { // not a mount point
+		if err = unix.Mount(namespaceDir, namespaceDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = share()
+		}
+	}
+	if err != nil {
+		return &os.PathError{Op: "share mounts below", Path: namespaceDir, Err: err}
+	}
+	return nil
+}
+
+// FD returns the open file descriptor of the namespace, which stays the
+// Namespace's.
 func (s *Namespace) FD() int { return int(s.handle) }
 
 // Netlink returns a netlink handle that acts in the namespace; close it.
@@ -67,8 +100,8 @@ func (s *Namespace) Netlink() (*netlink.Handle, error) {
 	return nl, nil
 }
 
-// Do runs fn on a thread that is in the namespace. What fn starts (sockets,
-// child processes) belongs to the namespace; goroutines that fn starts do not.
+// Do runs fn on a thread in the namespace. Sockets and child processes of fn
+// belong to the namespace; goroutines that fn starts do not.
 func (s *Namespace) Do(fn func() error) error {
 	return onOwnThread(func() error {
 		if err := netns.Set(s.handle); err != nil {
@@ -78,23 +111,18 @@ func (s *Namespace) Do(fn func() error) error {
 	})
 }
 
-// DoOnce runs fn as Do does, on a thread that ends with it: fn may change the
-// thread for good.
+// DoOnce is Do on a thread that ends with fn: fn may change the thread for good.
 func (s *Namespace) DoOnce(fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked
+	return onLastThread(func() error {
 		if err := netns.Set(s.handle); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", s.Name, err)
-			return
+			return fmt.Errorf("enter network namespace %s: %w", s.Name, err)
 		}
-		done <- fn()
-	}()
-	return <-done
+		return fn()
+	})
 }
 
 // DialContext connects from inside the namespace. address must hold an IP
-// address: a name would be resolved by other threads, outside the namespace.
+// address: other threads, outside the namespace, resolve names.
 func (s *Namespace) DialContext(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	err = s.Do(func() error {
 		conn, err = new(net.Dialer).DialContext(ctx, network, address)
@@ -103,40 +131,94 @@ func (s *Namespace) DialContext(ctx context.Context, network, address string) (c
 	return conn, err
 }
 
-// Delete removes the namespace's name; the kernel frees it, and every link in
-// it, once no process is in it any more.
-func (s *Namespace) Delete() error {
-	err := errors.Join(s.handle.Close(), netns.DeleteNamed(s.Name))
-	if err != nil {
-		return fmt.Errorf("delete network namespace %s: %w", s.Name, err)
-	}
-	return nil
+// Listen listens for TCP inside the namespace.
+func (s *Namespace) Listen(address string) (listener net.Listener, err error) {
+	err = s.Do(func() error {
+		listener, err = net.Listen("tcp4", address)
+		return err
+	})
+	return listener, err
 }
 
-// DeleteAll removes every namespace whose name begins with prefix, and returns
-// how many there were.
+// Delete removes the namespace's name. The kernel frees the namespace, and every
+// link in it, when its last process has ended.
+func (s *Namespace) Delete() error {
+	return errors.Join(s.handle.Close(), deleteName(s.Name))
+}
+
+// DeleteNamespaces removes every namespace whose name begins with prefix, and
+// returns how many there were.
 func DeleteNamespaces(prefix string) (int, error) {
-	names, err := filepath.Glob(filepath.Join(namespaceDir, prefix+"*"))
+	paths, err := filepath.Glob(filepath.Join(namespaceDir, prefix+"*"))
 	if err != nil {
 		return 0, fmt.Errorf("list network namespaces: %w", err)
 	}
 	var errs []error
-	for _, path := range names {
-		name := strings.TrimPrefix(path, namespaceDir+"/")
-		// A run that died between making the file and mounting on it leaves
-		// a plain file, which cannot be unmounted.
-		if err := netns.DeleteNamed(name); err != nil {
-			if rmErr := os.Remove(path); rmErr != nil && !errors.Is(rmErr, os.ErrNotExist) {
-				errs = append(errs, fmt.Errorf("delete network namespace %s: %w", name, err))
-			}
-		}
+	for _, path := range paths {
+		errs = append(errs, deleteName(filepath.Base(path)))
 	}
-	return len(names), errors.Join(errs...)
+	return len(paths), errors.Join(errs...)
 }
 
-// onOwnThread runs fn with the thread locked and puts the thread's network
-// namespace back. When that fails the thread stays locked, so that it ends with
-// its goroutine and no other goroutine runs in the wrong namespace.
+// deleteName unmounts a namespace and removes its file. A run that died between
+// the two leaves a plain file, which is not mounted.
+func deleteName(name string) error {
+	path := filepath.Join(namespaceDir, name)
+	err := unmount(path)
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if errors.Is(err, unix.EBUSY) {
+		err = removeCovered(path)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("delete network namespace %s: %w", name, err)
+	}
+	return nil
+}
+
+// removeCovered removes the file of a namespace that is also mounted below a
+// later mount of namespaceDir (see shareNamespaceDir). It works in a mount
+// namespace of its own, where it can unmount whatever covers the file: removing
+// a file detaches what other mount namespaces have mounted on it.
+func removeCovered(path string) error {
+	return onLastThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("make a mount namespace: %w", err)
+		}
+		if err := unix.Mount("", "/", "none", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("make mounts private: %w", err)
+		}
+		for {
+			if err := unmount(path); err != nil {
+				return err
+			}
+			err := os.Remove(path)
+			if !errors.Is(err, unix.EBUSY) {
+				return err
+			}
+			if unix.Unmount(namespaceDir, unix.MNT_DETACH) != nil {
+				return err // nothing covers it
+			}
+		}
+	})
+}
+
+// unmount detaches everything that is mounted on a path.
+func unmount(path string) error {
+	for {
+		switch err := unix.Unmount(path, unix.MNT_DETACH); {
+		case errors.Is(err, unix.EINVAL): // not a mount point, or no longer
+			return nil
+		case err != nil:
+			return &os.PathError{Op: "unmount", Path: path, Err: err}
+		}
+	}
+}
+
+// onOwnThread runs fn with the thread locked and restores the thread's network
+// namespace. When that fails, the thread stays locked: it ends with its
+// goroutine, so that no other goroutine runs in the wrong namespace.
 func onOwnThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -158,7 +240,17 @@ func onOwnThread(fn func() error) error {
 	return <-done
 }
 
-// AddBridge makes a bridge with an address, as 10.0.0.1/24.
+// onLastThread runs fn on a thread that ends with it.
+func onLastThread(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		done <- fn()
+	}()
+	return <-done
+}
+
+// AddBridge makes a bridge with an address such as 10.0.0.1/24.
 func (s *Namespace) AddBridge(name, address string) error {
 	nl, err := s.Netlink()
 	if err != nil {
@@ -173,8 +265,8 @@ func (s *Namespace) AddBridge(name, address string) error {
 	return s.configure(nl, name, address)
 }
 
-// AddPair makes a veth pair: name, a port of s's bridge, and eth0 with an
-// address in inner.
+// AddPair makes a veth pair: name is a port of s's bridge, and its peer is eth0
+// with an address in inner.
 func (s *Namespace) AddPair(name, bridge string, inner *Namespace, address string) error {
 	nl, err := s.Netlink()
 	if err != nil {
@@ -202,7 +294,7 @@ func (s *Namespace) AddPair(name, bridge string, inner *Namespace, address strin
 	return inner.configure(peer, "eth0", address)
 }
 
-// configure gives a link its address, if any, and sets it up.
+// configure gives a link its address, if any, and brings it up.
 func (s *Namespace) configure(nl *netlink.Handle, name, address string) error {
 	link, err := nl.LinkByName(name)
 	if err == nil && address != "" {
@@ -220,12 +312,12 @@ func (s *Namespace) configure(nl *netlink.Handle, name, address string) error {
 	return nil
 }
 
-// AddRoute sends what goes to destination, as 10.1.0.0/24, via a router.
+// AddRoute routes a destination such as 10.1.0.0/24 via a router.
 func (s *Namespace) AddRoute(destination, via string) error {
 	return s.route((*netlink.Handle).RouteAdd, destination, via)
 }
 
-// ReplaceRoute sends it via another router from now on.
+// ReplaceRoute routes a destination via another router from now on.
 func (s *Namespace) ReplaceRoute(destination, via string) error {
 	return s.route((*netlink.Handle).RouteReplace, destination, via)
 }

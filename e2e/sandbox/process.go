@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package process starts the lab's programs, each in a network namespace and a
-// cgroup, and ends them.
-//
-// Package await waits for conditions by asking again and again.
 package sandbox
 
 import (
@@ -21,26 +17,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Spec says what to start and where.
+// Spec describes a process to start.
 type Spec struct {
 	// Name is used in messages.
 	Name string
-	// Path and Args (without the program's own name) are the command.
+	// Path and Args (without the program's name) are the command.
 	Path string
 	Args []string
-	// Space and Cgroup are where the process lives.
+	// Namespace and Cgroup are where the process runs.
 	Namespace *Namespace
 	Cgroup    *Group
-	// UID and GID are the user and group under which it runs; 0 is root, as the
-	// lab itself. Another user keeps root's way with files (CAP_DAC_OVERRIDE):
-	// programs and outputs may be in directories that are root's own.
+	// UID and GID are the process's user and group; 0 is root. Another user keeps
+	// CAP_DAC_OVERRIDE: programs and outputs may be in directories of root.
 	UID, GID uint32
-	// ClockOffset puts its monotonic clock ahead (behind) of the machine's, by a
-	// time namespace.
+	// ClockOffset shifts its monotonic clock against the machine's, by a time
+	// namespace.
 	ClockOffset time.Duration
-	// Env is added to the lab's own environment, as NAME=VALUE.
+	// Env is added to this process's environment, as NAME=VALUE.
 	Env []string
-	// Stdout and Stderr are files; an empty Stdout goes to Stderr's file.
+	// Stdout and Stderr are files. An empty Stdout goes to the file of Stderr.
 	Stdout, Stderr string
 }
 
@@ -52,7 +47,7 @@ type Process struct {
 	err  error
 }
 
-// Start starts the program and returns at once.
+// Start starts the program. It does not wait for it.
 func Start(spec Spec) (*Process, error) {
 	fail := func(err error) (*Process, error) {
 		return nil, fmt.Errorf("start %s: %w", spec.Name, err)
@@ -80,8 +75,8 @@ func Start(spec Spec) (*Process, error) {
 	cmd.Dir = filepath.Dir(spec.Stderr)
 	cmd.Env = append(os.Environ(), spec.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		// A process group of its own: a Ctrl-C on the terminal reaches the
-		// lab alone, which then ends its processes in order.
+		// A process group of its own: Ctrl-C on the terminal reaches only this
+		// process, which then ends the others in order.
 		Setpgid:     true,
 		UseCgroupFD: true,
 		CgroupFD:    int(group.Fd()),
@@ -115,8 +110,8 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Name returns the name in the Spec.
 func (p *Process) Name() string { return p.spec.Name }
 
-// Running returns nil while the process runs, afterwards an error that says
-// how it ended, with the last lines it wrote.
+// Running returns nil while the process runs, then an error with how it ended and
+// the last lines it wrote.
 func (p *Process) Running() error {
 	select {
 	case <-p.done:
@@ -126,8 +121,8 @@ func (p *Process) Running() error {
 	}
 }
 
-// Wait waits for the process to end by itself, and wants code 0. It is killed
-// when ctx ends before.
+// Wait waits until the process ends by itself; a code other than 0 is an error.
+// When ctx ends first, Wait kills the process.
 func (p *Process) Wait(ctx context.Context) error {
 	select {
 	case <-p.done:
@@ -148,8 +143,8 @@ func (p *Process) Signal(signal os.Signal) error {
 	return nil
 }
 
-// Stop asks the process to end (SIGTERM) and waits for that. One that is still
-// there after limit is killed, which is an error.
+// Stop asks the process to end (SIGTERM) and waits for it. One that still runs
+// after limit is killed, which is an error.
 func (p *Process) Stop(limit time.Duration) error {
 	if err := p.Running(); err != nil {
 		return err
@@ -168,7 +163,7 @@ func (p *Process) Stop(limit time.Duration) error {
 	}
 }
 
-// Kill ends the process at once (SIGKILL) and waits for that.
+// Kill kills the process (SIGKILL) and waits for its end.
 func (p *Process) Kill() error {
 	err := p.cmd.Process.Kill()
 	<-p.done
@@ -178,7 +173,7 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// ended judges an end that was asked for: by SIGTERM itself or with code 0.
+// ended returns nil after an orderly end: by the SIGTERM, or with code 0.
 func (p *Process) ended() error {
 	state := p.cmd.ProcessState
 	status, ok := state.Sys().(syscall.WaitStatus)
@@ -198,9 +193,8 @@ func (p *Process) Tail() string {
 	return strings.Join(lines[max(0, len(lines)-8):], "\n")
 }
 
-// asUser makes cmd run as another user who may do with files what root may. The
-// program is opened here, since that user could not before it runs; close the
-// file when it does.
+// asUser makes cmd run as another user with root's access to files. It opens the
+// program, as that user cannot yet; close the file after the start.
 func asUser(cmd *exec.Cmd, uid uint32) (*os.File, error) {
 	program, err := os.Open(cmd.Path)
 	if err != nil {
@@ -214,8 +208,8 @@ func asUser(cmd *exec.Cmd, uid uint32) (*os.File, error) {
 	return program, nil
 }
 
-// shifted returns fn with the calling thread's children in a time namespace
-// whose monotonic clock is off. The thread cannot leave it again.
+// shifted returns fn with the children of the calling thread in a time namespace
+// whose monotonic clock is shifted. The thread cannot leave it.
 func shifted(offset time.Duration, fn func() error) func() error {
 	return func() error {
 		if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
@@ -229,7 +223,7 @@ func shifted(offset time.Duration, fn func() error) func() error {
 	}
 }
 
-// clockOffset is a line of timens_offsets: the nanoseconds count upwards, also
+// clockOffset returns a line of timens_offsets. The nanoseconds count upwards even
 // from negative seconds.
 func clockOffset(offset time.Duration) string {
 	seconds, rest := offset/time.Second, offset%time.Second
@@ -239,7 +233,7 @@ func clockOffset(offset time.Duration) string {
 	return fmt.Sprintf("monotonic %d %d\n", seconds, rest)
 }
 
-// Memory is what a process occupies, in bytes.
+// Memory is the memory of a process, in bytes.
 type Memory struct {
 	// Resident is VmRSS of proc_pid_status(5), Peak its highest value (VmHWM).
 	Resident, Peak uint64
@@ -265,28 +259,7 @@ func ReadMemory(pid int) (Memory, error) {
 		values[name] = n << 10
 	}
 	if values["VmRSS"] == 0 || values["VmHWM"] == 0 {
-		return Memory{}, fmt.Errorf("read memory of process %d: no VmRSS or VmHWM, it has ended", pid)
+		return Memory{}, fmt.Errorf("read memory of process %d: no VmRSS or VmHWM: it has ended", pid)
 	}
 	return Memory{Resident: values["VmRSS"], Peak: values["VmHWM"]}, nil
-}
-
-// Until calls ready every interval until it returns nil. When ctx is done or
-// limit has passed first, the error names what was waited for and ready's last
-// answer.
-func Await(ctx context.Context, what string, limit, interval time.Duration, ready func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		err := ready(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for %s (at most %v): %w: %w", what, limit, ctx.Err(), err)
-		case <-tick.C:
-		}
-	}
 }

@@ -14,19 +14,19 @@ import (
 	"time"
 )
 
-// output runs a shell command by Start and returns what it wrote.
+// output runs a shell command with Start and returns its output.
 func output(t *testing.T, spec Spec, command string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces and cgroups need root")
 	}
 	name := fmt.Sprintf("lt-process%d", os.Getpid())
-	space, err := NewNamespace(name)
+	namespace, err := NewNamespace(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := space.Delete(); err != nil {
+		if err := namespace.Delete(); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -44,7 +44,7 @@ func output(t *testing.T, spec Spec, command string) string {
 		t.Fatal(err)
 	}
 	spec.Name, spec.Path, spec.Args = "test", "/bin/sh", []string{"-c", command}
-	spec.Namespace, spec.Cgroup = space, group
+	spec.Namespace, spec.Cgroup = namespace, group
 	spec.Stdout, spec.Stderr = filepath.Join(dir, "out"), filepath.Join(dir, "err")
 	spec.Env = append(spec.Env, "DIR="+dir)
 	p, err := Start(spec)
@@ -68,7 +68,6 @@ func TestAnotherUserHasRootsFiles(t *testing.T) {
 
 func TestClockOffset(t *testing.T) {
 	for _, offset := range []time.Duration{500 * time.Millisecond, -500 * time.Millisecond, 0} {
-		// The first field is the time since the clock began, in seconds.
 		got := output(t, Spec{ClockOffset: offset}, `cat /proc/self/timens_offsets`)
 		seconds, nanos := int64(0), int64(0)
 		for line := range strings.Lines(got) {
@@ -78,7 +77,7 @@ func TestClockOffset(t *testing.T) {
 			}
 		}
 		if is := time.Duration(seconds*1e9 + nanos); is != offset {
-			t.Errorf("the clock is off by %v, want %v", is, offset)
+			t.Errorf("clock shifted by %v, want %v", is, offset)
 		}
 	}
 }
