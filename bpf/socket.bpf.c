@@ -5,10 +5,14 @@
  * application writes and reads. The programs only look on: packets are let
  * through always.
  */
-#include "include/kernel_types.h"
 #include "include/socket.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Whether the kernel says whose packet it was that it drops: kfree_skb has a
+ * receiving socket since 6.11.
+ */
+const volatile bool receiver_told;
 
 #define LET_THROUGH 1
 
@@ -201,11 +205,6 @@ int BPF_PROG(socket_read, struct sock *sk)
 	note_socket(c, st, tp);
 	return 0;
 }
-
-/* Whether the kernel says whose packet it was that it drops: kfree_skb has a
- * receiving socket since 6.11.
- */
-const volatile bool receiver_told;
 
 /* Whether it is the reason of that name, which the running kernel may not have. */
 #define IS_REASON(reason, name)                                                      \

@@ -5,7 +5,7 @@
  * and on the first segment of each message, both ways. The passive side takes
  * the connection ID from the first request and puts it on its responses.
  */
-#include "include/option_layout.h"
+#include "include/tcp_option.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -13,7 +13,7 @@ __u32 bench_sequence;
 
 #define SEQUENCE_NUMBER(tcp) bench_sequence
 
-#include "../include/segment.h"
+#include "../include/track.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -1,13 +1,82 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* One TCP connection at one capture point, from segment to exchange. */
+/* One TCP connection at one capture point. */
 #ifndef LAYERTRACE_CONNECTION_H
 #define LAYERTRACE_CONNECTION_H
 
-#include "emit.h"
-#include "followed.h"
-#include "options.h"
-#include "stream.h"
-#include "walk.h"
+#include "exchange.h"
+
+/* A quarter of the ring, in bytes: the fill at which user space is woken. */
+const volatile __u64 ring_mark = 1 << 20;
+
+/* Key of a connection at a capture point. End a has the lower port (the lower
+ * address when the ports are equal), so both directions find one entry.
+ */
+struct connection_key {
+	__u32 ifindex;
+	__u16 port_a;
+	__u16 port_b;
+	__u64 addr_a[2];
+	__u64 addr_b[2];
+};
+
+enum phase {
+	PHASE_IDLE,	 /* no exchange open */
+	PHASE_REQUEST,	 /* a request, nothing of its final response */
+	PHASE_RESPONSE,	 /* a final response has begun */
+	PHASE_SEARCHING, /* deep: the request head goes on in a later segment */
+};
+
+/* What is known of the byte stream of one direction. */
+struct stream {
+	__u32 next; /* sequence number expected next */
+	__u32 gap_start;
+	__u32 gap_end; /* bytes in [gap_start, gap_end) did not pass yet */
+	__u16 known;   /* next is valid */
+	__u16 fin;
+};
+
+struct connection {
+	struct exchange_record x;
+	/* Number of the exchange << 1 | already emitted. The packet path and the
+	 * sweep both claim an exchange by compare-and-swap on it.
+	 */
+	__u64 claim;
+	__u64 last_ns;
+	struct stream client;
+	struct stream server;
+	__u8 client_is_a;
+	__u8 phase;
+	__u8 skip_responses; /* response starts that belong to earlier requests */
+	__u8 skipping;	     /* inside such a response */
+	__u8 interim;	     /* the last response start was a 1xx */
+	__u8 syn_option_len; /* connection ID from the SYN */
+	__u8 syn_connection_id[8];
+	__u8 waiting; /* a request that is not recorded has no response yet */
+	__u8 pad[5];
+	__u32 followed;		     /* counted in followed_connections */
+	struct stream driver_client; /* what the interface's driver has sent */
+	struct stream driver_server;
+};
+
+/* Few, to stay in the caches: a miss costs what the table is to save. Not so few
+ * that many share a place with one that is followed: each of their segments looks
+ * for its connection then.
+ */
+#define FOLLOWED_BITS 10
+
+#define CACHE_LINE 64
+
+/* Tells keys of sockets from those of interfaces, whose indexes are positive. */
+#define SOCKET_POINT 0x80000000
+
+/* How many connections are followed, of all and by a hash of their key. One that
+ * the map of connections evicts stays counted: its place is looked up in vain.
+ */
+struct followed {
+	__u32 total;
+	__u8 pad[CACHE_LINE - sizeof(__u32)];
+	__u32 count[1 << FOLLOWED_BITS];
+};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -16,46 +85,167 @@ struct {
 	__type(value, struct connection);
 } connections SEC(".maps");
 
-static __always_inline bool is_method(__u64 head)
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct followed);
+} followed_connections SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20);
+} exchanges SEC(".maps");
+
+/* Whether anything is followed at all: on a node whose mesh samples few requests,
+ * mostly nothing is, and this is all that has to be asked.
+ */
+static __always_inline bool follows_any(void)
 {
-	return MATCHES_EXACT(head, 4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) ||
-	       MATCHES_EXACT(head, 5, 'P', 'O', 'S', 'T', ' ', 0, 0, 0) ||
-	       MATCHES_EXACT(head, 4, 'P', 'U', 'T', ' ', 0, 0, 0, 0) ||
-	       MATCHES_EXACT(head, 5, 'H', 'E', 'A', 'D', ' ', 0, 0, 0) ||
-	       MATCHES_EXACT(head, 7, 'D', 'E', 'L', 'E', 'T', 'E', ' ', 0) ||
-	       MATCHES_EXACT(head, 6, 'P', 'A', 'T', 'C', 'H', ' ', 0, 0) ||
-	       MATCHES_EXACT(head, 8, 'O', 'P', 'T', 'I', 'O', 'N', 'S', ' ') ||
-	       MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' ') ||
-	       MATCHES_EXACT(head, 6, 'T', 'R', 'A', 'C', 'E', ' ', 0, 0);
+	const struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
+
+	return f && f->total;
 }
 
-static __always_inline bool is_response(__u64 head)
+/* The counter at a point of the connections with these sums of addresses, in
+ * words of 8 bytes, and of ports: the same for both orders of the ends. NULL is
+ * only what the verifier cannot exclude.
+ */
+static __always_inline __u32 *followed_sums(__u64 addrs, __u32 ports, __u32 point)
 {
-	return MATCHES_EXACT(head, 7, 'H', 'T', 'T', 'P', '/', '1', '.', 0);
+	struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
+	__u64 h = (addrs * HASH_FACTOR + ports + ((__u64)point << 32)) * HASH_FACTOR;
+
+	h >>= 64 - FOLLOWED_BITS;
+	return f ? &f->count[h & ((1 << FOLLOWED_BITS) - 1)] : NULL;
 }
 
-/* Status code of "HTTP/1.x NNN", 0 when there is none. */
-static __always_inline __u16 read_status(struct __sk_buff *skb, __u32 off)
+static __always_inline __u32 *followed_count(const struct connection_key *k, __u32 point)
 {
-	__u8 text[4];
-
-	if (bpf_skb_load_bytes(skb, off + 8, text, sizeof(text)) || text[0] != ' ')
-		return 0;
-	for (int i = 1; i < 4; i++)
-		if (text[i] < '0' || text[i] > '9')
-			return 0;
-	return (text[1] - '0') * 100 + (text[2] - '0') * 10 + text[3] - '0';
+	return followed_sums(k->addr_a[0] + k->addr_a[1] + k->addr_b[0] + k->addr_b[1],
+			     k->port_a + k->port_b, point);
 }
 
-static __always_inline void set_endpoints(struct exchange_record *x, const struct segment *seg)
+/* The same of a key in the map of connections. */
+static __always_inline __u32 *followed_at(const struct connection_key *k)
 {
-	const struct connection_key *k = &seg->key;
+	return followed_count(k, k->ifindex & SOCKET_POINT ? SOCKET_POINT : k->ifindex);
+}
 
-	__builtin_memcpy(x->client_addr, seg->from_a ? k->addr_a : k->addr_b, 16);
-	__builtin_memcpy(x->server_addr, seg->from_a ? k->addr_b : k->addr_a, 16);
-	x->client_port = seg->from_a ? k->port_a : k->port_b;
-	x->server_port = seg->from_a ? k->port_b : k->port_a;
-	x->ifindex = k->ifindex;
+static __always_inline bool is_followed(const __u32 *count)
+{
+	return count && *count;
+}
+
+/* Counts c as followed or not; both ends' packets may do so at once. */
+static __always_inline void follow(struct connection *c, __u32 *count, __u32 followed)
+{
+	struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
+
+	if (__sync_lock_test_and_set(&c->followed, followed) == followed)
+		return;
+	__sync_fetch_and_add(count, followed ? 1 : -1);
+	if (f)
+		__sync_fetch_and_add(&f->total, followed ? 1 : -1);
+}
+
+static __always_inline bool is_open(const struct connection *c)
+{
+	return c->phase == PHASE_REQUEST || c->phase == PHASE_RESPONSE;
+}
+
+/* Whether what comes next on c can belong to a request that came before. */
+static __always_inline bool has_open_end(const struct connection *c)
+{
+	return c->phase != PHASE_IDLE || c->waiting || c->skip_responses || c->skipping;
+}
+
+/* Width of that mark in bytes. */
+#define WAKEUP_BAND (16 * sizeof(struct exchange_record))
+
+/* Emits the open exchange of c unless somebody else did. seen is c->claim as
+ * it was when the caller decided.
+ */
+static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
+{
+	__u64 wakeup = BPF_RB_NO_WAKEUP, filled;
+	struct exchange_record *record;
+
+	if ((seen & 1) || __sync_val_compare_and_swap(&c->claim, seen, seen | 1) != seen)
+		return;
+	c->x.flags |= flags;
+	if (!c->x.response_first)
+		c->x.flags |= FLAG_NO_RESPONSE;
+	/* User space drains the ring at intervals. It is woken only where a
+	 * quarter is full, not above as well: on a busy node a wakeup for each
+	 * record costs ten times what the record does.
+	 */
+	filled = bpf_ringbuf_query(&exchanges, BPF_RB_AVAIL_DATA) - ring_mark;
+	if (filled < WAKEUP_BAND)
+		wakeup = BPF_RB_FORCE_WAKEUP;
+	record = bpf_ringbuf_reserve(&exchanges, sizeof(*record), 0);
+	if (!record) {
+		count(COUNTER_RING_FULL);
+		return;
+	}
+	*record = c->x; /* inline: the helper's string copy is slow to start */
+	bpf_ringbuf_submit(record, wakeup);
+	count(COUNTER_EMITTED);
+}
+
+enum arrival {
+	ARRIVAL_IN_ORDER,
+	ARRIVAL_AHEAD,	/* bytes before it did not pass yet */
+	ARRIVAL_FILLED, /* such bytes, passing now */
+	ARRIVAL_AGAIN,	/* a retransmission, perhaps with new bytes at its end */
+};
+
+/* a before b, RFC 793 section 3.3 arithmetic. */
+static __always_inline bool before(__u32 a, __u32 b)
+{
+	return (__s32)(a - b) < 0;
+}
+
+/* The byte at next is the first that passes. */
+static __always_inline void begin_at(struct stream *st, __u32 next)
+{
+	st->known = 1;
+	st->next = next;
+	st->gap_start = st->gap_end;
+}
+
+/* Takes a segment into account. fresh: how many of its bytes are new here. */
+static __always_inline enum arrival arrive(struct stream *st, __u32 seq, __u32 len, __u32 *fresh)
+{
+	__u32 end = seq + len;
+
+	*fresh = len;
+	if (!st->known || seq == st->next) {
+		st->known = 1;
+		st->next = end;
+		return ARRIVAL_IN_ORDER;
+	}
+	if (before(st->next, seq)) {
+		if (st->gap_start == st->gap_end)
+			st->gap_start = st->next;
+		st->gap_end = seq;
+		st->next = end;
+		return ARRIVAL_AHEAD;
+	}
+	if (st->gap_start != st->gap_end && !before(seq, st->gap_start) &&
+	    !before(st->gap_end, end)) {
+		if (seq == st->gap_start)
+			st->gap_start = end;
+		else if (end == st->gap_end)
+			st->gap_end = seq;
+		return ARRIVAL_FILLED;
+	}
+	*fresh = 0;
+	if (before(st->next, end)) {
+		*fresh = end - st->next;
+		st->next = end;
+	}
+	return ARRIVAL_AGAIN;
 }
 
 /* The next response belongs to a request that was followed by another. */
@@ -95,108 +285,12 @@ static __always_inline void set_leaving(struct exchange_record *x, __u32 seq)
 	x->handover_end = seq;
 }
 
-/* The driver gets bytes of x that it did not have. Kernels may leave programs
- * out: a time is that of the first byte only where that byte was seen.
- */
-static __always_inline void note_handover(struct exchange_record *x, const struct segment *seg,
-					  bool from_client, __u64 now)
-{
-	__u64 *first = from_client ? &x->handover_request_first : &x->handover_response_first;
-	__u64 *last = from_client ? &x->handover_request_last : &x->handover_response_last;
-	__u32 end = seg->seq + seg->payload_len;
-
-	if (!before(x->leaving_start, seg->seq) && before(x->leaving_start, end))
-		*first = now;
-	if (before(x->handover_end, end))
-		x->handover_end = end;
-	*last = now;
-}
-
-/* A copy is sent again of bytes that passed the capture before. Where a packet of
- * the message was dropped behind it, the driver gets them now, unless the queue
- * says later that they waited there.
- */
-static __always_inline void note_copy(struct connection *c, const struct segment *seg,
-				      bool from_client, __u64 now)
-{
-	struct exchange_record *x = &c->x;
-
-	if (!x->leaving_dropped || from_client != (x->direction == DIRECTION_EGRESS))
-		return;
-	x->queue_bypassed = 1;
-	note_handover(x, seg, from_client, now);
-}
-
-/* A new exchange in c, whose times and sizes are still those of its first
- * segment.
- */
-static __always_inline void open_exchange(struct connection *c, const struct segment *seg,
-					  __u64 now)
-{
-	struct exchange_record *x = &c->x;
-
-	__builtin_memset(x, 0, sizeof(*x));
-	set_endpoints(x, seg);
-	x->request_first = now;
-	set_leaving(x, seg->seq);
-	c->last_ns = now; /* before the claim, which the sweep reads first */
-	x->direction = seg->direction;
-	if (c->skip_responses)
-		x->flags |= FLAG_PIPELINED;
-	c->client_is_a = seg->from_a;
-	c->interim = 0;
-	c->skipping = 0;
-}
-
 /* The kernel dropped a packet of the connection. */
 static __always_inline void note_drop(struct connection *c, __u32 reason)
 {
 	c->x.drops++;
 	c->x.drop_reason = reason;
 	count(COUNTER_DROPPED);
-}
-
-static __always_inline void set_connection_id(struct connection *c, const struct scratch *s)
-{
-	struct exchange_record *x = &c->x;
-
-	if (s->connection_id_len) {
-		__builtin_memcpy(x->connection_id, s->connection_id, sizeof(x->connection_id));
-		x->connection_id_len = s->connection_id_len;
-		x->option_time = s->option_time;
-	} else if (c->syn_option_len) {
-		__builtin_memcpy(x->connection_id, c->syn_connection_id, sizeof(x->connection_id));
-		x->connection_id_len = c->syn_option_len;
-		x->flags |= FLAG_OPTION_LOST;
-	}
-}
-
-_Static_assert(COUNTER_HEAD_UNPARSABLE - COUNTER_CONTEXT_FOUND ==
-		       OUTCOME_UNPARSABLE - OUTCOME_FOUND,
-	       "each outcome has its counter, in the same order");
-
-static __always_inline void count_outcome(int outcome, bool malformed)
-{
-	count(COUNTER_CONTEXT_FOUND + outcome - OUTCOME_FOUND);
-	if (malformed)
-		count(COUNTER_CONTEXT_MALFORMED);
-}
-
-/* The context in s->walk belongs to the exchange in c from now on. */
-static __always_inline void adopt_context(struct connection *c, const struct walk *w)
-{
-	struct exchange_record *x = &c->x;
-
-	__builtin_memcpy(x->trace_id, w->found.trace_id, sizeof(x->trace_id));
-	__builtin_memcpy(x->span_id, w->found.span_id, sizeof(x->span_id));
-	x->format = w->found.format;
-	x->sampling = w->found.sampling;
-	x->header_offset = w->found.offset;
-	if (w->malformed)
-		x->flags |= FLAG_MALFORMED;
-	c->phase = PHASE_REQUEST;
-	c->claim = (c->claim | 1) + 1;
-	count(COUNTER_STARTED);
 }
 
 #endif

@@ -1,9 +1,55 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The record of one exchange and the state of one connection. */
+/* What is counted and given out: the counters and the record of an exchange. */
 #ifndef LAYERTRACE_EXCHANGE_H
 #define LAYERTRACE_EXCHANGE_H
 
 #include "kernel.h"
+
+/* Names and explanations: agent/internal/probe/counters.go. */
+enum counter {
+	COUNTER_REQUESTS,
+	COUNTER_CONTEXT_FOUND,
+	COUNTER_CONTEXT_UNSAMPLED,
+	COUNTER_CONTEXT_NONE,
+	COUNTER_HEAD_TRUNCATED,
+	COUNTER_HEAD_UNPARSABLE,
+	COUNTER_CONTEXT_MALFORMED,
+	COUNTER_RESPONSE_UNTRACKED,
+	COUNTER_REQUEST_IN_RESPONSE,
+	COUNTER_PIPELINED,
+	COUNTER_RETRANSMITTED,
+	COUNTER_OUT_OF_ORDER,
+	COUNTER_LATE,
+	COUNTER_FRAGMENT,
+	COUNTER_PACKET_TRUNCATED,
+	COUNTER_OPTION_READ,
+	COUNTER_OPTION_UNTRUSTED,
+	COUNTER_STARTED,
+	COUNTER_EMITTED,
+	COUNTER_RING_FULL,
+	COUNTER_MAP_FULL,
+	COUNTER_DISCARDED,
+	COUNTER_SOCKET_FULL,
+	COUNTER_DROPPED,
+	COUNTER_SCRATCH_BUSY,
+	COUNTERS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, enum counter);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+static __always_inline void count(enum counter which)
+{
+	__u32 key = which;
+	__u64 *value = bpf_map_lookup_elem(&counters, &key);
+
+	if (value)
+		(*value)++;
+}
 
 /* Order and values as in internal/exchange/flags.go. */
 enum exchange_flag {
@@ -91,55 +137,5 @@ static __always_inline void add_times(__u64 *first, __u64 *last, __u64 now)
 		*first = now;
 	*last = now;
 }
-
-/* Key of a connection at a capture point. End a has the lower port (the lower
- * address when the ports are equal), so both directions find one entry.
- */
-struct connection_key {
-	__u32 ifindex;
-	__u16 port_a;
-	__u16 port_b;
-	__u64 addr_a[2];
-	__u64 addr_b[2];
-};
-
-enum phase {
-	PHASE_IDLE,	 /* no exchange open */
-	PHASE_REQUEST,	 /* a request, nothing of its final response */
-	PHASE_RESPONSE,	 /* a final response has begun */
-	PHASE_SEARCHING, /* deep: the request head goes on in a later segment */
-};
-
-/* What is known of the byte stream of one direction. */
-struct stream {
-	__u32 next; /* sequence number expected next */
-	__u32 gap_start;
-	__u32 gap_end; /* bytes in [gap_start, gap_end) did not pass yet */
-	__u16 known;   /* next is valid */
-	__u16 fin;
-};
-
-struct connection {
-	struct exchange_record x;
-	/* Number of the exchange << 1 | already emitted. The packet path and the
-	 * sweep both claim an exchange by compare-and-swap on it.
-	 */
-	__u64 claim;
-	__u64 last_ns;
-	struct stream client;
-	struct stream server;
-	__u8 client_is_a;
-	__u8 phase;
-	__u8 skip_responses; /* response starts that belong to earlier requests */
-	__u8 skipping;	     /* inside such a response */
-	__u8 interim;	     /* the last response start was a 1xx */
-	__u8 syn_option_len; /* connection ID from the SYN */
-	__u8 syn_connection_id[8];
-	__u8 waiting; /* a request that is not recorded has no response yet */
-	__u8 pad[5];
-	__u32 followed;		     /* counted in followed_connections */
-	struct stream driver_client; /* what the interface's driver has sent */
-	struct stream driver_server;
-};
 
 #endif

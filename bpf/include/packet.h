@@ -5,17 +5,31 @@
 #ifndef LAYERTRACE_PACKET_H
 #define LAYERTRACE_PACKET_H
 
-#include "counters.h"
-#include "exchange.h"
+#include "connection.h"
+#include "tcp_option.h"
+
+/* Ports to look at, one bit each, when ports_chosen is set. */
+const volatile bool ports_chosen;
+const volatile __u8 ports[65536 / 8];
+
+/* Networks whose options are believed. */
+struct prefix_key {
+	__u32 len;
+	__u64 addr[2];
+} __attribute__((packed));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 256);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix_key);
+	__type(value, __u8);
+} trusted_prefixes SEC(".maps");
 
 #define IPPROTO_TCP 6
 #define IP_MF_OR_OFFSET 0x3fff
 /* Extension headers that a packet may have before TCP; more is not parsed. */
 #define IPV6_EXTENSIONS_MAX 6
-
-/* Ports to look at, one bit each, when ports_chosen is set. */
-const volatile bool ports_chosen;
-const volatile __u8 ports[65536 / 8];
 
 struct ipv4_header {
 	__u8 version_ihl;
@@ -93,12 +107,6 @@ enum access {
 	ACCESS_DIRECT, /* packet pointers, as TCX and clsact may */
 	ACCESS_LOAD,   /* only bpf_skb_load_bytes, as socket filters must */
 };
-
-/* Makes the verifier see that a length is from 1 to max, a power of 2, as it has
- * to be for a helper: that of 6.1 learns nothing from a comparison with 0.
- */
-#define BOUND_LENGTH(len, max) \
-	asm volatile("%0 += -1\n%0 &= %1\n%0 += 1" : "+r"(len) : "i"((max)-1))
 
 #define COPY_ALIGNED(to, from, len, align)                    \
 	__builtin_memcpy(__builtin_assume_aligned(to, align), \
@@ -304,6 +312,290 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->ack = bpf_ntohl(both.tcp.ack);
 	s->key.ifindex = skb->ifindex;
 	set_ends(s, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
+	return true;
+}
+
+/* The driver gets bytes of x that it did not have. Kernels may leave programs
+ * out: a time is that of the first byte only where that byte was seen.
+ */
+static __always_inline void note_handover(struct exchange_record *x, const struct segment *seg,
+					  bool from_client, __u64 now)
+{
+	__u64 *first = from_client ? &x->handover_request_first : &x->handover_response_first;
+	__u64 *last = from_client ? &x->handover_request_last : &x->handover_response_last;
+	__u32 end = seg->seq + seg->payload_len;
+
+	if (!before(x->leaving_start, seg->seq) && before(x->leaving_start, end))
+		*first = now;
+	if (before(x->handover_end, end))
+		x->handover_end = end;
+	*last = now;
+}
+
+/* Largest window of a first segment, and mask that keeps an offset inside. */
+#define WINDOW_MAX 4096
+#define TEXT_SIZE 8192
+#define TEXT_MASK (TEXT_SIZE - 1)
+/* Reads of up to TEXT_PADDING bytes at any masked offset stay inside. */
+#define TEXT_PADDING 128
+/* Deep search: bytes of an unfinished line kept for the next chunk, and the
+ * size of a chunk. Lines longer than CARRY_MAX are skipped.
+ */
+#define CARRY_MAX 512
+#define CHUNK_SIZE 1024
+#define OPTIONS_MAX 40
+#define OPTIONS_MAX_BOUND 64 /* the next power of 2 */
+
+enum outcome {
+	OUTCOME_OPEN, /* the walk can go on when more bytes come */
+	OUTCOME_FOUND,
+	OUTCOME_UNSAMPLED,
+	OUTCOME_NONE,
+	OUTCOME_TRUNCATED,
+	OUTCOME_UNPARSABLE,
+};
+
+enum sampling {
+	SAMPLING_DEFERRED,
+	SAMPLING_DENIED,
+	SAMPLING_ACCEPTED,
+};
+
+/* A trace context. Offset: of its first line, from the start of the request. */
+struct context {
+	__u8 trace_id[16] __attribute__((aligned(8)));
+	__u8 span_id[8];
+	__u32 offset;
+	__u8 format;
+	__u8 sampling;
+	__u8 have; /* enum part */
+	__u8 pad;
+};
+
+enum part {
+	PART_TRACE_ID = 1,
+	PART_SPAN_ID = 2,
+	PART_IDS = 3,
+	PART_SAMPLING = 4,
+};
+
+/* State of the walk over a request head, kept between segments when deep. */
+struct walk {
+	__u32 pos;  /* start of the current line in text */
+	__u32 end;  /* bytes in text */
+	__u32 base; /* offset of text[0] from the start of the request */
+	__u8 request_line;
+	__u8 malformed;
+	__u8 skip_line; /* the current line was too long to keep */
+	__u8 denied;	/* a sampling line said no, and no context followed yet */
+	struct context found;
+	struct context b3;
+	struct context datadog;
+};
+
+/* How a segment begins, as another point of this node read it; see known.h. */
+struct known_segment {
+	__u64 numbers; /* sequence number << 32 | acknowledged */
+	__u32 payload_len;
+	struct beginning beginning;
+};
+
+/* Few, to stay in the caches; the points of a node are passed within microseconds. */
+#define KNOWN_BITS 3
+
+/* What is known of a socket when a segment passes it. */
+struct socket_facts {
+	__u64 cookie; /* 0: the point is an interface */
+	__u32 netns;
+	__u32 uid;
+};
+
+/* The latest run of writes to a socket without a read in between, in ns of
+ * CLOCK_MONOTONIC; 0: not known.
+ */
+struct writing {
+	__u64 first;
+	__u64 last;
+};
+
+struct scratch {
+	__u32 claimed;
+	__u32 slot; /* its key */
+	struct known_segment known[1 << KNOWN_BITS];
+	struct walk walk;
+	struct segment segment; /* that is followed */
+	struct socket_facts socket;
+	struct writing writing;
+	struct context contexts[1 << KNOWN_BITS]; /* of known segments */
+	__u8 text[TEXT_SIZE + TEXT_PADDING];
+	__u8 options[OPTIONS_MAX_BOUND + 16];
+	struct context id; /* of a line that may count */
+	struct connection fresh;
+	__u8 connection_id[8];
+	__u64 option_time;
+	__u64 high; /* numbers in the making */
+	__u64 low;
+	__u32 option_pos;
+	__u8 connection_id_len;
+	__u8 pad[3];
+};
+
+/* Runs that are under way on one CPU at a time: a program of a socket runs for a
+ * process that sends, where a packet that arrives interrupts it and another
+ * process may take its place.
+ */
+#define SCRATCHES 4
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SCRATCHES);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+/* Working memory that nobody else uses until release_scratch; NULL when all of
+ * this CPU's is in use.
+ */
+static __always_inline struct scratch *claim_scratch(void)
+{
+#pragma unroll
+	for (__u32 i = 0; i < SCRATCHES; i++) {
+		__u32 key = i;
+		struct scratch *s = bpf_map_lookup_elem(&scratches, &key);
+
+		if (s && !__sync_lock_test_and_set(&s->claimed, 1)) {
+			s->slot = i;
+			return s;
+		}
+	}
+	count(COUNTER_SCRATCH_BUSY);
+	return NULL;
+}
+
+/* The same as a map's value: in a function of its own it is plain memory for the
+ * verifier, in which that of 6.1 wants no map's key and no value.
+ */
+static __always_inline struct scratch *same_scratch(const struct scratch *s)
+{
+	__u32 slot = s->slot;
+
+	return bpf_map_lookup_elem(&scratches, &slot);
+}
+
+static __always_inline void release_scratch(struct scratch *s)
+{
+	asm volatile("" ::: "memory");
+	*(volatile __u32 *)&s->claimed = 0;
+}
+
+static __always_inline __u64 text64(const struct scratch *s, __u32 off)
+{
+	return *(const __u64 *)(s->text + (off & TEXT_MASK));
+}
+
+/* TEXT_PADDING bytes from off on, of which one bounds check is enough. */
+static __always_inline const __u8 *text_at(const struct scratch *s, __u32 off)
+{
+	return s->text + (off & TEXT_MASK);
+}
+
+static __always_inline __u8 text8(const struct scratch *s, __u32 off)
+{
+	return s->text[off & TEXT_MASK];
+}
+
+/* The usual options of a data segment: NOP, NOP, timestamps. */
+#define TIMESTAMPS_ONLY 0x0101080a
+#define TIMESTAMPS_LEN 12
+
+static __always_inline bool is_trusted(const struct segment *seg)
+{
+	struct prefix_key key = {.len = 128};
+
+	key.addr[0] = seg->from_a ? seg->key.addr_a[0] : seg->key.addr_b[0];
+	key.addr[1] = seg->from_a ? seg->key.addr_a[1] : seg->key.addr_b[1];
+	return bpf_map_lookup_elem(&trusted_prefixes, &key) != NULL;
+}
+
+/* Walks len bytes of options in s->options; fills connection_id, its length
+ * and option_time. Returns 1 when one of ours was there.
+ */
+__noinline int walk_options(struct scratch *s, __u32 len)
+{
+	if (!s)
+		return 0;
+	/* The place is kept in memory: in a register the verifier would follow
+	 * each of its possible values, past its limit of a million steps.
+	 */
+	s->option_pos = 0;
+	s->connection_id_len = 0;
+	s->option_time = 0;
+	for (int n = 0; n < OPTIONS_MAX; n++) {
+		__u32 i = *(volatile __u32 *)&s->option_pos;
+		__u8 *option = s->options + (i & 63);
+		__u8 kind = option[0], size = option[1];
+
+		if (i >= len || kind == OPTION_END)
+			break;
+		if (kind == OPTION_NOP) {
+			s->option_pos = i + 1;
+			continue;
+		}
+		if (size < 2 || i + size > len)
+			break;
+		if (kind == OPTION_EXP2 && size == sizeof(struct compact_option)) {
+			struct compact_option *o = (void *)option;
+
+			if (o->exid == bpf_htons(OPTION_EXID)) {
+				__builtin_memcpy(s->connection_id, o->id, sizeof(o->id));
+				s->connection_id_len = sizeof(o->id);
+				s->option_time = bpf_ntohl(o->time_us);
+				break;
+			}
+		} else if (kind == OPTION_EXP1 && size == sizeof(struct paper_id_option)) {
+			struct paper_id_option *o = (void *)option;
+
+			__builtin_memset(s->connection_id, 0, sizeof(s->connection_id));
+			__builtin_memcpy(s->connection_id, o->id, sizeof(o->id));
+			s->connection_id_len = sizeof(o->id);
+		} else if (kind == OPTION_EXP2 && size == sizeof(struct paper_time_option) &&
+			   s->connection_id_len) {
+			struct paper_time_option *o = (void *)option;
+
+			s->option_time = bpf_be64_to_cpu(o->time_ns);
+		}
+		s->option_pos = i + size;
+	}
+	return s->connection_id_len != 0;
+}
+
+/* Looks for our option in the segment; false when there is none to believe. */
+static __always_inline bool read_options(struct __sk_buff *skb, const struct segment *seg,
+					 struct scratch *s)
+{
+	__u32 len = seg->option_len;
+
+	s->connection_id_len = 0;
+	s->option_time = 0;
+	if (!len || len > OPTIONS_MAX)
+		return false;
+	if (len == TIMESTAMPS_LEN) {
+		__be32 first;
+
+		if (!load(skb, seg->option_off, &first, sizeof(first), ACCESS_LOAD) ||
+		    first == bpf_htonl(TIMESTAMPS_ONLY))
+			return false;
+	}
+	BOUND_LENGTH(len, OPTIONS_MAX_BOUND);
+	if (bpf_skb_load_bytes(skb, seg->option_off, s->options, len) || !walk_options(s, len))
+		return false;
+	if (!is_trusted(seg)) {
+		count(COUNTER_OPTION_UNTRUSTED);
+		s->connection_id_len = 0;
+		s->option_time = 0;
+		return false;
+	}
+	count(COUNTER_OPTION_READ);
 	return true;
 }
 

@@ -7,12 +7,58 @@
 #ifndef LAYERTRACE_SOCKET_H
 #define LAYERTRACE_SOCKET_H
 
-#include "segment.h"
-#include "written.h"
+#include "track.h"
 
-#define AF_INET 2
-#define AF_INET6 10
-#define TCP_LISTEN 10
+#define CHOSEN_CGROUPS_MAX 16
+/* A chosen cgroup that is nested deeper is not found. */
+#define CGROUP_LEVELS_MAX 32
+
+/* The chosen cgroups' IDs: inode numbers of their directories. */
+const volatile __u32 chosen_cgroups_len;
+const volatile __u64 chosen_cgroups[CHOSEN_CGROUPS_MAX];
+
+#define ANSWERS_BITS 6
+
+/* Of cgroups that were asked for, each in one word: which one, and in the lowest
+ * bit whether it is chosen.
+ */
+struct answers {
+	__u64 of[1 << ANSWERS_BITS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct answers);
+} known_cgroups SEC(".maps");
+
+/* Whether the kernel tells of writes; without, no time of writing is known. */
+const volatile bool writes_told;
+
+/* A power of 2. Of two sockets with the same place, the one that wrote last is
+ * known.
+ */
+#define WRITINGS (1 << 10)
+
+struct noted_writing {
+	__u32 socket; /* its hash, skc_hash */
+	__u32 read;   /* what the process had read then, copied_seq */
+	__u32 end;    /* the sequence number behind what was written */
+	__u32 pad;
+	struct writing times;
+};
+
+struct writings {
+	struct noted_writing of[WRITINGS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct writings);
+} latest_writings SEC(".maps");
 
 /* Of a socket of the chosen cgroups at which something was recorded. */
 struct socket_state {
@@ -31,6 +77,149 @@ struct {
 	__type(key, int);
 	__type(value, struct socket_state);
 } socket_states SEC(".maps");
+
+static __always_inline bool is_chosen_id(__u64 id)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CHOSEN_CGROUPS_MAX; i++) {
+		if (i >= chosen_cgroups_len)
+			return false;
+		if (chosen_cgroups[i] == id)
+			return true;
+	}
+	return false;
+}
+
+/* A cgroup's number in this table, with a lowest bit of 0: its address, from the
+ * table's. The verifier lets two pointers be subtracted, but none be a number.
+ */
+static __always_inline __u64 number_of_cgroup(const struct cgroup *group,
+					      const struct answers *known)
+{
+	__u64 number = (__u64)group;
+
+	asm volatile("%0 -= %1" : "+r"(number) : "r"(known));
+	return number;
+}
+
+static __always_inline __u64 *place_of_answer(struct answers *known, __u64 number)
+{
+	return &known->of[number * HASH_FACTOR >> (64 - ANSWERS_BITS)];
+}
+
+/* Whether the cgroup or one above it is chosen, as cgroup_is_descendant in
+ * include/linux/cgroup.h.
+ */
+static __noinline int look_up_cgroup(const struct cgroup *group, __u64 number, __u64 *answer)
+{
+	__u32 level = BPF_CORE_READ(group, level);
+	__u64 chosen = 0;
+
+	if (!answer)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CGROUP_LEVELS_MAX && i <= level; i++) {
+		struct cgroup *above = NULL;
+
+		bpf_core_read(&above, sizeof(above), &group->ancestors[i]);
+		if (is_chosen_id(BPF_CORE_READ(above, kn, id))) {
+			chosen = 1;
+			break;
+		}
+	}
+	*(volatile __u64 *)answer = number | chosen;
+	return chosen;
+}
+
+static __always_inline bool is_chosen_socket(const struct sock *sk)
+{
+	struct answers *known = bpf_map_lookup_elem(&known_cgroups, &(__u32){0});
+	const struct cgroup *group = sk->sk_cgrp_data.cgroup;
+	__u64 number, *place, answer;
+
+	if (!known)
+		return false;
+	number = number_of_cgroup(group, known);
+	place = place_of_answer(known, number);
+	answer = *(volatile __u64 *)place;
+	return (answer & ~1ULL) == number ? answer & 1 : look_up_cgroup(group, number, place);
+}
+
+/* A cgroup is made: an answer for one that was there before it is not its own. */
+static __always_inline void forget_answer(const struct cgroup *group)
+{
+	struct answers *known = bpf_map_lookup_elem(&known_cgroups, &(__u32){0});
+
+	if (known)
+		*(volatile __u64 *)place_of_answer(known, number_of_cgroup(group, known)) = 0;
+}
+
+/* Whether a write of len bytes is sent at once: it fits one segment, the peer has
+ * room for it, and all before it was acknowledged. So neither the congestion
+ * window, nor Nagle's algorithm, nor a queue with earlier segments makes it wait.
+ * So it is with nearly every request, and the time, which is not cheap, need not
+ * be taken.
+ */
+static __always_inline bool is_sent_at_once(const struct tcp_sock *tp, __u64 len)
+{
+	return tp->write_seq == tp->snd_una && len <= tp->mss_cache && len <= tp->snd_wnd;
+}
+
+static __always_inline __u32 socket_hash(const struct tcp_sock *tp)
+{
+	return ((const struct sock *)tp)->__sk_common.skc_hash;
+}
+
+/* The socket's place; NULL is only what the verifier cannot exclude. */
+static __always_inline struct noted_writing *place_of_writing(const struct tcp_sock *tp)
+{
+	struct writings *w = bpf_map_lookup_elem(&latest_writings, &(__u32){0});
+
+	return w ? &w->of[socket_hash(tp) & (WRITINGS - 1)] : NULL;
+}
+
+/* Whether it was noted of this socket, and nothing was read since. */
+static __always_inline bool is_latest(const struct noted_writing *w, const struct tcp_sock *tp)
+{
+	return w->socket == socket_hash(tp) && w->read == tp->copied_seq;
+}
+
+/* The process writes len bytes to the socket now. Something was read since it did
+ * so before: another message begins.
+ */
+static __always_inline void note_writing(const struct tcp_sock *tp, __u64 len, __u64 now)
+{
+	struct noted_writing *w = place_of_writing(tp);
+
+	if (!w)
+		return;
+	if (!is_latest(w, tp)) {
+		w->socket = socket_hash(tp);
+		w->read = tp->copied_seq;
+		w->times.first = now;
+	}
+	w->end = tp->write_seq + len;
+	w->times.last = now;
+}
+
+/* Sets when that was written which the socket sends now, up to the sequence
+ * number end: what lies behind the latest write that was noted was sent at once.
+ */
+static __always_inline void find_writing(const struct tcp_sock *tp, __u32 end, struct writing *to)
+{
+	const struct noted_writing *w = place_of_writing(tp);
+
+	if (!w || !writes_told)
+		to->first = to->last = 0;
+	else if (is_latest(w, tp) && (__s32)(w->end - end) >= 0)
+		*to = w->times;
+	else
+		to->first = to->last = tp->tcp_clock_cache;
+}
+
+#define AF_INET 2
+#define AF_INET6 10
+#define TCP_LISTEN 10
 
 /* A 32-bit field of a socket. The verifier allows only loads at constant
  * offsets, but the compiler likes to compute an address that two loads share.

@@ -6,8 +6,8 @@
  *
  * Numbers in network order; times of the sender's CLOCK_MONOTONIC.
  */
-#ifndef LAYERTRACE_OPTION_LAYOUT_H
-#define LAYERTRACE_OPTION_LAYOUT_H
+#ifndef LAYERTRACE_TCP_OPTION_H
+#define LAYERTRACE_TCP_OPTION_H
 
 #include "kernel.h"
 
