@@ -67,7 +67,7 @@ struct sweep_args {
 	__u64 response_idle;
 	__u64 request_idle;
 	__u64 open;
-	__u64 followed;
+	__u64 tracked;
 };
 
 struct sweep_context {
@@ -80,19 +80,19 @@ struct sweep_context {
  * unused must not be followed for ever: its place among the counters has others'
  * segments looked at closely.
  */
-#define FOLLOWED_IDLE 2
+#define UNTRACK_AFTER 2
 
 /* Unless another request has begun on it meanwhile. */
 static __always_inline void let_go(struct connection *c, const struct connection_key *key,
 				   __u64 claim)
 {
-	__u32 *count = followed_at(key);
+	__u32 *count = tracked_counter_at(key);
 
 	if (!count)
 		return;
-	follow(c, count, 0);
+	set_tracked(c, count, 0);
 	if (*(volatile __u64 *)&c->claim != claim || *(volatile __u8 *)&c->phase != PHASE_RESPONSE)
-		follow(c, count, 1);
+		set_tracked(c, count, 1);
 }
 
 static long sweep_connection(void *map, const struct connection_key *key, struct connection *c,
@@ -108,20 +108,20 @@ static long sweep_connection(void *map, const struct connection_key *key, struct
 	if (!is_open(c))
 		return 0;
 	if (claim & 1) {
-		if (!c->followed)
+		if (!c->tracked)
 			return 0;
-		if (c->phase == PHASE_RESPONSE && idle >= FOLLOWED_IDLE * ctx->args.response_idle)
+		if (c->phase == PHASE_RESPONSE && idle >= UNTRACK_AFTER * ctx->args.response_idle)
 			let_go(c, key, claim);
 		else
-			ctx->args.followed++;
+			ctx->args.tracked++;
 		return 0;
 	}
 	if (c->phase == PHASE_RESPONSE && idle >= ctx->args.response_idle) {
 		emit(c, claim, 0);
-		ctx->args.followed++;
+		ctx->args.tracked++;
 	} else if (c->phase == PHASE_REQUEST && idle >= ctx->args.request_idle) {
 		emit(c, claim, FLAG_IDLE);
-		ctx->args.followed++;
+		ctx->args.tracked++;
 	} else {
 		ctx->args.open++;
 	}
@@ -137,6 +137,6 @@ int sweep(struct sweep_args *args)
 	ctx.args.request_idle = args->request_idle;
 	bpf_for_each_map_elem(&connections, sweep_connection, &ctx, 0);
 	args->open = ctx.args.open;
-	args->followed = ctx.args.followed;
+	args->tracked = ctx.args.tracked;
 	return 0;
 }

@@ -47,8 +47,8 @@ static __always_inline bool is_watched(const struct net_device *dev)
 	return bits && (*bits >> (ifindex % 64) & 1);
 }
 
-static __always_inline bool read_tcp(const struct sk_buff *skb, __u32 off, __u32 ip_len,
-				     struct segment *seg)
+static __always_inline bool parse_tcp(const struct sk_buff *skb, __u32 off, __u32 ip_len,
+				      struct segment *seg)
 {
 	struct tcp_header tcp;
 	__u32 header;
@@ -65,7 +65,7 @@ static __always_inline bool read_tcp(const struct sk_buff *skb, __u32 off, __u32
 }
 
 /* Fills key, from_a, seq and payload_len of a TCP segment with payload. */
-static __always_inline bool read_sent(const struct sk_buff *skb, __u32 ifindex, struct segment *seg)
+static __always_inline bool parse_skb(const struct sk_buff *skb, __u32 ifindex, struct segment *seg)
 {
 	__u32 off = skb->network_header;
 
@@ -81,7 +81,7 @@ static __always_inline bool read_sent(const struct sk_buff *skb, __u32 ifindex, 
 		len = ip.total_len ? bpf_ntohs(ip.total_len) : skb->len;
 		map_ipv4(seg->key.addr_a, ip.src);
 		map_ipv4(seg->key.addr_b, ip.dst);
-		return len > header && read_tcp(skb, off + header, len - header, seg);
+		return len > header && parse_tcp(skb, off + header, len - header, seg);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6_header ip;
@@ -93,7 +93,7 @@ static __always_inline bool read_sent(const struct sk_buff *skb, __u32 ifindex, 
 		len = ip.payload_len ? bpf_ntohs(ip.payload_len) : skb->len;
 		__builtin_memcpy(seg->key.addr_a, ip.src, sizeof(ip.src));
 		__builtin_memcpy(seg->key.addr_b, ip.dst, sizeof(ip.dst));
-		return read_tcp(skb, off + sizeof(ip), len, seg);
+		return parse_tcp(skb, off + sizeof(ip), len, seg);
 	}
 	return false;
 }
@@ -101,15 +101,15 @@ static __always_inline bool read_sent(const struct sk_buff *skb, __u32 ifindex, 
 /* The exchange that the segment can belong to, if one is open or the end of its
  * head is searched for.
  */
-static __always_inline struct connection *exchange_of(const struct segment *seg)
+static __always_inline struct connection *open_exchange_of(const struct segment *seg)
 {
-	__u32 *followed = followed_count(&seg->key, seg->key.ifindex);
+	__u32 *tracked = tracked_counter(&seg->key, seg->key.ifindex);
 	struct connection *c;
 
-	if (!is_followed(followed))
+	if (!is_tracked(tracked))
 		return NULL;
 	c = bpf_map_lookup_elem(&connections, &seg->key);
-	if (!c || (is_open(c) ? c->claim & 1 : c->phase != PHASE_SEARCHING))
+	if (!c || (is_open(c) ? c->claim & 1 : c->phase != PHASE_HEAD))
 		return NULL;
 	return c;
 }
@@ -125,9 +125,9 @@ static __always_inline void let_go(const struct sk_buff *skb, __u32 ifindex, boo
 	bool from_client;
 	__u32 fresh;
 
-	if (!read_sent(skb, ifindex, &seg))
+	if (!parse_skb(skb, ifindex, &seg))
 		return;
-	c = exchange_of(&seg);
+	c = open_exchange_of(&seg);
 	if (!c)
 		return;
 	x = &c->x;
@@ -142,8 +142,8 @@ static __always_inline void let_go(const struct sk_buff *skb, __u32 ifindex, boo
 		   &fresh) == ARRIVAL_AGAIN &&
 	    !fresh)
 		return;
-	x->queue_bypassed = bypassed;
-	note_handover(x, &seg, from_client, bpf_ktime_get_ns());
+	x->qdisc_bypass = bypassed;
+	note_far_side(x, &seg, from_client, bpf_ktime_get_ns());
 }
 
 /* Packets that a queue lets go at once, at most: as many as fit a driver's limit
@@ -152,8 +152,8 @@ static __always_inline void let_go(const struct sk_buff *skb, __u32 ifindex, boo
 #define PACKETS_AT_ONCE 128
 
 /* Out of line: most runs need no stack. */
-static __noinline int let_all_go(const struct sk_buff *skb, const __u64 *argument, __u32 ifindex,
-				 bool bypassed)
+static __noinline int dequeue_batch(const struct sk_buff *skb, const __u64 *argument, __u32 ifindex,
+				    bool bypassed)
 {
 	__u64 first;
 
@@ -179,17 +179,17 @@ static __noinline int let_all_go(const struct sk_buff *skb, const __u64 *argumen
  * for those that are nested in them.
  */
 SEC("tp_btf/qdisc_dequeue")
-int BPF_PROG(queue_release, const struct Qdisc *queue, const struct netdev_queue *to, int packets,
+int BPF_PROG(qdisc_dequeue, const struct Qdisc *queue, const struct netdev_queue *to, int packets,
 	     const struct sk_buff *skb)
 {
 	const struct net_device *dev;
 
-	if (!follows_any())
+	if (!any_tracked())
 		return 0;
 	dev = to->dev;
 	if (!dev || !is_watched(dev))
 		return 0;
-	return let_all_go(skb, &ctx[3], dev->ifindex, queue->flags & TCQ_F_CAN_BYPASS);
+	return dequeue_batch(skb, &ctx[3], dev->ifindex, queue->flags & TCQ_F_CAN_BYPASS);
 }
 
 /* The kernel drops a packet at a watched interface. */
@@ -198,14 +198,14 @@ static __noinline int drop(const struct sk_buff *skb, __u32 ifindex, __u32 reaso
 	struct segment seg = {};
 	struct connection *c;
 
-	if (!read_sent(skb, ifindex, &seg))
+	if (!parse_skb(skb, ifindex, &seg))
 		return 0;
-	c = exchange_of(&seg);
+	c = open_exchange_of(&seg);
 	if (!c)
 		return 0;
 	note_drop(c, reason);
 	if ((seg.from_a == c->client_is_a) == (c->x.direction == DIRECTION_EGRESS))
-		c->x.leaving_dropped = 1;
+		c->x.egress_dropped = 1;
 	return 0;
 }
 
@@ -217,7 +217,7 @@ int BPF_PROG(packet_drop, const struct sk_buff *skb, void *location, unsigned in
 {
 	const struct net_device *dev;
 
-	if (!is_drop(reason) || !follows_any())
+	if (!is_drop_reason(reason) || !any_tracked())
 		return 0;
 	dev = skb->dev;
 	return dev && is_watched(dev) ? drop(skb, dev->ifindex, reason) : 0;

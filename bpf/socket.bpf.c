@@ -12,7 +12,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* Whether the kernel says whose packet it was that it drops: kfree_skb has a
  * receiving socket since 6.11.
  */
-const volatile bool receiver_told;
+const volatile bool have_rx_sk;
 
 #define LET_THROUGH 1
 
@@ -43,45 +43,45 @@ static __always_inline __u64 sum_of_ipv6(const struct in6_addr *addr)
 /* Whether a connection may be followed that has the socket's ends: what is known
  * of all sockets in little memory, where a socket's own state is far away.
  */
-static __always_inline bool may_be_followed(const struct sock *sk)
+static __always_inline bool may_be_tracked(const struct sock *sk)
 {
 	const struct sock_common *common = &sk->__sk_common;
 	__u64 addrs;
 
-	if (!follows_any())
+	if (!any_tracked())
 		return false;
 	if (common->skc_family == AF_INET) {
 		addrs = mapped_ipv4(common->skc_daddr) + mapped_ipv4(common->skc_rcv_saddr);
 	} else {
 		addrs = sum_of_ipv6(&common->skc_v6_daddr) + sum_of_ipv6(&common->skc_v6_rcv_saddr);
 	}
-	return is_followed(
-		followed_sums(addrs, common->skc_num + bpf_ntohs(common->skc_dport), SOCKET_POINT));
+	return is_tracked(tracked_counter_by_sums(
+		addrs, common->skc_num + bpf_ntohs(common->skc_dport), SOCKET_POINT));
 }
 
 /* A write to a socket at which something may be followed: of a response. That of
  * a request is looked for when it is sent.
  */
-static __noinline int write_followed(struct sock *sk)
+static __noinline int tracked_write(struct sock *sk)
 {
 	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	struct connection *c;
 	struct tcp_sock *tp;
 
-	if (!st || !st->followed)
+	if (!st || !st->tracked)
 		return 0;
-	c = open_connection(st);
+	c = open_exchange_at(st);
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!c || !tp || c->client_is_a)
 		return 0;
-	add_times(&c->x.handover_response_first, &c->x.handover_response_last, bpf_ktime_get_ns());
+	add_times(&c->x.far_response_first, &c->x.far_response_last, bpf_ktime_get_ns());
 	note_socket(c, st, tp);
 	return 0;
 }
 
-static __noinline int write_waiting(const struct tcp_sock *tp, __u64 len)
+static __noinline int delayed_write(const struct tcp_sock *tp, __u64 len)
 {
-	note_writing(tp, len, bpf_ktime_get_ns());
+	note_write(tp, len, bpf_ktime_get_ns());
 	return 0;
 }
 
@@ -103,18 +103,18 @@ int BPF_PROG(socket_write, struct sock *sk, const struct msghdr *msg)
 {
 	const struct tcp_sock *tp;
 
-	if (!is_chosen_socket(sk))
+	if (!sk_in_target_cgroup(sk))
 		return 0;
 	tp = tcp_socket(sk);
-	if (!is_sent_at_once(tp, msg->msg_iter.count))
-		write_waiting(tp, msg->msg_iter.count);
-	return may_be_followed(sk) ? write_followed(sk) : 0;
+	if (!sends_at_once(tp, msg->msg_iter.count))
+		delayed_write(tp, msg->msg_iter.count);
+	return may_be_tracked(sk) ? tracked_write(sk) : 0;
 }
 
 /* A write is over at a socket at which something may be followed: of a response.
  * What of it was sent meanwhile was seen as a packet already.
  */
-static __noinline int wrote_followed(struct sock *sk, bool waits)
+static __noinline int tracked_write_end(struct sock *sk, bool waits)
 {
 	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	struct exchange_record *x;
@@ -122,17 +122,17 @@ static __noinline int wrote_followed(struct sock *sk, bool waits)
 	struct tcp_sock *tp;
 	__u64 now;
 
-	if (!st || !st->followed)
+	if (!st || !st->tracked)
 		return 0;
-	c = open_connection(st);
+	c = open_exchange_at(st);
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!c || !tp || c->client_is_a)
 		return 0;
 	x = &c->x;
 	now = bpf_ktime_get_ns();
-	if (!x->handover_response_first)
-		x->handover_response_first = x->response_first ? x->response_first : now;
-	x->handover_response_last = waits || !x->response_last ? now : x->response_last;
+	if (!x->far_response_first)
+		x->far_response_first = x->response_first ? x->response_first : now;
+	x->far_response_last = waits || !x->response_last ? now : x->response_last;
 	note_socket(c, st, tp);
 	return 0;
 }
@@ -154,20 +154,20 @@ int BPF_PROG(socket_wrote, struct sock *sk, int len)
 	const struct tcp_sock *tp;
 	bool waits;
 
-	if (len <= 0 || !is_tcp(sk) || !is_chosen_socket(sk))
+	if (len <= 0 || !is_tcp(sk) || !sk_in_target_cgroup(sk))
 		return 0;
 	tp = tcp_socket(sk);
 	waits = tp->snd_nxt != tp->write_seq;
 	if (waits)
-		write_waiting(tp, 0);
-	return may_be_followed(sk) ? wrote_followed(sk, waits) : 0;
+		delayed_write(tp, 0);
+	return may_be_tracked(sk) ? tracked_write_end(sk, waits) : 0;
 }
 
 /* cgroup_mkdir, kernel/cgroup/cgroup.c: before a process can be in it. */
 SEC("tp_btf/cgroup_mkdir")
-int BPF_PROG(cgroup_made, const struct cgroup *group)
+int BPF_PROG(cgroup_created, const struct cgroup *group)
 {
-	forget_answer(group);
+	forget_cgroup(group);
 	return 0;
 }
 
@@ -182,23 +182,23 @@ int BPF_PROG(socket_read, struct sock *sk)
 	struct tcp_sock *tp;
 	__u64 now;
 
-	if (!may_be_followed(sk))
+	if (!may_be_tracked(sk))
 		return 0;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
-	if (!st || !st->followed)
+	if (!st || !st->tracked)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp || tp->copied_seq == st->read)
 		return 0;
 	st->read = tp->copied_seq;
-	c = open_connection(st);
+	c = open_exchange_at(st);
 	if (!c)
 		return 0;
 	now = bpf_ktime_get_ns();
 	if (c->client_is_a && c->phase == PHASE_RESPONSE)
-		add_times(&c->x.handover_response_first, &c->x.handover_response_last, now);
+		add_times(&c->x.far_response_first, &c->x.far_response_last, now);
 	else if (!c->client_is_a && c->phase == PHASE_REQUEST)
-		add_times(&c->x.handover_request_first, &c->x.handover_request_last, now);
+		add_times(&c->x.far_request_first, &c->x.far_request_last, now);
 	/* The window that was announced is used up: until now the peer had to wait. */
 	if ((__s32)(tp->rcv_wup + tp->rcv_wnd - tp->rcv_nxt) <= 0)
 		c->x.zero_windows++;
@@ -223,9 +223,9 @@ static __noinline int drop_at(struct sock *sk, __u32 netns, __u32 reason)
 	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	struct connection *c;
 
-	if (!st || !st->followed || (netns && st->facts.netns != netns) || is_duplicate(reason))
+	if (!st || !st->tracked || (netns && st->facts.netns != netns) || is_duplicate(reason))
 		return 0;
-	c = open_connection(st);
+	c = open_exchange_at(st);
 	if (!c)
 		return 0;
 	note_drop(c, reason);
@@ -243,10 +243,10 @@ int socket_drop(__u64 *ctx)
 	struct sock *sk = skb->sk;
 	__u32 reason = ctx[2];
 
-	if (!is_drop(reason))
+	if (!is_drop_reason(reason))
 		return 0;
 	/* Not an argument, which would be read always: older kernels refuse that. */
-	if (receiver_told && ctx[3])
+	if (have_rx_sk && ctx[3])
 		sk = (struct sock *)ctx[3];
 	dev = skb->dev;
 	if (!sk || !sk->sk_bpf_storage)

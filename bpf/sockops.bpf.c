@@ -10,9 +10,9 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* enum option_layout */
-const volatile __u32 layout = OPTION_COMPACT;
+const volatile __u32 option_layout = OPTION_COMPACT;
 /* Server ports whose connections get options; none given: all. */
-const volatile bool option_ports_chosen;
+const volatile bool filter_option_ports;
 const volatile __u8 option_ports[65536 / 8];
 
 /* Names and explanations: agent/internal/probe/counters.go. */
@@ -71,7 +71,7 @@ static __always_inline void add_flags(struct bpf_sock_ops *ops, __u32 add, __u32
 static __always_inline bool port_is_chosen(__u32 port)
 {
 	port &= 0xffff;
-	return !option_ports_chosen || (option_ports[port >> 3] & (1 << (port & 7)));
+	return !filter_option_ports || (option_ports[port >> 3] & (1 << (port & 7)));
 }
 
 /* Before the SYN of an active connection. */
@@ -134,7 +134,7 @@ static __always_inline void on_option(struct bpf_sock_ops *ops)
 	struct option_socket *s;
 	__u8 id[8] = {};
 
-	if (layout == OPTION_COMPACT ? !find_compact(ops, id) : !find_paper(ops, id))
+	if (option_layout == OPTION_COMPACT ? !find_compact(ops, id) : !find_paper(ops, id))
 		return;
 	s = socket_of(ops, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s) {
@@ -204,7 +204,7 @@ static __always_inline void on_write(struct bpf_sock_ops *ops)
 
 	if (!s || !s->known)
 		return;
-	err = layout == OPTION_COMPACT ? store_compact(ops, s) : store_paper(ops, s);
+	err = option_layout == OPTION_COMPACT ? store_compact(ops, s) : store_paper(ops, s);
 	count_option(err ? OPTION_COUNTER_FAILED : OPTION_COUNTER_WRITTEN);
 	if (!(ops->skb_tcp_flags & 0x02)) {
 		s->begun = 1;

@@ -6,7 +6,7 @@
 #include "exchange.h"
 
 /* A quarter of the ring, in bytes: the fill at which user space is woken. */
-const volatile __u64 ring_mark = 1 << 20;
+const volatile __u64 ring_wakeup_fill = 1 << 20;
 
 /* Key of a connection at a capture point. End a has the lower port (the lower
  * address when the ports are equal), so both directions find one entry.
@@ -20,10 +20,10 @@ struct connection_key {
 };
 
 enum phase {
-	PHASE_IDLE,	 /* no exchange open */
-	PHASE_REQUEST,	 /* a request, nothing of its final response */
-	PHASE_RESPONSE,	 /* a final response has begun */
-	PHASE_SEARCHING, /* deep: the request head goes on in a later segment */
+	PHASE_IDLE,	/* no exchange open */
+	PHASE_REQUEST,	/* a request, nothing of its final response */
+	PHASE_RESPONSE, /* a final response has begun */
+	PHASE_HEAD,	/* deep: the request head goes on in a later segment */
 };
 
 /* What is known of the byte stream of one direction. */
@@ -46,14 +46,14 @@ struct connection {
 	struct stream server;
 	__u8 client_is_a;
 	__u8 phase;
-	__u8 skip_responses; /* response starts that belong to earlier requests */
-	__u8 skipping;	     /* inside such a response */
-	__u8 interim;	     /* the last response start was a 1xx */
-	__u8 syn_option_len; /* connection ID from the SYN */
+	__u8 pipelined_responses;   /* response starts that belong to earlier requests */
+	__u8 in_pipelined_response; /* inside such a response */
+	__u8 informational;	    /* the last response start was a 1xx */
+	__u8 syn_option_len;	    /* connection ID from the SYN */
 	__u8 syn_connection_id[8];
-	__u8 waiting; /* a request that is not recorded has no response yet */
+	__u8 awaiting_response; /* a request that is not recorded has no response yet */
 	__u8 pad[5];
-	__u32 followed;		     /* counted in followed_connections */
+	__u32 tracked;		     /* counted in tracked_connections */
 	struct stream driver_client; /* what the interface's driver has sent */
 	struct stream driver_server;
 };
@@ -62,7 +62,7 @@ struct connection {
  * that many share a place with one that is followed: each of their segments looks
  * for its connection then.
  */
-#define FOLLOWED_BITS 10
+#define TRACKED_BITS 10
 
 #define CACHE_LINE 64
 
@@ -72,10 +72,10 @@ struct connection {
 /* How many connections are followed, of all and by a hash of their key. One that
  * the map of connections evicts stays counted: its place is looked up in vain.
  */
-struct followed {
+struct tracked {
 	__u32 total;
 	__u8 pad[CACHE_LINE - sizeof(__u32)];
-	__u32 count[1 << FOLLOWED_BITS];
+	__u32 count[1 << TRACKED_BITS];
 };
 
 struct {
@@ -89,8 +89,8 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct followed);
-} followed_connections SEC(".maps");
+	__type(value, struct tracked);
+} tracked_connections SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -100,9 +100,9 @@ struct {
 /* Whether anything is followed at all: on a node whose mesh samples few requests,
  * mostly nothing is, and this is all that has to be asked.
  */
-static __always_inline bool follows_any(void)
+static __always_inline bool any_tracked(void)
 {
-	const struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
+	const struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
 
 	return f && f->total;
 }
@@ -111,42 +111,42 @@ static __always_inline bool follows_any(void)
  * words of 8 bytes, and of ports: the same for both orders of the ends. NULL is
  * only what the verifier cannot exclude.
  */
-static __always_inline __u32 *followed_sums(__u64 addrs, __u32 ports, __u32 point)
+static __always_inline __u32 *tracked_counter_by_sums(__u64 addrs, __u32 ports, __u32 point)
 {
-	struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
+	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
 	__u64 h = (addrs * HASH_FACTOR + ports + ((__u64)point << 32)) * HASH_FACTOR;
 
-	h >>= 64 - FOLLOWED_BITS;
-	return f ? &f->count[h & ((1 << FOLLOWED_BITS) - 1)] : NULL;
+	h >>= 64 - TRACKED_BITS;
+	return f ? &f->count[h & ((1 << TRACKED_BITS) - 1)] : NULL;
 }
 
-static __always_inline __u32 *followed_count(const struct connection_key *k, __u32 point)
+static __always_inline __u32 *tracked_counter(const struct connection_key *k, __u32 point)
 {
-	return followed_sums(k->addr_a[0] + k->addr_a[1] + k->addr_b[0] + k->addr_b[1],
-			     k->port_a + k->port_b, point);
+	return tracked_counter_by_sums(k->addr_a[0] + k->addr_a[1] + k->addr_b[0] + k->addr_b[1],
+				       k->port_a + k->port_b, point);
 }
 
 /* The same of a key in the map of connections. */
-static __always_inline __u32 *followed_at(const struct connection_key *k)
+static __always_inline __u32 *tracked_counter_at(const struct connection_key *k)
 {
-	return followed_count(k, k->ifindex & SOCKET_POINT ? SOCKET_POINT : k->ifindex);
+	return tracked_counter(k, k->ifindex & SOCKET_POINT ? SOCKET_POINT : k->ifindex);
 }
 
-static __always_inline bool is_followed(const __u32 *count)
+static __always_inline bool is_tracked(const __u32 *count)
 {
 	return count && *count;
 }
 
 /* Counts c as followed or not; both ends' packets may do so at once. */
-static __always_inline void follow(struct connection *c, __u32 *count, __u32 followed)
+static __always_inline void set_tracked(struct connection *c, __u32 *count, __u32 tracked)
 {
-	struct followed *f = bpf_map_lookup_elem(&followed_connections, &(__u32){0});
+	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
 
-	if (__sync_lock_test_and_set(&c->followed, followed) == followed)
+	if (__sync_lock_test_and_set(&c->tracked, tracked) == tracked)
 		return;
-	__sync_fetch_and_add(count, followed ? 1 : -1);
+	__sync_fetch_and_add(count, tracked ? 1 : -1);
 	if (f)
-		__sync_fetch_and_add(&f->total, followed ? 1 : -1);
+		__sync_fetch_and_add(&f->total, tracked ? 1 : -1);
 }
 
 static __always_inline bool is_open(const struct connection *c)
@@ -155,9 +155,10 @@ static __always_inline bool is_open(const struct connection *c)
 }
 
 /* Whether what comes next on c can belong to a request that came before. */
-static __always_inline bool has_open_end(const struct connection *c)
+static __always_inline bool expects_more(const struct connection *c)
 {
-	return c->phase != PHASE_IDLE || c->waiting || c->skip_responses || c->skipping;
+	return c->phase != PHASE_IDLE || c->awaiting_response || c->pipelined_responses ||
+	       c->in_pipelined_response;
 }
 
 /* Width of that mark in bytes. */
@@ -180,7 +181,7 @@ static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
 	 * quarter is full, not above as well: on a busy node a wakeup for each
 	 * record costs ten times what the record does.
 	 */
-	filled = bpf_ringbuf_query(&exchanges, BPF_RB_AVAIL_DATA) - ring_mark;
+	filled = bpf_ringbuf_query(&exchanges, BPF_RB_AVAIL_DATA) - ring_wakeup_fill;
 	if (filled < WAKEUP_BAND)
 		wakeup = BPF_RB_FORCE_WAKEUP;
 	record = bpf_ringbuf_reserve(&exchanges, sizeof(*record), 0);
@@ -207,7 +208,7 @@ static __always_inline bool before(__u32 a, __u32 b)
 }
 
 /* The byte at next is the first that passes. */
-static __always_inline void begin_at(struct stream *st, __u32 next)
+static __always_inline void resync_at(struct stream *st, __u32 next)
 {
 	st->known = 1;
 	st->next = next;
@@ -249,40 +250,40 @@ static __always_inline enum arrival arrive(struct stream *st, __u32 seq, __u32 l
 }
 
 /* The next response belongs to a request that was followed by another. */
-static __always_inline void skip_response(struct connection *c)
+static __always_inline void expect_pipelined_response(struct connection *c)
 {
-	if (c->skip_responses < 255)
-		c->skip_responses++;
+	if (c->pipelined_responses < 255)
+		c->pipelined_responses++;
 	count(COUNTER_PIPELINED);
 }
 
 /* Ends what is open when another request begins. */
 static __always_inline void close_previous(struct connection *c)
 {
-	if (c->waiting) {
-		c->waiting = 0;
-		skip_response(c);
+	if (c->awaiting_response) {
+		c->awaiting_response = 0;
+		expect_pipelined_response(c);
 	}
 	if (is_open(c)) {
 		__u32 flags = 0;
 
 		if (c->phase == PHASE_REQUEST) {
 			flags = FLAG_PIPELINED;
-			skip_response(c);
+			expect_pipelined_response(c);
 		}
 		emit(c, c->claim, flags);
-	} else if (c->phase == PHASE_SEARCHING) {
+	} else if (c->phase == PHASE_HEAD) {
 		count(COUNTER_DISCARDED);
 	}
 	c->phase = PHASE_IDLE;
 }
 
 /* The message that leaves through the interface begins at seq. */
-static __always_inline void set_leaving(struct exchange_record *x, __u32 seq)
+static __always_inline void start_egress(struct exchange_record *x, __u32 seq)
 {
-	x->leaving_start = seq;
-	x->leaving_end = seq;
-	x->handover_end = seq;
+	x->egress_seq_start = seq;
+	x->egress_seq_end = seq;
+	x->egress_seq_done = seq;
 }
 
 /* The kernel dropped a packet of the connection. */

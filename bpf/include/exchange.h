@@ -105,10 +105,10 @@ struct exchange_record {
 	/* Times on the other side of the point: the application's at a socket,
 	 * the queue's letting go at an interface. 0: not known.
 	 */
-	__u64 handover_request_first;
-	__u64 handover_request_last;
-	__u64 handover_response_first;
-	__u64 handover_response_last;
+	__u64 far_request_first;
+	__u64 far_request_last;
+	__u64 far_response_first;
+	__u64 far_response_last;
 	__u32 drops;
 	__u32 drop_reason;
 	__u64 cookie;
@@ -121,11 +121,11 @@ struct exchange_record {
 	 * interface's queue was seen to let go or, at a socket, the peer to
 	 * acknowledge.
 	 */
-	__u32 leaving_start;
-	__u32 leaving_end;
-	__u32 handover_end;
-	__u8 queue_bypassed;  /* the queue that let it go is passed by while it is empty */
-	__u8 leaving_dropped; /* a packet of it was dropped at the interface */
+	__u32 egress_seq_start;
+	__u32 egress_seq_end;
+	__u32 egress_seq_done;
+	__u8 qdisc_bypass;   /* the queue that let it go is passed by while it is empty */
+	__u8 egress_dropped; /* a packet of it was dropped at the interface */
 	__u8 pad2[2];
 	__u64 acknowledged; /* when the peer's TCP had it up to handover_end; at a socket */
 };

@@ -14,15 +14,15 @@ const volatile __u32 deep_window = 65536;
 /* Makes the verifier see that a place is within reach; the compiler, which
  * knows, would leave a plain & out.
  */
-#define BOUND(at) asm volatile("%0 &= %1" : "+r"(at) : "i"(FRONT_REACH - 1))
+#define BOUND(at) asm volatile("%0 &= %1" : "+r"(at) : "i"(FAST_REACH - 1))
 
 /* Lines looked at, the request line among them, and their longest length. */
-#define FRONT_LINES 12
-#define FRONT_LINE_MAX 128
+#define FAST_LINES 12
+#define FAST_LINE_MAX 128
 /* "traceparent: " with a value of version 00 and CRLF. */
 #define TRACEPARENT_LINE 70
 /* Furthest start of a line, from the start of the packet: a power of 2. */
-#define FRONT_REACH 1024
+#define FAST_REACH 1024
 
 /* Bytes below ' ' in a word: 0x80 for the first one, and perhaps in bytes behind
  * it.
@@ -33,7 +33,7 @@ static __always_inline __u64 control_bytes(__u64 word)
 }
 
 /* May the line be a trace header? word: its first characters. */
-static __always_inline bool may_matter(__u64 word)
+static __always_inline bool may_be_trace_header(__u64 word)
 {
 	switch ((word | 0x2020) & 0xffff) {
 	case 't' | 'r' << 8:
@@ -52,22 +52,22 @@ static __always_inline bool may_matter(__u64 word)
 /* Where the lines lie: in the packet, each look ahead has to be checked against
  * its end; scratch text has room behind it.
  */
-struct front {
+struct fast_text {
 	const void *base;
 	const void *end; /* in the packet */
 	bool in_packet;
 };
 
-static __always_inline bool readable(const struct front *f, const void *p, const __u32 n)
+static __always_inline bool readable(const struct fast_text *f, const void *p, const __u32 n)
 {
 	return !f->in_packet || p + n <= f->end;
 }
 
 /* Offset of the first control character from p on, -1 when it is too far. */
-static __always_inline __s64 find_control(const struct front *f, const void *p)
+static __always_inline __s64 find_control(const struct fast_text *f, const void *p)
 {
 #pragma unroll
-	for (int i = 0; i < FRONT_LINE_MAX; i += 8) {
+	for (int i = 0; i < FAST_LINE_MAX; i += 8) {
 		__u64 found;
 
 		if (i % 64 == 0 && !readable(f, p + i, 64))
@@ -80,8 +80,8 @@ static __always_inline __s64 find_control(const struct front *f, const void *p)
 }
 
 /* The line at p, if it is a valid traceparent of version 00 and nothing else. */
-static __always_inline bool front_traceparent(const struct front *f, const void *p,
-					      struct context *c)
+static __always_inline bool fast_traceparent(const struct fast_text *f, const void *p,
+					     struct context *c)
 {
 	const __u8 *line = p;
 	__u8 flags;
@@ -108,8 +108,8 @@ static __always_inline bool front_traceparent(const struct front *f, const void 
  * at it. part: what it says; an ID is in c already, but counts only once the
  * line has been seen to end there.
  */
-static __always_inline __s64 front_b3(const struct front *f, const void *p, struct context *c,
-				      __u8 *part)
+static __always_inline __s64 fast_b3(const struct fast_text *f, const void *p, struct context *c,
+				     __u8 *part)
 {
 	const __u8 *line = p;
 	__u64 rest;
@@ -143,14 +143,14 @@ static __always_inline __s64 front_b3(const struct front *f, const void *p, stru
 /* Walks the first lines of a payload at off, of which window bytes may be read.
  * OUTCOME_OPEN: prefix.h goes on from s->walk.pos.
  */
-static __always_inline int walk_front(struct scratch *s, const struct front *f, __u32 off,
-				      __u32 window)
+static __always_inline int fast_walk(struct scratch *s, const struct fast_text *f, __u32 off,
+				     __u32 window)
 {
 	struct walk *w = &s->walk;
 	__u64 at = off;
 
 	BOUND(at);
-	for (int i = 0; i < FRONT_LINES; i++) {
+	for (int i = 0; i < FAST_LINES; i++) {
 		const void *p = f->base + at;
 		__u64 behind, word;
 		bool b3 = false;
@@ -160,14 +160,14 @@ static __always_inline int walk_front(struct scratch *s, const struct front *f, 
 		if (!readable(f, p, 8))
 			break;
 		word = *(const __u64 *)p;
-		if (!i || !may_matter(word)) {
+		if (!i || !may_be_trace_header(word)) {
 			len = find_control(f, p);
 		} else if (MATCHES(word, 5, 'x', '-', 'b', '3', '-', 0, 0, 0)) {
 			b3 = true;
-			len = front_b3(f, p, &w->b3, &part);
+			len = fast_b3(f, p, &w->b3, &part);
 		} else {
 			if (w->b3.have || at - off + TRACEPARENT_LINE > window ||
-			    !front_traceparent(f, p, &w->found))
+			    !fast_traceparent(f, p, &w->found))
 				break;
 			w->found.offset = at - off;
 			return w->found.sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED :
@@ -188,41 +188,42 @@ static __always_inline int walk_front(struct scratch *s, const struct front *f, 
 		if (behind + 11 - off > window)
 			break;
 		if (part & PART_IDS) {
-			have_id(&w->b3, part, at - off);
+			add_id(&w->b3, part, at - off);
 		} else if (part) {
-			decide(w, &w->b3,
-			       *(const __u8 *)(p + 8) == '1' ? SAMPLING_ACCEPTED : SAMPLING_DENIED);
+			set_sampling(w, &w->b3,
+				     *(const __u8 *)(p + 8) == '1' ? SAMPLING_ACCEPTED :
+								     SAMPLING_DENIED);
 		} else if (!b3 && (w->b3.have & PART_IDS) == PART_IDS) {
 			break; /* whole, with the decision left open */
 		}
 		if (w->b3.have == (PART_IDS | PART_SAMPLING))
-			return use(w, &w->b3, FORMAT_B3_MULTI);
+			return use_parts(w, &w->b3, FORMAT_B3_MULTI);
 		at = behind + 11;
 		w->request_line = 1;
 		w->pos = at - off;
 	}
-	return OUTCOME_OPEN;
+	return OUTCOME_INCOMPLETE;
 }
 
 /* Both are functions of their own, or else the verifier would go through the
  * lines again for each way that leads to them.
  */
-__noinline int walk_front_of_packet(struct __sk_buff *skb, struct scratch *s, __u32 off,
-				    __u32 window)
+__noinline int fast_walk_packet(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 window)
 {
-	struct front f = {(const void *)(long)skb->data, (const void *)(long)skb->data_end, true};
+	struct fast_text f = {(const void *)(long)skb->data, (const void *)(long)skb->data_end,
+			      true};
 
-	if (!s || off >= FRONT_REACH)
-		return OUTCOME_OPEN;
-	return walk_front(s, &f, off, window);
+	if (!s || off >= FAST_REACH)
+		return OUTCOME_INCOMPLETE;
+	return fast_walk(s, &f, off, window);
 }
 
 /* The same in text, once its first bytes are read. */
-__noinline int walk_front_of_text(struct scratch *s)
+__noinline int fast_walk_text(struct scratch *s)
 {
 	if (!s)
-		return OUTCOME_OPEN;
-	return walk_front(s, &(struct front){.base = s->text}, 0, s->walk.end);
+		return OUTCOME_INCOMPLETE;
+	return fast_walk(s, &(struct fast_text){.base = s->text}, 0, s->walk.end);
 }
 
 /* Bytes read at first: a reordered context lies within them. */
@@ -312,17 +313,17 @@ __noinline int find_head_end(struct scratch *s, __u32 end)
 }
 
 /* What stands when no line comes any more. */
-static __always_inline int end_of_walk(struct walk *w, int outcome)
+static __always_inline int finish_walk(struct walk *w, int outcome)
 {
 	if ((w->b3.have & PART_IDS) == PART_IDS)
-		return use(w, &w->b3, FORMAT_B3_MULTI);
+		return use_parts(w, &w->b3, FORMAT_B3_MULTI);
 	if ((w->datadog.have & PART_IDS) == PART_IDS)
-		return use(w, &w->datadog, FORMAT_DATADOG);
+		return use_parts(w, &w->datadog, FORMAT_DATADOG);
 	return w->denied ? OUTCOME_UNSAMPLED : outcome;
 }
 
 /* "METHOD target HTTP/1.x": RFC 9112, section 3. */
-static __always_inline int take_request_line(struct scratch *s, __u32 off, __u32 len)
+static __always_inline int parse_request_line(struct scratch *s, __u32 off, __u32 len)
 {
 	__u32 end = off + len;
 
@@ -330,12 +331,12 @@ static __always_inline int take_request_line(struct scratch *s, __u32 off, __u32
 	if (len < 9 || text64(s, end - 9) != WORD(' ', 'H', 'T', 'T', 'P', '/', '1', '.') ||
 	    (__u8)(text8(s, end - 1) - '0') > 9)
 		return OUTCOME_UNPARSABLE;
-	return OUTCOME_OPEN;
+	return OUTCOME_INCOMPLETE;
 }
 
 /* A header that holds a whole context. */
-static __always_inline int take_context(struct scratch *s, __u32 header, __u32 value, __u32 end,
-					__u32 offset)
+static __always_inline int parse_context(struct scratch *s, __u32 header, __u32 value, __u32 end,
+					 __u32 offset)
 {
 	int ok;
 
@@ -356,14 +357,14 @@ static __always_inline int take_context(struct scratch *s, __u32 header, __u32 v
 	}
 	if (!ok) {
 		s->walk.malformed = 1;
-		return OUTCOME_OPEN;
+		return OUTCOME_INCOMPLETE;
 	}
 	s->walk.found.offset = offset;
 	return s->walk.found.sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED : OUTCOME_FOUND;
 }
 
 /* One line, text[off] up to its LF. */
-__noinline int take_line(struct scratch *s, __u32 off, __u32 lf)
+__noinline int parse_line(struct scratch *s, __u32 off, __u32 lf)
 {
 	__u32 len = lf - off, value, end;
 	struct name name;
@@ -371,26 +372,26 @@ __noinline int take_line(struct scratch *s, __u32 off, __u32 lf)
 	int ok;
 
 	if (!s)
-		return OUTCOME_NONE;
+		return OUTCOME_NOT_FOUND;
 	w = &s->walk;
 	if (len && text8(s, lf - 1) == '\r')
 		len--;
 	if (deep && (w->skip_line || len > CARRY_MAX)) {
 		w->request_line = 1; /* such a long one is not checked */
-		return OUTCOME_OPEN;
+		return OUTCOME_INCOMPLETE;
 	}
 	if (!w->request_line)
-		return take_request_line(s, off, len);
+		return parse_request_line(s, off, len);
 	if (!len)
-		return end_of_walk(w, OUTCOME_NONE);
+		return finish_walk(w, OUTCOME_NOT_FOUND);
 	name = header_name(s, off);
 	if ((w->b3.have & PART_IDS) == PART_IDS &&
 	    (name.header < HEADER_B3_OTHER || name.header > HEADER_B3_FLAGS))
-		return use(w, &w->b3, FORMAT_B3_MULTI);
+		return use_parts(w, &w->b3, FORMAT_B3_MULTI);
 	if ((w->datadog.have & PART_IDS) == PART_IDS && name.header < HEADER_DATADOG_OTHER)
-		return use(w, &w->datadog, FORMAT_DATADOG);
+		return use_parts(w, &w->datadog, FORMAT_DATADOG);
 	if (!name.len)
-		return OUTCOME_OPEN;
+		return OUTCOME_INCOMPLETE;
 	/* One blank in front and none behind is what nearly everybody writes. */
 	value = off + name.len;
 	end = off + len;
@@ -402,41 +403,41 @@ __noinline int take_line(struct scratch *s, __u32 off, __u32 lf)
 		end = trim_blanks(s, value, end);
 	if (value < end && (is_blank(text8(s, value)) || is_blank(text8(s, end - 1)))) {
 		w->malformed = 1; /* more than BLANKS_MAX */
-		return OUTCOME_OPEN;
+		return OUTCOME_INCOMPLETE;
 	}
 	if (name.header < HEADER_B3_OTHER)
-		return take_context(s, name.header, value, end, w->base + off);
+		return parse_context(s, name.header, value, end, w->base + off);
 	if (name.header < HEADER_DATADOG_OTHER) {
 		ok = read_b3_part(s, name.header, value, end, w->base + off);
 		if (ok && (w->b3.have & PART_IDS) == PART_IDS && (w->b3.have & PART_SAMPLING))
-			return use(w, &w->b3, FORMAT_B3_MULTI);
+			return use_parts(w, &w->b3, FORMAT_B3_MULTI);
 	} else {
 		ok = read_datadog_part(s, name.header, value, end, w->base + off);
 		if (ok && (w->datadog.have & PART_IDS) == PART_IDS &&
 		    (w->datadog.have & PART_SAMPLING))
-			return use(w, &w->datadog, FORMAT_DATADOG);
+			return use_parts(w, &w->datadog, FORMAT_DATADOG);
 	}
 	if (!ok)
 		w->malformed = 1;
-	return OUTCOME_OPEN;
+	return OUTCOME_INCOMPLETE;
 }
 
 /* All whole lines in text. */
-__noinline int take_lines(struct scratch *s)
+__noinline int parse_lines(struct scratch *s)
 {
-	int outcome = OUTCOME_OPEN;
+	int outcome = OUTCOME_INCOMPLETE;
 
 	if (!s)
-		return OUTCOME_NONE;
+		return OUTCOME_NOT_FOUND;
 	for (int i = 0; i < LINES_MAX; i++) {
 		int lf = find_lf(s, s->walk.pos, s->walk.end);
 
 		if (lf < 0)
 			break;
-		outcome = take_line(s, s->walk.pos, lf);
+		outcome = parse_line(s, s->walk.pos, lf);
 		s->walk.pos = lf + 1;
 		s->walk.skip_line = 0;
-		if (outcome != OUTCOME_OPEN)
+		if (outcome != OUTCOME_INCOMPLETE)
 			break;
 	}
 	return outcome;
@@ -486,24 +487,24 @@ __noinline int carry_line(struct scratch *s)
 }
 
 /* Deep: one chunk of a segment, len bytes at off. */
-static __always_inline int take_chunk(struct __sk_buff *skb, struct scratch *s, __u32 off,
-				      __u32 len)
+static __always_inline int parse_chunk(struct __sk_buff *skb, struct scratch *s, __u32 off,
+				       __u32 len)
 {
 	carry_line(s);
 	if (len > CHUNK_SIZE)
 		len = CHUNK_SIZE;
 	if (!append(skb, s, off, len))
 		return OUTCOME_TRUNCATED;
-	return take_lines(s);
+	return parse_lines(s);
 }
 
 /* Deep: goes on with the walk in s over len more bytes at off. */
-__noinline int take_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
+__noinline int parse_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
 {
-	int outcome = OUTCOME_OPEN;
+	int outcome = OUTCOME_INCOMPLETE;
 
 	if (!s)
-		return OUTCOME_NONE;
+		return OUTCOME_NOT_FOUND;
 	for (int i = 0; i < 65536 / CHUNK_SIZE + 1; i++) {
 		__u32 seen = s->walk.base + s->walk.end;
 
@@ -514,8 +515,8 @@ __noinline int take_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off, 
 			break;
 		if (len > deep_window - seen)
 			len = deep_window - seen;
-		outcome = take_chunk(skb, s, off, len);
-		if (outcome != OUTCOME_OPEN)
+		outcome = parse_chunk(skb, s, off, len);
+		if (outcome != OUTCOME_INCOMPLETE)
 			break;
 		off += CHUNK_SIZE;
 		len -= len > CHUNK_SIZE ? CHUNK_SIZE : len;
@@ -532,7 +533,7 @@ static __always_inline bool copy_first(struct __sk_buff *skb, struct scratch *s,
 	void *end = (void *)(long)skb->data_end;
 	__u64 at = off;
 
-	if (off >= FRONT_REACH)
+	if (off >= FAST_REACH)
 		return false;
 	BOUND(at);
 	data += at;
@@ -552,38 +553,38 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 				      __u32 len, const enum access access)
 {
 	__u32 window = len < prefix_window ? len : prefix_window, first;
-	int outcome = OUTCOME_OPEN;
+	int outcome = OUTCOME_INCOMPLETE;
 
 	/* not found: whoever finds a context sets all of it */
 	__builtin_memset(&s->walk, 0, offsetof(struct walk, found));
 	__builtin_memset(&s->walk.b3.offset, 0,
 			 sizeof(struct context) - offsetof(struct context, offset));
-	if (access == ACCESS_DIRECT && !extra_names_len) {
-		outcome = walk_front_of_packet(skb, s, off, window);
-		if (outcome != OUTCOME_OPEN)
+	if (access == ACCESS_DIRECT && !context_headers_len) {
+		outcome = fast_walk_packet(skb, s, off, window);
+		if (outcome != OUTCOME_INCOMPLETE)
 			return outcome;
 	}
 	first = window < FIRST_READ ? window : FIRST_READ;
 	if (!(access == ACCESS_DIRECT && first == FIRST_READ && copy_first(skb, s, off)) &&
 	    !append(skb, s, off, first))
 		return OUTCOME_TRUNCATED;
-	if (!s->walk.pos && !extra_names_len)
-		outcome = walk_front_of_text(s);
-	if (outcome != OUTCOME_OPEN)
+	if (!s->walk.pos && !context_headers_len)
+		outcome = fast_walk_text(s);
+	if (outcome != OUTCOME_INCOMPLETE)
 		return outcome;
 	__builtin_memset(&s->walk.datadog, 0, sizeof(s->walk.datadog));
-	outcome = take_lines(s);
-	if (outcome == OUTCOME_OPEN && window > first) {
+	outcome = parse_lines(s);
+	if (outcome == OUTCOME_INCOMPLETE && window > first) {
 		if (!append(skb, s, off + first, window - first))
 			return OUTCOME_TRUNCATED;
-		outcome = take_lines(s);
+		outcome = parse_lines(s);
 	}
-	if (deep && outcome == OUTCOME_OPEN)
-		outcome = take_chunks(skb, s, off + window, len - window);
+	if (deep && outcome == OUTCOME_INCOMPLETE)
+		outcome = parse_chunks(skb, s, off + window, len - window);
 	return outcome;
 }
 
-static __always_inline int whole_walk(struct __sk_buff *skb, struct scratch *s, __u32 off,
+static __always_inline int walk_whole(struct __sk_buff *skb, struct scratch *s, __u32 off,
 				      __u32 len, const enum access access)
 {
 	int outcome;
@@ -591,29 +592,29 @@ static __always_inline int whole_walk(struct __sk_buff *skb, struct scratch *s, 
 	if (!s)
 		return OUTCOME_UNPARSABLE;
 	outcome = begin_walk(skb, s, off, len, access);
-	if (outcome == OUTCOME_OPEN && !deep)
+	if (outcome == OUTCOME_INCOMPLETE && !deep)
 		outcome = OUTCOME_TRUNCATED;
-	return outcome == OUTCOME_TRUNCATED ? end_of_walk(&s->walk, OUTCOME_TRUNCATED) : outcome;
+	return outcome == OUTCOME_TRUNCATED ? finish_walk(&s->walk, OUTCOME_TRUNCATED) : outcome;
 }
 
 /* Walks the head at the start of a payload, len bytes at off: its outcome; what
  * it found is in s->walk. Functions of their own, since most segments begin
  * otherwise.
  */
-__noinline int walk_directly(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
+__noinline int walk_direct(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
 {
-	return whole_walk(skb, s, off, len, ACCESS_DIRECT);
+	return walk_whole(skb, s, off, len, ACCESS_DIRECT);
 }
 
 __noinline int walk_loaded(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
 {
-	return whole_walk(skb, s, off, len, ACCESS_LOAD);
+	return walk_whole(skb, s, off, len, ACCESS_LOAD);
 }
 
 static __always_inline int walk_head(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len,
 				     const enum access access)
 {
-	return access == ACCESS_DIRECT ? walk_directly(skb, s, off, len) :
+	return access == ACCESS_DIRECT ? walk_direct(skb, s, off, len) :
 					 walk_loaded(skb, s, off, len);
 }
 

@@ -143,7 +143,7 @@ enum skb_drop_reason {
 };
 
 /* Whether anything was dropped: the first reason is that none was given. */
-static __always_inline bool is_drop(__u32 reason)
+static __always_inline bool is_drop_reason(__u32 reason)
 {
 	return reason >= bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_NOT_SPECIFIED);
 }

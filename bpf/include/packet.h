@@ -9,7 +9,7 @@
 #include "tcp_option.h"
 
 /* Ports to look at, one bit each, when ports_chosen is set. */
-const volatile bool ports_chosen;
+const volatile bool filter_ports;
 const volatile __u8 ports[65536 / 8];
 
 /* Networks whose options are believed. */
@@ -90,15 +90,15 @@ struct segment {
 	bool from_a; /* sent by end a of the key */
 	__u8 direction;
 	__u8 pad;
-	struct beginning begins;
+	struct beginning kind;
 };
 
-static __always_inline bool is_beginning(const struct segment *seg)
+static __always_inline bool is_syn(const struct segment *seg)
 {
 	return (seg->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-static __always_inline bool is_end(const struct segment *seg)
+static __always_inline bool is_fin_or_rst(const struct segment *seg)
 {
 	return seg->flags & (TCP_FIN | TCP_RST);
 }
@@ -218,9 +218,9 @@ static __always_inline bool port_is_chosen(__u16 port)
 }
 
 /* Whether one of the segment's ports is chosen, or none has to be. */
-static __always_inline bool is_chosen(const struct segment *s)
+static __always_inline bool ports_match(const struct segment *s)
 {
-	return !ports_chosen || port_is_chosen(s->key.port_a) || port_is_chosen(s->key.port_b);
+	return !filter_ports || port_is_chosen(s->key.port_a) || port_is_chosen(s->key.port_b);
 }
 
 /* IPv4-mapped IPv6 address, RFC 4291 section 2.5.5.2: its second half, and the
@@ -238,7 +238,7 @@ static __always_inline void map_ipv4(__u64 *to, __be32 addr)
 }
 
 /* Whether a segment does more than to acknowledge. */
-static __always_inline bool matters(const struct segment *s)
+static __always_inline bool is_more_than_ack(const struct segment *s)
 {
 	return s->payload_len || s->flags & (TCP_SYN | TCP_FIN | TCP_RST);
 }
@@ -303,7 +303,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->pad = 0;
 	s->flags = both.tcp.flags;
 	s->payload_len = end > data_off ? end - data_off : 0;
-	if (!bare && !matters(s))
+	if (!bare && !is_more_than_ack(s))
 		return false;
 	s->option_off = off + sizeof(both.tcp);
 	s->option_len = data_off > s->option_off ? data_off - s->option_off : 0;
@@ -318,17 +318,17 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 /* The driver gets bytes of x that it did not have. Kernels may leave programs
  * out: a time is that of the first byte only where that byte was seen.
  */
-static __always_inline void note_handover(struct exchange_record *x, const struct segment *seg,
+static __always_inline void note_far_side(struct exchange_record *x, const struct segment *seg,
 					  bool from_client, __u64 now)
 {
-	__u64 *first = from_client ? &x->handover_request_first : &x->handover_response_first;
-	__u64 *last = from_client ? &x->handover_request_last : &x->handover_response_last;
+	__u64 *first = from_client ? &x->far_request_first : &x->far_response_first;
+	__u64 *last = from_client ? &x->far_request_last : &x->far_response_last;
 	__u32 end = seg->seq + seg->payload_len;
 
-	if (!before(x->leaving_start, seg->seq) && before(x->leaving_start, end))
+	if (!before(x->egress_seq_start, seg->seq) && before(x->egress_seq_start, end))
 		*first = now;
-	if (before(x->handover_end, end))
-		x->handover_end = end;
+	if (before(x->egress_seq_done, end))
+		x->egress_seq_done = end;
 	*last = now;
 }
 
@@ -347,10 +347,10 @@ static __always_inline void note_handover(struct exchange_record *x, const struc
 #define OPTIONS_MAX_BOUND 64 /* the next power of 2 */
 
 enum outcome {
-	OUTCOME_OPEN, /* the walk can go on when more bytes come */
+	OUTCOME_INCOMPLETE, /* the walk can go on when more bytes come */
 	OUTCOME_FOUND,
 	OUTCOME_UNSAMPLED,
-	OUTCOME_NONE,
+	OUTCOME_NOT_FOUND,
 	OUTCOME_TRUNCATED,
 	OUTCOME_UNPARSABLE,
 };
@@ -394,14 +394,14 @@ struct walk {
 };
 
 /* How a segment begins, as another point of this node read it; see known.h. */
-struct known_segment {
-	__u64 numbers; /* sequence number << 32 | acknowledged */
+struct cached_segment {
+	__u64 seq_ack; /* sequence number << 32 | acknowledged */
 	__u32 payload_len;
 	struct beginning beginning;
 };
 
 /* Few, to stay in the caches; the points of a node are passed within microseconds. */
-#define KNOWN_BITS 3
+#define SEGMENT_CACHE_BITS 3
 
 /* What is known of a socket when a segment passes it. */
 struct socket_facts {
@@ -413,7 +413,7 @@ struct socket_facts {
 /* The latest run of writes to a socket without a read in between, in ns of
  * CLOCK_MONOTONIC; 0: not known.
  */
-struct writing {
+struct write_times {
 	__u64 first;
 	__u64 last;
 };
@@ -421,12 +421,12 @@ struct writing {
 struct scratch {
 	__u32 claimed;
 	__u32 slot; /* its key */
-	struct known_segment known[1 << KNOWN_BITS];
+	struct cached_segment known[1 << SEGMENT_CACHE_BITS];
 	struct walk walk;
 	struct segment segment; /* that is followed */
 	struct socket_facts socket;
-	struct writing writing;
-	struct context contexts[1 << KNOWN_BITS]; /* of known segments */
+	struct write_times write_times;
+	struct context cached_contexts[1 << SEGMENT_CACHE_BITS]; /* of known segments */
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[OPTIONS_MAX_BOUND + 16];
 	struct context id; /* of a line that may count */
@@ -475,7 +475,7 @@ static __always_inline struct scratch *claim_scratch(void)
 /* The same as a map's value: in a function of its own it is plain memory for the
  * verifier, in which that of 6.1 wants no map's key and no value.
  */
-static __always_inline struct scratch *same_scratch(const struct scratch *s)
+static __always_inline struct scratch *scratch_as_map_value(const struct scratch *s)
 {
 	__u32 slot = s->slot;
 

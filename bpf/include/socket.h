@@ -9,56 +9,56 @@
 
 #include "track.h"
 
-#define CHOSEN_CGROUPS_MAX 16
+#define TARGET_CGROUPS_MAX 16
 /* A chosen cgroup that is nested deeper is not found. */
 #define CGROUP_LEVELS_MAX 32
 
 /* The chosen cgroups' IDs: inode numbers of their directories. */
-const volatile __u32 chosen_cgroups_len;
-const volatile __u64 chosen_cgroups[CHOSEN_CGROUPS_MAX];
+const volatile __u32 target_cgroups_len;
+const volatile __u64 target_cgroups[TARGET_CGROUPS_MAX];
 
-#define ANSWERS_BITS 6
+#define CGROUP_CACHE_BITS 6
 
 /* Of cgroups that were asked for, each in one word: which one, and in the lowest
  * bit whether it is chosen.
  */
-struct answers {
-	__u64 of[1 << ANSWERS_BITS];
+struct cgroup_cache {
+	__u64 of[1 << CGROUP_CACHE_BITS];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct answers);
-} known_cgroups SEC(".maps");
+	__type(value, struct cgroup_cache);
+} cached_cgroups SEC(".maps");
 
 /* Whether the kernel tells of writes; without, no time of writing is known. */
-const volatile bool writes_told;
+const volatile bool have_write_tp;
 
 /* A power of 2. Of two sockets with the same place, the one that wrote last is
  * known.
  */
-#define WRITINGS (1 << 10)
+#define WRITE_SLOTS (1 << 10)
 
-struct noted_writing {
+struct sk_write {
 	__u32 socket; /* its hash, skc_hash */
 	__u32 read;   /* what the process had read then, copied_seq */
 	__u32 end;    /* the sequence number behind what was written */
 	__u32 pad;
-	struct writing times;
+	struct write_times times;
 };
 
-struct writings {
-	struct noted_writing of[WRITINGS];
+struct sk_writes {
+	struct sk_write of[WRITE_SLOTS];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct writings);
-} latest_writings SEC(".maps");
+	__type(value, struct sk_writes);
+} latest_writes SEC(".maps");
 
 /* Of a socket of the chosen cgroups at which something was recorded. */
 struct socket_state {
@@ -66,7 +66,7 @@ struct socket_state {
 	 * copied_seq of struct tcp_sock.
 	 */
 	__u32 read;
-	__u32 followed; /* what comes next can belong to an exchange */
+	__u32 tracked; /* what comes next can belong to an exchange */
 	struct socket_facts facts;
 	struct connection_key key; /* end a is the socket's own */
 };
@@ -78,13 +78,13 @@ struct {
 	__type(value, struct socket_state);
 } socket_states SEC(".maps");
 
-static __always_inline bool is_chosen_id(__u64 id)
+static __always_inline bool is_target_cgroup(__u64 id)
 {
 #pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < CHOSEN_CGROUPS_MAX; i++) {
-		if (i >= chosen_cgroups_len)
+	for (__u32 i = 0; i < TARGET_CGROUPS_MAX; i++) {
+		if (i >= target_cgroups_len)
 			return false;
-		if (chosen_cgroups[i] == id)
+		if (target_cgroups[i] == id)
 			return true;
 	}
 	return false;
@@ -93,8 +93,8 @@ static __always_inline bool is_chosen_id(__u64 id)
 /* A cgroup's number in this table, with a lowest bit of 0: its address, from the
  * table's. The verifier lets two pointers be subtracted, but none be a number.
  */
-static __always_inline __u64 number_of_cgroup(const struct cgroup *group,
-					      const struct answers *known)
+static __always_inline __u64 cgroup_number(const struct cgroup *group,
+					   const struct cgroup_cache *known)
 {
 	__u64 number = (__u64)group;
 
@@ -102,15 +102,15 @@ static __always_inline __u64 number_of_cgroup(const struct cgroup *group,
 	return number;
 }
 
-static __always_inline __u64 *place_of_answer(struct answers *known, __u64 number)
+static __always_inline __u64 *cgroup_slot(struct cgroup_cache *known, __u64 number)
 {
-	return &known->of[number * HASH_FACTOR >> (64 - ANSWERS_BITS)];
+	return &known->of[number * HASH_FACTOR >> (64 - CGROUP_CACHE_BITS)];
 }
 
 /* Whether the cgroup or one above it is chosen, as cgroup_is_descendant in
  * include/linux/cgroup.h.
  */
-static __noinline int look_up_cgroup(const struct cgroup *group, __u64 number, __u64 *answer)
+static __noinline int walk_up_cgroups(const struct cgroup *group, __u64 number, __u64 *answer)
 {
 	__u32 level = BPF_CORE_READ(group, level);
 	__u64 chosen = 0;
@@ -122,7 +122,7 @@ static __noinline int look_up_cgroup(const struct cgroup *group, __u64 number, _
 		struct cgroup *above = NULL;
 
 		bpf_core_read(&above, sizeof(above), &group->ancestors[i]);
-		if (is_chosen_id(BPF_CORE_READ(above, kn, id))) {
+		if (is_target_cgroup(BPF_CORE_READ(above, kn, id))) {
 			chosen = 1;
 			break;
 		}
@@ -131,27 +131,27 @@ static __noinline int look_up_cgroup(const struct cgroup *group, __u64 number, _
 	return chosen;
 }
 
-static __always_inline bool is_chosen_socket(const struct sock *sk)
+static __always_inline bool sk_in_target_cgroup(const struct sock *sk)
 {
-	struct answers *known = bpf_map_lookup_elem(&known_cgroups, &(__u32){0});
+	struct cgroup_cache *known = bpf_map_lookup_elem(&cached_cgroups, &(__u32){0});
 	const struct cgroup *group = sk->sk_cgrp_data.cgroup;
 	__u64 number, *place, answer;
 
 	if (!known)
 		return false;
-	number = number_of_cgroup(group, known);
-	place = place_of_answer(known, number);
+	number = cgroup_number(group, known);
+	place = cgroup_slot(known, number);
 	answer = *(volatile __u64 *)place;
-	return (answer & ~1ULL) == number ? answer & 1 : look_up_cgroup(group, number, place);
+	return (answer & ~1ULL) == number ? answer & 1 : walk_up_cgroups(group, number, place);
 }
 
 /* A cgroup is made: an answer for one that was there before it is not its own. */
-static __always_inline void forget_answer(const struct cgroup *group)
+static __always_inline void forget_cgroup(const struct cgroup *group)
 {
-	struct answers *known = bpf_map_lookup_elem(&known_cgroups, &(__u32){0});
+	struct cgroup_cache *known = bpf_map_lookup_elem(&cached_cgroups, &(__u32){0});
 
 	if (known)
-		*(volatile __u64 *)place_of_answer(known, number_of_cgroup(group, known)) = 0;
+		*(volatile __u64 *)cgroup_slot(known, cgroup_number(group, known)) = 0;
 }
 
 /* Whether a write of len bytes is sent at once: it fits one segment, the peer has
@@ -160,7 +160,7 @@ static __always_inline void forget_answer(const struct cgroup *group)
  * So it is with nearly every request, and the time, which is not cheap, need not
  * be taken.
  */
-static __always_inline bool is_sent_at_once(const struct tcp_sock *tp, __u64 len)
+static __always_inline bool sends_at_once(const struct tcp_sock *tp, __u64 len)
 {
 	return tp->write_seq == tp->snd_una && len <= tp->mss_cache && len <= tp->snd_wnd;
 }
@@ -171,15 +171,15 @@ static __always_inline __u32 socket_hash(const struct tcp_sock *tp)
 }
 
 /* The socket's place; NULL is only what the verifier cannot exclude. */
-static __always_inline struct noted_writing *place_of_writing(const struct tcp_sock *tp)
+static __always_inline struct sk_write *write_slot(const struct tcp_sock *tp)
 {
-	struct writings *w = bpf_map_lookup_elem(&latest_writings, &(__u32){0});
+	struct sk_writes *w = bpf_map_lookup_elem(&latest_writes, &(__u32){0});
 
-	return w ? &w->of[socket_hash(tp) & (WRITINGS - 1)] : NULL;
+	return w ? &w->of[socket_hash(tp) & (WRITE_SLOTS - 1)] : NULL;
 }
 
 /* Whether it was noted of this socket, and nothing was read since. */
-static __always_inline bool is_latest(const struct noted_writing *w, const struct tcp_sock *tp)
+static __always_inline bool is_same_run(const struct sk_write *w, const struct tcp_sock *tp)
 {
 	return w->socket == socket_hash(tp) && w->read == tp->copied_seq;
 }
@@ -187,13 +187,13 @@ static __always_inline bool is_latest(const struct noted_writing *w, const struc
 /* The process writes len bytes to the socket now. Something was read since it did
  * so before: another message begins.
  */
-static __always_inline void note_writing(const struct tcp_sock *tp, __u64 len, __u64 now)
+static __always_inline void note_write(const struct tcp_sock *tp, __u64 len, __u64 now)
 {
-	struct noted_writing *w = place_of_writing(tp);
+	struct sk_write *w = write_slot(tp);
 
 	if (!w)
 		return;
-	if (!is_latest(w, tp)) {
+	if (!is_same_run(w, tp)) {
 		w->socket = socket_hash(tp);
 		w->read = tp->copied_seq;
 		w->times.first = now;
@@ -205,13 +205,14 @@ static __always_inline void note_writing(const struct tcp_sock *tp, __u64 len, _
 /* Sets when that was written which the socket sends now, up to the sequence
  * number end: what lies behind the latest write that was noted was sent at once.
  */
-static __always_inline void find_writing(const struct tcp_sock *tp, __u32 end, struct writing *to)
+static __always_inline void find_write_times(const struct tcp_sock *tp, __u32 end,
+					     struct write_times *to)
 {
-	const struct noted_writing *w = place_of_writing(tp);
+	const struct sk_write *w = write_slot(tp);
 
-	if (!w || !writes_told)
+	if (!w || !have_write_tp)
 		to->first = to->last = 0;
-	else if (is_latest(w, tp) && (__s32)(w->end - end) >= 0)
+	else if (is_same_run(w, tp) && (__s32)(w->end - end) >= 0)
 		*to = w->times;
 	else
 		to->first = to->last = tp->tcp_clock_cache;
@@ -234,7 +235,7 @@ static __always_inline void find_writing(const struct tcp_sock *tp, __u32 end, s
 	})
 #define SOCK_FIELDS(sk, first, second) (SOCK_FIELD(sk, first) | (__u64)SOCK_FIELD(sk, second) << 32)
 
-static __always_inline void set_socket_ends(struct connection_key *key, const struct bpf_sock *sk)
+static __always_inline void set_socket_key(struct connection_key *key, const struct bpf_sock *sk)
 {
 	if (sk->family == AF_INET) {
 		map_ipv4(key->addr_a, SOCK_FIELD(sk, src_ip4));
@@ -252,7 +253,7 @@ static __always_inline void set_socket_ends(struct connection_key *key, const st
 /* The counter of what is followed at the socket, by its own ends: those of a
  * packet that leaves were translated.
  */
-static __always_inline __u32 *followed_of(const struct bpf_sock *sk)
+static __always_inline __u32 *tracked_counter_of_sk(const struct bpf_sock *sk)
 {
 	__u64 addrs;
 
@@ -264,8 +265,8 @@ static __always_inline __u32 *followed_of(const struct bpf_sock *sk)
 			SOCK_FIELDS(sk, dst_ip6[0], dst_ip6[1]) +
 			SOCK_FIELDS(sk, dst_ip6[2], dst_ip6[3]);
 	}
-	return followed_sums(addrs, SOCK_FIELD(sk, src_port) + bpf_ntohs(sk->dst_port),
-			     SOCKET_POINT);
+	return tracked_counter_by_sums(addrs, SOCK_FIELD(sk, src_port) + bpf_ntohs(sk->dst_port),
+				       SOCKET_POINT);
 }
 
 /* The state of a socket at which something is recorded for the first time; NULL
@@ -292,7 +293,7 @@ static __noinline struct socket_state *new_socket_state(struct __sk_buff *skb)
 	st->facts.uid = bpf_get_socket_uid(skb);
 	st->facts.netns = ((struct sock *)tp)->__sk_common.skc_net.net->ns.inum;
 	st->key.ifindex = SOCKET_POINT | (__u32)st->facts.cookie;
-	set_socket_ends(&st->key, sk);
+	set_socket_key(&st->key, sk);
 	return st;
 }
 
@@ -308,31 +309,31 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
 }
 
 /* The exchange that is open at the socket, if any. */
-static __always_inline struct connection *open_connection(const struct socket_state *st)
+static __always_inline struct connection *open_exchange_at(const struct socket_state *st)
 {
 	struct connection *c = bpf_map_lookup_elem(&connections, &st->key);
 
 	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
 }
 
-static __always_inline void set_writing(struct __sk_buff *skb, const struct segment *seg,
-					struct scratch *s)
+static __always_inline void set_write_times(struct __sk_buff *skb, const struct segment *seg,
+					    struct scratch *s)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct tcp_sock *tp;
 
 	tp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
 	if (tp)
-		find_writing(tp, seg->seq + seg->payload_len, &s->writing);
+		find_write_times(tp, seg->seq + seg->payload_len, &s->write_times);
 }
 
 /* The segment in s may belong to something at this socket. */
-static __always_inline void take_at_socket(struct __sk_buff *skb, struct scratch *s)
+static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratch *s)
 {
 	struct segment *seg = &s->segment;
 	bool egress = seg->direction == DIRECTION_EGRESS;
 	struct socket_state *st = socket_state_of(skb);
-	__u32 *followed;
+	__u32 *tracked;
 
 	if (!st)
 		return;
@@ -340,18 +341,18 @@ static __always_inline void take_at_socket(struct __sk_buff *skb, struct scratch
 	seg->from_a = egress;
 	s->socket = st->facts;
 	if (egress)
-		set_writing(skb, seg, s);
-	followed = followed_count(&st->key, SOCKET_POINT);
+		set_write_times(skb, seg, s);
+	tracked = tracked_counter(&st->key, SOCKET_POINT);
 	/* What came before was read: requests and responses take turns. The sweep
 	 * lets connections go without a word here.
 	 */
-	if (!st->followed || !is_followed(followed))
+	if (!st->tracked || !is_tracked(tracked))
 		st->read = egress ? seg->ack : seg->seq;
-	st->followed = take_followed(skb, s, followed);
+	st->tracked = track_segment(skb, s, tracked);
 }
 
 /* The peer acknowledges, and sends nothing. */
-static __noinline int take_acknowledgement(struct __sk_buff *skb, __u32 ack)
+static __noinline int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
@@ -360,26 +361,27 @@ static __noinline int take_acknowledgement(struct __sk_buff *skb, __u32 ack)
 	if (!sk)
 		return 0;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
-	if (!st || !st->followed)
+	if (!st || !st->tracked)
 		return 0;
-	c = open_connection(st);
+	c = open_exchange_at(st);
 	if (c)
-		note_acknowledged(&c->x, ack, bpf_ktime_get_ns());
+		note_ack(&c->x, ack, bpf_ktime_get_ns());
 	return 0;
 }
 
-static __always_inline void take_segment(struct __sk_buff *skb, struct scratch *s, __u32 *followed)
+static __always_inline void handle_at_socket(struct __sk_buff *skb, struct scratch *s,
+					     __u32 *tracked)
 {
 	struct segment *seg = &s->segment;
 
-	if (!matters(seg)) {
-		if (*followed)
-			take_acknowledgement(skb, seg->ack);
+	if (!is_more_than_ack(seg)) {
+		if (*tracked)
+			on_bare_ack(skb, seg->ack);
 		return;
 	}
-	read_beginning(skb, seg, s, ACCESS_LOAD);
-	if (concerns(seg, *followed))
-		take_at_socket(skb, s);
+	classify_payload(skb, seg, s, ACCESS_LOAD);
+	if (needs_connection(seg, *tracked))
+		track_at_socket(skb, s);
 }
 
 /* Only what arrives came by an interface. */
@@ -389,22 +391,22 @@ static __always_inline enum direction direction_at_socket(const struct __sk_buff
 }
 
 /* Out of the way of those that only pass. */
-static __noinline int look_closely_at_socket(struct __sk_buff *skb)
+static __noinline int socket_slow_path(struct __sk_buff *skb)
 {
 	enum direction direction = direction_at_socket(skb);
 	struct bpf_sock *sk = skb->sk;
 	struct scratch *s;
-	__u32 *followed;
+	__u32 *tracked;
 
 	if (!sk)
 		return 0;
-	followed = followed_of(sk);
+	tracked = tracked_counter_of_sk(sk);
 	s = claim_scratch();
 	if (!s)
 		return 0;
 	s->segment.direction = direction;
-	if (followed && parse_directly(skb, s, 0, direction == DIRECTION_INGRESS))
-		take_segment(skb, s, followed);
+	if (tracked && parse_direct(skb, s, 0, direction == DIRECTION_INGRESS))
+		handle_at_socket(skb, s, tracked);
 	release_scratch(s);
 	return 0;
 }
@@ -416,14 +418,14 @@ static __noinline int look_closely_at_socket(struct __sk_buff *skb)
 static __always_inline void capture_at_socket(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct glance g;
+	struct fast_headers g;
 
 	if (!sk)
 		return;
-	if (!(follows_any() && is_followed(followed_of(sk))) && glance_at(skb, 0, &g) &&
-	    passes_by(skb, &g, ACCESS_LOAD))
+	if (!(any_tracked() && is_tracked(tracked_counter_of_sk(sk))) && parse_fast(skb, 0, &g) &&
+	    skip_untracked(skb, &g, ACCESS_LOAD))
 		return;
-	look_closely_at_socket(skb);
+	socket_slow_path(skb);
 }
 
 #endif

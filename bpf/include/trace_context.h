@@ -8,19 +8,19 @@
 
 #include "packet.h"
 
-#define EXTRA_NAMES_MAX 4
-#define EXTRA_NAME_MAX 32
+#define CONTEXT_HEADERS_MAX 4
+#define CONTEXT_HEADER_LEN 32
 
 /* A configured header name: lower case, with its colon, and the format. */
-struct extra_name {
+struct context_header {
 	__u8 len;
 	__u8 format;
 	__u8 pad[6];
-	__u8 name[EXTRA_NAME_MAX];
+	__u8 name[CONTEXT_HEADER_LEN];
 };
 
-const volatile __u32 extra_names_len;
-const volatile struct extra_name extra_names[EXTRA_NAMES_MAX];
+const volatile __u32 context_headers_len;
+const volatile struct context_header context_headers[CONTEXT_HEADERS_MAX];
 
 #define HEX_UPPER 0x40
 #define HEX_INVALID 0x80
@@ -482,23 +482,23 @@ static __always_inline struct name datadog_name(const struct scratch *s, __u32 o
 	return (struct name){HEADER_DATADOG_OTHER, 0};
 }
 
-static __always_inline struct name extra_name(const struct scratch *s, __u32 off)
+static __always_inline struct name context_header(const struct scratch *s, __u32 off)
 {
-	for (__u32 i = 0; i < EXTRA_NAMES_MAX && i < extra_names_len; i++) {
-		__u32 len = extra_names[i].len, same = 0;
+	for (__u32 i = 0; i < CONTEXT_HEADERS_MAX && i < context_headers_len; i++) {
+		__u32 len = context_headers[i].len, same = 0;
 
-		for (__u32 j = 0; j < EXTRA_NAME_MAX && j < len; j++) {
+		for (__u32 j = 0; j < CONTEXT_HEADER_LEN && j < len; j++) {
 			__u8 byte = text8(s, off + j);
 
 			if (byte >= 'A' && byte <= 'Z')
 				byte |= 0x20;
-			if (byte != extra_names[i].name[j])
+			if (byte != context_headers[i].name[j])
 				break;
 			same++;
 		}
 		if (same != len)
 			continue;
-		switch (extra_names[i].format) {
+		switch (context_headers[i].format) {
 		case FORMAT_W3C:
 			return (struct name){HEADER_TRACEPARENT, len};
 		case FORMAT_B3:
@@ -544,7 +544,7 @@ static __always_inline struct name header_name(const struct scratch *s, __u32 of
 			return (struct name){HEADER_SW8, 4};
 		break;
 	}
-	return extra_names_len ? extra_name(s, off) : (struct name){HEADER_OTHER, 0};
+	return context_headers_len ? context_header(s, off) : (struct name){HEADER_OTHER, 0};
 }
 
 /* Whether all of the value is this text of up to 8 characters. */
@@ -552,7 +552,7 @@ static __always_inline struct name header_name(const struct scratch *s, __u32 of
 	((end) - (off) == (n) && !((text64(s, off) ^ WORD(__VA_ARGS__)) << (8 * (8 - (n)))))
 
 /* A sampling line counts once: the first valid one. */
-static __always_inline bool decide(struct walk *w, struct context *c, enum sampling sampling)
+static __always_inline bool set_sampling(struct walk *w, struct context *c, enum sampling sampling)
 {
 	if (c->have & PART_SAMPLING)
 		return true;
@@ -563,7 +563,7 @@ static __always_inline bool decide(struct walk *w, struct context *c, enum sampl
 	return true;
 }
 
-static __always_inline void have_id(struct context *c, enum part part, __u32 offset)
+static __always_inline void add_id(struct context *c, enum part part, __u32 offset)
 {
 	if (!(c->have & PART_IDS))
 		c->offset = offset;
@@ -571,7 +571,7 @@ static __always_inline void have_id(struct context *c, enum part part, __u32 off
 }
 
 /* The parts in c are the context. */
-static __always_inline int use(struct walk *w, const struct context *c, __u8 format)
+static __always_inline int use_parts(struct walk *w, const struct context *c, __u8 format)
 {
 	w->found = *c;
 	w->found.format = format;
@@ -593,7 +593,7 @@ __noinline int read_b3_part(struct scratch *s, __u32 header, __u32 off, __u32 en
 			return 0;
 		if (!(c->have & PART_TRACE_ID)) {
 			__builtin_memcpy(c->trace_id, id->trace_id, sizeof(id->trace_id));
-			have_id(c, PART_TRACE_ID, offset);
+			add_id(c, PART_TRACE_ID, offset);
 		}
 		return 1;
 	case HEADER_B3_SPAN_ID:
@@ -601,21 +601,21 @@ __noinline int read_b3_part(struct scratch *s, __u32 header, __u32 off, __u32 en
 			return 0;
 		if (!(c->have & PART_SPAN_ID)) {
 			__builtin_memcpy(c->span_id, id->span_id, sizeof(id->span_id));
-			have_id(c, PART_SPAN_ID, offset);
+			add_id(c, PART_SPAN_ID, offset);
 		}
 		return 1;
 	case HEADER_B3_SAMPLED:
 		if (VALUE_IS(s, off, end, 1, '1', 0, 0, 0, 0, 0, 0, 0) ||
 		    VALUE_IS(s, off, end, 1, 'd', 0, 0, 0, 0, 0, 0, 0) ||
 		    VALUE_IS(s, off, end, 4, 't', 'r', 'u', 'e', 0, 0, 0, 0))
-			return decide(&s->walk, c, SAMPLING_ACCEPTED);
+			return set_sampling(&s->walk, c, SAMPLING_ACCEPTED);
 		if (VALUE_IS(s, off, end, 1, '0', 0, 0, 0, 0, 0, 0, 0) ||
 		    VALUE_IS(s, off, end, 5, 'f', 'a', 'l', 's', 'e', 0, 0, 0))
-			return decide(&s->walk, c, SAMPLING_DENIED);
+			return set_sampling(&s->walk, c, SAMPLING_DENIED);
 		return 0;
 	case HEADER_B3_FLAGS:
 		if (VALUE_IS(s, off, end, 1, '1', 0, 0, 0, 0, 0, 0, 0))
-			return decide(&s->walk, c, SAMPLING_ACCEPTED);
+			return set_sampling(&s->walk, c, SAMPLING_ACCEPTED);
 		return VALUE_IS(s, off, end, 1, '0', 0, 0, 0, 0, 0, 0, 0);
 	}
 	return 1;
@@ -637,7 +637,7 @@ __noinline int read_datadog_part(struct scratch *s, __u32 header, __u32 off, __u
 			return 0;
 		if (!(c->have & PART_TRACE_ID)) {
 			store_be64(c->trace_id + 8, id);
-			have_id(c, PART_TRACE_ID, offset);
+			add_id(c, PART_TRACE_ID, offset);
 		}
 		return 1;
 	case HEADER_DATADOG_PARENT_ID:
@@ -645,16 +645,16 @@ __noinline int read_datadog_part(struct scratch *s, __u32 header, __u32 off, __u
 			return 0;
 		if (!(c->have & PART_SPAN_ID)) {
 			store_be64(c->span_id, id);
-			have_id(c, PART_SPAN_ID, offset);
+			add_id(c, PART_SPAN_ID, offset);
 		}
 		return 1;
 	case HEADER_DATADOG_PRIORITY:
 		if (VALUE_IS(s, off, end, 1, '1', 0, 0, 0, 0, 0, 0, 0) ||
 		    VALUE_IS(s, off, end, 1, '2', 0, 0, 0, 0, 0, 0, 0))
-			return decide(&s->walk, c, SAMPLING_ACCEPTED);
+			return set_sampling(&s->walk, c, SAMPLING_ACCEPTED);
 		if (VALUE_IS(s, off, end, 1, '0', 0, 0, 0, 0, 0, 0, 0) ||
 		    VALUE_IS(s, off, end, 2, '-', '1', 0, 0, 0, 0, 0, 0))
-			return decide(&s->walk, c, SAMPLING_DENIED);
+			return set_sampling(&s->walk, c, SAMPLING_DENIED);
 		return 0;
 	}
 	return 1;

@@ -6,7 +6,7 @@
 #include "http_head.h"
 
 /* Deep: a walk that waits for the next segment. */
-struct search {
+struct partial_head {
 	struct walk walk;
 	__u8 line[CARRY_MAX + 8];
 };
@@ -15,8 +15,8 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
 	__type(key, struct connection_key);
-	__type(value, struct search);
-} searches SEC(".maps");
+	__type(value, struct partial_head);
+} partial_heads SEC(".maps");
 
 static __always_inline bool is_method(__u64 head)
 {
@@ -64,15 +64,15 @@ static __always_inline void set_endpoints(struct exchange_record *x, const struc
  * the message was dropped behind it, the driver gets them now, unless the queue
  * says later that they waited there.
  */
-static __always_inline void note_copy(struct connection *c, const struct segment *seg,
-				      bool from_client, __u64 now)
+static __always_inline void note_retransmit(struct connection *c, const struct segment *seg,
+					    bool from_client, __u64 now)
 {
 	struct exchange_record *x = &c->x;
 
-	if (!x->leaving_dropped || from_client != (x->direction == DIRECTION_EGRESS))
+	if (!x->egress_dropped || from_client != (x->direction == DIRECTION_EGRESS))
 		return;
-	x->queue_bypassed = 1;
-	note_handover(x, seg, from_client, now);
+	x->qdisc_bypass = 1;
+	note_far_side(x, seg, from_client, now);
 }
 
 /* A new exchange in c, whose times and sizes are still those of its first
@@ -86,14 +86,14 @@ static __always_inline void open_exchange(struct connection *c, const struct seg
 	__builtin_memset(x, 0, sizeof(*x));
 	set_endpoints(x, seg);
 	x->request_first = now;
-	set_leaving(x, seg->seq);
+	start_egress(x, seg->seq);
 	c->last_ns = now; /* before the claim, which the sweep reads first */
 	x->direction = seg->direction;
-	if (c->skip_responses)
+	if (c->pipelined_responses)
 		x->flags |= FLAG_PIPELINED;
 	c->client_is_a = seg->from_a;
-	c->interim = 0;
-	c->skipping = 0;
+	c->informational = 0;
+	c->in_pipelined_response = 0;
 }
 
 static __always_inline void set_connection_id(struct connection *c, const struct scratch *s)
@@ -140,20 +140,20 @@ static __always_inline void adopt_context(struct connection *c, const struct wal
 }
 
 /* Deep: puts the walk aside until the next segment. */
-static __always_inline bool save_search(const struct connection_key *key, struct scratch *s)
+static __always_inline bool save_partial_head(const struct connection_key *key, struct scratch *s)
 {
-	struct search *found;
+	struct partial_head *found;
 
 	carry_line(s);
 	/* text starts with the carried line; copy as one block */
-	found = bpf_map_lookup_elem(&searches, key);
+	found = bpf_map_lookup_elem(&partial_heads, key);
 	if (!found) {
 		/* any bytes do for a new entry: they are overwritten below */
-		if (bpf_map_update_elem(&searches, key, s->text, BPF_ANY)) {
+		if (bpf_map_update_elem(&partial_heads, key, s->text, BPF_ANY)) {
 			count(COUNTER_MAP_FULL);
 			return false;
 		}
-		found = bpf_map_lookup_elem(&searches, key);
+		found = bpf_map_lookup_elem(&partial_heads, key);
 		if (!found)
 			return false;
 	}
@@ -162,9 +162,9 @@ static __always_inline bool save_search(const struct connection_key *key, struct
 	return true;
 }
 
-static __always_inline bool load_search(const struct connection_key *key, struct scratch *s)
+static __always_inline bool load_partial_head(const struct connection_key *key, struct scratch *s)
 {
-	struct search *found = bpf_map_lookup_elem(&searches, key);
+	struct partial_head *found = bpf_map_lookup_elem(&partial_heads, key);
 
 	if (!found)
 		return false;
@@ -173,10 +173,10 @@ static __always_inline bool load_search(const struct connection_key *key, struct
 	return true;
 }
 
-static __always_inline void forget_search(const struct connection_key *key)
+static __always_inline void forget_partial_head(const struct connection_key *key)
 {
 	if (deep)
-		bpf_map_delete_elem(&searches, key);
+		bpf_map_delete_elem(&partial_heads, key);
 }
 
 static __always_inline struct connection *new_connection(const struct segment *seg,
@@ -201,39 +201,39 @@ static __always_inline struct connection *new_connection(const struct segment *s
  * missing. Its segment acknowledges all answers to what it asked before, and so
  * says where the next one begins: of that another segment may pass first.
  */
-static __always_inline void resume(struct connection *c, const struct segment *seg)
+static __always_inline void resync(struct connection *c, const struct segment *seg)
 {
 	if (!c->client.known || before(c->client.next, seg->seq))
-		begin_at(&c->client, seg->seq);
-	begin_at(&c->server, seg->ack);
-	begin_at(&c->driver_client, seg->seq);
-	begin_at(&c->driver_server, seg->ack);
+		resync_at(&c->client, seg->seq);
+	resync_at(&c->server, seg->ack);
+	resync_at(&c->driver_client, seg->seq);
+	resync_at(&c->driver_server, seg->ack);
 }
 
 /* What a segment is that does not begin with a method: no outcome of a walk. */
-#define NO_REQUEST (-1)
+#define NOT_A_REQUEST (-1)
 
 static __always_inline bool is_recorded(int outcome)
 {
-	return outcome == OUTCOME_FOUND || outcome == OUTCOME_OPEN;
+	return outcome == OUTCOME_FOUND || outcome == OUTCOME_INCOMPLETE;
 }
 
 static __always_inline void count_request(int outcome, bool malformed)
 {
 	if (outcome != OUTCOME_UNPARSABLE)
 		count(COUNTER_REQUESTS);
-	if (outcome != OUTCOME_OPEN)
+	if (outcome != OUTCOME_INCOMPLETE)
 		count_outcome(outcome, malformed);
 }
 
 /* Whether a segment of a connection on which nothing is followed is done with,
  * and counted: all but the beginnings of requests that are recorded.
  */
-static __always_inline bool is_in_passing(struct beginning b)
+static __always_inline bool finish_untracked(struct beginning b)
 {
 	if (is_recorded(b.outcome))
 		return false;
-	if (b.outcome != NO_REQUEST)
+	if (b.outcome != NOT_A_REQUEST)
 		count_request(b.outcome, b.malformed);
 	else if (b.response)
 		count(COUNTER_RESPONSE_UNTRACKED);
@@ -248,7 +248,7 @@ static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 							struct scratch *s, struct connection *c,
 							__u64 now)
 {
-	int outcome = seg->begins.outcome;
+	int outcome = seg->kind.outcome;
 
 	/* While a request has no response, what does not begin with a whole
 	 * request line is more likely its body.
@@ -262,21 +262,21 @@ static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 		close_previous(c);
 	if (!is_recorded(outcome)) {
 		if (c)
-			c->waiting = 1;
+			c->awaiting_response = 1;
 		return NULL;
 	}
 	if (!c) {
 		c = new_connection(seg, s);
 		if (!c)
 			return NULL;
-		resume(c, seg);
+		resync(c, seg);
 		arrive(&c->client, seg->seq, seg->payload_len, &(__u32){0});
 	}
 	open_exchange(c, seg, now);
-	if (outcome == OUTCOME_OPEN) {
-		if (!save_search(&seg->key, s))
+	if (outcome == OUTCOME_INCOMPLETE) {
+		if (!save_partial_head(&seg->key, s))
 			return NULL;
-		c->phase = PHASE_SEARCHING;
+		c->phase = PHASE_HEAD;
 	} else {
 		adopt_context(c, &s->walk);
 	}
@@ -286,52 +286,52 @@ static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 }
 
 /* Deep: the walk in s is over; its context, if any, is the exchange's. */
-static __always_inline void end_search(const struct segment *seg, struct connection *c,
-				       struct walk *w, int outcome)
+static __always_inline void end_head(const struct segment *seg, struct connection *c,
+				     struct walk *w, int outcome)
 {
 	if (outcome == OUTCOME_TRUNCATED)
-		outcome = end_of_walk(w, OUTCOME_TRUNCATED);
+		outcome = finish_walk(w, OUTCOME_TRUNCATED);
 	count_outcome(outcome, w->malformed);
-	forget_search(&seg->key);
+	forget_partial_head(&seg->key);
 	c->phase = PHASE_IDLE;
 	if (outcome == OUTCOME_FOUND) {
 		adopt_context(c, w);
 		c->x.flags |= FLAG_MULTI_SEGMENT;
 	} else {
-		c->waiting = 1;
+		c->awaiting_response = 1;
 	}
 }
 
 /* Deep: a segment behind the beginning of a request head: the head goes on in
  * it, or else (an answer, a gap) the window ends before it.
  */
-static __always_inline void go_on_searching(struct __sk_buff *skb, const struct segment *seg,
-					    struct scratch *s, struct connection *c, bool continues)
+static __always_inline void continue_head(struct __sk_buff *skb, const struct segment *seg,
+					  struct scratch *s, struct connection *c, bool continues)
 {
 	int outcome = OUTCOME_TRUNCATED;
 
-	if (!load_search(&seg->key, s)) {
+	if (!load_partial_head(&seg->key, s)) {
 		c->phase = PHASE_IDLE;
 		count(COUNTER_HEAD_TRUNCATED);
 		return;
 	}
 	if (continues) {
-		outcome = take_chunks(skb, s, seg->payload_off, seg->payload_len);
-		if (outcome == OUTCOME_OPEN) {
-			if (!save_search(&seg->key, s))
+		outcome = parse_chunks(skb, s, seg->payload_off, seg->payload_len);
+		if (outcome == OUTCOME_INCOMPLETE) {
+			if (!save_partial_head(&seg->key, s))
 				c->phase = PHASE_IDLE;
 			return;
 		}
 	}
-	end_search(seg, c, &s->walk, outcome);
+	end_head(seg, c, &s->walk, outcome);
 }
 
-static __always_inline void add_leaving(struct exchange_record *x, const struct segment *seg)
+static __always_inline void extend_egress(struct exchange_record *x, const struct segment *seg)
 {
 	__u32 end = seg->seq + seg->payload_len;
 
-	if (before(x->leaving_end, end))
-		x->leaving_end = end;
+	if (before(x->egress_seq_end, end))
+		x->egress_seq_end = end;
 }
 
 /* A segment that adds to the request. At the socket that sends it, its bytes were
@@ -341,11 +341,11 @@ static __always_inline void add_request_bytes(struct connection *c, const struct
 					      const struct scratch *s, __u32 fresh, __u64 now)
 {
 	if (c->x.direction == DIRECTION_EGRESS)
-		add_leaving(&c->x, seg);
+		extend_egress(&c->x, seg);
 	if (s->socket.cookie && seg->direction == DIRECTION_EGRESS) {
-		if (!c->x.handover_request_first)
-			c->x.handover_request_first = s->writing.first;
-		c->x.handover_request_last = s->writing.last;
+		if (!c->x.far_request_first)
+			c->x.far_request_first = s->write_times.first;
+		c->x.far_request_last = s->write_times.last;
 	}
 	c->x.request_last = now;
 	c->x.request_bytes += fresh;
@@ -353,29 +353,29 @@ static __always_inline void add_request_bytes(struct connection *c, const struct
 }
 
 /* Payload from the client of a known connection. */
-static __always_inline void client_data(struct __sk_buff *skb, const struct segment *seg,
-					struct scratch *s, struct connection *c, __u64 now)
+static __always_inline void on_client_data(struct __sk_buff *skb, const struct segment *seg,
+					   struct scratch *s, struct connection *c, __u64 now)
 {
 	enum arrival arrival;
 	__u32 fresh;
 
-	if (!c->followed)
-		resume(c, seg);
+	if (!c->tracked)
+		resync(c, seg);
 	arrival = arrive(&c->client, seg->seq, seg->payload_len, &fresh);
 	if (arrival == ARRIVAL_AGAIN) {
 		c->x.retransmits++;
 		count(COUNTER_RETRANSMITTED);
 		if (!fresh) {
-			note_copy(c, seg, true, now);
+			note_retransmit(c, seg, true, now);
 			return;
 		}
 	} else if (arrival != ARRIVAL_IN_ORDER) {
 		count(COUNTER_OUT_OF_ORDER);
 	}
-	if (c->phase == PHASE_SEARCHING) {
+	if (c->phase == PHASE_HEAD) {
 		if (arrival != ARRIVAL_AGAIN)
-			go_on_searching(skb, seg, s, c, arrival == ARRIVAL_IN_ORDER);
-	} else if (arrival != ARRIVAL_AGAIN && seg->begins.outcome != NO_REQUEST) {
+			continue_head(skb, seg, s, c, arrival == ARRIVAL_IN_ORDER);
+	} else if (arrival != ARRIVAL_AGAIN && seg->kind.outcome != NOT_A_REQUEST) {
 		if (!begin_request(skb, seg, s, c, now))
 			return;
 	}
@@ -422,8 +422,8 @@ static __always_inline bool begin_response(struct __sk_buff *skb, const struct s
 	if (is_interim(status)) {
 		__u64 head = 0;
 
-		if (!c->skip_responses) {
-			c->interim = 1;
+		if (!c->pipelined_responses) {
+			c->informational = 1;
 			if (is_open(c))
 				c->x.flags |= FLAG_INTERIM;
 		}
@@ -436,14 +436,14 @@ static __always_inline bool begin_response(struct __sk_buff *skb, const struct s
 		if (is_interim(status))
 			return false;
 	}
-	if (c->skip_responses) {
-		c->skipping = 1;
-		c->skip_responses--;
+	if (c->pipelined_responses) {
+		c->in_pipelined_response = 1;
+		c->pipelined_responses--;
 		return false;
 	}
-	c->skipping = 0;
-	c->interim = 0;
-	c->waiting = 0;
+	c->in_pipelined_response = 0;
+	c->informational = 0;
+	c->awaiting_response = 0;
 	c->x.status = status;
 	if (status == 101)
 		c->x.flags |= FLAG_UPGRADED;
@@ -451,8 +451,8 @@ static __always_inline bool begin_response(struct __sk_buff *skb, const struct s
 }
 
 /* Payload from the server of a known connection. */
-static __always_inline void server_data(struct __sk_buff *skb, const struct segment *seg,
-					struct scratch *s, struct connection *c, __u64 now)
+static __always_inline void on_server_data(struct __sk_buff *skb, const struct segment *seg,
+					   struct scratch *s, struct connection *c, __u64 now)
 {
 	__u32 fresh, skipped = 0;
 	enum arrival arrival = arrive(&c->server, seg->seq, seg->payload_len, &fresh);
@@ -461,25 +461,25 @@ static __always_inline void server_data(struct __sk_buff *skb, const struct segm
 		c->x.retransmits++;
 		count(COUNTER_RETRANSMITTED);
 		if (!fresh) {
-			note_copy(c, seg, false, now);
+			note_retransmit(c, seg, false, now);
 			return;
 		}
 	} else if (arrival != ARRIVAL_IN_ORDER) {
 		count(COUNTER_OUT_OF_ORDER);
 	}
-	if (seg->begins.outcome != NO_REQUEST)
+	if (seg->kind.outcome != NOT_A_REQUEST)
 		count(COUNTER_REQUEST_IN_RESPONSE);
-	if (c->phase == PHASE_SEARCHING)
-		go_on_searching(skb, seg, s, c, false);
-	if (c->phase == PHASE_IDLE && !c->skip_responses) {
-		c->waiting = 0;
+	if (c->phase == PHASE_HEAD)
+		continue_head(skb, seg, s, c, false);
+	if (c->phase == PHASE_IDLE && !c->pipelined_responses) {
+		c->awaiting_response = 0;
 		return;
 	}
-	if (seg->begins.response && (c->phase != PHASE_RESPONSE || c->skipping)) {
+	if (seg->kind.response && (c->phase != PHASE_RESPONSE || c->in_pipelined_response)) {
 		if (!begin_response(skb, seg, s, c, &skipped))
 			return;
 		fresh -= skipped < fresh ? skipped : fresh;
-	} else if (c->skipping || c->skip_responses) {
+	} else if (c->in_pipelined_response || c->pipelined_responses) {
 		return;
 	}
 	if (!is_open(c))
@@ -494,10 +494,10 @@ static __always_inline void server_data(struct __sk_buff *skb, const struct segm
 		c->phase = PHASE_RESPONSE;
 		c->x.response_first = now;
 		if (c->x.direction == DIRECTION_INGRESS)
-			set_leaving(&c->x, seg->seq + skipped);
+			start_egress(&c->x, seg->seq + skipped);
 	}
 	if (c->x.direction == DIRECTION_INGRESS)
-		add_leaving(&c->x, seg);
+		extend_egress(&c->x, seg);
 	c->x.response_last = now;
 	c->x.response_bytes += fresh;
 	c->x.response_packets++;
@@ -518,83 +518,83 @@ static __always_inline __u64 load_head(struct __sk_buff *skb, __u32 off, __u32 l
 }
 
 /* The place of a segment in the table, by multiplicative hashing. */
-static __always_inline __u32 known_place(__u32 seq)
+static __always_inline __u32 cache_slot(__u32 seq)
 {
-	return (__u32)(seq * (__u32)(HASH_FACTOR >> 32)) >> (32 - KNOWN_BITS);
+	return (__u32)(seq * (__u32)(HASH_FACTOR >> 32)) >> (32 - SEGMENT_CACHE_BITS);
 }
 
 /* A segment is known by its numbers and its length. Both numbers begin at random
  * (RFC 9293, section 3.4.1), and address translation leaves them as they are.
  */
-static __always_inline bool is_known(const struct known_segment *k, __u64 numbers,
-				     __u32 payload_len)
+static __always_inline bool is_cached(const struct cached_segment *k, __u64 seq_ack,
+				      __u32 payload_len)
 {
-	return k->numbers == numbers && k->payload_len == payload_len;
+	return k->seq_ack == seq_ack && k->payload_len == payload_len;
 }
 
 /* Never to be found half written, by whoever interrupts this. */
-static __always_inline void note_known(struct known_segment *k, __u64 numbers, __u32 payload_len,
-				       struct beginning b)
+static __always_inline void cache_segment(struct cached_segment *k, __u64 seq_ack,
+					  __u32 payload_len, struct beginning b)
 {
-	*(volatile __u64 *)&k->numbers = 0;
+	*(volatile __u64 *)&k->seq_ack = 0;
 	asm volatile("" ::: "memory");
 	k->payload_len = payload_len;
 	k->beginning = b;
 	asm volatile("" ::: "memory");
-	*(volatile __u64 *)&k->numbers = numbers;
+	*(volatile __u64 *)&k->seq_ack = seq_ack;
 }
 
 /* Reads how a segment begins that is not known: payload_len bytes at off. What a
  * walk found is in s->walk; an open walk is more than what it began with, and not
  * noted.
  */
-static __always_inline struct beginning read_anew(struct __sk_buff *skb, struct scratch *s,
-						  __u64 numbers, __u32 off, __u32 payload_len,
-						  const enum access access)
+static __always_inline struct beginning read_payload(struct __sk_buff *skb, struct scratch *s,
+						     __u64 seq_ack, __u32 off, __u32 payload_len,
+						     const enum access access)
 {
 	__u64 head = load_head(skb, off, payload_len, access);
-	struct beginning b = {.outcome = NO_REQUEST, .response = is_response(head)};
-	__u32 place = known_place(numbers >> 32);
+	struct beginning b = {.outcome = NOT_A_REQUEST, .response = is_response(head)};
+	__u32 place = cache_slot(seq_ack >> 32);
 
 	if (!b.response && is_method(head)) {
 		b.outcome = walk_head(skb, s, off, payload_len, access);
-		if (b.outcome == OUTCOME_OPEN)
+		if (b.outcome == OUTCOME_INCOMPLETE)
 			return b;
 		b.request_line = s->walk.request_line;
 		b.malformed = s->walk.malformed;
 		if (b.outcome == OUTCOME_FOUND)
-			s->contexts[place] = s->walk.found;
+			s->cached_contexts[place] = s->walk.found;
 	}
-	note_known(&s->known[place], numbers, payload_len, b);
+	cache_segment(&s->known[place], seq_ack, payload_len, b);
 	return b;
 }
 
 /* Sets how a segment begins. What a walk found is in s->walk. */
-static __always_inline void read_beginning(struct __sk_buff *skb, struct segment *seg,
-					   struct scratch *s, const enum access access)
+static __always_inline void classify_payload(struct __sk_buff *skb, struct segment *seg,
+					     struct scratch *s, const enum access access)
 {
-	__u64 numbers = (__u64)seg->seq << 32 | seg->ack;
-	__u32 place = known_place(seg->seq);
-	struct known_segment *k = &s->known[place];
+	__u64 seq_ack = (__u64)seg->seq << 32 | seg->ack;
+	__u32 place = cache_slot(seg->seq);
+	struct cached_segment *k = &s->known[place];
 
-	seg->begins = (struct beginning){.outcome = NO_REQUEST};
-	if (!seg->payload_len || is_beginning(seg))
+	seg->kind = (struct beginning){.outcome = NOT_A_REQUEST};
+	if (!seg->payload_len || is_syn(seg))
 		return;
-	if (!is_known(k, numbers, seg->payload_len)) {
-		seg->begins =
-			read_anew(skb, s, numbers, seg->payload_off, seg->payload_len, access);
+	if (!is_cached(k, seq_ack, seg->payload_len)) {
+		seg->kind =
+			read_payload(skb, s, seq_ack, seg->payload_off, seg->payload_len, access);
 		return;
 	}
-	seg->begins = k->beginning;
+	seg->kind = k->beginning;
 	s->walk.request_line = k->beginning.request_line;
 	s->walk.malformed = k->beginning.malformed;
-	if (seg->begins.outcome == OUTCOME_FOUND)
-		s->walk.found = s->contexts[place];
+	if (seg->kind.outcome == OUTCOME_FOUND)
+		s->walk.found = s->cached_contexts[place];
 }
 
 /* What a segment's headers say. */
-struct glance {
-	__u64 numbers; /* as of a known segment */
+struct fast_headers {
+	__u64 seq_ack; /* as of a known segment */
 	__u64 addrs;   /* sums, as followed_sums takes them */
 	__u32 ports;
 	__u32 payload_off;
@@ -606,7 +606,7 @@ struct glance {
 /* Fills g for TCP behind IPv4 without options or IPv6 without extension headers,
  * in packet memory from l2 on; false for all else.
  */
-static __always_inline bool glance_at(struct __sk_buff *skb, __u32 l2, struct glance *g)
+static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct fast_headers *g)
 {
 	const void *data = (void *)(long)skb->data + l2, *end = (void *)(long)skb->data_end;
 	const struct ipv4_header *ip = data;
@@ -638,12 +638,12 @@ static __always_inline bool glance_at(struct __sk_buff *skb, __u32 l2, struct gl
 		return false;
 	sport = bpf_ntohs(tcp->src);
 	dport = bpf_ntohs(tcp->dst);
-	g->chosen = !ports_chosen || port_is_chosen(sport) || port_is_chosen(dport);
+	g->chosen = !filter_ports || port_is_chosen(sport) || port_is_chosen(dport);
 	g->ports = sport + dport;
 	g->payload_off = off + head;
 	g->payload_len = len - head;
 	g->flags = tcp->flags;
-	g->numbers = (__u64)SEQUENCE_NUMBER(*tcp) << 32 | bpf_ntohl(tcp->ack);
+	g->seq_ack = (__u64)SEQUENCE_NUMBER(*tcp) << 32 | bpf_ntohl(tcp->ack);
 	return true;
 }
 
@@ -651,42 +651,42 @@ static __always_inline bool glance_at(struct __sk_buff *skb, __u32 l2, struct gl
  * What an earlier point noted is read without a claim: whoever interrupts may
  * note another segment there meanwhile, which the numbers tell.
  */
-static __always_inline bool passes_by(struct __sk_buff *skb, const struct glance *g,
-				      const enum access access)
+static __always_inline bool skip_untracked(struct __sk_buff *skb, const struct fast_headers *g,
+					   const enum access access)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratches, &(__u32){0});
-	struct known_segment *k;
+	struct cached_segment *k;
 	struct beginning b;
 
 	if (g->flags & (TCP_SYN | TCP_FIN | TCP_RST) || !s)
 		return false;
 	if (!g->payload_len)
 		return true;
-	k = &s->known[known_place(g->numbers >> 32)];
-	if (is_known(k, g->numbers, g->payload_len)) {
+	k = &s->known[cache_slot(g->seq_ack >> 32)];
+	if (is_cached(k, g->seq_ack, g->payload_len)) {
 		b = k->beginning;
 		asm volatile("" ::: "memory");
-		if (k->numbers != g->numbers)
+		if (k->seq_ack != g->seq_ack)
 			return false;
 	} else {
 		if (__sync_lock_test_and_set(&s->claimed, 1))
 			return false;
-		b = read_anew(skb, s, g->numbers, g->payload_off, g->payload_len, access);
+		b = read_payload(skb, s, g->seq_ack, g->payload_off, g->payload_len, access);
 		release_scratch(s);
 	}
-	return is_in_passing(b);
+	return finish_untracked(b);
 }
 
 /* A connection begins: remember its option, forget an older connection. */
 static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *seg,
-				   struct scratch *s, struct connection *c, __u32 *followed)
+				   struct scratch *s, struct connection *c, __u32 *tracked)
 {
 	if (c && seg->seq + 1 == c->client.next)
 		return; /* the SYN again */
 	if (c) {
 		if (is_open(c))
 			emit(c, c->claim, 0);
-		follow(c, followed, 0);
+		set_tracked(c, tracked, 0);
 		bpf_map_delete_elem(&connections, &seg->key);
 	}
 	if (!read_options(skb, seg, s))
@@ -701,8 +701,8 @@ static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *
 }
 
 /* Returns the connection unless it is over. */
-static __always_inline struct connection *on_end(const struct segment *seg, struct connection *c,
-						 __u32 *followed)
+static __always_inline struct connection *on_fin_or_rst(const struct segment *seg,
+							struct connection *c, __u32 *tracked)
 {
 	bool from_client = seg->from_a == c->client_is_a;
 
@@ -723,22 +723,22 @@ static __always_inline struct connection *on_end(const struct segment *seg, stru
 		if (is_open(c))
 			emit(c, c->claim, 0);
 	}
-	if (c->phase == PHASE_SEARCHING)
+	if (c->phase == PHASE_HEAD)
 		count(COUNTER_DISCARDED);
-	forget_search(&seg->key);
-	follow(c, followed, 0);
+	forget_partial_head(&seg->key);
+	set_tracked(c, tracked, 0);
 	bpf_map_delete_elem(&connections, &seg->key);
 	return NULL;
 }
 
 /* What a segment with payload does to its connection. */
-static __always_inline struct connection *take_payload(struct __sk_buff *skb,
-						       const struct segment *seg, struct scratch *s,
-						       struct connection *c)
+static __always_inline struct connection *on_payload(struct __sk_buff *skb,
+						     const struct segment *seg, struct scratch *s,
+						     struct connection *c)
 {
 	__u64 now;
 
-	if (!c && is_in_passing(seg->begins))
+	if (!c && finish_untracked(seg->kind))
 		return NULL;
 	now = bpf_ktime_get_ns();
 	if (!c) {
@@ -747,9 +747,9 @@ static __always_inline struct connection *take_payload(struct __sk_buff *skb,
 			return NULL;
 		add_request_bytes(c, seg, s, seg->payload_len, now);
 	} else if (seg->from_a == c->client_is_a) {
-		client_data(skb, seg, s, c, now);
+		on_client_data(skb, seg, s, c, now);
 	} else {
-		server_data(skb, seg, s, c, now);
+		on_server_data(skb, seg, s, c, now);
 	}
 	c->last_ns = now;
 	return c;
@@ -758,12 +758,12 @@ static __always_inline struct connection *take_payload(struct __sk_buff *skb,
 /* The peer's TCP has all bytes before the sequence number ack: also the last of
  * the message that the socket sent?
  */
-static __always_inline void note_acknowledged(struct exchange_record *x, __u32 ack, __u64 now)
+static __always_inline void note_ack(struct exchange_record *x, __u32 ack, __u64 now)
 {
-	if (x->leaving_start == x->leaving_end || before(ack, x->leaving_end) ||
-	    x->handover_end == x->leaving_end)
+	if (x->egress_seq_start == x->egress_seq_end || before(ack, x->egress_seq_end) ||
+	    x->egress_seq_done == x->egress_seq_end)
 		return;
-	x->handover_end = x->leaving_end;
+	x->egress_seq_done = x->egress_seq_end;
 	x->acknowledged = now;
 }
 
@@ -780,7 +780,7 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 		x->uid = s->socket.uid;
 	}
 	if (s->segment.direction == DIRECTION_INGRESS && s->segment.payload_len)
-		note_acknowledged(x, s->segment.ack, c->last_ns);
+		note_ack(x, s->segment.ack, c->last_ns);
 }
 
 /* The segment in s may belong to something. followed: the count of its
@@ -788,44 +788,44 @@ static __always_inline void describe_socket(struct connection *c, const struct s
  * exchange. A function of its own: most segments belong to nothing, and code
  * that they pass on their way has to be fetched.
  */
-__noinline int take_followed(struct __sk_buff *skb, struct scratch *s, __u32 *followed)
+__noinline int track_segment(struct __sk_buff *skb, struct scratch *s, __u32 *tracked)
 {
 	const struct segment *seg;
 	struct connection *c;
 
-	if (!s || !followed)
+	if (!s || !tracked)
 		return 0;
-	s = same_scratch(s);
+	s = scratch_as_map_value(s);
 	if (!s)
 		return 0;
 	seg = &s->segment;
 	c = bpf_map_lookup_elem(&connections, &seg->key);
-	if (is_beginning(seg)) {
-		on_syn(skb, seg, s, c, followed);
+	if (is_syn(seg)) {
+		on_syn(skb, seg, s, c, tracked);
 		return 0;
 	}
 	if (seg->payload_len)
-		c = take_payload(skb, seg, s, c);
-	if (c && is_end(seg))
-		c = on_end(seg, c, followed);
+		c = on_payload(skb, seg, s, c);
+	if (c && is_fin_or_rst(seg))
+		c = on_fin_or_rst(seg, c, tracked);
 	if (!c)
 		return 0;
-	follow(c, followed, has_open_end(c));
+	set_tracked(c, tracked, expects_more(c));
 	if (s->socket.cookie && c->phase != PHASE_IDLE)
 		describe_socket(c, s);
-	return c->followed;
+	return c->tracked;
 }
 
 /* Whether a segment can belong to something. */
-static __always_inline bool concerns(const struct segment *seg, __u32 followed)
+static __always_inline bool needs_connection(const struct segment *seg, __u32 tracked)
 {
-	return followed || is_beginning(seg) || is_end(seg) || !is_in_passing(seg->begins);
+	return tracked || is_syn(seg) || is_fin_or_rst(seg) || !finish_untracked(seg->kind);
 }
 
 /* Fills the segment of s, as parse_segment. Out of line: what it needs of the stack
  * is free again for those that are called next.
  */
-static __noinline int parse_directly(struct __sk_buff *skb, struct scratch *s, __u32 l2, bool bare)
+static __noinline int parse_direct(struct __sk_buff *skb, struct scratch *s, __u32 l2, bool bare)
 {
 	return parse_segment(skb, &s->segment, l2, ACCESS_DIRECT, bare);
 }
@@ -833,40 +833,39 @@ static __noinline int parse_directly(struct __sk_buff *skb, struct scratch *s, _
 static __always_inline bool parse(struct __sk_buff *skb, struct scratch *s, __u32 l2,
 				  const enum access access)
 {
-	return access == ACCESS_DIRECT ? parse_directly(skb, s, l2, false) :
+	return access == ACCESS_DIRECT ? parse_direct(skb, s, l2, false) :
 					 parse_segment(skb, &s->segment, l2, access, false);
 }
 
 /* What has to be read of a packet at an interface: into s, as little fits on the
  * stack.
  */
-static __always_inline void look_closely(struct __sk_buff *skb, __u32 l2, enum direction direction,
-					 const enum access access)
+static __always_inline void slow_path(struct __sk_buff *skb, __u32 l2, enum direction direction,
+				      const enum access access)
 {
 	struct scratch *s = claim_scratch();
 	struct segment *seg;
-	__u32 *followed;
+	__u32 *tracked;
 
 	if (!s)
 		return;
 	seg = &s->segment;
-	if (parse(skb, s, l2, access) && is_chosen(seg)) {
+	if (parse(skb, s, l2, access) && ports_match(seg)) {
 		seg->direction = direction;
-		followed = followed_count(&seg->key, seg->key.ifindex);
-		read_beginning(skb, seg, s, access);
-		if (followed && concerns(seg, *followed)) {
+		tracked = tracked_counter(&seg->key, seg->key.ifindex);
+		classify_payload(skb, seg, s, access);
+		if (tracked && needs_connection(seg, *tracked)) {
 			s->socket.cookie = 0;
-			take_followed(skb, s, followed);
+			track_segment(skb, s, tracked);
 		}
 	}
 	release_scratch(s);
 }
 
 /* Out of the way of those that only pass. */
-static __noinline int look_closely_directly(struct __sk_buff *skb, __u32 l2,
-					    enum direction direction)
+static __noinline int slow_path_direct(struct __sk_buff *skb, __u32 l2, enum direction direction)
 {
-	look_closely(skb, l2, direction, ACCESS_DIRECT);
+	slow_path(skb, l2, direction, ACCESS_DIRECT);
 	return 0;
 }
 
@@ -876,21 +875,21 @@ static __noinline int look_closely_directly(struct __sk_buff *skb, __u32 l2,
 static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direction direction,
 				    const enum access access)
 {
-	struct glance g;
+	struct fast_headers g;
 
 	if (access != ACCESS_DIRECT) {
-		look_closely(skb, l2, direction, access);
+		slow_path(skb, l2, direction, access);
 		return;
 	}
-	if (glance_at(skb, l2, &g)) {
+	if (parse_fast(skb, l2, &g)) {
 		if (!g.chosen)
 			return;
-		if (!(follows_any() &&
-		      is_followed(followed_sums(g.addrs, g.ports, skb->ifindex))) &&
-		    passes_by(skb, &g, access))
+		if (!(any_tracked() &&
+		      is_tracked(tracked_counter_by_sums(g.addrs, g.ports, skb->ifindex))) &&
+		    skip_untracked(skb, &g, access))
 			return;
 	}
-	look_closely_directly(skb, l2, direction);
+	slow_path_direct(skb, l2, direction);
 }
 
 #endif

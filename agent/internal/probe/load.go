@@ -80,9 +80,9 @@ func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 		bpf.CaptureMapConnections:         k.Connections,
 		bpf.CaptureMapCounters:            k.Counters,
 		bpf.CaptureMapExchanges:           k.Exchanges,
-		bpf.CaptureMapFollowedConnections: k.FollowedConnections,
+		bpf.CaptureMapTrackedConnections: k.TrackedConnections,
 		bpf.CaptureMapScratches:           k.Scratches,
-		bpf.CaptureMapSearches:            k.Searches,
+		bpf.CaptureMapPartialHeads:            k.PartialHeads,
 		bpf.CaptureMapTrustedPrefixes:     k.TrustedPrefixes,
 	}
 	for name := range shared {
@@ -108,19 +108,19 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 		bpf.CaptureVarPrefixWindow: uint32(o.PrefixWindow),
 		bpf.CaptureVarDeep:         o.Deep,
 		bpf.CaptureVarDeepWindow:   uint32(o.DeepWindow),
-		bpf.CaptureVarRingMark:     uint64(o.RingBytes / 4),
-		bpf.CaptureVarPortsChosen:  len(o.Ports) > 0,
+		bpf.CaptureVarRingWakeupFill:     uint64(o.RingBytes / 4),
+		bpf.CaptureVarFilterPorts:  len(o.Ports) > 0,
 		bpf.CaptureVarPorts:        portBits(o.Ports),
 	}
-	names := [extraNamesMax]bpf.CaptureExtraName{}
+	names := [extraNamesMax]bpf.CaptureContextHeader{}
 	for i, h := range o.ContextHeaders {
 		name := strings.ToLower(h.Name) + ":"
 		names[i].Len = uint8(len(name))
 		names[i].Format = uint8(h.Format)
 		copy(names[i].Name[:], name)
 	}
-	set[bpf.CaptureVarExtraNames] = names
-	set[bpf.CaptureVarExtraNamesLen] = uint32(len(o.ContextHeaders))
+	set[bpf.CaptureVarContextHeaders] = names
+	set[bpf.CaptureVarContextHeadersLen] = uint32(len(o.ContextHeaders))
 	return setAll(spec, set)
 }
 
@@ -131,7 +131,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, o *Options) {
 		bpf.CaptureMapExchanges:   uint32(o.RingBytes),
 	}
 	if !o.Deep {
-		sizes[bpf.CaptureMapSearches] = 1
+		sizes[bpf.CaptureMapPartialHeads] = 1
 	}
 	for name, size := range sizes {
 		if m := spec.Maps[name]; m != nil {

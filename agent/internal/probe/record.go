@@ -36,12 +36,12 @@ func decodeRecord(raw []byte, drivers bool) (exchange.Exchange, error) {
 		Request: exchange.Message{
 			First: r.RequestFirst, Last: r.RequestLast,
 			Bytes: r.RequestBytes, Packets: r.RequestPackets,
-			Handover: exchange.Extent{First: r.HandoverRequestFirst, Last: r.HandoverRequestLast},
+			Handover: exchange.Extent{First: r.FarRequestFirst, Last: r.FarRequestLast},
 		},
 		Response: exchange.Message{
 			First: r.ResponseFirst, Last: r.ResponseLast,
 			Bytes: r.ResponseBytes, Packets: r.ResponsePackets,
-			Handover: exchange.Extent{First: r.HandoverResponseFirst, Last: r.HandoverResponseLast},
+			Handover: exchange.Extent{First: r.FarResponseFirst, Last: r.FarResponseLast},
 		},
 		Status:       int(r.Status),
 		OptionTime:   r.OptionTime,
@@ -59,13 +59,13 @@ func decodeRecord(raw []byte, drivers bool) (exchange.Exchange, error) {
 			Cookie: r.Cookie, Netns: r.Netns, UID: r.Uid, Client: r.IsClient != 0,
 			SRTT: uint64(r.SrttUs) * 1000, ZeroWindows: r.ZeroWindows,
 		}
-		if r.HandoverEnd == r.LeavingEnd {
+		if r.EgressSeqDone == r.EgressSeqEnd {
 			sent(&x).Acknowledged = r.Acknowledged
 		}
 	}
 	if out := leaving(&x); out != nil && drivers {
 		out.Handover = handover(out, release{
-			bypassed: r.QueueBypassed != 0, whole: int32(r.HandoverEnd-r.LeavingEnd) >= 0,
+			bypassed: r.QdiscBypass != 0, whole: int32(r.EgressSeqDone-r.EgressSeqEnd) >= 0,
 		})
 	}
 	if n := int(r.ConnectionIdLen); n > 0 && n <= len(r.ConnectionId) {

@@ -24,7 +24,7 @@ type sockets struct {
 // socketPoints are what the socket programs are attached to beside the cgroups,
 // with one of writePoints.
 var socketPoints = []tracepoint{
-	{bpf.SocketProgCgroupMade, "cgroup_mkdir", 1, writesUnknown},
+	{bpf.SocketProgCgroupCreated, "cgroup_mkdir", 1, writesUnknown},
 	{bpf.SocketProgSocketRead, "tcp_rcv_space_adjust", 1, "when processes read from their sockets is not known: the time in a receiver's queue counts as the application's"},
 	{bpf.SocketProgSocketDrop, "kfree_skb", 3, "packets dropped in the pods' network namespaces are not known"},
 }
@@ -111,10 +111,10 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 		return nil, err
 	}
 	if err := setAll(spec, map[string]any{
-		bpf.SocketVarReceiverTold:     receiver == nil,
-		bpf.SocketVarChosenCgroups:    chosen,
-		bpf.SocketVarChosenCgroupsLen: uint32(len(o.SocketCgroups)),
-		bpf.SocketVarWritesTold:       writes,
+		bpf.SocketVarHaveRxSk:     receiver == nil,
+		bpf.SocketVarTargetCgroups:    chosen,
+		bpf.SocketVarTargetCgroupsLen: uint32(len(o.SocketCgroups)),
+		bpf.SocketVarHaveWriteTp:       writes,
 	}); err != nil {
 		return nil, err
 	}
@@ -131,9 +131,9 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 // withWrites reports whether the programs of writes are in spec, which need each
 // other: one alone is taken out.
 func withWrites(spec *ebpf.CollectionSpec, write tracepoint) bool {
-	for _, name := range []string{bpf.SocketProgCgroupMade, write.program} {
+	for _, name := range []string{bpf.SocketProgCgroupCreated, write.program} {
 		if spec.Programs[name] == nil {
-			delete(spec.Programs, bpf.SocketProgCgroupMade)
+			delete(spec.Programs, bpf.SocketProgCgroupCreated)
 			delete(spec.Programs, write.program)
 			return false
 		}

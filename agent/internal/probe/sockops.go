@@ -27,8 +27,8 @@ func openOptionWriter(o *Options) (*optionWriter, error) {
 		return nil, fmt.Errorf("read option programs: %w", err)
 	}
 	err = setAll(spec, map[string]any{
-		bpf.SockopsVarLayout:            layoutNumbers[o.TCPOption],
-		bpf.SockopsVarOptionPortsChosen: len(o.TCPOptionPorts) > 0,
+		bpf.SockopsVarOptionLayout:            layoutNumbers[o.TCPOption],
+		bpf.SockopsVarFilterOptionPorts: len(o.TCPOptionPorts) > 0,
 		bpf.SockopsVarOptionPorts:       portBits(o.TCPOptionPorts),
 	})
 	if err != nil {
