@@ -1,8 +1,25 @@
 //go:build ignore
 
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Capture programs: one body, a thin wrapper per hook, direction and link
- * type. They only read: the verdict is always "next program".
+/* Capture at interfaces: one body and a thin wrapper per hook, direction and link
+ * type. The programs only read; their verdict is always "next program". The sweep
+ * emits exchanges that no further packet ends.
+ *
+ * Entry point               functions
+ * capture_in, capture_out   capture: parse_fast -> skip_untracked (nearly all packets)
+ *   (_l3: no Ethernet)        or slow_path_direct -> slow_path
+ * capture_sock (_l3)        slow_path
+ * slow_path                 parse -> classify_payload -> track_segment
+ * classify_payload          segment cache, else read_payload -> walk_head
+ * walk_head                 fast_walk_packet, then parse_lines -> parse_line,
+ *                             deep: parse_chunks
+ * track_segment             on_syn | on_payload, then on_fin_or_rst, set_tracked
+ * on_payload                begin_request | on_client_data | on_server_data
+ * on_client_data            continue_head (deep) | begin_request, add_request_bytes
+ * begin_request             close_previous -> emit; open_exchange, adopt_context,
+ *                             read_options
+ * on_server_data            begin_response, response times and sizes
+ * sweep                     sweep_connection -> emit, untrack
  */
 #include "include/track.h"
 
@@ -37,7 +54,7 @@ int capture_out_l3(struct __sk_buff *skb)
 	return TCX_NEXT_VERDICT;
 }
 
-/* A packet socket sees both directions, and gets a copy of length 0. */
+/* A packet socket sees both directions. It receives a copy of length 0. */
 static __always_inline int capture_socket(struct __sk_buff *skb, __u32 l2)
 {
 	enum direction direction =
@@ -59,9 +76,8 @@ int capture_sock_l3(struct __sk_buff *skb)
 	return capture_socket(skb, 0);
 }
 
-/* Idle times in ns after which an exchange is emitted. open: how many are left
- * open afterwards; followed: on how many connections without one what comes late
- * was looked for.
+/* Idle times in ns after which an exchange is emitted. Results: open, exchanges left
+ * open; tracked, connections with emitted exchanges that are still tracked.
  */
 struct sweep_args {
 	__u64 response_idle;
@@ -75,31 +91,30 @@ struct sweep_context {
 	struct sweep_args args;
 };
 
-/* After how many idle times a connection is followed no longer whose exchange was
- * emitted after one: what comes late is counted until then. One that is kept open
- * unused must not be followed for ever: its place among the counters has others'
- * segments looked at closely.
+/* Idle times after which a connection with an emitted exchange is untracked; until then
+ * late segments are counted. A connection kept open but unused must not stay tracked:
+ * it would send other connections in the same slot down the slow path.
  */
 #define UNTRACK_AFTER 2
 
-/* Unless another request has begun on it meanwhile. */
-static __always_inline void let_go(struct connection *c, const struct connection_key *key,
-				   __u64 claim)
+/* Undone if another request has begun meanwhile. */
+static __always_inline void untrack(struct connection *c, const struct connection_key *key,
+				    __u64 claim)
 {
-	__u32 *count = tracked_counter_at(key);
+	__u32 *counter = tracked_counter_at(key);
 
-	if (!count)
+	if (!counter)
 		return;
-	set_tracked(c, count, 0);
+	set_tracked(c, counter, 0);
 	if (*(volatile __u64 *)&c->claim != claim || *(volatile __u8 *)&c->phase != PHASE_RESPONSE)
-		set_tracked(c, count, 1);
+		set_tracked(c, counter, 1);
 }
 
 static long sweep_connection(void *map, const struct connection_key *key, struct connection *c,
 			     struct sweep_context *ctx)
 {
-	/* The claim is read before what it guards: a request that begins in
-	 * between changes it, and the emission fails.
+	/* Read the claim before what it guards: a request that begins in between changes it,
+	 * and emit() does nothing.
 	 */
 	__u64 claim = *(volatile __u64 *)&c->claim;
 	__u64 last = *(volatile __u64 *)&c->last_ns;
@@ -111,7 +126,7 @@ static long sweep_connection(void *map, const struct connection_key *key, struct
 		if (!c->tracked)
 			return 0;
 		if (c->phase == PHASE_RESPONSE && idle >= UNTRACK_AFTER * ctx->args.response_idle)
-			let_go(c, key, claim);
+			untrack(c, key, claim);
 		else
 			ctx->args.tracked++;
 		return 0;

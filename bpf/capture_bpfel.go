@@ -23,7 +23,7 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	Server struct {
@@ -31,25 +31,24 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	ClientIsA           uint8
 	Phase               uint8
 	PipelinedResponses  uint8
 	InPipelinedResponse uint8
-	Informational       uint8
+	AwaitingResponse    uint8
 	SynOptionLen        uint8
 	SynConnectionId     [8]uint8
-	AwaitingResponse    uint8
-	Pad                 [5]uint8
+	Pad                 [6]uint8
 	Tracked             uint32
 	DriverClient        struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	DriverServer struct {
@@ -57,7 +56,7 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 }
@@ -71,12 +70,16 @@ type CaptureConnectionKey struct {
 	AddrB   [2]uint64
 }
 
-type CaptureContextHeader struct {
-	_      structs.HostLayout
-	Len    uint8
-	Format uint8
-	Pad    [6]uint8
-	Name   [32]uint8
+type CaptureContextHeaders struct {
+	_   structs.HostLayout
+	Len uint32
+	Of  [4]struct {
+		_      structs.HostLayout
+		Len    uint8
+		Pad    [3]uint8
+		Format uint32
+		Name   [32]uint8
+	}
 }
 
 type CaptureCounter uint32
@@ -175,6 +178,18 @@ type CaptureExchangeRecord struct {
 	Acknowledged     uint64
 }
 
+type CaptureFormat uint32
+
+const (
+	CaptureFormatFORMAT_NONE    CaptureFormat = 0
+	CaptureFormatFORMAT_W3C     CaptureFormat = 1
+	CaptureFormatFORMAT_B3      CaptureFormat = 2
+	CaptureFormatFORMAT_B3MULTI CaptureFormat = 3
+	CaptureFormatFORMAT_JAEGER  CaptureFormat = 4
+	CaptureFormatFORMAT_DATADOG CaptureFormat = 5
+	CaptureFormatFORMAT_SW8     CaptureFormat = 6
+)
+
 type CapturePartialHead struct {
 	_    structs.HostLayout
 	Walk struct {
@@ -227,14 +242,14 @@ type CapturePrefixKey struct {
 }
 
 type CaptureScratch struct {
-	_       structs.HostLayout
-	Claimed uint32
-	Slot    uint32
-	Known   [8]struct {
+	_            structs.HostLayout
+	Claimed      uint32
+	Slot         uint32
+	SegmentCache [8]struct {
 		_          structs.HostLayout
 		SeqAck     uint64
 		PayloadLen uint32
-		Beginning  struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -336,7 +351,7 @@ type CaptureScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Fresh           CaptureConnection
+	Blank           CaptureConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -361,6 +376,17 @@ type CaptureTracked struct {
 	Count [1024]uint32
 }
 
+type CaptureWindow uint32
+
+const (
+	CaptureWindowWINDOW_MIN          CaptureWindow = 64
+	CaptureWindowWINDOW_DEFAULT      CaptureWindow = 1024
+	CaptureWindowWINDOW_MAX          CaptureWindow = 4096
+	CaptureWindowDEEP_WINDOW_DEFAULT CaptureWindow = 65536
+	CaptureWindowDEEP_WINDOW_MAX     CaptureWindow = 16777216
+	CaptureWindowDEEP_LINE_MAX       CaptureWindow = 512
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -380,7 +406,6 @@ const (
 	CaptureProgCaptureSockL3     = "capture_sock_l3"
 	CaptureProgSweep             = "sweep"
 	CaptureVarContextHeaders     = "context_headers"
-	CaptureVarContextHeadersLen  = "context_headers_len"
 	CaptureVarDeep               = "deep"
 	CaptureVarDeepWindow         = "deep_window"
 	CaptureVarFilterPorts        = "filter_ports"
@@ -457,14 +482,13 @@ type CaptureMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CaptureVariableSpecs struct {
-	ContextHeaders    *ebpf.VariableSpec `ebpf:"context_headers"`
-	ContextHeadersLen *ebpf.VariableSpec `ebpf:"context_headers_len"`
-	Deep              *ebpf.VariableSpec `ebpf:"deep"`
-	DeepWindow        *ebpf.VariableSpec `ebpf:"deep_window"`
-	FilterPorts       *ebpf.VariableSpec `ebpf:"filter_ports"`
-	Ports             *ebpf.VariableSpec `ebpf:"ports"`
-	PrefixWindow      *ebpf.VariableSpec `ebpf:"prefix_window"`
-	RingWakeupFill    *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
+	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
+	Deep           *ebpf.VariableSpec `ebpf:"deep"`
+	DeepWindow     *ebpf.VariableSpec `ebpf:"deep_window"`
+	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
+	Ports          *ebpf.VariableSpec `ebpf:"ports"`
+	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
 }
 
 // CaptureObjects contains all objects after they have been loaded into the kernel.
@@ -512,14 +536,13 @@ func (m *CaptureMaps) Close() error {
 //
 // It can be passed to LoadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CaptureVariables struct {
-	ContextHeaders    *ebpf.Variable `ebpf:"context_headers"`
-	ContextHeadersLen *ebpf.Variable `ebpf:"context_headers_len"`
-	Deep              *ebpf.Variable `ebpf:"deep"`
-	DeepWindow        *ebpf.Variable `ebpf:"deep_window"`
-	FilterPorts       *ebpf.Variable `ebpf:"filter_ports"`
-	Ports             *ebpf.Variable `ebpf:"ports"`
-	PrefixWindow      *ebpf.Variable `ebpf:"prefix_window"`
-	RingWakeupFill    *ebpf.Variable `ebpf:"ring_wakeup_fill"`
+	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
+	Deep           *ebpf.Variable `ebpf:"deep"`
+	DeepWindow     *ebpf.Variable `ebpf:"deep_window"`
+	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
+	Ports          *ebpf.Variable `ebpf:"ports"`
+	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
 }
 
 // CapturePrograms contains all programs after they have been loaded into the kernel.

@@ -1,21 +1,24 @@
 //go:build ignore
 
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* What becomes of a packet behind the capture at an interface: its queue lets it
- * go to the driver, or the kernel drops it. Where there is no queue, or an empty
- * one that is passed by, the driver has it at once, and no program runs.
+/* After TC egress at the watched interfaces: qdisc dequeue and drops. Without a
+ * qdisc, or when an empty one is bypassed, the driver gets the packet at once and no
+ * program runs.
+ *
+ * Entry point     functions
+ * qdisc_dequeue   dequeue_batch -> on_dequeue: parse_skb, open_exchange_of,
+ *                   note_far_side
+ * packet_drop     on_drop: parse_skb, open_exchange_of, note_drop
  */
-#include "include/http_head.h"
+#include "include/packet.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* The network namespace in which the interfaces are watched: their indexes are
- * unique in it only.
- */
+/* Network namespace of the watched interfaces, whose indexes are unique only there. */
 const volatile __u32 watched_netns;
 
-/* The watched interfaces, one bit for each number below WATCHED_BITS, as nearly
- * all are: without a call, which every packet of the machine would make.
+/* Watched interfaces: one bit for each index below WATCHED_BITS, as nearly all are.
+ * Checked without a call, since every packet of the machine gets here.
  */
 #define WATCHED_BITS (1 << 16)
 
@@ -26,7 +29,7 @@ struct {
 	__type(value, __u64);
 } watched_interfaces SEC(".maps");
 
-/* The ones with higher numbers. */
+/* Those with higher indexes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -64,7 +67,9 @@ static __always_inline bool parse_tcp(const struct sk_buff *skb, __u32 off, __u3
 	return true;
 }
 
-/* Fills key, from_a, seq and payload_len of a TCP segment with payload. */
+/* Fills key, from_a, seq and payload_len from a TCP packet with payload: IPv4, or IPv6
+ * without extension headers.
+ */
 static __always_inline bool parse_skb(const struct sk_buff *skb, __u32 ifindex, struct segment *seg)
 {
 	__u32 off = skb->network_header;
@@ -98,8 +103,8 @@ static __always_inline bool parse_skb(const struct sk_buff *skb, __u32 ifindex, 
 	return false;
 }
 
-/* The exchange that the segment can belong to, if one is open or the end of its
- * head is searched for.
+/* The exchange that the segment may belong to: an open one, or one whose head is
+ * incomplete.
  */
 static __always_inline struct connection *open_exchange_of(const struct segment *seg)
 {
@@ -114,10 +119,10 @@ static __always_inline struct connection *open_exchange_of(const struct segment 
 	return c;
 }
 
-/* The queue of a watched interface lets a packet go. bypassed: it is passed by
+/* A watched interface's qdisc releases a packet. bypass: packets bypass this qdisc
  * while it is empty.
  */
-static __always_inline void let_go(const struct sk_buff *skb, __u32 ifindex, bool bypassed)
+static __always_inline void on_dequeue(const struct sk_buff *skb, __u32 ifindex, bool bypass)
 {
 	struct segment seg = {};
 	struct exchange_record *x;
@@ -132,41 +137,38 @@ static __always_inline void let_go(const struct sk_buff *skb, __u32 ifindex, boo
 		return;
 	x = &c->x;
 	from_client = seg.from_a == c->client_is_a;
-	/* An answer can come before the end of its request. */
+	/* A response may start before the end of its request. */
 	if (from_client ? x->direction != DIRECTION_EGRESS : c->phase != PHASE_RESPONSE)
 		return;
-	/* A copy that is sent again may come before what it is a copy of, by
-	 * another class of the queue.
-	 */
+	/* A retransmission may overtake the original in another class of the qdisc. */
 	if (arrive(from_client ? &c->driver_client : &c->driver_server, seg.seq, seg.payload_len,
 		   &fresh) == ARRIVAL_AGAIN &&
 	    !fresh)
 		return;
-	x->qdisc_bypass = bypassed;
-	note_far_side(x, &seg, from_client, bpf_ktime_get_ns());
+	x->qdisc_bypass = bypass;
+	note_far_side(x, from_client, seg.seq, seg.seq + seg.payload_len, bpf_ktime_get_ns());
 }
 
-/* Packets that a queue lets go at once, at most: as many as fit a driver's limit
- * in bytes. Of more, the times are not known, which the agent counts.
+/* Maximum number of packets dequeued at once, limited by a driver's byte limit. The
+ * times of any more are unknown, which the agent counts.
  */
-#define PACKETS_AT_ONCE 128
+#define DEQUEUE_MAX 128
 
-/* Out of line: most runs need no stack. */
-static __noinline int dequeue_batch(const struct sk_buff *skb, const __u64 *argument, __u32 ifindex,
-				    bool bypassed)
+static COLD int dequeue_batch(const struct sk_buff *skb, const __u64 *skb_arg, __u32 ifindex,
+			      bool bypass)
 {
 	__u64 first;
 
-	/* There may be no packet. Verifiers before 6.13 do not know that of an
-	 * argument, and leave a check of the pointer itself out.
+	/* There may be no packet. Verifiers before 6.13 assume a valid pointer argument and
+	 * optimize a check of it away.
 	 */
-	if (bpf_probe_read_kernel(&first, sizeof(first), argument) || !first)
+	if (bpf_probe_read_kernel(&first, sizeof(first), skb_arg) || !first)
 		return 0;
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < PACKETS_AT_ONCE; i++) {
+	for (int i = 0; i < DEQUEUE_MAX; i++) {
 		if (!skb)
 			break;
-		let_go(skb, ifindex, bypassed);
+		on_dequeue(skb, ifindex, bypass);
 		skb = skb->next;
 	}
 	return 0;
@@ -175,9 +177,7 @@ static __noinline int dequeue_batch(const struct sk_buff *skb, const __u64 *argu
 /* include/net/sch_generic.h */
 #define TCQ_F_CAN_BYPASS 4
 
-/* dequeue_skb, net/sched/sch_generic.c: for the queues that interfaces have, not
- * for those that are nested in them.
- */
+/* dequeue_skb, net/sched/sch_generic.c: root qdiscs of interfaces, not nested ones. */
 SEC("tp_btf/qdisc_dequeue")
 int BPF_PROG(qdisc_dequeue, const struct Qdisc *queue, const struct netdev_queue *to, int packets,
 	     const struct sk_buff *skb)
@@ -193,7 +193,7 @@ int BPF_PROG(qdisc_dequeue, const struct Qdisc *queue, const struct netdev_queue
 }
 
 /* The kernel drops a packet at a watched interface. */
-static __noinline int drop(const struct sk_buff *skb, __u32 ifindex, __u32 reason)
+static COLD int on_drop(const struct sk_buff *skb, __u32 ifindex, __u32 reason)
 {
 	struct segment seg = {};
 	struct connection *c;
@@ -209,8 +209,8 @@ static __noinline int drop(const struct sk_buff *skb, __u32 ifindex, __u32 reaso
 	return 0;
 }
 
-/* net/core/skbuff.c. A packet belongs to the interface that it came in by or is
- * about to leave by.
+/* net/core/skbuff.c. skb->dev is the interface that the packet arrived by or is about
+ * to leave by.
  */
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(packet_drop, const struct sk_buff *skb, void *location, unsigned int reason)
@@ -220,5 +220,5 @@ int BPF_PROG(packet_drop, const struct sk_buff *skb, void *location, unsigned in
 	if (!is_drop_reason(reason) || !any_tracked())
 		return 0;
 	dev = skb->dev;
-	return dev && is_watched(dev) ? drop(skb, dev->ifindex, reason) : 0;
+	return dev && is_watched(dev) ? on_drop(skb, dev->ifindex, reason) : 0;
 }

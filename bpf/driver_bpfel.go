@@ -71,7 +71,7 @@ type DriverConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	Server struct {
@@ -79,25 +79,24 @@ type DriverConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	ClientIsA           uint8
 	Phase               uint8
 	PipelinedResponses  uint8
 	InPipelinedResponse uint8
-	Informational       uint8
+	AwaitingResponse    uint8
 	SynOptionLen        uint8
 	SynConnectionId     [8]uint8
-	AwaitingResponse    uint8
-	Pad                 [5]uint8
+	Pad                 [6]uint8
 	Tracked             uint32
 	DriverClient        struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	DriverServer struct {
@@ -105,7 +104,7 @@ type DriverConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 }
@@ -117,14 +116,6 @@ type DriverConnectionKey struct {
 	PortB   uint16
 	AddrA   [2]uint64
 	AddrB   [2]uint64
-}
-
-type DriverContextHeader struct {
-	_      structs.HostLayout
-	Len    uint8
-	Format uint8
-	Pad    [6]uint8
-	Name   [32]uint8
 }
 
 type DriverCounter uint32
@@ -165,14 +156,14 @@ type DriverPrefixKey struct {
 }
 
 type DriverScratch struct {
-	_       structs.HostLayout
-	Claimed uint32
-	Slot    uint32
-	Known   [8]struct {
+	_            structs.HostLayout
+	Claimed      uint32
+	Slot         uint32
+	SegmentCache [8]struct {
 		_          structs.HostLayout
 		SeqAck     uint64
 		PayloadLen uint32
-		Beginning  struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -274,7 +265,7 @@ type DriverScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Fresh           DriverConnection
+	Blank           DriverConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -305,13 +296,8 @@ const (
 	DriverMapWatchedInterfaces  = "watched_interfaces"
 	DriverProgPacketDrop        = "packet_drop"
 	DriverProgQdiscDequeue      = "qdisc_dequeue"
-	DriverVarContextHeaders     = "context_headers"
-	DriverVarContextHeadersLen  = "context_headers_len"
-	DriverVarDeep               = "deep"
-	DriverVarDeepWindow         = "deep_window"
 	DriverVarFilterPorts        = "filter_ports"
 	DriverVarPorts              = "ports"
-	DriverVarPrefixWindow       = "prefix_window"
 	DriverVarRingWakeupFill     = "ring_wakeup_fill"
 	DriverVarWatchedNetns       = "watched_netns"
 )
@@ -380,15 +366,10 @@ type DriverMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DriverVariableSpecs struct {
-	ContextHeaders    *ebpf.VariableSpec `ebpf:"context_headers"`
-	ContextHeadersLen *ebpf.VariableSpec `ebpf:"context_headers_len"`
-	Deep              *ebpf.VariableSpec `ebpf:"deep"`
-	DeepWindow        *ebpf.VariableSpec `ebpf:"deep_window"`
-	FilterPorts       *ebpf.VariableSpec `ebpf:"filter_ports"`
-	Ports             *ebpf.VariableSpec `ebpf:"ports"`
-	PrefixWindow      *ebpf.VariableSpec `ebpf:"prefix_window"`
-	RingWakeupFill    *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
-	WatchedNetns      *ebpf.VariableSpec `ebpf:"watched_netns"`
+	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
+	Ports          *ebpf.VariableSpec `ebpf:"ports"`
+	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
+	WatchedNetns   *ebpf.VariableSpec `ebpf:"watched_netns"`
 }
 
 // DriverObjects contains all objects after they have been loaded into the kernel.
@@ -438,15 +419,10 @@ func (m *DriverMaps) Close() error {
 //
 // It can be passed to LoadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DriverVariables struct {
-	ContextHeaders    *ebpf.Variable `ebpf:"context_headers"`
-	ContextHeadersLen *ebpf.Variable `ebpf:"context_headers_len"`
-	Deep              *ebpf.Variable `ebpf:"deep"`
-	DeepWindow        *ebpf.Variable `ebpf:"deep_window"`
-	FilterPorts       *ebpf.Variable `ebpf:"filter_ports"`
-	Ports             *ebpf.Variable `ebpf:"ports"`
-	PrefixWindow      *ebpf.Variable `ebpf:"prefix_window"`
-	RingWakeupFill    *ebpf.Variable `ebpf:"ring_wakeup_fill"`
-	WatchedNetns      *ebpf.Variable `ebpf:"watched_netns"`
+	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
+	Ports          *ebpf.Variable `ebpf:"ports"`
+	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
+	WatchedNetns   *ebpf.Variable `ebpf:"watched_netns"`
 }
 
 // DriverPrograms contains all programs after they have been loaded into the kernel.

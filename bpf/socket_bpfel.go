@@ -76,7 +76,7 @@ type SocketConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	Server struct {
@@ -84,25 +84,24 @@ type SocketConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	ClientIsA           uint8
 	Phase               uint8
 	PipelinedResponses  uint8
 	InPipelinedResponse uint8
-	Informational       uint8
+	AwaitingResponse    uint8
 	SynOptionLen        uint8
 	SynConnectionId     [8]uint8
-	AwaitingResponse    uint8
-	Pad                 [5]uint8
+	Pad                 [6]uint8
 	Tracked             uint32
 	DriverClient        struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	DriverServer struct {
@@ -110,7 +109,7 @@ type SocketConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 }
@@ -124,12 +123,16 @@ type SocketConnectionKey struct {
 	AddrB   [2]uint64
 }
 
-type SocketContextHeader struct {
-	_      structs.HostLayout
-	Len    uint8
-	Format uint8
-	Pad    [6]uint8
-	Name   [32]uint8
+type SocketContextHeaders struct {
+	_   structs.HostLayout
+	Len uint32
+	Of  [4]struct {
+		_      structs.HostLayout
+		Len    uint8
+		Pad    [3]uint8
+		Format uint32
+		Name   [32]uint8
+	}
 }
 
 type SocketCounter uint32
@@ -215,14 +218,14 @@ type SocketPrefixKey struct {
 }
 
 type SocketScratch struct {
-	_       structs.HostLayout
-	Claimed uint32
-	Slot    uint32
-	Known   [8]struct {
+	_            structs.HostLayout
+	Claimed      uint32
+	Slot         uint32
+	SegmentCache [8]struct {
 		_          structs.HostLayout
 		SeqAck     uint64
 		PayloadLen uint32
-		Beginning  struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -324,7 +327,7 @@ type SocketScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Fresh           SocketConnection
+	Blank           SocketConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -363,12 +366,30 @@ type SocketSocketState struct {
 	Key SocketConnectionKey
 }
 
+type SocketTargetCgroups struct {
+	_   structs.HostLayout
+	Len uint32
+	_   [4]byte
+	Ids [16]uint64
+}
+
 type SocketTracked struct {
 	_     structs.HostLayout
 	Total uint32
 	Pad   [60]uint8
 	Count [1024]uint32
 }
+
+type SocketWindow uint32
+
+const (
+	SocketWindowWINDOW_MIN          SocketWindow = 64
+	SocketWindowWINDOW_DEFAULT      SocketWindow = 1024
+	SocketWindowWINDOW_MAX          SocketWindow = 4096
+	SocketWindowDEEP_WINDOW_DEFAULT SocketWindow = 65536
+	SocketWindowDEEP_WINDOW_MAX     SocketWindow = 16777216
+	SocketWindowDEEP_LINE_MAX       SocketWindow = 512
+)
 
 // Names of all BPF objects in the ELF.
 //
@@ -391,7 +412,6 @@ const (
 	SocketProgSocketWrite       = "socket_write"
 	SocketProgSocketWrote       = "socket_wrote"
 	SocketVarContextHeaders     = "context_headers"
-	SocketVarContextHeadersLen  = "context_headers_len"
 	SocketVarDeep               = "deep"
 	SocketVarDeepWindow         = "deep_window"
 	SocketVarFilterPorts        = "filter_ports"
@@ -401,7 +421,6 @@ const (
 	SocketVarPrefixWindow       = "prefix_window"
 	SocketVarRingWakeupFill     = "ring_wakeup_fill"
 	SocketVarTargetCgroups      = "target_cgroups"
-	SocketVarTargetCgroupsLen   = "target_cgroups_len"
 )
 
 // LoadSocket returns the embedded CollectionSpec for Socket.
@@ -474,18 +493,16 @@ type SocketMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketVariableSpecs struct {
-	ContextHeaders    *ebpf.VariableSpec `ebpf:"context_headers"`
-	ContextHeadersLen *ebpf.VariableSpec `ebpf:"context_headers_len"`
-	Deep              *ebpf.VariableSpec `ebpf:"deep"`
-	DeepWindow        *ebpf.VariableSpec `ebpf:"deep_window"`
-	FilterPorts       *ebpf.VariableSpec `ebpf:"filter_ports"`
-	HaveRxSk          *ebpf.VariableSpec `ebpf:"have_rx_sk"`
-	HaveWriteTp       *ebpf.VariableSpec `ebpf:"have_write_tp"`
-	Ports             *ebpf.VariableSpec `ebpf:"ports"`
-	PrefixWindow      *ebpf.VariableSpec `ebpf:"prefix_window"`
-	RingWakeupFill    *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
-	TargetCgroups     *ebpf.VariableSpec `ebpf:"target_cgroups"`
-	TargetCgroupsLen  *ebpf.VariableSpec `ebpf:"target_cgroups_len"`
+	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
+	Deep           *ebpf.VariableSpec `ebpf:"deep"`
+	DeepWindow     *ebpf.VariableSpec `ebpf:"deep_window"`
+	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
+	HaveRxSk       *ebpf.VariableSpec `ebpf:"have_rx_sk"`
+	HaveWriteTp    *ebpf.VariableSpec `ebpf:"have_write_tp"`
+	Ports          *ebpf.VariableSpec `ebpf:"ports"`
+	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
+	TargetCgroups  *ebpf.VariableSpec `ebpf:"target_cgroups"`
 }
 
 // SocketObjects contains all objects after they have been loaded into the kernel.
@@ -539,18 +556,16 @@ func (m *SocketMaps) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketVariables struct {
-	ContextHeaders    *ebpf.Variable `ebpf:"context_headers"`
-	ContextHeadersLen *ebpf.Variable `ebpf:"context_headers_len"`
-	Deep              *ebpf.Variable `ebpf:"deep"`
-	DeepWindow        *ebpf.Variable `ebpf:"deep_window"`
-	FilterPorts       *ebpf.Variable `ebpf:"filter_ports"`
-	HaveRxSk          *ebpf.Variable `ebpf:"have_rx_sk"`
-	HaveWriteTp       *ebpf.Variable `ebpf:"have_write_tp"`
-	Ports             *ebpf.Variable `ebpf:"ports"`
-	PrefixWindow      *ebpf.Variable `ebpf:"prefix_window"`
-	RingWakeupFill    *ebpf.Variable `ebpf:"ring_wakeup_fill"`
-	TargetCgroups     *ebpf.Variable `ebpf:"target_cgroups"`
-	TargetCgroupsLen  *ebpf.Variable `ebpf:"target_cgroups_len"`
+	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
+	Deep           *ebpf.Variable `ebpf:"deep"`
+	DeepWindow     *ebpf.Variable `ebpf:"deep_window"`
+	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
+	HaveRxSk       *ebpf.Variable `ebpf:"have_rx_sk"`
+	HaveWriteTp    *ebpf.Variable `ebpf:"have_write_tp"`
+	Ports          *ebpf.Variable `ebpf:"ports"`
+	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
+	TargetCgroups  *ebpf.Variable `ebpf:"target_cgroups"`
 }
 
 // SocketPrograms contains all programs after they have been loaded into the kernel.

@@ -23,12 +23,20 @@ const (
 	SockopsOptionCounterOPTION_COUNTERS        SockopsOptionCounter = 4
 )
 
+type SockopsOptionLayout uint32
+
+const (
+	SockopsOptionLayoutOPTION_OFF     SockopsOptionLayout = 0
+	SockopsOptionLayoutOPTION_COMPACT SockopsOptionLayout = 1
+	SockopsOptionLayoutOPTION_PAPER   SockopsOptionLayout = 2
+)
+
 type SockopsOptionSocket struct {
 	_        structs.HostLayout
 	Id       [8]uint8
 	Received uint64
-	Known    uint8
-	Begun    uint8
+	HasId    uint8
+	SentAny  uint8
 	Pad      [6]uint8
 }
 

@@ -71,7 +71,7 @@ type BenchConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	Server struct {
@@ -79,25 +79,24 @@ type BenchConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	ClientIsA           uint8
 	Phase               uint8
 	PipelinedResponses  uint8
 	InPipelinedResponse uint8
-	Informational       uint8
+	AwaitingResponse    uint8
 	SynOptionLen        uint8
 	SynConnectionId     [8]uint8
-	AwaitingResponse    uint8
-	Pad                 [5]uint8
+	Pad                 [6]uint8
 	Tracked             uint32
 	DriverClient        struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	DriverServer struct {
@@ -105,7 +104,7 @@ type BenchConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 }
@@ -119,12 +118,16 @@ type BenchConnectionKey struct {
 	AddrB   [2]uint64
 }
 
-type BenchContextHeader struct {
-	_      structs.HostLayout
-	Len    uint8
-	Format uint8
-	Pad    [6]uint8
-	Name   [32]uint8
+type BenchContextHeaders struct {
+	_   structs.HostLayout
+	Len uint32
+	Of  [4]struct {
+		_      structs.HostLayout
+		Len    uint8
+		Pad    [3]uint8
+		Format uint32
+		Name   [32]uint8
+	}
 }
 
 type BenchCounter uint32
@@ -210,14 +213,14 @@ type BenchPrefixKey struct {
 }
 
 type BenchScratch struct {
-	_       structs.HostLayout
-	Claimed uint32
-	Slot    uint32
-	Known   [8]struct {
+	_            structs.HostLayout
+	Claimed      uint32
+	Slot         uint32
+	SegmentCache [8]struct {
 		_          structs.HostLayout
 		SeqAck     uint64
 		PayloadLen uint32
-		Beginning  struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -319,7 +322,7 @@ type BenchScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Fresh           BenchConnection
+	Blank           BenchConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -335,6 +338,17 @@ type BenchTracked struct {
 	Pad   [60]uint8
 	Count [1024]uint32
 }
+
+type BenchWindow uint32
+
+const (
+	BenchWindowWINDOW_MIN          BenchWindow = 64
+	BenchWindowWINDOW_DEFAULT      BenchWindow = 1024
+	BenchWindowWINDOW_MAX          BenchWindow = 4096
+	BenchWindowDEEP_WINDOW_DEFAULT BenchWindow = 65536
+	BenchWindowDEEP_WINDOW_MAX     BenchWindow = 16777216
+	BenchWindowDEEP_LINE_MAX       BenchWindow = 512
+)
 
 // Names of all BPF objects in the ELF.
 //
@@ -354,7 +368,6 @@ const (
 	BenchVarBenchSequence      = "bench_sequence"
 	BenchVarBenchStep          = "bench_step"
 	BenchVarContextHeaders     = "context_headers"
-	BenchVarContextHeadersLen  = "context_headers_len"
 	BenchVarDeep               = "deep"
 	BenchVarDeepWindow         = "deep_window"
 	BenchVarFilterPorts        = "filter_ports"
@@ -428,16 +441,15 @@ type BenchMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BenchVariableSpecs struct {
-	BenchSequence     *ebpf.VariableSpec `ebpf:"bench_sequence"`
-	BenchStep         *ebpf.VariableSpec `ebpf:"bench_step"`
-	ContextHeaders    *ebpf.VariableSpec `ebpf:"context_headers"`
-	ContextHeadersLen *ebpf.VariableSpec `ebpf:"context_headers_len"`
-	Deep              *ebpf.VariableSpec `ebpf:"deep"`
-	DeepWindow        *ebpf.VariableSpec `ebpf:"deep_window"`
-	FilterPorts       *ebpf.VariableSpec `ebpf:"filter_ports"`
-	Ports             *ebpf.VariableSpec `ebpf:"ports"`
-	PrefixWindow      *ebpf.VariableSpec `ebpf:"prefix_window"`
-	RingWakeupFill    *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
+	BenchSequence  *ebpf.VariableSpec `ebpf:"bench_sequence"`
+	BenchStep      *ebpf.VariableSpec `ebpf:"bench_step"`
+	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
+	Deep           *ebpf.VariableSpec `ebpf:"deep"`
+	DeepWindow     *ebpf.VariableSpec `ebpf:"deep_window"`
+	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
+	Ports          *ebpf.VariableSpec `ebpf:"ports"`
+	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
 }
 
 // BenchObjects contains all objects after they have been loaded into the kernel.
@@ -485,16 +497,15 @@ func (m *BenchMaps) Close() error {
 //
 // It can be passed to LoadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BenchVariables struct {
-	BenchSequence     *ebpf.Variable `ebpf:"bench_sequence"`
-	BenchStep         *ebpf.Variable `ebpf:"bench_step"`
-	ContextHeaders    *ebpf.Variable `ebpf:"context_headers"`
-	ContextHeadersLen *ebpf.Variable `ebpf:"context_headers_len"`
-	Deep              *ebpf.Variable `ebpf:"deep"`
-	DeepWindow        *ebpf.Variable `ebpf:"deep_window"`
-	FilterPorts       *ebpf.Variable `ebpf:"filter_ports"`
-	Ports             *ebpf.Variable `ebpf:"ports"`
-	PrefixWindow      *ebpf.Variable `ebpf:"prefix_window"`
-	RingWakeupFill    *ebpf.Variable `ebpf:"ring_wakeup_fill"`
+	BenchSequence  *ebpf.Variable `ebpf:"bench_sequence"`
+	BenchStep      *ebpf.Variable `ebpf:"bench_step"`
+	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
+	Deep           *ebpf.Variable `ebpf:"deep"`
+	DeepWindow     *ebpf.Variable `ebpf:"deep_window"`
+	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
+	Ports          *ebpf.Variable `ebpf:"ports"`
+	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
 }
 
 // BenchPrograms contains all programs after they have been loaded into the kernel.

@@ -22,9 +22,8 @@ func chooseOther(spec *ebpf.CollectionSpec) error {
 		return fmt.Errorf("read the own network namespace: %w", err)
 	}
 	for name, value := range map[string]any{
-		bpf.SocketVarTargetCgroupsLen: uint32(1),
-		bpf.SocketVarTargetCgroups:    [16]uint64{otherCgroup},
-		bpf.DriverVarWatchedNetns:     uint32(self.Ino),
+		bpf.SocketVarTargetCgroups: bpf.SocketTargetCgroups{Len: 1, Ids: [16]uint64{otherCgroup}},
+		bpf.DriverVarWatchedNetns:  uint32(self.Ino),
 	} {
 		if v := spec.Variables[name]; v != nil {
 			if err := v.Set(value); err != nil {

@@ -1,15 +1,67 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* One TCP connection at one capture point. */
+/* One TCP connection at one capture point.
+ *
+ * State of a connection
+ * ---------------------
+ * phase                  the exchange that is being recorded
+ *   IDLE                 none
+ *   HEAD                 deep only: its head continues in a later segment
+ *   REQUEST              context found, no final response yet
+ *   RESPONSE             its final response has begun
+ * claim                  number of the exchange << 1 | emitted. Packet programs and
+ *                        sweep run concurrently: emit() sets the lowest bit by
+ *                        compare-and-swap, so one of them emits. A new connection
+ *                        has 1: nothing to emit.
+ * awaiting_response      1: a request that is not recorded (unsampled, no context)
+ *                        has no response yet
+ * pipelined_responses    responses still to come for requests before the latest one
+ * in_pipelined_response  1: the bytes passing now belong to one of those
+ * tracked                1: counted in tracked_connections, i.e. later segments must
+ *                        look up the connection. Always equals expects_more(),
+ *                        except that the sweep clears it on emitted, idle ones
+ * client, server         sequence numbers at the capture point
+ * driver_client, _server sequence numbers handed to the driver, at an interface
+ * client_is_a            the side that sent the latest request
+ *
+ * Events (functions in track.h; sweep in capture.bpf.c)
+ * -----------------------------------------------------
+ * request head       close_previous(): awaiting_response -> pipelined_responses + 1;
+ * (begin_request)    REQUEST -> emit with FLAG_PIPELINED, pipelined_responses + 1;
+ *                    RESPONSE -> emit; then IDLE. Depending on the head:
+ *                    sampled context -> REQUEST and the next claim;
+ *                    incomplete (deep) -> HEAD; anything else -> awaiting_response
+ * more client data   HEAD: continue_head(): as for a request head; a gap ends the
+ * (on_client_data)   search. REQUEST: added to the request. RESPONSE: in order it is
+ *                    added to the request, else ignored. Emitted: COUNTER_LATE
+ * response head      HEAD: the search ends first, as above.
+ * (begin_response)   1xx (not 101): FLAG_INTERIM, nothing else.
+ *                    pipelined_responses > 0: that - 1, in_pipelined_response = 1.
+ *                    Else both waiting flags = 0, REQUEST -> RESPONSE
+ * more server data   ignored while in_pipelined_response or pipelined_responses;
+ * (on_server_data)   IDLE: awaiting_response = 0. RESPONSE: added to the response.
+ *                    Emitted: COUNTER_LATE
+ * SYN (on_syn)       an open exchange is emitted, the connection deleted; a new one
+ *                    is stored only to keep the SYN's TCP option
+ * FIN                the second one: emit if open, untrack, delete. The first one
+ * (on_fin_or_rst)    changes no state: segments sent earlier may still follow
+ * RST                emit if open (REQUEST: FLAG_RESET), untrack, delete
+ * sweep              idle in REQUEST for request_idle: emit with FLAG_IDLE; idle in
+ *                    RESPONSE for response_idle: emit; for UNTRACK_AFTER times that:
+ *                    untrack. The phase stays; the next request starts over,
+ *                    after resync() of the sequence numbers
+ * LRU eviction       the exchange is lost; user space derives how many
+ */
 #ifndef LAYERTRACE_CONNECTION_H
 #define LAYERTRACE_CONNECTION_H
 
 #include "exchange.h"
 
-/* A quarter of the ring, in bytes: the fill at which user space is woken. */
+/* Ring fill in bytes at which user space is woken: a quarter of its size. */
 const volatile __u64 ring_wakeup_fill = 1 << 20;
 
-/* Key of a connection at a capture point. End a has the lower port (the lower
- * address when the ports are equal), so both directions find one entry.
+/* Key of a connection at a capture point. End a has the lower port (with equal ports
+ * the lower address), so that both directions share one entry; at a socket end a is
+ * the socket itself.
  */
 struct connection_key {
 	__u32 ifindex;
@@ -21,56 +73,57 @@ struct connection_key {
 
 enum phase {
 	PHASE_IDLE,	/* no exchange open */
-	PHASE_REQUEST,	/* a request, nothing of its final response */
-	PHASE_RESPONSE, /* a final response has begun */
-	PHASE_HEAD,	/* deep: the request head goes on in a later segment */
+	PHASE_REQUEST,	/* a request without a final response */
+	PHASE_RESPONSE, /* the final response has begun */
+	PHASE_HEAD,	/* deep: the request head continues in a later segment */
 };
 
-/* What is known of the byte stream of one direction. */
+/* Progress of the byte stream in one direction. */
 struct stream {
-	__u32 next; /* sequence number expected next */
+	__u32 next; /* next sequence number expected */
 	__u32 gap_start;
-	__u32 gap_end; /* bytes in [gap_start, gap_end) did not pass yet */
-	__u16 known;   /* next is valid */
+	__u32 gap_end; /* bytes in [gap_start, gap_end) are missing so far */
+	__u16 valid;   /* next is set */
 	__u16 fin;
 };
 
 struct connection {
 	struct exchange_record x;
-	/* Number of the exchange << 1 | already emitted. The packet path and the
-	 * sweep both claim an exchange by compare-and-swap on it.
-	 */
+	/* exchange number << 1 | emitted */
 	__u64 claim;
 	__u64 last_ns;
 	struct stream client;
 	struct stream server;
 	__u8 client_is_a;
 	__u8 phase;
-	__u8 pipelined_responses;   /* response starts that belong to earlier requests */
-	__u8 in_pipelined_response; /* inside such a response */
-	__u8 informational;	    /* the last response start was a 1xx */
-	__u8 syn_option_len;	    /* connection ID from the SYN */
+	__u8 pipelined_responses; /* for requests before the latest one */
+	__u8 in_pipelined_response;
+	__u8 awaiting_response; /* to a request that is not recorded */
+	__u8 syn_option_len;	/* length of the connection ID in the SYN's option */
 	__u8 syn_connection_id[8];
-	__u8 awaiting_response; /* a request that is not recorded has no response yet */
-	__u8 pad[5];
+	__u8 pad[6];
 	__u32 tracked;		     /* counted in tracked_connections */
-	struct stream driver_client; /* what the interface's driver has sent */
+	struct stream driver_client; /* bytes handed to the interface's driver */
 	struct stream driver_server;
 };
 
-/* Few, to stay in the caches: a miss costs what the table is to save. Not so few
- * that many share a place with one that is followed: each of their segments looks
- * for its connection then.
+/* Small enough to stay in L1: a miss costs what the table saves. Large enough to keep
+ * collisions rare: each segment of a connection that shares a slot with a tracked one
+ * takes the slow path.
  */
 #define TRACKED_BITS 10
 
 #define CACHE_LINE 64
 
-/* Tells keys of sockets from those of interfaces, whose indexes are positive. */
+/* Distinguishes the keys of sockets from those of interfaces, whose indexes are
+ * positive.
+ */
 #define SOCKET_POINT 0x80000000
 
-/* How many connections are followed, of all and by a hash of their key. One that
- * the map of connections evicts stays counted: its place is looked up in vain.
+/* Counts tracked connections: all of them, and by a hash of the key. Most segments
+ * belong to requests that are not sampled; this table avoids looking up their
+ * connection, which touches more memory than all other processing. A connection that
+ * the LRU map evicts stays counted, which costs useless look-ups only.
  */
 struct tracked {
 	__u32 total;
@@ -97,8 +150,8 @@ struct {
 	__uint(max_entries, 4 << 20);
 } exchanges SEC(".maps");
 
-/* Whether anything is followed at all: on a node whose mesh samples few requests,
- * mostly nothing is, and this is all that has to be asked.
+/* The common case: where few requests are sampled, nothing is tracked most of the time
+ * and this check is the only one.
  */
 static __always_inline bool any_tracked(void)
 {
@@ -107,9 +160,8 @@ static __always_inline bool any_tracked(void)
 	return f && f->total;
 }
 
-/* The counter at a point of the connections with these sums of addresses, in
- * words of 8 bytes, and of ports: the same for both orders of the ends. NULL is
- * only what the verifier cannot exclude.
+/* Counter for a point and the sums of both addresses (in 8-byte words) and both ports,
+ * which are the same in both directions. Never NULL; the check satisfies the verifier.
  */
 static __always_inline __u32 *tracked_counter_by_sums(__u64 addrs, __u32 ports, __u32 point)
 {
@@ -126,25 +178,25 @@ static __always_inline __u32 *tracked_counter(const struct connection_key *k, __
 				       k->port_a + k->port_b, point);
 }
 
-/* The same of a key in the map of connections. */
+/* Same for a key of the connections map. */
 static __always_inline __u32 *tracked_counter_at(const struct connection_key *k)
 {
 	return tracked_counter(k, k->ifindex & SOCKET_POINT ? SOCKET_POINT : k->ifindex);
 }
 
-static __always_inline bool is_tracked(const __u32 *count)
+static __always_inline bool is_tracked(const __u32 *counter)
 {
-	return count && *count;
+	return counter && *counter;
 }
 
-/* Counts c as followed or not; both ends' packets may do so at once. */
-static __always_inline void set_tracked(struct connection *c, __u32 *count, __u32 tracked)
+/* Packets of both directions may call this at the same time. */
+static __always_inline void set_tracked(struct connection *c, __u32 *counter, __u32 tracked)
 {
 	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
 
 	if (__sync_lock_test_and_set(&c->tracked, tracked) == tracked)
 		return;
-	__sync_fetch_and_add(count, tracked ? 1 : -1);
+	__sync_fetch_and_add(counter, tracked ? 1 : -1);
 	if (f)
 		__sync_fetch_and_add(&f->total, tracked ? 1 : -1);
 }
@@ -154,18 +206,18 @@ static __always_inline bool is_open(const struct connection *c)
 	return c->phase == PHASE_REQUEST || c->phase == PHASE_RESPONSE;
 }
 
-/* Whether what comes next on c can belong to a request that came before. */
+/* Whether later segments may belong to a request seen before. */
 static __always_inline bool expects_more(const struct connection *c)
 {
 	return c->phase != PHASE_IDLE || c->awaiting_response || c->pipelined_responses ||
 	       c->in_pipelined_response;
 }
 
-/* Width of that mark in bytes. */
+/* Width of the band above ring_wakeup_fill, in bytes. */
 #define WAKEUP_BAND (16 * sizeof(struct exchange_record))
 
-/* Emits the open exchange of c unless somebody else did. seen is c->claim as
- * it was when the caller decided.
+/* Emits the open exchange of c unless that was done already. seen is c->claim at the
+ * time of the caller's decision.
  */
 static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
 {
@@ -177,9 +229,9 @@ static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
 	c->x.flags |= flags;
 	if (!c->x.response_first)
 		c->x.flags |= FLAG_NO_RESPONSE;
-	/* User space drains the ring at intervals. It is woken only where a
-	 * quarter is full, not above as well: on a busy node a wakeup for each
-	 * record costs ten times what the record does.
+	/* User space drains the ring at intervals. Wake it only as the fill passes a quarter,
+	 * not for every record above: on a busy node a wakeup per record costs ten times as
+	 * much as the record.
 	 */
 	filled = bpf_ringbuf_query(&exchanges, BPF_RB_AVAIL_DATA) - ring_wakeup_fill;
 	if (filled < WAKEUP_BAND)
@@ -189,40 +241,40 @@ static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
 		count(COUNTER_RING_FULL);
 		return;
 	}
-	*record = c->x; /* inline: the helper's string copy is slow to start */
+	*record = c->x; /* inline: starting the helper's string copy is slow */
 	bpf_ringbuf_submit(record, wakeup);
 	count(COUNTER_EMITTED);
 }
 
 enum arrival {
 	ARRIVAL_IN_ORDER,
-	ARRIVAL_AHEAD,	/* bytes before it did not pass yet */
-	ARRIVAL_FILLED, /* such bytes, passing now */
-	ARRIVAL_AGAIN,	/* a retransmission, perhaps with new bytes at its end */
+	ARRIVAL_AHEAD,	/* bytes before it are missing so far */
+	ARRIVAL_FILLED, /* those bytes */
+	ARRIVAL_AGAIN,	/* a retransmission, possibly with new bytes at its end */
 };
 
-/* a before b, RFC 793 section 3.3 arithmetic. */
+/* Modular comparison, RFC 9293 section 3.4. */
 static __always_inline bool before(__u32 a, __u32 b)
 {
 	return (__s32)(a - b) < 0;
 }
 
-/* The byte at next is the first that passes. */
+/* Restarts at next: earlier bytes are not missing. */
 static __always_inline void resync_at(struct stream *st, __u32 next)
 {
-	st->known = 1;
+	st->valid = 1;
 	st->next = next;
 	st->gap_start = st->gap_end;
 }
 
-/* Takes a segment into account. fresh: how many of its bytes are new here. */
+/* Accounts for a segment; fresh is the number of bytes not seen before. */
 static __always_inline enum arrival arrive(struct stream *st, __u32 seq, __u32 len, __u32 *fresh)
 {
 	__u32 end = seq + len;
 
 	*fresh = len;
-	if (!st->known || seq == st->next) {
-		st->known = 1;
+	if (!st->valid || seq == st->next) {
+		st->valid = 1;
 		st->next = end;
 		return ARRIVAL_IN_ORDER;
 	}
@@ -249,7 +301,7 @@ static __always_inline enum arrival arrive(struct stream *st, __u32 seq, __u32 l
 	return ARRIVAL_AGAIN;
 }
 
-/* The next response belongs to a request that was followed by another. */
+/* The response to a request that another request has followed comes first. */
 static __always_inline void expect_pipelined_response(struct connection *c)
 {
 	if (c->pipelined_responses < 255)
@@ -257,7 +309,7 @@ static __always_inline void expect_pipelined_response(struct connection *c)
 	count(COUNTER_PIPELINED);
 }
 
-/* Ends what is open when another request begins. */
+/* The client begins another request. */
 static __always_inline void close_previous(struct connection *c)
 {
 	if (c->awaiting_response) {
@@ -278,12 +330,28 @@ static __always_inline void close_previous(struct connection *c)
 	c->phase = PHASE_IDLE;
 }
 
-/* The message that leaves through the interface begins at seq. */
+/* The message that leaves through the point begins at seq. */
 static __always_inline void start_egress(struct exchange_record *x, __u32 seq)
 {
 	x->egress_seq_start = seq;
 	x->egress_seq_end = seq;
 	x->egress_seq_done = seq;
+}
+
+/* The driver received the bytes from seq to end. Tracepoints may miss packets, so the
+ * time of the first byte counts only if that byte was seen.
+ */
+static __always_inline void note_far_side(struct exchange_record *x, bool from_client, __u32 seq,
+					  __u32 end, __u64 now)
+{
+	__u64 *first = from_client ? &x->far_request_first : &x->far_response_first;
+	__u64 *last = from_client ? &x->far_request_last : &x->far_response_last;
+
+	if (!before(x->egress_seq_start, seq) && before(x->egress_seq_start, end))
+		*first = now;
+	if (before(x->egress_seq_done, end))
+		x->egress_seq_done = end;
+	*last = now;
 }
 
 /* The kernel dropped a packet of the connection. */

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What is counted and given out: the counters and the record of an exchange. */
+/* What user space gets: counters, and one record per exchange and capture point. Go
+ * bindings are generated from the types in this file.
+ */
 #ifndef LAYERTRACE_EXCHANGE_H
 #define LAYERTRACE_EXCHANGE_H
 
 #include "kernel.h"
 
-/* Names and explanations: agent/internal/probe/counters.go. */
+/* Metric names and help texts: agent/internal/probe/counters.go. */
 enum counter {
 	COUNTER_REQUESTS,
 	COUNTER_CONTEXT_FOUND,
@@ -44,14 +46,10 @@ struct {
 
 static __always_inline void count(enum counter which)
 {
-	__u32 key = which;
-	__u64 *value = bpf_map_lookup_elem(&counters, &key);
-
-	if (value)
-		(*value)++;
+	increment(&counters, which);
 }
 
-/* Order and values as in internal/exchange/flags.go. */
+/* A test compares these with the flags of the Go package observe. */
 enum exchange_flag {
 	FLAG_NO_RESPONSE = 1 << 0,
 	FLAG_PIPELINED = 1 << 1,
@@ -70,8 +68,8 @@ enum direction {
 	DIRECTION_EGRESS = 2,
 };
 
-/* What user space reads from the ring buffer. Times in ns of
- * CLOCK_MONOTONIC; addresses IPv6 or IPv4-mapped, ports in host order.
+/* An exchange as user space reads it from the ring buffer. Times are in ns of
+ * CLOCK_MONOTONIC, addresses IPv6 or IPv4-mapped, ports in host order.
  */
 struct exchange_record {
 	__u64 request_first;
@@ -99,11 +97,11 @@ struct exchange_record {
 	__u8 sampling;
 	__u8 direction;
 	__u8 connection_id_len;
-	__u8 is_socket; /* the point is a socket, and what follows is set */
-	__u8 is_client; /* it sent the request */
+	__u8 is_socket; /* the point is a socket; the socket fields below are set */
+	__u8 is_client; /* the socket sent the request */
 	__u8 pad[4];
-	/* Times on the other side of the point: the application's at a socket,
-	 * the queue's letting go at an interface. 0: not known.
+	/* The same times on the far side of the point: the application's writes and reads at a
+	 * socket, the handover from the qdisc to the driver at an interface. 0: unknown.
 	 */
 	__u64 far_request_first;
 	__u64 far_request_last;
@@ -116,22 +114,21 @@ struct exchange_record {
 	__u32 uid;
 	__u32 srtt_us;
 	__u32 zero_windows;
-	/* Sequence numbers of the message that leaves through the point: its
-	 * first byte, behind its last, and behind the last of it that the
-	 * interface's queue was seen to let go or, at a socket, the peer to
-	 * acknowledge.
+	/* Sequence numbers of the message that leaves through the point: its first byte, its
+	 * end, and how far the far side has it: dequeued for the driver at an interface,
+	 * acknowledged by the peer at a socket.
 	 */
 	__u32 egress_seq_start;
 	__u32 egress_seq_end;
 	__u32 egress_seq_done;
-	__u8 qdisc_bypass;   /* the queue that let it go is passed by while it is empty */
-	__u8 egress_dropped; /* a packet of it was dropped at the interface */
+	__u8 qdisc_bypass;   /* the qdisc lets packets bypass it while it is empty */
+	__u8 egress_dropped; /* one of its packets was dropped at the interface */
 	__u8 pad2[2];
-	__u64 acknowledged; /* when the peer's TCP had it up to handover_end; at a socket */
+	__u64 acknowledged; /* socket: time at which the peer had acknowledged all of it */
 };
 
-/* Takes a time of a handover into account. */
-static __always_inline void add_times(__u64 *first, __u64 *last, __u64 now)
+/* Extends a pair of times to now. */
+static __always_inline void extend_times(__u64 *first, __u64 *last, __u64 now)
 {
 	if (!*first)
 		*first = now;

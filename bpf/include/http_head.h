@@ -1,38 +1,41 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The walk over a request head: from the packet to text, as far as it may be
- * read, and on over its lines.
+/* Finds the trace context in a request head.
+ *
+ * fast_walk*   reads the first lines in place, without a copy. It knows only the
+ *              common forms (CRLF, traceparent version 00, x-b3-*) and leaves the
+ *              rest to the other walk, from the line at which it stopped
+ * parse_lines  walks lines copied to scratch text, in all forms
+ * parse_chunks deep: continues over the rest of the segment and later ones
  */
 #ifndef LAYERTRACE_HTTP_HEAD_H
 #define LAYERTRACE_HTTP_HEAD_H
 
 #include "trace_context.h"
 
-const volatile __u32 prefix_window = 1024;
+const volatile enum window prefix_window = WINDOW_DEFAULT;
 const volatile bool deep;
-const volatile __u32 deep_window = 65536;
+const volatile enum window deep_window = DEEP_WINDOW_DEFAULT;
 
-/* Makes the verifier see that a place is within reach; the compiler, which
- * knows, would leave a plain & out.
+/* Shows the verifier that an offset is in range; the compiler would drop a plain & as
+ * redundant.
  */
 #define BOUND(at) asm volatile("%0 &= %1" : "+r"(at) : "i"(FAST_REACH - 1))
 
-/* Lines looked at, the request line among them, and their longest length. */
+/* Lines examined, including the request line, and their maximum length. */
 #define FAST_LINES 12
 #define FAST_LINE_MAX 128
-/* "traceparent: " with a value of version 00 and CRLF. */
+/* Length of "traceparent: ", a value of version 00 and CRLF. */
 #define TRACEPARENT_LINE 70
-/* Furthest start of a line, from the start of the packet: a power of 2. */
+/* Limit of line starts, from the start of the packet: a power of two. */
 #define FAST_REACH 1024
 
-/* Bytes below ' ' in a word: 0x80 for the first one, and perhaps in bytes behind
- * it.
- */
+/* Marks bytes below ' ' with 0x80: the first one reliably, those after it perhaps. */
 static __always_inline __u64 control_bytes(__u64 word)
 {
 	return (word - EACH(' ')) & ~word & HIGH1;
 }
 
-/* May the line be a trace header? word: its first characters. */
+/* word: the first characters of the line. */
 static __always_inline bool may_be_trace_header(__u64 word)
 {
 	switch ((word | 0x2020) & 0xffff) {
@@ -49,12 +52,12 @@ static __always_inline bool may_be_trace_header(__u64 word)
 	return false;
 }
 
-/* Where the lines lie: in the packet, each look ahead has to be checked against
- * its end; scratch text has room behind it.
+/* Where the lines are. In the packet each look ahead needs a check against its end;
+ * scratch text is padded.
  */
 struct fast_text {
 	const void *base;
-	const void *end; /* in the packet */
+	const void *end; /* of the packet */
 	bool in_packet;
 };
 
@@ -63,7 +66,7 @@ static __always_inline bool readable(const struct fast_text *f, const void *p, c
 	return !f->in_packet || p + n <= f->end;
 }
 
-/* Offset of the first control character from p on, -1 when it is too far. */
+/* Offset of the first control character from p on, or -1 if it is too far away. */
 static __always_inline __s64 find_control(const struct fast_text *f, const void *p)
 {
 #pragma unroll
@@ -79,7 +82,7 @@ static __always_inline __s64 find_control(const struct fast_text *f, const void 
 	return -1;
 }
 
-/* The line at p, if it is a valid traceparent of version 00 and nothing else. */
+/* Reads a line that is a valid traceparent of version 00 and nothing else. */
 static __always_inline bool fast_traceparent(const struct fast_text *f, const void *p,
 					     struct context *c)
 {
@@ -104,9 +107,9 @@ static __always_inline bool fast_traceparent(const struct fast_text *f, const vo
 	return true;
 }
 
-/* The x-b3-* line at p: its length without CRLF, -1 when prefix.h has to look
- * at it. part: what it says; an ID is in c already, but counts only once the
- * line has been seen to end there.
+/* Reads an x-b3-* line. Returns its length without CRLF, or -1 to leave it to the other
+ * walk. part: what the line contains; an ID is in c already, but counts only after a
+ * check that the line ends there.
  */
 static __always_inline __s64 fast_b3(const struct fast_text *f, const void *p, struct context *c,
 				     __u8 *part)
@@ -118,7 +121,7 @@ static __always_inline __s64 fast_b3(const struct fast_text *f, const void *p, s
 		return -1;
 	rest = *(const __u64 *)(p + 5);
 	if (((rest & 0xff) | 0x20) == 'p')
-		return find_control(f, p); /* x-b3-parentspanid, or nothing */
+		return find_control(f, p); /* x-b3-parentspanid, or irrelevant */
 	if (MATCHES(rest, 8, 't', 'r', 'a', 'c', 'e', 'i', 'd', ':') && line[13] == ' ' &&
 	    !(c->have & PART_TRACE_ID)) {
 		*part = PART_TRACE_ID;
@@ -141,7 +144,7 @@ static __always_inline __s64 fast_b3(const struct fast_text *f, const void *p, s
 }
 
 /* Walks the first lines of a payload at off, of which window bytes may be read.
- * OUTCOME_OPEN: prefix.h goes on from s->walk.pos.
+ * OUTCOME_INCOMPLETE: the other walk continues from s->walk.pos.
  */
 static __always_inline int fast_walk(struct scratch *s, const struct fast_text *f, __u32 off,
 				     __u32 window)
@@ -152,7 +155,7 @@ static __always_inline int fast_walk(struct scratch *s, const struct fast_text *
 	BOUND(at);
 	for (int i = 0; i < FAST_LINES; i++) {
 		const void *p = f->base + at;
-		__u64 behind, word;
+		__u64 tail, word;
 		bool b3 = false;
 		__u8 part = 0;
 		__s64 len;
@@ -174,18 +177,18 @@ static __always_inline int fast_walk(struct scratch *s, const struct fast_text *
 								      OUTCOME_FOUND;
 		}
 		if (len < 9)
-			break; /* none, or too short for a request line */
-		/* From 9 characters before the line's end on. */
-		behind = at + len - 9;
-		FORGET(behind, s->high);
-		BOUND(behind);
-		p = f->base + behind;
+			break; /* no line end found, or too short for a request line */
+		/* The last 9 characters and the line end. */
+		tail = at + len - 9;
+		FORGET(tail, s->high);
+		BOUND(tail);
+		p = f->base + tail;
 		if (!readable(f, p, 11) || *(const __u16 *)(p + 9) != ('\r' | '\n' << 8))
 			break;
 		if (!i && (*(const __u64 *)p != WORD(' ', 'H', 'T', 'T', 'P', '/', '1', '.') ||
 			   (__u8)(*(const __u8 *)(p + 8) - '0') > 9))
 			break;
-		if (behind + 11 - off > window)
+		if (tail + 11 - off > window)
 			break;
 		if (part & PART_IDS) {
 			add_id(&w->b3, part, at - off);
@@ -194,21 +197,19 @@ static __always_inline int fast_walk(struct scratch *s, const struct fast_text *
 				     *(const __u8 *)(p + 8) == '1' ? SAMPLING_ACCEPTED :
 								     SAMPLING_DENIED);
 		} else if (!b3 && (w->b3.have & PART_IDS) == PART_IDS) {
-			break; /* whole, with the decision left open */
+			break; /* complete, sampling decision deferred */
 		}
 		if (w->b3.have == (PART_IDS | PART_SAMPLING))
 			return use_parts(w, &w->b3, FORMAT_B3_MULTI);
-		at = behind + 11;
+		at = tail + 11;
 		w->request_line = 1;
 		w->pos = at - off;
 	}
 	return OUTCOME_INCOMPLETE;
 }
 
-/* Both are functions of their own, or else the verifier would go through the
- * lines again for each way that leads to them.
- */
-__noinline int fast_walk_packet(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 window)
+VERIFIED_ALONE int fast_walk_packet(struct __sk_buff *skb, struct scratch *s, __u32 off,
+				    __u32 window)
 {
 	struct fast_text f = {(const void *)(long)skb->data, (const void *)(long)skb->data_end,
 			      true};
@@ -218,31 +219,31 @@ __noinline int fast_walk_packet(struct __sk_buff *skb, struct scratch *s, __u32 
 	return fast_walk(s, &f, off, window);
 }
 
-/* The same in text, once its first bytes are read. */
-__noinline int fast_walk_text(struct scratch *s)
+/* The same in scratch text, after the first read. */
+VERIFIED_ALONE int fast_walk_text(struct scratch *s)
 {
 	if (!s)
 		return OUTCOME_INCOMPLETE;
 	return fast_walk(s, &(struct fast_text){.base = s->text}, 0, s->walk.end);
 }
 
-/* Bytes read at first: a reordered context lies within them. */
+/* Size of the first read: contains a context that was reordered to the start. */
 #define FIRST_READ 384
 /* A line has at least one byte and LF. */
-#define LINES_MAX ((WINDOW_MAX + CARRY_MAX) / 2)
+#define LINES_MAX ((WINDOW_MAX + DEEP_LINE_MAX) / 2)
 
-/* Blanks that are dropped at either end of a value; the verifier follows at
- * most 8,192 branches on one path (kernel/bpf/verifier.c, push_stack).
+/* Blanks skipped on either side of a value. The verifier follows at most 8,192 branches
+ * per path (kernel/bpf/verifier.c, push_stack).
  */
 #define BLANKS_MAX 64
 
 #define LOW7 0x7f7f7f7f7f7f7f7fULL
 #define LINE_FEEDS 0x0a0a0a0a0a0a0a0aULL
 
-/* Offset of the next LF in [off, end), or -1. Eight bytes at a time: a byte of
- * found is 0x80 just where the byte of the text is LF.
+/* Offset of the next LF in [off, end), or -1. Eight bytes at a time: a byte of found is
+ * 0x80 exactly where the text has LF.
  */
-__noinline int find_lf(struct scratch *s, __u32 off, __u32 end)
+VERIFIED_ALONE int find_lf(struct scratch *s, __u32 off, __u32 end)
 {
 	if (!s)
 		return -1;
@@ -267,8 +268,8 @@ static __always_inline bool is_blank(__u8 byte)
 	return byte == ' ' || byte == '\t';
 }
 
-/* First byte of [off, end) that is no blank. */
-__noinline int skip_blanks(struct scratch *s, __u32 off, __u32 end)
+/* First byte of [off, end) that is not a blank. */
+VERIFIED_ALONE int skip_blanks(struct scratch *s, __u32 off, __u32 end)
 {
 	if (!s)
 		return off;
@@ -280,8 +281,8 @@ __noinline int skip_blanks(struct scratch *s, __u32 off, __u32 end)
 	return off;
 }
 
-/* End of [off, end) without the blanks there. */
-__noinline int trim_blanks(struct scratch *s, __u32 off, __u32 end)
+/* End of [off, end) without trailing blanks. */
+VERIFIED_ALONE int trim_blanks(struct scratch *s, __u32 off, __u32 end)
 {
 	if (!s)
 		return end;
@@ -293,8 +294,8 @@ __noinline int trim_blanks(struct scratch *s, __u32 off, __u32 end)
 	return end;
 }
 
-/* Offset behind the empty line that ends the head at the start of text, or 0. */
-__noinline int find_head_end(struct scratch *s, __u32 end)
+/* Offset after the empty line that ends the head at the start of text, or 0. */
+VERIFIED_ALONE int find_head_end(struct scratch *s, __u32 end)
 {
 	__u32 off = 0;
 
@@ -312,7 +313,7 @@ __noinline int find_head_end(struct scratch *s, __u32 end)
 	return 0;
 }
 
-/* What stands when no line comes any more. */
+/* Result when there are no more lines. */
 static __always_inline int finish_walk(struct walk *w, int outcome)
 {
 	if ((w->b3.have & PART_IDS) == PART_IDS)
@@ -334,7 +335,7 @@ static __always_inline int parse_request_line(struct scratch *s, __u32 off, __u3
 	return OUTCOME_INCOMPLETE;
 }
 
-/* A header that holds a whole context. */
+/* A header with a complete context. */
 static __always_inline int parse_context(struct scratch *s, __u32 header, __u32 value, __u32 end,
 					 __u32 offset)
 {
@@ -363,8 +364,8 @@ static __always_inline int parse_context(struct scratch *s, __u32 header, __u32 
 	return s->walk.found.sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED : OUTCOME_FOUND;
 }
 
-/* One line, text[off] up to its LF. */
-__noinline int parse_line(struct scratch *s, __u32 off, __u32 lf)
+/* Parses the line in [off, lf). */
+VERIFIED_ALONE int parse_line(struct scratch *s, __u32 off, __u32 lf)
 {
 	__u32 len = lf - off, value, end;
 	struct name name;
@@ -376,8 +377,8 @@ __noinline int parse_line(struct scratch *s, __u32 off, __u32 lf)
 	w = &s->walk;
 	if (len && text8(s, lf - 1) == '\r')
 		len--;
-	if (deep && (w->skip_line || len > CARRY_MAX)) {
-		w->request_line = 1; /* such a long one is not checked */
+	if (deep && (w->skip_line || len > DEEP_LINE_MAX)) {
+		w->request_line = 1; /* too long to be checked */
 		return OUTCOME_INCOMPLETE;
 	}
 	if (!w->request_line)
@@ -392,7 +393,7 @@ __noinline int parse_line(struct scratch *s, __u32 off, __u32 lf)
 		return use_parts(w, &w->datadog, FORMAT_DATADOG);
 	if (!name.len)
 		return OUTCOME_INCOMPLETE;
-	/* One blank in front and none behind is what nearly everybody writes. */
+	/* The usual form: one blank before the value, none after it. */
 	value = off + name.len;
 	end = off + len;
 	if (value < end && text8(s, value) == ' ')
@@ -422,8 +423,8 @@ __noinline int parse_line(struct scratch *s, __u32 off, __u32 lf)
 	return OUTCOME_INCOMPLETE;
 }
 
-/* All whole lines in text. */
-__noinline int parse_lines(struct scratch *s)
+/* Parses all complete lines in text. */
+VERIFIED_ALONE int parse_lines(struct scratch *s)
 {
 	int outcome = OUTCOME_INCOMPLETE;
 
@@ -443,7 +444,7 @@ __noinline int parse_lines(struct scratch *s)
 	return outcome;
 }
 
-/* Appends len bytes of the packet to text; the caller keeps to its size. */
+/* Appends len bytes of the packet to text; the caller ensures that they fit. */
 static __always_inline bool append(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
 {
 	__u32 at = s->walk.end & (TEXT_SIZE / 2 - 1);
@@ -457,10 +458,10 @@ static __always_inline bool append(struct __sk_buff *skb, struct scratch *s, __u
 	return true;
 }
 
-/* Deep: keeps the unfinished line at the front of text, so the next chunk can
- * follow. Of one that is too long only the last byte stays, which may be CR.
+/* Deep: moves the unfinished line to the start of text, so that the next chunk can
+ * follow. Of a line that is too long only the last byte stays, which may be CR.
  */
-__noinline int carry_line(struct scratch *s)
+VERIFIED_ALONE int carry_line(struct scratch *s)
 {
 	__u32 len, from;
 	struct walk *w;
@@ -469,13 +470,13 @@ __noinline int carry_line(struct scratch *s)
 		return 0;
 	w = &s->walk;
 	len = w->end - w->pos;
-	if (len > CARRY_MAX + 1) { /* the line and its CR */
+	if (len > DEEP_LINE_MAX + 1) { /* the line and its CR */
 		w->skip_line = 1;
 		w->pos = w->end - 1;
 		len = 1;
 	}
 	from = w->pos;
-	for (__u32 i = 0; i <= CARRY_MAX / 8; i++) {
+	for (__u32 i = 0; i <= DEEP_LINE_MAX / 8; i++) {
 		if (i * 8 >= len)
 			break;
 		*(__u64 *)(s->text + i * 8) = text64(s, from + i * 8);
@@ -486,7 +487,7 @@ __noinline int carry_line(struct scratch *s)
 	return 0;
 }
 
-/* Deep: one chunk of a segment, len bytes at off. */
+/* Deep: one chunk of a segment. */
 static __always_inline int parse_chunk(struct __sk_buff *skb, struct scratch *s, __u32 off,
 				       __u32 len)
 {
@@ -498,8 +499,8 @@ static __always_inline int parse_chunk(struct __sk_buff *skb, struct scratch *s,
 	return parse_lines(s);
 }
 
-/* Deep: goes on with the walk in s over len more bytes at off. */
-__noinline int parse_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
+/* Deep: continues the walk in s over len bytes at off. */
+VERIFIED_ALONE int parse_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
 {
 	int outcome = OUTCOME_INCOMPLETE;
 
@@ -524,8 +525,8 @@ __noinline int parse_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off,
 	return outcome;
 }
 
-/* The first read, where the packet may be looked at directly: moves of 8 bytes
- * take a third of the time that the helper's string copy does.
+/* The first read with direct access: 8-byte moves take a third of the time of the
+ * helper's string copy.
  */
 static __always_inline bool copy_first(struct __sk_buff *skb, struct scratch *s, __u32 off)
 {
@@ -546,8 +547,8 @@ static __always_inline bool copy_first(struct __sk_buff *skb, struct scratch *s,
 	return true;
 }
 
-/* Begins a walk over a segment's payload, len bytes at off. OUTCOME_OPEN: the
- * head goes on behind what may be read here.
+/* Starts a walk over a payload, len bytes at off. OUTCOME_INCOMPLETE: the head
+ * continues after what may be read here.
  */
 static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, __u32 off,
 				      __u32 len, const enum access access)
@@ -555,11 +556,11 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 	__u32 window = len < prefix_window ? len : prefix_window, first;
 	int outcome = OUTCOME_INCOMPLETE;
 
-	/* not found: whoever finds a context sets all of it */
+	/* skip found: every path that finds a context sets all of it */
 	__builtin_memset(&s->walk, 0, offsetof(struct walk, found));
 	__builtin_memset(&s->walk.b3.offset, 0,
 			 sizeof(struct context) - offsetof(struct context, offset));
-	if (access == ACCESS_DIRECT && !context_headers_len) {
+	if (access == ACCESS_DIRECT && !context_headers.len) {
 		outcome = fast_walk_packet(skb, s, off, window);
 		if (outcome != OUTCOME_INCOMPLETE)
 			return outcome;
@@ -568,7 +569,7 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 	if (!(access == ACCESS_DIRECT && first == FIRST_READ && copy_first(skb, s, off)) &&
 	    !append(skb, s, off, first))
 		return OUTCOME_TRUNCATED;
-	if (!s->walk.pos && !context_headers_len)
+	if (!s->walk.pos && !context_headers.len)
 		outcome = fast_walk_text(s);
 	if (outcome != OUTCOME_INCOMPLETE)
 		return outcome;
@@ -597,16 +598,15 @@ static __always_inline int walk_whole(struct __sk_buff *skb, struct scratch *s, 
 	return outcome == OUTCOME_TRUNCATED ? finish_walk(&s->walk, OUTCOME_TRUNCATED) : outcome;
 }
 
-/* Walks the head at the start of a payload, len bytes at off: its outcome; what
- * it found is in s->walk. Functions of their own, since most segments begin
- * otherwise.
+/* Walk the head at the start of a payload, len bytes at off; s->walk.found is the
+ * context if the outcome is OUTCOME_FOUND.
  */
-__noinline int walk_direct(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
+VERIFIED_ALONE int walk_direct(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
 {
 	return walk_whole(skb, s, off, len, ACCESS_DIRECT);
 }
 
-__noinline int walk_loaded(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
+VERIFIED_ALONE int walk_loaded(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
 {
 	return walk_whole(skb, s, off, len, ACCESS_LOAD);
 }

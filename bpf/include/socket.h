@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* A socket as a capture point. Its packets pass the programs of its cgroup,
- * where the HTTP head can be read and the socket is known; so neither loopback
- * nor address translation is in the way. What the application does is told by
- * tracepoints, which find the socket by its storage.
+/* A socket as a capture point. Its packets pass the programs of its cgroup, where both
+ * the HTTP head and the socket are accessible, regardless of loopback and address
+ * translation. Tracepoints report the application's writes and reads; they find the
+ * socket's state in its storage.
  */
 #ifndef LAYERTRACE_SOCKET_H
 #define LAYERTRACE_SOCKET_H
@@ -10,17 +10,22 @@
 #include "track.h"
 
 #define TARGET_CGROUPS_MAX 16
-/* A chosen cgroup that is nested deeper is not found. */
+/* A target cgroup nested deeper than this is not found. */
 #define CGROUP_LEVELS_MAX 32
 
-/* The chosen cgroups' IDs: inode numbers of their directories. */
-const volatile __u32 target_cgroups_len;
-const volatile __u64 target_cgroups[TARGET_CGROUPS_MAX];
+/* IDs of the target cgroups: the inode numbers of their directories. */
+struct target_cgroups {
+	__u32 len;
+	__u64 ids[TARGET_CGROUPS_MAX];
+};
+
+const volatile struct target_cgroups target_cgroups;
 
 #define CGROUP_CACHE_BITS 6
 
-/* Of cgroups that were asked for, each in one word: which one, and in the lowest
- * bit whether it is chosen.
+/* Results for cgroups looked up before, one word each: the cgroup, and in the lowest
+ * bit whether it is in a target. Every write on the machine asks, so a hit must not
+ * call anything.
  */
 struct cgroup_cache {
 	__u64 of[1 << CGROUP_CACHE_BITS];
@@ -33,18 +38,16 @@ struct {
 	__type(value, struct cgroup_cache);
 } cached_cgroups SEC(".maps");
 
-/* Whether the kernel tells of writes; without, no time of writing is known. */
+/* Without a tracepoint for writes, write times are unknown. */
 const volatile bool have_write_tp;
 
-/* A power of 2. Of two sockets with the same place, the one that wrote last is
- * known.
- */
+/* A power of two. Of sockets that share a slot, the latest writer is known. */
 #define WRITE_SLOTS (1 << 10)
 
 struct sk_write {
 	__u32 socket; /* its hash, skc_hash */
-	__u32 read;   /* what the process had read then, copied_seq */
-	__u32 end;    /* the sequence number behind what was written */
+	__u32 read;   /* copied_seq at the time of the write */
+	__u32 end;    /* sequence number after the written data */
 	__u32 pad;
 	struct write_times times;
 };
@@ -60,15 +63,13 @@ struct {
 	__type(value, struct sk_writes);
 } latest_writes SEC(".maps");
 
-/* Of a socket of the chosen cgroups at which something was recorded. */
+/* State of a socket in a target cgroup at which an exchange was recorded. */
 struct socket_state {
-	/* What the application had read while something was followed; see
-	 * copied_seq of struct tcp_sock.
-	 */
+	/* Data that the application had read while tracked; see copied_seq of struct tcp_sock. */
 	__u32 read;
-	__u32 tracked; /* what comes next can belong to an exchange */
+	__u32 tracked; /* later segments may belong to an exchange */
 	struct socket_facts facts;
-	struct connection_key key; /* end a is the socket's own */
+	struct connection_key key; /* end a is the socket itself */
 };
 
 struct {
@@ -82,40 +83,40 @@ static __always_inline bool is_target_cgroup(__u64 id)
 {
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < TARGET_CGROUPS_MAX; i++) {
-		if (i >= target_cgroups_len)
+		if (i >= target_cgroups.len)
 			return false;
-		if (target_cgroups[i] == id)
+		if (target_cgroups.ids[i] == id)
 			return true;
 	}
 	return false;
 }
 
-/* A cgroup's number in this table, with a lowest bit of 0: its address, from the
- * table's. The verifier lets two pointers be subtracted, but none be a number.
+/* Number of a cgroup in this cache, with a lowest bit of 0: its address relative to the
+ * cache. The verifier permits subtracting pointers, but not using one as a number.
  */
 static __always_inline __u64 cgroup_number(const struct cgroup *group,
-					   const struct cgroup_cache *known)
+					   const struct cgroup_cache *cache)
 {
 	__u64 number = (__u64)group;
 
-	asm volatile("%0 -= %1" : "+r"(number) : "r"(known));
+	asm volatile("%0 -= %1" : "+r"(number) : "r"(cache));
 	return number;
 }
 
-static __always_inline __u64 *cgroup_slot(struct cgroup_cache *known, __u64 number)
+static __always_inline __u64 *cgroup_slot(struct cgroup_cache *cache, __u64 number)
 {
-	return &known->of[number * HASH_FACTOR >> (64 - CGROUP_CACHE_BITS)];
+	return &cache->of[number * HASH_FACTOR >> (64 - CGROUP_CACHE_BITS)];
 }
 
-/* Whether the cgroup or one above it is chosen, as cgroup_is_descendant in
+/* Whether the cgroup or an ancestor is a target; see cgroup_is_descendant() in
  * include/linux/cgroup.h.
  */
-static __noinline int walk_up_cgroups(const struct cgroup *group, __u64 number, __u64 *answer)
+static COLD int walk_up_cgroups(const struct cgroup *group, __u64 number, __u64 *entry)
 {
 	__u32 level = BPF_CORE_READ(group, level);
-	__u64 chosen = 0;
+	__u64 in_target = 0;
 
-	if (!answer)
+	if (!entry)
 		return 0;
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < CGROUP_LEVELS_MAX && i <= level; i++) {
@@ -123,42 +124,41 @@ static __noinline int walk_up_cgroups(const struct cgroup *group, __u64 number, 
 
 		bpf_core_read(&above, sizeof(above), &group->ancestors[i]);
 		if (is_target_cgroup(BPF_CORE_READ(above, kn, id))) {
-			chosen = 1;
+			in_target = 1;
 			break;
 		}
 	}
-	*(volatile __u64 *)answer = number | chosen;
-	return chosen;
+	*(volatile __u64 *)entry = number | in_target;
+	return in_target;
 }
 
 static __always_inline bool sk_in_target_cgroup(const struct sock *sk)
 {
-	struct cgroup_cache *known = bpf_map_lookup_elem(&cached_cgroups, &(__u32){0});
+	struct cgroup_cache *cache = bpf_map_lookup_elem(&cached_cgroups, &(__u32){0});
 	const struct cgroup *group = sk->sk_cgrp_data.cgroup;
-	__u64 number, *place, answer;
+	__u64 number, *slot, entry;
 
-	if (!known)
+	if (!cache)
 		return false;
-	number = cgroup_number(group, known);
-	place = cgroup_slot(known, number);
-	answer = *(volatile __u64 *)place;
-	return (answer & ~1ULL) == number ? answer & 1 : walk_up_cgroups(group, number, place);
+	number = cgroup_number(group, cache);
+	slot = cgroup_slot(cache, number);
+	entry = *(volatile __u64 *)slot;
+	return (entry & ~1ULL) == number ? entry & 1 : walk_up_cgroups(group, number, slot);
 }
 
-/* A cgroup is made: an answer for one that was there before it is not its own. */
+/* A cgroup is created: an entry for an earlier one at the same address is stale. */
 static __always_inline void forget_cgroup(const struct cgroup *group)
 {
-	struct cgroup_cache *known = bpf_map_lookup_elem(&cached_cgroups, &(__u32){0});
+	struct cgroup_cache *cache = bpf_map_lookup_elem(&cached_cgroups, &(__u32){0});
 
-	if (known)
-		*(volatile __u64 *)cgroup_slot(known, cgroup_number(group, known)) = 0;
+	if (cache)
+		*(volatile __u64 *)cgroup_slot(cache, cgroup_number(group, cache)) = 0;
 }
 
-/* Whether a write of len bytes is sent at once: it fits one segment, the peer has
- * room for it, and all before it was acknowledged. So neither the congestion
- * window, nor Nagle's algorithm, nor a queue with earlier segments makes it wait.
- * So it is with nearly every request, and the time, which is not cheap, need not
- * be taken.
+/* Whether a write of len bytes is sent at once: it fits one segment, the peer has room
+ * for it, and all earlier data is acknowledged, so neither the congestion window nor
+ * Nagle's algorithm nor queued segments delay it. True for nearly all requests, which
+ * saves reading the clock.
  */
 static __always_inline bool sends_at_once(const struct tcp_sock *tp, __u64 len)
 {
@@ -170,7 +170,7 @@ static __always_inline __u32 socket_hash(const struct tcp_sock *tp)
 	return ((const struct sock *)tp)->__sk_common.skc_hash;
 }
 
-/* The socket's place; NULL is only what the verifier cannot exclude. */
+/* Never NULL; the check satisfies the verifier. */
 static __always_inline struct sk_write *write_slot(const struct tcp_sock *tp)
 {
 	struct sk_writes *w = bpf_map_lookup_elem(&latest_writes, &(__u32){0});
@@ -178,14 +178,16 @@ static __always_inline struct sk_write *write_slot(const struct tcp_sock *tp)
 	return w ? &w->of[socket_hash(tp) & (WRITE_SLOTS - 1)] : NULL;
 }
 
-/* Whether it was noted of this socket, and nothing was read since. */
+/* Whether the entry is of this socket, with nothing read since. */
 static __always_inline bool is_same_run(const struct sk_write *w, const struct tcp_sock *tp)
 {
 	return w->socket == socket_hash(tp) && w->read == tp->copied_seq;
 }
 
-/* The process writes len bytes to the socket now. Something was read since it did
- * so before: another message begins.
+/* Records a write of len bytes that has to wait. A read since the previous write means
+ * that another message begins. At this time it is unknown whether a request to be
+ * recorded begins, so this covers all sockets in target cgroups, in one small table:
+ * socket storage is rarely in a cache.
  */
 static __always_inline void note_write(const struct tcp_sock *tp, __u64 len, __u64 now)
 {
@@ -202,8 +204,8 @@ static __always_inline void note_write(const struct tcp_sock *tp, __u64 len, __u
 	w->times.last = now;
 }
 
-/* Sets when that was written which the socket sends now, up to the sequence
- * number end: what lies behind the latest write that was noted was sent at once.
+/* Sets the write times of the data that the socket sends now, up to sequence number
+ * end. Data after the last recorded write was sent at once.
  */
 static __always_inline void find_write_times(const struct tcp_sock *tp, __u32 end,
 					     struct write_times *to)
@@ -222,8 +224,8 @@ static __always_inline void find_write_times(const struct tcp_sock *tp, __u32 en
 #define AF_INET6 10
 #define TCP_LISTEN 10
 
-/* A 32-bit field of a socket. The verifier allows only loads at constant
- * offsets, but the compiler likes to compute an address that two loads share.
+/* Reads a 32-bit field of a socket. The verifier allows only loads at constant offsets,
+ * but the compiler likes to compute an address shared by two loads.
  */
 #define SOCK_FIELD(sk, field)                                                   \
 	({                                                                      \
@@ -250,8 +252,8 @@ static __always_inline void set_socket_key(struct connection_key *key, const str
 	key->port_b = bpf_ntohs(sk->dst_port);
 }
 
-/* The counter of what is followed at the socket, by its own ends: those of a
- * packet that leaves were translated.
+/* Counter of tracked connections by the socket's own ends: those in an outgoing packet
+ * may be translated.
  */
 static __always_inline __u32 *tracked_counter_of_sk(const struct bpf_sock *sk)
 {
@@ -269,10 +271,10 @@ static __always_inline __u32 *tracked_counter_of_sk(const struct bpf_sock *sk)
 				       SOCKET_POINT);
 }
 
-/* The state of a socket at which something is recorded for the first time; NULL
- * when it is none to look at. Out of line, as a socket needs it once.
+/* State of a socket at which an exchange is recorded for the first time; NULL if it is
+ * not a TCP connection.
  */
-static __noinline struct socket_state *new_socket_state(struct __sk_buff *skb)
+static COLD struct socket_state *new_socket_state(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
@@ -308,7 +310,7 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
 	return st ? st : new_socket_state(skb);
 }
 
-/* The exchange that is open at the socket, if any. */
+/* The open exchange of the socket, or NULL. */
 static __always_inline struct connection *open_exchange_at(const struct socket_state *st)
 {
 	struct connection *c = bpf_map_lookup_elem(&connections, &st->key);
@@ -327,7 +329,7 @@ static __always_inline void set_write_times(struct __sk_buff *skb, const struct 
 		find_write_times(tp, seg->seq + seg->payload_len, &s->write_times);
 }
 
-/* The segment in s may belong to something at this socket. */
+/* The segment in s may change the socket's connection. */
 static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratch *s)
 {
 	struct segment *seg = &s->segment;
@@ -343,16 +345,16 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	if (egress)
 		set_write_times(skb, seg, s);
 	tracked = tracked_counter(&st->key, SOCKET_POINT);
-	/* What came before was read: requests and responses take turns. The sweep
-	 * lets connections go without a word here.
+	/* Earlier data has been read: requests and responses take turns. Also after the sweep
+	 * has untracked the connection.
 	 */
 	if (!st->tracked || !is_tracked(tracked))
 		st->read = egress ? seg->ack : seg->seq;
 	st->tracked = track_segment(skb, s, tracked);
 }
 
-/* The peer acknowledges, and sends nothing. */
-static __noinline int on_bare_ack(struct __sk_buff *skb, __u32 ack)
+/* The peer acknowledges without sending data. */
+static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
@@ -384,14 +386,13 @@ static __always_inline void handle_at_socket(struct __sk_buff *skb, struct scrat
 		track_at_socket(skb, s);
 }
 
-/* Only what arrives came by an interface. */
+/* Only arriving packets have an ingress interface. */
 static __always_inline enum direction direction_at_socket(const struct __sk_buff *skb)
 {
 	return skb->ingress_ifindex ? DIRECTION_INGRESS : DIRECTION_EGRESS;
 }
 
-/* Out of the way of those that only pass. */
-static __noinline int socket_slow_path(struct __sk_buff *skb)
+static COLD int socket_slow_path(struct __sk_buff *skb)
 {
 	enum direction direction = direction_at_socket(skb);
 	struct bpf_sock *sk = skb->sk;
@@ -411,9 +412,9 @@ static __noinline int socket_slow_path(struct __sk_buff *skb)
 	return 0;
 }
 
-/* The body of the capture program of sockets' packets. Ports are not looked at: behind a
- * redirection they are others than on the wire. The socket's state neither, until
- * it has to be: finding it takes more time than all else.
+/* Body of the capture program at sockets. It ignores ports, which differ from those on
+ * the wire after a redirection, and avoids the socket's state: looking it up costs more
+ * than everything else.
  */
 static __always_inline void capture_at_socket(struct __sk_buff *skb)
 {

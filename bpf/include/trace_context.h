@@ -1,31 +1,46 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Values of the trace headers, by docs/trace-context.md. A value is the text
- * between off and end, without blanks at its ends. Each reader returns false
- * for a malformed value.
+/* Trace headers (docs/trace-context.md): configured names, IDs as text, header values,
+ * header names. A value is the text in [off, end) without surrounding blanks; its
+ * reader returns false if it is malformed.
  */
 #ifndef LAYERTRACE_TRACE_CONTEXT_H
 #define LAYERTRACE_TRACE_CONTEXT_H
 
 #include "packet.h"
 
+/* A test compares these with the formats of the Go package tracecontext. */
+enum format {
+	FORMAT_NONE,
+	FORMAT_W3C,
+	FORMAT_B3,
+	FORMAT_B3_MULTI,
+	FORMAT_JAEGER,
+	FORMAT_DATADOG,
+	FORMAT_SW8,
+};
+
 #define CONTEXT_HEADERS_MAX 4
 #define CONTEXT_HEADER_LEN 32
 
-/* A configured header name: lower case, with its colon, and the format. */
+/* A configured header name, in lower case and with its colon, and its format. */
 struct context_header {
 	__u8 len;
-	__u8 format;
-	__u8 pad[6];
+	__u8 pad[3];
+	enum format format;
 	__u8 name[CONTEXT_HEADER_LEN];
 };
 
-const volatile __u32 context_headers_len;
-const volatile struct context_header context_headers[CONTEXT_HEADERS_MAX];
+struct context_headers {
+	__u32 len;
+	struct context_header of[CONTEXT_HEADERS_MAX];
+};
+
+const volatile struct context_headers context_headers;
 
 #define HEX_UPPER 0x40
 #define HEX_INVALID 0x80
 
-/* Value of a hex digit; upper-case ones marked, since W3C forbids them. */
+/* Value of a hex digit. Upper-case digits are marked: W3C forbids them. */
 static const __u8 hex_value[256] = {
 	[0 ... 255] = HEX_INVALID,
 	['0'] = 0,
@@ -60,11 +75,11 @@ enum hex_case {
 #define EACH(byte) (0x0101010101010101ULL * (byte))
 #define HIGH1 EACH(0x80)
 
-/* Eight hex digits at once, to their four bytes. Sets bits of bad when one is no
- * digit of that case.
+/* Converts eight hex digits at once to their four bytes. Sets bits in bad if one is not
+ * a digit of the given case.
  *
- * A letter has bit 6 set, a decimal digit has not; from the low nibble and that
- * bit follow the value and the only character that it may have come from.
+ * Letters have bit 6 set, decimal digits do not. That bit and the low nibble give the
+ * value and the only character that it can come from.
  */
 static __always_inline __u32 eight_digits(__u64 text, const enum hex_case hex_case, __u64 *bad)
 {
@@ -81,9 +96,9 @@ static __always_inline __u32 eight_digits(__u64 text, const enum hex_case hex_ca
 	return value | value >> 16;
 }
 
-/* Decodes 2 * bytes digits at text, a multiple of 16, to words of 8 bytes; false
- * when one is no digit of that case or all are zero, which no ID may be. Stored
- * as they will be read: a load that covers two stores has to wait for both.
+/* Decodes 2 * bytes hex digits (a multiple of 16) into 8-byte words. False if one is
+ * not a digit of the given case, or if all are zero, which no ID may be. Stored in the
+ * width of later reads: a load that spans two stores waits for both.
  */
 static __always_inline bool read_hex(const __u8 *text, __u8 *to, const __u32 bytes,
 				     const enum hex_case hex_case)
@@ -102,7 +117,7 @@ static __always_inline bool read_hex(const __u8 *text, __u8 *to, const __u32 byt
 	return any && !bad;
 }
 
-/* Whether n bytes at off are hex digits in either case. */
+/* Whether n bytes at off are hex digits of either case. */
 static __always_inline bool is_hex(const struct scratch *s, __u32 off, const __u32 n)
 {
 	__u8 seen = 0;
@@ -118,7 +133,7 @@ static __always_inline void store_be64(__u8 *to, __u64 value)
 	__builtin_memcpy(to, &value, sizeof(value));
 }
 
-/* 1 to 20 decimal digits between off and end: a number of 64 bits, not 0. */
+/* Reads 1 to 20 decimal digits: a 64-bit number other than 0. */
 static __always_inline bool read_decimal(const struct scratch *s, __u32 off, __u32 end, __u64 *to)
 {
 	const __u64 limit = ~0ULL / 10;
@@ -149,23 +164,12 @@ static __always_inline __u64 fnv(__u64 hash, __u8 byte)
 	return (hash ^ byte) * FNV_PRIME;
 }
 
-/* Numbers as in internal/tracecontext/context.go. */
-enum format {
-	FORMAT_NONE,
-	FORMAT_W3C,
-	FORMAT_B3,
-	FORMAT_B3_MULTI,
-	FORMAT_JAEGER,
-	FORMAT_DATADOG,
-	FORMAT_SW8,
-};
-
 #define TRACEPARENT_LEN 55
 #define SW8_PART_MAX 96
 #define SW8_INDEX_MAX 8
 
 /* W3C Trace Context, section 3.2. */
-__noinline int read_traceparent(struct scratch *s, __u32 off, __u32 end)
+VERIFIED_ALONE int read_traceparent(struct scratch *s, __u32 off, __u32 end)
 {
 	struct context *c;
 	const __u8 *text;
@@ -177,7 +181,7 @@ __noinline int read_traceparent(struct scratch *s, __u32 off, __u32 end)
 	text = text_at(s, off);
 	if (text[2] != '-' || text[35] != '-' || text[52] != '-')
 		return 0;
-	/* version and flags may be zero, so only their digits are checked */
+	/* version and flags may be zero: check their digits only */
 	digits =
 		hex_value[text[0]] | hex_value[text[1]] | hex_value[text[53]] | hex_value[text[54]];
 	if ((digits & HEX_LOWER_ONLY) || (text[0] == 'f' && text[1] == 'f'))
@@ -193,7 +197,7 @@ __noinline int read_traceparent(struct scratch *s, __u32 off, __u32 end)
 	return 1;
 }
 
-/* A trace ID of 16 or 32 hex digits (B3), the short one padded with zeros. */
+/* B3 trace ID of 16 or 32 hex digits; the short form is padded with zeros. */
 static __always_inline bool read_b3_trace_id(struct scratch *s, struct context *c, __u32 off,
 					     __u32 len)
 {
@@ -203,8 +207,8 @@ static __always_inline bool read_b3_trace_id(struct scratch *s, struct context *
 	return len == 16 && read_hex(text_at(s, off), c->trace_id + 8, 8, HEX_ANY_CASE);
 }
 
-/* openzipkin/b3-propagation, "Single Header". A lone "0" sets walk.denied. */
-__noinline int read_b3(struct scratch *s, __u32 off, __u32 end)
+/* openzipkin/b3-propagation, "Single Header". A lone "0" sets walk.denied to 2. */
+VERIFIED_ALONE int read_b3(struct scratch *s, __u32 off, __u32 end)
 {
 	struct context *c;
 	__u32 id_len;
@@ -246,15 +250,13 @@ __noinline int read_b3(struct scratch *s, __u32 off, __u32 end)
 	return end - off == 2 || (text8(s, off + 2) == '-' && is_hex(s, off + 3, 16));
 }
 
-/* The readers below take a value part by part. A part is a function of its own
- * that keeps its numbers in scratch: in registers the verifier would follow
- * every combination of them, past its limit of a million steps.
+/* The following readers take a value part by part. Each part is a function that keeps
+ * its numbers in scratch memory: for registers the verifier explores every combination
+ * and exceeds its limit of a million instructions.
  */
 
-/* Hex digits from off on, at most 33, into high and low; returns the offset
- * behind them.
- */
-__noinline int take_hex(struct scratch *s, __u32 off, __u32 end)
+/* Reads at most 33 hex digits into high and low; returns the offset after them. */
+VERIFIED_ALONE int take_hex(struct scratch *s, __u32 off, __u32 end)
 {
 	if (!s)
 		return off;
@@ -272,7 +274,7 @@ __noinline int take_hex(struct scratch *s, __u32 off, __u32 end)
 	return off;
 }
 
-/* ":" or "%3A" at off; returns the offset behind it, 0 when it is not there. */
+/* Skips ":" or "%3A"; returns the offset after it, or 0. */
 static __always_inline __u32 take_colon(struct scratch *s, __u32 off, __u32 end)
 {
 	if (off < end && text8(s, off) == ':')
@@ -283,10 +285,10 @@ static __always_inline __u32 take_colon(struct scratch *s, __u32 off, __u32 end)
 	return 0;
 }
 
-/* Jaeger client libraries, "Propagation Format": four hex numbers of varying
- * length with ":" between them.
+/* Jaeger client libraries, "Propagation Format": four hex numbers of variable length,
+ * separated by ":".
  */
-__noinline int read_uber_trace_id(struct scratch *s, __u32 off, __u32 end)
+VERIFIED_ALONE int read_uber_trace_id(struct scratch *s, __u32 off, __u32 end)
 {
 	struct context *c;
 	__u32 start = off;
@@ -328,10 +330,10 @@ static __always_inline bool is_base64(__u8 byte)
 	       byte == '/' || byte == '=';
 }
 
-/* Base64 text from off on, at most 97 bytes, hashed into high and low; returns
- * the offset behind it.
+/* Hashes at most 97 bytes of base64 text into high and low; returns the offset after
+ * it.
  */
-__noinline int take_base64(struct scratch *s, __u32 off, __u32 end)
+VERIFIED_ALONE int take_base64(struct scratch *s, __u32 off, __u32 end)
 {
 	if (!s)
 		return off;
@@ -347,10 +349,8 @@ __noinline int take_base64(struct scratch *s, __u32 off, __u32 end)
 	return off;
 }
 
-/* Decimal digits from off on, at most 9, hashed into high; returns the offset
- * behind them.
- */
-__noinline int take_index(struct scratch *s, __u32 off, __u32 end)
+/* Hashes at most 9 decimal digits into high; returns the offset after them. */
+VERIFIED_ALONE int take_index(struct scratch *s, __u32 off, __u32 end)
 {
 	if (!s)
 		return off;
@@ -365,10 +365,10 @@ __noinline int take_index(struct scratch *s, __u32 off, __u32 end)
 	return off;
 }
 
-/* SkyWalking Cross Process Propagation Headers Protocol v3. Its IDs are free
- * text, so they are hashed.
+/* SkyWalking Cross Process Propagation Headers Protocol v3. Its IDs are free text,
+ * hence hashed.
  */
-__noinline int read_sw8(struct scratch *s, __u32 off, __u32 end)
+VERIFIED_ALONE int read_sw8(struct scratch *s, __u32 off, __u32 end)
 {
 	struct context *c;
 	__u32 start;
@@ -408,17 +408,15 @@ __noinline int read_sw8(struct scratch *s, __u32 off, __u32 end)
 }
 
 /* clang-format off */
-/* Eight characters as the little-endian word that text64 reads. */
+/* Eight characters as the little-endian word that text64() reads. */
 #define WORD(a, b, c, d, e, f, g, h)                                                   \
 	((__u64)(a) | (__u64)(b) << 8 | (__u64)(c) << 16 | (__u64)(d) << 24 |          \
 	 (__u64)(e) << 32 | (__u64)(f) << 40 | (__u64)(g) << 48 | (__u64)(h) << 56)
-/* The same with case. */
+/* Compares the first n characters, with case. */
 #define MATCHES_EXACT(text, n, ...) ((((text) ^ WORD(__VA_ARGS__)) << (8 * (8 - (n)))) == 0)
 #define CASE_BIT(c) ((c) >= 'a' && (c) <= 'z' ? 0x20 : 0)
 
-/* Whether the characters of text are the n given ones; letters, given in lower
- * case, match in both cases, and nothing else does.
- */
+/* Compares the first n characters. Letters, given in lower case, match both cases. */
 #define MATCHES(text, n, a, b, c, d, e, f, g, h)                                       \
 	(((((text) ^ WORD(a, b, c, d, e, f, g, h)) &                                   \
 	   ~WORD(CASE_BIT(a), CASE_BIT(b), CASE_BIT(c), CASE_BIT(d), CASE_BIT(e),      \
@@ -439,7 +437,7 @@ enum header {
 	HEADER_B3_SPAN_ID,
 	HEADER_B3_SAMPLED,
 	HEADER_B3_FLAGS,
-	/* ... to here; x-datadog-*: the rest */
+	/* ... to here; then x-datadog-* */
 	HEADER_DATADOG_OTHER,
 	HEADER_DATADOG_TRACE_ID,
 	HEADER_DATADOG_PARENT_ID,
@@ -448,7 +446,7 @@ enum header {
 
 struct name {
 	__u32 header;
-	__u32 len; /* with the colon */
+	__u32 len; /* including the colon */
 };
 
 static __always_inline struct name b3_name(const struct scratch *s, __u32 off)
@@ -484,21 +482,21 @@ static __always_inline struct name datadog_name(const struct scratch *s, __u32 o
 
 static __always_inline struct name context_header(const struct scratch *s, __u32 off)
 {
-	for (__u32 i = 0; i < CONTEXT_HEADERS_MAX && i < context_headers_len; i++) {
-		__u32 len = context_headers[i].len, same = 0;
+	for (__u32 i = 0; i < CONTEXT_HEADERS_MAX && i < context_headers.len; i++) {
+		__u32 len = context_headers.of[i].len, same = 0;
 
 		for (__u32 j = 0; j < CONTEXT_HEADER_LEN && j < len; j++) {
 			__u8 byte = text8(s, off + j);
 
 			if (byte >= 'A' && byte <= 'Z')
 				byte |= 0x20;
-			if (byte != context_headers[i].name[j])
+			if (byte != context_headers.of[i].name[j])
 				break;
 			same++;
 		}
 		if (same != len)
 			continue;
-		switch (context_headers[i].format) {
+		switch (context_headers.of[i].format) {
 		case FORMAT_W3C:
 			return (struct name){HEADER_TRACEPARENT, len};
 		case FORMAT_B3:
@@ -507,12 +505,14 @@ static __always_inline struct name context_header(const struct scratch *s, __u32
 			return (struct name){HEADER_UBER_TRACE_ID, len};
 		case FORMAT_SW8:
 			return (struct name){HEADER_SW8, len};
+		default: /* no single header */
+			break;
 		}
 	}
 	return (struct name){HEADER_OTHER, 0};
 }
 
-/* The first character decides for nearly every line of a request. */
+/* The first character settles most lines of a request. */
 static __always_inline struct name header_name(const struct scratch *s, __u32 off)
 {
 	__u64 word = text64(s, off);
@@ -544,14 +544,14 @@ static __always_inline struct name header_name(const struct scratch *s, __u32 of
 			return (struct name){HEADER_SW8, 4};
 		break;
 	}
-	return context_headers_len ? context_header(s, off) : (struct name){HEADER_OTHER, 0};
+	return context_headers.len ? context_header(s, off) : (struct name){HEADER_OTHER, 0};
 }
 
-/* Whether all of the value is this text of up to 8 characters. */
+/* Whether the whole value is this text of up to 8 characters. */
 #define VALUE_IS(s, off, end, n, ...) \
 	((end) - (off) == (n) && !((text64(s, off) ^ WORD(__VA_ARGS__)) << (8 * (8 - (n)))))
 
-/* A sampling line counts once: the first valid one. */
+/* The first valid sampling header counts. */
 static __always_inline bool set_sampling(struct walk *w, struct context *c, enum sampling sampling)
 {
 	if (c->have & PART_SAMPLING)
@@ -570,7 +570,7 @@ static __always_inline void add_id(struct context *c, enum part part, __u32 offs
 	c->have |= part;
 }
 
-/* The parts in c are the context. */
+/* The parts collected in c become the context. */
 static __always_inline int use_parts(struct walk *w, const struct context *c, __u8 format)
 {
 	w->found = *c;
@@ -579,14 +579,14 @@ static __always_inline int use_parts(struct walk *w, const struct context *c, __
 }
 
 /* One x-b3-* line. */
-__noinline int read_b3_part(struct scratch *s, __u32 header, __u32 off, __u32 end, __u32 offset)
+VERIFIED_ALONE int read_b3_part(struct scratch *s, __u32 header, __u32 off, __u32 end, __u32 offset)
 {
 	struct context *c, *id;
 
 	if (!s)
 		return 0;
 	c = &s->walk.b3;
-	id = &s->id; /* the stack of all calls on the way here is full */
+	id = &s->id; /* no stack left at this call depth */
 	switch (header) {
 	case HEADER_B3_TRACE_ID:
 		if (!read_b3_trace_id(s, id, off, end - off))
@@ -622,8 +622,8 @@ __noinline int read_b3_part(struct scratch *s, __u32 header, __u32 off, __u32 en
 }
 
 /* One x-datadog-* line. */
-__noinline int read_datadog_part(struct scratch *s, __u32 header, __u32 off, __u32 end,
-				 __u32 offset)
+VERIFIED_ALONE int read_datadog_part(struct scratch *s, __u32 header, __u32 off, __u32 end,
+				     __u32 offset)
 {
 	struct context *c;
 	__u64 id = 0;

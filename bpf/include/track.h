@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* From a segment to what becomes of its connection. */
+/* From a segment to what it does to its connection: the state table is in connection.h.
+ * From top to bottom: requests, responses, the segment cache, the fast path, and the
+ * dispatch of segments.
+ */
 #ifndef LAYERTRACE_TRACK_H
 #define LAYERTRACE_TRACK_H
 
 #include "http_head.h"
 
-/* Deep: a walk that waits for the next segment. */
+/* Deep: a walk that continues in the next segment. */
 struct partial_head {
 	struct walk walk;
-	__u8 line[CARRY_MAX + 8];
+	__u8 line[DEEP_LINE_MAX + 8];
 };
 
 struct {
@@ -36,7 +39,7 @@ static __always_inline bool is_response(__u64 head)
 	return MATCHES_EXACT(head, 7, 'H', 'T', 'T', 'P', '/', '1', '.', 0);
 }
 
-/* Status code of "HTTP/1.x NNN", 0 when there is none. */
+/* Status code of "HTTP/1.x NNN", or 0. */
 static __always_inline __u16 read_status(struct __sk_buff *skb, __u32 off)
 {
 	__u8 text[4];
@@ -60,9 +63,9 @@ static __always_inline void set_endpoints(struct exchange_record *x, const struc
 	x->ifindex = k->ifindex;
 }
 
-/* A copy is sent again of bytes that passed the capture before. Where a packet of
- * the message was dropped behind it, the driver gets them now, unless the queue
- * says later that they waited there.
+/* A retransmission of bytes that passed this point before. If a packet of the message
+ * was dropped after this point, the driver gets the bytes only now, unless the qdisc
+ * later reports that they were queued.
  */
 static __always_inline void note_retransmit(struct connection *c, const struct segment *seg,
 					    bool from_client, __u64 now)
@@ -72,12 +75,10 @@ static __always_inline void note_retransmit(struct connection *c, const struct s
 	if (!x->egress_dropped || from_client != (x->direction == DIRECTION_EGRESS))
 		return;
 	x->qdisc_bypass = 1;
-	note_far_side(x, seg, from_client, now);
+	note_far_side(x, from_client, seg->seq, seg->seq + seg->payload_len, now);
 }
 
-/* A new exchange in c, whose times and sizes are still those of its first
- * segment.
- */
+/* Starts a new exchange in c, with the times and sizes of its first segment. */
 static __always_inline void open_exchange(struct connection *c, const struct segment *seg,
 					  __u64 now)
 {
@@ -92,7 +93,6 @@ static __always_inline void open_exchange(struct connection *c, const struct seg
 	if (c->pipelined_responses)
 		x->flags |= FLAG_PIPELINED;
 	c->client_is_a = seg->from_a;
-	c->informational = 0;
 	c->in_pipelined_response = 0;
 }
 
@@ -122,7 +122,7 @@ static __always_inline void count_outcome(int outcome, bool malformed)
 		count(COUNTER_CONTEXT_MALFORMED);
 }
 
-/* The context in s->walk belongs to the exchange in c from now on. */
+/* The context in the walk makes the exchange in c an open one. */
 static __always_inline void adopt_context(struct connection *c, const struct walk *w)
 {
 	struct exchange_record *x = &c->x;
@@ -139,16 +139,16 @@ static __always_inline void adopt_context(struct connection *c, const struct wal
 	count(COUNTER_STARTED);
 }
 
-/* Deep: puts the walk aside until the next segment. */
+/* Deep: stores the walk until the next segment. */
 static __always_inline bool save_partial_head(const struct connection_key *key, struct scratch *s)
 {
 	struct partial_head *found;
 
 	carry_line(s);
-	/* text starts with the carried line; copy as one block */
+	/* text starts with the carried line; copy one block */
 	found = bpf_map_lookup_elem(&partial_heads, key);
 	if (!found) {
-		/* any bytes do for a new entry: they are overwritten below */
+		/* any bytes will do for a new entry: overwritten below */
 		if (bpf_map_update_elem(&partial_heads, key, s->text, BPF_ANY)) {
 			count(COUNTER_MAP_FULL);
 			return false;
@@ -184,10 +184,10 @@ static __always_inline struct connection *new_connection(const struct segment *s
 {
 	struct connection *c;
 
-	__builtin_memset(&s->fresh, 0, sizeof(s->fresh));
-	s->fresh.claim = 1;
-	s->fresh.client_is_a = seg->from_a;
-	if (bpf_map_update_elem(&connections, &seg->key, &s->fresh, BPF_ANY)) {
+	__builtin_memset(&s->blank, 0, sizeof(s->blank));
+	s->blank.claim = 1;
+	s->blank.client_is_a = seg->from_a;
+	if (bpf_map_update_elem(&connections, &seg->key, &s->blank, BPF_ANY)) {
 		count(COUNTER_MAP_FULL);
 		return NULL;
 	}
@@ -197,20 +197,20 @@ static __always_inline struct connection *new_connection(const struct segment *s
 	return c;
 }
 
-/* The client goes on where c was not followed: what passed meanwhile is not
- * missing. Its segment acknowledges all answers to what it asked before, and so
- * says where the next one begins: of that another segment may pass first.
+/* Resync after untracked traffic: bytes sent meanwhile are not a gap. The client's ACK
+ * gives the server's next sequence number, even if the segment with that number is
+ * reordered.
  */
 static __always_inline void resync(struct connection *c, const struct segment *seg)
 {
-	if (!c->client.known || before(c->client.next, seg->seq))
+	if (!c->client.valid || before(c->client.next, seg->seq))
 		resync_at(&c->client, seg->seq);
 	resync_at(&c->server, seg->ack);
 	resync_at(&c->driver_client, seg->seq);
 	resync_at(&c->driver_server, seg->ack);
 }
 
-/* What a segment is that does not begin with a method: no outcome of a walk. */
+/* Not an outcome of a walk: the payload does not start with a method. */
 #define NOT_A_REQUEST (-1)
 
 static __always_inline bool is_recorded(int outcome)
@@ -226,10 +226,10 @@ static __always_inline void count_request(int outcome, bool malformed)
 		count_outcome(outcome, malformed);
 }
 
-/* Whether a segment of a connection on which nothing is followed is done with,
- * and counted: all but the beginnings of requests that are recorded.
+/* Handles a segment of an untracked connection, unless it begins a request to be
+ * recorded: counts it and returns true.
  */
-static __always_inline bool finish_untracked(struct beginning b)
+static __always_inline bool finish_untracked(struct payload_kind b)
 {
 	if (is_recorded(b.outcome))
 		return false;
@@ -240,8 +240,8 @@ static __always_inline bool finish_untracked(struct beginning b)
 	return true;
 }
 
-/* A segment of the client that begins with a method. c may be NULL. Returns
- * the connection when the segment belongs to an exchange or a search in it.
+/* A client segment that starts with a method; c may be NULL. Returns the connection if
+ * the segment belongs to an exchange in it.
  */
 static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 							const struct segment *seg,
@@ -250,8 +250,8 @@ static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 {
 	int outcome = seg->kind.outcome;
 
-	/* While a request has no response, what does not begin with a whole
-	 * request line is more likely its body.
+	/* Without a complete request line this is more likely the body of a request that has no
+	 * response yet.
 	 */
 	if (c && c->phase == PHASE_REQUEST && !s->walk.request_line)
 		outcome = OUTCOME_UNPARSABLE;
@@ -285,7 +285,7 @@ static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 	return c;
 }
 
-/* Deep: the walk in s is over; its context, if any, is the exchange's. */
+/* Deep: the search is over; a context found belongs to the exchange. */
 static __always_inline void end_head(const struct segment *seg, struct connection *c,
 				     struct walk *w, int outcome)
 {
@@ -302,8 +302,8 @@ static __always_inline void end_head(const struct segment *seg, struct connectio
 	}
 }
 
-/* Deep: a segment behind the beginning of a request head: the head goes on in
- * it, or else (an answer, a gap) the window ends before it.
+/* Deep: a segment after the start of a request head, which either continues the head or
+ * (a response, a gap) ends the search.
  */
 static __always_inline void continue_head(struct __sk_buff *skb, const struct segment *seg,
 					  struct scratch *s, struct connection *c, bool continues)
@@ -334,8 +334,8 @@ static __always_inline void extend_egress(struct exchange_record *x, const struc
 		x->egress_seq_end = end;
 }
 
-/* A segment that adds to the request. At the socket that sends it, its bytes were
- * written before it could be seen in a packet.
+/* Adds a segment to the request. At the sending socket, its bytes were written before
+ * the packet was seen.
  */
 static __always_inline void add_request_bytes(struct connection *c, const struct segment *seg,
 					      const struct scratch *s, __u32 fresh, __u64 now)
@@ -352,7 +352,7 @@ static __always_inline void add_request_bytes(struct connection *c, const struct
 	c->x.request_packets++;
 }
 
-/* Payload from the client of a known connection. */
+/* Payload from the client of a stored connection. */
 static __always_inline void on_client_data(struct __sk_buff *skb, const struct segment *seg,
 					   struct scratch *s, struct connection *c, __u64 now)
 {
@@ -381,7 +381,7 @@ static __always_inline void on_client_data(struct __sk_buff *skb, const struct s
 	}
 	if (c->phase == PHASE_IDLE)
 		return;
-	/* Cannot be told apart from the next request, whose head is late or missed. */
+	/* Indistinguishable from the next request with its head late or missing. */
 	if (c->phase == PHASE_RESPONSE &&
 	    (arrival != ARRIVAL_IN_ORDER || c->client.gap_start != c->client.gap_end))
 		return;
@@ -399,8 +399,8 @@ static __always_inline bool is_interim(__u16 status)
 	return status >= 100 && status < 200 && status != 101;
 }
 
-/* Length of the interim response at the start of the segment, 0 when it is not
- * whole within the first read.
+/* Length of the interim response at the start of the segment, or 0 if it exceeds the
+ * first read.
  */
 static __always_inline __u32 interim_len(struct __sk_buff *skb, const struct segment *seg,
 					 struct scratch *s)
@@ -411,8 +411,8 @@ static __always_inline __u32 interim_len(struct __sk_buff *skb, const struct seg
 	return append(skb, s, seg->payload_off, len) ? find_head_end(s, len) : 0;
 }
 
-/* The start of a response; false when it belongs to another request or is not
- * the final one. skipped: bytes of interim responses before it.
+/* Start of a response. False if it belongs to another request or is not the final one.
+ * skipped: bytes of interim responses before it.
  */
 static __always_inline bool begin_response(struct __sk_buff *skb, const struct segment *seg,
 					   struct scratch *s, struct connection *c, __u32 *skipped)
@@ -422,11 +422,8 @@ static __always_inline bool begin_response(struct __sk_buff *skb, const struct s
 	if (is_interim(status)) {
 		__u64 head = 0;
 
-		if (!c->pipelined_responses) {
-			c->informational = 1;
-			if (is_open(c))
-				c->x.flags |= FLAG_INTERIM;
-		}
+		if (!c->pipelined_responses && is_open(c))
+			c->x.flags |= FLAG_INTERIM;
 		*skipped = interim_len(skb, seg, s);
 		if (!*skipped || *skipped + sizeof(head) > seg->payload_len ||
 		    bpf_skb_load_bytes(skb, seg->payload_off + *skipped, &head, sizeof(head)) ||
@@ -442,7 +439,6 @@ static __always_inline bool begin_response(struct __sk_buff *skb, const struct s
 		return false;
 	}
 	c->in_pipelined_response = 0;
-	c->informational = 0;
 	c->awaiting_response = 0;
 	c->x.status = status;
 	if (status == 101)
@@ -450,7 +446,7 @@ static __always_inline bool begin_response(struct __sk_buff *skb, const struct s
 	return true;
 }
 
-/* Payload from the server of a known connection. */
+/* Payload from the server of a stored connection. */
 static __always_inline void on_server_data(struct __sk_buff *skb, const struct segment *seg,
 					   struct scratch *s, struct connection *c, __u64 now)
 {
@@ -517,14 +513,16 @@ static __always_inline __u64 load_head(struct __sk_buff *skb, __u32 off, __u32 l
 	return head;
 }
 
-/* The place of a segment in the table, by multiplicative hashing. */
+/* A segment passes several points of a node (sockets and interfaces) one right after
+ * the other, mostly on the same CPU: later points reuse what the first one read.
+ */
 static __always_inline __u32 cache_slot(__u32 seq)
 {
 	return (__u32)(seq * (__u32)(HASH_FACTOR >> 32)) >> (32 - SEGMENT_CACHE_BITS);
 }
 
-/* A segment is known by its numbers and its length. Both numbers begin at random
- * (RFC 9293, section 3.4.1), and address translation leaves them as they are.
+/* Identified by its numbers and length: both numbers start at random values (RFC 9293,
+ * section 3.4.1) and address translation preserves them.
  */
 static __always_inline bool is_cached(const struct cached_segment *k, __u64 seq_ack,
 				      __u32 payload_len)
@@ -532,29 +530,28 @@ static __always_inline bool is_cached(const struct cached_segment *k, __u64 seq_
 	return k->seq_ack == seq_ack && k->payload_len == payload_len;
 }
 
-/* Never to be found half written, by whoever interrupts this. */
+/* Seqlock-style publish: an interrupting program never sees a partial entry. */
 static __always_inline void cache_segment(struct cached_segment *k, __u64 seq_ack,
-					  __u32 payload_len, struct beginning b)
+					  __u32 payload_len, struct payload_kind b)
 {
 	*(volatile __u64 *)&k->seq_ack = 0;
 	asm volatile("" ::: "memory");
 	k->payload_len = payload_len;
-	k->beginning = b;
+	k->kind = b;
 	asm volatile("" ::: "memory");
 	*(volatile __u64 *)&k->seq_ack = seq_ack;
 }
 
-/* Reads how a segment begins that is not known: payload_len bytes at off. What a
- * walk found is in s->walk; an open walk is more than what it began with, and not
- * noted.
+/* Reads the start of an uncached segment, payload_len bytes at off. The context, if
+ * found, is in s->walk. An incomplete walk is more than its start and is not cached.
  */
-static __always_inline struct beginning read_payload(struct __sk_buff *skb, struct scratch *s,
-						     __u64 seq_ack, __u32 off, __u32 payload_len,
-						     const enum access access)
+static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, struct scratch *s,
+							__u64 seq_ack, __u32 off, __u32 payload_len,
+							const enum access access)
 {
 	__u64 head = load_head(skb, off, payload_len, access);
-	struct beginning b = {.outcome = NOT_A_REQUEST, .response = is_response(head)};
-	__u32 place = cache_slot(seq_ack >> 32);
+	struct payload_kind b = {.outcome = NOT_A_REQUEST, .response = is_response(head)};
+	__u32 slot = cache_slot(seq_ack >> 32);
 
 	if (!b.response && is_method(head)) {
 		b.outcome = walk_head(skb, s, off, payload_len, access);
@@ -563,21 +560,21 @@ static __always_inline struct beginning read_payload(struct __sk_buff *skb, stru
 		b.request_line = s->walk.request_line;
 		b.malformed = s->walk.malformed;
 		if (b.outcome == OUTCOME_FOUND)
-			s->cached_contexts[place] = s->walk.found;
+			s->cached_contexts[slot] = s->walk.found;
 	}
-	cache_segment(&s->known[place], seq_ack, payload_len, b);
+	cache_segment(&s->segment_cache[slot], seq_ack, payload_len, b);
 	return b;
 }
 
-/* Sets how a segment begins. What a walk found is in s->walk. */
+/* Sets seg->kind, from the cache if possible. The context, if found, is in s->walk. */
 static __always_inline void classify_payload(struct __sk_buff *skb, struct segment *seg,
 					     struct scratch *s, const enum access access)
 {
 	__u64 seq_ack = (__u64)seg->seq << 32 | seg->ack;
-	__u32 place = cache_slot(seg->seq);
-	struct cached_segment *k = &s->known[place];
+	__u32 slot = cache_slot(seg->seq);
+	struct cached_segment *k = &s->segment_cache[slot];
 
-	seg->kind = (struct beginning){.outcome = NOT_A_REQUEST};
+	seg->kind = (struct payload_kind){.outcome = NOT_A_REQUEST};
 	if (!seg->payload_len || is_syn(seg))
 		return;
 	if (!is_cached(k, seq_ack, seg->payload_len)) {
@@ -585,28 +582,29 @@ static __always_inline void classify_payload(struct __sk_buff *skb, struct segme
 			read_payload(skb, s, seq_ack, seg->payload_off, seg->payload_len, access);
 		return;
 	}
-	seg->kind = k->beginning;
-	s->walk.request_line = k->beginning.request_line;
-	s->walk.malformed = k->beginning.malformed;
+	seg->kind = k->kind;
+	s->walk.request_line = k->kind.request_line;
+	s->walk.malformed = k->kind.malformed;
 	if (seg->kind.outcome == OUTCOME_FOUND)
-		s->walk.found = s->cached_contexts[place];
+		s->walk.found = s->cached_contexts[slot];
 }
 
-/* What a segment's headers say. */
+/* Header fields that the fast path needs. */
 struct fast_headers {
-	__u64 seq_ack; /* as of a known segment */
-	__u64 addrs;   /* sums, as followed_sums takes them */
+	__u64 seq_ack; /* as in struct cached_segment */
+	__u64 addrs;   /* sum, as for tracked_counter_by_sums() */
 	__u32 ports;
 	__u32 payload_off;
 	__u32 payload_len;
 	__u8 flags;
-	bool chosen; /* one of its ports is, or none has to be */
+	bool ports_match; /* one of its ports passes the filter */
 };
 
-/* Fills g for TCP behind IPv4 without options or IPv6 without extension headers,
- * in packet memory from l2 on; false for all else.
+/* Reads plain headers in place: TCP over IPv4 without options or IPv6 without extension
+ * headers, from l2 on. False for anything else. Nearly all segments take only this
+ * path: keep it short, leave anything unusual to slow_path().
  */
-static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct fast_headers *g)
+static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct fast_headers *h)
 {
 	const void *data = (void *)(long)skb->data + l2, *end = (void *)(long)skb->data_end;
 	const struct ipv4_header *ip = data;
@@ -621,68 +619,68 @@ static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct f
 		    ip->protocol != IPPROTO_TCP || ip->fragment & bpf_htons(IP_MF_OR_OFFSET))
 			return false;
 		len = bpf_ntohs(ip->total_len) - sizeof(*ip);
-		g->addrs = mapped_ipv4(ip->src) + mapped_ipv4(ip->dst);
+		h->addrs = mapped_ipv4(ip->src) + mapped_ipv4(ip->dst);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		off = l2 + sizeof(*ip6);
 		tcp = (const void *)(ip6 + 1);
 		if ((const void *)(tcp + 1) > end || ip6->next_header != IPPROTO_TCP)
 			return false;
 		len = bpf_ntohs(ip6->payload_len);
-		g->addrs = ip6->src[0] + ip6->src[1] + ip6->dst[0] + ip6->dst[1];
+		h->addrs = ip6->src[0] + ip6->src[1] + ip6->dst[0] + ip6->dst[1];
 	} else {
 		return false;
 	}
 	head = (tcp->data_offset >> 4) * 4;
-	/* A length of 0 (BIG TCP) as well. */
+	/* Also a length of 0 (BIG TCP). */
 	if (len > 0xffff || len < head)
 		return false;
 	sport = bpf_ntohs(tcp->src);
 	dport = bpf_ntohs(tcp->dst);
-	g->chosen = !filter_ports || port_is_chosen(sport) || port_is_chosen(dport);
-	g->ports = sport + dport;
-	g->payload_off = off + head;
-	g->payload_len = len - head;
-	g->flags = tcp->flags;
-	g->seq_ack = (__u64)SEQUENCE_NUMBER(*tcp) << 32 | bpf_ntohl(tcp->ack);
+	h->ports_match = !filter_ports || has_port(ports, sport) || has_port(ports, dport);
+	h->ports = sport + dport;
+	h->payload_off = off + head;
+	h->payload_len = len - head;
+	h->flags = tcp->flags;
+	h->seq_ack = (__u64)SEQUENCE_NUMBER(*tcp) << 32 | bpf_ntohl(tcp->ack);
 	return true;
 }
 
-/* Whether a segment of a connection on which nothing is followed is done with.
- * What an earlier point noted is read without a claim: whoever interrupts may
- * note another segment there meanwhile, which the numbers tell.
+/* Handles a segment of an untracked connection; false leaves it to the slow path. The
+ * cache is read without claiming it: an interrupting program may overwrite the entry,
+ * which the second look at its numbers reveals.
  */
-static __always_inline bool skip_untracked(struct __sk_buff *skb, const struct fast_headers *g,
+static __always_inline bool skip_untracked(struct __sk_buff *skb, const struct fast_headers *h,
 					   const enum access access)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratches, &(__u32){0});
 	struct cached_segment *k;
-	struct beginning b;
+	struct payload_kind b;
 
-	if (g->flags & (TCP_SYN | TCP_FIN | TCP_RST) || !s)
+	if (h->flags & (TCP_SYN | TCP_FIN | TCP_RST) || !s)
 		return false;
-	if (!g->payload_len)
+	if (!h->payload_len)
 		return true;
-	k = &s->known[cache_slot(g->seq_ack >> 32)];
-	if (is_cached(k, g->seq_ack, g->payload_len)) {
-		b = k->beginning;
+	k = &s->segment_cache[cache_slot(h->seq_ack >> 32)];
+	if (is_cached(k, h->seq_ack, h->payload_len)) {
+		b = k->kind;
 		asm volatile("" ::: "memory");
-		if (k->seq_ack != g->seq_ack)
+		if (k->seq_ack != h->seq_ack)
 			return false;
 	} else {
 		if (__sync_lock_test_and_set(&s->claimed, 1))
 			return false;
-		b = read_payload(skb, s, g->seq_ack, g->payload_off, g->payload_len, access);
+		b = read_payload(skb, s, h->seq_ack, h->payload_off, h->payload_len, access);
 		release_scratch(s);
 	}
 	return finish_untracked(b);
 }
 
-/* A connection begins: remember its option, forget an older connection. */
+/* A new connection: keep its option, drop an older connection with the same key. */
 static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *seg,
 				   struct scratch *s, struct connection *c, __u32 *tracked)
 {
 	if (c && seg->seq + 1 == c->client.next)
-		return; /* the SYN again */
+		return; /* SYN retransmission */
 	if (c) {
 		if (is_open(c))
 			emit(c, c->claim, 0);
@@ -694,13 +692,13 @@ static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *
 	c = new_connection(seg, s);
 	if (!c)
 		return;
-	c->client.known = 1;
+	c->client.valid = 1;
 	c->client.next = seg->seq + 1;
 	c->syn_option_len = s->connection_id_len;
 	__builtin_memcpy(c->syn_connection_id, s->connection_id, sizeof(c->syn_connection_id));
 }
 
-/* Returns the connection unless it is over. */
+/* Returns the connection unless it has ended. */
 static __always_inline struct connection *on_fin_or_rst(const struct segment *seg,
 							struct connection *c, __u32 *tracked)
 {
@@ -714,9 +712,8 @@ static __always_inline struct connection *on_fin_or_rst(const struct segment *se
 			c->client.fin = 1;
 		else
 			c->server.fin = 1;
-		/* With the last byte of a response the server often closes. What
-		 * comes behind it is still to be seen: the driver sends it, the
-		 * application that asked reads it before it closes, too.
+		/* Servers often close with the last byte of the response. More follows: the
+		 * driver transmits it, and the client application reads it before it closes.
 		 */
 		if (!c->client.fin || !c->server.fin)
 			return c;
@@ -731,7 +728,7 @@ static __always_inline struct connection *on_fin_or_rst(const struct segment *se
 	return NULL;
 }
 
-/* What a segment with payload does to its connection. */
+/* Applies a segment with payload to its connection. */
 static __always_inline struct connection *on_payload(struct __sk_buff *skb,
 						     const struct segment *seg, struct scratch *s,
 						     struct connection *c)
@@ -755,8 +752,8 @@ static __always_inline struct connection *on_payload(struct __sk_buff *skb,
 	return c;
 }
 
-/* The peer's TCP has all bytes before the sequence number ack: also the last of
- * the message that the socket sent?
+/* The peer has acknowledged all bytes before ack: also the end of the message that the
+ * socket sent?
  */
 static __always_inline void note_ack(struct exchange_record *x, __u32 ack, __u64 now)
 {
@@ -767,7 +764,7 @@ static __always_inline void note_ack(struct exchange_record *x, __u32 ack, __u64
 	x->acknowledged = now;
 }
 
-/* What the socket knows goes into an exchange that has just begun. */
+/* Copies the socket's facts into an exchange that has just begun. */
 static __always_inline void describe_socket(struct connection *c, const struct scratch *s)
 {
 	struct exchange_record *x = &c->x;
@@ -783,12 +780,10 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 		note_ack(x, s->segment.ack, c->last_ns);
 }
 
-/* The segment in s may belong to something. followed: the count of its
- * connection. Returns whether what comes next can belong to an
- * exchange. A function of its own: most segments belong to nothing, and code
- * that they pass on their way has to be fetched.
+/* Tracks the segment in s; tracked is the counter of its connection. Returns whether
+ * later segments may belong to an exchange.
  */
-__noinline int track_segment(struct __sk_buff *skb, struct scratch *s, __u32 *tracked)
+VERIFIED_ALONE int track_segment(struct __sk_buff *skb, struct scratch *s, __u32 *tracked)
 {
 	const struct segment *seg;
 	struct connection *c;
@@ -816,18 +811,16 @@ __noinline int track_segment(struct __sk_buff *skb, struct scratch *s, __u32 *tr
 	return c->tracked;
 }
 
-/* Whether a segment can belong to something. */
+/* Whether a segment may change a connection. */
 static __always_inline bool needs_connection(const struct segment *seg, __u32 tracked)
 {
 	return tracked || is_syn(seg) || is_fin_or_rst(seg) || !finish_untracked(seg->kind);
 }
 
-/* Fills the segment of s, as parse_segment. Out of line: what it needs of the stack
- * is free again for those that are called next.
- */
-static __noinline int parse_direct(struct __sk_buff *skb, struct scratch *s, __u32 l2, bool bare)
+/* parse_segment() out of line, which also frees its stack for later calls. */
+static COLD int parse_direct(struct __sk_buff *skb, struct scratch *s, __u32 l2, bool keep_acks)
 {
-	return parse_segment(skb, &s->segment, l2, ACCESS_DIRECT, bare);
+	return parse_segment(skb, &s->segment, l2, ACCESS_DIRECT, keep_acks);
 }
 
 static __always_inline bool parse(struct __sk_buff *skb, struct scratch *s, __u32 l2,
@@ -837,8 +830,8 @@ static __always_inline bool parse(struct __sk_buff *skb, struct scratch *s, __u3
 					 parse_segment(skb, &s->segment, l2, access, false);
 }
 
-/* What has to be read of a packet at an interface: into s, as little fits on the
- * stack.
+/* Captures at an interface whatever the fast path does not handle. The segment is in
+ * scratch memory for lack of stack.
  */
 static __always_inline void slow_path(struct __sk_buff *skb, __u32 l2, enum direction direction,
 				      const enum access access)
@@ -862,31 +855,30 @@ static __always_inline void slow_path(struct __sk_buff *skb, __u32 l2, enum dire
 	release_scratch(s);
 }
 
-/* Out of the way of those that only pass. */
-static __noinline int slow_path_direct(struct __sk_buff *skb, __u32 l2, enum direction direction)
+static COLD int slow_path_direct(struct __sk_buff *skb, __u32 l2, enum direction direction)
 {
 	slow_path(skb, l2, direction, ACCESS_DIRECT);
 	return 0;
 }
 
-/* The body of every capture program at an interface; l2 is the link-layer
- * header's length.
+/* Body of the capture programs at interfaces; l2 is the length of the link-layer
+ * header.
  */
 static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direction direction,
 				    const enum access access)
 {
-	struct fast_headers g;
+	struct fast_headers h;
 
 	if (access != ACCESS_DIRECT) {
 		slow_path(skb, l2, direction, access);
 		return;
 	}
-	if (parse_fast(skb, l2, &g)) {
-		if (!g.chosen)
+	if (parse_fast(skb, l2, &h)) {
+		if (!h.ports_match)
 			return;
 		if (!(any_tracked() &&
-		      is_tracked(tracked_counter_by_sums(g.addrs, g.ports, skb->ifindex))) &&
-		    skip_untracked(skb, &g, access))
+		      is_tracked(tracked_counter_by_sums(h.addrs, h.ports, skb->ifindex))) &&
+		    skip_untracked(skb, &h, access))
 			return;
 	}
 	slow_path_direct(skb, l2, direction);

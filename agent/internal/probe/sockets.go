@@ -106,15 +106,14 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if receiver != nil && !errors.Is(receiver, ebpf.ErrNotSupported) {
 		return nil, receiver
 	}
-	chosen, err := cgroupIDs(o.SocketCgroups)
+	targets, err := targetCgroups(o.SocketCgroups)
 	if err != nil {
 		return nil, err
 	}
 	if err := setAll(spec, map[string]any{
-		bpf.SocketVarHaveRxSk:     receiver == nil,
-		bpf.SocketVarTargetCgroups:    chosen,
-		bpf.SocketVarTargetCgroupsLen: uint32(len(o.SocketCgroups)),
-		bpf.SocketVarHaveWriteTp:       writes,
+		bpf.SocketVarHaveRxSk:      receiver == nil,
+		bpf.SocketVarTargetCgroups: targets,
+		bpf.SocketVarHaveWriteTp:   writes,
 	}); err != nil {
 		return nil, err
 	}
@@ -141,23 +140,21 @@ func withWrites(spec *ebpf.CollectionSpec, write tracepoint) bool {
 	return true
 }
 
-// mostCgroups is CHOSEN_CGROUPS_MAX in bpf/include/chosen.h.
-const mostCgroups = 16
-
-// cgroupIDs returns the numbers by which the programs know the cgroups: those of
-// their directories' inodes.
-func cgroupIDs(cgroups []string) (ids [mostCgroups]uint64, err error) {
-	if len(cgroups) > mostCgroups {
-		return ids, fmt.Errorf("capture at the sockets of %d cgroups: at most %d, name one that they are in", len(cgroups), mostCgroups)
+// targetCgroups returns the IDs by which the programs know the cgroups: the
+// inode numbers of their directories.
+func targetCgroups(paths []string) (targets bpf.SocketTargetCgroups, err error) {
+	if len(paths) > len(targets.Ids) {
+		return targets, fmt.Errorf("capture at the sockets of %d cgroups: the limit is %d, use a common parent", len(paths), len(targets.Ids))
 	}
-	for i, path := range cgroups {
+	targets.Len = uint32(len(paths))
+	for i, path := range paths {
 		var st syscall.Stat_t
 		if err := syscall.Stat(path, &st); err != nil {
-			return ids, fmt.Errorf("choose a cgroup of sockets: %w", &os.PathError{Op: "stat", Path: path, Err: err})
+			return targets, fmt.Errorf("look up cgroup: %w", &os.PathError{Op: "stat", Path: path, Err: err})
 		}
-		ids[i] = st.Ino
+		targets.Ids[i] = st.Ino
 	}
-	return ids, nil
+	return targets, nil
 }
 
 func (s *sockets) attach(points []tracepoint, cgroups []string) error {
