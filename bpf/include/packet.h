@@ -12,20 +12,6 @@
 const volatile bool filter_ports;
 const volatile __u8 ports[PORT_BYTES];
 
-/* Networks whose TCP options are trusted. */
-struct prefix_key {
-	__u32 len;
-	__u64 addr[2];
-} __attribute__((packed));
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, 256);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct prefix_key);
-	__type(value, __u8);
-} trusted_prefixes SEC(".maps");
-
 #define IPPROTO_TCP 6
 #define IP_MF_OR_OFFSET 0x3fff
 /* Packets with more extension headers before TCP are not parsed. */
@@ -107,6 +93,152 @@ enum access {
 	ACCESS_DIRECT, /* packet pointers, for TCX and clsact */
 	ACCESS_LOAD,   /* bpf_skb_load_bytes only, for socket filters */
 };
+
+/* Bytes of a request searched for a trace context: in its first segment, and with deep
+ * in total. User space takes its limits and defaults from here.
+ */
+enum window {
+	WINDOW_MIN = 64,
+	WINDOW_DEFAULT = 1024,
+	WINDOW_MAX = 4096,
+	DEEP_WINDOW_DEFAULT = 65536,
+	DEEP_WINDOW_MAX = 1 << 24,
+	DEEP_LINE_MAX = 512, /* longer lines are skipped */
+};
+
+/* A power of two, so that a mask keeps offsets inside. */
+#define TEXT_SIZE (2 * WINDOW_MAX)
+#define TEXT_MASK (TEXT_SIZE - 1)
+/* Room for reads of up to TEXT_PADDING bytes at any masked offset. */
+#define TEXT_PADDING 128
+/* Deep: size of a read. */
+#define CHUNK_SIZE 1024
+#define OPTIONS_MAX 40
+#define OPTIONS_MAX_BOUND 64 /* next power of two */
+
+enum outcome {
+	OUTCOME_INCOMPLETE, /* continues with the next bytes, if any */
+	OUTCOME_FOUND,
+	OUTCOME_UNSAMPLED,
+	OUTCOME_NOT_FOUND,
+	OUTCOME_TRUNCATED,
+	OUTCOME_UNPARSABLE,
+};
+
+enum sampling {
+	SAMPLING_DEFERRED,
+	SAMPLING_DENIED,
+	SAMPLING_ACCEPTED,
+};
+
+/* A trace context. offset: of its first line, from the start of the request. */
+struct context {
+	__u8 trace_id[16] __attribute__((aligned(8)));
+	__u8 span_id[8];
+	__u32 offset;
+	__u8 format;
+	__u8 sampling;
+	__u8 have; /* set of enum part */
+	__u8 pad;
+};
+
+enum part {
+	PART_TRACE_ID = 1,
+	PART_SPAN_ID = 2,
+	PART_IDS = 3,
+	PART_SAMPLING = 4,
+};
+
+/* State of a walk over a request head; deep keeps it between segments. */
+struct walk {
+	__u32 pos;  /* start of the current line in text */
+	__u32 end;  /* length of text */
+	__u32 base; /* offset of text[0] in the request */
+	__u8 request_line;
+	__u8 malformed;
+	__u8 skip_line; /* the current line is too long to keep */
+	__u8 denied;	/* a sampling header denied, no context followed yet */
+	struct context found;
+	struct context b3;
+	struct context datadog;
+};
+
+/* Start of a segment as another capture point on this node has read it; see
+ * classify_payload().
+ */
+struct cached_segment {
+	__u64 seq_ack; /* sequence number << 32 | acknowledgement number */
+	__u32 payload_len;
+	struct payload_kind kind;
+};
+
+/* Small enough to stay in L1: a segment passes all points of a node within
+ * microseconds.
+ */
+#define SEGMENT_CACHE_BITS 3
+
+/* Facts about the socket that a segment passes. */
+struct socket_facts {
+	__u64 cookie; /* 0: the point is an interface */
+	__u32 netns;
+	__u32 uid;
+};
+
+/* First and last write of the latest run without a read in between, in ns of
+ * CLOCK_MONOTONIC. 0: unknown.
+ */
+struct write_times {
+	__u64 first;
+	__u64 last;
+};
+
+struct scratch {
+	__u32 claimed;
+	__u32 slot; /* key of this element */
+	struct cached_segment segment_cache[1 << SEGMENT_CACHE_BITS];
+	struct walk walk;
+	struct segment segment; /* the segment being tracked */
+	struct socket_facts socket;
+	struct write_times write_times;
+	struct context cached_contexts[1 << SEGMENT_CACHE_BITS]; /* for segment_cache */
+	__u8 text[TEXT_SIZE + TEXT_PADDING];
+	__u8 options[OPTIONS_MAX_BOUND + 16];
+	struct context id; /* scratch space of read_b3_part() */
+	struct connection blank;
+	__u8 connection_id[8];
+	__u64 option_time;
+	__u64 high; /* accumulators of the number readers */
+	__u64 low;
+	__u32 option_pos;
+	__u8 connection_id_len;
+	__u8 pad[3];
+};
+
+/* Programs can nest on a CPU: a socket program runs in a sending process, which an
+ * arriving packet may interrupt and another process preempt.
+ */
+#define SCRATCHES 4
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SCRATCHES);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+/* Networks whose TCP options are trusted. */
+struct prefix_key {
+	__u32 len;
+	__u64 addr[2];
+} __attribute__((packed));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 256);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix_key);
+	__type(value, __u8);
+} trusted_prefixes SEC(".maps");
 
 #define COPY_ALIGNED(to, from, len, align)                    \
 	__builtin_memcpy(__builtin_assume_aligned(to, align), \
@@ -304,138 +436,6 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	set_ends(s, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
 	return true;
 }
-
-/* Bytes of a request searched for a trace context: in its first segment, and with deep
- * in total. User space takes its limits and defaults from here.
- */
-enum window {
-	WINDOW_MIN = 64,
-	WINDOW_DEFAULT = 1024,
-	WINDOW_MAX = 4096,
-	DEEP_WINDOW_DEFAULT = 65536,
-	DEEP_WINDOW_MAX = 1 << 24,
-	DEEP_LINE_MAX = 512, /* longer lines are skipped */
-};
-
-/* A power of two, so that a mask keeps offsets inside. */
-#define TEXT_SIZE (2 * WINDOW_MAX)
-#define TEXT_MASK (TEXT_SIZE - 1)
-/* Room for reads of up to TEXT_PADDING bytes at any masked offset. */
-#define TEXT_PADDING 128
-/* Deep: size of a read. */
-#define CHUNK_SIZE 1024
-#define OPTIONS_MAX 40
-#define OPTIONS_MAX_BOUND 64 /* next power of two */
-
-enum outcome {
-	OUTCOME_INCOMPLETE, /* continues with the next bytes, if any */
-	OUTCOME_FOUND,
-	OUTCOME_UNSAMPLED,
-	OUTCOME_NOT_FOUND,
-	OUTCOME_TRUNCATED,
-	OUTCOME_UNPARSABLE,
-};
-
-enum sampling {
-	SAMPLING_DEFERRED,
-	SAMPLING_DENIED,
-	SAMPLING_ACCEPTED,
-};
-
-/* A trace context. offset: of its first line, from the start of the request. */
-struct context {
-	__u8 trace_id[16] __attribute__((aligned(8)));
-	__u8 span_id[8];
-	__u32 offset;
-	__u8 format;
-	__u8 sampling;
-	__u8 have; /* set of enum part */
-	__u8 pad;
-};
-
-enum part {
-	PART_TRACE_ID = 1,
-	PART_SPAN_ID = 2,
-	PART_IDS = 3,
-	PART_SAMPLING = 4,
-};
-
-/* State of a walk over a request head; deep keeps it between segments. */
-struct walk {
-	__u32 pos;  /* start of the current line in text */
-	__u32 end;  /* length of text */
-	__u32 base; /* offset of text[0] in the request */
-	__u8 request_line;
-	__u8 malformed;
-	__u8 skip_line; /* the current line is too long to keep */
-	__u8 denied;	/* a sampling header denied, no context followed yet */
-	struct context found;
-	struct context b3;
-	struct context datadog;
-};
-
-/* Start of a segment as another capture point on this node has read it; see
- * classify_payload().
- */
-struct cached_segment {
-	__u64 seq_ack; /* sequence number << 32 | acknowledgement number */
-	__u32 payload_len;
-	struct payload_kind kind;
-};
-
-/* Small enough to stay in L1: a segment passes all points of a node within
- * microseconds.
- */
-#define SEGMENT_CACHE_BITS 3
-
-/* Facts about the socket that a segment passes. */
-struct socket_facts {
-	__u64 cookie; /* 0: the point is an interface */
-	__u32 netns;
-	__u32 uid;
-};
-
-/* First and last write of the latest run without a read in between, in ns of
- * CLOCK_MONOTONIC. 0: unknown.
- */
-struct write_times {
-	__u64 first;
-	__u64 last;
-};
-
-struct scratch {
-	__u32 claimed;
-	__u32 slot; /* key of this element */
-	struct cached_segment segment_cache[1 << SEGMENT_CACHE_BITS];
-	struct walk walk;
-	struct segment segment; /* the segment being tracked */
-	struct socket_facts socket;
-	struct write_times write_times;
-	struct context cached_contexts[1 << SEGMENT_CACHE_BITS]; /* for segment_cache */
-	__u8 text[TEXT_SIZE + TEXT_PADDING];
-	__u8 options[OPTIONS_MAX_BOUND + 16];
-	struct context id; /* scratch space of read_b3_part() */
-	struct connection blank;
-	__u8 connection_id[8];
-	__u64 option_time;
-	__u64 high; /* accumulators of the number readers */
-	__u64 low;
-	__u32 option_pos;
-	__u8 connection_id_len;
-	__u8 pad[3];
-};
-
-/* Programs can nest on a CPU: a socket program runs in a sending process, which an
- * arriving packet may interrupt and another process preempt.
- */
-#define SCRATCHES 4
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, SCRATCHES);
-	__type(key, __u32);
-	__type(value, struct scratch);
-} scratches SEC(".maps");
 
 /* Exclusive working memory until release_scratch(); NULL if this CPU has none left. */
 static __always_inline struct scratch *claim_scratch(void)

@@ -21,6 +21,9 @@ struct target_cgroups {
 
 const volatile struct target_cgroups target_cgroups;
 
+/* Without a tracepoint for writes, write times are unknown. */
+const volatile bool have_write_tp;
+
 #define CGROUP_CACHE_BITS 6
 
 /* Results for cgroups looked up before, one word each: the cgroup, and in the lowest
@@ -37,9 +40,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct cgroup_cache);
 } cached_cgroups SEC(".maps");
-
-/* Without a tracepoint for writes, write times are unknown. */
-const volatile bool have_write_tp;
 
 /* A power of two. Of sockets that share a slot, the latest writer is known. */
 #define WRITE_SLOTS (1 << 10)
