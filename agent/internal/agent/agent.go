@@ -86,7 +86,7 @@ func Run(ctx context.Context, opts Options) error {
 	group.Go(func() error { return watcher.Run(running) })
 	group.Go(func() error { capture.follow(watcher.Events(), watcher.Listed()); return nil })
 	group.Go(func() error { return probe.Run(running) })
-	group.Go(func() error { return delivery.run(probe.Exchanges(), table) })
+	group.Go(func() error { return delivery.run(probe.Observations(), table) })
 
 	log.Info("layertrace runs", "version", opts.Version, "node", names.node, "metrics", server.address())
 	<-running.Done()
