@@ -47,7 +47,7 @@ A summary goes to standard error.`,
 	set.IntVar(&f.prefixWindow, "prefix-window", DefaultPrefixWindow, "bytes of a request's first segment that are searched")
 	set.BoolVar(&f.deep, "deep", false, "search over several segments")
 	set.IntVar(&f.deepWindow, "deep-window", DefaultDeepWindow, "bytes of a request that are searched with --deep")
-	set.StringArrayVar(&f.headers, "context-header", nil, "a further header with a trace context, as NAME=w3c|b3|jaeger|sw8 (repeatable)")
+	set.StringArrayVar(&f.headers, "context-header", nil, "a further header with a trace context, as NAME=w3c|b3|jaeger|skywalking (repeatable)")
 	return cmd
 }
 
@@ -63,13 +63,13 @@ func (f *flags) options() (Options, error) {
 		opts.Ports = append(opts.Ports, uint16(port))
 	}
 	for _, text := range f.headers {
-		h, err := tracecontext.ParseHeader(text)
+		h, err := tracecontext.ParseContextHeader(text)
 		if err != nil {
 			return opts, fmt.Errorf("--context-header: %w", err)
 		}
 		opts.Headers = append(opts.Headers, h)
 	}
-	if err := tracecontext.ValidateHeaders(opts.Headers); err != nil {
+	if err := tracecontext.ValidateContextHeaders(opts.Headers); err != nil {
 		return opts, fmt.Errorf("--context-header: %w", err)
 	}
 	return opts, nil

@@ -30,7 +30,7 @@ type Options struct {
 	Deep       bool
 	DeepWindow int
 	// Headers are the configured names.
-	Headers []tracecontext.Header
+	Headers []tracecontext.ContextHeader
 }
 
 // Windows in bytes, as those of the probe.
