@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Layertrace's TCP options on the wire, in both layouts 16 bytes:
+/* Layertrace's TCP options on the wire, 16 bytes in both layouts:
  *
  * compact: 254, 16, ExID (2 bytes, RFC 6994), connection ID (8), time (4, µs)
  * paper:   253, 6, connection ID (4), then 254, 10, time (8, ns)
  *
- * Numbers in network order; times of the sender's CLOCK_MONOTONIC.
+ * Numbers are in network order, times are the sender's CLOCK_MONOTONIC.
  */
-#ifndef LAYERTRACE_OPTION_LAYOUT_H
-#define LAYERTRACE_OPTION_LAYOUT_H
+#ifndef LAYERTRACE_TCP_OPTION_H
+#define LAYERTRACE_TCP_OPTION_H
 
 #include "kernel.h"
 
 #define OPTION_END 0
 #define OPTION_NOP 1
-/* RFC 4727: kinds for experiments. */
+/* RFC 4727: option kinds for experiments. */
 #define OPTION_EXP1 253
 #define OPTION_EXP2 254
 #define OPTION_EXID 0x4c54 /* "LT" */
