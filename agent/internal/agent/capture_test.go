@@ -14,7 +14,7 @@ import (
 
 func newTestCapture(t *testing.T) (*capture, *fakeProbe) {
 	t.Helper()
-	names, err := identity.Parse([]byte("interfaces: {veth1: {service: web}, veth2: {service: db}}"))
+	names, err := identity.ParseFile([]byte("interfaces: {veth1: {service: web}, veth2: {service: db}}"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 func TestStatic(t *testing.T) {
-	s, err := Parse([]byte(`
+	s, err := ParseFile([]byte(`
 node: node2
 interfaces:
   vethgw: {service: istio-ingressgateway, namespace: default, pod: gateway-1}
@@ -24,14 +24,14 @@ addresses:
 	if s.Node() != "node2" {
 		t.Errorf("node %q", s.Node())
 	}
-	if w, ok := s.Behind(Sight{Name: "vethgw"}); !ok ||
+	if w, ok := s.Owner(Lookup{Name: "vethgw"}); !ok ||
 		w != (Workload{Service: "istio-ingressgateway", Namespace: "default", Pod: "gateway-1", Node: "node2"}) {
 		t.Errorf("vethgw is %+v, %v", w, ok)
 	}
-	if w, _ := s.Behind(Sight{Name: "vethr2"}); w.Node != "elsewhere" {
+	if w, _ := s.Owner(Lookup{Name: "vethr2"}); w.Node != "elsewhere" {
 		t.Errorf("vethr2 is %+v", w)
 	}
-	if _, ok := s.Behind(Sight{Name: "vethx"}); ok {
+	if _, ok := s.Owner(Lookup{Name: "vethx"}); ok {
 		t.Error("vethx is known")
 	}
 	for addr, want := range map[string]Workload{
@@ -47,11 +47,11 @@ addresses:
 }
 
 func TestZeroStaticKnowsNothing(t *testing.T) {
-	var s Static
-	_, behind := s.Behind(Sight{Name: "eth0"})
+	var s File
+	_, owner := s.Owner(Lookup{Name: "eth0"})
 	_, peer := s.Peer(netip.MustParseAddr("10.0.0.1"), 1)
-	if behind || peer || s.Node() != "" {
-		t.Error("it knows something")
+	if owner || peer || s.Node() != "" {
+		t.Error("the zero File is not empty")
 	}
 }
 
@@ -60,27 +60,27 @@ func TestParseRefuses(t *testing.T) {
 		"nodes: a": "unknown field",
 		"interfaces: {a: {service: b, colour: c}}":       "unknown field",
 		"interfaces: {a: {pod: b}}":                      "interface a has no service",
-		"addresses: {10.0.0.300: {service: b}}":          "no IP address",
+		"addresses: {10.0.0.300: {service: b}}":          "not an IP address",
 		"addresses: {10.0.0.3: {}}":                      "neither service nor node",
 		"interfaces: {a: {service: b}, a: {service: c}}": "already set",
-		"a: b: c": "bad YAML",
+		"a: b: c": "invalid YAML",
 	} {
-		if _, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ParseFile([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want a message with %q", text, err, want)
 		}
 	}
 }
 
 func TestLoadNamesTheFlag(t *testing.T) {
-	if _, err := Load(t.TempDir() + "/none.yaml"); err == nil || !strings.Contains(err.Error(), "--identity") {
+	if _, err := LoadFile(t.TempDir() + "/none.yaml"); err == nil || !strings.Contains(err.Error(), "--identity") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// What stands in the file wins over what another source says.
+// The first source of several wins.
 func TestFirst(t *testing.T) {
-	parse := func(text string) *Static {
-		s, err := Parse([]byte(text))
+	parse := func(text string) *File {
+		s, err := ParseFile([]byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,8 +91,8 @@ func TestFirst(t *testing.T) {
 		parse("{interfaces: {a: {service: x}, b: {service: theirs}}, addresses: {10.0.0.1: {node: x}, 10.0.0.2: {node: theirs}}}"),
 	}
 	for name, want := range map[string]string{"a": "mine", "b": "theirs", "c": ""} {
-		if w, ok := both.Behind(Sight{Name: name}); w.Service != want || ok != (want != "") {
-			t.Errorf("behind %s is %q, %v, want %q", name, w.Service, ok, want)
+		if w, ok := both.Owner(Lookup{Name: name}); w.Service != want || ok != (want != "") {
+			t.Errorf("owner of %s is %q, %v, want %q", name, w.Service, ok, want)
 		}
 	}
 	for addr, want := range map[string]string{"10.0.0.1": "mine", "10.0.0.2": "theirs", "10.0.0.3": ""} {

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package cluster
+package identity
 
 import (
+	"fmt"
 	"net/netip"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,17 +17,17 @@ import (
 
 const second = uint64(time.Second)
 
-// fakeTime is the clock of a test's index, in seconds.
+// fakeTime is the clock of a test's index.
 type fakeTime struct{ seconds uint64 }
 
 func (f *fakeTime) now() uint64 { return f.seconds * second }
 
-func newTestIndex() (*index, *fakeTime) {
+func newTestIndex() (*podIndex, *fakeTime) {
 	clock := &fakeTime{100}
-	return newIndex(time.Minute, clock.now), clock
+	return newPodIndex(time.Minute, clock.now), clock
 }
 
-// somePod is a running pod whose UID, name and service are the same.
+// somePod returns a running pod whose UID and service equal its name.
 func somePod(name, node string, ips ...string) *core.Pod {
 	p := &core.Pod{
 		ObjectMeta: meta.ObjectMeta{Name: name, Namespace: "shop", UID: types.UID(name)},
@@ -38,10 +41,10 @@ func somePod(name, node string, ips ...string) *core.Pod {
 	return p
 }
 
-func put(x *index, p *core.Pod, local, first bool) { x.put(newRecord(p), local, first) }
+func put(x *podIndex, p *core.Pod, local, first bool) { x.put(newPodRecord(p), local, first) }
 
-// who names the pod, else the node, that had an address at a time in seconds.
-func who(x *index, addr string, at uint64) string {
+// peerName returns the service, else the node, with an address at a time in seconds.
+func peerName(x *podIndex, addr string, at uint64) string {
 	w, ok := x.peer(netip.MustParseAddr(addr), at*second)
 	switch {
 	case !ok:
@@ -52,16 +55,16 @@ func who(x *index, addr string, at uint64) string {
 	return w.Service
 }
 
-func check(t *testing.T, x *index, addr string, want map[uint64]string) {
+func check(t *testing.T, x *podIndex, addr string, want map[uint64]string) {
 	t.Helper()
 	for at, name := range want {
-		if got := who(x, addr, at); got != name {
+		if got := peerName(x, addr, at); got != name {
 			t.Errorf("%s at %d s is %q, want %q", addr, at, got, name)
 		}
 	}
 }
 
-// An address goes from a pod to the next; who had it is told by the time.
+// The owner of an address that is reused depends on the time.
 func TestAddressIsReused(t *testing.T) {
 	x, clock := newTestIndex()
 	put(x, somePod("old", "n", "10.0.0.1", "fd00::1"), true, true)
@@ -72,7 +75,7 @@ func TestAddressIsReused(t *testing.T) {
 	check(t, x, "10.0.0.1", map[uint64]string{109: "old", 110: "", 111: ""})
 	clock.seconds = 115
 	put(x, somePod("new", "n", "10.0.0.1"), true, false)
-	// The new one's first packets came before its address was in its status.
+	// The new pod's first packets precede the address in its status.
 	check(t, x, "10.0.0.1", map[uint64]string{109: "old", 112: "new", 115: "new", 999: "new"})
 	check(t, x, "fd00::1", map[uint64]string{109: "old", 115: ""})
 	clock.seconds = 169
@@ -81,12 +84,12 @@ func TestAddressIsReused(t *testing.T) {
 	clock.seconds = 171
 	x.purge()
 	check(t, x, "10.0.0.1", map[uint64]string{109: "new", 84: ""})
-	if len(x.held) != 1 {
-		t.Errorf("%d addresses are kept, want 1", len(x.held))
+	if len(x.tenures) != 1 {
+		t.Errorf("%d addresses are kept, want 1", len(x.tenures))
 	}
 }
 
-// The API server tells about the new pod before it tells that the old one went.
+// The API server reports the new pod before the old one is gone.
 func TestAddressIsTakenOver(t *testing.T) {
 	x, clock := newTestIndex()
 	put(x, somePod("old", "n", "10.0.0.1"), false, true)
@@ -95,7 +98,7 @@ func TestAddressIsTakenOver(t *testing.T) {
 	clock.seconds = 111
 	x.remove("old")
 	check(t, x, "10.0.0.1", map[uint64]string{105: "old", 110: "new", 120: "new"})
-	// What is heard late of a former holder changes nothing.
+	// A late event of a former owner changes nothing.
 	x.remove("old")
 	check(t, x, "10.0.0.1", map[uint64]string{120: "new"})
 }
@@ -127,7 +130,7 @@ func TestPodsWithoutAnAddress(t *testing.T) {
 	}
 }
 
-// A pod's status comes in pieces, and its labels can change.
+// A pod's status is written step by step, and its labels can change.
 func TestPodChanges(t *testing.T) {
 	x, clock := newTestIndex()
 	put(x, somePod("a", "n"), true, false)
@@ -151,7 +154,7 @@ func TestPodChanges(t *testing.T) {
 		t.Error("another name does not count as a change")
 	}
 	clock.seconds = 110
-	put(x, somePod("a", "n", "10.0.0.2"), true, false) // its sandbox was made again
+	put(x, somePod("a", "n", "10.0.0.2"), true, false) // its sandbox was restarted
 	check(t, x, "10.0.0.1", map[uint64]string{109: "b", 110: ""})
 	check(t, x, "10.0.0.2", map[uint64]string{110: "a"})
 	before = x.version()
@@ -161,12 +164,12 @@ func TestPodChanges(t *testing.T) {
 	}
 }
 
-// A list behind an outage: what is not in it has gone, what is new is new.
+// A list after an outage removes and adds pods.
 func TestReplace(t *testing.T) {
 	x, clock := newTestIndex()
-	here := &feed{index: x, local: true, changed: func() {}}
-	there := &feed{index: x, changed: func() {}}
-	list := func(f *feed, pods ...*core.Pod) {
+	here := &podStore{index: x, local: true, changed: func() {}}
+	there := &podStore{index: x, changed: func() {}}
+	list := func(f *podStore, pods ...*core.Pod) {
 		var objects []any
 		for _, p := range pods {
 			objects = append(objects, p)
@@ -185,5 +188,81 @@ func TestReplace(t *testing.T) {
 	check(t, x, "10.0.0.2", map[uint64]string{199: "b", 200: "c"})
 	if !here.synced.Load() || !there.synced.Load() {
 		t.Error("not synced")
+	}
+}
+
+// largePod returns a pod with a typical Istio manifest: several KiB, of which
+// very little is needed.
+func largePod(i int) *core.Pod {
+	yes := true
+	name := fmt.Sprintf("service-%d-6b7f4cc8d9-%05d", i%200, i)
+	p := somePod(name, fmt.Sprintf("node-%d", i%300), fmt.Sprintf("10.%d.%d.%d", 1+i>>16, i>>8&255, i&255))
+	p.Labels = map[string]string{"app": fmt.Sprintf("service-%d", i%200), hashLabel: "6b7f4cc8d9", "version": "v1"}
+	p.OwnerReferences = []meta.OwnerReference{{Kind: "ReplicaSet", Name: fmt.Sprintf("service-%d-6b7f4cc8d9", i%200), Controller: &yes}}
+	p.Annotations = map[string]string{"sidecar.istio.io/status": strings.Repeat("x", 4000)}
+	p.Spec.Containers = make([]core.Container, 3)
+	p.Spec.Containers[0].Args = strings.Fields(strings.Repeat("--flag=value ", 40))
+	return p
+}
+
+// heap returns the bytes of live objects.
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC() // frees what finalizers and pools kept through the first one
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// A pod of the cluster costs the agent less than 1 KiB, whatever its manifest.
+func TestMemoryOfTenThousandPods(t *testing.T) {
+	const count, bound = 10_000, 1024
+	x, _ := newTestIndex()
+	f := &podStore{index: x, changed: func() {}}
+	before := heap()
+	for i := range count {
+		if err := f.Add(largePod(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	each := int64(heap()-before) / count
+	t.Logf("%d bytes per pod", each)
+	if each > bound {
+		t.Errorf("%d bytes per pod, want at most %d", each, bound)
+	}
+	// Churn leaks nothing.
+	for i := range count {
+		if err := f.Delete(largePod(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.now = func() uint64 { return 1000 * second }
+	x.purge()
+	if len(x.pods)+len(x.tenures)+len(x.nodes)+len(x.hosts) != 0 {
+		t.Errorf("kept %d pods, %d addresses, %d nodes, %d of their addresses", len(x.pods), len(x.tenures), len(x.nodes), len(x.hosts))
+	}
+	runtime.KeepAlive(f)
+}
+
+func BenchmarkPut(b *testing.B) {
+	x, _ := newTestIndex()
+	p := largePod(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		put(x, p, false, false)
+	}
+}
+
+func BenchmarkPeer(b *testing.B) {
+	x, _ := newTestIndex()
+	for i := range 10_000 {
+		put(x, largePod(i), false, true)
+	}
+	addr := largePod(77).Status.PodIP
+	b.ReportAllocs()
+	for b.Loop() {
+		if peerName(x, addr, 100) == "" {
+			b.Fatal("unknown")
+		}
 	}
 }

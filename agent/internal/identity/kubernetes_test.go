@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package cluster
+package identity
 
 import (
 	"bytes"
@@ -14,13 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 )
 
-// Nobody listens: the source does not know anything, says so, and goes on.
-// (What a server answers is tested with a real one, in e2e/k8s.)
+// Without an API server the source is not ready, and retries. (e2e/k8s tests it
+// with a real server.)
 func TestSourceWithoutAServer(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -31,64 +32,69 @@ func TestSourceWithoutAServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	s, err := New(Options{
-		Config: &rest.Config{Host: "http://" + address}, Node: "n", Linger: time.Minute,
+	k, err := NewKubernetes(KubernetesOptions{
+		Config: &rest.Config{Host: "http://" + address}, Node: "n", GracePeriod: time.Minute,
 		Log: slog.New(slog.NewTextHandler(&log, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Ready(); err == nil {
+	if _, err := k.Ready(); err == nil {
 		t.Error("ready before it runs")
 	}
-	if !s.Unsettled(7) {
-		t.Error("names are settled before anything is known")
+	if !k.MayChange(7) {
+		t.Error("names are final before the cluster was read")
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	for deadline := time.Now().Add(time.Minute); s.apiFailures() < 3; time.Sleep(5 * time.Millisecond) { // the pause of a poll
+	go func() { ended <- k.Run(ctx) }()
+	for deadline := time.Now().Add(time.Minute); k.apiFailures() < 3; time.Sleep(5 * time.Millisecond) { // the pause of a poll
 		if time.Now().After(deadline) {
-			t.Fatal("it does not try again")
+			t.Fatal("no retries")
 		}
 	}
-	if _, err := s.Ready(); err == nil || !strings.Contains(err.Error(), "pods are not known yet") {
+	if _, err := k.Ready(); err == nil || !strings.Contains(err.Error(), "pods are not known yet") {
 		t.Errorf("readiness: %v", err)
 	}
-	if s.away() == 0 {
-		t.Error("the server is not away")
+	if k.apiAway() == 0 {
+		t.Error("no outage")
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(k)
+	if _, err := registry.Gather(); err != nil {
+		t.Error(err)
 	}
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
 	if n := strings.Count(log.String(), "level=WARN"); n != 2 {
-		t.Errorf("%d warnings, want one for each feed:\n%s", n, log.String())
+		t.Errorf("%d warnings, want one per reflector:\n%s", n, log.String())
 	}
-	s.started -= settling
-	if s.Unsettled(7) {
-		t.Error("names are waited for without end")
+	k.started -= settleTime
+	if k.MayChange(7) {
+		t.Error("names may change forever")
 	}
 }
 
 func TestContact(t *testing.T) {
 	var log bytes.Buffer
-	c := &contact{what: "pods", log: slog.New(slog.NewTextHandler(&log, nil))}
+	h := &apiHealth{of: "pods", log: slog.New(slog.NewTextHandler(&log, nil))}
 	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no role"))
-	c.outcome(context.Canceled)
-	c.outcome(apierrors.NewResourceExpired("too old"))
-	if since, failures, _ := c.trouble(); !since.IsZero() || failures != 0 {
-		t.Error("an answer or the end counts as a failure")
+	h.observe(context.Canceled)
+	h.observe(apierrors.NewResourceExpired("too old"))
+	if since, failures, _ := h.outage(); !since.IsZero() || failures != 0 {
+		t.Error("an answer or the shutdown counts as a failure")
 	}
-	c.outcome(forbidden)
-	c.outcome(forbidden)
-	since, failures, last := c.trouble()
+	h.observe(forbidden)
+	h.observe(forbidden)
+	since, failures, last := h.outage()
 	if since.IsZero() || failures != 2 || !strings.Contains(last.Error(), "grant list and watch on pods") {
 		t.Errorf("since %v, %d failures, %v", since, failures, last)
 	}
-	c.outcome(nil)
-	if since, failures, last := c.trouble(); !since.IsZero() || last != nil || failures != 2 {
-		t.Errorf("since %v, %d failures, %v behind a success", since, failures, last)
+	h.observe(nil)
+	if since, failures, last := h.outage(); !since.IsZero() || last != nil || failures != 2 {
+		t.Errorf("since %v, %d failures, %v after a success", since, failures, last)
 	}
 	if n := strings.Count(log.String(), "\n"); n != 2 {
 		t.Errorf("%d lines, want one for the failure and one for its end:\n%s", n, log.String())
@@ -96,14 +102,14 @@ func TestContact(t *testing.T) {
 }
 
 func TestReadyTellsAboutAnOutage(t *testing.T) {
-	s := &Source{here: contact{what: "pods", log: slog.New(slog.DiscardHandler)}}
-	s.local.synced.Store(true)
-	s.remote.synced.Store(true)
-	if remark, err := s.Ready(); remark != "" || err != nil {
+	k := &Kubernetes{localHealth: apiHealth{of: "pods", log: slog.New(slog.DiscardHandler)}}
+	k.local.synced.Store(true)
+	k.remote.synced.Store(true)
+	if remark, err := k.Ready(); remark != "" || err != nil {
 		t.Errorf("%q, %v", remark, err)
 	}
-	s.here.outcome(errors.New("refused"))
-	if remark, err := s.Ready(); !strings.Contains(remark, "does not answer") || err != nil {
+	k.localHealth.observe(errors.New("refused"))
+	if remark, err := k.Ready(); !strings.Contains(remark, "does not answer") || err != nil {
 		t.Errorf("%q, %v", remark, err)
 	}
 }
@@ -115,18 +121,18 @@ func TestLoadRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]string{"": "--kubeconfig", "/nosuch": "--kubeconfig /nosuch", broken: "--kubeconfig " + broken} {
-		if _, err := Load(file); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := LoadKubeConfig(file); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want a message with %q", file, err, want)
 		}
 	}
 }
 
-// client-go's messages are for debugging, its verbose ones for nobody.
+// client-go's messages become debug messages; its verbose ones are dropped.
 func TestQuiet(t *testing.T) {
 	var log bytes.Buffer
 	for level, want := range map[slog.Level]int{slog.LevelDebug: 2, slog.LevelInfo: 0} {
 		log.Reset()
-		l := slog.New(quiet{slog.NewTextHandler(&log, &slog.HandlerOptions{Level: level})}).With("a", 1).WithGroup("g")
+		l := slog.New(logFilter{slog.NewTextHandler(&log, &slog.HandlerOptions{Level: level})}).With("a", 1).WithGroup("g")
 		l.Error("x")
 		l.Info("x")
 		l.Log(t.Context(), -4, "x")
