@@ -67,7 +67,7 @@ func (t *table) point(x *exchange.Exchange) (p span.Point, known bool) {
 		return span.Point{}, false
 	}
 	p = span.Point{ID: span.PointID(t.names.node, index), Node: t.names.node, Interface: i}
-	if i.Role == iface.VNIC {
+	if i.Kind == iface.VNIC {
 		p.Workload = t.names.behind(i, x)
 	}
 	return p, true

@@ -69,12 +69,12 @@ func otlpJSON(t *testing.T, spans []*tracepb.ResourceSpans) []byte {
 // What package span writes is read back as it was.
 func TestRoundTrip(t *testing.T) {
 	vnic := span.Point{
-		ID: "node2/7", Node: "node2", Interface: iface.Interface{Index: 7, Name: "vethgw", Kind: "veth", Role: iface.VNIC},
+		ID: "node2/7", Node: "node2", Interface: iface.Interface{Index: 7, Name: "vethgw", LinkKind: "veth", Kind: iface.VNIC},
 		Workload: identity.Workload{Service: "gateway", Namespace: "default", Pod: "gateway-1", Node: "node2"},
 	}
 	unknown := vnic
 	unknown.Workload = identity.Workload{}
-	pnic := span.Point{ID: "node2/2", Node: "node2", Interface: iface.Interface{Index: 2, Name: "eth0", Role: iface.PNIC}}
+	pnic := span.Point{ID: "node2/2", Node: "node2", Interface: iface.Interface{Index: 2, Name: "eth0", Kind: iface.PNIC}}
 	full := exchange.Exchange{
 		Interface: 7, Direction: exchange.DirectionIngress,
 		Context:     tracecontext.Context{TraceID: tracecontext.TraceID{15: 1}, SpanID: tracecontext.SpanID{7: 2}},

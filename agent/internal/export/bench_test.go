@@ -61,11 +61,11 @@ func flush(b *testing.B, q *Queue) {
 
 // benchPoints are those of a node of the lab.
 func benchPoints() []span.Point {
-	points := []span.Point{{ID: "node3/2", Node: "node3", Interface: iface.Interface{Index: 2, Name: "eth0", Role: iface.PNIC}}}
+	points := []span.Point{{ID: "node3/2", Node: "node3", Interface: iface.Interface{Index: 2, Name: "eth0", Kind: iface.PNIC}}}
 	for i, service := range []string{"details", "reviews-v1", "reviews-v3", "ratings"} {
 		points = append(points, span.Point{
 			ID: span.PointID("node3", 10+i), Node: "node3",
-			Interface: iface.Interface{Index: 10 + i, Name: "veth" + service, Kind: "veth", Role: iface.VNIC},
+			Interface: iface.Interface{Index: 10 + i, Name: "veth" + service, LinkKind: "veth", Kind: iface.VNIC},
 			Workload:  identity.Workload{Service: service, Namespace: "default", Pod: service + "-1", Node: "node3"},
 		})
 	}

@@ -6,13 +6,13 @@ package iface
 
 import "github.com/vishvananda/netlink"
 
-// Role is what an interface is to the agent.
-type Role string
+// Kind is what an interface is to the agent.
+type Kind string
 
 // Roles: the host end of a pod's interface, and a node's way to other nodes.
 const (
-	VNIC Role = "vnic"
-	PNIC Role = "pnic"
+	VNIC Kind = "vnic"
+	PNIC Kind = "pnic"
 )
 
 // Interface is a selected network interface of the agent's network namespace.
@@ -23,9 +23,9 @@ type Interface struct {
 	Name string
 	// Kind is netlink's IFLA_INFO_KIND (veth, bridge, vxlan, ...), "physical"
 	// for a device without a kind, "loopback" for the loopback device.
-	Kind string
-	// Role follows from the patterns.
-	Role Role
+	LinkKind string
+	// Kind follows from the patterns.
+	Kind Kind
 }
 
 // Change says what happened to an interface.
@@ -35,7 +35,7 @@ type Change uint8
 const (
 	// Added: it is there and matches, from now on watch it.
 	Added Change = iota
-	// Renamed: the same interface has a new name and still the same role.
+	// Renamed: the same interface has a new name and still the same kind.
 	Renamed
 	// Removed: it is gone or no longer matches.
 	Removed
@@ -49,18 +49,18 @@ type Event struct {
 
 // Kinds that are not netlink's.
 const (
-	kindPhysical = "physical"
-	kindLoopback = "loopback"
+	linkPhysical = "physical"
+	linkLoopback = "loopback"
 )
 
-// kindOf names a link's kind. A link without IFLA_INFO_KIND is backed by a
+// linkKindOf names a link's kind. A link without IFLA_INFO_KIND is backed by a
 // driver: netlink calls it "device".
-func kindOf(link netlink.Link) string {
+func linkKindOf(link netlink.Link) string {
 	if link.Attrs().RawFlags&flagLoopback != 0 {
-		return kindLoopback
+		return linkLoopback
 	}
 	if link.Type() == "device" {
-		return kindPhysical
+		return linkPhysical
 	}
 	return link.Type()
 }

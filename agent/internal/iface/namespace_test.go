@@ -131,11 +131,11 @@ func next(t *testing.T, events <-chan Event) Event {
 	}
 }
 
-func expect(t *testing.T, events <-chan Event, change Change, name string, role Role) Event {
+func expect(t *testing.T, events <-chan Event, change Change, name string, kind Kind) Event {
 	t.Helper()
 	e := next(t, events)
-	if e.Change != change || e.Interface.Name != name || e.Interface.Role != role {
-		t.Fatalf("got %+v, want change %d of %s as %s", e, change, name, role)
+	if e.Change != change || e.Interface.Name != name || e.Interface.Kind != kind {
+		t.Fatalf("got %+v, want change %d of %s as %s", e, change, name, kind)
 	}
 	return e
 }

@@ -17,12 +17,12 @@ const flagLoopback = unix.IFF_LOOPBACK
 // Selector says which interfaces matter. A pattern is an interface name, a
 // glob as of path.Match, or kind:KIND.
 type Selector struct {
-	// VNIC and PNIC are the patterns of both roles; PNIC wins where both match.
+	// VNIC and PNIC are the patterns of both kinds; PNIC wins where both match.
 	VNIC, PNIC []string
 }
 
-// Role returns the role of an interface, "" when it is not selected.
-func (s Selector) Role(name, kind string) Role {
+// Kind returns the kind of an interface, "" when it is not selected.
+func (s Selector) Kind(name, kind string) Kind {
 	switch {
 	case matchAny(s.PNIC, name, kind):
 		return PNIC

@@ -14,13 +14,13 @@ func TestRole(t *testing.T) {
 	s := Selector{VNIC: []string{"kind:veth", "cali*", "tap[0-9]"}, PNIC: []string{"kind:physical", "eth0", "bond?"}}
 	for _, test := range []struct {
 		name, kind string
-		want       Role
+		want       Kind
 	}{
 		{"veth1", "veth", VNIC}, {"cali12ab", "veth", VNIC}, {"cali12ab", "ipvlan", VNIC}, {"tap7", "tun", VNIC},
 		{"tap77", "tun", ""}, {"br0", "bridge", ""}, {"lo", "loopback", ""},
 		{"ens3", "physical", PNIC}, {"eth0", "veth", PNIC}, {"eth1", "veth", VNIC}, {"bond0", "bond", PNIC}, {"bond", "bond", ""},
 	} {
-		if got := s.Role(test.name, test.kind); got != test.want {
+		if got := s.Kind(test.name, test.kind); got != test.want {
 			t.Errorf("%s (%s) is %q, want %q", test.name, test.kind, got, test.want)
 		}
 	}
@@ -35,7 +35,7 @@ func TestKind(t *testing.T) {
 		"vxlan":    &netlink.Vxlan{},
 		"macvlan":  &netlink.Macvlan{},
 	} {
-		if got := kindOf(link); got != want {
+		if got := linkKindOf(link); got != want {
 			t.Errorf("kind %s, want %s", got, want)
 		}
 	}

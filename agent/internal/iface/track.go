@@ -11,21 +11,21 @@ import (
 // present handles a link that is there, new or known.
 func (w *Watcher) present(ctx context.Context, link netlink.Link) {
 	attrs := link.Attrs()
-	now := Interface{Index: attrs.Index, Name: attrs.Name, Kind: kindOf(link)}
-	now.Role = w.selector.Role(now.Name, now.Kind)
+	now := Interface{Index: attrs.Index, Name: attrs.Name, LinkKind: linkKindOf(link)}
+	now.Kind = w.selector.Kind(now.Name, now.LinkKind)
 	before, known := w.known[now.Index]
 	switch {
-	case !known && now.Role == "":
+	case !known && now.Kind == "":
 		return
 	case !known:
 		w.emit(ctx, Event{Added, now})
 	case now == before:
 		return
-	case now.Role == before.Role:
+	case now.Kind == before.Kind:
 		w.emit(ctx, Event{Renamed, now})
-	default: // the new name changes the role, or matches no more
+	default: // the new name changes the kind, or matches no more
 		w.emit(ctx, Event{Removed, before})
-		if now.Role == "" {
+		if now.Kind == "" {
 			delete(w.known, now.Index)
 			return
 		}

@@ -11,12 +11,12 @@ import (
 
 func TestInterfacesComeAndGo(t *testing.T) {
 	n := newNamespace(t)
-	n.add(veth("veth-a", "eth0")) // one pair, two roles: pnic wins at eth0
+	n.add(veth("veth-a", "eth0")) // one pair, two kinds: pnic wins at eth0
 	events := n.watch(Selector{VNIC: []string{"kind:veth"}, PNIC: []string{"eth0"}})
 	first, second := next(t, events), next(t, events)
-	roles := map[string]Role{first.Interface.Name: first.Interface.Role, second.Interface.Name: second.Interface.Role}
-	if roles["veth-a"] != VNIC || roles["eth0"] != PNIC {
-		t.Fatalf("at start: %v", roles)
+	kinds := map[string]Kind{first.Interface.Name: first.Interface.Kind, second.Interface.Name: second.Interface.Kind}
+	if kinds["veth-a"] != VNIC || kinds["eth0"] != PNIC {
+		t.Fatalf("at start: %v", kinds)
 	}
 	n.add(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}) // not selected
 	n.add(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "vxlan0"}, VxlanId: 1, Port: 4789})
@@ -70,7 +70,7 @@ func TestRename(t *testing.T) {
 	if e := expect(t, events, Renamed, "veth1", VNIC); e.Interface.Index != index {
 		t.Errorf("index %d, want %d", e.Interface.Index, index)
 	}
-	rename("veth1", "eth1") // changes its role
+	rename("veth1", "eth1") // changes its kind
 	expect(t, events, Removed, "veth1", VNIC)
 	expect(t, events, Added, "eth1", PNIC)
 	rename("eth1", "tmp1") // matches no more

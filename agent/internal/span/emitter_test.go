@@ -43,7 +43,7 @@ func emit(t *testing.T, do func(*Emitter)) tracetest.SpanStubs {
 func vnicPoint() Point {
 	return Point{
 		ID: "node2/7", Node: "node2",
-		Interface: iface.Interface{Index: 7, Name: "vethgw", Kind: "veth", Role: iface.VNIC},
+		Interface: iface.Interface{Index: 7, Name: "vethgw", LinkKind: "veth", Kind: iface.VNIC},
 		Workload:  identity.Workload{Service: "gateway", Namespace: "default", Pod: "gateway-1", Node: "node2"},
 	}
 }
@@ -119,8 +119,8 @@ func checkAttributes(t *testing.T, got []attribute.KeyValue, want map[attribute.
 }
 
 func TestSpanNames(t *testing.T) {
-	pnic := Point{Node: "node2", Interface: iface.Interface{Name: "eth0", Role: iface.PNIC}}
-	unknown := Point{Node: "node2", Interface: iface.Interface{Name: "veth9", Role: iface.VNIC}}
+	pnic := Point{Node: "node2", Interface: iface.Interface{Name: "eth0", Kind: iface.PNIC}}
+	unknown := Point{Node: "node2", Interface: iface.Interface{Name: "veth9", Kind: iface.VNIC}}
 	vnic := vnicPoint()
 	for want, p := range map[string]*Point{"node2_eth0": &pnic, "node2_veth9": &unknown, "gateway_vethgw": &vnic} {
 		if got := p.Name(); got != want {

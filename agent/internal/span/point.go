@@ -34,7 +34,7 @@ func (p *Point) Kind() layer.Kind {
 	if p.Socket {
 		return layer.Socket
 	}
-	return layer.Kind(p.Interface.Role)
+	return layer.Kind(p.Interface.Kind)
 }
 
 // PointID names the interface with an index on a node. The index stays when
