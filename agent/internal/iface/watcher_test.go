@@ -3,10 +3,18 @@
 package iface
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 )
 
 func TestInterfacesComeAndGo(t *testing.T) {
@@ -35,8 +43,8 @@ func TestInterfacesComeAndGo(t *testing.T) {
 	}
 }
 
-// Leaving a bridge is told by a DELLINK of the bridge family: the interface
-// is still there.
+// A DELLINK of the bridge family means that the interface left its bridge, not
+// that it is gone.
 func TestLeavingABridgeIsNotGoing(t *testing.T) {
 	n := newNamespace(t)
 	n.add(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}})
@@ -64,7 +72,7 @@ func TestRename(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	rename("tmp0", "veth0") // begins to match
+	rename("tmp0", "veth0") // now matches
 	expect(t, events, Added, "veth0", VNIC)
 	rename("veth0", "veth1")
 	if e := expect(t, events, Renamed, "veth1", VNIC); e.Interface.Index != index {
@@ -73,11 +81,11 @@ func TestRename(t *testing.T) {
 	rename("veth1", "eth1") // changes its kind
 	expect(t, events, Removed, "veth1", VNIC)
 	expect(t, events, Added, "eth1", PNIC)
-	rename("eth1", "tmp1") // matches no more
+	rename("eth1", "tmp1") // no longer matches
 	expect(t, events, Removed, "eth1", PNIC)
 }
 
-// An interface that is moved to another namespace (as CNI plugins do) is gone.
+// An interface moved to another namespace, as CNI plugins do, is gone.
 func TestMoveToAnotherNamespace(t *testing.T) {
 	n, other := newNamespace(t), newNamespace(t)
 	n.add(veth("veth-a", "peer"))
@@ -89,8 +97,8 @@ func TestMoveToAnotherNamespace(t *testing.T) {
 	expect(t, events, Removed, "veth-a", VNIC)
 }
 
-// More changes than fit into the socket's buffer, while nobody reads: the
-// watcher ends up with what is there.
+// After more changes than the socket's buffer holds, the watcher still ends up
+// with the present interfaces.
 func TestOverrun(t *testing.T) {
 	n := newNamespace(t)
 	events := n.watch(Selector{VNIC: []string{"d*"}})
@@ -126,6 +134,130 @@ func TestOverrun(t *testing.T) {
 		}
 	}
 	if n.overruns.Load() == 0 {
-		t.Error("nothing overran: the test is too weak")
+		t.Error("no overrun: the test is too weak")
 	}
+}
+
+// namespace is a network namespace of the test, and the log of its watcher.
+type namespace struct {
+	t      *testing.T
+	handle netns.NsHandle
+	links  *netlink.Handle
+
+	overruns atomic.Int32 // that the watcher has logged
+}
+
+// Handle implements slog.Handler and counts overruns.
+func (n *namespace) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if err, ok := a.Value.Any().(error); ok && errors.Is(err, errOverrun) {
+			n.overruns.Add(1)
+		}
+		return true
+	})
+	return nil
+}
+
+// Enabled, WithAttrs and WithGroup implement slog.Handler.
+func (n *namespace) Enabled(context.Context, slog.Level) bool { return true }
+func (n *namespace) WithAttrs([]slog.Attr) slog.Handler       { return n }
+func (n *namespace) WithGroup(string) slog.Handler            { return n }
+
+func newNamespace(t *testing.T) *namespace {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make a network namespace")
+	}
+	n := &namespace{t: t}
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends, the handle keeps the namespace
+		var err error
+		n.handle, err = netns.New()
+		made <- err
+	}()
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if n.links, err = netlink.NewHandleAt(n.handle); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		n.links.Close()
+		if err := n.handle.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+// watch runs a watcher in the namespace until the test ends.
+func (n *namespace) watch(s Selector) <-chan Event {
+	n.t.Helper()
+	w := NewWatcher(s, slog.New(n))
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := netns.Set(n.handle); err != nil {
+			ended <- err
+			return
+		}
+		ended <- w.Run(ctx)
+	}()
+	n.t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			n.t.Error(err)
+		}
+		if _, open := <-w.Events(); open {
+			n.t.Error("Events is open after Run")
+		}
+	})
+	return w.Events()
+}
+
+func (n *namespace) add(link netlink.Link) {
+	n.t.Helper()
+	if err := n.links.LinkAdd(link); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *namespace) link(name string) netlink.Link {
+	n.t.Helper()
+	l, err := n.links.LinkByName(name)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return l
+}
+
+func veth(name, peer string) *netlink.Veth {
+	return &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer}
+}
+
+// next returns the next event.
+func next(t *testing.T, events <-chan Event) Event {
+	t.Helper()
+	select {
+	case e, open := <-events:
+		if !open {
+			t.Fatal("the watcher ended")
+		}
+		return e
+	case <-time.After(10 * time.Second):
+		t.Fatal("no event")
+		return Event{}
+	}
+}
+
+func expect(t *testing.T, events <-chan Event, change Change, name string, kind Kind) Event {
+	t.Helper()
+	e := next(t, events)
+	if e.Change != change || e.Interface.Name != name || e.Interface.Kind != kind {
+		t.Fatalf("got %+v, want change %d of %s as %s", e, change, name, kind)
+	}
+	return e
 }
