@@ -1,38 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package doctor finds out what the agent can do on this machine. It tries
+// each feature instead of comparing kernel versions, as distributions backport
+// and disable features.
 package doctor
 
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
 // Report is the state of this machine.
 type Report struct {
-	// Kernel is release and architecture, for people: nothing depends on it.
+	// Kernel is release and architecture, for information only.
 	Kernel string `json:"kernel"`
-	// Capture: the agent can capture here, by the hook Mode.
+	// Capture: the agent can capture here, with hook Mode.
 	Capture bool   `json:"capture"`
 	Mode    string `json:"mode,omitempty"`
-	// Reason says why not.
+	// Reason is why the agent cannot capture.
 	Reason string  `json:"reason,omitempty"`
 	Checks []Check `json:"checks"`
 }
 
-// untried is the detail of checks that only a privileged process can make.
-const untried = "needs privileges to be tried"
+// Check is the outcome for one feature.
+type Check struct {
+	// Name of the feature.
+	Name  string `json:"name"`
+	State State  `json:"state"`
+	// Needed: the agent cannot capture without it. The three hooks (tcx,
+	// clsact, socket-filter) replace each other, so none of them is needed.
+	Needed bool `json:"needed"`
+	// For is what uses the feature, and so what is off without it.
+	For string `json:"for"`
+	// Detail is what failed, or what was found.
+	Detail string `json:"detail,omitempty"`
+}
 
-// Examine makes all checks. Without privileges most of them would only say
-// "not permitted", so it ends behind the first two then.
+// State is the outcome of a check.
+type State string
+
+// States of a check. Unknown: the check itself was not possible.
+const (
+	OK      State = "ok"
+	Missing State = "missing"
+	Unknown State = "unknown"
+)
+
+// untried is the detail of checks that need privileges.
+const untried = "needs privileges"
+
+// Examine makes all checks. Without privileges most of them would only report
+// "not permitted" and are skipped.
 func Examine() Report {
 	r := Report{Kernel: kernel()}
 	privileged := true
-	for _, f := range list() {
+	for _, f := range allFeatures() {
 		if !privileged && f.name != "btf" && f.name != "cgroup2" {
 			r.Checks = append(r.Checks, Check{Name: f.name, State: Unknown, Needed: f.needed, For: f.use, Detail: untried})
 			continue
@@ -47,7 +76,36 @@ func Examine() Report {
 	return r
 }
 
-// conclude says from the checks whether and how the agent can capture.
+// feature is a check to make.
+type feature struct {
+	name   string
+	needed bool
+	use    string
+	since  string // the first kernel that has it, for the advice
+	try    func() (detail string, err error)
+}
+
+// errUnknown marks an error that does not depend on the feature.
+var errUnknown = errors.New("cannot be tried")
+
+func (f feature) check() Check {
+	c := Check{Name: f.name, Needed: f.needed, For: f.use, State: OK}
+	detail, err := f.try()
+	c.Detail = detail
+	if err == nil {
+		return c
+	}
+	c.State, c.Detail = Missing, err.Error()
+	if errors.Is(err, errUnknown) {
+		c.State = Unknown
+	}
+	if f.since != "" && (errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.EINVAL)) {
+		c.Detail += "; Linux has it since " + f.since
+	}
+	return c
+}
+
+// conclude derives from the checks whether and how the agent can capture.
 func (r *Report) conclude() {
 	state := map[string]State{}
 	for _, c := range r.Checks {
@@ -70,7 +128,7 @@ func (r *Report) conclude() {
 	}
 }
 
-// WriteText writes a table for people.
+// WriteText writes a table.
 func (r Report) WriteText(out io.Writer) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "kernel %s\n\n", r.Kernel)
@@ -91,10 +149,10 @@ func (r Report) WriteText(out io.Writer) error {
 	switch {
 	case !r.Capture:
 		fmt.Fprintf(&b, "The agent cannot capture here. %s\n", r.Reason)
-	case r.Mode == nameSocketFilter: // which auto never chooses
+	case r.Mode == nameSocketFilter: // which auto never selects
 		fmt.Fprintf(&b, "The agent can capture here, with --mode %s.\n", r.Mode)
 	default:
-		fmt.Fprintf(&b, "The agent can capture here (--mode auto chooses %s).\n", r.Mode)
+		fmt.Fprintf(&b, "The agent can capture here (--mode auto selects %s).\n", r.Mode)
 	}
 	_, err := out.Write(b.Bytes())
 	return err
