@@ -74,6 +74,10 @@ lint: packages ## Check Go and C style, and who imports whom
 	@$(GOLANGCI_LINT) run ./...
 	echo "clang-format of $(words $(BPF_SOURCES)) files"; clang-format --dry-run --Werror $(BPF_SOURCES)
 
+.PHONY: structure
+structure: ## Measure files, packages and comments, and check the file lists of docs/architecture.md
+	@go run tools/structure/main.go
+
 .PHONY: build
 build: ## Build bin/layertrace, bin/bookinfo and bin/lab
 	CGO_ENABLED=0 go build -trimpath -o bin/layertrace ./agent/cmd/layertrace
@@ -90,7 +94,7 @@ image: ## Build the agent's image, layertrace/agent:devel (needs docker)
 
 .PHONY: generate
 generate: packages ## Compile the BPF programs, write their Go bindings, bring the manifests up to date
-	go generate ./bpf/... ./istio
+	go generate ./bpf/... ./istio ./agent/internal/span
 
 .PHONY: setup
 setup: packages lab ## Get all that the tests need: packages, Envoy, Jaeger, Prometheus

@@ -74,6 +74,9 @@ func ParseFormat(name string) (Format, error) {
 	return FormatNone, fmt.Errorf("unknown trace context format %q (known: %v)", name, formatNames[1:])
 }
 
+// FormatNames returns the names of all formats.
+func FormatNames() []string { return formatNames[1:] }
+
 // Context is a trace context as read from one request head.
 type Context struct {
 	TraceID  TraceID

@@ -12,11 +12,12 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/agent/internal/status"
-	"golang.org/x/sync/errgroup"
 )
 
 // Options of Run. All are needed.

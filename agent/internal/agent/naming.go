@@ -12,7 +12,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // naming is the source of names, and the name of this node.
@@ -107,16 +107,31 @@ func (n naming) collectors() []prometheus.Collector {
 }
 
 // behind returns the workload that owns a virtual interface, given an exchange there.
-func (n naming) behind(i iface.Interface, x *exchange.Exchange) identity.Workload {
+func (n naming) behind(i iface.Interface, x *observe.Observation) observe.Workload {
 	lookup := identity.Lookup{Index: i.Index, Name: i.Name, At: x.Request.First}
 	switch x.Direction {
-	case exchange.DirectionIngress:
+	case observe.DirectionIngress:
 		lookup.Address = x.Client.Addr()
-	case exchange.DirectionEgress:
+	case observe.DirectionEgress:
 		lookup.Address = x.Server.Addr()
 	default:
 		lookup.Address = netip.Addr{}
 	}
 	w, _ := n.Owner(lookup)
 	return w
+}
+
+// peers are the names of both ends. A node stands for itself only where its
+// address is no workload's.
+func (n naming) peers(o *observe.Observation) observe.Peers {
+	start, _ := o.Extent()
+	return observe.Peers{Client: n.peer(o.Client.Addr(), start), Server: n.peer(o.Server.Addr(), start)}
+}
+
+func (n naming) peer(addr netip.Addr, at uint64) observe.Peer {
+	w, _ := n.Peer(addr, at)
+	if w.Service != "" {
+		return observe.Peer{Service: w.Service}
+	}
+	return observe.Peer{Node: w.Node}
 }

@@ -8,25 +8,25 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // asked is a source that keeps the last lookup.
 type asked struct{ lookup identity.Lookup }
 
-func (a *asked) Owner(l identity.Lookup) (identity.Workload, bool) {
+func (a *asked) Owner(l identity.Lookup) (observe.Workload, bool) {
 	a.lookup = l
-	return identity.Workload{Service: "web"}, true
+	return observe.Workload{Service: "web"}, true
 }
 
-func (a *asked) Peer(netip.Addr, uint64) (identity.Workload, bool) { return identity.Workload{}, false }
+func (a *asked) Peer(netip.Addr, uint64) (observe.Workload, bool) { return observe.Workload{}, false }
 
 // The end of a connection that owns the interface follows from the direction.
 func TestSightOfAnExchange(t *testing.T) {
 	source := &asked{}
 	n := naming{Source: source, node: "node2"}
-	for direction, address := range map[exchange.Direction]string{
-		exchange.DirectionIngress: "10.0.0.1", exchange.DirectionEgress: "10.0.0.2", exchange.DirectionUnknown: "invalid IP",
+	for direction, address := range map[observe.Direction]string{
+		observe.DirectionIngress: "10.0.0.1", observe.DirectionEgress: "10.0.0.2", observe.DirectionUnknown: "invalid IP",
 	} {
 		x := newExchange(7, 0)
 		x.Direction = direction

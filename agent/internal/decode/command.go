@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -89,7 +89,7 @@ func run(name string, opts Options, stdin io.Reader, stdout, stderr io.Writer) e
 	out := bufio.NewWriter(stdout)
 	lines := json.NewEncoder(out)
 	var writeErr error
-	decoder := New(opts, func(x exchange.Exchange) {
+	decoder := New(opts, func(x observe.Observation) {
 		if writeErr == nil {
 			writeErr = lines.Encode(x)
 		}

@@ -8,20 +8,22 @@ import (
 	"os"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // File is the Source of an identity file. Its zero value is empty.
 type File struct {
 	node       string
-	interfaces map[string]Workload
-	addresses  map[netip.Addr]Workload
+	interfaces map[string]observe.Workload
+	addresses  map[netip.Addr]observe.Workload
 }
 
 // fileYAML is the YAML form, documented in docs/configuration.md.
 type fileYAML struct {
-	Node       string              `json:"node"`
-	Interfaces map[string]Workload `json:"interfaces"`
-	Addresses  map[string]Workload `json:"addresses"`
+	Node       string                      `json:"node"`
+	Interfaces map[string]observe.Workload `json:"interfaces"`
+	Addresses  map[string]observe.Workload `json:"addresses"`
 }
 
 // LoadFile reads and validates an identity file.
@@ -44,7 +46,7 @@ func ParseFile(data []byte) (*File, error) {
 	if err := yaml.UnmarshalStrict(data, &in); err != nil {
 		return nil, fmt.Errorf("invalid YAML (keys: node, interfaces, addresses; of a workload: service, namespace, pod, node): %w", err)
 	}
-	f := &File{node: in.Node, interfaces: map[string]Workload{}, addresses: map[netip.Addr]Workload{}}
+	f := &File{node: in.Node, interfaces: map[string]observe.Workload{}, addresses: map[netip.Addr]observe.Workload{}}
 	for name, w := range in.Interfaces {
 		if w.Service == "" {
 			return nil, fmt.Errorf("interface %s has no service: add one", name)
@@ -71,13 +73,13 @@ func ParseFile(data []byte) (*File, error) {
 func (f *File) Node() string { return f.node }
 
 // Owner implements Source. A file knows interfaces by name only.
-func (f *File) Owner(l Lookup) (Workload, bool) {
+func (f *File) Owner(l Lookup) (observe.Workload, bool) {
 	w, ok := f.interfaces[l.Name]
 	return w, ok
 }
 
 // Peer implements Source. The time does not matter to a file.
-func (f *File) Peer(addr netip.Addr, _ uint64) (Workload, bool) {
+func (f *File) Peer(addr netip.Addr, _ uint64) (observe.Workload, bool) {
 	w, ok := f.addresses[addr.Unmap()]
 	return w, ok
 }

@@ -6,23 +6,11 @@
 // find the pod of an interface.
 package identity
 
-import "net/netip"
+import (
+	"net/netip"
 
-// Workload is what a user would call "the service".
-type Workload struct {
-	// Service is the workload's name, such as reviews.
-	Service string `json:"service"`
-	// Namespace and Pod are the Kubernetes names, "" outside of it.
-	Namespace string `json:"namespace,omitempty"`
-	Pod       string `json:"pod,omitempty"`
-	// Node is the name of the node that the workload runs on.
-	Node string `json:"node,omitempty"`
-	// PodUID, and Kind and Name of what controls the pod (Deployment
-	// reviews-v2), are known from a cluster only.
-	PodUID string `json:"-"`
-	Kind   string `json:"-"`
-	Name   string `json:"-"`
-}
+	"github.com/layertrace/layertrace/internal/observe"
+)
 
 // Lookup asks for the owner of a virtual interface, with what an exchange
 // there shows of it.
@@ -41,31 +29,31 @@ type Lookup struct {
 // Source names workloads. It is safe for concurrent use.
 type Source interface {
 	// Owner returns the workload that an interface of this node belongs to.
-	Owner(Lookup) (Workload, bool)
+	Owner(Lookup) (observe.Workload, bool)
 	// Peer returns the workload that had an address at a time (ns of
 	// CLOCK_MONOTONIC). For a node's own address, only Node is set.
-	Peer(addr netip.Addr, at uint64) (Workload, bool)
+	Peer(addr netip.Addr, at uint64) (observe.Workload, bool)
 }
 
 // First asks several sources in order; the first that knows wins.
 type First []Source
 
 // Owner implements Source.
-func (f First) Owner(l Lookup) (Workload, bool) {
+func (f First) Owner(l Lookup) (observe.Workload, bool) {
 	for _, source := range f {
 		if w, ok := source.Owner(l); ok {
 			return w, true
 		}
 	}
-	return Workload{}, false
+	return observe.Workload{}, false
 }
 
 // Peer implements Source.
-func (f First) Peer(addr netip.Addr, at uint64) (Workload, bool) {
+func (f First) Peer(addr netip.Addr, at uint64) (observe.Workload, bool) {
 	for _, source := range f {
 		if w, ok := source.Peer(addr, at); ok {
 			return w, true
 		}
 	}
-	return Workload{}, false
+	return observe.Workload{}, false
 }

@@ -28,6 +28,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const (
@@ -143,10 +145,10 @@ func (k *Kubernetes) purge(ctx context.Context) {
 
 // Owner implements Source: the pod found at an interface, else the pod of this
 // node that had the address at the interface's far end.
-func (k *Kubernetes) Owner(l Lookup) (Workload, bool) { return k.owners.owner(l) }
+func (k *Kubernetes) Owner(l Lookup) (observe.Workload, bool) { return k.owners.owner(l) }
 
 // Peer implements Source: the pod that had the address, else the node.
-func (k *Kubernetes) Peer(addr netip.Addr, at uint64) (Workload, bool) {
+func (k *Kubernetes) Peer(addr netip.Addr, at uint64) (observe.Workload, bool) {
 	return k.index.peer(addr, at)
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const (
@@ -78,7 +80,7 @@ func (o *ifaceOwners) forget(ifindex int) {
 
 // owner returns the pod of an interface. Without evidence from the kernel,
 // traffic decides: at a pod's interface, one end of each connection is the pod.
-func (o *ifaceOwners) owner(l Lookup) (Workload, bool) {
+func (o *ifaceOwners) owner(l Lookup) (observe.Workload, bool) {
 	o.mu.RLock()
 	i := o.ifaces[l.Index]
 	var found iface
@@ -90,11 +92,11 @@ func (o *ifaceOwners) owner(l Lookup) (Workload, bool) {
 		return found.pod.workload, true
 	}
 	if i == nil || !l.Address.IsValid() {
-		return Workload{}, false
+		return observe.Workload{}, false
 	}
 	p := o.index.ownerAt(l.Address, l.At)
 	if p == nil || !p.local {
-		return Workload{}, false
+		return observe.Workload{}, false
 	}
 	o.byTraffic.Add(1)
 	return p.workload, true

@@ -17,11 +17,13 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // pod is what the index keeps of a pod. It is immutable: an update is a new one.
 type pod struct {
-	workload Workload
+	workload observe.Workload
 	// addresses are the pod's own: none before the kubelet reports them, and
 	// none in the node's network namespace.
 	addresses []netip.Addr
@@ -68,9 +70,9 @@ var scheduledJob = regexp.MustCompile(`^(.+)-\d{8,10}$`)
 
 // workloadOf describes a pod. Its service is Istio's canonical service: from
 // the labels, else the controller's name.
-func workloadOf(p *core.Pod) Workload {
+func workloadOf(p *core.Pod) observe.Workload {
 	kind, name := controllerOf(p)
-	w := Workload{
+	w := observe.Workload{
 		Service: name, Namespace: p.Namespace, Pod: p.Name, Node: p.Spec.NodeName,
 		PodUID: string(p.UID), Kind: kind, Name: name,
 	}

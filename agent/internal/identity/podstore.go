@@ -12,6 +12,8 @@ import (
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // podStore writes the pods that one reflector reads into the index, which
@@ -267,7 +269,7 @@ func (x *podIndex) ownerAtLocked(addr netip.Addr, at uint64) *pod {
 
 // peer returns the workload that owned an address at a time, else the node
 // that has the address.
-func (x *podIndex) peer(addr netip.Addr, at uint64) (Workload, bool) {
+func (x *podIndex) peer(addr netip.Addr, at uint64) (observe.Workload, bool) {
 	addr = addr.Unmap()
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -275,7 +277,7 @@ func (x *podIndex) peer(addr netip.Addr, at uint64) (Workload, bool) {
 		return p.workload, true
 	}
 	name, ok := x.hosts[addr]
-	return Workload{Node: name}, ok
+	return observe.Workload{Node: name}, ok
 }
 
 // byUID returns a present pod.
