@@ -11,6 +11,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/agent/internal/status"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // retryInterval is the time between two attempts to attach where it failed.
@@ -153,7 +154,7 @@ func (c *capture) ready(running context.Context) error {
 func (c *capture) samples() ([]status.Sample, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	count := map[iface.Kind]int{}
+	count := map[observe.Kind]int{}
 	for _, i := range c.attached {
 		count[i.Kind]++
 	}
@@ -161,7 +162,7 @@ func (c *capture) samples() ([]status.Sample, error) {
 		{Name: "attach_failures", Help: "Attempts to attach to an interface that failed.", Value: float64(c.failures)},
 		{Name: "interfaces_unattached", Help: "Selected interfaces that could not be attached to.", Gauge: true, Value: float64(len(c.pending))},
 	}
-	for _, kind := range []iface.Kind{iface.VNIC, iface.PNIC} {
+	for _, kind := range []observe.Kind{observe.KindVNIC, observe.KindPNIC} {
 		samples = append(samples, status.Sample{
 			Name: "interfaces", Help: "Interfaces that are watched.", Gauge: true, Value: float64(count[kind]),
 			Label: "kind", LabelValue: string(kind),

@@ -68,7 +68,7 @@ func (n naming) run(ctx context.Context) error {
 
 // came, went and forgotten pass on the events of a virtual interface.
 func (n naming) came(i iface.Interface) {
-	if n.cluster != nil && i.Kind == iface.VNIC {
+	if n.cluster != nil && i.Kind == observe.KindVNIC {
 		n.cluster.Track(i.Index)
 	}
 }

@@ -30,7 +30,7 @@ func TestSightOfAnExchange(t *testing.T) {
 	} {
 		x := newExchange(7, 0)
 		x.Direction = direction
-		if w := n.behind(iface.Interface{Index: 7, Name: "veth1", Kind: iface.VNIC}, &x); w.Service != "web" {
+		if w := n.behind(iface.Interface{Index: 7, Name: "veth1", Kind: observe.KindVNIC}, &x); w.Service != "web" {
 			t.Errorf("%v: %+v", direction, w)
 		}
 		if s := source.lookup; s.Index != 7 || s.Name != "veth1" || s.Address.String() != address || s.At != x.Request.First {

@@ -12,15 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// Kind is the kind of capture point an interface is.
-type Kind string
-
-// Kinds: the host end of a pod's interface, and a node's way to other nodes.
-const (
-	VNIC Kind = "vnic"
-	PNIC Kind = "pnic"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Interface is a selected network interface of the agent's network namespace.
@@ -32,8 +25,9 @@ type Interface struct {
 	// LinkKind is netlink's IFLA_INFO_KIND (veth, bridge, vxlan, ...),
 	// "physical" for a device without one, "loopback" for the loopback device.
 	LinkKind string
-	// Kind follows from the patterns of the Selector.
-	Kind Kind
+	// Kind is the kind of capture point, which the Selector sets: KindVNIC, the
+	// host end of a pod's interface, or KindPNIC, the node's link to others.
+	Kind observe.Kind
 }
 
 // Link kinds other than netlink's.
@@ -62,12 +56,12 @@ type Selector struct {
 }
 
 // Kind returns the kind of an interface, "" if it is not selected.
-func (s Selector) Kind(name, linkKind string) Kind {
+func (s Selector) Kind(name, linkKind string) observe.Kind {
 	switch {
 	case matchAny(s.PNIC, name, linkKind):
-		return PNIC
+		return observe.KindPNIC
 	case matchAny(s.VNIC, name, linkKind):
-		return VNIC
+		return observe.KindVNIC
 	default:
 		return ""
 	}

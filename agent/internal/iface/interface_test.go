@@ -8,17 +8,19 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func TestRole(t *testing.T) {
 	s := Selector{VNIC: []string{"kind:veth", "cali*", "tap[0-9]"}, PNIC: []string{"kind:physical", "eth0", "bond?"}}
 	for _, test := range []struct {
 		name, kind string
-		want       Kind
+		want       observe.Kind
 	}{
-		{"veth1", "veth", VNIC}, {"cali12ab", "veth", VNIC}, {"cali12ab", "ipvlan", VNIC}, {"tap7", "tun", VNIC},
+		{"veth1", "veth", observe.KindVNIC}, {"cali12ab", "veth", observe.KindVNIC}, {"cali12ab", "ipvlan", observe.KindVNIC}, {"tap7", "tun", observe.KindVNIC},
 		{"tap77", "tun", ""}, {"br0", "bridge", ""}, {"lo", "loopback", ""},
-		{"ens3", "physical", PNIC}, {"eth0", "veth", PNIC}, {"eth1", "veth", VNIC}, {"bond0", "bond", PNIC}, {"bond", "bond", ""},
+		{"ens3", "physical", observe.KindPNIC}, {"eth0", "veth", observe.KindPNIC}, {"eth1", "veth", observe.KindVNIC}, {"bond0", "bond", observe.KindPNIC}, {"bond", "bond", ""},
 	} {
 		if got := s.Kind(test.name, test.kind); got != test.want {
 			t.Errorf("%s (%s) is %q, want %q", test.name, test.kind, got, test.want)

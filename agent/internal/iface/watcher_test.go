@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func TestInterfacesComeAndGo(t *testing.T) {
@@ -22,8 +24,8 @@ func TestInterfacesComeAndGo(t *testing.T) {
 	n.add(veth("veth-a", "eth0")) // one pair, two kinds: pnic wins at eth0
 	events := n.watch(Selector{VNIC: []string{"kind:veth"}, PNIC: []string{"eth0"}})
 	first, second := next(t, events), next(t, events)
-	kinds := map[string]Kind{first.Interface.Name: first.Interface.Kind, second.Interface.Name: second.Interface.Kind}
-	if kinds["veth-a"] != VNIC || kinds["eth0"] != PNIC {
+	kinds := map[string]observe.Kind{first.Interface.Name: first.Interface.Kind, second.Interface.Name: second.Interface.Kind}
+	if kinds["veth-a"] != observe.KindVNIC || kinds["eth0"] != observe.KindPNIC {
 		t.Fatalf("at start: %v", kinds)
 	}
 	n.add(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}) // not selected
@@ -50,7 +52,7 @@ func TestLeavingABridgeIsNotGoing(t *testing.T) {
 	n.add(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}})
 	n.add(veth("veth-a", "peer"))
 	events := n.watch(Selector{VNIC: []string{"veth-*"}})
-	expect(t, events, Added, "veth-a", VNIC)
+	expect(t, events, Added, "veth-a", observe.KindVNIC)
 	if err := n.links.LinkSetMaster(n.link("veth-a"), n.link("br0")); err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +60,7 @@ func TestLeavingABridgeIsNotGoing(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.add(veth("veth-last", "peer2"))
-	expect(t, events, Added, "veth-last", VNIC) // and nothing before it
+	expect(t, events, Added, "veth-last", observe.KindVNIC) // and nothing before it
 }
 
 func TestRename(t *testing.T) {
@@ -73,16 +75,16 @@ func TestRename(t *testing.T) {
 		}
 	}
 	rename("tmp0", "veth0") // now matches
-	expect(t, events, Added, "veth0", VNIC)
+	expect(t, events, Added, "veth0", observe.KindVNIC)
 	rename("veth0", "veth1")
-	if e := expect(t, events, Renamed, "veth1", VNIC); e.Interface.Index != index {
+	if e := expect(t, events, Renamed, "veth1", observe.KindVNIC); e.Interface.Index != index {
 		t.Errorf("index %d, want %d", e.Interface.Index, index)
 	}
 	rename("veth1", "eth1") // changes its kind
-	expect(t, events, Removed, "veth1", VNIC)
-	expect(t, events, Added, "eth1", PNIC)
+	expect(t, events, Removed, "veth1", observe.KindVNIC)
+	expect(t, events, Added, "eth1", observe.KindPNIC)
 	rename("eth1", "tmp1") // no longer matches
-	expect(t, events, Removed, "eth1", PNIC)
+	expect(t, events, Removed, "eth1", observe.KindPNIC)
 }
 
 // An interface moved to another namespace, as CNI plugins do, is gone.
@@ -90,11 +92,11 @@ func TestMoveToAnotherNamespace(t *testing.T) {
 	n, other := newNamespace(t), newNamespace(t)
 	n.add(veth("veth-a", "peer"))
 	events := n.watch(Selector{VNIC: []string{"veth-a"}})
-	expect(t, events, Added, "veth-a", VNIC)
+	expect(t, events, Added, "veth-a", observe.KindVNIC)
 	if err := n.links.LinkSetNsFd(n.link("veth-a"), int(other.handle)); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, events, Removed, "veth-a", VNIC)
+	expect(t, events, Removed, "veth-a", observe.KindVNIC)
 }
 
 // After more changes than the socket's buffer holds, the watcher still ends up
@@ -105,7 +107,7 @@ func TestOverrun(t *testing.T) {
 	const links = 120
 	present := map[int]string{}
 	n.add(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "d-first"}})
-	first := expect(t, events, Added, "d-first", VNIC)
+	first := expect(t, events, Added, "d-first", observe.KindVNIC)
 	present[first.Interface.Index] = first.Interface.Name
 	for i := range links {
 		d := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("d%d", i)}}
@@ -253,7 +255,7 @@ func next(t *testing.T, events <-chan Event) Event {
 	}
 }
 
-func expect(t *testing.T, events <-chan Event, change Change, name string, kind Kind) Event {
+func expect(t *testing.T, events <-chan Event, change Change, name string, kind observe.Kind) Event {
 	t.Helper()
 	e := next(t, events)
 	if e.Change != change || e.Interface.Name != name || e.Interface.Kind != kind {
