@@ -3,10 +3,63 @@
 package decode
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"github.com/layertrace/layertrace/internal/observe"
 )
+
+// TestStreamAgainstModel adds random segments and compares with a map of the
+// bytes seen.
+func TestStreamAgainstModel(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		const start = uint32(0xfffffff0)
+		s := stream{known: true, next: start}
+		var seen [256]bool
+		next := 0
+		for range 40 {
+			at, size := random.IntN(200), 1+random.IntN(40)
+			o, fresh := s.add(start+uint32(at), uint32(size))
+			unseen, filled := 0, 0
+			for i := at; i < at+size; i++ {
+				if !seen[i] {
+					unseen++
+					if i < next && at < next {
+						filled++
+					}
+				}
+				seen[i] = true
+			}
+			want := repeated
+			switch {
+			case at == next:
+				want = inOrder
+			case at > next:
+				want = ahead
+			case filled > 0:
+				want = filling
+			}
+			if o != want || fresh != uint32(unseen) {
+				t.Fatalf("add(%d, %d) with next %d = %v, %d; want %v, %d", at, size, next, o, fresh, want, unseen)
+			}
+			next = max(next, at+size)
+		}
+	}
+}
+
+func TestHolesAreBounded(t *testing.T) {
+	s := stream{known: true}
+	for i := range uint32(3 * maxGaps) {
+		s.add(2*i+1, 1)
+	}
+	if len(s.gaps) > maxGaps {
+		t.Fatalf("%d gaps are kept", len(s.gaps))
+	}
+	if o, _ := s.add(0, 1); o != repeated {
+		t.Errorf("a dropped gap was filled: %v", o)
+	}
+}
 
 func TestRetransmission(t *testing.T) {
 	c := newTalk(t, Options{})
@@ -87,7 +140,7 @@ func TestRequestBehindAHole(t *testing.T) {
 	c.clientAt(10, get)
 	c.cseq += uint32(10 + len(get))
 	c.server(ok)
-	c.clientAt(3, get) // its head did not get through, or comes later
+	c.clientAt(3, get) // its head is lost, or late
 	c.clientAt(0, "abc")
 	c.d.Flush()
 	c.emitted(
@@ -95,7 +148,7 @@ func TestRequestBehindAHole(t *testing.T) {
 		expected(message(6, 6, 1, len(get)), observe.Message{}, 0, outOfOrder|noResponse))
 }
 
-// TestHoleBehindAnAnsweredRequest: the bytes may be those of a missed request.
+// TestHoleBehindAnAnsweredRequest: the bytes may belong to a missed request.
 func TestHoleBehindAnAnsweredRequest(t *testing.T) {
 	c := newTalk(t, Options{})
 	c.handshake()
@@ -107,7 +160,7 @@ func TestHoleBehindAnAnsweredRequest(t *testing.T) {
 	c.count("out_of_order", 1)
 }
 
-// TestDelayedRequest comes behind one that was sent later: it does not end it.
+// TestDelayedRequest: a late request does not end the one sent after it.
 func TestDelayedRequest(t *testing.T) {
 	c := newTalk(t, Options{})
 	c.handshake()
@@ -181,8 +234,8 @@ func TestPipeliningBehindUnsampled(t *testing.T) {
 	c.emitted(expected(message(5, 5, 1, len(get)), message(7, 7, 1, len(ok)), 200, observe.FlagPipelined))
 }
 
-// TestBodyThatLooksLikeARequest: as long as there is no response, it takes a
-// whole request line in the window to be one.
+// TestBodyThatLooksLikeARequest: before the response, only data with a complete
+// request line in the window is a request.
 func TestBodyThatLooksLikeARequest(t *testing.T) {
 	for name, body := range map[string]string{
 		"no request line": "GET \x00\x01\x02\n", "no line": "PUT " + string(make([]byte, 2000)),
@@ -202,4 +255,55 @@ func TestBodyThatLooksLikeARequest(t *testing.T) {
 			c.count("unparsable", 1)
 		})
 	}
+}
+
+const outOfOrder = observe.FlagOutOfOrder
+
+// TestCaptureLostTheResponse: the next request acknowledges an unseen response,
+// so it is not pipelined, and the next response is its own.
+func TestCaptureLostTheResponse(t *testing.T) {
+	c := newTalk(t, Options{})
+	c.handshake()
+	c.client(get)
+	c.sseq += uint32(len(ok))
+	c.client(get)
+	c.server(ok)
+	c.serverAt(-2*len(ok), ok) // only delayed: not the second one's
+	c.d.Flush()
+	c.emitted(
+		expected(message(4, 4, 1, len(get)), observe.Message{}, 0, noResponse|outOfOrder),
+		expected(message(5, 5, 1, len(get)), message(6, 6, 1, len(ok)), 200, 0))
+	c.count("missed", 1)
+}
+
+// TestCaptureLostTheRequestsEnd: the response acknowledges it, so the next
+// request is in order.
+func TestCaptureLostTheRequestsEnd(t *testing.T) {
+	c := newTalk(t, Options{})
+	c.handshake()
+	c.client(get)
+	c.cseq += 5
+	c.server(ok)
+	c.client(get)
+	c.server(ok)
+	c.d.Flush()
+	c.emitted(
+		expected(message(4, 4, 1, len(get)), message(5, 5, 1, len(ok)), 200, outOfOrder),
+		expected(message(6, 6, 1, len(get)), message(7, 7, 1, len(ok)), 200, 0))
+}
+
+func TestCaptureLostARequest(t *testing.T) {
+	c := newTalk(t, Options{Deep: true})
+	c.handshake()
+	c.client(get[:50])
+	c.cseq += uint32(len(get) - 50)
+	c.server(ok)
+	c.cseq += uint32(len(get))
+	c.server(ok)
+	c.client(get)
+	c.server(ok)
+	c.d.Flush()
+	c.emitted(expected(message(7, 7, 1, len(get)), message(8, 8, 1, len(ok)), 200, 0))
+	c.count("missed", 2)
+	c.count("truncated", 1)
 }
