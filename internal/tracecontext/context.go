@@ -74,6 +74,14 @@ func ParseFormat(name string) (Format, error) {
 	return f, nil
 }
 
+// FormatNames returns the names of all formats.
+func FormatNames() (names []string) {
+	for _, f := range formats.All() {
+		names = append(names, f.String())
+	}
+	return names
+}
+
 // Limits of configured headers.
 const (
 	MaxContextHeaders   = formats.MaxContextHeaders

@@ -8,43 +8,42 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// asked is a source that keeps what it was asked.
-type asked struct{ sight identity.Sight }
+// asked is a source that keeps the last lookup.
+type asked struct{ lookup identity.Lookup }
 
-func (a *asked) Behind(s identity.Sight) (identity.Workload, bool) {
-	a.sight = s
-	return identity.Workload{Service: "web"}, true
+func (a *asked) Owner(l identity.Lookup) (observe.Workload, bool) {
+	a.lookup = l
+	return observe.Workload{Service: "web"}, true
 }
 
-func (a *asked) Peer(netip.Addr, uint64) (identity.Workload, bool) { return identity.Workload{}, false }
+func (a *asked) Peer(netip.Addr, uint64) (observe.Workload, bool) { return observe.Workload{}, false }
 
-// The end of an exchange that is behind the interface follows from its way.
+// The end of a connection that owns the interface follows from the direction.
 func TestSightOfAnExchange(t *testing.T) {
 	source := &asked{}
 	n := naming{Source: source, node: "node2"}
-	for direction, address := range map[exchange.Direction]string{
-		exchange.DirectionIngress: "10.0.0.1", exchange.DirectionEgress: "10.0.0.2", exchange.DirectionUnknown: "invalid IP",
+	for direction, address := range map[observe.Direction]string{
+		observe.DirectionIngress: "10.0.0.1", observe.DirectionEgress: "10.0.0.2", observe.DirectionUnknown: "invalid IP",
 	} {
 		x := newExchange(7, 0)
 		x.Direction = direction
-		if w := n.behind(iface.Interface{Index: 7, Name: "veth1", Role: iface.VNIC}, &x); w.Service != "web" {
+		if w := n.behind(iface.Interface{Index: 7, Name: "veth1", Kind: observe.KindVNIC}, &x); w.Service != "web" {
 			t.Errorf("%v: %+v", direction, w)
 		}
-		if s := source.sight; s.Index != 7 || s.Name != "veth1" || s.Address.String() != address || s.At != x.Request.First {
+		if s := source.lookup; s.Index != 7 || s.Name != "veth1" || s.Address.String() != address || s.At != x.Request.First {
 			t.Errorf("%v: asked for %+v, want %s", direction, s, address)
 		}
 	}
 }
 
-// Without a cluster nothing waits, and nothing more is told.
+// Without a cluster nothing waits, and there are no metrics.
 func TestNamingWithoutACluster(t *testing.T) {
-	n := naming{Source: &identity.Static{}, node: "node2"}
+	n := naming{Source: &identity.File{}, node: "node2"}
 	remark, err := n.ready()
-	samples, failure := n.samples()
-	if n.unsettled(7) || remark != "" || err != nil || len(samples) != 0 || failure != nil || n.run(t.Context()) != nil {
-		t.Errorf("%q, %v, %v, %v", remark, err, samples, failure)
+	if n.unsettled(7) || remark != "" || err != nil || len(n.collectors()) != 0 || n.run(t.Context()) != nil {
+		t.Errorf("%q, %v", remark, err)
 	}
 }

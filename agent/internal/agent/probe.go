@@ -6,7 +6,7 @@ import (
 	"context"
 
 	"github.com/layertrace/layertrace/agent/internal/status"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Probe is the kernel side as the agent needs it.
@@ -15,9 +15,9 @@ type Probe interface {
 	// works once Run does or before.
 	Attach(ifindex int) error
 	Detach(ifindex int) error
-	// Run reads until the context is done, then flushes and closes Exchanges.
+	// Run reads until the context is done, then flushes and closes Observations.
 	Run(context.Context) error
-	Exchanges() <-chan exchange.Exchange
+	Observations() <-chan observe.Observation
 	// Counters are monotonic.
 	Counters() ([]Counter, error)
 	// Close takes everything out of the kernel.

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package breakdown
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+// Segment is a piece of a hop's time that was spent in one layer, or in several
+// layers that no capture point separates.
+type Segment struct {
+	Layer observe.Layer `json:"layer"`
+	// Location is the service (application, protocol stack), the node (node
+	// driver, virtual network), or NODE-NODE in alphabetical order (relay
+	// network).
+	Location string `json:"location"`
+	// Between names the waypoints before and after it.
+	Between string `json:"between"`
+	// Queue of the protocol stack that the message waited in, "" if unknown.
+	Queue Queue `json:"queue,omitempty"`
+	Phase Phase `json:"phase"`
+	// Start is the offset from the start of the hop's root in ns, for display.
+	Start int64 `json:"start_ns"`
+	// Time in ns.
+	Time int64 `json:"time_ns"`
+	// ResponseStart is set if the segment is drawn in two pieces: one half of
+	// Time at Start for the request, the other here for the response. No clock
+	// measures how the relay network's time is divided between them.
+	ResponseStart int64 `json:"response_start_ns,omitempty"`
+	// MergedLayers are the layers of a segment of several, in the order of the
+	// path. Layer and Location are those of the first.
+	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
+	// Node has the clock on which the segment began, At is the time there in ns;
+	// "" and 0 for the relay network, which no clock observes.
+	Node string `json:"-"`
+	At   uint64 `json:"-"`
+
+	from, to string // names of the waypoints, if the segment is between two of one message
+}
+
+// Phase is the message that a time belongs to.
+type Phase string
+
+// Phases. Both: only the sum of request and response is known, as between nodes;
+// or the time lies between them, as the application's.
+const (
+	Request  Phase = "request"
+	Response Phase = "response"
+	Both     Phase = "both"
+)
+
+// Queue is a queue of the protocol stack.
+type Queue string
+
+// Queues.
+const (
+	// SendQueue: written, but not yet sent by TCP.
+	SendQueue Queue = "send"
+	// PodQueue: sent by TCP, but not yet at the host end of the pod's interface.
+	PodQueue Queue = "pod"
+	// ReceiveQueue: received by TCP, but not yet read.
+	ReceiveQueue Queue = "receive"
+)
+
+// queueFrom is the queue between a position and the next one.
+var queueFrom = map[position]Queue{fromProcess: SendQueue, fromStack: PodQueue, toStack: ReceiveQueue}
+
+// step is the layer between two positions of a path.
+type step struct {
+	from, to position
+	layer    observe.Layer
+	location string
+}
+
+// shape is the kind of path between the two ends of a hop.
+type shape int
+
+const (
+	remote   shape = iota // between nodes
+	local                 // between pods of a node
+	loopback              // inside a pod
+)
+
+func (h *Hop) shape() shape {
+	client, server := h.ClientNode(), h.ServerNode()
+	switch {
+	case h.ClientPNIC != nil || h.ServerPNIC != nil:
+		return remote
+	case h.ClientVNIC == nil && h.ServerVNIC == nil && h.isInPod():
+		return loopback
+	case client != "" && client == server:
+		return local
+	default:
+		return remote
+	}
+}
+
+func (h *Hop) isInPod() bool {
+	if h.Sender != nil && h.Receiver != nil {
+		return podKey(h.Sender) == podKey(h.Receiver)
+	}
+	for _, o := range []*observe.Observation{h.Sender, h.Receiver} {
+		if o != nil && o.Client.Addr().IsLoopback() {
+			return true
+		}
+	}
+	return false
+}
+
+// end is one side of a hop.
+type end struct{ service, node string }
+
+// unknown is the name of a service or node that no capture point knows.
+const unknown = "?"
+
+func (h *Hop) ends() (client, server end) {
+	client = end{cmp.Or(h.ClientService(), h.ClientNode(), unknown), cmp.Or(h.ClientNode(), unknown)}
+	server = end{cmp.Or(h.ServerService(), h.ServerNode(), unknown), cmp.Or(h.ServerNode(), unknown)}
+	return client, server
+}
+
+// steps returns the layers on the path of a message, in order.
+func steps(s shape, from, to end) []step {
+	first := []step{{fromProcess, fromStack, observe.ProtocolStack, from.service}, {fromStack, fromVNIC, observe.ProtocolStack, from.service}}
+	last := []step{{toVNIC, toStack, observe.ProtocolStack, to.service}, {toStack, toProcess, observe.ProtocolStack, to.service}}
+	switch s {
+	case loopback:
+		return []step{first[0], {fromStack, toStack, observe.ProtocolStack, to.service}, last[1]}
+	case local:
+		return slices.Concat(first, []step{{fromVNIC, toVNIC, observe.VirtualNetwork, from.node}}, last)
+	default:
+		return slices.Concat(first, []step{
+			{fromVNIC, fromPNIC, observe.VirtualNetwork, from.node},
+			{fromPNIC, fromDriver, observe.NodeDriver, from.node},
+			{fromDriver, toPNIC, observe.RelayNetwork, nodePair(from.node, to.node)},
+			{toPNIC, toVNIC, observe.VirtualNetwork, to.node},
+		}, last)
+	}
+}
+
+// nodePair is the location of the relay network between two nodes.
+func nodePair(a, b string) string { return min(a, b) + "-" + max(a, b) }
+
+// stepsBetween returns the steps from one position to another.
+func stepsBetween(all []step, from, to position) (some []step) {
+	for _, s := range all {
+		if s.from >= from && s.to <= to {
+			some = append(some, s)
+		}
+	}
+	return some
+}
+
+// newSegment makes one segment of steps that no waypoint separates.
+func newSegment(some []step, phase Phase, between string, time int64) Segment {
+	s := Segment{Phase: phase, Between: between, Time: time}
+	if len(some) == 0 {
+		return s
+	}
+	s.Layer, s.Location = some[0].layer, some[0].location
+	if len(some) == 1 && some[0].to == some[0].from+1 {
+		s.Queue = queueFrom[some[0].from]
+	}
+	var layers []observe.Layer
+	several := false
+	for _, step := range some {
+		several = several || step.layer != s.Layer || step.location != s.Location
+		if !slices.Contains(layers, step.layer) {
+			layers = append(layers, step.layer)
+		}
+	}
+	if several {
+		s.MergedLayers = layers
+	}
+	return s
+}
+
+// minCoalesced is the time in ns from which on a segment always stands alone.
+const minCoalesced = 10_000
+
+// Coalesced returns fewer segments of the same total time: a segment shorter than
+// 10 µs is merged with an adjacent one of the same layer, location and phase.
+func (h *Hop) Coalesced() (coalesced []Segment) {
+	for _, s := range h.Segments {
+		if last := len(coalesced) - 1; last >= 0 && coalesced[last].continuesIn(&s) && min(coalesced[last].Time, s.Time) < minCoalesced {
+			c := &coalesced[last]
+			c.to = s.to
+			c.Between = fromTo(c.from, s.to)
+			c.Time += s.Time
+			c.Queue = ""
+			continue
+		}
+		coalesced = append(coalesced, s)
+	}
+	return coalesced
+}
+
+// continuesIn reports whether t is of the same layer and begins where s ends.
+func (s *Segment) continuesIn(t *Segment) bool {
+	return s.to != "" && s.to == t.from && s.Node == t.Node && s.At+uint64(s.Time) == t.At &&
+		s.Layer == t.Layer && s.Location == t.Location && s.Phase == t.Phase && len(s.MergedLayers)+len(t.MergedLayers) == 0
+}
+
+// fromTo is the Between of a segment between two waypoints.
+func fromTo(from, to string) string { return from + " to " + to }
