@@ -9,6 +9,8 @@ package formats
 
 import "strconv"
 
+//go:generate go run ../generate -root=../../..
+
 // Format is an encoding of a trace context in request headers.
 type Format uint8
 
