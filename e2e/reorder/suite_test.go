@@ -144,7 +144,7 @@ func checkLog(ctx context.Context, t *testing.T, b *Testbed) {
 	var told int
 	err := sandbox.Await(ctx, "the refused configuration in the log", time.Minute, 50*time.Millisecond, func(context.Context) error {
 		log, err := b.Proxy.Log()
-		told = strings.Count(log, `layertrace: plugin configuration: unknown key "unknown"`)
+		told = strings.Count(log, `layertrace: read plugin configuration: unknown key "unknown"`)
 		if err == nil && told < listeners {
 			err = fmt.Errorf("%d times, want %d or more", told, listeners)
 		}
