@@ -37,7 +37,7 @@ var given = []struct {
 	{"-b3", tracecontext.Found, tracecontext.FormatB3, trace128},
 	{"-jaeger", tracecontext.Found, tracecontext.FormatJaeger, trace128},
 	{"-datadog", tracecontext.Found, tracecontext.FormatDatadog, trace64},
-	{"-sw8", tracecontext.Found, tracecontext.FormatSW8, ""},
+	{"-skywalking", tracecontext.Found, tracecontext.FormatSkyWalking, ""},
 }
 
 func TestClientsHeads(t *testing.T) {
@@ -73,7 +73,7 @@ func TestClientsHeads(t *testing.T) {
 func TestEnvoysHeads(t *testing.T) {
 	formats := map[string]tracecontext.Format{
 		"zipkin": tracecontext.FormatB3Multi, "opentelemetry": tracecontext.FormatW3C,
-		"datadog": tracecontext.FormatDatadog, "skywalking": tracecontext.FormatSW8,
+		"datadog": tracecontext.FormatDatadog, "skywalking": tracecontext.FormatSkyWalking,
 	}
 	count := 0
 	for _, head := range Heads() {
@@ -168,7 +168,7 @@ func TestMutationsReachEverything(t *testing.T) {
 		"outcome found", "outcome unsampled", "outcome none", "outcome truncated", "outcome unparsable",
 		"w3c, sampling 1", "w3c, sampling 2", "b3, sampling 0", "b3, sampling 1", "b3, sampling 2",
 		"b3multi, sampling 0", "b3multi, sampling 1", "b3multi, sampling 2", "jaeger, sampling 1", "jaeger, sampling 2",
-		"datadog, sampling 0", "datadog, sampling 1", "datadog, sampling 2", "sw8, sampling 1", "sw8, sampling 2",
+		"datadog, sampling 0", "datadog, sampling 1", "datadog, sampling 2", "skywalking, sampling 1", "skywalking, sampling 2",
 		"lone denial", "malformed", "no request", "deep mode differs",
 	} {
 		if reached[what] < 100 {

@@ -38,7 +38,7 @@ written by tcpdump, or "-" for stdin.`,
 	set.IntVar(&f.prefixWindow, "prefix-window", decode.DefaultPrefixWindow, "search the first `BYTES` of a request's first segment for the trace context")
 	set.BoolVar(&f.deep, "deep", false, "continue the search in later segments, up to --deep-window")
 	set.IntVar(&f.deepWindow, "deep-window", decode.DefaultDeepWindow, "search the first `BYTES` of a request with --deep")
-	set.StringArrayVar(&f.headers, "context-header", nil, "additional header with a trace context, as `NAME=FORMAT` (repeatable); formats: w3c, b3, jaeger, sw8")
+	set.StringArrayVar(&f.headers, "context-header", nil, "additional header with a trace context, as `NAME=FORMAT` (repeatable); formats: w3c, b3, jaeger, skywalking")
 	return cmd
 }
 
@@ -62,13 +62,13 @@ func (f *decodeFlags) options() (decode.Options, error) {
 		opts.Ports = append(opts.Ports, uint16(port))
 	}
 	for _, text := range f.headers {
-		h, err := tracecontext.ParseHeader(text)
+		h, err := tracecontext.ParseContextHeader(text)
 		if err != nil {
 			return opts, fmt.Errorf("--context-header: %w", err)
 		}
 		opts.Headers = append(opts.Headers, h)
 	}
-	if err := tracecontext.ValidateHeaders(opts.Headers); err != nil {
+	if err := tracecontext.ValidateContextHeaders(opts.Headers); err != nil {
 		return opts, fmt.Errorf("--context-header: %w", err)
 	}
 	return opts, nil

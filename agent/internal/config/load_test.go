@@ -72,7 +72,7 @@ func TestPrecedence(t *testing.T) {
 // Every kind of value works in the file and in the environment.
 func TestValues(t *testing.T) {
 	fromFile := `
-context-header: [x-trace=w3c, X-Other=sw8]
+context-header: [x-trace=w3c, X-Other=skywalking]
 trusted-prefix: [10.1.2.3, 10.244.1.1/16]
 idle-timeout: 500ms
 ring-bytes: 1048576
@@ -82,7 +82,7 @@ export: [otlp-grpc, stdout]
 mode: clsact
 `
 	fromEnv := []string{
-		"LAYERTRACE_CONTEXT_HEADER=x-trace=w3c,X-Other=sw8", "LAYERTRACE_TRUSTED_PREFIX=10.1.2.3,10.244.1.1/16",
+		"LAYERTRACE_CONTEXT_HEADER=x-trace=w3c,X-Other=skywalking", "LAYERTRACE_TRUSTED_PREFIX=10.1.2.3,10.244.1.1/16",
 		"LAYERTRACE_IDLE_TIMEOUT=500ms", "LAYERTRACE_RING_BYTES=1048576", "LAYERTRACE_OTLP_INSECURE=true",
 		"LAYERTRACE_OTLP_HEADER=authorization=Bearer a=b", "LAYERTRACE_EXPORT=otlp-grpc,stdout", "LAYERTRACE_MODE=clsact",
 	}
@@ -95,7 +95,7 @@ mode: clsact
 			if err != nil {
 				t.Fatal(err)
 			}
-			headers := []ContextHeader{{"x-trace", tracecontext.FormatW3C}, {"X-Other", tracecontext.FormatSW8}}
+			headers := []tracecontext.ContextHeader{{Name: "x-trace", Format: tracecontext.FormatW3C}, {Name: "X-Other", Format: tracecontext.FormatSkyWalking}}
 			if !reflect.DeepEqual(c.ContextHeaders, headers) {
 				t.Errorf("context-header %v, want %v", c.ContextHeaders, headers)
 			}

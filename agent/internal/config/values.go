@@ -104,38 +104,6 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// configurable are the formats of one header, which a configured name can have.
-var configurable = []tracecontext.Format{
-	tracecontext.FormatW3C, tracecontext.FormatB3, tracecontext.FormatJaeger, tracecontext.FormatSW8,
-}
-
-func parseContextHeader(s string) (ContextHeader, error) {
-	name, format, ok := strings.Cut(s, "=")
-	if !ok {
-		return ContextHeader{}, fmt.Errorf("%q is not NAME=FORMAT (such as x-trace=w3c)", s)
-	}
-	if len(name) == 0 || len(name) > 31 || !isToken(name) {
-		return ContextHeader{}, fmt.Errorf("%q is no header name of 1 to 31 bytes", name)
-	}
-	for _, f := range configurable {
-		if f.String() == format {
-			return ContextHeader{Name: name, Format: f}, nil
-		}
-	}
-	return ContextHeader{}, fmt.Errorf("format %q of header %s is not one of %v", format, name, configurable)
-}
-
-// isToken reports whether s is a token (RFC 9110, 5.6.2), as header names are.
-func isToken(s string) bool {
-	for _, c := range []byte(s) {
-		alnum := c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
-		if !alnum && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
-			return false
-		}
-	}
-	return true
-}
-
 func parseKeyValue(s string) (KeyValue, error) {
 	k, v, ok := strings.Cut(s, "=")
 	if !ok || k == "" {
@@ -235,8 +203,8 @@ func (c *Config) validateCapture() error {
 	if c.RingBytes&(c.RingBytes-1) != 0 {
 		return fmt.Errorf("--ring-bytes is %d: choose a power of two, such as %d", c.RingBytes, 4<<20)
 	}
-	if n := len(c.ContextHeaders); n > 4 {
-		return fmt.Errorf("--context-header: %d headers, at most 4 are possible", n)
+	if err := tracecontext.ValidateContextHeaders(c.ContextHeaders); err != nil {
+		return err
 	}
 	for flag, d := range map[string]time.Duration{
 		"idle-timeout": c.IdleTimeout, "request-timeout": c.RequestTimeout, "read-interval": c.ReadInterval,

@@ -30,7 +30,7 @@ type Options struct {
 	Deep       bool
 	DeepWindow int
 	// Headers are additional headers with a trace context.
-	Headers []tracecontext.Header
+	Headers []tracecontext.ContextHeader
 }
 
 // Default windows in bytes, the same as the probe's.

@@ -76,7 +76,7 @@ func (e envoyRun) name() string {
 }
 
 // continued is the context, in the tracer's format, for Envoy to continue.
-var continued = map[string]string{"zipkin": "b3multi", "opentelemetry": "w3c", "datadog": "datadog", "skywalking": "sw8"}
+var continued = map[string]string{"zipkin": "b3multi", "opentelemetry": "w3c", "datadog": "datadog", "skywalking": "skywalking"}
 
 // record starts Envoy as a proxy of the recorder and returns the heads that it
 // forwards for a request without and with a context.
