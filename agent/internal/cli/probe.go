@@ -12,28 +12,8 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/probe"
 )
 
-// kernelProbe is the probe as the agent wants it.
-type kernelProbe struct{ *probe.Probe }
-
-// Counters returns the probe's counters.
-func (k kernelProbe) Counters() ([]agent.Counter, error) {
-	counters, err := k.Probe.Counters()
-	if err != nil {
-		return nil, err
-	}
-	converted := make([]agent.Counter, len(counters))
-	for i, c := range counters {
-		converted[i] = agent.Counter(c)
-	}
-	return converted, nil
-}
-
 func openProbe(cfg *config.Config, log *slog.Logger) (agent.Probe, error) {
-	p, err := probe.Open(probeOptions(cfg, log))
-	if err != nil {
-		return nil, err
-	}
-	return kernelProbe{p}, nil
+	return probe.Open(probeOptions(cfg, log))
 }
 
 func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/layertrace/layertrace/bpf"
 )
@@ -94,5 +95,41 @@ func readerCounters(received, unreadable, evicted, unhanded uint64) []Counter {
 		{"exchanges_unreadable", "Records that could not be decoded.", unreadable},
 		{"exchanges_evicted", "Open exchanges lost because the connection map was full (raise max-connections).", evicted},
 		{"tx_timestamps_missing", "Messages that went through their interface's queue and whose first or last byte was not seen there: the node driver is told together with what comes behind it.", unhanded},
+	}
+}
+
+// Describe sends the descriptions of all counters.
+func (p *Probe) Describe(out chan<- *prometheus.Desc) { ZeroCounters{}.Describe(out) }
+
+// Collect sends the counters.
+func (p *Probe) Collect(out chan<- prometheus.Metric) {
+	counters, err := p.Counters()
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(prometheus.NewInvalidDesc(err), err)
+		return
+	}
+	for _, c := range counters {
+		out <- prometheus.MustNewConstMetric(c.desc(), prometheus.CounterValue, float64(c.Value))
+	}
+}
+
+func (c Counter) desc() *prometheus.Desc {
+	return prometheus.NewDesc("layertrace_"+c.Name+"_total", c.Help, nil, nil)
+}
+
+// ZeroCounters collects every counter that a probe can have, each with value 0.
+type ZeroCounters struct{}
+
+// Describe sends the descriptions of all counters.
+func (ZeroCounters) Describe(out chan<- *prometheus.Desc) {
+	for _, c := range CounterNames() {
+		out <- c.desc()
+	}
+}
+
+// Collect sends the counters.
+func (ZeroCounters) Collect(out chan<- prometheus.Metric) {
+	for _, c := range CounterNames() {
+		out <- prometheus.MustNewConstMetric(c.desc(), prometheus.CounterValue, 0)
 	}
 }

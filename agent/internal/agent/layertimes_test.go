@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package status
+package agent
 
 import (
 	"strings"
@@ -21,18 +21,18 @@ func seenAt(service string) *observe.Observation {
 
 func TestLayerTimes(t *testing.T) {
 	times := NewLayerTimes()
-	leg := &breakdown.Hop{
+	hop := &breakdown.Hop{
 		TraceID: trace.TraceID{15: 7},
 		Sender:  seenAt("productpage"), ServerVNIC: seenAt("details"),
 	}
-	// Two pieces of one time, and a time of two layers.
-	piece := breakdown.Segment{Layer: observe.ProtocolStack, Location: "details", Phase: breakdown.Request, Time: 1_500_000}
-	rest, group := piece, piece
+	// Two segments of one layer, and a segment of two layers.
+	segment := breakdown.Segment{Layer: observe.ProtocolStack, Location: "details", Phase: breakdown.Request, Time: 1_500_000}
+	rest, merged := segment, segment
 	rest.Time = 500_000
-	group.Time, group.MergedLayers = 2_000_000, []observe.Layer{observe.ProtocolStack, observe.Application}
-	leg.Segments = []breakdown.Segment{piece, group, rest}
-	times.Observe(leg)
-	times.Observe(leg)
+	merged.Time, merged.MergedLayers = 2_000_000, []observe.Layer{observe.ProtocolStack, observe.Application}
+	hop.Segments = []breakdown.Segment{segment, merged, rest}
+	times.Observe(hop)
+	times.Observe(hop)
 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(times)
@@ -63,7 +63,7 @@ func TestLayerTimes(t *testing.T) {
 				t.Errorf("bucket up to %v s holds %d of samples of 2 ms", b.GetUpperBound(), b.GetCumulativeCount())
 			}
 		}
-		if exemplar != leg.TraceID.String() {
+		if exemplar != hop.TraceID.String() {
 			t.Errorf("exemplar %q, want the trace ID", exemplar)
 		}
 	}
@@ -72,7 +72,7 @@ func TestLayerTimes(t *testing.T) {
 	}
 }
 
-// A hop is counted by what can be compared between nodes.
+// The intervals of a hop can be compared between nodes.
 func TestHopTimes(t *testing.T) {
 	times := NewLayerTimes()
 	at := func(request, response uint64) *observe.Observation {
@@ -85,7 +85,7 @@ func TestHopTimes(t *testing.T) {
 	times.Observe(&breakdown.Hop{ClientVNIC: at(1e9, 4e9), ClientPNIC: at(15e8, 35e8)})
 	times.Observe(&breakdown.Hop{ServerPNIC: at(2e9, 3e9)})
 	const want = `
-# HELP layertrace_hop_duration_seconds Time of requests by hop, with all that was done meanwhile: of the whole hop as its client's node saw it, outside of the client's node, and inside the server's node.
+# HELP layertrace_hop_duration_seconds Time of a request on a hop, including the time in other hops: of the whole hop, seen by the client's node (hop), outside the client's node (outside), and inside the server's node (inside).
 # TYPE layertrace_hop_duration_seconds summary
 layertrace_hop_duration_seconds_sum{destination="details",interval="inside",source=""} 1
 layertrace_hop_duration_seconds_count{destination="details",interval="inside",source=""} 1
@@ -111,7 +111,7 @@ func TestExemplars(t *testing.T) {
 	}{
 		{series, 0.002, 0, true},
 		{series, 0.0021, 100 * time.Millisecond, false}, // the same bucket
-		{series, 0.2, 100 * time.Millisecond, true},     // a slow one is never without
+		{series, 0.2, 100 * time.Millisecond, true},     // a slow one always has one
 		{series, 100, 100 * time.Millisecond, true},
 		{other, 0.002, 100 * time.Millisecond, true},
 		{series, 0.002, exemplarInterval - 1, false},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package status
+package agent
 
 import (
 	"slices"
@@ -13,45 +13,44 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 )
 
-// layerBuckets are the bounds, in seconds, for servers that take no native
-// histograms: 10 µs to 10 s.
+// layerBuckets are the bounds of classic buckets in seconds, from 10 µs to 10 s, for
+// Prometheus servers without native histograms.
 var layerBuckets = []float64{
 	10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1, 2.5, 5, 10,
 }
 
-// LayerTimes are histograms of the time per layer and hop, whose samples carry
-// the trace ID as an exemplar, and sums of what whole hops took. It is safe for
-// use by several goroutines.
+// LayerTimes are the histograms of the time per layer and hop, with trace IDs as
+// exemplars, and the sums of the intervals of hops. It may be used concurrently.
 type LayerTimes struct {
 	segments  *prometheus.HistogramVec
 	intervals *prometheus.SummaryVec
 
 	mu sync.Mutex
-	// latest is when a series was last given an exemplar, per bucket.
+	// latest is the time of the last exemplar per series and bucket.
 	latest map[prometheus.Observer][]time.Time
 }
 
-// exemplarInterval is how long a bucket keeps its exemplar: a new one costs
-// several times what the sample does, and Prometheus seldom looks more often.
+// exemplarInterval is how long a bucket keeps its exemplar: a new one costs several
+// times as much as the sample, and Prometheus rarely scrapes more often.
 const exemplarInterval = 15 * time.Second
 
 // NewLayerTimes returns empty histograms.
 func NewLayerTimes() *LayerTimes {
 	intervals := prometheus.NewSummaryVec(prometheus.SummaryOpts{
-		Name: prefix + "hop_duration_seconds",
-		Help: "Time of requests by hop, with all that was done meanwhile: of the whole hop as its client's node saw it, outside of the client's node, and inside the server's node.",
+		Name: "layertrace_hop_duration_seconds",
+		Help: "Time of a request on a hop, including the time in other hops: of the whole hop, seen by the client's node (hop), outside the client's node (outside), and inside the server's node (inside).",
 	}, []string{"interval", "source", "destination"})
 	return &LayerTimes{latest: map[prometheus.Observer][]time.Time{}, intervals: intervals, segments: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: prefix + "layer_duration_seconds",
-		Help: "Time that a request or its response spent in a layer, by hop (source and destination service) and location; layers that cannot be told apart here are joined by +.",
-		// Native histograms: about 10 % wide buckets, as many as a hop needs.
+		Name: "layertrace_layer_duration_seconds",
+		Help: "Time of a request or its response in a layer, by hop (source and destination service) and location. Layers that this node cannot separate are merged and joined by +.",
+		// Native buckets are about 10 % wide, as many as a hop needs.
 		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
 		Buckets: layerBuckets,
 	}, []string{"layer", "location", "source", "destination", "phase"})}
 }
 
-// Observe counts a hop: for each layer, location and phase how long it took in all its
-// pieces, and the intervals.
+// Observe counts a hop: the time in each layer, location and phase, summed over its
+// segments, and the intervals.
 func (t *LayerTimes) Observe(hop *breakdown.Hop) {
 	for _, sum := range sums(hop.Segments) {
 		t.observe(hop, sum)
@@ -61,17 +60,17 @@ func (t *LayerTimes) Observe(hop *breakdown.Hop) {
 	}
 }
 
-// sum is the time of a hop in a layer.
-type sum struct {
+// layerTime is the time of a hop in a layer.
+type layerTime struct {
 	layer, location string
 	phase           breakdown.Phase
 	ns              int64
 }
 
-func sums(segments []breakdown.Segment) (all []sum) {
+func sums(segments []breakdown.Segment) (all []layerTime) {
 	for i := range segments {
-		one := sum{name(&segments[i]), segments[i].Location, segments[i].Phase, segments[i].Time}
-		at := slices.IndexFunc(all, func(s sum) bool {
+		one := layerTime{layerLabel(&segments[i]), segments[i].Location, segments[i].Phase, segments[i].Time}
+		at := slices.IndexFunc(all, func(s layerTime) bool {
 			return s.layer == one.layer && s.location == one.location && s.phase == one.phase
 		})
 		if at < 0 {
@@ -83,19 +82,19 @@ func sums(segments []breakdown.Segment) (all []sum) {
 	return all
 }
 
-// name joins layers that cannot be told apart.
-func name(p *breakdown.Segment) string {
-	if len(p.MergedLayers) == 0 {
-		return string(p.Layer)
+// layerLabel is the value of the label layer.
+func layerLabel(s *breakdown.Segment) string {
+	if len(s.MergedLayers) == 0 {
+		return string(s.Layer)
 	}
-	names := make([]string, len(p.MergedLayers))
-	for i, l := range p.MergedLayers {
+	names := make([]string, len(s.MergedLayers))
+	for i, l := range s.MergedLayers {
 		names[i] = string(l)
 	}
 	return strings.Join(names, "+")
 }
 
-func (t *LayerTimes) observe(hop *breakdown.Hop, s sum) {
+func (t *LayerTimes) observe(hop *breakdown.Hop, s layerTime) {
 	observer := t.segments.WithLabelValues(s.layer, s.location, hop.ClientService(), hop.ServerService(), string(s.phase))
 	seconds := float64(s.ns) / 1e9
 	if o, ok := observer.(prometheus.ExemplarObserver); ok && t.exemplarDue(observer, seconds, time.Now()) {
@@ -105,8 +104,8 @@ func (t *LayerTimes) observe(hop *breakdown.Hop, s sum) {
 	observer.Observe(seconds)
 }
 
-// exemplarDue reports whether the bucket of a sample has none of late, and takes
-// it to have one from now on.
+// exemplarDue reports whether the bucket of a sample has no recent exemplar, and
+// marks it as having one from now on.
 func (t *LayerTimes) exemplarDue(series prometheus.Observer, seconds float64, now time.Time) bool {
 	bucket, _ := slices.BinarySearch(layerBuckets, seconds)
 	t.mu.Lock()
@@ -123,13 +122,13 @@ func (t *LayerTimes) exemplarDue(series prometheus.Observer, seconds float64, no
 	return true
 }
 
-// Describe and Collect make it a collector.
+// Describe implements prometheus.Collector.
 func (t *LayerTimes) Describe(out chan<- *prometheus.Desc) {
 	t.segments.Describe(out)
 	t.intervals.Describe(out)
 }
 
-// Collect sends the histograms.
+// Collect implements prometheus.Collector.
 func (t *LayerTimes) Collect(out chan<- prometheus.Metric) {
 	t.segments.Collect(out)
 	t.intervals.Collect(out)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/layertrace/layertrace/internal/otlptest"
+	"github.com/layertrace/layertrace/internal/polltest"
 )
 
 // A refused connection is tried again over HTTP too.
@@ -15,7 +16,7 @@ func TestHTTPReceiverComesBack(t *testing.T) {
 	send(q, 0, 600)
 	r := &otlptest.Receiver{Token: "secret"}
 	r.ServeHTTP(t, address)
-	eventually(t, "the queue is sent", func() bool { return q.Counters().Exported == 600 })
+	polltest.Eventually(t, "the queue is sent", func() bool { return q.Counters().Exported == 600 })
 	if n := len(r.Spans()); n != 600 {
 		t.Errorf("%d spans arrived, want 600", n)
 	}
@@ -27,7 +28,7 @@ func TestHTTPRefusalIsNotTriedAgain(t *testing.T) {
 	(&otlptest.Receiver{Token: "secret"}).ServeHTTP(t, address)
 	q := newQueue(t, OTLPOptions{HTTP: true, Endpoint: "http://" + address}, 700) // without the header
 	send(q, 0, 10)
-	eventually(t, "the batch is refused", func() bool { return q.Counters().Failed == 10 })
+	polltest.Eventually(t, "the batch is refused", func() bool { return q.Counters().Failed == 10 })
 	checkSum(t, q.Counters())
 }
 

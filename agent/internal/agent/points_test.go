@@ -21,16 +21,16 @@ func (a *asked) Owner(l identity.Lookup) (observe.Workload, bool) {
 
 func (a *asked) Peer(netip.Addr, uint64) (observe.Workload, bool) { return observe.Workload{}, false }
 
-// The end of a connection that owns the interface follows from the direction.
+// The direction shows which end of the connection owns the interface.
 func TestSightOfAnExchange(t *testing.T) {
 	source := &asked{}
-	n := naming{Source: source, node: "node2"}
+	n := resolver{Source: source, node: "node2"}
 	for direction, address := range map[observe.Direction]string{
 		observe.DirectionIngress: "10.0.0.1", observe.DirectionEgress: "10.0.0.2", observe.DirectionUnknown: "invalid IP",
 	} {
 		x := newExchange(7, 0)
 		x.Direction = direction
-		if w := n.behind(iface.Interface{Index: 7, Name: "veth1", Kind: observe.KindVNIC}, &x); w.Service != "web" {
+		if w := n.owner(iface.Interface{Index: 7, Name: "veth1", Kind: observe.KindVNIC}, &x); w.Service != "web" {
 			t.Errorf("%v: %+v", direction, w)
 		}
 		if s := source.lookup; s.Index != 7 || s.Name != "veth1" || s.Address.String() != address || s.At != x.Request.First {
@@ -41,9 +41,9 @@ func TestSightOfAnExchange(t *testing.T) {
 
 // Without a cluster nothing waits, and there are no metrics.
 func TestNamingWithoutACluster(t *testing.T) {
-	n := naming{Source: &identity.File{}, node: "node2"}
+	n := resolver{Source: &identity.File{}, node: "node2"}
 	remark, err := n.ready()
-	if n.unsettled(7) || remark != "" || err != nil || len(n.collectors()) != 0 || n.run(t.Context()) != nil {
+	if n.mayChange(7) || remark != "" || err != nil || len(n.collectors()) != 0 || n.run(t.Context()) != nil {
 		t.Errorf("%q, %v", remark, err)
 	}
 }
