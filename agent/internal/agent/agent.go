@@ -72,7 +72,7 @@ func Run(ctx context.Context, opts Options) error {
 	capture := newCapture(probe, points, log, newCaptureMetrics(metrics))
 	group, running := errgroup.WithContext(ctx)
 	isReady := func() (string, error) { return ready(running, capture, names) }
-	registerReady(metrics, isReady)
+	newReady(metrics, isReady)
 	server.Serve(metrics, isReady, log)
 
 	group.Go(func() error { return clock.Run(running) })

@@ -23,20 +23,26 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
+//go:generate go test . -run TestDocumentationListsAllMetrics -update
+
 // newMetrics returns the registry of the agent's metrics, with those of the Go
 // runtime, the process and the build. Each part registers its own.
 func newMetrics(version string) *prometheus.Registry {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	promauto.With(metrics).NewGaugeVec(prometheus.GaugeOpts{
-		Name: "layertrace_build_info",
-		Help: "1, with the version of the agent.",
-	}, []string{"version"}).WithLabelValues(version).Set(1)
+	newBuildInfo(metrics, version)
 	return metrics
 }
 
-// registerReady registers the response of /readyz as a metric.
-func registerReady(r prometheus.Registerer, ready Ready) {
+func newBuildInfo(r prometheus.Registerer, version string) {
+	promauto.With(r).NewGaugeVec(prometheus.GaugeOpts{
+		Name: "layertrace_build_info",
+		Help: "1, with the version of the agent.",
+	}, []string{"version"}).WithLabelValues(version).Set(1)
+}
+
+// newReady registers the response of /readyz as a metric.
+func newReady(r prometheus.Registerer, ready Ready) {
 	promauto.With(r).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "layertrace_ready",
 		Help: "1 when the agent does all of its work: /readyz responds with ok.",
@@ -53,7 +59,7 @@ func registerReady(r prometheus.Registerer, ready Ready) {
 // histograms to fill.
 func ExampleMetrics(version string) (*prometheus.Registry, *LayerTimes) {
 	metrics := newMetrics(version)
-	registerReady(metrics, func() (string, error) { return "", nil })
+	newReady(metrics, func() (string, error) { return "", nil })
 	newCapture(nil, nil, nil, newCaptureMetrics(metrics)).setExample()
 	newPipelineMetrics(metrics)
 	metrics.MustRegister(new(export.Queue), export.NewLines(nil))

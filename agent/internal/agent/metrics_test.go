@@ -65,7 +65,7 @@ func (failing) Collect(out chan<- prometheus.Metric) {
 func TestMetrics(t *testing.T) {
 	metrics := newMetrics("v1")
 	missing := errors.New("no interface")
-	registerReady(metrics, func() (string, error) { return "", missing })
+	newReady(metrics, func() (string, error) { return "", missing })
 	metrics.MustRegister(failing{}, export.NewLines(nil))
 	address := serve(t, metrics, nil)
 	code, body := get(t, address, "/metrics")
