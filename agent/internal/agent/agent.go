@@ -73,13 +73,14 @@ func Run(ctx context.Context, opts Options) error {
 		return err
 	}
 
+	registered = append(registered, probe)
 	table := newTable(names, linger(cfg), cfg.SidecarUID)
 	watcher := iface.NewWatcher(selector, log)
 	capture := newCapture(probe, table, log)
 	group, running := errgroup.WithContext(ctx)
 	isReady := func() (string, error) { return ready(running, capture, names) }
 	server.serve(status.NewRegistry(registered, build(opts.Version), readiness(isReady),
-		probeSource(probe), capture.samples, delivery.samples, names.samples), isReady, log)
+		capture.samples, delivery.samples, names.samples), isReady, log)
 
 	group.Go(func() error { return clock.Run(running) })
 	group.Go(func() error { return names.run(running) })

@@ -10,12 +10,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // fakeProbe gives out what a test puts in.
 type fakeProbe struct {
+	prometheus.Collector
 	out   chan observe.Observation
 	flush []observe.Observation // given out at the end
 	deaf  bool                  // Run does not end when told to
@@ -27,7 +30,9 @@ type fakeProbe struct {
 }
 
 func newFakeProbe() *fakeProbe {
-	return &fakeProbe{out: make(chan observe.Observation), refuse: map[int]bool{}, attached: map[int]bool{}}
+	counter := prometheus.NewCounter(prometheus.CounterOpts{Name: "layertrace_ring_full_total", Help: "Lost."})
+	counter.Add(3)
+	return &fakeProbe{Collector: counter, out: make(chan observe.Observation), refuse: map[int]bool{}, attached: map[int]bool{}}
 }
 
 func (f *fakeProbe) Attach(ifindex int) error {
@@ -60,10 +65,6 @@ func (f *fakeProbe) Run(ctx context.Context) error {
 }
 
 func (f *fakeProbe) Observations() <-chan observe.Observation { return f.out }
-
-func (f *fakeProbe) Counters() ([]Counter, error) {
-	return []Counter{{Name: "ring_full", Help: "Lost.", Value: 3}}, nil
-}
 
 func (f *fakeProbe) Close() error {
 	f.mu.Lock()

@@ -5,7 +5,8 @@ package agent
 import (
 	"context"
 
-	"github.com/layertrace/layertrace/agent/internal/status"
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -18,28 +19,8 @@ type Probe interface {
 	// Run reads until the context is done, then flushes and closes Observations.
 	Run(context.Context) error
 	Observations() <-chan observe.Observation
-	// Counters are monotonic.
-	Counters() ([]Counter, error)
+	// Collector collects the probe's counters.
+	prometheus.Collector
 	// Close takes everything out of the kernel.
 	Close() error
-}
-
-// Counter is one of the probe's counters.
-type Counter struct {
-	Name, Help string
-	Value      uint64
-}
-
-func probeSource(p Probe) status.Source {
-	return func() ([]status.Sample, error) {
-		counters, err := p.Counters()
-		if err != nil {
-			return nil, err
-		}
-		samples := make([]status.Sample, 0, len(counters))
-		for _, c := range counters {
-			samples = append(samples, status.Sample{Name: c.Name, Help: c.Help, Value: float64(c.Value)})
-		}
-		return samples, nil
-	}
 }

@@ -30,7 +30,7 @@ func tryMode(mode probe.Mode) error { return tryProbe(probe.Options{Mode: mode})
 // verifier may refuse something that its features do not tell.
 func tryLayers() error {
 	return inCgroup(func(dir string) error {
-		return tryProbe(probe.Options{Sockets: true, SocketCgroups: []string{dir}, Drivers: true})
+		return tryProbe(probe.Options{SocketCgroups: []string{dir}, Drivers: true})
 	})
 }
 
