@@ -5,11 +5,8 @@ package probe
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/hex"
-	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,36 +22,6 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/decode"
 	"github.com/layertrace/layertrace/internal/observe"
 )
-
-func awaitServer() error {
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		conn, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", serverAddr, serverPort), time.Second)
-		if err == nil {
-			return conn.Close()
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("server does not answer: %w", err)
-		}
-	}
-}
-
-// TestModesOnTraffic has a real client and server talk past each kind of hook.
-func TestModesOnTraffic(t *testing.T) {
-	if !inNamespace(t) {
-		return
-	}
-	n := newNetwork(t)
-	for _, mode := range []Mode{ModeAuto, ModeTCX, ModeClsact, ModeSocketFilter} {
-		t.Run(string(mode), func(t *testing.T) {
-			if mode == ModeTCX {
-				needsTCX(t)
-			}
-			got := captured(t, n, Options{Mode: mode})
-			checkAll(t, got, OptionOff)
-		})
-	}
-}
 
 // TestOptionsOnTheWire decodes what tcpdump saw: the bytes are those of the
 // design with each layout, and with "off" none of ours are there.
@@ -87,55 +54,6 @@ func TestPortsOfOptions(t *testing.T) {
 	n := newNetwork(t)
 	got := captured(t, n, Options{TCPOption: OptionCompact, TCPOptionPorts: []uint16{1}, TCPOptionCgroups: []string{n.group}})
 	checkAll(t, got, OptionOff)
-}
-
-// captured attaches a probe, runs the client, and returns what was given out.
-func captured(t *testing.T, n *network, opts Options) []observe.Observation {
-	t.Helper()
-	p, err := Open(opts)
-	must(t, err)
-	must(t, p.Attach(n.ifindex))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- p.Run(ctx) }()
-	var got []observe.Observation
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		for x := range p.Observations() {
-			got = append(got, x)
-		}
-	}()
-	n.talk(t)
-	cancel()
-	must(t, <-done)
-	<-read
-	must(t, p.Close())
-	return got
-}
-
-// checkAll compares with what the client sent: each request exactly once.
-func checkAll(t *testing.T, got []observe.Observation, layout OptionLayout) {
-	t.Helper()
-	if len(got) != requests {
-		t.Fatalf("%d exchanges, want %d", len(got), requests)
-	}
-	idLen := map[OptionLayout]int{OptionOff: 0, OptionCompact: 8, OptionPaper: 4}[layout]
-	for i, x := range got {
-		if x.Context.TraceID.String() != traceID(i) || x.Context.SpanID.String() != spanID(i) {
-			t.Errorf("exchange %d: context %s %s", i, x.Context.TraceID, x.Context.SpanID)
-		}
-		if x.Status != 200 || x.Flags != 0 || x.Retransmits != 0 || x.Direction != observe.DirectionEgress || x.Response.Bytes < 3000 {
-			t.Errorf("exchange %d: %+v flags %v", i, x, x.Flags.Names())
-		}
-		wantDuration(t, x)
-		if len(x.ConnectionID) != idLen || !bytes.Equal(x.ConnectionID, got[0].ConnectionID) {
-			t.Errorf("exchange %d: connection ID %x, the first's %x, want %d bytes", i, x.ConnectionID, got[0].ConnectionID, idLen)
-		}
-		if late := x.Request.First - x.OptionTime; layout == OptionPaper && late > uint64(time.Second) {
-			t.Errorf("exchange %d: option time %d ns before the request", i, late)
-		}
-	}
 }
 
 // tcpdump writes what passes the client's interface to a file.
