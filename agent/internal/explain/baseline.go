@@ -14,6 +14,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
 // BaselineOptions choose the traces to compare with.
@@ -274,7 +275,7 @@ func distributionOf(values []int64) distribution {
 		return distribution{median: -1}
 	}
 	sorted := slices.Sorted(slices.Values(values))
-	return distribution{sorted: sorted, median: sorted[len(sorted)/2]}
+	return distribution{sorted: sorted, median: stats.Quantile(sorted, 0.5)}
 }
 
 func distributions[K comparable](values map[K][]int64) map[K]distribution {

@@ -160,26 +160,6 @@ func TestNothingToExplain(t *testing.T) {
 	}
 }
 
-// The slow traces of a service have one layer in common.
-func TestCompare(t *testing.T) {
-	r := rand.New(rand.NewPCG(5, 5))
-	traces := baselineOf(r, 95, nil)
-	for id := range byte(5) {
-		traces = append(traces, pageTrace(r, 220+id, nil, toDetails(func(h *breakdowntest.Hop) { h.Driver += 20_000_000 })))
-	}
-	r.Shuffle(len(traces), func(i, j int) { traces[i], traces[j] = traces[j], traces[i] })
-	c := CompareService("gateway", append(traces, tracestore.Trace{}), 0.95)
-	if c.Slow != 5 || c.Baseline != 95 || c.Skipped != 1 || len(c.SlowTraces) != 5 {
-		t.Errorf("%d slow, %d baseline, %d skipped of %d", c.Slow, c.Baseline, c.Skipped, c.Traces)
-	}
-	if c.Verdict.Layer != observe.NodeDriver || c.Verdict.Excess < 19_000_000 {
-		t.Errorf("%s", c.Verdict.Text)
-	}
-	if few := CompareService("gateway", traces[:1], 0.95); few.Verdict.Layer != observe.NoLayer || few.Verdict.Confidence != Low {
-		t.Errorf("of one trace: %+v", few.Verdict)
-	}
-}
-
 // The wall clock of one node is wrong, or is set during the request: times are of
 // monotonic clocks, so nothing changes.
 func TestWallClocksDoNotCount(t *testing.T) {
