@@ -48,10 +48,10 @@ func TestVerdict(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	baseline := baselineOf(r, 40, nil)
 	for name, c := range map[string]struct {
-		change func(*breakdowntest.Hop)
-		layer  observe.Layer
-		place  string
-		excess int64
+		change   func(*breakdowntest.Hop)
+		layer    observe.Layer
+		location string
+		excess   int64
 	}{
 		"nothing": {func(*breakdowntest.Hop) {}, observe.NoLayer, "", 0},
 		// Request and response have the delay, so the excess is twice that.
@@ -61,8 +61,8 @@ func TestVerdict(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			report := Explain(pageTrace(r, 1, nil, c.change), baseline)
 			v := report.Verdict
-			if v.Layer != c.layer || v.Location != c.place {
-				t.Fatalf("verdict %s %s, want %s %s: %s", v.Layer, v.Location, c.layer, c.place, v.Text)
+			if v.Layer != c.layer || v.Location != c.location {
+				t.Fatalf("verdict %s %s, want %s %s: %s", v.Layer, v.Location, c.layer, c.location, v.Text)
 			}
 			if d := v.Excess - c.excess; c.layer != observe.NoLayer && (d < -20_000 || d > 20_000 || v.Confidence != High) {
 				t.Errorf("excess %d ns with %s confidence, want %d, high", v.Excess, v.Confidence, c.excess)
@@ -71,7 +71,7 @@ func TestVerdict(t *testing.T) {
 			together := CompareTraces([]tracestore.Trace{
 				pageTrace(r, 1, nil, c.change), pageTrace(r, 2, nil, c.change), pageTrace(r, 3, nil, c.change), pageTrace(r, 4, nil),
 			}, baseline)
-			if together.Verdict.Layer != c.layer || together.Verdict.Location != c.place {
+			if together.Verdict.Layer != c.layer || together.Verdict.Location != c.location {
 				t.Errorf("together: %s", together.Verdict.Text)
 			}
 		})

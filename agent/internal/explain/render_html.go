@@ -109,9 +109,6 @@ func WriteHTML(w io.Writer, reports ...*Report) error {
 	return v.write(w)
 }
 
-// WriteHTML writes the report as a page.
-func (r *Report) WriteHTML(w io.Writer) error { return WriteHTML(w, r) }
-
 // WriteHTML writes the comparison as a page.
 func (c *Comparison) WriteHTML(w io.Writer) error {
 	table := c.layerTable()

@@ -22,7 +22,7 @@ func pages(t *testing.T) map[string]string {
 	made := map[string]string{}
 	for name, r := range reports() {
 		var b bytes.Buffer
-		if err := r.WriteHTML(&b); err != nil {
+		if err := WriteHTML(&b, r); err != nil {
 			t.Fatal(err)
 		}
 		made[name] = b.String()

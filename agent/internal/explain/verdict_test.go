@@ -29,18 +29,18 @@ func TestStandingOut(t *testing.T) {
 	var r *rand.Rand
 	about := func(micros int64) int64 { return micros + r.Int64N(micros/5) }
 	normal := func() map[string]int64 {
-		return map[string]int64{"way in": about(50), "between": about(1000), "way out": about(50), "far": about(50)}
+		return map[string]int64{"inbound": about(50), "between": about(1000), "outbound": about(50), "far": about(50)}
 	}
 	// One segment takes from 0 to 3 ms and hides another one in the sum.
 	restless := func() map[string]int64 {
-		return map[string]int64{"way in": about(50), "between": 1 + r.Int64N(3000), "way out": about(50)}
+		return map[string]int64{"inbound": about(50), "between": 1 + r.Int64N(3000), "outbound": about(50)}
 	}
-	// In one of ten traces "way out" takes as long as in the slow ones below.
+	// In one of ten traces "outbound" takes as long as in the slow ones below.
 	n := 0
 	atTimes := func() map[string]int64 {
 		p := restless()
 		if n++; n%10 == 0 {
-			p["way out"] += 1400
+			p["outbound"] += 1400
 		}
 		return p
 	}
@@ -78,19 +78,19 @@ func TestStandingOut(t *testing.T) {
 		elsewhere expected
 	}{
 		"within baseline":            {normal, add(normal, nil), 100, 0, "", maybe},
-		"one segment":                {normal, add(normal, map[string]int64{"way in": 5000}), 100, 5000, "way in", no},
-		"with consequences":          {normal, add(normal, map[string]int64{"way in": 5000, "between": 600, "far": 100}), 100, 5000, "way in", yes},
-		"the same, few to compare":   {normal, add(normal, map[string]int64{"way in": 5000, "between": 600, "far": 100}), minBaseline - 1, 5700, "way in", no},
-		"two segments":               {normal, add(normal, map[string]int64{"way in": 5000, "far": 2000}), 100, 7000, "way in", maybe},
-		"one segment, others less":   {normal, add(normal, map[string]int64{"way in": 20_000, "between": 1000, "way out": 1000, "far": 300}), 100, 22_000, "way in", maybe},
+		"one segment":                {normal, add(normal, map[string]int64{"inbound": 5000}), 100, 5000, "inbound", no},
+		"with consequences":          {normal, add(normal, map[string]int64{"inbound": 5000, "between": 600, "far": 100}), 100, 5000, "inbound", yes},
+		"the same, few to compare":   {normal, add(normal, map[string]int64{"inbound": 5000, "between": 600, "far": 100}), minBaseline - 1, 5700, "inbound", no},
+		"two segments":               {normal, add(normal, map[string]int64{"inbound": 5000, "far": 2000}), 100, 7000, "inbound", maybe},
+		"one segment, others less":   {normal, add(normal, map[string]int64{"inbound": 20_000, "between": 1000, "outbound": 1000, "far": 300}), 100, 22_000, "inbound", maybe},
 		"slow all over":              {manyParts, func(int) map[string]int64 { return slower(manyParts(), 60) }, 100, 1200, "", maybe},
 		"restless, within baseline":  {restless, add(restless, nil), 100, 0, "", maybe},
-		"restless, with one slow":    {restless, add(restless, map[string]int64{"way out": 1260}), 100, 1260, "way out", maybe},
-		"restless, at times as slow": {atTimes, add(restless, map[string]int64{"way out": 1260}), 100, 0, "", maybe},
+		"restless, with one slow":    {restless, add(restless, map[string]int64{"outbound": 1260}), 100, 1260, "outbound", maybe},
+		"restless, at times as slow": {atTimes, add(restless, map[string]int64{"outbound": 1260}), 100, 0, "", maybe},
 		"now here, now there": {normal, func(i int) map[string]int64 {
 			p := normal()
-			p[[]string{"way in", "far"}[i%2]] += 1000
-			p[[]string{"far", "way in"}[i%2]] += 500
+			p[[]string{"inbound", "far"}[i%2]] += 1000
+			p[[]string{"far", "inbound"}[i%2]] += 500
 			return p
 		}, 100, 1500, "", maybe},
 		"a new segment": {normal, add(normal, map[string]int64{"another": 3000}), 100, 3000, "another", maybe},
