@@ -9,15 +9,66 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-// TestBrowser loads the pages into a real browser that has no network: it makes
-// an element of each hop, shows the verdict, and has nothing to complain of.
+// pages are the HTML of all reports made by hand.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	made := map[string]string{}
+	for name, r := range reports() {
+		var b bytes.Buffer
+		if err := WriteHTML(&b, r); err != nil {
+			t.Fatal(err)
+		}
+		made[name] = b.String()
+	}
+	var b bytes.Buffer
+	if err := slowTail().WriteHTML(&b); err != nil {
+		t.Fatal(err)
+	}
+	made["comparison"] = b.String()
+	return made
+}
+
+// No page loads anything, and names from spans stay text.
+func TestHTMLIsSelfContained(t *testing.T) {
+	elsewhere := regexp.MustCompile(`(?i)<(script|link|img|iframe)|\b(src|href|srcset)=|url\(|@import|https?://`)
+	for name, page := range pages(t) {
+		if name == "hostile" {
+			page = regexp.MustCompile(`(title|aria-label)="[^"]*"`).ReplaceAllString(page, "") // text, whatever it contains
+		}
+		if found := elsewhere.FindString(strings.ReplaceAll(page, "src=x", "")); found != "" {
+			t.Errorf("%s: the page has %s", name, found)
+		}
+		if strings.Contains(page, "ZgotmplZ") {
+			t.Errorf("%s: the template refused a value", name)
+		}
+	}
+}
+
+func TestHTMLOfSeveralReports(t *testing.T) {
+	var b bytes.Buffer
+	if err := WriteHTML(&b, slowNetwork(), noBaseline()); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"<title>2 traces explained</title>", `id="verdict-1"`, `id="hop-4"`} {
+		if strings.Count(b.String(), want) != 1 {
+			t.Errorf("%s is there %d times", want, strings.Count(b.String(), want))
+		}
+	}
+}
+
+// TestBrowser loads the pages into a real browser without a network: it makes an
+// element of each hop, shows the verdict, and logs no errors.
 func TestBrowser(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a browser per page takes a minute")
+	}
 	browser := needBrowser(t)
 	all, comparison := reports(), slowTail()
 	for name, page := range pages(t) {
@@ -50,7 +101,7 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
-// chromium is the program.
+// chromium is the path of the program.
 type chromium string
 
 func needBrowser(t *testing.T) chromium {
@@ -62,8 +113,7 @@ func needBrowser(t *testing.T) chromium {
 	return chromium(path)
 }
 
-// run starts the browser on a file; what it says on standard error is not to
-// have a complaint of the page.
+// run opens a file in the browser and fails on messages in the page's console.
 func (c chromium) run(t *testing.T, file string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -86,8 +136,8 @@ func (c chromium) run(t *testing.T, file string, args ...string) string {
 
 func (c chromium) dom(t *testing.T, file string) string { return c.run(t, file, "--dump-dom") }
 
-// picture makes sure that something is drawn. LAYERTRACE_PICTURES names a folder
-// to keep the pictures in, for whoever changes the page.
+// picture checks that something is drawn. LAYERTRACE_PICTURES names a folder that
+// keeps the pictures, to look at after changing the page.
 func (c chromium) picture(t *testing.T, file string) {
 	t.Helper()
 	folder := os.Getenv("LAYERTRACE_PICTURES")
