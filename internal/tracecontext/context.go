@@ -65,15 +65,6 @@ const (
 	FormatSkyWalking = formats.SkyWalking
 )
 
-// FormatNames returns the names of all formats.
-func FormatNames() []string {
-	var names []string
-	for _, f := range formats.All() {
-		names = append(names, f.String())
-	}
-	return names
-}
-
 // ParseFormat is the inverse of Format.String.
 func ParseFormat(name string) (Format, error) {
 	f, ok := formats.Parse(name)
@@ -81,6 +72,14 @@ func ParseFormat(name string) (Format, error) {
 		return FormatNone, fmt.Errorf("unknown trace context format %q (known: %v)", name, formats.All())
 	}
 	return f, nil
+}
+
+// FormatNames returns the names of all formats.
+func FormatNames() (names []string) {
+	for _, f := range formats.All() {
+		names = append(names, f.String())
+	}
+	return names
 }
 
 // Limits of configured headers.
