@@ -6,6 +6,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -139,7 +140,8 @@ func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.BoolVar(&c.Deep, "deep", false, "continue the search in later segments, up to --deep-window")
 	fs.IntVar(&c.DeepWindow, "deep-window", 65536, "search the first `BYTES` of a request with --deep")
 	fs.Var(newList(&c.ContextHeaders, "NAME=FORMAT", tracecontext.ParseContextHeader), "context-header",
-		"additional header with a trace context (repeatable, at most 4); formats: w3c, b3, jaeger, skywalking")
+		fmt.Sprintf("additional header with a trace context (repeatable, at most %d); FORMAT is one of %v",
+			tracecontext.MaxContextHeaders, tracecontext.SingleHeaderFormats()))
 	fs.DurationVar(&c.IdleTimeout, "idle-timeout", 2*time.Second, "report a complete exchange after this `TIME` without a packet")
 	fs.DurationVar(&c.RequestTimeout, "request-timeout", time.Minute, "report a request without a response after this `TIME`")
 	fs.IntVar(&c.MaxConnections, "max-connections", 65536, "track at most `N` connections")
