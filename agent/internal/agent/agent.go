@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
@@ -62,7 +61,7 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	var registered []prometheus.Collector
+	registered := names.collectors()
 	if cfg.Layers() {
 		times := status.NewLayerTimes()
 		delivery.layers = newLayers(cfg, names, delivery.emitter, times)
@@ -79,7 +78,7 @@ func Run(ctx context.Context, opts Options) error {
 	group, running := errgroup.WithContext(ctx)
 	isReady := func() (string, error) { return ready(running, capture, names) }
 	server.serve(status.NewRegistry(registered, build(opts.Version), readiness(isReady),
-		probeSource(probe), capture.samples, delivery.samples, names.samples), isReady, log)
+		probeSource(probe), capture.samples, delivery.samples), isReady, log)
 
 	group.Go(func() error { return clock.Run(running) })
 	group.Go(func() error { return names.run(running) })
