@@ -6,6 +6,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -33,7 +34,7 @@ const (
 // SocketCgroupAuto as the only --socket-cgroup is the pods' cgroup of this node.
 const SocketCgroupAuto = probe.SocketCgroupAuto
 
-// KeyValue is one header that goes out with each OTLP request.
+// KeyValue is a header of each OTLP request.
 type KeyValue struct{ Key, Value string }
 
 // Config holds the settings of `layertrace agent`, described in
@@ -141,7 +142,8 @@ func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.BoolVar(&c.Deep, "deep", false, "continue the search in later segments, up to --deep-window")
 	fs.IntVar(&c.DeepWindow, "deep-window", probe.DefaultDeepWindow, "search the first `BYTES` of a request with --deep")
 	fs.Var(newList(&c.ContextHeaders, "NAME=FORMAT", tracecontext.ParseContextHeader), "context-header",
-		"additional header with a trace context (repeatable, at most 4); formats: w3c, b3, jaeger, skywalking")
+		fmt.Sprintf("additional header with a trace context (repeatable, at most %d); FORMAT is one of %v",
+			tracecontext.MaxContextHeaders, tracecontext.SingleHeaderFormats()))
 	fs.DurationVar(&c.IdleTimeout, "idle-timeout", probe.DefaultIdleTimeout, "report a complete exchange after this `TIME` without a packet")
 	fs.DurationVar(&c.RequestTimeout, "request-timeout", probe.DefaultRequestTimeout, "report a request without a response after this `TIME`")
 	fs.IntVar(&c.MaxConnections, "max-connections", probe.DefaultMaxConnections, "track at most `N` connections")
