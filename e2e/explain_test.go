@@ -9,6 +9,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/faults/matrix"
 	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // A clear fault of each kind, and requests without one: explain names layer and
@@ -38,7 +39,7 @@ func TestExplainNamesTheFault(t *testing.T) {
 			}
 			for _, r := range results {
 				t.Logf("%s at %s: %d µs injected, %s at %s with %d µs", r.Fault, r.Location, r.InjectedUS, r.VerdictLayer, r.VerdictLocation, r.MeasuredUS)
-				if r.Layer == faults.None { // what is blamed is chance, and small
+				if r.Layer == observe.NoLayer { // what is blamed is chance, and small
 					if r.MeasuredUS > 20_000 {
 						t.Errorf("%d µs are blamed on %s at %s without a fault", r.MeasuredUS, r.VerdictLayer, r.VerdictLocation)
 					}
