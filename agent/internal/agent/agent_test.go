@@ -85,9 +85,9 @@ func TestRun(t *testing.T) {
 	})
 	_, metrics := get(t, opts, "/metrics")
 	for _, want := range []string{
-		`layertrace_exchanges_handled_total{role="vnic"} 11`, "layertrace_exchanges_unknown_interface_total 1",
+		`layertrace_exchanges_handled_total{kind="vnic"} 11`, "layertrace_exchanges_unknown_interface_total 1",
 		"layertrace_exchanges_unnamed_total 11", "layertrace_spans_accepted_total 10", "layertrace_lines_written_total 11",
-		`layertrace_interfaces{role="vnic"} 1`, `layertrace_interfaces{role="pnic"} 0`, "layertrace_ring_full_total 3",
+		`layertrace_interfaces{kind="vnic"} 1`, `layertrace_interfaces{kind="pnic"} 0`, "layertrace_ring_full_total 3",
 		`layertrace_build_info{version="v1"} 1`, "layertrace_ready 1", "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(metrics, want) {

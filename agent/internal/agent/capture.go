@@ -11,6 +11,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/agent/internal/status"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // retryInterval is the time between two attempts to attach where it failed.
@@ -87,7 +88,7 @@ func (c *capture) attach(i iface.Interface) {
 	if err == nil {
 		delete(c.pending, i.Index)
 		c.attached[i.Index] = i
-		c.log.Info("attached", "interface", i.Name, "index", i.Index, "kind", i.Kind, "role", i.Role)
+		c.log.Info("attached", "interface", i.Name, "index", i.Index, "link_kind", i.LinkKind, "kind", i.Kind)
 		return
 	}
 	c.failures++
@@ -110,7 +111,7 @@ func (c *capture) detach(i iface.Interface) {
 	if err := c.probe.Detach(i.Index); err != nil {
 		c.log.Debug("detach", "interface", i.Name, "index", i.Index, "error", err)
 	}
-	c.log.Info("detached", "interface", i.Name, "index", i.Index, "role", i.Role)
+	c.log.Info("detached", "interface", i.Name, "index", i.Index, "kind", i.Kind)
 }
 
 func (c *capture) rename(i iface.Interface) {
@@ -153,18 +154,18 @@ func (c *capture) ready(running context.Context) error {
 func (c *capture) samples() ([]status.Sample, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	count := map[iface.Role]int{}
+	count := map[observe.Kind]int{}
 	for _, i := range c.attached {
-		count[i.Role]++
+		count[i.Kind]++
 	}
 	samples := []status.Sample{
 		{Name: "attach_failures", Help: "Attempts to attach to an interface that failed.", Value: float64(c.failures)},
 		{Name: "interfaces_unattached", Help: "Selected interfaces that could not be attached to.", Gauge: true, Value: float64(len(c.pending))},
 	}
-	for _, role := range []iface.Role{iface.VNIC, iface.PNIC} {
+	for _, kind := range []observe.Kind{observe.KindVNIC, observe.KindPNIC} {
 		samples = append(samples, status.Sample{
-			Name: "interfaces", Help: "Interfaces that are watched.", Gauge: true, Value: float64(count[role]),
-			Label: "role", LabelValue: string(role),
+			Name: "interfaces", Help: "Interfaces that are watched.", Gauge: true, Value: float64(count[kind]),
+			Label: "kind", LabelValue: string(kind),
 		})
 	}
 	return samples, nil

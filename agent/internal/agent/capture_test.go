@@ -14,7 +14,7 @@ import (
 
 func newTestCapture(t *testing.T) (*capture, *fakeProbe) {
 	t.Helper()
-	names, err := identity.Parse([]byte("interfaces: {veth1: {service: web}, veth2: {service: db}}"))
+	names, err := identity.ParseFile([]byte("interfaces: {veth1: {service: web}, veth2: {service: db}}"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +27,7 @@ func at(ifindex int) *observe.Observation { x := newExchange(ifindex, 0); return
 
 func TestCaptureFollows(t *testing.T) {
 	c, probe := newTestCapture(t)
-	veth := iface.Interface{Index: 7, Name: "veth1", Kind: "veth", Role: iface.VNIC}
+	veth := iface.Interface{Index: 7, Name: "veth1", LinkKind: "veth", Kind: observe.KindVNIC}
 	c.handle(iface.Event{Change: iface.Added, Interface: veth})
 	if c.ready(t.Context()) == nil {
 		t.Error("ready while interfaces that were there may be missing")
@@ -66,7 +66,7 @@ func TestCaptureFollows(t *testing.T) {
 func TestAttachIsTriedAgain(t *testing.T) {
 	c, probe := newTestCapture(t)
 	probe.refuse[7] = true
-	veth := iface.Interface{Index: 7, Name: "veth1", Role: iface.VNIC}
+	veth := iface.Interface{Index: 7, Name: "veth1", Kind: observe.KindVNIC}
 	c.handle(iface.Event{Change: iface.Added, Interface: veth})
 	if got := c.pendingNow(); len(got) != 1 || got[0] != veth {
 		t.Fatalf("pending %v", got)
@@ -80,7 +80,7 @@ func TestAttachIsTriedAgain(t *testing.T) {
 	}
 	// One that goes while it is pending is not tried again.
 	probe.refuse[8] = true
-	other := iface.Interface{Index: 8, Name: "veth9", Role: iface.VNIC}
+	other := iface.Interface{Index: 8, Name: "veth9", Kind: observe.KindVNIC}
 	c.handle(iface.Event{Change: iface.Added, Interface: other})
 	c.handle(iface.Event{Change: iface.Removed, Interface: other})
 	if got := c.pendingNow(); len(got) != 0 {
@@ -91,7 +91,7 @@ func TestAttachIsTriedAgain(t *testing.T) {
 // A physical interface is the node's, whatever the identity source says.
 func TestPhysicalInterfaceHasNoWorkload(t *testing.T) {
 	c, _ := newTestCapture(t)
-	c.handle(iface.Event{Change: iface.Added, Interface: iface.Interface{Index: 9, Name: "veth1", Role: iface.PNIC}})
+	c.handle(iface.Event{Change: iface.Added, Interface: iface.Interface{Index: 9, Name: "veth1", Kind: observe.KindPNIC}})
 	if p := pointAt(c.table, 9); p.SpanName() != "node2_veth1" {
 		t.Errorf("point %s", p.SpanName())
 	}

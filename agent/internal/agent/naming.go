@@ -8,35 +8,35 @@ import (
 	"net/netip"
 	"os"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/layertrace/layertrace/agent/internal/identity"
-	"github.com/layertrace/layertrace/agent/internal/identity/cluster"
 	"github.com/layertrace/layertrace/agent/internal/iface"
-	"github.com/layertrace/layertrace/agent/internal/status"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// naming is who tells names, and the name of this node.
+// naming is the source of names, and the name of this node.
 type naming struct {
 	identity.Source
 	node    string
-	cluster *cluster.Source // nil: names come from the file alone
+	cluster *identity.Kubernetes // nil: names come from the file alone
 }
 
-// loadIdentity reads the identity file and prepares to follow the cluster. What
-// the file says comes first. The node's name is that of --node, else the
-// file's, else the host name.
+// loadIdentity reads the identity file and prepares to watch the cluster. The
+// file takes precedence. The node's name is that of --node, else the file's,
+// else the host name.
 func loadIdentity(opts Options) (naming, error) {
 	cfg := opts.Config
-	static := &identity.Static{}
+	file := &identity.File{}
 	if cfg.Identity != "" {
 		var err error
-		if static, err = identity.Load(cfg.Identity); err != nil {
+		if file, err = identity.LoadFile(cfg.Identity); err != nil {
 			return naming{}, err
 		}
 	}
-	n := naming{Source: static, node: cfg.Node}
+	n := naming{Source: file, node: cfg.Node}
 	if n.node == "" {
-		n.node = static.Node()
+		n.node = file.Node()
 	}
 	if n.node == "" {
 		var err error
@@ -47,18 +47,18 @@ func loadIdentity(opts Options) (naming, error) {
 	if !cfg.Kubernetes {
 		return n, nil
 	}
-	server, err := cluster.Load(cfg.Kubeconfig)
+	server, err := identity.LoadKubeConfig(cfg.Kubeconfig)
 	if err != nil {
 		return naming{}, err
 	}
-	n.cluster, err = cluster.New(cluster.Options{
-		Config: server, Node: n.node, Linger: linger(cfg), UserAgent: "layertrace-agent/" + opts.Version, Log: opts.Log,
+	n.cluster, err = identity.NewKubernetes(identity.KubernetesOptions{
+		Config: server, Node: n.node, GracePeriod: linger(cfg), UserAgent: "layertrace-agent/" + opts.Version, Log: opts.Log,
 	})
-	n.Source = identity.First{static, n.cluster}
+	n.Source = identity.First{file, n.cluster}
 	return n, err
 }
 
-// run follows the cluster, if there is one, until ctx is done.
+// run watches the cluster, if there is one, until ctx is done.
 func (n naming) run(ctx context.Context) error {
 	if n.cluster == nil {
 		return nil
@@ -66,9 +66,9 @@ func (n naming) run(ctx context.Context) error {
 	return n.cluster.Run(ctx)
 }
 
-// came, went and forgotten tell the cluster about a virtual interface.
+// came, went and forgotten pass on the events of a virtual interface.
 func (n naming) came(i iface.Interface) {
-	if n.cluster != nil && i.Role == iface.VNIC {
+	if n.cluster != nil && i.Kind == observe.KindVNIC {
 		n.cluster.Track(i.Index)
 	}
 }
@@ -85,12 +85,12 @@ func (n naming) forgotten(ifindex int) {
 	}
 }
 
-// unsettled reports whether the names of an exchange may be known soon.
+// unsettled reports whether the name of an interface may become known soon.
 func (n naming) unsettled(ifindex int) bool {
-	return n.cluster != nil && n.cluster.Unsettled(ifindex)
+	return n.cluster != nil && n.cluster.MayChange(ifindex)
 }
 
-// ready adds what the cluster says to what the capture does.
+// ready reports whether the cluster has been read.
 func (n naming) ready() (remark string, err error) {
 	if n.cluster == nil {
 		return "", nil
@@ -98,25 +98,26 @@ func (n naming) ready() (remark string, err error) {
 	return n.cluster.Ready()
 }
 
-func (n naming) samples() ([]status.Sample, error) {
+// collectors are the metrics of the source, if it has any.
+func (n naming) collectors() []prometheus.Collector {
 	if n.cluster == nil {
-		return nil, nil
+		return nil
 	}
-	return n.cluster.Samples()
+	return []prometheus.Collector{n.cluster}
 }
 
-// behind returns the workload behind a virtual interface, as an exchange sees it.
+// behind returns the workload that owns a virtual interface, given an exchange there.
 func (n naming) behind(i iface.Interface, x *observe.Observation) observe.Workload {
-	sight := identity.Sight{Index: i.Index, Name: i.Name, At: x.Request.First}
+	lookup := identity.Lookup{Index: i.Index, Name: i.Name, At: x.Request.First}
 	switch x.Direction {
 	case observe.DirectionIngress:
-		sight.Address = x.Client.Addr()
+		lookup.Address = x.Client.Addr()
 	case observe.DirectionEgress:
-		sight.Address = x.Server.Addr()
+		lookup.Address = x.Server.Addr()
 	default:
-		sight.Address = netip.Addr{}
+		lookup.Address = netip.Addr{}
 	}
-	w, _ := n.Behind(sight)
+	w, _ := n.Owner(lookup)
 	return w
 }
 

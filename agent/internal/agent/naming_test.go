@@ -11,17 +11,17 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// asked is a source that keeps what it was asked.
-type asked struct{ sight identity.Sight }
+// asked is a source that keeps the last lookup.
+type asked struct{ lookup identity.Lookup }
 
-func (a *asked) Behind(s identity.Sight) (observe.Workload, bool) {
-	a.sight = s
+func (a *asked) Owner(l identity.Lookup) (observe.Workload, bool) {
+	a.lookup = l
 	return observe.Workload{Service: "web"}, true
 }
 
 func (a *asked) Peer(netip.Addr, uint64) (observe.Workload, bool) { return observe.Workload{}, false }
 
-// The end of an exchange that is behind the interface follows from its way.
+// The end of a connection that owns the interface follows from the direction.
 func TestSightOfAnExchange(t *testing.T) {
 	source := &asked{}
 	n := naming{Source: source, node: "node2"}
@@ -30,21 +30,20 @@ func TestSightOfAnExchange(t *testing.T) {
 	} {
 		x := newExchange(7, 0)
 		x.Direction = direction
-		if w := n.behind(iface.Interface{Index: 7, Name: "veth1", Role: iface.VNIC}, &x); w.Service != "web" {
+		if w := n.behind(iface.Interface{Index: 7, Name: "veth1", Kind: observe.KindVNIC}, &x); w.Service != "web" {
 			t.Errorf("%v: %+v", direction, w)
 		}
-		if s := source.sight; s.Index != 7 || s.Name != "veth1" || s.Address.String() != address || s.At != x.Request.First {
+		if s := source.lookup; s.Index != 7 || s.Name != "veth1" || s.Address.String() != address || s.At != x.Request.First {
 			t.Errorf("%v: asked for %+v, want %s", direction, s, address)
 		}
 	}
 }
 
-// Without a cluster nothing waits, and nothing more is told.
+// Without a cluster nothing waits, and there are no metrics.
 func TestNamingWithoutACluster(t *testing.T) {
-	n := naming{Source: &identity.Static{}, node: "node2"}
+	n := naming{Source: &identity.File{}, node: "node2"}
 	remark, err := n.ready()
-	samples, failure := n.samples()
-	if n.unsettled(7) || remark != "" || err != nil || len(samples) != 0 || failure != nil || n.run(t.Context()) != nil {
-		t.Errorf("%q, %v, %v, %v", remark, err, samples, failure)
+	if n.unsettled(7) || remark != "" || err != nil || len(n.collectors()) != 0 || n.run(t.Context()) != nil {
+		t.Errorf("%q, %v", remark, err)
 	}
 }

@@ -13,13 +13,13 @@ func (d *delivery) samples() ([]status.Sample, error) {
 	counter := func(name, help string, v uint64) status.Sample {
 		return status.Sample{Name: name, Help: help, Value: float64(v)}
 	}
-	role := func(kind observe.Kind, v uint64) status.Sample {
-		return status.Sample{Name: "exchanges_handled", Help: handled, Value: float64(v), Label: "role", LabelValue: string(kind)}
+	handledAt := func(kind observe.Kind, v uint64) status.Sample {
+		return status.Sample{Name: "exchanges_handled", Help: handled, Value: float64(v), Label: "kind", LabelValue: string(kind)}
 	}
 	samples := []status.Sample{
 		counter("exchanges_name_waits", "Exchanges that waited because names might be known soon.", d.hold.held.Load()),
 		counter("exchanges_name_wait_full", "Exchanges that would have waited for names, but too many did.", d.hold.full.Load()),
-		role(observe.KindVNIC, d.vnic.Load()), role(observe.KindPNIC, d.pnic.Load()), role(observe.KindSocket, d.socket.Load()),
+		handledAt(observe.KindVNIC, d.vnic.Load()), handledAt(observe.KindPNIC, d.pnic.Load()), handledAt(observe.KindSocket, d.socket.Load()),
 		counter("exchanges_unknown_interface", "Exchanges of an interface that is not watched, left out.", d.stray.Load()),
 		counter("exchanges_unnamed", "Exchanges at a virtual interface or socket whose workload is not known; the node stands for it.", d.unnamed.Load()),
 		counter("exchanges_invalid", "Exchanges without a valid trace context or time, not made spans.", d.invalid.Load()),

@@ -67,10 +67,10 @@ func (t *table) resolve(o *observe.Observation) bool {
 		return false
 	}
 	p := observe.Point{
-		ID: observe.InterfacePointID(t.names.node, o.Interface), Kind: observe.Kind(i.Role),
+		ID: observe.InterfacePointID(t.names.node, o.Interface), Kind: i.Kind,
 		Node: t.names.node, Interface: i.Name,
 	}
-	if i.Role == iface.VNIC {
+	if i.Kind == observe.KindVNIC {
 		p.Workload = t.names.behind(i, o)
 	}
 	e.point = shared(e.point, p)

@@ -23,7 +23,7 @@ import (
 
 const traceID = "0af7651916cd43dd8448eb211c80319c"
 
-// request sends a GET with the i-th span ID from inside node.
+// request sends a GET with the i-th span ID.
 func request(t *testing.T, client *http.Client, i int) {
 	t.Helper()
 	r, err := http.NewRequest(http.MethodGet, "http://10.98.0.2:8080/", nil)
@@ -68,7 +68,7 @@ func programs(s *space, index int) (n int) {
 	return n
 }
 
-// awaitNoPrograms polls, as the kernel may free a dead process's links later.
+// awaitNoPrograms polls, as the kernel may free the links of a dead process later.
 func awaitNoPrograms(t *testing.T, s *space, index int) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
@@ -80,9 +80,9 @@ func awaitNoPrograms(t *testing.T, s *space, index int) {
 	}
 }
 
-// The real agent on a real interface: exchanges come out with the IDs that
-// were sent, interfaces are followed, and the end, soft or hard, takes
-// everything away and leaves the traffic alone.
+// The real agent on a real interface reports exchanges with the IDs that were sent
+// and follows interfaces that come and go. Its end, soft or hard, detaches
+// everything and does not affect the traffic.
 func TestAgent(t *testing.T) {
 	needRoot(t)
 	node, pod := newSpace(t), newSpace(t)
@@ -105,7 +105,7 @@ func TestAgent(t *testing.T) {
 	args := []string{"agent", "--identity", identities, "--export=stdout", "--metrics-address=", "--idle-timeout=200ms"}
 
 	agent := start(t, node, args...)
-	agent.await(agent.stderr, "msg=attached", "interface=vethp", "role=vnic")
+	agent.await(agent.stderr, "msg=attached", "interface=vethp", "kind=vnic")
 	for i := 1; i <= 5; i++ { // on one connection
 		request(t, client, i)
 		checkExchange(t, agent.await(agent.stdout, `"interface_name":"vethp"`, `"node":"n1"`, `"direction":"egress"`), i)
@@ -121,7 +121,7 @@ func TestAgent(t *testing.T) {
 	}
 	agent.await(agent.stderr, "msg=detached", "interface=vethq")
 
-	request(t, client, 6) // still open when the agent is told to stop
+	request(t, client, 6) // still open when the agent gets SIGTERM
 	if err := agent.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -55,13 +55,13 @@ func TestParsersAgree(t *testing.T) {
 // With configured names, in a larger window.
 func TestParsersAgreeOnConfiguredNames(t *testing.T) {
 	a := agreement{
-		k: newKernel(t, Options{PrefixWindow: 4096, ContextHeaders: []ContextHeader{
-			{"User-Agent", tracecontext.FormatW3C}, {"x-request-id", tracecontext.FormatB3},
-			{"accept", tracecontext.FormatJaeger}, {"host", tracecontext.FormatSW8},
+		k: newKernel(t, Options{PrefixWindow: 4096, ContextHeaders: []tracecontext.ContextHeader{
+			{Name: "User-Agent", Format: tracecontext.FormatW3C}, {Name: "x-request-id", Format: tracecontext.FormatB3},
+			{Name: "accept", Format: tracecontext.FormatJaeger}, {Name: "host", Format: tracecontext.FormatSkyWalking},
 		}}),
-		opts: tracecontext.Options{Window: 4096, Headers: []tracecontext.Header{
+		opts: tracecontext.Options{Window: 4096, Headers: []tracecontext.ContextHeader{
 			{Name: "user-agent", Format: tracecontext.FormatW3C}, {Name: "x-request-id", Format: tracecontext.FormatB3},
-			{Name: "accept", Format: tracecontext.FormatJaeger}, {Name: "host", Format: tracecontext.FormatSW8},
+			{Name: "accept", Format: tracecontext.FormatJaeger}, {Name: "host", Format: tracecontext.FormatSkyWalking},
 		}},
 		split: func(head []byte) [][]byte { return [][]byte{head[:min(len(head), packetMax)]} },
 	}

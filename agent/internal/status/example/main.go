@@ -90,8 +90,8 @@ func health() ([]status.Sample, error) {
 	}
 	gauge("ready", 1)
 	gauge("build_info", 1, "version", "example")
-	gauge("interfaces", 2, "role", "vnic")
-	gauge("interfaces", 1, "role", "pnic")
+	gauge("interfaces", 2, "kind", "vnic")
+	gauge("interfaces", 1, "kind", "pnic")
 	gauge("interfaces_unattached", 0)
 	for _, name := range []string{"traces_split_early", "observations_late", "spans_failed"} {
 		all = append(all, status.Sample{Name: name, Help: "Made up."})
