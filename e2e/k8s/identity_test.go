@@ -79,7 +79,7 @@ func TestIdentity(t *testing.T) {
 
 	t.Run("service, pod and controller", func(t *testing.T) {
 		n.expect(t, front, reviewsIP, "vethfront", map[string]string{
-			"service.name": "front", "k8s.Namespace.name": shop, "k8s.pod.name": frontPod.Name, "k8s.pod.uid": string(frontPod.UID),
+			"service.name": "front", "k8s.namespace.name": shop, "k8s.pod.name": frontPod.Name, "k8s.pod.uid": string(frontPod.UID),
 			"k8s.deployment.name": "front-v1", "k8s.node.name": agentNode,
 			"layertrace.server.service": "reviews",
 		})
