@@ -103,8 +103,8 @@ func orDefault[T comparable](v *T, d T) {
 
 func (o *Options) complete() error {
 	orDefault(&o.Mode, ModeAuto)
-	orDefault(&o.PrefixWindow, 1024)
-	orDefault(&o.DeepWindow, 65536)
+	orDefault(&o.PrefixWindow, tracecontext.DefaultPrefixWindow)
+	orDefault(&o.DeepWindow, tracecontext.DefaultDeepWindow)
 	orDefault(&o.MaxConnections, defaultMaxConns)
 	orDefault(&o.RingBytes, defaultRing)
 	orDefault(&o.ReadInterval, defaultRead)
