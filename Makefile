@@ -5,8 +5,8 @@ SHELL         := /bin/bash
 .SHELLFLAGS   := -euo pipefail -c
 .ONESHELL:
 
-# What can be set on the command line or in the environment, from where the
-# programs see it too:
+# Variables, set on the command line or in the environment; the programs read
+# them from there too:
 REQUESTS ?= # demo: front page requests per setup
 TRACER   ?= # demo: tracer of the Envoys, zipkin or opentelemetry
 KEEP     ?= # demo: 1 leaves the mesh and Jaeger up until Ctrl-C
@@ -14,7 +14,7 @@ SEED     ?= # test: seed of the random tests; faults: of the faults that are dra
 CASES    ?= # faults: how many requests, with and without a fault
 VERSION  ?= # wasm: version and name of the image (devel)
 
-# Programs that tests and linting call, and the Debian packages that have them.
+# Programs that tests and linting call, and the Debian packages that provide them.
 COMMANDS := clang clang-format llvm-strip tcpdump tshark curl pip3 chromium
 PACKAGES := clang clang-format llvm libbpf-dev tcpdump tshark curl python3-pip chromium
 
@@ -30,47 +30,47 @@ help: ## Show this list
 	@echo; awk -F '[?]= # ' '/[?]= # / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: root lab ## Show a request's way through a mesh: rates, one trace, Jaeger (KEEP=1)
+demo: root lab ## Follow requests through a mesh: rates, one trace, Jaeger (KEEP=1)
 	@exec bin/lab demo $(if $(strip $(REQUESTS)),--requests=$(REQUESTS)) $(if $(strip $(TRACER)),--tracer=$(TRACER))
 
 .PHONY: test
-test: root packages ## Run every test, the end-to-end test of the lab included
+test: root packages ## Run all tests, including the end-to-end test of the lab
 	$(GOTEST) -count=1 -timeout=45m ./...
 
 .PHONY: test-unit
-test-unit: ## Run the tests that need neither root nor Envoy
-	go test $(UNIT_PACKAGES)
+test-unit: ## Run the fast tests, without root and Envoy: less than a minute
+	go test -short $(UNIT_PACKAGES)
 
 .PHONY: e2e-k8s
 e2e-k8s: COMMANDS += nft runc /usr/lib/cni/bridge
 e2e-k8s: PACKAGES += nftables runc containernetworking-plugins
-e2e-k8s: root packages lab ## Prove install and reordering on a real Kubernetes API server with Istio
+e2e-k8s: root packages lab ## Test install and reordering on a real Kubernetes API server with Istio
 	@exec bin/lab e2e-k8s
 
 .PHONY: kernels
 kernels: COMMANDS += qemu-system-x86_64 busybox cpio xz
 kernels: PACKAGES += qemu-system-x86 busybox-static cpio xz-utils
-kernels: packages lab ## Run the BPF programs and their tests on older kernels, in emulated machines
+kernels: packages lab ## Test the BPF programs on older kernels, in emulated machines
 	@exec bin/lab kernels
 
 .PHONY: bench
-bench: root lab ## Measure what a packet, a request and the agent cost
+bench: root lab ## Measure the cost of a packet, a request and the agent
 	@exec bin/lab bench
 
 .PHONY: reorder
-reorder: lab ## Hold what puts the trace context in front to the wire, and measure its cost
+reorder: lab ## Test the header-reordering filters against golden files, and measure their cost
 	@exec bin/lab reorder
 
 .PHONY: faults
-faults: root lab ## Put faults into each layer of a mesh, and hold what explain says against them
+faults: root lab ## Inject faults into each layer of a mesh and check explain's verdicts
 	@exec bin/lab faults $(if $(strip $(SEED)),--seed=$(SEED)) $(if $(strip $(CASES)),--cases=$(CASES))
 
 .PHONY: soak
-soak: root ## Keep the Wasm filter busy for 10 minutes: memory, crashes
+soak: root ## Load the Wasm filter for 10 minutes and watch memory and crashes
 	go test ./e2e/reorder/cost -count=1 -run=TestSoak -v -timeout=1h -soak=10m -soak-requests=1000000
 
 .PHONY: lint
-lint: packages ## Check Go and C style, and who imports whom
+lint: packages ## Check Go and C style and the import order
 	@$(GOLANGCI_LINT) run ./...
 	echo "clang-format of $(words $(BPF_SOURCES)) files"; clang-format --dry-run --Werror $(BPF_SOURCES)
 
@@ -93,18 +93,18 @@ image: ## Build the agent's image, layertrace/agent:devel (needs docker)
 	docker build -f agent/Dockerfile -t layertrace/agent:devel .
 
 .PHONY: generate
-generate: packages ## Compile the BPF programs, write their Go bindings, bring the manifests up to date
-	go generate ./bpf/... ./istio
+generate: packages ## Compile the BPF programs and update all generated files
+	go generate ./bpf/... ./istio ./agent/internal/span
 
 .PHONY: setup
-setup: packages lab ## Get all that the tests need: packages, Envoy, Jaeger, Prometheus
+setup: packages lab ## Install what the tests need: packages, Envoy, Jaeger, Prometheus
 	@bin/lab setup
 
 .PHONY: clean
-clean: ## Remove what was built and measured (Envoy and Jaeger stay in the user's cache)
+clean: ## Remove build and measurement output (Envoy and Jaeger stay in the user's cache)
 	rm -rf bin out
 
-# A program of its own, not go run: that would not pass SIGTERM on.
+# A built program, because go run does not pass SIGTERM on.
 .PHONY: lab
 lab:
 	@CGO_ENABLED=0 go build -trimpath -o bin/lab ./e2e/cmd/lab

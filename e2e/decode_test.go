@@ -12,7 +12,7 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/lab/truth"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // seen is what the agent, in the kernel, and decode, from the packets, must
@@ -25,10 +25,10 @@ type seen struct {
 	headerOffset                                  uint32
 }
 
-func what(x exchange.Exchange) seen {
+func what(x observe.Observation) seen {
 	return seen{
 		x.Context.TraceID.String(), x.Context.SpanID.String(), x.Client.String(), x.Server.String(), x.ConnectionIDHex(),
-		x.Request.Bytes, x.Response.Bytes, x.Status, x.HeaderOffset,
+		x.Request.Bytes, x.Response.Bytes, x.Status, x.Context.HeaderOffset,
 	}
 }
 
@@ -64,7 +64,7 @@ func checkDecode(t *testing.T, l *lab.Lab, run *lab.Run, file string) {
 	}
 }
 
-func decode(t *testing.T, file string) (exchanges []exchange.Exchange) {
+func decode(t *testing.T, file string) (exchanges []observe.Observation) {
 	t.Helper()
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(interrupted, theTools(t).Agent, "decode", file)
@@ -74,7 +74,7 @@ func decode(t *testing.T, file string) (exchanges []exchange.Exchange) {
 		t.Fatalf("decode: %v\n%s", err, &stderr)
 	}
 	for lines := json.NewDecoder(bytes.NewReader(out)); ; {
-		var x exchange.Exchange
+		var x observe.Observation
 		if err := lines.Decode(&x); errors.Is(err, io.EOF) {
 			return exchanges
 		} else if err != nil {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package istio holds the manifests that put layertrace on a cluster with
-// Istio. People use them with kustomize, `layertrace install` out of the binary.
+// Package istio embeds the manifests that install layertrace into a cluster with
+// Istio, for `layertrace install`. They can also be applied with kustomize.
 package istio
 
 import "embed"
 
 //go:generate go run ./generate
 
-// Files has every kustomization: agent, telemetry, podmonitor and reorder/*,
-// and in overlays/* what belongs together.
+// Files has the bases (agent, telemetry, podmonitor, reorder/*) and their
+// combinations in overlays/*.
 //
 //go:embed agent telemetry podmonitor reorder overlays
 var Files embed.FS

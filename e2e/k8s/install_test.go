@@ -246,7 +246,7 @@ metadata: {name: by-hand, namespace: istio-system, labels: {app.kubernetes.io/ma
 		t.Fatal(err)
 	}
 	out := does(t, c, "uninstall", "--yes")
-	expect(t, out, "left as it is Namespace /layertrace-system (it also has Secret mine)", "left as it is ConfigMap istio-system/by-hand",
+	expect(t, out, "kept      Namespace /layertrace-system (it also has Secret mine)", "kept      ConfigMap istio-system/by-hand",
 		"deleted   DaemonSet layertrace-system/layertrace-agent")
 	if _, err := c.Client.CoreV1().Secrets(agentNamespace).Get(interrupted, "mine", meta.GetOptions{}); err != nil {
 		t.Error(err)

@@ -45,7 +45,7 @@ apiVersion: telemetry.istio.io/v1
 kind: Telemetry
 metadata: {name: mesh-default, namespace: istio-system}
 spec: {tracing: [{randomSamplingPercentage: 5}]}
-`), []string{"--reorder=lua", "--tracing-provider=otel-tracing"}, "Telemetry istio-system/mesh-default speaks for the whole mesh already"},
+`), []string{"--reorder=lua", "--tracing-provider=otel-tracing"}, "Telemetry istio-system/mesh-default already applies to the whole mesh"},
 		{"another EnvoyFilter", object(`
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter
@@ -62,13 +62,13 @@ spec:
           "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
           upstream_http_filters:
           - name: envoy.filters.http.upstream_codec
-`), []string{"--reorder=lua"}, "EnvoyFilter shop/compress sets the router's upstream_http_filters already"},
+`), []string{"--reorder=lua"}, "EnvoyFilter shop/compress already sets the router's upstream_http_filters"},
 		{"an object of that name", object(`
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter
 metadata: {name: layertrace, namespace: istio-system}
 spec: {}
-`), []string{"--reorder=lua"}, "EnvoyFilter istio-system/layertrace exists and was not made by layertrace install"},
+`), []string{"--reorder=lua"}, "EnvoyFilter istio-system/layertrace exists and was not created by layertrace install"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.prepare != nil {
@@ -183,7 +183,7 @@ func fails(t *testing.T, c *cluster.Cluster, args ...string) {
 	if !failed {
 		t.Fatal("the policy did not refuse it")
 	}
-	expect(t, out, "refused by the test", "all is as it was before")
+	expect(t, out, "refused by the test", "all changes were rolled back")
 }
 
 // specs returns the spec, data or rules of everything that layertrace made.

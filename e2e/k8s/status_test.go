@@ -124,7 +124,7 @@ func testStatus(t *testing.T, c *cluster.Cluster) {
 		t.Errorf("reordering by %q", report.Reorder)
 	}
 	out := does(t, c, "status")
-	expect(t, out, "70.0 % (7 of 10)", "shop/web", "100 % [otel-tracing]", "70.0 % of the contexts are in the first bytes")
+	expect(t, out, "70.0 % (7 of 10)", "shop/web", "100 % [otel-tracing]", "70.0 % of the contexts are in the prefix window")
 }
 
 func checkWorkload(t *testing.T, report statusReport) {

@@ -35,7 +35,7 @@ var given = []struct {
 	{"-b3", tracecontext.Found, tracecontext.FormatB3, trace128},
 	{"-jaeger", tracecontext.Found, tracecontext.FormatJaeger, trace128},
 	{"-datadog", tracecontext.Found, tracecontext.FormatDatadog, trace64},
-	{"-sw8", tracecontext.Found, tracecontext.FormatSW8, ""},
+	{"-skywalking", tracecontext.Found, tracecontext.FormatSkyWalking, ""},
 }
 
 func TestClientsHeads(t *testing.T) {
@@ -71,7 +71,7 @@ func TestClientsHeads(t *testing.T) {
 func TestEnvoysHeads(t *testing.T) {
 	formats := map[string]tracecontext.Format{
 		"zipkin": tracecontext.FormatB3Multi, "opentelemetry": tracecontext.FormatW3C,
-		"datadog": tracecontext.FormatDatadog, "skywalking": tracecontext.FormatSW8,
+		"datadog": tracecontext.FormatDatadog, "skywalking": tracecontext.FormatSkyWalking,
 	}
 	count := 0
 	for _, head := range Heads() {

@@ -63,7 +63,7 @@ func TestMutationsReachEverything(t *testing.T) {
 		"outcome found", "outcome unsampled", "outcome none", "outcome truncated", "outcome unparsable",
 		"w3c, sampling 1", "w3c, sampling 2", "b3, sampling 0", "b3, sampling 1", "b3, sampling 2",
 		"b3multi, sampling 0", "b3multi, sampling 1", "b3multi, sampling 2", "jaeger, sampling 1", "jaeger, sampling 2",
-		"datadog, sampling 0", "datadog, sampling 1", "datadog, sampling 2", "sw8, sampling 1", "sw8, sampling 2",
+		"datadog, sampling 0", "datadog, sampling 1", "datadog, sampling 2", "skywalking, sampling 1", "skywalking, sampling 2",
 		"lone denial", "malformed", "no request", "deep mode differs",
 	} {
 		if reached[what] < 100 {

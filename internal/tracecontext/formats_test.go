@@ -114,7 +114,7 @@ func TestJaeger(t *testing.T) {
 func TestSW8(t *testing.T) {
 	// The hashes were calculated apart from this code, by the definition of
 	// FNV-1a with 64 bits.
-	want := context(FormatSW8, "424f7b18da4924827cceac7288193b34", "088066915da4f1b3", Accepted)
+	want := context(FormatSkyWalking, "424f7b18da4924827cceac7288193b34", "088066915da4f1b3", Accepted)
 	denied := want
 	denied.Sampling = Denied
 	single(t, "sw8", "1-dHJhY2U=-c2VnbWVudA==-3-c2Vydmlj-aW5z-L3g=-YTo4MA==", want, Found)

@@ -15,7 +15,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(request("sw8: 1-dHI=-c2U=-3", ddTrace, ddParent, ddPriority+"-1")), uint16(100), uint16(64))
 	f.Fuzz(func(t *testing.T, head []byte, window, maxLine uint16) {
 		before := bytes.Clone(head)
-		opts := Options{Window: int(window), MaxLine: int(maxLine), Headers: []Header{{"X-Sky", FormatSW8}}}
+		opts := Options{Window: int(window), MaxLine: int(maxLine), Headers: []ContextHeader{{"X-Sky", FormatSkyWalking}}}
 		r := Parse(head, opts)
 		if !bytes.Equal(head, before) {
 			t.Fatal("the input was changed")

@@ -78,8 +78,8 @@ func TestWindowEndsSeveralLines(t *testing.T) {
 }
 
 func TestConfiguredNames(t *testing.T) {
-	opts := Options{Headers: []Header{
-		{"X-Trace", FormatW3C}, {"X-Zip", FormatB3}, {"x-uber", FormatJaeger}, {"X-Sky", FormatSW8},
+	opts := Options{Headers: []ContextHeader{
+		{"X-Trace", FormatW3C}, {"X-Zip", FormatB3}, {"x-uber", FormatJaeger}, {"X-Sky", FormatSkyWalking},
 	}}
 	value := strings.TrimPrefix(w3c, "traceparent: ")
 	check(t, request("x-tRACE: "+value), opts, Result{Outcome: Found, Context: w3cContext, Offset: 26, Final: true})
@@ -87,23 +87,23 @@ func TestConfiguredNames(t *testing.T) {
 	check(t, request("x-zip: 0"), opts, Result{Outcome: Unsampled, Final: true})
 	check(t, request("X-Uber: 1:2:0:1"), opts, Result{Outcome: Found, Context: context(FormatJaeger, "1", "2", Accepted), Offset: 26, Final: true})
 	check(t, request("x-sky: 3-"), opts, Result{Outcome: None, Malformed: 1, Final: true})
-	builtin := Options{Headers: []Header{{"traceparent", FormatB3}}}
+	builtin := Options{Headers: []ContextHeader{{"traceparent", FormatB3}}}
 	check(t, request(w3c), builtin, Result{Outcome: Found, Context: w3cContext, Offset: 26, Final: true})
 }
 
 func TestParseHeader(t *testing.T) {
-	for _, s := range []string{"x-trace=w3c", "a=b3", strings.Repeat("n", 31) + "=sw8", "X_y.z=jaeger"} {
-		h, err := ParseHeader(s)
+	for _, s := range []string{"x-trace=w3c", "a=b3", strings.Repeat("n", 31) + "=skywalking", "X_y.z=jaeger"} {
+		h, err := ParseContextHeader(s)
 		if err != nil || h.String() != s {
-			t.Errorf("ParseHeader(%q) = %v, %v", s, h, err)
+			t.Errorf("ParseContextHeader(%q) = %v, %v", s, h, err)
 		}
 	}
 	for _, s := range []string{"", "x", "=w3c", "x=", "x=zip", "x=b3multi", "x=datadog", "x=none", "a b=w3c", "a:=w3c", "\u00e4=w3c", strings.Repeat("n", 32) + "=w3c"} {
-		if h, err := ParseHeader(s); err == nil {
-			t.Errorf("ParseHeader(%q) = %v, want an error", s, h)
+		if h, err := ParseContextHeader(s); err == nil {
+			t.Errorf("ParseContextHeader(%q) = %v, want an error", s, h)
 		}
 	}
-	if err := ValidateHeaders(make([]Header, MaxHeaders+1)); err == nil {
+	if err := ValidateContextHeaders(make([]ContextHeader, MaxContextHeaders+1)); err == nil {
 		t.Error("five headers were accepted")
 	}
 }

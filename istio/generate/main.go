@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command generate writes the parts of the manifests that come from elsewhere:
-// the Lua script, the hash of the agent's configuration, whose change rolls the
-// agents, and the alert rules as an object for the Prometheus operator. It runs
-// in istio/ (go generate ./istio).
+// Command generate writes the generated parts of the manifests: the Lua script, the
+// hash of the agent's configuration (so that a change restarts the agents), and the
+// alert rules as an object of the Prometheus operator. It runs in istio/ (go generate
+// ./istio).
 package main
 
 import (
@@ -27,7 +27,7 @@ func main() {
 	}
 }
 
-// scriptText is the script's place: the key and all that is indented below it.
+// scriptText matches the script: the key and the lines indented below it.
 var scriptText = regexp.MustCompile(`(?m)^( +)inline_string:.*\n(?:(?: {18}.*)?\n)*`)
 
 func writeScript() error {
@@ -50,8 +50,8 @@ func writeScript() error {
 
 var hashText = regexp.MustCompile(`(?m)^( +layertrace/config-sha256:).*\n`)
 
-// writeHash writes the hash of both configurations: for interfaces and, as a
-// component beside, for layers.
+// writeHash writes the hash of both configurations: the one for interfaces and the
+// component for layers.
 func writeHash() error {
 	for _, dir := range []string{"agent", "layers"} {
 		if err := writeHashIn(dir); err != nil {
@@ -76,17 +76,56 @@ func writeHashIn(dir string) error {
 	})
 }
 
-// replace writes what text returns in place of the one match of place.
-func replace(file string, place *regexp.Regexp, text func(match []string) string) error {
+// replace replaces the only match of a pattern in a file.
+func replace(file string, pattern *regexp.Regexp, text func(match []string) string) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	at := place.FindAllSubmatchIndex(data, -1)
+	at := pattern.FindAllSubmatchIndex(data, -1)
 	if len(at) != 1 {
-		return fmt.Errorf("%s: %d places match %s, want 1", file, len(at), place)
+		return fmt.Errorf("%s: %d matches of %s, want 1", file, len(at), pattern)
 	}
 	match := []string{string(data[at[0][0]:at[0][1]]), string(data[at[0][2]:at[0][3]])}
 	out := string(data[:at[0][0]]) + text(match) + string(data[at[0][1]:])
 	return os.WriteFile(file, []byte(out), 0o644)
+}
+
+const (
+	ruleFile   = "monitoring/rules.yaml"
+	ruleObject = "monitoring/prometheusrule.yaml"
+)
+
+const ruleHead = `# SPDX-License-Identifier: Apache-2.0
+# Generated from rules.yaml by istio/generate.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: layertrace
+  namespace: layertrace-system
+  labels:
+    app.kubernetes.io/name: layertrace
+    app.kubernetes.io/component: agent
+spec:
+`
+
+// writeRules wraps the rules of the plain file in the operator's object.
+func writeRules() error {
+	data, err := os.ReadFile(ruleFile)
+	if err != nil {
+		return err
+	}
+	_, rules, found := strings.Cut(string(data), "\ngroups:\n")
+	if !found {
+		return fmt.Errorf("%s has no groups", ruleFile)
+	}
+	var b strings.Builder
+	b.WriteString(ruleHead + "  groups:\n")
+	for line := range strings.Lines(rules) {
+		if strings.TrimSpace(line) != "" {
+			line = "  " + line
+		}
+		b.WriteString(line)
+	}
+	return os.WriteFile(ruleObject, []byte(b.String()), 0o644)
 }

@@ -12,8 +12,7 @@ import (
 	"github.com/layertrace/layertrace/istio"
 )
 
-// The manifests hold the present script and the present hash: generating them
-// once more changes nothing.
+// The generated parts are up to date: generating them again changes nothing.
 func TestManifestsAreGenerated(t *testing.T) {
 	dir := t.TempDir()
 	for _, other := range []string{"layers", "monitoring"} {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command layertrace shows each request of a service mesh at every network
-// interface that it passes.
+// Command layertrace extends the traces of Istio and Envoy below the application:
+// sockets, interfaces, network.
 package main
 
 import (

@@ -14,10 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/otlptest"
-	"github.com/layertrace/layertrace/internal/exchange"
-	"github.com/spf13/pflag"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // loopback is the index of lo, which is in every network namespace.
@@ -58,7 +59,7 @@ func get(t *testing.T, opts Options, path string) (int, string) {
 // one shutdown that loses nothing.
 func TestRun(t *testing.T) {
 	probe := newFakeProbe()
-	probe.flush = []exchange.Exchange{newExchange(loopback, 100)} // open when told to stop
+	probe.flush = []observe.Observation{newExchange(loopback, 100)} // open when told to stop
 	receiver := &otlptest.Receiver{}
 	opts := options(t, probe, "--export=otlp-grpc,stdout", "--otlp-insecure", "--otlp-endpoint="+receiver.Serve(t, "127.0.0.1:0"))
 	var lines bytes.Buffer

@@ -9,7 +9,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func newTestCapture(t *testing.T) (*capture, *fakeProbe) {
@@ -23,7 +23,7 @@ func newTestCapture(t *testing.T) (*capture, *fakeProbe) {
 }
 
 // at is an exchange at an interface.
-func at(ifindex int) *exchange.Exchange { x := newExchange(ifindex, 0); return &x }
+func at(ifindex int) *observe.Observation { x := newExchange(ifindex, 0); return &x }
 
 func TestCaptureFollows(t *testing.T) {
 	c, probe := newTestCapture(t)
@@ -36,12 +36,12 @@ func TestCaptureFollows(t *testing.T) {
 	if !probe.attachedTo(7) || c.ready(t.Context()) != nil {
 		t.Fatal("not attached")
 	}
-	if p, _ := c.table.point(at(7)); p.Name() != "web_veth1" || p.ID != "node2/7" {
+	if p := pointAt(c.table, 7); p.SpanName() != "web_veth1" || p.ID != "node2/7" {
 		t.Errorf("point %+v", p)
 	}
 	veth.Name = "veth2"
 	c.handle(iface.Event{Change: iface.Renamed, Interface: veth})
-	if p, _ := c.table.point(at(7)); p.Name() != "db_veth2" || p.ID != "node2/7" {
+	if p := pointAt(c.table, 7); p.SpanName() != "db_veth2" || p.ID != "node2/7" {
 		t.Errorf("renamed point %+v", p)
 	}
 	c.handle(iface.Event{Change: iface.Removed, Interface: veth})
@@ -49,7 +49,7 @@ func TestCaptureFollows(t *testing.T) {
 		t.Error("still attached")
 	}
 	// Exchanges that were open are still to come, but not for ever.
-	if _, known := c.table.point(at(7)); !known {
+	if pointAt(c.table, 7) == nil {
 		t.Error("forgotten at once")
 	}
 	if ids := c.table.purge(time.Now().Add(30 * time.Second)); len(ids) != 0 {
@@ -58,7 +58,7 @@ func TestCaptureFollows(t *testing.T) {
 	if ids := c.table.purge(time.Now().Add(2 * time.Minute)); len(ids) != 1 || ids[0] != "node2/7" {
 		t.Errorf("purged %v", ids)
 	}
-	if _, known := c.table.point(at(7)); known {
+	if pointAt(c.table, 7) != nil {
 		t.Error("still known")
 	}
 }
@@ -92,7 +92,15 @@ func TestAttachIsTriedAgain(t *testing.T) {
 func TestPhysicalInterfaceHasNoWorkload(t *testing.T) {
 	c, _ := newTestCapture(t)
 	c.handle(iface.Event{Change: iface.Added, Interface: iface.Interface{Index: 9, Name: "veth1", Role: iface.PNIC}})
-	if p, _ := c.table.point(at(9)); p.Name() != "node2_veth1" {
-		t.Errorf("point %s", p.Name())
+	if p := pointAt(c.table, 9); p.SpanName() != "node2_veth1" {
+		t.Errorf("point %s", p.SpanName())
 	}
+}
+
+// pointAt returns the capture point of an exchange at an interface, nil if it is
+// unknown.
+func pointAt(t *table, index int) *observe.Point {
+	o := at(index)
+	t.resolve(o)
+	return o.Point
 }

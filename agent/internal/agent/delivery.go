@@ -10,9 +10,8 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/export"
-	"github.com/layertrace/layertrace/agent/internal/layer"
 	"github.com/layertrace/layertrace/agent/internal/span"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // purgeInterval is the time between two looks for capture points that went.
@@ -24,6 +23,7 @@ type delivery struct {
 	emitter *span.Emitter // nil: no spans
 	lines   *export.Lines // nil: no lines
 	layers  *layers       // nil: no layers
+	names   naming
 	hold    hold
 	warn    func(error)
 
@@ -32,7 +32,7 @@ type delivery struct {
 
 func newDelivery(ctx context.Context, opts Options, names naming, kernelClock *clock.Clock) (*delivery, error) {
 	cfg := opts.Config
-	d := &delivery{warn: func(err error) { opts.Log.Warn("lost an exchange", "error", err) }}
+	d := &delivery{names: names, warn: func(err error) { opts.Log.Warn("lost an exchange", "error", err) }}
 	if cfg.Exports(config.ExportStdout) {
 		d.lines = export.NewLines(opts.Stdout)
 	}
@@ -52,25 +52,25 @@ func newDelivery(ctx context.Context, opts Options, names naming, kernelClock *c
 	}
 	d.queue = export.NewQueue(exporter, cfg.QueueSize, opts.Log)
 	d.emitter = span.NewEmitter(span.Options{
-		Processor: d.queue, Clock: kernelClock, Peers: names, Version: opts.Version,
+		Processor: d.queue, Clock: kernelClock, Version: opts.Version,
 	})
 	return d, nil
 }
 
 // run handles exchanges until their channel is closed.
-func (d *delivery) run(exchanges <-chan exchange.Exchange, table *table) error {
+func (d *delivery) run(exchanges <-chan observe.Observation, table *table) error {
 	d.hold.unsettled = table.unsettled
 	ticker, waited := time.NewTicker(purgeInterval), time.NewTicker(holdInterval)
 	defer ticker.Stop()
 	defer waited.Stop()
-	handle := func(x *exchange.Exchange) { d.handle(x, table) }
+	handle := func(x *observe.Observation) { d.handle(x, table) }
 	for {
 		select {
 		case x, ok := <-exchanges:
 			if !ok {
 				d.hold.releaseAll(handle)
 				if d.layers != nil {
-					d.layers.gather.Close()
+					d.layers.buffer.Close()
 				}
 				return nil
 			}
@@ -80,7 +80,7 @@ func (d *delivery) run(exchanges <-chan exchange.Exchange, table *table) error {
 		case now := <-waited.C:
 			d.hold.release(now, handle)
 			if d.layers != nil {
-				d.layers.gather.Flush(now)
+				d.layers.buffer.Flush(now)
 			}
 		case now := <-ticker.C:
 			for _, id := range table.purge(now) {
@@ -92,34 +92,36 @@ func (d *delivery) run(exchanges <-chan exchange.Exchange, table *table) error {
 	}
 }
 
-func (d *delivery) handle(x *exchange.Exchange, table *table) {
-	point, known := table.point(x)
-	if !known {
+func (d *delivery) handle(x *observe.Observation, table *table) {
+	if !table.resolve(x) {
 		d.stray.Add(1)
 		return
 	}
-	d.count(&point)
+	d.count(x.Point)
+	if d.emitter != nil || d.layers != nil {
+		x.Peers = d.names.peers(x)
+	}
 	if d.lines != nil {
-		if err := d.lines.Write(&point, x); err != nil {
+		if err := d.lines.Write(x); err != nil {
 			d.warn(err)
 		}
 	}
-	if d.emitter != nil && !d.emitter.Emit(&point, x) {
+	if d.emitter != nil && !d.emitter.Emit(x) {
 		d.invalid.Add(1)
 	}
 	if d.layers != nil {
-		d.layers.add(&point, x)
+		d.layers.add(x)
 	}
 }
 
-func (d *delivery) count(p *span.Point) {
-	switch p.Kind() {
-	case layer.PNIC:
+func (d *delivery) count(p *observe.Point) {
+	switch p.Kind {
+	case observe.KindPNIC:
 		d.pnic.Add(1)
 		return
-	case layer.VNIC:
+	case observe.KindVNIC:
 		d.vnic.Add(1)
-	case layer.Socket:
+	case observe.KindSocket:
 		d.socket.Add(1)
 	}
 	if p.Workload.Service == "" {

@@ -10,15 +10,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // fakeProbe gives out what a test puts in.
 type fakeProbe struct {
-	out   chan exchange.Exchange
-	flush []exchange.Exchange // given out at the end
-	deaf  bool                // Run does not end when told to
+	out   chan observe.Observation
+	flush []observe.Observation // given out at the end
+	deaf  bool                  // Run does not end when told to
 
 	mu       sync.Mutex
 	refuse   map[int]bool // interfaces that cannot be attached to
@@ -27,7 +27,7 @@ type fakeProbe struct {
 }
 
 func newFakeProbe() *fakeProbe {
-	return &fakeProbe{out: make(chan exchange.Exchange), refuse: map[int]bool{}, attached: map[int]bool{}}
+	return &fakeProbe{out: make(chan observe.Observation), refuse: map[int]bool{}, attached: map[int]bool{}}
 }
 
 func (f *fakeProbe) Attach(ifindex int) error {
@@ -59,7 +59,7 @@ func (f *fakeProbe) Run(ctx context.Context) error {
 	return nil
 }
 
-func (f *fakeProbe) Exchanges() <-chan exchange.Exchange { return f.out }
+func (f *fakeProbe) Exchanges() <-chan observe.Observation { return f.out }
 
 func (f *fakeProbe) Counters() ([]Counter, error) {
 	return []Counter{{Name: "ring_full", Help: "Lost.", Value: 3}}, nil
@@ -79,15 +79,15 @@ func (f *fakeProbe) attachedTo(ifindex int) bool {
 }
 
 // newExchange returns the i-th exchange of an interface.
-func newExchange(ifindex, i int) exchange.Exchange {
-	return exchange.Exchange{
-		Interface: ifindex, Direction: exchange.DirectionEgress,
-		Context: tracecontext.Context{
+func newExchange(ifindex, i int) observe.Observation {
+	return observe.Observation{
+		Interface: ifindex, Direction: observe.DirectionEgress,
+		Context: observe.Context{Context: tracecontext.Context{
 			TraceID: tracecontext.TraceID{1}, SpanID: tracecontext.SpanID{1, byte(i)},
 			Sampling: tracecontext.Accepted, Format: tracecontext.FormatW3C,
-		},
-		Client: netip.MustParseAddrPort("10.0.0.1:4000"), Server: netip.MustParseAddrPort("10.0.0.2:80"),
-		Request: exchange.Message{First: 1e9, Last: 1e9, Bytes: 100, Packets: 1}, Status: 200,
+		}},
+		Key:     observe.Key{Client: netip.MustParseAddrPort("10.0.0.1:4000"), Server: netip.MustParseAddrPort("10.0.0.2:80")},
+		Request: observe.Message{First: 1e9, Last: 1e9, Bytes: 100, Packets: 1}, Status: 200,
 	}
 }
 

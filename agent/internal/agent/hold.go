@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const (
@@ -23,19 +23,19 @@ const (
 // a pod, whose address is written into its status when it already speaks. The
 // capture does not wait meanwhile.
 type hold struct {
-	unsettled func(*exchange.Exchange) bool
+	unsettled func(*observe.Observation) bool
 	waiting   []held
 	held      atomic.Uint64 // all that had to wait
 	full      atomic.Uint64 // those that would have, but there were too many
 }
 
 type held struct {
-	exchange exchange.Exchange
+	exchange observe.Observation
 	until    time.Time
 }
 
 // keep takes an exchange that has to wait.
-func (h *hold) keep(x *exchange.Exchange, now time.Time) bool {
+func (h *hold) keep(x *observe.Observation, now time.Time) bool {
 	switch {
 	case !h.unsettled(x):
 		return false
@@ -49,7 +49,7 @@ func (h *hold) keep(x *exchange.Exchange, now time.Time) bool {
 }
 
 // release calls pass with those that need not wait any longer.
-func (h *hold) release(now time.Time, pass func(*exchange.Exchange)) {
+func (h *hold) release(now time.Time, pass func(*observe.Observation)) {
 	left := h.waiting[:0]
 	for i := range h.waiting {
 		w := &h.waiting[i]
@@ -66,7 +66,7 @@ func (h *hold) release(now time.Time, pass func(*exchange.Exchange)) {
 }
 
 // releaseAll ends all waiting.
-func (h *hold) releaseAll(pass func(*exchange.Exchange)) {
+func (h *hold) releaseAll(pass func(*observe.Observation)) {
 	for i := range h.waiting {
 		pass(&h.waiting[i].exchange)
 	}

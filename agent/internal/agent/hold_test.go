@@ -6,15 +6,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func TestHold(t *testing.T) {
 	waits := map[int]bool{7: true, 8: true}
-	h := hold{unsettled: func(x *exchange.Exchange) bool { return waits[x.Interface] }}
+	h := hold{unsettled: func(x *observe.Observation) bool { return waits[x.Interface] }}
 	start := time.Unix(1000, 0)
 	var passed []int
-	pass := func(x *exchange.Exchange) { passed = append(passed, x.Interface) }
+	pass := func(x *observe.Observation) { passed = append(passed, x.Interface) }
 	expect := func(what string, want ...int) {
 		t.Helper()
 		if len(passed) != len(want) {

@@ -7,13 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
 	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/config"
-	"github.com/layertrace/layertrace/agent/internal/layer"
-	"github.com/layertrace/layertrace/agent/internal/layer/layertest"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/agent/internal/status"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 type zeroClock struct{}
@@ -25,13 +26,13 @@ func split(t *testing.T, shortest time.Duration) (took []time.Duration, brief fl
 	t.Helper()
 	recorder := tracetest.NewSpanRecorder()
 	emitter := span.NewEmitter(span.Options{Processor: recorder, Clock: zeroClock{}, Version: "v1"})
-	world := layertest.New()
+	world := breakdowntest.New()
 	world.FrontPage()
-	node := world.All[0].Node
+	node := world.All[0].Point.Node
 	l := newLayers(&config.Config{LayerMinDuration: shortest}, naming{node: node}, emitter, status.NewLayerTimes())
-	var own []layer.Sighting
+	var own []observe.Observation
 	for _, s := range world.All {
-		if s.Node == node {
+		if s.Point.Node == node {
 			own = append(own, s)
 		}
 	}

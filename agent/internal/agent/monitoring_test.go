@@ -10,14 +10,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/yaml"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/export"
-	"github.com/layertrace/layertrace/agent/internal/gather"
-	"github.com/layertrace/layertrace/agent/internal/layer"
 	"github.com/layertrace/layertrace/agent/internal/otlptest"
 	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/agent/internal/status"
-	"github.com/prometheus/client_golang/prometheus"
-	"sigs.k8s.io/yaml"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const monitoring = "../../../istio/monitoring/"
@@ -29,9 +30,9 @@ var targetLabels = []string{"instance", "job", "le"}
 func metricNames(t *testing.T) map[string][]string {
 	t.Helper()
 	times := status.NewLayerTimes()
-	sighting := &layer.Sighting{Node: "node1"}
-	sighting.Request.Last, sighting.Response.Last = 1, 2
-	times.Observe(&layer.Leg{ServerPNIC: sighting, Parts: []layer.Part{{Layer: layer.Application}}})
+	seen := &observe.Observation{Point: &observe.Point{Node: "node1"}}
+	seen.Request.Last, seen.Response.Last = 1, 2
+	times.Observe(&breakdown.Hop{ServerPNIC: seen, Segments: []breakdown.Segment{{Layer: observe.Application}}})
 	receiver := &otlptest.Receiver{}
 	opts := options(t, newFakeProbe(), "--export=otlp-grpc", "--otlp-insecure", "--otlp-endpoint="+receiver.Serve(t, "127.0.0.1:0"))
 	delivery, err := newDelivery(t.Context(), opts, naming{}, nil)
@@ -44,7 +45,7 @@ func metricNames(t *testing.T) map[string][]string {
 		}
 	})
 	delivery.lines = export.NewLines(opts.Stdout)
-	delivery.layers = &layers{gather: gather.New(gather.Options{})}
+	delivery.layers = &layers{buffer: breakdown.NewTraceBuffer(breakdown.TraceBufferOptions{})}
 	counters := func() (all []status.Sample, err error) {
 		for _, c := range probe.CounterNames() {
 			all = append(all, status.Sample{Name: c.Name, Help: c.Help})

@@ -12,7 +12,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/identity/cluster"
 	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/agent/internal/status"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // naming is who tells names, and the name of this node.
@@ -106,16 +106,31 @@ func (n naming) samples() ([]status.Sample, error) {
 }
 
 // behind returns the workload behind a virtual interface, as an exchange sees it.
-func (n naming) behind(i iface.Interface, x *exchange.Exchange) identity.Workload {
+func (n naming) behind(i iface.Interface, x *observe.Observation) observe.Workload {
 	sight := identity.Sight{Index: i.Index, Name: i.Name, At: x.Request.First}
 	switch x.Direction {
-	case exchange.DirectionIngress:
+	case observe.DirectionIngress:
 		sight.Address = x.Client.Addr()
-	case exchange.DirectionEgress:
+	case observe.DirectionEgress:
 		sight.Address = x.Server.Addr()
 	default:
 		sight.Address = netip.Addr{}
 	}
 	w, _ := n.Behind(sight)
 	return w
+}
+
+// peers are the names of both ends. A node stands for itself only where its
+// address is no workload's.
+func (n naming) peers(o *observe.Observation) observe.Peers {
+	start, _ := o.Extent()
+	return observe.Peers{Client: n.peer(o.Client.Addr(), start), Server: n.peer(o.Server.Addr(), start)}
+}
+
+func (n naming) peer(addr netip.Addr, at uint64) observe.Peer {
+	w, _ := n.Peer(addr, at)
+	if w.Service != "" {
+		return observe.Peer{Service: w.Service}
+	}
+	return observe.Peer{Node: w.Node}
 }

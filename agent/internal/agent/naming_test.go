@@ -8,25 +8,25 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // asked is a source that keeps what it was asked.
 type asked struct{ sight identity.Sight }
 
-func (a *asked) Behind(s identity.Sight) (identity.Workload, bool) {
+func (a *asked) Behind(s identity.Sight) (observe.Workload, bool) {
 	a.sight = s
-	return identity.Workload{Service: "web"}, true
+	return observe.Workload{Service: "web"}, true
 }
 
-func (a *asked) Peer(netip.Addr, uint64) (identity.Workload, bool) { return identity.Workload{}, false }
+func (a *asked) Peer(netip.Addr, uint64) (observe.Workload, bool) { return observe.Workload{}, false }
 
 // The end of an exchange that is behind the interface follows from its way.
 func TestSightOfAnExchange(t *testing.T) {
 	source := &asked{}
 	n := naming{Source: source, node: "node2"}
-	for direction, address := range map[exchange.Direction]string{
-		exchange.DirectionIngress: "10.0.0.1", exchange.DirectionEgress: "10.0.0.2", exchange.DirectionUnknown: "invalid IP",
+	for direction, address := range map[observe.Direction]string{
+		observe.DirectionIngress: "10.0.0.1", observe.DirectionEgress: "10.0.0.2", observe.DirectionUnknown: "invalid IP",
 	} {
 		x := newExchange(7, 0)
 		x.Direction = direction

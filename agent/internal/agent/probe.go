@@ -6,7 +6,7 @@ import (
 	"context"
 
 	"github.com/layertrace/layertrace/agent/internal/status"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Probe is the kernel side as the agent needs it.
@@ -17,7 +17,7 @@ type Probe interface {
 	Detach(ifindex int) error
 	// Run reads until the context is done, then flushes and closes Exchanges.
 	Run(context.Context) error
-	Exchanges() <-chan exchange.Exchange
+	Exchanges() <-chan observe.Observation
 	// Counters are monotonic.
 	Counters() ([]Counter, error)
 	// Close takes everything out of the kernel.

@@ -3,8 +3,8 @@
 package agent
 
 import (
-	"github.com/layertrace/layertrace/agent/internal/layer"
 	"github.com/layertrace/layertrace/agent/internal/status"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // samples are the counts of what came from the probe and what became of it.
@@ -13,13 +13,13 @@ func (d *delivery) samples() ([]status.Sample, error) {
 	counter := func(name, help string, v uint64) status.Sample {
 		return status.Sample{Name: name, Help: help, Value: float64(v)}
 	}
-	role := func(kind layer.Kind, v uint64) status.Sample {
+	role := func(kind observe.Kind, v uint64) status.Sample {
 		return status.Sample{Name: "exchanges_handled", Help: handled, Value: float64(v), Label: "role", LabelValue: string(kind)}
 	}
 	samples := []status.Sample{
 		counter("exchanges_name_waits", "Exchanges that waited because names might be known soon.", d.hold.held.Load()),
 		counter("exchanges_name_wait_full", "Exchanges that would have waited for names, but too many did.", d.hold.full.Load()),
-		role(layer.VNIC, d.vnic.Load()), role(layer.PNIC, d.pnic.Load()), role(layer.Socket, d.socket.Load()),
+		role(observe.KindVNIC, d.vnic.Load()), role(observe.KindPNIC, d.pnic.Load()), role(observe.KindSocket, d.socket.Load()),
 		counter("exchanges_unknown_interface", "Exchanges of an interface that is not watched, left out.", d.stray.Load()),
 		counter("exchanges_unnamed", "Exchanges at a virtual interface or socket whose workload is not known; the node stands for it.", d.unnamed.Load()),
 		counter("exchanges_invalid", "Exchanges without a valid trace context or time, not made spans.", d.invalid.Load()),

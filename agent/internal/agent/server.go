@@ -7,8 +7,9 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/status"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/layertrace/layertrace/agent/internal/status"
 )
 
 // optionalServer is the status server, or nothing when it is turned off.

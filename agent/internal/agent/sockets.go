@@ -5,10 +5,7 @@ package agent
 import (
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/identity"
-	"github.com/layertrace/layertrace/agent/internal/layer"
-	"github.com/layertrace/layertrace/agent/internal/span"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // socketNames knows the pods of network namespaces. A socket tells its
@@ -19,45 +16,53 @@ type socketNames struct {
 	names      naming
 	sidecarUID uint32
 	pods       map[uint32]*podOf
+	points     map[socketKey]*observe.Point // of the last observations
 }
 
 // podOf is who has a network namespace.
 type podOf struct {
-	workload identity.Workload
+	workload observe.Workload
 	seen     time.Time
 }
 
+type socketKey struct {
+	netns   uint32
+	process observe.Process
+}
+
 func newSocketNames(names naming, sidecarUID uint32) *socketNames {
-	return &socketNames{names: names, sidecarUID: sidecarUID, pods: map[uint32]*podOf{}}
+	return &socketNames{names: names, sidecarUID: sidecarUID, pods: map[uint32]*podOf{}, points: map[socketKey]*observe.Point{}}
 }
 
 // point returns the capture point of an exchange at a socket: all sockets of
 // one process in one pod are one point.
-func (s *socketNames) point(x *exchange.Exchange) span.Point {
+func (s *socketNames) point(x *observe.Observation) *observe.Point {
 	s.learn(x)
-	process := layer.AppProcess
+	process := observe.AppProcess
 	if x.Socket.UID == s.sidecarUID {
-		process = layer.Sidecar
+		process = observe.Sidecar
 	}
-	p := span.Point{
-		ID:   span.SocketPointID(s.names.node, x.Socket.Netns, process),
-		Node: s.names.node, Process: process, Socket: true,
+	p := observe.Point{
+		ID:   observe.SocketPointID(s.names.node, x.Socket.Netns, process),
+		Kind: observe.KindSocket, Node: s.names.node, Process: process,
 	}
 	if pod := s.pods[x.Socket.Netns]; pod != nil {
 		p.Workload = pod.workload
 	}
-	return p
+	key := socketKey{x.Socket.Netns, process}
+	s.points[key] = shared(s.points[key], p)
+	return s.points[key]
 }
 
 // unsettled reports whether the pod may be known soon, from another of its
 // connections.
-func (s *socketNames) unsettled(x *exchange.Exchange) bool {
+func (s *socketNames) unsettled(x *observe.Observation) bool {
 	s.learn(x)
 	return s.pods[x.Socket.Netns] == nil
 }
 
 // learn takes from an exchange who has its socket's namespace.
-func (s *socketNames) learn(x *exchange.Exchange) {
+func (s *socketNames) learn(x *observe.Observation) {
 	if pod := s.pods[x.Socket.Netns]; pod != nil && isLoopback(x) {
 		pod.seen = time.Now()
 		return
@@ -79,7 +84,7 @@ func (s *socketNames) learn(x *exchange.Exchange) {
 	}
 }
 
-func isLoopback(x *exchange.Exchange) bool {
+func isLoopback(x *observe.Observation) bool {
 	return x.Client.Addr().IsLoopback() && x.Server.Addr().IsLoopback()
 }
 
@@ -89,8 +94,9 @@ func (s *socketNames) purge(then time.Time) (ids []string) {
 	for netns, pod := range s.pods {
 		if pod.seen.Before(then) {
 			delete(s.pods, netns)
-			for _, process := range []layer.Process{layer.Sidecar, layer.AppProcess} {
-				ids = append(ids, span.SocketPointID(s.names.node, netns, process))
+			for _, process := range []observe.Process{observe.Sidecar, observe.AppProcess} {
+				delete(s.points, socketKey{netns, process})
+				ids = append(ids, observe.SocketPointID(s.names.node, netns, process))
 			}
 		}
 	}

@@ -7,8 +7,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/iface"
-	"github.com/layertrace/layertrace/agent/internal/span"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // table knows the capture points by interface index. An interface that went
@@ -24,7 +23,8 @@ type table struct {
 
 type entry struct {
 	iface iface.Interface
-	gone  time.Time // zero: still there
+	point *observe.Point // of the last observation, shared by those that follow
+	gone  time.Time      // zero: still there
 }
 
 func newTable(names naming, linger time.Duration, sidecarUID uint32) *table {
@@ -49,32 +49,46 @@ func (t *table) leave(index int) {
 	}
 }
 
-// point returns the capture point of an exchange with its workload then. known
-// is false for an interface that was never selected.
-func (t *table) point(x *exchange.Exchange) (p span.Point, known bool) {
-	if x.Socket != nil {
-		return t.sockets.point(x), true
+// resolve sets the capture point of an observation, with its workload at that
+// time. It returns false for an interface that was never selected.
+func (t *table) resolve(o *observe.Observation) bool {
+	if o.Socket != nil {
+		o.Point = t.sockets.point(o)
+		return true
 	}
-	index := x.Interface
 	t.mu.Lock()
-	e, ok := t.entries[index]
+	e, ok := t.entries[o.Interface]
 	var i iface.Interface
 	if ok {
 		i = e.iface
 	}
 	t.mu.Unlock()
 	if !ok {
-		return span.Point{}, false
+		return false
 	}
-	p = span.Point{ID: span.PointID(t.names.node, index), Node: t.names.node, Interface: i}
+	p := observe.Point{
+		ID: observe.InterfacePointID(t.names.node, o.Interface), Kind: observe.Kind(i.Role),
+		Node: t.names.node, Interface: i.Name,
+	}
 	if i.Role == iface.VNIC {
-		p.Workload = t.names.behind(i, x)
+		p.Workload = t.names.behind(i, o)
 	}
-	return p, true
+	e.point = shared(e.point, p)
+	o.Point = e.point
+	return true
+}
+
+// shared returns the point that is there if it is the same, so that observations
+// of a point share one.
+func shared(old *observe.Point, p observe.Point) *observe.Point {
+	if old != nil && *old == p {
+		return old
+	}
+	return &p
 }
 
 // unsettled reports whether the names of an exchange may be known soon.
-func (t *table) unsettled(x *exchange.Exchange) bool {
+func (t *table) unsettled(x *observe.Observation) bool {
 	if x.Socket != nil {
 		return t.sockets.unsettled(x)
 	}
@@ -91,7 +105,7 @@ func (t *table) purge(now time.Time) (ids []string) {
 		if !e.gone.IsZero() && now.Sub(e.gone) > t.linger {
 			delete(t.entries, index)
 			t.names.forgotten(index)
-			ids = append(ids, span.PointID(t.names.node, index))
+			ids = append(ids, observe.InterfacePointID(t.names.node, index))
 		}
 	}
 	return ids

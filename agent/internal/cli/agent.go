@@ -6,23 +6,26 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
 
 	"github.com/layertrace/layertrace/agent/internal/agent"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/doctor"
-	"github.com/spf13/cobra"
 )
 
 func newAgent() *cobra.Command {
 	var cfg *config.Config
 	cmd := &cobra.Command{
 		Use:   "agent",
-		Short: "Watch this node's interfaces and send a span for each request that passes",
-		Long: `Watch this node's interfaces and send a span for each request that passes.
+		Short: "Capture requests at this node's interfaces and send spans",
+		Long: `Capture requests at this node's interfaces and send a span for each request and
+interface, in the trace that the request belongs to.
 
-Each flag is also an environment variable (LAYERTRACE_ and the name in upper
-case with _ for -) and a key of the YAML file; a flag wins over the environment,
-the environment over the file.`,
+Each flag is also an environment variable (--queue-size: LAYERTRACE_QUEUE_SIZE) and
+a key of the YAML file (queue-size). A flag overrides the environment, and the
+environment overrides the file.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := config.Load(cmd.Flags(), cfg, os.Environ()); err != nil {
@@ -31,20 +34,21 @@ the environment over the file.`,
 			if err := doctor.Preflight(); err != nil {
 				return err
 			}
-			collectLess()
+			setGCPercent()
 			return agent.Run(cmd.Context(), agent.Options{
 				Config: cfg, OpenProbe: openProbe, Stdout: cmd.OutOrStdout(),
 				Log: newLog(cmd.ErrOrStderr(), cfg), Version: Version(),
 			})
 		},
 	}
+	cmd.Flags().SortFlags = false // keep the order of the sections
 	cfg = config.Define(cmd.Flags())
 	return cmd
 }
 
 func newLog(out io.Writer, cfg *config.Config) *slog.Logger {
 	var level slog.Level
-	// The flag allows only names that UnmarshalText knows.
+	// The flag accepts only names that UnmarshalText accepts.
 	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
 		level = slog.LevelInfo
 	}
@@ -53,4 +57,15 @@ func newLog(out io.Writer, cfg *config.Config) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(out, options))
 	}
 	return slog.New(slog.NewTextHandler(out, options))
+}
+
+// gcPercent lets the heap grow to three times the live heap: that is a few MiB of
+// short-lived spans, for which Go's default of 100 collects too often.
+const gcPercent = 200
+
+// setGCPercent sets gcPercent unless the user set GOGC.
+func setGCPercent() {
+	if _, set := os.LookupEnv("GOGC"); !set {
+		debug.SetGCPercent(gcPercent)
+	}
 }

@@ -17,12 +17,13 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/layertrace/layertrace/internal/exchange"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const traceID = "0af7651916cd43dd8448eb211c80319c"
 
-// request sends a GET with the i-th span ID from inside node.
+// request sends a GET with the i-th span ID.
 func request(t *testing.T, client *http.Client, i int) {
 	t.Helper()
 	r, err := http.NewRequest(http.MethodGet, "http://10.98.0.2:8080/", nil)
@@ -42,7 +43,7 @@ func request(t *testing.T, client *http.Client, i int) {
 
 func checkExchange(t *testing.T, line string, i int) {
 	t.Helper()
-	var x exchange.Exchange
+	var x observe.Observation
 	if err := json.Unmarshal([]byte(line), &x); err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +68,7 @@ func programs(s *space, index int) (n int) {
 	return n
 }
 
-// awaitNoPrograms polls, as the kernel may free a dead process's links later.
+// awaitNoPrograms polls, as the kernel may free the links of a dead process later.
 func awaitNoPrograms(t *testing.T, s *space, index int) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
@@ -79,9 +80,9 @@ func awaitNoPrograms(t *testing.T, s *space, index int) {
 	}
 }
 
-// The real agent on a real interface: exchanges come out with the IDs that
-// were sent, interfaces are followed, and the end, soft or hard, takes
-// everything away and leaves the traffic alone.
+// The real agent on a real interface reports exchanges with the IDs that were sent
+// and follows interfaces that come and go. Its end, soft or hard, detaches
+// everything and does not affect the traffic.
 func TestAgent(t *testing.T) {
 	needRoot(t)
 	node, pod := newSpace(t), newSpace(t)
@@ -120,7 +121,7 @@ func TestAgent(t *testing.T) {
 	}
 	agent.await(agent.stderr, "msg=detached", "interface=vethq")
 
-	request(t, client, 6) // still open when the agent is told to stop
+	request(t, client, 6) // still open when the agent gets SIGTERM
 	if err := agent.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -4,21 +4,25 @@ package cli
 
 import (
 	"encoding/json"
+	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/layertrace/layertrace/agent/internal/doctor"
 )
 
 func TestVersion(t *testing.T) {
-	r := runBinary(t, exec.Command(binary, "version"))
-	if r.code != 0 || !strings.HasPrefix(r.stdout, "layertrace ") || r.stderr != "" {
-		t.Errorf("got %+v", r)
+	command, flag := runBinary(t, exec.Command(binary, "version")), runBinary(t, exec.Command(binary, "--version"))
+	if command.code != 0 || !strings.HasPrefix(command.stdout, "layertrace ") || command.stderr != "" || flag != command {
+		t.Errorf("version: %+v, --version: %+v", command, flag)
 	}
 }
 
-// The text and the JSON say the same, and the exit code says it too.
+// Text, JSON and exit code agree.
 func TestDoctor(t *testing.T) {
 	text := runBinary(t, exec.Command(binary, "doctor"))
 	asJSON := runBinary(t, exec.Command(binary, "doctor", "--json"))
@@ -39,7 +43,22 @@ func TestDoctor(t *testing.T) {
 	}
 	verdict := map[bool]string{true: "The agent can capture here", false: "The agent cannot capture here"}[report.Capture]
 	if !strings.Contains(text.stdout, verdict) {
-		t.Errorf("the text does not say: %s", verdict)
+		t.Errorf("the text lacks the verdict %q", verdict)
+	}
+}
+
+// Bool flags are listed without a value, and the agent's flags in sections.
+func TestHelpListsTheFlags(t *testing.T) {
+	for command, lines := range map[string][]string{
+		"agent":  {"\nExport:\n", "\n      --deep     ", "\n      --queue-size N "},
+		"status": {"\n      --json     ", "\n      --window TIME "},
+	} {
+		r := runBinary(t, exec.Command(binary, command, "--help"))
+		for _, line := range lines {
+			if !strings.Contains(r.stdout, line) {
+				t.Errorf("the help of %s lacks %q:\n%s", command, line, r.stdout)
+			}
+		}
 	}
 }
 
@@ -50,4 +69,74 @@ func TestHelpListsTheCommands(t *testing.T) {
 			t.Errorf("the help lacks %s:\n%s", command, r.stdout)
 		}
 	}
+}
+
+func TestRefusals(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	file := func(content string) string {
+		name := filepath.Join(t.TempDir(), "agent.yaml")
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	for _, test := range []struct {
+		name       string
+		args, env  []string
+		want       string
+		privileged bool
+	}{
+		{"unknown command", []string{"agnet"}, nil, `unknown command "agnet"`, false},
+		{"unknown flag", []string{"agent", "--quue-size=1"}, nil, "did you mean --queue-size?", false},
+		{"argument", []string{"agent", "eth0"}, nil, `unknown command "eth0"`, false},
+		{"bad value", []string{"agent", "--queue-size=many"}, nil, "--queue-size", false},
+		{"bad bool", []string{"agent", "--deep=maybe"}, nil, `"--deep" flag: must be true or false`, false},
+		{"unknown variable", []string{"agent"}, []string{"LAYERTRACE_QUUE_SIZE=1"}, "did you mean LAYERTRACE_QUEUE_SIZE?", false},
+		{"bad YAML", []string{"agent", "--config", file("a: b: c")}, nil, "not a valid YAML", false},
+		{"duplicate key", []string{"agent", "--config", file("deep: true\ndeep: true")}, nil, "already set", false},
+		{"unknown key", []string{"agent", "--config", file("quue-size: 1")}, nil, "did you mean queue-size?", false},
+		{"no file", []string{"agent", "--config=/nosuch.yaml"}, nil, "correct --config", false},
+		{"missing interface", []string{"agent", "--pnic=nosuch0"}, nil, `no interface "nosuch0"`, true},
+		{"bad identity", []string{"agent", "--identity", file("nodes: a")}, nil, "identity file", true},
+		{"port in use", []string{"agent", "--metrics-address", taken.Addr().String()}, nil, "is in use", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.privileged {
+				needRoot(t)
+			}
+			cmd := exec.Command(binary, test.args...)
+			cmd.Env = append([]string{}, test.env...) // not the environment of the test
+			checkRefusal(t, runBinary(t, cmd), test.want)
+		})
+	}
+}
+
+func TestNotRoot(t *testing.T) {
+	needRoot(t) // to run as another user
+	for _, command := range []string{"agent", "doctor"} {
+		cmd := exec.Command(binary, command)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		r := runBinary(t, cmd)
+		if command == "agent" {
+			checkRefusal(t, r, "run as root")
+		} else if r.code != 1 {
+			t.Errorf("doctor: exit code %d, want 1", r.code)
+		}
+	}
+}
+
+func TestWithoutBTF(t *testing.T) {
+	needRoot(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, binary, "agent")
+	cmd.Env = []string{hideBTF + "=1"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	checkRefusal(t, runBinary(t, cmd), "CONFIG_DEBUG_INFO_BTF=y")
 }

@@ -3,8 +3,9 @@
 package cli
 
 import (
-	"github.com/layertrace/layertrace/agent/internal/decode"
 	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/agent/internal/decode"
 )
 
 func newDecode() *cobra.Command { return decode.Command() }

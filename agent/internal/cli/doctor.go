@@ -3,20 +3,22 @@
 package cli
 
 import (
-	"github.com/layertrace/layertrace/agent/internal/doctor"
 	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/agent/internal/doctor"
 )
 
 func newDoctor() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Tell what this kernel offers, what is missing and what that switches off",
-		Long: `Tell what this kernel offers, what is missing and what that switches off.
+		Short: "Check which features this kernel supports",
+		Long: `Check which features this kernel supports, and what the agent cannot do without
+the missing ones.
 
-Each feature is tried: small programs are loaded and attached in a network
-namespace and a cgroup of their own, and taken away again. The exit code is 0
-when the agent can capture here, else 1.`,
+Each feature is tried: small programs are loaded, attached in a network namespace
+and a cgroup of their own, and removed. The exit code is 0 if the agent can capture
+on this machine, else 1.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			report := doctor.Examine()

@@ -110,7 +110,7 @@ func TestExplainWithoutTypicalTraces(t *testing.T) {
 }
 
 func TestExplainFromAFileToAPage(t *testing.T) {
-	const traces = "../backend/testdata/otlp.jsonl"
+	const traces = "../tracestore/testdata/otlp.jsonl"
 	const id = "4BF92F3577B34DA6A3CE929D0E0E4736"
 	page := filepath.Join(t.TempDir(), "page.html")
 	code, stdout, stderr := runHere(t, "explain", "--file", traces, "--html", page, id)

@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/backend"
 	"github.com/layertrace/layertrace/agent/internal/explain"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
 
 // compare reads the traces of a service and writes what makes some of them slow.
-func (f *explainFlags) compare(ctx context.Context, source backend.Source, out output) error {
-	q := backend.Query{Service: f.service, Operation: f.operation, Limit: f.limit}
+func (f *explainFlags) compare(ctx context.Context, source tracestore.Store, out output) error {
+	q := tracestore.Query{Service: f.service, Operation: f.operation, Limit: f.limit}
 	when, advice := "", "correct --service"
 	if f.file == "" {
 		q.To = time.Now()

@@ -8,9 +8,10 @@ import (
 	"net/http"
 	"os"
 
-	"github.com/layertrace/layertrace/agent/internal/backend"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
 
 // check refuses what does not go together, and values that are none.
@@ -55,17 +56,17 @@ func (f *explainFlags) check(set *pflag.FlagSet, args []string) error {
 }
 
 // source is where the traces are. A flag goes before the environment.
-func (f *explainFlags) source(cmd *cobra.Command) (backend.Source, error) {
+func (f *explainFlags) source(cmd *cobra.Command) (tracestore.Store, error) {
 	switch f.file {
 	case "":
 	case "-":
-		return backend.NewReader("standard input", cmd.InOrStdin()), nil
+		return tracestore.NewReader("standard input", cmd.InOrStdin()), nil
 	default:
-		return backend.NewFile(f.file), nil
+		return tracestore.NewFile(f.file), nil
 	}
 	url := f.jaeger
 	if from := os.Getenv(jaegerVariable); from != "" && !cmd.Flags().Changed("jaeger") {
 		url = from
 	}
-	return backend.NewJaeger(url, &http.Client{})
+	return tracestore.NewJaeger(url, &http.Client{})
 }

@@ -8,8 +8,9 @@ import (
 	"io"
 	"os"
 
-	"github.com/layertrace/layertrace/agent/internal/explain"
 	"golang.org/x/term"
+
+	"github.com/layertrace/layertrace/agent/internal/explain"
 )
 
 // output is where answers go, and in which forms.

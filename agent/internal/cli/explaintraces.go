@@ -9,13 +9,14 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/layertrace/layertrace/agent/internal/backend"
-	"github.com/layertrace/layertrace/agent/internal/explain"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/explain"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
 
 // explain reads the traces and typical ones, and writes a report on each.
-func (f *explainFlags) explain(ctx context.Context, source backend.Source, args []string, out output) error {
+func (f *explainFlags) explain(ctx context.Context, source tracestore.Store, args []string, out output) error {
 	groups, b, err := f.read(ctx, source, args)
 	if err != nil {
 		return err
@@ -41,19 +42,19 @@ const separator = ","
 
 // read gets the traces that each argument names. One that was named before in
 // the same group, or as a group of its own, is left out.
-func (f *explainFlags) read(ctx context.Context, source backend.Source, args []string) (groups [][]backend.Trace, b *baselines, err error) {
-	b = &baselines{source: source, most: f.typical, last: f.typicalLast, asked: map[trace.TraceID]bool{}, found: map[beginning][]backend.Trace{}}
-	known := map[trace.TraceID]backend.Trace{}
+func (f *explainFlags) read(ctx context.Context, source tracestore.Store, args []string) (groups [][]tracestore.Trace, b *baselines, err error) {
+	b = &baselines{source: source, most: f.typical, last: f.typicalLast, asked: map[trace.TraceID]bool{}, found: map[beginning][]tracestore.Trace{}}
+	known := map[trace.TraceID]tracestore.Trace{}
 	for _, arg := range args {
-		var group []backend.Trace
+		var group []tracestore.Trace
 		alone := !strings.Contains(arg, separator)
 		for _, text := range strings.Split(strings.TrimSuffix(arg, separator), separator) {
-			id, err := backend.ParseTraceID(text)
+			id, err := tracestore.ParseTraceID(text)
 			if err != nil {
 				return nil, nil, err
 			}
 			if t, ok := known[id]; ok {
-				if !alone && !slices.ContainsFunc(group, func(g backend.Trace) bool { return g.ID == id }) {
+				if !alone && !slices.ContainsFunc(group, func(g tracestore.Trace) bool { return g.ID == id }) {
 					group = append(group, t)
 				}
 				continue
@@ -61,7 +62,7 @@ func (f *explainFlags) read(ctx context.Context, source backend.Source, args []s
 			b.asked[id] = true
 			t, err := source.Trace(ctx, id)
 			switch {
-			case errors.Is(err, backend.ErrNotFound):
+			case errors.Is(err, tracestore.ErrNotFound):
 				return nil, nil, fmt.Errorf("%w; it may be on its way still, older than what is kept, or not sampled", err)
 			case err != nil:
 				return nil, nil, err
@@ -78,7 +79,7 @@ func (f *explainFlags) read(ctx context.Context, source backend.Source, args []s
 }
 
 // together writes what the traces of each group have in common.
-func together(ctx context.Context, groups [][]backend.Trace, b *baselines, out output) error {
+func together(ctx context.Context, groups [][]tracestore.Trace, b *baselines, out output) error {
 	if len(groups) > 1 && out.html != "" {
 		return errors.New("--html makes a page of one group: give one list of IDs")
 	}

@@ -8,9 +8,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/backend"
-	"github.com/layertrace/layertrace/agent/internal/explain"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/explain"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
 
 // beginning is what a trace has in common with those that are typical for it:
@@ -19,12 +20,12 @@ type beginning struct{ service, operation string }
 
 // baselines finds typical traces for those that are explained.
 type baselines struct {
-	source    backend.Source
+	source    tracestore.Store
 	most      int
 	last      time.Duration
-	explained []backend.Trace
+	explained []tracestore.Trace
 	asked     map[trace.TraceID]bool
-	found     map[beginning][]backend.Trace // by start
+	found     map[beginning][]tracestore.Trace // by start
 }
 
 // of returns the traces that one, or a group of one beginning, is compared with,
@@ -32,11 +33,11 @@ type baselines struct {
 // They are the latest before it, or before the last of the group: what lies
 // between them was met by the same chances. What makes them slow may last, so
 // later ones count only where there are too few.
-func (b *baselines) of(ctx context.Context, group ...backend.Trace) ([]backend.Trace, string) {
+func (b *baselines) of(ctx context.Context, group ...tracestore.Trace) ([]tracestore.Trace, string) {
 	if b.most == 0 {
 		return nil, ""
 	}
-	t := slices.MaxFunc(group, func(a, b backend.Trace) int { return a.Start().Compare(b.Start()) })
+	t := slices.MaxFunc(group, func(a, b tracestore.Trace) int { return a.Start().Compare(b.Start()) })
 	key := beginningOf(group[0])
 	if key.service == "" {
 		return nil, "No typical traces: the trace has no span of a proxy or an application, so nobody knows what to search for."
@@ -49,14 +50,14 @@ func (b *baselines) of(ctx context.Context, group ...backend.Trace) ([]backend.T
 		}
 		b.found[key] = found
 	}
-	later, _ := slices.BinarySearchFunc(found, t.Start(), func(f backend.Trace, at time.Time) int { return f.Start().Compare(at) })
+	later, _ := slices.BinarySearchFunc(found, t.Start(), func(f tracestore.Trace, at time.Time) int { return f.Start().Compare(at) })
 	first := max(later-b.most, 0)
 	return found[first:min(first+b.most, len(found))], ""
 }
 
 // search gets, once for each beginning, the traces before the last of those that
 // are explained, and behind it where there are too few.
-func (b *baselines) search(ctx context.Context, key beginning) ([]backend.Trace, error) {
+func (b *baselines) search(ctx context.Context, key beginning) ([]tracestore.Trace, error) {
 	var first, latest time.Time
 	for _, t := range b.explained {
 		if beginningOf(t) != key {
@@ -70,15 +71,15 @@ func (b *baselines) search(ctx context.Context, key beginning) ([]backend.Trace,
 			latest = at
 		}
 	}
-	typical := []backend.Trace{}
+	typical := []tracestore.Trace{}
 	known := map[trace.TraceID]bool{}
 	for _, window := range [][2]time.Time{{first.Add(-b.last), latest}, {latest, latest.Add(b.last)}} {
 		if len(typical) >= b.most {
 			break
 		}
-		traces, err := b.source.Search(ctx, backend.Query{
+		traces, err := b.source.Search(ctx, tracestore.Query{
 			Service: key.service, Operation: key.operation,
-			// Typical ones may lie between the explained ones.
+			// Baseline ones may lie between the explained ones.
 			From: window[0], To: window[1], Limit: b.most + 3*len(b.explained),
 		})
 		if err != nil {
@@ -91,11 +92,11 @@ func (b *baselines) search(ctx context.Context, key beginning) ([]backend.Trace,
 			}
 		}
 	}
-	slices.SortStableFunc(typical, func(a, b backend.Trace) int { return a.Start().Compare(b.Start()) })
+	slices.SortStableFunc(typical, func(a, b tracestore.Trace) int { return a.Start().Compare(b.Start()) })
 	return typical, nil
 }
 
-func beginningOf(t backend.Trace) beginning {
+func beginningOf(t tracestore.Trace) beginning {
 	service, operation := explain.Root(t)
 	return beginning{service, operation}
 }

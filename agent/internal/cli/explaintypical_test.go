@@ -8,21 +8,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/backend"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
 
 // listed is a source that has some traces, whatever is asked.
-type listed []backend.Trace
+type listed []tracestore.Trace
 
-func (l listed) Trace(context.Context, trace.TraceID) (backend.Trace, error) {
-	return backend.Trace{}, backend.ErrNotFound
+func (l listed) Trace(context.Context, trace.TraceID) (tracestore.Trace, error) {
+	return tracestore.Trace{}, tracestore.ErrNotFound
 }
-func (l listed) Search(context.Context, backend.Query) ([]backend.Trace, error) { return l, nil }
-func (l listed) Name() string                                                   { return "a list" }
+func (l listed) Search(context.Context, tracestore.Query) ([]tracestore.Trace, error) { return l, nil }
+func (l listed) Name() string                                                         { return "a list" }
 
-func traceAt(id byte, operation string) backend.Trace {
-	return backend.Trace{ID: trace.TraceID{id}, Spans: []backend.Span{{
+func traceAt(id byte, operation string) tracestore.Trace {
+	return tracestore.Trace{ID: trace.TraceID{id}, Spans: []tracestore.Span{{
 		ID: trace.SpanID{id}, Name: operation, Service: "gateway", Start: time.Unix(int64(id), 0),
 	}}}
 }
@@ -36,17 +37,17 @@ func TestTypicalTracesAreThoseBefore(t *testing.T) {
 		source = append(source, traceAt(id, "GET /"))
 	}
 	source = append(source, traceAt(10, "POST /"), traceAt(3, "GET /"))
-	explained := []backend.Trace{traceAt(2, "GET /"), traceAt(7, "GET /")}
+	explained := []tracestore.Trace{traceAt(2, "GET /"), traceAt(7, "GET /")}
 	b := &baselines{
 		source: source, most: 3, last: time.Minute, explained: explained,
-		asked: map[trace.TraceID]bool{{2}: true, {7}: true}, found: map[beginning][]backend.Trace{},
+		asked: map[trace.TraceID]bool{{2}: true, {7}: true}, found: map[beginning][]tracestore.Trace{},
 	}
 	for _, test := range []struct{ group, want []byte }{
 		{[]byte{7}, []byte{4, 5, 6}},
 		{[]byte{2}, []byte{1, 3, 4}},
 		{[]byte{7, 2}, []byte{4, 5, 6}},
 	} {
-		var group []backend.Trace
+		var group []tracestore.Trace
 		for _, id := range test.group {
 			group = append(group, traceAt(id, "GET /"))
 		}

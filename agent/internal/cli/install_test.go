@@ -19,7 +19,7 @@ func runHere(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), err.String()
 }
 
-// A dry run prints everything, and needs neither cluster nor kubeconfig.
+// A dry run prints all objects and needs neither cluster nor kubeconfig.
 func TestInstallDryRun(t *testing.T) {
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	code, stdout, stderr := runHere(t, "install", "--dry-run", "--reorder=lua", "--namespace=tracing", "--agent-setting=deep=true")
@@ -28,12 +28,12 @@ func TestInstallDryRun(t *testing.T) {
 	}
 	for _, want := range []string{"kind: Namespace\n", "name: tracing\n", "kind: EnvoyFilter\n", `deep: "true"`} {
 		if !strings.Contains(stdout, want) {
-			t.Errorf("%q is not there", want)
+			t.Errorf("the output lacks %q", want)
 		}
 	}
 }
 
-// What cannot be done is one line that names the flag.
+// Refusals are one line that names the flag.
 func TestClusterCommandsRefuse(t *testing.T) {
 	broken := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := os.WriteFile(broken, []byte("{"), 0o600); err != nil {
@@ -59,7 +59,7 @@ func TestClusterCommandsRefuse(t *testing.T) {
 	}
 }
 
-// With a cluster that does not answer, the commands say so.
+// The commands report an unreachable cluster.
 func TestClusterAway(t *testing.T) {
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	text := `{apiVersion: v1, kind: Config, current-context: a, clusters: [{name: a, cluster: {server: "http://127.0.0.1:1"}}], contexts: [{name: a, context: {cluster: a}}]}`

@@ -37,10 +37,6 @@ func openProbe(cfg *config.Config, log *slog.Logger) (agent.Probe, error) {
 }
 
 func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
-	headers := make([]probe.ContextHeader, len(cfg.ContextHeaders))
-	for i, h := range cfg.ContextHeaders {
-		headers[i] = probe.ContextHeader(h)
-	}
 	cgroups := socketCgroups(cfg, podcgroup.Mounts, log)
 	return probe.Options{
 		Mode:             probe.Mode(cfg.Mode),
@@ -48,7 +44,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		PrefixWindow:     cfg.PrefixWindow,
 		Deep:             cfg.Deep,
 		DeepWindow:       cfg.DeepWindow,
-		ContextHeaders:   headers,
+		ContextHeaders:   cfg.ContextHeaders,
 		MaxConnections:   cfg.MaxConnections,
 		RingBytes:        cfg.RingBytes,
 		ReadInterval:     cfg.ReadInterval,

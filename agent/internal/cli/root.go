@@ -10,29 +10,32 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/layertrace/layertrace/agent/internal/config"
 )
 
-// errReported ends a command with exit code 1 after it told why itself.
+// errReported makes a command that printed its result exit with code 1.
 var errReported = errors.New("reported")
 
-// doubledSignal is how long a signal that comes again counts as the same.
-const doubledSignal = time.Second
+// repeatedSignal is the time within which a second signal counts as the first.
+const repeatedSignal = time.Second
 
-// Main runs the command line and returns the exit code: 0, or 1 behind one
-// line on stderr that says what to do.
+// Main runs the command line and returns the exit code: 0, or 1 after one line on
+// stderr with the cause and what to do.
 func Main(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// A later signal ends the process at once. Not an immediate one: timeout(1)
 	// and sudo(8) signal the process and then its group.
-	context.AfterFunc(ctx, func() { time.AfterFunc(doubledSignal, stop) })
+	context.AfterFunc(ctx, func() { time.AfterFunc(repeatedSignal, stop) })
 	return run(ctx, args, os.Stdout, os.Stderr)
 }
 
@@ -54,17 +57,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "layertrace",
-		Short:         "See each request of a service mesh at every network interface that it passes",
+		Short:         "Extend the traces of Istio and Envoy below the application: sockets, interfaces, network",
+		Version:       versionText(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.SetFlagErrorFunc(explainFlag)
+	root.Flags().Bool("version", false, "print the version")
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetFlagErrorFunc(flagError)
+	cobra.AddTemplateFunc("flagUsages", flagUsages)
+	root.SetUsageTemplate(usageTemplate(root.UsageTemplate()))
 	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newStatus(), newUninstall(), newVersion())
 	return root
 }
 
-// explainFlag says which flags are near an unknown one.
-func explainFlag(cmd *cobra.Command, err error) error {
+// flagError suggests flags for an unknown one.
+func flagError(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	if errors.As(err, &unknown) {
 		return fmt.Errorf("unknown flag --%s%s", unknown.GetSpecifiedName(), config.Hint(cmd.Flags(), unknown.GetSpecifiedName()))
@@ -72,11 +80,95 @@ func explainFlag(cmd *cobra.Command, err error) error {
 	return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 }
 
-// oneLine joins the lines of an error, such as a verifier's log.
+// oneLine joins the lines of an error, such as a verifier log.
 func oneLine(err error) string {
 	fields := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' })
 	for i := range fields {
 		fields[i] = strings.TrimSpace(fields[i])
 	}
 	return strings.Join(fields, " ")
+}
+
+// usageTemplate makes cobra's template list flags by flagUsages.
+func usageTemplate(template string) string {
+	return strings.ReplaceAll(template, ".LocalFlags.FlagUsages", "flagUsages .LocalFlags")
+}
+
+// flagUsages lists the flags of a command: those without a section first, then
+// each section (config.Section) under its title.
+func flagUsages(fs *pflag.FlagSet) string {
+	var titles []string
+	sections := map[string]*pflag.FlagSet{}
+	fs.VisitAll(func(f *pflag.Flag) {
+		title := config.Section(f)
+		part := sections[title]
+		if part == nil {
+			part = pflag.NewFlagSet(title, pflag.ContinueOnError)
+			part.SortFlags = fs.SortFlags
+			sections[title] = part
+			if title != "" {
+				titles = append(titles, title)
+			}
+		}
+		shown := *f
+		if f.Value.Type() == "bool" {
+			shown.Value = plainBool{f.Value}
+		}
+		part.AddFlag(&shown)
+	})
+	var text strings.Builder
+	if part := sections[""]; part != nil {
+		text.WriteString(part.FlagUsages())
+	}
+	for _, title := range titles {
+		fmt.Fprintf(&text, "\n%s:\n%s", title, sections[title].FlagUsages())
+	}
+	return text.String()
+}
+
+// plainBool is the value of a bool flag in help texts. pflag adds [=true|false] to
+// the name of a flag of type bool, but not of this type.
+type plainBool struct{ pflag.Value }
+
+func (plainBool) Type() string     { return "boolfunc" }
+func (plainBool) IsBoolFlag() bool { return true }
+
+// version is set by a release build (-ldflags "-X ...cli.version=v1.2.3").
+var version string
+
+// Version returns the release, else the module version or the commit that Go
+// recorded in the binary, else "devel".
+func Version() string {
+	if version != "" {
+		return version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "devel"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return "devel+" + s.Value[:min(12, len(s.Value))]
+		}
+	}
+	return "devel"
+}
+
+func versionText() string {
+	return fmt.Sprintf("layertrace %s (%s, %s/%s)", Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
+			return err
+		},
+	}
 }

@@ -4,8 +4,9 @@ package cli
 
 import (
 	"context"
-	"errors"
+	"fmt"
 
+	"github.com/layertrace/layertrace/agent/internal/clusterstatus"
 	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/spf13/cobra"
 )
@@ -13,24 +14,24 @@ import (
 func newStatus() *cobra.Command {
 	var (
 		cluster clusterFlags
-		o       install.StatusOptions
+		o       clusterstatus.Options
 		asJSON  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Tell how the installation does: agents, workloads, and what does not work and why",
-		Long: `Tell how the installation does: agents, workloads, and what does not work and why.
+		Short: "Show the health of the installation: agents, workloads, problems",
+		Long: `Show the health of the installation: agents, workloads, and problems with their
+causes.
 
-What the agents found comes from their metrics, read through the API server (the
-permission get on pods/proxy): of the requests that passed a node with a trace
-context, how many had it in their first bytes. --window counts from now on, as
-long as it says.
+CONTEXTS IN PREFIX is the share of trace contexts within the first bytes of their
+request (the agents' prefix-window), counted at the interfaces of a node. It comes
+from the agents' metrics, read through the API server (permission: get pods/proxy).
 
-The exit code is 0 when the agents are installed and ready, else 1.`,
+The exit code is 0 if agents are installed and all of them are ready, else 1.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Window < 0 {
-				return errors.New("--window is below 0: choose a time such as 30s")
+				return fmt.Errorf("--window is %v: choose 0 or more, such as 30s", o.Window)
 			}
 			c, err := cluster.connect()
 			if err != nil {
@@ -38,7 +39,7 @@ The exit code is 0 when the agents are installed and ready, else 1.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), requestTimeout+o.Window)
 			defer cancel()
-			status, err := c.Status(ctx, o)
+			status, err := clusterstatus.Collect(ctx, c, o)
 			if err != nil {
 				return err
 			}
@@ -58,7 +59,7 @@ The exit code is 0 when the agents are installed and ready, else 1.`,
 	fs := cmd.Flags()
 	cluster.add(fs)
 	fs.StringVar(&o.IstioNamespace, "istio-namespace", install.DefaultIstioNamespace, "Istio's root `NAMESPACE`")
-	fs.DurationVar(&o.Window, "window", 0, "count traffic for so long (default: since each agent began)")
+	fs.DurationVar(&o.Window, "window", 0, "count traffic for this `TIME` from now on (default: since each agent started)")
 	fs.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -6,8 +6,9 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/agent/internal/install"
 )
 
 func newUninstall() *cobra.Command {
@@ -17,8 +18,12 @@ func newUninstall() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "uninstall",
-		Short: "Remove from a cluster what install made, and only that",
-		Args:  cobra.NoArgs,
+		Short: "Remove the objects of an installation from a cluster",
+		Long: `Remove the objects of an installation from a cluster.
+
+Only objects that install created are deleted, and a namespace with objects of
+others is kept. The command returns when everything is gone.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := cluster.connect()
 			if err != nil {
@@ -30,18 +35,18 @@ func newUninstall() *cobra.Command {
 		},
 	}
 	cluster.add(cmd.Flags())
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask for confirmation")
 	return cmd
 }
 
 func runUninstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, yes bool) error {
-	ours, err := c.Ours(ctx)
+	managed, err := c.Managed(ctx)
 	if err != nil {
 		return err
 	}
 	out := cmd.OutOrStdout()
-	if len(ours) > 0 {
-		if err := confirm(cmd, yes, fmt.Sprintf("Remove %d objects from %s?", len(ours), c.Name)); err != nil {
+	if len(managed) > 0 {
+		if err := confirm(cmd, yes, fmt.Sprintf("Remove %d objects from %s?", len(managed), c.Name)); err != nil {
 			return err
 		}
 	}
@@ -59,5 +64,5 @@ func runUninstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, y
 		fmt.Fprintln(out, "Nothing to remove.")
 		return nil
 	}
-	return c.AwaitRemoval(ctx, ours, waiting(out))
+	return c.AwaitRemoval(ctx, managed, reportWait(out))
 }

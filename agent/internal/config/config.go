@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package config reads the agent's settings from flags, LAYERTRACE_*
-// environment variables and a YAML file. All three use the names of one flag
-// set, and one setting comes from one place: flag > environment > file >
-// default.
+// Package config reads the agent's settings from flags, LAYERTRACE_* environment
+// variables and a YAML file. The names of all three derive from one flag set. A flag
+// overrides the environment, which overrides the file.
 package config
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/layertrace/layertrace/internal/tracecontext"
+	"github.com/spf13/pflag"
 )
 
-// Ways to export, the values of --export.
+// Exporters, the values of --export.
 const (
 	ExportOTLPGRPC = "otlp-grpc"
 	ExportOTLPHTTP = "otlp-http"
@@ -21,63 +22,82 @@ const (
 	ExportNone     = "none"
 )
 
-// What spans are made of, the values of --spans.
+// Kinds of spans, the values of --spans.
 const (
 	SpansInterfaces = "interfaces"
 	SpansLayers     = "layers"
 )
 
-// SocketCgroupAuto as the one --socket-cgroup: the pods' cgroup of this node.
+// SocketCgroupAuto as the only --socket-cgroup is the pods' cgroup of this node.
 const SocketCgroupAuto = "auto"
 
-// ContextHeader is a further request header that carries a trace context.
+<<<<<<< HEAD
+// ContextHeader is an additional request header with a trace context.
 type ContextHeader struct {
-	// Name of the header, 1 to 31 bytes, compared without regard to case.
+	// Name of the header, 1 to 31 bytes, case-insensitive.
 	Name string
-	// Format in which the header's value is read.
+	// Format of the header's value.
 	Format tracecontext.Format
 }
 
+// KeyValue is a header of each OTLP request.
+=======
 // KeyValue is one header that goes out with each OTLP request.
+>>>>>>> wasm
 type KeyValue struct{ Key, Value string }
 
-// Config holds the settings of `layertrace agent`. docs/configuration.md tells
-// what each one does; the field names follow the flag names.
+// Config holds the settings of `layertrace agent`, described in
+// docs/configuration.md. The fields are named like the flags.
 type Config struct {
 	File string // --config
 
 	VNIC, PNIC []string // interface patterns
 
+<<<<<<< HEAD
+	Mode           string
+	Ports          []uint16 // empty: all
+	PrefixWindow   int      // bytes
+	Deep           bool
+	DeepWindow     int // bytes
+	ContextHeaders []ContextHeader
+	IdleTimeout    time.Duration
+	RequestTimeout time.Duration
+	MaxConnections int
+	RingBytes      int
+	ReadInterval   time.Duration
+=======
 	Mode            string
 	Ports           []uint16 // empty: all
 	PrefixWindow    int      // bytes
 	Deep            bool
 	DeepWindow      int // bytes
-	ContextHeaders  []ContextHeader
+	ContextHeaders  []tracecontext.ContextHeader
 	TrustedPrefixes []netip.Prefix
 	IdleTimeout     time.Duration
 	RequestTimeout  time.Duration
 	MaxConnections  int
 	RingBytes       int
 	ReadInterval    time.Duration
+>>>>>>> wasm
 
 	Spans            string
-	SocketCgroups    []string // or SocketCgroupAuto alone
+	SocketCgroups    []string // or only SocketCgroupAuto
 	LayerMinDuration time.Duration
 	SidecarUID       uint32
 
 	TCPOption        string
 	TCPOptionCgroups []string
 	TCPOptionPorts   []uint16
+	TrustedPrefixes  []netip.Prefix
 
 	Identity string // file name
 	Node     string // empty: the identity file's node, else the host name
 
 	Kubernetes bool
-	Kubeconfig string // file name; empty: what a pod finds in its container
+	Kubeconfig string // file name; empty: the service account of the pod
 
 	Export       []string
-	OTLPEndpoint string // empty: this machine, the protocol's usual port
+	OTLPEndpoint string // empty: the protocol's default port on this machine
 	OTLPInsecure bool
 	OTLPHeaders  []KeyValue
 	QueueSize    int // spans
@@ -88,15 +108,114 @@ type Config struct {
 	ShutdownTimeout time.Duration
 }
 
-// Layers reports whether the time of requests is split into layers.
+// Layers reports whether requests are split into layers.
 func (c *Config) Layers() bool { return c.Spans == SpansLayers }
 
-// Exports reports whether way is among the chosen exports.
-func (c *Config) Exports(way string) bool {
-	for _, e := range c.Export {
-		if e == way {
-			return true
-		}
+// Exports reports whether an exporter is enabled.
+func (c *Config) Exports(exporter string) bool { return slices.Contains(c.Export, exporter) }
+
+// Define adds the agent's flags to fs and returns the Config that they set.
+// Environment variables and YAML keys derive from this flag set.
+func Define(fs *pflag.FlagSet) *Config {
+	c := &Config{}
+	fs.StringVar(&c.File, configFlag, "", "YAML `FILE` with settings, keyed by flag name")
+	for _, s := range []struct {
+		title  string
+		define func(*pflag.FlagSet, *Config)
+	}{
+		{"Interfaces", defineInterfaces},
+		{"Capture", defineCapture},
+		{"Layers", defineLayers},
+		{"TCP options", defineOptions},
+		{"Names", defineNames},
+		{"Export", defineExport},
+		{"Agent", defineAgent},
+	} {
+		part := pflag.NewFlagSet(s.title, pflag.ContinueOnError)
+		part.SortFlags = false
+		s.define(part, c)
+		part.VisitAll(func(f *pflag.Flag) { f.Annotations = map[string][]string{sectionKey: {s.title}} })
+		fs.AddFlagSet(part)
 	}
-	return false
+	return c
+}
+
+// sectionKey is the annotation of a flag with the title of its section.
+const sectionKey = "layertrace_section"
+
+// Section returns the title of the section of a flag in help texts, "" for a flag
+// that Define did not put into one.
+func Section(f *pflag.Flag) string {
+	if titles := f.Annotations[sectionKey]; len(titles) > 0 {
+		return titles[0]
+	}
+	return ""
+}
+
+func defineInterfaces(fs *pflag.FlagSet, c *Config) {
+	fs.Var(newList(&c.VNIC, "PATTERN", parseText, "kind:veth"), "vnic",
+		"virtual interfaces to capture at: name, glob or kind:KIND (repeatable)")
+	fs.Var(newList(&c.PNIC, "PATTERN", parseText, "kind:physical"), "pnic",
+		"physical interfaces to capture at; overrides --vnic (repeatable)")
+}
+
+func defineCapture(fs *pflag.FlagSet, c *Config) {
+	fs.Var(newChoice(&c.Mode, "auto", "auto", "tcx", "clsact", "socket-filter"), "mode", "kernel hook")
+	fs.Var(newList(&c.Ports, "PORT", parsePort), "ports", "TCP ports to capture, of either end; empty: all")
+	fs.IntVar(&c.PrefixWindow, "prefix-window", 1024, "search the first `BYTES` of a request for the trace context")
+	fs.BoolVar(&c.Deep, "deep", false, "continue the search in later segments, up to --deep-window")
+	fs.IntVar(&c.DeepWindow, "deep-window", 65536, "search the first `BYTES` of a request with --deep")
+	fs.Var(newList(&c.ContextHeaders, "NAME=FORMAT", parseContextHeader), "context-header",
+		"additional header with a trace context (repeatable, at most 4); formats: w3c, b3, jaeger, sw8")
+	fs.DurationVar(&c.IdleTimeout, "idle-timeout", 2*time.Second, "report a complete exchange after this `TIME` without a packet")
+	fs.DurationVar(&c.RequestTimeout, "request-timeout", time.Minute, "report a request without a response after this `TIME`")
+	fs.IntVar(&c.MaxConnections, "max-connections", 65536, "track at most `N` connections")
+	fs.IntVar(&c.RingBytes, "ring-bytes", 4<<20, "size of the ring buffer between kernel and agent in `BYTES`, a power of two")
+	fs.DurationVar(&c.ReadInterval, "read-interval", time.Second, "`TIME` between two reads of the ring buffer, which is also read when a quarter full")
+}
+
+func defineLayers(fs *pflag.FlagSet, c *Config) {
+	fs.Var(newChoice(&c.Spans, SpansInterfaces, SpansInterfaces, SpansLayers), "spans",
+		"interfaces: a span for each interface; layers: also for each socket and each layer")
+	fs.Var(newList(&c.SocketCgroups, "PATH", parseText), "socket-cgroup",
+		"cgroup2 directory whose sockets are captured with --spans=layers (repeatable); auto: the pods' cgroup (default with --kubernetes)")
+	fs.DurationVar(&c.LayerMinDuration, "layer-min-duration", 0, "minimum `TIME` in a layer for a span with --spans=layers; metrics include all")
+	fs.Uint32Var(&c.SidecarUID, "sidecar-uid", 1337, "user `ID` of the proxies, which distinguishes their sockets from the applications'")
+}
+
+func defineOptions(fs *pflag.FlagSet, c *Config) {
+	fs.Var(newChoice(&c.TCPOption, "off", "off", "compact", "paper"), "tcp-option", "TCP options to write")
+	fs.Var(newList(&c.TCPOptionCgroups, "PATH", parseText), "tcp-option-cgroup",
+		"cgroup2 directory whose sockets write options (repeatable)")
+	fs.Var(newList(&c.TCPOptionPorts, "PORT", parsePort), "tcp-option-ports",
+		"server ports of the connections that write options; empty: all")
+	fs.Var(newList(&c.TrustedPrefixes, "PREFIX", parsePrefix), "trusted-prefix",
+		"addresses whose TCP options are trusted (repeatable); empty: private and local addresses")
+}
+
+func defineNames(fs *pflag.FlagSet, c *Config) {
+	fs.StringVar(&c.Identity, "identity", "", "YAML `FILE` with the workloads of interfaces and addresses")
+	fs.StringVar(&c.Node, "node", "", "`NAME` of this node (default: from the identity file, else the host name)")
+	fs.BoolVar(&c.Kubernetes, "kubernetes", false, "read names from the Kubernetes cluster of this node")
+	fs.StringVar(&c.Kubeconfig, "kubeconfig", "", "kubeconfig `FILE` for the API server (default: the pod's service account)")
+}
+
+func defineExport(fs *pflag.FlagSet, c *Config) {
+	exporters := []string{ExportOTLPGRPC, ExportOTLPHTTP, ExportStdout, ExportNone}
+	fs.Var(newList(&c.Export, "EXPORTER", oneOf(exporters), ExportOTLPGRPC), "export",
+		"where to send exchanges: otlp-grpc or otlp-http (spans), stdout (JSON lines), none")
+	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", "",
+		"`HOST:PORT` (otlp-grpc, default localhost:4317) or URL (otlp-http, default http://localhost:4318)")
+	fs.BoolVar(&c.OTLPInsecure, "otlp-insecure", false, "use otlp-grpc without TLS")
+	fs.Var(newList(&c.OTLPHeaders, "KEY=VALUE", parseKeyValue), "otlp-header",
+		"header of each OTLP request (repeatable)")
+	fs.IntVar(&c.QueueSize, "queue-size", 8192, "queue up to `N` spans while the receiver is slow or unreachable")
+}
+
+func defineAgent(fs *pflag.FlagSet, c *Config) {
+	fs.StringVar(&c.MetricsAddress, "metrics-address", "127.0.0.1:9464",
+		"`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
+	fs.Var(newChoice(&c.LogLevel, "info", "debug", "info", "warn", "error"), "log-level", "minimum level of log lines")
+	fs.Var(newChoice(&c.LogFormat, "text", "text", "json"), "log-format", "format of log lines on stderr")
+	fs.DurationVar(&c.ShutdownTimeout, "shutdown-timeout", 10*time.Second, "maximum `TIME` to drain and detach at the end")
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // Define adds the agent's flags to fs and returns the Config that they write
@@ -46,8 +48,8 @@ func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.IntVar(&c.PrefixWindow, "prefix-window", 1024, "`BYTES` at the start of a request that are searched")
 	fs.BoolVar(&c.Deep, "deep", false, "search over several segments, up to --deep-window")
 	fs.IntVar(&c.DeepWindow, "deep-window", 65536, "`BYTES` of a request that --deep searches")
-	fs.Var(newList(&c.ContextHeaders, "name=format", parseContextHeader), "context-header",
-		"further header with a trace context (repeatable, at most 4); formats: w3c, b3, jaeger, sw8")
+	fs.Var(newList(&c.ContextHeaders, "name=format", tracecontext.ParseContextHeader), "context-header",
+		"further header with a trace context (repeatable, at most 4); formats: w3c, b3, jaeger, skywalking")
 	fs.Var(newList(&c.TrustedPrefixes, "prefix", parsePrefix), "trusted-prefix",
 		"addresses whose TCP options are believed (repeatable); empty: private and local ones")
 	fs.DurationVar(&c.IdleTimeout, "idle-timeout", 2*time.Second, "a complete exchange is reported after so long without a packet")

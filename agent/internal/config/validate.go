@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // validate checks what a single flag cannot. The messages name the flag, which
@@ -63,8 +65,8 @@ func (c *Config) validateCapture() error {
 	if c.RingBytes&(c.RingBytes-1) != 0 {
 		return fmt.Errorf("--ring-bytes is %d: choose a power of two, such as %d", c.RingBytes, 4<<20)
 	}
-	if n := len(c.ContextHeaders); n > 4 {
-		return fmt.Errorf("--context-header: %d headers, at most 4 are possible", n)
+	if err := tracecontext.ValidateContextHeaders(c.ContextHeaders); err != nil {
+		return fmt.Errorf("--context-header: %w", err)
 	}
 	for flag, d := range map[string]time.Duration{
 		"idle-timeout": c.IdleTimeout, "request-timeout": c.RequestTimeout, "read-interval": c.ReadInterval,

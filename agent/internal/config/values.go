@@ -4,15 +4,24 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"net/url"
+	"os"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
+<<<<<<< HEAD
+	"time"
 
 	"github.com/layertrace/layertrace/internal/tracecontext"
+=======
+>>>>>>> wasm
 )
 
-// listValue is a flag that holds a list: comma-separated and repeatable. The
-// first Set replaces the default, later ones append.
+// listValue is a flag with a list: comma-separated and repeatable. The first Set
+// replaces the default, later ones append.
 type listValue[T any] struct {
 	dst   *[]T
 	parse func(string) (T, error)
@@ -24,12 +33,12 @@ type listValue[T any] struct {
 func newList[T any](dst *[]T, kind string, parse func(string) (T, error), defaults ...string) *listValue[T] {
 	v := &listValue[T]{dst: dst, parse: parse, kind: kind}
 	if err := v.Replace(defaults); err != nil {
-		panic(fmt.Sprintf("default of a flag: %v", err)) // a programming error, seen by every test
+		panic(fmt.Sprintf("default of a flag: %v", err)) // a bug that every test finds
 	}
 	return v
 }
 
-// Set reads one comma-separated list.
+// Set parses a comma-separated list.
 func (v *listValue[T]) Set(s string) error {
 	items := splitList(s)
 	if v.set {
@@ -61,7 +70,7 @@ func (v *listValue[T]) Append(item string) error {
 // GetSlice returns the items as text.
 func (v *listValue[T]) GetSlice() []string { return v.text }
 
-// String returns the list as it would be written behind the flag.
+// String returns the list as an argument of the flag.
 func (v *listValue[T]) String() string { return strings.Join(v.text, ",") }
 
 // Type names the items in help texts.
@@ -82,7 +91,7 @@ func parseText(s string) (string, error) { return s, nil }
 func parsePort(s string) (uint16, error) {
 	p, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || p == 0 {
-		return 0, fmt.Errorf("%q is no TCP port (1 to 65535)", s)
+		return 0, fmt.Errorf("%q is not a TCP port (1 to 65535)", s)
 	}
 	return uint16(p), nil
 }
@@ -93,47 +102,186 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	}
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
-		return p, fmt.Errorf("%q is no address or prefix (such as 10.244.0.0/16)", s)
+		return p, fmt.Errorf("%q is not an address or prefix (such as 10.244.0.0/16)", s)
 	}
 	return p.Masked(), nil
-}
-
-// configurable are the formats of one header, which a configured name can have.
-var configurable = []tracecontext.Format{
-	tracecontext.FormatW3C, tracecontext.FormatB3, tracecontext.FormatJaeger, tracecontext.FormatSW8,
-}
-
-func parseContextHeader(s string) (ContextHeader, error) {
-	name, format, ok := strings.Cut(s, "=")
-	if !ok {
-		return ContextHeader{}, fmt.Errorf("%q is not NAME=FORMAT (such as x-trace=w3c)", s)
-	}
-	if len(name) == 0 || len(name) > 31 || !isToken(name) {
-		return ContextHeader{}, fmt.Errorf("%q is no header name of 1 to 31 bytes", name)
-	}
-	for _, f := range configurable {
-		if f.String() == format {
-			return ContextHeader{Name: name, Format: f}, nil
-		}
-	}
-	return ContextHeader{}, fmt.Errorf("format %q of header %s is not one of %v", format, name, configurable)
-}
-
-// isToken reports whether s is a token (RFC 9110, 5.6.2), as header names are.
-func isToken(s string) bool {
-	for _, c := range []byte(s) {
-		alnum := c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
-		if !alnum && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
-			return false
-		}
-	}
-	return true
 }
 
 func parseKeyValue(s string) (KeyValue, error) {
 	k, v, ok := strings.Cut(s, "=")
 	if !ok || k == "" {
-		return KeyValue{}, fmt.Errorf("a header is written KEY=VALUE")
+		return KeyValue{}, fmt.Errorf("%q is not KEY=VALUE", s)
 	}
 	return KeyValue{Key: strings.TrimSpace(k), Value: strings.TrimSpace(v)}, nil
+}
+
+// choice is a flag with a fixed set of values.
+type choice struct {
+	dst     *string
+	allowed []string
+}
+
+func newChoice(dst *string, def string, allowed ...string) *choice {
+	*dst = def
+	return &choice{dst: dst, allowed: allowed}
+}
+
+// Set accepts one of the allowed values.
+func (c *choice) Set(s string) error {
+	v, err := oneOf(c.allowed)(s)
+	if err != nil {
+		return err
+	}
+	*c.dst = v
+	return nil
+}
+
+// String returns the value.
+func (c *choice) String() string { return *c.dst }
+
+// Type names the allowed values in help texts.
+func (c *choice) Type() string { return strings.Join(c.allowed, "|") }
+
+func oneOf(allowed []string) func(string) (string, error) {
+	return func(s string) (string, error) {
+		for _, a := range allowed {
+			if a == s {
+				return s, nil
+			}
+		}
+		if near := nearest(s, allowed); near != "" {
+			return "", fmt.Errorf("%q is not one of %s; did you mean %s?", s, strings.Join(allowed, ", "), near)
+		}
+		return "", fmt.Errorf("%q is not one of %s", s, strings.Join(allowed, ", "))
+	}
+}
+
+// validate checks ranges and combinations of settings. Errors name the flag, which
+// is also the name in the environment and in the file.
+func (c *Config) validate() error {
+	checks := []func() error{
+		c.validatePatterns, c.validateCapture, c.validateOptions, c.validateNames, c.validateExport, c.validateMetrics,
+	}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Config) validatePatterns() error {
+	if len(c.VNIC)+len(c.PNIC) == 0 {
+		return fmt.Errorf("--vnic and --pnic are both empty: name at least one interface")
+	}
+	for flag, patterns := range map[string][]string{"vnic": c.VNIC, "pnic": c.PNIC} {
+		for _, p := range patterns {
+			if _, err := path.Match(p, ""); err != nil {
+				return fmt.Errorf("--%s: %q is not a valid pattern: %w", flag, p, err)
+			}
+			if p == "kind:" {
+				return fmt.Errorf("--%s: kind: needs a kind, such as kind:veth", flag)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Config) validateCapture() error {
+	between := []struct {
+		flag           string
+		value, low, hi int
+	}{
+		{"prefix-window", c.PrefixWindow, 64, 4096},
+		{"deep-window", c.DeepWindow, c.PrefixWindow, 1 << 24},
+		{"max-connections", c.MaxConnections, 16, 1 << 22},
+		{"ring-bytes", c.RingBytes, os.Getpagesize(), 1 << 30},
+		{"queue-size", c.QueueSize, 1, 1 << 24},
+	}
+	for _, b := range between {
+		if b.value < b.low || b.value > b.hi {
+			return fmt.Errorf("--%s is %d: choose %d to %d", b.flag, b.value, b.low, b.hi)
+		}
+	}
+	if c.RingBytes&(c.RingBytes-1) != 0 {
+		return fmt.Errorf("--ring-bytes is %d: choose a power of two, such as %d", c.RingBytes, 4<<20)
+	}
+	if n := len(c.ContextHeaders); n > 4 {
+		return fmt.Errorf("--context-header: %d headers, at most 4 are possible", n)
+	}
+	for flag, d := range map[string]time.Duration{
+		"idle-timeout": c.IdleTimeout, "request-timeout": c.RequestTimeout, "read-interval": c.ReadInterval,
+		"shutdown-timeout": c.ShutdownTimeout,
+	} {
+		if d <= 0 {
+			return fmt.Errorf("--%s is %v: choose a time above 0, such as 2s", flag, d)
+		}
+	}
+	return nil
+}
+
+func (c *Config) validateOptions() error {
+	if len(c.SocketCgroups) > 0 && !c.Layers() {
+		return fmt.Errorf("--socket-cgroup has no effect without --spans=%s: set both or none", SpansLayers)
+	}
+	if len(c.SocketCgroups) > 1 && slices.Contains(c.SocketCgroups, SocketCgroupAuto) {
+		return fmt.Errorf("--socket-cgroup: %s cannot be combined with others: name all directories, or none", SocketCgroupAuto)
+	}
+	if c.LayerMinDuration < 0 {
+		return fmt.Errorf("--layer-min-duration is %v: choose 0 or more, such as 20us", c.LayerMinDuration)
+	}
+	if c.LayerMinDuration > 0 && !c.Layers() {
+		return fmt.Errorf("--layer-min-duration has no effect without --spans=%s: set both or none", SpansLayers)
+	}
+	if c.Layers() && c.Kubernetes && len(c.SocketCgroups) == 0 {
+		c.SocketCgroups = []string{SocketCgroupAuto}
+	}
+	if c.TCPOption != "off" && len(c.TCPOptionCgroups) == 0 {
+		return fmt.Errorf("--tcp-option %s needs --tcp-option-cgroup: name the cgroup2 directories whose sockets write options", c.TCPOption)
+	}
+	return nil
+}
+
+func (c *Config) validateNames() error {
+	if c.Kubeconfig != "" && !c.Kubernetes {
+		return fmt.Errorf("--kubeconfig has no effect without --kubernetes: set both or none")
+	}
+	return nil
+}
+
+func (c *Config) validateExport() error {
+	switch {
+	case len(c.Export) == 0:
+		return fmt.Errorf("--export is empty: choose otlp-grpc, otlp-http, stdout or none")
+	case c.Exports(ExportNone) && len(c.Export) > 1:
+		return fmt.Errorf("--export %s: none cannot be combined with others", strings.Join(c.Export, ","))
+	case c.Exports(ExportOTLPGRPC) && c.Exports(ExportOTLPHTTP):
+		return fmt.Errorf("--export: choose one of otlp-grpc and otlp-http, as there is only one --otlp-endpoint")
+	case c.Exports(ExportOTLPGRPC):
+		if c.OTLPEndpoint == "" {
+			c.OTLPEndpoint = "localhost:4317"
+		}
+		if _, _, err := net.SplitHostPort(c.OTLPEndpoint); err != nil || strings.Contains(c.OTLPEndpoint, "/") {
+			return fmt.Errorf("--otlp-endpoint %q: otlp-grpc needs HOST:PORT, such as localhost:4317", c.OTLPEndpoint)
+		}
+	case c.Exports(ExportOTLPHTTP):
+		if c.OTLPEndpoint == "" {
+			c.OTLPEndpoint = "http://localhost:4318"
+		}
+		u, err := url.Parse(c.OTLPEndpoint)
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			return fmt.Errorf("--otlp-endpoint %q: otlp-http needs a URL, such as http://localhost:4318", c.OTLPEndpoint)
+		}
+	}
+	return nil
+}
+
+func (c *Config) validateMetrics() error {
+	if c.MetricsAddress == "" {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(c.MetricsAddress); err != nil {
+		return fmt.Errorf("--metrics-address %q: write HOST:PORT, such as 127.0.0.1:9464", c.MetricsAddress)
+	}
+	return nil
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // insideEnv tells the test that it runs in its own network namespace.
@@ -144,20 +144,20 @@ func makeCalls(t *testing.T) []call {
 	return calls
 }
 
-func answered(got []exchange.Exchange, last call) bool {
-	return slices.ContainsFunc(got, func(x exchange.Exchange) bool {
+func answered(got []observe.Observation, last call) bool {
+	return slices.ContainsFunc(got, func(x observe.Observation) bool {
 		return x.Context.SpanID.String() == last.span && x.Response.Bytes == uint64(last.received)
 	})
 }
 
-func decodeCapture(t *testing.T, file string, deep bool) (got []exchange.Exchange) {
+func decodeCapture(t *testing.T, file string, deep bool) (got []observe.Observation) {
 	t.Helper()
 	f, err := os.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	d := New(Options{Deep: deep}, func(x exchange.Exchange) { got = append(got, x) })
+	d := New(Options{Deep: deep}, func(x observe.Observation) { got = append(got, x) })
 	// The file's last packet may be half written while tcpdump runs.
 	if err := ReadFile(f, d.Packet); err != nil {
 		t.Logf("while reading: %v", err)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -47,7 +47,7 @@ A summary goes to standard error.`,
 	set.IntVar(&f.prefixWindow, "prefix-window", DefaultPrefixWindow, "bytes of a request's first segment that are searched")
 	set.BoolVar(&f.deep, "deep", false, "search over several segments")
 	set.IntVar(&f.deepWindow, "deep-window", DefaultDeepWindow, "bytes of a request that are searched with --deep")
-	set.StringArrayVar(&f.headers, "context-header", nil, "a further header with a trace context, as NAME=w3c|b3|jaeger|sw8 (repeatable)")
+	set.StringArrayVar(&f.headers, "context-header", nil, "a further header with a trace context, as NAME=w3c|b3|jaeger|skywalking (repeatable)")
 	return cmd
 }
 
@@ -63,13 +63,13 @@ func (f *flags) options() (Options, error) {
 		opts.Ports = append(opts.Ports, uint16(port))
 	}
 	for _, text := range f.headers {
-		h, err := tracecontext.ParseHeader(text)
+		h, err := tracecontext.ParseContextHeader(text)
 		if err != nil {
 			return opts, fmt.Errorf("--context-header: %w", err)
 		}
 		opts.Headers = append(opts.Headers, h)
 	}
-	if err := tracecontext.ValidateHeaders(opts.Headers); err != nil {
+	if err := tracecontext.ValidateContextHeaders(opts.Headers); err != nil {
 		return opts, fmt.Errorf("--context-header: %w", err)
 	}
 	return opts, nil
@@ -89,7 +89,7 @@ func run(name string, opts Options, stdin io.Reader, stdout, stderr io.Writer) e
 	out := bufio.NewWriter(stdout)
 	lines := json.NewEncoder(out)
 	var writeErr error
-	decoder := New(opts, func(x exchange.Exchange) {
+	decoder := New(opts, func(x observe.Observation) {
 		if writeErr == nil {
 			writeErr = lines.Encode(x)
 		}

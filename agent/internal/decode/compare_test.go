@@ -6,14 +6,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // lenContinue is what the interim response of Go's server takes.
 const lenContinue = int64(len("HTTP/1.1 100 Continue\r\n\r\n"))
 
 // compare checks each exchange against the logs of both ends.
-func compare(t *testing.T, calls []call, got []exchange.Exchange, deep bool) {
+func compare(t *testing.T, calls []call, got []observe.Observation, deep bool) {
 	t.Helper()
 	bySpan := map[string]call{}
 	for _, c := range calls {
@@ -35,16 +35,16 @@ func compare(t *testing.T, calls []call, got []exchange.Exchange, deep bool) {
 	}
 }
 
-func compareOne(t *testing.T, c call, x exchange.Exchange) {
+func compareOne(t *testing.T, c call, x observe.Observation) {
 	t.Helper()
 	received := c.received
-	var flags exchange.Flags
+	var flags observe.Flags
 	if c.interim {
 		received -= lenContinue
-		flags |= exchange.FlagInterim
+		flags |= observe.FlagInterim
 	}
 	if c.deepOnly {
-		flags |= exchange.FlagMultiSegment
+		flags |= observe.FlagMultiSegment
 	}
 	if x.Context.TraceID.String() != c.trace || x.Client.String() != c.client || x.Status != c.status ||
 		x.Request.Bytes != uint64(c.sent) || x.Response.Bytes != uint64(received) || x.Flags != flags {

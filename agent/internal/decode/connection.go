@@ -5,7 +5,7 @@ package decode
 import (
 	"net/netip"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // connection is what is known of one TCP connection.
@@ -21,7 +21,7 @@ type connection struct {
 
 // open is an exchange that goes on.
 type open struct {
-	exchange.Exchange
+	observe.Observation
 	// head is what was read of a request in deep mode, nil once it is known
 	// whether there is a context in it.
 	head []byte
@@ -98,7 +98,7 @@ func (c *connection) segment(s segment) {
 	}
 	switch {
 	case s.rst:
-		c.end(exchange.FlagReset)
+		c.end(observe.FlagReset)
 	case s.fin && !fromClient:
 		// The client's FIN, before or after this one, can change nothing.
 		c.end(0)
@@ -118,7 +118,7 @@ func (c *connection) acknowledged(ack uint32, byClient bool) {
 	direction.skipTo(ack)
 	c.d.counts.missed++
 	if c.current != nil {
-		c.current.Flags |= exchange.FlagOutOfOrder
+		c.current.Flags |= observe.FlagOutOfOrder
 		if c.current.head != nil && !byClient {
 			c.settle(true)
 		}
@@ -139,7 +139,7 @@ func (c *connection) countOrder(o order) {
 
 // end emits the current exchange, if there is one. ifUnanswered is set only
 // when nothing of a final response was seen.
-func (c *connection) end(ifUnanswered exchange.Flags) {
+func (c *connection) end(ifUnanswered observe.Flags) {
 	x := c.current
 	if x != nil && x.head != nil {
 		c.settle(true)
@@ -150,7 +150,7 @@ func (c *connection) end(ifUnanswered exchange.Flags) {
 	}
 	c.current = nil
 	if x.Response.Packets == 0 {
-		x.Flags |= exchange.FlagNoResponse | ifUnanswered
+		x.Flags |= observe.FlagNoResponse | ifUnanswered
 	}
-	c.d.emit(x.Exchange)
+	c.d.emit(x.Observation)
 }

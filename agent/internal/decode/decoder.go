@@ -14,7 +14,7 @@ import (
 
 	"github.com/gopacket/gopacket/layers"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -30,7 +30,7 @@ type Options struct {
 	Deep       bool
 	DeepWindow int
 	// Headers are the configured names.
-	Headers []tracecontext.Header
+	Headers []tracecontext.ContextHeader
 }
 
 // Windows in bytes, as those of the probe.
@@ -56,18 +56,18 @@ type Packet struct {
 // Decoder follows the TCP connections in a sequence of packets. It is not safe for concurrent use.
 type Decoder struct {
 	opts        Options
-	emit        func(exchange.Exchange)
+	emit        func(observe.Observation)
 	frames      *frameReader
 	connections map[flow]*connection
 	counts      counts
 }
 
 // New returns a Decoder that calls emit for each exchange as it ends.
-func New(opts Options, emit func(exchange.Exchange)) *Decoder {
+func New(opts Options, emit func(observe.Observation)) *Decoder {
 	opts.PrefixWindow = cmp.Or(opts.PrefixWindow, DefaultPrefixWindow)
 	opts.DeepWindow = cmp.Or(opts.DeepWindow, DefaultDeepWindow)
 	d := &Decoder{opts: opts, frames: newFrameReader(), connections: map[flow]*connection{}}
-	d.emit = func(x exchange.Exchange) {
+	d.emit = func(x observe.Observation) {
 		d.counts.exchanges++
 		emit(x)
 	}

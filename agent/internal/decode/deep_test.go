@@ -7,10 +7,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
-const multiSegment = exchange.FlagMultiSegment
+const multiSegment = observe.FlagMultiSegment
 
 // TestSplitAtEveryByte splits a head in two segments, and once more into
 // single bytes.
@@ -43,8 +43,8 @@ func checkSplit(t *testing.T, c *talk, size, packets int, multi bool) {
 		t.Fatalf("%d exchanges, want 1", len(c.got))
 	}
 	x := c.got[0]
-	if x.Context.TraceID.String() != hex32 || x.Context.SpanID.String() != hex16 || x.HeaderOffset != 37 {
-		t.Errorf("context %+v at %d", x.Context, x.HeaderOffset)
+	if x.Context.TraceID.String() != hex32 || x.Context.SpanID.String() != hex16 || x.Context.HeaderOffset != 37 {
+		t.Errorf("context %+v at %d", x.Context, x.Context.HeaderOffset)
 	}
 	if x.Request.Bytes != uint64(size) || int(x.Request.Packets) != packets || x.Request.First != 4000 || x.Status != 200 {
 		t.Errorf("request %+v, status %d", x.Request, x.Status)
@@ -78,7 +78,7 @@ func TestDeepStream(t *testing.T) {
 	for name, c := range map[string]struct {
 		play    func(*talk)
 		counter string
-		flags   exchange.Flags
+		flags   observe.Flags
 	}{
 		"16 KiB of cookies": {func(c *talk) { send(c, behind) }, "found", multiSegment},
 		"a segment that looks like a request": {func(c *talk) {
@@ -99,7 +99,7 @@ func TestDeepStream(t *testing.T) {
 			c.client("GET / HTTP/1.1\r\nx-b3-traceid: " + hex32 + "\r\nx-b3-spanid: " + hex16 + "\r\n")
 			c.cseq++
 			c.client("-sampled: 0\r\n\r\n")
-		}, "found", exchange.FlagOutOfOrder},
+		}, "found", observe.FlagOutOfOrder},
 		"head without an end": {func(c *talk) { c.client(get[:50]) }, "truncated", 0},
 		"reset within":        {func(c *talk) { c.client(get[:50]); c.reset() }, "truncated", 0},
 		"unsampled":           {func(c *talk) { c.client("GET / HTTP/1.1\r\nb3:"); c.client("0\r\n") }, "unsampled", 0},

@@ -6,10 +6,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
-const noResponse = exchange.FlagNoResponse
+const noResponse = observe.FlagNoResponse
 
 func TestKeepAlive(t *testing.T) {
 	c := newTalk(t, Options{})
@@ -51,7 +51,7 @@ func TestBinaryDataOnUnknownConnection(t *testing.T) {
 	c.server("GET \x00\x01\n\x02")
 	c.client(get) // would be taken for the server's, had the data told who is the client
 	c.d.Flush()
-	c.emitted(expected(message(2, 2, 1, len(get)), exchange.Message{}, 0, noResponse))
+	c.emitted(expected(message(2, 2, 1, len(get)), observe.Message{}, 0, noResponse))
 	c.count("unparsable", 1)
 }
 
@@ -87,8 +87,8 @@ func TestMalformedContext(t *testing.T) {
 	bad := "b3: " + hex32 + "\r\n"
 	c.client(strings.Replace(get, traceLine, bad+traceLine, 1))
 	c.d.Flush()
-	want := expected(message(4, 4, 1, len(get)+len(bad)), exchange.Message{}, 0, noResponse|exchange.FlagMalformed)
-	want.HeaderOffset += uint32(len(bad))
+	want := expected(message(4, 4, 1, len(get)+len(bad)), observe.Message{}, 0, noResponse|observe.FlagMalformed)
+	want.Context.HeaderOffset += uint32(len(bad))
 	c.emitted(want)
 	c.count("malformed_context", 1)
 }
@@ -104,7 +104,7 @@ func TestInterim(t *testing.T) {
 	c.server(ok)
 	c.server("HTTP/1.1 100 is in the body")
 	c.d.Flush()
-	c.emitted(expected(message(4, 6, 2, len(get)+4), message(8, 9, 2, len(ok)+27), 200, exchange.FlagInterim))
+	c.emitted(expected(message(4, 6, 2, len(get)+4), message(8, 9, 2, len(ok)+27), 200, observe.FlagInterim))
 
 	c = newTalk(t, Options{})
 	c.handshake()
@@ -114,8 +114,8 @@ func TestInterim(t *testing.T) {
 	c.server(proceed)
 	c.reset()
 	c.emitted(
-		expected(message(4, 4, 1, len(get)), message(5, 5, 1, len(ok)), 200, exchange.FlagInterim),
-		expected(message(6, 6, 1, len(get)), exchange.Message{}, 0, exchange.FlagInterim|exchange.FlagReset|noResponse))
+		expected(message(4, 4, 1, len(get)), message(5, 5, 1, len(ok)), 200, observe.FlagInterim),
+		expected(message(6, 6, 1, len(get)), observe.Message{}, 0, observe.FlagInterim|observe.FlagReset|noResponse))
 }
 
 func TestUpgrade(t *testing.T) {
@@ -127,23 +127,23 @@ func TestUpgrade(t *testing.T) {
 	c.client("\x81ping")
 	c.server("\x81pong")
 	c.serverFIN("")
-	c.emitted(expected(message(4, 6, 2, len(get)+5), message(5, 7, 2, len(upgrade)+5), 101, exchange.FlagUpgraded))
+	c.emitted(expected(message(4, 6, 2, len(get)+5), message(5, 7, 2, len(upgrade)+5), 101, observe.FlagUpgraded))
 }
 
 func TestEnds(t *testing.T) {
-	request, none := message(4, 4, 1, len(get)), exchange.Message{}
+	request, none := message(4, 4, 1, len(get)), observe.Message{}
 	for name, c := range map[string]struct {
 		end  func(*talk)
-		want exchange.Exchange
+		want observe.Observation
 	}{
-		"reset":                         {(*talk).reset, expected(request, none, 0, exchange.FlagReset|noResponse)},
+		"reset":                         {(*talk).reset, expected(request, none, 0, observe.FlagReset|noResponse)},
 		"server's FIN":                  {func(c *talk) { c.serverFIN("") }, expected(request, none, 0, noResponse)},
 		"both FINs":                     {func(c *talk) { c.clientFIN(); c.serverFIN("") }, expected(request, none, 0, noResponse)},
 		"new connection":                {func(c *talk) { c.cseq += 1 << 20; c.handshake() }, expected(request, none, 0, noResponse)},
 		"end of capture":                {func(c *talk) { c.d.Flush() }, expected(request, none, 0, noResponse)},
 		"FIN with all":                  {func(c *talk) { c.serverFIN(ok) }, expected(request, message(5, 5, 1, len(ok)), 200, 0)},
 		"reset behind":                  {func(c *talk) { c.server(ok); c.reset() }, expected(request, message(5, 5, 1, len(ok)), 200, 0)},
-		"reset behind the client's FIN": {func(c *talk) { c.clientFIN(); c.reset() }, expected(request, none, 0, exchange.FlagReset|noResponse)},
+		"reset behind the client's FIN": {func(c *talk) { c.clientFIN(); c.reset() }, expected(request, none, 0, observe.FlagReset|noResponse)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			talk := newTalk(t, Options{})

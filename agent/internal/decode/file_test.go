@@ -17,7 +17,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"github.com/gopacket/gopacket/pcapgo"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 var captured = time.Unix(1700000000, 123456789)
@@ -70,7 +70,7 @@ func pcapngFile(t testing.TB) []byte {
 }
 
 // decodeFile runs the command on a file with this content.
-func decodeFile(t *testing.T, content []byte, args ...string) (out []exchange.Exchange, summary string, err error) {
+func decodeFile(t *testing.T, content []byte, args ...string) (out []observe.Observation, summary string, err error) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "capture")
 	if err := os.WriteFile(name, content, 0o600); err != nil {
@@ -79,7 +79,7 @@ func decodeFile(t *testing.T, content []byte, args ...string) (out []exchange.Ex
 	return runCommand(t, nil, append(args, name)...)
 }
 
-func runCommand(t *testing.T, stdin []byte, args ...string) (out []exchange.Exchange, summary string, err error) {
+func runCommand(t *testing.T, stdin []byte, args ...string) (out []observe.Observation, summary string, err error) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd := Command()
@@ -90,7 +90,7 @@ func runCommand(t *testing.T, stdin []byte, args ...string) (out []exchange.Exch
 	cmd.SilenceErrors = true // as the main command prints them
 	err = cmd.Execute()
 	for line := range strings.Lines(stdout.String()) {
-		var x exchange.Exchange
+		var x observe.Observation
 		if err := json.Unmarshal([]byte(line), &x); err != nil {
 			t.Fatalf("line %q: %v", line, err)
 		}
@@ -118,7 +118,7 @@ func TestFileFormats(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, got := range [][]exchange.Exchange{fromFile, fromStdin} {
+			for _, got := range [][]observe.Observation{fromFile, fromStdin} {
 				if len(got) != 1 || got[0].Request.First != uint64(c.time.UnixNano()) || got[0].Context.TraceID.String() != hex32 {
 					t.Errorf("got %+v", got)
 				}

@@ -9,7 +9,7 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Link types of raw IP that differ between operating systems (DLT_RAW).
@@ -165,9 +165,9 @@ func (f *frameReader) cookedHeader(s *segment) {
 	}
 	switch {
 	case sent:
-		s.direction = exchange.DirectionEgress
+		s.direction = observe.DirectionEgress
 	case received:
-		s.direction = exchange.DirectionIngress
+		s.direction = observe.DirectionIngress
 	}
 }
 

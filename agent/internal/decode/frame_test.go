@@ -10,7 +10,7 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // stack is what stands in front of a get in one packet.
@@ -99,16 +99,16 @@ func TestFrames(t *testing.T) {
 				talk.emitted()
 				return
 			}
-			want := expected(message(1, 1, 1, len(get)), exchange.Message{}, 0, noResponse)
+			want := expected(message(1, 1, 1, len(get)), observe.Message{}, 0, noResponse)
 			want.Client = netip.MustParseAddrPort(c.client)
 			if want.Client.Addr().Is6() {
 				want.Server = netip.MustParseAddrPort("[fd00::2]:80")
 			}
 			switch c.link {
 			case layers.LinkTypeLinuxSLL:
-				want.Direction = exchange.DirectionIngress
+				want.Direction = observe.DirectionIngress
 			case layers.LinkTypeLinuxSLL2:
-				want.Direction, want.Interface = exchange.DirectionEgress, 3
+				want.Direction, want.Interface = observe.DirectionEgress, 3
 			}
 			talk.emitted(want)
 		})

@@ -6,7 +6,7 @@ import (
 	"bytes"
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // FuzzReadFile checks what holds for every file, broken ones included.
@@ -17,12 +17,12 @@ func FuzzReadFile(f *testing.F) {
 	f.Add(append(two, two[24:]...), true)
 	f.Fuzz(func(t *testing.T, file []byte, deep bool) {
 		emitted := uint64(0)
-		d := New(Options{Deep: deep}, func(x exchange.Exchange) {
+		d := New(Options{Deep: deep}, func(x observe.Observation) {
 			emitted++
 			if x.Context.TraceID.IsZero() || x.Request.Packets == 0 || x.Request.First == 0 && x.Request.Last != 0 {
 				t.Errorf("half an exchange: %+v", x)
 			}
-			if unanswered := x.Flags&exchange.FlagNoResponse != 0; unanswered != (x.Response.Packets == 0) {
+			if unanswered := x.Flags&observe.FlagNoResponse != 0; unanswered != (x.Response.Packets == 0) {
 				t.Errorf("response %+v, flags %v", x.Response, x.Flags.Names())
 			}
 		})

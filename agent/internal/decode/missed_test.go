@@ -5,10 +5,10 @@ package decode
 import (
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
-const outOfOrder = exchange.FlagOutOfOrder
+const outOfOrder = observe.FlagOutOfOrder
 
 // TestCaptureLostTheResponse: the next request acknowledges a response that
 // was not seen, so it is not pipelined, and what follows is its own.
@@ -22,7 +22,7 @@ func TestCaptureLostTheResponse(t *testing.T) {
 	c.serverAt(-2*len(ok), ok) // had been delayed only: not the second one's
 	c.d.Flush()
 	c.emitted(
-		expected(message(4, 4, 1, len(get)), exchange.Message{}, 0, noResponse|outOfOrder),
+		expected(message(4, 4, 1, len(get)), observe.Message{}, 0, noResponse|outOfOrder),
 		expected(message(5, 5, 1, len(get)), message(6, 6, 1, len(ok)), 200, 0))
 	c.count("missed", 1)
 }

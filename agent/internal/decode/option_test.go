@@ -7,7 +7,7 @@ import (
 
 	"github.com/gopacket/gopacket/layers"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func tcpOption(kind layers.TCPOptionKind, data string) layers.TCPOption {
@@ -23,12 +23,12 @@ var (
 )
 
 func TestOptions(t *testing.T) {
-	const lost = exchange.FlagOptionLost
+	const lost = observe.FlagOptionLost
 	for name, c := range map[string]struct {
 		syn, request []layers.TCPOption
 		id           string
 		time         uint64
-		flags        exchange.Flags
+		flags        observe.Flags
 	}{
 		"off":              {},
 		"compact":          {[]layers.TCPOption{compact}, []layers.TCPOption{nop, nop, compact}, "0102030405060708", 0xff000001, 0},

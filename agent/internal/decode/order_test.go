@@ -5,7 +5,7 @@ package decode
 import (
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func TestRetransmission(t *testing.T) {
@@ -43,7 +43,7 @@ func TestRetransmissionOfAnEarlierExchange(t *testing.T) {
 func TestReordering(t *testing.T) {
 	for name, c := range map[string]struct {
 		play func(*talk)
-		want exchange.Exchange
+		want observe.Observation
 	}{
 		"request's body": {func(c *talk) {
 			c.client(get)
@@ -92,7 +92,7 @@ func TestRequestBehindAHole(t *testing.T) {
 	c.d.Flush()
 	c.emitted(
 		expected(message(4, 4, 1, len(get)), message(5, 5, 1, len(ok)), 200, outOfOrder),
-		expected(message(6, 6, 1, len(get)), exchange.Message{}, 0, outOfOrder|noResponse))
+		expected(message(6, 6, 1, len(get)), observe.Message{}, 0, outOfOrder|noResponse))
 }
 
 // TestHoleBehindAnAnsweredRequest: the bytes may be those of a missed request.
@@ -132,13 +132,13 @@ func TestRequestFromTheServer(t *testing.T) {
 }
 
 func TestPipelining(t *testing.T) {
-	const pipelined = exchange.FlagPipelined
+	const pipelined = observe.FlagPipelined
 	c := newTalk(t, Options{})
 	c.handshake()
 	c.client(get)
 	c.client(get)
 	c.client(get)
-	none := exchange.Message{}
+	none := observe.Message{}
 	c.emitted(
 		expected(message(4, 4, 1, len(get)), none, 0, pipelined|noResponse),
 		expected(message(5, 5, 1, len(get)), none, 0, pipelined|noResponse))
@@ -167,7 +167,7 @@ func TestPipeliningDuringTheResponse(t *testing.T) {
 	c.d.Flush()
 	c.emitted(
 		expected(message(4, 4, 1, len(get)), message(5, 5, 1, len(ok)), 200, 0),
-		expected(message(6, 6, 1, len(get)), message(8, 8, 1, 26), 404, exchange.FlagPipelined))
+		expected(message(6, 6, 1, len(get)), message(8, 8, 1, 26), 404, observe.FlagPipelined))
 }
 
 func TestPipeliningBehindUnsampled(t *testing.T) {
@@ -178,7 +178,7 @@ func TestPipeliningBehindUnsampled(t *testing.T) {
 	c.server("HTTP/1.1 500 No\r\n\r\n")
 	c.server(ok)
 	c.d.Flush()
-	c.emitted(expected(message(5, 5, 1, len(get)), message(7, 7, 1, len(ok)), 200, exchange.FlagPipelined))
+	c.emitted(expected(message(5, 5, 1, len(get)), message(7, 7, 1, len(ok)), 200, observe.FlagPipelined))
 }
 
 // TestBodyThatLooksLikeARequest: as long as there is no response, it takes a

@@ -5,7 +5,7 @@ package decode
 import (
 	"bytes"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -56,15 +56,14 @@ func hasLine(head []byte, window int) bool {
 func (c *connection) begin(s segment, o order) {
 	c.d.counts.requests++
 	if c.owed.waiting && c.current != nil {
-		c.current.Flags |= exchange.FlagPipelined
+		c.current.Flags |= observe.FlagPipelined
 	}
 	c.end(0)
 	x := &open{
-		Exchange: exchange.Exchange{
+		Observation: observe.Observation{
 			Interface: s.point.interfaceIndex,
 			Direction: s.direction,
-			Client:    c.client,
-			Server:    c.server,
+			Key:       observe.Key{Client: c.client, Server: c.server},
 		},
 		requestSeq:       s.seq,
 		responseSeq:      c.toClient.next,
@@ -73,7 +72,7 @@ func (c *connection) begin(s segment, o order) {
 	c.current = x
 	if c.owed.request() {
 		c.d.counts.pipelined++
-		x.Flags |= exchange.FlagPipelined
+		x.Flags |= observe.FlagPipelined
 	}
 	c.takeOption(s.option)
 	c.addToRequest(s, o, s.size)
@@ -85,7 +84,7 @@ func (c *connection) takeOption(o option) {
 	x := c.current
 	if o.id == nil && c.synOption.id != nil {
 		o = c.synOption
-		x.Flags |= exchange.FlagOptionLost
+		x.Flags |= observe.FlagOptionLost
 	}
 	x.ConnectionID, x.OptionTime = o.id, o.time
 }
@@ -109,15 +108,15 @@ func (c *connection) settle(windowEnds bool) {
 		c.current = nil
 		return
 	}
-	x.Context, x.HeaderOffset = r.Context, r.Offset
+	x.Context = observe.Context{Context: r.Context, HeaderOffset: r.Offset}
 	if r.Malformed > 0 {
-		x.Flags |= exchange.FlagMalformed
+		x.Flags |= observe.FlagMalformed
 	}
 	if x.Request.Packets > 1 {
 		c.d.counts.multiSegment++
-		x.Flags |= exchange.FlagMultiSegment
+		x.Flags |= observe.FlagMultiSegment
 	}
-	if x.Flags&exchange.FlagOptionLost != 0 {
+	if x.Flags&observe.FlagOptionLost != 0 {
 		c.d.counts.optionLost++
 	}
 }
@@ -140,12 +139,12 @@ func (c *connection) addToRequest(s segment, o order, fresh uint32) {
 }
 
 // add counts a segment of either message.
-func (x *open) add(m *exchange.Message, s segment, o order, fresh uint32) {
+func (x *open) add(m *observe.Message, s segment, o order, fresh uint32) {
 	switch o {
 	case repeated:
 		x.Retransmits++
 	case ahead, filling:
-		x.Flags |= exchange.FlagOutOfOrder
+		x.Flags |= observe.FlagOutOfOrder
 	}
 	if fresh == 0 {
 		return

@@ -6,7 +6,7 @@ import (
 	"bytes"
 	"net/http"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // fromServer takes payload on its way to the client.
@@ -63,7 +63,7 @@ func (c *connection) hasStatus() bool { return c.current != nil && c.current.Sta
 
 func (c *connection) interim() {
 	if c.current != nil && c.owed.earlier == 0 && c.current.Response.Packets == 0 {
-		c.current.Flags |= exchange.FlagInterim
+		c.current.Flags |= observe.FlagInterim
 	}
 }
 
@@ -75,12 +75,12 @@ func (x *open) startResponse(code int, o order) {
 	if x.Response.Packets > 0 && o == inOrder {
 		// What came before the status line was the rest of the response to
 		// an earlier request.
-		x.Response = exchange.Message{}
-		x.Flags |= exchange.FlagPipelined
+		x.Response = observe.Message{}
+		x.Flags |= observe.FlagPipelined
 	}
 	x.Status = code
 	if code == http.StatusSwitchingProtocols {
-		x.Flags |= exchange.FlagUpgraded
+		x.Flags |= observe.FlagUpgraded
 	}
 }
 

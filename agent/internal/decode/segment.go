@@ -6,7 +6,7 @@ import (
 	"bytes"
 	"net/netip"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -20,7 +20,7 @@ type point struct {
 type segment struct {
 	time                uint64 // Unix time, ns
 	point               point
-	direction           exchange.Direction // through the interface
+	direction           observe.Direction // through the interface
 	source, destination netip.AddrPort
 	seq                 uint32 // of the payload's first byte
 	ack                 uint32

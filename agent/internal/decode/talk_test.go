@@ -12,7 +12,7 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -35,14 +35,14 @@ var (
 type talk struct {
 	t          *testing.T
 	d          *Decoder
-	got        []exchange.Exchange
+	got        []observe.Observation
 	now        uint64
 	cseq, sseq uint32
 }
 
 func newTalk(t *testing.T, opts Options) *talk {
 	c := &talk{t: t, cseq: 0xffffffc0, sseq: 0xffffffe0}
-	c.d = New(opts, func(x exchange.Exchange) { c.got = append(c.got, x) })
+	c.d = New(opts, func(x observe.Observation) { c.got = append(c.got, x) })
 	return c
 }
 
@@ -112,7 +112,7 @@ func (c *talk) reset() {
 }
 
 // emitted checks what came so far, and forgets it.
-func (c *talk) emitted(want ...exchange.Exchange) {
+func (c *talk) emitted(want ...observe.Observation) {
 	c.t.Helper()
 	if diff := cmp.Diff(want, c.got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		c.t.Errorf("exchanges (-want +got):\n%s", diff)
@@ -136,16 +136,19 @@ func (c *talk) count(name string, want uint64) {
 
 // message is n packets of size bytes in all, from the first to the last one's
 // number in the talk.
-func message(first, last, packets, size int) exchange.Message {
-	return exchange.Message{First: uint64(first) * 1000, Last: uint64(last) * 1000, Bytes: uint64(size), Packets: uint32(packets)}
+func message(first, last, packets, size int) observe.Message {
+	return observe.Message{First: uint64(first) * 1000, Last: uint64(last) * 1000, Bytes: uint64(size), Packets: uint32(packets)}
 }
 
 // expected is the exchange of a get with these messages.
-func expected(request, response exchange.Message, status int, flags exchange.Flags) exchange.Exchange {
-	x := exchange.Exchange{
-		Context: tracecontext.Context{Sampling: tracecontext.Accepted, Format: tracecontext.FormatW3C},
-		Client:  clientEnd, Server: serverEnd,
-		Request: request, Response: response, Status: status, Flags: flags, HeaderOffset: 26,
+func expected(request, response observe.Message, status int, flags observe.Flags) observe.Observation {
+	x := observe.Observation{
+		Context: observe.Context{
+			Context:      tracecontext.Context{Sampling: tracecontext.Accepted, Format: tracecontext.FormatW3C},
+			HeaderOffset: 26,
+		},
+		Key:     observe.Key{Client: clientEnd, Server: serverEnd},
+		Request: request, Response: response, Status: status, Flags: flags,
 	}
 	binary.BigEndian.PutUint64(x.Context.TraceID[:], 0x4bf92f3577b34da6)
 	binary.BigEndian.PutUint64(x.Context.TraceID[8:], 0xa3ce929d0e0e4736)

@@ -6,7 +6,7 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // candidate is a layer that may be to blame, in one trace or in several.
@@ -18,7 +18,7 @@ type candidate struct {
 	compared          bool
 	// usual is set when typical traces are as slow often enough for chance.
 	usual  bool
-	layers []layer.Layer
+	layers []observe.Layer
 	// most has the largest piece; of what stands out, where something does.
 	most amount
 }

@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/layertrace/layertrace/agent/internal/backend"
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // slowListed is how many IDs of slow traces are told.
@@ -23,7 +24,7 @@ type measured struct {
 
 // Compare sets the slowest traces, those above the quantile (0 to 1) of their
 // times, against all others, and names the layer that makes the difference.
-func Compare(service string, traces []backend.Trace, slowQuantile float64) Comparison {
+func Compare(service string, traces []tracestore.Trace, slowQuantile float64) Comparison {
 	c := Comparison{
 		Service: service, Traces: len(traces), Reasons: map[string]int{},
 		Layers: []Delta{}, SlowTraces: []string{}, Notes: []string{},
@@ -45,7 +46,7 @@ func Compare(service string, traces []backend.Trace, slowQuantile float64) Compa
 
 // Together tells what some traces have in common that a baseline has not. What
 // happens to one of them by chance does not count.
-func Together(traces, baseline []backend.Trace) Comparison {
+func Together(traces, baseline []tracestore.Trace) Comparison {
 	c := Comparison{
 		Traces: len(traces) + len(baseline), Reasons: map[string]int{},
 		Layers: []Delta{}, SlowTraces: []string{}, Notes: []string{},
@@ -70,7 +71,7 @@ func Together(traces, baseline []backend.Trace) Comparison {
 	return c
 }
 
-func (c *Comparison) measure(traces []backend.Trace) (all []measured) {
+func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 	for _, t := range traces {
 		if at := start(t); !at.IsZero() {
 			if c.From.IsZero() || at.Before(c.From) {
@@ -80,9 +81,9 @@ func (c *Comparison) measure(traces []backend.Trace) (all []measured) {
 				c.To = at
 			}
 		}
-		tree := layer.Split(t.Sightings, parents(t))
+		tree := breakdown.Split(t.Observations, parents(t))
 		switch {
-		case len(t.Sightings) == 0:
+		case len(t.Observations) == 0:
 			c.Reasons["no spans of layertrace"]++
 		case tree.Roots[0].Total == 0:
 			c.Reasons["no hop seen from request to response"]++
@@ -98,8 +99,8 @@ func (c *Comparison) measure(traces []backend.Trace) (all []measured) {
 // order.
 func (c *Comparison) compare(usual, slow []measured) {
 	whole := func(m measured) int64 { return m.total }
-	c.Typical, c.Slow = len(usual), len(slow)
-	c.TypicalTotal, c.SlowTotal = medianOf(usual, whole), medianOf(slow, whole)
+	c.Baseline, c.Slow = len(usual), len(slow)
+	c.BaselineTotal, c.SlowTotal = medianOf(usual, whole), medianOf(slow, whole)
 	c.Unattributed = medianOf(slow, func(m measured) int64 { return m.unattributed })
 	for i := len(slow) - 1; i >= 0 && len(c.SlowTraces) < slowListed; i-- {
 		c.SlowTraces = append(c.SlowTraces, slow[i].id)
@@ -108,16 +109,16 @@ func (c *Comparison) compare(usual, slow []measured) {
 	found := candidates(sumsOf(slow), referenceOf(sumsOf(usual)), c.SlowTotal)
 	for _, f := range found {
 		c.Layers = append(c.Layers, Delta{
-			Layer: f.layer, Place: f.place, Slow: f.time, Typical: f.typical, Excess: f.difference(),
-			Share: share(f.difference(), c.SlowTotal-c.TypicalTotal), Covers: f.layers,
+			Layer: f.layer, Location: f.place, Slow: f.time, Baseline: f.typical, Excess: f.difference(),
+			Share: share(f.difference(), c.SlowTotal-c.BaselineTotal), MergedLayers: f.layers,
 		})
 	}
 	slices.SortFunc(c.Layers, func(a, b Delta) int {
-		return cmp.Or(cmp.Compare(b.Excess, a.Excess), cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Place, b.Place))
+		return cmp.Or(cmp.Compare(b.Excess, a.Excess), cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Location, b.Location))
 	})
 	c.Verdict = judge(found, c.SlowTotal, len(usual))
-	if c.Verdict.Layer != layer.None {
-		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.TypicalTotal)
+	if c.Verdict.Layer != observe.NoLayer {
+		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.BaselineTotal)
 		if !found[0].inParts() {
 			c.Verdict.Text = fmt.Sprintf("The slow traces are slow by the %s: %s, in typical ones %s.",
 				found[0].what(), short(found[0].time), short(found[0].typical))

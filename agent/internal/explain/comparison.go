@@ -5,7 +5,7 @@ package explain
 import (
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Comparison sets the slow traces of a service against its typical ones. Times
@@ -22,13 +22,13 @@ type Comparison struct {
 	Traces  int            `json:"traces"`
 	Left    int            `json:"skipped"`
 	Reasons map[string]int `json:"skipped_reasons"`
-	// Slow traces are those above Threshold, Typical all others.
+	// Slow traces are those above Threshold, Baseline all others.
 	Slow      int   `json:"slow"`
-	Typical   int   `json:"baseline"`
+	Baseline  int   `json:"baseline"`
 	Threshold int64 `json:"threshold_ns"`
-	// SlowTotal and TypicalTotal are medians.
-	SlowTotal    int64 `json:"slow_total_ns"`
-	TypicalTotal int64 `json:"baseline_total_ns"`
+	// SlowTotal and BaselineTotal are medians.
+	SlowTotal     int64 `json:"slow_total_ns"`
+	BaselineTotal int64 `json:"baseline_total_ns"`
 	// Unattributed is the median of what no layer was given in slow traces.
 	Unattributed int64 `json:"unattributed_ns"`
 	// Layers, largest excess first.
@@ -40,13 +40,13 @@ type Comparison struct {
 	Notes      []string `json:"notes"`
 }
 
-// Delta compares a layer at a place; Slow and Typical are medians.
+// Delta compares a layer at a place; Slow and Baseline are medians.
 type Delta struct {
-	Layer   layer.Layer   `json:"layer"`
-	Place   string        `json:"location"`
-	Slow    int64         `json:"slow_ns"`
-	Typical int64         `json:"baseline_ns"`
-	Excess  int64         `json:"excess_ns"`
-	Share   float64       `json:"share"`
-	Covers  []layer.Layer `json:"merged_layers,omitempty"`
+	Layer        observe.Layer   `json:"layer"`
+	Location     string          `json:"location"`
+	Slow         int64           `json:"slow_ns"`
+	Baseline     int64           `json:"baseline_ns"`
+	Excess       int64           `json:"excess_ns"`
+	Share        float64         `json:"share"`
+	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
 }

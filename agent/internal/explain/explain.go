@@ -8,19 +8,20 @@ import (
 	"slices"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/backend"
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Explain tells where the time of a trace went, and what is slower in it than
 // in the traces of the baseline, which should be of the same operation. Without
 // a baseline the verdict is what took most.
-func Explain(t backend.Trace, baseline []backend.Trace) Report {
+func Explain(t tracestore.Trace, baseline []tracestore.Trace) Report {
 	return newTypical(baseline).explain(t)
 }
 
 // All explains several traces by one baseline.
-func All(traces, baseline []backend.Trace) []Report {
+func All(traces, baseline []tracestore.Trace) []Report {
 	typical := newTypical(baseline)
 	reports := make([]Report, len(traces))
 	for i, t := range traces {
@@ -29,25 +30,25 @@ func All(traces, baseline []backend.Trace) []Report {
 	return reports
 }
 
-func (y *typical) explain(t backend.Trace) Report {
+func (y *typical) explain(t tracestore.Trace) Report {
 	r := Report{TraceID: t.ID.String(), Notes: notes(t), Layers: []Share{}, Hops: []Hop{}}
 	r.Service, r.Operation = Root(t)
 	r.Start = start(t)
-	tree := layer.Split(t.Sightings, parents(t))
+	tree := breakdown.Split(t.Observations, parents(t))
 	if len(tree.Roots) == 0 || tree.Roots[0].Total == 0 {
 		r.Verdict = nothingToBlame("No hop of this trace was seen from its request to its response.")
 		r.Verdict.Confidence = Low
-		for _, l := range tree.Legs {
+		for _, l := range tree.Hops {
 			r.Hops = append(r.Hops, y.hop(l))
 		}
 		return r
 	}
 	r.Total = tree.Roots[0].Total
-	r.Baseline = Baseline{Traces: y.traces, TypicalTotal: max(y.total, 0)}
+	r.Baseline = Baseline{Traces: y.traces, BaselineTotal: max(y.total, 0)}
 	sums, unattributed := sum(tree)
 	r.Unattributed = unattributed
 	r.Layers = y.shares(sums, r.Total)
-	for _, l := range tree.Legs {
+	for _, l := range tree.Hops {
 		r.Hops = append(r.Hops, y.hop(l))
 	}
 	if len(tree.Roots) > 1 {
@@ -58,23 +59,23 @@ func (y *typical) explain(t backend.Trace) Report {
 }
 
 // hop turns a leg into what is shown of it.
-func (y *typical) hop(l *layer.Leg) Hop {
+func (y *typical) hop(l *breakdown.Hop) Hop {
 	h := Hop{
 		SpanID: l.SpanID.String(), From: from(l), To: to(l),
 		FromNode: l.ClientNode(), ToNode: l.ServerNode(),
 		Start: l.Start, Total: l.Total, Unattributed: l.Unattributed,
-		Waited: l.Waited, Notes: append([]string{}, l.Notes...), Parts: []Part{},
+		OnCriticalPath: l.OnCriticalPath, Notes: append([]string{}, l.Notes...), Segments: []Segment{},
 	}
 	for p := l.Parent; p != nil; p = p.Parent {
 		h.Depth++
 	}
-	for _, s := range l.Sightings() {
+	for _, s := range l.Observations() {
 		h.Status = cmp.Or(h.Status, s.Status)
 	}
-	for _, p := range l.Parts {
-		h.Parts = append(h.Parts, Part{
-			Layer: p.Layer, Place: p.Place, Where: p.Where, Way: string(p.Way),
-			Start: p.Start, Time: p.Time, Back: p.Back, Covers: p.Covers, Typical: y.ofPart(l, p),
+	for _, p := range l.Segments {
+		h.Segments = append(h.Segments, Segment{
+			Layer: p.Layer, Location: p.Location, Between: p.Between, Phase: string(p.Phase),
+			Start: p.Start, Time: p.Time, Back: p.Back, MergedLayers: p.MergedLayers, Baseline: y.ofPart(l, p),
 		})
 	}
 	h.Verdict = y.hopVerdict(l)
@@ -82,27 +83,27 @@ func (y *typical) hop(l *layer.Leg) Hop {
 }
 
 // from and to name the ends of a hop; inside a pod they say which is the proxy.
-func from(l *layer.Leg) string { return end(l, l.Sender, l.ClientService(), l.ClientNode()) }
+func from(l *breakdown.Hop) string { return end(l, l.Sender, l.ClientService(), l.ClientNode()) }
 
-func to(l *layer.Leg) string { return end(l, l.Receiver, l.ServerService(), l.ServerNode()) }
+func to(l *breakdown.Hop) string { return end(l, l.Receiver, l.ServerService(), l.ServerNode()) }
 
-func end(l *layer.Leg, s *layer.Sighting, service, node string) string {
+func end(l *breakdown.Hop, s *observe.Observation, service, node string) string {
 	name := cmp.Or(service, node, "?")
 	inside := l.ClientVNIC == nil && l.ServerVNIC == nil && l.ClientPNIC == nil && l.ServerPNIC == nil
-	if inside && s != nil && s.Process == layer.Sidecar {
+	if inside && s != nil && s.Point.Process == observe.Sidecar {
 		name += " (sidecar)"
 	}
 	return name
 }
 
 // notes are what the reading of the trace told.
-func notes(t backend.Trace) []string {
+func notes(t tracestore.Trace) []string {
 	n := []string{}
-	if len(t.Sightings) == 0 {
+	if len(t.Observations) == 0 {
 		n = append(n, "the trace has no spans of layertrace: no agent saw it, or the agents' spans did not arrive (yet)")
 	}
-	sockets := slices.ContainsFunc(t.Sightings, func(s layer.Sighting) bool { return s.Kind == layer.Socket })
-	if len(t.Sightings) > 0 && !sockets {
+	sockets := slices.ContainsFunc(t.Observations, func(s observe.Observation) bool { return s.Point.Kind == observe.KindSocket })
+	if len(t.Observations) > 0 && !sockets {
 		n = append(n, "the agents saw interfaces only (--spans=interfaces, or no --socket-cgroup): protocol stack and application cannot be told apart")
 	}
 	if t.Duplicates > 0 {
@@ -119,14 +120,14 @@ func notes(t backend.Trace) []string {
 }
 
 // start is the first wall time of the trace.
-func start(t backend.Trace) (first time.Time) {
+func start(t tracestore.Trace) (first time.Time) {
 	for _, s := range t.Spans {
 		if first.IsZero() || s.Start.Before(first) {
 			first = s.Start
 		}
 	}
-	for i := range t.Sightings {
-		if at := time.Unix(0, t.Sightings[i].Wall); first.IsZero() || at.Before(first) {
+	for i := range t.Observations {
+		if at := time.Unix(0, t.Observations[i].Wall); first.IsZero() || at.Before(first) {
 			first = at
 		}
 	}

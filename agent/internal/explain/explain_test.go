@@ -7,27 +7,28 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/layertrace/layertrace/agent/internal/backend"
-	"github.com/layertrace/layertrace/agent/internal/layer"
-	"github.com/layertrace/layertrace/agent/internal/layer/layertest"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // pageTrace is a front page whose times vary by up to a tenth, apart from what
 // change makes slower.
-func pageTrace(r *rand.Rand, id byte, drop func(*layer.Sighting) bool, change ...func(*layertest.Hop)) backend.Trace {
-	w := layertest.New()
+func pageTrace(r *rand.Rand, id byte, drop func(*observe.Observation) bool, change ...func(*breakdowntest.Hop)) tracestore.Trace {
+	w := breakdowntest.New()
 	w.ID, w.Drop = trace.TraceID{id}, drop
-	vary := func(h *layertest.Hop) {
+	vary := func(h *breakdowntest.Hop) {
 		for _, ns := range []*uint64{&h.Stack, &h.VNet, &h.Driver, &h.Relay} {
 			*ns += r.Uint64N(*ns / 10)
 		}
 	}
-	w.FrontPage(append([]func(*layertest.Hop){vary}, change...)...)
-	return backend.Trace{ID: w.ID, Sightings: w.All}
+	w.FrontPage(append([]func(*breakdowntest.Hop){vary}, change...)...)
+	return tracestore.Trace{ID: w.ID, Observations: w.All}
 }
 
-func baselineOf(r *rand.Rand, n byte, drop func(*layer.Sighting) bool) (traces []backend.Trace) {
+func baselineOf(r *rand.Rand, n byte, drop func(*observe.Observation) bool) (traces []tracestore.Trace) {
 	for id := range n {
 		traces = append(traces, pageTrace(r, 100+id, drop))
 	}
@@ -35,8 +36,8 @@ func baselineOf(r *rand.Rand, n byte, drop func(*layer.Sighting) bool) (traces [
 }
 
 // toDetails slows the hop to details on its way between pods.
-func toDetails(slow func(*layertest.Hop)) func(*layertest.Hop) {
-	return func(h *layertest.Hop) {
+func toDetails(slow func(*breakdowntest.Hop)) func(*breakdowntest.Hop) {
+	return func(h *breakdowntest.Hop) {
 		if _, to, inside := h.Ends(); to == "details" && !inside {
 			slow(h)
 		}
@@ -47,30 +48,30 @@ func TestVerdict(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	baseline := baselineOf(r, 40, nil)
 	for name, c := range map[string]struct {
-		change func(*layertest.Hop)
-		layer  layer.Layer
+		change func(*breakdowntest.Hop)
+		layer  observe.Layer
 		place  string
 		excess int64
 	}{
-		"nothing": {func(*layertest.Hop) {}, layer.None, "", 0},
+		"nothing": {func(*breakdowntest.Hop) {}, observe.NoLayer, "", 0},
 		// Each way has the delay, so the time is twice that.
-		"relay":       {toDetails(func(h *layertest.Hop) { h.Relay += 1_000_000 }), layer.RelayNetwork, "node3-node4", 2_000_000},
-		"little less": {toDetails(func(h *layertest.Hop) { h.Relay += 200_000 }), layer.None, "", 0},
+		"relay":       {toDetails(func(h *breakdowntest.Hop) { h.Relay += 1_000_000 }), observe.RelayNetwork, "node3-node4", 2_000_000},
+		"little less": {toDetails(func(h *breakdowntest.Hop) { h.Relay += 200_000 }), observe.NoLayer, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			report := Explain(pageTrace(r, 1, nil, c.change), baseline)
 			v := report.Verdict
-			if v.Layer != c.layer || v.Place != c.place {
-				t.Fatalf("verdict %s %s, want %s %s: %s", v.Layer, v.Place, c.layer, c.place, v.Text)
+			if v.Layer != c.layer || v.Location != c.place {
+				t.Fatalf("verdict %s %s, want %s %s: %s", v.Layer, v.Location, c.layer, c.place, v.Text)
 			}
-			if d := v.Excess - c.excess; c.layer != layer.None && (d < -20_000 || d > 20_000 || v.Confidence != High) {
+			if d := v.Excess - c.excess; c.layer != observe.NoLayer && (d < -20_000 || d > 20_000 || v.Confidence != High) {
 				t.Errorf("excess %d ns with %s confidence, want %d, high", v.Excess, v.Confidence, c.excess)
 			}
 			checkReport(t, &report)
-			together := Together([]backend.Trace{
+			together := Together([]tracestore.Trace{
 				pageTrace(r, 1, nil, c.change), pageTrace(r, 2, nil, c.change), pageTrace(r, 3, nil, c.change), pageTrace(r, 4, nil),
 			}, baseline)
-			if together.Verdict.Layer != c.layer || together.Verdict.Place != c.place {
+			if together.Verdict.Layer != c.layer || together.Verdict.Location != c.place {
 				t.Errorf("together: %s", together.Verdict.Text)
 			}
 		})
@@ -84,7 +85,7 @@ func checkReport(t *testing.T, report *Report) {
 	for _, l := range report.Layers {
 		sum += l.Time
 		if l.Share < 0 || l.Share > 1 {
-			t.Errorf("%s %s has a share of %v", l.Layer, l.Place, l.Share)
+			t.Errorf("%s %s has a share of %v", l.Layer, l.Location, l.Share)
 		}
 	}
 	if sum != report.Total {
@@ -95,20 +96,20 @@ func checkReport(t *testing.T, report *Report) {
 	}
 }
 
-// Where a point is missing the verdict names the group, with low confidence.
+// Between a point is missing the verdict names the group, with low confidence.
 func TestVerdictOnGroup(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
-	drop := func(s *layer.Sighting) bool { return s.Kind == layer.PNIC && s.Node == "node3" }
-	slow := toDetails(func(h *layertest.Hop) { h.VNet += 3_000_000 })
+	drop := func(s *observe.Observation) bool { return s.Point.Kind == observe.KindPNIC && s.Point.Node == "node3" }
+	slow := toDetails(func(h *breakdowntest.Hop) { h.VNet += 3_000_000 })
 	report := Explain(pageTrace(r, 1, drop, slow), baselineOf(r, 20, drop))
 	v := report.Verdict
 	// The virtual network of node 4 is still told by itself.
-	if v.Layer != layer.RelayNetwork && v.Layer != layer.VirtualNetwork || v.Excess < 5_900_000 {
+	if v.Layer != observe.RelayNetwork && v.Layer != observe.VirtualNetwork || v.Excess < 5_900_000 {
 		t.Fatalf("%s", v.Text)
 	}
 	group := false
 	for _, l := range report.Layers {
-		group = group || len(l.Covers) > 1 && l.Time-l.Typical > 5_900_000
+		group = group || len(l.MergedLayers) > 1 && l.Time-l.Baseline > 5_900_000
 	}
 	if !group {
 		t.Errorf("no group of layers has the time: %+v", report.Layers)
@@ -120,10 +121,10 @@ func TestWithoutBaseline(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	report := Explain(pageTrace(r, 1, nil), nil)
 	v := report.Verdict
-	if v.Layer != layer.ProtocolStack || v.Place != "productpage" || v.Confidence != Low || !strings.Contains(v.Text, "took most") {
-		t.Errorf("%s verdict %s %s: %s", v.Confidence, v.Layer, v.Place, v.Text)
+	if v.Layer != observe.ProtocolStack || v.Location != "productpage" || v.Confidence != Low || !strings.Contains(v.Text, "took most") {
+		t.Errorf("%s verdict %s %s: %s", v.Confidence, v.Layer, v.Location, v.Text)
 	}
-	if len(report.Layers) == 0 || report.Layers[0].Typical != -1 {
+	if len(report.Layers) == 0 || report.Layers[0].Baseline != -1 {
 		t.Errorf("layers %+v", report.Layers)
 	}
 	checkReport(t, &report)
@@ -134,25 +135,25 @@ func TestNothingToExplain(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))
 	baseline := baselineOf(r, 20, nil)
 	cut := pageTrace(r, 1, nil)
-	for i := range cut.Sightings {
-		cut.Sightings[i].Response.First, cut.Sightings[i].Response.Last = 0, 0
-		cut.Sightings[i].Response.Handover.Last = 0
+	for i := range cut.Observations {
+		cut.Observations[i].Response.First, cut.Observations[i].Response.Last = 0, 0
+		cut.Observations[i].Response.App.Last = 0
 	}
-	for name, trace := range map[string]backend.Trace{
+	for name, trace := range map[string]tracestore.Trace{
 		"no spans at all":  {},
 		"no response":      cut,
 		"unreadable spans": {Unreadable: []string{"a", "b", "c", "d", "e"}, Duplicates: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			report := Explain(trace, baseline)
-			if report.Verdict.Layer != layer.None || report.Verdict.Confidence != Low || report.Total != 0 {
+			if report.Verdict.Layer != observe.NoLayer || report.Verdict.Confidence != Low || report.Total != 0 {
 				t.Errorf("%s verdict %s of %d ns: %s", report.Verdict.Confidence, report.Verdict.Layer, report.Total, report.Verdict.Text)
 			}
 			if len(report.Notes) == 0 && len(report.Hops) == 0 {
 				t.Error("nothing says why")
 			}
 			checkReport(t, &report)
-			if c := Together([]backend.Trace{trace}, baseline); c.Verdict.Layer != layer.None || c.Verdict.Confidence != Low {
+			if c := Together([]tracestore.Trace{trace}, baseline); c.Verdict.Layer != observe.NoLayer || c.Verdict.Confidence != Low {
 				t.Errorf("together: %+v", c.Verdict)
 			}
 		})
@@ -164,17 +165,17 @@ func TestCompare(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 5))
 	traces := baselineOf(r, 95, nil)
 	for id := range byte(5) {
-		traces = append(traces, pageTrace(r, 220+id, nil, toDetails(func(h *layertest.Hop) { h.Driver += 20_000_000 })))
+		traces = append(traces, pageTrace(r, 220+id, nil, toDetails(func(h *breakdowntest.Hop) { h.Driver += 20_000_000 })))
 	}
 	r.Shuffle(len(traces), func(i, j int) { traces[i], traces[j] = traces[j], traces[i] })
-	c := Compare("gateway", append(traces, backend.Trace{}), 0.95)
-	if c.Slow != 5 || c.Typical != 95 || c.Left != 1 || len(c.SlowTraces) != 5 {
-		t.Errorf("%d slow, %d typical, %d left out of %d", c.Slow, c.Typical, c.Left, c.Traces)
+	c := Compare("gateway", append(traces, tracestore.Trace{}), 0.95)
+	if c.Slow != 5 || c.Baseline != 95 || c.Left != 1 || len(c.SlowTraces) != 5 {
+		t.Errorf("%d slow, %d typical, %d left out of %d", c.Slow, c.Baseline, c.Left, c.Traces)
 	}
-	if c.Verdict.Layer != layer.NodeDriver || c.Verdict.Excess < 19_000_000 {
+	if c.Verdict.Layer != observe.NodeDriver || c.Verdict.Excess < 19_000_000 {
 		t.Errorf("%s", c.Verdict.Text)
 	}
-	if few := Compare("gateway", traces[:1], 0.95); few.Verdict.Layer != layer.None || few.Verdict.Confidence != Low {
+	if few := Compare("gateway", traces[:1], 0.95); few.Verdict.Layer != observe.NoLayer || few.Verdict.Confidence != Low {
 		t.Errorf("of one trace: %+v", few.Verdict)
 	}
 }
@@ -184,16 +185,16 @@ func TestCompare(t *testing.T) {
 func TestWallClocksDoNotCount(t *testing.T) {
 	r := rand.New(rand.NewPCG(6, 6))
 	baseline := baselineOf(r, 20, nil)
-	trace := pageTrace(r, 1, nil, toDetails(func(h *layertest.Hop) { h.Relay += 5_000_000 }))
+	trace := pageTrace(r, 1, nil, toDetails(func(h *breakdowntest.Hop) { h.Relay += 5_000_000 }))
 	right := Explain(trace, baseline)
 	for _, off := range []int64{-500_000_000, 500_000_000, 3_600_000_000_000} {
-		for i := range trace.Sightings {
-			if trace.Sightings[i].Node == "node3" && i%2 == 0 {
-				trace.Sightings[i].Wall += off
+		for i := range trace.Observations {
+			if trace.Observations[i].Point.Node == "node3" && i%2 == 0 {
+				trace.Observations[i].Wall += off
 			}
 		}
 		report := Explain(trace, baseline)
-		if report.Verdict.Layer != right.Verdict.Layer || report.Verdict.Place != right.Verdict.Place ||
+		if report.Verdict.Layer != right.Verdict.Layer || report.Verdict.Location != right.Verdict.Location ||
 			report.Verdict.Excess != right.Verdict.Excess || report.Total != right.Total {
 			t.Errorf("clock off by %d ns: %s, want %s", off, report.Verdict.Text, right.Verdict.Text)
 		}
@@ -205,17 +206,17 @@ func TestWallClocksDoNotCount(t *testing.T) {
 func TestLateSpans(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 7))
 	baseline := baselineOf(r, 20, nil)
-	slow := toDetails(func(h *layertest.Hop) { h.VNet += 5_000_000 })
-	late := func(s *layer.Sighting) bool { return s.Node == "node3" }
+	slow := toDetails(func(h *breakdowntest.Hop) { h.VNet += 5_000_000 })
+	late := func(s *observe.Observation) bool { return s.Point.Node == "node3" }
 	report := Explain(pageTrace(r, 1, late, slow), baseline)
 	checkReport(t, &report)
 	v := report.Verdict
-	beyond := len(v.Covers) > 1 && v.Confidence == Low
-	if here := v.Layer == layer.VirtualNetwork && v.Place == "node4"; !beyond && !here {
-		t.Errorf("%s verdict %s %s (%v): %s", v.Confidence, v.Layer, v.Place, v.Covers, v.Text)
+	beyond := len(v.MergedLayers) > 1 && v.Confidence == Low
+	if here := v.Layer == observe.VirtualNetwork && v.Location == "node4"; !beyond && !here {
+		t.Errorf("%s verdict %s %s (%v): %s", v.Confidence, v.Layer, v.Location, v.MergedLayers, v.Text)
 	}
 	whole := Explain(pageTrace(r, 1, nil, slow), baseline)
-	if whole.Verdict.Layer != layer.VirtualNetwork {
+	if whole.Verdict.Layer != observe.VirtualNetwork {
 		t.Errorf("with all spans: %s", whole.Verdict.Text)
 	}
 }

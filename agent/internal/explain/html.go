@@ -10,7 +10,7 @@ import (
 	"io"
 	"strconv"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 //go:embed page/*.tmpl
@@ -65,7 +65,7 @@ func (v *pageView) write(w io.Writer) error {
 }
 
 // class is the style of a layer.
-func class(l layer.Layer) string {
+func class(l observe.Layer) string {
 	switch letter := lookOf(l).letter; letter {
 	case '?':
 		return "lx"
@@ -75,7 +75,7 @@ func class(l layer.Layer) string {
 }
 
 // layers names a layer and those that could not be told from it.
-func layers(first layer.Layer, covers []layer.Layer) string {
+func layers(first observe.Layer, covers []observe.Layer) string {
 	names := string(first)
 	for _, l := range covers {
 		if l != first {
@@ -86,11 +86,11 @@ func layers(first layer.Layer, covers []layer.Layer) string {
 }
 
 // untold says what a row of several layers is, "" when there is none.
-func untold(all []layer.Layer) string {
+func untold(all []observe.Layer) string {
 	if len(all) == 0 {
 		return ""
 	}
-	return "Where a row names several layers, no capture point stands between them, so their times are one."
+	return "Between a row names several layers, no capture point stands between them, so their times are one."
 }
 
 // exact writes a time in ns.

@@ -13,7 +13,7 @@ type reportView struct {
 	Hops                   []hopView
 	Compared               bool
 	Layers                 []rowView
-	Covers                 string
+	MergedLayers           string
 	Notes                  []string
 }
 
@@ -37,7 +37,7 @@ func verdictOf(v *Verdict, n int, compared bool) verdictView {
 func viewOf(r *Report, n int, hops *int) reportView {
 	v := reportView{
 		Heading: strings.TrimSpace(r.title()), TraceID: r.TraceID, When: r.Start.UTC().Format("2006-01-02 15:04:05.000000 UTC"),
-		Verdict: verdictOf(&r.Verdict, n, r.Baseline.Traces > 0), Compared: r.Baseline.Traces > 0, Covers: untold(r.covers()), Notes: r.Notes,
+		Verdict: verdictOf(&r.Verdict, n, r.Baseline.Traces > 0), Compared: r.Baseline.Traces > 0, MergedLayers: untold(r.covers()), Notes: r.Notes,
 	}
 	for _, l := range looks {
 		v.Legend = append(v.Legend, legendView{class(l.layer), string(l.layer)})
@@ -60,15 +60,15 @@ func viewOf(r *Report, n int, hops *int) reportView {
 func (r *Report) rows() []rowView {
 	longest := r.Unattributed
 	for _, s := range r.Layers {
-		longest = max(longest, s.Time, s.Typical)
+		longest = max(longest, s.Time, s.Baseline)
 	}
 	var rows []rowView
 	for i := range r.Layers {
 		s := &r.Layers[i]
-		rows = append(rows, rowOf(s, r.Verdict.blames() && s.Layer == r.Verdict.Layer && s.Place == r.Verdict.Place, longest))
+		rows = append(rows, rowOf(s, r.Verdict.blames() && s.Layer == r.Verdict.Layer && s.Location == r.Verdict.Location, longest))
 	}
 	if r.Unattributed > 0 {
-		rest := Share{Layer: "not attributed", Time: r.Unattributed, Typical: -1}
+		rest := Share{Layer: "not attributed", Time: r.Unattributed, Baseline: -1}
 		if r.Total > 0 {
 			rest.Share = float64(r.Unattributed) / float64(r.Total)
 		}

@@ -15,7 +15,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	c.Hops = slices.Clone(list(c.Hops))
 	for i := range c.Hops {
 		h := &c.Hops[i]
-		h.Parts, h.Notes, h.Verdict.Evidence = list(h.Parts), list(h.Notes), list(h.Verdict.Evidence)
+		h.Segments, h.Notes, h.Verdict.Evidence = list(h.Segments), list(h.Notes), list(h.Verdict.Evidence)
 	}
 	return encode(w, c)
 }

@@ -25,8 +25,8 @@ func lane(hops []Hop, i int, from, to int64, cells int) []byte {
 			continue
 		}
 		best, most, parts := byte(cellUnattributed), 0.0, 0.0
-		for p := range hop.Parts {
-			part := &hop.Parts[p]
+		for p := range hop.Segments {
+			part := &hop.Segments[p]
 			o := 0.0
 			for _, piece := range part.pieces() {
 				o += overlap(low, high, piece.start, piece.start+piece.time)

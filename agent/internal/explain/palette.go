@@ -5,26 +5,26 @@ package explain
 import (
 	"strings"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // look is how a layer is shown: as a letter, so that no colour is needed.
 type look struct {
-	layer  layer.Layer
+	layer  observe.Layer
 	letter byte
 	ansi   string // SGR: dark letters on a colour
 }
 
 // looks are those of the layers, from the process outwards.
 var looks = []look{
-	{layer.Application, 'A', "30;42"},
-	{layer.ProtocolStack, 'P', "30;43"},
-	{layer.VirtualNetwork, 'V', "30;46"},
-	{layer.NodeDriver, 'D', "30;45"},
-	{layer.RelayNetwork, 'R', "30;44"},
+	{observe.Application, 'A', "30;42"},
+	{observe.ProtocolStack, 'P', "30;43"},
+	{observe.VirtualNetwork, 'V', "30;46"},
+	{observe.NodeDriver, 'D', "30;45"},
+	{observe.RelayNetwork, 'R', "30;44"},
 }
 
-func lookOf(l layer.Layer) look {
+func lookOf(l observe.Layer) look {
 	for _, each := range looks {
 		if each.layer == l {
 			return each
@@ -34,7 +34,7 @@ func lookOf(l layer.Layer) look {
 }
 
 // also names the layers that could not be told from the first, as "+V+D".
-func also(first layer.Layer, covers []layer.Layer) string {
+func also(first observe.Layer, covers []observe.Layer) string {
 	var b strings.Builder
 	for _, l := range covers {
 		if l != first {

@@ -7,7 +7,8 @@ package explain
 import (
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Confidence is how sure a verdict is.
@@ -48,24 +49,24 @@ type Report struct {
 type Baseline struct {
 	// Traces is the number of typical traces; 0: there is no comparison.
 	Traces int `json:"traces"`
-	// TypicalTotal is their median time in ns.
-	TypicalTotal int64 `json:"baseline_total_ns"`
+	// BaselineTotal is their median time in ns.
+	BaselineTotal int64 `json:"baseline_total_ns"`
 }
 
 // Share is the time that a layer took at a place.
 type Share struct {
-	Layer layer.Layer `json:"layer"`
-	// Place is the service (application, protocol stack), the node (node
+	Layer observe.Layer `json:"layer"`
+	// Location is the service (application, protocol stack), the node (node
 	// driver, virtual network), or NODE-NODE (relay network).
-	Place string `json:"location"`
-	Time  int64  `json:"time_ns"`
-	// Typical is the median of the baseline, -1 without one.
-	Typical int64 `json:"baseline_ns"`
+	Location string `json:"location"`
+	Time     int64  `json:"time_ns"`
+	// Baseline is the median of the baseline, -1 without one.
+	Baseline int64 `json:"baseline_ns"`
 	// Share of the trace's total time, 0 to 1.
 	Share float64 `json:"share"`
-	// Covers are the layers that could not be told apart, when a capture point
+	// MergedLayers are the layers that could not be told apart, when a capture point
 	// between them is missing; Layer is the first of them.
-	Covers []layer.Layer `json:"merged_layers,omitempty"`
+	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
 }
 
 // Hop is one request on one TCP connection.
@@ -79,43 +80,43 @@ type Hop struct {
 	From string `json:"from"`
 	To   string `json:"to"`
 	// FromNode and ToNode are nodes, "" where nobody looks.
-	FromNode string `json:"from_node"`
-	ToNode   string `json:"to_node"`
-	Start    int64  `json:"start_ns"`
-	Total    int64  `json:"total_ns"`
-	Status   int    `json:"status"`
-	Parts    []Part `json:"parts"`
+	FromNode string    `json:"from_node"`
+	ToNode   string    `json:"to_node"`
+	Start    int64     `json:"start_ns"`
+	Total    int64     `json:"total_ns"`
+	Status   int       `json:"status"`
+	Segments []Segment `json:"parts"`
 	// Unattributed is Total without the parts; hops inside count as a part.
 	Unattributed int64 `json:"unattributed_ns"`
-	// Waited is false when the trace did not wait for this hop: another one at
+	// OnCriticalPath is false when the trace did not wait for this hop: another one at
 	// the same time ended later.
-	Waited  bool     `json:"on_critical_path"`
-	Verdict Verdict  `json:"verdict"`
-	Notes   []string `json:"notes"`
+	OnCriticalPath bool     `json:"on_critical_path"`
+	Verdict        Verdict  `json:"verdict"`
+	Notes          []string `json:"notes"`
 }
 
-// Part is a piece of a hop's time.
-type Part struct {
-	Layer layer.Layer `json:"layer"`
-	Place string      `json:"location"`
-	// Where says between which points, as "socket of reviews-v1 to vethreviewsv1".
-	Where string `json:"between"`
-	// Way is "request", "response" or "both".
-	Way   string `json:"phase"`
+// Segment is a piece of a hop's time.
+type Segment struct {
+	Layer    observe.Layer `json:"layer"`
+	Location string        `json:"location"`
+	// Between says between which points, as "socket of reviews-v1 to vethreviewsv1".
+	Between string `json:"between"`
+	// Phase is "request", "response" or "both".
+	Phase string `json:"phase"`
 	Start int64  `json:"start_ns"`
 	Time  int64  `json:"time_ns"`
 	// Back is where the second half of a part of both ways is drawn: how the
 	// relay network's time is split between them no clock knows. 0: one piece.
 	Back int64 `json:"back_ns,omitempty"`
-	// Typical is the median of the baseline, -1 without one.
-	Typical int64         `json:"baseline_ns"`
-	Covers  []layer.Layer `json:"merged_layers,omitempty"`
+	// Baseline is the median of the baseline, -1 without one.
+	Baseline     int64           `json:"baseline_ns"`
+	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
 }
 
 // piece is a stretch of time that a part is drawn over.
 type piece struct{ start, time int64 }
 
-func (p *Part) pieces() []piece {
+func (p *Segment) pieces() []piece {
 	if p.Back == 0 {
 		return []piece{{p.Start, p.Time}}
 	}
@@ -124,21 +125,21 @@ func (p *Part) pieces() []piece {
 
 // Verdict names the layer that is to blame.
 type Verdict struct {
-	// Layer is layer.None when nothing stands out.
-	Layer layer.Layer `json:"layer"`
-	Place string      `json:"location"`
-	// Where is the part of the place that took most, as in Part.
-	Where string `json:"between,omitempty"`
+	// Layer is observe.NoLayer when nothing stands out.
+	Layer    observe.Layer `json:"layer"`
+	Location string        `json:"location"`
+	// Between is the part of the place that took most, as in Segment.
+	Between string `json:"between,omitempty"`
 	// Queue is the queue in which most of it was spent, where that is known.
-	Queue layer.Queue `json:"queue,omitempty"`
+	Queue breakdown.Queue `json:"queue,omitempty"`
 	// Time is what the layer took, Excess what of it is more than typical, or
 	// all of it without a baseline.
 	Time   int64 `json:"time_ns"`
 	Excess int64 `json:"excess_ns"`
 	// Share of Excess in the whole time, 0 to 1.
-	Share      float64       `json:"share"`
-	Confidence Confidence    `json:"confidence"`
-	Covers     []layer.Layer `json:"merged_layers,omitempty"`
+	Share        float64         `json:"share"`
+	Confidence   Confidence      `json:"confidence"`
+	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
 	// Evidence are sentences on what supports it: retransmissions, drops, a
 	// queue, the comparison.
 	Evidence []string `json:"evidence"`

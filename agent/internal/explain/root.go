@@ -6,14 +6,15 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/layertrace/layertrace/agent/internal/backend"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
 
 // Root returns service and operation of the span that the trace begins with, ""
-// when it has only spans of layertrace. Where the beginning was not stored, it
+// when it has only spans of layertrace. Between the beginning was not stored, it
 // is the earliest span whose parent is missing.
-func Root(t backend.Trace) (service, operation string) {
+func Root(t tracestore.Trace) (service, operation string) {
 	if len(t.Spans) == 0 {
 		return "", ""
 	}
@@ -22,7 +23,7 @@ func Root(t backend.Trace) (service, operation string) {
 		stored[s.ID] = true
 	}
 	// 0: a beginning; 1: its parent is missing; 2: it has a parent.
-	rank := func(s backend.Span) int {
+	rank := func(s tracestore.Span) int {
 		switch {
 		case !s.Parent.IsValid():
 			return 0
@@ -31,7 +32,7 @@ func Root(t backend.Trace) (service, operation string) {
 		}
 		return 2
 	}
-	root := slices.MinFunc(t.Spans, func(a, b backend.Span) int {
+	root := slices.MinFunc(t.Spans, func(a, b tracestore.Span) int {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Start.Compare(b.Start))
 	})
 	return root.Service, root.Name

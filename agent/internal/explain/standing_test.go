@@ -8,7 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // oneLayer is a trace with parts of one layer at one place, in µs by their names.
@@ -17,9 +18,9 @@ func oneLayer(parts map[string]int64) sums {
 	for where, micros := range parts {
 		ns := micros * us
 		t.time += ns
-		t.parts[partKey{where: where}] = amount{ns, &layer.Leg{}, layer.Part{Time: ns, Where: where}}
+		t.parts[partKey{where: where}] = amount{ns, &breakdown.Hop{}, breakdown.Segment{Time: ns, Between: where}}
 	}
-	return sums{{layer: layer.ProtocolStack, place: "reviews"}: t}
+	return sums{{layer: observe.ProtocolStack, place: "reviews"}: t}
 }
 
 // What a layer took more than usual is what its slow parts did.
@@ -107,7 +108,7 @@ func TestStandingOut(t *testing.T) {
 				t.Fatalf("%d candidates, want 1", len(found))
 			}
 			v := judge(found, 20_000*us, len(before))
-			if (v.Layer == layer.None) != (c.want == 0) {
+			if (v.Layer == observe.NoLayer) != (c.want == 0) {
 				t.Fatalf("verdict %+v, want %d us", v, c.want)
 			}
 			if c.want == 0 {
@@ -117,8 +118,8 @@ func TestStandingOut(t *testing.T) {
 			if off := v.Excess/us - c.want; max(off, -off) > c.want/20+100 {
 				t.Errorf("%d us more than usual, want %d: %+v", v.Excess/us, c.want, v)
 			}
-			if c.where != "" && v.Where != c.where {
-				t.Errorf("most of it %q, want %q", v.Where, c.where)
+			if c.where != "" && v.Between != c.where {
+				t.Errorf("most of it %q, want %q", v.Between, c.where)
 			}
 			told := no
 			if strings.Contains(strings.Join(v.Evidence, "\n"), "spread over its other parts") {
@@ -131,15 +132,15 @@ func TestStandingOut(t *testing.T) {
 	}
 }
 
-// Where nothing is to blame, the largest difference is told, not that of what
+// Between nothing is to blame, the largest difference is told, not that of what
 // stands out by a little.
 func TestLargestDifference(t *testing.T) {
 	all := []candidate{
-		{key: key{layer: layer.ProtocolStack, place: "details"}, time: 60 * us, typical: 20 * us, excess: 40 * us, threshold: leastExcess, compared: true},
-		{key: key{layer: layer.Application, place: "ratings"}, time: 900 * us, typical: 400 * us, excess: 500 * us, threshold: leastExcess, compared: true, usual: true},
+		{key: key{layer: observe.ProtocolStack, place: "details"}, time: 60 * us, typical: 20 * us, excess: 40 * us, threshold: leastExcess, compared: true},
+		{key: key{layer: observe.Application, place: "ratings"}, time: 900 * us, typical: 400 * us, excess: 500 * us, threshold: leastExcess, compared: true, usual: true},
 	}
 	const want = "No layer took more than it usually does; the largest difference is 500 µs at the application of ratings."
-	if v := judge(all, 20_000*us, 100); v.Layer != layer.None || v.Text != want {
+	if v := judge(all, 20_000*us, 100); v.Layer != observe.NoLayer || v.Text != want {
 		t.Errorf("%s: %q, want %q", v.Layer, v.Text, want)
 	}
 }
@@ -147,10 +148,10 @@ func TestLargestDifference(t *testing.T) {
 // A part may be slow where the layer as a whole took no longer than usual.
 func TestTextOfAPart(t *testing.T) {
 	c := candidate{
-		key: key{layer: layer.ProtocolStack, place: "reviews"}, time: 1780 * us, typical: 1990 * us, excess: 1260 * us,
-		threshold: leastExcess, compared: true, most: amount{leg: &layer.Leg{}},
+		key: key{layer: observe.ProtocolStack, place: "reviews"}, time: 1780 * us, typical: 1990 * us, excess: 1260 * us,
+		threshold: leastExcess, compared: true, most: amount{leg: &breakdown.Hop{}},
 	}
-	const want = "Parts of the protocol stack of reviews took 1.26 ms more than usual, the whole 1.78 ms."
+	const want = "Segments of the protocol stack of reviews took 1.26 ms more than usual, the whole 1.78 ms."
 	if v := judge([]candidate{c}, 20_000*us, 100); v.Text != want {
 		t.Errorf("%q, want %q", v.Text, want)
 	}

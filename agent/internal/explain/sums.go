@@ -7,22 +7,24 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/layertrace/layertrace/agent/internal/backend"
-	"github.com/layertrace/layertrace/agent/internal/layer"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // key is a layer at a place, or several layers that could not be told apart.
 type key struct {
-	layer  layer.Layer
+	layer  observe.Layer
 	place  string
 	covers string
 }
 
-func keyOf(p layer.Part) key {
-	k := key{layer: p.Layer, place: p.Place}
-	if len(p.Covers) > 0 {
-		k.covers = fmt.Sprint(p.Covers)
+func keyOf(p breakdown.Segment) key {
+	k := key{layer: p.Layer, place: p.Location}
+	if len(p.MergedLayers) > 0 {
+		k.covers = fmt.Sprint(p.MergedLayers)
 	}
 	return k
 }
@@ -35,14 +37,14 @@ type sums map[key]*total
 type total struct {
 	time   int64
 	parts  map[partKey]amount
-	layers []layer.Layer
+	layers []observe.Layer
 }
 
 // amount is the time of parts that are alike, and the largest of them.
 type amount struct {
 	time int64
-	leg  *layer.Leg
-	part layer.Part
+	leg  *breakdown.Hop
+	part breakdown.Segment
 }
 
 func (a amount) plus(b amount) amount {
@@ -57,14 +59,14 @@ func (a amount) plus(b amount) amount {
 type partKey struct {
 	hop   string
 	where string
-	way   layer.Way
+	way   breakdown.Phase
 }
 
 // sum adds up what the root waited for, and what of it no layer was given.
-func sum(tree *layer.Tree) (s sums, unattributed int64) {
+func sum(tree *breakdown.Tree) (s sums, unattributed int64) {
 	s = sums{}
-	for _, l := range tree.Legs {
-		if l.Waited {
+	for _, l := range tree.Hops {
+		if l.OnCriticalPath {
 			unattributed += l.Unattributed
 			s.add(l)
 		}
@@ -73,18 +75,18 @@ func sum(tree *layer.Tree) (s sums, unattributed int64) {
 }
 
 // sumOf adds up a hop by itself.
-func sumOf(l *layer.Leg) sums {
+func sumOf(l *breakdown.Hop) sums {
 	s := sums{}
 	s.add(l)
 	return s
 }
 
-func (s sums) add(l *layer.Leg) {
-	for _, p := range l.Parts {
+func (s sums) add(l *breakdown.Hop) {
+	for _, p := range l.Segments {
 		k := keyOf(p)
 		t := s[k]
 		if t == nil {
-			t = &total{parts: map[partKey]amount{}, layers: p.Covers}
+			t = &total{parts: map[partKey]amount{}, layers: p.MergedLayers}
 			s[k] = t
 		}
 		t.time += p.Time
@@ -93,10 +95,12 @@ func (s sums) add(l *layer.Leg) {
 	}
 }
 
-func partKeyOf(l *layer.Leg, p layer.Part) partKey { return partKey{hopName(l), p.Where, p.Way} }
+func partKeyOf(l *breakdown.Hop, p breakdown.Segment) partKey {
+	return partKey{hopName(l), p.Between, p.Phase}
+}
 
 // parents are those of the spans that others made.
-func parents(t backend.Trace) map[trace.SpanID]trace.SpanID {
+func parents(t tracestore.Trace) map[trace.SpanID]trace.SpanID {
 	all := map[trace.SpanID]trace.SpanID{}
 	for _, s := range t.Spans {
 		// Spans that share an ID (client and server of Zipkin) share the parent;
@@ -113,14 +117,14 @@ func (y *typical) shares(s sums, whole int64) []Share {
 	all := []Share{}
 	for k, t := range s {
 		all = append(all, Share{
-			Layer: k.layer, Place: k.place, Time: t.time, Typical: y.of(k),
-			Share: share(t.time, whole), Covers: t.layers,
+			Layer: k.layer, Location: k.place, Time: t.time, Baseline: y.of(k),
+			Share: share(t.time, whole), MergedLayers: t.layers,
 		})
 	}
-	excess := func(s Share) int64 { return s.Time - max(s.Typical, 0) }
+	excess := func(s Share) int64 { return s.Time - max(s.Baseline, 0) }
 	slices.SortFunc(all, func(a, b Share) int {
 		return cmp.Or(cmp.Compare(excess(b), excess(a)), cmp.Compare(b.Time, a.Time),
-			cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Place, b.Place))
+			cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Location, b.Location))
 	})
 	return all
 }

@@ -7,7 +7,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // WriteText writes the report for people, 100 columns wide: what is to blame,
@@ -39,9 +39,9 @@ func (r *Report) title() string {
 	case r.Baseline.Traces == 0:
 		return title + "; no typical traces to compare with"
 	case r.Baseline.Traces == 1:
-		return title + ", the only typical trace " + duration(r.Baseline.TypicalTotal)
+		return title + ", the only typical trace " + duration(r.Baseline.BaselineTotal)
 	}
-	return fmt.Sprintf("%s, typically %s (median of %d traces)", title, duration(r.Baseline.TypicalTotal), r.Baseline.Traces)
+	return fmt.Sprintf("%s, typically %s (median of %d traces)", title, duration(r.Baseline.BaselineTotal), r.Baseline.Traces)
 }
 
 func (v *Verdict) writeText(b *strings.Builder, p paint) {
@@ -62,7 +62,7 @@ func (v *Verdict) writeText(b *strings.Builder, p paint) {
 }
 
 // blames says whether a layer stands out.
-func (v *Verdict) blames() bool { return v.Layer != "" && v.Layer != layer.None }
+func (v *Verdict) blames() bool { return v.Layer != "" && v.Layer != observe.NoLayer }
 
 // sentence is the verdict as one sentence.
 func (v *Verdict) sentence() string {
@@ -72,7 +72,7 @@ func (v *Verdict) sentence() string {
 	case !v.blames():
 		return "Nothing stands out."
 	}
-	return fmt.Sprintf("%s of %s took %s.", v.Layer, v.Place, duration(v.Time))
+	return fmt.Sprintf("%s of %s took %s.", v.Layer, v.Location, duration(v.Time))
 }
 
 func writeNotes(b *strings.Builder, notes []string) {

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // WriteText writes the comparison for people, 100 columns wide.
@@ -39,9 +39,9 @@ func (c *Comparison) summary() []string {
 		return []string{c.Service + ": no traces were found."}
 	}
 	lines := []string{fmt.Sprintf("%s: %d traces from %s to %s", c.Service, c.Traces, c.From.UTC().Format("2006-01-02 15:04:05"), c.To.UTC().Format("2006-01-02 15:04:05 UTC"))}
-	if c.Slow+c.Typical > 0 {
+	if c.Slow+c.Baseline > 0 {
 		lines = append(lines, fmt.Sprintf("%d slow ones, above %s, took %s; %d typical ones took %s (medians)",
-			c.Slow, duration(c.Threshold), duration(c.SlowTotal), c.Typical, duration(c.TypicalTotal)))
+			c.Slow, duration(c.Threshold), duration(c.SlowTotal), c.Baseline, duration(c.BaselineTotal)))
 	}
 	if c.Left > 0 {
 		var reasons []string
@@ -66,15 +66,15 @@ func (c *Comparison) writeLayers(b *strings.Builder, p paint) {
 	b.WriteString("\n" + p.in(bold, head) + "  (| typical)\n")
 	longest := int64(0)
 	for _, d := range c.Layers {
-		longest = max(longest, d.Slow, d.Typical)
+		longest = max(longest, d.Slow, d.Baseline)
 	}
-	var covers []layer.Layer
+	var covers []observe.Layer
 	for i := range c.Layers {
 		d := &c.Layers[i]
-		row := Share{Layer: d.Layer, Place: d.Place, Time: d.Slow, Typical: d.Typical, Share: d.Share, Covers: d.Covers}
-		blamed := c.Verdict.blames() && d.Layer == c.Verdict.Layer && d.Place == c.Verdict.Place
-		b.WriteString(row.line(p, true, blamed) + " " + gauge(p, lookOf(d.Layer).ansi, d.Slow, d.Typical, longest, width-len(head)-1) + "\n")
-		covers = append(covers, d.Covers...)
+		row := Share{Layer: d.Layer, Location: d.Location, Time: d.Slow, Baseline: d.Baseline, Share: d.Share, MergedLayers: d.MergedLayers}
+		blamed := c.Verdict.blames() && d.Layer == c.Verdict.Layer && d.Location == c.Verdict.Location
+		b.WriteString(row.line(p, true, blamed) + " " + gauge(p, lookOf(d.Layer).ansi, d.Slow, d.Baseline, longest, width-len(head)-1) + "\n")
+		covers = append(covers, d.MergedLayers...)
 	}
 	if text := coversText(covers); text != "" {
 		b.WriteString(wrap("", text))

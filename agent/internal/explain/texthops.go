@@ -65,16 +65,16 @@ func (h *Hop) details() string {
 		words = append(words, way)
 	}
 	for _, big := range h.biggest(3) {
-		text := string(big.Layer) + also(big.Layer, big.Covers) + " " + duration(big.Time)
-		if big.Typical >= 0 {
-			text += " (typically " + duration(big.Typical) + ")"
+		text := string(big.Layer) + also(big.Layer, big.MergedLayers) + " " + duration(big.Time)
+		if big.Baseline >= 0 {
+			text += " (typically " + duration(big.Baseline) + ")"
 		}
 		words = append(words, text)
 	}
 	if float64(h.Unattributed) >= worthSaying*float64(h.Total) && h.Unattributed > 0 {
 		words = append(words, "not attributed "+duration(h.Unattributed))
 	}
-	if !h.Waited {
+	if !h.OnCriticalPath {
 		words = append(words, "the trace did not wait for it")
 	}
 	return strings.Join(words, ", ")

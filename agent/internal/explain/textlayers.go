@@ -5,7 +5,7 @@ package explain
 import (
 	"strings"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Columns of the tables of layers.
@@ -34,15 +34,15 @@ func (r *Report) writeLayers(b *strings.Builder, p paint) {
 	b.WriteString("\n" + p.in(bold, title) + "\n")
 	longest, columns := r.Unattributed, width-len(strings.Join(head, " "))-1
 	for _, s := range r.Layers {
-		longest = max(longest, s.Time, s.Typical)
+		longest = max(longest, s.Time, s.Baseline)
 	}
 	for i := range r.Layers {
 		s := &r.Layers[i]
-		blamed := r.Verdict.blames() && s.Layer == r.Verdict.Layer && s.Place == r.Verdict.Place
-		b.WriteString(s.line(p, typical, blamed) + " " + gauge(p, lookOf(s.Layer).ansi, s.Time, s.Typical, longest, columns) + "\n")
+		blamed := r.Verdict.blames() && s.Layer == r.Verdict.Layer && s.Location == r.Verdict.Location
+		b.WriteString(s.line(p, typical, blamed) + " " + gauge(p, lookOf(s.Layer).ansi, s.Time, s.Baseline, longest, columns) + "\n")
 	}
 	if r.Unattributed > 0 {
-		rest := Share{Layer: "not attributed", Time: r.Unattributed, Typical: -1}
+		rest := Share{Layer: "not attributed", Time: r.Unattributed, Baseline: -1}
 		if r.Total > 0 {
 			rest.Share = float64(r.Unattributed) / float64(r.Total)
 		}
@@ -60,13 +60,13 @@ func (s *Share) line(p paint, typical, blamed bool) string {
 		letter = l.letter
 	}
 	cells := []string{
-		p.in(lookSGR(letter), string(letter)) + " " + fit(string(s.Layer)+also(s.Layer, s.Covers), layerColumns-2),
-		fit(s.Place, placeColumns), right(duration(s.Time), timeColumns),
+		p.in(lookSGR(letter), string(letter)) + " " + fit(string(s.Layer)+also(s.Layer, s.MergedLayers), layerColumns-2),
+		fit(s.Location, placeColumns), right(duration(s.Time), timeColumns),
 	}
 	if typical {
 		usual, excess := "", ""
-		if s.Typical >= 0 {
-			usual, excess = duration(s.Typical), difference(s.Time-s.Typical)
+		if s.Baseline >= 0 {
+			usual, excess = duration(s.Baseline), difference(s.Time-s.Baseline)
 		}
 		excess = right(excess, timeColumns)
 		if blamed {
@@ -87,21 +87,21 @@ func lookSGR(letter byte) string {
 }
 
 // covers are the layers that were put to another one somewhere.
-func (r *Report) covers() []layer.Layer {
-	var all []layer.Layer
+func (r *Report) covers() []observe.Layer {
+	var all []observe.Layer
 	for i := range r.Layers {
-		all = append(all, r.Layers[i].Covers...)
+		all = append(all, r.Layers[i].MergedLayers...)
 	}
 	for i := range r.Hops {
-		for _, part := range r.Hops[i].Parts {
-			all = append(all, part.Covers...)
+		for _, part := range r.Hops[i].Segments {
+			all = append(all, part.MergedLayers...)
 		}
 	}
 	return all
 }
 
 // coversText says what "+V" means, "" when it does not occur.
-func coversText(all []layer.Layer) string {
+func coversText(all []observe.Layer) string {
 	if len(all) == 0 {
 		return ""
 	}

@@ -5,8 +5,8 @@ package explain
 import (
 	"slices"
 
-	"github.com/layertrace/layertrace/agent/internal/backend"
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
 
 // typical is how long the layers take in the traces of a baseline.
@@ -56,22 +56,22 @@ func (d distribution) least(slow int) int64 {
 	return d.sorted[min(exceptions(slow), len(d.sorted)-1)]
 }
 
-func hopName(l *layer.Leg) string { return from(l) + " > " + to(l) }
+func hopName(l *breakdown.Hop) string { return from(l) + " > " + to(l) }
 
 // newTypical reads a baseline. Traces that no hop was seen of do not count.
-func newTypical(baseline []backend.Trace) *typical {
+func newTypical(baseline []tracestore.Trace) *typical {
 	var totals []int64
 	var whole []sums
 	hops := map[string][]sums{}
 	for _, t := range baseline {
-		tree := layer.Split(t.Sightings, parents(t))
+		tree := breakdown.Split(t.Observations, parents(t))
 		if len(tree.Roots) == 0 || tree.Roots[0].Total == 0 {
 			continue
 		}
 		totals = append(totals, tree.Roots[0].Total)
 		s, _ := sum(tree)
 		whole = append(whole, s)
-		for _, l := range tree.Legs {
+		for _, l := range tree.Hops {
 			hops[hopName(l)] = append(hops[hopName(l)], sumOf(l))
 		}
 	}
@@ -105,7 +105,7 @@ func distributionOf(values []int64) distribution {
 func (y *typical) of(k key) int64 { return orUnknown(y.whole.layers, k).median }
 
 // ofPart returns the median of a part of a hop, -1 when it is not known.
-func (y *typical) ofPart(l *layer.Leg, p layer.Part) int64 {
+func (y *typical) ofPart(l *breakdown.Hop, p breakdown.Segment) int64 {
 	return orUnknown(y.hops[hopName(l)].parts, partKeyOf(l, p)).median
 }
 

@@ -9,7 +9,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const (
@@ -29,7 +30,7 @@ const (
 
 // verdict names the layer that took longer than it usually does. Without a
 // baseline it is the one that took most.
-func (y *typical) verdict(s sums, whole int64, tree *layer.Tree) Verdict {
+func (y *typical) verdict(s sums, whole int64, tree *breakdown.Tree) Verdict {
 	v := judge(candidates([]sums{s}, y.whole, whole), whole, y.traces)
 	if y.traces == 0 {
 		v.Evidence = append(v.Evidence, "there are no typical traces to compare with: this is what took most, which may be as usual")
@@ -41,8 +42,8 @@ func (y *typical) verdict(s sums, whole int64, tree *layer.Tree) Verdict {
 }
 
 // hopVerdict is the same within a hop.
-func (y *typical) hopVerdict(l *layer.Leg) Verdict {
-	if len(l.Parts) == 0 {
+func (y *typical) hopVerdict(l *breakdown.Hop) Verdict {
+	if len(l.Segments) == 0 {
 		return nothingToBlame("This hop was not seen from its request to its response.")
 	}
 	return judge(candidates([]sums{sumOf(l)}, y.hops[hopName(l)], l.Total), l.Total, y.traces)
@@ -91,13 +92,13 @@ func judge(all []candidate, whole int64, typical int) Verdict {
 		return nothingToBlame(fmt.Sprintf("No layer took more than it usually does; the largest difference is %s at the %s.", short(most.difference()), most.what()))
 	}
 	v := Verdict{
-		Layer: c.layer, Place: c.place, Where: c.most.part.Where, Queue: c.most.part.Queue, Time: c.time, Excess: c.excess,
-		Share: share(c.excess, whole), Covers: c.layers, Evidence: []string{}, Confidence: confidence(all, typical),
+		Layer: c.layer, Location: c.place, Between: c.most.part.Between, Queue: c.most.part.Queue, Time: c.time, Excess: c.excess,
+		Share: share(c.excess, whole), MergedLayers: c.layers, Evidence: []string{}, Confidence: confidence(all, typical),
 	}
 	if c.compared {
 		v.Text = fmt.Sprintf("The %s took %s, %s more than usual.", c.what(), short(c.time), short(c.excess))
 		if c.inParts() {
-			v.Text = fmt.Sprintf("Parts of the %s took %s more than usual, the whole %s.", c.what(), short(c.excess), short(c.time))
+			v.Text = fmt.Sprintf("Segments of the %s took %s more than usual, the whole %s.", c.what(), short(c.excess), short(c.time))
 		}
 		v.Evidence = append(v.Evidence, fmt.Sprintf("%s; in %d typical traces %s", short(c.time), typical, short(c.typical)))
 		if e := c.elsewhere(); e != "" {
@@ -123,13 +124,13 @@ func confidence(all []candidate, typical int) Confidence {
 }
 
 func nothingToBlame(text string) Verdict {
-	return Verdict{Layer: layer.None, Confidence: High, Evidence: []string{}, Text: text}
+	return Verdict{Layer: observe.NoLayer, Confidence: High, Evidence: []string{}, Text: text}
 }
 
 // words are the layers' names in sentences: the paper's.
-var words = map[layer.Layer]string{
-	layer.Application: "application", layer.ProtocolStack: "protocol stack", layer.NodeDriver: "node driver",
-	layer.VirtualNetwork: "virtual network", layer.RelayNetwork: "relay network",
+var words = map[observe.Layer]string{
+	observe.Application: "application", observe.ProtocolStack: "protocol stack", observe.NodeDriver: "node driver",
+	observe.VirtualNetwork: "virtual network", observe.RelayNetwork: "relay network",
 }
 
 // what names the layer and its place, or the group.

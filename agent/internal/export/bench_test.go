@@ -12,14 +12,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/clock"
-	"github.com/layertrace/layertrace/agent/internal/identity"
-	"github.com/layertrace/layertrace/agent/internal/iface"
-	"github.com/layertrace/layertrace/agent/internal/span"
-	"github.com/layertrace/layertrace/internal/exchange"
-	"github.com/layertrace/layertrace/internal/tracecontext"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
+
+	"github.com/layertrace/layertrace/agent/internal/clock"
+	"github.com/layertrace/layertrace/agent/internal/span"
+	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // BenchmarkDelivery is the agent's way of an exchange from the probe on: span,
@@ -34,13 +33,14 @@ func BenchmarkDelivery(b *testing.B) {
 		b.Fatal(err)
 	}
 	queue := NewQueue(exporter, 4*batchSize, log)
-	emitter := span.NewEmitter(span.Options{Processor: queue, Clock: bootClock{}, Peers: everyone{}, Version: "v1"})
+	emitter := span.NewEmitter(span.Options{Processor: queue, Clock: bootClock{}, Version: "v1"})
 	points := benchPoints()
 	b.ReportAllocs()
 	cpu, n := cpuTime(b), 0
 	for b.Loop() {
 		x := benchExchange(n)
-		emitter.Emit(&points[n%len(points)], &x)
+		x.Point = points[n%len(points)]
+		emitter.Emit(&x)
 		if n++; n%batchSize == 0 {
 			flush(b, queue)
 		}
@@ -60,50 +60,45 @@ func flush(b *testing.B, q *Queue) {
 }
 
 // benchPoints are those of a node of the lab.
-func benchPoints() []span.Point {
-	points := []span.Point{{ID: "node3/2", Node: "node3", Interface: iface.Interface{Index: 2, Name: "eth0", Role: iface.PNIC}}}
+func benchPoints() []*observe.Point {
+	points := []*observe.Point{{ID: "node3/2", Kind: observe.KindPNIC, Node: "node3", Interface: "eth0"}}
 	for i, service := range []string{"details", "reviews-v1", "reviews-v3", "ratings"} {
-		points = append(points, span.Point{
-			ID: span.PointID("node3", 10+i), Node: "node3",
-			Interface: iface.Interface{Index: 10 + i, Name: "veth" + service, Kind: "veth", Role: iface.VNIC},
-			Workload:  identity.Workload{Service: service, Namespace: "default", Pod: service + "-1", Node: "node3"},
+		points = append(points, &observe.Point{
+			ID: observe.InterfacePointID("node3", 10+i), Kind: observe.KindVNIC, Node: "node3", Interface: "veth" + service,
+			Workload: observe.Workload{Service: service, Namespace: "default", Pod: service + "-1", Node: "node3"},
 		})
 	}
 	return points
 }
 
 // benchExchange is a usual one: a request of one segment, nothing lost.
-func benchExchange(n int) exchange.Exchange {
+func benchExchange(n int) observe.Observation {
 	start := uint64(5e9) + uint64(n)*1e6
 	id := tracecontext.TraceID{0: 0xaa, 8: 0xbb, 12: byte(n >> 24), 13: byte(n >> 16), 14: byte(n >> 8), 15: byte(n)}
-	return exchange.Exchange{
-		Interface: 2, Direction: exchange.DirectionIngress,
-		Context: tracecontext.Context{
-			TraceID: id, SpanID: tracecontext.SpanID(id[8:]), Sampling: tracecontext.Accepted, Format: tracecontext.FormatB3Multi,
+	return observe.Observation{
+		Interface: 2, Direction: observe.DirectionIngress,
+		Context: observe.Context{
+			Context: tracecontext.Context{
+				TraceID: id, SpanID: tracecontext.SpanID(id[8:]), Sampling: tracecontext.Accepted, Format: tracecontext.FormatB3Multi,
+			},
+			HeaderOffset: 42,
 		},
-		Client:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 4, 2}), uint16(32768+n%1000)),
-		Server:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 3, byte(2 + n%4)}), 9080),
-		Request: exchange.Message{First: start, Last: start, Bytes: 1100, Packets: 1},
-		Response: exchange.Message{
+		Key: observe.Key{
+			Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 4, 2}), uint16(32768+n%1000)),
+			Server: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 3, byte(2 + n%4)}), 9080),
+		},
+		Peers:   observe.Peers{Client: observe.Peer{Service: "productpage"}, Server: observe.Peer{Service: "reviews-v3"}},
+		Request: observe.Message{First: start, Last: start, Bytes: 1100, Packets: 1},
+		Response: observe.Message{
 			First: start + 3_123_456, Last: start + 3_234_567, Bytes: 5000, Packets: 2,
 		},
-		Status: 200, HeaderOffset: 42,
+		Status: 200,
 	}
 }
 
 type bootClock struct{}
 
 func (bootClock) Offset() clock.Offset { return 1_700_000_000_000_000_000 }
-
-// everyone knows each address.
-type everyone struct{}
-
-func (everyone) Peer(a netip.Addr, _ uint64) (identity.Workload, bool) {
-	if b := a.As4(); b[2] == 4 {
-		return identity.Workload{Service: "productpage", Node: "node4"}, true
-	}
-	return identity.Workload{Service: "reviews-v3", Node: "node3"}, true
-}
 
 func cpuTime(b *testing.B) time.Duration {
 	var u syscall.Rusage

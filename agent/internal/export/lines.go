@@ -8,12 +8,11 @@ import (
 	"io"
 	"sync/atomic"
 
-	"github.com/layertrace/layertrace/agent/internal/span"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Lines writes exchanges as JSON, one a line, each with the keys point, node
-// and interface_name behind those of exchange.Exchange.
+// Lines writes observations as JSON, one a line, each with the keys point, node
+// and interface_name after those of observe.Observation.
 type Lines struct {
 	out             io.Writer
 	written, failed atomic.Uint64
@@ -24,8 +23,8 @@ type Lines struct {
 func NewLines(out io.Writer) *Lines { return &Lines{out: out} }
 
 // Write writes one line with one call.
-func (l *Lines) Write(p *span.Point, x *exchange.Exchange) error {
-	line, err := line(p, x)
+func (l *Lines) Write(o *observe.Observation) error {
+	line, err := line(o)
 	if err == nil {
 		_, err = l.out.Write(line)
 	}
@@ -40,8 +39,8 @@ func (l *Lines) Write(p *span.Point, x *exchange.Exchange) error {
 // Counts returns the lines that were and that could not be written.
 func (l *Lines) Counts() (written, failed uint64) { return l.written.Load(), l.failed.Load() }
 
-func line(p *span.Point, x *exchange.Exchange) ([]byte, error) {
-	record, err := json.Marshal(x)
+func line(o *observe.Observation) ([]byte, error) {
+	record, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +48,7 @@ func line(p *span.Point, x *exchange.Exchange) ([]byte, error) {
 		Point         string `json:"point"`
 		Node          string `json:"node"`
 		InterfaceName string `json:"interface_name"`
-	}{p.ID, p.Node, p.Interface.Name})
+	}{o.Point.ID, o.Point.Node, o.Point.Interface})
 	if err != nil {
 		return nil, err
 	}

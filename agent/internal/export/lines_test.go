@@ -9,27 +9,27 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/layertrace/layertrace/agent/internal/iface"
-	"github.com/layertrace/layertrace/agent/internal/span"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-func lineExchange() (*span.Point, *exchange.Exchange) {
-	return &span.Point{ID: "node2/7", Node: "node2", Interface: iface.Interface{Index: 7, Name: `a"b`}},
-		&exchange.Exchange{
-			Interface: 7, Client: netip.MustParseAddrPort("10.0.0.1:1"), Server: netip.MustParseAddrPort("10.0.0.2:2"),
-			Context: tracecontext.Context{TraceID: [16]byte{1}, SpanID: [8]byte{2}, Format: tracecontext.FormatW3C, Sampling: tracecontext.Accepted},
-			Request: exchange.Message{First: 1, Last: 2, Bytes: 3}, Status: 200,
-		}
+func lineObservation() *observe.Observation {
+	o := &observe.Observation{
+		Key:       observe.Key{Client: netip.MustParseAddrPort("10.0.0.1:1"), Server: netip.MustParseAddrPort("10.0.0.2:2")},
+		Point:     &observe.Point{ID: "node2/7", Node: "node2", Interface: `a"b`},
+		Interface: 7,
+		Request:   observe.Message{First: 1, Last: 2, Bytes: 3}, Status: 200,
+	}
+	o.Context.Context = tracecontext.Context{TraceID: [16]byte{1}, SpanID: [8]byte{2}, Format: tracecontext.FormatW3C, Sampling: tracecontext.Accepted}
+	return o
 }
 
 func TestLines(t *testing.T) {
 	var out bytes.Buffer
-	p, x := lineExchange()
+	x := lineObservation()
 	l := NewLines(&out)
 	for range 2 {
-		if err := l.Write(p, x); err != nil {
+		if err := l.Write(x); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -41,7 +41,7 @@ func TestLines(t *testing.T) {
 		Point, Node   string
 		InterfaceName string `json:"interface_name"`
 	}
-	var back exchange.Exchange
+	var back observe.Observation
 	if err := errors.Join(json.Unmarshal(lines[1], &where), json.Unmarshal(lines[1], &back)); err != nil {
 		t.Fatal(err)
 	}
@@ -58,9 +58,9 @@ type broken struct{}
 func (broken) Write([]byte) (int, error) { return 0, errors.New("no space") }
 
 func TestLostLinesAreCounted(t *testing.T) {
-	p, x := lineExchange()
+	x := lineObservation()
 	l := NewLines(broken{})
-	if err := l.Write(p, x); err == nil {
+	if err := l.Write(x); err == nil {
 		t.Error("no error")
 	}
 	if written, failed := l.Counts(); written != 0 || failed != 1 {

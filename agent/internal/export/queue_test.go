@@ -7,10 +7,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/otlptest"
 	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/layertrace/layertrace/agent/internal/otlptest"
 )
 
 func TestAllSpansArrive(t *testing.T) {

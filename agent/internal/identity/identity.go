@@ -5,23 +5,11 @@
 // (package cluster). Whoever asks owns the interface Source.
 package identity
 
-import "net/netip"
+import (
+	"net/netip"
 
-// Workload is what a user would call "the service".
-type Workload struct {
-	// Service is the workload's name, such as reviews.
-	Service string `json:"service"`
-	// Namespace and Pod are the Kubernetes names, "" outside of it.
-	Namespace string `json:"namespace,omitempty"`
-	Pod       string `json:"pod,omitempty"`
-	// Node is the name of the node that the workload runs on.
-	Node string `json:"node,omitempty"`
-	// PodUID, and Kind and Name of what controls the pod (Deployment
-	// reviews-v2), are known from a cluster only.
-	PodUID string `json:"-"`
-	Kind   string `json:"-"`
-	Name   string `json:"-"`
-}
+	"github.com/layertrace/layertrace/internal/observe"
+)
 
 // Sight is what an exchange at a virtual interface tells about who is behind.
 type Sight struct {
@@ -39,31 +27,31 @@ type Sight struct {
 // Source knows workloads. It is safe for use by several goroutines.
 type Source interface {
 	// Behind returns the workload behind an interface of this node.
-	Behind(Sight) (Workload, bool)
+	Behind(Sight) (observe.Workload, bool)
 	// Peer returns the workload that has an address at a time (ns of
 	// CLOCK_MONOTONIC), or a Workload without a service: the node that has it.
-	Peer(addr netip.Addr, at uint64) (Workload, bool)
+	Peer(addr netip.Addr, at uint64) (observe.Workload, bool)
 }
 
 // First asks one source after the other; the first that knows wins.
 type First []Source
 
 // Behind is Source's.
-func (f First) Behind(s Sight) (Workload, bool) {
+func (f First) Behind(s Sight) (observe.Workload, bool) {
 	for _, source := range f {
 		if w, ok := source.Behind(s); ok {
 			return w, true
 		}
 	}
-	return Workload{}, false
+	return observe.Workload{}, false
 }
 
 // Peer is Source's.
-func (f First) Peer(addr netip.Addr, at uint64) (Workload, bool) {
+func (f First) Peer(addr netip.Addr, at uint64) (observe.Workload, bool) {
 	for _, source := range f {
 		if w, ok := source.Peer(addr, at); ok {
 			return w, true
 		}
 	}
-	return Workload{}, false
+	return observe.Workload{}, false
 }

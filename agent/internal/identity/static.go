@@ -8,21 +8,23 @@ import (
 	"os"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Static is an identity source that does not change. Its zero value knows
 // nothing.
 type Static struct {
 	node       string
-	interfaces map[string]Workload
-	addresses  map[netip.Addr]Workload
+	interfaces map[string]observe.Workload
+	addresses  map[netip.Addr]observe.Workload
 }
 
 // file is the YAML form, docs/configuration.md "Identity file".
 type file struct {
-	Node       string              `json:"node"`
-	Interfaces map[string]Workload `json:"interfaces"`
-	Addresses  map[string]Workload `json:"addresses"`
+	Node       string                      `json:"node"`
+	Interfaces map[string]observe.Workload `json:"interfaces"`
+	Addresses  map[string]observe.Workload `json:"addresses"`
 }
 
 // Load reads and checks an identity file.
@@ -45,7 +47,7 @@ func Parse(data []byte) (*Static, error) {
 	if err := yaml.UnmarshalStrict(data, &f); err != nil {
 		return nil, fmt.Errorf("bad YAML (keys are node, interfaces, addresses; of each: service, namespace, pod, node): %w", err)
 	}
-	s := &Static{node: f.Node, interfaces: map[string]Workload{}, addresses: map[netip.Addr]Workload{}}
+	s := &Static{node: f.Node, interfaces: map[string]observe.Workload{}, addresses: map[netip.Addr]observe.Workload{}}
 	for name, w := range f.Interfaces {
 		if w.Service == "" {
 			return nil, fmt.Errorf("interface %s has no service: add one", name)
@@ -73,13 +75,13 @@ func (s *Static) Node() string { return s.node }
 
 // Behind returns the workload behind an interface, which a static file knows by
 // its name only.
-func (s *Static) Behind(sight Sight) (Workload, bool) {
+func (s *Static) Behind(sight Sight) (observe.Workload, bool) {
 	w, ok := s.interfaces[sight.Name]
 	return w, ok
 }
 
 // Peer returns the workload, or node, that has an address at any time.
-func (s *Static) Peer(addr netip.Addr, _ uint64) (Workload, bool) {
+func (s *Static) Peer(addr netip.Addr, _ uint64) (observe.Workload, bool) {
 	w, ok := s.addresses[addr.Unmap()]
 	return w, ok
 }

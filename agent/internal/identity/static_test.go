@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func TestStatic(t *testing.T) {
@@ -25,7 +27,7 @@ addresses:
 		t.Errorf("node %q", s.Node())
 	}
 	if w, ok := s.Behind(Sight{Name: "vethgw"}); !ok ||
-		w != (Workload{Service: "istio-ingressgateway", Namespace: "default", Pod: "gateway-1", Node: "node2"}) {
+		w != (observe.Workload{Service: "istio-ingressgateway", Namespace: "default", Pod: "gateway-1", Node: "node2"}) {
 		t.Errorf("vethgw is %+v, %v", w, ok)
 	}
 	if w, _ := s.Behind(Sight{Name: "vethr2"}); w.Node != "elsewhere" {
@@ -34,7 +36,7 @@ addresses:
 	if _, ok := s.Behind(Sight{Name: "vethx"}); ok {
 		t.Error("vethx is known")
 	}
-	for addr, want := range map[string]Workload{
+	for addr, want := range map[string]observe.Workload{
 		"10.244.2.11":        {Service: "reviews-v2", Node: "node2"},
 		"::ffff:10.244.2.11": {Service: "reviews-v2", Node: "node2"},
 		"2001:db8::1":        {Node: "node9"},

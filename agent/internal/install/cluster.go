@@ -4,8 +4,11 @@ package install
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,19 +21,33 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Cluster is a connection to an API server. Objects go through the dynamic
-// client: typed client sets would bring every API group into the binary
-// (20 MB).
+// Kinds that are read. The exported ones are those of package clusterstatus.
+var (
+	kindConfigMap          = schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}
+	KindNamespace          = schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}
+	kindNode               = schema.GroupVersionKind{Version: "v1", Kind: "Node"}
+	KindPod                = schema.GroupVersionKind{Version: "v1", Kind: "Pod"}
+	KindDaemonSet          = schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "DaemonSet"}
+	kindDeployment         = schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}
+	kindEnvoyFilter        = schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1alpha3", Kind: "EnvoyFilter"}
+	kindWasmPlugin         = schema.GroupVersionKind{Group: "extensions.istio.io", Version: "v1alpha1", Kind: "WasmPlugin"}
+	KindTelemetry          = schema.GroupVersionKind{Group: "telemetry.istio.io", Version: "v1", Kind: "Telemetry"}
+	kindPeerAuthentication = schema.GroupVersionKind{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"}
+	kindPodMonitor         = schema.GroupVersionKind{Group: "monitoring.coreos.com", Version: "v1", Kind: "PodMonitor"}
+)
+
+// Cluster is a client of an API server. It uses the dynamic client, as typed
+// client sets would link every API group into the binary (20 MB).
 type Cluster struct {
-	// Name of the kubeconfig's context, "" within a cluster.
+	// Name of the kubeconfig's context, "" in a pod.
 	Name    string
 	objects dynamic.Interface
 	raw     rest.Interface
 	known   map[schema.GroupVersion][]metav1.APIResource
 }
 
-// Connect reads the kubeconfig file (empty: as kubectl does) and chooses its
-// context (empty: the current one). It sends nothing yet.
+// Connect reads the kubeconfig file (empty: as kubectl does) and selects its
+// context (empty: the current one). It does not contact the API server yet.
 func Connect(kubeconfig, context string) (*Cluster, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = kubeconfig
@@ -39,7 +56,7 @@ func Connect(kubeconfig, context string) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w; correct --kubeconfig or --context", err)
 	}
-	// The default of 5 requests a second is for controllers.
+	// The default of 5 requests per second is meant for controllers.
 	config.QPS, config.Burst = 50, 100
 	config.UserAgent = FieldManager
 	c := &Cluster{Name: context, known: map[schema.GroupVersion][]metav1.APIResource{}}
@@ -47,16 +64,16 @@ func Connect(kubeconfig, context string) (*Cluster, error) {
 		c.Name = raw.CurrentContext
 	}
 	if c.objects, err = dynamic.NewForConfig(config); err != nil {
-		return nil, fmt.Errorf("connect to the cluster: %w", err)
+		return nil, fmt.Errorf("create a client for the cluster: %w", err)
 	}
 	config.NegotiatedSerializer = serializer.NewCodecFactory(runtime.NewScheme()).WithoutConversion()
 	if c.raw, err = rest.UnversionedRESTClientFor(config); err != nil {
-		return nil, fmt.Errorf("connect to the cluster: %w", err)
+		return nil, fmt.Errorf("create a client for the cluster: %w", err)
 	}
 	return c, nil
 }
 
-// get returns an object as the cluster has it, nil when there is none.
+// get returns the cluster's version of an object, nil if it does not exist.
 func (c *Cluster) get(ctx context.Context, like *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	r, err := c.resource(ctx, like.GroupVersionKind(), like.GetNamespace())
 	if err != nil {
@@ -69,9 +86,9 @@ func (c *Cluster) get(ctx context.Context, like *unstructured.Unstructured) (*un
 	return found, err
 }
 
-// list reads all objects of a kind as T, in one namespace or, with "", in all.
-// A kind that the cluster does not know has none.
-func list[T any](ctx context.Context, c *Cluster, kind schema.GroupVersionKind, namespace string, options metav1.ListOptions) ([]*T, error) {
+// List returns all objects of a kind as T, in one namespace or, with "", in all.
+// A kind that the cluster does not have is an empty list.
+func List[T any](ctx context.Context, c *Cluster, kind schema.GroupVersionKind, namespace string, options metav1.ListOptions) ([]*T, error) {
 	r, err := c.resource(ctx, kind, namespace)
 	if errors.Is(err, errNoKind) {
 		return nil, nil
@@ -97,4 +114,102 @@ func list[T any](ctx context.Context, c *Cluster, kind schema.GroupVersionKind, 
 			return all, nil
 		}
 	}
+}
+
+// errNoKind: the cluster does not have a kind, because its CRD is missing for
+// instance.
+var errNoKind = errors.New("the cluster does not have this kind")
+
+// resource returns the client for a kind. A namespaced kind is limited to that
+// namespace ("": all).
+func (c *Cluster) resource(ctx context.Context, kind schema.GroupVersionKind, namespace string) (dynamic.ResourceInterface, error) {
+	resources, err := c.resources(ctx, kind.GroupVersion())
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range resources {
+		if r.Kind != kind.Kind || strings.Contains(r.Name, "/") { // subresource
+			continue
+		}
+		objects := c.objects.Resource(kind.GroupVersion().WithResource(r.Name))
+		if r.Namespaced {
+			return objects.Namespace(namespace), nil
+		}
+		return objects, nil
+	}
+	return nil, fmt.Errorf("%s %s: %w", kind.GroupVersion(), kind.Kind, errNoKind)
+}
+
+// hasKind reports whether the cluster has a kind.
+func (c *Cluster) hasKind(ctx context.Context, kind schema.GroupVersionKind) (bool, error) {
+	_, err := c.resource(ctx, kind, "")
+	if errors.Is(err, errNoKind) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// resources returns the API resources of a group version, none if the API server
+// does not have it. client-go's discovery client would link the types of all API
+// groups into the binary (20 MB).
+func (c *Cluster) resources(ctx context.Context, version schema.GroupVersion) ([]metav1.APIResource, error) {
+	if known, ok := c.known[version]; ok {
+		return known, nil
+	}
+	path := "/apis/" + version.String()
+	if version.Group == "" {
+		path = "/api/" + version.Version
+	}
+	var found metav1.APIResourceList
+	err := c.getJSON(ctx, path, &found)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("discover the resources of %s: %w", version, err)
+	}
+	c.known[version] = found.APIResources
+	return found.APIResources, nil
+}
+
+// namespaced returns all namespaced resources that can be listed and deleted.
+func (c *Cluster) namespaced(ctx context.Context) ([]schema.GroupVersionResource, error) {
+	versions := []schema.GroupVersion{{Version: "v1"}}
+	var groups metav1.APIGroupList
+	if err := c.getJSON(ctx, "/apis", &groups); err != nil {
+		return nil, err
+	}
+	for _, g := range groups.Groups {
+		version, err := schema.ParseGroupVersion(g.PreferredVersion.GroupVersion)
+		if err != nil {
+			return nil, err
+		}
+		versions = append(versions, version)
+	}
+	var all []schema.GroupVersionResource
+	for _, version := range versions {
+		resources, err := c.resources(ctx, version)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range resources {
+			if r.Namespaced && slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "delete") {
+				all = append(all, version.WithResource(r.Name))
+			}
+		}
+	}
+	return all, nil
+}
+
+// GetFromPod sends GET to a port of a pod through the API server, which needs the
+// permission get on pods/proxy.
+func (c *Cluster) GetFromPod(ctx context.Context, namespace, pod string, port int, path string) ([]byte, error) {
+	return c.raw.Get().
+		AbsPath("/api/v1/namespaces", namespace, "pods", fmt.Sprintf("%s:%d", pod, port), "proxy", path).
+		Do(ctx).Raw()
+}
+
+func (c *Cluster) getJSON(ctx context.Context, path string, into any) error {
+	data, err := c.raw.Get().AbsPath(path).Do(ctx).Raw()
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, into)
 }

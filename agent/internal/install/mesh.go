@@ -6,7 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -15,9 +17,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// meshConfig is what is read of Istio's MeshConfig (istio.io/api,
+// MeshConfig has the fields of Istio's MeshConfig that matter here (istio.io/api,
 // mesh/v1alpha1/config.proto).
-type meshConfig struct {
+type MeshConfig struct {
 	EnableTracing      *bool                        `json:"enableTracing"`
 	EnableAutoMTLS     *bool                        `json:"enableAutoMtls"`
 	ExtensionProviders []map[string]json.RawMessage `json:"extensionProviders"`
@@ -26,19 +28,19 @@ type meshConfig struct {
 	} `json:"defaultProviders"`
 }
 
-// tracers are the kinds of extension providers that trace.
-var tracers = []string{"zipkin", "opentelemetry", "datadog", "skywalking", "lightstep", "opencensus", "stackdriver"}
+// tracerKinds are the kinds of extension providers that trace.
+var tracerKinds = []string{"zipkin", "opentelemetry", "datadog", "skywalking", "lightstep", "opencensus", "stackdriver"}
 
-// tracingProviders returns name and kind of the providers that trace.
-func (m *meshConfig) tracingProviders() map[string]string {
+// TracingProviders returns the kind of each provider that traces, by name.
+func (m *MeshConfig) TracingProviders() map[string]string {
 	found := map[string]string{}
 	for _, provider := range m.ExtensionProviders {
 		var name string
 		if err := json.Unmarshal(provider["name"], &name); err != nil {
-			continue // istiod refuses it too
+			continue // istiod rejects it too
 		}
 		for kind := range provider {
-			if slices.Contains(tracers, kind) {
+			if slices.Contains(tracerKinds, kind) {
 				found[name] = kind
 			}
 		}
@@ -46,49 +48,49 @@ func (m *meshConfig) tracingProviders() map[string]string {
 	return found
 }
 
-// mesh is what is known of a cluster's control plane.
-type mesh struct {
-	// version as MAJOR.MINOR..., "" when nothing tells it.
-	version string
-	// config is nil without a mesh configuration.
-	config *meshConfig
+// Mesh describes an Istio control plane.
+type Mesh struct {
+	// Version as MAJOR.MINOR..., "" if unknown.
+	Version string
+	// Config is nil without a mesh configuration.
+	Config *MeshConfig
 }
 
-// readIstio looks at the control plane in a namespace.
-func (c *Cluster) readIstio(ctx context.Context, namespace string) (*mesh, error) {
-	found := &mesh{}
-	deployments, err := list[appsv1.Deployment](ctx, c, kindDeployment, namespace, metav1.ListOptions{LabelSelector: "app=istiod"})
+// ReadMesh reads the control plane in a namespace.
+func (c *Cluster) ReadMesh(ctx context.Context, namespace string) (*Mesh, error) {
+	found := &Mesh{}
+	deployments, err := List[appsv1.Deployment](ctx, c, kindDeployment, namespace, metav1.ListOptions{LabelSelector: "app=istiod"})
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range deployments { // of several revisions, the oldest decides
+	for _, d := range deployments { // of several revisions, the oldest counts
 		version := imageVersion(d)
 		if version == "" {
 			continue
 		}
-		if older, err := versionLess(version, found.version); err != nil || older {
-			found.version = version
+		if older, err := versionLess(version, found.Version); err != nil || older {
+			found.Version = version
 		}
 	}
-	maps, err := list[corev1.ConfigMap](ctx, c, kindConfigMap, namespace, metav1.ListOptions{})
+	maps, err := List[corev1.ConfigMap](ctx, c, kindConfigMap, namespace, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range maps {
 		text, has := m.Data["mesh"]
-		if !has || m.Name != "istio" && (!strings.HasPrefix(m.Name, "istio-") || found.config != nil) {
-			continue // istio-REVISION counts where there is no plain one
+		if !has || m.Name != "istio" && (!strings.HasPrefix(m.Name, "istio-") || found.Config != nil) {
+			continue // istio-REVISION only counts without a plain one
 		}
-		found.config = &meshConfig{}
-		if err := yaml.Unmarshal([]byte(text), found.config); err != nil {
-			return nil, fmt.Errorf("read the mesh configuration in ConfigMap %s/%s: %w", namespace, m.Name, err)
+		found.Config = &MeshConfig{}
+		if err := yaml.Unmarshal([]byte(text), found.Config); err != nil {
+			return nil, fmt.Errorf("parse the mesh configuration in ConfigMap %s/%s: %w", namespace, m.Name, err)
 		}
 	}
 	return found, nil
 }
 
 // imageVersion returns the version in the tag of istiod's image, such as
-// 1.31.1 of docker.io/istio/pilot:1.31.1-distroless, "" when there is none.
+// 1.31.1-distroless of docker.io/istio/pilot:1.31.1-distroless, "" without one.
 func imageVersion(d *appsv1.Deployment) string {
 	for _, container := range d.Spec.Template.Spec.Containers {
 		image, _, _ := strings.Cut(container.Image, "@")
@@ -100,7 +102,7 @@ func imageVersion(d *appsv1.Deployment) string {
 	return ""
 }
 
-// versionLess compares the first two numbers; "" is greater than all.
+// versionLess compares the first two numbers; "" is the newest version.
 func versionLess(a, b string) (bool, error) {
 	if b == "" {
 		return true, nil
@@ -110,4 +112,29 @@ func versionLess(a, b string) (bool, error) {
 		return false, err
 	}
 	return olderThan(a, major, minor)
+}
+
+// majorMinor matches the start of versions of Istio and of kernels.
+var majorMinor = regexp.MustCompile(`^v?(\d+)\.(\d+)`)
+
+// parseVersion returns the first two numbers of a version.
+func parseVersion(text string) (major, minor int, err error) {
+	m := majorMinor.FindStringSubmatch(text)
+	if m == nil {
+		return 0, 0, fmt.Errorf("%q does not start with a version such as 1.31", text)
+	}
+	if major, err = strconv.Atoi(m[1]); err == nil {
+		minor, err = strconv.Atoi(m[2])
+	}
+	return major, minor, err
+}
+
+// olderThan reports whether a version is older than major.minor; "" is the newest
+// version.
+func olderThan(version string, major, minor int) (bool, error) {
+	if version == "" {
+		return false, nil
+	}
+	m, n, err := parseVersion(version)
+	return m < major || m == major && n < minor, err
 }

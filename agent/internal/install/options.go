@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package install puts layertrace on a Kubernetes cluster with Istio, tells how
-// it does there, and takes it away again. What it installs are the manifests of
-// the istio folder, which are part of the binary.
+// Package install installs layertrace into a Kubernetes cluster with Istio and
+// removes it again. The objects are the manifests of the istio folder, which are
+// embedded in the binary. Preflight checks and the cluster client also serve
+// package clusterstatus.
 package install
 
 import (
@@ -12,64 +13,67 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/spf13/pflag"
 )
 
-// Ways to put the trace context in front, the values of --reorder.
+// Methods to move the trace context to the start of the headers: the values of
+// --reorder.
 const (
-	// ReorderWasmPlugin is the Wasm filter, fetched by a WasmPlugin and run as an
+	// ReorderWasmPlugin: the Wasm filter, fetched by a WasmPlugin and run as an
 	// upstream HTTP filter.
 	ReorderWasmPlugin = "wasmplugin"
-	// ReorderInlineHeaders is the Wasm filter in the connection manager, for
-	// proxies with the trace headers as inline headers.
+	// ReorderInlineHeaders: the Wasm filter in the connection manager, for
+	// proxies whose bootstrap declares the trace headers as inline headers.
 	ReorderInlineHeaders = "wasmplugin-inline-headers"
-	// ReorderEnvoyFilter is the Wasm filter as an upstream HTTP filter, without a
+	// ReorderEnvoyFilter: the Wasm filter as an upstream HTTP filter, without a
 	// WasmPlugin.
 	ReorderEnvoyFilter = "envoyfilter"
-	// ReorderLua is the Lua script as an upstream HTTP filter.
+	// ReorderLua: the Lua script as an upstream HTTP filter.
 	ReorderLua = "lua"
-	// ReorderPatched is a patched Envoy in the proxy's image.
+	// ReorderPatched: a proxy image with a patched Envoy.
 	ReorderPatched = "patched"
-	// ReorderNone leaves the order as it is.
+	// ReorderNone: Envoy's own order.
 	ReorderNone = "none"
 )
 
-// Reorders are all ways, the default first.
+// Reorders are all methods, the default first.
 var Reorders = []string{ReorderWasmPlugin, ReorderInlineHeaders, ReorderEnvoyFilter, ReorderLua, ReorderPatched, ReorderNone}
 
-// Tracers are the values of --tracer: whose header names a request without a
-// context gets as placeholders (ReorderInlineHeaders only).
+// Tracers are the values of --tracer: the tracer whose headers a request without
+// a context gets as placeholders (ReorderInlineHeaders only).
 var Tracers = []string{"opentelemetry", "zipkin"}
 
-// What the manifests say.
+// Namespaces in the manifests.
 const (
-	// DefaultNamespace is the agent's.
+	// DefaultNamespace is the namespace of the agents.
 	DefaultNamespace = "layertrace-system"
 	// DefaultIstioNamespace is Istio's root namespace.
 	DefaultIstioNamespace = "istio-system"
 )
 
-// Options say what is installed. Empty strings leave what the manifests say.
+// Options of an installation. An empty string keeps the value of the manifests.
 type Options struct {
 	Reorder        string
 	Namespace      string
 	IstioNamespace string
 	// Image of the agent.
 	Image string
-	// OTLPEndpoint takes the agents' spans, HOST:PORT.
+	// OTLPEndpoint receives the agents' spans, HOST:PORT.
 	OTLPEndpoint string
-	// OTLPInsecure: without TLS.
+	// OTLPInsecure disables TLS.
 	OTLPInsecure bool
-	// Spans are those of the agents: config.SpansInterfaces or config.SpansLayers.
+	// Spans is config.SpansInterfaces or config.SpansLayers.
 	Spans string
-	// AgentSettings are further settings of the agents, NAME=VALUE with the names
-	// and the form of its flags.
+	// AgentSettings are more settings of the agents, NAME=VALUE as for its flags.
 	AgentSettings []string
 	// TracingProvider is the extension provider of the Telemetry resource; empty:
-	// tracing is left as it is.
+	// tracing is not changed.
 	TracingProvider string
 	// Sampling in percent, used with TracingProvider.
 	Sampling float64
-	// WasmURL (oci, https, http) and WasmSHA256 (64 hex digits, may be empty) name
+	// WasmURL (oci, https, http) and WasmSHA256 (64 hex digits, optional) locate
 	// the module. WasmPullSecret is a Secret in Istio's root namespace, for a
 	// WasmPlugin.
 	WasmURL, WasmSHA256, WasmPullSecret string
@@ -77,21 +81,22 @@ type Options struct {
 	Tracer string
 	// AppNamespaces get the bootstrap override (ReorderInlineHeaders).
 	AppNamespaces []string
-	// ProxyImage is that of the patched proxy (ReorderPatched).
+	// ProxyImage is the patched proxy (ReorderPatched).
 	ProxyImage string
-	// PodMonitor: with one.
+	// PodMonitor adds one for the Prometheus operator.
 	PodMonitor bool
-	// IstioVersion as MAJOR.MINOR, where the cluster does not tell it; empty: the
-	// newest known.
+	// IstioVersion as MAJOR.MINOR, used if the cluster does not report it; empty:
+	// the newest known.
 	IstioVersion string
 }
 
-// usesWasm reports whether a module has to be fetched.
+// usesWasm reports whether the proxies fetch a module.
 func (o *Options) usesWasm() bool {
 	return o.Reorder == ReorderWasmPlugin || o.Reorder == ReorderInlineHeaders || o.Reorder == ReorderEnvoyFilter
 }
 
-// usesUpstreamFilters reports whether the router's upstream_http_filters are set.
+// usesUpstreamFilters reports whether the router's upstream_http_filters are
+// patched.
 func (o *Options) usesUpstreamFilters() bool {
 	return o.Reorder == ReorderWasmPlugin || o.Reorder == ReorderEnvoyFilter || o.Reorder == ReorderLua
 }
@@ -101,24 +106,24 @@ var (
 	nameText   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`) // RFC 1123 label
 )
 
-// Check returns an error that names the flag to correct.
+// Check validates the options. Errors name the flag to correct.
 func (o *Options) Check() error {
 	if !slices.Contains(Reorders, o.Reorder) {
 		return fmt.Errorf("--reorder %q is not one of %s", o.Reorder, strings.Join(Reorders, ", "))
 	}
 	for flag, name := range map[string]string{"namespace": o.Namespace, "istio-namespace": o.IstioNamespace} {
 		if !nameText.MatchString(name) {
-			return fmt.Errorf("--%s %q is no name of a namespace", flag, name)
+			return fmt.Errorf("--%s %q is not a valid namespace name", flag, name)
 		}
 	}
 	if o.Namespace == o.IstioNamespace {
-		return fmt.Errorf("--namespace is Istio's own, %s: choose one for the agent alone", o.Namespace)
+		return fmt.Errorf("--namespace %s is Istio's own: choose a namespace for the agents alone", o.Namespace)
 	}
 	if _, _, err := net.SplitHostPort(o.OTLPEndpoint); o.OTLPEndpoint != "" && err != nil {
 		return fmt.Errorf("--otlp-endpoint %q: write HOST:PORT, such as jaeger-collector.istio-system.svc:4317", o.OTLPEndpoint)
 	}
 	if o.Sampling < 0 || o.Sampling > 100 {
-		return fmt.Errorf("--sampling is %v: choose a percentage of 0 to 100", o.Sampling)
+		return fmt.Errorf("--sampling is %v: choose a percentage from 0 to 100", o.Sampling)
 	}
 	if o.Reorder == ReorderInlineHeaders && !slices.Contains(Tracers, o.Tracer) {
 		return fmt.Errorf("--tracer %q is not one of %s", o.Tracer, strings.Join(Tracers, ", "))
@@ -131,11 +136,11 @@ func (o *Options) Check() error {
 
 func (o *Options) checkWasm() error {
 	if o.WasmPullSecret != "" && o.Reorder != ReorderWasmPlugin && o.Reorder != ReorderInlineHeaders {
-		return fmt.Errorf("--wasm-pull-secret is for a WasmPlugin: choose --reorder %s, or leave it out", ReorderWasmPlugin)
+		return fmt.Errorf("--wasm-pull-secret needs a WasmPlugin: choose --reorder %s, or omit it", ReorderWasmPlugin)
 	}
 	if !o.usesWasm() {
 		if o.WasmURL != "" {
-			return fmt.Errorf("--wasm-url has no use with --reorder %s: leave one out", o.Reorder)
+			return fmt.Errorf("--wasm-url has no effect with --reorder %s: omit one of them", o.Reorder)
 		}
 		return nil
 	}
@@ -147,7 +152,33 @@ func (o *Options) checkWasm() error {
 	}
 	u, err := url.Parse(o.WasmURL)
 	if err != nil || u.Host == "" || !slices.Contains([]string{"oci", "https", "http"}, u.Scheme) {
-		return fmt.Errorf("--wasm-url %q: write oci://, https:// or http:// and where the module is", o.WasmURL)
+		return fmt.Errorf("--wasm-url %q: write an oci://, https:// or http:// URL of the module", o.WasmURL)
+	}
+	return nil
+}
+
+// checkSettings parses the settings with the agent's own flags, so that a mistake
+// shows up here and not as an agent that does not start.
+func checkSettings(spans string, settings []string) error {
+	flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+	parsed := config.Define(flags)
+	if err := flags.Set("spans", spans); err != nil {
+		return fmt.Errorf("--spans: %w", err)
+	}
+	for _, setting := range settings {
+		name, value, ok := strings.Cut(setting, "=")
+		if !ok {
+			return fmt.Errorf("--agent-setting %q: write NAME=VALUE, such as pnic=eth0", setting)
+		}
+		if flags.Lookup(name) == nil || name == "config" {
+			return fmt.Errorf("--agent-setting %s: unknown setting %q%s", setting, name, config.Hint(flags, name))
+		}
+		if err := flags.Set(name, value); err != nil {
+			return fmt.Errorf("--agent-setting %s: %w", setting, err)
+		}
+	}
+	if err := config.Load(flags, parsed, nil); err != nil {
+		return fmt.Errorf("--agent-setting: %w", err)
 	}
 	return nil
 }

@@ -9,21 +9,21 @@ import (
 
 func TestCheckNamesTheFlag(t *testing.T) {
 	for want, change := range map[string]func(*Options){
-		"--reorder":         func(o *Options) { o.Reorder = "front" },
-		"--namespace":       func(o *Options) { o.Namespace = "A" },
-		"Istio's own":       func(o *Options) { o.Namespace = o.IstioNamespace },
-		"--istio-namespace": func(o *Options) { o.IstioNamespace = "" },
-		"--otlp-endpoint":   func(o *Options) { o.OTLPEndpoint = "jaeger" },
-		"--sampling":        func(o *Options) { o.Sampling = 101 },
-		"--wasm-sha256":     func(o *Options) { o.WasmSHA256 = "abc" },
-		"--wasm-url":        func(o *Options) { o.WasmURL = "file:///filter.wasm" },
-		"for a WasmPlugin":  func(o *Options) { o.Reorder, o.WasmPullSecret = ReorderEnvoyFilter, "s" },
-		"has no use with":   func(o *Options) { o.Reorder = ReorderLua },
-		"did you mean":      func(o *Options) { o.AgentSettings = []string{"prefix-windows=2048"} },
-		"no TCP port":       func(o *Options) { o.AgentSettings = []string{"ports=http"} },
-		"NAME=VALUE":        func(o *Options) { o.AgentSettings = []string{"deep"} },
-		"choose 64 to 4096": func(o *Options) { o.AgentSettings = []string{"prefix-window=9999"} },
-		"--tracer":          func(o *Options) { o.Reorder, o.Tracer = ReorderInlineHeaders, "datadog" },
+		"--reorder":          func(o *Options) { o.Reorder = "front" },
+		"--namespace":        func(o *Options) { o.Namespace = "A" },
+		"Istio's own":        func(o *Options) { o.Namespace = o.IstioNamespace },
+		"--istio-namespace":  func(o *Options) { o.IstioNamespace = "" },
+		"--otlp-endpoint":    func(o *Options) { o.OTLPEndpoint = "jaeger" },
+		"--sampling":         func(o *Options) { o.Sampling = 101 },
+		"--wasm-sha256":      func(o *Options) { o.WasmSHA256 = "abc" },
+		"--wasm-url":         func(o *Options) { o.WasmURL = "file:///filter.wasm" },
+		"needs a WasmPlugin": func(o *Options) { o.Reorder, o.WasmPullSecret = ReorderEnvoyFilter, "s" },
+		"has no effect with": func(o *Options) { o.Reorder = ReorderLua },
+		"did you mean":       func(o *Options) { o.AgentSettings = []string{"prefix-windows=2048"} },
+		"not a TCP port":     func(o *Options) { o.AgentSettings = []string{"ports=http"} },
+		"NAME=VALUE":         func(o *Options) { o.AgentSettings = []string{"deep"} },
+		"choose 64 to 4096":  func(o *Options) { o.AgentSettings = []string{"prefix-window=9999"} },
+		"--tracer":           func(o *Options) { o.Reorder, o.Tracer = ReorderInlineHeaders, "datadog" },
 	} {
 		o := defaults(ReorderWasmPlugin)
 		change(&o)

@@ -6,61 +6,89 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
+	securityapi "istio.io/api/security/v1beta1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// Level says how grave a finding is.
+// Level is the severity of a finding.
 type Level string
 
-// Levels.
+// Levels; Refusal prevents an installation.
 const (
 	Fine    Level = "ok"
 	Warning Level = "warning"
 	Refusal Level = "refused"
 )
 
-// Finding is the result of one check, one line for people.
+// Finding is one line of the result of a check.
 type Finding struct {
 	Check string `json:"check"`
 	Level Level  `json:"level"`
 	Text  string `json:"text"`
 }
 
-// check is one thing that is looked at before an installation.
+// check is one of the preflight checks.
 type check struct {
 	name string
-	look func(ctx context.Context, c *Cluster, o *Options, m *mesh) ([]Finding, error)
+	// installed: the check also applies to an existing installation.
+	installed bool
+	run       func(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Finding, error)
 }
 
-// checks are all, in the order in which they are told.
+// checks are all checks, in the order in which they are reported.
 var checks = []check{
-	{"istio", checkIstio},
-	{"tracing", checkTracing},
-	{"mtls", checkMTLS},
-	{"upstream-filters", checkUpstreamFilters},
-	{"module", checkModule},
-	{"proxy-image", checkProxyImage},
-	{"nodes", checkNodes},
-	{"prometheus", checkPodMonitor},
+	{"istio", true, checkIstio},
+	{"tracing", false, checkTracing},
+	{"mtls", true, checkMTLS},
+	{"upstream-filters", true, checkUpstreamFilters},
+	{"module", false, checkModule},
+	{"proxy-image", false, checkProxyImage},
+	{"nodes", true, checkNodes},
+	{"prometheus", false, checkPodMonitor},
 }
 
-// Preflight looks whether an installation can work, changes nothing, and sets
-// what the cluster decides in the options: Istio's version, whether there is a
-// PodMonitor. The error is about not being able to look.
+// Preflight checks whether an installation can work, without changing anything.
+// It sets the options that depend on the cluster: Istio's version, and whether to
+// add a PodMonitor. An error means that a check could not be made.
 func (c *Cluster) Preflight(ctx context.Context, o *Options) ([]Finding, error) {
-	m, err := c.readIstio(ctx, o.IstioNamespace)
+	m, err := c.ReadMesh(ctx, o.IstioNamespace)
 	if err != nil {
-		return nil, fmt.Errorf("look at the cluster: %w", err)
+		return nil, err
 	}
+	return c.runChecks(ctx, o, m, checks)
+}
+
+// CheckInstalled repeats the checks that also apply to an existing installation.
+// There is nothing to refuse any more, so refusals become warnings.
+func (c *Cluster) CheckInstalled(ctx context.Context, o *Options, m *Mesh) ([]Finding, error) {
+	apply := slices.DeleteFunc(slices.Clone(checks), func(k check) bool {
+		return !k.installed || k.name == "istio" && m.Version == ""
+	})
+	findings, err := c.runChecks(ctx, o, m, apply)
+	for i := range findings {
+		if findings[i].Level == Refusal {
+			findings[i].Level = Warning
+		}
+	}
+	return findings, err
+}
+
+func (c *Cluster) runChecks(ctx context.Context, o *Options, m *Mesh, checks []check) ([]Finding, error) {
 	var all []Finding
 	for _, check := range checks {
-		findings, err := check.look(ctx, c, o, m)
+		findings, err := check.run(ctx, c, o, m)
 		if err != nil {
-			return nil, fmt.Errorf("look at the cluster (%s): %w", check.name, err)
+			return nil, fmt.Errorf("check %s: %w", check.name, err)
 		}
 		for _, f := range findings {
 			f.Check = check.name
@@ -70,7 +98,7 @@ func (c *Cluster) Preflight(ctx context.Context, o *Options) ([]Finding, error) 
 	return all, nil
 }
 
-// Refused returns what stands against an installation, nil when nothing does.
+// Refused returns the refusals among the findings as one error, nil without any.
 func Refused(findings []Finding) error {
 	var lines []string
 	for _, f := range findings {
@@ -88,30 +116,30 @@ func one(level Level, format string, args ...any) ([]Finding, error) {
 	return []Finding{{Level: level, Text: fmt.Sprintf(format, args...)}}, nil
 }
 
-// oldestUpstream is the Istio whose Envoy (1.34) has Lua and the extension
-// discovery of Wasm as upstream HTTP filters.
+// oldestUpstreamMinor is the first Istio 1.x whose Envoy (1.34) has Lua and
+// extension discovery as upstream HTTP filters.
 const oldestUpstreamMinor = 26
 
-func checkIstio(ctx context.Context, c *Cluster, o *Options, m *mesh) ([]Finding, error) {
-	for _, kind := range []schema.GroupVersionKind{kindEnvoyFilter, kindWasmPlugin, kindTelemetry} {
-		known, err := c.knows(ctx, kind)
+func checkIstio(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Finding, error) {
+	for _, kind := range []schema.GroupVersionKind{kindEnvoyFilter, kindWasmPlugin, KindTelemetry} {
+		known, err := c.hasKind(ctx, kind)
 		if err != nil {
 			return nil, err
 		}
 		if !known {
-			return one(Refusal, "the cluster knows no %s %s: install Istio 1.%d or later first (istioctl install)", kind.GroupVersion(), kind.Kind, oldestUpstreamMinor)
+			return one(Refusal, "the cluster has no %s %s: install Istio 1.%d or later first (istioctl install)", kind.GroupVersion(), kind.Kind, oldestUpstreamMinor)
 		}
 	}
 	switch {
-	case m.version != "":
-		return istioVersion(o, m.version)
+	case m.Version != "":
+		return istioVersion(o, m.Version)
 	case o.IstioVersion != "":
 		return istioVersion(o, o.IstioVersion)
 	}
-	return one(Warning, "Istio's CRDs are there, but no Deployment with app=istiod in %s tells a version: taken for the newest; correct --istio-namespace, or name it by --istio-version", o.IstioNamespace)
+	return one(Warning, "Istio's version is unknown, assuming the newest: no Deployment with app=istiod in %s has one; correct --istio-namespace, or set --istio-version", o.IstioNamespace)
 }
 
-// istioVersion sees whether a version has what the options ask for.
+// istioVersion checks whether a version supports the chosen options.
 func istioVersion(o *Options, version string) ([]Finding, error) {
 	o.IstioVersion = version
 	old, err := olderThan(version, 1, oldestUpstreamMinor)
@@ -125,27 +153,27 @@ func istioVersion(o *Options, version string) ([]Finding, error) {
 	return one(Fine, "Istio %s", version)
 }
 
-func checkModule(_ context.Context, _ *Cluster, o *Options, _ *mesh) ([]Finding, error) {
+func checkModule(_ context.Context, _ *Cluster, o *Options, _ *Mesh) ([]Finding, error) {
 	if o.usesWasm() && o.WasmURL == "" {
-		return one(Refusal, "--reorder %s needs the module: push it to a registry that the nodes reach (make wasm), and name it by --wasm-url; or choose --reorder %s, which needs none", o.Reorder, ReorderLua)
+		return one(Refusal, "--reorder %s needs a Wasm module: push it to a registry that the nodes can reach (make wasm) and set --wasm-url, or choose --reorder %s, which needs none", o.Reorder, ReorderLua)
 	}
 	return nil, nil
 }
 
-func checkPodMonitor(ctx context.Context, c *Cluster, o *Options, _ *mesh) ([]Finding, error) {
+func checkPodMonitor(ctx context.Context, c *Cluster, o *Options, _ *Mesh) ([]Finding, error) {
 	var err error
-	if o.PodMonitor, err = c.knows(ctx, kindPodMonitor); err != nil {
+	if o.PodMonitor, err = c.hasKind(ctx, kindPodMonitor); err != nil {
 		return nil, err
 	}
 	if !o.PodMonitor {
-		return one(Fine, "no Prometheus operator: without a PodMonitor")
+		return one(Fine, "no Prometheus operator, so no PodMonitor")
 	}
-	return one(Fine, "with a PodMonitor for the Prometheus operator")
+	return one(Fine, "found the Prometheus operator, adding a PodMonitor")
 }
 
-// DryRun lets the API server check what it can of the objects without keeping
-// them: permissions, schemas, admission. Objects in namespaces that are yet to
-// be made are left out.
+// DryRun sends the objects to the API server as a dry run, which checks
+// permissions, schemas and admission. It skips objects whose namespace does not
+// exist yet.
 func (c *Cluster) DryRun(ctx context.Context, objects []*unstructured.Unstructured) error {
 	var failures []error
 	for _, o := range objects {
@@ -154,19 +182,182 @@ func (c *Cluster) DryRun(ctx context.Context, objects []*unstructured.Unstructur
 		case err != nil:
 			failures = append(failures, fmt.Errorf("%s: %w", describe(o), err))
 			continue
-		case before != nil && !isOurs(before):
-			if o.GetKind() != kindNamespace.Kind {
-				failures = append(failures, fmt.Errorf("%s exists and was not made by layertrace install: remove or rename it", describe(o)))
+		case before != nil && !isManaged(before):
+			if o.GetKind() != KindNamespace.Kind {
+				failures = append(failures, fmt.Errorf("%s exists and was not created by layertrace install: remove or rename it", describe(o)))
 			}
 			continue
 		}
 		_, err = c.patch(ctx, o, true)
 		if apierrors.IsNotFound(err) && o.GetNamespace() != "" {
-			continue // the namespace is yet to come
+			continue // its namespace does not exist yet
 		}
 		if err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", describe(o), err))
 		}
 	}
 	return errors.Join(failures...)
+}
+
+// checkTracing checks that the provider exists, as Istio silently ignores an
+// unknown one, and that no other Telemetry applies to the whole mesh.
+func checkTracing(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Finding, error) {
+	others, err := c.meshTelemetry(ctx, o.IstioNamespace)
+	if err != nil {
+		return nil, err
+	}
+	if o.TracingProvider == "" {
+		return withoutProvider(others, m)
+	}
+	if m.Config == nil {
+		return one(Warning, "no mesh configuration in %s (ConfigMap istio): cannot check that provider %q exists", o.IstioNamespace, o.TracingProvider)
+	}
+	known := m.Config.TracingProviders()
+	kind, ok := known[o.TracingProvider]
+	if !ok {
+		return one(Refusal, "the mesh configuration has no tracing provider %q (it has %s), and Istio silently ignores an unknown one: add it to extensionProviders, or correct --tracing-provider",
+			o.TracingProvider, listOr(slices.Sorted(maps.Keys(known)), "none"))
+	}
+	for _, t := range others {
+		return one(Refusal, "Telemetry %s/%s already applies to the whole mesh, and Istio uses only one: set provider and sampling there and omit --tracing-provider", t.Namespace, t.Name)
+	}
+	findings := []Finding{{Level: Fine, Text: fmt.Sprintf("tracing with %s (%s), %v %% of requests", o.TracingProvider, kind, o.Sampling)}}
+	if m.Config.EnableTracing != nil && !*m.Config.EnableTracing {
+		findings = append(findings, Finding{Level: Warning, Text: "the mesh configuration has enableTracing: false; the Telemetry resource overrides it"})
+	}
+	return findings, nil
+}
+
+func withoutProvider(others []*telemetryv1.Telemetry, m *Mesh) ([]Finding, error) {
+	for _, t := range others {
+		if len(t.Spec.Tracing) > 0 {
+			return one(Fine, "tracing is configured by Telemetry %s/%s", t.Namespace, t.Name)
+		}
+	}
+	if m.Config != nil && len(m.Config.DefaultProviders.Tracing) > 0 {
+		return one(Fine, "tracing with the mesh's default provider, %s", strings.Join(m.Config.DefaultProviders.Tracing, ", "))
+	}
+	return one(Warning, "tracing is off: the mesh has no Telemetry and no default provider, and without trace headers the agents find nothing; set --tracing-provider")
+}
+
+// meshTelemetry returns the Telemetry resources of others that apply to the whole
+// mesh: those in the root namespace without a selector.
+func (c *Cluster) meshTelemetry(ctx context.Context, root string) ([]*telemetryv1.Telemetry, error) {
+	all, err := List[telemetryv1.Telemetry](ctx, c, KindTelemetry, root, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(t *telemetryv1.Telemetry) bool {
+		selects := t.Spec.Selector != nil || len(t.Spec.TargetRefs) > 0 //nolint:staticcheck // users set the deprecated field
+		return selects || t.Labels[managedBy] == FieldManager
+	}), nil
+}
+
+func listOr(names []string, empty string) string {
+	if len(names) == 0 {
+		return empty
+	}
+	return strings.Join(names, ", ")
+}
+
+// checkMTLS reports whether encryption hides the traffic between sidecars.
+func checkMTLS(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Finding, error) {
+	policies, err := List[securityv1.PeerAuthentication](ctx, c, kindPeerAuthentication, o.IstioNamespace, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	mode := securityapi.PeerAuthentication_MutualTLS_PERMISSIVE // Istio's default
+	for _, p := range policies {
+		if p.Spec.Selector == nil && p.Spec.Mtls != nil && p.Spec.Mtls.Mode != securityapi.PeerAuthentication_MutualTLS_UNSET {
+			mode = p.Spec.Mtls.Mode
+		}
+	}
+	const effect = "the agents cannot read its trace context, so those hops have no interface spans"
+	auto := m.Config == nil || m.Config.EnableAutoMTLS == nil || *m.Config.EnableAutoMTLS
+	switch {
+	case mode == securityapi.PeerAuthentication_MutualTLS_STRICT:
+		return one(Warning, "mutual TLS is STRICT: traffic between sidecars is encrypted; %s", effect)
+	case mode == securityapi.PeerAuthentication_MutualTLS_PERMISSIVE && auto:
+		return one(Warning, "mutual TLS is PERMISSIVE, and sidecars encrypt the traffic between them (auto mTLS): %s; a PeerAuthentication with mode DISABLE makes the traffic of its namespace readable", effect)
+	default:
+		return one(Fine, "mutual TLS is %s", mode)
+	}
+}
+
+// Oldest kernels, as major and minor.
+var (
+	kernelCapture = [2]int{5, 14} // the sweep: a BPF_PROG_TYPE_SYSCALL that iterates over a map
+	kernelTCX     = [2]int{6, 6}  // clsact before
+)
+
+// checkNodes checks the kernel version and the architecture of each node. It is a
+// forecast: the agent itself probes the features (layertrace doctor).
+func checkNodes(ctx context.Context, c *Cluster, _ *Options, _ *Mesh) ([]Finding, error) {
+	nodes, err := List[corev1.Node](ctx, c, kindNode, "", metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var capable, clsact, unfit []string
+	for _, n := range nodes {
+		info := n.Status.NodeInfo
+		if info.OperatingSystem != "" && info.OperatingSystem != "linux" {
+			continue // the DaemonSet skips it
+		}
+		if info.Architecture != "" && !slices.Contains([]string{"amd64", "arm64"}, info.Architecture) {
+			unfit = append(unfit, fmt.Sprintf("%s (%s)", n.Name, info.Architecture))
+			continue
+		}
+		old, err := olderThan(info.KernelVersion, kernelCapture[0], kernelCapture[1])
+		if err != nil {
+			unfit = append(unfit, fmt.Sprintf("%s (kernel %q)", n.Name, info.KernelVersion))
+			continue
+		}
+		if old {
+			unfit = append(unfit, fmt.Sprintf("%s (kernel %s)", n.Name, info.KernelVersion))
+			continue
+		}
+		capable = append(capable, n.Name)
+		if older, err := olderThan(info.KernelVersion, kernelTCX[0], kernelTCX[1]); err == nil && older {
+			clsact = append(clsact, fmt.Sprintf("%s (%s)", n.Name, info.KernelVersion))
+		}
+	}
+	return nodeFindings(capable, clsact, unfit)
+}
+
+func nodeFindings(capable, clsact, unfit []string) ([]Finding, error) {
+	needs := fmt.Sprintf("the agent needs kernel %d.%d on amd64 or arm64", kernelCapture[0], kernelCapture[1])
+	if len(capable) == 0 && len(unfit) > 0 {
+		return one(Refusal, "no node can capture: %s; %s", strings.Join(unfit, ", "), needs)
+	}
+	findings := []Finding{{Level: Fine, Text: fmt.Sprintf("%d nodes can capture according to their kernel versions", len(capable))}}
+	if len(capable) == 0 {
+		findings[0] = Finding{Level: Warning, Text: "the cluster has no nodes"}
+	}
+	if len(unfit) > 0 {
+		findings = append(findings, Finding{Level: Warning, Text: fmt.Sprintf("no spans from %s; %s", strings.Join(unfit, ", "), needs)})
+	}
+	if len(clsact) > 0 {
+		findings = append(findings, Finding{Level: Fine, Text: fmt.Sprintf("clsact instead of TCX, which needs kernel %d.%d, on %s", kernelTCX[0], kernelTCX[1], strings.Join(clsact, ", "))})
+	}
+	return findings, nil
+}
+
+// checkProxyImage checks whether the sidecar injector uses the patched proxy.
+func checkProxyImage(ctx context.Context, c *Cluster, o *Options, _ *Mesh) ([]Finding, error) {
+	if o.Reorder != ReorderPatched {
+		return nil, nil
+	}
+	if o.ProxyImage == "" {
+		return one(Refusal, "--reorder %s needs --proxy-image: the patched proxy, as in istioctl install --set values.global.proxy.image", ReorderPatched)
+	}
+	maps, err := List[corev1.ConfigMap](ctx, c, kindConfigMap, o.IstioNamespace, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for _, found := range maps {
+		if strings.HasPrefix(found.Name, "istio-sidecar-injector") && strings.Contains(found.Data["values"], `"`+o.ProxyImage+`"`) {
+			return one(Fine, "the sidecar injector uses %s", o.ProxyImage)
+		}
+	}
+	return one(Warning, "the sidecar injector does not use %s yet: istioctl install --set values.global.proxy.image=%s, then restart the workloads", o.ProxyImage, o.ProxyImage)
 }

@@ -9,7 +9,18 @@ import (
 	networkingv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
 )
+
+// parse returns the object in a YAML text.
+func parse[T any](t *testing.T, text string) *T {
+	t.Helper()
+	into := new(T)
+	if err := yaml.Unmarshal([]byte(text), into); err != nil {
+		t.Fatal(err)
+	}
+	return into
+}
 
 func TestIstioVersionOfAnImage(t *testing.T) {
 	for image, want := range map[string]string{
@@ -20,14 +31,14 @@ func TestIstioVersionOfAnImage(t *testing.T) {
 		"registry.example:5000/istio/pilot":                              "",
 		"registry.example/istio/pilot@sha256:" + strings.Repeat("1", 64): "",
 	} {
-		d := read[appsv1.Deployment](t, `{spec: {template: {spec: {containers: [{name: discovery, image: "`+image+`"}]}}}}`)
+		d := parse[appsv1.Deployment](t, `{spec: {template: {spec: {containers: [{name: discovery, image: "`+image+`"}]}}}}`)
 		if got := imageVersion(d); got != want {
 			t.Errorf("%s: %q, want %q", image, got, want)
 		}
 	}
 }
 
-// The oldest of several control planes decides.
+// Of several control planes the oldest one counts.
 func TestVersionLess(t *testing.T) {
 	for _, test := range []struct {
 		a, b string
@@ -39,11 +50,11 @@ func TestVersionLess(t *testing.T) {
 	}
 }
 
-// An EnvoyFilter with the router's upstream filters is found in any of the forms
-// in which one can write it; ours is told apart by its way.
+// An EnvoyFilter with upstream filters of the router is found in every form in
+// which it can be written, and the method of our own is recognized.
 func TestSetsUpstreamFilters(t *testing.T) {
 	filter := func(value string) *networkingv1alpha3.EnvoyFilter {
-		return read[networkingv1alpha3.EnvoyFilter](t, `
+		return parse[networkingv1alpha3.EnvoyFilter](t, `
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter
 metadata: {name: other}
@@ -71,25 +82,25 @@ spec:
 			t.Fatal(err)
 		}
 		patches := ours.Spec.ConfigPatches
-		if got := wayOf(patches[len(patches)-1].GetPatch().GetValue()); got != reorder {
-			t.Errorf("%s is taken for %q", reorder, got)
+		if got := methodOf(patches[len(patches)-1].GetPatch().GetValue()); got != reorder {
+			t.Errorf("%s is recognized as %q", reorder, got)
 		}
 	}
 }
 
 func TestNodeFindings(t *testing.T) {
 	for _, test := range []struct {
-		works, clsact, unfit []string
-		level                Level
-		want                 string
+		capable, clsact, unfit []string
+		level                  Level
+		want                   string
 	}{
 		{nil, nil, []string{"n1 (kernel 5.10)"}, Refusal, "no node can capture"},
 		{[]string{"n1"}, nil, []string{"n2 (kernel 5.10)"}, Warning, "no spans from n2 (kernel 5.10)"},
-		{[]string{"n1"}, []string{"n1 (5.15)"}, nil, Fine, "clsact is used on n1 (5.15)"},
+		{[]string{"n1"}, []string{"n1 (5.15)"}, nil, Fine, "clsact instead of TCX, which needs kernel 6.6, on n1 (5.15)"},
 		{[]string{"n1", "n2"}, nil, nil, Fine, "2 nodes can capture"},
-		{nil, nil, nil, Warning, "there are no nodes"},
+		{nil, nil, nil, Warning, "the cluster has no nodes"},
 	} {
-		findings, err := nodeFindings(test.works, test.clsact, test.unfit)
+		findings, err := nodeFindings(test.capable, test.clsact, test.unfit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,7 +111,7 @@ func TestNodeFindings(t *testing.T) {
 	}
 }
 
-// Upstream filters need an Istio whose Envoy has them.
+// Upstream filters need a version of Istio whose Envoy supports them.
 func TestOldIstio(t *testing.T) {
 	for _, test := range []struct {
 		version, reorder string

@@ -9,13 +9,12 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/layertrace/layertrace/agent/internal/config"
-	"github.com/layertrace/layertrace/istio"
 	"github.com/spf13/pflag"
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,9 +22,12 @@ import (
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
+
+	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/istio"
 )
 
-// defaults are options under which an overlay is installed as it stands.
+// defaults are the options that install an overlay unchanged.
 func defaults(reorder string) Options {
 	o := Options{
 		Reorder: reorder, Namespace: DefaultNamespace, IstioNamespace: DefaultIstioNamespace, OTLPInsecure: true,
@@ -69,7 +71,7 @@ func manifestFiles(t *testing.T) filesys.FileSystem {
 	return disk
 }
 
-// kustomize builds an overlay by kustomize's own code.
+// kustomize builds an overlay with kustomize itself.
 func kustomize(t *testing.T, overlay string) map[string]map[string]any {
 	t.Helper()
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(manifestFiles(t), "/overlays/"+overlay)
@@ -83,7 +85,7 @@ func kustomize(t *testing.T, overlay string) map[string]map[string]any {
 	return documents(t, data)
 }
 
-// documents reads YAML documents, by what names them.
+// documents parses YAML documents, keyed by KIND NAMESPACE/NAME.
 func documents(t *testing.T, data []byte) map[string]map[string]any {
 	t.Helper()
 	all := map[string]map[string]any{}
@@ -93,14 +95,14 @@ func documents(t *testing.T, data []byte) map[string]map[string]any {
 			t.Fatal(err)
 		}
 		if all[describe(o)] != nil {
-			t.Errorf("%s comes twice", describe(o))
+			t.Errorf("%s occurs twice", describe(o))
 		}
 		all[describe(o)] = o.Object
 	}
 	return all
 }
 
-// What --dry-run prints is what kustomize builds, for each way.
+// For each method, --dry-run and kustomize produce the same objects.
 func TestDryRunIsKustomizeBuild(t *testing.T) {
 	overlays, err := fs.ReadDir(istio.Files, "overlays")
 	if err != nil {
@@ -113,7 +115,7 @@ func TestDryRunIsKustomizeBuild(t *testing.T) {
 	want := slices.Clone(Reorders)
 	slices.Sort(want)
 	if !slices.Equal(names, want) {
-		t.Errorf("overlays %v, ways %v", names, want)
+		t.Errorf("overlays %v, methods %v", names, want)
 	}
 	for _, reorder := range Reorders {
 		t.Run(reorder, func(t *testing.T) {
@@ -128,7 +130,7 @@ func TestDryRunIsKustomizeBuild(t *testing.T) {
 	}
 }
 
-// Each file of the manifests is used, and every object says who manages it.
+// Each manifest is used, and every object has the label of its manager.
 func TestEveryManifestIsUsed(t *testing.T) {
 	used := map[string]bool{}
 	for _, part := range []string{"agent", "podmonitor", "telemetry", "reorder/wasmplugin", "reorder/wasmplugin-inline-headers", "reorder/envoyfilter", "reorder/lua"} {
@@ -185,12 +187,12 @@ func TestRenderOptions(t *testing.T) {
 		"sha256: " + o.WasmSHA256, "extensions.istio.io/trafficextension/mesh.layertrace~istio-translated-wasmplugin",
 	} {
 		if !strings.Contains(text, want) {
-			t.Errorf("%q is not there", want)
+			t.Errorf("the output lacks %q", want)
 		}
 	}
 	before, after := render(t, defaults(ReorderWasmPlugin)), render(t, o)
 	if hashOf(t, before) == hashOf(t, after) {
-		t.Error("another configuration does not roll the agents")
+		t.Error("a changed configuration does not restart the agents")
 	}
 }
 
@@ -203,7 +205,7 @@ func hashOf(t *testing.T, objects []*unstructured.Unstructured) string {
 	return hash
 }
 
-// Without a provider, tracing is left alone; the EnvoyFilter names the module.
+// Without a provider there is no Telemetry; the EnvoyFilter has the module.
 func TestRenderEnvoyFilter(t *testing.T) {
 	o := defaults(ReorderEnvoyFilter)
 	o.TracingProvider, o.WasmURL, o.WasmSHA256 = "", "https://example.org/filter.wasm", strings.Repeat("b", 64)
@@ -236,17 +238,17 @@ func TestPluginResource(t *testing.T) {
 		}
 	}
 	if _, err := pluginResource("latest", "ns"); err == nil {
-		t.Error("latest is taken for a version")
+		t.Error("accepted latest as a version")
 	}
 }
 
-// Each namespace gets its bootstrap override, and the tracer its placeholders.
+// Each namespace gets its bootstrap override, and the plugin the tracer.
 func TestRenderInlineHeaders(t *testing.T) {
 	o := defaults(ReorderInlineHeaders)
 	o.AppNamespaces, o.Tracer = []string{"shop", "bank"}, "zipkin"
 	var namespaces []string
 	for _, object := range render(t, o) {
-		if object.GetName() == bootstrapName {
+		if object.GetName() == BootstrapName {
 			namespaces = append(namespaces, object.GetNamespace())
 		}
 		if object.GetKind() == "WasmPlugin" {
@@ -260,7 +262,7 @@ func TestRenderInlineHeaders(t *testing.T) {
 	}
 }
 
-// The agent takes the settings that it gets: the file, and the variables.
+// The agent accepts the settings of the manifests: file and variables.
 func TestAgentTakesItsSettings(t *testing.T) {
 	o := defaults(ReorderNone)
 	o.AgentSettings = []string{"pnic=eth[0-9]*,kind:physical", "deep=true"}
@@ -306,4 +308,132 @@ func TestAgentTakesItsSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
+}
+
+// The overlay in istio/README.md builds and has its effects.
+func TestOverlayOfTheReadme(t *testing.T) {
+	text, err := os.ReadFile("../../../istio/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindSubmatch(text)
+	if block == nil {
+		t.Fatal("no overlay found")
+	}
+	overlay := strings.ReplaceAll(string(block[1]), "github.com/layertrace/layertrace/istio/overlays/", "../../overlays/")
+	disk := manifestFiles(t)
+	if err := disk.WriteFile("/users/own/kustomization.yaml", []byte(overlay)); err != nil {
+		t.Fatal(err)
+	}
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(disk, "/users/own")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := built.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"image: registry.example/layertrace/agent:devel", "url: oci://registry.example/layertrace/filter:devel", "name: my-provider",
+	} {
+		if !strings.Contains(string(data), want) {
+			t.Errorf("it lacks %q", want)
+		}
+	}
+}
+
+// The demo, which install does not embed, builds.
+func TestDemo(t *testing.T) {
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), "../../../istio/demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := built.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[string]int{}
+	for _, o := range documents(t, data) {
+		kinds[(&unstructured.Unstructured{Object: o}).GetKind()]++
+	}
+	if kinds["Deployment"] != 7 || kinds["PeerAuthentication"] != 1 || kinds["VirtualService"] != 1 {
+		t.Errorf("objects: %v", kinds)
+	}
+}
+
+// With --spans layers, --dry-run prints the same objects as kustomize with the
+// component istio/layers.
+func TestLayersAreKustomizeBuild(t *testing.T) {
+	disk := manifestFiles(t)
+	const folder = "../../../istio/layers"
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		data, err := os.ReadFile(path.Join(folder, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := disk.WriteFile("/layers/"+e.Name(), data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const overlay = "kind: Kustomization\nresources: [../overlays/lua]\ncomponents: [../layers]\n"
+	if err := disk.WriteFile("/own/kustomization.yaml", []byte(overlay)); err != nil {
+		t.Fatal(err)
+	}
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(disk, "/own")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := built.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := defaults(ReorderLua)
+	o.Spans = config.SpansLayers
+	var out bytes.Buffer
+	if err := Write(&out, render(t, o)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(documents(t, want), documents(t, out.Bytes())); diff != "" {
+		t.Errorf("kustomize - install +\n%s", diff)
+	}
+}
+
+// The agent accepts the settings for layers, and --agent-setting overrides them.
+func TestAgentTakesLayers(t *testing.T) {
+	o := defaults(ReorderNone)
+	o.Spans = config.SpansLayers
+	for setting, want := range map[string]string{"deep=true": config.SocketCgroupAuto, "socket-cgroup=/host/sys/fs/cgroup/pods": "/host/sys/fs/cgroup/pods"} {
+		o.AgentSettings = []string{setting}
+		text, _, err := unstructured.NestedString(find(render(t, o), "ConfigMap").Object, "data", configKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := path.Join(t.TempDir(), configKey)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+		settings := config.Define(flags)
+		if err := flags.Parse([]string{"--config", file}); err != nil {
+			t.Fatal(err)
+		}
+		if err := config.Load(flags, settings, nil); err != nil {
+			t.Fatal(err)
+		}
+		if !settings.Layers() || !slices.Equal(settings.SocketCgroups, []string{want}) {
+			t.Errorf("%s: spans %s, cgroups %v", setting, settings.Spans, settings.SocketCgroups)
+		}
+	}
+}
+
+func TestSpansAreChecked(t *testing.T) {
+	o := defaults(ReorderNone)
+	o.Spans = "sockets"
+	if err := o.Check(); err == nil || !strings.Contains(err.Error(), "--spans") {
+		t.Errorf("got %v", err)
+	}
 }

@@ -7,8 +7,9 @@ import (
 	"net"
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/exchange"
 	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // When a message was acknowledged is known at the socket that sent it, also
@@ -106,7 +107,7 @@ func TestAcknowledgedWithTheAnswer(t *testing.T) {
 
 // A socket sends one of the two messages.
 func TestSent(t *testing.T) {
-	x := exchange.Exchange{Socket: &exchange.Socket{Client: true}}
+	x := observe.Observation{Socket: &observe.Socket{Client: true}}
 	if sent(&x) != &x.Request {
 		t.Error("a client sends the request")
 	}

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/layertrace/layertrace/internal/corpus"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -55,13 +55,13 @@ func TestParsersAgree(t *testing.T) {
 // With configured names, in a larger window.
 func TestParsersAgreeOnConfiguredNames(t *testing.T) {
 	a := agreement{
-		k: newKernel(t, Options{PrefixWindow: 4096, ContextHeaders: []ContextHeader{
-			{"User-Agent", tracecontext.FormatW3C}, {"x-request-id", tracecontext.FormatB3},
-			{"accept", tracecontext.FormatJaeger}, {"host", tracecontext.FormatSW8},
+		k: newKernel(t, Options{PrefixWindow: 4096, ContextHeaders: []tracecontext.ContextHeader{
+			{Name: "User-Agent", Format: tracecontext.FormatW3C}, {Name: "x-request-id", Format: tracecontext.FormatB3},
+			{Name: "accept", Format: tracecontext.FormatJaeger}, {Name: "host", Format: tracecontext.FormatSkyWalking},
 		}}),
-		opts: tracecontext.Options{Window: 4096, Headers: []tracecontext.Header{
+		opts: tracecontext.Options{Window: 4096, Headers: []tracecontext.ContextHeader{
 			{Name: "user-agent", Format: tracecontext.FormatW3C}, {Name: "x-request-id", Format: tracecontext.FormatB3},
-			{Name: "accept", Format: tracecontext.FormatJaeger}, {Name: "host", Format: tracecontext.FormatSW8},
+			{Name: "accept", Format: tracecontext.FormatJaeger}, {Name: "host", Format: tracecontext.FormatSkyWalking},
 		}},
 		split: func(head []byte) [][]byte { return [][]byte{head[:min(len(head), packetMax)]} },
 	}
@@ -163,15 +163,15 @@ func (a *agreement) counts() map[string]uint64 {
 	return counts
 }
 
-func difference(x exchange.Exchange, r tracecontext.Result, found bool) string {
-	malformed := x.Flags&exchange.FlagMalformed != 0
+func difference(x observe.Observation, r tracecontext.Result, found bool) string {
+	malformed := x.Flags&observe.FlagMalformed != 0
 	switch {
 	case !found:
 		return fmt.Sprintf("BPF found %+v, Go nothing", x.Context)
-	case x.Context != r.Context:
+	case x.Context.Context != r.Context:
 		return fmt.Sprintf("BPF found %+v, Go %+v", x.Context, r.Context)
-	case x.HeaderOffset != r.Offset:
-		return fmt.Sprintf("offset: BPF %d, Go %d", x.HeaderOffset, r.Offset)
+	case x.Context.HeaderOffset != r.Offset:
+		return fmt.Sprintf("offset: BPF %d, Go %d", x.Context.HeaderOffset, r.Offset)
 	case malformed != (r.Malformed > 0):
 		return fmt.Sprintf("malformed: BPF %v, Go %d", malformed, r.Malformed)
 	}

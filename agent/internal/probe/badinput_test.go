@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // A head cut in two segments at every byte: the deep search finds the context
@@ -31,10 +31,10 @@ func TestSplitHead(t *testing.T) {
 				t.Fatalf("cut at %d: %d exchanges, want 1", cut, len(got))
 			}
 			x := got[0]
-			if x.Context.SpanID.String() != "b7ad6b7169203331" || x.HeaderOffset != uint32(len(get)) || x.Request.Bytes != uint64(len(head)) {
+			if x.Context.SpanID.String() != "b7ad6b7169203331" || x.Context.HeaderOffset != uint32(len(get)) || x.Request.Bytes != uint64(len(head)) {
 				t.Fatalf("cut at %d: %+v", cut, x)
 			}
-			if multi := x.Flags&exchange.FlagMultiSegment != 0; multi != (cut < len(get+traceparent)) {
+			if multi := x.Flags&observe.FlagMultiSegment != 0; multi != (cut < len(get+traceparent)) {
 				t.Fatalf("cut at %d: flags %v", cut, x.Flags.Names())
 			}
 		}
@@ -52,7 +52,7 @@ func TestOneByteSegments(t *testing.T) {
 		k.receive(c.request(head[i : i+1]))
 	}
 	k.receive(c.response(ok200))
-	if x := k.one(); x.HeaderOffset != uint32(len(get)) || x.Request.Packets != uint32(len(head)-3) {
+	if x := k.one(); x.Context.HeaderOffset != uint32(len(get)) || x.Request.Packets != uint32(len(head)-3) {
 		t.Errorf("exchange %+v", x)
 	}
 }
@@ -76,7 +76,7 @@ func TestLargeHead(t *testing.T) {
 			rest = rest[n:]
 		}
 		k.receive(c.response(ok200))
-		if x := k.one(); x.HeaderOffset != uint32(strings.Index(head, "traceparent")) || x.Request.Bytes != uint64(len(head)) {
+		if x := k.one(); x.Context.HeaderOffset != uint32(strings.Index(head, "traceparent")) || x.Request.Bytes != uint64(len(head)) {
 			t.Errorf("segments of %d: %+v", size, x)
 		}
 	}
@@ -93,8 +93,8 @@ func TestLongRequestLine(t *testing.T) {
 		rest = rest[n:]
 	}
 	k.receive(c.response(ok200))
-	if x := k.one(); x.HeaderOffset != uint32(strings.Index(head, "traceparent")) {
-		t.Errorf("offset %d", x.HeaderOffset)
+	if x := k.one(); x.Context.HeaderOffset != uint32(strings.Index(head, "traceparent")) {
+		t.Errorf("offset %d", x.Context.HeaderOffset)
 	}
 }
 
@@ -161,7 +161,7 @@ func TestReordered(t *testing.T) {
 	k.receive(third)
 	k.receive(c.response(ok200))
 	x := k.one()
-	if x.Flags != exchange.FlagOutOfOrder || x.Retransmits != 0 || x.Request.Packets != 4 {
+	if x.Flags != observe.FlagOutOfOrder || x.Retransmits != 0 || x.Request.Packets != 4 {
 		t.Errorf("exchange %+v", x)
 	}
 	k.wantCount("segments_out_of_order", 2)
@@ -179,10 +179,10 @@ func TestPipelined(t *testing.T) {
 	if len(got) != 2 {
 		t.Fatalf("%d exchanges, want 2", len(got))
 	}
-	if f := got[0].Flags; f != exchange.FlagPipelined|exchange.FlagNoResponse {
+	if f := got[0].Flags; f != observe.FlagPipelined|observe.FlagNoResponse {
 		t.Errorf("first: flags %v", f.Names())
 	}
-	if x := got[1]; x.Flags != exchange.FlagPipelined || x.Status != 404 || x.Response.Packets != 1 || x.Context.SpanID.String() != "00f067aa0ba902b7" {
+	if x := got[1]; x.Flags != observe.FlagPipelined || x.Status != 404 || x.Response.Packets != 1 || x.Context.SpanID.String() != "00f067aa0ba902b7" {
 		t.Errorf("second: %+v", x)
 	}
 	k.wantCount("requests_pipelined", 1)
@@ -197,7 +197,7 @@ func TestExpectContinue(t *testing.T) {
 	k.receive(c.response(ok200))
 	x := k.one()
 	wantDuration(t, x)
-	if x.Flags != exchange.FlagInterim || x.Status != 200 || x.Response.Bytes != uint64(len(ok200)) || x.Request.Packets != 2 {
+	if x.Flags != observe.FlagInterim || x.Status != 200 || x.Response.Bytes != uint64(len(ok200)) || x.Request.Packets != 2 {
 		t.Errorf("exchange %+v", x)
 	}
 }
@@ -242,7 +242,7 @@ func TestInterimAndFinalTogether(t *testing.T) {
 		t.Fatalf("%d exchanges, want 2", len(got))
 	}
 	for _, x := range got {
-		if x.Flags != exchange.FlagInterim || x.Status != 200 || x.Response.Bytes != uint64(len(ok200)) {
+		if x.Flags != observe.FlagInterim || x.Status != 200 || x.Response.Bytes != uint64(len(ok200)) {
 			t.Errorf("exchange %+v", x)
 		}
 	}
@@ -259,7 +259,7 @@ func TestPipelinedUnsampled(t *testing.T) {
 	k.receive(c.response(strings.Replace(ok200, "200", "503", 1)))
 	k.receive(c.response(ok200))
 	got := k.exchanges()
-	if len(got) != 2 || got[1].Status != 200 || got[1].Flags != exchange.FlagPipelined || got[1].Response.Packets != 1 {
+	if len(got) != 2 || got[1].Status != 200 || got[1].Flags != observe.FlagPipelined || got[1].Response.Packets != 1 {
 		t.Errorf("exchanges %+v", got)
 	}
 }
@@ -271,7 +271,7 @@ func TestMethodInsideHead(t *testing.T) {
 	k.receive(c.request("GET / HTTP/1.1\r\nx-note: "))
 	k.receive(c.request("GET this\r\n" + traceparent + end))
 	k.receive(c.response(ok200))
-	if x := k.one(); x.HeaderOffset != 34 || x.Flags != exchange.FlagMultiSegment {
+	if x := k.one(); x.Context.HeaderOffset != 34 || x.Flags != observe.FlagMultiSegment {
 		t.Errorf("exchange %+v flags %v", x, x.Flags.Names())
 	}
 }

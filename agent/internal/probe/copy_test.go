@@ -37,8 +37,8 @@ func TestDriverGetsACopy(t *testing.T) {
 		t.Fatalf("%d exchanges, want 1", len(all))
 	}
 	q := all[0].Request
-	if waited := time.Duration(q.Handover.Last - q.Last); waited < leastTimeout*9/10 || q.Handover.First != q.Handover.Last {
-		t.Errorf("driver got it from %v to %v after it was captured, want both some %v", time.Duration(q.Handover.First-q.First), waited, leastTimeout)
+	if waited := time.Duration(q.Tx.Last - q.Last); waited < leastTimeout*9/10 || q.Tx.First != q.Tx.Last {
+		t.Errorf("driver got it from %v to %v after it was captured, want both some %v", time.Duration(q.Tx.First-q.First), waited, leastTimeout)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // A device without a link-layer header: its packets begin with the IP header.
@@ -38,7 +38,7 @@ func TestDeviceWithoutEthernet(t *testing.T) {
 				must(t, err)
 			}
 			got := finish(t, p)
-			if len(got) != 1 || got[0].Status != 200 || got[0].HeaderOffset != uint32(len(get)) {
+			if len(got) != 1 || got[0].Status != 200 || got[0].Context.HeaderOffset != uint32(len(get)) {
 				t.Errorf("exchanges %+v", got)
 			}
 		})
@@ -70,7 +70,7 @@ func TestClsactTakesOver(t *testing.T) {
 }
 
 // finish runs the probe just long enough to give out what it has.
-func finish(t *testing.T, p *Probe) (got []exchange.Exchange) {
+func finish(t *testing.T, p *Probe) (got []observe.Observation) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

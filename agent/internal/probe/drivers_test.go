@@ -7,7 +7,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // What passes an empty queue by, or has none, is with the driver at once.
@@ -31,8 +31,8 @@ func TestDriverWithoutWaiting(t *testing.T) {
 			}
 			for _, x := range driven(t, k, requests, false, func() { n.talk(t) }) {
 				checkHandover(t, &x)
-				if q := x.Request; q.Handover != (exchange.Extent{First: q.First, Last: q.Last}) {
-					t.Errorf("driver got it from %d to %d, it was captured from %d to %d", q.Handover.First, q.Handover.Last, q.First, q.Last)
+				if q := x.Request; q.Tx != (observe.Extent{First: q.First, Last: q.Last}) {
+					t.Errorf("driver got it from %d to %d, it was captured from %d to %d", q.Tx.First, q.Tx.Last, q.First, q.Last)
 				}
 			}
 		})
@@ -45,7 +45,7 @@ func TestDriverWithoutWaiting(t *testing.T) {
 // at qdisc_dequeue): that has to be counted, and is tried again. waits: nothing
 // passes the queue by, so that of a message with the times of its capture no
 // packet was seen there, which nothing can count.
-func driven(t *testing.T, k *kernel, want int, waits bool, talk func()) []exchange.Exchange {
+func driven(t *testing.T, k *kernel, want int, waits bool, talk func()) []observe.Observation {
 	t.Helper()
 	for range 4 {
 		before := k.count("tx_timestamps_missing")
@@ -56,10 +56,10 @@ func driven(t *testing.T, k *kernel, want int, waits bool, talk func()) []exchan
 		}
 		var unhanded, unseen uint64
 		for _, x := range all {
-			switch q := x.Request; q.Handover {
-			case exchange.Extent{}:
+			switch q := x.Request; q.Tx {
+			case observe.Extent{}:
 				unhanded++
-			case exchange.Extent{First: q.First, Last: q.Last}:
+			case observe.Extent{First: q.First, Last: q.Last}:
 				unseen++
 			}
 		}
@@ -76,16 +76,16 @@ func driven(t *testing.T, k *kernel, want int, waits bool, talk func()) []exchan
 }
 
 // At an interface only the message that leaves through it has a driver.
-func checkHandover(t *testing.T, x *exchange.Exchange) {
+func checkHandover(t *testing.T, x *observe.Observation) {
 	t.Helper()
 	out, in := x.Request, x.Response
-	if x.Direction == exchange.DirectionIngress {
+	if x.Direction == observe.DirectionIngress {
 		out, in = in, out
 	}
-	if out.Handover.First < out.First || out.Handover.First == 0 {
-		t.Errorf("driver got the first byte at %d, the queue had it at %d", out.Handover.First, out.First)
+	if out.Tx.First < out.First || out.Tx.First == 0 {
+		t.Errorf("driver got the first byte at %d, the queue had it at %d", out.Tx.First, out.First)
 	}
-	if in.Handover != (exchange.Extent{}) {
-		t.Errorf("a driver got what came in: %+v", in.Handover)
+	if in.Tx != (observe.Extent{}) {
+		t.Errorf("a driver got what came in: %+v", in.Tx)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func TestExchange(t *testing.T) {
@@ -34,8 +34,8 @@ func TestExchange(t *testing.T) {
 			if x.Client != c.client || x.Server != c.server {
 				t.Errorf("endpoints %v -> %v, want %v -> %v", x.Client, x.Server, c.client, c.server)
 			}
-			if x.Status != 200 || x.HeaderOffset != uint32(len(get)) || x.Flags != 0 {
-				t.Errorf("status %d, offset %d, flags %v", x.Status, x.HeaderOffset, x.Flags.Names())
+			if x.Status != 200 || x.Context.HeaderOffset != uint32(len(get)) || x.Flags != 0 {
+				t.Errorf("status %d, offset %d, flags %v", x.Status, x.Context.HeaderOffset, x.Flags.Names())
 			}
 			if x.Request.Bytes != uint64(len(get+traceparent+end)) || x.Response.Bytes != uint64(len(ok200+"more")) || x.Response.Packets != 2 {
 				t.Errorf("sizes %+v %+v", x.Request, x.Response)
@@ -145,7 +145,7 @@ func TestResponseReordered(t *testing.T) {
 			k.receive(second)
 			k.receive(first)
 			x := k.one()
-			if x.Response.Packets != 2 || x.Response.Bytes != uint64(len(ok200+"the rest")) || x.Flags != exchange.FlagOutOfOrder || x.Retransmits != 0 {
+			if x.Response.Packets != 2 || x.Response.Bytes != uint64(len(ok200+"the rest")) || x.Flags != observe.FlagOutOfOrder || x.Retransmits != 0 {
 				t.Errorf("exchange %+v", x)
 			}
 		})
@@ -155,7 +155,7 @@ func TestResponseReordered(t *testing.T) {
 func TestEnd(t *testing.T) {
 	for name, test := range map[string]struct {
 		segments func(c *connection) [][]byte
-		flags    exchange.Flags
+		flags    observe.Flags
 	}{
 		"both FINs": {func(c *connection) [][]byte {
 			return [][]byte{
@@ -166,7 +166,7 @@ func TestEnd(t *testing.T) {
 		}, 0},
 		"RST before the response": {func(c *connection) [][]byte {
 			return [][]byte{c.build(segment{fromServer: true, seq: c.serverSeq, rst: true})}
-		}, exchange.FlagReset | exchange.FlagNoResponse},
+		}, observe.FlagReset | observe.FlagNoResponse},
 		"RST behind the response": {func(c *connection) [][]byte {
 			return [][]byte{c.response(ok200), c.build(segment{seq: c.clientSeq, rst: true})}
 		}, 0},

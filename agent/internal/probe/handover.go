@@ -2,7 +2,7 @@
 
 package probe
 
-import "github.com/layertrace/layertrace/internal/exchange"
+import "github.com/layertrace/layertrace/internal/observe"
 
 // release is what was seen of a message when its interface's queue let it go.
 type release struct {
@@ -12,17 +12,17 @@ type release struct {
 	whole bool
 }
 
-// handover returns when the driver got a message that left through an interface,
+// transmitted returns when the driver got a message that left through an interface,
 // of which the kernel says when the queue let the first byte it saw go, and when
-// the last: out.Handover. What no queue let go has passed it by, or there is none:
+// the last: out.Tx. What no queue let go has passed it by, or there is none:
 // the driver got it when it was captured. Zero where the first or the last byte
 // went through the queue unseen: kernels may leave out tracepoints' programs, and
 // a driver may get it after the exchange was given out.
-func handover(out *exchange.Message, r release) exchange.Extent {
-	seen := out.Handover
+func transmitted(out *observe.Message, r release) observe.Extent {
+	seen := out.Tx
 	switch {
 	case seen.Last == 0:
-		return exchange.Extent{First: out.First, Last: out.Last}
+		return observe.Extent{First: out.First, Last: out.Last}
 	case r.bypassed:
 		if seen.First == 0 {
 			seen.First = out.First
@@ -32,26 +32,26 @@ func handover(out *exchange.Message, r release) exchange.Extent {
 		}
 		return seen
 	case seen.First == 0 || !r.whole:
-		return exchange.Extent{}
+		return observe.Extent{}
 	default:
 		return seen
 	}
 }
 
-// handedOver reports whether it is known when the driver got the message that
+// txKnown reports whether it is known when the driver got the message that
 // left through x's interface, if one did.
-func handedOver(x *exchange.Exchange) bool {
+func txKnown(x *observe.Observation) bool {
 	out := leaving(x)
-	return out == nil || out.Packets == 0 || out.Handover != (exchange.Extent{})
+	return out == nil || out.Packets == 0 || out.Tx != (observe.Extent{})
 }
 
 // leaving returns the message that leaves through x's interface. Nil: x is of a
 // socket.
-func leaving(x *exchange.Exchange) *exchange.Message {
+func leaving(x *observe.Observation) *observe.Message {
 	switch {
 	case x.Socket != nil:
 		return nil
-	case x.Direction == exchange.DirectionIngress:
+	case x.Direction == observe.DirectionIngress:
 		return &x.Response
 	default:
 		return &x.Request

@@ -13,7 +13,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/layertrace/layertrace/bpf"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // kernel runs packets through the real programs with BPF_PROG_TEST_RUN.
@@ -55,18 +55,18 @@ func (k *kernel) receive(packet []byte) {
 }
 
 // exchanges ends what is open and returns all that was given out.
-func (k *kernel) exchanges() []exchange.Exchange {
+func (k *kernel) exchanges() []observe.Observation {
 	k.t.Helper()
 	return k.drain(true)
 }
 
 // emitted returns what was given out so far.
-func (k *kernel) emitted() []exchange.Exchange {
+func (k *kernel) emitted() []observe.Observation {
 	k.t.Helper()
 	return k.drain(false)
 }
 
-func (k *kernel) drain(sweep bool) []exchange.Exchange {
+func (k *kernel) drain(sweep bool) []observe.Observation {
 	k.t.Helper()
 	if sweep {
 		if err := k.probe.sweep(0, 0); err != nil {
@@ -75,7 +75,7 @@ func (k *kernel) drain(sweep bool) []exchange.Exchange {
 	}
 	done, cancel := context.WithCancel(context.Background())
 	cancel()
-	var got []exchange.Exchange
+	var got []observe.Observation
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
@@ -86,7 +86,7 @@ func (k *kernel) drain(sweep bool) []exchange.Exchange {
 	err := k.probe.read(done)
 	close(k.probe.out)
 	<-finished
-	k.probe.out = make(chan exchange.Exchange, 256)
+	k.probe.out = make(chan observe.Observation, 256)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func (k *kernel) drain(sweep bool) []exchange.Exchange {
 }
 
 // one returns the only exchange.
-func (k *kernel) one() exchange.Exchange {
+func (k *kernel) one() observe.Observation {
 	k.t.Helper()
 	got := k.exchanges()
 	if len(got) != 1 {
@@ -217,7 +217,7 @@ const (
 	ok200       = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
 )
 
-func wantDuration(t *testing.T, x exchange.Exchange) {
+func wantDuration(t *testing.T, x observe.Observation) {
 	t.Helper()
 	if x.Request.First == 0 || x.Request.Last < x.Request.First || x.Response.First < x.Request.Last ||
 		x.Response.Last < x.Response.First || time.Duration(x.Response.Last-x.Request.First) > time.Minute {

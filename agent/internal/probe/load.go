@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/layertrace/layertrace/bpf"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // kernelSide holds the capture programs and their maps. Programs are loaded
@@ -112,7 +113,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 		bpf.CaptureVarPortsChosen:  len(o.Ports) > 0,
 		bpf.CaptureVarPorts:        portBits(o.Ports),
 	}
-	names := [extraNamesMax]bpf.CaptureExtraName{}
+	names := [tracecontext.MaxContextHeaders]bpf.CaptureExtraName{}
 	for i, h := range o.ContextHeaders {
 		name := strings.ToLower(h.Name) + ":"
 		names[i].Len = uint8(len(name))

@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/internal/exchange"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // newLoopback captures at the sockets of this process, and makes loopback work
@@ -57,7 +58,7 @@ func tracedRequest(i int) string {
 }
 
 // onlyAtClient returns what was given out of the client's socket: one exchange.
-func onlyAtClient(t *testing.T, k *kernel) (only exchange.Exchange) {
+func onlyAtClient(t *testing.T, k *kernel) (only observe.Observation) {
 	t.Helper()
 	clients := 0
 	for _, x := range k.exchanges() {

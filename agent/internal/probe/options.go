@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/layertrace/layertrace/internal/tracecontext"
@@ -34,12 +33,6 @@ const (
 	OptionPaper   OptionLayout = "paper"
 )
 
-// ContextHeader is a configured header name whose value is read as Format's.
-type ContextHeader struct {
-	Name   string
-	Format tracecontext.Format
-}
-
 // Options of a Probe. The zero value of a field means its default.
 type Options struct {
 	// Mode, default auto.
@@ -52,8 +45,8 @@ type Options struct {
 	// Deep goes on over later segments, DeepWindow bytes (default 65,536) in all.
 	Deep       bool
 	DeepWindow int
-	// ContextHeaders are up to 4 further header names.
-	ContextHeaders []ContextHeader
+	// ContextHeaders are further header names.
+	ContextHeaders []tracecontext.ContextHeader
 	// MaxConnections that are known at a time, default 65,536.
 	MaxConnections int
 	// RingBytes is the size of the ring buffer, a power of two of at least
@@ -85,8 +78,6 @@ type Options struct {
 }
 
 const (
-	extraNamesMax   = 4
-	extraNameMax    = 31
 	windowMin       = 64
 	windowMax       = 4096
 	deepWindowMax   = 1 << 24
@@ -156,25 +147,5 @@ func (o *Options) validate() error {
 	if o.RingBytes < 4096 || o.RingBytes&(o.RingBytes-1) != 0 {
 		return fmt.Errorf("ring of %d bytes: use a power of two of at least 4096", o.RingBytes)
 	}
-	if len(o.ContextHeaders) > extraNamesMax {
-		return fmt.Errorf("%d context headers: at most %d", len(o.ContextHeaders), extraNamesMax)
-	}
-	for _, h := range o.ContextHeaders {
-		if err := h.validate(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (h ContextHeader) validate() error {
-	if h.Name == "" || len(h.Name) >= extraNameMax+1 || strings.ContainsAny(h.Name, ": \t\r\n") {
-		return fmt.Errorf("context header name %q: use 1 to %d characters without colon and blanks", h.Name, extraNameMax)
-	}
-	switch h.Format {
-	case tracecontext.FormatW3C, tracecontext.FormatB3, tracecontext.FormatJaeger, tracecontext.FormatSW8:
-		return nil
-	default:
-		return fmt.Errorf("context header %q: format %q has no single header: use w3c, b3, jaeger or sw8", h.Name, h.Format)
-	}
+	return tracecontext.ValidateContextHeaders(o.ContextHeaders)
 }

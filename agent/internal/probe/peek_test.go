@@ -35,9 +35,9 @@ func TestPeekIsNoRead(t *testing.T) {
 			if x.Context.TraceID.String() != traceID(i) {
 				continue
 			}
-			begun, handed := requestRead[i], x.Request.Handover
+			begun, handed := requestRead[i], x.Request.App
 			if x.Socket.Client {
-				begun, handed = responseRead[i], x.Response.Handover
+				begun, handed = responseRead[i], x.Response.App
 			}
 			if handed.First < begun {
 				t.Errorf("round %d, client %v: read from %d on, but nobody did before %d", i, x.Socket.Client, handed.First, begun)

@@ -16,7 +16,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Probe is the kernel side of one agent. Its methods may be called
@@ -29,7 +29,7 @@ type Probe struct {
 	sockets *sockets // nil: no capture there
 	drivers *drivers // nil: not watched
 	reader  *ringbuf.Reader
-	out     chan exchange.Exchange
+	out     chan observe.Observation
 
 	mu       sync.Mutex
 	mode     Mode
@@ -65,7 +65,7 @@ func open(opts Options) (*Probe, error) {
 	p := &Probe{
 		log: opts.Log, opts: opts, kernel: kernel, mode: opts.Mode,
 		attached: map[int]attachment{},
-		out:      make(chan exchange.Exchange, 256),
+		out:      make(chan observe.Observation, 256),
 	}
 	if p.reader, err = ringbuf.NewReader(kernel.Exchanges); err != nil {
 		return nil, errors.Join(fmt.Errorf("open ring buffer: %w", err), kernel.Close())
@@ -91,7 +91,7 @@ func open(opts Options) (*Probe, error) {
 }
 
 // Exchanges gives out what was captured, and is closed when Run returns.
-func (p *Probe) Exchanges() <-chan exchange.Exchange { return p.out }
+func (p *Probe) Exchanges() <-chan observe.Observation { return p.out }
 
 // Run reads and sweeps until ctx is done; then it gives out what is still
 // open and closes Exchanges. A slow receiver makes the ring buffer fill, which

@@ -38,14 +38,14 @@ func checkBehindTheQueue(t *testing.T, n *network) {
 	must(t, shape(n, rate, burst))
 	for i, x := range driven(t, k, requests, true, func() { n.talk(t) }) {
 		checkHandover(t, &x)
-		if x.Request.Handover.Last < x.Request.Last {
-			t.Errorf("request of %d bytes: driver got its last byte at %d, the queue had it at %d", x.Request.Bytes, x.Request.Handover.Last, x.Request.Last)
+		if x.Request.Tx.Last < x.Request.Last {
+			t.Errorf("request of %d bytes: driver got its last byte at %d, the queue had it at %d", x.Request.Bytes, x.Request.Tx.Last, x.Request.Last)
 		}
 		if x.Context.TraceID.String() != traceID(i) {
 			t.Fatalf("request %d has trace ID %s, want %s", i, x.Context.TraceID, traceID(i))
 		}
 		least := time.Duration(i*bodyStep-burst) * time.Second / rate
-		if took := time.Duration(x.Request.Handover.Last - x.Request.First); took < least {
+		if took := time.Duration(x.Request.Tx.Last - x.Request.First); took < least {
 			t.Errorf("request %d took %v through the queue, want %v or more by the queue's rate", i, took, least)
 		}
 	}
@@ -73,8 +73,8 @@ func TestDriverGetsAList(t *testing.T) {
 		}
 	}) {
 		checkHandover(t, &x)
-		if x.Request.Handover.Last < x.Request.Last {
-			t.Errorf("request %d: driver got its last byte at %d, the queue had it at %d", i, x.Request.Handover.Last, x.Request.Last)
+		if x.Request.Tx.Last < x.Request.Last {
+			t.Errorf("request %d: driver got its last byte at %d, the queue had it at %d", i, x.Request.Tx.Last, x.Request.Last)
 		}
 	}
 }

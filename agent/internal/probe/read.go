@@ -42,7 +42,7 @@ func (p *Probe) read(ctx context.Context) error {
 			p.log.Error("record not understood", "error", err)
 			continue
 		}
-		if drivers && !handedOver(&x) {
+		if drivers && !txKnown(&x) {
 			p.unhanded.Add(1)
 		}
 		p.out <- x

@@ -8,54 +8,61 @@ import (
 	"unsafe"
 
 	"github.com/layertrace/layertrace/bpf"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // decodeRecord turns a record of the ring buffer into an exchange. drivers: the
 // kernel tells when they get packets.
-func decodeRecord(raw []byte, drivers bool) (exchange.Exchange, error) {
+func decodeRecord(raw []byte, drivers bool) (observe.Observation, error) {
 	const size = int(unsafe.Sizeof(bpf.CaptureExchangeRecord{}))
 	if len(raw) < size {
-		return exchange.Exchange{}, fmt.Errorf("record of %d bytes, want %d", len(raw), size)
+		return observe.Observation{}, fmt.Errorf("record of %d bytes, want %d", len(raw), size)
 	}
 	// The kernel aligns records to 8 bytes, but Go's copy of them need not be.
 	var r bpf.CaptureExchangeRecord
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), size), raw)
-	x := exchange.Exchange{
+	x := observe.Observation{
 		Interface: int(r.Ifindex),
-		Direction: exchange.Direction(r.Direction),
-		Context: tracecontext.Context{
-			TraceID:  r.TraceId,
-			SpanID:   r.SpanId,
-			Sampling: tracecontext.Sampling(r.Sampling),
-			Format:   tracecontext.Format(r.Format),
+		Direction: observe.Direction(r.Direction),
+		Context: observe.Context{
+			Context: tracecontext.Context{
+				TraceID:  r.TraceId,
+				SpanID:   r.SpanId,
+				Sampling: tracecontext.Sampling(r.Sampling),
+				Format:   tracecontext.Format(r.Format),
+			},
+			HeaderOffset: r.HeaderOffset,
 		},
-		Client: endpoint(r.ClientAddr, r.ClientPort),
-		Server: endpoint(r.ServerAddr, r.ServerPort),
-		Request: exchange.Message{
+		Key: observe.Key{
+			Client: endpoint(r.ClientAddr, r.ClientPort),
+			Server: endpoint(r.ServerAddr, r.ServerPort),
+		},
+		Request: observe.Message{
 			First: r.RequestFirst, Last: r.RequestLast,
 			Bytes: r.RequestBytes, Packets: r.RequestPackets,
-			Handover: exchange.Extent{First: r.HandoverRequestFirst, Last: r.HandoverRequestLast},
 		},
-		Response: exchange.Message{
+		Response: observe.Message{
 			First: r.ResponseFirst, Last: r.ResponseLast,
 			Bytes: r.ResponseBytes, Packets: r.ResponsePackets,
-			Handover: exchange.Extent{First: r.HandoverResponseFirst, Last: r.HandoverResponseLast},
 		},
-		Status:       int(r.Status),
-		OptionTime:   r.OptionTime,
-		HeaderOffset: r.HeaderOffset,
-		Retransmits:  r.Retransmits,
-		Drops:        r.Drops,
-		Flags:        exchange.Flags(r.Flags),
+		Status:      int(r.Status),
+		OptionTime:  r.OptionTime,
+		Retransmits: r.Retransmits,
+		Drops:       r.Drops,
+		Flags:       observe.Flags(r.Flags),
 	}
 	if r.Drops != 0 {
 		x.DropReason = dropReason(r.DropReason)
 	}
-	if r.IsSocket != 0 {
-		x.Interface, x.Direction = 0, exchange.DirectionUnknown
-		x.Socket = &exchange.Socket{
+	farRequest := observe.Extent{First: r.HandoverRequestFirst, Last: r.HandoverRequestLast}
+	farResponse := observe.Extent{First: r.HandoverResponseFirst, Last: r.HandoverResponseLast}
+	if r.IsSocket == 0 {
+		x.Request.Tx, x.Response.Tx = farRequest, farResponse
+	} else {
+		x.Request.App, x.Response.App = farRequest, farResponse
+		x.Interface, x.Direction = 0, observe.DirectionUnknown
+		x.Socket = &observe.Socket{
 			Cookie: r.Cookie, Netns: r.Netns, UID: r.Uid, Client: r.IsClient != 0,
 			SRTT: uint64(r.SrttUs) * 1000, ZeroWindows: r.ZeroWindows,
 		}
@@ -64,7 +71,7 @@ func decodeRecord(raw []byte, drivers bool) (exchange.Exchange, error) {
 		}
 	}
 	if out := leaving(&x); out != nil && drivers {
-		out.Handover = handover(out, release{
+		out.Tx = transmitted(out, release{
 			bypassed: r.QueueBypassed != 0, whole: int32(r.HandoverEnd-r.LeavingEnd) >= 0,
 		})
 	}
@@ -75,7 +82,7 @@ func decodeRecord(raw []byte, drivers bool) (exchange.Exchange, error) {
 }
 
 // sent returns the message that the socket sent.
-func sent(x *exchange.Exchange) *exchange.Message {
+func sent(x *observe.Observation) *observe.Message {
 	if x.Socket.Client {
 		return &x.Request
 	}

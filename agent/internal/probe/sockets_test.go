@@ -8,7 +8,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Each request is seen at the socket that sends it and at the one that receives
@@ -35,15 +35,15 @@ func TestSocketsOfACgroup(t *testing.T) {
 
 // checkOrder holds the times against the way of request and response. Without
 // writes there is no time of the process for what the socket sends.
-func checkOrder(t *testing.T, x *exchange.Exchange, writes bool) {
+func checkOrder(t *testing.T, x *observe.Observation, writes bool) {
 	t.Helper()
 	q, r := x.Request, x.Response
-	times := []uint64{q.First, q.Handover.First, r.Handover.First, r.First} // at a server
-	lasts := []uint64{q.Last, q.Handover.Last, r.Handover.Last, r.Last}
+	times := []uint64{q.First, q.App.First, r.App.First, r.First} // at a server
+	lasts := []uint64{q.Last, q.App.Last, r.App.Last, r.Last}
 	written := 2
 	if x.Socket.Client {
-		times = []uint64{q.Handover.First, q.First, r.First, r.Handover.First}
-		lasts = []uint64{q.Handover.Last, q.Last, r.Last, r.Handover.Last}
+		times = []uint64{q.App.First, q.First, r.First, r.App.First}
+		lasts = []uint64{q.App.Last, q.Last, r.Last, r.App.Last}
 		written = 0
 	}
 	if !writes {
@@ -87,7 +87,7 @@ func TestSocketsOpenedBefore(t *testing.T) {
 	seen, written := map[bool]int{}, 0
 	for _, x := range k.exchanges() {
 		seen[x.Socket.Client]++
-		if x.Socket.Client && x.Request.Handover.Last != 0 {
+		if x.Socket.Client && x.Request.App.Last != 0 {
 			written++
 		}
 	}

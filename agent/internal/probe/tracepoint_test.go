@@ -76,13 +76,13 @@ func TestKernelWithoutTracepoints(t *testing.T) {
 					if x.Socket.Client {
 						told = writes
 					}
-					if (x.Request.Handover.Last != 0) != told {
-						t.Errorf("client %v: request handed over at %d, told: %v", x.Socket.Client, x.Request.Handover.Last, told)
+					if (x.Request.App.Last != 0) != told {
+						t.Errorf("client %v: request handed over at %d, told: %v", x.Socket.Client, x.Request.App.Last, told)
 					}
 				} else {
 					interfaces++
-					if (x.Request.Handover.Last != 0) != drivers {
-						t.Errorf("at the interface: handed over at %d, told: %v", x.Request.Handover.Last, drivers)
+					if (x.Request.Tx.Last != 0) != drivers {
+						t.Errorf("at the interface: transmitted at %d, known: %v", x.Request.Tx.Last, drivers)
 					}
 				}
 			}

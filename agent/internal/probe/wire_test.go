@@ -23,7 +23,7 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 
 	"github.com/layertrace/layertrace/agent/internal/decode"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func awaitServer() error {
@@ -90,7 +90,7 @@ func TestPortsOfOptions(t *testing.T) {
 }
 
 // captured attaches a probe, runs the client, and returns what was given out.
-func captured(t *testing.T, n *network, opts Options) []exchange.Exchange {
+func captured(t *testing.T, n *network, opts Options) []observe.Observation {
 	t.Helper()
 	p, err := Open(opts)
 	must(t, err)
@@ -98,7 +98,7 @@ func captured(t *testing.T, n *network, opts Options) []exchange.Exchange {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- p.Run(ctx) }()
-	var got []exchange.Exchange
+	var got []observe.Observation
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
@@ -115,7 +115,7 @@ func captured(t *testing.T, n *network, opts Options) []exchange.Exchange {
 }
 
 // checkAll compares with what the client sent: each request exactly once.
-func checkAll(t *testing.T, got []exchange.Exchange, layout OptionLayout) {
+func checkAll(t *testing.T, got []observe.Observation, layout OptionLayout) {
 	t.Helper()
 	if len(got) != requests {
 		t.Fatalf("%d exchanges, want %d", len(got), requests)
@@ -125,7 +125,7 @@ func checkAll(t *testing.T, got []exchange.Exchange, layout OptionLayout) {
 		if x.Context.TraceID.String() != traceID(i) || x.Context.SpanID.String() != spanID(i) {
 			t.Errorf("exchange %d: context %s %s", i, x.Context.TraceID, x.Context.SpanID)
 		}
-		if x.Status != 200 || x.Flags != 0 || x.Retransmits != 0 || x.Direction != exchange.DirectionEgress || x.Response.Bytes < 3000 {
+		if x.Status != 200 || x.Flags != 0 || x.Retransmits != 0 || x.Direction != observe.DirectionEgress || x.Response.Bytes < 3000 {
 			t.Errorf("exchange %d: %+v flags %v", i, x, x.Flags.Names())
 		}
 		wantDuration(t, x)
@@ -162,7 +162,7 @@ func tcpdump(t *testing.T) (file string, stop func()) {
 
 // checkWire reads the options with gopacket's decoder, which knows nothing of
 // ours.
-func checkWire(t *testing.T, file string, got []exchange.Exchange, layout OptionLayout) {
+func checkWire(t *testing.T, file string, got []observe.Observation, layout OptionLayout) {
 	t.Helper()
 	f, err := os.Open(file)
 	must(t, err)
@@ -203,13 +203,13 @@ func checkWire(t *testing.T, file string, got []exchange.Exchange, layout Option
 }
 
 // checkDecoded compares with what `layertrace decode` makes of the same packets.
-func checkDecoded(t *testing.T, file string, got []exchange.Exchange) {
+func checkDecoded(t *testing.T, file string, got []observe.Observation) {
 	t.Helper()
 	f, err := os.Open(file)
 	must(t, err)
 	defer f.Close()
-	var decoded []exchange.Exchange
-	d := decode.New(decode.Options{}, func(x exchange.Exchange) { decoded = append(decoded, x) })
+	var decoded []observe.Observation
+	d := decode.New(decode.Options{}, func(x observe.Observation) { decoded = append(decoded, x) })
 	must(t, decode.ReadFile(f, d.Packet))
 	d.Flush()
 	if len(decoded) != len(got) {
@@ -222,8 +222,8 @@ func checkDecoded(t *testing.T, file string, got []exchange.Exchange) {
 		if (took - wantTook).Abs() > 10*time.Millisecond {
 			t.Errorf("exchange %d: decoded %v, the probe has %v", i, took, wantTook)
 		}
-		for _, y := range []*exchange.Exchange{&x, &want} {
-			y.Interface, y.Direction = 0, exchange.DirectionUnknown
+		for _, y := range []*observe.Observation{&x, &want} {
+			y.Interface, y.Direction = 0, observe.DirectionUnknown
 			y.Request.First, y.Request.Last, y.Response.First, y.Response.Last = 0, 0, 0, 0
 		}
 		if !reflect.DeepEqual(x, want) {

@@ -59,7 +59,7 @@ func checkWaiting(t *testing.T, k *kernel) {
 			if x.Request.Last < written {
 				t.Errorf("sent until %d, which cannot be before %d: nobody read", x.Request.Last, written)
 			}
-			if h := x.Request.Handover; h.First == 0 || h.Last > written {
+			if h := x.Request.App; h.First == 0 || h.Last > written {
 				t.Errorf("written from %d to %d, but it was done at %d", h.First, h.Last, written)
 			}
 		})
@@ -121,7 +121,7 @@ func TestWriteBehindOneThatWaited(t *testing.T) {
 	_, err = io.ReadFull(client, make([]byte, len(ok200)))
 	must(t, err)
 	x := onlyAtClient(t, k)
-	if h := x.Request.Handover; h.First == 0 || h.First > before || h.Last < before {
+	if h := x.Request.App; h.First == 0 || h.First > before || h.Last < before {
 		t.Errorf("written from %d to %d, but the end not before %d", h.First, h.Last, before)
 	}
 }
@@ -167,7 +167,7 @@ func TestWriteOfWhatIsSentAgain(t *testing.T) {
 	_, err = io.ReadFull(client, make([]byte, len(ok200)))
 	must(t, err)
 	x := onlyAtClient(t, k)
-	if h := x.Request.Handover; h.First == 0 || h.Last > written || x.Retransmits == 0 {
+	if h := x.Request.App; h.First == 0 || h.Last > written || x.Retransmits == 0 {
 		t.Errorf("written from %d to %d, but it was done at %d; %d segments sent again", h.First, h.Last, written, x.Retransmits)
 	}
 }

@@ -18,10 +18,10 @@ func (discard) ForceFlush(context.Context) error                { return nil }
 
 // BenchmarkEmit is the agent's work for one exchange, without the delivery.
 func BenchmarkEmit(b *testing.B) {
-	e := NewEmitter(Options{Processor: discard{}, Clock: fixedClock{}, Peers: peers{"10.244.4.2": {Service: "productpage", Node: "node4"}}})
-	x, p := sample(), vnicPoint()
+	e := NewEmitter(Options{Processor: discard{}, Clock: fixedClock{}})
+	x := sample()
 	b.ReportAllocs()
 	for b.Loop() {
-		e.Emit(&p, &x)
+		e.Emit(&x)
 	}
 }

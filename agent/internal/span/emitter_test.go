@@ -3,17 +3,15 @@
 package span
 
 import (
-	"net/netip"
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/clock"
-	"github.com/layertrace/layertrace/agent/internal/identity"
-	"github.com/layertrace/layertrace/agent/internal/iface"
-	"github.com/layertrace/layertrace/internal/exchange"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/clock"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const bootTime = 1_700_000_000_000_000_000
@@ -22,37 +20,21 @@ type fixedClock struct{}
 
 func (fixedClock) Offset() clock.Offset { return bootTime }
 
-type peers map[string]identity.Workload
-
-func (p peers) Peer(a netip.Addr, _ uint64) (identity.Workload, bool) {
-	w, ok := p[a.String()]
-	return w, ok
-}
-
 // emit returns the spans of what do emits.
 func emit(t *testing.T, do func(*Emitter)) tracetest.SpanStubs {
 	t.Helper()
 	recorder := tracetest.NewSpanRecorder()
 	do(NewEmitter(Options{
 		Processor: recorder, Clock: fixedClock{}, Version: "v1",
-		Peers: peers{"10.244.4.2": {Service: "productpage", Node: "node4"}},
 	}))
 	return tracetest.SpanStubsFromReadOnlySpans(recorder.Ended())
 }
 
-func vnicPoint() Point {
-	return Point{
-		ID: "node2/7", Node: "node2",
-		Interface: iface.Interface{Index: 7, Name: "vethgw", Kind: "veth", Role: iface.VNIC},
-		Workload:  identity.Workload{Service: "gateway", Namespace: "default", Pod: "gateway-1", Node: "node2"},
-	}
-}
-
 func TestSpanOfAnExchange(t *testing.T) {
-	x, p := sample(), vnicPoint()
-	x.ConnectionID, x.OptionTime, x.Flags = []byte{1, 2, 3, 4, 5, 6, 7, 8}, 9, exchange.FlagInterim|exchange.FlagOptionLost
+	x := sample()
+	x.ConnectionID, x.OptionTime, x.Flags = []byte{1, 2, 3, 4, 5, 6, 7, 8}, 9, observe.FlagInterim|observe.FlagOptionLost
 	spans := emit(t, func(e *Emitter) {
-		if !e.Emit(&p, &x) {
+		if !e.Emit(&x) {
 			t.Error("no span was made")
 		}
 	})
@@ -69,7 +51,7 @@ func TestSpanOfAnExchange(t *testing.T) {
 	if s.Parent.SpanID() != trace.SpanID(x.Context.SpanID) || !s.Parent.IsRemote() {
 		t.Error("the parent is not the header's span")
 	}
-	if s.SpanContext.SpanID() != ID(p.ID, &x) {
+	if s.SpanContext.SpanID() != ID(&x) {
 		t.Error("the span ID is not the hash")
 	}
 	if want := time.Unix(0, bootTime+5_000_000_000); !s.StartTime.Equal(want) {
@@ -79,19 +61,19 @@ func TestSpanOfAnExchange(t *testing.T) {
 		t.Errorf("duration %v, want 6ms", d)
 	}
 	checkAttributes(t, s.Attributes, map[attribute.Key]any{
-		keyDirection: "ingress", keyFormat: "b3multi", keyHeaderOffset: int64(42),
-		keyMonotonic: int64(5_000_000_000), keyRequestLast: int64(100_000),
-		keyResponseFirst: int64(4_000_000), keyResponseLast: int64(6_000_000),
-		keyRequestBytes: int64(1500), keyRequestPackets: int64(2), keyResponseBytes: int64(4000), keyResponsePackets: int64(3),
-		keyRetransmits: int64(1), keyConnectionID: "0102030405060708", keyOptionTime: int64(9000), keyOptionLost: true,
-		keyServerService: "productpage",
-		"client.address": "10.244.2.11", "client.port": int64(40000), "server.address": "10.244.4.2", "server.port": int64(9080),
+		"layertrace.direction": "ingress", "layertrace.context.format": "b3multi", "layertrace.context.offset_bytes": int64(42),
+		keyMonotonic: int64(5_000_000_000), "layertrace.request.last_ns": int64(100_000),
+		"layertrace.response.first_ns": int64(4_000_000), "layertrace.response.last_ns": int64(6_000_000),
+		"layertrace.request.bytes": int64(1500), "layertrace.request.packets": int64(2), "layertrace.response.bytes": int64(4000), "layertrace.response.packets": int64(3),
+		"layertrace.retransmits": int64(1), "layertrace.connection_id": "0102030405060708", "layertrace.option_time_ns": int64(9000),
+		"layertrace.server.service": "productpage",
+		"client.address":            "10.244.2.11", "client.port": int64(40000), "server.address": "10.244.4.2", "server.port": int64(9080),
 		"http.response.status_code": int64(200),
 	})
 	checkAttributes(t, s.Resource.Attributes(), map[attribute.Key]any{
 		"service.name": "gateway", "service.namespace": "default", "host.name": "node2",
 		"k8s.namespace.name": "default", "k8s.pod.name": "gateway-1", "k8s.node.name": "node2",
-		keyKind: "vnic", keyPoint: "node2/7", "network.interface.name": "vethgw",
+		keyKind: "vnic", "layertrace.capture_point": "node2/7", "network.interface.name": "vethgw",
 	})
 }
 
@@ -119,42 +101,42 @@ func checkAttributes(t *testing.T, got []attribute.KeyValue, want map[attribute.
 }
 
 func TestSpanNames(t *testing.T) {
-	pnic := Point{Node: "node2", Interface: iface.Interface{Name: "eth0", Role: iface.PNIC}}
-	unknown := Point{Node: "node2", Interface: iface.Interface{Name: "veth9", Role: iface.VNIC}}
-	vnic := vnicPoint()
-	for want, p := range map[string]*Point{"node2_eth0": &pnic, "node2_veth9": &unknown, "gateway_vethgw": &vnic} {
-		if got := p.Name(); got != want {
+	pnic := &observe.Point{Node: "node2", Interface: "eth0", Kind: observe.KindPNIC}
+	unknown := &observe.Point{Node: "node2", Interface: "veth9", Kind: observe.KindVNIC}
+	vnic := sample().Point
+	for want, p := range map[string]*observe.Point{"node2_eth0": pnic, "node2_veth9": unknown, "gateway_vethgw": vnic} {
+		if got := p.SpanName(); got != want {
 			t.Errorf("name %s, want %s", got, want)
 		}
 	}
 }
 
 func TestOnlyWhatWasSeenIsTold(t *testing.T) {
-	x, p := sample(), vnicPoint()
+	x := sample()
 	x.Request.Last, x.Request.Packets, x.Retransmits = x.Request.First, 1, 0
-	x.Response, x.Status = exchange.Message{}, 0
-	spans := emit(t, func(e *Emitter) { e.Emit(&p, &x) })
+	x.Response, x.Status = observe.Message{}, 0
+	spans := emit(t, func(e *Emitter) { e.Emit(&x) })
 	if d := spans[0].EndTime.Sub(spans[0].StartTime); d != 0 {
 		t.Errorf("duration %v of a single packet", d)
 	}
 	checkAttributes(t, spans[0].Attributes, map[attribute.Key]any{
-		keyDirection: "ingress", keyFormat: "b3multi", keyHeaderOffset: int64(42),
-		keyMonotonic: int64(5_000_000_000), keyRequestBytes: int64(1500),
-		keyServerService: "productpage",
-		"client.address": "10.244.2.11", "client.port": int64(40000), "server.address": "10.244.4.2", "server.port": int64(9080),
+		"layertrace.direction": "ingress", "layertrace.context.format": "b3multi", "layertrace.context.offset_bytes": int64(42),
+		keyMonotonic: int64(5_000_000_000), "layertrace.request.bytes": int64(1500),
+		"layertrace.server.service": "productpage",
+		"client.address":            "10.244.2.11", "client.port": int64(40000), "server.address": "10.244.4.2", "server.port": int64(9080),
 	})
 }
 
 // A span can begin before its request's first byte: a response that overtook.
 func TestTimesAreOffsetsFromTheSpansStart(t *testing.T) {
-	x, p := sample(), vnicPoint()
+	x := sample()
 	x.Response.First, x.Response.Last = x.Request.First-1000, x.Request.First-1000
-	spans := emit(t, func(e *Emitter) { e.Emit(&p, &x) })
-	want := map[attribute.Key]int64{keyMonotonic: 4_999_999_000, keyRequestFirst: 1000, keyRequestLast: 101_000, keyResponseFirst: 0}
+	spans := emit(t, func(e *Emitter) { e.Emit(&x) })
+	want := map[attribute.Key]int64{keyMonotonic: 4_999_999_000, "layertrace.request.first_ns": 1000, "layertrace.request.last_ns": 101_000, "layertrace.response.first_ns": 0}
 	for _, kv := range spans[0].Attributes {
 		if w, ok := want[kv.Key]; ok && w != kv.Value.AsInt64() {
 			t.Errorf("%s is %d, want %d", kv.Key, kv.Value.AsInt64(), w)
-		} else if kv.Key == keyResponseLast {
+		} else if kv.Key == "layertrace.response.last_ns" {
 			t.Errorf("%s of a response of one segment", kv.Key)
 		}
 		delete(want, kv.Key)
@@ -164,26 +146,27 @@ func TestTimesAreOffsetsFromTheSpansStart(t *testing.T) {
 	}
 }
 
-// The span of an exchange between the point's own workload and one that
-// nobody knows names neither.
+// The span of an exchange between the point's own workload and one with an unknown
+// peer names neither.
 func TestPeersOfThePoint(t *testing.T) {
-	x, p := sample(), vnicPoint()
-	p.Node, p.Workload = "node4", identity.Workload{Service: "productpage", Node: "node4"}
-	spans := emit(t, func(e *Emitter) { e.Emit(&p, &x) })
+	x := sample()
+	x.Point.Node, x.Point.Workload = "node4", observe.Workload{Service: "productpage", Node: "node4"}
+	x.Peers.Client = observe.Peer{}
+	spans := emit(t, func(e *Emitter) { e.Emit(&x) })
 	for _, kv := range spans[0].Attributes {
 		switch kv.Key {
-		case keyClientService, keyClientNode, keyServerService, keyServerNode:
+		case "layertrace.client.service", "layertrace.client.node", "layertrace.server.service", "layertrace.server.node":
 			t.Errorf("%s is %s", kv.Key, kv.Value.AsString())
 		}
 	}
 }
 
 func TestNoSpanWithoutContextOrTime(t *testing.T) {
-	noContext, noTime, p := sample(), sample(), vnicPoint()
+	noContext, noTime := sample(), sample()
 	noContext.Context.SpanID = [8]byte{}
-	noTime.Request, noTime.Response = exchange.Message{}, exchange.Message{}
+	noTime.Request, noTime.Response = observe.Message{}, observe.Message{}
 	spans := emit(t, func(e *Emitter) {
-		if e.Emit(&p, &noContext) || e.Emit(&p, &noTime) {
+		if e.Emit(&noContext) || e.Emit(&noTime) {
 			t.Error("made a span of nothing")
 		}
 	})
@@ -194,12 +177,14 @@ func TestNoSpanWithoutContextOrTime(t *testing.T) {
 
 // A point that gets another workload gets another resource.
 func TestResourceFollowsTheWorkload(t *testing.T) {
-	x, p := sample(), vnicPoint()
+	x := sample()
 	spans := emit(t, func(e *Emitter) {
-		e.Emit(&p, &x)
-		p.Workload.Service = "other"
-		e.Emit(&p, &x)
-		e.Forget(p.ID)
+		e.Emit(&x)
+		other := *x.Point
+		other.Workload.Service = "other"
+		x.Point = &other
+		e.Emit(&x)
+		e.Forget(x.Point.ID)
 		if len(e.tracers) != 0 {
 			t.Error("Forget kept something")
 		}

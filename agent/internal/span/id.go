@@ -9,9 +9,10 @@ import (
 	"errors"
 	"net/netip"
 
-	"github.com/layertrace/layertrace/internal/exchange"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // attemptGrain is the resolution, in ns, in which the first byte's time enters
@@ -31,17 +32,20 @@ const attemptGrain = 100_000
 // exchange that is sent again, or reported again by a restarted agent, has the
 // same ID. Only two agents that watch one interface at the same time read the
 // clock twice, about 1 µs apart, and get two IDs for one exchange in a hundred.
-func ID(point string, x *exchange.Exchange) trace.SpanID {
+func ID(o *observe.Observation) trace.SpanID {
 	b := make([]byte, 0, 128)
-	b = append(b, x.Context.TraceID[:]...)
-	b = append(b, x.Context.SpanID[:]...)
-	b = append(b, way(x))
-	b = binary.BigEndian.AppendUint64(b, x.Request.First/attemptGrain)
-	b = appendEndpoint(b, x.Client)
-	b = appendEndpoint(b, x.Server)
-	b = append(b, point...) // last, as its length varies
-	sum := sha256.Sum256(b)
-	var id trace.SpanID
+	b = append(b, o.Context.TraceID[:]...)
+	b = append(b, o.Context.SpanID[:]...)
+	b = append(b, side(o))
+	b = binary.BigEndian.AppendUint64(b, o.Request.First/attemptGrain)
+	b = appendEndpoint(b, o.Client)
+	b = appendEndpoint(b, o.Server)
+	b = append(b, o.Point.ID...) // last, as its length varies
+	return spanIDOf(sha256.Sum256(b))
+}
+
+// spanIDOf is the first 8 bytes of a hash, never the invalid ID.
+func spanIDOf(sum [sha256.Size]byte) (id trace.SpanID) {
 	copy(id[:], sum[:])
 	if !id.IsValid() {
 		id[len(id)-1] = 1
@@ -49,12 +53,12 @@ func ID(point string, x *exchange.Exchange) trace.SpanID {
 	return id
 }
 
-// way is the direction through an interface, or the side of a socket.
-func way(x *exchange.Exchange) byte {
+// side is the direction through an interface, or the side of a socket.
+func side(o *observe.Observation) byte {
 	switch {
-	case x.Socket == nil:
-		return byte(x.Direction)
-	case x.Socket.Client:
+	case o.Socket == nil:
+		return byte(o.Direction)
+	case o.Socket.Client:
 		return 'c'
 	default:
 		return 's'

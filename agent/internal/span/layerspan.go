@@ -3,88 +3,104 @@
 package span
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/binary"
 
-	"github.com/layertrace/layertrace/agent/internal/identity"
-	"github.com/layertrace/layertrace/agent/internal/layer"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// LayerSpan is a part of a request's time, on this node's clock.
+// LayerSpan is a segment of a request's time, on this node's clock.
 type LayerSpan struct {
 	TraceID trace.TraceID
 	// SpanID is the one in the request's header, the parent.
-	SpanID trace.SpanID
-	Part   layer.Part
-	// Node is this one; Workload has the time, empty where the node has.
+	SpanID  trace.SpanID
+	Segment breakdown.Segment
+	// Node is this one; Workload spent the time, empty where the node did.
 	Node     string
-	Workload identity.Workload
+	Workload observe.Workload
 }
 
-// layerNames are the names of the spans: the paper's words.
-var layerNames = map[layer.Layer]string{
-	layer.Application: "application", layer.ProtocolStack: "protocol stack queue", layer.NodeDriver: "node driver",
-	layer.VirtualNetwork: "virtual network", layer.RelayNetwork: "relay network",
+// keyLayer marks the spans that are derived from others.
+const keyLayer = attribute.Key("layertrace.layer")
+
+// layerField is one attribute of a layer's span.
+type layerField struct {
+	key          attribute.Key
+	typ, meaning string
+	get          func(*breakdown.Segment) (attribute.Value, bool)
 }
 
-// EmitLayer makes the span of a part and hands it to the processor. It reports
-// false, and makes none, for one that no clock of this node has seen.
+var layerFields = []layerField{
+	{keyLayer, "string", "`application`, `protocol-stack`, `virtual-network`, `node-driver`, `relay-network`",
+		func(s *breakdown.Segment) (attribute.Value, bool) {
+			return attribute.StringValue(string(s.Layer)), true
+		}},
+	{"layertrace.location", "string", "the service (application, protocol stack), the node, or two nodes; `?` where nothing is captured",
+		func(s *breakdown.Segment) (attribute.Value, bool) { return attribute.StringValue(s.Location), true }},
+	{"layertrace.phase", "string", "`request`, `response`, or `both`: the time between them",
+		func(s *breakdown.Segment) (attribute.Value, bool) {
+			return attribute.StringValue(string(s.Phase)), true
+		}},
+	{"layertrace.between", "string", "the two waypoints around it",
+		func(s *breakdown.Segment) (attribute.Value, bool) { return attribute.StringValue(s.Between), true }},
+	{"layertrace.merged_layers", "string[]", "the layers, when a missing capture point leaves several together; absent: one",
+		func(s *breakdown.Segment) (attribute.Value, bool) {
+			if len(s.MergedLayers) == 0 {
+				return attribute.Value{}, false
+			}
+			names := make([]string, len(s.MergedLayers))
+			for i, l := range s.MergedLayers {
+				names[i] = string(l)
+			}
+			return attribute.StringSliceValue(names), true
+		}},
+}
+
+// EmitLayer makes the span of a segment and hands it to the processor. It reports
+// false, and makes none, for a segment that no clock of this node has seen.
 func (e *Emitter) EmitLayer(s *LayerSpan) bool {
-	parent := trace.NewSpanContext(trace.SpanContextConfig{
-		TraceID: s.TraceID, SpanID: s.SpanID, TraceFlags: trace.FlagsSampled, Remote: true,
-	})
-	if !parent.IsValid() || s.Part.At == 0 || s.Part.Node != s.Node {
+	ctx, ok := withParent(s.TraceID, s.SpanID)
+	if !ok || s.Segment.At == 0 || s.Segment.Node != s.Node {
 		return false
 	}
 	offset := e.opts.Clock.Offset()
-	ctx := trace.ContextWithRemoteSpanContext(context.Background(), parent)
-	_, span := e.layerTracer(s).Start(withID(ctx, layerID(s)), layerNames[s.Part.Layer],
-		trace.WithSpanKind(trace.SpanKindInternal), trace.WithTimestamp(offset.Wall(s.Part.At)))
-	e.attach.attributes = layerAttributes(s)
-	span.End(trace.WithTimestamp(offset.Wall(s.Part.At + uint64(s.Part.Time))))
+	p := observe.Point{
+		ID:   "layers/" + s.Workload.Namespace + "/" + s.Workload.Pod + "/" + s.Workload.Service,
+		Node: s.Node, Workload: s.Workload,
+	}
+	_, span := e.tracer(&p, layerResource).tracer.Start(withID(ctx, layerID(s)), s.Segment.Layer.Title(),
+		trace.WithSpanKind(trace.SpanKindInternal), trace.WithTimestamp(offset.Wall(s.Segment.At)))
+	e.attach.attributes = encodeLayer(s)
+	span.End(trace.WithTimestamp(offset.Wall(s.Segment.At + uint64(s.Segment.Time))))
 	return true
 }
 
-func layerAttributes(s *LayerSpan) []attribute.KeyValue {
-	kv := []attribute.KeyValue{
-		keyLayer.String(string(s.Part.Layer)), keyPlace.String(s.Part.Place), keyWay.String(string(s.Part.Way)),
-		keyWhere.String(s.Part.Where),
-	}
-	if len(s.Part.Covers) > 0 {
-		names := make([]string, len(s.Part.Covers))
-		for i, l := range s.Part.Covers {
-			names[i] = string(l)
+func encodeLayer(s *LayerSpan) []attribute.KeyValue {
+	kv := make([]attribute.KeyValue, 0, len(layerFields))
+	for i := range layerFields {
+		if v, ok := layerFields[i].get(&s.Segment); ok {
+			kv = append(kv, attribute.KeyValue{Key: layerFields[i].key, Value: v})
 		}
-		kv = append(kv, keyCovers.StringSlice(names))
 	}
 	return kv
 }
 
-// layerID is the same for a part that is reported again.
+// layerID is the same for a segment that is reported again.
 func layerID(s *LayerSpan) trace.SpanID {
 	b := append(s.TraceID[:], s.SpanID[:]...)
-	b = binary.BigEndian.AppendUint64(b, s.Part.At)
-	for _, text := range []string{s.Node, string(s.Part.Layer), string(s.Part.Way), s.Part.Where} {
+	b = binary.BigEndian.AppendUint64(b, s.Segment.At)
+	for _, text := range []string{s.Node, string(s.Segment.Layer), string(s.Segment.Phase), s.Segment.Between} {
 		b = append(append(b, 0), text...)
 	}
-	sum := sha256.Sum256(b)
-	var id trace.SpanID
-	copy(id[:], sum[:])
-	if !id.IsValid() {
-		id[len(id)-1] = 1
-	}
-	return id
+	return spanIDOf(sha256.Sum256(b))
 }
 
-// layerTracer is the tracer of a workload, or of the node.
-func (e *Emitter) layerTracer(s *LayerSpan) trace.Tracer {
-	p := Point{ID: "layers/" + s.Workload.Namespace + "/" + s.Workload.Pod + "/" + s.Workload.Service, Node: s.Node, Workload: s.Workload}
-	return e.tracer(&p, layerResource).tracer
+// layerResource names the owner of the time, without a capture point.
+func layerResource(p *observe.Point) *resource.Resource {
+	return resourceWith(p, func(f *resourceField) bool { return !f.ofPoint })
 }
-
-// layerResource says who spent the time; the point is none.
-func layerResource(p *Point) *resource.Resource { return resourceWith(p, nil) }

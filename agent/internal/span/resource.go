@@ -3,49 +3,135 @@
 package span
 
 import (
+	"errors"
+	"fmt"
+
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// controllerKeys name what controls a pod, by its kind; OpenTelemetry has no
-// name for other kinds.
-var controllerKeys = map[string]attribute.Key{
-	"Deployment": semconv.K8SDeploymentNameKey, "StatefulSet": semconv.K8SStatefulSetNameKey,
-	"DaemonSet": semconv.K8SDaemonSetNameKey, "ReplicaSet": semconv.K8SReplicaSetNameKey,
-	"Job": semconv.K8SJobNameKey, "CronJob": semconv.K8SCronJobNameKey,
+// resourceField is one attribute of a capture point's resource: what all spans of
+// the point have in common.
+type resourceField struct {
+	key          attribute.Key
+	typ, meaning string
+	// get returns the value, "" for none.
+	get func(p *observe.Point) string
+	// set takes the value, "" when it is absent; nil: other fields have it.
+	set func(p *observe.Point, value string)
+	// ofPoint is set for what only a capture point has; layer spans have the rest.
+	ofPoint bool
 }
 
-// resourceOf describes what all spans of the point have in common: who they are
-// about, the workload behind a virtual interface or the node, and where they
-// were seen. k8s.* is given for a pod only; outside of Kubernetes there is none.
-func resourceOf(p *Point) *resource.Resource {
-	kv := []attribute.KeyValue{keyKind.String(string(p.Kind())), keyPoint.String(p.ID)}
-	if p.Socket {
-		kv = append(kv, keyProcess.String(string(p.Process)))
-	} else {
-		kv = append(kv, semconv.NetworkInterfaceName(p.Interface.Name))
+// resourceFields describe who the spans are about, the workload or the node, and
+// where they were seen. k8s.* is written for a pod only.
+var resourceFields = []resourceField{
+	{semconv.HostNameKey, "string", "the node, always",
+		func(p *observe.Point) string { return p.Node }, func(p *observe.Point, v string) { p.Node = v }, false},
+	{keyKind, "string", "`vnic` (host end of a pod's interface), `pnic` (physical interface) or `socket`",
+		func(p *observe.Point) string { return string(p.Kind) }, func(p *observe.Point, v string) { p.Kind = observe.Kind(v) }, true},
+	{"layertrace.capture_point", "string", "node and interface index, which stay the same while the interface lives; of sockets: node, inode number of the network namespace, and process",
+		func(p *observe.Point) string { return p.ID }, func(p *observe.Point, v string) { p.ID = v }, true},
+	{keyProcess, "string", "owner of the sockets: `sidecar` (a process of the user `sidecar-uid`) or `application`; sockets only",
+		func(p *observe.Point) string { return string(p.Process) }, setProcess, true},
+	{semconv.NetworkInterfaceNameKey, "string", "name of the interface when the exchange ended",
+		func(p *observe.Point) string { return p.Interface }, func(p *observe.Point, v string) { p.Interface = v }, true},
+	{semconv.ServiceNameKey, "string", "the workload at the other end of the interface, with `kubernetes` its canonical service in Istio ([configuration.md](configuration.md#kubernetes)); the node at a physical interface and where the workload is unknown",
+		(*observe.Point).Service, func(p *observe.Point, v string) { p.Workload.Service = v }, false},
+	{semconv.ServiceNamespaceKey, "string", "the workload's namespace",
+		func(p *observe.Point) string { return p.Workload.Namespace }, nil, false},
+	{semconv.K8SNamespaceNameKey, "string", "the pod's namespace",
+		func(p *observe.Point) string { return p.Workload.Namespace }, func(p *observe.Point, v string) { p.Workload.Namespace = v }, false},
+	{semconv.K8SPodNameKey, "string", "the pod",
+		func(p *observe.Point) string { return p.Workload.Pod }, func(p *observe.Point, v string) { p.Workload.Pod = v }, false},
+	{semconv.K8SPodUIDKey, "string", "its UID; with `kubernetes` only, like the next ones",
+		func(p *observe.Point) string { return p.Workload.PodUID }, func(p *observe.Point, v string) { p.Workload.PodUID = v }, false},
+	controller("Deployment", "the pod's controller: a Deployment,"),
+	controller("StatefulSet", "a StatefulSet,"),
+	controller("DaemonSet", "a DaemonSet,"),
+	controller("ReplicaSet", "a ReplicaSet without a Deployment,"),
+	controller("Job", "a Job,"),
+	controller("CronJob", "or a CronJob"),
+	{semconv.K8SNodeNameKey, "string", "the node, when a pod or its namespace is known",
+		func(p *observe.Point) string {
+			if p.Workload.Namespace == "" && p.Workload.Pod == "" {
+				return ""
+			}
+			return p.Node
+		}, nil, false},
+}
+
+// Keys that more than one place needs.
+const (
+	keyKind    = attribute.Key("layertrace.capture_point.kind")
+	keyProcess = attribute.Key("layertrace.socket.process")
+)
+
+// controller is the name of a pod's controller of a kind.
+func controller(kind, meaning string) resourceField {
+	return resourceField{controllerKeys[kind], "string", meaning,
+		func(p *observe.Point) string {
+			if p.Workload.Kind != kind || p.Workload.Namespace == "" && p.Workload.Pod == "" {
+				return ""
+			}
+			return p.Workload.Name
+		},
+		func(p *observe.Point, v string) {
+			if v != "" {
+				p.Workload.Kind, p.Workload.Name = kind, v
+			}
+		}, false}
+}
+
+func setProcess(p *observe.Point, v string) {
+	switch process := observe.Process(v); process {
+	case observe.Sidecar, observe.AppProcess:
+		p.Process = process
 	}
-	return resourceWith(p, kv)
 }
 
-// resourceWith adds who it is about.
-func resourceWith(p *Point, kv []attribute.KeyValue) *resource.Resource {
-	kv = append(kv, semconv.ServiceName(p.Service()), semconv.HostName(p.Node))
-	if w := p.Workload; w.Namespace != "" || w.Pod != "" {
-		kv = append(kv, semconv.K8SNodeName(p.Node))
-		if w.Namespace != "" {
-			kv = append(kv, semconv.ServiceNamespace(w.Namespace), semconv.K8SNamespaceName(w.Namespace))
-		}
-		if w.Pod != "" {
-			kv = append(kv, semconv.K8SPodName(w.Pod))
-		}
-		if w.PodUID != "" {
-			kv = append(kv, semconv.K8SPodUID(w.PodUID))
-		}
-		if key, ok := controllerKeys[w.Kind]; ok && w.Name != "" {
-			kv = append(kv, key.String(w.Name))
+// Resource describes what all spans of the point have in common.
+func Resource(p *observe.Point) *resource.Resource {
+	return resourceWith(p, func(*resourceField) bool { return true })
+}
+
+// resourceWith has the chosen fields.
+func resourceWith(p *observe.Point, choose func(*resourceField) bool) *resource.Resource {
+	var kv []attribute.KeyValue
+	for i := range resourceFields {
+		f := &resourceFields[i]
+		if value := f.get(p); value != "" && choose(f) {
+			kv = append(kv, f.key.String(value))
 		}
 	}
 	return resource.NewWithAttributes(semconv.SchemaURL, kv...)
+}
+
+// decodePoint reads the capture point of a stored span.
+func decodePoint(s *Stored) (*observe.Point, error) {
+	p := &observe.Point{}
+	for i := range resourceFields {
+		if f := &resourceFields[i]; f.set != nil {
+			f.set(p, s.Resource.Text(string(f.key)))
+		}
+	}
+	if p.Workload.Service = s.Service; p.Workload.Service == p.Node {
+		p.Workload.Service = "" // the node stands for an unknown workload
+	}
+	if p.Node == "" {
+		return nil, errors.New(string(semconv.HostNameKey) + " is missing, so its node is unknown")
+	}
+	switch p.Kind {
+	case observe.KindVNIC:
+	case observe.KindPNIC:
+		p.Workload = observe.Workload{}
+	case observe.KindSocket:
+		p.Interface = ""
+	default:
+		return nil, fmt.Errorf("%s is %q, not a kind of capture point", keyKind, p.Kind)
+	}
+	return p, nil
 }

@@ -8,8 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
 )
 
 // layerBuckets are the bounds, in seconds, for servers that take no native
@@ -22,8 +23,8 @@ var layerBuckets = []float64{
 // the trace ID as an exemplar, and sums of what whole hops took. It is safe for
 // use by several goroutines.
 type LayerTimes struct {
-	parts     *prometheus.HistogramVec
-	stretches *prometheus.SummaryVec
+	segments  *prometheus.HistogramVec
+	intervals *prometheus.SummaryVec
 
 	mu sync.Mutex
 	// latest is when a series was last given an exemplar, per bucket.
@@ -36,42 +37,42 @@ const exemplarInterval = 15 * time.Second
 
 // NewLayerTimes returns empty histograms.
 func NewLayerTimes() *LayerTimes {
-	stretches := prometheus.NewSummaryVec(prometheus.SummaryOpts{
+	intervals := prometheus.NewSummaryVec(prometheus.SummaryOpts{
 		Name: prefix + "hop_duration_seconds",
 		Help: "Time of requests by hop, with all that was done meanwhile: of the whole hop as its client's node saw it, outside of the client's node, and inside the server's node.",
 	}, []string{"interval", "source", "destination"})
-	return &LayerTimes{latest: map[prometheus.Observer][]time.Time{}, stretches: stretches, parts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	return &LayerTimes{latest: map[prometheus.Observer][]time.Time{}, intervals: intervals, segments: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: prefix + "layer_duration_seconds",
-		Help: "Time that a request or its response spent in a layer, by hop (source and destination service) and place; layers that cannot be told apart here are joined by +.",
+		Help: "Time that a request or its response spent in a layer, by hop (source and destination service) and location; layers that cannot be told apart here are joined by +.",
 		// Native histograms: about 10 % wide buckets, as many as a hop needs.
 		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
 		Buckets: layerBuckets,
 	}, []string{"layer", "location", "source", "destination", "phase"})}
 }
 
-// Observe counts a hop: for each layer, place and way how long it took in all its
-// pieces, and the stretches.
-func (t *LayerTimes) Observe(leg *layer.Leg) {
-	for _, sum := range sums(leg.Parts) {
-		t.observe(leg, sum)
+// Observe counts a hop: for each layer, location and phase how long it took in all its
+// pieces, and the intervals.
+func (t *LayerTimes) Observe(hop *breakdown.Hop) {
+	for _, sum := range sums(hop.Segments) {
+		t.observe(hop, sum)
 	}
-	for stretch, ns := range leg.Stretches() {
-		t.stretches.WithLabelValues(string(stretch), leg.ClientService(), leg.ServerService()).Observe(float64(ns) / 1e9)
+	for interval, ns := range hop.Intervals() {
+		t.intervals.WithLabelValues(string(interval), hop.ClientService(), hop.ServerService()).Observe(float64(ns) / 1e9)
 	}
 }
 
 // sum is the time of a hop in a layer.
 type sum struct {
-	layer, place string
-	way          layer.Way
-	ns           int64
+	layer, location string
+	phase           breakdown.Phase
+	ns              int64
 }
 
-func sums(parts []layer.Part) (all []sum) {
-	for i := range parts {
-		one := sum{name(&parts[i]), parts[i].Place, parts[i].Way, parts[i].Time}
+func sums(segments []breakdown.Segment) (all []sum) {
+	for i := range segments {
+		one := sum{name(&segments[i]), segments[i].Location, segments[i].Phase, segments[i].Time}
 		at := slices.IndexFunc(all, func(s sum) bool {
-			return s.layer == one.layer && s.place == one.place && s.way == one.way
+			return s.layer == one.layer && s.location == one.location && s.phase == one.phase
 		})
 		if at < 0 {
 			all = append(all, one)
@@ -83,22 +84,22 @@ func sums(parts []layer.Part) (all []sum) {
 }
 
 // name joins layers that cannot be told apart.
-func name(p *layer.Part) string {
-	if len(p.Covers) == 0 {
+func name(p *breakdown.Segment) string {
+	if len(p.MergedLayers) == 0 {
 		return string(p.Layer)
 	}
-	names := make([]string, len(p.Covers))
-	for i, l := range p.Covers {
+	names := make([]string, len(p.MergedLayers))
+	for i, l := range p.MergedLayers {
 		names[i] = string(l)
 	}
 	return strings.Join(names, "+")
 }
 
-func (t *LayerTimes) observe(leg *layer.Leg, s sum) {
-	observer := t.parts.WithLabelValues(s.layer, s.place, leg.ClientService(), leg.ServerService(), string(s.way))
+func (t *LayerTimes) observe(hop *breakdown.Hop, s sum) {
+	observer := t.segments.WithLabelValues(s.layer, s.location, hop.ClientService(), hop.ServerService(), string(s.phase))
 	seconds := float64(s.ns) / 1e9
 	if o, ok := observer.(prometheus.ExemplarObserver); ok && t.exemplarDue(observer, seconds, time.Now()) {
-		o.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": leg.TraceID.String()})
+		o.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": hop.TraceID.String()})
 		return
 	}
 	observer.Observe(seconds)
@@ -124,12 +125,12 @@ func (t *LayerTimes) exemplarDue(series prometheus.Observer, seconds float64, no
 
 // Describe and Collect make it a collector.
 func (t *LayerTimes) Describe(out chan<- *prometheus.Desc) {
-	t.parts.Describe(out)
-	t.stretches.Describe(out)
+	t.segments.Describe(out)
+	t.intervals.Describe(out)
 }
 
 // Collect sends the histograms.
 func (t *LayerTimes) Collect(out chan<- prometheus.Metric) {
-	t.parts.Collect(out)
-	t.stretches.Collect(out)
+	t.segments.Collect(out)
+	t.intervals.Collect(out)
 }

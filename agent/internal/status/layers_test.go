@@ -7,25 +7,30 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
-	"github.com/layertrace/layertrace/internal/exchange"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/internal/observe"
 )
+
+func seenAt(service string) *observe.Observation {
+	return &observe.Observation{Point: &observe.Point{Workload: observe.Workload{Service: service}}}
+}
 
 func TestLayerTimes(t *testing.T) {
 	times := NewLayerTimes()
-	leg := &layer.Leg{
+	leg := &breakdown.Hop{
 		TraceID: trace.TraceID{15: 7},
-		Sender:  &layer.Sighting{Service: "productpage"}, ServerVNIC: &layer.Sighting{Service: "details"},
+		Sender:  seenAt("productpage"), ServerVNIC: seenAt("details"),
 	}
 	// Two pieces of one time, and a time of two layers.
-	piece := layer.Part{Layer: layer.ProtocolStack, Place: "details", Way: layer.Request, Time: 1_500_000}
+	piece := breakdown.Segment{Layer: observe.ProtocolStack, Location: "details", Phase: breakdown.Request, Time: 1_500_000}
 	rest, group := piece, piece
 	rest.Time = 500_000
-	group.Time, group.Covers = 2_000_000, []layer.Layer{layer.ProtocolStack, layer.Application}
-	leg.Parts = []layer.Part{piece, group, rest}
+	group.Time, group.MergedLayers = 2_000_000, []observe.Layer{observe.ProtocolStack, observe.Application}
+	leg.Segments = []breakdown.Segment{piece, group, rest}
 	times.Observe(leg)
 	times.Observe(leg)
 
@@ -70,14 +75,15 @@ func TestLayerTimes(t *testing.T) {
 // A hop is counted by what can be compared between nodes.
 func TestHopTimes(t *testing.T) {
 	times := NewLayerTimes()
-	at := func(request, response uint64) *layer.Sighting {
-		return &layer.Sighting{
-			Kind: layer.VNIC, Node: "node1", Service: "productpage", ServerName: "details",
-			Request: exchange.Message{Last: request}, Response: exchange.Message{Last: response},
+	at := func(request, response uint64) *observe.Observation {
+		return &observe.Observation{
+			Point:   &observe.Point{Kind: observe.KindVNIC, Node: "node1", Workload: observe.Workload{Service: "productpage"}},
+			Peers:   observe.Peers{Server: observe.Peer{Service: "details"}},
+			Request: observe.Message{Last: request}, Response: observe.Message{Last: response},
 		}
 	}
-	times.Observe(&layer.Leg{ClientVNIC: at(1e9, 4e9), ClientPNIC: at(15e8, 35e8)})
-	times.Observe(&layer.Leg{ServerPNIC: at(2e9, 3e9)})
+	times.Observe(&breakdown.Hop{ClientVNIC: at(1e9, 4e9), ClientPNIC: at(15e8, 35e8)})
+	times.Observe(&breakdown.Hop{ServerPNIC: at(2e9, 3e9)})
 	const want = `
 # HELP layertrace_hop_duration_seconds Time of requests by hop, with all that was done meanwhile: of the whole hop as its client's node saw it, outside of the client's node, and inside the server's node.
 # TYPE layertrace_hop_duration_seconds summary
@@ -95,8 +101,8 @@ layertrace_hop_duration_seconds_count{destination="details",interval="outside",s
 
 func TestExemplars(t *testing.T) {
 	times, at := NewLayerTimes(), time.Unix(1000, 0)
-	series := times.parts.WithLabelValues("application", "details", "productpage", "details", "request")
-	other := times.parts.WithLabelValues("application", "reviews", "productpage", "reviews", "request")
+	series := times.segments.WithLabelValues("application", "details", "productpage", "details", "request")
+	other := times.segments.WithLabelValues("application", "reviews", "productpage", "reviews", "request")
 	for i, c := range []struct {
 		series  prometheus.Observer
 		seconds float64

@@ -6,7 +6,7 @@ import (
 	"fmt"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Acquired is how well the agents did at one capture point.
@@ -61,7 +61,7 @@ func Compare(l *lab.Lab, run *lab.Run, hops []Hop) ([]Acquired, error) {
 	return results, nil
 }
 
-func (a *Acquired) count(x exchange.Exchange, passed map[Key]Hop, seen map[Key]bool) {
+func (a *Acquired) count(x observe.Observation, passed map[Key]Hop, seen map[Key]bool) {
 	key := Key{x.Context.TraceID.String(), x.Context.SpanID.String()}
 	hop, ok := passed[key]
 	switch {

@@ -6,16 +6,16 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 func TestCountTellsApartWhatAnAgentReports(t *testing.T) {
 	client, server := netip.MustParseAddrPort("10.0.0.1:4000"), netip.MustParseAddrPort("10.0.0.2:9080")
-	report := func(span byte, client netip.AddrPort) exchange.Exchange {
-		return exchange.Exchange{
-			Context: tracecontext.Context{TraceID: tracecontext.TraceID{15: 1}, SpanID: tracecontext.SpanID{7: span}},
-			Client:  client, Server: server,
+	report := func(span byte, client netip.AddrPort) observe.Observation {
+		return observe.Observation{
+			Context: observe.Context{Context: tracecontext.Context{TraceID: tracecontext.TraceID{15: 1}, SpanID: tracecontext.SpanID{7: span}}},
+			Key:     observe.Key{Client: client, Server: server},
 		}
 	}
 	passed := map[Key]Hop{}
@@ -24,7 +24,7 @@ func TestCountTellsApartWhatAnAgentReports(t *testing.T) {
 		passed[Key{x.Context.TraceID.String(), x.Context.SpanID.String()}] = Hop{Client: client, Server: server}
 	}
 	result, seen := Acquired{Passed: len(passed)}, map[Key]bool{}
-	for _, x := range []exchange.Exchange{
+	for _, x := range []observe.Observation{
 		report(1, client), report(2, client), report(2, client), // twice
 		report(3, server), // not the request's client
 		report(9, client), // not a request that passed

@@ -10,15 +10,15 @@ import (
 	"os"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // location is an interface of a node, by names.
 type location struct{ node, nic string }
 
 // readExchanges reads what all agents of a run reported.
-func readExchanges(l *lab.Lab, run *lab.Run) (map[location][]exchange.Exchange, error) {
-	all := map[location][]exchange.Exchange{}
+func readExchanges(l *lab.Lab, run *lab.Run) (map[location][]observe.Observation, error) {
+	all := map[location][]observe.Observation{}
 	for _, node := range lab.Nodes {
 		if node == lab.ClientNode {
 			continue
@@ -40,12 +40,12 @@ func readExchanges(l *lab.Lab, run *lab.Run) (map[location][]exchange.Exchange, 
 }
 
 // NodeExchanges reads what the agent of one node reported.
-func NodeExchanges(run *lab.Run, node int) ([]exchange.Exchange, error) {
+func NodeExchanges(run *lab.Run, node int) ([]observe.Observation, error) {
 	files := run.Exchanges(node)
 	if len(files) == 0 {
 		return nil, fmt.Errorf("no agent ran on %s", lab.NodeName(node))
 	}
-	var all []exchange.Exchange
+	var all []observe.Observation
 	for _, file := range files {
 		ofFile, err := readFile(file)
 		if err != nil {
@@ -56,15 +56,15 @@ func NodeExchanges(run *lab.Run, node int) ([]exchange.Exchange, error) {
 	return all, nil
 }
 
-func readFile(file lab.AgentFile) ([]exchange.Exchange, error) {
+func readFile(file lab.AgentFile) ([]observe.Observation, error) {
 	f, err := os.Open(file.Path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	var exchanges []exchange.Exchange
+	var exchanges []observe.Observation
 	for lines := json.NewDecoder(f); ; {
-		var x exchange.Exchange
+		var x observe.Observation
 		err := lines.Decode(&x)
 		if errors.Is(err, io.EOF) || file.Killed && errors.Is(err, io.ErrUnexpectedEOF) {
 			return exchanges, nil

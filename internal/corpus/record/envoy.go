@@ -77,7 +77,7 @@ func (e envoyRun) name() string {
 
 // continued is the context that Envoy is given to go on with, as the tracer
 // reads it.
-var continued = map[string]string{"zipkin": "b3multi", "opentelemetry": "w3c", "datadog": "datadog", "skywalking": "sw8"}
+var continued = map[string]string{"zipkin": "b3multi", "opentelemetry": "w3c", "datadog": "datadog", "skywalking": "skywalking"}
 
 // record starts Envoy in front of the recorder and returns the heads that it
 // passes on: of a request without a context, and of one with.

@@ -25,7 +25,7 @@ var contexts = map[string][]header{
 	"b3multi-64":    {{"x-b3-traceid", trace64}, {"x-b3-spanid", span}, {"x-b3-sampled", "0"}},
 	"jaeger":        {{"uber-trace-id", trace128 + ":" + span + ":0:1"}, {"uberctx-user", "a"}},
 	"datadog":       {{"x-datadog-trace-id", "11803532876627986230"}, {"x-datadog-parent-id", "67667974448284343"}, {"x-datadog-sampling-priority", "1"}, {"x-datadog-tags", "_dd.p.dm=-1"}},
-	"sw8":           {{"sw8", "1-ZmI4ZDJjNzE0YTU3NGY=-YWJjLjEyMy4xNjAw-3-Y2F0YWxvZw==-bm9kZS0y-L2NhdGFsb2c=-MTI3LjAuMC4xOjgwODA="}, {"sw8-correlation", ""}},
+	"skywalking":    {{"sw8", "1-ZmI4ZDJjNzE0YTU3NGY=-YWJjLjEyMy4xNjAw-3-Y2F0YWxvZw==-bm9kZS0y-L2NhdGFsb2c=-MTI3LjAuMC4xOjgwODA="}, {"sw8-correlation", ""}},
 }
 
 // recipe is one request by one client.
@@ -58,15 +58,15 @@ func cookie(bytes int) []header { return []header{{"Cookie", "session=" + string
 func recipes() []recipe {
 	var all []recipe
 	for client, names := range map[string][]string{
-		"curl":                   {"none", "w3c", "w3c-unsampled", "b3", "b3-denied", "b3multi", "b3multi-64", "jaeger", "datadog", "sw8"},
-		"go":                     {"none", "w3c", "b3", "b3multi", "jaeger", "datadog", "sw8"},
+		"curl":                   {"none", "w3c", "w3c-unsampled", "b3", "b3-denied", "b3multi", "b3multi-64", "jaeger", "datadog", "skywalking"},
+		"go":                     {"none", "w3c", "b3", "b3multi", "jaeger", "datadog", "skywalking"},
 		"python-urllib":          {"none", "w3c", "b3multi", "jaeger"},
 		"python-http.client":     {"w3c", "b3", "datadog"},
-		"python-requests":        {"none", "w3c", "b3multi-64", "sw8"},
+		"python-requests":        {"none", "w3c", "b3multi-64", "skywalking"},
 		"node-http":              {"none", "w3c", "b3multi", "datadog"},
-		"node-fetch":             {"none", "w3c", "b3", "sw8"},
+		"node-fetch":             {"none", "w3c", "b3", "skywalking"},
 		"java-HttpClient":        {"none", "w3c", "b3multi", "jaeger"},
-		"java-HttpURLConnection": {"w3c", "b3", "datadog", "sw8"},
+		"java-HttpURLConnection": {"w3c", "b3", "datadog", "skywalking"},
 		"wget":                   {"none", "w3c", "b3multi"},
 	} {
 		for _, context := range names {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/identity/behind"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const (
@@ -86,7 +87,7 @@ func (l *links) unsettled(ifindex int, now uint64) bool {
 
 // behind answers for an interface. Where the kernel tells nothing, the packets
 // do: at a pod's interface, one end of each connection is the pod.
-func (l *links) behind(sight identity.Sight) (identity.Workload, bool) {
+func (l *links) behind(sight identity.Sight) (observe.Workload, bool) {
 	l.mu.RLock()
 	k := l.known[sight.Index]
 	var found link
@@ -98,11 +99,11 @@ func (l *links) behind(sight identity.Sight) (identity.Workload, bool) {
 		return found.pod.workload, true
 	}
 	if k == nil || !sight.Address.IsValid() {
-		return identity.Workload{}, false
+		return observe.Workload{}, false
 	}
 	p := l.index.holder(sight.Address, sight.At)
 	if p == nil || !p.local {
-		return identity.Workload{}, false
+		return observe.Workload{}, false
 	}
 	l.byTraffic.Add(1)
 	return p.workload, true

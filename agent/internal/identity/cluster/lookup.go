@@ -5,7 +5,7 @@ package cluster
 import (
 	"net/netip"
 
-	"github.com/layertrace/layertrace/agent/internal/identity"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // holder returns the pod that had an address at a time: the one known to have
@@ -34,7 +34,7 @@ func (x *index) holderLocked(addr netip.Addr, at uint64) *pod {
 }
 
 // peer returns the workload that had an address, or the node that has it.
-func (x *index) peer(addr netip.Addr, at uint64) (identity.Workload, bool) {
+func (x *index) peer(addr netip.Addr, at uint64) (observe.Workload, bool) {
 	addr = addr.Unmap()
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -42,7 +42,7 @@ func (x *index) peer(addr netip.Addr, at uint64) (identity.Workload, bool) {
 		return p.workload, true
 	}
 	name, ok := x.hosts[addr]
-	return identity.Workload{Node: name}, ok
+	return observe.Workload{Node: name}, ok
 }
 
 // ofUID returns a pod that is there.

@@ -8,13 +8,13 @@ import (
 
 	core "k8s.io/api/core/v1"
 
-	"github.com/layertrace/layertrace/agent/internal/identity"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // pod is what is kept of a pod. It does not change: a pod that does is another
 // one of these.
 type pod struct {
-	workload identity.Workload
+	workload observe.Workload
 	// addresses are the pod's own, none while it has none yet and for a pod in
 	// the node's network namespace.
 	addresses []netip.Addr

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // purgeInterval is the time between two looks for what can be forgotten.
@@ -129,13 +130,13 @@ func (s *Source) purge(ctx context.Context) {
 }
 
 // Peer returns the pod that had an address at a time, else the node that has it.
-func (s *Source) Peer(addr netip.Addr, at uint64) (identity.Workload, bool) {
+func (s *Source) Peer(addr netip.Addr, at uint64) (observe.Workload, bool) {
 	return s.index.peer(addr, at)
 }
 
 // Behind returns the pod behind an interface: the one that was found there,
 // else the one of this node that had the address at the interface's far end.
-func (s *Source) Behind(sight identity.Sight) (identity.Workload, bool) {
+func (s *Source) Behind(sight identity.Sight) (observe.Workload, bool) {
 	return s.links.behind(sight)
 }
 

@@ -9,7 +9,7 @@ import (
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/layertrace/layertrace/agent/internal/identity"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // nameLabels are the labels that name a pod's service, the first wins: Istio's
@@ -26,9 +26,9 @@ var scheduled = regexp.MustCompile(`^(.+)-\d{8,10}$`)
 
 // workloadOf describes a pod. The service is Istio's canonical service: what
 // the labels say, else the controller's name.
-func workloadOf(p *core.Pod) identity.Workload {
+func workloadOf(p *core.Pod) observe.Workload {
 	kind, name := controllerOf(p)
-	w := identity.Workload{
+	w := observe.Workload{
 		Service: name, Namespace: p.Namespace, Pod: p.Name, Node: p.Spec.NodeName,
 		PodUID: string(p.UID), Kind: kind, Name: name,
 	}

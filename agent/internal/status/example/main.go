@@ -21,7 +21,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/agent/internal/status"
 	"github.com/prometheus/client_golang/prometheus"
@@ -63,7 +63,7 @@ func run(ctx context.Context, addresses []string) error {
 	defer tick.Stop()
 	for {
 		for i, sightings := range request(rand.Uint64(), rand.Float64) {
-			for _, leg := range layer.Split(sightings, nil).Legs {
+			for _, leg := range breakdown.Split(sightings, nil).Hops {
 				nodes[i].times.Observe(leg)
 			}
 		}

@@ -6,8 +6,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"github.com/layertrace/layertrace/agent/internal/layer"
-	"github.com/layertrace/layertrace/internal/exchange"
+	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -35,25 +35,33 @@ func (h *hop) after(us float64) uint64 {
 	return h.now
 }
 
-func at(ns uint64) exchange.Message { return exchange.Message{First: ns, Last: ns} }
+func at(ns uint64) observe.Message { return observe.Message{First: ns, Last: ns} }
 
-func handedOver(ns, handover uint64) exchange.Message {
+// withFar is a message with the time at the other side of the capture point,
+// which is the application's at a socket and the driver's at an interface.
+func withFar(ns, far uint64) observe.Message {
 	m := at(ns)
-	m.Handover = exchange.Extent{First: handover, Last: handover}
+	m.App, m.Tx = observe.Extent{First: far, Last: far}, observe.Extent{First: far, Last: far}
 	return m
 }
 
-func (h *hop) sighting(kind layer.Kind, node, service string, d exchange.Direction, request, response exchange.Message) layer.Sighting {
-	return layer.Sighting{
-		TraceID: h.id, SpanID: trace.SpanID{h.span}, Kind: kind, Node: node, Service: service, Interface: "eth0", Direction: d,
-		Client: netip.AddrPortFrom(netip.MustParseAddr("10.0.1.1"), h.port), Server: netip.MustParseAddrPort("10.0.2.1:9080"),
-		ClientName: "productpage", ServerName: h.server, Request: request, Response: response,
+func (h *hop) sighting(kind observe.Kind, node, service string, d observe.Direction, request, response observe.Message) observe.Observation {
+	o := observe.Observation{
+		Key:       observe.Key{Client: netip.AddrPortFrom(netip.MustParseAddr("10.0.1.1"), h.port), Server: netip.MustParseAddrPort("10.0.2.1:9080")},
+		Point:     &observe.Point{Kind: kind, Node: node, Interface: "eth0", Workload: observe.Workload{Service: service}},
+		Direction: d, Request: request, Response: response,
+		Peers: observe.Peers{Client: observe.Peer{Service: "productpage"}, Server: observe.Peer{Service: h.server}},
 	}
+	o.Context.TraceID, o.Context.SpanID = tracecontext.TraceID(h.id), tracecontext.SpanID{h.span}
+	if kind == observe.KindSocket {
+		o.Socket = &observe.Socket{}
+	}
+	return o
 }
 
 // request returns what the agents of node1 and node2 see of a trace: the front
 // page asks details, over the network, and then the cache, on its own node.
-func request(number uint64, chance func() float64) (nodes [2][]layer.Sighting) {
+func request(number uint64, chance func() float64) (nodes [2][]observe.Observation) {
 	var id trace.TraceID
 	binary.BigEndian.PutUint64(id[8:], number|1)
 	far := &hop{id: id, span: 1, port: 4001, server: "details", chance: chance, now: 1e12}
@@ -63,31 +71,31 @@ func request(number uint64, chance func() float64) (nodes [2][]layer.Sighting) {
 	return nodes
 }
 
-func (h *hop) remote() (client, server []layer.Sighting) {
+func (h *hop) remote() (client, server []observe.Observation) {
 	const ahead = 3600e9 // of node2's clock
 	wrote, sent, veth1, out, driver1 := h.after(1), h.after(inStack), h.after(1), h.after(inBridge), h.after(inQueue)
 	in, veth2, arrived, read := ahead+h.after(onWire), ahead+h.after(inBridge), ahead+h.after(1), ahead+h.after(inStack)
 	answered, left, veth2Back, outBack, driver2 := ahead+h.after(inDetails), ahead+h.after(inStack), ahead+h.after(1), ahead+h.after(inBridge), ahead+h.after(inQueue)
 	inBack, veth1Back, back, done := h.after(onWire), h.after(inBridge), h.after(1), h.after(inStack)
-	sender := h.sighting(layer.Socket, "node1", "productpage", 0, handedOver(sent, wrote), handedOver(back, done))
-	sender.Sender = true
-	client = []layer.Sighting{
+	sender := h.sighting(observe.KindSocket, "node1", "productpage", 0, withFar(sent, wrote), withFar(back, done))
+	sender.Socket.Client = true
+	client = []observe.Observation{
 		sender,
-		h.sighting(layer.VNIC, "node1", "productpage", exchange.DirectionIngress, at(veth1), at(veth1Back)),
-		h.sighting(layer.PNIC, "node1", "", exchange.DirectionEgress, handedOver(out, driver1), at(inBack)),
+		h.sighting(observe.KindVNIC, "node1", "productpage", observe.DirectionIngress, at(veth1), at(veth1Back)),
+		h.sighting(observe.KindPNIC, "node1", "", observe.DirectionEgress, withFar(out, driver1), at(inBack)),
 	}
-	return client, []layer.Sighting{
-		h.sighting(layer.PNIC, "node2", "", exchange.DirectionIngress, at(in), handedOver(outBack, driver2)),
-		h.sighting(layer.VNIC, "node2", "details", exchange.DirectionEgress, at(veth2), at(veth2Back)),
-		h.sighting(layer.Socket, "node2", "details", 0, handedOver(arrived, read), handedOver(left, answered)),
+	return client, []observe.Observation{
+		h.sighting(observe.KindPNIC, "node2", "", observe.DirectionIngress, at(in), withFar(outBack, driver2)),
+		h.sighting(observe.KindVNIC, "node2", "details", observe.DirectionEgress, at(veth2), at(veth2Back)),
+		h.sighting(observe.KindSocket, "node2", "details", 0, withFar(arrived, read), withFar(left, answered)),
 	}
 }
 
-func (h *hop) local() []layer.Sighting {
+func (h *hop) local() []observe.Observation {
 	veth1, veth3 := h.after(1), h.after(inBridge)
 	veth3Back, veth1Back := h.after(inCache), h.after(inBridge)
-	return []layer.Sighting{
-		h.sighting(layer.VNIC, "node1", "productpage", exchange.DirectionIngress, at(veth1), at(veth1Back)),
-		h.sighting(layer.VNIC, "node1", "cache", exchange.DirectionEgress, at(veth3), at(veth3Back)),
+	return []observe.Observation{
+		h.sighting(observe.KindVNIC, "node1", "productpage", observe.DirectionIngress, at(veth1), at(veth1Back)),
+		h.sighting(observe.KindVNIC, "node1", "cache", observe.DirectionEgress, at(veth3), at(veth3Back)),
 	}
 }

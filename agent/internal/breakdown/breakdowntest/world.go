@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package breakdowntest makes observations of requests whose times are known, for
+// tests.
+package breakdowntest
+
+import (
+	"net/netip"
+
+	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// World makes observations of requests that go through pods, sidecars and nodes,
+// with times that are given: what the tests compare with. Each node's clock
+// has an offset of its own.
+type World struct {
+	// Now is the true time in ns.
+	Now   uint64
+	clock map[string]uint64 // offset per node
+	span  byte
+	port  uint16
+	// All are the observations so far; Drop says which points are missing.
+	All  []observe.Observation
+	Drop func(*observe.Observation) bool
+	// ID is the trace's.
+	ID trace.TraceID
+	// Took are the true times per layer and location.
+	Took   map[string]uint64
+	change []func(*Hop)
+}
+
+// Ends returns the services at both ends, and whether the hop is inside a pod.
+func (h *Hop) Ends() (from, to string, inside bool) {
+	return h.from.service, h.to.service, h.from == h.to
+}
+
+// Pod is where a process runs.
+type Pod struct{ service, node, ip string }
+
+// Pods of the paper's testbed.
+var (
+	Gateway = Pod{"gateway", "node2", "10.244.2.11"}
+	Page    = Pod{"productpage", "node4", "10.244.4.11"}
+	Details = Pod{"details", "node3", "10.244.3.11"}
+	Ratings = Pod{"ratings", "node3", "10.244.3.14"}
+)
+
+// New returns a world in which nothing happened yet.
+func New() *World {
+	return &World{
+		Now: 1e9, ID: trace.TraceID{1},
+		clock: map[string]uint64{"node2": 5e12, "node3": 77, "node4": 9e15},
+		Took:  map[string]uint64{},
+	}
+}
+
+// Spend lets time pass in a layer.
+func (w *World) Spend(l observe.Layer, location string, ns uint64) {
+	w.Now += ns
+	w.Took[string(l)+" "+location] += ns
+}
+
+// Hop is a request from a process to another: the observations get their times
+// while it runs, and handle is what the receiver does.
+type Hop struct {
+	w              *World
+	from, to       Pod
+	fromProc, proc observe.Process
+	client, server netip.AddrPort
+	span           trace.SpanID
+	// What each crossing costs, in ns.
+	Stack, VNet, Driver, Relay uint64
+}
+
+// Hop prepares a request from a process to another.
+func (w *World) Hop(from Pod, fromProc observe.Process, to Pod, proc observe.Process) *Hop {
+	w.span++
+	w.port++
+	h := &Hop{
+		w: w, from: from, to: to, fromProc: fromProc, proc: proc, span: trace.SpanID{w.span},
+		Stack: 100_000, VNet: 20_000, Driver: 3_000, Relay: 50_000,
+	}
+	ip := from.ip
+	if from == to {
+		ip = "127.0.0.1"
+	}
+	h.client = netip.AddrPortFrom(netip.MustParseAddr(ip), 40000+w.port)
+	h.server = netip.AddrPortFrom(netip.MustParseAddr(to.ip), 9080)
+	return h
+}
+
+func (h *Hop) observation(kind observe.Kind, node string) *observe.Observation {
+	o := &observe.Observation{
+		Key: observe.Key{Client: h.client, Server: h.server}, Status: 200,
+		Point: &observe.Point{Kind: kind, Node: node},
+	}
+	o.Context.TraceID, o.Context.SpanID = tracecontext.TraceID(h.w.ID), tracecontext.SpanID(h.span)
+	if kind == observe.KindSocket {
+		o.Socket = &observe.Socket{}
+	}
+	return o
+}
+
+func (h *Hop) at(node string) uint64 { return h.w.Now + h.w.clock[node] }
+
+func request(s *observe.Observation) *observe.Message  { return &s.Request }
+func response(s *observe.Observation) *observe.Message { return &s.Response }
+
+func whole(first uint64) observe.Extent { return observe.Extent{First: first, Last: first} }
+
+// Run sends the request, lets handle happen and brings the response back.
+func (h *Hop) Run(handle func()) {
+	w := h.w
+	sender, receiver := h.observation(observe.KindSocket, h.from.node), h.observation(observe.KindSocket, h.to.node)
+	sender.Socket.Client, sender.Point.Workload.Service, sender.Point.Process = true, h.from.service, h.fromProc
+	receiver.Point.Workload.Service, receiver.Point.Process = h.to.service, h.proc
+	cv, sv := h.observation(observe.KindVNIC, h.from.node), h.observation(observe.KindVNIC, h.to.node)
+	cv.Point.Workload.Service, cv.Point.Interface, cv.Direction = h.from.service, "veth-"+h.from.service, observe.DirectionIngress
+	sv.Point.Workload.Service, sv.Point.Interface, sv.Direction = h.to.service, "veth-"+h.to.service, observe.DirectionEgress
+	cp, sp := h.observation(observe.KindPNIC, h.from.node), h.observation(observe.KindPNIC, h.to.node)
+	cp.Point.Interface, cp.Direction = "eth0", observe.DirectionEgress
+	sp.Point.Interface, sp.Direction = "eth0", observe.DirectionIngress
+
+	for _, change := range w.change {
+		change(h)
+	}
+	h.path(request, h.from, h.to, sender, cv, cp, sp, sv, receiver)
+	handle()
+	h.path(response, h.to, h.from, receiver, sv, sp, cp, cv, sender)
+
+	seen := []*observe.Observation{sender, receiver}
+	if h.from != h.to {
+		seen = append(seen, cv, sv)
+		if h.from.node != h.to.node {
+			seen = append(seen, cp, sp)
+		}
+	}
+	for _, s := range seen {
+		s.Wall = int64(s.Request.First - w.clock[s.Point.Node])
+		if w.Drop == nil || !w.Drop(s) {
+			w.All = append(w.All, *s)
+		}
+	}
+}
+
+// path takes a message along its positions.
+func (h *Hop) path(message func(*observe.Observation) *observe.Message, from, to Pod, out, outNIC, outPhysical, inPhysical, inNIC, in *observe.Observation) {
+	pass := func(s *observe.Observation) {
+		m := message(s)
+		m.First, m.Last, m.Bytes, m.Packets = h.at(s.Point.Node), h.at(s.Point.Node), 100, 1
+	}
+	w := h.w
+	message(out).App = whole(h.at(from.node))
+	w.Spend(observe.ProtocolStack, from.service, h.Stack)
+	pass(out)
+	if from != to {
+		w.Spend(observe.ProtocolStack, from.service, h.Stack)
+		pass(outNIC)
+		if from.node == to.node {
+			w.Spend(observe.VirtualNetwork, from.node, h.VNet)
+		} else {
+			w.Spend(observe.VirtualNetwork, from.node, h.VNet)
+			pass(outPhysical)
+			w.Spend(observe.NodeDriver, from.node, h.Driver)
+			message(outPhysical).Tx = whole(h.at(from.node))
+			w.Spend(observe.RelayNetwork, min(from.node, to.node)+"-"+max(from.node, to.node), h.Relay)
+			pass(inPhysical)
+			w.Spend(observe.VirtualNetwork, to.node, h.VNet)
+		}
+		pass(inNIC)
+	}
+	w.Spend(observe.ProtocolStack, to.service, h.Stack)
+	pass(in)
+	w.Spend(observe.ProtocolStack, to.service, h.Stack)
+	message(in).App = whole(h.at(to.node))
+}
+
+// FrontPage is a request as in the lab: from the gateway to productpage and its
+// sidecar, which asks details on another node. change may make hops slower.
+func (w *World) FrontPage(change ...func(*Hop)) {
+	w.change = change
+	w.Hop(Gateway, observe.Sidecar, Page, observe.Sidecar).Run(func() {
+		w.Spend(observe.Application, "productpage", 200_000)
+		w.Hop(Page, observe.Sidecar, Page, observe.AppProcess).Run(func() {
+			w.Spend(observe.Application, "productpage", 700_000)
+			w.Hop(Page, observe.AppProcess, Page, observe.Sidecar).Run(func() {
+				w.Spend(observe.Application, "productpage", 150_000)
+				w.Hop(Page, observe.Sidecar, Details, observe.Sidecar).Run(func() {
+					w.Spend(observe.Application, "details", 90_000)
+					w.Hop(Details, observe.Sidecar, Details, observe.AppProcess).Run(func() {
+						w.Spend(observe.Application, "details", 400_000)
+					})
+					w.Spend(observe.Application, "details", 60_000)
+				})
+				w.Spend(observe.Application, "productpage", 110_000)
+			})
+			w.Spend(observe.Application, "productpage", 300_000)
+		})
+		w.Spend(observe.Application, "productpage", 80_000)
+	})
+}

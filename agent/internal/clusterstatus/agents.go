@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clusterstatus
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/layertrace/layertrace/agent/internal/install"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const (
+	// agentPort is the metrics port of the agents (istio/agent/daemonset.yaml).
+	agentPort = 9464
+	// agentSelector matches the agents' DaemonSet and pods.
+	agentSelector = "app.kubernetes.io/name=layertrace,app.kubernetes.io/component=agent"
+	// maxRequests is the number of pods that are asked at the same time.
+	maxRequests = 16
+)
+
+// Agent is the agent of one node.
+type Agent struct {
+	Node  string `json:"node"`
+	Pod   string `json:"pod"`
+	Ready bool   `json:"ready"`
+	// Interfaces is the number of captured interfaces.
+	Interfaces int `json:"interfaces"`
+	Traffic
+	// SpansLost were refused by the receiver, or dropped.
+	SpansLost float64 `json:"spans_lost"`
+	// SpansExported were accepted by the receiver.
+	SpansExported float64 `json:"spans_exported"`
+	// Problem is why the agent is not ready, or why its metrics cannot be read.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Traffic counts the requests that agents saw.
+type Traffic struct {
+	// Requests of HTTP/1, with and without a trace context.
+	Requests float64 `json:"requests"`
+	// Found: contexts in the prefix window, sampled or not.
+	Found float64 `json:"contexts_found"`
+	// Missed: heads longer than the prefix window, without a context in it.
+	Missed float64 `json:"contexts_missed"`
+	// Without: complete heads without a context.
+	Without float64 `json:"contexts_none"`
+}
+
+// Share returns the share of the contexts that are in the prefix window, and false
+// without any contexts.
+func (t Traffic) Share() (float64, bool) {
+	if t.Found+t.Missed == 0 {
+		return 0, false
+	}
+	return t.Found / (t.Found + t.Missed), true
+}
+
+func (t Traffic) plus(u Traffic, sign float64) Traffic {
+	return Traffic{t.Requests + sign*u.Requests, t.Found + sign*u.Found, t.Missed + sign*u.Missed, t.Without + sign*u.Without}
+}
+
+// readAgents returns the agents by node, with the traffic during a window or, with
+// 0, since they started.
+func readAgents(ctx context.Context, c *install.Cluster, window time.Duration) (installed bool, all []Agent, err error) {
+	sets, err := install.List[appsv1.DaemonSet](ctx, c, install.KindDaemonSet, "", metav1.ListOptions{LabelSelector: agentSelector})
+	if err != nil || len(sets) == 0 {
+		return false, []Agent{}, err
+	}
+	pods, err := listPods(ctx, c, agentSelector)
+	if err != nil {
+		return true, nil, err
+	}
+	all = askAgents(ctx, c, pods)
+	if window == 0 {
+		return true, all, nil
+	}
+	select {
+	case <-ctx.Done():
+		return true, nil, ctx.Err()
+	case <-time.After(window):
+	}
+	later := askAgents(ctx, c, pods)
+	for i := range later {
+		later[i].Traffic = later[i].plus(all[i].Traffic, -1)
+	}
+	return true, later, nil
+}
+
+// askAgents asks all agents concurrently. One that does not respond has a problem.
+func askAgents(ctx context.Context, c *install.Cluster, pods []*corev1.Pod) []Agent {
+	all := make([]Agent, len(pods))
+	var group errgroup.Group
+	group.SetLimit(maxRequests)
+	for i, pod := range pods {
+		group.Go(func() error {
+			all[i] = askAgent(ctx, c, pod)
+			return nil
+		})
+	}
+	_ = group.Wait() // no call fails
+	slices.SortFunc(all, func(a, b Agent) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Pod, b.Pod)) })
+	return all
+}
+
+func askAgent(ctx context.Context, c *install.Cluster, pod *corev1.Pod) Agent {
+	a := Agent{Node: pod.Spec.NodeName, Pod: pod.Namespace + "/" + pod.Name, Ready: isReady(pod)}
+	if pod.Status.PodIP == "" {
+		a.Problem = podProblem(pod)
+		return a
+	}
+	m, err := podMetrics(ctx, c, pod, agentPort, "metrics")
+	if err != nil {
+		a.Problem = podProblem(pod)
+		if a.Problem == "" {
+			a.Problem = fmt.Sprintf("read its metrics: %v", err)
+		}
+		return a
+	}
+	if !a.Ready {
+		a.Problem = podProblem(pod)
+	}
+	a.Interfaces = int(m["layertrace_interfaces"])
+	a.Traffic = Traffic{
+		Requests: m["layertrace_requests_total"],
+		Found:    m["layertrace_contexts_found_total"] + m["layertrace_contexts_unsampled_total"],
+		Missed:   m["layertrace_heads_truncated_total"],
+		Without:  m["layertrace_contexts_none_total"],
+	}
+	a.SpansExported = m["layertrace_spans_exported_total"]
+	a.SpansLost = m["layertrace_spans_failed_total"] + m["layertrace_spans_dropped_total"]
+	return a
+}
+
+// listPods returns the pods with a label selector, in all namespaces.
+func listPods(ctx context.Context, c *install.Cluster, selector string) ([]*corev1.Pod, error) {
+	return install.List[corev1.Pod](ctx, c, install.KindPod, "", metav1.ListOptions{LabelSelector: selector})
+}
+
+func isReady(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// podProblem returns why a pod does not run according to Kubernetes, "" if it has
+// no reason.
+func podProblem(pod *corev1.Pod) string {
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		last := s.LastTerminationState.Terminated
+		switch {
+		case s.State.Waiting != nil && last != nil:
+			return fmt.Sprintf("%s: %s (%s)", s.State.Waiting.Reason, last.Reason, last.Message)
+		case s.State.Waiting != nil:
+			return fmt.Sprintf("%s: %s", s.State.Waiting.Reason, s.State.Waiting.Message)
+		case s.State.Terminated != nil:
+			return fmt.Sprintf("terminated: %s %s", s.State.Terminated.Reason, s.State.Terminated.Message)
+		}
+	}
+	for _, c := range pod.Status.Conditions {
+		if c.Status == corev1.ConditionFalse && c.Message != "" {
+			return fmt.Sprintf("%s: %s", c.Reason, c.Message)
+		}
+	}
+	if pod.Status.Phase != corev1.PodRunning {
+		return "its phase is " + string(pod.Status.Phase)
+	}
+	return ""
+}
+
+// metrics are the metrics of one process, each summed over all labels.
+type metrics map[string]float64
+
+// podMetrics reads the metrics that a pod serves.
+func podMetrics(ctx context.Context, c *install.Cluster, pod *corev1.Pod, port int, path string) (metrics, error) {
+	data, err := c.GetFromPod(ctx, pod.Namespace, pod.Name, port, path)
+	if err != nil {
+		return nil, err
+	}
+	return parseMetrics(data)
+}
+
+// parseMetrics parses Prometheus' text format.
+func parseMetrics(data []byte) (metrics, error) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("parse metrics: %w", err)
+	}
+	sums := metrics{}
+	for name, family := range families {
+		for _, m := range family.GetMetric() {
+			sums[name] += value(m)
+		}
+	}
+	return sums, nil
+}
+
+func value(m *dto.Metric) float64 {
+	return m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue()
+}
+
+// withSuffix returns the sum of the metrics whose names end with a suffix, and
+// whether there are any: Envoy and Istio prefix a filter's counters differently.
+func (m metrics) withSuffix(suffix string) (sum float64, found bool) {
+	for name, v := range m {
+		if strings.HasSuffix(name, suffix) {
+			sum, found = sum+v, true
+		}
+	}
+	return sum, found
+}

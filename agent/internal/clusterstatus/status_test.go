@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clusterstatus
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/layertrace/layertrace/agent/internal/install"
+	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// parse returns the object in a YAML text.
+func parse[T any](t *testing.T, text string) *T {
+	t.Helper()
+	into := new(T)
+	if err := yaml.Unmarshal([]byte(text), into); err != nil {
+		t.Fatal(err)
+	}
+	return into
+}
+
+const meshYAML = `
+extensionProviders:
+- name: otel-tracing
+  opentelemetry: {service: collector.istio-system.svc.cluster.local, port: 4317}
+- name: old
+  zipkin: {service: zipkin.istio-system.svc.cluster.local, port: 9411}
+- name: metrics
+  prometheus: {}
+defaultProviders: {tracing: [old]}
+`
+
+// Namespace and workload override the fields that they set.
+func TestTracingOf(t *testing.T) {
+	telemetry := func(namespace, name, spec string) *telemetryv1.Telemetry {
+		return parse[telemetryv1.Telemetry](t, `
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {namespace: `+namespace+`, name: `+name+`}
+spec: `+spec)
+	}
+	root := telemetry("istio-system", "mesh", `{tracing: [{providers: [{name: otel-tracing}], randomSamplingPercentage: 10}]}`)
+	for _, test := range []struct {
+		name string
+		all  []*telemetryv1.Telemetry
+		mesh string
+		want Tracing
+	}{
+		{"mesh default", nil, meshYAML, Tracing{On: true, Providers: []string{"old"}, Sampling: 1, By: "mesh configuration"}},
+		{"nothing", nil, "{}", Tracing{Sampling: 1, By: "mesh configuration", Reason: "no provider is configured"}},
+		{"root", []*telemetryv1.Telemetry{root}, meshYAML, Tracing{On: true, Providers: []string{"otel-tracing"}, Sampling: 10, By: "Telemetry istio-system/mesh"}},
+		{"namespace without tracing", []*telemetryv1.Telemetry{telemetry("shop", "metrics", `{metrics: [{}]}`), root}, meshYAML,
+			Tracing{On: true, Providers: []string{"otel-tracing"}, Sampling: 10, By: "Telemetry istio-system/mesh"}},
+		{"workload samples more", []*telemetryv1.Telemetry{root, telemetry("shop", "web", `{selector: {matchLabels: {app: web}}, tracing: [{randomSamplingPercentage: 100}]}`)}, meshYAML,
+			Tracing{On: true, Providers: []string{"otel-tracing"}, Sampling: 100, By: "Telemetry shop/web"}},
+		{"another workload", []*telemetryv1.Telemetry{root, telemetry("shop", "api", `{selector: {matchLabels: {app: api}}, tracing: [{disableSpanReporting: true}]}`)}, meshYAML,
+			Tracing{On: true, Providers: []string{"otel-tracing"}, Sampling: 10, By: "Telemetry istio-system/mesh"}},
+		{"switched off", []*telemetryv1.Telemetry{root, telemetry("shop", "silent", `{tracing: [{disableSpanReporting: true}]}`)}, meshYAML,
+			Tracing{Providers: []string{"otel-tracing"}, Sampling: 10, By: "Telemetry shop/silent", Reason: "disableSpanReporting is set"}},
+		{"unknown provider", []*telemetryv1.Telemetry{telemetry("shop", "typo", `{tracing: [{providers: [{name: otel}]}]}`)}, meshYAML,
+			Tracing{Providers: []string{"otel"}, Sampling: 1, By: "Telemetry shop/typo", Reason: "the mesh configuration has no tracing provider otel"}},
+		{"provider of metrics", []*telemetryv1.Telemetry{telemetry("shop", "typo", `{tracing: [{providers: [{name: metrics}]}]}`)}, meshYAML,
+			Tracing{Providers: []string{"metrics"}, Sampling: 1, By: "Telemetry shop/typo", Reason: "the mesh configuration has no tracing provider metrics"}},
+		{"nothing sampled", []*telemetryv1.Telemetry{root, telemetry("shop", "none", `{tracing: [{randomSamplingPercentage: 0}]}`)}, meshYAML,
+			Tracing{Providers: []string{"otel-tracing"}, By: "Telemetry shop/none", Reason: "0 % of requests are sampled"}},
+	} {
+		pod := parse[corev1.Pod](t, `{metadata: {namespace: shop, name: web, labels: {app: web}}}`)
+		got := tracingOf(pod, "istio-system", test.all, parse[install.MeshConfig](t, test.mesh))
+		if got.On != test.want.On || !slices.Equal(got.Providers, test.want.Providers) || got.Sampling != test.want.Sampling ||
+			got.By != test.want.By || got.Reason != test.want.Reason {
+			t.Errorf("%s: %+v, want %+v", test.name, got, test.want)
+		}
+	}
+}
+
+// Pods are grouped by controller, with and without a sidecar. Host-network pods,
+// ended ones and those outside the mesh are skipped.
+func TestGroup(t *testing.T) {
+	pods := []*corev1.Pod{
+		parse[corev1.Pod](t, `
+metadata:
+  {namespace: shop, name: web-abc-1, labels: {pod-template-hash: abc}, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: web-abc, uid: u, controller: true}]}
+spec: {containers: [{name: web}, {name: istio-proxy, image: proxyv2:1}]}`),
+		parse[corev1.Pod](t, `
+metadata:
+  {namespace: shop, name: web-abc-2, labels: {pod-template-hash: abc}, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: web-abc, uid: u, controller: true}]}
+spec: {containers: [{name: web}]}`),
+		parse[corev1.Pod](t, `
+metadata:
+  {namespace: shop, name: db-0, ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: db, uid: u, controller: true}]}
+spec: {initContainers: [{name: istio-proxy, image: proxyv2:2}], containers: [{name: db}]}`),
+		parse[corev1.Pod](t, `{metadata: {namespace: shop, name: job}, spec: {containers: [{name: a}, {name: istio-proxy}]}, status: {phase: Succeeded}}`),
+		parse[corev1.Pod](t, `{metadata: {namespace: shop, name: host}, spec: {hostNetwork: true, containers: [{name: a}]}}`),
+		parse[corev1.Pod](t, `{metadata: {namespace: kube-system, name: dns}, spec: {containers: [{name: a}]}}`),
+		parse[corev1.Pod](t, `{metadata: {namespace: istio-system, name: gateway}, spec: {containers: [{name: istio-proxy, image: proxyv2:1}]}}`),
+	}
+	var got []string
+	for _, w := range group(pods, map[string]bool{"shop": true}) {
+		got = append(got, strings.Join([]string{w.Namespace, w.Name, w.ProxyImage}, " "))
+		if w.Name == "web" && (w.Pods != 2 || w.Sidecars != 1) {
+			t.Errorf("web: %+v", w)
+		}
+	}
+	want := []string{"istio-system gateway proxyv2:1", "shop db proxyv2:2", "shop web proxyv2:1"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestWorkloadProblem(t *testing.T) {
+	on := Tracing{On: true}
+	pod := parse[corev1.Pod](t, `{metadata: {name: a}}`)
+	annotated := parse[corev1.Pod](t, `{metadata: {name: b, annotations: {sidecar.istio.io/bootstrapOverride: layertrace-bootstrap}}}`)
+	for _, test := range []struct {
+		w       Workload
+		reorder string
+		want    string
+	}{
+		{Workload{Pods: 2, Sidecars: 1, Tracing: on}, install.ReorderLua, "1 of 2 pods have no sidecar"},
+		{Workload{Pods: 1, Sidecars: 1, Tracing: Tracing{Reason: "why"}}, install.ReorderLua, "tracing is off: why"},
+		{Workload{Pods: 2, Sidecars: 2, Tracing: on, pods: []*corev1.Pod{pod, annotated}}, install.ReorderInlineHeaders, "1 of 2 pods lack the annotation"},
+		{Workload{Pods: 1, Sidecars: 1, Tracing: on, pods: []*corev1.Pod{annotated}}, install.ReorderInlineHeaders, ""},
+		{Workload{Pods: 1, Sidecars: 1, Tracing: on, pods: []*corev1.Pod{pod}}, install.ReorderLua, ""},
+	} {
+		if got := test.w.findProblem(test.reorder); !strings.HasPrefix(got, test.want) || (test.want == "") != (got == "") {
+			t.Errorf("%q, want %q", got, test.want)
+		}
+	}
+}
+
+// Each problem has one text with its cause; a healthy installation has none.
+func TestExplain(t *testing.T) {
+	workloads := []Workload{{Tracing: Tracing{On: true}}}
+	agent := func(change func(*Agent)) Status {
+		a := Agent{Node: "n1", Pod: "layertrace-system/a", Ready: true, Traffic: Traffic{Requests: 10, Found: 10}}
+		change(&a)
+		return Status{Installed: true, Reorder: install.ReorderLua, Agents: []Agent{a}, Workloads: workloads}
+	}
+	for want, s := range map[string]Status{
+		"":                         agent(func(*Agent) {}),
+		"not installed":            {},
+		"no pods":                  {Installed: true},
+		"ImagePullBackOff":         agent(func(a *Agent) { a.Ready, a.Problem = false, "ImagePullBackOff: no such image" }),
+		"kubectl logs":             agent(func(a *Agent) { a.Ready = false }),
+		"mutual TLS":               agent(func(a *Agent) { a.Traffic = Traffic{} }),
+		"none of 10 requests":      agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Without: 10} }),
+		"40.0 % of the contexts":   agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Found: 4, Missed: 6} }),
+		"3 spans were lost":        agent(func(a *Agent) { a.SpansLost = 3 }),
+		"no workload is traced":    {Installed: true, Agents: agent(func(*Agent) {}).Agents, Workloads: []Workload{{}}},
+		"no pod has a sidecar":     {Installed: true, Agents: agent(func(*Agent) {}).Agents},
+		"a --reorder other than n": {Installed: true, Reorder: install.ReorderNone, Agents: agent(func(a *Agent) { a.Missed = 90 }).Agents, Workloads: workloads},
+	} {
+		got := strings.Join(s.findProblems(), "\n")
+		if !strings.Contains(got, want) || (want == "") != (got == "") || len(s.findProblems()) > 1 {
+			t.Errorf("%q, want %q", got, want)
+		}
+		var out bytes.Buffer
+		s.Problems = s.findProblems()
+		if err := s.WriteText(&out); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("%v: %s", err, out.String())
+		}
+	}
+}
+
+// Counters of the filter are found with any prefix of their name.
+func TestParseMetrics(t *testing.T) {
+	m, err := parseMetrics([]byte(`# TYPE layertrace_interfaces gauge
+layertrace_interfaces{role="vnic"} 3
+layertrace_interfaces{role="pnic"} 1
+# TYPE layertrace_requests_total counter
+layertrace_requests_total 12
+# TYPE istio_layertrace_requests_reordered counter
+istio_layertrace_requests_reordered{} 5
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m["layertrace_interfaces"] != 4 || m["layertrace_requests_total"] != 12 {
+		t.Errorf("metrics %v", m)
+	}
+	if sum, found := m.withSuffix("layertrace_requests_reordered"); !found || sum != 5 {
+		t.Errorf("the filter's counter: %v, %v", sum, found)
+	}
+	if _, found := m.withSuffix("nosuch"); found {
+		t.Error("found a metric that does not exist")
+	}
+	if _, err := parseMetrics([]byte("no metrics {")); err == nil {
+		t.Error("accepted text that is no metrics")
+	}
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestRefusals(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		args, env []string
+		file      string
+		want      string // part of the message
+	}{
+		{"unknown key", nil, nil, "metrics-adress: x", `unknown key "metrics-adress"; did you mean metrics-address?`},
+		{"far off key", nil, nil, "colour: x", "lists all settings"},
+		{"unknown variable", nil, []string{"LAYERTRACE_QUEU_SIZE=1"}, "", "LAYERTRACE_QUEU_SIZE; did you mean LAYERTRACE_QUEUE_SIZE?"},
+		{"lower case variable", nil, []string{"LAYERTRACE_queue_size=1"}, "", "did you mean LAYERTRACE_QUEUE_SIZE?"},
+		{"duplicate key", nil, nil, "deep: true\ndeep: false", `"deep" already set`},
+		{"no YAML", nil, nil, "a: b: c", "not a valid YAML"},
+		{"map as value", nil, nil, "deep: {a: b}", `key "deep"`},
+		{"key without value", nil, nil, "deep:", "no value"},
+		{"list for one value", nil, nil, "mode: [tcx]", "mode takes one value"},
+		{"config in the file", nil, nil, "config: x", "not allowed in the file"},
+		{"bad number", nil, []string{"LAYERTRACE_QUEUE_SIZE=many"}, "", "environment variable LAYERTRACE_QUEUE_SIZE"},
+		{"bad choice", []string{"--mode=tcxx"}, nil, "", "did you mean tcx?"},
+		{"bad port", nil, nil, "ports: [80, 99999]", `"99999" is not a TCP port`},
+		{"bad prefix", []string{"--trusted-prefix=10.0.0.0/33"}, nil, "", "not an address or prefix"},
+		{"bad context format", []string{"--context-header=x=b3multi"}, nil, "", `format "b3multi"`},
+		{"long context name", []string{"--context-header=" + strings.Repeat("x", 32) + "=w3c"}, nil, "", "1 to 31 bytes"},
+		{"five context names", []string{"--context-header=a=b3,b=b3,c=b3,d=b3,e=b3"}, nil, "", "at most 4"},
+		{"ring of no power of two", []string{"--ring-bytes=5000000"}, nil, "", "power of two"},
+		{"timeout of 0", []string{"--idle-timeout=0s"}, nil, "", "--idle-timeout"},
+		{"read interval of 0", []string{"--read-interval=0s"}, nil, "", "--read-interval"},
+		{"bad pattern", []string{"--vnic=veth["}, nil, "", "not a valid pattern"},
+		{"no interface", []string{"--vnic=", "--pnic="}, nil, "", "both empty"},
+		{"option without cgroup", []string{"--tcp-option=compact"}, nil, "", "--tcp-option-cgroup"},
+		{"kubeconfig without kubernetes", []string{"--kubeconfig=x"}, nil, "", "--kubernetes"},
+		{"two OTLPs", []string{"--export=otlp-grpc,otlp-http"}, nil, "", "one of otlp-grpc and otlp-http"},
+		{"none and more", []string{"--export=none,stdout"}, nil, "", "none cannot be combined"},
+		{"URL for gRPC", []string{"--otlp-endpoint=http://a:1/"}, nil, "", "HOST:PORT"},
+		{"no URL for HTTP", []string{"--export=otlp-http", "--otlp-endpoint=a:4318"}, nil, "", "needs a URL"},
+		{"bad metrics address", []string{"--metrics-address=9464"}, nil, "", "HOST:PORT"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := load(t, test.args, test.env, test.file)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %q, want a message with %q", err, test.want)
+			}
+		})
+	}
+}
+
+// In a cluster the default is the pods' cgroup.
+func TestSocketCgroup(t *testing.T) {
+	for args, want := range map[string][]string{
+		"":                            nil,
+		"--spans=layers":              nil,
+		"--kubernetes":                nil,
+		"--kubernetes --spans=layers": {SocketCgroupAuto},
+		"--kubernetes --spans=layers --socket-cgroup=/a,/b": {"/a", "/b"},
+		"--spans=layers --socket-cgroup=auto":               {SocketCgroupAuto},
+	} {
+		c, err := load(t, strings.Fields(args), nil, "")
+		if err != nil || !slices.Equal(c.SocketCgroups, want) {
+			t.Errorf("%q: %v, %v", args, c.SocketCgroups, err)
+		}
+	}
+}
+
+func TestLayersRefused(t *testing.T) {
+	for args, want := range map[string]string{
+		"--socket-cgroup=auto":                    "--spans=layers",
+		"--spans=layers --socket-cgroup=auto,/a":  "cannot be combined",
+		"--layer-min-duration=20us":               "--spans=layers",
+		"--spans=layers --layer-min-duration=-1s": "choose 0 or more",
+	} {
+		if _, err := load(t, strings.Fields(args), nil, ""); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}

@@ -1,0 +1,517 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package span is the codec between observations and spans: one span for each
+// exchange and capture point, under the span of the proxy that sent the request.
+// One table (fields) has all attributes, for writing, for reading and for
+// docs/attributes.md.
+package span
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"strings"
+
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
+)
+
+//go:generate go test . -run TestDocumentationListsAllAttributes -update
+
+// ScopeName is the instrumentation scope of all spans of layertrace.
+const ScopeName = "github.com/layertrace/layertrace"
+
+// field is one attribute of an observation's span. A field that costs something
+// in each span is worth its cost: what was not seen, and what equals the value
+// that absence stands for, is not written.
+type field struct {
+	key attribute.Key
+	// typ, unit, meaning and section are for docs/attributes.md.
+	typ, unit, meaning string
+	section            string
+	// get returns the value, or false when the attribute is not written.
+	get func(o *observe.Observation, start uint64) (attribute.Value, bool)
+	// set takes a value of the attribute, or its absence. It is called in the
+	// order of the table, with start already known.
+	set func(o *observe.Observation, start uint64, in input) error
+}
+
+// Keys that more than one place needs.
+const (
+	keyMonotonic = attribute.Key("layertrace.monotonic_ns")
+	keyFlags     = attribute.Key("layertrace.flags")
+	keySide      = attribute.Key("layertrace.socket.side")
+)
+
+// Sections of docs/attributes.md.
+const (
+	sectionStandard = "standard"
+	sectionSeen     = "seen"
+	sectionTimes    = "times"
+	sectionFarTimes = "app and tx times"
+	sectionAcks     = "acknowledgements"
+	sectionSizes    = "sizes"
+	sectionOption   = "option"
+	sectionPeers    = "peers"
+)
+
+// fields are the attributes of an observation's span. A field that others take as
+// their default comes before them.
+var fields = []field{
+	// Where and how.
+	{
+		key: "layertrace.direction", typ: "string", section: sectionSeen,
+		meaning: "direction of the request through the interface: `ingress` (into the host) or `egress`; absent at a socket",
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			return attribute.StringValue(o.Direction.String()), o.Socket == nil
+		},
+		set: setDirection,
+	},
+	{
+		key: keySide, typ: "string", section: sectionSeen,
+		meaning: "`client`: the socket sent the request, `server`: it received it",
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			if o.Socket == nil {
+				return attribute.Value{}, false
+			}
+			return attribute.StringValue(sideOf(o.Socket)), true
+		},
+		set: setSide,
+	},
+	count("layertrace.socket.cookie", "", sectionSeen, "identifies the socket on its node (`SO_COOKIE`, socket(7); `ss -e` shows it as `sk`)",
+		func(o *observe.Observation) *uint64 {
+			return socketField(o, func(s *observe.Socket) *uint64 { return &s.Cookie })
+		}, nil),
+	{
+		key: "layertrace.context.format", typ: "string", section: sectionSeen,
+		meaning: "format of the trace context: " + formatList() + "; absent at a socket",
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			return attribute.StringValue(o.Context.Format.String()), o.Socket == nil
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error {
+			if format, err := tracecontext.ParseFormat(in.text()); err == nil {
+				o.Context.Format = format // a later version has more
+			}
+			return nil
+		},
+	},
+	{
+		key: "layertrace.context.offset_bytes", typ: "int", unit: "bytes", section: sectionSeen,
+		meaning: "offset in the request of the line with the context; absent at a socket",
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			return attribute.Int64Value(int64(o.Context.HeaderOffset)), o.Socket == nil
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error {
+			return in.count32(&o.Context.HeaderOffset, 0)
+		},
+	},
+	// Both ends.
+	addressField(semconv.ClientAddressKey, "address of the client, as seen at this point (before or after address translation)",
+		func(o *observe.Observation) *netip.AddrPort { return &o.Client }),
+	portField(semconv.ClientPortKey, "its TCP port", func(o *observe.Observation) *netip.AddrPort { return &o.Client }),
+	addressField(semconv.ServerAddressKey, "address of the server, as seen at this point",
+		func(o *observe.Observation) *netip.AddrPort { return &o.Server }),
+	portField(semconv.ServerPortKey, "its TCP port", func(o *observe.Observation) *netip.AddrPort { return &o.Server }),
+	{
+		key: semconv.NetworkTypeKey, typ: "string", section: sectionStandard, meaning: "`ipv6`; absent: IPv4",
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			return semconv.NetworkTypeIPv6.Value, !o.Server.Addr().Unmap().Is4()
+		},
+		set: ignore, // the address has it
+	},
+	{
+		key: semconv.HTTPResponseStatusCodeKey, typ: "int", section: sectionStandard, meaning: "status of the final response",
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			return attribute.Int64Value(int64(o.Status)), o.Status != 0
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error {
+			status, err := in.count(0, 999)
+			o.Status = int(status)
+			return err
+		},
+	},
+	// Times.
+	{
+		key: keyMonotonic, typ: "int", unit: "ns", section: sectionTimes,
+		meaning: "start of the span on the node's `CLOCK_MONOTONIC`: comparable between the points of one node, never between nodes",
+		get: func(_ *observe.Observation, start uint64) (attribute.Value, bool) {
+			return attribute.Int64Value(int64(start)), true
+		},
+		set: ignore, // read first: all other times count from it
+	},
+	offset("layertrace.request.first_ns", sectionTimes, "first byte of the request, from the span's start; absent: 0",
+		func(o *observe.Observation) *uint64 { return &o.Request.First },
+		func(_ *observe.Observation, start uint64) uint64 { return start }),
+	offset("layertrace.request.last_ns", sectionTimes, "last byte of the request; absent: the time of the first, as in a request of one TCP segment",
+		func(o *observe.Observation) *uint64 { return &o.Request.Last },
+		func(o *observe.Observation, _ uint64) uint64 { return o.Request.First }),
+	offset("layertrace.response.first_ns", sectionTimes, "first byte of the response; absent: no response was seen",
+		func(o *observe.Observation) *uint64 { return &o.Response.First }, never),
+	offset("layertrace.response.last_ns", sectionTimes, "last byte of the response; absent: the time of the first",
+		func(o *observe.Observation) *uint64 { return &o.Response.Last },
+		func(o *observe.Observation, _ uint64) uint64 { return o.Response.First }),
+	offset("layertrace.request.app_first_ns", sectionFarTimes, "the application wrote (client) or read (server) the first byte of the request; absent: unknown",
+		func(o *observe.Observation) *uint64 { return &o.Request.App.First }, never),
+	offset("layertrace.request.app_last_ns", sectionFarTimes, "its last byte; absent: the time of the first",
+		func(o *observe.Observation) *uint64 { return &o.Request.App.Last },
+		func(o *observe.Observation, _ uint64) uint64 { return o.Request.App.First }),
+	offset("layertrace.response.app_first_ns", sectionFarTimes, "the application wrote (server) or read (client) the first byte of the response; absent: unknown",
+		func(o *observe.Observation) *uint64 { return &o.Response.App.First }, never),
+	offset("layertrace.response.app_last_ns", sectionFarTimes, "its last byte; absent: the time of the first",
+		func(o *observe.Observation) *uint64 { return &o.Response.App.Last },
+		func(o *observe.Observation, _ uint64) uint64 { return o.Response.App.First }),
+	offset("layertrace.request.tx_first_ns", sectionFarTimes, "the interface's queue gave the first byte of the request to the driver; absent: unknown",
+		func(o *observe.Observation) *uint64 { return &o.Request.Tx.First }, never),
+	offset("layertrace.request.tx_last_ns", sectionFarTimes, "its last byte; absent: the time of the first",
+		func(o *observe.Observation) *uint64 { return &o.Request.Tx.Last },
+		func(o *observe.Observation, _ uint64) uint64 { return o.Request.Tx.First }),
+	offset("layertrace.response.tx_first_ns", sectionFarTimes, "the interface's queue gave the first byte of the response to the driver; absent: unknown",
+		func(o *observe.Observation) *uint64 { return &o.Response.Tx.First }, never),
+	offset("layertrace.response.tx_last_ns", sectionFarTimes, "its last byte; absent: the time of the first",
+		func(o *observe.Observation) *uint64 { return &o.Response.Tx.Last },
+		func(o *observe.Observation, _ uint64) uint64 { return o.Response.Tx.First }),
+	offset("layertrace.request.acknowledged_ns", sectionAcks, "the request was acknowledged, at the client's socket; absent: unknown",
+		func(o *observe.Observation) *uint64 { return &o.Request.Acknowledged }, never),
+	offset("layertrace.response.acknowledged_ns", sectionAcks, "the response was acknowledged, at the server's socket; absent: unknown, or not before the next request",
+		func(o *observe.Observation) *uint64 { return &o.Response.Acknowledged }, never),
+	// Sizes and remarks.
+	count("layertrace.request.bytes", "bytes", sectionSizes, "TCP payload of the request, head included, without retransmissions",
+		func(o *observe.Observation) *uint64 { return &o.Request.Bytes }, nil),
+	count("layertrace.request.packets", "packets", sectionSizes, "its TCP segments as seen here: a segment that offloading merged counts once; absent: 1",
+		func(o *observe.Observation) *uint32 { return &o.Request.Packets },
+		func(*observe.Observation) uint64 { return 1 }),
+	count("layertrace.response.bytes", "bytes", sectionSizes, "the same for the response; absent: no response was seen",
+		func(o *observe.Observation) *uint64 { return &o.Response.Bytes }, nil),
+	count("layertrace.response.packets", "packets", sectionSizes, "the same for the response; absent: 1, or no response was seen",
+		func(o *observe.Observation) *uint32 { return &o.Response.Packets },
+		func(o *observe.Observation) uint64 {
+			if o.Response.First == 0 {
+				return 0
+			}
+			return 1
+		}),
+	count("layertrace.retransmits", "packets", sectionSizes, "TCP segments of both messages that were seen again; absent: 0",
+		func(o *observe.Observation) *uint32 { return &o.Retransmits }, nil),
+	count("layertrace.drops", "packets", sectionSizes, "packets of the connection that the kernel dropped meanwhile, at this interface or, at a socket, in its network namespace or by TCP itself; absent: 0",
+		func(o *observe.Observation) *uint32 { return &o.Drops }, nil),
+	{
+		key: "layertrace.drop_reason", typ: "string", section: sectionSizes,
+		meaning: "reason of the last drop: the kernel's name (`enum skb_drop_reason`) in lower case",
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			return attribute.StringValue(o.DropReason), o.DropReason != ""
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error { o.DropReason = in.text(); return nil },
+	},
+	count("layertrace.srtt_ns", "ns", sectionSizes, "TCP's smoothed round-trip time at the socket",
+		func(o *observe.Observation) *uint64 {
+			return socketField(o, func(s *observe.Socket) *uint64 { return &s.SRTT })
+		}, nil),
+	count("layertrace.zero_windows", "", sectionSizes, "how often the application read when the announced receive window was used up: the peer had to wait; absent: 0",
+		func(o *observe.Observation) *uint32 {
+			return socketField(o, func(s *observe.Socket) *uint32 { return &s.ZeroWindows })
+		}, nil),
+	{
+		key: keyFlags, typ: "string[]", section: sectionSizes, meaning: "what was unusual; absent: nothing: " + flagList(),
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			if o.Flags == 0 {
+				return attribute.Value{}, false
+			}
+			return attribute.StringSliceValue(o.Flags.Names()), true
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error {
+			o.Flags = observe.FlagsOf(in.list())
+			return nil
+		},
+	},
+	// TCP option.
+	{
+		key: "layertrace.connection_id", typ: "string", unit: "hex", section: sectionOption,
+		meaning: "ID of the connection: 16 digits (`compact`) or 8 (`paper`)",
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			if len(o.ConnectionID) == 0 {
+				return attribute.Value{}, false
+			}
+			return attribute.StringValue(o.ConnectionIDHex()), true
+		},
+		set: setConnectionID,
+	},
+	{
+		key: "layertrace.option_time_ns", typ: "int", unit: "ns", section: sectionOption,
+		meaning: "the sender's `CLOCK_MONOTONIC` in the option; with `compact` only the low 32 bits of its microseconds are known",
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			return attribute.Int64Value(int64(o.OptionTime * optionUnit(o))), o.OptionTime != 0
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error {
+			ns, err := in.count(0, math.MaxInt64)
+			o.OptionTime = ns / optionUnit(o)
+			return err
+		},
+	},
+	// Names of the other end.
+	peerField("layertrace.client.service", "the client's workload", func(o *observe.Observation) *string { return &o.Peers.Client.Service }),
+	peerField("layertrace.client.node", "the client's node, where its address is a node's and no workload's", func(o *observe.Observation) *string { return &o.Peers.Client.Node }),
+	peerField("layertrace.server.service", "the server's workload", func(o *observe.Observation) *string { return &o.Peers.Server.Service }),
+	peerField("layertrace.server.node", "the server's node, in the same way", func(o *observe.Observation) *string { return &o.Peers.Server.Node }),
+}
+
+// usualAttributes is the number of attributes of a span without anything unusual.
+const usualAttributes = 16
+
+// Encode returns the attributes of the observation's span, which starts at the
+// monotonic time start (ns).
+func Encode(o *observe.Observation, start uint64) []attribute.KeyValue {
+	kv := make([]attribute.KeyValue, 0, usualAttributes)
+	for i := range fields {
+		if v, ok := fields[i].get(o, start); ok {
+			kv = append(kv, attribute.KeyValue{Key: fields[i].key, Value: v})
+		}
+	}
+	return kv
+}
+
+// Decode is the opposite of Encode and Resource: it reads the observation that a
+// stored span of layertrace is about. The error says what is missing or does not
+// fit together.
+func Decode(s *Stored) (observe.Observation, error) {
+	var o observe.Observation
+	o.Context.TraceID, o.Context.SpanID = tracecontext.TraceID(s.TraceID), tracecontext.SpanID(s.Parent)
+	o.Wall = s.Start.UnixNano()
+	switch {
+	case !s.Parent.IsValid():
+		return o, errors.New("it has no parent, so it belongs to no request")
+	case s.Duration < 0:
+		return o, fmt.Errorf("its duration is %v", s.Duration)
+	case o.Wall <= 0:
+		return o, errors.New("it has no start")
+	}
+	point, err := decodePoint(s)
+	if err != nil {
+		return o, err
+	}
+	o.Point = point
+	if point.Kind == observe.KindSocket {
+		o.Socket = &observe.Socket{}
+	}
+	start, err := input{s.Attributes, keyMonotonic}.start()
+	if err != nil {
+		return o, err
+	}
+	for i := range fields {
+		if err := fields[i].set(&o, start, input{s.Attributes, fields[i].key}); err != nil {
+			return o, err
+		}
+	}
+	return o, checkTimes(&o)
+}
+
+// checkTimes returns an error for times that no exchange can have.
+func checkTimes(o *observe.Observation) error {
+	q, r := &o.Request, &o.Response
+	switch {
+	case q.Last < q.First:
+		return errors.New("its request ends before it begins")
+	case r.First == 0 && r.Last != 0:
+		return errors.New("its response ends without a beginning")
+	case r.Last < r.First:
+		return errors.New("its response ends before it begins")
+	case r.First != 0 && r.First < q.First:
+		return errors.New("its response begins before its request")
+	case q.Acknowledged != 0 && q.Acknowledged < q.Last || r.Acknowledged != 0 && r.Acknowledged < r.Last:
+		return errors.New("a message is acknowledged before it is sent")
+	}
+	for _, e := range [...]observe.Extent{q.App, q.Tx, r.App, r.Tx} {
+		if e.Last < e.First || e.First == 0 && e.Last != 0 {
+			return errors.New("an app or tx time ends before it begins")
+		}
+	}
+	return nil
+}
+
+// offset is a time, stored as the offset from the span's start. absent is the
+// time that the attribute's absence stands for.
+func offset(key attribute.Key, section, meaning string, at func(*observe.Observation) *uint64, absent func(*observe.Observation, uint64) uint64) field {
+	return field{
+		key: key, typ: "int", unit: "ns", meaning: meaning, section: section,
+		get: func(o *observe.Observation, start uint64) (attribute.Value, bool) {
+			t := *at(o)
+			return attribute.Int64Value(int64(t - start)), t != 0 && t != absent(o, start)
+		},
+		set: func(o *observe.Observation, start uint64, in input) (err error) {
+			*at(o), err = in.time(start, absent(o, start))
+			return err
+		},
+	}
+}
+
+// never is the absent time of what was not seen.
+func never(*observe.Observation, uint64) uint64 { return 0 }
+
+// count is a number that is not written when it is 0 or what absence stands for
+// (nil: 0). at returns nil where the capture point does not have it.
+func count[N uint32 | uint64](key attribute.Key, unit, section, meaning string, at func(*observe.Observation) *N, absent func(*observe.Observation) uint64) field {
+	if absent == nil {
+		absent = func(*observe.Observation) uint64 { return 0 }
+	}
+	most := min(uint64(^N(0)), math.MaxInt64)
+	return field{
+		key: key, typ: "int", unit: unit, meaning: meaning, section: section,
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			n := at(o)
+			if n == nil || *n == 0 || uint64(*n) == absent(o) {
+				return attribute.Value{}, false
+			}
+			return attribute.Int64Value(int64(*n)), true
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error {
+			n := at(o)
+			if n == nil {
+				return nil
+			}
+			v, err := in.count(absent(o), most)
+			*n = N(v)
+			return err
+		},
+	}
+}
+
+// socketField returns a field of the socket, nil at an interface.
+func socketField[N any](o *observe.Observation, of func(*observe.Socket) *N) *N {
+	if o.Socket == nil {
+		return nil
+	}
+	return of(o.Socket)
+}
+
+func addressField(key attribute.Key, meaning string, at func(*observe.Observation) *netip.AddrPort) field {
+	return field{
+		key: key, typ: "string", meaning: meaning, section: sectionStandard,
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			return attribute.StringValue(at(o).Addr().Unmap().String()), true
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error {
+			ip, err := netip.ParseAddr(in.text())
+			if err != nil {
+				return fmt.Errorf("%s is %q, not an address", in.key, in.text())
+			}
+			*at(o) = netip.AddrPortFrom(ip.Unmap(), at(o).Port())
+			return nil
+		},
+	}
+}
+
+func portField(key attribute.Key, meaning string, at func(*observe.Observation) *netip.AddrPort) field {
+	return field{
+		key: key, typ: "int", meaning: meaning, section: sectionStandard,
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			return attribute.Int64Value(int64(at(o).Port())), true
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error {
+			n, ok, err := in.integer()
+			switch {
+			case err != nil:
+				return err
+			case !ok || n < 0 || n > math.MaxUint16:
+				return fmt.Errorf("%s is missing or not a port", in.key)
+			}
+			*at(o) = netip.AddrPortFrom(at(o).Addr(), uint16(n))
+			return nil
+		},
+	}
+}
+
+// peerField is the name of an end. The workload of the point is not repeated: its
+// resource has it.
+func peerField(key attribute.Key, meaning string, at func(*observe.Observation) *string) field {
+	return field{
+		key: key, typ: "string", meaning: meaning, section: sectionPeers,
+		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+			name := *at(o)
+			return attribute.StringValue(name), name != "" && name != o.Point.Workload.Service
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error { *at(o) = in.text(); return nil },
+	}
+}
+
+func setDirection(o *observe.Observation, _ uint64, in input) error {
+	switch text := in.text(); text {
+	case observe.DirectionIngress.String():
+		o.Direction = observe.DirectionIngress
+	case observe.DirectionEgress.String():
+		o.Direction = observe.DirectionEgress
+	case "", observe.DirectionUnknown.String():
+	default:
+		if o.Socket == nil {
+			return fmt.Errorf("%s is %q, neither ingress nor egress", in.key, text)
+		}
+	}
+	if o.Socket != nil {
+		o.Direction = observe.DirectionUnknown
+	}
+	return nil
+}
+
+func setSide(o *observe.Observation, _ uint64, in input) error {
+	if o.Socket == nil {
+		return nil
+	}
+	switch text := in.text(); text {
+	case "client":
+		o.Socket.Client = true
+	case "server":
+	default:
+		return fmt.Errorf("%s is %q, neither client nor server", in.key, text)
+	}
+	return nil
+}
+
+func sideOf(s *observe.Socket) string {
+	if s.Client {
+		return "client"
+	}
+	return "server"
+}
+
+func setConnectionID(o *observe.Observation, _ uint64, in input) error {
+	text := in.text()
+	if text == "" {
+		return nil
+	}
+	id, err := hex.DecodeString(text)
+	if err != nil {
+		return fmt.Errorf("%s is %q, not hex digits", in.key, text)
+	}
+	o.ConnectionID = id
+	return nil
+}
+
+// optionUnit is the unit, in ns, of the time in the TCP option: the compact
+// layout, with an ID of 8 bytes, counts µs.
+func optionUnit(o *observe.Observation) uint64 {
+	const compactIDBytes = 8
+	if len(o.ConnectionID) == compactIDBytes {
+		return 1000
+	}
+	return 1
+}
+
+func ignore(*observe.Observation, uint64, input) error { return nil }
+
+// controllerKeys name the controller of a pod, by its kind; OpenTelemetry has no
+// name for other kinds.
+var controllerKeys = map[string]attribute.Key{
+	"Deployment": semconv.K8SDeploymentNameKey, "StatefulSet": semconv.K8SStatefulSetNameKey,
+	"DaemonSet": semconv.K8SDaemonSetNameKey, "ReplicaSet": semconv.K8SReplicaSetNameKey,
+	"Job": semconv.K8SJobNameKey, "CronJob": semconv.K8SCronJobNameKey,
+}
+
+// formatList and flagList are for docs/attributes.md.
+func formatList() string { return list(tracecontext.FormatNames()) }
+
+func flagList() string { return list(observe.FlagNames()) }
+
+func list(names []string) string { return "`" + strings.Join(names, "`, `") + "`" }

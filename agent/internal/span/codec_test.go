@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package span
+
+import (
+	"encoding/json"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
+)
+
+var (
+	traceID  = trace.TraceID{15: 1}
+	headerID = trace.SpanID{7: 2}
+)
+
+// vnicStored is a span at a virtual interface without anything unusual.
+func vnicStored() Stored {
+	return Stored{
+		TraceID: traceID, ID: trace.SpanID{7: 9}, Parent: headerID, Name: "reviews_veth1", Service: "reviews",
+		Start: time.Unix(100, 0), Duration: time.Millisecond, Scope: ScopeName,
+		Attributes: Attributes{
+			"layertrace.monotonic_ns": int64(5000), "layertrace.direction": "ingress",
+			"client.address": "10.0.0.1", "client.port": int64(40000),
+			"server.address": "10.0.0.2", "server.port": int64(9080),
+		},
+		Resource: Attributes{
+			"service.name": "reviews", "host.name": "node1", "k8s.pod.name": "reviews-1",
+			"layertrace.capture_point.kind": "vnic", "network.interface.name": "veth1",
+		},
+	}
+}
+
+// vnicObservation is the observation of vnicStored.
+func vnicObservation() observe.Observation {
+	o := observe.Observation{
+		Key: observe.Key{Client: netip.MustParseAddrPort("10.0.0.1:40000"), Server: netip.MustParseAddrPort("10.0.0.2:9080")},
+		Point: &observe.Point{
+			Kind: observe.KindVNIC, Node: "node1", Interface: "veth1",
+			Workload: observe.Workload{Service: "reviews", Pod: "reviews-1"},
+		},
+		Direction: observe.DirectionIngress,
+		Request:   observe.Message{First: 5000, Last: 5000, Packets: 1}, Wall: 100_000_000_000,
+	}
+	o.Context.TraceID, o.Context.SpanID = tracecontext.TraceID(traceID), tracecontext.SpanID(headerID)
+	return o
+}
+
+// with returns a stored span with other attributes; nil removes one.
+func with(change map[string]any) Stored {
+	s := vnicStored()
+	for key, value := range change {
+		set := s.Attributes
+		if _, ok := s.Resource[key]; ok || key == string(keyProcess) {
+			set = s.Resource
+		}
+		if value == nil {
+			delete(set, key)
+		} else {
+			set[key] = value
+		}
+	}
+	return s
+}
+
+var comparable = cmpopts.EquateComparable(observe.Observation{}.Client)
+
+func TestDecode(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change map[string]any
+		want   func(*observe.Observation)
+	}{
+		{"as usual", nil, func(*observe.Observation) {}},
+		{"a physical interface", map[string]any{"layertrace.capture_point.kind": "pnic", "layertrace.direction": "egress"}, func(s *observe.Observation) {
+			s.Point.Kind, s.Direction, s.Point.Workload = observe.KindPNIC, observe.DirectionEgress, observe.Workload{}
+		}},
+		{"all times", map[string]any{
+			"layertrace.request.first_ns": int64(1), "layertrace.request.last_ns": int64(2),
+			"layertrace.response.first_ns": int64(30), "layertrace.response.last_ns": int64(40),
+			"layertrace.request.app_first_ns": int64(-4), "layertrace.request.app_last_ns": int64(5),
+			"layertrace.response.app_first_ns": int64(29),
+		}, func(s *observe.Observation) {
+			s.Request = observe.Message{First: 5001, Last: 5002, Packets: 1, App: observe.Extent{First: 4996, Last: 5005}}
+			s.Response = observe.Message{First: 5030, Last: 5040, Packets: 1, App: observe.Extent{First: 5029, Last: 5029}}
+		}},
+		{"all counts", map[string]any{
+			"layertrace.request.bytes": int64(100), "layertrace.request.packets": int64(3), "layertrace.response.first_ns": int64(7),
+			"layertrace.response.bytes": int64(200), "http.response.status_code": int64(503), "layertrace.retransmits": int64(4),
+			"layertrace.drops": int64(5), "layertrace.drop_reason": "QDISC_DROP",
+			"layertrace.connection_id": "0102", "layertrace.flags": []string{"reset", "later"},
+		}, func(s *observe.Observation) {
+			s.Request.Bytes, s.Request.Packets = 100, 3
+			s.Response = observe.Message{First: 5007, Last: 5007, Bytes: 200, Packets: 1}
+			s.Status, s.Retransmits, s.Drops, s.DropReason = 503, 4, 5, "QDISC_DROP"
+			s.ConnectionID, s.Flags = []byte{1, 2}, observe.FlagReset
+		}},
+		{"a sidecar's socket", map[string]any{
+			"layertrace.capture_point.kind": "socket", "layertrace.socket.side": "client", "layertrace.socket.process": "sidecar",
+			"service.name": "node1", "layertrace.direction": nil, "layertrace.socket.cookie": int64(9),
+			"layertrace.zero_windows": int64(6), "layertrace.srtt_ns": int64(8),
+		}, func(s *observe.Observation) {
+			s.Point.Kind, s.Point.Process, s.Point.Interface, s.Direction = observe.KindSocket, observe.Sidecar, "", observe.DirectionUnknown
+			s.Socket = &observe.Socket{Client: true, Cookie: 9, ZeroWindows: 6, SRTT: 8}
+			s.Point.Workload.Service = ""
+		}},
+		{"what Jaeger makes of types", map[string]any{
+			"layertrace.monotonic_ns": "9007199254740993", "client.port": json.Number("40000"), "layertrace.flags": `["idle"]`,
+		}, func(s *observe.Observation) {
+			s.Request.First, s.Request.Last, s.Flags = 9007199254740993, 9007199254740993, observe.FlagIdle
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := with(test.change)
+			r.Service = r.Resource.Text("service.name")
+			got, err := Decode(&r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := vnicObservation()
+			test.want(&want)
+			if diff := cmp.Diff(want, got, comparable); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestUnreadable(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change map[string]any
+		want   string
+	}{
+		{"node", map[string]any{"host.name": nil}, "host.name is missing"},
+		{"kind", map[string]any{"layertrace.capture_point.kind": "satellite"}, "not a kind of capture point"},
+		{"time", map[string]any{"layertrace.monotonic_ns": nil}, "monotonic_ns is missing"},
+		{"time 0", map[string]any{"layertrace.monotonic_ns": int64(0)}, "not a time"},
+		{"no integer", map[string]any{"layertrace.monotonic_ns": 0.5}, "not an integer"},
+		{"direction", map[string]any{"layertrace.direction": "up"}, "neither ingress nor egress"},
+		{"side", map[string]any{"layertrace.capture_point.kind": "socket"}, "neither client nor server"},
+		{"address", map[string]any{"client.address": "reviews"}, "not an address"},
+		{"port", map[string]any{"server.port": int64(65536)}, "not a port"},
+		{"request", map[string]any{"layertrace.request.last_ns": int64(-1)}, "request ends before it begins"},
+		{"response", map[string]any{"layertrace.response.first_ns": int64(5), "layertrace.response.last_ns": int64(4)}, "response ends before it begins"},
+		{"half a response", map[string]any{"layertrace.response.last_ns": int64(4)}, "without a beginning"},
+		{"order", map[string]any{"layertrace.request.first_ns": int64(5), "layertrace.response.first_ns": int64(4)}, "before its request"},
+		{"app time", map[string]any{"layertrace.request.app_last_ns": int64(4)}, "ends before it begins"},
+		{"acknowledgement", map[string]any{"layertrace.request.last_ns": int64(5), "layertrace.request.acknowledged_ns": int64(4)}, "acknowledged before"},
+		{"before the clock", map[string]any{"layertrace.request.first_ns": int64(-5000)}, "not a time"},
+		{"after the clock", map[string]any{"layertrace.request.last_ns": int64(1<<63 - 1)}, "not a time"},
+		{"count", map[string]any{"layertrace.drops": int64(-1)}, "not from 0"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := with(test.change)
+			if _, err := Decode(&r); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+	for name, spoil := range map[string]func(*Stored){
+		"no parent": func(r *Stored) { r.Parent = [8]byte{} }, "its duration": func(r *Stored) { r.Duration = -1 },
+	} {
+		r := vnicStored()
+		spoil(&r)
+		if _, err := Decode(&r); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("got %v, want %q", err, name)
+		}
+	}
+}
+
+// FuzzDecode: whatever a span has, it is an observation whose times are in
+// order or an error, and no panic.
+func FuzzDecode(f *testing.F) {
+	f.Add("vnic", "ingress", "10.0.0.1", int64(40000), int64(5000), int64(1), int64(2), int64(3), int64(4), int64(0))
+	f.Add("socket", "", "fd00::1", int64(-1), int64(1<<62), int64(1<<62), int64(-9), int64(-1<<63), int64(1<<63-1), int64(5))
+	f.Fuzz(func(t *testing.T, kind, direction, address string, port, start, first, last, answer, end, handover int64) {
+		r := with(map[string]any{
+			string(keyKind): kind, "layertrace.direction": direction, "client.address": address, "client.port": port, string(keyMonotonic): start, string(keySide): "server",
+			"layertrace.request.first_ns": first, "layertrace.request.last_ns": last, "layertrace.response.first_ns": answer, "layertrace.response.last_ns": end,
+			"layertrace.request.app_first_ns": handover, "layertrace.response.bytes": first,
+		})
+		s, err := Decode(&r)
+		if err != nil {
+			return
+		}
+		if s.Request.First == 0 || s.Request.Last < s.Request.First || s.Response.Last < s.Response.First ||
+			s.Response.First != 0 && s.Response.First < s.Request.First || int64(s.Request.First) < 0 {
+			t.Errorf("times out of order: %+v", s)
+		}
+	})
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package span
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Stored is a span as a trace store has it, of layertrace or of others.
+type Stored struct {
+	TraceID    trace.TraceID
+	ID, Parent trace.SpanID
+	// Name is the operation, Service the service.name of the resource.
+	Name, Service string
+	// Kind is client, server, internal, ..., or "".
+	Kind     string
+	Start    time.Time
+	Duration time.Duration
+	// Scope is the instrumentation scope's name.
+	Scope string
+	// Attributes are the span's, Resource its resource's.
+	Attributes, Resource Attributes
+}
+
+// IsOurs reports whether layertrace made the span.
+func (s *Stored) IsOurs() bool { return s.Scope == ScopeName }
+
+// IsDerived reports whether the span is the time in a layer: it was computed from
+// other spans, so it has no observation.
+func (s *Stored) IsDerived() bool {
+	_, ok := s.Attributes[string(keyLayer)]
+	return ok
+}
+
+// Attributes are those of a span or a resource: strings, integers as int64, and
+// lists of strings. Stores differ in the types that they return: Jaeger writes
+// lists as JSON text, and integers of more than 53 bits as text too.
+type Attributes map[string]any
+
+// Text returns a string, "" when there is none.
+func (a Attributes) Text(key string) string {
+	s, _ := a[key].(string)
+	return s
+}
+
+// input is one attribute that is being read.
+type input struct {
+	attributes Attributes
+	key        attribute.Key
+}
+
+func (in input) text() string { return in.attributes.Text(string(in.key)) }
+
+// integer returns an integer and whether there is one.
+func (in input) integer() (n int64, ok bool, err error) {
+	value, ok := in.attributes[string(in.key)]
+	if !ok {
+		return 0, false, nil
+	}
+	switch v := value.(type) {
+	case int64:
+		return v, true, nil
+	case float64: // of a store without integers
+		if v == math.Trunc(v) && math.Abs(v) <= 1<<53 {
+			return int64(v), true, nil
+		}
+	case json.Number:
+		if n, err = v.Int64(); err == nil {
+			return n, true, nil
+		}
+	case string:
+		if n, err = strconv.ParseInt(v, 10, 64); err == nil {
+			return n, true, nil
+		}
+	}
+	return 0, false, fmt.Errorf("%s is %v, not an integer", in.key, value)
+}
+
+// list returns a list of strings, nil when there is none.
+func (in input) list() []string {
+	switch v := in.attributes[string(in.key)].(type) {
+	case []string:
+		return v
+	case string:
+		var list []string
+		if err := json.Unmarshal([]byte(v), &list); err == nil {
+			return list
+		}
+		return []string{v} // a list of one, in a store without lists
+	}
+	return nil
+}
+
+// count returns a number from 0 to most, or the value that absence stands for.
+func (in input) count(absent, most uint64) (uint64, error) {
+	v, ok, err := in.integer()
+	switch {
+	case err != nil:
+		return 0, err
+	case !ok:
+		return absent, nil
+	case v < 0 || uint64(v) > most:
+		return 0, fmt.Errorf("%s is %d, not from 0 to %d", in.key, v, most)
+	}
+	return uint64(v), nil
+}
+
+func (in input) count32(n *uint32, absent uint32) error {
+	v, err := in.count(uint64(absent), math.MaxUint32)
+	*n = uint32(v)
+	return err
+}
+
+// time returns an absolute time from an offset to start, or the time that the
+// attribute's absence stands for.
+func (in input) time(start, absent uint64) (uint64, error) {
+	v, ok, err := in.integer()
+	from := int64(start)
+	switch {
+	case err != nil:
+		return 0, err
+	case !ok:
+		return absent, nil
+	case v > math.MaxInt64-from || v <= -from:
+		return 0, fmt.Errorf("%s is %d, not a time from %d on", in.key, v, from)
+	}
+	return uint64(from + v), nil
+}
+
+// start returns the monotonic time that the offsets count from.
+func (in input) start() (uint64, error) {
+	v, ok, err := in.integer()
+	switch {
+	case err != nil:
+		return 0, err
+	case !ok:
+		return 0, errors.New(string(in.key) + " is missing")
+	case v <= 0:
+		return 0, fmt.Errorf("%s is %d, not a time", in.key, v)
+	}
+	return uint64(v), nil
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tracestore
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/layertrace/layertrace/agent/internal/span"
+)
+
+// file has the traces of a file. It is read once, when first asked.
+type file struct {
+	name    string
+	open    func() (io.ReadCloser, error)
+	order   []trace.TraceID // as in the file
+	records map[trace.TraceID][]span.Stored
+}
+
+// NewFile returns the traces in a file of OTLP JSON, one object or one a line,
+// as the OpenTelemetry Collector's file exporter writes it, or in one that
+// Jaeger's UI saved.
+func NewFile(path string) Store {
+	return &file{name: path, open: func() (io.ReadCloser, error) { return os.Open(path) }}
+}
+
+// NewReader returns the traces in what r reads, in the form of a file. The name
+// is for messages.
+func NewReader(name string, r io.Reader) Store {
+	return &file{name: name, open: func() (io.ReadCloser, error) { return io.NopCloser(r), nil }}
+}
+
+// Name returns the file's.
+func (f *file) Name() string { return f.name }
+
+// Trace returns one trace.
+func (f *file) Trace(_ context.Context, id trace.TraceID) (Trace, error) {
+	if err := f.load(); err != nil {
+		return Trace{}, err
+	}
+	records, ok := f.records[id]
+	if !ok {
+		return Trace{}, fmt.Errorf("%s: %w as %s", f.name, ErrNotFound, id)
+	}
+	return assemble(id, records), nil
+}
+
+// Search returns the traces that match, latest first.
+func (f *file) Search(_ context.Context, q Query) ([]Trace, error) {
+	if err := f.load(); err != nil {
+		return nil, err
+	}
+	var traces []Trace
+	for _, id := range f.order {
+		if !slices.ContainsFunc(f.records[id], q.matches) {
+			continue
+		}
+		t := assemble(id, f.records[id])
+		if at := t.Start(); (q.From.IsZero() || !at.Before(q.From)) && (q.To.IsZero() || !at.After(q.To)) {
+			traces = append(traces, t)
+		}
+	}
+	return latest(traces, q.Limit), nil
+}
+
+// matches says whether a span is the one that is searched.
+func (q *Query) matches(r span.Stored) bool {
+	return r.Service == q.Service && (q.Operation == "" || r.Name == q.Operation)
+}
+
+// load reads the file.
+func (f *file) load() error {
+	if f.records != nil {
+		return nil
+	}
+	in, err := f.open()
+	if err != nil {
+		return fmt.Errorf("open the traces: %w; correct --file", err)
+	}
+	defer in.Close()
+	records := map[trace.TraceID][]span.Stored{}
+	if err := readObjects(in, func(read ...span.Stored) {
+		for _, s := range read {
+			if _, known := records[s.TraceID]; !known {
+				f.order = append(f.order, s.TraceID)
+			}
+			records[s.TraceID] = append(records[s.TraceID], s)
+		}
+	}); err != nil {
+		return fmt.Errorf("read %s: %w", f.name, err)
+	}
+	f.records = records
+	return nil
+}
+
+// readObjects reads the JSON objects of a file one after the other, in lines or
+// not, and hands over their spans.
+func readObjects(in io.Reader, take func(...span.Stored)) error {
+	objects := json.NewDecoder(in)
+	for n := 1; ; n++ {
+		var object json.RawMessage
+		err := objects.Decode(&object)
+		switch {
+		case err == io.EOF && n == 1:
+			return errors.New("there is nothing in it")
+		case err == io.EOF:
+			return nil
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return fmt.Errorf("object %d is cut off: is the file still being written?", n)
+		case err != nil:
+			return fmt.Errorf("object %d is no JSON (%w): the Collector's file exporter has to write format json, without compression", n, err)
+		}
+		if err := readObject(object, take); err != nil {
+			return fmt.Errorf("object %d: %w", n, err)
+		}
+	}
+}
+
+// readObject reads one object: OTLP's traces, or Jaeger's.
+func readObject(object json.RawMessage, take func(...span.Stored)) error {
+	var form struct {
+		ResourceSpans json.RawMessage `json:"resourceSpans"`
+		Data          json.RawMessage `json:"data"`
+	}
+	if err := json.Unmarshal(object, &form); err != nil {
+		return errors.New("it is no object with traces")
+	}
+	switch {
+	case form.Data != nil:
+		return readJaeger(form.Data, take)
+	case form.ResourceSpans == nil && string(bytes.TrimSpace(object)) != "{}":
+		return errors.New("it has no resourceSpans, so it is no traces in OTLP JSON")
+	}
+	var data tracepb.TracesData
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(object, &data); err != nil {
+		return fmt.Errorf("it is no traces in OTLP JSON: %w", err)
+	}
+	return readOTLP(&data, take)
+}
+
+// readJaeger reads the traces that Jaeger's UI saved.
+func readJaeger(data json.RawMessage, take func(...span.Stored)) error {
+	var traces []jaegerTrace
+	values := json.NewDecoder(bytes.NewReader(data))
+	values.UseNumber()
+	if err := values.Decode(&traces); err != nil {
+		return fmt.Errorf("it is no traces in Jaeger's JSON: %w", err)
+	}
+	for i := range traces {
+		_, records, err := traces[i].read()
+		if err != nil {
+			return err
+		}
+		take(records...)
+	}
+	return nil
+}
+
+// readOTLP hands over the spans of an OTLP message that was read as protobuf's
+// JSON.
+func readOTLP(data *tracepb.TracesData, take func(...span.Stored)) error {
+	for _, resource := range data.GetResourceSpans() {
+		about := attributesOf(resource.GetResource().GetAttributes())
+		for _, scope := range resource.GetScopeSpans() {
+			for _, s := range scope.GetSpans() {
+				r, err := storedOf(s)
+				if err != nil {
+					return fmt.Errorf("span %q: %w", s.GetName(), err)
+				}
+				r.Scope, r.Resource, r.Service = scope.GetScope().GetName(), about, about.Text(string(semconv.ServiceNameKey))
+				take(r)
+			}
+		}
+	}
+	return nil
+}
+
+func storedOf(s *tracepb.Span) (span.Stored, error) {
+	r := span.Stored{Name: s.GetName(), Attributes: attributesOf(s.GetAttributes())}
+	if kind := s.GetKind(); kind != tracepb.Span_SPAN_KIND_UNSPECIFIED {
+		r.Kind = strings.ToLower(strings.TrimPrefix(kind.String(), "SPAN_KIND_"))
+	}
+	start, end := s.GetStartTimeUnixNano(), s.GetEndTimeUnixNano()
+	if start > math.MaxInt64 || end > math.MaxInt64 {
+		return r, fmt.Errorf("invalid timestamps: start %d, end %d", start, end)
+	}
+	r.Start, r.Duration = time.Unix(0, int64(start)), time.Duration(int64(end)-int64(start))
+	if !readID(r.TraceID[:], s.GetTraceId()) {
+		return r, fmt.Errorf("traceId is not %d hex digits", 2*len(r.TraceID))
+	}
+	if !readID(r.ID[:], s.GetSpanId()) {
+		return r, fmt.Errorf("spanId is not %d hex digits", 2*len(r.ID))
+	}
+	if len(s.GetParentSpanId()) > 0 && !readID(r.Parent[:], s.GetParentSpanId()) {
+		return r, fmt.Errorf("parentSpanId is not %d hex digits", 2*len(r.Parent))
+	}
+	return r, nil
+}
+
+// readID reads an ID, and says whether it could. OTLP writes IDs in hex where
+// protobuf's JSON has base64. Hex digits are base64 too, so protobuf's reader
+// took them for that: writing the bytes back gives the digits.
+func readID(id, read []byte) bool {
+	if len(read) == len(id) { // it was base64
+		copy(id, read)
+		return true
+	}
+	digits := base64.StdEncoding.EncodeToString(read)
+	if len(digits) != 2*len(id) {
+		return false
+	}
+	_, err := hex.Decode(id, []byte(digits))
+	return err == nil
+}
+
+func attributesOf(list []*commonpb.KeyValue) span.Attributes {
+	a := make(span.Attributes, len(list))
+	for _, kv := range list {
+		switch v := kv.GetValue().GetValue().(type) {
+		case *commonpb.AnyValue_StringValue:
+			a[kv.GetKey()] = v.StringValue
+		case *commonpb.AnyValue_IntValue:
+			a[kv.GetKey()] = v.IntValue
+		case *commonpb.AnyValue_DoubleValue:
+			a[kv.GetKey()] = v.DoubleValue
+		case *commonpb.AnyValue_BoolValue:
+			a[kv.GetKey()] = v.BoolValue
+		case *commonpb.AnyValue_ArrayValue:
+			texts := []string{}
+			for _, each := range v.ArrayValue.GetValues() {
+				texts = append(texts, each.GetStringValue())
+			}
+			a[kv.GetKey()] = texts
+		}
+	}
+	return a
+}
