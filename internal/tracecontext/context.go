@@ -43,48 +43,7 @@ const (
 	Accepted
 )
 
-<<<<<<< HEAD
-// Format is the way in which a context is written.
-type Format uint8
-
-// Formats, with the numbers of the BPF side (bpf/include/trace_context.h).
-const (
-	FormatNone    Format = iota
-	FormatW3C            // traceparent (W3C Trace Context)
-	FormatB3             // b3 (openzipkin B3 propagation, single header)
-	FormatB3Multi        // x-b3-traceid, x-b3-spanid, x-b3-sampled, x-b3-flags
-	FormatJaeger         // uber-trace-id (Jaeger client libraries)
-	FormatDatadog        // x-datadog-trace-id, -parent-id, -sampling-priority
-	FormatSW8            // sw8 (SkyWalking cross-process propagation v3)
-)
-
-var formatNames = [...]string{"none", "w3c", "b3", "b3multi", "jaeger", "datadog", "sw8"}
-
-// String returns the name as in configuration and JSON output.
-func (f Format) String() string {
-	if int(f) < len(formatNames) {
-		return formatNames[f]
-	}
-	return fmt.Sprintf("format(%d)", uint8(f))
-}
-
-// ParseFormat is the inverse of String.
-func ParseFormat(name string) (Format, error) {
-	for i, n := range formatNames {
-		if n == name {
-			return Format(i), nil
-		}
-	}
-	return FormatNone, fmt.Errorf("unknown trace context format %q (known: %v)", name, formatNames[1:])
-}
-
-// FormatNames returns the names of all formats.
-func FormatNames() []string { return formatNames[1:] }
-
-// Context is a trace context as read from one request head.
-=======
 // Context is the trace context of one request.
->>>>>>> wasm
 type Context struct {
 	TraceID  TraceID
 	SpanID   SpanID
@@ -113,6 +72,14 @@ func ParseFormat(name string) (Format, error) {
 		return FormatNone, fmt.Errorf("unknown trace context format %q (known: %v)", name, formats.All())
 	}
 	return f, nil
+}
+
+// FormatNames returns the names of all formats.
+func FormatNames() (names []string) {
+	for _, f := range formats.All() {
+		names = append(names, f.String())
+	}
+	return names
 }
 
 // Limits of configured headers.

@@ -15,9 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/iface"
+	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/agent/internal/status"
 )
 
@@ -49,7 +49,7 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	kernelClock, err := clock.New()
+	clock, err := span.NewClock()
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func Run(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer server.close()
-	delivery, err := newDelivery(ctx, opts, names, kernelClock)
+	delivery, err := newDelivery(ctx, opts, names, clock)
 	if err != nil {
 		return err
 	}
@@ -81,12 +81,12 @@ func Run(ctx context.Context, opts Options) error {
 	server.serve(status.NewRegistry(registered, build(opts.Version), readiness(isReady),
 		probeSource(probe), capture.samples, delivery.samples, names.samples), isReady, log)
 
-	group.Go(func() error { return kernelClock.Run(running) })
+	group.Go(func() error { return clock.Run(running) })
 	group.Go(func() error { return names.run(running) })
 	group.Go(func() error { return watcher.Run(running) })
 	group.Go(func() error { capture.follow(watcher.Events(), watcher.Listed()); return nil })
 	group.Go(func() error { return probe.Run(running) })
-	group.Go(func() error { return delivery.run(probe.Exchanges(), table) })
+	group.Go(func() error { return delivery.run(probe.Observations(), table) })
 
 	log.Info("layertrace runs", "version", opts.Version, "node", names.node, "metrics", server.address())
 	<-running.Done()

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/export"
 	"github.com/layertrace/layertrace/agent/internal/span"
@@ -30,7 +29,7 @@ type delivery struct {
 	vnic, pnic, socket, stray, unnamed, invalid atomic.Uint64
 }
 
-func newDelivery(ctx context.Context, opts Options, names naming, kernelClock *clock.Clock) (*delivery, error) {
+func newDelivery(ctx context.Context, opts Options, names naming, clock *span.Clock) (*delivery, error) {
 	cfg := opts.Config
 	d := &delivery{names: names, warn: func(err error) { opts.Log.Warn("lost an exchange", "error", err) }}
 	if cfg.Exports(config.ExportStdout) {
@@ -52,7 +51,7 @@ func newDelivery(ctx context.Context, opts Options, names naming, kernelClock *c
 	}
 	d.queue = export.NewQueue(exporter, cfg.QueueSize, opts.Log)
 	d.emitter = span.NewEmitter(span.Options{
-		Processor: d.queue, Clock: kernelClock, Version: opts.Version,
+		Processor: d.queue, Offset: clock.Offset, Version: opts.Version,
 	})
 	return d, nil
 }

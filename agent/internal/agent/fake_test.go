@@ -59,7 +59,7 @@ func (f *fakeProbe) Run(ctx context.Context) error {
 	return nil
 }
 
-func (f *fakeProbe) Exchanges() <-chan observe.Observation { return f.out }
+func (f *fakeProbe) Observations() <-chan observe.Observation { return f.out }
 
 func (f *fakeProbe) Counters() ([]Counter, error) {
 	return []Counter{{Name: "ring_full", Help: "Lost.", Value: 3}}, nil

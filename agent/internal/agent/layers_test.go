@@ -10,22 +10,17 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
-	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/agent/internal/status"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-type zeroClock struct{}
-
-func (zeroClock) Offset() clock.Offset { return 0 }
-
 // split returns how long the layers' spans of a page are that an agent makes.
 func split(t *testing.T, shortest time.Duration) (took []time.Duration, brief float64) {
 	t.Helper()
 	recorder := tracetest.NewSpanRecorder()
-	emitter := span.NewEmitter(span.Options{Processor: recorder, Clock: zeroClock{}, Version: "v1"})
+	emitter := span.NewEmitter(span.Options{Processor: recorder, Offset: func() span.ClockOffset { return 0 }, Version: "v1"})
 	world := breakdowntest.New()
 	world.FrontPage()
 	node := world.All[0].Point.Node

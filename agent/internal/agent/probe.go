@@ -15,9 +15,9 @@ type Probe interface {
 	// works once Run does or before.
 	Attach(ifindex int) error
 	Detach(ifindex int) error
-	// Run reads until the context is done, then flushes and closes Exchanges.
+	// Run reads until the context is done, then flushes and closes Observations.
 	Run(context.Context) error
-	Exchanges() <-chan observe.Observation
+	Observations() <-chan observe.Observation
 	// Counters are monotonic.
 	Counters() ([]Counter, error)
 	// Close takes everything out of the kernel.

@@ -4,6 +4,7 @@ package breakdown
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -12,139 +13,95 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Hop is one request on one TCP connection, with all that was seen of it.
+// Hop is one request on one TCP connection, with all its observations.
 type Hop struct {
 	TraceID trace.TraceID
 	SpanID  trace.SpanID
-	// Sender and Receiver are the sockets at both ends, the others the
-	// interfaces in the order of the request; nil between nobody looked.
+	// The capture points in the order of the request: the sockets at both ends
+	// and the interfaces between them. nil: that point was not captured.
 	Sender, Receiver       *observe.Observation
 	ClientVNIC, ClientPNIC *observe.Observation
 	ServerPNIC, ServerVNIC *observe.Observation
 
-	// Parent is the hop whose request was handled by making this one, nil for a
-	// root. Children are in the order of their starts.
+	// Parent is the hop whose handling made this request, nil for a root.
+	// Children are in the order of their starts.
 	Parent   *Hop
 	Children []*Hop
-	// OnCriticalPath is set when the parent's response critical for this hop.
+	// OnCriticalPath: the parent's response waited for this hop.
 	OnCriticalPath bool
 	// Segments of the time, in the order of their starts.
 	Segments []Segment
-	// Start is the offset from the start of the root, in ns, for display: between
-	// nodes it rests on a guess (half of the relay network's time each path).
-	// Total is the time from the first to the last waypoint on one clock.
+	// Start is the offset from the start of the root in ns, for display only:
+	// between nodes it assumes that half of the relay network's time belongs to
+	// each direction. Total is the time from the first to the last waypoint, on
+	// one clock.
 	Start, Total int64
-	// Unattributed is Total without Segments and the hops that it critical for; it
-	// can be negative, by contradicting times.
+	// Unattributed is Total without Segments and the children on the critical
+	// path. Contradicting times can make it negative.
 	Unattributed int64
-	// Notes say what is missing or contradicts itself.
+	// Notes report what is missing or contradictory.
 	Notes []string
 
-	shift map[string]int64 // from a node's clock to offsets from the root's start
+	shift map[string]int64 // per node: from its clock to offsets from the root's start
 }
 
-// observations returns those that there are, in the order of the request.
-func (l *Hop) observations() (all []*observe.Observation) {
-	for _, s := range []*observe.Observation{l.Sender, l.ClientVNIC, l.ClientPNIC, l.ServerPNIC, l.ServerVNIC, l.Receiver} {
-		if s != nil {
-			all = append(all, s)
+// Observations returns the hop's observations in the order of the request.
+func (h *Hop) Observations() (all []*observe.Observation) {
+	for _, o := range []*observe.Observation{h.Sender, h.ClientVNIC, h.ClientPNIC, h.ServerPNIC, h.ServerVNIC, h.Receiver} {
+		if o != nil {
+			all = append(all, o)
 		}
 	}
 	return all
 }
 
-// Observations returns all that was seen of the hop, in the order of the request.
-func (l *Hop) Observations() []*observe.Observation { return l.observations() }
+// ClientNode returns the node of the sender, "" if unknown.
+func (h *Hop) ClientNode() string { return nodeOf(h.Sender, h.ClientVNIC, h.ClientPNIC) }
 
-// ClientNode and ServerNode return names of nodes, "" between nobody looked.
-func (l *Hop) ClientNode() string { return nodeOf(l.Sender, l.ClientVNIC, l.ClientPNIC) }
-
-// ServerNode is the node of the receiver.
-func (l *Hop) ServerNode() string { return nodeOf(l.Receiver, l.ServerVNIC, l.ServerPNIC) }
+// ServerNode returns the node of the receiver, "" if unknown.
+func (h *Hop) ServerNode() string { return nodeOf(h.Receiver, h.ServerVNIC, h.ServerPNIC) }
 
 func nodeOf(observations ...*observe.Observation) string {
-	for _, s := range observations {
-		if s != nil {
-			return s.Point.Node
+	for _, o := range observations {
+		if o != nil {
+			return o.Point.Node
 		}
 	}
 	return ""
 }
 
-// ClientService and ServerService return the services at both ends, "" between
-// they are not known.
-func (l *Hop) ClientService() string {
-	return cmp.Or(serviceOf(l.Sender, l.ClientVNIC), l.peer(func(s *observe.Observation) string { return s.Peers.Client.Service }))
+// ClientService returns the service of the sender, "" if unknown.
+func (h *Hop) ClientService() string {
+	return cmp.Or(serviceOf(h.Sender, h.ClientVNIC), h.peer(func(o *observe.Observation) string { return o.Peers.Client.Service }))
 }
 
-// ServerService is the service of the receiver.
-func (l *Hop) ServerService() string {
-	return cmp.Or(serviceOf(l.Receiver, l.ServerVNIC), l.peer(func(s *observe.Observation) string { return s.Peers.Server.Service }))
+// ServerService returns the service of the receiver, "" if unknown.
+func (h *Hop) ServerService() string {
+	return cmp.Or(serviceOf(h.Receiver, h.ServerVNIC), h.peer(func(o *observe.Observation) string { return o.Peers.Server.Service }))
 }
 
 func serviceOf(observations ...*observe.Observation) string {
-	for _, s := range observations {
-		if s != nil && s.Point.Workload.Service != "" {
-			return s.Point.Workload.Service
+	for _, o := range observations {
+		if o != nil && o.Point.Workload.Service != "" {
+			return o.Point.Workload.Service
 		}
 	}
 	return ""
 }
 
-// peer is what a observation knows of an end that was not seen itself.
-func (l *Hop) peer(name func(*observe.Observation) string) string {
-	for _, s := range l.observations() {
-		if n := name(s); n != "" {
+// peer returns the first name that an observation has for an end of the hop.
+func (h *Hop) peer(name func(*observe.Observation) string) string {
+	for _, o := range h.Observations() {
+		if n := name(o); n != "" {
 			return n
 		}
 	}
 	return ""
 }
 
-// hopKey is what all observations of a hop share: the client's end stays the same
-// through redirection and a service's address, but not through masquerading.
-type hopKey struct {
-	span   trace.SpanID
-	client netip.AddrPort
-	// pod is set for connections on loopback, whose addresses every pod has.
-	pod string
-}
-
-func keyOf(s *observe.Observation) hopKey {
-	k := hopKey{span: trace.SpanID(s.Context.SpanID), client: netip.AddrPortFrom(s.Client.Addr().Unmap(), s.Client.Port())}
-	if s.Client.Addr().IsLoopback() {
-		k.pod = podKey(s)
-	}
-	return k
-}
-
-// podKey names the pod of a observation as well as it is known.
-func podKey(s *observe.Observation) string {
-	return s.Point.Node + "/" + cmp.Or(s.Point.Workload.Pod, s.Point.Workload.Service)
-}
-
-// slot returns between in the hop a observation belongs.
-func (l *Hop) slot(s *observe.Observation) **observe.Observation {
-	out := s.Direction == directionOut(s.Point.Kind)
-	switch {
-	case s.Point.Kind == observe.KindSocket && s.Socket.Client:
-		return &l.Sender
-	case s.Point.Kind == observe.KindSocket:
-		return &l.Receiver
-	case s.Point.Kind == observe.KindVNIC && out:
-		return &l.ClientVNIC
-	case s.Point.Kind == observe.KindVNIC:
-		return &l.ServerVNIC
-	case out:
-		return &l.ClientPNIC
-	default:
-		return &l.ServerPNIC
-	}
-}
-
-// Hops orders the observations of one trace into hops, by their starts. A request
-// that was sent again under the same span ID and connection makes a hop for
-// each attempt.
+// Hops groups the observations of one trace into hops, in the order of their
+// starts. A request that was sent again under the same span ID and connection
+// makes one hop per attempt.
 func Hops(observations []observe.Observation) []*Hop {
 	groups := map[hopKey][]*observe.Observation{}
 	alias := aliases(observations)
@@ -167,8 +124,29 @@ func Hops(observations []observe.Observation) []*Hop {
 	return hops
 }
 
-// aliases joins what address translation took apart: observations of one span
-// whose TCP option has the same connection ID.
+// hopKey is common to all observations of a hop. The client's address survives
+// redirection and a service's virtual IP, but not masquerading.
+type hopKey struct {
+	span   trace.SpanID
+	client netip.AddrPort
+	pod    string // only for loopback connections, whose addresses are the same in every pod
+}
+
+func keyOf(o *observe.Observation) hopKey {
+	k := hopKey{span: trace.SpanID(o.Context.SpanID), client: netip.AddrPortFrom(o.Client.Addr().Unmap(), o.Client.Port())}
+	if o.Client.Addr().IsLoopback() {
+		k.pod = podKey(o)
+	}
+	return k
+}
+
+// podKey identifies the pod of an observation by what is known of it.
+func podKey(o *observe.Observation) string {
+	return o.Point.Node + "/" + cmp.Or(o.Point.Workload.Pod, o.Point.Workload.Service)
+}
+
+// aliases maps hop keys that differ only by address translation to one of them:
+// observations of one span with the same connection ID in the TCP option.
 func aliases(observations []observe.Observation) map[hopKey]hopKey {
 	type connection struct {
 		span trace.SpanID
@@ -176,11 +154,11 @@ func aliases(observations []observe.Observation) map[hopKey]hopKey {
 	}
 	first, alias := map[connection]hopKey{}, map[hopKey]hopKey{}
 	for i := range observations {
-		s := &observations[i]
-		if len(s.ConnectionID) == 0 {
+		o := &observations[i]
+		if len(o.ConnectionID) == 0 {
 			continue
 		}
-		c, k := connection{trace.SpanID(s.Context.SpanID), string(s.ConnectionID)}, keyOf(s)
+		c, k := connection{trace.SpanID(o.Context.SpanID), string(o.ConnectionID)}, keyOf(o)
 		if f, ok := first[c]; !ok {
 			first[c] = k
 		} else if f != k {
@@ -190,76 +168,96 @@ func aliases(observations []observe.Observation) map[hopKey]hopKey {
 	return alias
 }
 
-// attempts makes the hops of one connection and span.
+// attempts makes the hops of one connection and span. Every capture point saw
+// every attempt, or its observations cannot be assigned and are skipped.
 func attempts(group []*observe.Observation) []*Hop {
-	type location struct {
+	type slotOnNode struct {
 		slot int
 		node string
 	}
-	var probe Hop
-	slots := []**observe.Observation{&probe.Sender, &probe.ClientVNIC, &probe.ClientPNIC, &probe.ServerPNIC, &probe.ServerVNIC, &probe.Receiver}
-	seen := map[location][]*observe.Observation{}
+	var layout Hop
+	slots := []**observe.Observation{&layout.Sender, &layout.ClientVNIC, &layout.ClientPNIC, &layout.ServerPNIC, &layout.ServerVNIC, &layout.Receiver}
+	seen := map[slotOnNode][]*observe.Observation{}
 	count := 0
-	for _, s := range group {
-		at := location{slices.Index(slots, probe.slot(s)), s.Point.Node}
-		seen[at] = append(seen[at], s)
+	for _, o := range group {
+		at := slotOnNode{slices.Index(slots, layout.slot(o)), o.Point.Node}
+		seen[at] = append(seen[at], o)
 		count = max(count, len(seen[at]))
 	}
 	hops := make([]*Hop, count)
 	for i := range hops {
 		hops[i] = &Hop{TraceID: trace.TraceID(group[0].Context.TraceID), SpanID: trace.SpanID(group[0].Context.SpanID), shift: map[string]int64{}}
 	}
-	for _, at := range sortedPlaces(seen, func(a, b location) int {
+	for _, at := range slices.SortedFunc(maps.Keys(seen), func(a, b slotOnNode) int {
 		return cmp.Or(cmp.Compare(a.slot, b.slot), cmp.Compare(a.node, b.node))
 	}) {
 		list := seen[at]
 		if len(list) != count {
-			for _, l := range hops {
-				l.Notes = append(l.Notes, "the request was sent more than once, and not every attempt was seen at "+pointTitle(list[0].Point))
+			for _, h := range hops {
+				h.Notes = append(h.Notes, "the request was sent more than once, and "+pointTitle(list[0].Point)+" did not see every attempt")
 			}
 			continue
 		}
 		slices.SortFunc(list, func(a, b *observe.Observation) int { return cmp.Compare(a.Request.First, b.Request.First) })
-		for i, s := range list {
-			hops[i].take(s)
+		for i, o := range list {
+			hops[i].put(o)
 		}
 	}
 	return hops
 }
 
-// take puts a observation into its location. A second one there is of a node that the
-// request only passes.
-func (l *Hop) take(s *observe.Observation) {
-	slot := l.slot(s)
-	if *slot == nil {
-		*slot = s
-		return
+// slot returns the field of the hop that an observation belongs to.
+func (h *Hop) slot(o *observe.Observation) **observe.Observation {
+	out := o.Direction == directionOut(o.Point.Kind)
+	switch {
+	case o.Point.Kind == observe.KindSocket && o.Socket.Client:
+		return &h.Sender
+	case o.Point.Kind == observe.KindSocket:
+		return &h.Receiver
+	case o.Point.Kind == observe.KindVNIC && out:
+		return &h.ClientVNIC
+	case o.Point.Kind == observe.KindVNIC:
+		return &h.ServerVNIC
+	case out:
+		return &h.ClientPNIC
+	default:
+		return &h.ServerPNIC
 	}
-	// The end that sockets and virtual interfaces are at is the hop's own.
-	kept, other := *slot, s
-	if home := nodeOf(l.Sender, l.ClientVNIC); slot == &l.ClientPNIC && home == s.Point.Node {
-		kept, other = s, *slot
-	}
-	*slot = kept
-	l.Notes = append(l.Notes, "it also passed "+pointTitle(other.Point)+", which is counted as segment of the relay network")
 }
 
-// wall is the earliest wall time, for display.
-func (l *Hop) wall() int64 {
+// directionOut is the direction in which a request leaves its sender's pod or
+// node through an interface.
+func directionOut(kind observe.Kind) observe.Direction {
+	if kind == observe.KindVNIC {
+		return observe.DirectionIngress
+	}
+	return observe.DirectionEgress
+}
+
+// put stores an observation in its slot. If the slot is taken, one of the two is
+// from a node that only forwards the request.
+func (h *Hop) put(o *observe.Observation) {
+	slot := h.slot(o)
+	if *slot == nil {
+		*slot = o
+		return
+	}
+	// Keep the node that has the sender's socket or virtual interface.
+	kept, other := *slot, o
+	if home := nodeOf(h.Sender, h.ClientVNIC); slot == &h.ClientPNIC && home == o.Point.Node {
+		kept, other = o, *slot
+	}
+	*slot = kept
+	h.Notes = append(h.Notes, "the request also passed "+pointTitle(other.Point)+"; that time counts as relay network")
+}
+
+// wall returns the earliest wall time, for display.
+func (h *Hop) wall() int64 {
 	first := int64(0)
-	for _, s := range l.observations() {
-		if first == 0 || s.Wall < first {
-			first = s.Wall
+	for _, o := range h.Observations() {
+		if first == 0 || o.Wall < first {
+			first = o.Wall
 		}
 	}
 	return first
-}
-
-func sortedPlaces[K comparable, V any](m map[K]V, compare func(a, b K) int) []K {
-	keys := make([]K, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, compare)
-	return keys
 }

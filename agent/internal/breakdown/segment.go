@@ -9,73 +9,73 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Phase is the message that a segment of the time belongs to.
+// Segment is a piece of a hop's time that was spent in one layer, or in several
+// layers that no capture point separates.
+type Segment struct {
+	Layer observe.Layer `json:"layer"`
+	// Location is the service (application, protocol stack), the node (node
+	// driver, virtual network), or NODE-NODE in alphabetical order (relay
+	// network).
+	Location string `json:"location"`
+	// Between names the waypoints before and after it.
+	Between string `json:"between"`
+	// Queue of the protocol stack that the message waited in, "" if unknown.
+	Queue Queue `json:"queue,omitempty"`
+	Phase Phase `json:"phase"`
+	// Start is the offset from the start of the hop's root in ns, for display.
+	Start int64 `json:"start_ns"`
+	// Time in ns.
+	Time int64 `json:"time_ns"`
+	// ResponseStart is set if the segment is drawn in two pieces: one half of
+	// Time at Start for the request, the other here for the response. No clock
+	// measures how the relay network's time is divided between them.
+	ResponseStart int64 `json:"response_start_ns,omitempty"`
+	// MergedLayers are the layers of a segment of several, in the order of the
+	// path. Layer and Location are those of the first.
+	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
+	// Node has the clock on which the segment began, At is the time there in ns;
+	// "" and 0 for the relay network, which no clock observes.
+	Node string `json:"-"`
+	At   uint64 `json:"-"`
+
+	from, to string // names of the waypoints, if the segment is between two of one message
+}
+
+// Phase is the message that a time belongs to.
 type Phase string
 
-// Ways. Both: what can be told of request and response together only, as the
-// time between nodes; and between them, as the application's.
+// Phases. Both: only the sum of request and response is known, as between nodes;
+// or the time lies between them, as the application's.
 const (
 	Request  Phase = "request"
 	Response Phase = "response"
 	Both     Phase = "both"
 )
 
-// Queue is between a message waits inside of a layer.
+// Queue is a queue of the protocol stack.
 type Queue string
 
-// Queues of the protocol stack.
+// Queues.
 const (
-	// SendQueue: written, and TCP did not send it yet.
+	// SendQueue: written, but not yet sent by TCP.
 	SendQueue Queue = "send"
-	// PodQueue: sent by TCP, and not at the host end of the pod's interface yet.
+	// PodQueue: sent by TCP, but not yet at the host end of the pod's interface.
 	PodQueue Queue = "pod"
-	// ReceiveQueue: received by TCP, and not read yet.
+	// ReceiveQueue: received by TCP, but not yet read.
 	ReceiveQueue Queue = "receive"
 )
 
-// queueFrom tells the queue that begins at a position, if it ends at the next.
+// queueFrom is the queue between a position and the next one.
 var queueFrom = map[position]Queue{fromProcess: SendQueue, fromStack: PodQueue, toStack: ReceiveQueue}
 
-// Segment is a piece of a hop's time that was spent in one layer, or in several
-// that could not be told apart.
-type Segment struct {
-	Layer observe.Layer
-	// Location is the service (application, protocol stack), the node (node
-	// driver, virtual network), or NODE-NODE in alphabetical order (relay
-	// network).
-	Location string
-	// Between names the points before and behind it.
-	Between string
-	// Queue is the queue in which the message was, between it is known.
-	Queue Queue
-	Phase Phase
-	// Start is the offset from the start of the hop's root, in ns, for display.
-	Start int64
-	// Time in ns.
-	Time int64
-	// Back is between the half of it that the response took begins, for display;
-	// 0 between it is in one piece.
-	Back int64
-	// MergedLayers are the layers, in the order of the path, when there are several;
-	// Layer and Location are then those of the first.
-	MergedLayers []observe.Layer
-	// Node has the clock on which the segment began, At is the time there in ns;
-	// "" and 0 for the relay network, which no clock has seen.
-	Node string
-	At   uint64
-
-	// from and to are the two points between it is between two of a message.
-	from, to string
-}
-
-// step is the layer between two positions.
+// step is the layer between two positions of a path.
 type step struct {
 	from, to position
 	layer    observe.Layer
 	location string
 }
 
-// shape is the path that the messages of a hop go.
+// shape is the kind of path between the two ends of a hop.
 type shape int
 
 const (
@@ -84,12 +84,12 @@ const (
 	loopback              // inside a pod
 )
 
-func (l *Hop) shape() shape {
-	client, server := l.ClientNode(), l.ServerNode()
+func (h *Hop) shape() shape {
+	client, server := h.ClientNode(), h.ServerNode()
 	switch {
-	case l.ClientPNIC != nil || l.ServerPNIC != nil:
+	case h.ClientPNIC != nil || h.ServerPNIC != nil:
 		return remote
-	case l.ClientVNIC == nil && l.ServerVNIC == nil && l.isInPod():
+	case h.ClientVNIC == nil && h.ServerVNIC == nil && h.isInPod():
 		return loopback
 	case client != "" && client == server:
 		return local
@@ -98,31 +98,31 @@ func (l *Hop) shape() shape {
 	}
 }
 
-func (l *Hop) isInPod() bool {
-	if l.Sender != nil && l.Receiver != nil {
-		return podKey(l.Sender) == podKey(l.Receiver)
+func (h *Hop) isInPod() bool {
+	if h.Sender != nil && h.Receiver != nil {
+		return podKey(h.Sender) == podKey(h.Receiver)
 	}
-	for _, s := range []*observe.Observation{l.Sender, l.Receiver} {
-		if s != nil && s.Client.Addr().IsLoopback() {
+	for _, o := range []*observe.Observation{h.Sender, h.Receiver} {
+		if o != nil && o.Client.Addr().IsLoopback() {
 			return true
 		}
 	}
 	return false
 }
 
-// end is one of the two sides of a hop.
+// end is one side of a hop.
 type end struct{ service, node string }
 
-func (l *Hop) ends() (client, server end) {
-	client = end{cmp.Or(l.ClientService(), l.ClientNode(), unknown), cmp.Or(l.ClientNode(), unknown)}
-	server = end{cmp.Or(l.ServerService(), l.ServerNode(), unknown), cmp.Or(l.ServerNode(), unknown)}
+// unknown is the name of a service or node that no capture point knows.
+const unknown = "?"
+
+func (h *Hop) ends() (client, server end) {
+	client = end{cmp.Or(h.ClientService(), h.ClientNode(), unknown), cmp.Or(h.ClientNode(), unknown)}
+	server = end{cmp.Or(h.ServerService(), h.ServerNode(), unknown), cmp.Or(h.ServerNode(), unknown)}
 	return client, server
 }
 
-// unknown stands for a node or service that nobody looks at.
-const unknown = "?"
-
-// steps returns the layers on a path in order.
+// steps returns the layers on the path of a message, in order.
 func steps(s shape, from, to end) []step {
 	first := []step{{fromProcess, fromStack, observe.ProtocolStack, from.service}, {fromStack, fromVNIC, observe.ProtocolStack, from.service}}
 	last := []step{{toVNIC, toStack, observe.ProtocolStack, to.service}, {toStack, toProcess, observe.ProtocolStack, to.service}}
@@ -135,17 +135,17 @@ func steps(s shape, from, to end) []step {
 		return slices.Concat(first, []step{
 			{fromVNIC, fromPNIC, observe.VirtualNetwork, from.node},
 			{fromPNIC, fromDriver, observe.NodeDriver, from.node},
-			{fromDriver, toPNIC, observe.RelayNetwork, between(from.node, to.node)},
+			{fromDriver, toPNIC, observe.RelayNetwork, nodePair(from.node, to.node)},
 			{toPNIC, toVNIC, observe.VirtualNetwork, to.node},
 		}, last)
 	}
 }
 
-// between names the network between two nodes.
-func between(a, b string) string { return min(a, b) + "-" + max(a, b) }
+// nodePair is the location of the relay network between two nodes.
+func nodePair(a, b string) string { return min(a, b) + "-" + max(a, b) }
 
-// covered is the steps from one position to another.
-func covered(all []step, from, to position) (some []step) {
+// stepsBetween returns the steps from one position to another.
+func stepsBetween(all []step, from, to position) (some []step) {
 	for _, s := range all {
 		if s.from >= from && s.to <= to {
 			some = append(some, s)
@@ -154,52 +154,55 @@ func covered(all []step, from, to position) (some []step) {
 	return some
 }
 
-// newSegment makes a segment of steps that cannot be told apart.
-func newSegment(some []step, path Phase, between string, time int64) Segment {
-	p := Segment{Phase: path, Between: between, Time: time}
+// newSegment makes one segment of steps that no waypoint separates.
+func newSegment(some []step, phase Phase, between string, time int64) Segment {
+	s := Segment{Phase: phase, Between: between, Time: time}
 	if len(some) == 0 {
-		return p
+		return s
 	}
-	p.Layer, p.Location = some[0].layer, some[0].location
+	s.Layer, s.Location = some[0].layer, some[0].location
 	if len(some) == 1 && some[0].to == some[0].from+1 {
-		p.Queue = queueFrom[some[0].from]
+		s.Queue = queueFrom[some[0].from]
 	}
 	var layers []observe.Layer
 	several := false
-	for _, s := range some {
-		several = several || s.layer != p.Layer || s.location != p.Location
-		if !slices.Contains(layers, s.layer) {
-			layers = append(layers, s.layer)
+	for _, step := range some {
+		several = several || step.layer != s.Layer || step.location != s.Location
+		if !slices.Contains(layers, step.layer) {
+			layers = append(layers, step.layer)
 		}
 	}
 	if several {
-		p.MergedLayers = layers
+		s.MergedLayers = layers
 	}
-	return p
+	return s
 }
 
-// brief is how long, in ns, a segment takes at least that is looked at by itself.
-const brief = 10_000
+// minCoalesced is the time in ns from which on a segment always stands alone.
+const minCoalesced = 10_000
 
-// Coalesced returns the segments for who looks at each: one under 10 µs is coalesced with
-// the next of the same layer, location and path, between they follow each other
-// directly. What they take in sum stays.
-func (l *Hop) Coalesced() (coalesced []Segment) {
-	for _, p := range l.Segments {
-		if last := len(coalesced) - 1; last >= 0 && coalesced[last].continuesIn(&p) && min(coalesced[last].Time, p.Time) < brief {
-			coalesced[last].to = p.to
-			coalesced[last].Between = fromTo(coalesced[last].from, p.to)
-			coalesced[last].Time += p.Time
-			coalesced[last].Queue = ""
+// Coalesced returns fewer segments of the same total time: a segment shorter than
+// 10 µs is merged with an adjacent one of the same layer, location and phase.
+func (h *Hop) Coalesced() (coalesced []Segment) {
+	for _, s := range h.Segments {
+		if last := len(coalesced) - 1; last >= 0 && coalesced[last].continuesIn(&s) && min(coalesced[last].Time, s.Time) < minCoalesced {
+			c := &coalesced[last]
+			c.to = s.to
+			c.Between = fromTo(c.from, s.to)
+			c.Time += s.Time
+			c.Queue = ""
 			continue
 		}
-		coalesced = append(coalesced, p)
+		coalesced = append(coalesced, s)
 	}
 	return coalesced
 }
 
-// continuesIn tells whether q begins between p ends.
-func (p *Segment) continuesIn(q *Segment) bool {
-	return p.to != "" && p.to == q.from && p.Node == q.Node && p.At+uint64(p.Time) == q.At &&
-		p.Layer == q.Layer && p.Location == q.Location && p.Phase == q.Phase && len(p.MergedLayers)+len(q.MergedLayers) == 0
+// continuesIn reports whether t is of the same layer and begins where s ends.
+func (s *Segment) continuesIn(t *Segment) bool {
+	return s.to != "" && s.to == t.from && s.Node == t.Node && s.At+uint64(s.Time) == t.At &&
+		s.Layer == t.Layer && s.Location == t.Location && s.Phase == t.Phase && len(s.MergedLayers)+len(t.MergedLayers) == 0
 }
+
+// fromTo is the Between of a segment between two waypoints.
+func fromTo(from, to string) string { return from + " to " + to }

@@ -8,16 +8,15 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
-
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Short segments are coalesced with their neighbours of the same layer, long ones are
-// left, and each layer has the same time as before.
+// Short segments are coalesced with their neighbours of the same layer, long ones
+// stay, and the time of each layer is unchanged.
 func TestJoined(t *testing.T) {
 	for _, c := range []struct {
 		stack uint64 // ns of each piece
-		want  int    // segments of the protocol stack: of two pods, on two ways
+		want  int    // segments of the protocol stack: two pods, request and response
 	}{{3_000, 4}, {30_000, 8}} {
 		w := breakdowntest.New()
 		h := w.Hop(breakdowntest.Page, observe.Sidecar, breakdowntest.Details, observe.Sidecar)

@@ -9,41 +9,42 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// split fills in the segments of a hop and of those below it. start is the hop's,
-// as an offset from the root's.
-func (l *Hop) split(start int64) {
-	l.Start = start
-	request, response := l.requestWaypoints(), l.responseWaypoints()
+// split fills in the segments of a hop and of its children. start is the hop's
+// offset from the start of the root.
+func (h *Hop) split(start int64) {
+	h.Start = start
+	request, response := h.requestWaypoints(), h.responseWaypoints()
 	if defect := defect(request, response); defect != "" {
-		l.Notes = append(l.Notes, defect)
+		h.Notes = append(h.Notes, defect)
 		return
 	}
 	first, last := request[0], response[len(response)-1]
-	client, server := l.ends()
-	w := path{
-		hop: l, request: request, response: response,
-		out: steps(l.shape(), client, server), back: steps(l.shape(), server, client),
+	client, server := h.ends()
+	p := path{
+		hop: h, request: request, response: response,
+		out: steps(h.shape(), client, server), back: steps(h.shape(), server, client),
 	}
-	l.Total = int64(last.at - first.at)
-	l.shift[first.node] = start - int64(first.at)
-	l.addSending(first)
-	w.crossing()
-	l.splitChildren()
-	w.messages()
-	w.middle(server)
-	slices.SortStableFunc(l.Segments, func(a, b Segment) int { return cmp.Compare(a.Start, b.Start) })
-	l.Unattributed = l.Total
-	for _, p := range l.Segments {
-		l.Unattributed -= p.Time
+	h.Total = int64(last.at - first.at)
+	h.shift[first.node] = start - int64(first.at)
+	h.addSending(first)
+	p.addCrossing()
+	h.splitChildren()
+	p.addMessages()
+	p.addHandling(server)
+	slices.SortStableFunc(h.Segments, func(a, b Segment) int { return cmp.Compare(a.Start, b.Start) })
+	h.Unattributed = h.Total
+	for _, s := range h.Segments {
+		h.Unattributed -= s.Time
 	}
-	for _, child := range l.Children {
+	for _, child := range h.Children {
 		if child.OnCriticalPath {
-			l.Unattributed -= child.Total
+			h.Unattributed -= child.Total
 		}
 	}
 }
 
-// defect says why the time of a hop with these waypoints cannot be told, "" when it can.
+// defect returns why the time of a hop with these waypoints is unknown, "" if it
+// is known.
 func defect(request, response []waypoint) string {
 	if len(request) == 0 || len(response) == 0 {
 		return "no response was seen"
@@ -58,141 +59,84 @@ func defect(request, response []waypoint) string {
 	}
 }
 
-// addSending adds the time that a root's sender took to write its request.
-func (l *Hop) addSending(first waypoint) {
-	if l.Parent != nil || l.Sender == nil || first.position != fromProcess {
-		return
-	}
-	took := int64(first.at - l.Sender.Request.App.First)
-	if took <= 0 || l.Sender.Request.App.First == 0 {
-		return
-	}
-	client, _ := l.ends()
-	l.Total += took
-	l.shift[first.node] += took
-	l.add([]step{{layer: observe.Application, location: client.service}}, Request, first.name+" writes the request", waypoint{at: l.Sender.Request.App.First, node: first.node}, took)
-}
-
-// splitChildren splits the hops below, between the clock is known.
-func (l *Hop) splitChildren() {
-	critical := l.criticalChildren()
-	for _, child := range l.Children {
-		child.OnCriticalPath = critical[child]
-		i := child.clientPeriod()
-		child.split(l.shift[i.point.Point.Node] + int64(i.start))
-	}
-}
-
-// criticalChildren returns the hops below that the response critical for: backwards from
-// the end, the one that ended last, then the one that ended last before that
-// one's start, and so on.
-func (l *Hop) criticalChildren() map[*Hop]bool {
-	critical := map[*Hop]bool{}
-	byEnd := slices.SortedFunc(slices.Values(l.Children), func(a, b *Hop) int {
-		return cmp.Compare(b.clientPeriod().end, a.clientPeriod().end)
-	})
-	for until := ^uint64(0); len(byEnd) > 0; byEnd = byEnd[1:] {
-		if i := byEnd[0].clientPeriod(); i.end <= until {
-			critical[byEnd[0]] = true
-			until = i.start
-		}
-	}
-	return critical
-}
-
-// path is the waypoints of a hop and the layers between them.
+// path is the waypoints of a hop's messages and the layers between them.
 type path struct {
 	hop               *Hop
 	request, response []waypoint
 	out, back         []step
 }
 
-// add adds a segment that begins at a waypoint, and returns it until the next one is
-// added; nil without a step.
-func (l *Hop) add(some []step, w Phase, between string, from waypoint, time int64) *Segment {
+// add adds a segment that begins at a waypoint, and returns it until the next one
+// is added; nil without steps.
+func (h *Hop) add(some []step, phase Phase, between string, from waypoint, time int64) *Segment {
 	if len(some) == 0 {
 		return nil
 	}
-	p := newSegment(some, w, between, time)
-	p.Start, p.Node, p.At = l.shift[from.node]+int64(from.at), from.node, from.at
-	l.Segments = append(l.Segments, p)
-	return &l.Segments[len(l.Segments)-1]
+	s := newSegment(some, phase, between, time)
+	s.Start, s.Node, s.At = h.shift[from.node]+int64(from.at), from.node, from.at
+	h.Segments = append(h.Segments, s)
+	return &h.Segments[len(h.Segments)-1]
 }
 
-// messages adds the segments between waypoints of one node.
-func (w *path) messages() {
-	for _, m := range []struct {
-		waypoints []waypoint
-		steps     []step
-		path      Phase
-	}{{w.request, w.out, Request}, {w.response, w.back, Response}} {
-		for i := 1; i < len(m.waypoints); i++ {
-			a, b := m.waypoints[i-1], m.waypoints[i]
-			if a.node == b.node {
-				w.between(a, b, covered(m.steps, a.position, b.position), m.path)
-			}
-		}
-	}
-}
-
-// between adds the time between two waypoints of one node. It cannot be negative;
-// between it is, the waypoints are not of one message.
-func (w *path) between(a, b waypoint, some []step, path Phase) {
-	between := fromTo(a.name, b.name)
-	if b.at < a.at {
-		w.hop.Notes = append(w.hop.Notes, "times contradict each other: "+between)
+// addSending adds the time that the sender of a root took to write its request.
+func (h *Hop) addSending(first waypoint) {
+	if h.Parent != nil || h.Sender == nil || first.position != fromProcess {
 		return
 	}
-	if p := w.hop.add(some, path, between, a, int64(b.at-a.at)); p != nil {
-		p.from, p.to = a.name, b.name
+	written := h.Sender.Request.App.First
+	took := int64(first.at - written)
+	if took <= 0 || written == 0 {
+		return
 	}
+	client, _ := h.ends()
+	h.Total += took
+	h.shift[first.node] += took
+	h.add([]step{{layer: observe.Application, location: client.service}}, Request, first.name+" writes the request", waypoint{at: written, node: first.node}, took)
 }
 
-// fromTo says between a segment is that lies between two waypoints.
-func fromTo(from, to string) string { return from + " to " + to }
-
-// crossing adds the time between the last waypoint on the client's node and the
-// first on the server's, of both ways together: what the client's node critical
-// less what the server's node took.
-func (w *path) crossing() {
-	out, back := changeOfNode(w.request), changeOfNode(w.response)
+// addCrossing adds the time between the nodes, of request and response together:
+// what passed on the client's node without what passed on the server's node. It
+// also relates the server node's clock to the client node's.
+func (p *path) addCrossing() {
+	h := p.hop
+	out, back := changeOfNode(p.request), changeOfNode(p.response)
 	if out < 0 && back < 0 {
 		return
 	}
 	if out < 0 || back < 0 {
-		w.hop.Notes = append(w.hop.Notes, "only one of request and response was seen on both nodes")
+		h.Notes = append(h.Notes, "only one of request and response was seen on both nodes")
 		return
 	}
-	a, b, c, d := w.request[out], w.request[out+1], w.response[back], w.response[back+1]
+	a, b, c, d := p.request[out], p.request[out+1], p.response[back], p.response[back+1]
 	if a.node != d.node || b.node != c.node {
-		w.hop.Notes = append(w.hop.Notes, "request and response went between different nodes")
+		h.Notes = append(h.Notes, "request and response passed between different nodes")
 		return
 	}
 	if c.at < b.at || d.at < a.at {
-		w.hop.Notes = append(w.hop.Notes, "the response was on its path before the request was")
+		h.Notes = append(h.Notes, "the response was sent before the request")
 		return
 	}
 	time := int64(d.at-a.at) - int64(c.at-b.at)
-	some := covered(w.out, a.position, b.position)
-	for _, s := range covered(w.back, c.position, d.position) {
+	some := stepsBetween(p.out, a.position, b.position)
+	for _, s := range stepsBetween(p.back, c.position, d.position) {
 		if !slices.ContainsFunc(some, func(o step) bool { return o.layer == s.layer && o.location == s.location }) {
 			some = append(some, s)
 		}
 	}
-	w.hop.shift[b.node] = w.hop.shift[a.node] + int64(a.at) + time/2 - int64(b.at)
+	h.shift[b.node] = h.shift[a.node] + int64(a.at) + time/2 - int64(b.at)
 	between := fromTo(a.name, b.name) + " and back"
 	if time < 0 {
-		w.hop.Notes = append(w.hop.Notes, "the server's node took longer than the client's critical: "+between)
+		h.Notes = append(h.Notes, "the request took longer on the server's node than the client's node waited: "+between)
 		return
 	}
-	if p := w.hop.add(some, Both, between, a, time); p != nil {
-		p.Node, p.At = "", 0
-		p.Back = w.hop.shift[b.node] + int64(c.at)
+	if s := h.add(some, Both, between, a, time); s != nil {
+		s.Node, s.At = "", 0
+		s.ResponseStart = h.shift[b.node] + int64(c.at)
 	}
 }
 
-// changeOfNode returns the index before which all waypoints are of another node, -1
-// when there is no such.
+// changeOfNode returns the index of the last waypoint before the node changes, -1
+// if it does not change.
 func changeOfNode(waypoints []waypoint) int {
 	for i := 1; i < len(waypoints); i++ {
 		if waypoints[i-1].node != waypoints[i].node {
@@ -202,32 +146,88 @@ func changeOfNode(waypoints []waypoint) int {
 	return -1
 }
 
-// middle adds the time between the last waypoint of the request and the first of
-// the response, without the hops that it critical for: the application's, and
-// that of what stands between it and these waypoints.
-func (w *path) middle(server end) {
-	r, a := w.request[len(w.request)-1], w.response[0]
+// splitChildren splits the child hops, whose clocks are known now.
+func (h *Hop) splitChildren() {
+	critical := h.criticalChildren()
+	for _, child := range h.Children {
+		child.OnCriticalPath = critical[child]
+		p := child.clientPeriod()
+		child.split(h.shift[p.point.Point.Node] + int64(p.start))
+	}
+}
+
+// criticalChildren returns the children that the response waited for: the one that
+// ended last, then the one that ended last before that one started, and so on.
+func (h *Hop) criticalChildren() map[*Hop]bool {
+	critical := map[*Hop]bool{}
+	byEnd := slices.SortedFunc(slices.Values(h.Children), func(a, b *Hop) int {
+		return cmp.Compare(b.clientPeriod().end, a.clientPeriod().end)
+	})
+	for until := ^uint64(0); len(byEnd) > 0; byEnd = byEnd[1:] {
+		if p := byEnd[0].clientPeriod(); p.end <= until {
+			critical[byEnd[0]] = true
+			until = p.start
+		}
+	}
+	return critical
+}
+
+// addMessages adds the segments between adjacent waypoints of a message on one
+// node.
+func (p *path) addMessages() {
+	for _, m := range []struct {
+		waypoints []waypoint
+		steps     []step
+		phase     Phase
+	}{{p.request, p.out, Request}, {p.response, p.back, Response}} {
+		for i := 1; i < len(m.waypoints); i++ {
+			a, b := m.waypoints[i-1], m.waypoints[i]
+			if a.node == b.node {
+				p.addBetween(a, b, stepsBetween(m.steps, a.position, b.position), m.phase)
+			}
+		}
+	}
+}
+
+// addBetween adds the time between two waypoints of one node. If it were negative,
+// the waypoints would not be of one message.
+func (p *path) addBetween(a, b waypoint, some []step, phase Phase) {
+	between := fromTo(a.name, b.name)
+	if b.at < a.at {
+		p.hop.Notes = append(p.hop.Notes, "contradictory times: "+between)
+		return
+	}
+	if s := p.hop.add(some, phase, between, a, int64(b.at-a.at)); s != nil {
+		s.from, s.to = a.name, b.name
+	}
+}
+
+// addHandling adds the time between the last waypoint of the request and the first
+// of the response, except for the children on the critical path: the
+// application's, with the layers that miss a capture point next to it.
+func (p *path) addHandling(server end) {
+	r, a := p.request[len(p.request)-1], p.response[0]
 	if r.node != a.node {
-		w.hop.Notes = append(w.hop.Notes, "the request arrived on another node than the response came from")
+		p.hop.Notes = append(p.hop.Notes, "the request arrived on one node, the response came from another")
 		return
 	}
 	if a.at < r.at {
-		w.hop.Notes = append(w.hop.Notes, "the response began before the request was read")
+		p.hop.Notes = append(p.hop.Notes, "the response began before the request was read")
 		return
 	}
-	some := covered(w.out, r.position, positions)
+	some := stepsBetween(p.out, r.position, positions)
 	some = append(some, step{layer: observe.Application, location: server.service})
-	some = append(some, covered(w.back, 0, a.position)...)
+	some = append(some, stepsBetween(p.back, 0, a.position)...)
 	name := server.service
-	if w.hop.Receiver != nil {
-		name = owner(w.hop.Receiver.Point)
+	if p.hop.Receiver != nil {
+		name = owner(p.hop.Receiver.Point)
 	}
 	from := r
-	for _, child := range w.hop.Children {
-		if i := child.clientPeriod(); child.OnCriticalPath {
-			w.hop.add(some, Both, name, from, int64(max(i.start, from.at)-from.at))
-			from.at = max(from.at, i.end)
+	for _, child := range p.hop.Children {
+		if c := child.clientPeriod(); child.OnCriticalPath {
+			p.hop.add(some, Both, name, from, int64(max(c.start, from.at)-from.at))
+			from.at = max(from.at, c.end)
 		}
 	}
-	w.hop.add(some, Both, name, from, int64(max(a.at, from.at)-from.at))
+	p.hop.add(some, Both, name, from, int64(max(a.at, from.at)-from.at))
 }

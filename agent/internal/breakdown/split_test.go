@@ -16,14 +16,14 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// times sums up the segments that the root waited for.
+// times sums up the segments on the critical path.
 func times(t *breakdown.Tree) map[string]uint64 {
 	sums := map[string]uint64{}
-	for _, l := range t.Hops {
-		if !l.OnCriticalPath {
+	for _, h := range t.Hops {
+		if !h.OnCriticalPath {
 			continue
 		}
-		for _, p := range l.Segments {
+		for _, p := range h.Segments {
 			name := string(p.Layer) + " " + p.Location
 			if len(p.MergedLayers) > 0 {
 				name = fmt.Sprint(p.MergedLayers, " ", p.Location)
@@ -34,7 +34,7 @@ func times(t *breakdown.Tree) map[string]uint64 {
 	return sums
 }
 
-// Each layer is given exactly what it took, whatever the nodes' clocks say.
+// Each layer gets exactly its time, whatever the nodes' clocks show.
 func TestSplitIsExact(t *testing.T) {
 	w := breakdowntest.New()
 	begin := w.Now
@@ -51,49 +51,49 @@ func TestSplitIsExact(t *testing.T) {
 		delete(got, name)
 	}
 	if len(got) > 0 {
-		t.Errorf("times that were not: %v", got)
+		t.Errorf("times of layers that took none: %v", got)
 	}
 	if total := tree.Roots[0].Total; total != int64(w.Now-begin) {
 		t.Errorf("total %d ns, want %d", total, w.Now-begin)
 	}
 	checkSums(t, tree)
-	for i, l := range tree.Hops {
-		if len(l.Notes) > 0 || !l.OnCriticalPath {
-			t.Errorf("hop %d: critical %v, notes %v", i, l.OnCriticalPath, l.Notes)
+	for i, h := range tree.Hops {
+		if len(h.Notes) > 0 || !h.OnCriticalPath {
+			t.Errorf("hop %d: critical %v, notes %v", i, h.OnCriticalPath, h.Notes)
 		}
 	}
 }
 
-// checkSums: the segments, the hops that a hop waited for and what is unattributed
-// add up to the whole, and segments lie inside.
+// checkSums: segments, children on the critical path and unattributed time add up to
+// the whole hop.
 func checkSums(t *testing.T, tree *breakdown.Tree) {
 	t.Helper()
-	for _, l := range tree.Hops {
-		if !l.OnCriticalPath {
+	for _, h := range tree.Hops {
+		if !h.OnCriticalPath {
 			continue
 		}
-		sum := l.Unattributed
-		for _, p := range l.Segments {
+		sum := h.Unattributed
+		for _, p := range h.Segments {
 			if p.Time < 0 {
 				t.Errorf("segment of %d ns: %+v", p.Time, p)
 			}
 			sum += p.Time
 		}
-		for _, child := range l.Children {
+		for _, child := range h.Children {
 			if child.OnCriticalPath {
 				sum += child.Total
 			}
 		}
-		if sum != l.Total {
-			t.Errorf("hop %v: segments add up to %d ns of %d", l.SpanID, sum, l.Total)
+		if sum != h.Total {
+			t.Errorf("hop %v: segments add up to %d ns of %d", h.SpanID, sum, h.Total)
 		}
 	}
 }
 
-// The queues of the protocol stack are told by the points around them, between no
-// point is missing between.
+// The queues of the protocol stack follow from the waypoints around them, if none is
+// missing.
 func TestQueues(t *testing.T) {
-	// By what Between begins and ends with.
+	// Expected from the text of Between.
 	queue := func(p breakdown.Segment) breakdown.Queue {
 		from, to, _ := strings.Cut(p.Between, " to ")
 		sent, received := strings.HasPrefix(from, "TCP of "), strings.HasPrefix(to, "TCP of ")
@@ -112,15 +112,15 @@ func TestQueues(t *testing.T) {
 	}
 	for name, drop := range map[string]func(*observe.Observation) bool{
 		"all points":     nil,
-		"no vnic":        func(s *observe.Observation) bool { return s.Point.Kind == observe.KindVNIC },
-		"no application": func(s *observe.Observation) bool { return s.Point.Process == observe.AppProcess },
+		"no vnic":        func(o *observe.Observation) bool { return o.Point.Kind == observe.KindVNIC },
+		"no application": func(o *observe.Observation) bool { return o.Point.Process == observe.AppProcess },
 	} {
 		w := breakdowntest.New()
 		w.Drop = drop
 		w.FrontPage()
 		seen := map[breakdown.Queue]int{}
-		for _, l := range breakdown.Split(w.All, nil).Hops {
-			for _, p := range l.Segments {
+		for _, h := range breakdown.Split(w.All, nil).Hops {
+			for _, p := range h.Segments {
 				seen[p.Queue]++
 				if want := queue(p); p.Queue != want {
 					t.Errorf("%s: queue %q of %q, want %q", name, p.Queue, p.Between, want)
@@ -133,24 +133,24 @@ func TestQueues(t *testing.T) {
 	}
 }
 
-// A missing capture point puts the layers around it together, and says so.
+// A missing capture point merges the layers around it.
 func TestMissingPoint(t *testing.T) {
 	for name, c := range map[string]struct {
 		drop func(*observe.Observation) bool
 		want string
 	}{
 		"physical interface of the server's node": {
-			func(s *observe.Observation) bool { return s.Point.Kind == observe.KindPNIC && s.Point.Node == "node3" },
+			func(o *observe.Observation) bool { return o.Point.Kind == observe.KindPNIC && o.Point.Node == "node3" },
 			"[relay-network virtual-network node-driver] node3-node4",
 		},
 		"virtual interface of the server": {
-			func(s *observe.Observation) bool {
-				return s.Point.Kind == observe.KindVNIC && s.Point.Workload.Service == "details"
+			func(o *observe.Observation) bool {
+				return o.Point.Kind == observe.KindVNIC && o.Point.Workload.Service == "details"
 			},
 			"[virtual-network protocol-stack] node3",
 		},
 		"the agent of the server's node": {
-			func(s *observe.Observation) bool { return s.Point.Node == "node3" },
+			func(o *observe.Observation) bool { return o.Point.Node == "node3" },
 			"[relay-network virtual-network protocol-stack application node-driver] ?-node4",
 		},
 	} {
@@ -162,7 +162,7 @@ func TestMissingPoint(t *testing.T) {
 			checkSums(t, tree)
 			got := times(tree)
 			if got[c.want] == 0 {
-				t.Errorf("no time is given to %s: %v", c.want, got)
+				t.Errorf("%s has no time: %v", c.want, got)
 			}
 			var sum, want uint64
 			for _, ns := range got {
@@ -172,17 +172,17 @@ func TestMissingPoint(t *testing.T) {
 				want += ns
 			}
 			if sum != want {
-				t.Errorf("the segments are %d ns, all took %d", sum, want)
+				t.Errorf("the segments add up to %d ns, want %d", sum, want)
 			}
 		})
 	}
 }
 
-// Without sockets the interfaces still tell the networks, and the rest is said
-// to be one group.
+// Without sockets the interfaces still separate the networks; the layers in the pods
+// are merged.
 func TestInterfacesOnly(t *testing.T) {
 	w := breakdowntest.New()
-	w.Drop = func(s *observe.Observation) bool { return s.Point.Kind == observe.KindSocket }
+	w.Drop = func(o *observe.Observation) bool { return o.Point.Kind == observe.KindSocket }
 	w.FrontPage()
 	tree := breakdown.Split(w.All, nil)
 	got := times(tree)
@@ -197,8 +197,8 @@ func TestInterfacesOnly(t *testing.T) {
 	checkSums(t, tree)
 }
 
-// Two requests of one trace that a process makes at the same time: the one that
-// ends last is waited for.
+// Of two requests of one trace that a process makes at the same time, the one that
+// ends last is on the critical path.
 func TestParallelRequests(t *testing.T) {
 	w := breakdowntest.New()
 	w.Hop(breakdowntest.Page, observe.Sidecar, breakdowntest.Page, observe.AppProcess).Run(func() {
@@ -220,7 +220,7 @@ func TestParallelRequests(t *testing.T) {
 	}
 }
 
-// The same request again on the same connection, under the same span.
+// The same request is sent again on the same connection, under the same span ID.
 func TestRetry(t *testing.T) {
 	w := breakdowntest.New()
 	h := w.Hop(breakdowntest.Page, observe.Sidecar, breakdowntest.Details, observe.Sidecar)
@@ -237,7 +237,8 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// Masquerading changes the client's end; the TCP option's connection ID joins.
+// Masquerading changes the client's address; the connection ID in the TCP option
+// identifies the hop.
 func TestConnectionIDJoins(t *testing.T) {
 	w := breakdowntest.New()
 	w.Hop(breakdowntest.Page, observe.Sidecar, breakdowntest.Details, observe.Sidecar).Run(func() {})
@@ -258,9 +259,12 @@ func TestConnectionIDJoins(t *testing.T) {
 	}
 }
 
-// Whatever is missing, doubled or wrong: no panic, and the sums stay right.
-func TestAnySightings(t *testing.T) {
-	const worlds = 20_000
+// Whatever is missing, duplicated or wrong: no panic, and the sums stay right.
+func TestAnyObservations(t *testing.T) {
+	worlds := 20_000
+	if testing.Short() {
+		worlds = 500
+	}
 	r := rand.New(rand.NewPCG(1, 2))
 	for range worlds {
 		w := breakdowntest.New()
@@ -281,24 +285,24 @@ func TestAnySightings(t *testing.T) {
 	}
 }
 
-func spoil(r *rand.Rand, s *observe.Observation) {
+func spoil(r *rand.Rand, o *observe.Observation) {
 	switch r.IntN(40) {
 	case 0:
-		s.Response = observe.Message{}
+		o.Response = observe.Message{}
 	case 1:
-		s.Request.Last = 0
+		o.Request.Last = 0
 	case 2:
-		s.Request, s.Response = s.Response, s.Request
+		o.Request, o.Response = o.Response, o.Request
 	case 3:
-		s.Point.Node = "node2"
+		o.Point.Node = "node2"
 	case 4:
-		s.Context.SpanID = tracecontext.SpanID{byte(r.IntN(6))}
+		o.Context.SpanID = tracecontext.SpanID{byte(r.IntN(6))}
 	case 5:
-		s.Response.Last += uint64(r.IntN(1e9))
+		o.Response.Last += uint64(r.IntN(1e9))
 	case 6:
-		s.Point.Workload.Service, s.Point.Process = "", observe.UnknownProcess
+		o.Point.Workload.Service, o.Point.Process = "", observe.UnknownProcess
 	case 7:
-		for _, m := range []*observe.Message{&s.Request, &s.Response} {
+		for _, m := range []*observe.Message{&o.Request, &o.Response} {
 			m.App, m.Tx = observe.Extent{}, observe.Extent{}
 		}
 	}

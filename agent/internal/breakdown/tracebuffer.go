@@ -12,31 +12,33 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// TraceBufferOptions of a TraceBuffer. All are needed.
+// TraceBufferOptions of a TraceBuffer. All are required.
 type TraceBufferOptions struct {
-	// Wait is how long after its last observation a trace is taken to be whole.
+	// Wait is the time after its last observation when a trace is complete.
 	Wait time.Duration
-	// MaxObservations that are kept, some 400 bytes each. When there are more, the
-	// trace that waits longest goes on as it is.
+	// MaxObservations bounds the buffer, at about 400 bytes each. When it is full,
+	// the trace that has waited longest is released incomplete.
 	MaxObservations int
 	// Done takes the observations of one trace.
 	Done func([]observe.Observation)
 }
 
-// TraceBuffer collects observations by trace. It is for one goroutine; counts can be
-// read by others.
+// TraceBuffer collects observations by trace. It is for one goroutine; others may
+// read Counts.
 type TraceBuffer struct {
 	opts   TraceBufferOptions
 	traces map[trace.TraceID]*list.Element
-	queue  *list.List // of *group, the one that waits longest first
-	kept   int
+	queue  *list.List // of *bufferedTrace, longest waiting first
+	size   int        // observations
 
 	early, late atomic.Uint64
-	recent      [2]map[trace.TraceID]struct{} // went on within the last Wait, and before
-	turned      time.Time
+	// released has the traces that were released within the last Wait, and within
+	// the one before.
+	released [2]map[trace.TraceID]struct{}
+	rotated  time.Time
 }
 
-type group struct {
+type bufferedTrace struct {
 	id           trace.TraceID
 	observations []observe.Observation
 	last         time.Time
@@ -44,63 +46,64 @@ type group struct {
 
 // NewTraceBuffer returns an empty TraceBuffer.
 func NewTraceBuffer(opts TraceBufferOptions) *TraceBuffer {
-	g := &TraceBuffer{opts: opts, traces: map[trace.TraceID]*list.Element{}, queue: list.New()}
-	g.recent[0], g.recent[1] = map[trace.TraceID]struct{}{}, map[trace.TraceID]struct{}{}
-	return g
+	b := &TraceBuffer{opts: opts, traces: map[trace.TraceID]*list.Element{}, queue: list.New()}
+	b.released[0], b.released[1] = map[trace.TraceID]struct{}{}, map[trace.TraceID]struct{}{}
+	return b
 }
 
-// Add takes a observation, now.
-func (g *TraceBuffer) Add(s observe.Observation, now time.Time) {
-	id := trace.TraceID(s.Context.TraceID)
-	if e, ok := g.traces[id]; ok {
-		found := e.Value.(*group)
-		found.observations, found.last = append(found.observations, s), now
-		g.queue.MoveToBack(e)
+// Add takes an observation that arrives now.
+func (b *TraceBuffer) Add(o observe.Observation, now time.Time) {
+	id := trace.TraceID(o.Context.TraceID)
+	if e, ok := b.traces[id]; ok {
+		t := e.Value.(*bufferedTrace)
+		t.observations, t.last = append(t.observations, o), now
+		b.queue.MoveToBack(e)
 	} else {
-		if g.went(id) {
-			g.late.Add(1)
+		if b.wasReleased(id) {
+			b.late.Add(1)
 		}
-		g.traces[id] = g.queue.PushBack(&group{id, []observe.Observation{s}, now})
+		b.traces[id] = b.queue.PushBack(&bufferedTrace{id, []observe.Observation{o}, now})
 	}
-	g.kept++
-	for g.kept > g.opts.MaxObservations {
-		g.early.Add(1)
-		g.release(g.queue.Front())
+	b.size++
+	for b.size > b.opts.MaxObservations {
+		b.early.Add(1)
+		b.release(b.queue.Front())
 	}
 }
 
-// went reports whether a trace went on a short time ago, without this observation.
-func (g *TraceBuffer) went(id trace.TraceID) bool {
-	_, now := g.recent[0][id]
-	_, before := g.recent[1][id]
+// wasReleased reports whether a trace was released recently: an observation of it
+// comes late.
+func (b *TraceBuffer) wasReleased(id trace.TraceID) bool {
+	_, now := b.released[0][id]
+	_, before := b.released[1][id]
 	return now || before
 }
 
-// Flush lets those go on that have critical.
-func (g *TraceBuffer) Flush(now time.Time) {
-	if now.Sub(g.turned) > g.opts.Wait {
-		g.recent[1], g.recent[0], g.turned = g.recent[0], map[trace.TraceID]struct{}{}, now
+// Flush releases the traces that are complete.
+func (b *TraceBuffer) Flush(now time.Time) {
+	if now.Sub(b.rotated) > b.opts.Wait {
+		b.released[1], b.released[0], b.rotated = b.released[0], map[trace.TraceID]struct{}{}, now
 	}
-	for e := g.queue.Front(); e != nil && now.Sub(e.Value.(*group).last) >= g.opts.Wait; e = g.queue.Front() {
-		g.release(e)
-	}
-}
-
-// Close lets all go on.
-func (g *TraceBuffer) Close() {
-	for e := g.queue.Front(); e != nil; e = g.queue.Front() {
-		g.release(e)
+	for e := b.queue.Front(); e != nil && now.Sub(e.Value.(*bufferedTrace).last) >= b.opts.Wait; e = b.queue.Front() {
+		b.release(e)
 	}
 }
 
-func (g *TraceBuffer) release(e *list.Element) {
-	found := g.queue.Remove(e).(*group)
-	delete(g.traces, found.id)
-	g.kept -= len(found.observations)
-	g.recent[0][found.id] = struct{}{}
-	g.opts.Done(found.observations)
+// Close releases all traces.
+func (b *TraceBuffer) Close() {
+	for e := b.queue.Front(); e != nil; e = b.queue.Front() {
+		b.release(e)
+	}
 }
 
-// Counts returns how many traces went on before their time for want of room, and
-// how many observations came when their trace had gone on already.
-func (g *TraceBuffer) Counts() (early, late uint64) { return g.early.Load(), g.late.Load() }
+func (b *TraceBuffer) release(e *list.Element) {
+	t := b.queue.Remove(e).(*bufferedTrace)
+	delete(b.traces, t.id)
+	b.size -= len(t.observations)
+	b.released[0][t.id] = struct{}{}
+	b.opts.Done(t.observations)
+}
+
+// Counts returns how many traces were released incomplete because the buffer was
+// full, and how many traces had an observation after they were released.
+func (b *TraceBuffer) Counts() (early, late uint64) { return b.early.Load(), b.late.Load() }

@@ -17,7 +17,7 @@ func observation(id byte) (o observe.Observation) {
 
 func TestGatherer(t *testing.T) {
 	var done [][]observe.Observation
-	g := NewTraceBuffer(TraceBufferOptions{Wait: time.Second, MaxObservations: 4, Done: func(s []observe.Observation) { done = append(done, s) }})
+	b := NewTraceBuffer(TraceBufferOptions{Wait: time.Second, MaxObservations: 4, Done: func(o []observe.Observation) { done = append(done, o) }})
 	at := time.Unix(1000, 0)
 	expect := func(what string, want ...byte) {
 		t.Helper()
@@ -30,29 +30,29 @@ func TestGatherer(t *testing.T) {
 		}
 		done = nil
 	}
-	g.Add(observation(1), at)
-	g.Add(observation(2), at.Add(100*time.Millisecond))
-	g.Add(observation(1), at.Add(900*time.Millisecond))
-	g.Flush(at.Add(1050 * time.Millisecond))
+	b.Add(observation(1), at)
+	b.Add(observation(2), at.Add(100*time.Millisecond))
+	b.Add(observation(1), at.Add(900*time.Millisecond))
+	b.Flush(at.Add(1050 * time.Millisecond))
 	expect("nothing waited long enough")
-	g.Flush(at.Add(1100 * time.Millisecond))
+	b.Flush(at.Add(1100 * time.Millisecond))
 	expect("one second after its last observation", 2, 1)
-	g.Flush(at.Add(1900 * time.Millisecond))
+	b.Flush(at.Add(1900 * time.Millisecond))
 	expect("the other", 1, 2)
-	g.Add(observation(1), at.Add(2*time.Second))
-	if early, late := g.Counts(); early != 0 || late != 1 {
+	b.Add(observation(1), at.Add(2*time.Second))
+	if early, late := b.Counts(); early != 0 || late != 1 {
 		t.Errorf("%d early, %d late, want 0 and 1", early, late)
 	}
 	for id := byte(3); id < 7; id++ {
-		g.Add(observation(id), at.Add(2*time.Second))
+		b.Add(observation(id), at.Add(2*time.Second))
 	}
 	expect("the fifth observation has no room", 1, 1)
-	if early, _ := g.Counts(); early != 1 {
+	if early, _ := b.Counts(); early != 1 {
 		t.Errorf("%d early, want 1", early)
 	}
-	g.Close()
+	b.Close()
 	expect("the end", 3, 1, 4, 1, 5, 1, 6, 1)
-	if len(g.traces) != 0 || g.kept != 0 {
-		t.Errorf("%d traces and %d observations are left", len(g.traces), g.kept)
+	if len(b.traces) != 0 || b.size != 0 {
+		t.Errorf("%d traces and %d observations are left", len(b.traces), b.size)
 	}
 }

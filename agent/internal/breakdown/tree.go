@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package breakdown finds out where the time of a request went. It takes the
-// observations of one trace, orders them into hops, one for each request on a TCP
-// connection, and splits the time of each hop into segments of one layer each.
+// Package breakdown computes where the time of a request went. It groups the
+// observations of one trace into hops, one per request on a TCP connection, and
+// splits the time of each hop into segments of one layer each.
 //
-// Only durations at one point and differences between points of one node are
-// used; clocks of different nodes are never subtracted.
+// It uses durations at one capture point and differences between points of one
+// node only, and never subtracts clocks of different nodes.
+//
+// Start at Split; the order of the story is hop.go (observations to hops), tree.go
+// (hops to a tree), waypoint.go (times on a message's path), segment.go (the
+// layers between them) and split.go (the time of each). TraceBuffer collects
+// the observations of a trace first, where they come one by one.
 package breakdown
 
 import (
@@ -17,116 +22,115 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Tree is the hops of a trace, each below the one that it was made for.
+// Tree is the hops of a trace, each below the hop whose handling made it.
 type Tree struct {
-	// Roots, the one that took longest first.
+	// Roots, longest first.
 	Roots []*Hop
-	// Hops are all, each behind its parent and in the order of their starts.
+	// Hops are all hops, each after its parent, in the order of their starts.
 	Hops []*Hop
 }
 
-// Split orders the observations of one trace into a tree of hops and splits the
-// time of each into segments. parents tells the parent of spans that others made
-// (nil: not known); it is needed only between requests of one trace are handled
-// by a process at the same time.
+// Split arranges the observations of one trace as a tree of hops and splits the
+// time of each into segments. parents has the parent of spans that proxies and
+// applications reported, or is nil; it is only needed if a process handles
+// several requests of one trace at the same time.
 func Split(observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) *Tree {
 	hops := Hops(observations)
 	t := &Tree{}
-	for _, l := range hops {
-		if p := findParent(l, hops, parents); p != nil {
-			l.Parent = p
-			p.Children = append(p.Children, l)
+	for _, h := range hops {
+		if p := findParent(h, hops, parents); p != nil {
+			h.Parent = p
+			p.Children = append(p.Children, h)
 		} else {
-			t.Roots = append(t.Roots, l)
+			t.Roots = append(t.Roots, h)
 		}
 	}
-	for _, l := range hops {
-		slices.SortStableFunc(l.Children, func(a, b *Hop) int {
+	for _, h := range hops {
+		slices.SortStableFunc(h.Children, func(a, b *Hop) int {
 			return cmp.Compare(a.clientPeriod().start, b.clientPeriod().start)
 		})
 	}
-	for i, root := range t.Roots {
+	for _, root := range t.Roots {
 		root.split(root.wall() - t.Roots[0].wall())
-		root.OnCriticalPath = i == 0
 	}
 	slices.SortStableFunc(t.Roots, func(a, b *Hop) int { return cmp.Compare(b.Total, a.Total) })
 	for i, root := range t.Roots {
 		root.OnCriticalPath = i == 0
 		if i > 0 {
-			root.Notes = append(root.Notes, "the request that it was made for was not seen: its time is segment of another hop's")
+			root.Notes = append(root.Notes, "the request that this hop belongs to was not seen: its time is part of another hop")
 		}
 		t.add(root)
 	}
 	return t
 }
 
-func (t *Tree) add(l *Hop) {
-	t.Hops = append(t.Hops, l)
-	for _, child := range l.Children {
-		child.OnCriticalPath = child.OnCriticalPath && l.OnCriticalPath
+func (t *Tree) add(h *Hop) {
+	t.Hops = append(t.Hops, h)
+	for _, child := range h.Children {
+		child.OnCriticalPath = child.OnCriticalPath && h.OnCriticalPath
 		t.add(child)
 	}
 }
 
-// period is a time on the clock of a node, at one end of a hop.
+// period is a time at one end of a hop, on the clock of its node.
 type period struct {
 	start, end uint64
-	point      *observe.Observation // nil: not known
+	point      *observe.Observation // nil: unknown
 }
 
-// clientPeriod is when the hop's sender critical, as near to it as was seen.
-func (l *Hop) clientPeriod() period {
-	for _, s := range []*observe.Observation{l.Sender, l.ClientVNIC} {
-		if s != nil {
-			i := period{notBefore(s.Request.App.Last, 0), max(s.Response.App.Last, s.Response.Tx.Last), s}
-			if i.start == 0 {
-				i.start = s.Request.Last
+// clientPeriod is the time that the hop's sender waited, as close to it as seen.
+func (h *Hop) clientPeriod() period {
+	for _, o := range []*observe.Observation{h.Sender, h.ClientVNIC} {
+		if o != nil {
+			p := period{o.Request.App.Last, max(o.Response.App.Last, o.Response.Tx.Last), o}
+			if p.start == 0 {
+				p.start = o.Request.Last
 			}
-			i.end = max(i.end, s.Response.Last, i.start)
-			return i
+			p.end = max(p.end, o.Response.Last, p.start)
+			return p
 		}
 	}
 	return period{}
 }
 
-// serverPeriod is when the hop's receiver worked for it: from the first byte
-// of the request to the last of the response.
-func (l *Hop) serverPeriod() period {
-	for _, s := range []*observe.Observation{l.Receiver, l.ServerVNIC} {
-		if s != nil {
-			return period{s.Request.First, max(s.Response.Last, s.Response.App.Last, s.Request.Last), s}
+// serverPeriod is the time that the hop's receiver handled it: from the first byte
+// of the request to the last byte of the response.
+func (h *Hop) serverPeriod() period {
+	for _, o := range []*observe.Observation{h.Receiver, h.ServerVNIC} {
+		if o != nil {
+			return period{o.Request.First, max(o.Response.Last, o.Response.App.Last, o.Request.Last), o}
 		}
 	}
 	return period{}
 }
 
-// findParent returns the hop whose request was being handled, in the pod and
-// process that sent l, when it was sent: the one that began last. What was sent
-// for a hop whose time cannot be told stands for itself.
-func findParent(l *Hop, hops []*Hop, parents map[trace.SpanID]trace.SpanID) (parent *Hop) {
-	own := l.clientPeriod()
+// findParent returns the hop that the sender of h, in the same pod and process, was
+// handling when it sent h: of several the one whose span is an ancestor, then
+// the one that began last. Hops of unknown time have no children.
+func findParent(h *Hop, hops []*Hop, parents map[trace.SpanID]trace.SpanID) (parent *Hop) {
+	own := h.clientPeriod()
 	if own.point == nil {
 		return nil
 	}
 	best, bestRelated := period{}, false
-	for _, p := range hops {
-		i := p.serverPeriod()
-		if p == l || i.point == nil || !samePod(own.point, i.point) || own.start < i.start || own.end > i.end || isBelow(p, l) ||
-			defect(p.requestWaypoints(), p.responseWaypoints()) != "" {
+	for _, candidate := range hops {
+		p := candidate.serverPeriod()
+		if candidate == h || p.point == nil || !samePod(own.point, p.point) || own.start < p.start || own.end > p.end || isBelow(candidate, h) ||
+			defect(candidate.requestWaypoints(), candidate.responseWaypoints()) != "" {
 			continue
 		}
-		related := isRelated(l.SpanID, p.SpanID, parents)
-		if parent == nil || related && !bestRelated || related == bestRelated && i.start > best.start {
-			parent, best, bestRelated = p, i, related
+		related := isRelated(h.SpanID, candidate.SpanID, parents)
+		if parent == nil || related && !bestRelated || related == bestRelated && p.start > best.start {
+			parent, best, bestRelated = candidate, p, related
 		}
 	}
 	return parent
 }
 
-// isBelow reports whether p is l or stands below it.
-func isBelow(p, l *Hop) bool {
-	for ; p != nil; p = p.Parent {
-		if p == l {
+// isBelow reports whether h is root or one of its descendants.
+func isBelow(h, root *Hop) bool {
+	for ; h != nil; h = h.Parent {
+		if h == root {
 			return true
 		}
 	}
@@ -140,8 +144,8 @@ func samePod(a, b *observe.Observation) bool {
 	return a.Point.Kind != observe.KindSocket || b.Point.Kind != observe.KindSocket || a.Point.Process == b.Point.Process
 }
 
-// isRelated reports whether a span is another's child, grandchild or itself:
-// proxies make one or two spans between the requests they receive and send.
+// isRelated reports whether span is ancestor, its child or its grandchild: a proxy
+// makes one or two spans between the requests it receives and sends.
 func isRelated(span, ancestor trace.SpanID, parents map[trace.SpanID]trace.SpanID) bool {
 	for range 3 {
 		if span == ancestor {

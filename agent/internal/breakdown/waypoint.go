@@ -8,62 +8,57 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// position is a location on the path of a message, from who sends it to who
-// receives it; the response goes the same positions from the other end.
+// position is where on its path a message passes a waypoint, from the sender of
+// the message to its receiver. A response has the same positions, counted from
+// the server.
 type position int
 
 const (
 	fromProcess position = iota // the sender wrote the last byte
-	fromStack                   // TCP gave it to the pod's interface
+	fromStack                   // TCP handed it to the pod's interface
 	fromVNIC
 	fromPNIC
 	fromDriver // the driver began to transmit it
 	toPNIC
 	toVNIC
-	toStack   // the pod's stack received it
+	toStack   // the pod's TCP received it
 	toProcess // the receiver read it
 	positions
 )
 
-// waypoint is when the last byte of a message passed a position, on the clock of a
-// node. The last byte is what the other side waits for.
+// waypoint is the time at which the last byte of a message passed a position, on
+// the clock of a node. The receiver waits for the last byte, so it counts.
 type waypoint struct {
 	position position
 	at       uint64
 	node     string
-	name     string // of the point
+	name     string // of the capture point
 }
 
-// directionOut is the direction in which a request leaves its sender's pod or
-// node through an interface.
-func directionOut(kind observe.Kind) observe.Direction {
-	if kind == observe.KindVNIC {
-		return observe.DirectionIngress
-	}
-	return observe.DirectionEgress
+// requestWaypoints returns the known waypoints of the request, in order.
+func (h *Hop) requestWaypoints() []waypoint {
+	return waypoints(requestOf, h.Sender, h.ClientVNIC, h.ClientPNIC, h.ServerPNIC, h.ServerVNIC, h.Receiver)
 }
 
-// requestWaypoints and responseWaypoints return the waypoints that there are, in order.
-func (l *Hop) requestWaypoints() []waypoint {
-	return waypoints(requestOf, l.Sender, l.ClientVNIC, l.ClientPNIC, l.ServerPNIC, l.ServerVNIC, l.Receiver)
+// responseWaypoints returns the known waypoints of the response, in order.
+func (h *Hop) responseWaypoints() []waypoint {
+	return waypoints(responseOf, h.Receiver, h.ServerVNIC, h.ServerPNIC, h.ClientPNIC, h.ClientVNIC, h.Sender)
 }
 
-func (l *Hop) responseWaypoints() []waypoint {
-	return waypoints(responseOf, l.Receiver, l.ServerVNIC, l.ServerPNIC, l.ClientPNIC, l.ClientVNIC, l.Sender)
-}
+func requestOf(o *observe.Observation) *observe.Message  { return &o.Request }
+func responseOf(o *observe.Observation) *observe.Message { return &o.Response }
 
-func requestOf(s *observe.Observation) *observe.Message  { return &s.Request }
-func responseOf(s *observe.Observation) *observe.Message { return &s.Response }
-
+// waypoints returns the waypoints of a message. The observations are in its
+// order: the sender's socket, vNIC and pNIC, the receiver's pNIC, vNIC, socket.
 func waypoints(message func(*observe.Observation) *observe.Message, from, fromNIC, out, in, toNIC, to *observe.Observation) (all []waypoint) {
-	add := func(p position, s *observe.Observation, at uint64, name string) {
+	add := func(p position, o *observe.Observation, at uint64, name string) {
 		if at != 0 {
-			all = append(all, waypoint{p, at, s.Point.Node, name})
+			all = append(all, waypoint{p, at, o.Point.Node, name})
 		}
 	}
 	if from != nil {
 		m := message(from)
-		add(fromProcess, from, notBefore(m.App.Last, 0), owner(from.Point))
+		add(fromProcess, from, m.App.Last, owner(from.Point))
 		add(fromStack, from, m.Last, "TCP of "+owner(from.Point))
 	}
 	if fromNIC != nil {
@@ -88,16 +83,16 @@ func waypoints(message func(*observe.Observation) *observe.Message, from, fromNI
 	return all
 }
 
-// notBefore returns a time that is not before another, else 0: a handover that was
-// seen of an earlier byte only says nothing of the last.
-func notBefore(at, other uint64) uint64 {
-	if at < other {
+// notBefore returns an app or tx time, or 0 if it is before the last byte passed
+// the capture point: then it is the time of an earlier byte.
+func notBefore(at, passed uint64) uint64 {
+	if at < passed {
 		return 0
 	}
 	return at
 }
 
-// pointTitle is the name of a capture point in texts.
+// pointTitle names a capture point in texts.
 func pointTitle(p *observe.Point) string {
 	switch p.Kind {
 	case observe.KindSocket:
@@ -109,7 +104,7 @@ func pointTitle(p *observe.Point) string {
 	}
 }
 
-// owner is the name of the process that has a socket, in texts.
+// owner names the process of a socket in texts.
 func owner(p *observe.Point) string {
 	name := cmp.Or(p.Workload.Service, p.Workload.Pod, p.Node)
 	if p.Process == observe.Sidecar {
@@ -118,29 +113,29 @@ func owner(p *observe.Point) string {
 	return name
 }
 
-// Interval is a time of a hop between two waypoints of one node, whatever happened
-// in between. Segments leave out the hops that were critical for; stretches do not,
-// so those of two nodes can be compared.
+// Interval is the time of a hop between two waypoints of one node, whatever
+// happened meanwhile. Segments exclude the child hops on the critical path,
+// intervals include them: so intervals of two nodes can be subtracted.
 type Interval string
 
-// Intervals. Outside without Inside is the relay network's time.
+// Intervals. Outside minus Inside is the time of the relay network.
 const (
-	// WholeHop: from the client's writing of the request to its reading of the
-	// response, or between the passages of its interface.
+	// WholeHop: from the client writing the request to it reading the response,
+	// or between both passing the client's vNIC.
 	WholeHop Interval = "hop"
-	// Outside: from leaving the client's node to coming back to it.
+	// Outside: from leaving the client's node to returning to it.
 	Outside Interval = "outside"
 	// Inside: from reaching the server's node to leaving it.
 	Inside Interval = "inside"
 )
 
-// Intervals returns those that were seen, in ns.
-func (l *Hop) Intervals() map[Interval]int64 {
-	request, response := l.requestWaypoints(), l.responseWaypoints()
+// Intervals returns the intervals whose waypoints are known, in ns.
+func (h *Hop) Intervals() map[Interval]int64 {
+	request, response := h.requestWaypoints(), h.responseWaypoints()
 	all := map[Interval]int64{}
-	add := func(s Interval, from, to *waypoint) {
+	add := func(i Interval, from, to *waypoint) {
 		if from != nil && to != nil && from.node == to.node && from.at <= to.at {
-			all[s] = int64(to.at - from.at)
+			all[i] = int64(to.at - from.at)
 		}
 	}
 	add(WholeHop, firstWaypoint(request, fromProcess, fromVNIC), lastWaypoint(response, toVNIC, toProcess))
@@ -149,21 +144,23 @@ func (l *Hop) Intervals() map[Interval]int64 {
 	return all
 }
 
-// firstWaypoint and lastWaypoint return the outermost waypoint at one of the positions from
-// low to high, nil when there is none.
+// firstWaypoint returns the first waypoint with a position from low to high, nil
+// if there is none.
 func firstWaypoint(waypoints []waypoint, low, high position) *waypoint {
 	for i := range waypoints {
-		if m := &waypoints[i]; m.position >= low && m.position <= high {
-			return m
+		if w := &waypoints[i]; w.position >= low && w.position <= high {
+			return w
 		}
 	}
 	return nil
 }
 
+// lastWaypoint returns the last waypoint with a position from low to high, nil if
+// there is none.
 func lastWaypoint(waypoints []waypoint, low, high position) *waypoint {
 	for i := len(waypoints) - 1; i >= 0; i-- {
-		if m := &waypoints[i]; m.position >= low && m.position <= high {
-			return m
+		if w := &waypoints[i]; w.position >= low && w.position <= high {
+			return w
 		}
 	}
 	return nil

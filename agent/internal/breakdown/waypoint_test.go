@@ -10,8 +10,8 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// remoteHop is one request from front on node1 to back on node2, whose back end
-// asks a third service in between; clocks differ by an hour.
+// remoteHop is a request from front on node1 to back on node2, which calls a third
+// service meanwhile. The clocks differ by an hour.
 func remoteHop() (client, server []observe.Observation) {
 	const hour = 3_600_000_000_000
 	addr := netip.MustParseAddrPort
@@ -44,8 +44,8 @@ func remoteHop() (client, server []observe.Observation) {
 	return client, server
 }
 
-// What two agents tell of a hop makes up its relay network, also when the
-// server asks others in between.
+// The intervals of two agents give the relay network's time of a hop, also if the
+// server calls other services meanwhile.
 func TestStretchesGiveTheRelayNetwork(t *testing.T) {
 	client, server := remoteHop()
 	c, s := Split(client, nil).Hops[0].Intervals(), Split(server, nil).Hops[0].Intervals()
@@ -53,7 +53,7 @@ func TestStretchesGiveTheRelayNetwork(t *testing.T) {
 		t.Errorf("hop and outside %v, inside %v", c, s)
 	}
 	if _, ok := c[Inside]; ok || len(s) != 1 {
-		t.Errorf("an agent tells of the other node: %v, %v", c, s)
+		t.Errorf("intervals of the other node: %v, %v", c, s)
 	}
 	var relay int64
 	for _, hop := range Split(append(client, server...), nil).Hops {
@@ -68,7 +68,7 @@ func TestStretchesGiveTheRelayNetwork(t *testing.T) {
 	}
 }
 
-// The client's agent tells all beyond its node as one segment.
+// For the client's agent everything beyond its node is one segment.
 func TestPartBeyondTheNode(t *testing.T) {
 	client, _ := remoteHop()
 	hop := Split(client, nil).Hops[0]

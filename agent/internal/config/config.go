@@ -31,19 +31,7 @@ const (
 // SocketCgroupAuto as the only --socket-cgroup is the pods' cgroup of this node.
 const SocketCgroupAuto = "auto"
 
-<<<<<<< HEAD
-// ContextHeader is an additional request header with a trace context.
-type ContextHeader struct {
-	// Name of the header, 1 to 31 bytes, case-insensitive.
-	Name string
-	// Format of the header's value.
-	Format tracecontext.Format
-}
-
-// KeyValue is a header of each OTLP request.
-=======
 // KeyValue is one header that goes out with each OTLP request.
->>>>>>> wasm
 type KeyValue struct{ Key, Value string }
 
 // Config holds the settings of `layertrace agent`, described in
@@ -53,32 +41,17 @@ type Config struct {
 
 	VNIC, PNIC []string // interface patterns
 
-<<<<<<< HEAD
 	Mode           string
 	Ports          []uint16 // empty: all
 	PrefixWindow   int      // bytes
 	Deep           bool
 	DeepWindow     int // bytes
-	ContextHeaders []ContextHeader
+	ContextHeaders []tracecontext.ContextHeader
 	IdleTimeout    time.Duration
 	RequestTimeout time.Duration
 	MaxConnections int
 	RingBytes      int
 	ReadInterval   time.Duration
-=======
-	Mode            string
-	Ports           []uint16 // empty: all
-	PrefixWindow    int      // bytes
-	Deep            bool
-	DeepWindow      int // bytes
-	ContextHeaders  []tracecontext.ContextHeader
-	TrustedPrefixes []netip.Prefix
-	IdleTimeout     time.Duration
-	RequestTimeout  time.Duration
-	MaxConnections  int
-	RingBytes       int
-	ReadInterval    time.Duration
->>>>>>> wasm
 
 	Spans            string
 	SocketCgroups    []string // or only SocketCgroupAuto
@@ -165,8 +138,8 @@ func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.IntVar(&c.PrefixWindow, "prefix-window", 1024, "search the first `BYTES` of a request for the trace context")
 	fs.BoolVar(&c.Deep, "deep", false, "continue the search in later segments, up to --deep-window")
 	fs.IntVar(&c.DeepWindow, "deep-window", 65536, "search the first `BYTES` of a request with --deep")
-	fs.Var(newList(&c.ContextHeaders, "NAME=FORMAT", parseContextHeader), "context-header",
-		"additional header with a trace context (repeatable, at most 4); formats: w3c, b3, jaeger, sw8")
+	fs.Var(newList(&c.ContextHeaders, "NAME=FORMAT", tracecontext.ParseContextHeader), "context-header",
+		"additional header with a trace context (repeatable, at most 4); formats: w3c, b3, jaeger, skywalking")
 	fs.DurationVar(&c.IdleTimeout, "idle-timeout", 2*time.Second, "report a complete exchange after this `TIME` without a packet")
 	fs.DurationVar(&c.RequestTimeout, "request-timeout", time.Minute, "report a request without a response after this `TIME`")
 	fs.IntVar(&c.MaxConnections, "max-connections", 65536, "track at most `N` connections")

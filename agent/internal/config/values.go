@@ -12,12 +12,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-<<<<<<< HEAD
 	"time"
 
 	"github.com/layertrace/layertrace/internal/tracecontext"
-=======
->>>>>>> wasm
 )
 
 // listValue is a flag with a list: comma-separated and repeatable. The first Set
@@ -206,8 +203,8 @@ func (c *Config) validateCapture() error {
 	if c.RingBytes&(c.RingBytes-1) != 0 {
 		return fmt.Errorf("--ring-bytes is %d: choose a power of two, such as %d", c.RingBytes, 4<<20)
 	}
-	if n := len(c.ContextHeaders); n > 4 {
-		return fmt.Errorf("--context-header: %d headers, at most 4 are possible", n)
+	if err := tracecontext.ValidateContextHeaders(c.ContextHeaders); err != nil {
+		return err
 	}
 	for flag, d := range map[string]time.Duration{
 		"idle-timeout": c.IdleTimeout, "request-timeout": c.RequestTimeout, "read-interval": c.ReadInterval,

@@ -75,7 +75,7 @@ func (y *typical) hop(l *breakdown.Hop) Hop {
 	for _, p := range l.Segments {
 		h.Segments = append(h.Segments, Segment{
 			Layer: p.Layer, Location: p.Location, Between: p.Between, Phase: string(p.Phase),
-			Start: p.Start, Time: p.Time, Back: p.Back, MergedLayers: p.MergedLayers, Baseline: y.ofPart(l, p),
+			Start: p.Start, Time: p.Time, Back: p.ResponseStart, MergedLayers: p.MergedLayers, Baseline: y.ofPart(l, p),
 		})
 	}
 	h.Verdict = y.hopVerdict(l)

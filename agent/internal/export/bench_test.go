@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
 
-	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
@@ -33,7 +32,7 @@ func BenchmarkDelivery(b *testing.B) {
 		b.Fatal(err)
 	}
 	queue := NewQueue(exporter, 4*batchSize, log)
-	emitter := span.NewEmitter(span.Options{Processor: queue, Clock: bootClock{}, Version: "v1"})
+	emitter := span.NewEmitter(span.Options{Processor: queue, Offset: bootTime, Version: "v1"})
 	points := benchPoints()
 	b.ReportAllocs()
 	cpu, n := cpuTime(b), 0
@@ -96,9 +95,7 @@ func benchExchange(n int) observe.Observation {
 	}
 }
 
-type bootClock struct{}
-
-func (bootClock) Offset() clock.Offset { return 1_700_000_000_000_000_000 }
+func bootTime() span.ClockOffset { return 1_700_000_000_000_000_000 }
 
 func cpuTime(b *testing.B) time.Duration {
 	var u syscall.Rusage

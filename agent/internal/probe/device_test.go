@@ -76,7 +76,7 @@ func finish(t *testing.T, p *Probe) (got []observe.Observation) {
 	cancel()
 	done := make(chan error)
 	go func() { done <- p.Run(ctx) }()
-	for x := range p.Exchanges() {
+	for x := range p.Observations() {
 		got = append(got, x)
 	}
 	must(t, <-done)

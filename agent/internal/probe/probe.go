@@ -90,11 +90,11 @@ func open(opts Options) (*Probe, error) {
 	return p, nil
 }
 
-// Exchanges gives out what was captured, and is closed when Run returns.
-func (p *Probe) Exchanges() <-chan observe.Observation { return p.out }
+// Observations returns the channel of what was captured. Run closes it.
+func (p *Probe) Observations() <-chan observe.Observation { return p.out }
 
 // Run reads and sweeps until ctx is done; then it gives out what is still
-// open and closes Exchanges. A slow receiver makes the ring buffer fill, which
+// open and closes Observations. A slow receiver makes the ring buffer fill, which
 // the kernel side counts.
 func (p *Probe) Run(ctx context.Context) error {
 	defer close(p.out)

@@ -102,7 +102,7 @@ func captured(t *testing.T, n *network, opts Options) []observe.Observation {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		for x := range p.Exchanges() {
+		for x := range p.Observations() {
 			got = append(got, x)
 		}
 	}()

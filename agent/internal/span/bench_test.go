@@ -18,7 +18,7 @@ func (discard) ForceFlush(context.Context) error                { return nil }
 
 // BenchmarkEmit is the agent's work for one exchange, without the delivery.
 func BenchmarkEmit(b *testing.B) {
-	e := NewEmitter(Options{Processor: discard{}, Clock: fixedClock{}})
+	e := NewEmitter(Options{Processor: discard{}, Offset: fixedOffset})
 	x := sample()
 	b.ReportAllocs()
 	for b.Loop() {

@@ -10,21 +10,16 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/internal/observe"
 )
-
-// Clock gives the offset from monotonic to wall time.
-type Clock interface {
-	Offset() clock.Offset
-}
 
 // Options of an Emitter. All but Version are needed.
 type Options struct {
 	// Processor takes the finished spans of all points. It outlives each
 	// provider: the emitter never shuts it down.
 	Processor sdktrace.SpanProcessor
-	Clock     Clock
+	// Offset returns the present offset from monotonic to wall time: (*Clock).Offset.
+	Offset func() ClockOffset
 	// Version of layertrace, in the instrumentation scope.
 	Version string
 }
@@ -56,7 +51,7 @@ func (e *Emitter) Emit(o *observe.Observation) bool {
 	if !ok || start == 0 {
 		return false
 	}
-	offset := e.opts.Clock.Offset() // one for the whole exchange
+	offset := e.opts.Offset() // one for the whole exchange
 	point := e.tracer(o.Point, Resource)
 	_, s := point.tracer.Start(withID(ctx, ID(o)), point.spanName,
 		trace.WithSpanKind(trace.SpanKindInternal),

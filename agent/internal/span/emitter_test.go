@@ -10,22 +10,19 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const bootTime = 1_700_000_000_000_000_000
 
-type fixedClock struct{}
-
-func (fixedClock) Offset() clock.Offset { return bootTime }
+func fixedOffset() ClockOffset { return bootTime }
 
 // emit returns the spans of what do emits.
 func emit(t *testing.T, do func(*Emitter)) tracetest.SpanStubs {
 	t.Helper()
 	recorder := tracetest.NewSpanRecorder()
 	do(NewEmitter(Options{
-		Processor: recorder, Clock: fixedClock{}, Version: "v1",
+		Processor: recorder, Offset: fixedOffset, Version: "v1",
 	}))
 	return tracetest.SpanStubsFromReadOnlySpans(recorder.Ended())
 }

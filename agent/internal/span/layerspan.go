@@ -68,7 +68,7 @@ func (e *Emitter) EmitLayer(s *LayerSpan) bool {
 	if !ok || s.Segment.At == 0 || s.Segment.Node != s.Node {
 		return false
 	}
-	offset := e.opts.Clock.Offset()
+	offset := e.opts.Offset()
 	p := observe.Point{
 		ID:   "layers/" + s.Workload.Namespace + "/" + s.Workload.Pod + "/" + s.Workload.Service,
 		Node: s.Node, Workload: s.Workload,

@@ -19,7 +19,6 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 
-	"github.com/layertrace/layertrace/agent/internal/clock"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -28,9 +27,7 @@ import (
 
 const bootTime = 1_700_000_000_000_000_000
 
-type fixedClock struct{}
-
-func (fixedClock) Offset() clock.Offset { return bootTime }
+func fixedOffset() span.ClockOffset { return bootTime }
 
 // kept is an OTLP client that keeps what it is given.
 type kept struct{ spans []*tracepb.ResourceSpans }
@@ -122,7 +119,7 @@ func readBack(t *testing.T, o *observe.Observation) observe.Observation {
 	ctx := context.Background()
 	client := &kept{}
 	processor := sdktrace.NewSimpleSpanProcessor(otlptrace.NewUnstarted(client))
-	emitter := span.NewEmitter(span.Options{Processor: processor, Clock: fixedClock{}, Version: "v1"})
+	emitter := span.NewEmitter(span.Options{Processor: processor, Offset: fixedOffset, Version: "v1"})
 	if !emitter.Emit(o) {
 		t.Fatal("no span was made")
 	}

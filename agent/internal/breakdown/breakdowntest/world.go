@@ -1,39 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package breakdowntest makes observations of requests whose times are known, for
+// Package breakdowntest makes observations of requests with known times, for
 // tests.
 package breakdowntest
 
 import (
 	"net/netip"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
-	"go.opentelemetry.io/otel/trace"
 )
 
-// World makes observations of requests that go through pods, sidecars and nodes,
-// with times that are given: what the tests compare with. Each node's clock
-// has an offset of its own.
+// World makes observations of requests between pods, sidecars and nodes, and keeps
+// the true time of each layer to compare with. Each node's clock has its own
+// offset.
 type World struct {
 	// Now is the true time in ns.
 	Now   uint64
 	clock map[string]uint64 // offset per node
 	span  byte
 	port  uint16
-	// All are the observations so far; Drop says which points are missing.
+	// All are the observations so far, without those that Drop (if set) selects.
 	All  []observe.Observation
 	Drop func(*observe.Observation) bool
-	// ID is the trace's.
+	// ID of the trace.
 	ID trace.TraceID
-	// Took are the true times per layer and location.
+	// Took is the true time per layer and location, in ns.
 	Took   map[string]uint64
 	change []func(*Hop)
-}
-
-// Ends returns the services at both ends, and whether the hop is inside a pod.
-func (h *Hop) Ends() (from, to string, inside bool) {
-	return h.from.service, h.to.service, h.from == h.to
 }
 
 // Pod is where a process runs.
@@ -47,7 +43,7 @@ var (
 	Ratings = Pod{"ratings", "node3", "10.244.3.14"}
 )
 
-// New returns a world in which nothing happened yet.
+// New returns a world without requests.
 func New() *World {
 	return &World{
 		Now: 1e9, ID: trace.TraceID{1},
@@ -62,19 +58,18 @@ func (w *World) Spend(l observe.Layer, location string, ns uint64) {
 	w.Took[string(l)+" "+location] += ns
 }
 
-// Hop is a request from a process to another: the observations get their times
-// while it runs, and handle is what the receiver does.
+// Hop is a request from one process to another.
 type Hop struct {
 	w              *World
 	from, to       Pod
 	fromProc, proc observe.Process
 	client, server netip.AddrPort
 	span           trace.SpanID
-	// What each crossing costs, in ns.
+	// Time of each step on the path, in ns.
 	Stack, VNet, Driver, Relay uint64
 }
 
-// Hop prepares a request from a process to another.
+// Hop prepares a request from one process to another.
 func (w *World) Hop(from Pod, fromProc observe.Process, to Pod, proc observe.Process) *Hop {
 	w.span++
 	w.port++
@@ -91,6 +86,11 @@ func (w *World) Hop(from Pod, fromProc observe.Process, to Pod, proc observe.Pro
 	return h
 }
 
+// Ends returns the services at both ends, and whether the hop is inside a pod.
+func (h *Hop) Ends() (from, to string, inside bool) {
+	return h.from.service, h.to.service, h.from == h.to
+}
+
 func (h *Hop) observation(kind observe.Kind, node string) *observe.Observation {
 	o := &observe.Observation{
 		Key: observe.Key{Client: h.client, Server: h.server}, Status: 200,
@@ -105,12 +105,12 @@ func (h *Hop) observation(kind observe.Kind, node string) *observe.Observation {
 
 func (h *Hop) at(node string) uint64 { return h.w.Now + h.w.clock[node] }
 
-func request(s *observe.Observation) *observe.Message  { return &s.Request }
-func response(s *observe.Observation) *observe.Message { return &s.Response }
+func request(o *observe.Observation) *observe.Message  { return &o.Request }
+func response(o *observe.Observation) *observe.Message { return &o.Response }
 
 func whole(first uint64) observe.Extent { return observe.Extent{First: first, Last: first} }
 
-// Run sends the request, lets handle happen and brings the response back.
+// Run sends the request, calls handle as the receiver, and returns the response.
 func (h *Hop) Run(handle func()) {
 	w := h.w
 	sender, receiver := h.observation(observe.KindSocket, h.from.node), h.observation(observe.KindSocket, h.to.node)
@@ -137,19 +137,19 @@ func (h *Hop) Run(handle func()) {
 			seen = append(seen, cp, sp)
 		}
 	}
-	for _, s := range seen {
-		s.Wall = int64(s.Request.First - w.clock[s.Point.Node])
-		if w.Drop == nil || !w.Drop(s) {
-			w.All = append(w.All, *s)
+	for _, o := range seen {
+		o.Wall = int64(o.Request.First - w.clock[o.Point.Node])
+		if w.Drop == nil || !w.Drop(o) {
+			w.All = append(w.All, *o)
 		}
 	}
 }
 
-// path takes a message along its positions.
+// path passes a message along its path and notes its times.
 func (h *Hop) path(message func(*observe.Observation) *observe.Message, from, to Pod, out, outNIC, outPhysical, inPhysical, inNIC, in *observe.Observation) {
-	pass := func(s *observe.Observation) {
-		m := message(s)
-		m.First, m.Last, m.Bytes, m.Packets = h.at(s.Point.Node), h.at(s.Point.Node), 100, 1
+	pass := func(o *observe.Observation) {
+		m := message(o)
+		m.First, m.Last, m.Bytes, m.Packets = h.at(o.Point.Node), h.at(o.Point.Node), 100, 1
 	}
 	w := h.w
 	message(out).App = whole(h.at(from.node))
@@ -177,8 +177,8 @@ func (h *Hop) path(message func(*observe.Observation) *observe.Message, from, to
 	message(in).App = whole(h.at(to.node))
 }
 
-// FrontPage is a request as in the lab: from the gateway to productpage and its
-// sidecar, which asks details on another node. change may make hops slower.
+// FrontPage is a request as in the lab: from the gateway to productpage, which
+// calls details on another node. change may make hops slower.
 func (w *World) FrontPage(change ...func(*Hop)) {
 	w.change = change
 	w.Hop(Gateway, observe.Sidecar, Page, observe.Sidecar).Run(func() {

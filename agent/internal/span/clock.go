@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package clock turns the kernel's monotonic time into wall time.
-package clock
+package span
 
 import (
 	"context"
@@ -14,33 +13,36 @@ import (
 )
 
 const (
-	// interval between two measurements of the offset.
-	interval = 5 * time.Second
-	// samples of one measurement, of which the narrowest counts.
-	samples = 8
+	// clockInterval is the time between two measurements of the offset.
+	clockInterval = 5 * time.Second
+	// clockSamples is the number of samples per measurement. The narrowest counts.
+	clockSamples = 8
+	// minClockStep is the smallest difference that counts as a step of the wall
+	// clock: wider than any sample on a machine that is not stalled.
+	minClockStep = int64(20 * time.Microsecond)
 )
 
-// Offset is the wall time (Unix ns) at monotonic time 0. Use one Offset for
-// all times that belong together: their differences stay exact then.
-type Offset int64
+// ClockOffset is the wall time (Unix ns) at monotonic time 0. Use one offset for
+// all times that belong together, so that their differences stay exact.
+type ClockOffset int64
 
 // Wall returns the wall time of a CLOCK_MONOTONIC time in ns.
-func (o Offset) Wall(monotonic uint64) time.Time {
+func (o ClockOffset) Wall(monotonic uint64) time.Time {
 	return time.Unix(0, int64(o)+int64(monotonic))
 }
 
-// Clock keeps the offset between CLOCK_REALTIME and CLOCK_MONOTONIC.
+// Clock measures the offset between CLOCK_REALTIME and CLOCK_MONOTONIC.
 //
-// NTP's slewing moves both clocks alike, so the offset changes only when the
-// wall clock is stepped. A new measurement therefore replaces the old one only
-// when the two contradict each other; otherwise their noise would shift the
-// spans of one hop against each other.
+// NTP slews both clocks alike, so the offset changes only when the wall clock is
+// stepped. A new measurement therefore replaces the old one only when the two
+// contradict each other; otherwise their noise would shift the spans of one hop
+// against each other.
 type Clock struct {
 	offset atomic.Int64
 }
 
-// New measures once.
-func New() (*Clock, error) {
+// NewClock measures the offset once.
+func NewClock() (*Clock, error) {
 	c := &Clock{}
 	offset, _, err := measure(readClocks)
 	if err != nil {
@@ -50,12 +52,12 @@ func New() (*Clock, error) {
 	return c, nil
 }
 
-// Offset returns the offset as of the last measurement.
-func (c *Clock) Offset() Offset { return Offset(c.offset.Load()) }
+// Offset returns the offset of the last measurement.
+func (c *Clock) Offset() ClockOffset { return ClockOffset(c.offset.Load()) }
 
 // Run measures again every few seconds until ctx is done.
 func (c *Clock) Run(ctx context.Context) error {
-	ticker := time.NewTicker(interval)
+	ticker := time.NewTicker(clockInterval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -69,29 +71,26 @@ func (c *Clock) Run(ctx context.Context) error {
 	}
 }
 
-// contradiction is the least difference that counts as a step of the wall
-// clock: above any bracket of a machine that is not stalled.
-const contradiction = int64(20 * time.Microsecond)
-
 func (c *Clock) update(read readFunc) error {
 	offset, width, err := measure(read)
 	if err != nil {
 		return err
 	}
-	if diff := offset - c.offset.Load(); max(diff, -diff) > max(width, contradiction) {
+	if diff := offset - c.offset.Load(); max(diff, -diff) > max(width, minClockStep) {
 		c.offset.Store(offset)
 	}
 	return nil
 }
 
-// readFunc reads monotonic, wall and monotonic time again, in ns.
+// readFunc reads the monotonic clock, the wall clock, and the monotonic clock
+// again, in ns.
 type readFunc func() (before, wall, after int64, err error)
 
 // measure returns wall minus monotonic time of the sample whose two monotonic
-// readings are closest, and their distance.
+// readings are closest, and the distance of these.
 func measure(read readFunc) (offset, width int64, err error) {
 	width = math.MaxInt64
-	for range samples {
+	for range clockSamples {
 		before, wall, after, err := read()
 		if err != nil {
 			return 0, 0, err

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package clock
+package span
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 
 // The offset turns a monotonic time of now into the wall time of now.
 func TestOffsetOfTheRealClocks(t *testing.T) {
-	c, err := New()
+	c, err := NewClock()
 	if err != nil {
 		t.Fatal(err)
 	}
