@@ -73,7 +73,7 @@ pictures: root packages lab ## Make the pictures of the documents again, from a 
 
 .PHONY: soak
 soak: root ## Load the Wasm filter for 10 minutes and watch memory and crashes
-	go test ./e2e/reorder/cost -count=1 -run=TestSoak -v -timeout=1h -soak=10m -soak-requests=1000000
+	go test ./e2e/reorder -count=1 -run=TestSoak -v -timeout=1h -soak=10m -soak-requests=1000000
 
 .PHONY: lint
 lint: packages ## Check Go and C style and the import order

@@ -23,7 +23,7 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	Server struct {
@@ -31,25 +31,24 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
-	ClientIsA       uint8
-	Phase           uint8
-	SkipResponses   uint8
-	Skipping        uint8
-	Interim         uint8
-	SynOptionLen    uint8
-	SynConnectionId [8]uint8
-	Waiting         uint8
-	Pad             [5]uint8
-	Followed        uint32
-	DriverClient    struct {
+	ClientIsA           uint8
+	Phase               uint8
+	PipelinedResponses  uint8
+	InPipelinedResponse uint8
+	AwaitingResponse    uint8
+	SynOptionLen        uint8
+	SynConnectionId     [8]uint8
+	Pad                 [6]uint8
+	Tracked             uint32
+	DriverClient        struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	DriverServer struct {
@@ -57,7 +56,7 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 }
@@ -69,6 +68,18 @@ type CaptureConnectionKey struct {
 	PortB   uint16
 	AddrA   [2]uint64
 	AddrB   [2]uint64
+}
+
+type CaptureContextHeaders struct {
+	_   structs.HostLayout
+	Len uint32
+	Of  [4]struct {
+		_      structs.HostLayout
+		Len    uint8
+		Pad    [3]uint8
+		Format uint32
+		Name   [32]uint8
+	}
 }
 
 type CaptureCounter uint32
@@ -118,68 +129,110 @@ const (
 )
 
 type CaptureExchangeRecord struct {
-	_                     structs.HostLayout
-	RequestFirst          uint64
-	RequestLast           uint64
-	ResponseFirst         uint64
-	ResponseLast          uint64
-	RequestBytes          uint64
-	ResponseBytes         uint64
-	RequestPackets        uint32
-	ResponsePackets       uint32
-	TraceId               [16]uint8
-	SpanId                [8]uint8
-	ConnectionId          [8]uint8
-	OptionTime            uint64
-	ClientAddr            [16]uint8
-	ServerAddr            [16]uint8
-	ClientPort            uint16
-	ServerPort            uint16
-	Ifindex               uint32
-	HeaderOffset          uint32
-	Flags                 CaptureExchangeFlag
-	Retransmits           uint32
-	Status                uint16
-	Format                uint8
-	Sampling              uint8
-	Direction             uint8
-	ConnectionIdLen       uint8
-	IsSocket              uint8
-	IsClient              uint8
-	Pad                   [4]uint8
-	HandoverRequestFirst  uint64
-	HandoverRequestLast   uint64
-	HandoverResponseFirst uint64
-	HandoverResponseLast  uint64
-	Drops                 uint32
-	DropReason            uint32
-	Cookie                uint64
-	Netns                 uint32
-	Uid                   uint32
-	SrttUs                uint32
-	ZeroWindows           uint32
-	LeavingStart          uint32
-	LeavingEnd            uint32
-	HandoverEnd           uint32
-	QueueBypassed         uint8
-	LeavingDropped        uint8
-	Pad2                  [2]uint8
-	Acknowledged          uint64
+	_                structs.HostLayout
+	RequestFirst     uint64
+	RequestLast      uint64
+	ResponseFirst    uint64
+	ResponseLast     uint64
+	RequestBytes     uint64
+	ResponseBytes    uint64
+	RequestPackets   uint32
+	ResponsePackets  uint32
+	TraceId          [16]uint8
+	SpanId           [8]uint8
+	ConnectionId     [8]uint8
+	OptionTime       uint64
+	ClientAddr       [16]uint8
+	ServerAddr       [16]uint8
+	ClientPort       uint16
+	ServerPort       uint16
+	Ifindex          uint32
+	HeaderOffset     uint32
+	Flags            CaptureExchangeFlag
+	Retransmits      uint32
+	Status           uint16
+	Format           uint8
+	Sampling         uint8
+	Direction        uint8
+	ConnectionIdLen  uint8
+	IsSocket         uint8
+	IsClient         uint8
+	Pad              [4]uint8
+	FarRequestFirst  uint64
+	FarRequestLast   uint64
+	FarResponseFirst uint64
+	FarResponseLast  uint64
+	Drops            uint32
+	DropReason       uint32
+	Cookie           uint64
+	Netns            uint32
+	Uid              uint32
+	SrttUs           uint32
+	ZeroWindows      uint32
+	EgressSeqStart   uint32
+	EgressSeqEnd     uint32
+	EgressSeqDone    uint32
+	QdiscBypass      uint8
+	EgressDropped    uint8
+	Pad2             [2]uint8
+	Acknowledged     uint64
 }
 
-type CaptureExtraName struct {
-	_      structs.HostLayout
-	Len    uint8
-	Format uint8
-	Pad    [6]uint8
-	Name   [32]uint8
-}
+type CaptureFormat uint32
 
-type CaptureFollowed struct {
-	_     structs.HostLayout
-	Total uint32
-	Pad   [60]uint8
-	Count [1024]uint32
+const (
+	CaptureFormatFORMAT_NONE    CaptureFormat = 0
+	CaptureFormatFORMAT_W3C     CaptureFormat = 1
+	CaptureFormatFORMAT_B3      CaptureFormat = 2
+	CaptureFormatFORMAT_B3MULTI CaptureFormat = 3
+	CaptureFormatFORMAT_JAEGER  CaptureFormat = 4
+	CaptureFormatFORMAT_DATADOG CaptureFormat = 5
+	CaptureFormatFORMAT_SW8     CaptureFormat = 6
+)
+
+type CapturePartialHead struct {
+	_    structs.HostLayout
+	Walk struct {
+		_           structs.HostLayout
+		Pos         uint32
+		End         uint32
+		Base        uint32
+		RequestLine uint8
+		Malformed   uint8
+		SkipLine    uint8
+		Denied      uint8
+		Found       struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		B3 struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		Datadog struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+	}
+	Line [520]uint8
 }
 
 type CapturePrefixKey struct {
@@ -189,14 +242,14 @@ type CapturePrefixKey struct {
 }
 
 type CaptureScratch struct {
-	_       structs.HostLayout
-	Claimed uint32
-	Slot    uint32
-	Known   [8]struct {
+	_            structs.HostLayout
+	Claimed      uint32
+	Slot         uint32
+	SegmentCache [8]struct {
 		_          structs.HostLayout
-		Numbers    uint64
+		SeqAck     uint64
 		PayloadLen uint32
-		Beginning  struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -257,7 +310,7 @@ type CaptureScratch struct {
 		FromA      bool
 		Direction  uint8
 		Pad        uint8
-		Begins     struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -271,12 +324,12 @@ type CaptureScratch struct {
 		Netns  uint32
 		Uid    uint32
 	}
-	Writing struct {
+	WriteTimes struct {
 		_     structs.HostLayout
 		First uint64
 		Last  uint64
 	}
-	Contexts [8]struct {
+	CachedContexts [8]struct {
 		_        structs.HostLayout
 		TraceId  [16]uint8
 		SpanId   [8]uint8
@@ -298,7 +351,7 @@ type CaptureScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Fresh           CaptureConnection
+	Blank           CaptureConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -308,85 +361,57 @@ type CaptureScratch struct {
 	Pad             [3]uint8
 }
 
-type CaptureSearch struct {
-	_    structs.HostLayout
-	Walk struct {
-		_           structs.HostLayout
-		Pos         uint32
-		End         uint32
-		Base        uint32
-		RequestLine uint8
-		Malformed   uint8
-		SkipLine    uint8
-		Denied      uint8
-		Found       struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-		B3 struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-		Datadog struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-	}
-	Line [520]uint8
-}
-
 type CaptureSweepArgs struct {
 	_            structs.HostLayout
 	ResponseIdle uint64
 	RequestIdle  uint64
 	Open         uint64
-	Followed     uint64
+	Tracked      uint64
 }
+
+type CaptureTracked struct {
+	_     structs.HostLayout
+	Total uint32
+	Pad   [60]uint8
+	Count [1024]uint32
+}
+
+type CaptureWindow uint32
+
+const (
+	CaptureWindowWINDOW_MIN          CaptureWindow = 64
+	CaptureWindowWINDOW_DEFAULT      CaptureWindow = 1024
+	CaptureWindowWINDOW_MAX          CaptureWindow = 4096
+	CaptureWindowDEEP_WINDOW_DEFAULT CaptureWindow = 65536
+	CaptureWindowDEEP_WINDOW_MAX     CaptureWindow = 16777216
+	CaptureWindowDEEP_LINE_MAX       CaptureWindow = 512
+)
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	CaptureMapConnections         = "connections"
-	CaptureMapCounters            = "counters"
-	CaptureMapExchanges           = "exchanges"
-	CaptureMapFollowedConnections = "followed_connections"
-	CaptureMapScratches           = "scratches"
-	CaptureMapSearches            = "searches"
-	CaptureMapTrustedPrefixes     = "trusted_prefixes"
-	CaptureProgCaptureIn          = "capture_in"
-	CaptureProgCaptureInL3        = "capture_in_l3"
-	CaptureProgCaptureOut         = "capture_out"
-	CaptureProgCaptureOutL3       = "capture_out_l3"
-	CaptureProgCaptureSock        = "capture_sock"
-	CaptureProgCaptureSockL3      = "capture_sock_l3"
-	CaptureProgSweep              = "sweep"
-	CaptureVarDeep                = "deep"
-	CaptureVarDeepWindow          = "deep_window"
-	CaptureVarExtraNames          = "extra_names"
-	CaptureVarExtraNamesLen       = "extra_names_len"
-	CaptureVarPorts               = "ports"
-	CaptureVarPortsChosen         = "ports_chosen"
-	CaptureVarPrefixWindow        = "prefix_window"
-	CaptureVarRingMark            = "ring_mark"
+	CaptureMapConnections        = "connections"
+	CaptureMapCounters           = "counters"
+	CaptureMapExchanges          = "exchanges"
+	CaptureMapPartialHeads       = "partial_heads"
+	CaptureMapScratches          = "scratches"
+	CaptureMapTrackedConnections = "tracked_connections"
+	CaptureMapTrustedPrefixes    = "trusted_prefixes"
+	CaptureProgCaptureIn         = "capture_in"
+	CaptureProgCaptureInL3       = "capture_in_l3"
+	CaptureProgCaptureOut        = "capture_out"
+	CaptureProgCaptureOutL3      = "capture_out_l3"
+	CaptureProgCaptureSock       = "capture_sock"
+	CaptureProgCaptureSockL3     = "capture_sock_l3"
+	CaptureProgSweep             = "sweep"
+	CaptureVarContextHeaders     = "context_headers"
+	CaptureVarDeep               = "deep"
+	CaptureVarDeepWindow         = "deep_window"
+	CaptureVarFilterPorts        = "filter_ports"
+	CaptureVarPorts              = "ports"
+	CaptureVarPrefixWindow       = "prefix_window"
+	CaptureVarRingWakeupFill     = "ring_wakeup_fill"
 )
 
 // LoadCapture returns the embedded CollectionSpec for Capture.
@@ -444,27 +469,26 @@ type CaptureProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CaptureMapSpecs struct {
-	Connections         *ebpf.MapSpec `ebpf:"connections"`
-	Counters            *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
-	FollowedConnections *ebpf.MapSpec `ebpf:"followed_connections"`
-	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
-	Searches            *ebpf.MapSpec `ebpf:"searches"`
-	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	Connections        *ebpf.MapSpec `ebpf:"connections"`
+	Counters           *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
+	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
+	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
+	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
+	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
 }
 
 // CaptureVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CaptureVariableSpecs struct {
-	Deep          *ebpf.VariableSpec `ebpf:"deep"`
-	DeepWindow    *ebpf.VariableSpec `ebpf:"deep_window"`
-	ExtraNames    *ebpf.VariableSpec `ebpf:"extra_names"`
-	ExtraNamesLen *ebpf.VariableSpec `ebpf:"extra_names_len"`
-	Ports         *ebpf.VariableSpec `ebpf:"ports"`
-	PortsChosen   *ebpf.VariableSpec `ebpf:"ports_chosen"`
-	PrefixWindow  *ebpf.VariableSpec `ebpf:"prefix_window"`
-	RingMark      *ebpf.VariableSpec `ebpf:"ring_mark"`
+	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
+	Deep           *ebpf.VariableSpec `ebpf:"deep"`
+	DeepWindow     *ebpf.VariableSpec `ebpf:"deep_window"`
+	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
+	Ports          *ebpf.VariableSpec `ebpf:"ports"`
+	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
 }
 
 // CaptureObjects contains all objects after they have been loaded into the kernel.
@@ -487,13 +511,13 @@ func (o *CaptureObjects) Close() error {
 //
 // It can be passed to LoadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CaptureMaps struct {
-	Connections         *ebpf.Map `ebpf:"connections"`
-	Counters            *ebpf.Map `ebpf:"counters"`
-	Exchanges           *ebpf.Map `ebpf:"exchanges"`
-	FollowedConnections *ebpf.Map `ebpf:"followed_connections"`
-	Scratches           *ebpf.Map `ebpf:"scratches"`
-	Searches            *ebpf.Map `ebpf:"searches"`
-	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
+	Connections        *ebpf.Map `ebpf:"connections"`
+	Counters           *ebpf.Map `ebpf:"counters"`
+	Exchanges          *ebpf.Map `ebpf:"exchanges"`
+	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
+	Scratches          *ebpf.Map `ebpf:"scratches"`
+	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
+	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
 }
 
 func (m *CaptureMaps) Close() error {
@@ -501,9 +525,9 @@ func (m *CaptureMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
-		m.FollowedConnections,
+		m.PartialHeads,
 		m.Scratches,
-		m.Searches,
+		m.TrackedConnections,
 		m.TrustedPrefixes,
 	)
 }
@@ -512,14 +536,13 @@ func (m *CaptureMaps) Close() error {
 //
 // It can be passed to LoadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CaptureVariables struct {
-	Deep          *ebpf.Variable `ebpf:"deep"`
-	DeepWindow    *ebpf.Variable `ebpf:"deep_window"`
-	ExtraNames    *ebpf.Variable `ebpf:"extra_names"`
-	ExtraNamesLen *ebpf.Variable `ebpf:"extra_names_len"`
-	Ports         *ebpf.Variable `ebpf:"ports"`
-	PortsChosen   *ebpf.Variable `ebpf:"ports_chosen"`
-	PrefixWindow  *ebpf.Variable `ebpf:"prefix_window"`
-	RingMark      *ebpf.Variable `ebpf:"ring_mark"`
+	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
+	Deep           *ebpf.Variable `ebpf:"deep"`
+	DeepWindow     *ebpf.Variable `ebpf:"deep_window"`
+	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
+	Ports          *ebpf.Variable `ebpf:"ports"`
+	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
 }
 
 // CapturePrograms contains all programs after they have been loaded into the kernel.

@@ -16,53 +16,53 @@ import (
 type DriverConnection struct {
 	_ structs.HostLayout
 	X struct {
-		_                     structs.HostLayout
-		RequestFirst          uint64
-		RequestLast           uint64
-		ResponseFirst         uint64
-		ResponseLast          uint64
-		RequestBytes          uint64
-		ResponseBytes         uint64
-		RequestPackets        uint32
-		ResponsePackets       uint32
-		TraceId               [16]uint8
-		SpanId                [8]uint8
-		ConnectionId          [8]uint8
-		OptionTime            uint64
-		ClientAddr            [16]uint8
-		ServerAddr            [16]uint8
-		ClientPort            uint16
-		ServerPort            uint16
-		Ifindex               uint32
-		HeaderOffset          uint32
-		Flags                 uint32
-		Retransmits           uint32
-		Status                uint16
-		Format                uint8
-		Sampling              uint8
-		Direction             uint8
-		ConnectionIdLen       uint8
-		IsSocket              uint8
-		IsClient              uint8
-		Pad                   [4]uint8
-		HandoverRequestFirst  uint64
-		HandoverRequestLast   uint64
-		HandoverResponseFirst uint64
-		HandoverResponseLast  uint64
-		Drops                 uint32
-		DropReason            uint32
-		Cookie                uint64
-		Netns                 uint32
-		Uid                   uint32
-		SrttUs                uint32
-		ZeroWindows           uint32
-		LeavingStart          uint32
-		LeavingEnd            uint32
-		HandoverEnd           uint32
-		QueueBypassed         uint8
-		LeavingDropped        uint8
-		Pad2                  [2]uint8
-		Acknowledged          uint64
+		_                structs.HostLayout
+		RequestFirst     uint64
+		RequestLast      uint64
+		ResponseFirst    uint64
+		ResponseLast     uint64
+		RequestBytes     uint64
+		ResponseBytes    uint64
+		RequestPackets   uint32
+		ResponsePackets  uint32
+		TraceId          [16]uint8
+		SpanId           [8]uint8
+		ConnectionId     [8]uint8
+		OptionTime       uint64
+		ClientAddr       [16]uint8
+		ServerAddr       [16]uint8
+		ClientPort       uint16
+		ServerPort       uint16
+		Ifindex          uint32
+		HeaderOffset     uint32
+		Flags            uint32
+		Retransmits      uint32
+		Status           uint16
+		Format           uint8
+		Sampling         uint8
+		Direction        uint8
+		ConnectionIdLen  uint8
+		IsSocket         uint8
+		IsClient         uint8
+		Pad              [4]uint8
+		FarRequestFirst  uint64
+		FarRequestLast   uint64
+		FarResponseFirst uint64
+		FarResponseLast  uint64
+		Drops            uint32
+		DropReason       uint32
+		Cookie           uint64
+		Netns            uint32
+		Uid              uint32
+		SrttUs           uint32
+		ZeroWindows      uint32
+		EgressSeqStart   uint32
+		EgressSeqEnd     uint32
+		EgressSeqDone    uint32
+		QdiscBypass      uint8
+		EgressDropped    uint8
+		Pad2             [2]uint8
+		Acknowledged     uint64
 	}
 	Claim  uint64
 	LastNs uint64
@@ -71,7 +71,7 @@ type DriverConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	Server struct {
@@ -79,25 +79,24 @@ type DriverConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
-	ClientIsA       uint8
-	Phase           uint8
-	SkipResponses   uint8
-	Skipping        uint8
-	Interim         uint8
-	SynOptionLen    uint8
-	SynConnectionId [8]uint8
-	Waiting         uint8
-	Pad             [5]uint8
-	Followed        uint32
-	DriverClient    struct {
+	ClientIsA           uint8
+	Phase               uint8
+	PipelinedResponses  uint8
+	InPipelinedResponse uint8
+	AwaitingResponse    uint8
+	SynOptionLen        uint8
+	SynConnectionId     [8]uint8
+	Pad                 [6]uint8
+	Tracked             uint32
+	DriverClient        struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	DriverServer struct {
@@ -105,7 +104,7 @@ type DriverConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 }
@@ -150,21 +149,6 @@ const (
 	DriverCounterCOUNTERS                    DriverCounter = 25
 )
 
-type DriverExtraName struct {
-	_      structs.HostLayout
-	Len    uint8
-	Format uint8
-	Pad    [6]uint8
-	Name   [32]uint8
-}
-
-type DriverFollowed struct {
-	_     structs.HostLayout
-	Total uint32
-	Pad   [60]uint8
-	Count [1024]uint32
-}
-
 type DriverPrefixKey struct {
 	_    structs.HostLayout
 	Len  uint32
@@ -172,14 +156,14 @@ type DriverPrefixKey struct {
 }
 
 type DriverScratch struct {
-	_       structs.HostLayout
-	Claimed uint32
-	Slot    uint32
-	Known   [8]struct {
+	_            structs.HostLayout
+	Claimed      uint32
+	Slot         uint32
+	SegmentCache [8]struct {
 		_          structs.HostLayout
-		Numbers    uint64
+		SeqAck     uint64
 		PayloadLen uint32
-		Beginning  struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -240,7 +224,7 @@ type DriverScratch struct {
 		FromA      bool
 		Direction  uint8
 		Pad        uint8
-		Begins     struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -254,12 +238,12 @@ type DriverScratch struct {
 		Netns  uint32
 		Uid    uint32
 	}
-	Writing struct {
+	WriteTimes struct {
 		_     structs.HostLayout
 		First uint64
 		Last  uint64
 	}
-	Contexts [8]struct {
+	CachedContexts [8]struct {
 		_        structs.HostLayout
 		TraceId  [16]uint8
 		SpanId   [8]uint8
@@ -281,7 +265,7 @@ type DriverScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Fresh           DriverConnection
+	Blank           DriverConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -291,29 +275,31 @@ type DriverScratch struct {
 	Pad             [3]uint8
 }
 
+type DriverTracked struct {
+	_     structs.HostLayout
+	Total uint32
+	Pad   [60]uint8
+	Count [1024]uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DriverMapConnections         = "connections"
-	DriverMapCounters            = "counters"
-	DriverMapExchanges           = "exchanges"
-	DriverMapFollowedConnections = "followed_connections"
-	DriverMapScratches           = "scratches"
-	DriverMapTrustedPrefixes     = "trusted_prefixes"
-	DriverMapWatchedHigh         = "watched_high"
-	DriverMapWatchedInterfaces   = "watched_interfaces"
-	DriverProgPacketDrop         = "packet_drop"
-	DriverProgQueueRelease       = "queue_release"
-	DriverVarDeep                = "deep"
-	DriverVarDeepWindow          = "deep_window"
-	DriverVarExtraNames          = "extra_names"
-	DriverVarExtraNamesLen       = "extra_names_len"
-	DriverVarPorts               = "ports"
-	DriverVarPortsChosen         = "ports_chosen"
-	DriverVarPrefixWindow        = "prefix_window"
-	DriverVarRingMark            = "ring_mark"
-	DriverVarWatchedNetns        = "watched_netns"
+	DriverMapConnections        = "connections"
+	DriverMapCounters           = "counters"
+	DriverMapExchanges          = "exchanges"
+	DriverMapScratches          = "scratches"
+	DriverMapTrackedConnections = "tracked_connections"
+	DriverMapTrustedPrefixes    = "trusted_prefixes"
+	DriverMapWatchedHigh        = "watched_high"
+	DriverMapWatchedInterfaces  = "watched_interfaces"
+	DriverProgPacketDrop        = "packet_drop"
+	DriverProgQdiscDequeue      = "qdisc_dequeue"
+	DriverVarFilterPorts        = "filter_ports"
+	DriverVarPorts              = "ports"
+	DriverVarRingWakeupFill     = "ring_wakeup_fill"
+	DriverVarWatchedNetns       = "watched_netns"
 )
 
 // LoadDriver returns the embedded CollectionSpec for Driver.
@@ -359,36 +345,31 @@ type DriverSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type DriverProgramSpecs struct {
 	PacketDrop   *ebpf.ProgramSpec `ebpf:"packet_drop"`
-	QueueRelease *ebpf.ProgramSpec `ebpf:"queue_release"`
+	QdiscDequeue *ebpf.ProgramSpec `ebpf:"qdisc_dequeue"`
 }
 
 // DriverMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DriverMapSpecs struct {
-	Connections         *ebpf.MapSpec `ebpf:"connections"`
-	Counters            *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
-	FollowedConnections *ebpf.MapSpec `ebpf:"followed_connections"`
-	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
-	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
-	WatchedHigh         *ebpf.MapSpec `ebpf:"watched_high"`
-	WatchedInterfaces   *ebpf.MapSpec `ebpf:"watched_interfaces"`
+	Connections        *ebpf.MapSpec `ebpf:"connections"`
+	Counters           *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
+	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
+	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
+	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	WatchedHigh        *ebpf.MapSpec `ebpf:"watched_high"`
+	WatchedInterfaces  *ebpf.MapSpec `ebpf:"watched_interfaces"`
 }
 
 // DriverVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DriverVariableSpecs struct {
-	Deep          *ebpf.VariableSpec `ebpf:"deep"`
-	DeepWindow    *ebpf.VariableSpec `ebpf:"deep_window"`
-	ExtraNames    *ebpf.VariableSpec `ebpf:"extra_names"`
-	ExtraNamesLen *ebpf.VariableSpec `ebpf:"extra_names_len"`
-	Ports         *ebpf.VariableSpec `ebpf:"ports"`
-	PortsChosen   *ebpf.VariableSpec `ebpf:"ports_chosen"`
-	PrefixWindow  *ebpf.VariableSpec `ebpf:"prefix_window"`
-	RingMark      *ebpf.VariableSpec `ebpf:"ring_mark"`
-	WatchedNetns  *ebpf.VariableSpec `ebpf:"watched_netns"`
+	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
+	Ports          *ebpf.VariableSpec `ebpf:"ports"`
+	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
+	WatchedNetns   *ebpf.VariableSpec `ebpf:"watched_netns"`
 }
 
 // DriverObjects contains all objects after they have been loaded into the kernel.
@@ -411,14 +392,14 @@ func (o *DriverObjects) Close() error {
 //
 // It can be passed to LoadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DriverMaps struct {
-	Connections         *ebpf.Map `ebpf:"connections"`
-	Counters            *ebpf.Map `ebpf:"counters"`
-	Exchanges           *ebpf.Map `ebpf:"exchanges"`
-	FollowedConnections *ebpf.Map `ebpf:"followed_connections"`
-	Scratches           *ebpf.Map `ebpf:"scratches"`
-	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
-	WatchedHigh         *ebpf.Map `ebpf:"watched_high"`
-	WatchedInterfaces   *ebpf.Map `ebpf:"watched_interfaces"`
+	Connections        *ebpf.Map `ebpf:"connections"`
+	Counters           *ebpf.Map `ebpf:"counters"`
+	Exchanges          *ebpf.Map `ebpf:"exchanges"`
+	Scratches          *ebpf.Map `ebpf:"scratches"`
+	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
+	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
+	WatchedHigh        *ebpf.Map `ebpf:"watched_high"`
+	WatchedInterfaces  *ebpf.Map `ebpf:"watched_interfaces"`
 }
 
 func (m *DriverMaps) Close() error {
@@ -426,8 +407,8 @@ func (m *DriverMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
-		m.FollowedConnections,
 		m.Scratches,
+		m.TrackedConnections,
 		m.TrustedPrefixes,
 		m.WatchedHigh,
 		m.WatchedInterfaces,
@@ -438,15 +419,10 @@ func (m *DriverMaps) Close() error {
 //
 // It can be passed to LoadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DriverVariables struct {
-	Deep          *ebpf.Variable `ebpf:"deep"`
-	DeepWindow    *ebpf.Variable `ebpf:"deep_window"`
-	ExtraNames    *ebpf.Variable `ebpf:"extra_names"`
-	ExtraNamesLen *ebpf.Variable `ebpf:"extra_names_len"`
-	Ports         *ebpf.Variable `ebpf:"ports"`
-	PortsChosen   *ebpf.Variable `ebpf:"ports_chosen"`
-	PrefixWindow  *ebpf.Variable `ebpf:"prefix_window"`
-	RingMark      *ebpf.Variable `ebpf:"ring_mark"`
-	WatchedNetns  *ebpf.Variable `ebpf:"watched_netns"`
+	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
+	Ports          *ebpf.Variable `ebpf:"ports"`
+	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
+	WatchedNetns   *ebpf.Variable `ebpf:"watched_netns"`
 }
 
 // DriverPrograms contains all programs after they have been loaded into the kernel.
@@ -454,13 +430,13 @@ type DriverVariables struct {
 // It can be passed to LoadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DriverPrograms struct {
 	PacketDrop   *ebpf.Program `ebpf:"packet_drop"`
-	QueueRelease *ebpf.Program `ebpf:"queue_release"`
+	QdiscDequeue *ebpf.Program `ebpf:"qdisc_dequeue"`
 }
 
 func (p *DriverPrograms) Close() error {
 	return _DriverClose(
 		p.PacketDrop,
-		p.QueueRelease,
+		p.QdiscDequeue,
 	)
 }
 

@@ -57,7 +57,7 @@ func outcomes(t *testing.T, program string, heads []string, named bool) ([]strin
 		t.Fatal(err)
 	}
 	if named {
-		if err := spec.Variables[bpf.CaptureVarExtraNamesLen].Set(uint32(1)); err != nil {
+		if err := spec.Variables[bpf.CaptureVarContextHeaders].Set(bpf.CaptureContextHeaders{Len: 1}); err != nil {
 			t.Fatal(err)
 		}
 	}

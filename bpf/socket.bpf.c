@@ -1,19 +1,30 @@
 //go:build ignore
 
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Capture at the sockets of chosen cgroups: their packets, and what the
- * application writes and reads. The programs only look on: packets are let
- * through always.
+/* Capture at the sockets in the target cgroups: their packets, and the application's
+ * writes and reads. The programs only observe; all packets pass.
+ *
+ * Entry point       functions
+ * socket_packet     capture_at_socket: parse_fast -> skip_untracked (nearly all), or
+ *                     socket_slow_path -> handle_at_socket -> track_at_socket ->
+ *                     track_segment (track.h), or on_bare_ack
+ * socket_write      delayed_write (data that cannot be sent at once), tracked_write
+ * socket_wrote      the same on kernels without that tracepoint
+ * socket_read       times of the application's reads
+ * socket_drop       on_socket_drop
+ * cgroup_created    forget_cgroup
  */
-#include "include/kernel_types.h"
 #include "include/socket.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+/* kfree_skb reports the receiving socket of a dropped packet (since 6.11). */
+const volatile bool have_rx_sk;
+
 #define LET_THROUGH 1
 
-/* Both ways, as they follow each other closely on loopback: code that has just
- * run need not be fetched.
+/* One program for both directions: on loopback one follows the other closely and finds
+ * the code in the caches.
  */
 SEC("cgroup/skb")
 int socket_packet(struct __sk_buff *skb)
@@ -29,60 +40,58 @@ static __always_inline void note_socket(struct connection *c, const struct socke
 	c->x.srtt_us = tp->srtt_us >> 3;
 }
 
-static __always_inline __u64 sum_of_ipv6(const struct in6_addr *addr)
+static __always_inline __u64 sum_ipv6(const struct in6_addr *addr)
 {
 	const __be32 *words = addr->in6_u.u6_addr32;
 
 	return (words[0] | (__u64)words[1] << 32) + (words[2] | (__u64)words[3] << 32);
 }
 
-/* Whether a connection may be followed that has the socket's ends: what is known
- * of all sockets in little memory, where a socket's own state is far away.
+/* Whether a connection with the socket's ends may be tracked. This table is small and
+ * shared by all sockets; the socket's own state is rarely in a cache.
  */
-static __always_inline bool may_be_followed(const struct sock *sk)
+static __always_inline bool may_be_tracked(const struct sock *sk)
 {
 	const struct sock_common *common = &sk->__sk_common;
 	__u64 addrs;
 
-	if (!follows_any())
+	if (!any_tracked())
 		return false;
 	if (common->skc_family == AF_INET) {
 		addrs = mapped_ipv4(common->skc_daddr) + mapped_ipv4(common->skc_rcv_saddr);
 	} else {
-		addrs = sum_of_ipv6(&common->skc_v6_daddr) + sum_of_ipv6(&common->skc_v6_rcv_saddr);
+		addrs = sum_ipv6(&common->skc_v6_daddr) + sum_ipv6(&common->skc_v6_rcv_saddr);
 	}
-	return is_followed(
-		followed_sums(addrs, common->skc_num + bpf_ntohs(common->skc_dport), SOCKET_POINT));
+	return is_tracked(tracked_counter_by_sums(
+		addrs, common->skc_num + bpf_ntohs(common->skc_dport), SOCKET_POINT));
 }
 
-/* A write to a socket at which something may be followed: of a response. That of
- * a request is looked for when it is sent.
- */
-static __noinline int write_followed(struct sock *sk)
+/* Response write on a tracked socket. Request writes are matched later, at transmit. */
+static COLD int tracked_write(struct sock *sk)
 {
 	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	struct connection *c;
 	struct tcp_sock *tp;
 
-	if (!st || !st->followed)
+	if (!st || !st->tracked)
 		return 0;
-	c = open_connection(st);
+	c = open_exchange_at(st);
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!c || !tp || c->client_is_a)
 		return 0;
-	add_times(&c->x.handover_response_first, &c->x.handover_response_last, bpf_ktime_get_ns());
+	extend_times(&c->x.far_response_first, &c->x.far_response_last, bpf_ktime_get_ns());
 	note_socket(c, st, tp);
 	return 0;
 }
 
-static __noinline int write_waiting(const struct tcp_sock *tp, __u64 len)
+static COLD int delayed_write(const struct tcp_sock *tp, __u64 len)
 {
-	note_writing(tp, len, bpf_ktime_get_ns());
+	note_write(tp, len, bpf_ktime_get_ns());
 	return 0;
 }
 
-/* A socket that is known to be one of TCP, as such. Every write of the machine
- * comes here, and unlike the helper for it this kfunc is no call.
+/* Casts a socket known to be TCP. Every write on the machine gets here; unlike the
+ * helper, this kfunc is not a call.
  */
 extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym;
 
@@ -91,26 +100,22 @@ static __always_inline const struct tcp_sock *tcp_socket(const struct sock *sk)
 	return bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock));
 }
 
-/* tcp_sendmsg_locked, net/ipv4/tcp.c: for each part of a write, before TCP can
- * send it.
- */
+/* tcp_sendmsg_locked, net/ipv4/tcp.c: for each part of a write, before TCP can send it. */
 SEC("tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(socket_write, struct sock *sk, const struct msghdr *msg)
 {
 	const struct tcp_sock *tp;
 
-	if (!is_chosen_socket(sk))
+	if (!sk_in_target_cgroup(sk))
 		return 0;
 	tp = tcp_socket(sk);
-	if (!is_sent_at_once(tp, msg->msg_iter.count))
-		write_waiting(tp, msg->msg_iter.count);
-	return may_be_followed(sk) ? write_followed(sk) : 0;
+	if (!sends_at_once(tp, msg->msg_iter.count))
+		delayed_write(tp, msg->msg_iter.count);
+	return may_be_tracked(sk) ? tracked_write(sk) : 0;
 }
 
-/* A write is over at a socket at which something may be followed: of a response.
- * What of it was sent meanwhile was seen as a packet already.
- */
-static __noinline int wrote_followed(struct sock *sk, bool waits)
+/* A write on a tracked socket has ended. Packets sent meanwhile were seen already. */
+static COLD int tracked_write_end(struct sock *sk, bool blocked)
 {
 	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	struct exchange_record *x;
@@ -118,17 +123,17 @@ static __noinline int wrote_followed(struct sock *sk, bool waits)
 	struct tcp_sock *tp;
 	__u64 now;
 
-	if (!st || !st->followed)
+	if (!st || !st->tracked)
 		return 0;
-	c = open_connection(st);
+	c = open_exchange_at(st);
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!c || !tp || c->client_is_a)
 		return 0;
 	x = &c->x;
 	now = bpf_ktime_get_ns();
-	if (!x->handover_response_first)
-		x->handover_response_first = x->response_first ? x->response_first : now;
-	x->handover_response_last = waits || !x->response_last ? now : x->response_last;
+	if (!x->far_response_first)
+		x->far_response_first = x->response_first ? x->response_first : now;
+	x->far_response_last = blocked || !x->response_last ? now : x->response_last;
 	note_socket(c, st, tp);
 	return 0;
 }
@@ -140,35 +145,35 @@ static __always_inline bool is_tcp(const struct sock *sk)
 	return sk->sk_protocol == IPPROTO_TCP && (family == AF_INET || family == AF_INET6);
 }
 
-/* sock_sendmsg_nosec, net/socket.c: for each write, when it is over. For kernels
- * without a tracepoint before it: what was not sent then has to wait. Where a
- * write itself waits for room, its end counts.
+/* sock_sendmsg_nosec, net/socket.c: at the end of each write. For kernels without a
+ * tracepoint at its start: unsent data is waiting now. If the write itself had to wait
+ * for buffer space, its end counts.
  */
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(socket_wrote, struct sock *sk, int len)
 {
 	const struct tcp_sock *tp;
-	bool waits;
+	bool blocked;
 
-	if (len <= 0 || !is_tcp(sk) || !is_chosen_socket(sk))
+	if (len <= 0 || !is_tcp(sk) || !sk_in_target_cgroup(sk))
 		return 0;
 	tp = tcp_socket(sk);
-	waits = tp->snd_nxt != tp->write_seq;
-	if (waits)
-		write_waiting(tp, 0);
-	return may_be_followed(sk) ? wrote_followed(sk, waits) : 0;
+	blocked = tp->snd_nxt != tp->write_seq;
+	if (blocked)
+		delayed_write(tp, 0);
+	return may_be_tracked(sk) ? tracked_write_end(sk, blocked) : 0;
 }
 
-/* cgroup_mkdir, kernel/cgroup/cgroup.c: before a process can be in it. */
+/* cgroup_mkdir, kernel/cgroup/cgroup.c: before a process can enter the cgroup. */
 SEC("tp_btf/cgroup_mkdir")
-int BPF_PROG(cgroup_made, const struct cgroup *group)
+int BPF_PROG(cgroup_created, const struct cgroup *group)
 {
-	forget_answer(group);
+	forget_cgroup(group);
 	return 0;
 }
 
-/* tcp_rcv_space_adjust, net/ipv4/tcp_input.c: when bytes were copied to the
- * application, also to one that only peeks.
+/* tcp_rcv_space_adjust, net/ipv4/tcp_input.c: after bytes were copied to the
+ * application, also by a peek.
  */
 SEC("tp_btf/tcp_rcv_space_adjust")
 int BPF_PROG(socket_read, struct sock *sk)
@@ -178,63 +183,58 @@ int BPF_PROG(socket_read, struct sock *sk)
 	struct tcp_sock *tp;
 	__u64 now;
 
-	if (!may_be_followed(sk))
+	if (!may_be_tracked(sk))
 		return 0;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
-	if (!st || !st->followed)
+	if (!st || !st->tracked)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp || tp->copied_seq == st->read)
 		return 0;
 	st->read = tp->copied_seq;
-	c = open_connection(st);
+	c = open_exchange_at(st);
 	if (!c)
 		return 0;
 	now = bpf_ktime_get_ns();
 	if (c->client_is_a && c->phase == PHASE_RESPONSE)
-		add_times(&c->x.handover_response_first, &c->x.handover_response_last, now);
+		extend_times(&c->x.far_response_first, &c->x.far_response_last, now);
 	else if (!c->client_is_a && c->phase == PHASE_REQUEST)
-		add_times(&c->x.handover_request_first, &c->x.handover_request_last, now);
-	/* The window that was announced is used up: until now the peer had to wait. */
+		extend_times(&c->x.far_request_first, &c->x.far_request_last, now);
+	/* The announced window is used up: the peer had to wait until now. */
 	if ((__s32)(tp->rcv_wup + tp->rcv_wnd - tp->rcv_nxt) <= 0)
 		c->x.zero_windows++;
 	note_socket(c, st, tp);
 	return 0;
 }
 
-/* Whether the kernel says whose packet it was that it drops: kfree_skb has a
- * receiving socket since 6.11.
- */
-const volatile bool receiver_told;
-
-/* Whether it is the reason of that name, which the running kernel may not have. */
+/* Compares with a reason by name, which the running kernel may lack. */
 #define IS_REASON(reason, name)                                                      \
 	(bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_##name) && \
 	 (reason) == bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_##name))
 
-/* What the receiver has already is no loss. */
-static __always_inline bool is_duplicate(__u32 reason)
+/* The receiver has the data already: no loss. */
+static __always_inline bool is_duplicate_data(__u32 reason)
 {
 	return IS_REASON(reason, TCP_OLD_DATA) || IS_REASON(reason, TCP_OLD_SEQUENCE);
 }
 
-/* netns: of the interface, or 0 where TCP has taken the packet from it. */
-static __noinline int drop_at(struct sock *sk, __u32 netns, __u32 reason)
+/* netns: of the interface, or 0 after TCP has detached the packet from it. */
+static COLD int on_socket_drop(struct sock *sk, __u32 netns, __u32 reason)
 {
 	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	struct connection *c;
 
-	if (!st || !st->followed || (netns && st->facts.netns != netns) || is_duplicate(reason))
+	if (!st || !st->tracked || (netns && st->facts.netns != netns) || is_duplicate_data(reason))
 		return 0;
-	c = open_connection(st);
+	c = open_exchange_at(st);
 	if (!c)
 		return 0;
 	note_drop(c, reason);
 	return 0;
 }
 
-/* net/core/skbuff.c: in the socket's own network namespace, as by the queue of a
- * pod's interface, or by TCP when nobody reads.
+/* net/core/skbuff.c: within the socket's own network namespace, such as in the qdisc of
+ * a pod's interface, or in TCP for lack of a reader.
  */
 SEC("tp_btf/kfree_skb")
 int socket_drop(__u64 *ctx)
@@ -244,13 +244,13 @@ int socket_drop(__u64 *ctx)
 	struct sock *sk = skb->sk;
 	__u32 reason = ctx[2];
 
-	if (!is_drop(reason))
+	if (!is_drop_reason(reason))
 		return 0;
-	/* Not an argument, which would be read always: older kernels refuse that. */
-	if (receiver_told && ctx[3])
+	/* Not a typed argument, which is always loaded: older kernels reject that. */
+	if (have_rx_sk && ctx[3])
 		sk = (struct sock *)ctx[3];
 	dev = skb->dev;
 	if (!sk || !sk->sk_bpf_storage)
 		return 0;
-	return drop_at(sk, dev ? dev->nd_net.net->ns.inum : 0, reason);
+	return on_socket_drop(sk, dev ? dev->nd_net.net->ns.inum : 0, reason);
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type SocketAnswers struct {
+type SocketCgroupCache struct {
 	_  structs.HostLayout
 	Of [64]uint64
 }
@@ -21,53 +21,53 @@ type SocketAnswers struct {
 type SocketConnection struct {
 	_ structs.HostLayout
 	X struct {
-		_                     structs.HostLayout
-		RequestFirst          uint64
-		RequestLast           uint64
-		ResponseFirst         uint64
-		ResponseLast          uint64
-		RequestBytes          uint64
-		ResponseBytes         uint64
-		RequestPackets        uint32
-		ResponsePackets       uint32
-		TraceId               [16]uint8
-		SpanId                [8]uint8
-		ConnectionId          [8]uint8
-		OptionTime            uint64
-		ClientAddr            [16]uint8
-		ServerAddr            [16]uint8
-		ClientPort            uint16
-		ServerPort            uint16
-		Ifindex               uint32
-		HeaderOffset          uint32
-		Flags                 uint32
-		Retransmits           uint32
-		Status                uint16
-		Format                uint8
-		Sampling              uint8
-		Direction             uint8
-		ConnectionIdLen       uint8
-		IsSocket              uint8
-		IsClient              uint8
-		Pad                   [4]uint8
-		HandoverRequestFirst  uint64
-		HandoverRequestLast   uint64
-		HandoverResponseFirst uint64
-		HandoverResponseLast  uint64
-		Drops                 uint32
-		DropReason            uint32
-		Cookie                uint64
-		Netns                 uint32
-		Uid                   uint32
-		SrttUs                uint32
-		ZeroWindows           uint32
-		LeavingStart          uint32
-		LeavingEnd            uint32
-		HandoverEnd           uint32
-		QueueBypassed         uint8
-		LeavingDropped        uint8
-		Pad2                  [2]uint8
-		Acknowledged          uint64
+		_                structs.HostLayout
+		RequestFirst     uint64
+		RequestLast      uint64
+		ResponseFirst    uint64
+		ResponseLast     uint64
+		RequestBytes     uint64
+		ResponseBytes    uint64
+		RequestPackets   uint32
+		ResponsePackets  uint32
+		TraceId          [16]uint8
+		SpanId           [8]uint8
+		ConnectionId     [8]uint8
+		OptionTime       uint64
+		ClientAddr       [16]uint8
+		ServerAddr       [16]uint8
+		ClientPort       uint16
+		ServerPort       uint16
+		Ifindex          uint32
+		HeaderOffset     uint32
+		Flags            uint32
+		Retransmits      uint32
+		Status           uint16
+		Format           uint8
+		Sampling         uint8
+		Direction        uint8
+		ConnectionIdLen  uint8
+		IsSocket         uint8
+		IsClient         uint8
+		Pad              [4]uint8
+		FarRequestFirst  uint64
+		FarRequestLast   uint64
+		FarResponseFirst uint64
+		FarResponseLast  uint64
+		Drops            uint32
+		DropReason       uint32
+		Cookie           uint64
+		Netns            uint32
+		Uid              uint32
+		SrttUs           uint32
+		ZeroWindows      uint32
+		EgressSeqStart   uint32
+		EgressSeqEnd     uint32
+		EgressSeqDone    uint32
+		QdiscBypass      uint8
+		EgressDropped    uint8
+		Pad2             [2]uint8
+		Acknowledged     uint64
 	}
 	Claim  uint64
 	LastNs uint64
@@ -76,7 +76,7 @@ type SocketConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	Server struct {
@@ -84,25 +84,24 @@ type SocketConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
-	ClientIsA       uint8
-	Phase           uint8
-	SkipResponses   uint8
-	Skipping        uint8
-	Interim         uint8
-	SynOptionLen    uint8
-	SynConnectionId [8]uint8
-	Waiting         uint8
-	Pad             [5]uint8
-	Followed        uint32
-	DriverClient    struct {
+	ClientIsA           uint8
+	Phase               uint8
+	PipelinedResponses  uint8
+	InPipelinedResponse uint8
+	AwaitingResponse    uint8
+	SynOptionLen        uint8
+	SynConnectionId     [8]uint8
+	Pad                 [6]uint8
+	Tracked             uint32
+	DriverClient        struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	DriverServer struct {
@@ -110,7 +109,7 @@ type SocketConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 }
@@ -122,6 +121,18 @@ type SocketConnectionKey struct {
 	PortB   uint16
 	AddrA   [2]uint64
 	AddrB   [2]uint64
+}
+
+type SocketContextHeaders struct {
+	_   structs.HostLayout
+	Len uint32
+	Of  [4]struct {
+		_      structs.HostLayout
+		Len    uint8
+		Pad    [3]uint8
+		Format uint32
+		Name   [32]uint8
+	}
 }
 
 type SocketCounter uint32
@@ -155,19 +166,49 @@ const (
 	SocketCounterCOUNTERS                    SocketCounter = 25
 )
 
-type SocketExtraName struct {
-	_      structs.HostLayout
-	Len    uint8
-	Format uint8
-	Pad    [6]uint8
-	Name   [32]uint8
-}
-
-type SocketFollowed struct {
-	_     structs.HostLayout
-	Total uint32
-	Pad   [60]uint8
-	Count [1024]uint32
+type SocketPartialHead struct {
+	_    structs.HostLayout
+	Walk struct {
+		_           structs.HostLayout
+		Pos         uint32
+		End         uint32
+		Base        uint32
+		RequestLine uint8
+		Malformed   uint8
+		SkipLine    uint8
+		Denied      uint8
+		Found       struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		B3 struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		Datadog struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+	}
+	Line [520]uint8
 }
 
 type SocketPrefixKey struct {
@@ -177,14 +218,14 @@ type SocketPrefixKey struct {
 }
 
 type SocketScratch struct {
-	_       structs.HostLayout
-	Claimed uint32
-	Slot    uint32
-	Known   [8]struct {
+	_            structs.HostLayout
+	Claimed      uint32
+	Slot         uint32
+	SegmentCache [8]struct {
 		_          structs.HostLayout
-		Numbers    uint64
+		SeqAck     uint64
 		PayloadLen uint32
-		Beginning  struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -245,7 +286,7 @@ type SocketScratch struct {
 		FromA      bool
 		Direction  uint8
 		Pad        uint8
-		Begins     struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -259,12 +300,12 @@ type SocketScratch struct {
 		Netns  uint32
 		Uid    uint32
 	}
-	Writing struct {
+	WriteTimes struct {
 		_     structs.HostLayout
 		First uint64
 		Last  uint64
 	}
-	Contexts [8]struct {
+	CachedContexts [8]struct {
 		_        structs.HostLayout
 		TraceId  [16]uint8
 		SpanId   [8]uint8
@@ -286,7 +327,7 @@ type SocketScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Fresh           SocketConnection
+	Blank           SocketConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -296,65 +337,7 @@ type SocketScratch struct {
 	Pad             [3]uint8
 }
 
-type SocketSearch struct {
-	_    structs.HostLayout
-	Walk struct {
-		_           structs.HostLayout
-		Pos         uint32
-		End         uint32
-		Base        uint32
-		RequestLine uint8
-		Malformed   uint8
-		SkipLine    uint8
-		Denied      uint8
-		Found       struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-		B3 struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-		Datadog struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-	}
-	Line [520]uint8
-}
-
-type SocketSocketState struct {
-	_        structs.HostLayout
-	Read     uint32
-	Followed uint32
-	Facts    struct {
-		_      structs.HostLayout
-		Cookie uint64
-		Netns  uint32
-		Uid    uint32
-	}
-	Key SocketConnectionKey
-}
-
-type SocketWritings struct {
+type SocketSkWrites struct {
 	_  structs.HostLayout
 	Of [1024]struct {
 		_      structs.HostLayout
@@ -370,38 +353,74 @@ type SocketWritings struct {
 	}
 }
 
+type SocketSocketState struct {
+	_       structs.HostLayout
+	Read    uint32
+	Tracked uint32
+	Facts   struct {
+		_      structs.HostLayout
+		Cookie uint64
+		Netns  uint32
+		Uid    uint32
+	}
+	Key SocketConnectionKey
+}
+
+type SocketTargetCgroups struct {
+	_   structs.HostLayout
+	Len uint32
+	_   [4]byte
+	Ids [16]uint64
+}
+
+type SocketTracked struct {
+	_     structs.HostLayout
+	Total uint32
+	Pad   [60]uint8
+	Count [1024]uint32
+}
+
+type SocketWindow uint32
+
+const (
+	SocketWindowWINDOW_MIN          SocketWindow = 64
+	SocketWindowWINDOW_DEFAULT      SocketWindow = 1024
+	SocketWindowWINDOW_MAX          SocketWindow = 4096
+	SocketWindowDEEP_WINDOW_DEFAULT SocketWindow = 65536
+	SocketWindowDEEP_WINDOW_MAX     SocketWindow = 16777216
+	SocketWindowDEEP_LINE_MAX       SocketWindow = 512
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SocketMapConnections         = "connections"
-	SocketMapCounters            = "counters"
-	SocketMapExchanges           = "exchanges"
-	SocketMapFollowedConnections = "followed_connections"
-	SocketMapKnownCgroups        = "known_cgroups"
-	SocketMapLatestWritings      = "latest_writings"
-	SocketMapScratches           = "scratches"
-	SocketMapSearches            = "searches"
-	SocketMapSocketStates        = "socket_states"
-	SocketMapTrustedPrefixes     = "trusted_prefixes"
-	SocketProgCgroupMade         = "cgroup_made"
-	SocketProgSocketDrop         = "socket_drop"
-	SocketProgSocketPacket       = "socket_packet"
-	SocketProgSocketRead         = "socket_read"
-	SocketProgSocketWrite        = "socket_write"
-	SocketProgSocketWrote        = "socket_wrote"
-	SocketVarChosenCgroups       = "chosen_cgroups"
-	SocketVarChosenCgroupsLen    = "chosen_cgroups_len"
-	SocketVarDeep                = "deep"
-	SocketVarDeepWindow          = "deep_window"
-	SocketVarExtraNames          = "extra_names"
-	SocketVarExtraNamesLen       = "extra_names_len"
-	SocketVarPorts               = "ports"
-	SocketVarPortsChosen         = "ports_chosen"
-	SocketVarPrefixWindow        = "prefix_window"
-	SocketVarReceiverTold        = "receiver_told"
-	SocketVarRingMark            = "ring_mark"
-	SocketVarWritesTold          = "writes_told"
+	SocketMapCachedCgroups      = "cached_cgroups"
+	SocketMapConnections        = "connections"
+	SocketMapCounters           = "counters"
+	SocketMapExchanges          = "exchanges"
+	SocketMapLatestWrites       = "latest_writes"
+	SocketMapPartialHeads       = "partial_heads"
+	SocketMapScratches          = "scratches"
+	SocketMapSocketStates       = "socket_states"
+	SocketMapTrackedConnections = "tracked_connections"
+	SocketMapTrustedPrefixes    = "trusted_prefixes"
+	SocketProgCgroupCreated     = "cgroup_created"
+	SocketProgSocketDrop        = "socket_drop"
+	SocketProgSocketPacket      = "socket_packet"
+	SocketProgSocketRead        = "socket_read"
+	SocketProgSocketWrite       = "socket_write"
+	SocketProgSocketWrote       = "socket_wrote"
+	SocketVarContextHeaders     = "context_headers"
+	SocketVarDeep               = "deep"
+	SocketVarDeepWindow         = "deep_window"
+	SocketVarFilterPorts        = "filter_ports"
+	SocketVarHaveRxSk           = "have_rx_sk"
+	SocketVarHaveWriteTp        = "have_write_tp"
+	SocketVarPorts              = "ports"
+	SocketVarPrefixWindow       = "prefix_window"
+	SocketVarRingWakeupFill     = "ring_wakeup_fill"
+	SocketVarTargetCgroups      = "target_cgroups"
 )
 
 // LoadSocket returns the embedded CollectionSpec for Socket.
@@ -446,46 +465,44 @@ type SocketSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketProgramSpecs struct {
-	CgroupMade   *ebpf.ProgramSpec `ebpf:"cgroup_made"`
-	SocketDrop   *ebpf.ProgramSpec `ebpf:"socket_drop"`
-	SocketPacket *ebpf.ProgramSpec `ebpf:"socket_packet"`
-	SocketRead   *ebpf.ProgramSpec `ebpf:"socket_read"`
-	SocketWrite  *ebpf.ProgramSpec `ebpf:"socket_write"`
-	SocketWrote  *ebpf.ProgramSpec `ebpf:"socket_wrote"`
+	CgroupCreated *ebpf.ProgramSpec `ebpf:"cgroup_created"`
+	SocketDrop    *ebpf.ProgramSpec `ebpf:"socket_drop"`
+	SocketPacket  *ebpf.ProgramSpec `ebpf:"socket_packet"`
+	SocketRead    *ebpf.ProgramSpec `ebpf:"socket_read"`
+	SocketWrite   *ebpf.ProgramSpec `ebpf:"socket_write"`
+	SocketWrote   *ebpf.ProgramSpec `ebpf:"socket_wrote"`
 }
 
 // SocketMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketMapSpecs struct {
-	Connections         *ebpf.MapSpec `ebpf:"connections"`
-	Counters            *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
-	FollowedConnections *ebpf.MapSpec `ebpf:"followed_connections"`
-	KnownCgroups        *ebpf.MapSpec `ebpf:"known_cgroups"`
-	LatestWritings      *ebpf.MapSpec `ebpf:"latest_writings"`
-	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
-	Searches            *ebpf.MapSpec `ebpf:"searches"`
-	SocketStates        *ebpf.MapSpec `ebpf:"socket_states"`
-	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	CachedCgroups      *ebpf.MapSpec `ebpf:"cached_cgroups"`
+	Connections        *ebpf.MapSpec `ebpf:"connections"`
+	Counters           *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
+	LatestWrites       *ebpf.MapSpec `ebpf:"latest_writes"`
+	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
+	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
+	SocketStates       *ebpf.MapSpec `ebpf:"socket_states"`
+	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
+	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
 }
 
 // SocketVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketVariableSpecs struct {
-	ChosenCgroups    *ebpf.VariableSpec `ebpf:"chosen_cgroups"`
-	ChosenCgroupsLen *ebpf.VariableSpec `ebpf:"chosen_cgroups_len"`
-	Deep             *ebpf.VariableSpec `ebpf:"deep"`
-	DeepWindow       *ebpf.VariableSpec `ebpf:"deep_window"`
-	ExtraNames       *ebpf.VariableSpec `ebpf:"extra_names"`
-	ExtraNamesLen    *ebpf.VariableSpec `ebpf:"extra_names_len"`
-	Ports            *ebpf.VariableSpec `ebpf:"ports"`
-	PortsChosen      *ebpf.VariableSpec `ebpf:"ports_chosen"`
-	PrefixWindow     *ebpf.VariableSpec `ebpf:"prefix_window"`
-	ReceiverTold     *ebpf.VariableSpec `ebpf:"receiver_told"`
-	RingMark         *ebpf.VariableSpec `ebpf:"ring_mark"`
-	WritesTold       *ebpf.VariableSpec `ebpf:"writes_told"`
+	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
+	Deep           *ebpf.VariableSpec `ebpf:"deep"`
+	DeepWindow     *ebpf.VariableSpec `ebpf:"deep_window"`
+	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
+	HaveRxSk       *ebpf.VariableSpec `ebpf:"have_rx_sk"`
+	HaveWriteTp    *ebpf.VariableSpec `ebpf:"have_write_tp"`
+	Ports          *ebpf.VariableSpec `ebpf:"ports"`
+	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
+	TargetCgroups  *ebpf.VariableSpec `ebpf:"target_cgroups"`
 }
 
 // SocketObjects contains all objects after they have been loaded into the kernel.
@@ -508,29 +525,29 @@ func (o *SocketObjects) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketMaps struct {
-	Connections         *ebpf.Map `ebpf:"connections"`
-	Counters            *ebpf.Map `ebpf:"counters"`
-	Exchanges           *ebpf.Map `ebpf:"exchanges"`
-	FollowedConnections *ebpf.Map `ebpf:"followed_connections"`
-	KnownCgroups        *ebpf.Map `ebpf:"known_cgroups"`
-	LatestWritings      *ebpf.Map `ebpf:"latest_writings"`
-	Scratches           *ebpf.Map `ebpf:"scratches"`
-	Searches            *ebpf.Map `ebpf:"searches"`
-	SocketStates        *ebpf.Map `ebpf:"socket_states"`
-	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
+	CachedCgroups      *ebpf.Map `ebpf:"cached_cgroups"`
+	Connections        *ebpf.Map `ebpf:"connections"`
+	Counters           *ebpf.Map `ebpf:"counters"`
+	Exchanges          *ebpf.Map `ebpf:"exchanges"`
+	LatestWrites       *ebpf.Map `ebpf:"latest_writes"`
+	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
+	Scratches          *ebpf.Map `ebpf:"scratches"`
+	SocketStates       *ebpf.Map `ebpf:"socket_states"`
+	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
+	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
 }
 
 func (m *SocketMaps) Close() error {
 	return _SocketClose(
+		m.CachedCgroups,
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
-		m.FollowedConnections,
-		m.KnownCgroups,
-		m.LatestWritings,
+		m.LatestWrites,
+		m.PartialHeads,
 		m.Scratches,
-		m.Searches,
 		m.SocketStates,
+		m.TrackedConnections,
 		m.TrustedPrefixes,
 	)
 }
@@ -539,35 +556,33 @@ func (m *SocketMaps) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketVariables struct {
-	ChosenCgroups    *ebpf.Variable `ebpf:"chosen_cgroups"`
-	ChosenCgroupsLen *ebpf.Variable `ebpf:"chosen_cgroups_len"`
-	Deep             *ebpf.Variable `ebpf:"deep"`
-	DeepWindow       *ebpf.Variable `ebpf:"deep_window"`
-	ExtraNames       *ebpf.Variable `ebpf:"extra_names"`
-	ExtraNamesLen    *ebpf.Variable `ebpf:"extra_names_len"`
-	Ports            *ebpf.Variable `ebpf:"ports"`
-	PortsChosen      *ebpf.Variable `ebpf:"ports_chosen"`
-	PrefixWindow     *ebpf.Variable `ebpf:"prefix_window"`
-	ReceiverTold     *ebpf.Variable `ebpf:"receiver_told"`
-	RingMark         *ebpf.Variable `ebpf:"ring_mark"`
-	WritesTold       *ebpf.Variable `ebpf:"writes_told"`
+	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
+	Deep           *ebpf.Variable `ebpf:"deep"`
+	DeepWindow     *ebpf.Variable `ebpf:"deep_window"`
+	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
+	HaveRxSk       *ebpf.Variable `ebpf:"have_rx_sk"`
+	HaveWriteTp    *ebpf.Variable `ebpf:"have_write_tp"`
+	Ports          *ebpf.Variable `ebpf:"ports"`
+	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
+	TargetCgroups  *ebpf.Variable `ebpf:"target_cgroups"`
 }
 
 // SocketPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketPrograms struct {
-	CgroupMade   *ebpf.Program `ebpf:"cgroup_made"`
-	SocketDrop   *ebpf.Program `ebpf:"socket_drop"`
-	SocketPacket *ebpf.Program `ebpf:"socket_packet"`
-	SocketRead   *ebpf.Program `ebpf:"socket_read"`
-	SocketWrite  *ebpf.Program `ebpf:"socket_write"`
-	SocketWrote  *ebpf.Program `ebpf:"socket_wrote"`
+	CgroupCreated *ebpf.Program `ebpf:"cgroup_created"`
+	SocketDrop    *ebpf.Program `ebpf:"socket_drop"`
+	SocketPacket  *ebpf.Program `ebpf:"socket_packet"`
+	SocketRead    *ebpf.Program `ebpf:"socket_read"`
+	SocketWrite   *ebpf.Program `ebpf:"socket_write"`
+	SocketWrote   *ebpf.Program `ebpf:"socket_wrote"`
 }
 
 func (p *SocketPrograms) Close() error {
 	return _SocketClose(
-		p.CgroupMade,
+		p.CgroupCreated,
 		p.SocketDrop,
 		p.SocketPacket,
 		p.SocketRead,

@@ -1,21 +1,20 @@
 //go:build ignore
 
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Writes layertrace's TCP options: on the SYN of a connection to a chosen port
- * and on the first segment of each message, both ways. The passive side takes
- * the connection ID from the first request and puts it on its responses.
+/* Writes layertrace's TCP options in both directions: on the SYN of a connection to a
+ * selected port and on the first segment of each message. The passive side learns the
+ * connection ID from the SYN or the first request and puts it on its responses.
  */
-#include "include/option_layout.h"
+#include "include/tcp_option.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* enum option_layout */
-const volatile __u32 layout = OPTION_COMPACT;
-/* Server ports whose connections get options; none given: all. */
-const volatile bool option_ports_chosen;
-const volatile __u8 option_ports[65536 / 8];
+const volatile enum option_layout option_layout = OPTION_COMPACT;
+/* Server ports whose connections get options, when filter_option_ports is set. */
+const volatile bool filter_option_ports;
+const volatile __u8 option_ports[PORT_BYTES];
 
-/* Names and explanations: agent/internal/probe/counters.go. */
+/* Metric names and help texts: agent/internal/probe/counters.go. */
 enum option_counter {
 	OPTION_COUNTER_WRITTEN,
 	OPTION_COUNTER_NO_ROOM,
@@ -33,9 +32,9 @@ struct {
 
 struct option_socket {
 	__u8 id[8];
-	__u64 received; /* bytes_received when a message was last begun */
-	__u8 known;	/* id is set */
-	__u8 begun;	/* a message was sent */
+	__u64 received; /* bytes_received at the start of the latest message */
+	__u8 has_id;	/* id is set */
+	__u8 sent_any;	/* a message was sent */
 	__u8 pad[6];
 };
 
@@ -48,11 +47,7 @@ struct {
 
 static __always_inline void count_option(enum option_counter which)
 {
-	__u32 key = which;
-	__u64 *value = bpf_map_lookup_elem(&option_counters, &key);
-
-	if (value)
-		(*value)++;
+	increment(&option_counters, which);
 }
 
 static __always_inline struct option_socket *socket_of(struct bpf_sock_ops *ops, __u64 flags)
@@ -68,18 +63,12 @@ static __always_inline void add_flags(struct bpf_sock_ops *ops, __u32 add, __u32
 		count_option(OPTION_COUNTER_FAILED);
 }
 
-static __always_inline bool port_is_chosen(__u32 port)
-{
-	port &= 0xffff;
-	return !option_ports_chosen || (option_ports[port >> 3] & (1 << (port & 7)));
-}
-
 /* Before the SYN of an active connection. */
 static __always_inline void on_connect(struct bpf_sock_ops *ops)
 {
 	struct option_socket *s;
 
-	if (!port_is_chosen(bpf_ntohl(ops->remote_port)))
+	if (filter_option_ports && !has_port(option_ports, bpf_ntohl(ops->remote_port)))
 		return;
 	s = socket_of(ops, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s) {
@@ -88,7 +77,7 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops)
 	}
 	*(__u32 *)s->id = bpf_get_prandom_u32();
 	*(__u32 *)(s->id + 4) = bpf_get_prandom_u32();
-	s->known = 1;
+	s->has_id = 1;
 	add_flags(ops, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, 0);
 }
 
@@ -96,7 +85,7 @@ static __always_inline bool find_compact(struct bpf_sock_ops *ops, __u8 *id)
 {
 	struct compact_option o = {
 		.kind = OPTION_EXP2,
-		.len = 4, /* look for kind and ExID, RFC 6994 */
+		.len = 4, /* match kind and ExID, RFC 6994 */
 		.exid = bpf_htons(OPTION_EXID),
 	};
 
@@ -106,8 +95,8 @@ static __always_inline bool find_compact(struct bpf_sock_ops *ops, __u8 *id)
 	return true;
 }
 
-/* bpf_load_hdr_opt finds kind 253 only with an ExID, which the paper's option
- * has not. The kernel writes options of BPF behind its own, at a multiple of 4.
+/* bpf_load_hdr_opt() finds kind 253 only with an ExID, which the paper's option lacks.
+ * The kernel writes BPF options after its own, at a multiple of 4.
  */
 static __always_inline bool find_paper(struct bpf_sock_ops *ops, __u8 *id)
 {
@@ -126,15 +115,13 @@ static __always_inline bool find_paper(struct bpf_sock_ops *ops, __u8 *id)
 	return false;
 }
 
-/* A segment with an option that the kernel does not know, on a passive socket
- * that has no ID yet.
- */
+/* A segment with an option unknown to the kernel, on a passive socket without an ID. */
 static __always_inline void on_option(struct bpf_sock_ops *ops)
 {
 	struct option_socket *s;
 	__u8 id[8] = {};
 
-	if (layout == OPTION_COMPACT ? !find_compact(ops, id) : !find_paper(ops, id))
+	if (option_layout == OPTION_COMPACT ? !find_compact(ops, id) : !find_paper(ops, id))
 		return;
 	s = socket_of(ops, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s) {
@@ -142,18 +129,18 @@ static __always_inline void on_option(struct bpf_sock_ops *ops)
 		return;
 	}
 	__builtin_memcpy(s->id, id, sizeof(s->id));
-	s->known = 1;
+	s->has_id = 1;
 	count_option(OPTION_COUNTER_LEARNED);
 	add_flags(ops, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG,
 		  BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG);
 }
 
-/* A message begins with the first data ever, and with data after received
- * data: HTTP/1 takes turns.
+/* A message begins with the first data of all, and with data sent after data received:
+ * in HTTP/1 the ends take turns.
  */
 static __always_inline bool begins_message(struct bpf_sock_ops *ops, const struct option_socket *s)
 {
-	return ops->skb_len && (!s->begun || ops->bytes_received != s->received);
+	return ops->skb_len && (!s->sent_any || ops->bytes_received != s->received);
 }
 
 static __always_inline void on_length(struct bpf_sock_ops *ops)
@@ -161,9 +148,9 @@ static __always_inline void on_length(struct bpf_sock_ops *ops)
 	struct option_socket *s = socket_of(ops, 0);
 	bool mss = ops->args[0] == BPF_WRITE_HDR_TCP_CURRENT_MSS;
 
-	if (!s || !s->known)
+	if (!s || !s->has_id)
 		return;
-	/* The MSS leaves room for what any data segment may have to carry. */
+	/* The MSS leaves room for the options of any data segment. */
 	if (!mss && !(ops->skb_tcp_flags & 0x02) && !begins_message(ops, s))
 		return;
 	if (bpf_reserve_hdr_opt(ops, OPTIONS_SIZE, 0) && !mss)
@@ -202,12 +189,12 @@ static __always_inline void on_write(struct bpf_sock_ops *ops)
 	struct option_socket *s = socket_of(ops, 0);
 	long err;
 
-	if (!s || !s->known)
+	if (!s || !s->has_id)
 		return;
-	err = layout == OPTION_COMPACT ? store_compact(ops, s) : store_paper(ops, s);
+	err = option_layout == OPTION_COMPACT ? store_compact(ops, s) : store_paper(ops, s);
 	count_option(err ? OPTION_COUNTER_FAILED : OPTION_COUNTER_WRITTEN);
 	if (!(ops->skb_tcp_flags & 0x02)) {
-		s->begun = 1;
+		s->sent_any = 1;
 		s->received = ops->bytes_received;
 	}
 }

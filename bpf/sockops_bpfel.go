@@ -23,12 +23,20 @@ const (
 	SockopsOptionCounterOPTION_COUNTERS        SockopsOptionCounter = 4
 )
 
+type SockopsOptionLayout uint32
+
+const (
+	SockopsOptionLayoutOPTION_OFF     SockopsOptionLayout = 0
+	SockopsOptionLayoutOPTION_COMPACT SockopsOptionLayout = 1
+	SockopsOptionLayoutOPTION_PAPER   SockopsOptionLayout = 2
+)
+
 type SockopsOptionSocket struct {
 	_        structs.HostLayout
 	Id       [8]uint8
 	Received uint64
-	Known    uint8
-	Begun    uint8
+	HasId    uint8
+	SentAny  uint8
 	Pad      [6]uint8
 }
 
@@ -39,9 +47,9 @@ const (
 	SockopsMapOptionCounters    = "option_counters"
 	SockopsMapOptionSockets     = "option_sockets"
 	SockopsProgWriteOptions     = "write_options"
-	SockopsVarLayout            = "layout"
+	SockopsVarFilterOptionPorts = "filter_option_ports"
+	SockopsVarOptionLayout      = "option_layout"
 	SockopsVarOptionPorts       = "option_ports"
-	SockopsVarOptionPortsChosen = "option_ports_chosen"
 )
 
 // LoadSockops returns the embedded CollectionSpec for Sockops.
@@ -101,9 +109,9 @@ type SockopsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockopsVariableSpecs struct {
-	Layout            *ebpf.VariableSpec `ebpf:"layout"`
+	FilterOptionPorts *ebpf.VariableSpec `ebpf:"filter_option_ports"`
+	OptionLayout      *ebpf.VariableSpec `ebpf:"option_layout"`
 	OptionPorts       *ebpf.VariableSpec `ebpf:"option_ports"`
-	OptionPortsChosen *ebpf.VariableSpec `ebpf:"option_ports_chosen"`
 }
 
 // SockopsObjects contains all objects after they have been loaded into the kernel.
@@ -141,9 +149,9 @@ func (m *SockopsMaps) Close() error {
 //
 // It can be passed to LoadSockopsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockopsVariables struct {
-	Layout            *ebpf.Variable `ebpf:"layout"`
+	FilterOptionPorts *ebpf.Variable `ebpf:"filter_option_ports"`
+	OptionLayout      *ebpf.Variable `ebpf:"option_layout"`
 	OptionPorts       *ebpf.Variable `ebpf:"option_ports"`
-	OptionPortsChosen *ebpf.Variable `ebpf:"option_ports_chosen"`
 }
 
 // SockopsPrograms contains all programs after they have been loaded into the kernel.

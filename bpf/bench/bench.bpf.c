@@ -1,19 +1,19 @@
 //go:build ignore
 
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* The capture programs with a sequence number that moves on by itself, so that
- * BPF_PROG_TEST_RUN can repeat one packet as if it were a stream; and empty
- * programs to compare with.
+/* The capture programs with a sequence number that advances by itself, so that
+ * BPF_PROG_TEST_RUN can repeat one packet as if it were a stream; and empty programs
+ * for comparison.
  */
 #include "../include/kernel.h"
 
-/* Payload of the repeated packet: 0 repeats the sequence number as well. */
+/* Payload length of the repeated packet; 0 also repeats the sequence number. */
 const volatile __u32 bench_step;
 __u32 bench_sequence;
 
 #define SEQUENCE_NUMBER(tcp) bench_sequence
 
-#include "../include/segment.h"
+#include "../include/track.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -34,7 +34,7 @@ int empty_tcx(struct __sk_buff *skb)
 SEC("socket")
 int bench_sock(struct __sk_buff *skb)
 {
-	/* a test run shows a socket filter the packet from its IP header on */
+	/* a test run passes the packet to a socket filter from its IP header on */
 	bench_sequence += bench_step;
 	capture(skb, 0, DIRECTION_INGRESS, ACCESS_LOAD);
 	return 0;

@@ -16,53 +16,53 @@ import (
 type BenchConnection struct {
 	_ structs.HostLayout
 	X struct {
-		_                     structs.HostLayout
-		RequestFirst          uint64
-		RequestLast           uint64
-		ResponseFirst         uint64
-		ResponseLast          uint64
-		RequestBytes          uint64
-		ResponseBytes         uint64
-		RequestPackets        uint32
-		ResponsePackets       uint32
-		TraceId               [16]uint8
-		SpanId                [8]uint8
-		ConnectionId          [8]uint8
-		OptionTime            uint64
-		ClientAddr            [16]uint8
-		ServerAddr            [16]uint8
-		ClientPort            uint16
-		ServerPort            uint16
-		Ifindex               uint32
-		HeaderOffset          uint32
-		Flags                 uint32
-		Retransmits           uint32
-		Status                uint16
-		Format                uint8
-		Sampling              uint8
-		Direction             uint8
-		ConnectionIdLen       uint8
-		IsSocket              uint8
-		IsClient              uint8
-		Pad                   [4]uint8
-		HandoverRequestFirst  uint64
-		HandoverRequestLast   uint64
-		HandoverResponseFirst uint64
-		HandoverResponseLast  uint64
-		Drops                 uint32
-		DropReason            uint32
-		Cookie                uint64
-		Netns                 uint32
-		Uid                   uint32
-		SrttUs                uint32
-		ZeroWindows           uint32
-		LeavingStart          uint32
-		LeavingEnd            uint32
-		HandoverEnd           uint32
-		QueueBypassed         uint8
-		LeavingDropped        uint8
-		Pad2                  [2]uint8
-		Acknowledged          uint64
+		_                structs.HostLayout
+		RequestFirst     uint64
+		RequestLast      uint64
+		ResponseFirst    uint64
+		ResponseLast     uint64
+		RequestBytes     uint64
+		ResponseBytes    uint64
+		RequestPackets   uint32
+		ResponsePackets  uint32
+		TraceId          [16]uint8
+		SpanId           [8]uint8
+		ConnectionId     [8]uint8
+		OptionTime       uint64
+		ClientAddr       [16]uint8
+		ServerAddr       [16]uint8
+		ClientPort       uint16
+		ServerPort       uint16
+		Ifindex          uint32
+		HeaderOffset     uint32
+		Flags            uint32
+		Retransmits      uint32
+		Status           uint16
+		Format           uint8
+		Sampling         uint8
+		Direction        uint8
+		ConnectionIdLen  uint8
+		IsSocket         uint8
+		IsClient         uint8
+		Pad              [4]uint8
+		FarRequestFirst  uint64
+		FarRequestLast   uint64
+		FarResponseFirst uint64
+		FarResponseLast  uint64
+		Drops            uint32
+		DropReason       uint32
+		Cookie           uint64
+		Netns            uint32
+		Uid              uint32
+		SrttUs           uint32
+		ZeroWindows      uint32
+		EgressSeqStart   uint32
+		EgressSeqEnd     uint32
+		EgressSeqDone    uint32
+		QdiscBypass      uint8
+		EgressDropped    uint8
+		Pad2             [2]uint8
+		Acknowledged     uint64
 	}
 	Claim  uint64
 	LastNs uint64
@@ -71,7 +71,7 @@ type BenchConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	Server struct {
@@ -79,25 +79,24 @@ type BenchConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
-	ClientIsA       uint8
-	Phase           uint8
-	SkipResponses   uint8
-	Skipping        uint8
-	Interim         uint8
-	SynOptionLen    uint8
-	SynConnectionId [8]uint8
-	Waiting         uint8
-	Pad             [5]uint8
-	Followed        uint32
-	DriverClient    struct {
+	ClientIsA           uint8
+	Phase               uint8
+	PipelinedResponses  uint8
+	InPipelinedResponse uint8
+	AwaitingResponse    uint8
+	SynOptionLen        uint8
+	SynConnectionId     [8]uint8
+	Pad                 [6]uint8
+	Tracked             uint32
+	DriverClient        struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 	DriverServer struct {
@@ -105,7 +104,7 @@ type BenchConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
-		Known    uint16
+		Valid    uint16
 		Fin      uint16
 	}
 }
@@ -117,6 +116,18 @@ type BenchConnectionKey struct {
 	PortB   uint16
 	AddrA   [2]uint64
 	AddrB   [2]uint64
+}
+
+type BenchContextHeaders struct {
+	_   structs.HostLayout
+	Len uint32
+	Of  [4]struct {
+		_      structs.HostLayout
+		Len    uint8
+		Pad    [3]uint8
+		Format uint32
+		Name   [32]uint8
+	}
 }
 
 type BenchCounter uint32
@@ -150,19 +161,49 @@ const (
 	BenchCounterCOUNTERS                    BenchCounter = 25
 )
 
-type BenchExtraName struct {
-	_      structs.HostLayout
-	Len    uint8
-	Format uint8
-	Pad    [6]uint8
-	Name   [32]uint8
-}
-
-type BenchFollowed struct {
-	_     structs.HostLayout
-	Total uint32
-	Pad   [60]uint8
-	Count [1024]uint32
+type BenchPartialHead struct {
+	_    structs.HostLayout
+	Walk struct {
+		_           structs.HostLayout
+		Pos         uint32
+		End         uint32
+		Base        uint32
+		RequestLine uint8
+		Malformed   uint8
+		SkipLine    uint8
+		Denied      uint8
+		Found       struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		B3 struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		Datadog struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+	}
+	Line [520]uint8
 }
 
 type BenchPrefixKey struct {
@@ -172,14 +213,14 @@ type BenchPrefixKey struct {
 }
 
 type BenchScratch struct {
-	_       structs.HostLayout
-	Claimed uint32
-	Slot    uint32
-	Known   [8]struct {
+	_            structs.HostLayout
+	Claimed      uint32
+	Slot         uint32
+	SegmentCache [8]struct {
 		_          structs.HostLayout
-		Numbers    uint64
+		SeqAck     uint64
 		PayloadLen uint32
-		Beginning  struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -240,7 +281,7 @@ type BenchScratch struct {
 		FromA      bool
 		Direction  uint8
 		Pad        uint8
-		Begins     struct {
+		Kind       struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -254,12 +295,12 @@ type BenchScratch struct {
 		Netns  uint32
 		Uid    uint32
 	}
-	Writing struct {
+	WriteTimes struct {
 		_     structs.HostLayout
 		First uint64
 		Last  uint64
 	}
-	Contexts [8]struct {
+	CachedContexts [8]struct {
 		_        structs.HostLayout
 		TraceId  [16]uint8
 		SpanId   [8]uint8
@@ -281,7 +322,7 @@ type BenchScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Fresh           BenchConnection
+	Blank           BenchConnection
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -291,76 +332,48 @@ type BenchScratch struct {
 	Pad             [3]uint8
 }
 
-type BenchSearch struct {
-	_    structs.HostLayout
-	Walk struct {
-		_           structs.HostLayout
-		Pos         uint32
-		End         uint32
-		Base        uint32
-		RequestLine uint8
-		Malformed   uint8
-		SkipLine    uint8
-		Denied      uint8
-		Found       struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-		B3 struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-		Datadog struct {
-			_        structs.HostLayout
-			TraceId  [16]uint8
-			SpanId   [8]uint8
-			Offset   uint32
-			Format   uint8
-			Sampling uint8
-			Have     uint8
-			Pad      uint8
-		}
-	}
-	Line [520]uint8
+type BenchTracked struct {
+	_     structs.HostLayout
+	Total uint32
+	Pad   [60]uint8
+	Count [1024]uint32
 }
+
+type BenchWindow uint32
+
+const (
+	BenchWindowWINDOW_MIN          BenchWindow = 64
+	BenchWindowWINDOW_DEFAULT      BenchWindow = 1024
+	BenchWindowWINDOW_MAX          BenchWindow = 4096
+	BenchWindowDEEP_WINDOW_DEFAULT BenchWindow = 65536
+	BenchWindowDEEP_WINDOW_MAX     BenchWindow = 16777216
+	BenchWindowDEEP_LINE_MAX       BenchWindow = 512
+)
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	BenchMapConnections         = "connections"
-	BenchMapCounters            = "counters"
-	BenchMapExchanges           = "exchanges"
-	BenchMapFollowedConnections = "followed_connections"
-	BenchMapScratches           = "scratches"
-	BenchMapSearches            = "searches"
-	BenchMapTrustedPrefixes     = "trusted_prefixes"
-	BenchProgBenchSock          = "bench_sock"
-	BenchProgBenchTcx           = "bench_tcx"
-	BenchProgEmptySock          = "empty_sock"
-	BenchProgEmptyTcx           = "empty_tcx"
-	BenchVarBenchSequence       = "bench_sequence"
-	BenchVarBenchStep           = "bench_step"
-	BenchVarDeep                = "deep"
-	BenchVarDeepWindow          = "deep_window"
-	BenchVarExtraNames          = "extra_names"
-	BenchVarExtraNamesLen       = "extra_names_len"
-	BenchVarPorts               = "ports"
-	BenchVarPortsChosen         = "ports_chosen"
-	BenchVarPrefixWindow        = "prefix_window"
-	BenchVarRingMark            = "ring_mark"
+	BenchMapConnections        = "connections"
+	BenchMapCounters           = "counters"
+	BenchMapExchanges          = "exchanges"
+	BenchMapPartialHeads       = "partial_heads"
+	BenchMapScratches          = "scratches"
+	BenchMapTrackedConnections = "tracked_connections"
+	BenchMapTrustedPrefixes    = "trusted_prefixes"
+	BenchProgBenchSock         = "bench_sock"
+	BenchProgBenchTcx          = "bench_tcx"
+	BenchProgEmptySock         = "empty_sock"
+	BenchProgEmptyTcx          = "empty_tcx"
+	BenchVarBenchSequence      = "bench_sequence"
+	BenchVarBenchStep          = "bench_step"
+	BenchVarContextHeaders     = "context_headers"
+	BenchVarDeep               = "deep"
+	BenchVarDeepWindow         = "deep_window"
+	BenchVarFilterPorts        = "filter_ports"
+	BenchVarPorts              = "ports"
+	BenchVarPrefixWindow       = "prefix_window"
+	BenchVarRingWakeupFill     = "ring_wakeup_fill"
 )
 
 // LoadBench returns the embedded CollectionSpec for Bench.
@@ -415,29 +428,28 @@ type BenchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BenchMapSpecs struct {
-	Connections         *ebpf.MapSpec `ebpf:"connections"`
-	Counters            *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
-	FollowedConnections *ebpf.MapSpec `ebpf:"followed_connections"`
-	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
-	Searches            *ebpf.MapSpec `ebpf:"searches"`
-	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	Connections        *ebpf.MapSpec `ebpf:"connections"`
+	Counters           *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
+	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
+	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
+	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
+	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
 }
 
 // BenchVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BenchVariableSpecs struct {
-	BenchSequence *ebpf.VariableSpec `ebpf:"bench_sequence"`
-	BenchStep     *ebpf.VariableSpec `ebpf:"bench_step"`
-	Deep          *ebpf.VariableSpec `ebpf:"deep"`
-	DeepWindow    *ebpf.VariableSpec `ebpf:"deep_window"`
-	ExtraNames    *ebpf.VariableSpec `ebpf:"extra_names"`
-	ExtraNamesLen *ebpf.VariableSpec `ebpf:"extra_names_len"`
-	Ports         *ebpf.VariableSpec `ebpf:"ports"`
-	PortsChosen   *ebpf.VariableSpec `ebpf:"ports_chosen"`
-	PrefixWindow  *ebpf.VariableSpec `ebpf:"prefix_window"`
-	RingMark      *ebpf.VariableSpec `ebpf:"ring_mark"`
+	BenchSequence  *ebpf.VariableSpec `ebpf:"bench_sequence"`
+	BenchStep      *ebpf.VariableSpec `ebpf:"bench_step"`
+	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
+	Deep           *ebpf.VariableSpec `ebpf:"deep"`
+	DeepWindow     *ebpf.VariableSpec `ebpf:"deep_window"`
+	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
+	Ports          *ebpf.VariableSpec `ebpf:"ports"`
+	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
 }
 
 // BenchObjects contains all objects after they have been loaded into the kernel.
@@ -460,13 +472,13 @@ func (o *BenchObjects) Close() error {
 //
 // It can be passed to LoadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BenchMaps struct {
-	Connections         *ebpf.Map `ebpf:"connections"`
-	Counters            *ebpf.Map `ebpf:"counters"`
-	Exchanges           *ebpf.Map `ebpf:"exchanges"`
-	FollowedConnections *ebpf.Map `ebpf:"followed_connections"`
-	Scratches           *ebpf.Map `ebpf:"scratches"`
-	Searches            *ebpf.Map `ebpf:"searches"`
-	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
+	Connections        *ebpf.Map `ebpf:"connections"`
+	Counters           *ebpf.Map `ebpf:"counters"`
+	Exchanges          *ebpf.Map `ebpf:"exchanges"`
+	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
+	Scratches          *ebpf.Map `ebpf:"scratches"`
+	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
+	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
 }
 
 func (m *BenchMaps) Close() error {
@@ -474,9 +486,9 @@ func (m *BenchMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
-		m.FollowedConnections,
+		m.PartialHeads,
 		m.Scratches,
-		m.Searches,
+		m.TrackedConnections,
 		m.TrustedPrefixes,
 	)
 }
@@ -485,16 +497,15 @@ func (m *BenchMaps) Close() error {
 //
 // It can be passed to LoadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BenchVariables struct {
-	BenchSequence *ebpf.Variable `ebpf:"bench_sequence"`
-	BenchStep     *ebpf.Variable `ebpf:"bench_step"`
-	Deep          *ebpf.Variable `ebpf:"deep"`
-	DeepWindow    *ebpf.Variable `ebpf:"deep_window"`
-	ExtraNames    *ebpf.Variable `ebpf:"extra_names"`
-	ExtraNamesLen *ebpf.Variable `ebpf:"extra_names_len"`
-	Ports         *ebpf.Variable `ebpf:"ports"`
-	PortsChosen   *ebpf.Variable `ebpf:"ports_chosen"`
-	PrefixWindow  *ebpf.Variable `ebpf:"prefix_window"`
-	RingMark      *ebpf.Variable `ebpf:"ring_mark"`
+	BenchSequence  *ebpf.Variable `ebpf:"bench_sequence"`
+	BenchStep      *ebpf.Variable `ebpf:"bench_step"`
+	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
+	Deep           *ebpf.Variable `ebpf:"deep"`
+	DeepWindow     *ebpf.Variable `ebpf:"deep_window"`
+	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
+	Ports          *ebpf.Variable `ebpf:"ports"`
+	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
+	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
 }
 
 // BenchPrograms contains all programs after they have been loaded into the kernel.

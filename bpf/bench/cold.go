@@ -141,9 +141,8 @@ func choose(spec *ebpf.CollectionSpec, group string) error {
 		return fmt.Errorf("choose the cgroup: %w", &os.PathError{Op: "stat", Path: group, Err: err})
 	}
 	for name, value := range map[string]any{
-		bpf.SocketVarChosenCgroupsLen: uint32(1),
-		bpf.SocketVarChosenCgroups:    [16]uint64{st.Ino},
-		bpf.SocketVarWritesTold:       true,
+		bpf.SocketVarTargetCgroups: bpf.SocketTargetCgroups{Len: 1, Ids: [16]uint64{st.Ino}},
+		bpf.SocketVarHaveWriteTp:   true,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)

@@ -22,9 +22,8 @@ func chooseOther(spec *ebpf.CollectionSpec) error {
 		return fmt.Errorf("read the own network namespace: %w", err)
 	}
 	for name, value := range map[string]any{
-		bpf.SocketVarChosenCgroupsLen: uint32(1),
-		bpf.SocketVarChosenCgroups:    [16]uint64{otherCgroup},
-		bpf.DriverVarWatchedNetns:     uint32(self.Ino),
+		bpf.SocketVarTargetCgroups: bpf.SocketTargetCgroups{Len: 1, Ids: [16]uint64{otherCgroup}},
+		bpf.DriverVarWatchedNetns:  uint32(self.Ino),
 	} {
 		if v := spec.Variables[name]; v != nil {
 			if err := v.Set(value); err != nil {

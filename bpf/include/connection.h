@@ -1,13 +1,135 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* One TCP connection at one capture point, from segment to exchange. */
+/* One TCP connection at one capture point.
+ *
+ * State of a connection
+ * ---------------------
+ * phase                  the exchange that is being recorded
+ *   IDLE                 none
+ *   HEAD                 deep only: its head continues in a later segment
+ *   REQUEST              context found, no final response yet
+ *   RESPONSE             its final response has begun
+ * claim                  number of the exchange << 1 | emitted. Packet programs and
+ *                        sweep run concurrently: emit() sets the lowest bit by
+ *                        compare-and-swap, so one of them emits. A new connection
+ *                        has 1: nothing to emit.
+ * awaiting_response      1: a request that is not recorded (unsampled, no context)
+ *                        has no response yet
+ * pipelined_responses    responses still to come for requests before the latest one
+ * in_pipelined_response  1: the bytes passing now belong to one of those
+ * tracked                1: counted in tracked_connections, i.e. later segments must
+ *                        look up the connection. Always equals expects_more(),
+ *                        except that the sweep clears it on emitted, idle ones
+ * client, server         sequence numbers at the capture point
+ * driver_client, _server sequence numbers handed to the driver, at an interface
+ * client_is_a            the side that sent the latest request
+ *
+ * Events (functions in track.h; sweep in capture.bpf.c)
+ * -----------------------------------------------------
+ * request head       close_previous(): awaiting_response -> pipelined_responses + 1;
+ * (begin_request)    REQUEST -> emit with FLAG_PIPELINED, pipelined_responses + 1;
+ *                    RESPONSE -> emit; then IDLE. Depending on the head:
+ *                    sampled context -> REQUEST and the next claim;
+ *                    incomplete (deep) -> HEAD; anything else -> awaiting_response
+ * more client data   HEAD: continue_head(): as for a request head; a gap ends the
+ * (on_client_data)   search. REQUEST: added to the request. RESPONSE: in order it is
+ *                    added to the request, else ignored. Emitted: COUNTER_LATE
+ * response head      HEAD: the search ends first, as above.
+ * (begin_response)   1xx (not 101): FLAG_INTERIM, nothing else.
+ *                    pipelined_responses > 0: that - 1, in_pipelined_response = 1.
+ *                    Else both waiting flags = 0, REQUEST -> RESPONSE
+ * more server data   ignored while in_pipelined_response or pipelined_responses;
+ * (on_server_data)   IDLE: awaiting_response = 0. RESPONSE: added to the response.
+ *                    Emitted: COUNTER_LATE
+ * SYN (on_syn)       an open exchange is emitted, the connection deleted; a new one
+ *                    is stored only to keep the SYN's TCP option
+ * FIN                the second one: emit if open, untrack, delete. The first one
+ * (on_fin_or_rst)    changes no state: segments sent earlier may still follow
+ * RST                emit if open (REQUEST: FLAG_RESET), untrack, delete
+ * sweep              idle in REQUEST for request_idle: emit with FLAG_IDLE; idle in
+ *                    RESPONSE for response_idle: emit; for UNTRACK_AFTER times that:
+ *                    untrack. The phase stays; the next request starts over,
+ *                    after resync() of the sequence numbers
+ * LRU eviction       the exchange is lost; user space derives how many
+ */
 #ifndef LAYERTRACE_CONNECTION_H
 #define LAYERTRACE_CONNECTION_H
 
-#include "emit.h"
-#include "followed.h"
-#include "options.h"
-#include "stream.h"
-#include "walk.h"
+#include "exchange.h"
+
+/* Ring fill in bytes at which user space is woken: a quarter of its size. */
+const volatile __u64 ring_wakeup_fill = 1 << 20;
+
+/* Key of a connection at a capture point. End a has the lower port (with equal ports
+ * the lower address), so that both directions share one entry; at a socket end a is
+ * the socket itself.
+ */
+struct connection_key {
+	__u32 ifindex;
+	__u16 port_a;
+	__u16 port_b;
+	__u64 addr_a[2];
+	__u64 addr_b[2];
+};
+
+enum phase {
+	PHASE_IDLE,	/* no exchange open */
+	PHASE_REQUEST,	/* a request without a final response */
+	PHASE_RESPONSE, /* the final response has begun */
+	PHASE_HEAD,	/* deep: the request head continues in a later segment */
+};
+
+/* Progress of the byte stream in one direction. */
+struct stream {
+	__u32 next; /* next sequence number expected */
+	__u32 gap_start;
+	__u32 gap_end; /* bytes in [gap_start, gap_end) are missing so far */
+	__u16 valid;   /* next is set */
+	__u16 fin;
+};
+
+struct connection {
+	struct exchange_record x;
+	/* exchange number << 1 | emitted */
+	__u64 claim;
+	__u64 last_ns;
+	struct stream client;
+	struct stream server;
+	__u8 client_is_a;
+	__u8 phase;
+	__u8 pipelined_responses; /* for requests before the latest one */
+	__u8 in_pipelined_response;
+	__u8 awaiting_response; /* to a request that is not recorded */
+	__u8 syn_option_len;	/* length of the connection ID in the SYN's option */
+	__u8 syn_connection_id[8];
+	__u8 pad[6];
+	__u32 tracked;		     /* counted in tracked_connections */
+	struct stream driver_client; /* bytes handed to the interface's driver */
+	struct stream driver_server;
+};
+
+/* Small enough to stay in L1: a miss costs what the table saves. Large enough to keep
+ * collisions rare: each segment of a connection that shares a slot with a tracked one
+ * takes the slow path.
+ */
+#define TRACKED_BITS 10
+
+#define CACHE_LINE 64
+
+/* Distinguishes the keys of sockets from those of interfaces, whose indexes are
+ * positive.
+ */
+#define SOCKET_POINT 0x80000000
+
+/* Counts tracked connections: all of them, and by a hash of the key. Most segments
+ * belong to requests that are not sampled; this table avoids looking up their
+ * connection, which touches more memory than all other processing. A connection that
+ * the LRU map evicts stays counted, which costs useless look-ups only.
+ */
+struct tracked {
+	__u32 total;
+	__u8 pad[CACHE_LINE - sizeof(__u32)];
+	__u32 count[1 << TRACKED_BITS];
+};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -16,136 +138,220 @@ struct {
 	__type(value, struct connection);
 } connections SEC(".maps");
 
-static __always_inline bool is_method(__u64 head)
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tracked);
+} tracked_connections SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20);
+} exchanges SEC(".maps");
+
+/* The common case: where few requests are sampled, nothing is tracked most of the time
+ * and this check is the only one.
+ */
+static __always_inline bool any_tracked(void)
 {
-	return MATCHES_EXACT(head, 4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) ||
-	       MATCHES_EXACT(head, 5, 'P', 'O', 'S', 'T', ' ', 0, 0, 0) ||
-	       MATCHES_EXACT(head, 4, 'P', 'U', 'T', ' ', 0, 0, 0, 0) ||
-	       MATCHES_EXACT(head, 5, 'H', 'E', 'A', 'D', ' ', 0, 0, 0) ||
-	       MATCHES_EXACT(head, 7, 'D', 'E', 'L', 'E', 'T', 'E', ' ', 0) ||
-	       MATCHES_EXACT(head, 6, 'P', 'A', 'T', 'C', 'H', ' ', 0, 0) ||
-	       MATCHES_EXACT(head, 8, 'O', 'P', 'T', 'I', 'O', 'N', 'S', ' ') ||
-	       MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' ') ||
-	       MATCHES_EXACT(head, 6, 'T', 'R', 'A', 'C', 'E', ' ', 0, 0);
+	const struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
+
+	return f && f->total;
 }
 
-static __always_inline bool is_response(__u64 head)
+/* Counter for a point and the sums of both addresses (in 8-byte words) and both ports,
+ * which are the same in both directions. Never NULL; the check satisfies the verifier.
+ */
+static __always_inline __u32 *tracked_counter_by_sums(__u64 addrs, __u32 ports, __u32 point)
 {
-	return MATCHES_EXACT(head, 7, 'H', 'T', 'T', 'P', '/', '1', '.', 0);
+	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
+	__u64 h = (addrs * HASH_FACTOR + ports + ((__u64)point << 32)) * HASH_FACTOR;
+
+	h >>= 64 - TRACKED_BITS;
+	return f ? &f->count[h & ((1 << TRACKED_BITS) - 1)] : NULL;
 }
 
-/* Status code of "HTTP/1.x NNN", 0 when there is none. */
-static __always_inline __u16 read_status(struct __sk_buff *skb, __u32 off)
+static __always_inline __u32 *tracked_counter(const struct connection_key *k, __u32 point)
 {
-	__u8 text[4];
-
-	if (bpf_skb_load_bytes(skb, off + 8, text, sizeof(text)) || text[0] != ' ')
-		return 0;
-	for (int i = 1; i < 4; i++)
-		if (text[i] < '0' || text[i] > '9')
-			return 0;
-	return (text[1] - '0') * 100 + (text[2] - '0') * 10 + text[3] - '0';
+	return tracked_counter_by_sums(k->addr_a[0] + k->addr_a[1] + k->addr_b[0] + k->addr_b[1],
+				       k->port_a + k->port_b, point);
 }
 
-static __always_inline void set_endpoints(struct exchange_record *x, const struct segment *seg)
+/* Same for a key of the connections map. */
+static __always_inline __u32 *tracked_counter_at(const struct connection_key *k)
 {
-	const struct connection_key *k = &seg->key;
-
-	__builtin_memcpy(x->client_addr, seg->from_a ? k->addr_a : k->addr_b, 16);
-	__builtin_memcpy(x->server_addr, seg->from_a ? k->addr_b : k->addr_a, 16);
-	x->client_port = seg->from_a ? k->port_a : k->port_b;
-	x->server_port = seg->from_a ? k->port_b : k->port_a;
-	x->ifindex = k->ifindex;
+	return tracked_counter(k, k->ifindex & SOCKET_POINT ? SOCKET_POINT : k->ifindex);
 }
 
-/* The next response belongs to a request that was followed by another. */
-static __always_inline void skip_response(struct connection *c)
+static __always_inline bool is_tracked(const __u32 *counter)
 {
-	if (c->skip_responses < 255)
-		c->skip_responses++;
+	return counter && *counter;
+}
+
+/* Packets of both directions may call this at the same time. */
+static __always_inline void set_tracked(struct connection *c, __u32 *counter, __u32 tracked)
+{
+	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
+
+	if (__sync_lock_test_and_set(&c->tracked, tracked) == tracked)
+		return;
+	__sync_fetch_and_add(counter, tracked ? 1 : -1);
+	if (f)
+		__sync_fetch_and_add(&f->total, tracked ? 1 : -1);
+}
+
+static __always_inline bool is_open(const struct connection *c)
+{
+	return c->phase == PHASE_REQUEST || c->phase == PHASE_RESPONSE;
+}
+
+/* Whether later segments may belong to a request seen before. */
+static __always_inline bool expects_more(const struct connection *c)
+{
+	return c->phase != PHASE_IDLE || c->awaiting_response || c->pipelined_responses ||
+	       c->in_pipelined_response;
+}
+
+/* Width of the band above ring_wakeup_fill, in bytes. */
+#define WAKEUP_BAND (16 * sizeof(struct exchange_record))
+
+/* Emits the open exchange of c unless that was done already. seen is c->claim at the
+ * time of the caller's decision.
+ */
+static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
+{
+	__u64 wakeup = BPF_RB_NO_WAKEUP, filled;
+	struct exchange_record *record;
+
+	if ((seen & 1) || __sync_val_compare_and_swap(&c->claim, seen, seen | 1) != seen)
+		return;
+	c->x.flags |= flags;
+	if (!c->x.response_first)
+		c->x.flags |= FLAG_NO_RESPONSE;
+	/* User space drains the ring at intervals. Wake it only as the fill passes a quarter,
+	 * not for every record above: on a busy node a wakeup per record costs ten times as
+	 * much as the record.
+	 */
+	filled = bpf_ringbuf_query(&exchanges, BPF_RB_AVAIL_DATA) - ring_wakeup_fill;
+	if (filled < WAKEUP_BAND)
+		wakeup = BPF_RB_FORCE_WAKEUP;
+	record = bpf_ringbuf_reserve(&exchanges, sizeof(*record), 0);
+	if (!record) {
+		count(COUNTER_RING_FULL);
+		return;
+	}
+	*record = c->x; /* inline: starting the helper's string copy is slow */
+	bpf_ringbuf_submit(record, wakeup);
+	count(COUNTER_EMITTED);
+}
+
+enum arrival {
+	ARRIVAL_IN_ORDER,
+	ARRIVAL_AHEAD,	/* bytes before it are missing so far */
+	ARRIVAL_FILLED, /* those bytes */
+	ARRIVAL_AGAIN,	/* a retransmission, possibly with new bytes at its end */
+};
+
+/* Modular comparison, RFC 9293 section 3.4. */
+static __always_inline bool before(__u32 a, __u32 b)
+{
+	return (__s32)(a - b) < 0;
+}
+
+/* Restarts at next: earlier bytes are not missing. */
+static __always_inline void resync_at(struct stream *st, __u32 next)
+{
+	st->valid = 1;
+	st->next = next;
+	st->gap_start = st->gap_end;
+}
+
+/* Accounts for a segment; fresh is the number of bytes not seen before. */
+static __always_inline enum arrival arrive(struct stream *st, __u32 seq, __u32 len, __u32 *fresh)
+{
+	__u32 end = seq + len;
+
+	*fresh = len;
+	if (!st->valid || seq == st->next) {
+		st->valid = 1;
+		st->next = end;
+		return ARRIVAL_IN_ORDER;
+	}
+	if (before(st->next, seq)) {
+		if (st->gap_start == st->gap_end)
+			st->gap_start = st->next;
+		st->gap_end = seq;
+		st->next = end;
+		return ARRIVAL_AHEAD;
+	}
+	if (st->gap_start != st->gap_end && !before(seq, st->gap_start) &&
+	    !before(st->gap_end, end)) {
+		if (seq == st->gap_start)
+			st->gap_start = end;
+		else if (end == st->gap_end)
+			st->gap_end = seq;
+		return ARRIVAL_FILLED;
+	}
+	*fresh = 0;
+	if (before(st->next, end)) {
+		*fresh = end - st->next;
+		st->next = end;
+	}
+	return ARRIVAL_AGAIN;
+}
+
+/* The response to a request that another request has followed comes first. */
+static __always_inline void expect_pipelined_response(struct connection *c)
+{
+	if (c->pipelined_responses < 255)
+		c->pipelined_responses++;
 	count(COUNTER_PIPELINED);
 }
 
-/* Ends what is open when another request begins. */
+/* The client begins another request. */
 static __always_inline void close_previous(struct connection *c)
 {
-	if (c->waiting) {
-		c->waiting = 0;
-		skip_response(c);
+	if (c->awaiting_response) {
+		c->awaiting_response = 0;
+		expect_pipelined_response(c);
 	}
 	if (is_open(c)) {
 		__u32 flags = 0;
 
 		if (c->phase == PHASE_REQUEST) {
 			flags = FLAG_PIPELINED;
-			skip_response(c);
+			expect_pipelined_response(c);
 		}
 		emit(c, c->claim, flags);
-	} else if (c->phase == PHASE_SEARCHING) {
+	} else if (c->phase == PHASE_HEAD) {
 		count(COUNTER_DISCARDED);
 	}
 	c->phase = PHASE_IDLE;
 }
 
-/* The message that leaves through the interface begins at seq. */
-static __always_inline void set_leaving(struct exchange_record *x, __u32 seq)
+/* The message that leaves through the point begins at seq. */
+static __always_inline void start_egress(struct exchange_record *x, __u32 seq)
 {
-	x->leaving_start = seq;
-	x->leaving_end = seq;
-	x->handover_end = seq;
+	x->egress_seq_start = seq;
+	x->egress_seq_end = seq;
+	x->egress_seq_done = seq;
 }
 
-/* The driver gets bytes of x that it did not have. Kernels may leave programs
- * out: a time is that of the first byte only where that byte was seen.
+/* The driver received the bytes from seq to end. Tracepoints may miss packets, so the
+ * time of the first byte counts only if that byte was seen.
  */
-static __always_inline void note_handover(struct exchange_record *x, const struct segment *seg,
-					  bool from_client, __u64 now)
+static __always_inline void note_far_side(struct exchange_record *x, bool from_client, __u32 seq,
+					  __u32 end, __u64 now)
 {
-	__u64 *first = from_client ? &x->handover_request_first : &x->handover_response_first;
-	__u64 *last = from_client ? &x->handover_request_last : &x->handover_response_last;
-	__u32 end = seg->seq + seg->payload_len;
+	__u64 *first = from_client ? &x->far_request_first : &x->far_response_first;
+	__u64 *last = from_client ? &x->far_request_last : &x->far_response_last;
 
-	if (!before(x->leaving_start, seg->seq) && before(x->leaving_start, end))
+	if (!before(x->egress_seq_start, seq) && before(x->egress_seq_start, end))
 		*first = now;
-	if (before(x->handover_end, end))
-		x->handover_end = end;
+	if (before(x->egress_seq_done, end))
+		x->egress_seq_done = end;
 	*last = now;
-}
-
-/* A copy is sent again of bytes that passed the capture before. Where a packet of
- * the message was dropped behind it, the driver gets them now, unless the queue
- * says later that they waited there.
- */
-static __always_inline void note_copy(struct connection *c, const struct segment *seg,
-				      bool from_client, __u64 now)
-{
-	struct exchange_record *x = &c->x;
-
-	if (!x->leaving_dropped || from_client != (x->direction == DIRECTION_EGRESS))
-		return;
-	x->queue_bypassed = 1;
-	note_handover(x, seg, from_client, now);
-}
-
-/* A new exchange in c, whose times and sizes are still those of its first
- * segment.
- */
-static __always_inline void open_exchange(struct connection *c, const struct segment *seg,
-					  __u64 now)
-{
-	struct exchange_record *x = &c->x;
-
-	__builtin_memset(x, 0, sizeof(*x));
-	set_endpoints(x, seg);
-	x->request_first = now;
-	set_leaving(x, seg->seq);
-	c->last_ns = now; /* before the claim, which the sweep reads first */
-	x->direction = seg->direction;
-	if (c->skip_responses)
-		x->flags |= FLAG_PIPELINED;
-	c->client_is_a = seg->from_a;
-	c->interim = 0;
-	c->skipping = 0;
 }
 
 /* The kernel dropped a packet of the connection. */
@@ -154,49 +360,6 @@ static __always_inline void note_drop(struct connection *c, __u32 reason)
 	c->x.drops++;
 	c->x.drop_reason = reason;
 	count(COUNTER_DROPPED);
-}
-
-static __always_inline void set_connection_id(struct connection *c, const struct scratch *s)
-{
-	struct exchange_record *x = &c->x;
-
-	if (s->connection_id_len) {
-		__builtin_memcpy(x->connection_id, s->connection_id, sizeof(x->connection_id));
-		x->connection_id_len = s->connection_id_len;
-		x->option_time = s->option_time;
-	} else if (c->syn_option_len) {
-		__builtin_memcpy(x->connection_id, c->syn_connection_id, sizeof(x->connection_id));
-		x->connection_id_len = c->syn_option_len;
-		x->flags |= FLAG_OPTION_LOST;
-	}
-}
-
-_Static_assert(COUNTER_HEAD_UNPARSABLE - COUNTER_CONTEXT_FOUND ==
-		       OUTCOME_UNPARSABLE - OUTCOME_FOUND,
-	       "each outcome has its counter, in the same order");
-
-static __always_inline void count_outcome(int outcome, bool malformed)
-{
-	count(COUNTER_CONTEXT_FOUND + outcome - OUTCOME_FOUND);
-	if (malformed)
-		count(COUNTER_CONTEXT_MALFORMED);
-}
-
-/* The context in s->walk belongs to the exchange in c from now on. */
-static __always_inline void adopt_context(struct connection *c, const struct walk *w)
-{
-	struct exchange_record *x = &c->x;
-
-	__builtin_memcpy(x->trace_id, w->found.trace_id, sizeof(x->trace_id));
-	__builtin_memcpy(x->span_id, w->found.span_id, sizeof(x->span_id));
-	x->format = w->found.format;
-	x->sampling = w->found.sampling;
-	x->header_offset = w->found.offset;
-	if (w->malformed)
-		x->flags |= FLAG_MALFORMED;
-	c->phase = PHASE_REQUEST;
-	c->claim = (c->claim | 1) + 1;
-	count(COUNTER_STARTED);
 }
 
 #endif

@@ -1,11 +1,55 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The record of one exchange and the state of one connection. */
+/* What user space gets: counters, and one record per exchange and capture point. Go
+ * bindings are generated from the types in this file.
+ */
 #ifndef LAYERTRACE_EXCHANGE_H
 #define LAYERTRACE_EXCHANGE_H
 
 #include "kernel.h"
 
-/* Order and values as in internal/exchange/flags.go. */
+/* Metric names and help texts: agent/internal/probe/counters.go. */
+enum counter {
+	COUNTER_REQUESTS,
+	COUNTER_CONTEXT_FOUND,
+	COUNTER_CONTEXT_UNSAMPLED,
+	COUNTER_CONTEXT_NONE,
+	COUNTER_HEAD_TRUNCATED,
+	COUNTER_HEAD_UNPARSABLE,
+	COUNTER_CONTEXT_MALFORMED,
+	COUNTER_RESPONSE_UNTRACKED,
+	COUNTER_REQUEST_IN_RESPONSE,
+	COUNTER_PIPELINED,
+	COUNTER_RETRANSMITTED,
+	COUNTER_OUT_OF_ORDER,
+	COUNTER_LATE,
+	COUNTER_FRAGMENT,
+	COUNTER_PACKET_TRUNCATED,
+	COUNTER_OPTION_READ,
+	COUNTER_OPTION_UNTRUSTED,
+	COUNTER_STARTED,
+	COUNTER_EMITTED,
+	COUNTER_RING_FULL,
+	COUNTER_MAP_FULL,
+	COUNTER_DISCARDED,
+	COUNTER_SOCKET_FULL,
+	COUNTER_DROPPED,
+	COUNTER_SCRATCH_BUSY,
+	COUNTERS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, enum counter);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+static __always_inline void count(enum counter which)
+{
+	increment(&counters, which);
+}
+
+/* A test compares these with the flags of the Go package observe. */
 enum exchange_flag {
 	FLAG_NO_RESPONSE = 1 << 0,
 	FLAG_PIPELINED = 1 << 1,
@@ -24,8 +68,8 @@ enum direction {
 	DIRECTION_EGRESS = 2,
 };
 
-/* What user space reads from the ring buffer. Times in ns of
- * CLOCK_MONOTONIC; addresses IPv6 or IPv4-mapped, ports in host order.
+/* An exchange as user space reads it from the ring buffer. Times are in ns of
+ * CLOCK_MONOTONIC, addresses IPv6 or IPv4-mapped, ports in host order.
  */
 struct exchange_record {
 	__u64 request_first;
@@ -53,16 +97,16 @@ struct exchange_record {
 	__u8 sampling;
 	__u8 direction;
 	__u8 connection_id_len;
-	__u8 is_socket; /* the point is a socket, and what follows is set */
-	__u8 is_client; /* it sent the request */
+	__u8 is_socket; /* the point is a socket; the socket fields below are set */
+	__u8 is_client; /* the socket sent the request */
 	__u8 pad[4];
-	/* Times on the other side of the point: the application's at a socket,
-	 * the queue's letting go at an interface. 0: not known.
+	/* The same times on the far side of the point: the application's writes and reads at a
+	 * socket, the handover from the qdisc to the driver at an interface. 0: unknown.
 	 */
-	__u64 handover_request_first;
-	__u64 handover_request_last;
-	__u64 handover_response_first;
-	__u64 handover_response_last;
+	__u64 far_request_first;
+	__u64 far_request_last;
+	__u64 far_response_first;
+	__u64 far_response_last;
 	__u32 drops;
 	__u32 drop_reason;
 	__u64 cookie;
@@ -70,76 +114,25 @@ struct exchange_record {
 	__u32 uid;
 	__u32 srtt_us;
 	__u32 zero_windows;
-	/* Sequence numbers of the message that leaves through the point: its
-	 * first byte, behind its last, and behind the last of it that the
-	 * interface's queue was seen to let go or, at a socket, the peer to
-	 * acknowledge.
+	/* Sequence numbers of the message that leaves through the point: its first byte, its
+	 * end, and how far the far side has it: dequeued for the driver at an interface,
+	 * acknowledged by the peer at a socket.
 	 */
-	__u32 leaving_start;
-	__u32 leaving_end;
-	__u32 handover_end;
-	__u8 queue_bypassed;  /* the queue that let it go is passed by while it is empty */
-	__u8 leaving_dropped; /* a packet of it was dropped at the interface */
+	__u32 egress_seq_start;
+	__u32 egress_seq_end;
+	__u32 egress_seq_done;
+	__u8 qdisc_bypass;   /* the qdisc lets packets bypass it while it is empty */
+	__u8 egress_dropped; /* one of its packets was dropped at the interface */
 	__u8 pad2[2];
-	__u64 acknowledged; /* when the peer's TCP had it up to handover_end; at a socket */
+	__u64 acknowledged; /* socket: time at which the peer had acknowledged all of it */
 };
 
-/* Takes a time of a handover into account. */
-static __always_inline void add_times(__u64 *first, __u64 *last, __u64 now)
+/* Extends a pair of times to now. */
+static __always_inline void extend_times(__u64 *first, __u64 *last, __u64 now)
 {
 	if (!*first)
 		*first = now;
 	*last = now;
 }
-
-/* Key of a connection at a capture point. End a has the lower port (the lower
- * address when the ports are equal), so both directions find one entry.
- */
-struct connection_key {
-	__u32 ifindex;
-	__u16 port_a;
-	__u16 port_b;
-	__u64 addr_a[2];
-	__u64 addr_b[2];
-};
-
-enum phase {
-	PHASE_IDLE,	 /* no exchange open */
-	PHASE_REQUEST,	 /* a request, nothing of its final response */
-	PHASE_RESPONSE,	 /* a final response has begun */
-	PHASE_SEARCHING, /* deep: the request head goes on in a later segment */
-};
-
-/* What is known of the byte stream of one direction. */
-struct stream {
-	__u32 next; /* sequence number expected next */
-	__u32 gap_start;
-	__u32 gap_end; /* bytes in [gap_start, gap_end) did not pass yet */
-	__u16 known;   /* next is valid */
-	__u16 fin;
-};
-
-struct connection {
-	struct exchange_record x;
-	/* Number of the exchange << 1 | already emitted. The packet path and the
-	 * sweep both claim an exchange by compare-and-swap on it.
-	 */
-	__u64 claim;
-	__u64 last_ns;
-	struct stream client;
-	struct stream server;
-	__u8 client_is_a;
-	__u8 phase;
-	__u8 skip_responses; /* response starts that belong to earlier requests */
-	__u8 skipping;	     /* inside such a response */
-	__u8 interim;	     /* the last response start was a 1xx */
-	__u8 syn_option_len; /* connection ID from the SYN */
-	__u8 syn_connection_id[8];
-	__u8 waiting; /* a request that is not recorded has no response yet */
-	__u8 pad[5];
-	__u32 followed;		     /* counted in followed_connections */
-	struct stream driver_client; /* what the interface's driver has sent */
-	struct stream driver_server;
-};
 
 #endif

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Kernel interface: UAPI types, helpers, and what older headers lack. */
+/* The kernel as the programs see it: UAPI and CO-RE types, constants that older headers
+ * lack, and helpers for the compiler and the verifier.
+ */
 #ifndef LAYERTRACE_KERNEL_H
 #define LAYERTRACE_KERNEL_H
 
@@ -9,8 +11,10 @@
 #include <linux/bpf.h>
 #include <linux/types.h>
 
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
 
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86DD
@@ -28,7 +32,164 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
-/* Multiplicative hashing, Knuth, The Art of Computer Programming 6.4. */
+/* Kept out of line. Nearly every packet and write takes the short path past these
+ * functions: inlined, their instructions would be fetched along with those that run,
+ * and their variables would use up the 512 bytes of stack that all callers share.
+ */
+#define COLD __noinline
+
+/* A global function, which the verifier checks once, on its own and with unknown
+ * arguments, instead of again on each path that leads to it. Without this the loops
+ * over a request head exceed the limit of a million instructions. To the verifier every
+ * pointer argument may be NULL, hence the check at the start of each.
+ */
+#define VERIFIED_ALONE __noinline
+
+/* Multiplicative hashing: Knuth, The Art of Computer Programming, section 6.4. */
 #define HASH_FACTOR 0x9e3779b97f4a7c15ULL
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct in6_addr {
+	union {
+		__be32 u6_addr32[4];
+	} in6_u;
+};
+
+struct sock_common {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	unsigned int skc_hash;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+};
+
+struct bpf_local_storage;
+
+struct kernfs_node {
+	__u64 id;
+};
+
+struct cgroup {
+	int level;
+	struct kernfs_node *kn;
+	struct cgroup *ancestors[]; /* from the root to itself */
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	__u16 sk_protocol;
+	struct sock_cgroup_data sk_cgrp_data;
+	struct bpf_local_storage *sk_bpf_storage;
+};
+
+struct tcp_sock {
+	__u32 copied_seq;
+	__u32 rcv_nxt;
+	__u32 rcv_wup;	 /* rcv_nxt at the last window announcement */
+	__u32 rcv_wnd;	 /* the window announced then */
+	__u32 srtt_us;	 /* smoothed round-trip time << 3 in us */
+	__u32 write_seq; /* end of the data written */
+	__u32 snd_una;	 /* first byte not acknowledged */
+	__u32 snd_nxt;	 /* first byte not sent */
+	__u32 snd_wnd;	 /* receive window of the peer, from snd_una on */
+	__u32 mss_cache;
+	__u64 tcp_clock_cache; /* last time that TCP read the clock, ns of CLOCK_MONOTONIC */
+};
+
+struct iov_iter {
+	unsigned long count; /* bytes left */
+};
+
+struct msghdr {
+	struct iov_iter msg_iter;
+};
+
+struct net_device {
+	int ifindex;
+	possible_net_t nd_net;
+};
+
+struct netdev_queue {
+	struct net_device *dev;
+};
+
+struct Qdisc {
+	unsigned int flags;
+};
+
+struct sk_buff {
+	struct sk_buff *next;
+	struct sock *sk;
+	struct net_device *dev;
+	unsigned int len;
+	__be16 protocol;
+	__u16 network_header;
+	unsigned char *head;
+};
+
+#pragma clang attribute pop
+
+/* include/net/dropreason-core.h. The numbers differ between kernels. */
+enum skb_drop_reason {
+	SKB_DROP_REASON_NOT_SPECIFIED,
+	SKB_DROP_REASON_TCP_OLD_DATA,
+	SKB_DROP_REASON_TCP_OLD_SEQUENCE,
+};
+
+/* False for the first value, which stands for packets freed without a drop reason. */
+static __always_inline bool is_drop_reason(__u32 reason)
+{
+	return reason >= bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_NOT_SPECIFIED);
+}
+
+/* Shows the verifier that a length is from 1 to max, a power of two, as helpers
+ * require: the one in 6.1 learns nothing from a comparison with 0.
+ */
+#define BOUND_LENGTH(len, max) \
+	asm volatile("%0 += -1\n%0 &= %1\n%0 += 1" : "+r"(len) : "i"((max)-1))
+
+/* Makes the verifier forget the value, by way of one unknown to it. Otherwise it
+ * explores every possible length of a line separately.
+ */
+#define FORGET(value, unknown) \
+	asm volatile("%0 ^= %1\n%0 ^= %1" : "+r"(value) : "r"((typeof(value))(unknown)))
+
+/* Adds one to a counter in a per-CPU array. */
+static __always_inline void increment(void *map, __u32 key)
+{
+	__u64 *value = bpf_map_lookup_elem(map, &key);
+
+	if (value)
+		(*value)++;
+}
+
+/* One bit per port. */
+#define PORT_BYTES (65536 / 8)
+
+static __always_inline bool has_port(const volatile __u8 *bits, __u16 port)
+{
+	return bits[port >> 3] & (1 << (port & 7));
+}
 
 #endif

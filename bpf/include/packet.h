@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* From a packet to its TCP segment: Ethernet (or none), one VLAN tag, IPv4,
- * IPv6 with extension headers, TCP.
+/* From a packet to its TCP segment (Ethernet or none, one VLAN tag, IPv4, IPv6 with
+ * extension headers, TCP), and the memory that a program works in.
  */
 #ifndef LAYERTRACE_PACKET_H
 #define LAYERTRACE_PACKET_H
 
-#include "counters.h"
-#include "exchange.h"
+#include "connection.h"
+#include "tcp_option.h"
+
+/* Ports to capture, when filter_ports is set. */
+const volatile bool filter_ports;
+const volatile __u8 ports[PORT_BYTES];
 
 #define IPPROTO_TCP 6
 #define IP_MF_OR_OFFSET 0x3fff
-/* Extension headers that a packet may have before TCP; more is not parsed. */
+/* Packets with more extension headers before TCP are not parsed. */
 #define IPV6_EXTENSIONS_MAX 6
-
-/* Ports to look at, one bit each, when ports_chosen is set. */
-const volatile bool ports_chosen;
-const volatile __u8 ports[65536 / 8];
 
 struct ipv4_header {
 	__u8 version_ihl;
@@ -51,14 +51,14 @@ struct tcp_header {
 	__be16 urgent;
 };
 
-/* A benchmark, which repeats one packet, makes each run a new segment. */
+/* The benchmark repeats one packet and redefines this to make each run a new segment. */
 #ifndef SEQUENCE_NUMBER
 #define SEQUENCE_NUMBER(tcp) bpf_ntohl((tcp).seq)
 #endif
 
-/* What a segment begins. */
-struct beginning {
-	__s8 outcome; /* of the walk over the request, or NO_REQUEST */
+/* What the payload of a segment starts with. */
+struct payload_kind {
+	__s8 outcome; /* of the walk over the request head, or NOT_A_REQUEST */
 	__u8 request_line;
 	__u8 malformed;
 	__u8 response;
@@ -76,36 +76,176 @@ struct segment {
 	bool from_a; /* sent by end a of the key */
 	__u8 direction;
 	__u8 pad;
-	struct beginning begins;
+	struct payload_kind kind;
 };
 
-static __always_inline bool is_beginning(const struct segment *seg)
+static __always_inline bool is_syn(const struct segment *seg)
 {
 	return (seg->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-static __always_inline bool is_end(const struct segment *seg)
+static __always_inline bool is_fin_or_rst(const struct segment *seg)
 {
 	return seg->flags & (TCP_FIN | TCP_RST);
 }
 
 enum access {
-	ACCESS_DIRECT, /* packet pointers, as TCX and clsact may */
-	ACCESS_LOAD,   /* only bpf_skb_load_bytes, as socket filters must */
+	ACCESS_DIRECT, /* packet pointers, for TCX and clsact */
+	ACCESS_LOAD,   /* bpf_skb_load_bytes only, for socket filters */
 };
 
-/* Makes the verifier see that a length is from 1 to max, a power of 2, as it has
- * to be for a helper: that of 6.1 learns nothing from a comparison with 0.
+/* Bytes of a request searched for a trace context: in its first segment, and with deep
+ * in total. User space takes its limits and defaults from here.
  */
-#define BOUND_LENGTH(len, max) \
-	asm volatile("%0 += -1\n%0 &= %1\n%0 += 1" : "+r"(len) : "i"((max)-1))
+enum window {
+	WINDOW_MIN = 64,
+	WINDOW_DEFAULT = 1024,
+	WINDOW_MAX = 4096,
+	DEEP_WINDOW_DEFAULT = 65536,
+	DEEP_WINDOW_MAX = 1 << 24,
+	DEEP_LINE_MAX = 512, /* longer lines are skipped */
+};
+
+/* A power of two, so that a mask keeps offsets inside. */
+#define TEXT_SIZE (2 * WINDOW_MAX)
+#define TEXT_MASK (TEXT_SIZE - 1)
+/* Room for reads of up to TEXT_PADDING bytes at any masked offset. */
+#define TEXT_PADDING 128
+/* Deep: size of a read. */
+#define CHUNK_SIZE 1024
+#define OPTIONS_MAX 40
+#define OPTIONS_MAX_BOUND 64 /* next power of two */
+
+enum outcome {
+	OUTCOME_INCOMPLETE, /* continues with the next bytes, if any */
+	OUTCOME_FOUND,
+	OUTCOME_UNSAMPLED,
+	OUTCOME_NOT_FOUND,
+	OUTCOME_TRUNCATED,
+	OUTCOME_UNPARSABLE,
+};
+
+enum sampling {
+	SAMPLING_DEFERRED,
+	SAMPLING_DENIED,
+	SAMPLING_ACCEPTED,
+};
+
+/* A trace context. offset: of its first line, from the start of the request. */
+struct context {
+	__u8 trace_id[16] __attribute__((aligned(8)));
+	__u8 span_id[8];
+	__u32 offset;
+	__u8 format;
+	__u8 sampling;
+	__u8 have; /* set of enum part */
+	__u8 pad;
+};
+
+enum part {
+	PART_TRACE_ID = 1,
+	PART_SPAN_ID = 2,
+	PART_IDS = 3,
+	PART_SAMPLING = 4,
+};
+
+/* State of a walk over a request head; deep keeps it between segments. */
+struct walk {
+	__u32 pos;  /* start of the current line in text */
+	__u32 end;  /* length of text */
+	__u32 base; /* offset of text[0] in the request */
+	__u8 request_line;
+	__u8 malformed;
+	__u8 skip_line; /* the current line is too long to keep */
+	__u8 denied;	/* a sampling header denied, no context followed yet */
+	struct context found;
+	struct context b3;
+	struct context datadog;
+};
+
+/* Start of a segment as another capture point on this node has read it; see
+ * classify_payload().
+ */
+struct cached_segment {
+	__u64 seq_ack; /* sequence number << 32 | acknowledgement number */
+	__u32 payload_len;
+	struct payload_kind kind;
+};
+
+/* Small enough to stay in L1: a segment passes all points of a node within
+ * microseconds.
+ */
+#define SEGMENT_CACHE_BITS 3
+
+/* Facts about the socket that a segment passes. */
+struct socket_facts {
+	__u64 cookie; /* 0: the point is an interface */
+	__u32 netns;
+	__u32 uid;
+};
+
+/* First and last write of the latest run without a read in between, in ns of
+ * CLOCK_MONOTONIC. 0: unknown.
+ */
+struct write_times {
+	__u64 first;
+	__u64 last;
+};
+
+struct scratch {
+	__u32 claimed;
+	__u32 slot; /* key of this element */
+	struct cached_segment segment_cache[1 << SEGMENT_CACHE_BITS];
+	struct walk walk;
+	struct segment segment; /* the segment being tracked */
+	struct socket_facts socket;
+	struct write_times write_times;
+	struct context cached_contexts[1 << SEGMENT_CACHE_BITS]; /* for segment_cache */
+	__u8 text[TEXT_SIZE + TEXT_PADDING];
+	__u8 options[OPTIONS_MAX_BOUND + 16];
+	struct context id; /* scratch space of read_b3_part() */
+	struct connection blank;
+	__u8 connection_id[8];
+	__u64 option_time;
+	__u64 high; /* accumulators of the number readers */
+	__u64 low;
+	__u32 option_pos;
+	__u8 connection_id_len;
+	__u8 pad[3];
+};
+
+/* Programs can nest on a CPU: a socket program runs in a sending process, which an
+ * arriving packet may interrupt and another process preempt.
+ */
+#define SCRATCHES 4
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SCRATCHES);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+/* Networks whose TCP options are trusted. */
+struct prefix_key {
+	__u32 len;
+	__u64 addr[2];
+} __attribute__((packed));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 256);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix_key);
+	__type(value, __u8);
+} trusted_prefixes SEC(".maps");
 
 #define COPY_ALIGNED(to, from, len, align)                    \
 	__builtin_memcpy(__builtin_assume_aligned(to, align), \
 			 __builtin_assume_aligned(from, align), len)
 
-/* Copies by the widest words that len is a multiple of. Left alone the compiler
- * goes byte by byte through what may not be aligned; these machines need not.
+/* Copies in the widest words that divide len. By default the compiler copies possibly
+ * unaligned data bytewise, which these machines do not need.
  */
 static __always_inline void copy_words(void *to, const void *from, const __u32 len)
 {
@@ -119,9 +259,8 @@ static __always_inline void copy_words(void *to, const void *from, const __u32 l
 		__builtin_memcpy(to, from, len);
 }
 
-/* Reads len bytes at off to memory that is aligned for their width. Direct
- * access is cheaper but sees only the linear part; what lies in fragments (GRO,
- * GSO) goes through the helper.
+/* Reads len bytes at off into memory aligned for their width. Direct access is cheaper
+ * but sees only the linear part; fragments (GRO, GSO) go through the helper.
  */
 static __always_inline bool load(struct __sk_buff *skb, __u32 off, void *to, const __u32 len,
 				 const enum access access)
@@ -134,16 +273,16 @@ static __always_inline bool load(struct __sk_buff *skb, __u32 off, void *to, con
 			copy_words(to, data + off, len);
 			return true;
 		}
-		/* The verifier of 6.18 follows the bytes back over the helper, which
-		 * it does not know to be where they come from.
+		/* The verifier of 6.18 traces the origin of the bytes back through the helper
+		 * call, where it loses them.
 		 */
 		__builtin_memset(to, 0, len);
 	}
 	return bpf_skb_load_bytes(skb, off, to, len) == 0;
 }
 
-/* IPv6 extension headers up to TCP; returns its offset, 0 when it is not a
- * whole TCP packet.
+/* Skips IPv6 extension headers. Returns the offset of TCP, or 0 if this is not a
+ * complete TCP packet.
  */
 static __always_inline __u32 skip_extensions(struct __sk_buff *skb, __u32 off, __u8 next,
 					     const enum access access)
@@ -167,7 +306,7 @@ static __always_inline __u32 skip_extensions(struct __sk_buff *skb, __u32 off, _
 				return 0;
 			off += (ext.len + 1) * 8;
 			break;
-		case 51: /* authentication header, RFC 4302: in words of 4 bytes */
+		case 51: /* authentication header, RFC 4302: length in 4-byte words */
 			if (!load(skb, off, &ext, sizeof(ext), access))
 				return 0;
 			off += (ext.len + 2) * 4;
@@ -180,9 +319,7 @@ static __always_inline __u32 skip_extensions(struct __sk_buff *skb, __u32 off, _
 	return next == IPPROTO_TCP ? off : 0;
 }
 
-/* Puts the ends in their order: the key's addresses are the source's and the
- * destination's.
- */
+/* Sorts the ends; on entry addr_a is the source and addr_b the destination. */
 static __always_inline void set_ends(struct segment *s, __u16 sport, __u16 dport)
 {
 	struct connection_key *k = &s->key;
@@ -193,7 +330,7 @@ static __always_inline void set_ends(struct segment *s, __u16 sport, __u16 dport
 		src_is_a = k->addr_a[0] != k->addr_b[0] ? k->addr_a[0] < k->addr_b[0] :
 							  k->addr_a[1] < k->addr_b[1];
 	s->from_a = src_is_a;
-	/* one store, since the look-up reads both ports at once */
+	/* one store, as the look-up reads both ports at once */
 	ports = src_is_a ? sport | (__u32)dport << 16 : dport | (__u32)sport << 16;
 	__builtin_memcpy(&k->port_a, &ports, sizeof(ports));
 	for (int i = 0; i < 2; i++) {
@@ -204,20 +341,13 @@ static __always_inline void set_ends(struct segment *s, __u16 sport, __u16 dport
 	}
 }
 
-static __always_inline bool port_is_chosen(__u16 port)
+/* Whether one of the ports passes the filter. */
+static __always_inline bool ports_match(const struct segment *s)
 {
-	return ports[port >> 3] & (1 << (port & 7));
+	return !filter_ports || has_port(ports, s->key.port_a) || has_port(ports, s->key.port_b);
 }
 
-/* Whether one of the segment's ports is chosen, or none has to be. */
-static __always_inline bool is_chosen(const struct segment *s)
-{
-	return !ports_chosen || port_is_chosen(s->key.port_a) || port_is_chosen(s->key.port_b);
-}
-
-/* IPv4-mapped IPv6 address, RFC 4291 section 2.5.5.2: its second half, and the
- * whole.
- */
+/* IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2): the second half, then both. */
 static __always_inline __u64 mapped_ipv4(__be32 addr)
 {
 	return (__u64)addr << 32 | bpf_htonl(0xffff);
@@ -229,17 +359,17 @@ static __always_inline void map_ipv4(__u64 *to, __be32 addr)
 	to[1] = mapped_ipv4(addr);
 }
 
-/* Whether a segment does more than to acknowledge. */
-static __always_inline bool matters(const struct segment *s)
+/* Whether a segment is more than a bare acknowledgement. */
+static __always_inline bool is_more_than_ack(const struct segment *s)
 {
 	return s->payload_len || s->flags & (TCP_SYN | TCP_FIN | TCP_RST);
 }
 
-/* Fills s for a TCP segment. One that does not matter is left out, unless bare
- * acknowledgements are asked for. l2 is the length of the link-layer header.
+/* Fills s from a TCP packet; l2 is the length of the link-layer header. Returns false
+ * for anything else, and for bare acknowledgements unless keep_acks.
  */
 static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment *s, __u32 l2,
-					  const enum access access, const bool bare)
+					  const enum access access, const bool keep_acks)
 {
 	__be16 protocol = skb->protocol;
 	__u32 off = l2, end, data_off;
@@ -255,7 +385,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 		off += VLAN_HLEN;
 	}
 	if (protocol == bpf_htons(ETH_P_IP)) {
-		/* With the helper, one call for both headers; most have no options. */
+		/* With the helper, one call for both headers: options are rare. */
 		if (access == ACCESS_LOAD && skb->len >= off + sizeof(both))
 			has_tcp = load(skb, off, &both, sizeof(both), access);
 		if (!has_tcp && !load(skb, off, &both.ip, sizeof(both.ip), access))
@@ -266,7 +396,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 			count(COUNTER_FRAGMENT);
 			return false;
 		}
-		/* 0: larger than the field can say (BIG TCP) */
+		/* 0: too long for the field (BIG TCP) */
 		end = both.ip.total_len ? off + bpf_ntohs(both.ip.total_len) : skb->len;
 		has_tcp = has_tcp && (both.ip.version_ihl & 15) == 5;
 		off += (both.ip.version_ihl & 15) * 4;
@@ -295,7 +425,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->pad = 0;
 	s->flags = both.tcp.flags;
 	s->payload_len = end > data_off ? end - data_off : 0;
-	if (!bare && !matters(s))
+	if (!keep_acks && !is_more_than_ack(s))
 		return false;
 	s->option_off = off + sizeof(both.tcp);
 	s->option_len = data_off > s->option_off ? data_off - s->option_off : 0;
@@ -304,6 +434,150 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->ack = bpf_ntohl(both.tcp.ack);
 	s->key.ifindex = skb->ifindex;
 	set_ends(s, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
+	return true;
+}
+
+/* Exclusive working memory until release_scratch(); NULL if this CPU has none left. */
+static __always_inline struct scratch *claim_scratch(void)
+{
+#pragma unroll
+	for (__u32 i = 0; i < SCRATCHES; i++) {
+		__u32 key = i;
+		struct scratch *s = bpf_map_lookup_elem(&scratches, &key);
+
+		if (s && !__sync_lock_test_and_set(&s->claimed, 1)) {
+			s->slot = i;
+			return s;
+		}
+	}
+	count(COUNTER_SCRATCH_BUSY);
+	return NULL;
+}
+
+/* The same memory as a map value. In a global function it is plain memory to the
+ * verifier, which the one in 6.1 accepts neither as a map key nor as a value.
+ */
+static __always_inline struct scratch *scratch_as_map_value(const struct scratch *s)
+{
+	__u32 slot = s->slot;
+
+	return bpf_map_lookup_elem(&scratches, &slot);
+}
+
+static __always_inline void release_scratch(struct scratch *s)
+{
+	asm volatile("" ::: "memory");
+	*(volatile __u32 *)&s->claimed = 0;
+}
+
+static __always_inline __u64 text64(const struct scratch *s, __u32 off)
+{
+	return *(const __u64 *)(s->text + (off & TEXT_MASK));
+}
+
+/* TEXT_PADDING readable bytes from off on, for a single bounds check. */
+static __always_inline const __u8 *text_at(const struct scratch *s, __u32 off)
+{
+	return s->text + (off & TEXT_MASK);
+}
+
+static __always_inline __u8 text8(const struct scratch *s, __u32 off)
+{
+	return s->text[off & TEXT_MASK];
+}
+
+/* Usual options of a data segment: NOP, NOP, timestamps. */
+#define TIMESTAMPS_ONLY 0x0101080a
+#define TIMESTAMPS_LEN 12
+
+static __always_inline bool is_trusted(const struct segment *seg)
+{
+	struct prefix_key key = {.len = 128};
+
+	key.addr[0] = seg->from_a ? seg->key.addr_a[0] : seg->key.addr_b[0];
+	key.addr[1] = seg->from_a ? seg->key.addr_a[1] : seg->key.addr_b[1];
+	return bpf_map_lookup_elem(&trusted_prefixes, &key) != NULL;
+}
+
+/* Parses len bytes of s->options into connection_id, its length and option_time.
+ * Returns 1 if one of our options was found.
+ */
+VERIFIED_ALONE int walk_options(struct scratch *s, __u32 len)
+{
+	if (!s)
+		return 0;
+	/* Keep the position in memory: for a register the verifier explores every value and
+	 * exceeds its limit of a million instructions.
+	 */
+	s->option_pos = 0;
+	s->connection_id_len = 0;
+	s->option_time = 0;
+	for (int n = 0; n < OPTIONS_MAX; n++) {
+		__u32 i = *(volatile __u32 *)&s->option_pos;
+		__u8 *option = s->options + (i & 63);
+		__u8 kind = option[0], size = option[1];
+
+		if (i >= len || kind == OPTION_END)
+			break;
+		if (kind == OPTION_NOP) {
+			s->option_pos = i + 1;
+			continue;
+		}
+		if (size < 2 || i + size > len)
+			break;
+		if (kind == OPTION_EXP2 && size == sizeof(struct compact_option)) {
+			struct compact_option *o = (void *)option;
+
+			if (o->exid == bpf_htons(OPTION_EXID)) {
+				__builtin_memcpy(s->connection_id, o->id, sizeof(o->id));
+				s->connection_id_len = sizeof(o->id);
+				s->option_time = bpf_ntohl(o->time_us);
+				break;
+			}
+		} else if (kind == OPTION_EXP1 && size == sizeof(struct paper_id_option)) {
+			struct paper_id_option *o = (void *)option;
+
+			__builtin_memset(s->connection_id, 0, sizeof(s->connection_id));
+			__builtin_memcpy(s->connection_id, o->id, sizeof(o->id));
+			s->connection_id_len = sizeof(o->id);
+		} else if (kind == OPTION_EXP2 && size == sizeof(struct paper_time_option) &&
+			   s->connection_id_len) {
+			struct paper_time_option *o = (void *)option;
+
+			s->option_time = bpf_be64_to_cpu(o->time_ns);
+		}
+		s->option_pos = i + size;
+	}
+	return s->connection_id_len != 0;
+}
+
+/* Reads our option from the segment; false if there is none or it is not trusted. */
+static __always_inline bool read_options(struct __sk_buff *skb, const struct segment *seg,
+					 struct scratch *s)
+{
+	__u32 len = seg->option_len;
+
+	s->connection_id_len = 0;
+	s->option_time = 0;
+	if (!len || len > OPTIONS_MAX)
+		return false;
+	if (len == TIMESTAMPS_LEN) {
+		__be32 first;
+
+		if (!load(skb, seg->option_off, &first, sizeof(first), ACCESS_LOAD) ||
+		    first == bpf_htonl(TIMESTAMPS_ONLY))
+			return false;
+	}
+	BOUND_LENGTH(len, OPTIONS_MAX_BOUND);
+	if (bpf_skb_load_bytes(skb, seg->option_off, s->options, len) || !walk_options(s, len))
+		return false;
+	if (!is_trusted(seg)) {
+		count(COUNTER_OPTION_UNTRUSTED);
+		s->connection_id_len = 0;
+		s->option_time = 0;
+		return false;
+	}
+	count(COUNTER_OPTION_READ);
 	return true;
 }
 

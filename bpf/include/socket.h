@@ -1,28 +1,75 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* A socket as a capture point. Its packets pass the programs of its cgroup,
- * where the HTTP head can be read and the socket is known; so neither loopback
- * nor address translation is in the way. What the application does is told by
- * tracepoints, which find the socket by its storage.
+/* A socket as a capture point. Its packets pass the programs of its cgroup, where both
+ * the HTTP head and the socket are accessible, regardless of loopback and address
+ * translation. Tracepoints report the application's writes and reads; they find the
+ * socket's state in its storage.
  */
 #ifndef LAYERTRACE_SOCKET_H
 #define LAYERTRACE_SOCKET_H
 
-#include "segment.h"
-#include "written.h"
+#include "track.h"
 
-#define AF_INET 2
-#define AF_INET6 10
-#define TCP_LISTEN 10
+#define TARGET_CGROUPS_MAX 16
+/* A target cgroup nested deeper than this is not found. */
+#define CGROUP_LEVELS_MAX 32
 
-/* Of a socket of the chosen cgroups at which something was recorded. */
+/* IDs of the target cgroups: the inode numbers of their directories. */
+struct target_cgroups {
+	__u32 len;
+	__u64 ids[TARGET_CGROUPS_MAX];
+};
+
+const volatile struct target_cgroups target_cgroups;
+
+/* Without a tracepoint for writes, write times are unknown. */
+const volatile bool have_write_tp;
+
+#define CGROUP_CACHE_BITS 6
+
+/* Results for cgroups looked up before, one word each: the cgroup, and in the lowest
+ * bit whether it is in a target. Every write on the machine asks, so a hit must not
+ * call anything.
+ */
+struct cgroup_cache {
+	__u64 of[1 << CGROUP_CACHE_BITS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cgroup_cache);
+} cached_cgroups SEC(".maps");
+
+/* A power of two. Of sockets that share a slot, the latest writer is known. */
+#define WRITE_SLOTS (1 << 10)
+
+struct sk_write {
+	__u32 socket; /* its hash, skc_hash */
+	__u32 read;   /* copied_seq at the time of the write */
+	__u32 end;    /* sequence number after the written data */
+	__u32 pad;
+	struct write_times times;
+};
+
+struct sk_writes {
+	struct sk_write of[WRITE_SLOTS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sk_writes);
+} latest_writes SEC(".maps");
+
+/* State of a socket in a target cgroup at which an exchange was recorded. */
 struct socket_state {
-	/* What the application had read while something was followed; see
-	 * copied_seq of struct tcp_sock.
-	 */
+	/* Data that the application had read while tracked; see copied_seq of struct tcp_sock. */
 	__u32 read;
-	__u32 followed; /* what comes next can belong to an exchange */
+	__u32 tracked; /* later segments may belong to an exchange */
 	struct socket_facts facts;
-	struct connection_key key; /* end a is the socket's own */
+	struct connection_key key; /* end a is the socket itself */
 };
 
 struct {
@@ -32,8 +79,153 @@ struct {
 	__type(value, struct socket_state);
 } socket_states SEC(".maps");
 
-/* A 32-bit field of a socket. The verifier allows only loads at constant
- * offsets, but the compiler likes to compute an address that two loads share.
+static __always_inline bool is_target_cgroup(__u64 id)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < TARGET_CGROUPS_MAX; i++) {
+		if (i >= target_cgroups.len)
+			return false;
+		if (target_cgroups.ids[i] == id)
+			return true;
+	}
+	return false;
+}
+
+/* Number of a cgroup in this cache, with a lowest bit of 0: its address relative to the
+ * cache. The verifier permits subtracting pointers, but not using one as a number.
+ */
+static __always_inline __u64 cgroup_number(const struct cgroup *group,
+					   const struct cgroup_cache *cache)
+{
+	__u64 number = (__u64)group;
+
+	asm volatile("%0 -= %1" : "+r"(number) : "r"(cache));
+	return number;
+}
+
+static __always_inline __u64 *cgroup_slot(struct cgroup_cache *cache, __u64 number)
+{
+	return &cache->of[number * HASH_FACTOR >> (64 - CGROUP_CACHE_BITS)];
+}
+
+/* Whether the cgroup or an ancestor is a target; see cgroup_is_descendant() in
+ * include/linux/cgroup.h.
+ */
+static COLD int walk_up_cgroups(const struct cgroup *group, __u64 number, __u64 *entry)
+{
+	__u32 level = BPF_CORE_READ(group, level);
+	__u64 in_target = 0;
+
+	if (!entry)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CGROUP_LEVELS_MAX && i <= level; i++) {
+		struct cgroup *above = NULL;
+
+		bpf_core_read(&above, sizeof(above), &group->ancestors[i]);
+		if (is_target_cgroup(BPF_CORE_READ(above, kn, id))) {
+			in_target = 1;
+			break;
+		}
+	}
+	*(volatile __u64 *)entry = number | in_target;
+	return in_target;
+}
+
+static __always_inline bool sk_in_target_cgroup(const struct sock *sk)
+{
+	struct cgroup_cache *cache = bpf_map_lookup_elem(&cached_cgroups, &(__u32){0});
+	const struct cgroup *group = sk->sk_cgrp_data.cgroup;
+	__u64 number, *slot, entry;
+
+	if (!cache)
+		return false;
+	number = cgroup_number(group, cache);
+	slot = cgroup_slot(cache, number);
+	entry = *(volatile __u64 *)slot;
+	return (entry & ~1ULL) == number ? entry & 1 : walk_up_cgroups(group, number, slot);
+}
+
+/* A cgroup is created: an entry for an earlier one at the same address is stale. */
+static __always_inline void forget_cgroup(const struct cgroup *group)
+{
+	struct cgroup_cache *cache = bpf_map_lookup_elem(&cached_cgroups, &(__u32){0});
+
+	if (cache)
+		*(volatile __u64 *)cgroup_slot(cache, cgroup_number(group, cache)) = 0;
+}
+
+/* Whether a write of len bytes is sent at once: it fits one segment, the peer has room
+ * for it, and all earlier data is acknowledged, so neither the congestion window nor
+ * Nagle's algorithm nor queued segments delay it. True for nearly all requests, which
+ * saves reading the clock.
+ */
+static __always_inline bool sends_at_once(const struct tcp_sock *tp, __u64 len)
+{
+	return tp->write_seq == tp->snd_una && len <= tp->mss_cache && len <= tp->snd_wnd;
+}
+
+static __always_inline __u32 socket_hash(const struct tcp_sock *tp)
+{
+	return ((const struct sock *)tp)->__sk_common.skc_hash;
+}
+
+/* Never NULL; the check satisfies the verifier. */
+static __always_inline struct sk_write *write_slot(const struct tcp_sock *tp)
+{
+	struct sk_writes *w = bpf_map_lookup_elem(&latest_writes, &(__u32){0});
+
+	return w ? &w->of[socket_hash(tp) & (WRITE_SLOTS - 1)] : NULL;
+}
+
+/* Whether the entry is of this socket, with nothing read since. */
+static __always_inline bool is_same_run(const struct sk_write *w, const struct tcp_sock *tp)
+{
+	return w->socket == socket_hash(tp) && w->read == tp->copied_seq;
+}
+
+/* Records a write of len bytes that has to wait. A read since the previous write means
+ * that another message begins. At this time it is unknown whether a request to be
+ * recorded begins, so this covers all sockets in target cgroups, in one small table:
+ * socket storage is rarely in a cache.
+ */
+static __always_inline void note_write(const struct tcp_sock *tp, __u64 len, __u64 now)
+{
+	struct sk_write *w = write_slot(tp);
+
+	if (!w)
+		return;
+	if (!is_same_run(w, tp)) {
+		w->socket = socket_hash(tp);
+		w->read = tp->copied_seq;
+		w->times.first = now;
+	}
+	w->end = tp->write_seq + len;
+	w->times.last = now;
+}
+
+/* Sets the write times of the data that the socket sends now, up to sequence number
+ * end. Data after the last recorded write was sent at once.
+ */
+static __always_inline void find_write_times(const struct tcp_sock *tp, __u32 end,
+					     struct write_times *to)
+{
+	const struct sk_write *w = write_slot(tp);
+
+	if (!w || !have_write_tp)
+		to->first = to->last = 0;
+	else if (is_same_run(w, tp) && (__s32)(w->end - end) >= 0)
+		*to = w->times;
+	else
+		to->first = to->last = tp->tcp_clock_cache;
+}
+
+#define AF_INET 2
+#define AF_INET6 10
+#define TCP_LISTEN 10
+
+/* Reads a 32-bit field of a socket. The verifier allows only loads at constant offsets,
+ * but the compiler likes to compute an address shared by two loads.
  */
 #define SOCK_FIELD(sk, field)                                                   \
 	({                                                                      \
@@ -45,7 +237,7 @@ struct {
 	})
 #define SOCK_FIELDS(sk, first, second) (SOCK_FIELD(sk, first) | (__u64)SOCK_FIELD(sk, second) << 32)
 
-static __always_inline void set_socket_ends(struct connection_key *key, const struct bpf_sock *sk)
+static __always_inline void set_socket_key(struct connection_key *key, const struct bpf_sock *sk)
 {
 	if (sk->family == AF_INET) {
 		map_ipv4(key->addr_a, SOCK_FIELD(sk, src_ip4));
@@ -60,10 +252,10 @@ static __always_inline void set_socket_ends(struct connection_key *key, const st
 	key->port_b = bpf_ntohs(sk->dst_port);
 }
 
-/* The counter of what is followed at the socket, by its own ends: those of a
- * packet that leaves were translated.
+/* Counter of tracked connections by the socket's own ends: those in an outgoing packet
+ * may be translated.
  */
-static __always_inline __u32 *followed_of(const struct bpf_sock *sk)
+static __always_inline __u32 *tracked_counter_of_sk(const struct bpf_sock *sk)
 {
 	__u64 addrs;
 
@@ -75,14 +267,14 @@ static __always_inline __u32 *followed_of(const struct bpf_sock *sk)
 			SOCK_FIELDS(sk, dst_ip6[0], dst_ip6[1]) +
 			SOCK_FIELDS(sk, dst_ip6[2], dst_ip6[3]);
 	}
-	return followed_sums(addrs, SOCK_FIELD(sk, src_port) + bpf_ntohs(sk->dst_port),
-			     SOCKET_POINT);
+	return tracked_counter_by_sums(addrs, SOCK_FIELD(sk, src_port) + bpf_ntohs(sk->dst_port),
+				       SOCKET_POINT);
 }
 
-/* The state of a socket at which something is recorded for the first time; NULL
- * when it is none to look at. Out of line, as a socket needs it once.
+/* State of a socket at which an exchange is recorded for the first time; NULL if it is
+ * not a TCP connection.
  */
-static __noinline struct socket_state *new_socket_state(struct __sk_buff *skb)
+static COLD struct socket_state *new_socket_state(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
@@ -103,7 +295,7 @@ static __noinline struct socket_state *new_socket_state(struct __sk_buff *skb)
 	st->facts.uid = bpf_get_socket_uid(skb);
 	st->facts.netns = ((struct sock *)tp)->__sk_common.skc_net.net->ns.inum;
 	st->key.ifindex = SOCKET_POINT | (__u32)st->facts.cookie;
-	set_socket_ends(&st->key, sk);
+	set_socket_key(&st->key, sk);
 	return st;
 }
 
@@ -118,32 +310,32 @@ static __always_inline struct socket_state *socket_state_of(struct __sk_buff *sk
 	return st ? st : new_socket_state(skb);
 }
 
-/* The exchange that is open at the socket, if any. */
-static __always_inline struct connection *open_connection(const struct socket_state *st)
+/* The open exchange of the socket, or NULL. */
+static __always_inline struct connection *open_exchange_at(const struct socket_state *st)
 {
 	struct connection *c = bpf_map_lookup_elem(&connections, &st->key);
 
 	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
 }
 
-static __always_inline void set_writing(struct __sk_buff *skb, const struct segment *seg,
-					struct scratch *s)
+static __always_inline void set_write_times(struct __sk_buff *skb, const struct segment *seg,
+					    struct scratch *s)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct tcp_sock *tp;
 
 	tp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
 	if (tp)
-		find_writing(tp, seg->seq + seg->payload_len, &s->writing);
+		find_write_times(tp, seg->seq + seg->payload_len, &s->write_times);
 }
 
-/* The segment in s may belong to something at this socket. */
-static __always_inline void take_at_socket(struct __sk_buff *skb, struct scratch *s)
+/* The segment in s may change the socket's connection. */
+static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratch *s)
 {
 	struct segment *seg = &s->segment;
 	bool egress = seg->direction == DIRECTION_EGRESS;
 	struct socket_state *st = socket_state_of(skb);
-	__u32 *followed;
+	__u32 *tracked;
 
 	if (!st)
 		return;
@@ -151,18 +343,18 @@ static __always_inline void take_at_socket(struct __sk_buff *skb, struct scratch
 	seg->from_a = egress;
 	s->socket = st->facts;
 	if (egress)
-		set_writing(skb, seg, s);
-	followed = followed_count(&st->key, SOCKET_POINT);
-	/* What came before was read: requests and responses take turns. The sweep
-	 * lets connections go without a word here.
+		set_write_times(skb, seg, s);
+	tracked = tracked_counter(&st->key, SOCKET_POINT);
+	/* Earlier data has been read: requests and responses take turns. Also after the sweep
+	 * has untracked the connection.
 	 */
-	if (!st->followed || !is_followed(followed))
+	if (!st->tracked || !is_tracked(tracked))
 		st->read = egress ? seg->ack : seg->seq;
-	st->followed = take_followed(skb, s, followed);
+	st->tracked = track_segment(skb, s, tracked);
 }
 
-/* The peer acknowledges, and sends nothing. */
-static __noinline int take_acknowledgement(struct __sk_buff *skb, __u32 ack)
+/* The peer acknowledges without sending data. */
+static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
@@ -171,70 +363,70 @@ static __noinline int take_acknowledgement(struct __sk_buff *skb, __u32 ack)
 	if (!sk)
 		return 0;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
-	if (!st || !st->followed)
+	if (!st || !st->tracked)
 		return 0;
-	c = open_connection(st);
+	c = open_exchange_at(st);
 	if (c)
-		note_acknowledged(&c->x, ack, bpf_ktime_get_ns());
+		note_ack(&c->x, ack, bpf_ktime_get_ns());
 	return 0;
 }
 
-static __always_inline void take_segment(struct __sk_buff *skb, struct scratch *s, __u32 *followed)
+static __always_inline void handle_at_socket(struct __sk_buff *skb, struct scratch *s,
+					     __u32 *tracked)
 {
 	struct segment *seg = &s->segment;
 
-	if (!matters(seg)) {
-		if (*followed)
-			take_acknowledgement(skb, seg->ack);
+	if (!is_more_than_ack(seg)) {
+		if (*tracked)
+			on_bare_ack(skb, seg->ack);
 		return;
 	}
-	read_beginning(skb, seg, s, ACCESS_LOAD);
-	if (concerns(seg, *followed))
-		take_at_socket(skb, s);
+	classify_payload(skb, seg, s, ACCESS_LOAD);
+	if (needs_connection(seg, *tracked))
+		track_at_socket(skb, s);
 }
 
-/* Only what arrives came by an interface. */
+/* Only arriving packets have an ingress interface. */
 static __always_inline enum direction direction_at_socket(const struct __sk_buff *skb)
 {
 	return skb->ingress_ifindex ? DIRECTION_INGRESS : DIRECTION_EGRESS;
 }
 
-/* Out of the way of those that only pass. */
-static __noinline int look_closely_at_socket(struct __sk_buff *skb)
+static COLD int socket_slow_path(struct __sk_buff *skb)
 {
 	enum direction direction = direction_at_socket(skb);
 	struct bpf_sock *sk = skb->sk;
 	struct scratch *s;
-	__u32 *followed;
+	__u32 *tracked;
 
 	if (!sk)
 		return 0;
-	followed = followed_of(sk);
+	tracked = tracked_counter_of_sk(sk);
 	s = claim_scratch();
 	if (!s)
 		return 0;
 	s->segment.direction = direction;
-	if (followed && parse_directly(skb, s, 0, direction == DIRECTION_INGRESS))
-		take_segment(skb, s, followed);
+	if (tracked && parse_direct(skb, s, 0, direction == DIRECTION_INGRESS))
+		handle_at_socket(skb, s, tracked);
 	release_scratch(s);
 	return 0;
 }
 
-/* The body of the capture program of sockets' packets. Ports are not looked at: behind a
- * redirection they are others than on the wire. The socket's state neither, until
- * it has to be: finding it takes more time than all else.
+/* Body of the capture program at sockets. It ignores ports, which differ from those on
+ * the wire after a redirection, and avoids the socket's state: looking it up costs more
+ * than everything else.
  */
 static __always_inline void capture_at_socket(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct glance g;
+	struct fast_headers g;
 
 	if (!sk)
 		return;
-	if (!(follows_any() && is_followed(followed_of(sk))) && glance_at(skb, 0, &g) &&
-	    passes_by(skb, &g, ACCESS_LOAD))
+	if (!(any_tracked() && is_tracked(tracked_counter_of_sk(sk))) && parse_fast(skb, 0, &g) &&
+	    skip_untracked(skb, &g, ACCESS_LOAD))
 		return;
-	look_closely_at_socket(skb);
+	socket_slow_path(skb);
 }
 
 #endif

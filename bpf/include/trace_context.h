@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Values of the trace headers, by docs/trace-context.md. A value is the text
- * between off and end, without blanks at its ends. Each reader returns false
- * for a malformed value.
+/* Trace headers (docs/trace-context.md): configured names, IDs as text, header values,
+ * header names. A value is the text in [off, end) without surrounding blanks; its
+ * reader returns false if it is malformed.
  */
 #ifndef LAYERTRACE_TRACE_CONTEXT_H
 #define LAYERTRACE_TRACE_CONTEXT_H
 
-#include "digits.h"
+#include "packet.h"
 
-/* Numbers as in internal/tracecontext/context.go. */
+/* A test compares these with the formats of the Go package tracecontext. */
 enum format {
 	FORMAT_NONE,
 	FORMAT_W3C,
@@ -19,12 +19,157 @@ enum format {
 	FORMAT_SW8,
 };
 
+#define CONTEXT_HEADERS_MAX 4
+#define CONTEXT_HEADER_LEN 32
+
+/* A configured header name, in lower case and with its colon, and its format. */
+struct context_header {
+	__u8 len;
+	__u8 pad[3];
+	enum format format;
+	__u8 name[CONTEXT_HEADER_LEN];
+};
+
+struct context_headers {
+	__u32 len;
+	struct context_header of[CONTEXT_HEADERS_MAX];
+};
+
+const volatile struct context_headers context_headers;
+
+#define HEX_UPPER 0x40
+#define HEX_INVALID 0x80
+
+/* Value of a hex digit. Upper-case digits are marked: W3C forbids them. */
+static const __u8 hex_value[256] = {
+	[0 ... 255] = HEX_INVALID,
+	['0'] = 0,
+	['1'] = 1,
+	['2'] = 2,
+	['3'] = 3,
+	['4'] = 4,
+	['5'] = 5,
+	['6'] = 6,
+	['7'] = 7,
+	['8'] = 8,
+	['9'] = 9,
+	['a'] = 10,
+	['b'] = 11,
+	['c'] = 12,
+	['d'] = 13,
+	['e'] = 14,
+	['f'] = 15,
+	['A'] = 10 | HEX_UPPER,
+	['B'] = 11 | HEX_UPPER,
+	['C'] = 12 | HEX_UPPER,
+	['D'] = 13 | HEX_UPPER,
+	['E'] = 14 | HEX_UPPER,
+	['F'] = 15 | HEX_UPPER,
+};
+
+enum hex_case {
+	HEX_LOWER_ONLY = HEX_INVALID | HEX_UPPER,
+	HEX_ANY_CASE = HEX_INVALID,
+};
+
+#define EACH(byte) (0x0101010101010101ULL * (byte))
+#define HIGH1 EACH(0x80)
+
+/* Converts eight hex digits at once to their four bytes. Sets bits in bad if one is not
+ * a digit of the given case.
+ *
+ * Letters have bit 6 set, decimal digits do not. That bit and the low nibble give the
+ * value and the only character that it can come from.
+ */
+static __always_inline __u32 eight_digits(__u64 text, const enum hex_case hex_case, __u64 *bad)
+{
+	__u64 letter = (text & EACH(0x40)) >> 6, value;
+
+	if (hex_case == HEX_ANY_CASE)
+		text |= letter << 5;
+	value = (text & EACH(0x0f)) + letter * 9;
+	*bad |= text ^ (value + EACH(0x30) + letter * 0x27);
+	/* decimal: value <= 9; letter: 10 <= value <= 15 */
+	*bad |= (((value + EACH(6)) ^ letter << 4) | value) & EACH(0x10);
+	value = (value << 4 | value >> 8) & 0x00ff00ff00ff00ffULL;
+	value = (value | value >> 8) & 0x0000ffff0000ffffULL;
+	return value | value >> 16;
+}
+
+/* Decodes 2 * bytes hex digits (a multiple of 16) into 8-byte words. False if one is
+ * not a digit of the given case, or if all are zero, which no ID may be. Stored in the
+ * width of later reads: a load that spans two stores waits for both.
+ */
+static __always_inline bool read_hex(const __u8 *text, __u8 *to, const __u32 bytes,
+				     const enum hex_case hex_case)
+{
+	__u64 bad = 0, any = 0;
+
+#pragma unroll
+	for (__u32 i = 0; i < bytes; i += 8) {
+		const __u64 *digits = (const __u64 *)(text + 2 * i);
+		__u64 value = eight_digits(digits[0], hex_case, &bad) |
+			      (__u64)eight_digits(digits[1], hex_case, &bad) << 32;
+
+		any |= value;
+		__builtin_memcpy(__builtin_assume_aligned(to + i, 8), &value, sizeof(value));
+	}
+	return any && !bad;
+}
+
+/* Whether n bytes at off are hex digits of either case. */
+static __always_inline bool is_hex(const struct scratch *s, __u32 off, const __u32 n)
+{
+	__u8 seen = 0;
+
+	for (__u32 i = 0; i < n; i++)
+		seen |= hex_value[text8(s, off + i)];
+	return !(seen & HEX_INVALID);
+}
+
+static __always_inline void store_be64(__u8 *to, __u64 value)
+{
+	value = bpf_cpu_to_be64(value);
+	__builtin_memcpy(to, &value, sizeof(value));
+}
+
+/* Reads 1 to 20 decimal digits: a 64-bit number other than 0. */
+static __always_inline bool read_decimal(const struct scratch *s, __u32 off, __u32 end, __u64 *to)
+{
+	const __u64 limit = ~0ULL / 10;
+	__u64 value = 0;
+
+	if (off >= end || end - off > 20)
+		return false;
+	for (int i = 0; i < 20; i++) {
+		__u8 digit;
+
+		if (off >= end)
+			break;
+		digit = text8(s, off++) - '0';
+		if (digit > 9 || value > limit || (value == limit && digit > 5))
+			return false;
+		value = value * 10 + digit;
+	}
+	*to = value;
+	return value != 0;
+}
+
+/* FNV-1a, 64 bits (draft-eastlake-fnv). */
+#define FNV_BASIS 0xcbf29ce484222325ULL
+#define FNV_PRIME 0x100000001b3ULL
+
+static __always_inline __u64 fnv(__u64 hash, __u8 byte)
+{
+	return (hash ^ byte) * FNV_PRIME;
+}
+
 #define TRACEPARENT_LEN 55
 #define SW8_PART_MAX 96
 #define SW8_INDEX_MAX 8
 
 /* W3C Trace Context, section 3.2. */
-__noinline int read_traceparent(struct scratch *s, __u32 off, __u32 end)
+VERIFIED_ALONE int read_traceparent(struct scratch *s, __u32 off, __u32 end)
 {
 	struct context *c;
 	const __u8 *text;
@@ -36,7 +181,7 @@ __noinline int read_traceparent(struct scratch *s, __u32 off, __u32 end)
 	text = text_at(s, off);
 	if (text[2] != '-' || text[35] != '-' || text[52] != '-')
 		return 0;
-	/* version and flags may be zero, so only their digits are checked */
+	/* version and flags may be zero: check their digits only */
 	digits =
 		hex_value[text[0]] | hex_value[text[1]] | hex_value[text[53]] | hex_value[text[54]];
 	if ((digits & HEX_LOWER_ONLY) || (text[0] == 'f' && text[1] == 'f'))
@@ -52,7 +197,7 @@ __noinline int read_traceparent(struct scratch *s, __u32 off, __u32 end)
 	return 1;
 }
 
-/* A trace ID of 16 or 32 hex digits (B3), the short one padded with zeros. */
+/* B3 trace ID of 16 or 32 hex digits; the short form is padded with zeros. */
 static __always_inline bool read_b3_trace_id(struct scratch *s, struct context *c, __u32 off,
 					     __u32 len)
 {
@@ -62,8 +207,8 @@ static __always_inline bool read_b3_trace_id(struct scratch *s, struct context *
 	return len == 16 && read_hex(text_at(s, off), c->trace_id + 8, 8, HEX_ANY_CASE);
 }
 
-/* openzipkin/b3-propagation, "Single Header". A lone "0" sets walk.denied. */
-__noinline int read_b3(struct scratch *s, __u32 off, __u32 end)
+/* openzipkin/b3-propagation, "Single Header". A lone "0" sets walk.denied to 2. */
+VERIFIED_ALONE int read_b3(struct scratch *s, __u32 off, __u32 end)
 {
 	struct context *c;
 	__u32 id_len;
@@ -105,15 +250,13 @@ __noinline int read_b3(struct scratch *s, __u32 off, __u32 end)
 	return end - off == 2 || (text8(s, off + 2) == '-' && is_hex(s, off + 3, 16));
 }
 
-/* The readers below take a value part by part. A part is a function of its own
- * that keeps its numbers in scratch: in registers the verifier would follow
- * every combination of them, past its limit of a million steps.
+/* The following readers take a value part by part. Each part is a function that keeps
+ * its numbers in scratch memory: for registers the verifier explores every combination
+ * and exceeds its limit of a million instructions.
  */
 
-/* Hex digits from off on, at most 33, into high and low; returns the offset
- * behind them.
- */
-__noinline int take_hex(struct scratch *s, __u32 off, __u32 end)
+/* Reads at most 33 hex digits into high and low; returns the offset after them. */
+VERIFIED_ALONE int take_hex(struct scratch *s, __u32 off, __u32 end)
 {
 	if (!s)
 		return off;
@@ -131,7 +274,7 @@ __noinline int take_hex(struct scratch *s, __u32 off, __u32 end)
 	return off;
 }
 
-/* ":" or "%3A" at off; returns the offset behind it, 0 when it is not there. */
+/* Skips ":" or "%3A"; returns the offset after it, or 0. */
 static __always_inline __u32 take_colon(struct scratch *s, __u32 off, __u32 end)
 {
 	if (off < end && text8(s, off) == ':')
@@ -142,10 +285,10 @@ static __always_inline __u32 take_colon(struct scratch *s, __u32 off, __u32 end)
 	return 0;
 }
 
-/* Jaeger client libraries, "Propagation Format": four hex numbers of varying
- * length with ":" between them.
+/* Jaeger client libraries, "Propagation Format": four hex numbers of variable length,
+ * separated by ":".
  */
-__noinline int read_uber_trace_id(struct scratch *s, __u32 off, __u32 end)
+VERIFIED_ALONE int read_uber_trace_id(struct scratch *s, __u32 off, __u32 end)
 {
 	struct context *c;
 	__u32 start = off;
@@ -187,10 +330,10 @@ static __always_inline bool is_base64(__u8 byte)
 	       byte == '/' || byte == '=';
 }
 
-/* Base64 text from off on, at most 97 bytes, hashed into high and low; returns
- * the offset behind it.
+/* Hashes at most 97 bytes of base64 text into high and low; returns the offset after
+ * it.
  */
-__noinline int take_base64(struct scratch *s, __u32 off, __u32 end)
+VERIFIED_ALONE int take_base64(struct scratch *s, __u32 off, __u32 end)
 {
 	if (!s)
 		return off;
@@ -206,10 +349,8 @@ __noinline int take_base64(struct scratch *s, __u32 off, __u32 end)
 	return off;
 }
 
-/* Decimal digits from off on, at most 9, hashed into high; returns the offset
- * behind them.
- */
-__noinline int take_index(struct scratch *s, __u32 off, __u32 end)
+/* Hashes at most 9 decimal digits into high; returns the offset after them. */
+VERIFIED_ALONE int take_index(struct scratch *s, __u32 off, __u32 end)
 {
 	if (!s)
 		return off;
@@ -224,10 +365,10 @@ __noinline int take_index(struct scratch *s, __u32 off, __u32 end)
 	return off;
 }
 
-/* SkyWalking Cross Process Propagation Headers Protocol v3. Its IDs are free
- * text, so they are hashed.
+/* SkyWalking Cross Process Propagation Headers Protocol v3. Its IDs are free text,
+ * hence hashed.
  */
-__noinline int read_sw8(struct scratch *s, __u32 off, __u32 end)
+VERIFIED_ALONE int read_sw8(struct scratch *s, __u32 off, __u32 end)
 {
 	struct context *c;
 	__u32 start;
@@ -263,6 +404,259 @@ __noinline int read_sw8(struct scratch *s, __u32 off, __u32 end)
 	store_be64(c->span_id, s->high ? s->high : 1);
 	c->sampling = sample == '1' ? SAMPLING_ACCEPTED : SAMPLING_DENIED;
 	c->format = FORMAT_SW8;
+	return 1;
+}
+
+/* clang-format off */
+/* Eight characters as the little-endian word that text64() reads. */
+#define WORD(a, b, c, d, e, f, g, h)                                                   \
+	((__u64)(a) | (__u64)(b) << 8 | (__u64)(c) << 16 | (__u64)(d) << 24 |          \
+	 (__u64)(e) << 32 | (__u64)(f) << 40 | (__u64)(g) << 48 | (__u64)(h) << 56)
+/* Compares the first n characters, with case. */
+#define MATCHES_EXACT(text, n, ...) ((((text) ^ WORD(__VA_ARGS__)) << (8 * (8 - (n)))) == 0)
+#define CASE_BIT(c) ((c) >= 'a' && (c) <= 'z' ? 0x20 : 0)
+
+/* Compares the first n characters. Letters, given in lower case, match both cases. */
+#define MATCHES(text, n, a, b, c, d, e, f, g, h)                                       \
+	(((((text) ^ WORD(a, b, c, d, e, f, g, h)) &                                   \
+	   ~WORD(CASE_BIT(a), CASE_BIT(b), CASE_BIT(c), CASE_BIT(d), CASE_BIT(e),      \
+		 CASE_BIT(f), CASE_BIT(g), CASE_BIT(h)))                               \
+	  << (8 * (8 - (n)))) == 0)
+
+/* clang-format on */
+
+enum header {
+	HEADER_OTHER,
+	HEADER_TRACEPARENT,
+	HEADER_B3,
+	HEADER_UBER_TRACE_ID,
+	HEADER_SW8,
+	/* x-b3-*: from here ... */
+	HEADER_B3_OTHER,
+	HEADER_B3_TRACE_ID,
+	HEADER_B3_SPAN_ID,
+	HEADER_B3_SAMPLED,
+	HEADER_B3_FLAGS,
+	/* ... to here; then x-datadog-* */
+	HEADER_DATADOG_OTHER,
+	HEADER_DATADOG_TRACE_ID,
+	HEADER_DATADOG_PARENT_ID,
+	HEADER_DATADOG_PRIORITY,
+};
+
+struct name {
+	__u32 header;
+	__u32 len; /* including the colon */
+};
+
+static __always_inline struct name b3_name(const struct scratch *s, __u32 off)
+{
+	__u64 rest = text64(s, off + 5);
+
+	if (MATCHES(rest, 8, 't', 'r', 'a', 'c', 'e', 'i', 'd', ':'))
+		return (struct name){HEADER_B3_TRACE_ID, 13};
+	if (MATCHES(rest, 7, 's', 'p', 'a', 'n', 'i', 'd', ':', 0))
+		return (struct name){HEADER_B3_SPAN_ID, 12};
+	if (MATCHES(rest, 8, 's', 'a', 'm', 'p', 'l', 'e', 'd', ':'))
+		return (struct name){HEADER_B3_SAMPLED, 13};
+	if (MATCHES(rest, 6, 'f', 'l', 'a', 'g', 's', ':', 0, 0))
+		return (struct name){HEADER_B3_FLAGS, 11};
+	return (struct name){HEADER_B3_OTHER, 0};
+}
+
+static __always_inline struct name datadog_name(const struct scratch *s, __u32 off)
+{
+	__u64 rest = text64(s, off + 10), more = text64(s, off + 18);
+
+	if (MATCHES(rest, 8, 't', 'r', 'a', 'c', 'e', '-', 'i', 'd') && (more & 0xff) == ':')
+		return (struct name){HEADER_DATADOG_TRACE_ID, 19};
+	if (MATCHES(rest, 8, 'p', 'a', 'r', 'e', 'n', 't', '-', 'i') &&
+	    MATCHES(more, 2, 'd', ':', 0, 0, 0, 0, 0, 0))
+		return (struct name){HEADER_DATADOG_PARENT_ID, 20};
+	if (MATCHES(rest, 8, 's', 'a', 'm', 'p', 'l', 'i', 'n', 'g') &&
+	    MATCHES(more, 8, '-', 'p', 'r', 'i', 'o', 'r', 'i', 't') &&
+	    MATCHES(text64(s, off + 26), 2, 'y', ':', 0, 0, 0, 0, 0, 0))
+		return (struct name){HEADER_DATADOG_PRIORITY, 28};
+	return (struct name){HEADER_DATADOG_OTHER, 0};
+}
+
+static __always_inline struct name context_header(const struct scratch *s, __u32 off)
+{
+	for (__u32 i = 0; i < CONTEXT_HEADERS_MAX && i < context_headers.len; i++) {
+		__u32 len = context_headers.of[i].len, same = 0;
+
+		for (__u32 j = 0; j < CONTEXT_HEADER_LEN && j < len; j++) {
+			__u8 byte = text8(s, off + j);
+
+			if (byte >= 'A' && byte <= 'Z')
+				byte |= 0x20;
+			if (byte != context_headers.of[i].name[j])
+				break;
+			same++;
+		}
+		if (same != len)
+			continue;
+		switch (context_headers.of[i].format) {
+		case FORMAT_W3C:
+			return (struct name){HEADER_TRACEPARENT, len};
+		case FORMAT_B3:
+			return (struct name){HEADER_B3, len};
+		case FORMAT_JAEGER:
+			return (struct name){HEADER_UBER_TRACE_ID, len};
+		case FORMAT_SW8:
+			return (struct name){HEADER_SW8, len};
+		default: /* no single header */
+			break;
+		}
+	}
+	return (struct name){HEADER_OTHER, 0};
+}
+
+/* The first character settles most lines of a request. */
+static __always_inline struct name header_name(const struct scratch *s, __u32 off)
+{
+	__u64 word = text64(s, off);
+
+	switch ((word & 0xff) | 0x20) {
+	case 't':
+		if (MATCHES(word, 8, 't', 'r', 'a', 'c', 'e', 'p', 'a', 'r') &&
+		    MATCHES(text64(s, off + 8), 4, 'e', 'n', 't', ':', 0, 0, 0, 0))
+			return (struct name){HEADER_TRACEPARENT, 12};
+		break;
+	case 'b':
+		if (MATCHES(word, 3, 'b', '3', ':', 0, 0, 0, 0, 0))
+			return (struct name){HEADER_B3, 3};
+		break;
+	case 'x':
+		if (MATCHES(word, 5, 'x', '-', 'b', '3', '-', 0, 0, 0))
+			return b3_name(s, off);
+		if (MATCHES(word, 8, 'x', '-', 'd', 'a', 't', 'a', 'd', 'o') &&
+		    MATCHES(text64(s, off + 8), 2, 'g', '-', 0, 0, 0, 0, 0, 0))
+			return datadog_name(s, off);
+		break;
+	case 'u':
+		if (MATCHES(word, 8, 'u', 'b', 'e', 'r', '-', 't', 'r', 'a') &&
+		    MATCHES(text64(s, off + 8), 6, 'c', 'e', '-', 'i', 'd', ':', 0, 0))
+			return (struct name){HEADER_UBER_TRACE_ID, 14};
+		break;
+	case 's':
+		if (MATCHES(word, 4, 's', 'w', '8', ':', 0, 0, 0, 0))
+			return (struct name){HEADER_SW8, 4};
+		break;
+	}
+	return context_headers.len ? context_header(s, off) : (struct name){HEADER_OTHER, 0};
+}
+
+/* Whether the whole value is this text of up to 8 characters. */
+#define VALUE_IS(s, off, end, n, ...) \
+	((end) - (off) == (n) && !((text64(s, off) ^ WORD(__VA_ARGS__)) << (8 * (8 - (n)))))
+
+/* The first valid sampling header counts. */
+static __always_inline bool set_sampling(struct walk *w, struct context *c, enum sampling sampling)
+{
+	if (c->have & PART_SAMPLING)
+		return true;
+	c->have |= PART_SAMPLING;
+	c->sampling = sampling;
+	if (sampling == SAMPLING_DENIED)
+		w->denied = 1;
+	return true;
+}
+
+static __always_inline void add_id(struct context *c, enum part part, __u32 offset)
+{
+	if (!(c->have & PART_IDS))
+		c->offset = offset;
+	c->have |= part;
+}
+
+/* The parts collected in c become the context. */
+static __always_inline int use_parts(struct walk *w, const struct context *c, __u8 format)
+{
+	w->found = *c;
+	w->found.format = format;
+	return c->sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED : OUTCOME_FOUND;
+}
+
+/* One x-b3-* line. */
+VERIFIED_ALONE int read_b3_part(struct scratch *s, __u32 header, __u32 off, __u32 end, __u32 offset)
+{
+	struct context *c, *id;
+
+	if (!s)
+		return 0;
+	c = &s->walk.b3;
+	id = &s->id; /* no stack left at this call depth */
+	switch (header) {
+	case HEADER_B3_TRACE_ID:
+		if (!read_b3_trace_id(s, id, off, end - off))
+			return 0;
+		if (!(c->have & PART_TRACE_ID)) {
+			__builtin_memcpy(c->trace_id, id->trace_id, sizeof(id->trace_id));
+			add_id(c, PART_TRACE_ID, offset);
+		}
+		return 1;
+	case HEADER_B3_SPAN_ID:
+		if (end - off != 16 || !read_hex(text_at(s, off), id->span_id, 8, HEX_ANY_CASE))
+			return 0;
+		if (!(c->have & PART_SPAN_ID)) {
+			__builtin_memcpy(c->span_id, id->span_id, sizeof(id->span_id));
+			add_id(c, PART_SPAN_ID, offset);
+		}
+		return 1;
+	case HEADER_B3_SAMPLED:
+		if (VALUE_IS(s, off, end, 1, '1', 0, 0, 0, 0, 0, 0, 0) ||
+		    VALUE_IS(s, off, end, 1, 'd', 0, 0, 0, 0, 0, 0, 0) ||
+		    VALUE_IS(s, off, end, 4, 't', 'r', 'u', 'e', 0, 0, 0, 0))
+			return set_sampling(&s->walk, c, SAMPLING_ACCEPTED);
+		if (VALUE_IS(s, off, end, 1, '0', 0, 0, 0, 0, 0, 0, 0) ||
+		    VALUE_IS(s, off, end, 5, 'f', 'a', 'l', 's', 'e', 0, 0, 0))
+			return set_sampling(&s->walk, c, SAMPLING_DENIED);
+		return 0;
+	case HEADER_B3_FLAGS:
+		if (VALUE_IS(s, off, end, 1, '1', 0, 0, 0, 0, 0, 0, 0))
+			return set_sampling(&s->walk, c, SAMPLING_ACCEPTED);
+		return VALUE_IS(s, off, end, 1, '0', 0, 0, 0, 0, 0, 0, 0);
+	}
+	return 1;
+}
+
+/* One x-datadog-* line. */
+VERIFIED_ALONE int read_datadog_part(struct scratch *s, __u32 header, __u32 off, __u32 end,
+				     __u32 offset)
+{
+	struct context *c;
+	__u64 id = 0;
+
+	if (!s)
+		return 0;
+	c = &s->walk.datadog;
+	switch (header) {
+	case HEADER_DATADOG_TRACE_ID:
+		if (!read_decimal(s, off, end, &id))
+			return 0;
+		if (!(c->have & PART_TRACE_ID)) {
+			store_be64(c->trace_id + 8, id);
+			add_id(c, PART_TRACE_ID, offset);
+		}
+		return 1;
+	case HEADER_DATADOG_PARENT_ID:
+		if (!read_decimal(s, off, end, &id))
+			return 0;
+		if (!(c->have & PART_SPAN_ID)) {
+			store_be64(c->span_id, id);
+			add_id(c, PART_SPAN_ID, offset);
+		}
+		return 1;
+	case HEADER_DATADOG_PRIORITY:
+		if (VALUE_IS(s, off, end, 1, '1', 0, 0, 0, 0, 0, 0, 0) ||
+		    VALUE_IS(s, off, end, 1, '2', 0, 0, 0, 0, 0, 0, 0))
+			return set_sampling(&s->walk, c, SAMPLING_ACCEPTED);
+		if (VALUE_IS(s, off, end, 1, '0', 0, 0, 0, 0, 0, 0, 0) ||
+		    VALUE_IS(s, off, end, 2, '-', '1', 0, 0, 0, 0, 0, 0))
+			return set_sampling(&s->walk, c, SAMPLING_DENIED);
+		return 0;
+	}
 	return 1;
 }
 

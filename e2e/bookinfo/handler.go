@@ -4,14 +4,17 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/control"
+	"github.com/layertrace/layertrace/e2e/lab/app"
 )
 
 // role is what a service answers with and whom it asks.
@@ -41,7 +44,7 @@ func reviews(version string) map[string]any {
 	}}
 }
 
-func newHandler(name string, addresses hosts, log *logFile, faults *control.State) (http.Handler, error) {
+func newHandler(name string, addresses hosts, log *logFile, faults *app.State) (http.Handler, error) {
 	role, ok := roles[name]
 	if !ok {
 		return nil, fmt.Errorf("unknown --role %q", name)
@@ -77,7 +80,7 @@ func newHandler(name string, addresses hosts, log *logFile, faults *control.Stat
 }
 
 // sleep does what the fault wants before the answer, and says how long it was.
-func sleep(faults *control.State, fault control.Fault) {
+func sleep(faults *app.State, fault app.Fault) {
 	if fault.Sleep <= 0 {
 		return
 	}
@@ -100,8 +103,73 @@ func write(w http.ResponseWriter, r *http.Request, answer map[string]any, pad in
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	// An error here means that the client has gone; it has noticed itself.
 	if pad > 0 {
-		_ = control.Whole(w, r, body)
+		_ = app.Whole(w, r, body)
 		return
 	}
 	_, _ = w.Write(body)
+}
+
+// traceHeaders are passed on from a request to those made for it.
+var traceHeaders = []string{
+	"X-Request-Id", "Traceparent", "Tracestate", "B3",
+	"X-B3-Traceid", "X-B3-Spanid", "X-B3-Parentspanid", "X-B3-Sampled", "X-B3-Flags",
+}
+
+// routeHeaders are passed on as well: the lab's Envoys send a request to the pod
+// that the header names, if it is behind the service.
+var routeHeaders = []string{"X-Lab-Pod"}
+
+type client struct{ http *http.Client }
+
+func newClient(addresses hosts) *client {
+	dialer := &net.Dialer{Timeout: 5 * time.Second}
+	return &client{http: &http.Client{
+		Timeout: 15 * time.Second,
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				name, _, err := net.SplitHostPort(address)
+				if err != nil {
+					return nil, err
+				}
+				return dialer.DialContext(ctx, network, addresses[name])
+			},
+			MaxIdleConnsPerHost: 256,
+			IdleConnTimeout:     time.Minute,
+			DisableCompression:  true,
+			// A request with a body leaves in one piece.
+			WriteBufferSize: 64 << 10,
+		},
+	}}
+}
+
+// get asks another service on behalf of the request in; with pad, by POST and a
+// body of so many bytes.
+func (c *client) get(in *http.Request, call call, pad int) (json.RawMessage, error) {
+	url := fmt.Sprintf("http://%s:9080%s", call.service, call.path)
+	method, body := http.MethodGet, io.Reader(nil)
+	if pad > 0 {
+		method, body = http.MethodPost, bytes.NewReader(make([]byte, pad))
+	}
+	out, err := http.NewRequestWithContext(in.Context(), method, url, body)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Concat(traceHeaders, routeHeaders) {
+		if values := in.Header[name]; len(values) > 0 {
+			out.Header[name] = values
+		}
+	}
+	response, err := c.http.Do(out)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("status %s: %s", response.Status, answer)
+	}
+	return bytes.TrimSpace(answer), nil
 }

@@ -16,14 +16,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/layertrace/layertrace/e2e/lab/cgroup"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Options are what a cluster is made from.
@@ -57,15 +56,15 @@ type Cluster struct {
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
 	// Space is the control plane's network namespace, with Bridge in it.
-	Space *netspace.Space
+	Namespace *sandbox.Namespace
 
 	options   Options
 	keys      keys
 	lock      net.Listener
-	group     *cgroup.Group
-	entry     *entry
-	apiServer *process.Process
-	pods      []*netspace.Space
+	group     *sandbox.Group
+	forward   *portForward
+	apiServer *sandbox.Process
+	pods      []*sandbox.Namespace
 	after     []func() error
 }
 
@@ -103,7 +102,7 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 }
 
 func (c *Cluster) start(ctx context.Context) error {
-	if err := c.makePlace(ctx); err != nil {
+	if err := c.makeSandbox(ctx); err != nil {
 		return err
 	}
 	if err := c.makeKeys(); err != nil {
@@ -129,3 +128,110 @@ func (c *Cluster) start(ctx context.Context) error {
 func (c *Cluster) Name() string { return "layertrace-cluster-" + c.options.Name }
 
 func (c *Cluster) file(name string) string { return filepath.Join(c.options.Dir, name) }
+
+// makePlace makes the directory, the cgroup and the network namespace in which
+// the cluster lives, after removing those of an earlier run.
+func (c *Cluster) makeSandbox(ctx context.Context) (err error) {
+	if _, err := sandbox.RemoveGroup(ctx, c.Name()); err != nil {
+		return fmt.Errorf("end the processes of an earlier cluster: %w", err)
+	}
+	if _, err := sandbox.DeleteNamespaces(c.namespaceName("")); err != nil {
+		return fmt.Errorf("remove the network of an earlier cluster: %w", err)
+	}
+	if c.options.Dir, err = filepath.Abs(c.options.Dir); err != nil {
+		return fmt.Errorf("find the cluster's directory: %w", err)
+	}
+	if err := os.RemoveAll(c.options.Dir); err != nil {
+		return fmt.Errorf("empty the cluster's directory: %w", err)
+	}
+	if err := os.MkdirAll(c.options.Dir, 0o755); err != nil {
+		return fmt.Errorf("make the cluster's directory: %w", err)
+	}
+	if c.group, err = sandbox.NewGroup(c.Name()); err != nil {
+		return err
+	}
+	if c.Namespace, err = sandbox.NewNamespace(c.namespaceName("control")); err != nil {
+		return err
+	}
+	return c.Namespace.AddBridge(Bridge, BridgeIP+"/24")
+}
+
+// spaceName is the name of one of the cluster's network namespaces.
+func (c *Cluster) namespaceName(of string) string { return "lt-cluster-" + c.options.Name + "-" + of }
+
+// Close ends every process of the cluster and removes its cgroup and network
+// namespaces. Its directory stays, for the logs. It can be called again.
+func (c *Cluster) Close() error {
+	if c.lock == nil {
+		return nil
+	}
+	// A context of its own: the cluster must also go when its context is done.
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var errs []error
+	if c.forward != nil {
+		errs = append(errs, c.forward.Close())
+	}
+	if c.group != nil {
+		errs = append(errs, c.group.Remove(ctx))
+	}
+	for _, do := range c.after {
+		errs = append(errs, do())
+	}
+	for _, space := range append(c.pods, c.Namespace) {
+		if space != nil {
+			errs = append(errs, space.Delete())
+		}
+	}
+	errs = append(errs, c.lock.Close())
+	c.lock = nil
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("take the cluster down (the next run tries again): %w", err)
+	}
+	return nil
+}
+
+// Run starts a program that ends with the cluster. What spec leaves out is
+// filled in: the control plane's namespace, the cluster's cgroup, and a log
+// file in the directory of this name, in which the program is started.
+func (c *Cluster) Run(spec sandbox.Spec) (*sandbox.Process, error) {
+	if spec.Namespace == nil {
+		spec.Namespace = c.Namespace
+	}
+	spec.Cgroup = c.group
+	if spec.Stderr == "" {
+		dir, err := c.Dir(spec.Name)
+		if err != nil {
+			return nil, err
+		}
+		spec.Stderr = filepath.Join(dir, "log")
+	}
+	return sandbox.Start(spec)
+}
+
+// Dir makes a directory for files of a program or pod.
+func (c *Cluster) Dir(name string) (string, error) {
+	dir := c.file(name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make directory of %s: %w", name, err)
+	}
+	return dir, nil
+}
+
+// AddPodSpace makes a pod's network namespace, which ends with the cluster:
+// eth0 with an address of BridgeIP's network, and a route to everything else
+// through the control plane's namespace.
+func (c *Cluster) AddPodNamespace(name, ip string) (*sandbox.Namespace, error) {
+	space, err := sandbox.NewNamespace(c.namespaceName(name))
+	if err != nil {
+		return nil, err
+	}
+	c.pods = append(c.pods, space)
+	if err := c.Namespace.AddPair("veth-"+name, Bridge, space, ip+"/24"); err != nil {
+		return nil, err
+	}
+	return space, space.AddRoute("0.0.0.0/0", BridgeIP)
+}
+
+// AfterProcesses lets Close call do when all processes have ended.
+func (c *Cluster) AfterProcesses(do func() error) { c.after = append(c.after, do) }

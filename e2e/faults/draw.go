@@ -76,14 +76,14 @@ func Deck() []Case {
 // choose chooses the message that the fault is for, and a version of reviews on
 // whose way it is.
 func (c Case) choose(rng *rand.Rand) Case {
-	switch legs := c.legs(); {
-	case len(legs) > 0 && c.Kind != RelayDelay:
-		c.Leg = legs[rng.IntN(len(legs))]
-		c.Version = c.Leg.Version()
-	case len(legs) > 0:
-		c.Version = legs[rng.IntN(len(legs))].Version()
+	switch transfers := c.transfers(); {
+	case len(transfers) > 0 && c.Kind != RelayDelay:
+		c.Transfer = transfers[rng.IntN(len(transfers))]
+		c.Version = c.Transfer.Version()
+	case len(transfers) > 0:
+		c.Version = transfers[rng.IntN(len(transfers))].Version()
 	default:
-		c.Version = Leg{Caller: c.Pod}.Version()
+		c.Version = Transfer{Caller: c.Pod}.Version()
 		if c.Pod == "ratings" {
 			c.Version = Versions[1+rng.IntN(2)]
 		}
@@ -94,9 +94,9 @@ func (c Case) choose(rng *rand.Rand) Case {
 	return c
 }
 
-// legs are those that the fault can be for.
-func (c Case) legs() []Leg {
-	return legsWhere(func(l Leg, from, to int) bool {
+// transfers are those that the fault can be for.
+func (c Case) transfers() []Transfer {
+	return transfersWhere(func(l Transfer, from, to int) bool {
 		switch c.Kind {
 		case PodQdisc:
 			return l.Response && l.From() == c.Pod
@@ -110,4 +110,78 @@ func (c Case) legs() []Leg {
 			return false
 		}
 	})
+}
+
+// Versions are the pods of which a front page asks one.
+var Versions = []string{"reviews-v1", "reviews-v2", "reviews-v3"}
+
+// Leg is the way of one message from one pod to another, between their
+// sidecars.
+type Transfer struct {
+	// Caller asks Callee; both are pods.
+	Caller string `json:"caller"`
+	Callee string `json:"callee"`
+	// Response is set for the answer.
+	Response bool `json:"response"`
+}
+
+// From is the pod that sends the message, To the one that gets it.
+func (l Transfer) From() string {
+	if l.Response {
+		return l.Callee
+	}
+	return l.Caller
+}
+
+// To is the pod that gets the message.
+func (l Transfer) To() string {
+	if l.Response {
+		return l.Caller
+	}
+	return l.Callee
+}
+
+// Version is the version of reviews on the way, "" when any will do.
+func (l Transfer) Version() string {
+	for _, v := range Versions {
+		if l.Caller == v || l.Callee == v {
+			return v
+		}
+	}
+	return ""
+}
+
+// Legs are the ways whose messages can be made long: all but the request to the
+// front page.
+func Transfers() []Transfer {
+	pairs := [][2]string{{"productpage", "details"}}
+	for _, v := range Versions {
+		pairs = append(pairs, [2]string{"productpage", v})
+	}
+	pairs = append(pairs, [2]string{"reviews-v2", "ratings"}, [2]string{"reviews-v3", "ratings"})
+	transfers := []Transfer{{"gateway", "productpage", true}}
+	for _, pair := range pairs {
+		transfers = append(transfers, Transfer{pair[0], pair[1], false}, Transfer{pair[0], pair[1], true})
+	}
+	return transfers
+}
+
+// nodeOf is the node of a pod of the testbed.
+func nodeOf(pod string) int {
+	for _, p := range lab.Pods {
+		if p.Name == pod {
+			return p.Node
+		}
+	}
+	return 0
+}
+
+// legsWhere are the transfers that pass a test.
+func transfersWhere(test func(l Transfer, from, to int) bool) (transfers []Transfer) {
+	for _, l := range Transfers() {
+		if test(l, nodeOf(l.From()), nodeOf(l.To())) {
+			transfers = append(transfers, l)
+		}
+	}
+	return transfers
 }

@@ -14,11 +14,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/cgroup"
-	"github.com/layertrace/layertrace/e2e/lab/jaeger"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Options are what a lab is made from.
@@ -45,15 +43,15 @@ type Tools struct {
 // Lab is a testbed that is up: the network and Jaeger. Start starts the rest.
 type Lab struct {
 	// Jaeger reads traces back.
-	Jaeger *jaeger.Client
+	Jaeger *JaegerClient
 
 	options Options
 	prefix  string
 	lock    net.Listener
 	network network
-	group   *cgroup.Group
-	groups  map[string]*cgroup.Group
-	jaeger  *process.Process
+	group   *sandbox.Group
+	groups  map[string]*sandbox.Group
+	jaeger  *sandbox.Process
 	waiting waiting
 	runs    int
 }
@@ -84,7 +82,7 @@ func Up(ctx context.Context, options Options) (*Lab, error) {
 	if options.Progress == nil {
 		options.Progress = func(string, ...any) {}
 	}
-	l := &Lab{options: options, prefix: "lt-" + options.Name + "-", groups: map[string]*cgroup.Group{}}
+	l := &Lab{options: options, prefix: "lt-" + options.Name + "-", groups: map[string]*sandbox.Group{}}
 	var err error
 	if l.lock, err = takeName(options.Name); err != nil {
 		return nil, err
@@ -131,7 +129,7 @@ func container(pod, name string) string { return pod + "/" + name }
 // makeGroups makes a cgroup for the infrastructure, one per node, and below its
 // node's one per pod with one per container, as in Kubernetes.
 func (l *Lab) makeGroups() (err error) {
-	if l.group, err = cgroup.Create(groupName(l.options.Name)); err != nil {
+	if l.group, err = sandbox.NewGroup(groupName(l.options.Name)); err != nil {
 		return err
 	}
 	if l.groups["infra"], err = l.group.Child("infra"); err != nil {
@@ -163,16 +161,69 @@ func (l *Lab) makeGroups() (err error) {
 }
 
 // NodeGroup returns the cgroup that holds a node's pods.
-func (l *Lab) NodeGroup(node int) *cgroup.Group { return l.groups[NodeName(node)] }
+func (l *Lab) NodeGroup(node int) *sandbox.Group { return l.groups[NodeName(node)] }
 
 // SidecarGroup returns the cgroup that holds a pod's Envoy.
-func (l *Lab) SidecarGroup(pod string) *cgroup.Group { return l.groups[container(pod, sidecar)] }
+func (l *Lab) SidecarGroup(pod string) *sandbox.Group { return l.groups[container(pod, sidecar)] }
 
 // NodeSpace returns a node's network namespace, PodSpace a pod's.
-func (l *Lab) NodeSpace(node int) *netspace.Space { return l.network.nodes[node] }
+func (l *Lab) NodeNamespace(node int) *sandbox.Namespace { return l.network.nodes[node] }
 
 // PodSpace returns a pod's network namespace.
-func (l *Lab) PodSpace(pod string) *netspace.Space { return l.network.pods[pod] }
+func (l *Lab) PodNamespace(pod string) *sandbox.Namespace { return l.network.pods[pod] }
 
 // InfraSpace returns the network namespace of the switch and Jaeger.
-func (l *Lab) InfraSpace() *netspace.Space { return l.network.sw }
+func (l *Lab) InfraNamespace() *sandbox.Namespace { return l.network.sw }
+
+// Down ends every process of the lab and removes its cgroups and network
+// namespaces, and with them links, BPF programs and redirections. It can be
+// called on a lab that is only half up, and again.
+func (l *Lab) Down() error {
+	if l.lock == nil {
+		return nil
+	}
+	// A context of its own: the lab must also go when its context is done.
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var errs []error
+	if l.Jaeger != nil {
+		l.Jaeger.Close()
+	}
+	if l.group != nil {
+		errs = append(errs, l.group.Remove(ctx))
+	}
+	errs = append(errs, l.network.delete(), l.lock.Close())
+	l.lock = nil
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("take the lab down (the next run tries again): %w", err)
+	}
+	return nil
+}
+
+// removeLeftovers removes what a killed lab of the same name left behind.
+func removeLeftovers(ctx context.Context, name, prefix string, progress func(string, ...any)) error {
+	found, err := sandbox.RemoveGroup(ctx, groupName(name))
+	if err != nil {
+		return fmt.Errorf("end the processes of an earlier lab: %w", err)
+	}
+	spaces, err := sandbox.DeleteNamespaces(prefix)
+	if err != nil {
+		return fmt.Errorf("remove the network of an earlier lab: %w", err)
+	}
+	if found || spaces > 0 {
+		progress("removed what an earlier run left behind (%d network namespaces)", spaces)
+	}
+	return nil
+}
+
+func groupName(lab string) string { return "layertrace-lab-" + lab }
+
+// takeName makes sure that no other lab of this name is up. The abstract
+// socket is gone when this process is, however it ends.
+func takeName(name string) (net.Listener, error) {
+	lock, err := net.Listen("unix", "@"+groupName(name))
+	if err != nil {
+		return nil, fmt.Errorf("another lab named %q is up; end it first: %w", name, err)
+	}
+	return lock, nil
+}

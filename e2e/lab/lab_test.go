@@ -2,7 +2,9 @@
 
 package lab
 
-import "testing"
+import (
+	"testing"
+)
 
 func TestNameIsTakenOnce(t *testing.T) {
 	first, err := takeName("unittest")

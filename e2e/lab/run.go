@@ -5,16 +5,22 @@ package lab
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // Setup is one way of running the mesh.
@@ -22,7 +28,7 @@ type Setup struct {
 	// Name is used in messages and for the run's directory below the lab's.
 	Name string
 	// Tracer is what the Envoys trace with.
-	Tracer envoy.Tracer
+	Tracer Tracer
 	// Reordered puts the trace headers in front by the Wasm module; otherwise
 	// they stand where Envoy puts them.
 	Reordered bool
@@ -57,8 +63,8 @@ type Run struct {
 	setup Setup
 	dir   string
 
-	apps, envoys []*process.Process
-	agents       map[int]*process.Process
+	apps, envoys []*sandbox.Process
+	agents       map[int]*sandbox.Process
 	agentFiles   map[int][]AgentFile
 }
 
@@ -68,7 +74,7 @@ func (l *Lab) Start(ctx context.Context, setup Setup) (*Run, error) {
 	l.runs++
 	r := &Run{
 		lab: l, setup: setup, dir: filepath.Join(l.options.Dir, fmt.Sprintf("%d-%s", l.runs, setup.Name)),
-		agents: map[int]*process.Process{}, agentFiles: map[int][]AgentFile{},
+		agents: map[int]*sandbox.Process{}, agentFiles: map[int][]AgentFile{},
 	}
 	if err := os.Mkdir(r.dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the run's directory: %w", err)
@@ -126,7 +132,7 @@ func (r *Run) Stop() error {
 
 // StopAgents ends the agents; what they hold goes to Jaeger and to their files.
 func (r *Run) StopAgents() error {
-	var agents []*process.Process
+	var agents []*sandbox.Process
 	for _, p := range r.agents {
 		agents = append(agents, p)
 	}
@@ -134,7 +140,7 @@ func (r *Run) StopAgents() error {
 	return stopAll(agents)
 }
 
-func stopAll(processes []*process.Process) error {
+func stopAll(processes []*sandbox.Process) error {
 	var group errgroup.Group
 	for _, p := range processes {
 		group.Go(func() error { return p.Stop(20 * time.Second) })
@@ -154,4 +160,266 @@ func (r *Run) killAll() error {
 	clear(r.agents)
 	r.envoys, r.apps = nil, nil
 	return errors.Join(errs...)
+}
+
+// startPod starts a pod's application and its Envoy.
+func (r *Run) startPod(pod Pod) error {
+	space := r.lab.network.pods[pod.Name]
+	if !pod.Gateway {
+		args := []string{
+			"--role", pod.Service,
+			"--listen", ":" + strconv.Itoa(AppPort),
+			"--log", r.file("requests", pod.Name),
+			"--control", r.ControlSocket(pod.Name),
+		}
+		for _, name := range pod.Calls {
+			args = append(args, "--host", fmt.Sprintf("%s=%s:%d", name, Services[name].ClusterIP, AppPort))
+		}
+		app, err := sandbox.Start(sandbox.Spec{
+			Name: "application of " + pod.Name, Path: r.lab.options.Tools.Bookinfo, Args: args,
+			Namespace: space, Cgroup: r.lab.groups[container(pod.Name, application)], Stderr: r.file("app", pod.Name+".log"),
+		})
+		if err != nil {
+			return err
+		}
+		r.apps = append(r.apps, app)
+	}
+	config, err := r.writeEnvoyConfig(pod)
+	if err != nil {
+		return err
+	}
+	proxy, err := sandbox.Start(sandbox.Spec{
+		Name: "Envoy of " + pod.Name, Path: r.lab.options.Tools.Envoy,
+		Args: []string{
+			"--config-path", config, "--concurrency", "1", "--disable-hot-restart",
+			"--log-level", "warn", "--file-flush-interval-msec", "500",
+		},
+		Namespace: space, Cgroup: r.lab.SidecarGroup(pod.Name), UID: UID, GID: GID, Stderr: r.file("envoy", pod.Name+".log"),
+	})
+	if err != nil {
+		return err
+	}
+	r.envoys = append(r.envoys, proxy)
+	return nil
+}
+
+func (r *Run) writeEnvoyConfig(pod Pod) (path string, err error) {
+	config := EnvoyConfig{
+		Pod: pod.Name, Service: pod.Service,
+		Gateway: pod.Gateway, GatewayPort: GatewayPort, AppPort: AppPort,
+		Tracer: r.setup.Tracer, Sampling: r.setup.sampling(), CollectorIP: InfraIP,
+		AccessLog: r.file("access", pod.Name),
+	}
+	if r.setup.Reordered {
+		config.Wasm = r.lab.options.Tools.Wasm
+	}
+	for _, name := range pod.Calls {
+		endpoints, err := Services[name].Endpoints()
+		if err != nil {
+			return "", err
+		}
+		config.Clusters = append(config.Clusters, EnvoyCluster{Name: name, Endpoints: endpoints})
+	}
+	data, err := config.Bootstrap()
+	if err != nil {
+		return "", err
+	}
+	path = r.file("envoy", pod.Name+".yaml")
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		return "", fmt.Errorf("write the Envoy configuration: %w", err)
+	}
+	return path, nil
+}
+
+// podsReady waits until every Envoy says it is ready and every application
+// accepts connections.
+func (r *Run) podsReady(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	apps, envoys := r.apps, r.envoys
+	for i, pod := range Pods {
+		space := r.lab.network.pods[pod.Name]
+		group.Go(func() error {
+			return r.lab.ready(ctx, envoys[i], func(ctx context.Context) error {
+				_, err := get(ctx, space, "http://"+EnvoyAdminAddress+"/ready")
+				return err
+			})
+		})
+		if pod.Gateway {
+			continue
+		}
+		app := apps[0]
+		apps = apps[1:]
+		group.Go(func() error {
+			return r.lab.ready(ctx, app, func(ctx context.Context) error {
+				conn, err := space.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(AppPort)))
+				if err != nil {
+					return err
+				}
+				return conn.Close()
+			})
+		})
+	}
+	return group.Wait()
+}
+
+// readyLimit is how long a process may take. Loading BPF programs and compiling
+// the Wasm module take seconds of CPU in each agent and Envoy; on a machine that
+// does other things as well they add up.
+const readyLimit = 3 * time.Minute
+
+// ready waits until a process answers, and fails at once when it ends.
+func (l *Lab) ready(ctx context.Context, p *sandbox.Process, answers func(context.Context) error) error {
+	l.waiting.add(p.Name())
+	defer l.waiting.remove(p.Name())
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var ended error
+	err := sandbox.Await(ctx, p.Name(), readyLimit, 20*time.Millisecond, func(ctx context.Context) error {
+		if ended = p.Running(); ended != nil {
+			cancel()
+			return ended
+		}
+		return answers(ctx)
+	})
+	switch {
+	case ended != nil:
+		return ended
+	case err != nil:
+		return fmt.Errorf("%w\n%s", err, p.Tail())
+	}
+	return nil
+}
+
+// waiting is the names of the processes that are not ready yet.
+type waiting struct {
+	mu    sync.Mutex
+	names map[string]bool
+}
+
+func (w *waiting) add(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.names == nil {
+		w.names = map[string]bool{}
+	}
+	w.names[name] = true
+}
+
+func (w *waiting) remove(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.names, name)
+}
+
+// report tells every few seconds what is not ready yet, until stop is called.
+func (w *waiting) report(progress func(string, ...any)) (stop func()) {
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(5 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-quit:
+				return
+			case <-tick.C:
+				w.mu.Lock()
+				names := slices.Sorted(maps.Keys(w.names))
+				w.mu.Unlock()
+				progress("not ready yet: %s", strings.Join(names, ", "))
+			}
+		}
+	}()
+	return func() { close(quit); <-done }
+}
+
+// Drain waits until every Envoy has sent Jaeger a span for each request it
+// has seen; an Envoy that ends drops what it has not sent.
+func (r *Run) Drain(ctx context.Context) error {
+	for _, pod := range Pods {
+		space := r.lab.network.pods[pod.Name]
+		what := fmt.Sprintf("the spans of the Envoy of %s to be sent", pod.Name)
+		err := sandbox.Await(ctx, what, 30*time.Second, 50*time.Millisecond, func(ctx context.Context) error {
+			requests, spans, err := spanCounts(ctx, space)
+			if err == nil && spans < requests {
+				err = fmt.Errorf("%d of %d", spans, requests)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// spanCounts reads from an Envoy's statistics how many requests its listeners
+// have had and how many spans it has sent.
+func spanCounts(ctx context.Context, space *sandbox.Namespace) (requests, spans uint64, err error) {
+	const url = "http://" + EnvoyAdminAddress + "/stats?format=json&filter=downstream_rq_total|spans_sent"
+	data, err := get(ctx, space, url)
+	if err != nil {
+		return 0, 0, err
+	}
+	var body struct {
+		Stats []struct {
+			Name  string `json:"name"`
+			Value uint64 `json:"value"`
+		} `json:"stats"`
+	}
+	if err := json.Unmarshal(data, &body); err != nil {
+		return 0, 0, fmt.Errorf("read Envoy statistics: %w", err)
+	}
+	for _, stat := range body.Stats {
+		switch {
+		case strings.HasSuffix(stat.Name, ".spans_sent"):
+			spans += stat.Value
+		case stat.Name == "http.inbound.downstream_rq_total", stat.Name == "http.outbound.downstream_rq_total":
+			requests += stat.Value
+		}
+	}
+	return requests, spans, nil
+}
+
+// AccessLog is the file in which a pod's Envoy logs the requests it sent to
+// other pods, complete after Stop. It does not exist for a pod without calls.
+func (r *Run) AccessLog(pod string) string { return r.file("access", pod) }
+
+// RequestLog is the file in which a pod's application logs the requests it
+// received, complete after Stop.
+func (r *Run) RequestLog(pod string) string { return r.file("requests", pod) }
+
+// ControlSocket is the Unix socket on which a pod's application takes faults.
+func (r *Run) ControlSocket(pod string) string { return r.file("control", pod) }
+
+// AgentFile holds the exchanges that one agent wrote, a JSON line each.
+type AgentFile struct {
+	Path string
+	// Killed is set when the agent was, so that the last line may be torn.
+	Killed bool
+}
+
+// Exchanges are the files with the exchanges of a node, one per start of its
+// agent, complete after StopAgents.
+func (r *Run) Exchanges(node int) []AgentFile { return r.agentFiles[node] }
+
+// file is the path of one of the run's files.
+func (r *Run) file(kind, of string) string { return filepath.Join(r.dir, kind+"-"+of) }
+
+// InterfaceNames returns the names of a node's interfaces by index.
+func (l *Lab) InterfaceNames(node int) (map[int]string, error) {
+	nl, err := l.network.nodes[node].Netlink()
+	if err != nil {
+		return nil, err
+	}
+	defer nl.Close()
+	links, err := nl.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces of %s: %w", NodeName(node), err)
+	}
+	names := map[int]string{}
+	for _, link := range links {
+		names[link.Attrs().Index] = link.Attrs().Name
+	}
+	return names, nil
 }

@@ -4,8 +4,6 @@ package lab
 
 import (
 	"fmt"
-
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
 )
 
 // Pod is one pod of the testbed.
@@ -99,14 +97,72 @@ func PodByName(name string) (Pod, error) {
 }
 
 // Endpoints returns the pods behind a service.
-func (s Service) Endpoints() ([]envoy.Endpoint, error) {
-	var endpoints []envoy.Endpoint
+func (s Service) Endpoints() ([]Endpoint, error) {
+	var endpoints []Endpoint
 	for _, name := range s.Pods {
 		pod, err := PodByName(name)
 		if err != nil {
 			return nil, err
 		}
-		endpoints = append(endpoints, envoy.Endpoint{Pod: pod.Name, IP: pod.IP})
+		endpoints = append(endpoints, Endpoint{Pod: pod.Name, IP: pod.IP})
 	}
 	return endpoints, nil
+}
+
+// UseOneNode puts all pods on one node, beside the client's, so that one agent
+// watches them, as one kernel has one agent in a cluster: on the testbed's one
+// kernel three agents' programs run for each packet and write. It is for a
+// command that measures, before it makes its lab, and stays so.
+func UseOneNode() {
+	const node = 2
+	Nodes = []int{ClientNode, node}
+	for i := range Pods {
+		Pods[i].Node = node
+		Pods[i].IP = fmt.Sprintf("10.244.%d.%d", node, 11+i)
+	}
+}
+
+// Point is a capture point.
+type Point struct {
+	// Name is the span name at the point: `<service>_<interface>` at a pod's
+	// veth, `<node>_<interface>` at a node's physical interface.
+	Name string `json:"point"`
+	// Node and Interface say where it is.
+	Node      string `json:"node"`
+	Interface string `json:"interface"`
+}
+
+// Points are the testbed's ten capture points: the veths of the seven pods and
+// the physical interfaces of the three nodes that have pods.
+func Points() []Point {
+	var points []Point
+	for _, node := range Nodes {
+		var ofNode []Point
+		for _, pod := range Pods {
+			if pod.Node == node {
+				ofNode = append(ofNode, pod.point())
+			}
+		}
+		if len(ofNode) > 0 {
+			points = append(append(points, ofNode...), nicPoint(node))
+		}
+	}
+	return points
+}
+
+// Path returns the points that a request from one pod to another passes, in
+// its order.
+func Path(from, to Pod) []Point {
+	if from.Node == to.Node {
+		return []Point{from.point(), to.point()}
+	}
+	return []Point{from.point(), nicPoint(from.Node), nicPoint(to.Node), to.point()}
+}
+
+func (p Pod) point() Point {
+	return Point{Name: p.Service + "_" + p.VNIC, Node: NodeName(p.Node), Interface: p.VNIC}
+}
+
+func nicPoint(node int) Point {
+	return Point{Name: NodeName(node) + "_" + PNIC, Node: NodeName(node), Interface: PNIC}
 }

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package reorder holds what puts the trace context in front to the golden
+// files of e2e/testdata/wire, on the wire of a real Envoy.
 package reorder
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/reorder/golden"
-	"github.com/layertrace/layertrace/e2e/reorder/proxy"
+	"github.com/layertrace/layertrace/e2e/lab"
+	luafilter "github.com/layertrace/layertrace/lua-filter"
 )
 
 // Options of the golden suite.
@@ -26,21 +29,21 @@ type Options struct {
 	Placements []Placement
 	Progress   func(format string, args ...any)
 	// After, if set, is called with each Envoy when its cases are through.
-	After func(context.Context, *Bench) error
+	After func(context.Context, *Testbed) error
 }
 
 // Tracers are those that golden files exist for.
-var Tracers = []envoy.Tracer{envoy.Zipkin, envoy.OpenTelemetry}
+var Tracers = []lab.Tracer{lab.Zipkin, lab.OpenTelemetry}
 
-var protocols = []proxy.Protocol{proxy.HTTP1, proxy.HTTP2}
+var protocols = []Protocol{HTTP1, HTTP2}
 
 // Result is one case on the wire.
 type Result struct {
-	Tracer    envoy.Tracer   `json:"tracer"`
-	Placement Placement      `json:"placement"`
-	Case      string         `json:"case"`
-	Protocol  proxy.Protocol `json:"protocol"`
-	Pass      bool           `json:"pass"`
+	Tracer    lab.Tracer `json:"tracer"`
+	Placement Placement  `json:"placement"`
+	Case      string     `json:"case"`
+	Protocol  Protocol   `json:"protocol"`
+	Pass      bool       `json:"pass"`
 	// Order is the names of the header fields in wire order, of the last
 	// attempt where there were several.
 	Order []string `json:"order"`
@@ -60,7 +63,7 @@ func Run(ctx context.Context, o Options) ([]Result, error) {
 	}
 	var results []Result
 	for _, tracer := range Tracers {
-		cases, err := golden.Load(o.Golden, string(tracer))
+		cases, err := LoadCases(o.Golden, string(tracer))
 		if err != nil {
 			return nil, err
 		}
@@ -93,8 +96,8 @@ func groupByBootstrap(placements []Placement) [][]Placement {
 }
 
 // runGroup runs placements with the same bootstrap in one Envoy.
-func runGroup(ctx context.Context, o Options, tracer envoy.Tracer, placements []Placement, cases []golden.Case) (results []Result, err error) {
-	bench, err := startBench(ctx, o, tracer, placements, cases)
+func runGroup(ctx context.Context, o Options, tracer lab.Tracer, placements []Placement, cases []Case) (results []Result, err error) {
+	bench, err := startTestbed(ctx, o, tracer, placements, cases)
 	if err != nil {
 		return nil, err
 	}
@@ -123,4 +126,155 @@ func runGroup(ctx context.Context, o Options, tracer envoy.Tracer, placements []
 		return results, o.After(ctx, bench)
 	}
 	return results, nil
+}
+
+// Placement is a way to put the trace context in front, by its name in the
+// golden files, in tables and in out/reorder.json.
+type Placement string
+
+// Placements that a stock Envoy can run. (The golden files also have "patch",
+// what the patched Envoy has to produce; its own tests read that.)
+const (
+	// Stock is Envoy as it is.
+	Stock Placement = "stock"
+	// WasmUpstream is the Wasm filter as upstream HTTP filter of the router.
+	WasmUpstream Placement = "wasm-upstream"
+	// WasmConnectionManager is the Wasm filter in the connection manager, with
+	// placeholders, and the tracer's headers as inline headers of the bootstrap.
+	WasmConnectionManager Placement = "wasm-connection-manager"
+	// LuaUpstream is the Lua script as upstream HTTP filter of the router.
+	LuaUpstream Placement = "lua-upstream"
+)
+
+// Placements are all that can be run, in the order of tables.
+var Placements = []Placement{Stock, WasmUpstream, WasmConnectionManager, LuaUpstream}
+
+// format is the name, in the filters' configuration, of what a tracer writes.
+var formatOf = map[lab.Tracer]string{lab.Zipkin: "b3", lab.OpenTelemetry: "w3c"}
+
+// written are the headers that each tracer writes.
+var headersOf = map[lab.Tracer][]string{
+	lab.Zipkin:        {"x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"},
+	lab.OpenTelemetry: {"traceparent", "tracestate"},
+}
+
+// InlineHeaders returns what the bootstrap has to register for a placement: all
+// that the tracers write, as in istio/reorder.
+func (p Placement) InlineHeaders() []string {
+	if p != WasmConnectionManager {
+		return nil
+	}
+	return slices.Concat(headersOf[lab.OpenTelemetry], headersOf[lab.Zipkin])
+}
+
+// FilterConfig is what a placement's filter is configured with, beside what
+// belongs to the placement. Its zero value means defaults.
+type FilterConfig struct {
+	// Formats limits what is moved, none means all; Headers are further names.
+	Formats, Headers []string
+	// UnknownKey adds a key that the Wasm filter does not know.
+	UnknownKey bool
+}
+
+// Filter returns the HTTP filter of a placement: for the connection manager or
+// for the router, or nil for both. module is the path of the Wasm filter.
+func (p Placement) Filter(tracer lab.Tracer, module string, c FilterConfig) (downstream, upstream *Filter, err error) {
+	switch p {
+	case Stock:
+		return nil, nil, nil
+	case LuaUpstream:
+		source, err := luafilter.Source(luafilter.Config{Formats: c.Formats, Headers: c.Headers})
+		return nil, &Filter{Lua: source}, err
+	case WasmUpstream:
+		configuration, err := c.json("", "")
+		return nil, &Filter{Wasm: module, Configuration: configuration}, err
+	case WasmConnectionManager:
+		configuration, err := c.json("connection-manager", string(tracer))
+		return &Filter{Wasm: module, Configuration: configuration}, nil, err
+	default:
+		return nil, nil, fmt.Errorf("unknown placement %q", p)
+	}
+}
+
+// json writes the plugin configuration; what is empty is left out.
+func (c FilterConfig) json(placement, placeholders string) (string, error) {
+	keys := map[string]any{}
+	for key, value := range map[string]string{"placement": placement, "placeholders": placeholders} {
+		if value != "" {
+			keys[key] = value
+		}
+	}
+	for key, value := range map[string][]string{"formats": c.Formats, "headers": c.Headers} {
+		if len(value) > 0 {
+			keys[key] = value
+		}
+	}
+	if c.UnknownKey {
+		keys["unknown"] = true
+	}
+	if len(keys) == 0 {
+		return "", nil
+	}
+	data, err := json.Marshal(keys)
+	return string(data), err
+}
+
+func listenerName(placement Placement, protocol Protocol, setup Setup) string {
+	return strings.Join([]string{string(placement), string(protocol), setup.String()}, " ")
+}
+
+func newListener(tracer lab.Tracer, placement Placement, protocol Protocol, setup Setup, module string) (Listener, error) {
+	config := FilterConfig{Headers: setup.Headers, UnknownKey: setup.Refused}
+	if setup.OwnFormatOnly {
+		config.Formats = []string{formatOf[tracer]}
+	}
+	l := Listener{
+		Name:     listenerName(placement, protocol, setup),
+		Protocol: protocol,
+		NoTracer: setup.NoTracer, Unsampled: setup.Unsampled,
+		UpstreamSpans: setup.UpstreamSpans, UntracedRoute: setup.UntracedRoute,
+	}
+	downstream, upstream, err := placement.Filter(tracer, module, config)
+	for range setup.Filters {
+		l.Downstream = appendFilter(l.Downstream, downstream, l.Name)
+		l.Upstream = appendFilter(l.Upstream, upstream, l.Name)
+	}
+	return l, err
+}
+
+func appendFilter(list []Filter, filter *Filter, name string) []Filter {
+	if filter == nil {
+		return list
+	}
+	filter.Name = name
+	return append(list, *filter)
+}
+
+// lastOrder returns the names of the last head's fields.
+func lastOrder(heads []Head) []string {
+	names := []string{} // an empty list in JSON, not null
+	if len(heads) == 0 {
+		return names
+	}
+	for _, f := range heads[len(heads)-1].Fields {
+		names = append(names, f.Name)
+	}
+	return names
+}
+
+// offset returns where the first of the headers that the tracer writes begins in
+// the last of the heads, or -1.
+func offset(heads []Head, tracer lab.Tracer) int {
+	if len(heads) == 0 || heads[len(heads)-1].Protocol != HTTP1 {
+		return -1
+	}
+	head := heads[len(heads)-1]
+	at := len(head.RequestLine) + len("\r\n")
+	for _, f := range head.Fields {
+		if slices.Contains(headersOf[tracer], f.Name) {
+			return at
+		}
+		at += len(f.Name) + len(": ") + len(f.Value) + len("\r\n")
+	}
+	return -1
 }

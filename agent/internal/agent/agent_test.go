@@ -17,8 +17,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
-	"github.com/layertrace/layertrace/agent/internal/otlptest"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/otlptest"
 )
 
 // loopback is the index of lo, which is in every network namespace.

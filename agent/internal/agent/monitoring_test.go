@@ -15,10 +15,10 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/export"
-	"github.com/layertrace/layertrace/agent/internal/otlptest"
 	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/agent/internal/status"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/otlptest"
 )
 
 const monitoring = "../../../istio/monitoring/"

@@ -5,7 +5,7 @@ package export
 import (
 	"testing"
 
-	"github.com/layertrace/layertrace/agent/internal/otlptest"
+	"github.com/layertrace/layertrace/internal/otlptest"
 )
 
 // A refused connection is tried again over HTTP too.

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/layertrace/layertrace/agent/internal/otlptest"
+	"github.com/layertrace/layertrace/internal/otlptest"
 )
 
 func TestAllSpansArrive(t *testing.T) {

@@ -53,11 +53,11 @@ func TestMadeCgroupIsAskedFor(t *testing.T) {
 	}
 	k := newLoopbackOf(t, newCgroup(t))
 	const stale = 1 << 62
-	var all bpf.SocketAnswers
+	var all bpf.SocketCgroupCache
 	for i := range all.Of {
 		all.Of[i] = stale
 	}
-	must(t, k.probe.sockets.collection.Maps[bpf.SocketMapKnownCgroups].Put(uint32(0), &all))
+	must(t, k.probe.sockets.collection.Maps[bpf.SocketMapCachedCgroups].Put(uint32(0), &all))
 	newCgroup(t)
 	if known := answers(t, k); !slices.Contains(known, 0) {
 		t.Errorf("nothing was forgotten: %#x", known)
@@ -67,8 +67,8 @@ func TestMadeCgroupIsAskedFor(t *testing.T) {
 // answers returns what the programs know of cgroups.
 func answers(t *testing.T, k *kernel) []uint64 {
 	t.Helper()
-	var known bpf.SocketAnswers
-	must(t, k.probe.sockets.collection.Maps[bpf.SocketMapKnownCgroups].Lookup(uint32(0), &known))
+	var known bpf.SocketCgroupCache
+	must(t, k.probe.sockets.collection.Maps[bpf.SocketMapCachedCgroups].Lookup(uint32(0), &known))
 	return known.Of[:]
 }
 

@@ -23,7 +23,7 @@ type drivers struct {
 // driverPoints are what the driver programs are attached to. Reasons of drops
 // came to kfree_skb with 5.17.
 var driverPoints = []tracepoint{
-	{bpf.DriverProgQueueRelease, "qdisc_dequeue", 4, "when drivers get packets is not known: the node driver counts as relay network"},
+	{bpf.DriverProgQdiscDequeue, "qdisc_dequeue", 4, "when drivers get packets is not known: the node driver counts as relay network"},
 	{bpf.DriverProgPacketDrop, "kfree_skb", 3, "dropped packets are not known"},
 }
 
@@ -103,7 +103,7 @@ func (d *drivers) mark(ifindex int, watched bool) error {
 
 // told reports whether it is seen when drivers get packets.
 func (d *drivers) told() bool {
-	return d != nil && d.collection.Programs[bpf.DriverProgQueueRelease] != nil
+	return d != nil && d.collection.Programs[bpf.DriverProgQdiscDequeue] != nil
 }
 
 // Close ends the watching.

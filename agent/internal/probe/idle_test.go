@@ -52,7 +52,7 @@ func TestLateSegment(t *testing.T) {
 // followed returns how many connections are followed.
 func (k *kernel) followed() uint32 {
 	k.t.Helper()
-	var f bpf.CaptureFollowed
-	must(k.t, k.probe.kernel.FollowedConnections.Lookup(uint32(0), &f))
+	var f bpf.CaptureTracked
+	must(k.t, k.probe.kernel.TrackedConnections.Lookup(uint32(0), &f))
 	return f.Total
 }

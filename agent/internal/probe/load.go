@@ -13,7 +13,6 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/layertrace/layertrace/bpf"
-	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // kernelSide holds the capture programs and their maps. Programs are loaded
@@ -78,13 +77,13 @@ func (k *kernelSide) program(name string) (*ebpf.Program, error) {
 // load loads programs that work on the same maps, as far as they use them.
 func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	shared := map[string]*ebpf.Map{
-		bpf.CaptureMapConnections:         k.Connections,
-		bpf.CaptureMapCounters:            k.Counters,
-		bpf.CaptureMapExchanges:           k.Exchanges,
-		bpf.CaptureMapFollowedConnections: k.FollowedConnections,
-		bpf.CaptureMapScratches:           k.Scratches,
-		bpf.CaptureMapSearches:            k.Searches,
-		bpf.CaptureMapTrustedPrefixes:     k.TrustedPrefixes,
+		bpf.CaptureMapConnections:        k.Connections,
+		bpf.CaptureMapCounters:           k.Counters,
+		bpf.CaptureMapExchanges:          k.Exchanges,
+		bpf.CaptureMapTrackedConnections: k.TrackedConnections,
+		bpf.CaptureMapScratches:          k.Scratches,
+		bpf.CaptureMapPartialHeads:       k.PartialHeads,
+		bpf.CaptureMapTrustedPrefixes:    k.TrustedPrefixes,
 	}
 	for name := range shared {
 		if spec.Maps[name] == nil {
@@ -106,22 +105,21 @@ func (k *kernelSide) Close() error {
 func configure(spec *ebpf.CollectionSpec, o *Options) error {
 	sizeMaps(spec, o)
 	set := map[string]any{
-		bpf.CaptureVarPrefixWindow: uint32(o.PrefixWindow),
-		bpf.CaptureVarDeep:         o.Deep,
-		bpf.CaptureVarDeepWindow:   uint32(o.DeepWindow),
-		bpf.CaptureVarRingMark:     uint64(o.RingBytes / 4),
-		bpf.CaptureVarPortsChosen:  len(o.Ports) > 0,
-		bpf.CaptureVarPorts:        portBits(o.Ports),
+		bpf.CaptureVarPrefixWindow:   uint32(o.PrefixWindow),
+		bpf.CaptureVarDeep:           o.Deep,
+		bpf.CaptureVarDeepWindow:     uint32(o.DeepWindow),
+		bpf.CaptureVarRingWakeupFill: uint64(o.RingBytes / 4),
+		bpf.CaptureVarFilterPorts:    len(o.Ports) > 0,
+		bpf.CaptureVarPorts:          portBits(o.Ports),
 	}
-	names := [tracecontext.MaxContextHeaders]bpf.CaptureExtraName{}
+	headers := bpf.CaptureContextHeaders{Len: uint32(len(o.ContextHeaders))}
 	for i, h := range o.ContextHeaders {
 		name := strings.ToLower(h.Name) + ":"
-		names[i].Len = uint8(len(name))
-		names[i].Format = uint8(h.Format)
-		copy(names[i].Name[:], name)
+		headers.Of[i].Len = uint8(len(name))
+		headers.Of[i].Format = uint32(h.Format)
+		copy(headers.Of[i].Name[:], name)
 	}
-	set[bpf.CaptureVarExtraNames] = names
-	set[bpf.CaptureVarExtraNamesLen] = uint32(len(o.ContextHeaders))
+	set[bpf.CaptureVarContextHeaders] = headers
 	return setAll(spec, set)
 }
 
@@ -132,7 +130,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, o *Options) {
 		bpf.CaptureMapExchanges:   uint32(o.RingBytes),
 	}
 	if !o.Deep {
-		sizes[bpf.CaptureMapSearches] = 1
+		sizes[bpf.CaptureMapPartialHeads] = 1
 	}
 	for name, size := range sizes {
 		if m := spec.Maps[name]; m != nil {

@@ -28,7 +28,7 @@ func TestDropWithoutAReceiver(t *testing.T) {
 			}
 		}
 		spec.Programs[bpf.SocketProgSocketDrop].AttachTo = point
-		must(t, setAll(spec, map[string]any{bpf.SocketVarReceiverTold: told}))
+		must(t, setAll(spec, map[string]any{bpf.SocketVarHaveRxSk: told}))
 		collection, err := ebpf.NewCollection(spec)
 		if err == nil {
 			collection.Close()

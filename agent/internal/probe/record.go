@@ -55,8 +55,8 @@ func decodeRecord(raw []byte, drivers bool) (observe.Observation, error) {
 	if r.Drops != 0 {
 		x.DropReason = dropReason(r.DropReason)
 	}
-	farRequest := observe.Extent{First: r.HandoverRequestFirst, Last: r.HandoverRequestLast}
-	farResponse := observe.Extent{First: r.HandoverResponseFirst, Last: r.HandoverResponseLast}
+	farRequest := observe.Extent{First: r.FarRequestFirst, Last: r.FarRequestLast}
+	farResponse := observe.Extent{First: r.FarResponseFirst, Last: r.FarResponseLast}
 	if r.IsSocket == 0 {
 		x.Request.Tx, x.Response.Tx = farRequest, farResponse
 	} else {
@@ -66,13 +66,13 @@ func decodeRecord(raw []byte, drivers bool) (observe.Observation, error) {
 			Cookie: r.Cookie, Netns: r.Netns, UID: r.Uid, Client: r.IsClient != 0,
 			SRTT: uint64(r.SrttUs) * 1000, ZeroWindows: r.ZeroWindows,
 		}
-		if r.HandoverEnd == r.LeavingEnd {
+		if r.EgressSeqDone == r.EgressSeqEnd {
 			sent(&x).Acknowledged = r.Acknowledged
 		}
 	}
 	if out := leaving(&x); out != nil && drivers {
 		out.Tx = transmitted(out, release{
-			bypassed: r.QueueBypassed != 0, whole: int32(r.HandoverEnd-r.LeavingEnd) >= 0,
+			bypassed: r.QdiscBypass != 0, whole: int32(r.EgressSeqDone-r.EgressSeqEnd) >= 0,
 		})
 	}
 	if n := int(r.ConnectionIdLen); n > 0 && n <= len(r.ConnectionId) {

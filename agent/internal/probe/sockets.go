@@ -24,7 +24,7 @@ type sockets struct {
 // socketPoints are what the socket programs are attached to beside the cgroups,
 // with one of writePoints.
 var socketPoints = []tracepoint{
-	{bpf.SocketProgCgroupMade, "cgroup_mkdir", 1, writesUnknown},
+	{bpf.SocketProgCgroupCreated, "cgroup_mkdir", 1, writesUnknown},
 	{bpf.SocketProgSocketRead, "tcp_rcv_space_adjust", 1, "when processes read from their sockets is not known: the time in a receiver's queue counts as the application's"},
 	{bpf.SocketProgSocketDrop, "kfree_skb", 3, "packets dropped in the pods' network namespaces are not known"},
 }
@@ -106,15 +106,14 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if receiver != nil && !errors.Is(receiver, ebpf.ErrNotSupported) {
 		return nil, receiver
 	}
-	chosen, err := cgroupIDs(o.SocketCgroups)
+	targets, err := targetCgroups(o.SocketCgroups)
 	if err != nil {
 		return nil, err
 	}
 	if err := setAll(spec, map[string]any{
-		bpf.SocketVarReceiverTold:     receiver == nil,
-		bpf.SocketVarChosenCgroups:    chosen,
-		bpf.SocketVarChosenCgroupsLen: uint32(len(o.SocketCgroups)),
-		bpf.SocketVarWritesTold:       writes,
+		bpf.SocketVarHaveRxSk:      receiver == nil,
+		bpf.SocketVarTargetCgroups: targets,
+		bpf.SocketVarHaveWriteTp:   writes,
 	}); err != nil {
 		return nil, err
 	}
@@ -131,9 +130,9 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 // withWrites reports whether the programs of writes are in spec, which need each
 // other: one alone is taken out.
 func withWrites(spec *ebpf.CollectionSpec, write tracepoint) bool {
-	for _, name := range []string{bpf.SocketProgCgroupMade, write.program} {
+	for _, name := range []string{bpf.SocketProgCgroupCreated, write.program} {
 		if spec.Programs[name] == nil {
-			delete(spec.Programs, bpf.SocketProgCgroupMade)
+			delete(spec.Programs, bpf.SocketProgCgroupCreated)
 			delete(spec.Programs, write.program)
 			return false
 		}
@@ -141,23 +140,21 @@ func withWrites(spec *ebpf.CollectionSpec, write tracepoint) bool {
 	return true
 }
 
-// mostCgroups is CHOSEN_CGROUPS_MAX in bpf/include/chosen.h.
-const mostCgroups = 16
-
-// cgroupIDs returns the numbers by which the programs know the cgroups: those of
-// their directories' inodes.
-func cgroupIDs(cgroups []string) (ids [mostCgroups]uint64, err error) {
-	if len(cgroups) > mostCgroups {
-		return ids, fmt.Errorf("capture at the sockets of %d cgroups: at most %d, name one that they are in", len(cgroups), mostCgroups)
+// targetCgroups returns the IDs by which the programs know the cgroups: the
+// inode numbers of their directories.
+func targetCgroups(paths []string) (targets bpf.SocketTargetCgroups, err error) {
+	if len(paths) > len(targets.Ids) {
+		return targets, fmt.Errorf("capture at the sockets of %d cgroups: the limit is %d, use a common parent", len(paths), len(targets.Ids))
 	}
-	for i, path := range cgroups {
+	targets.Len = uint32(len(paths))
+	for i, path := range paths {
 		var st syscall.Stat_t
 		if err := syscall.Stat(path, &st); err != nil {
-			return ids, fmt.Errorf("choose a cgroup of sockets: %w", &os.PathError{Op: "stat", Path: path, Err: err})
+			return targets, fmt.Errorf("look up cgroup: %w", &os.PathError{Op: "stat", Path: path, Err: err})
 		}
-		ids[i] = st.Ino
+		targets.Ids[i] = st.Ino
 	}
-	return ids, nil
+	return targets, nil
 }
 
 func (s *sockets) attach(points []tracepoint, cgroups []string) error {

@@ -18,8 +18,10 @@ type optionWriter struct {
 	links attachments
 }
 
-// layoutNumbers are those of enum option_layout, bpf/include/option_layout.h.
-var layoutNumbers = map[OptionLayout]uint32{OptionCompact: 1, OptionPaper: 2}
+var optionLayouts = map[OptionLayout]bpf.SockopsOptionLayout{
+	OptionCompact: bpf.SockopsOptionLayoutOPTION_COMPACT,
+	OptionPaper:   bpf.SockopsOptionLayoutOPTION_PAPER,
+}
 
 func openOptionWriter(o *Options) (*optionWriter, error) {
 	spec, err := bpf.LoadSockops()
@@ -27,8 +29,8 @@ func openOptionWriter(o *Options) (*optionWriter, error) {
 		return nil, fmt.Errorf("read option programs: %w", err)
 	}
 	err = setAll(spec, map[string]any{
-		bpf.SockopsVarLayout:            layoutNumbers[o.TCPOption],
-		bpf.SockopsVarOptionPortsChosen: len(o.TCPOptionPorts) > 0,
+		bpf.SockopsVarOptionLayout:      optionLayouts[o.TCPOption],
+		bpf.SockopsVarFilterOptionPorts: len(o.TCPOptionPorts) > 0,
 		bpf.SockopsVarOptionPorts:       portBits(o.TCPOptionPorts),
 	})
 	if err != nil {

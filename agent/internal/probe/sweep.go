@@ -40,7 +40,7 @@ func (p *Probe) sweep(response, request time.Duration) error {
 	if _, err := p.kernel.sweep.Run(&ebpf.RunOptions{Context: &args, ContextOut: &args}); err != nil {
 		return fmt.Errorf("sweep idle exchanges: %w", err)
 	}
-	p.swept = swept{started: started, left: args.Open > 0 || args.Followed > 0}
+	p.swept = swept{started: started, left: args.Open > 0 || args.Tracked > 0}
 	return p.countEvicted(started, args.Open)
 }
 

@@ -140,7 +140,7 @@ func TestTooManyCgroups(t *testing.T) {
 	if err == nil {
 		p.Close()
 	}
-	if err == nil || !strings.Contains(err.Error(), "17 cgroups: at most 16") {
+	if err == nil || !strings.Contains(err.Error(), "17 cgroups: the limit is 16") {
 		t.Errorf("17 cgroups: %v", err)
 	}
 }

@@ -8,15 +8,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/layertrace/layertrace/e2e/faults"
-	"github.com/layertrace/layertrace/e2e/faults/campaign"
-	"github.com/layertrace/layertrace/e2e/faults/inject"
+	"github.com/layertrace/layertrace/e2e/faults/matrix"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 type faultsRun struct {
@@ -61,18 +61,18 @@ found, or too many requests without a fault are blamed on a layer. Needs root.`,
 	flags.Float64Var(&f.accuracy, "accuracy", 0.99, "share of the faults that must be found")
 	flags.Float64Var(&f.falseBlame, "false-blame", 0.01, "share of requests without a fault that may be blamed on a layer")
 	flags.StringVar(&f.markdown, "markdown", "", "file for the result as a page")
-	flags.StringVar(&f.tracer, "tracer", string(envoy.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
+	flags.StringVar(&f.tracer, "tracer", string(lab.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
 	flags.StringVar(&f.out, "out", "out", "directory for faults.json and the logs")
 	flags.StringVar(&f.name, "name", "faults", "tells labs apart that run at the same time")
 	return cmd
 }
 
 func (f *faultsRun) run(ctx context.Context) (err error) {
-	tracer, err := envoy.ParseTracer(f.tracer)
+	tracer, err := lab.ParseTracer(f.tracer)
 	if err != nil {
 		return err
 	}
-	variant, err := campaign.ParseVariant(f.variant)
+	variant, err := matrix.ParseVariant(f.variant)
 	if err != nil {
 		return err
 	}
@@ -108,32 +108,32 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 }
 
 // hold makes the cases and holds the verdicts against them.
-func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant campaign.Variant, tracer envoy.Tracer) error {
-	var results []faults.Result
-	c := &campaign.Campaign{
-		Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l},
+func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant matrix.Variant, tracer lab.Tracer) error {
+	var results []matrix.Result
+	c := &matrix.Runner{
+		Jaeger: l.Jaeger, Explainer: matrix.ExplainCommand{Lab: l},
 		Seed: f.seed, Batch: f.batch, Requests: f.requests, Progress: f.progress,
 	}
 	f.progress("%s: starting applications, Envoys and agents", variant.Name)
-	err := variant.WithSession(ctx, l, tracer, variant.Setup(l, tracer), func(s *inject.Session) (err error) {
+	err := variant.WithSession(ctx, l, tracer, variant.Setup(l, tracer), func(s *faults.Session) (err error) {
 		c.Session = s
 		results, err = c.Run(ctx, variant.Draw(f.seed, f.cases))
 		return err
 	})
-	return errors.Join(err, f.tell(variant, faults.File{Cases: results, Again: c.Again, LeftOut: c.LeftOut, Unsound: c.Unsound}))
+	return errors.Join(err, f.tell(variant, matrix.File{Cases: results, Again: c.Again, Skipped: c.Skipped, Unsound: c.Unsound}))
 }
 
 // tell writes the results, and returns an error when they are not good enough.
-func (f *faultsRun) tell(variant campaign.Variant, file faults.File) error {
+func (f *faultsRun) tell(variant matrix.Variant, file matrix.File) error {
 	if len(file.Cases) == 0 {
 		return nil
 	}
-	score := faults.Add(file.Cases)
+	score := matrix.NewScore(file.Cases)
 	file.Accuracy, file.FalseBlame = score.Accuracy.Value(), score.FalseBlame.Value()
 	note := fmt.Sprintf("Variant %s (%s), seed %d, %d cases of %d requests. %d requests were made again and %d cases\n"+
 		"left out, since the fault missed. %d requests were slow by something else too (more than 1 ms and a quarter\n"+
 		"of the fault, by the client's clock): these count.",
-		variant.Name, variant.What, f.seed, len(file.Cases), f.requests, file.Again, file.LeftOut, file.Unsound)
+		variant.Name, variant.What, f.seed, len(file.Cases), f.requests, file.Again, file.Skipped, file.Unsound)
 	err := errors.Join(
 		score.WritePage(os.Stdout, faultsTitle, note),
 		writeJSON(filepath.Join(f.out, "faults.json"), file),
@@ -147,3 +147,44 @@ func (f *faultsRun) tell(variant campaign.Variant, file faults.File) error {
 	}
 	return err
 }
+
+const faultsTitle = "Which layer was slow: faults and verdicts"
+
+// writePage writes the page of --markdown, if there is to be one.
+func (f *faultsRun) writePage(score matrix.Score, note string) (err error) {
+	if f.markdown == "" {
+		return nil
+	}
+	file, err := os.Create(f.markdown)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return score.WritePage(file, faultsTitle, note, "Made by `lab faults --markdown`.")
+}
+
+// verifyFaults injects the drawn faults without agents, and prints what each
+// took by its own measure and by the client's.
+func (f *faultsRun) verifyFaults(ctx context.Context, l *lab.Lab, variant matrix.Variant, tracer lab.Tracer) error {
+	setup := lab.Setup{Name: "verify", Tracer: tracer, Reordered: true, NoAgents: true}
+	return variant.WithSession(ctx, l, tracer, setup, func(s *faults.Session) error {
+		start := time.Now()
+		rows, err := matrix.Verify(ctx, s, variant.Draw(f.seed, f.cases))
+		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(w, "injected\tclient\tdifference\t\t  fault")
+		for _, r := range rows {
+			note := ""
+			if r.Err != nil {
+				note = r.Err.Error()
+			}
+			fmt.Fprintf(w, "%.3f ms\t%.3f ms\t%+.3f ms\t%s\t  %v\n", ms(r.Injected), ms(r.Client-r.Baseline), ms(r.Unexplained()), note, r.Case)
+		}
+		fmt.Fprintf(w, "\nmedian difference\tof\tmissed\tunsound\t  of %d faults in %.0f s\n", len(rows), time.Since(start).Seconds())
+		for _, s := range matrix.Summarize(rows) {
+			fmt.Fprintf(w, "%+.3f ms\t%d\t%d\t%d\t  %s\n", ms(s.Median), s.Rows, s.Missed, s.Unsound, s.Kind)
+		}
+		return errors.Join(err, w.Flush())
+	})
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -13,9 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/layertrace/layertrace/e2e/istio"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
-	"github.com/layertrace/layertrace/e2e/rollout"
 )
 
 func k8sCommand() *cobra.Command {
@@ -45,11 +44,11 @@ func runK8s(ctx context.Context, out, name string) error {
 	if err := lab.CheckRoot(); err != nil {
 		return err
 	}
-	tools, err := provision.Rollout(ctx, progress())
+	tools, err := istio.ProvisionTools(ctx, progress())
 	if err != nil {
 		return err
 	}
-	steps, runErr := rollout.Run(ctx, rollout.Options{
+	steps, runErr := istio.Run(ctx, istio.Options{
 		Name: name, Dir: filepath.Join(out, "e2e-k8s"), Tools: tools, Progress: progress(),
 	})
 	for _, step := range steps {

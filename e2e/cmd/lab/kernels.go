@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/layertrace/layertrace/e2e/kernels"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 // packagesOfKernels are Debian 12's: of its release, and of its backports.

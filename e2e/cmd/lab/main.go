@@ -5,14 +5,18 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 func main() {
@@ -47,4 +51,38 @@ func progress() func(format string, args ...any) {
 	return func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "[%5.1fs] %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	}
+}
+
+func setupCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "setup",
+		Short: "Get Envoy, Jaeger and Prometheus into the user's cache, and build the project's programs",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := provision.Tools(cmd.Context(), progress()); err != nil {
+				return err
+			}
+			checkout, err := provision.Checkout()
+			if err != nil {
+				return err
+			}
+			_, _, err = provision.Prometheus(cmd.Context(), checkout, progress())
+			return err
+		},
+	}
+}
+
+// writeJSON writes a value to a file, in a directory that is made if need be.
+func writeJSON(path string, value any) error {
+	text, err := json.MarshalIndent(value, "", "  ")
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(path), 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(path, append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
 }

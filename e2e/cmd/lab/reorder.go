@@ -6,14 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/provision"
 	"github.com/layertrace/layertrace/e2e/reorder"
-	"github.com/layertrace/layertrace/e2e/reorder/cost"
 	luafilter "github.com/layertrace/layertrace/lua-filter"
 )
 
@@ -85,16 +87,127 @@ func (r *reorderCmd) run(ctx context.Context) error {
 	return errors.Join(report.write(filepath.Join(r.out, "reorder.json")), report.failed())
 }
 
-func (r *reorderCmd) measure(ctx context.Context, envoy, module, dir string) ([]cost.Result, error) {
+func (r *reorderCmd) measure(ctx context.Context, envoy, module, dir string) ([]reorder.Cost, error) {
 	lua, err := luafilter.Source(luafilter.Config{})
 	if err != nil {
 		return nil, err
 	}
-	results, err := cost.Measure(ctx, cost.Options{
+	results, err := reorder.MeasureCost(ctx, reorder.CostOptions{
 		Envoy: envoy, Module: module, Lua: lua, Dir: dir, Progress: r.progress,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("measure the cost: %w", err)
 	}
 	return results, nil
+}
+
+// reorderReport is what the command writes to reorder.json.
+type reorderReport struct {
+	Wire []reorder.Result `json:"wire"`
+	Cost []reorder.Cost   `json:"cost"`
+}
+
+func (r reorderReport) write(path string) error { return writeJSON(path, r) }
+
+// failed is an error when something on the wire is not as its golden file says.
+func (r reorderReport) failed() error {
+	failed := 0
+	for _, result := range r.Wire {
+		if !result.Pass {
+			failed++
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d cases are not on the wire as e2e/testdata/wire says", failed, len(r.Wire))
+	}
+	return nil
+}
+
+// printWire prints a row for each tracer and case, a column for each placement,
+// and below what is wrong, if anything.
+func printWire(w io.Writer, results []reorder.Result) {
+	fmt.Fprint(w, "\nRequests on the wire that are as their golden files say, byte by byte (one by\nHTTP/1.1, one by HTTP/2):\n\n")
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(table, "tracer\tcase\t")
+	for _, placement := range reorder.Placements {
+		fmt.Fprintf(table, "%s\t", placement)
+	}
+	fmt.Fprintln(table)
+	type key struct{ tracer, name string }
+	var rows []key
+	cells := map[key]map[reorder.Placement][2]int{} // passed, all
+	for _, r := range results {
+		k := key{string(r.Tracer), r.Case}
+		if cells[k] == nil {
+			cells[k] = map[reorder.Placement][2]int{}
+			rows = append(rows, k)
+		}
+		cell := cells[k][r.Placement]
+		if r.Pass {
+			cell[0]++
+		}
+		cell[1]++
+		cells[k][r.Placement] = cell
+	}
+	for _, k := range rows {
+		fmt.Fprintf(table, "%s\t%s\t", k.tracer, k.name)
+		for _, placement := range reorder.Placements {
+			fmt.Fprintf(table, "%d/%d\t", cells[k][placement][0], cells[k][placement][1])
+		}
+		fmt.Fprintln(table)
+	}
+	// Writing to w is what fails, if anything; then the file is there still.
+	_ = table.Flush()
+	for _, r := range results {
+		if !r.Pass {
+			fmt.Fprintf(w, "\nFAILED %s %s %s %s: %v\n", r.Tracer, r.Case, r.Placement, r.Protocol, r.Err)
+		}
+	}
+}
+
+// printOffsets prints how far behind the beginning of a request its trace context
+// stands, for the cases that every mesh has.
+func printOffsets(w io.Writer, results []reorder.Result) {
+	fmt.Fprint(w, "\nWhere the tracer's first header begins in an HTTP/1.1 request, in bytes:\n\n")
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(table, "tracer\tcase\t")
+	for _, placement := range reorder.Placements {
+		fmt.Fprintf(table, "%s\t", placement)
+	}
+	fmt.Fprintln(table)
+	for _, tracer := range reorder.Tracers {
+		for _, name := range []string{"root", "continued", "retry"} {
+			fmt.Fprintf(table, "%s\t%s\t", tracer, name)
+			for _, placement := range reorder.Placements {
+				at := slices.IndexFunc(results, func(r reorder.Result) bool {
+					return r.Tracer == tracer && r.Case == name && r.Placement == placement && r.Protocol == reorder.HTTP1
+				})
+				if at < 0 || results[at].Offset < 0 {
+					fmt.Fprint(table, "none\t")
+					continue
+				}
+				fmt.Fprintf(table, "%d\t", results[at].Offset)
+			}
+			fmt.Fprintln(table)
+		}
+	}
+	_ = table.Flush()
+}
+
+// printCost prints what a request costs, and how much more than with Envoy as
+// it is.
+func printCost(w io.Writer, results []reorder.Cost) {
+	fmt.Fprint(w, "\nWhat a request costs, medians; CPU time of the Envoy process, and how much more\nthan stock that is:\n\n")
+	stock := slices.IndexFunc(results, func(r reorder.Cost) bool { return r.Variant == string(reorder.Stock) })
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "variant\tCPU µs\tmore\tp50 µs\tp99 µs\tMiB\t")
+	for _, r := range results {
+		more := "?"
+		if stock >= 0 {
+			more = fmt.Sprintf("%+.1f", r.CPUMicros-results[stock].CPUMicros)
+		}
+		fmt.Fprintf(table, "%s\t%.1f\t%s\t%.0f\t%.0f\t%.0f\t\n",
+			r.Variant, r.CPUMicros, more, r.P50Micros, r.P99Micros, mebibytes(r.RSSBytes))
+	}
+	_ = table.Flush()
 }

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package matrix
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/faults"
+)
+
+// WritePage writes a score as Markdown that can be read as plain text too.
+func (s Score) WritePage(out io.Writer, title string, notes ...string) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s\n\n", title)
+	for _, note := range notes {
+		fmt.Fprintf(&b, "%s\n", note)
+	}
+	fmt.Fprintf(&b, "\n- Right layer and place: %s of the faults of 1 ms and more (without load %s, under load %s).\n",
+		percent(s.Accuracy), percent(*s.ByLoad[false]), percent(*s.ByLoad[true]))
+	fmt.Fprintf(&b, "- A layer blamed without a fault: %s.\n", percent(s.FalseBlame))
+	fmt.Fprintf(&b, "- Each request by itself: right %s, blamed without a fault %s; the client, too, waited longer by half of that or more in %s of these.\n",
+		percent(s.SingleAccuracy), percent(s.SingleFalseBlame), percent(s.SingleSeen))
+	fmt.Fprintf(&b, "- Time within 5 %% or 200 µs of what was injected: %s of the right verdicts.\n", percent(s.Close))
+	fmt.Fprintf(&b, "- The queue of the protocol stack, where the fault was in one: %s of the right verdicts.\n", percent(s.Queue))
+	fmt.Fprintf(&b, "- Time without a layer, median: %.2f %% of a request.\n", 100*s.Unattributed)
+	fmt.Fprintf(&b, "- Faults that took less than 1 ms, not counted: %d.\n", s.Small)
+	s.matrix(&b)
+	s.groups(&b)
+	s.wrong(&b)
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+func (s Score) matrix(b *strings.Builder) {
+	b.WriteString("\n## Confusion matrix\n\nRows: where the fault was. Columns: what the verdict said.\n\n")
+	header := []string{"fault in"}
+	for _, l := range faults.Layers {
+		header = append(header, string(l))
+	}
+	rows := [][]string{append(header, "right layer, wrong place")}
+	for _, was := range faults.Layers {
+		row := []string{string(was)}
+		for _, said := range faults.Layers {
+			row = append(row, fmt.Sprint(s.Matrix[was][said]))
+		}
+		rows = append(rows, append(row, fmt.Sprint(s.WrongLocation[was])))
+	}
+	writeTable(b, rows)
+}
+
+func (s Score) groups(b *strings.Builder) {
+	b.WriteString("\n## By kind and magnitude\n\n")
+	rows := [][]string{{"fault", "magnitude", "right"}}
+	for _, g := range s.Groups {
+		magnitude := "as it comes"
+		if g.MagnitudeUS > 0 {
+			magnitude = (time.Duration(g.MagnitudeUS) * time.Microsecond).String()
+		}
+		rows = append(rows, []string{string(g.Kind), magnitude, percent(*s.ByGroup[g])})
+	}
+	writeTable(b, rows)
+}
+
+// wrong lists what was not right, up to fifty of them.
+func (s Score) wrong(b *strings.Builder) {
+	if len(s.Wrong) == 0 {
+		return
+	}
+	b.WriteString("\n## What was not right\n\n")
+	rows := [][]string{{"fault", "at", "injected ms", "verdict", "at", "measured ms", "load", "trace"}}
+	for _, r := range s.Wrong[:min(len(s.Wrong), 50)] {
+		rows = append(rows, []string{
+			string(r.Fault), r.Location, fmt.Sprintf("%.2f", float64(r.InjectedUS)/1000),
+			string(r.VerdictLayer), r.VerdictLocation, fmt.Sprintf("%.2f", float64(r.MeasuredUS)/1000),
+			fmt.Sprint(r.Load), strings.Join(r.TraceIDs[:min(len(r.TraceIDs), 1)], ""),
+		})
+	}
+	writeTable(b, rows)
+}
+
+func percent(s Share) string {
+	return fmt.Sprintf("%.1f %% (%d of %d)", 100*s.Value(), s.Part, s.Of)
+}
+
+// writeTable writes a Markdown table with columns of even width; the first row
+// is its head.
+func writeTable(b *strings.Builder, rows [][]string) {
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], len([]rune(cell)), 3)
+		}
+	}
+	for n, row := range rows {
+		for i, cell := range row {
+			fmt.Fprintf(b, "| %-*s ", widths[i], cell)
+		}
+		b.WriteString("|\n")
+		if n == 0 {
+			for _, width := range widths {
+				b.WriteString("|" + strings.Repeat("-", width+2))
+			}
+			b.WriteString("|\n")
+		}
+	}
+}
