@@ -166,6 +166,9 @@ func (l *Lab) NodeGroup(node int) *sandbox.Group { return l.groups[NodeName(node
 // SidecarGroup returns the cgroup that holds a pod's Envoy.
 func (l *Lab) SidecarGroup(pod string) *sandbox.Group { return l.groups[container(pod, sidecar)] }
 
+// InfraGroup returns the cgroup of Jaeger and of programs beside it.
+func (l *Lab) InfraGroup() *sandbox.Group { return l.groups["infra"] }
+
 // NodeSpace returns a node's network namespace, PodSpace a pod's.
 func (l *Lab) NodeNamespace(node int) *sandbox.Namespace { return l.network.nodes[node] }
 

@@ -166,7 +166,7 @@ func (c *Runner) judge(ctx context.Context, made []Result) error {
 			singles = append(singles, []string{id})
 		}
 	}
-	if err := c.awaitSpans(ctx, ids); err != nil {
+	if err := AwaitSpans(ctx, c.Jaeger, ids); err != nil {
 		return err
 	}
 	verdicts, err := c.Explainer.Explain(ctx, slices.Concat(groups, singles))
@@ -255,14 +255,14 @@ func (r explainReport) verdict() Verdict {
 // look for such a second later at most, and hold spans for up to another.
 const settleTime = 3500 * time.Millisecond
 
-// settled waits until Jaeger has all spans of the traces. How many there are
-// depends on what agents make of a request, so: until no more come.
-func (c *Runner) awaitSpans(ctx context.Context, ids []string) error {
+// AwaitSpans waits until Jaeger has all spans of the traces. Their number depends
+// on the agents, so it waits until no more arrive.
+func AwaitSpans(ctx context.Context, jaeger *lab.JaegerClient, ids []string) error {
 	last, since := 0, time.Now()
 	return sandbox.Await(ctx, "all spans in Jaeger", 30*time.Second, 300*time.Millisecond, func(ctx context.Context) error {
 		count := 0
 		for _, id := range ids {
-			trace, err := c.Jaeger.Trace(ctx, id)
+			trace, err := jaeger.Trace(ctx, id)
 			if err != nil {
 				return err
 			}
