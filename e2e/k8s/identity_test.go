@@ -202,7 +202,7 @@ func (n *testNode) reuseAddress(t *testing.T, front *sandbox.Namespace) {
 		t.Fatal(err)
 	}
 	n.awaitMetric(t, `layertrace_identity_pods{where="here"}`, "3") // front, proxy and early
-	const watched = `layertrace_interfaces{role="vnic"}`
+	const watched = `layertrace_interfaces{kind="vnic"}`
 	interfaces := n.number(t, watched)
 	n.removeBridged(t, "vethreviews")
 	n.awaitMetric(t, watched, strconv.Itoa(interfaces-1))

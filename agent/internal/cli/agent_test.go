@@ -105,7 +105,7 @@ func TestAgent(t *testing.T) {
 	args := []string{"agent", "--identity", identities, "--export=stdout", "--metrics-address=", "--idle-timeout=200ms"}
 
 	agent := start(t, node, args...)
-	agent.await(agent.stderr, "msg=attached", "interface=vethp", "role=vnic")
+	agent.await(agent.stderr, "msg=attached", "interface=vethp", "kind=vnic")
 	for i := 1; i <= 5; i++ { // on one connection
 		request(t, client, i)
 		checkExchange(t, agent.await(agent.stdout, `"interface_name":"vethp"`, `"node":"n1"`, `"direction":"egress"`), i)
