@@ -113,6 +113,13 @@ const (
 	CaptureCounterCOUNTERS                    CaptureCounter = 25
 )
 
+type CaptureDirection uint32
+
+const (
+	CaptureDirectionDIRECTION_INGRESS CaptureDirection = 1
+	CaptureDirectionDIRECTION_EGRESS  CaptureDirection = 2
+)
+
 type CaptureExchangeFlag uint32
 
 const (

@@ -18,15 +18,15 @@ func (s Score) WritePage(out io.Writer, title string, notes ...string) error {
 	for _, note := range notes {
 		fmt.Fprintf(&b, "%s\n", note)
 	}
-	fmt.Fprintf(&b, "\n- Right layer and place: %s of the faults of 1 ms and more (without load %s, under load %s).\n",
+	fmt.Fprintf(&b, "\n- Right layer and location: %s of the faults of 1 ms and more (without load %s, under load %s).\n",
 		percent(s.Accuracy), percent(*s.ByLoad[false]), percent(*s.ByLoad[true]))
 	fmt.Fprintf(&b, "- A layer blamed without a fault: %s.\n", percent(s.FalseBlame))
-	fmt.Fprintf(&b, "- Each request by itself: right %s, blamed without a fault %s; the client, too, waited longer by half of that or more in %s of these.\n",
+	fmt.Fprintf(&b, "- Each request by itself: right %s, a layer blamed without a fault %s; in %s of these the client also waited longer, by half of the excess or more.\n",
 		percent(s.SingleAccuracy), percent(s.SingleFalseBlame), percent(s.SingleSeen))
-	fmt.Fprintf(&b, "- Time within 5 %% or 200 µs of what was injected: %s of the right verdicts.\n", percent(s.Close))
-	fmt.Fprintf(&b, "- The queue of the protocol stack, where the fault was in one: %s of the right verdicts.\n", percent(s.Queue))
-	fmt.Fprintf(&b, "- Time without a layer, median: %.2f %% of a request.\n", 100*s.Unattributed)
-	fmt.Fprintf(&b, "- Faults that took less than 1 ms, not counted: %d.\n", s.Small)
+	fmt.Fprintf(&b, "- Excess within 5 %% or 200 µs of the injected time: %s of the right verdicts.\n", percent(s.Close))
+	fmt.Fprintf(&b, "- Right queue of the protocol stack, if the fault was in one: %s of the right verdicts.\n", percent(s.Queue))
+	fmt.Fprintf(&b, "- Unattributed time, median: %.2f %% of a request.\n", 100*s.Unattributed)
+	fmt.Fprintf(&b, "- Faults of less than 1 ms, not counted: %d.\n", s.Small)
 	s.matrix(&b)
 	s.groups(&b)
 	s.wrong(&b)
@@ -35,12 +35,12 @@ func (s Score) WritePage(out io.Writer, title string, notes ...string) error {
 }
 
 func (s Score) matrix(b *strings.Builder) {
-	b.WriteString("\n## Confusion matrix\n\nRows: where the fault was. Columns: what the verdict said.\n\n")
+	b.WriteString("\n## Confusion matrix\n\nRows: the layer of the fault. Columns: the layer of the verdict.\n\n")
 	header := []string{"fault in"}
 	for _, l := range faults.Layers {
 		header = append(header, string(l))
 	}
-	rows := [][]string{append(header, "right layer, wrong place")}
+	rows := [][]string{append(header, "right layer, wrong location")}
 	for _, was := range faults.Layers {
 		row := []string{string(was)}
 		for _, said := range faults.Layers {
@@ -55,7 +55,7 @@ func (s Score) groups(b *strings.Builder) {
 	b.WriteString("\n## By kind and magnitude\n\n")
 	rows := [][]string{{"fault", "magnitude", "right"}}
 	for _, g := range s.Groups {
-		magnitude := "as it comes"
+		magnitude := "varies"
 		if g.MagnitudeUS > 0 {
 			magnitude = (time.Duration(g.MagnitudeUS) * time.Microsecond).String()
 		}
@@ -64,12 +64,12 @@ func (s Score) groups(b *strings.Builder) {
 	writeTable(b, rows)
 }
 
-// wrong lists what was not right, up to fifty of them.
+// wrong lists up to fifty wrong verdicts.
 func (s Score) wrong(b *strings.Builder) {
 	if len(s.Wrong) == 0 {
 		return
 	}
-	b.WriteString("\n## What was not right\n\n")
+	b.WriteString("\n## Wrong verdicts\n\n")
 	rows := [][]string{{"fault", "at", "injected ms", "verdict", "at", "measured ms", "load", "trace"}}
 	for _, r := range s.Wrong[:min(len(s.Wrong), 50)] {
 		rows = append(rows, []string{

@@ -69,7 +69,7 @@ func TestPage(t *testing.T) {
 	if err := NewScore(results()).WritePage(&b, "Title", "A note."); err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"# Title\n\nA note.\n", "50.0 % (2 of 4)", "| relay-network ", "not counted: 1", "## What was not right"} {
+	for _, part := range []string{"# Title\n\nA note.\n", "50.0 % (2 of 4)", "| relay-network ", "not counted: 1", "## Wrong verdicts"} {
 		if !strings.Contains(b.String(), part) {
 			t.Errorf("no %q in\n%s", part, b.String())
 		}

@@ -199,7 +199,7 @@ type ExplainCommand struct{ Lab *lab.Lab }
 func (c ExplainCommand) Explain(ctx context.Context, groups [][]string) ([]Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	args := []string{"explain", "--json", "--typical", strconv.Itoa(baselineRequests), "--jaeger", lab.JaegerURL()}
+	args := []string{"explain", "--json", "--baseline", strconv.Itoa(baselineRequests), "--jaeger", lab.JaegerURL()}
 	for _, ids := range groups {
 		args = append(args, strings.Join(ids, ",")+",") // one trace is a group, too
 	}
@@ -218,8 +218,8 @@ func parseReports(out []byte) (verdicts []Verdict, err error) {
 		if errors.Is(err, io.EOF) {
 			return verdicts, nil
 		}
-		if err == nil && (len(r.Asked) == 0 || r.Verdict.Layer == "") {
-			err = errors.New("a report without asked or verdict.layer")
+		if err == nil && (len(r.TraceIDs) == 0 || r.Verdict.Layer == "") {
+			err = errors.New("a report without trace_ids or verdict.layer")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read the answer of layertrace explain --json, report %d: %w", len(verdicts)+1, err)
@@ -230,7 +230,7 @@ func parseReports(out []byte) (verdicts []Verdict, err error) {
 
 // report is what is needed of a report.
 type explainReport struct {
-	Asked        []string `json:"asked"`
+	TraceIDs     []string `json:"trace_ids"`
 	Total        int64    `json:"slow_total_ns"`
 	Unattributed int64    `json:"unattributed_ns"`
 	Verdict      struct {
