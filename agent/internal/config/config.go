@@ -138,9 +138,9 @@ func defineInterfaces(fs *pflag.FlagSet, c *Config) {
 func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.Var(newChoice(&c.Mode, probe.ModeAuto, probe.ModeAuto, probe.ModeTCX, probe.ModeClsact, probe.ModeSocketFilter), "mode", "kernel hook")
 	fs.Var(newList(&c.Ports, "PORT", parsePort), "ports", "TCP ports to capture, of either end; empty: all")
-	fs.IntVar(&c.PrefixWindow, "prefix-window", probe.DefaultPrefixWindow, "search the first `BYTES` of a request for the trace context")
+	fs.IntVar(&c.PrefixWindow, "prefix-window", tracecontext.DefaultPrefixWindow, "search the first `BYTES` of a request for the trace context")
 	fs.BoolVar(&c.Deep, "deep", false, "continue the search in later segments, up to --deep-window")
-	fs.IntVar(&c.DeepWindow, "deep-window", probe.DefaultDeepWindow, "search the first `BYTES` of a request with --deep")
+	fs.IntVar(&c.DeepWindow, "deep-window", tracecontext.DefaultDeepWindow, "search the first `BYTES` of a request with --deep")
 	fs.Var(newList(&c.ContextHeaders, "NAME=FORMAT", tracecontext.ParseContextHeader), "context-header",
 		fmt.Sprintf("additional header with a trace context (repeatable, at most %d); FORMAT is one of %v",
 			tracecontext.MaxContextHeaders, tracecontext.SingleHeaderFormats()))
