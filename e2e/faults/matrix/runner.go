@@ -164,7 +164,7 @@ func (c *Runner) judge(ctx context.Context, made []Result) error {
 			singles = append(singles, []string{id})
 		}
 	}
-	if err := c.awaitSpans(ctx, ids); err != nil {
+	if err := AwaitSpans(ctx, c.Jaeger, ids); err != nil {
 		return err
 	}
 	verdicts, err := c.Explainer.Explain(ctx, slices.Concat(groups, singles))
@@ -253,14 +253,14 @@ func (r explainReport) verdict() Verdict {
 // check every second, and hold them for up to another second.
 const settleTime = 3500 * time.Millisecond
 
-// awaitSpans waits until Jaeger has all spans of the traces: until no more arrive, as
-// their number depends on the agents.
-func (c *Runner) awaitSpans(ctx context.Context, ids []string) error {
+// AwaitSpans waits until Jaeger has all spans of the traces. Their number depends
+// on the agents, so it waits until no more arrive.
+func AwaitSpans(ctx context.Context, jaeger *lab.JaegerClient, ids []string) error {
 	last, since := 0, time.Now()
 	return sandbox.Await(ctx, "all spans in Jaeger", 30*time.Second, 300*time.Millisecond, func(ctx context.Context) error {
 		count := 0
 		for _, id := range ids {
-			trace, err := c.Jaeger.Trace(ctx, id)
+			trace, err := jaeger.Trace(ctx, id)
 			if err != nil {
 				return err
 			}

@@ -11,11 +11,50 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
-// TestImports keeps out of the module what would bring I/O, locks and a larger
-// heap with it: Go 1.26 guests that import fmt or os were reported to crash
-// (golang/go#78513). The SDK's main package imports fmt.
+// A module with a custom section, three exports (function 1, memory 0, function
+// 300) and an empty code section.
+const module = preamble +
+	"\x00\x05\x04name" +
+	"\x07\x12\x03" + "\x03one\x00\x01" + "\x01m\x02\x00" + "\x03big\x00\xac\x02" +
+	"\x0a\x01\x00"
+
+func TestKeepExports(t *testing.T) {
+	got, err := keepExports([]byte(module), []string{"big", "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := preamble + "\x00\x05\x04name" + "\x07\x0c\x02" + "\x01m\x02\x00" + "\x03big\x00\xac\x02" + "\x0a\x01\x00"
+	if diff := cmp.Diff([]byte(want), got); diff != "" {
+		t.Errorf("keepExports (-want +got):\n%s", diff)
+	}
+}
+
+func TestKeepExportsNamesWhatIsMissing(t *testing.T) {
+	_, err := keepExports([]byte(module), []string{"m", "absent"})
+	if err == nil || !strings.Contains(err.Error(), "absent") {
+		t.Errorf("keepExports of an absent name: %v, want an error that names it", err)
+	}
+}
+
+func TestKeepExportsRefusesBrokenModules(t *testing.T) {
+	sectionEnds := map[int]bool{len(preamble): true, len(preamble) + 7: true, len(module) - 3: true}
+	for size := range len(module) {
+		if sectionEnds[size] {
+			continue // a module too, though with less in it
+		}
+		if _, err := keepExports([]byte(module[:size]), nil); err == nil {
+			t.Errorf("keepExports of the first %d bytes: no error", size)
+		}
+	}
+}
+
+// TestImports keeps packages with I/O, locks and a larger heap out of the module:
+// Go 1.26 guests that import fmt or os were reported to crash (golang/go#78513).
+// The SDK's main package imports fmt.
 func TestImports(t *testing.T) {
 	list := exec.Command("go", "list", "-deps", filter)
 	list.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOTOOLCHAIN="+toolchain)
@@ -40,13 +79,16 @@ func TestImports(t *testing.T) {
 // TestReproducible builds the module here, and with an empty build cache from a
 // copy of the sources in another directory: the bytes must be the same.
 func TestReproducible(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles the module twice, once without a build cache")
+	}
 	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
 	root := filepath.Join(here, "..", "..")
 	copied := t.TempDir()
-	for _, name := range []string{"go.mod", "go.sum", "wasm-filter/*.go", "wasm-filter/reorder/*.go"} {
+	for _, name := range []string{"go.mod", "go.sum", "internal/tracecontext/formats/*.go", "wasm-filter/*.go", "wasm-filter/reorder/*.go"} {
 		copyFiles(t, root, copied, name)
 	}
 	build1 := buildIn(t, root)
