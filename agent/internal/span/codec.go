@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -34,8 +35,8 @@ type field struct {
 	// typ, unit, meaning and section are for docs/attributes.md.
 	typ, unit, meaning string
 	section            string
-	// get returns the value, or false when the attribute is not written.
-	get func(o *observe.Observation, start uint64) (attribute.Value, bool)
+	// get sets the value and returns whether the attribute is written.
+	get func(o *observe.Observation, start uint64, v *attribute.Value) bool
 	// set takes a value of the attribute, or its absence. It is called in the
 	// order of the table, with start already known.
 	set func(o *observe.Observation, start uint64, in input) error
@@ -67,19 +68,21 @@ var fields = []field{
 	{
 		key: "layertrace.direction", typ: "string", section: sectionSeen,
 		meaning: "direction of the request through the interface: `ingress` (into the host) or `egress`; absent at a socket",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.StringValue(o.Direction.String()), o.Socket == nil
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(o.Direction.String())
+			return o.Socket == nil
 		},
 		set: setDirection,
 	},
 	{
 		key: keySide, typ: "string", section: sectionSeen,
 		meaning: "`client`: the socket sent the request, `server`: it received it",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
 			if o.Socket == nil {
-				return attribute.Value{}, false
+				return false
 			}
-			return attribute.StringValue(sideOf(o.Socket)), true
+			*v = attribute.StringValue(sideOf(o.Socket))
+			return true
 		},
 		set: setSide,
 	},
@@ -90,8 +93,9 @@ var fields = []field{
 	{
 		key: "layertrace.context.format", typ: "string", section: sectionSeen,
 		meaning: "format of the trace context: " + formatList() + "; absent at a socket",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.StringValue(o.Context.Format.String()), o.Socket == nil
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(o.Context.Format.String())
+			return o.Socket == nil
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			if format, err := tracecontext.ParseFormat(in.text()); err == nil {
@@ -103,8 +107,9 @@ var fields = []field{
 	{
 		key: "layertrace.context.offset_bytes", typ: "int", unit: "bytes", section: sectionSeen,
 		meaning: "offset in the request of the line with the context; absent at a socket",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.Int64Value(int64(o.Context.HeaderOffset)), o.Socket == nil
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.Int64Value(int64(o.Context.HeaderOffset))
+			return o.Socket == nil
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			return in.count32(&o.Context.HeaderOffset, 0)
@@ -119,15 +124,17 @@ var fields = []field{
 	portField(semconv.ServerPortKey, "its TCP port", func(o *observe.Observation) *netip.AddrPort { return &o.Server }),
 	{
 		key: semconv.NetworkTypeKey, typ: "string", section: sectionStandard, meaning: "`ipv6`; absent: IPv4",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return semconv.NetworkTypeIPv6.Value, !o.Server.Addr().Unmap().Is4()
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = semconv.NetworkTypeIPv6.Value
+			return !o.Server.Addr().Unmap().Is4()
 		},
 		set: ignore, // the address has it
 	},
 	{
 		key: semconv.HTTPResponseStatusCodeKey, typ: "int", section: sectionStandard, meaning: "status of the final response",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.Int64Value(int64(o.Status)), o.Status != 0
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.Int64Value(int64(o.Status))
+			return o.Status != 0
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			status, err := in.count(0, 999)
@@ -139,8 +146,9 @@ var fields = []field{
 	{
 		key: keyMonotonic, typ: "int", unit: "ns", section: sectionTimes,
 		meaning: "start of the span on the node's `CLOCK_MONOTONIC`: comparable between the points of one node, never between nodes",
-		get: func(_ *observe.Observation, start uint64) (attribute.Value, bool) {
-			return attribute.Int64Value(int64(start)), true
+		get: func(_ *observe.Observation, start uint64, v *attribute.Value) bool {
+			*v = attribute.Int64Value(int64(start))
+			return true
 		},
 		set: ignore, // read first: all other times count from it
 	},
@@ -202,8 +210,9 @@ var fields = []field{
 	{
 		key: "layertrace.drop_reason", typ: "string", section: sectionSizes,
 		meaning: "reason of the last drop: the kernel's name (`enum skb_drop_reason`) in lower case",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.StringValue(o.DropReason), o.DropReason != ""
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(o.DropReason)
+			return o.DropReason != ""
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error { o.DropReason = in.text(); return nil },
 	},
@@ -217,11 +226,12 @@ var fields = []field{
 		}, nil),
 	{
 		key: keyFlags, typ: "string[]", section: sectionSizes, meaning: "what was unusual; absent: nothing: " + flagList(),
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
 			if o.Flags == 0 {
-				return attribute.Value{}, false
+				return false
 			}
-			return attribute.StringSliceValue(o.Flags.Names()), true
+			*v = attribute.StringSliceValue(o.Flags.Names())
+			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			o.Flags = observe.FlagsOf(in.list())
@@ -232,19 +242,21 @@ var fields = []field{
 	{
 		key: "layertrace.connection_id", typ: "string", unit: "hex", section: sectionOption,
 		meaning: "ID of the connection: 16 digits (`compact`) or 8 (`paper`)",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
 			if len(o.ConnectionID) == 0 {
-				return attribute.Value{}, false
+				return false
 			}
-			return attribute.StringValue(o.ConnectionIDHex()), true
+			*v = attribute.StringValue(o.ConnectionIDHex())
+			return true
 		},
 		set: setConnectionID,
 	},
 	{
 		key: "layertrace.option_time_ns", typ: "int", unit: "ns", section: sectionOption,
 		meaning: "the sender's `CLOCK_MONOTONIC` in the option; with `compact` only the low 32 bits of its microseconds are known",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.Int64Value(int64(o.OptionTime * optionUnit(o))), o.OptionTime != 0
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.Int64Value(int64(o.OptionTime * optionUnit(o)))
+			return o.OptionTime != 0
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			ns, err := in.count(0, math.MaxInt64)
@@ -259,22 +271,28 @@ var fields = []field{
 	peerField("layertrace.server.node", "the server's node, in the same way", func(o *observe.Observation) *string { return &o.Peers.Server.Node }),
 }
 
-// usualAttributes is the number of attributes of a span without anything unusual.
-const usualAttributes = 16
-
-// Encode returns the attributes of the observation's span, which starts at the
-// monotonic time start (ns).
-func Encode(o *observe.Observation, start uint64) []attribute.KeyValue {
-	kv := make([]attribute.KeyValue, 0, usualAttributes)
-	for i := range fields {
-		if v, ok := fields[i].get(o, start); ok {
-			kv = append(kv, attribute.KeyValue{Key: fields[i].key, Value: v})
-		}
-	}
-	return kv
+// encoder encodes observations. It must not be used concurrently.
+type encoder struct {
+	buffer []attribute.KeyValue // for all fields
 }
 
-// Decode is the opposite of Encode and Resource: it reads the observation that a
+func newEncoder() *encoder { return &encoder{make([]attribute.KeyValue, len(fields))} }
+
+// encode returns the attributes of the observation's span, which starts at the
+// monotonic time start (ns).
+func (e *encoder) encode(o *observe.Observation, start uint64) []attribute.KeyValue {
+	n := 0
+	for i := range fields {
+		kv := &e.buffer[n]
+		if fields[i].get(o, start, &kv.Value) {
+			kv.Key = fields[i].key
+			n++
+		}
+	}
+	return slices.Clone(e.buffer[:n])
+}
+
+// Decode is the opposite of encode and Resource: it reads the observation that a
 // stored span of layertrace is about. The error says what is missing or does not
 // fit together.
 func Decode(s *Stored) (observe.Observation, error) {
@@ -337,9 +355,13 @@ func checkTimes(o *observe.Observation) error {
 func offset(key attribute.Key, section, meaning string, at func(*observe.Observation) *uint64, absent func(*observe.Observation, uint64) uint64) field {
 	return field{
 		key: key, typ: "int", unit: "ns", meaning: meaning, section: section,
-		get: func(o *observe.Observation, start uint64) (attribute.Value, bool) {
+		get: func(o *observe.Observation, start uint64, v *attribute.Value) bool {
 			t := *at(o)
-			return attribute.Int64Value(int64(t - start)), t != 0 && t != absent(o, start)
+			if t == 0 || t == absent(o, start) {
+				return false
+			}
+			*v = attribute.Int64Value(int64(t - start))
+			return true
 		},
 		set: func(o *observe.Observation, start uint64, in input) (err error) {
 			*at(o), err = in.time(start, absent(o, start))
@@ -360,12 +382,13 @@ func count[N uint32 | uint64](key attribute.Key, unit, section, meaning string, 
 	most := min(uint64(^N(0)), math.MaxInt64)
 	return field{
 		key: key, typ: "int", unit: unit, meaning: meaning, section: section,
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
 			n := at(o)
 			if n == nil || *n == 0 || uint64(*n) == absent(o) {
-				return attribute.Value{}, false
+				return false
 			}
-			return attribute.Int64Value(int64(*n)), true
+			*v = attribute.Int64Value(int64(*n))
+			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			n := at(o)
@@ -390,8 +413,9 @@ func socketField[N any](o *observe.Observation, of func(*observe.Socket) *N) *N 
 func addressField(key attribute.Key, meaning string, at func(*observe.Observation) *netip.AddrPort) field {
 	return field{
 		key: key, typ: "string", meaning: meaning, section: sectionStandard,
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.StringValue(at(o).Addr().Unmap().String()), true
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(at(o).Addr().Unmap().String())
+			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			ip, err := netip.ParseAddr(in.text())
@@ -407,8 +431,9 @@ func addressField(key attribute.Key, meaning string, at func(*observe.Observatio
 func portField(key attribute.Key, meaning string, at func(*observe.Observation) *netip.AddrPort) field {
 	return field{
 		key: key, typ: "int", meaning: meaning, section: sectionStandard,
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.Int64Value(int64(at(o).Port())), true
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.Int64Value(int64(at(o).Port()))
+			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			n, ok, err := in.integer()
@@ -429,9 +454,13 @@ func portField(key attribute.Key, meaning string, at func(*observe.Observation) 
 func peerField(key attribute.Key, meaning string, at func(*observe.Observation) *string) field {
 	return field{
 		key: key, typ: "string", meaning: meaning, section: sectionPeers,
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
 			name := *at(o)
-			return attribute.StringValue(name), name != "" && name != o.Point.Workload.Service
+			if name == "" || name == o.Point.Workload.Service {
+				return false
+			}
+			*v = attribute.StringValue(name)
+			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error { *at(o) = in.text(); return nil },
 	}

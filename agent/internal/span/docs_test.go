@@ -58,11 +58,11 @@ func TestKeysAreComplete(t *testing.T) {
 	x.Request.Acknowledged, x.Response.Acknowledged = x.Request.First+5, x.Request.First+6
 	x.Drops, x.DropReason = 1, "qdisc_drop"
 	x.Peers = observe.Peers{Client: observe.Peer{Service: "reviews", Node: "node3"}, Server: observe.Peer{Service: "productpage", Node: "node4"}}
-	sets := [][]attribute.KeyValue{Encode(&x, start)}
+	sets := [][]attribute.KeyValue{newEncoder().encode(&x, start)}
 	socket := observe.Point{ID: "node4/netns/2/sidecar", Kind: observe.KindSocket, Node: "node4", Process: observe.Sidecar}
 	p := *x.Point
 	x.Socket, x.Point = &observe.Socket{Cookie: 1, Netns: 2, SRTT: 3, ZeroWindows: 4, Client: true}, &socket
-	sets = append(sets, Encode(&x, start), Resource(&socket).Attributes(),
+	sets = append(sets, newEncoder().encode(&x, start), Resource(&socket).Attributes(),
 		encodeLayer(&LayerSpan{Segment: breakdown.Segment{Layer: observe.ProtocolStack, MergedLayers: []observe.Layer{observe.ProtocolStack, observe.Application}}}))
 	p.Workload.PodUID, p.Workload.Name = "11111111-2222-3333-4444-555555555555", "gateway"
 	for p.Workload.Kind = range controllerKeys {

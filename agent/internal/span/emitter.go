@@ -27,6 +27,7 @@ type Options struct {
 // Emitter makes a span of each observation. It is for one goroutine.
 type Emitter struct {
 	opts    Options
+	encoder *encoder
 	attach  *attributeProcessor
 	tracers map[string]pointTracer // by point ID
 }
@@ -39,7 +40,7 @@ type pointTracer struct {
 
 // NewEmitter returns an emitter.
 func NewEmitter(opts Options) *Emitter {
-	return &Emitter{opts: opts, attach: &attributeProcessor{SpanProcessor: opts.Processor}, tracers: map[string]pointTracer{}}
+	return &Emitter{opts: opts, encoder: newEncoder(), attach: &attributeProcessor{SpanProcessor: opts.Processor}, tracers: map[string]pointTracer{}}
 }
 
 // Emit makes the span of an observation, whose Point is set, and hands it to the
@@ -56,7 +57,7 @@ func (e *Emitter) Emit(o *observe.Observation) bool {
 	_, s := point.tracer.Start(withID(ctx, ID(o)), point.spanName,
 		trace.WithSpanKind(trace.SpanKindInternal),
 		trace.WithTimestamp(offset.Wall(start)))
-	e.attach.attributes = Encode(o, start)
+	e.attach.attributes = e.encoder.encode(o, start)
 	s.End(trace.WithTimestamp(offset.Wall(end)))
 	return true
 }
