@@ -79,7 +79,7 @@ func TestIdentity(t *testing.T) {
 
 	t.Run("service, pod and controller", func(t *testing.T) {
 		n.expect(t, front, reviewsIP, "vethfront", map[string]string{
-			"service.name": "front", "k8s.Namespace.name": shop, "k8s.pod.name": frontPod.Name, "k8s.pod.uid": string(frontPod.UID),
+			"service.name": "front", "k8s.namespace.name": shop, "k8s.pod.name": frontPod.Name, "k8s.pod.uid": string(frontPod.UID),
 			"k8s.deployment.name": "front-v1", "k8s.node.name": agentNode,
 			"layertrace.server.service": "reviews",
 		})
@@ -239,7 +239,7 @@ func (n *testNode) outage(t *testing.T, front *sandbox.Namespace) {
 			}
 		}
 	}()
-	n.awaitReady(t, http.StatusOK, "does not answer")
+	n.awaitReady(t, http.StatusOK, "does not respond")
 	n.expect(t, front, reviewsIP, "vethdetails", map[string]string{"service.name": "details", "layertrace.client.service": "front"})
 	if err := n.cluster.StartAPIServer(interrupted); err != nil {
 		t.Fatal(err)
