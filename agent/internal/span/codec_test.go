@@ -79,7 +79,7 @@ func TestDecode(t *testing.T) {
 		change map[string]any
 		want   func(*observe.Observation)
 	}{
-		{"as usual", nil, func(*observe.Observation) {}},
+		{"nothing unusual", nil, func(*observe.Observation) {}},
 		{"a physical interface", map[string]any{"layertrace.capture_point.kind": "pnic", "layertrace.direction": "egress"}, func(s *observe.Observation) {
 			s.Point.Kind, s.Direction, s.Point.Workload = observe.KindPNIC, observe.DirectionEgress, observe.Workload{}
 		}},
@@ -151,8 +151,8 @@ func TestUnreadable(t *testing.T) {
 		{"port", map[string]any{"server.port": int64(65536)}, "not a port"},
 		{"request", map[string]any{"layertrace.request.last_ns": int64(-1)}, "request ends before it begins"},
 		{"response", map[string]any{"layertrace.response.first_ns": int64(5), "layertrace.response.last_ns": int64(4)}, "response ends before it begins"},
-		{"half a response", map[string]any{"layertrace.response.last_ns": int64(4)}, "without a beginning"},
-		{"order", map[string]any{"layertrace.request.first_ns": int64(5), "layertrace.response.first_ns": int64(4)}, "before its request"},
+		{"half a response", map[string]any{"layertrace.response.last_ns": int64(4)}, "no beginning"},
+		{"order", map[string]any{"layertrace.request.first_ns": int64(5), "layertrace.response.first_ns": int64(4)}, "before the request"},
 		{"app time", map[string]any{"layertrace.request.app_last_ns": int64(4)}, "ends before it begins"},
 		{"acknowledgement", map[string]any{"layertrace.request.last_ns": int64(5), "layertrace.request.acknowledged_ns": int64(4)}, "acknowledged before"},
 		{"before the clock", map[string]any{"layertrace.request.first_ns": int64(-5000)}, "not a time"},
@@ -167,7 +167,7 @@ func TestUnreadable(t *testing.T) {
 		})
 	}
 	for name, spoil := range map[string]func(*Stored){
-		"no parent": func(r *Stored) { r.Parent = [8]byte{} }, "its duration": func(r *Stored) { r.Duration = -1 },
+		"no parent": func(r *Stored) { r.Parent = [8]byte{} }, "the duration": func(r *Stored) { r.Duration = -1 },
 	} {
 		r := vnicStored()
 		spoil(&r)
@@ -177,16 +177,16 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// FuzzDecode: whatever a span has, it is an observation whose times are in
-// order or an error, and no panic.
+// FuzzDecode: any span is decoded to an observation whose times are in order, or to an
+// error.
 func FuzzDecode(f *testing.F) {
 	f.Add("vnic", "ingress", "10.0.0.1", int64(40000), int64(5000), int64(1), int64(2), int64(3), int64(4), int64(0))
 	f.Add("socket", "", "fd00::1", int64(-1), int64(1<<62), int64(1<<62), int64(-9), int64(-1<<63), int64(1<<63-1), int64(5))
-	f.Fuzz(func(t *testing.T, kind, direction, address string, port, start, first, last, answer, end, handover int64) {
+	f.Fuzz(func(t *testing.T, kind, direction, address string, port, start, first, last, responseFirst, responseLast, app int64) {
 		r := with(map[string]any{
 			string(keyKind): kind, "layertrace.direction": direction, "client.address": address, "client.port": port, string(keyMonotonic): start, string(keySide): "server",
-			"layertrace.request.first_ns": first, "layertrace.request.last_ns": last, "layertrace.response.first_ns": answer, "layertrace.response.last_ns": end,
-			"layertrace.request.app_first_ns": handover, "layertrace.response.bytes": first,
+			"layertrace.request.first_ns": first, "layertrace.request.last_ns": last, "layertrace.response.first_ns": responseFirst, "layertrace.response.last_ns": responseLast,
+			"layertrace.request.app_first_ns": app, "layertrace.response.bytes": first,
 		})
 		s, err := Decode(&r)
 		if err != nil {

@@ -17,7 +17,7 @@ const bootTime = 1_700_000_000_000_000_000
 
 func fixedOffset() ClockOffset { return bootTime }
 
-// emit returns the spans of what do emits.
+// emit returns the spans that do emits.
 func emit(t *testing.T, do func(*Emitter)) tracetest.SpanStubs {
 	t.Helper()
 	recorder := tracetest.NewSpanRecorder()
