@@ -44,7 +44,7 @@ type Config struct {
 
 	VNIC, PNIC []string // interface patterns
 
-	Mode           string
+	Mode           probe.Mode
 	Ports          []uint16 // empty: all
 	PrefixWindow   int      // bytes
 	Deep           bool
@@ -61,7 +61,7 @@ type Config struct {
 	LayerMinDuration time.Duration
 	SidecarUID       uint32
 
-	TCPOption        string
+	TCPOption        probe.OptionLayout
 	TCPOptionCgroups []string
 	TCPOptionPorts   []uint16
 	TrustedPrefixes  []netip.Prefix
@@ -136,7 +136,7 @@ func defineInterfaces(fs *pflag.FlagSet, c *Config) {
 }
 
 func defineCapture(fs *pflag.FlagSet, c *Config) {
-	fs.Var(newChoice(&c.Mode, "auto", "auto", "tcx", "clsact", "socket-filter"), "mode", "kernel hook")
+	fs.Var(newChoice(&c.Mode, probe.ModeAuto, probe.ModeAuto, probe.ModeTCX, probe.ModeClsact, probe.ModeSocketFilter), "mode", "kernel hook")
 	fs.Var(newList(&c.Ports, "PORT", parsePort), "ports", "TCP ports to capture, of either end; empty: all")
 	fs.IntVar(&c.PrefixWindow, "prefix-window", tracecontext.DefaultPrefixWindow, "search the first `BYTES` of a request for the trace context")
 	fs.BoolVar(&c.Deep, "deep", false, "continue the search in later segments, up to --deep-window")
@@ -161,7 +161,7 @@ func defineLayers(fs *pflag.FlagSet, c *Config) {
 }
 
 func defineOptions(fs *pflag.FlagSet, c *Config) {
-	fs.Var(newChoice(&c.TCPOption, "off", "off", "compact", "paper"), "tcp-option", "TCP options to write")
+	fs.Var(newChoice(&c.TCPOption, probe.OptionOff, probe.OptionOff, probe.OptionCompact, probe.OptionPaper), "tcp-option", "TCP options to write")
 	fs.Var(newList(&c.TCPOptionCgroups, "PATH", parseText), "tcp-option-cgroup",
 		"cgroup2 directory whose sockets write options (repeatable)")
 	fs.Var(newList(&c.TCPOptionPorts, "PORT", parsePort), "tcp-option-ports",
