@@ -3,6 +3,7 @@
 package tracestore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -13,7 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Lines, one object over several lines, and what Jaeger's UI saves.
+// One object per line, one object over several lines, and a file saved by Jaeger's UI.
 func TestFiles(t *testing.T) {
 	lines, err := os.ReadFile("testdata/otlp.jsonl")
 	if err != nil {
@@ -74,18 +75,18 @@ func TestFileErrors(t *testing.T) {
 	const id = `"traceId":"4bf92f3577b34da6a3ce929d0e0e4736"`
 	span := func(fields string) string { return `{"resourceSpans":[{"scopeSpans":[{"spans":[{` + fields + `}]}]}]}` }
 	for text, want := range map[string]string{
-		"":                   "nothing in it",
+		"":                   "is empty",
 		"\x28\xb5\x2f\xfd":   "without compression",
-		`{"resourceSpans":[`: "cut off",
+		`{"resourceSpans":[`: "truncated",
 		`{"a":1}`:            "no resourceSpans",
 		`[]`:                 "object 1",
 		span(``) + `7`:       "traceId is not 32",
 		span(id):             "spanId is not 16",
 		span(id + `,"spanId":"00f067aa0ba902b7","parentSpanId":"zz"`): "parentSpanId",
-		span(`"traceId":7`):   "no traces in OTLP JSON",
-		`{"data":[{"a":1}]}`:  "no trace ID",
+		span(`"traceId":7`):   "not OTLP JSON",
+		`{"data":[{"a":1}]}`:  "not a trace ID",
 		`{"data":{"a":1}}`:    "Jaeger's JSON",
-		`{"resourceSpans":7}`: "no traces in OTLP JSON",
+		`{"resourceSpans":7}`: "not OTLP JSON",
 	} {
 		_, err := NewReader("NAME", strings.NewReader(text)).Search(context.Background(), Query{})
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "NAME") {
@@ -107,4 +108,27 @@ func TestParseTraceID(t *testing.T) {
 			t.Errorf("%q: %s, %v", text, id, err)
 		}
 	}
+}
+
+// FuzzFile: any file has traces or is an error. (Run it with -fuzzminimizetime=10x:
+// minimizing a found file takes a minute otherwise.)
+func FuzzFile(f *testing.F) {
+	for _, name := range []string{"testdata/otlp.jsonl", "testdata/jaeger.json"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		traces, err := NewReader("-", bytes.NewReader(text)).Search(context.Background(), Query{})
+		if err != nil {
+			return
+		}
+		for _, each := range traces {
+			if each.ID == (trace.TraceID{}) && len(each.Observations) > 0 {
+				t.Error("a trace without an ID")
+			}
+		}
+	})
 }
