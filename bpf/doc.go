@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bpf holds layertrace's kernel programs and their generated Go
-// bindings. The objects are committed, so that building needs no clang;
-// a test regenerates them and compares.
+// Package bpf holds layertrace's kernel programs and their generated Go bindings.
+// The objects are committed, so that a build needs no clang; a test compiles them
+// again and compares.
 package bpf
 
 //go:generate go tool bpf2go -cc clang -target bpfel -go-package bpf -type exchange_record -type connection -type counter -type sweep_args -type exchange_flag -type format -type direction Capture capture.bpf.c -- -mcpu=v3 -Wall -Werror -Wno-initializer-overrides -I/usr/include/x86_64-linux-gnu

@@ -19,13 +19,13 @@ const (
 	mutations = 100_000
 	// deepMutations take several packets each.
 	deepMutations = 20_000
-	// packetMax: BPF_PROG_TEST_RUN takes packets of up to a page, less what
-	// the kernel needs of it.
+	// packetMax: BPF_PROG_TEST_RUN takes packets of up to a page, minus the
+	// kernel's share of it.
 	packetMax = 3300
 	batchSize = 500
 )
 
-// outcomeCounters: what the kernel counts for each outcome.
+// outcomeCounters has the kernel's counter for each outcome.
 var outcomeCounters = map[tracecontext.Outcome]string{
 	tracecontext.None:       "contexts_none",
 	tracecontext.Found:      "contexts_found",
@@ -70,7 +70,7 @@ func TestParsersAgreeOnConfiguredNames(t *testing.T) {
 	a.compareMutations(t, deepMutations)
 }
 
-// The deep search over heads in segments of random sizes.
+// The deep search in heads that are split into segments of random sizes.
 func TestParsersAgreeDeep(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	a := agreement{
