@@ -7,18 +7,15 @@ import (
 	"testing"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/scenario"
-	"github.com/layertrace/layertrace/e2e/lab/traffic"
-	"github.com/layertrace/layertrace/e2e/lab/truth"
+	"github.com/layertrace/layertrace/e2e/measure"
 )
 
-// measure runs a setup under load and checks the ground truth against itself:
+// acquire runs a setup under load and checks the ground truth against itself:
 // every request was answered, and what the Envoys say they sent is what the
 // applications say they got.
-func measure(t *testing.T, setup lab.Setup, requests int) scenario.Outcome {
+func acquire(t *testing.T, setup lab.Setup, requests int) measure.Outcome {
 	t.Helper()
-	out, err := scenario.Measure(interrupted, theLab(t), setup, traffic.Load{
+	out, err := measure.Acquisition(interrupted, theLab(t), setup, lab.Load{
 		Requests: requests,
 		Progress: func(done int) {
 			if done%1000 < 300 {
@@ -41,13 +38,13 @@ func measure(t *testing.T, setup lab.Setup, requests int) scenario.Outcome {
 	if len(out.Hops) < least || len(out.Hops) > least+1 {
 		t.Errorf("%d requests between pods, want %d or one more", len(out.Hops), least)
 	}
-	if err := truth.CheckReceived(out.Run, setup.Tracer, out.Hops); err != nil {
+	if err := measure.CheckReceived(out.Run, setup.Tracer, out.Hops); err != nil {
 		t.Error(err)
 	}
 	return out
 }
 
-func exact(t *testing.T, points []truth.Acquired) {
+func exact(t *testing.T, points []measure.Acquired) {
 	t.Helper()
 	if len(points) != 10 {
 		t.Fatalf("%d capture points, want 10", len(points))
@@ -63,9 +60,9 @@ func exact(t *testing.T, points []truth.Acquired) {
 // With the trace headers in front every context is acquired at all ten capture
 // points, each exchange once.
 func TestReorderedAcquiresEveryContext(t *testing.T) {
-	out := measure(t, scenario.Reordered(envoy.Zipkin), *frontPages)
+	out := acquire(t, measure.Reordered(lab.Zipkin), *frontPages)
 	exact(t, out.Points)
-	inJaeger(t, out.Hops, envoy.Zipkin)
+	inJaeger(t, out.Hops, lab.Zipkin)
 }
 
 // Stock order and the first 1,024 bytes: the paper's Fig. 4.
@@ -76,7 +73,7 @@ func TestStockOrderMissesWhatTheGatewaySends(t *testing.T) {
 		"node4_eth0":                       2.0 / 3,
 		"productpage_vethproductpage":      2.0 / 3,
 	}
-	out := measure(t, scenario.Stock(envoy.Zipkin), 900)
+	out := acquire(t, measure.Stock(lab.Zipkin), 900)
 	for _, point := range out.Points {
 		rate, missing := want[point.Name]
 		if !missing {
@@ -95,14 +92,14 @@ func TestStockOrderMissesWhatTheGatewaySends(t *testing.T) {
 
 // Stock order, but the agents search on: nothing is missed.
 func TestStockOrderDeep(t *testing.T) {
-	exact(t, measure(t, scenario.StockDeep(envoy.Zipkin), 900).Points)
+	exact(t, acquire(t, measure.StockDeep(lab.Zipkin), 900).Points)
 }
 
 // The other tracer: traceparent in place of B3.
 func TestReorderedOpenTelemetry(t *testing.T) {
-	setup := scenario.Reordered(envoy.OpenTelemetry)
+	setup := measure.Reordered(lab.OpenTelemetry)
 	setup.Name = "reordered-opentelemetry"
-	out := measure(t, setup, 900)
+	out := acquire(t, setup, 900)
 	exact(t, out.Points)
-	inJaeger(t, out.Hops, envoy.OpenTelemetry)
+	inJaeger(t, out.Hops, lab.OpenTelemetry)
 }

@@ -14,8 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/cgroup"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // The demo leaves nothing behind when it is interrupted, at whatever step.
@@ -71,7 +70,7 @@ func leftovers(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mount, err := cgroup.Mount()
+	mount, err := sandbox.CgroupMount()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +138,7 @@ func (d *demoProcess) output() string {
 // awaitOutput waits until the demo has printed text.
 func (d *demoProcess) awaitOutput(t *testing.T, text string) {
 	t.Helper()
-	err := await.Until(interrupted, "output "+text, 2*time.Minute, 5*time.Millisecond, func(context.Context) error {
+	err := sandbox.Await(interrupted, "output "+text, 2*time.Minute, 5*time.Millisecond, func(context.Context) error {
 		if !strings.Contains(d.output(), text) {
 			return errors.New("not yet:\n" + d.output())
 		}

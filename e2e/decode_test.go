@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/truth"
+	"github.com/layertrace/layertrace/e2e/measure"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -41,7 +41,7 @@ func checkDecode(t *testing.T, l *lab.Lab, run *lab.Run, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := truth.NodeExchanges(run, watched)
+	all, err := measure.NodeExchanges(run, watched)
 	if err != nil {
 		t.Fatal(err)
 	}

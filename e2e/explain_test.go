@@ -7,26 +7,26 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
-	"github.com/layertrace/layertrace/e2e/faults/campaign"
-	"github.com/layertrace/layertrace/e2e/faults/inject"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
+	"github.com/layertrace/layertrace/e2e/faults/matrix"
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // A clear fault of each kind, and requests without one: explain names layer and
 // place. The whole laboratory, with small faults and load, is `make faults`.
 func TestExplainNamesTheFault(t *testing.T) {
-	for _, tracer := range []envoy.Tracer{envoy.Zipkin, envoy.OpenTelemetry} {
+	for _, tracer := range []lab.Tracer{lab.Zipkin, lab.OpenTelemetry} {
 		t.Run(string(tracer), func(t *testing.T) {
-			variant, err := campaign.ParseVariant("default")
+			variant, err := matrix.ParseVariant("default")
 			if err != nil {
 				t.Fatal(err)
 			}
 			l := theLab(t)
-			c := &campaign.Campaign{
-				Jaeger: l.Jaeger, Explainer: campaign.Command{Lab: l}, Batch: 20, Requests: 4, Progress: report,
+			c := &matrix.Runner{
+				Jaeger: l.Jaeger, Explainer: matrix.ExplainCommand{Lab: l}, Batch: 20, Requests: 4, Progress: report,
 			}
-			var results []faults.Result
-			err = variant.WithSession(interrupted, l, tracer, variant.Setup(l, tracer), func(s *inject.Session) (err error) {
+			var results []matrix.Result
+			err = variant.WithSession(interrupted, l, tracer, variant.Setup(l, tracer), func(s *faults.Session) (err error) {
 				c.Session = s
 				results, err = c.Run(interrupted, oneOfEach())
 				return err
@@ -38,16 +38,16 @@ func TestExplainNamesTheFault(t *testing.T) {
 				t.Errorf("%d cases were made, want %d", len(results), len(faults.Kinds))
 			}
 			for _, r := range results {
-				t.Logf("%s at %s: %d µs injected, %s at %s with %d µs", r.Fault, r.Place, r.InjectedUS, r.VerdictLayer, r.VerdictPlace, r.MeasuredUS)
-				if r.Layer == faults.None { // what is blamed is chance, and small
+				t.Logf("%s at %s: %d µs injected, %s at %s with %d µs", r.Fault, r.Location, r.InjectedUS, r.VerdictLayer, r.VerdictLocation, r.MeasuredUS)
+				if r.Layer == observe.NoLayer { // what is blamed is chance, and small
 					if r.MeasuredUS > 20_000 {
-						t.Errorf("%d µs are blamed on %s at %s without a fault", r.MeasuredUS, r.VerdictLayer, r.VerdictPlace)
+						t.Errorf("%d µs are blamed on %s at %s without a fault", r.MeasuredUS, r.VerdictLayer, r.VerdictLocation)
 					}
 				} else if !r.Right() {
-					t.Errorf("%s at %s was told as %s at %s (traces %v)", r.Fault, r.Place, r.VerdictLayer, r.VerdictPlace, r.TraceIDs)
+					t.Errorf("%s at %s was told as %s at %s (traces %v)", r.Fault, r.Location, r.VerdictLayer, r.VerdictLocation, r.TraceIDs)
 				}
 				if queue := r.Fault.Queue(); r.Right() && r.VerdictQueue != queue {
-					t.Errorf("%s at %s: the queue %q is told, want %q", r.Fault, r.Place, r.VerdictQueue, queue)
+					t.Errorf("%s at %s: the queue %q is told, want %q", r.Fault, r.Location, r.VerdictQueue, queue)
 				}
 				if 50*max(r.UnattributedUS, -r.UnattributedUS) > r.TotalUS {
 					t.Errorf("%s: %d of %d µs are not attributed", r.Fault, r.UnattributedUS, r.TotalUS)

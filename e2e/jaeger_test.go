@@ -8,16 +8,14 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/jaeger"
-	"github.com/layertrace/layertrace/e2e/lab/truth"
+	"github.com/layertrace/layertrace/e2e/measure"
 )
 
 // inJaeger checks traces in Jaeger: the last through each version of reviews
 // and some more. Each has the Envoys' spans and, below them, just the interface
 // spans that its requests' ways give: so a hop within a node shows no physical
 // interface.
-func inJaeger(t *testing.T, hops []truth.Hop, tracer envoy.Tracer) {
+func inJaeger(t *testing.T, hops []measure.Hop, tracer lab.Tracer) {
 	t.Helper()
 	wanted := map[string]bool{}
 	for _, hop := range slices.Backward(hops) {
@@ -26,7 +24,7 @@ func inJaeger(t *testing.T, hops []truth.Hop, tracer envoy.Tracer) {
 		}
 	}
 	for id := range wanted {
-		want := truth.TraceOf(hops, id)
+		want := measure.TraceOf(hops, id)
 		trace, err := theLab(t).Jaeger.CompleteTrace(interrupted, id, want.Spans(), 30*time.Second)
 		if err != nil {
 			t.Error(err)
@@ -37,9 +35,9 @@ func inJaeger(t *testing.T, hops []truth.Hop, tracer envoy.Tracer) {
 	report("%s: %d traces read back from Jaeger", tracer, len(wanted))
 }
 
-func checkTrace(t *testing.T, trace jaeger.Trace, want truth.Trace) {
+func checkTrace(t *testing.T, trace lab.Trace, want measure.Trace) {
 	t.Helper()
-	spans := map[string]jaeger.Span{}
+	spans := map[string]lab.Span{}
 	for _, span := range trace.Spans {
 		spans[span.ID] = span
 	}

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 var frontPages = flag.Int("front-pages", 10_000, "front page requests of the main test")

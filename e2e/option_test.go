@@ -10,10 +10,7 @@ import (
 	"testing"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/scenario"
-	"github.com/layertrace/layertrace/e2e/lab/traffic"
-	"github.com/layertrace/layertrace/e2e/lab/truth"
+	"github.com/layertrace/layertrace/e2e/measure"
 )
 
 // watched is the node at whose physical interface packets are captured.
@@ -32,15 +29,15 @@ func TestTCPOption(t *testing.T) {
 	} {
 		t.Run(layout.name, func(t *testing.T) {
 			l := theLab(t)
-			setup := scenario.Reordered(envoy.OpenTelemetry)
+			setup := measure.Reordered(lab.OpenTelemetry)
 			setup.Name, setup.TCPOption = "option-"+layout.name, layout.name
 			run := start(t, l, setup)
 			file := filepath.Join(t.TempDir(), "node.pcap")
-			capture, err := l.Capture(interrupted, watched, lab.PNIC, file)
+			capture, err := l.CapturePackets(interrupted, watched, lab.PNIC, file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			send(t, l, traffic.Load{Requests: 300})
+			send(t, l, lab.Load{Requests: 300})
 			if err := run.Drain(interrupted); err != nil {
 				t.Fatal(err)
 			}
@@ -48,7 +45,7 @@ func TestTCPOption(t *testing.T) {
 			if err := capture.Stop(interrupted); err != nil {
 				t.Fatal(err)
 			}
-			points, err := truth.Compare(l, run, hops)
+			points, err := measure.Compare(l, run, hops)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -112,7 +109,7 @@ func checkConnectionIDs(t *testing.T, l *lab.Lab, run *lab.Run, size int, wire m
 		if node == lab.ClientNode {
 			continue
 		}
-		exchanges, err := truth.NodeExchanges(run, node)
+		exchanges, err := measure.NodeExchanges(run, node)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,11 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/scenario"
-	"github.com/layertrace/layertrace/e2e/lab/traffic"
-	"github.com/layertrace/layertrace/e2e/lab/truth"
+	"github.com/layertrace/layertrace/e2e/measure"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 const victim = 3 // the node whose agent is killed
@@ -29,13 +26,13 @@ const victim = 3 // the node whose agent is killed
 // nothing doubled and nothing left in the kernel.
 func TestKilledAgentIsReplaced(t *testing.T) {
 	l := theLab(t)
-	setup := scenario.Reordered(envoy.Zipkin)
+	setup := measure.Reordered(lab.Zipkin)
 	setup.Name = "agent-killed"
 	run := start(t, l, setup)
 
 	const before, after = 400, 200
 	kill := sync.OnceValue(func() error { return run.KillAgent(victim) })
-	send(t, l, traffic.Load{Requests: before, Rate: 100, Progress: func(done int) {
+	send(t, l, lab.Load{Requests: before, Rate: 100, Progress: func(done int) {
 		if done > before/4 {
 			if err := kill(); err != nil {
 				t.Error(err)
@@ -54,13 +51,13 @@ func TestKilledAgentIsReplaced(t *testing.T) {
 	if n := attached(t, l, victim); n != 2 {
 		t.Errorf("%d programs at %s of the new agent, want one for each direction", n, lab.PNIC)
 	}
-	send(t, l, traffic.Load{Requests: after})
+	send(t, l, lab.Load{Requests: after})
 	hops := stop(t, run)
 	if n := attached(t, l, victim); n != 0 {
 		t.Errorf("%d programs at %s of a stopped agent", n, lab.PNIC)
 	}
 
-	all, err := truth.Compare(l, run, hops)
+	all, err := measure.Compare(l, run, hops)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +70,7 @@ func TestKilledAgentIsReplaced(t *testing.T) {
 			t.Error(point.Exact())
 		}
 	}
-	later, err := truth.Compare(l, run, since(t, hops, before))
+	later, err := measure.Compare(l, run, since(t, hops, before))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,29 +86,29 @@ func TestKilledAgentIsReplaced(t *testing.T) {
 // back.
 func TestAgentsOutliveJaeger(t *testing.T) {
 	l := theLab(t)
-	setup := scenario.Reordered(envoy.OpenTelemetry)
+	setup := measure.Reordered(lab.OpenTelemetry)
 	setup.Name = "jaeger-down"
 	run := start(t, l, setup)
 
 	const before, during, after = 60, 90, 60
-	send(t, l, traffic.Load{Requests: before})
+	send(t, l, lab.Load{Requests: before})
 	if err := l.StopJaeger(); err != nil {
 		t.Fatal(err)
 	}
-	send(t, l, traffic.Load{Requests: during})
+	send(t, l, lab.Load{Requests: during})
 	if err := l.StartJaeger(interrupted); err != nil {
 		t.Fatal(err)
 	}
-	send(t, l, traffic.Load{Requests: after})
+	send(t, l, lab.Load{Requests: after})
 	hops := stop(t, run)
 
-	points, err := truth.Compare(l, run, hops)
+	points, err := measure.Compare(l, run, hops)
 	if err != nil {
 		t.Fatal(err)
 	}
 	exact(t, points)
 	for _, skip := range []int{before, before + during} {
-		trace := truth.TraceOf(hops, since(t, hops, skip)[0].TraceID)
+		trace := measure.TraceOf(hops, since(t, hops, skip)[0].TraceID)
 		// The Envoys drop what they cannot deliver; the agents do not.
 		want := 0
 		for _, n := range trace.InterfaceSpans() {
@@ -127,7 +124,7 @@ func TestAgentsOutliveJaeger(t *testing.T) {
 // counted, and the capture and the traffic go on.
 func TestSlowJaeger(t *testing.T) {
 	l := theLab(t)
-	setup := scenario.Reordered(envoy.OpenTelemetry)
+	setup := measure.Reordered(lab.OpenTelemetry)
 	setup.Name = "jaeger-slow"
 	setup.AgentFlags = append(setup.AgentFlags, "--queue-size=64")
 	run := start(t, l, setup)
@@ -147,16 +144,16 @@ func TestSlowJaeger(t *testing.T) {
 	}
 	defer resume()
 	const slow, after = 150, 30
-	send(t, l, traffic.Load{Requests: slow})
-	err := await.Until(interrupted, "the agent's drops", 30*time.Second, 200*time.Millisecond, func(ctx context.Context) error {
+	send(t, l, lab.Load{Requests: slow})
+	err := sandbox.Await(interrupted, "the agent's drops", 30*time.Second, 200*time.Millisecond, func(ctx context.Context) error {
 		return accounted(ctx, l, 4)
 	})
 	if err != nil {
 		t.Error(err)
 	}
 	resume()
-	send(t, l, traffic.Load{Requests: after})
-	points, err := truth.Compare(l, run, stop(t, run))
+	send(t, l, lab.Load{Requests: after})
+	points, err := measure.Compare(l, run, stop(t, run))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,19 +201,19 @@ func start(t *testing.T, l *lab.Lab, setup lab.Setup) *lab.Run {
 }
 
 // stop stops the mesh and returns what passed through it.
-func stop(t *testing.T, run *lab.Run) []truth.Hop {
+func stop(t *testing.T, run *lab.Run) []measure.Hop {
 	t.Helper()
 	if err := run.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	hops, err := truth.Hops(run)
+	hops, err := measure.Hops(run)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return hops
 }
 
-func send(t *testing.T, l *lab.Lab, load traffic.Load) {
+func send(t *testing.T, l *lab.Lab, load lab.Load) {
 	t.Helper()
 	if _, err := l.Send(interrupted, load); err != nil {
 		t.Fatal(err)
@@ -225,7 +222,7 @@ func send(t *testing.T, l *lab.Lab, load traffic.Load) {
 
 // since returns the hops of all traces but those of the first skip requests at
 // the gateway.
-func since(t *testing.T, hops []truth.Hop, skip int) []truth.Hop {
+func since(t *testing.T, hops []measure.Hop, skip int) []measure.Hop {
 	t.Helper()
 	early := map[string]bool{}
 	for _, hop := range hops {
@@ -233,7 +230,7 @@ func since(t *testing.T, hops []truth.Hop, skip int) []truth.Hop {
 			early[hop.TraceID] = true
 		}
 	}
-	var late []truth.Hop
+	var late []measure.Hop
 	for _, hop := range hops {
 		if !early[hop.TraceID] {
 			late = append(late, hop)
@@ -248,7 +245,7 @@ func since(t *testing.T, hops []truth.Hop, skip int) []truth.Hop {
 // attached counts the TCX programs at a node's physical interface.
 func attached(t *testing.T, l *lab.Lab, node int) (count int) {
 	t.Helper()
-	err := l.NodeSpace(node).Do(func() error {
+	err := l.NodeNamespace(node).Do(func() error {
 		nic, err := netlink.LinkByName(lab.PNIC)
 		if err != nil {
 			return err

@@ -10,15 +10,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/layertrace/layertrace/e2e/reorder/golden"
-	"github.com/layertrace/layertrace/e2e/reorder/proxy"
-	"github.com/layertrace/layertrace/e2e/reorder/upstream"
+	"github.com/layertrace/layertrace/e2e/reorder"
 )
 
 // wireCase is a case of a tracer's test in the patch: the headers that come
 // from downstream and the names of those that go upstream, in order.
 type wireCase struct {
-	received []upstream.Field
+	received []reorder.Field
 	sent     []string
 }
 
@@ -50,7 +48,7 @@ func wireCases(added []string) (map[string]wireCase, error) {
 		}
 		var c wireCase
 		for _, m := range pair.FindAllStringSubmatch(received+"}", -1) {
-			c.received = append(c.received, upstream.Field{Name: m[1], Value: m[2]})
+			c.received = append(c.received, reorder.Field{Name: m[1], Value: m[2]})
 		}
 		for _, m := range quoted.FindAllStringSubmatch(sent, -1) {
 			c.sent = append(c.sent, m[1])
@@ -73,12 +71,12 @@ func TestWireOrder(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", tracer, err)
 		}
-		goldens, err := golden.Load(os.DirFS("../e2e/testdata/wire"), tracer)
+		goldens, err := reorder.LoadCases(os.DirFS("../e2e/testdata/wire"), tracer)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"root", "continued", "not-sampled", "other-tracers-headers"} {
-			at := slices.IndexFunc(goldens, func(c golden.Case) bool { return c.Name == name })
+			at := slices.IndexFunc(goldens, func(c reorder.Case) bool { return c.Name == name })
 			if at < 0 {
 				t.Errorf("%s: no golden file %s.txtar", tracer, name)
 				continue
@@ -93,11 +91,11 @@ func TestWireOrder(t *testing.T) {
 	}
 }
 
-func compareWithGolden(t *testing.T, name string, c wireCase, want golden.Case) {
+func compareWithGolden(t *testing.T, name string, c wireCase, want reorder.Case) {
 	t.Helper()
 	// What the client sends stands in the same order and with the same values
 	// in what Envoy's tracer gets.
-	var fromClient []upstream.Field
+	var fromClient []reorder.Field
 	for _, field := range c.received {
 		if slices.Contains(want.Client, field) {
 			fromClient = append(fromClient, field)
@@ -106,10 +104,10 @@ func compareWithGolden(t *testing.T, name string, c wireCase, want golden.Case) 
 	if !slices.Equal(fromClient, want.Client) {
 		t.Errorf("%s: received from the client\n  %v\nthe golden file has\n  %v", name, fromClient, want.Client)
 	}
-	for protocol, sent := range map[proxy.Protocol][]string{
-		proxy.HTTP2: c.sent,
+	for protocol, sent := range map[reorder.Protocol][]string{
+		reorder.HTTP2: c.sent,
 		// The pseudo headers are request line and host there.
-		proxy.HTTP1: append([]string{"host"}, slices.DeleteFunc(slices.Clone(c.sent), func(name string) bool {
+		reorder.HTTP1: append([]string{"host"}, slices.DeleteFunc(slices.Clone(c.sent), func(name string) bool {
 			return strings.HasPrefix(name, ":")
 		})...),
 	} {

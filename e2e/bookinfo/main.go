@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bookinfo is one service of the Bookinfo application, chosen by
-// --role: productpage calls details and reviews once each, reviews-v2 and
-// reviews-v3 call ratings. It passes the trace headers of a request on to the
-// requests it makes for it, as every application in a mesh has to, and logs
-// the headers of each request it receives: what the lab compares with. Through
-// a socket it can be told to be slow, for the fault laboratory.
+// Command bookinfo is one service of the Bookinfo application, chosen by --role:
+// productpage calls details and reviews once each, reviews-v2 and reviews-v3 call
+// ratings. It copies the trace headers of a request to the requests it makes for it,
+// as every application in a mesh has to, and logs the headers of each request it
+// receives, for the lab's ground truth. The fault laboratory makes it slow through a
+// control socket.
 package main
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,10 +20,11 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/control"
+	"github.com/layertrace/layertrace/e2e/lab/app"
 )
 
 func main() {
@@ -35,7 +38,7 @@ func run() error {
 	role := flag.String("role", "", "productpage, details, reviews-v1, reviews-v2, reviews-v3 or ratings")
 	listen := flag.String("listen", ":9080", "address to serve on")
 	logFile := flag.String("log", "", "file for one JSON line per request received")
-	socket := flag.String("control", "", "Unix socket to take faults on (none)")
+	socket := flag.String("control", "", "Unix socket on which to take faults (none)")
 	addresses := hosts{}
 	flag.Var(addresses, "host", "NAME=IP:PORT of a service to call (repeatable)")
 	flag.Parse()
@@ -44,7 +47,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	faults := &control.State{}
+	faults := &app.State{}
 	handler, err := newHandler(*role, addresses, log, faults)
 	if err != nil {
 		return errors.Join(err, log.Close())
@@ -56,16 +59,16 @@ func run() error {
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ConnContext: control.ConnContext}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ConnContext: app.ConnContext}
 	served := make(chan error, 2)
 	if *socket != "" {
-		orders, err := control.ListenUnix(*socket)
+		control, err := app.ListenUnix(*socket)
 		if err != nil {
 			return errors.Join(err, listener.Close(), log.Close())
 		}
-		defer orders.Close()
+		defer control.Close()
 		listener = faults.Listen(listener)
-		go func() { served <- faults.Serve(orders) }()
+		go func() { served <- faults.Serve(control) }()
 	}
 	go func() { served <- server.Serve(listener) }()
 
@@ -82,7 +85,7 @@ func run() error {
 	return errors.Join(err, log.Close())
 }
 
-// hosts maps the services to call to their addresses, in place of DNS.
+// hosts has the addresses of the services to call, in place of DNS.
 type hosts map[string]string
 
 func (h hosts) String() string { return "" }
@@ -97,5 +100,58 @@ func (h hosts) Set(value string) error {
 		return err
 	}
 	h[name] = address
+	return nil
+}
+
+// logFile writes one JSON line per request. It buffers them until Close, so that
+// logging does not slow the application down.
+type logFile struct {
+	mu   sync.Mutex
+	file *os.File
+	buf  *bufio.Writer
+	enc  *json.Encoder
+	err  error
+}
+
+func openLog(path string) (*logFile, error) {
+	if path == "" {
+		return nil, errors.New("give --log FILE")
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	buf := bufio.NewWriterSize(f, 1<<20)
+	return &logFile{file: f, buf: buf, enc: json.NewEncoder(buf)}, nil
+}
+
+// Add logs a request as received, and returns its trace ID.
+func (l *logFile) Add(role string, r *http.Request) (traceID string) {
+	record := app.Request{
+		Time: time.Now(), Role: role, Path: r.URL.Path, Peer: r.RemoteAddr,
+		Headers: map[string]string{},
+	}
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		record.Local = local.String()
+	}
+	for _, name := range traceHeaders {
+		if value := r.Header.Get(name); value != "" {
+			record.Headers[strings.ToLower(name)] = value
+		}
+	}
+	record.TraceID, record.SpanID = app.TraceIDs(record.Headers)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err = errors.Join(l.err, l.enc.Encode(record))
+	return record.TraceID
+}
+
+// Close writes the buffered lines. A lost line is an error.
+func (l *logFile) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := errors.Join(l.err, l.buf.Flush(), l.file.Close()); err != nil {
+		return fmt.Errorf("write the request log: %w", err)
+	}
 	return nil
 }

@@ -8,12 +8,11 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-// DefaultCases is how many cases are drawn unless said otherwise: 510 faults
-// and 102 requests without.
+// DefaultCases is the default number of cases: 510 with a fault and 102 without.
 const DefaultCases = 612
 
-// Draw draws cases from a seed: of six, one has no fault. Every fault of the
-// deck comes once before one comes again.
+// Draw draws cases from a seed. One in six has no fault. No fault of the deck repeats
+// before all have occurred.
 func Draw(seed uint64, n int) []Case {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	var cases, rest []Case
@@ -32,7 +31,7 @@ func Draw(seed uint64, n int) []Case {
 	return cases
 }
 
-// Deck is every fault at every place and magnitude, with and without load.
+// Deck returns every fault at every location and magnitude, with and without load.
 func Deck() []Case {
 	var deck []Case
 	add := func(c Case) {
@@ -73,17 +72,17 @@ func Deck() []Case {
 	return deck
 }
 
-// choose chooses the message that the fault is for, and a version of reviews on
-// whose way it is.
+// choose chooses the message that the fault affects, and a version of reviews whose
+// requests have it.
 func (c Case) choose(rng *rand.Rand) Case {
-	switch legs := c.legs(); {
-	case len(legs) > 0 && c.Kind != RelayDelay:
-		c.Leg = legs[rng.IntN(len(legs))]
-		c.Version = c.Leg.Version()
-	case len(legs) > 0:
-		c.Version = legs[rng.IntN(len(legs))].Version()
+	switch transfers := c.transfers(); {
+	case len(transfers) > 0 && c.Kind != RelayDelay:
+		c.Transfer = transfers[rng.IntN(len(transfers))]
+		c.Version = c.Transfer.Version()
+	case len(transfers) > 0:
+		c.Version = transfers[rng.IntN(len(transfers))].Version()
 	default:
-		c.Version = Leg{Caller: c.Pod}.Version()
+		c.Version = Transfer{Caller: c.Pod}.Version()
 		if c.Pod == "ratings" {
 			c.Version = Versions[1+rng.IntN(2)]
 		}
@@ -94,9 +93,9 @@ func (c Case) choose(rng *rand.Rand) Case {
 	return c
 }
 
-// legs are those that the fault can be for.
-func (c Case) legs() []Leg {
-	return legsWhere(func(l Leg, from, to int) bool {
+// transfers are those that the fault can be for.
+func (c Case) transfers() []Transfer {
+	return transfersWhere(func(l Transfer, from, to int) bool {
 		switch c.Kind {
 		case PodQdisc:
 			return l.Response && l.From() == c.Pod
@@ -110,4 +109,77 @@ func (c Case) legs() []Leg {
 			return false
 		}
 	})
+}
+
+// Versions are the reviews pods, of which a front page calls one.
+var Versions = []string{"reviews-v1", "reviews-v2", "reviews-v3"}
+
+// Transfer is one message from one pod to another, between their sidecars.
+type Transfer struct {
+	// Caller calls Callee; both are pods.
+	Caller string `json:"caller"`
+	Callee string `json:"callee"`
+	// Response is set for the response.
+	Response bool `json:"response"`
+}
+
+// From returns the pod that sends the message.
+func (l Transfer) From() string {
+	if l.Response {
+		return l.Callee
+	}
+	return l.Caller
+}
+
+// To returns the pod that receives the message.
+func (l Transfer) To() string {
+	if l.Response {
+		return l.Caller
+	}
+	return l.Callee
+}
+
+// Version returns the reviews pod at either end, "" if none.
+func (l Transfer) Version() string {
+	for _, v := range Versions {
+		if l.Caller == v || l.Callee == v {
+			return v
+		}
+	}
+	return ""
+}
+
+// Transfers returns the messages that can be padded: all but the request for the front
+// page.
+func Transfers() []Transfer {
+	pairs := [][2]string{{"productpage", "details"}}
+	for _, v := range Versions {
+		pairs = append(pairs, [2]string{"productpage", v})
+	}
+	pairs = append(pairs, [2]string{"reviews-v2", "ratings"}, [2]string{"reviews-v3", "ratings"})
+	transfers := []Transfer{{"gateway", "productpage", true}}
+	for _, pair := range pairs {
+		transfers = append(transfers, Transfer{pair[0], pair[1], false}, Transfer{pair[0], pair[1], true})
+	}
+	return transfers
+}
+
+// nodeOf returns the node of a pod.
+func nodeOf(pod string) int {
+	for _, p := range lab.Pods {
+		if p.Name == pod {
+			return p.Node
+		}
+	}
+	return 0
+}
+
+// legsWhere are the transfers that pass a test.
+func transfersWhere(test func(l Transfer, from, to int) bool) (transfers []Transfer) {
+	for _, l := range Transfers() {
+		if test(l, nodeOf(l.From()), nodeOf(l.To())) {
+			transfers = append(transfers, l)
+		}
+	}
+	return transfers
 }

@@ -18,7 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 var crowdSize = flag.Int("pods", 500, "how many pods of other nodes TestMemoryInACrowd makes")
@@ -40,7 +40,7 @@ func TestMemoryInACrowd(t *testing.T) {
 	watched := n.memory(t)
 	stop()
 
-	read := func(env ...string) process.Memory {
+	read := func(env ...string) sandbox.Memory {
 		stop := n.startAgent(t, shop, env...)
 		defer stop()
 		n.awaitReady(t, http.StatusOK, "ok\n")
@@ -57,16 +57,16 @@ func TestMemoryInACrowd(t *testing.T) {
 	// What a pod costs for good is tested where it can be measured; here is
 	// room for what the garbage collector has not freed.
 	bound := alone.Resident + 48*mib + uint64(*crowdSize)*2048
-	for what, m := range map[string]process.Memory{"watching": watched, "a stream of": streamed, "one answer with": listed} {
+	for what, m := range map[string]sandbox.Memory{"watching": watched, "a stream of": streamed, "one answer with": listed} {
 		if m.Peak > bound {
 			t.Errorf("up to %d MiB after %s %d pods, want at most %d", m.Peak/mib, what, *crowdSize, bound/mib)
 		}
 	}
 }
 
-func (n *testNode) memory(t *testing.T) process.Memory {
+func (n *testNode) memory(t *testing.T) sandbox.Memory {
 	t.Helper()
-	m, err := process.ReadMemory(n.agent.PID())
+	m, err := sandbox.ReadMemory(n.agent.PID())
 	if err != nil {
 		t.Fatal(err)
 	}

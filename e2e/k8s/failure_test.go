@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 // A cluster that does not come up leaves nothing behind, and says what was

@@ -14,14 +14,12 @@ import (
 	"testing"
 	"time"
 
+	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/cgroup"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 const (
@@ -58,7 +56,7 @@ func TestIdentity(t *testing.T) {
 	n.addBridged(t, "reviews", "vethreviews", reviewsIP)
 	ratings := makeSpace(t, "ratings")
 	if err := errors.Join(
-		c.Space.AddPair("veth-ratings", cluster.Bridge, ratings, ratingsIP+"/24"),
+		c.Namespace.AddPair("veth-ratings", cluster.Bridge, ratings, ratingsIP+"/24"),
 		ratings.AddRoute("10.50.0.0/16", nodeIP), ratings.AddRoute("10.60.0.0/16", nodeIP),
 	); err != nil {
 		t.Fatal(err)
@@ -134,15 +132,15 @@ func (n *testNode) awaitReady(t *testing.T, status int, want string) {
 
 // expect sends requests until the span of one at an interface has all
 // attributes (an empty one: has it not), which it must in the end.
-func (n *testNode) expect(t *testing.T, from *netspace.Space, to, nic string, want map[string]string) {
+func (n *testNode) expect(t *testing.T, from *sandbox.Namespace, to, nic string, want map[string]string) {
 	t.Helper()
 	awaitNil(t, "names at "+nic, func() error {
 		id := call(t, from, to)
-		var s span
+		var s *trace.Span
 		// A request that passed before the agent watched the interface has none.
-		err := await.Until(interrupted, "span at "+nic, 15*time.Second, 50*time.Millisecond, func(context.Context) error {
+		err := sandbox.Await(interrupted, "span at "+nic, 15*time.Second, 50*time.Millisecond, func(context.Context) error {
 			var ok bool
-			if s, ok = n.spans.at(id, nic); !ok {
+			if s, ok = n.spanAt(id, nic); !ok {
 				return errors.Join(errors.New("none"), n.agent.Running())
 			}
 			return nil
@@ -150,13 +148,14 @@ func (n *testNode) expect(t *testing.T, from *netspace.Space, to, nic string, wa
 		if err != nil {
 			return err
 		}
+		attributes := n.spans.Texts(s)
 		for key, value := range want {
-			if s.attributes[key] != value {
-				return fmt.Errorf("%s is %q, not %q", key, s.attributes[key], value)
+			if attributes[key] != value {
+				return fmt.Errorf("%s is %q, not %q", key, attributes[key], value)
 			}
 		}
-		if service := want["service.name"]; service != "" && s.name != service+"_"+nic {
-			return fmt.Errorf("name %s", s.name)
+		if service := want["service.name"]; service != "" && s.Name != service+"_"+nic {
+			return fmt.Errorf("name %s", s.Name)
 		}
 		return nil
 	})
@@ -165,11 +164,11 @@ func (n *testNode) expect(t *testing.T, from *netspace.Space, to, nic string, wa
 // podWithoutAddress connects a pod whose address is not in its status. The
 // agent sees the host's processes, as with hostPID, and finds the pod by the
 // cgroup of one in the pod's network namespace.
-func (n *testNode) podWithoutAddress(t *testing.T, front *netspace.Space) {
+func (n *testNode) podWithoutAddress(t *testing.T, front *sandbox.Namespace) {
 	const ip = "10.50.0.7"
 	space := n.addRouted(t, "early", "vethearly", ip)
 	pod := deploy(t, n.cluster, shop, "early-v1", "app: early")
-	group, err := cgroup.Create("layertrace-cluster-" + *clusterName + "-pod" + string(pod.UID))
+	group, err := sandbox.NewGroup("layertrace-cluster-" + *clusterName + "-pod" + string(pod.UID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,9 +183,9 @@ func (n *testNode) podWithoutAddress(t *testing.T, front *netspace.Space) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = process.Start(process.Spec{
+	_, err = sandbox.Start(sandbox.Spec{
 		Name: "a pod's process", Path: sleep, Args: []string{"infinity"},
-		Space: space, Cgroup: group, Stderr: filepath.Join(t.TempDir(), "log"),
+		Namespace: space, Cgroup: group, Stderr: filepath.Join(t.TempDir(), "log"),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -196,14 +195,14 @@ func (n *testNode) podWithoutAddress(t *testing.T, front *netspace.Space) {
 }
 
 // reuseAddress replaces reviews by another pod with its address.
-func (n *testNode) reuseAddress(t *testing.T, front *netspace.Space) {
+func (n *testNode) reuseAddress(t *testing.T, front *sandbox.Namespace) {
 	background := meta.DeletePropagationBackground
 	err := n.cluster.Client.AppsV1().Deployments(shop).Delete(interrupted, "reviews-v2", meta.DeleteOptions{PropagationPolicy: &background})
 	if err != nil {
 		t.Fatal(err)
 	}
 	n.awaitMetric(t, `layertrace_identity_pods{where="here"}`, "3") // front, proxy and early
-	const watched = `layertrace_interfaces{role="vnic"}`
+	const watched = `layertrace_interfaces{kind="vnic"}`
 	interfaces := n.number(t, watched)
 	n.removeBridged(t, "vethreviews")
 	n.awaitMetric(t, watched, strconv.Itoa(interfaces-1))
@@ -215,11 +214,11 @@ func (n *testNode) reuseAddress(t *testing.T, front *netspace.Space) {
 	n.expect(t, front, reviewsIP, "vethdetails", map[string]string{"service.name": "details", "k8s.pod.name": pod.Name})
 	n.expect(t, front, reviewsIP, "vethfront", map[string]string{"service.name": "front", "layertrace.server.service": "details"})
 	awaitNil(t, "span of the first call", func() error {
-		s, ok := n.spans.at(id, "vethdetails")
+		s, ok := n.spanAt(id, "vethdetails")
 		if !ok {
 			return errors.New("none")
 		}
-		if s.attributes["service.name"] == "reviews" {
+		if n.spans.Texts(s)["service.name"] == "reviews" {
 			t.Error("a call of details is named after the pod that had its address before")
 		}
 		return nil
@@ -227,7 +226,7 @@ func (n *testNode) reuseAddress(t *testing.T, front *netspace.Space) {
 }
 
 // outage takes the API server away and brings it back.
-func (n *testNode) outage(t *testing.T, front *netspace.Space) {
+func (n *testNode) outage(t *testing.T, front *sandbox.Namespace) {
 	before := n.number(t, elsewhere)
 	if err := n.cluster.StopAPIServer(); err != nil {
 		t.Fatal(err)
@@ -240,7 +239,7 @@ func (n *testNode) outage(t *testing.T, front *netspace.Space) {
 			}
 		}
 	}()
-	n.awaitReady(t, http.StatusOK, "does not answer")
+	n.awaitReady(t, http.StatusOK, "does not respond")
 	n.expect(t, front, reviewsIP, "vethdetails", map[string]string{"service.name": "details", "layertrace.client.service": "front"})
 	if err := n.cluster.StartAPIServer(interrupted); err != nil {
 		t.Fatal(err)

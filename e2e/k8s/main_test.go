@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 var clusterName = flag.String("cluster", "test", "tells clusters apart that run at the same time")

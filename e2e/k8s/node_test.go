@@ -20,10 +20,11 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
+	"github.com/layertrace/layertrace/internal/otlptest"
 )
 
 const (
@@ -32,6 +33,8 @@ const (
 	nodeIP = "10.77.0.50"
 	// podPort is where every pod of a test answers.
 	podPort = "8080"
+	// otlpAddress is the receiver's, in the node's namespace.
+	otlpAddress = "127.0.0.1:4317"
 	// metricsAddress is the agent's, in the node's namespace.
 	metricsAddress = "127.0.0.1:9464"
 )
@@ -40,9 +43,9 @@ const (
 // connected to it the way that CNIs do; no kubelet runs.
 type testNode struct {
 	cluster *cluster.Cluster
-	space   *netspace.Space
-	spans   *receiver
-	agent   *process.Process
+	space   *sandbox.Namespace
+	spans   otlptest.Receiver
+	agent   *sandbox.Process
 }
 
 // newNode makes a node without pods, with a bridge as the bridge plugin has.
@@ -50,14 +53,14 @@ func newNode(t *testing.T, c *cluster.Cluster) *testNode {
 	t.Helper()
 	n := &testNode{cluster: c, space: makeSpace(t, "node")}
 	err := errors.Join(
-		c.Space.AddPair("veth-node", cluster.Bridge, n.space, nodeIP+"/24"),
+		c.Namespace.AddPair("veth-node", cluster.Bridge, n.space, nodeIP+"/24"),
 		n.space.AddBridge("cni0", "10.60.0.1/24"),
 		n.space.Do(forward),
 	)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.spans = startReceiver(t, n.space, "127.0.0.1:4317")
+	n.spans.ServeOn(t, listenIn(t, n.space, otlpAddress))
 	return n
 }
 
@@ -65,9 +68,9 @@ func newNode(t *testing.T, c *cluster.Cluster) *testNode {
 func forward() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) }
 
 // makeSpace makes a network namespace that ends with the test.
-func makeSpace(t *testing.T, name string) *netspace.Space {
+func makeSpace(t *testing.T, name string) *sandbox.Namespace {
 	t.Helper()
-	space, err := netspace.Create("lt-cluster-" + *clusterName + "-" + name)
+	space, err := sandbox.NewNamespace("lt-cluster-" + *clusterName + "-" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,11 +91,11 @@ func (n *testNode) startAgent(t *testing.T, namespace string, env ...string) (st
 		t.Fatal(err)
 	}
 	var err error
-	n.agent, err = n.cluster.Run(process.Spec{
-		Name: "agent", Path: theAgent(t), Space: n.space, Env: env,
+	n.agent, err = n.cluster.Run(sandbox.Spec{
+		Name: "agent", Path: theAgent(t), Namespace: n.space, Env: env,
 		Args: []string{
 			"agent", "--kubernetes", "--kubeconfig", kubeconfig, "--node", agentNode, "--pnic", "eth0",
-			"--otlp-endpoint", n.spans.address, "--otlp-insecure", "--metrics-address", metricsAddress,
+			"--otlp-endpoint", otlpAddress, "--otlp-insecure", "--metrics-address", metricsAddress,
 		},
 	})
 	if err != nil {
@@ -143,7 +146,7 @@ func (n *testNode) awaitMetric(t *testing.T, name, want string) {
 }
 
 // addBridged connects a pod to the node's bridge.
-func (n *testNode) addBridged(t *testing.T, name, nic, ip string) *netspace.Space {
+func (n *testNode) addBridged(t *testing.T, name, nic, ip string) *sandbox.Namespace {
 	t.Helper()
 	pod := makeSpace(t, name)
 	err := errors.Join(
@@ -157,7 +160,7 @@ func (n *testNode) addBridged(t *testing.T, name, nic, ip string) *netspace.Spac
 }
 
 // addRouted connects a pod by a host route, as the ptp plugin and kindnet do.
-func (n *testNode) addRouted(t *testing.T, name, nic, ip string) *netspace.Space {
+func (n *testNode) addRouted(t *testing.T, name, nic, ip string) *sandbox.Namespace {
 	t.Helper()
 	pod := makeSpace(t, name)
 	if err := routed(n.space, pod, nic, ip); err != nil {
@@ -166,7 +169,7 @@ func (n *testNode) addRouted(t *testing.T, name, nic, ip string) *netspace.Space
 	return answer(t, pod)
 }
 
-func routed(host, pod *netspace.Space, nic, ip string) error {
+func routed(host, pod *sandbox.Namespace, nic, ip string) error {
 	const gateway = "169.254.1.1"
 	outer, err := host.Netlink()
 	if err != nil {
@@ -213,7 +216,7 @@ func routed(host, pod *netspace.Space, nic, ip string) error {
 }
 
 // answer serves HTTP in a pod.
-func answer(t *testing.T, pod *netspace.Space) *netspace.Space {
+func answer(t *testing.T, pod *sandbox.Namespace) *sandbox.Namespace {
 	t.Helper()
 	listener := listenIn(t, pod, "0.0.0.0:"+podPort)
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "hello") })}
@@ -222,9 +225,32 @@ func answer(t *testing.T, pod *netspace.Space) *netspace.Space {
 	return pod
 }
 
+// spanAt returns the span of a trace that was made at an interface, once it has
+// arrived.
+func (n *testNode) spanAt(traceID [16]byte, nic string) (span *trace.Span, ok bool) {
+	for _, s := range n.spans.Spans() {
+		if string(s.TraceId) == string(traceID[:]) && strings.HasSuffix(s.Name, "_"+nic) {
+			return s, true
+		}
+	}
+	return nil, false
+}
+
+func listenIn(t *testing.T, space *sandbox.Namespace, address string) (listener net.Listener) {
+	t.Helper()
+	err := space.Do(func() (err error) {
+		listener, err = net.Listen("tcp", address)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listener
+}
+
 // call sends a request with a trace context of its own from a pod, and returns
 // its trace ID.
-func call(t *testing.T, from *netspace.Space, to string) (traceID [16]byte) {
+func call(t *testing.T, from *sandbox.Namespace, to string) (traceID [16]byte) {
 	t.Helper()
 	_, _ = rand.Read(traceID[:]) // never fails
 	code, _, err := fetch(from, net.JoinHostPort(to, podPort), "/", fmt.Sprintf("00-%x-00f067aa0ba902b7-01", traceID))
@@ -234,7 +260,7 @@ func call(t *testing.T, from *netspace.Space, to string) (traceID [16]byte) {
 	return traceID
 }
 
-func fetch(space *netspace.Space, address, path, traceparent string) (code int, body string, err error) {
+func fetch(space *sandbox.Namespace, address, path, traceparent string) (code int, body string, err error) {
 	ctx, cancel := context.WithTimeout(interrupted, 30*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)

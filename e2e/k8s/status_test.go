@@ -21,8 +21,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 const (
@@ -93,7 +92,7 @@ func testStatus(t *testing.T, c *cluster.Cluster) {
 	}
 	checkWorkload(t, report)
 
-	space, err := c.AddPodSpace("web", webIP)
+	space, err := c.AddPodNamespace("web", webIP)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +223,7 @@ func runAgent(t *testing.T, c *cluster.Cluster, pod *core.Pod) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	agent, err := c.Run(process.Spec{Name: "agent", Path: setpriv, Args: []string{
+	agent, err := c.Run(sandbox.Spec{Name: "agent", Path: setpriv, Args: []string{
 		"--bounding-set=-all,+bpf,+perfmon,+net_admin", "--no-new-privs", theAgent(t),
 		"agent", "--kubernetes", "--kubeconfig=" + kubeconfig, "--node=" + statusNode,
 		"--export=none", "--pnic=nosuch*", "--metrics-address=[" + cluster.BridgeIP + "]:9464",
@@ -237,7 +236,7 @@ func runAgent(t *testing.T, c *cluster.Cluster, pod *core.Pod) {
 			t.Error(err)
 		}
 	})
-	client := &http.Client{Transport: &http.Transport{DialContext: c.Space.DialContext, DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{DialContext: c.Namespace.DialContext, DisableKeepAlives: true}}
 	awaitNil(t, "the agent", func() error {
 		if err := agent.Running(); err != nil {
 			t.Fatal(err, agent.Tail())
@@ -272,7 +271,7 @@ func runAgent(t *testing.T, c *cluster.Cluster, pod *core.Pod) {
 
 // serveIn serves in a pod's namespace, and returns a function that sends the
 // bytes of a request there from the node, and reads the answer.
-func serveIn(t *testing.T, space *netspace.Space) (ask func(request string)) {
+func serveIn(t *testing.T, space *sandbox.Namespace) (ask func(request string)) {
 	t.Helper()
 	var listener net.Listener
 	err := space.Do(func() (err error) {
@@ -294,7 +293,7 @@ func serveIn(t *testing.T, space *netspace.Space) (ask func(request string)) {
 		}
 	})
 	return func(request string) {
-		conn, err := shared.cluster.Space.DialContext(interrupted, "tcp", listener.Addr().String())
+		conn, err := shared.cluster.Namespace.DialContext(interrupted, "tcp", listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}

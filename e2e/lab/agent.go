@@ -5,22 +5,28 @@ package lab
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 
+	"golang.org/x/sync/errgroup"
 	"sigs.k8s.io/yaml"
 
-	"github.com/layertrace/layertrace/e2e/lab/jaeger"
-	"github.com/layertrace/layertrace/e2e/lab/process"
+	"github.com/layertrace/layertrace/e2e/sandbox"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// AgentMetricsAddress is where an agent serves metrics and readiness, inside
-// its node's network namespace.
+// AgentMetricsAddress is where an agent serves metrics and readiness, in its
+// node's network namespace.
 const AgentMetricsAddress = "127.0.0.1:9464"
 
-// StartAgent starts a node's agent and waits until it is ready. Start has done
-// so already; this is for starting one again after KillAgent.
+// StartAgent starts a node's agent again after KillAgent, and waits until it is
+// ready.
 func (r *Run) StartAgent(ctx context.Context, node int) error {
 	if err := r.launchAgent(node); err != nil {
 		return err
@@ -43,16 +49,16 @@ func (r *Run) launchAgent(node int) error {
 		"agent", "--node", name, "--identity", identity,
 		"--vnic", "veth*", "--pnic", r.pnic(node),
 		"--export", cmp.Or(r.setup.Export, "otlp-grpc,stdout"),
-		"--otlp-endpoint", fmt.Sprintf("%s:%d", InfraIP, jaeger.OTLPPort), "--otlp-insecure",
+		"--otlp-endpoint", fmt.Sprintf("%s:%d", InfraIP, JaegerOTLPPort), "--otlp-insecure",
 		"--queue-size", "65536",
 		"--metrics-address", AgentMetricsAddress,
 	}
 	if r.setup.TCPOption != "" {
 		args = append(args, "--tcp-option", r.setup.TCPOption, "--tcp-option-cgroup", r.lab.NodeGroup(node).Path)
 	}
-	agent, err := process.Start(process.Spec{
+	agent, err := sandbox.Start(sandbox.Spec{
 		Name: "agent of " + name, Path: r.lab.options.Tools.Agent, Args: slices.Concat(args, r.setup.AgentFlags, r.setup.NodeFlags[node]),
-		Space: r.lab.network.nodes[node], Cgroup: r.lab.groups["agent-"+name], ClockOffset: r.setup.ClockOffset[node],
+		Namespace: r.lab.network.nodes[node], Cgroup: r.lab.groups["agent-"+name], ClockOffset: r.setup.ClockOffset[node],
 		Stdout: exchanges, Stderr: r.file("agent", generation+".log"),
 	})
 	if err != nil {
@@ -63,8 +69,8 @@ func (r *Run) launchAgent(node int) error {
 	return nil
 }
 
-// agentReady waits until an agent says it is ready and watches every pod's
-// interface and the physical one.
+// agentReady waits until an agent is ready and attached to the interfaces of all
+// pods and the physical one.
 func (r *Run) agentReady(ctx context.Context, node int) error {
 	want := 1
 	if r.setup.NoPNIC[node] {
@@ -76,19 +82,19 @@ func (r *Run) agentReady(ctx context.Context, node int) error {
 		}
 	}
 	return r.lab.ready(ctx, r.agents[node], func(ctx context.Context) error {
-		_, err := get(ctx, r.lab.network.nodes[node], "http://"+AgentMetricsAddress+"/readyz")
+		_, err := r.lab.network.nodes[node].Get(ctx, "http://"+AgentMetricsAddress+"/readyz")
 		if err != nil {
 			return err
 		}
-		watched, err := r.lab.watched(ctx, node)
-		if err == nil && watched != want {
-			err = fmt.Errorf("%d of %d interfaces watched", watched, want)
+		attached, err := r.lab.attached(ctx, node)
+		if err == nil && attached != want {
+			err = fmt.Errorf("attached to %d of %d interfaces", attached, want)
 		}
 		return err
 	})
 }
 
-// pnic is the pattern of a node's physical interface, empty to leave it out.
+// pnic returns the pattern of a node's physical interface, empty to skip it.
 func (r *Run) pnic(node int) string {
 	if r.setup.NoPNIC[node] {
 		return ""
@@ -97,9 +103,9 @@ func (r *Run) pnic(node int) string {
 }
 
 // Agent returns a node's agent process.
-func (r *Run) Agent(node int) *process.Process { return r.agents[node] }
+func (r *Run) Agent(node int) *sandbox.Process { return r.agents[node] }
 
-// KillAgent ends a node's agent by SIGKILL.
+// KillAgent kills a node's agent (SIGKILL).
 func (r *Run) KillAgent(node int) error {
 	agent, files := r.agents[node], r.agentFiles[node]
 	delete(r.agents, node)
@@ -108,24 +114,17 @@ func (r *Run) KillAgent(node int) error {
 }
 
 type identity struct {
-	Node       string              `json:"node"`
-	Interfaces map[string]workload `json:"interfaces"`
-	Addresses  map[string]workload `json:"addresses"`
+	Node       string                      `json:"node"`
+	Interfaces map[string]observe.Workload `json:"interfaces"`
+	Addresses  map[string]observe.Workload `json:"addresses"`
 }
 
-type workload struct {
-	Service   string `json:"service"`
-	Namespace string `json:"namespace,omitempty"`
-	Pod       string `json:"pod,omitempty"`
-	Node      string `json:"node,omitempty"`
-}
-
-// writeIdentity tells a node's agent what is behind its interfaces, and who
-// has which address in the whole cluster.
+// writeIdentity writes the identity file of a node's agent: the pods of its
+// interfaces, and those of all addresses in the cluster.
 func (r *Run) writeIdentity(node int) (path string, err error) {
-	id := identity{Node: NodeName(node), Interfaces: map[string]workload{}, Addresses: map[string]workload{}}
+	id := identity{Node: NodeName(node), Interfaces: map[string]observe.Workload{}, Addresses: map[string]observe.Workload{}}
 	for _, pod := range Pods {
-		w := workload{Service: pod.Service, Namespace: "default", Pod: pod.Name}
+		w := observe.Workload{Service: pod.Service, Namespace: "default", Pod: pod.Name}
 		if pod.Node == node {
 			id.Interfaces[pod.VNIC] = w
 		}
@@ -142,3 +141,145 @@ func (r *Run) writeIdentity(node int) (path string, err error) {
 	}
 	return path, nil
 }
+
+// StartAgents starts the agents of all nodes, in a run that began without them or
+// after StopAgents, and waits until they are ready.
+func (r *Run) StartAgents(ctx context.Context) error {
+	for _, node := range Nodes {
+		if node == ClientNode {
+			continue
+		}
+		if err := r.launchAgent(node); err != nil {
+			return err
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for node := range r.agents {
+		group.Go(func() error { return r.agentReady(ctx, node) })
+	}
+	return group.Wait()
+}
+
+// AgentMetrics reads the metrics of a node's agent: values by name, with labels
+// where there are any, as in `name{label="value"}`.
+func (l *Lab) AgentMetrics(ctx context.Context, node int) (map[string]float64, error) {
+	body, err := l.network.nodes[node].Get(ctx, "http://"+AgentMetricsAddress+"/metrics")
+	if err != nil {
+		return nil, err
+	}
+	metrics := map[string]float64{}
+	for line := range strings.Lines(string(body)) {
+		line = strings.TrimSpace(line)
+		space := strings.LastIndexByte(line, ' ')
+		if strings.HasPrefix(line, "#") || space < 0 {
+			continue
+		}
+		value, err := strconv.ParseFloat(line[space+1:], 64)
+		if err != nil {
+			return nil, fmt.Errorf("read metrics of the agent of %s: %q: %w", NodeName(node), line, err)
+		}
+		metrics[line[:space]] = value
+	}
+	return metrics, nil
+}
+
+// attached returns how many interfaces a node's agent is attached to.
+func (l *Lab) attached(ctx context.Context, node int) (int, error) {
+	metrics, err := l.AgentMetrics(ctx, node)
+	if err != nil {
+		return 0, err
+	}
+	total := 0.0
+	for name, value := range metrics {
+		if strings.HasPrefix(name, "layertrace_interfaces{") {
+			total += value
+		}
+	}
+	return int(total), nil
+}
+
+// ExportedSpans returns how many spans the running agents have delivered.
+func (r *Run) ExportedSpans(ctx context.Context) (int, error) {
+	total := 0.0
+	for node := range r.agents {
+		metrics, err := r.lab.AgentMetrics(ctx, node)
+		if err != nil {
+			return 0, err
+		}
+		total += metrics["layertrace_spans_exported_total"]
+	}
+	return int(total), nil
+}
+
+// Usage is the CPU time of parts of the lab since it came up, including that of
+// processes that have ended.
+type Usage struct {
+	// Agents are all agents' processes, without their BPF programs: those run
+	// where packets are processed, so in Mesh and elsewhere.
+	Agents time.Duration
+	// Jaeger stores the spans of Envoys and agents.
+	Jaeger time.Duration
+	// Mesh is applications and Envoys, and the packets that they send.
+	Mesh time.Duration
+}
+
+// Minus returns the time since an earlier reading.
+func (u Usage) Minus(earlier Usage) Usage {
+	return Usage{Agents: u.Agents - earlier.Agents, Jaeger: u.Jaeger - earlier.Jaeger, Mesh: u.Mesh - earlier.Mesh}
+}
+
+// Usage reads the CPU time of the lab's cgroups.
+func (l *Lab) Usage() (u Usage, err error) {
+	var errs []error
+	read := func(group string) time.Duration {
+		cpu, err := l.groups[group].CPU()
+		errs = append(errs, err)
+		return cpu
+	}
+	for _, node := range Nodes {
+		u.Agents += read("agent-" + NodeName(node))
+		u.Mesh += read(NodeName(node))
+	}
+	// The agents' groups are below this one.
+	u.Jaeger = read("infra") - u.Agents
+	return u, errors.Join(errs...)
+}
+
+// AgentMemory returns the memory of the largest agent in bytes: resident now, and
+// its peak. It is 0 without agents.
+func (r *Run) AgentMemory() (now, peak uint64, err error) {
+	for node, agent := range r.agents {
+		memory, err := sandbox.ReadMemory(agent.PID())
+		if err != nil {
+			return 0, 0, fmt.Errorf("memory of the agent of %s: %w", NodeName(node), err)
+		}
+		now, peak = max(now, memory.Resident), max(peak, memory.Peak)
+	}
+	return now, peak, nil
+}
+
+// Layertrace runs a layertrace command in Jaeger's network namespace and returns
+// its standard output.
+func (l *Lab) Layertrace(ctx context.Context, args ...string) ([]byte, error) {
+	name := "layertrace " + args[0]
+	out := filepath.Join(l.options.Dir, args[0]+".out")
+	command, err := sandbox.Start(sandbox.Spec{
+		Name: name, Path: l.options.Tools.Agent, Args: args,
+		Namespace: l.network.infra, Cgroup: l.groups["infra"],
+		Stdout: out, Stderr: filepath.Join(l.options.Dir, args[0]+".log"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := command.Wait(ctx); err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(out)
+	if err != nil {
+		return nil, fmt.Errorf("read the output of %s: %w", name, err)
+	}
+	return text, nil
+}
+
+// JaegerURL returns the URL of Jaeger's query API in the lab's network.
+func JaegerURL() string { return fmt.Sprintf("http://%s:%d", InfraIP, JaegerQueryPort) }

@@ -3,40 +3,47 @@
 package lab
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/netspace"
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// network is the testbed's namespaces: nothing of it is in the host's own.
+// network is the testbed's network namespaces. Nothing of it is in the host's.
 type network struct {
-	sw    *netspace.Space
-	nodes map[int]*netspace.Space
-	pods  map[string]*netspace.Space
+	infra *sandbox.Namespace
+	nodes map[int]*sandbox.Namespace
+	pods  map[string]*sandbox.Namespace
 }
 
-// Bridges: of the switch between the nodes, and of every node for its pods. A
-// port of the switch has the name of its node.
+// Bridges of the switch between the nodes, and of every node for its pods. A port
+// of the switch has the name of its node.
 const (
 	SwitchBridge = "br0"
 	NodeBridge   = "cni0"
 )
 
-// build makes all namespaces, links, addresses and routes. After an error the
-// network holds what was made so far, for delete.
+// build creates all namespaces, links, addresses and routes. After an error the
+// network has what was created so far, for delete.
 func (n *network) build(prefix string) (err error) {
-	n.nodes, n.pods = map[int]*netspace.Space{}, map[string]*netspace.Space{}
-	if n.sw, err = netspace.Create(prefix + "switch"); err != nil {
+	n.nodes, n.pods = map[int]*sandbox.Namespace{}, map[string]*sandbox.Namespace{}
+	if n.infra, err = sandbox.NewNamespace(prefix + "switch"); err != nil {
 		return err
 	}
-	if err := n.sw.AddBridge(SwitchBridge, InfraIP+"/24"); err != nil {
+	if err := n.infra.AddBridge(SwitchBridge, InfraIP+"/24"); err != nil {
 		return err
 	}
 	for _, node := range Nodes {
-		if n.nodes[node], err = netspace.Create(prefix + NodeName(node)); err != nil {
+		if n.nodes[node], err = sandbox.NewNamespace(prefix + NodeName(node)); err != nil {
 			return err
 		}
 		if err := n.connectNode(node); err != nil {
@@ -44,7 +51,7 @@ func (n *network) build(prefix string) (err error) {
 		}
 	}
 	for _, pod := range Pods {
-		if n.pods[pod.Name], err = netspace.Create(prefix + pod.Name); err != nil {
+		if n.pods[pod.Name], err = sandbox.NewNamespace(prefix + pod.Name); err != nil {
 			return err
 		}
 		node := n.nodes[pod.Node]
@@ -55,7 +62,7 @@ func (n *network) build(prefix string) (err error) {
 			return err
 		}
 		if !pod.Gateway {
-			if err := envoy.Redirect(n.pods[pod.Name], AppPort); err != nil {
+			if err := redirectToEnvoy(n.pods[pod.Name], AppPort); err != nil {
 				return err
 			}
 		}
@@ -63,16 +70,16 @@ func (n *network) build(prefix string) (err error) {
 	return nil
 }
 
-// connectNode plugs a node into the switch and routes the pod subnets.
+// connectNode connects a node to the switch and routes the pod subnets.
 func (n *network) connectNode(node int) error {
-	space := n.nodes[node]
-	if err := n.sw.AddPair(NodeName(node), SwitchBridge, space, NodeIP(node)+"/24"); err != nil {
+	namespace := n.nodes[node]
+	if err := n.infra.AddPair(NodeName(node), SwitchBridge, namespace, NodeIP(node)+"/24"); err != nil {
 		return err
 	}
-	if err := space.AddBridge(NodeBridge, podGateway(node)+"/24"); err != nil {
+	if err := namespace.AddBridge(NodeBridge, podGateway(node)+"/24"); err != nil {
 		return err
 	}
-	err := space.Do(func() error {
+	err := namespace.Do(func() error {
 		return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0)
 	})
 	if err != nil {
@@ -82,27 +89,107 @@ func (n *network) connectNode(node int) error {
 		if other == node {
 			continue
 		}
-		if err := space.AddRoute(PodSubnet(other), NodeIP(other)); err != nil {
+		if err := namespace.AddRoute(PodSubnet(other), NodeIP(other)); err != nil {
 			return err
 		}
 	}
-	return n.sw.AddRoute(PodSubnet(node), NodeIP(node))
+	return n.infra.AddRoute(PodSubnet(node), NodeIP(node))
 }
 
-// delete removes every namespace that was made, and the links with them.
+// delete removes every namespace that was created, and the links with them.
 func (n *network) delete() error {
 	var errs []error
-	spaces := []*netspace.Space{n.sw}
-	for _, s := range n.nodes {
-		spaces = append(spaces, s)
-	}
-	for _, s := range n.pods {
-		spaces = append(spaces, s)
-	}
-	for _, s := range spaces {
+	all := slices.Concat([]*sandbox.Namespace{n.infra}, slices.Collect(maps.Values(n.nodes)), slices.Collect(maps.Values(n.pods)))
+	for _, s := range all {
 		if s != nil {
 			errs = append(errs, s.Delete())
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// UID and GID are the user and group of the Envoy processes, as of Istio's proxy
+// (--proxy-uid and --proxy-gid). Traffic of the group is not redirected.
+const (
+	UID = 1337
+	GID = 1337
+)
+
+// redirectToEnvoy redirects the pod's TCP traffic as Istio's init container does:
+// connections to inboundPort go to Envoy's inbound listener, and connections that
+// other processes than Envoy open, except to loopback addresses, go to its outbound
+// listener.
+func redirectToEnvoy(pod *sandbox.Namespace, inboundPort uint16) error {
+	conn, err := nftables.New(nftables.WithNetNSFd(pod.FD()))
+	if err != nil {
+		return fmt.Errorf("open nftables in %s: %w", pod.Name, err)
+	}
+	table := conn.AddTable(&nftables.Table{Name: "layertrace-lab", Family: nftables.TableFamilyIPv4})
+	natChain := func(name string, hook *nftables.ChainHook) *nftables.Chain {
+		return conn.AddChain(&nftables.Chain{
+			Name: name, Table: table, Type: nftables.ChainTypeNAT,
+			Hooknum: hook, Priority: nftables.ChainPriorityNATDest,
+		})
+	}
+	inbound := natChain("inbound", nftables.ChainHookPrerouting)
+	outbound := natChain("outbound", nftables.ChainHookOutput)
+
+	rule := func(chain *nftables.Chain, parts ...[]expr.Any) {
+		var all []expr.Any
+		for _, part := range parts {
+			all = append(all, part...)
+		}
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: all})
+	}
+	rule(inbound, tcp(), destinationPort(inboundPort), redirectTo(InboundPort))
+	rule(outbound, socketGroup(GID), accept())
+	rule(outbound, loopbackDestination(), accept())
+	rule(outbound, tcp(), redirectTo(OutboundPort))
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("redirect the traffic of %s to its Envoy (needs nf_tables, nft_nat, nft_redir): %w", pod.Name, err)
+	}
+	return nil
+}
+
+// tcp matches TCP.
+func tcp() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+	}
+}
+
+// destinationPort matches the port in the TCP header.
+func destinationPort(port uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+	}
+}
+
+// socketGroup matches packets of processes with a group ID.
+func socketGroup(gid uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeySKGID, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, gid)},
+	}
+}
+
+// loopbackDestination matches packets to 127.0.0.0/8.
+func loopbackDestination() []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{127}},
+	}
+}
+
+func redirectTo(port uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+		&expr.Redir{RegisterProtoMin: 1},
+	}
+}
+
+func accept() []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
 }

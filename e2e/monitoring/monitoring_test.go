@@ -8,6 +8,7 @@ package monitoring
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -17,8 +18,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
+	"github.com/grafana/grafana-foundation-sdk/go/cog"
+	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
+	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
+
+	"github.com/layertrace/layertrace/e2e/provision"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
 // folder has what is tested, from here.
@@ -68,7 +73,7 @@ func TestQueries(t *testing.T) {
 			t.Parallel() // each waits for scrapes most of the time
 			p := startPrometheus(t, program, targets, scrape)
 			for _, q := range append(queries, recordings(t, p)...) {
-				if err := await.Until(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
+				if err := sandbox.Await(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
 					return p.answers(ctx, q.expr)
 				}); err != nil {
 					t.Errorf("%s\n%s", err, q.expr)
@@ -92,7 +97,7 @@ func checkRelay(t *testing.T, p *prometheus, queries []query) {
 			continue
 		}
 		// Two scrapes do not count the very same requests: it takes some.
-		if err := await.Until(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
+		if err := sandbox.Await(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
 			values, err := p.query(ctx, q.expr)
 			if err == nil && (len(values) != 1 || math.Abs(values[0]-300e-6) > 30e-6) {
 				err = fmt.Errorf("%v s, want one hop of about 300 µs", values)
@@ -123,7 +128,7 @@ func checkKind(t *testing.T, p *prometheus, name string) {
 func example(t *testing.T) []string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "example")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../agent/internal/status/example")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../agent/internal/agent/example")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -151,4 +156,40 @@ func start(t *testing.T, cmd *exec.Cmd) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context has ended it
+}
+
+// strictly reads a dashboard by Grafana's own schema, with the options of each
+// kind of panel and data source, and refuses fields that it does not have.
+func strictly(data []byte) error {
+	plugins.RegisterDefaultPlugins()
+	var d dashboard.Dashboard //nolint:staticcheck // the schema that all Grafanas import; its successor is another format
+	err := d.UnmarshalJSONStrict(data)
+	// Without a complaint it returns an empty list of them, not nil.
+	if all, ok := errors.AsType[cog.BuildErrors](err); err != nil && (!ok || len(all) > 0) {
+		return err
+	}
+	return d.Validate()
+}
+
+func TestDashboardFitsGrafanasSchema(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(folder, "layertrace-layers.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := strictly(data); err != nil {
+		t.Errorf("%v", err)
+	}
+	for name, change := range map[string]*strings.Replacer{
+		"a misspelt option": strings.NewReplacer(`"legend"`, `"legends"`),
+		"a missing one":     strings.NewReplacer(`"showLegend": true,`, ``),
+		"a wrong type":      strings.NewReplacer(`"graphTooltip": 1`, `"graphTooltip": "1"`),
+	} {
+		changed := change.Replace(string(data))
+		if changed == string(data) {
+			t.Fatalf("%s: the dashboard has none", name)
+		}
+		if strictly([]byte(changed)) == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
 }

@@ -5,21 +5,24 @@ package reorder
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/layertrace/layertrace/e2e/lab/await"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
-	"github.com/layertrace/layertrace/e2e/reorder/golden"
-	"github.com/layertrace/layertrace/e2e/reorder/proxy"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/provision"
+	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// TestWire holds every placement to the golden files, on a real Envoy.
+// TestWire compares every placement with the golden files, on a real Envoy.
 func TestWire(t *testing.T) {
 	program, err := provision.Envoy(t.Context(), t.Logf)
 	if err != nil {
@@ -32,7 +35,7 @@ func TestWire(t *testing.T) {
 	if err := provision.Wasm(t.Context(), o.Module, t.Logf); err != nil {
 		t.Fatal(err)
 	}
-	o.After = func(ctx context.Context, b *Bench) error {
+	o.After = func(ctx context.Context, b *Testbed) error {
 		checkCounters(ctx, t, o, b)
 		checkLog(ctx, t, b)
 		checkAlike(ctx, t, b)
@@ -57,7 +60,7 @@ func TestWire(t *testing.T) {
 	}
 }
 
-func runs(results []Result, tracer envoy.Tracer, name string) int {
+func runs(results []Result, tracer lab.Tracer, name string) int {
 	n := 0
 	for _, r := range results {
 		if r.Tracer == tracer && r.Case == name {
@@ -67,10 +70,10 @@ func runs(results []Result, tracer envoy.Tracer, name string) int {
 	return n
 }
 
-// checkCounters fails unless the filters counted what the golden files say.
-func checkCounters(ctx context.Context, t *testing.T, o Options, b *Bench) {
+// checkCounters fails unless the filters' counters match the golden files.
+func checkCounters(ctx context.Context, t *testing.T, o Options, b *Testbed) {
 	t.Helper()
-	cases, err := golden.Load(o.Golden, string(b.tracer))
+	cases, err := LoadCases(o.Golden, string(b.tracer))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +82,7 @@ func checkCounters(ctx context.Context, t *testing.T, o Options, b *Bench) {
 		switch placement {
 		case WasmUpstream:
 			want["layertrace_requests_reordered"] = 0
-			want["layertrace_requests_already_in_front"] = 0
+			want["layertrace_requests_already_first"] = 0
 			want["layertrace_requests_without_context"] = 0
 		case LuaUpstream:
 			want["lua.executions"] = 0
@@ -99,9 +102,9 @@ func checkCounters(ctx context.Context, t *testing.T, o Options, b *Bench) {
 	}
 }
 
-// count adds what a case has to add to the counters of a placement.
-func count(want map[string]uint64, c golden.Case, placement Placement) {
-	for _, protocol := range []proxy.Protocol{proxy.HTTP1, proxy.HTTP2} {
+// count adds the expected counts of a case and placement.
+func count(want map[string]uint64, c Case, placement Placement) {
+	for _, protocol := range []Protocol{HTTP1, HTTP2} {
 		stock, heads := c.Want(string(Stock), protocol), c.Want(string(placement), protocol)
 		for i, head := range heads {
 			filters := uint64(c.Setup.Filters)
@@ -113,12 +116,12 @@ func count(want map[string]uint64, c golden.Case, placement Placement) {
 				continue
 			}
 			moved := !reflect.DeepEqual(head, stock[i])
-			if moved { // by the first filter; then it is in front for the second
+			if moved { // by the first filter; for the second it is then already leading
 				want["layertrace_requests_reordered"]++
 				filters--
 			}
 			if moved || c.Name == "in-front" {
-				want["layertrace_requests_already_in_front"] += filters
+				want["layertrace_requests_already_first"] += filters
 			} else {
 				want["layertrace_requests_without_context"] += filters
 			}
@@ -126,11 +129,10 @@ func count(want map[string]uint64, c golden.Case, placement Placement) {
 	}
 }
 
-// checkLog fails unless the Wasm filter wrote to the log that it refuses its
-// configuration: for each listener once in each VM, of which Envoy starts one to
-// try the module and one for each thread (here: main and a single worker), and
-// not per request.
-func checkLog(ctx context.Context, t *testing.T, b *Bench) {
+// checkLog fails unless the Wasm filter logged the rejected configuration once per
+// listener and VM, and not per request. Envoy starts a VM to try the module and one
+// per thread (here main and a single worker).
+func checkLog(ctx context.Context, t *testing.T, b *Testbed) {
 	t.Helper()
 	listeners := 0
 	for _, placement := range b.placements {
@@ -138,16 +140,63 @@ func checkLog(ctx context.Context, t *testing.T, b *Bench) {
 			listeners += 2 // one for each protocol
 		}
 	}
-	var told int
-	err := await.Until(ctx, "the refused configuration in the log", time.Minute, 50*time.Millisecond, func(context.Context) error {
+	var logged int
+	err := sandbox.Await(ctx, "the rejected configuration in the log", time.Minute, 50*time.Millisecond, func(context.Context) error {
 		log, err := b.Proxy.Log()
-		told = strings.Count(log, `layertrace: plugin configuration: unknown key "unknown"`)
-		if err == nil && told < listeners {
-			err = fmt.Errorf("%d times, want %d or more", told, listeners)
+		logged = strings.Count(log, `layertrace: plugin configuration: unknown key "unknown"`)
+		if err == nil && logged < listeners {
+			err = fmt.Errorf("%d times, want %d or more", logged, listeners)
 		}
 		return err
 	})
-	if err != nil || told > 3*listeners {
-		t.Errorf("%v: the refused configuration was told %d times, want %d to %d: %v", b, told, listeners, 3*listeners, err)
+	if err != nil || logged > 3*listeners {
+		t.Errorf("%v: the rejected configuration was logged %d times, want %d to %d: %v", b, logged, listeners, 3*listeners, err)
 	}
 }
+
+// pool has the header names of random requests: contexts of all formats, repeated
+// ones, one that Envoy joins, and some similar to contexts.
+var pool = []string{
+	"traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-", "uber-trace-id", "sw8",
+	"x-datadog-trace-id", "x-datadog", "X-B3-Sampled", "cookie", "accept", "x-own", "x-other", "user-agent",
+}
+
+// checkAlike sends random requests through the Lua script and the Wasm filter, without
+// a tracer, and fails unless both send the same.
+func checkAlike(ctx context.Context, t *testing.T, b *Testbed) {
+	t.Helper()
+	if !slices.Contains(b.placements, LuaUpstream) || !slices.Contains(b.placements, WasmUpstream) {
+		return
+	}
+	const seed, rounds = 11, 150
+	random := rand.New(rand.NewPCG(seed, uint64(len(b.tracer))))
+	for range rounds {
+		c := Case{Name: "random", Setup: Setup{NoTracer: true, Filters: 1}}
+		for i := range random.IntN(30) {
+			field := Field{Name: pool[random.IntN(len(pool))], Value: strconv.Itoa(i)}
+			if random.IntN(8) == 0 {
+				field.Value = strings.Repeat("v", random.IntN(500)) // also empty
+			}
+			c.Client = append(c.Client, field)
+		}
+		protocol := protocols[random.IntN(len(protocols))]
+		var sent [2][]Head
+		for i, placement := range []Placement{WasmUpstream, LuaUpstream} {
+			heads, err := b.Exchange(ctx, placement, protocol, c)
+			if err != nil {
+				t.Fatalf("%v, %s, %v: %v", b, placement, c.Client, err)
+			}
+			for _, head := range heads {
+				if at := slices.IndexFunc(head.Fields, isRequestID); at >= 0 {
+					head.Fields[at].Value = "" // differs from request to request
+				}
+			}
+			sent[i] = heads
+		}
+		if diff := cmp.Diff(sent[0], sent[1]); diff != "" {
+			t.Fatalf("%v, %s: for %v the Lua script sends something else (-Wasm +Lua):\n%s", b, protocol, c.Client, diff)
+		}
+	}
+}
+
+func isRequestID(f Field) bool { return f.Name == "x-request-id" }

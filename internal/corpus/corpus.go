@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package corpus holds request heads as real HTTP clients and Envoy wrote
-// them, and makes mutations of those: what both parsers of trace contexts are
-// compared on. The folder record makes the heads again.
+// Package corpus holds request heads recorded from real HTTP clients and from
+// Envoy, and mutates them. Both parsers of trace contexts are compared on them.
+// The command in folder record records the heads.
 package corpus
 
 import (
@@ -17,14 +17,13 @@ var files embed.FS
 
 // Head is a request head, from the method to the empty line.
 type Head struct {
-	// Name is the client, the trace header that it was given or made, and what
-	// else is special.
+	// Name is made of the client, its trace header, and any variation.
 	Name  string
 	Bytes []byte
 }
 
-// Heads returns the recorded heads in the order of their names. The bytes are
-// shared by all callers; change a copy.
+// Heads returns the recorded heads, sorted by name. Callers share the bytes and
+// must not change them.
 var Heads = sync.OnceValue(func() []Head {
 	entries, err := files.ReadDir("testdata")
 	if err != nil {
@@ -41,8 +40,8 @@ var Heads = sync.OnceValue(func() []Head {
 	return heads
 })
 
-// Mutation returns the n-th mutation of the corpus: of each head in turn, the
-// same one for the same number.
+// Mutation returns the n-th mutation of the corpus, which cycles through the
+// heads. It is deterministic.
 func Mutation(n uint64) Head {
 	heads := Heads()
 	head := heads[n%uint64(len(heads))]

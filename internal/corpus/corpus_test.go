@@ -4,13 +4,15 @@ package corpus
 
 import (
 	"bytes"
+	"fmt"
+	"hash/fnv"
 	"strings"
 	"testing"
 
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// The IDs that the recorded clients were given.
+// The IDs in the clients' trace headers.
 const (
 	trace128 = "4bf92f3577b34da6a3ce929d0e0e4736"
 	trace64  = "0000000000000000a3ce929d0e0e4736"
@@ -19,9 +21,9 @@ const (
 
 var deep = tracecontext.Options{Window: 65536, MaxLine: tracecontext.DeepMaxLine}
 
-// given is what a head has in it by the context that its client was given.
+// given is the expected result by the context that a client was given.
 var given = []struct {
-	part    string // of the name; the first one that fits counts
+	part    string // of the name; the first match counts
 	outcome tracecontext.Outcome
 	format  tracecontext.Format
 	trace   string
@@ -66,8 +68,8 @@ func TestClientsHeads(t *testing.T) {
 	}
 }
 
-// TestEnvoysHeads: what Envoy put in itself. Behind 1,100 bytes of metadata it
-// is out of the default window, as in the paper.
+// TestEnvoysHeads: the contexts that Envoy added. After 1,100 bytes of metadata
+// they are beyond the default window, as in the paper.
 func TestEnvoysHeads(t *testing.T) {
 	formats := map[string]tracecontext.Format{
 		"zipkin": tracecontext.FormatB3Multi, "opentelemetry": tracecontext.FormatW3C,
@@ -83,7 +85,7 @@ func TestEnvoysHeads(t *testing.T) {
 		tracer, rest, _ := strings.Cut(name, "-")
 		r := tracecontext.Parse(head.Bytes, deep)
 		if rest == "unsampled-root" && r.Outcome != tracecontext.Found && r.Outcome != tracecontext.None {
-			// As each tracer has it: denied, or no header at all.
+			// Depending on the tracer: denied, or no header at all.
 			if r.Outcome != tracecontext.Unsampled {
 				t.Errorf("%s: %+v", head.Name, r)
 			}
@@ -110,6 +112,67 @@ func TestHeads(t *testing.T) {
 	for _, head := range Heads() {
 		if end := bytes.Index(head.Bytes, []byte("\r\n\r\n")); end != len(head.Bytes)-4 {
 			t.Errorf("%s: the head ends at %d of %d bytes", head.Name, end, len(head.Bytes))
+		}
+	}
+}
+
+const total = 100_000
+
+func TestMutateIsDeterministic(t *testing.T) {
+	for n := range uint64(2000) {
+		head := Heads()[n%uint64(len(Heads()))]
+		before := bytes.Clone(head.Bytes)
+		first, second := Mutate(n, head.Bytes), Mutate(n, head.Bytes)
+		if !bytes.Equal(first, second) {
+			t.Fatalf("mutation %d of %s differs from itself", n, head.Name)
+		}
+		if !bytes.Equal(before, head.Bytes) {
+			t.Fatalf("mutation %d changed %s itself", n, head.Name)
+		}
+	}
+}
+
+// TestMutationsReachEverything: a comparison of parsers is worth little if the
+// mutations are mostly broken or repeat themselves.
+func TestMutationsReachEverything(t *testing.T) {
+	const window = 1024
+	reached := map[string]int{}
+	distinct := map[uint64]bool{}
+	for n := range uint64(total) {
+		m := Mutation(n)
+		h := fnv.New64a()
+		h.Write(m.Bytes)
+		distinct[h.Sum64()] = true
+		r := tracecontext.Parse(m.Bytes, tracecontext.Options{Window: window})
+		reached["outcome "+r.Outcome.String()]++
+		if r.Context != (tracecontext.Context{}) {
+			reached[fmt.Sprintf("%s, sampling %d", r.Context.Format, r.Context.Sampling)]++
+		} else if r.Outcome == tracecontext.Unsampled {
+			reached["lone denial"]++
+		}
+		if r.Malformed > 0 {
+			reached["malformed"]++
+		}
+		if !r.BeginsRequest {
+			reached["no request"]++
+		}
+		if tracecontext.Parse(m.Bytes, deep) != r {
+			reached["deep mode differs"]++
+		}
+	}
+	t.Logf("%d of %d are distinct: %v", len(distinct), total, reached)
+	if len(distinct) < total*4/5 {
+		t.Errorf("%d of %d are distinct", len(distinct), total)
+	}
+	for _, what := range []string{
+		"outcome found", "outcome unsampled", "outcome none", "outcome truncated", "outcome unparsable",
+		"w3c, sampling 1", "w3c, sampling 2", "b3, sampling 0", "b3, sampling 1", "b3, sampling 2",
+		"b3multi, sampling 0", "b3multi, sampling 1", "b3multi, sampling 2", "jaeger, sampling 1", "jaeger, sampling 2",
+		"datadog, sampling 0", "datadog, sampling 1", "datadog, sampling 2", "skywalking, sampling 1", "skywalking, sampling 2",
+		"lone denial", "malformed", "no request", "deep mode differs",
+	} {
+		if reached[what] < 100 {
+			t.Errorf("%s: reached %d times", what, reached[what])
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -14,12 +16,13 @@ import (
 
 func newTestCapture(t *testing.T) (*capture, *fakeProbe) {
 	t.Helper()
-	names, err := identity.Parse([]byte("interfaces: {veth1: {service: web}, veth2: {service: db}}"))
+	names, err := identity.ParseFile([]byte("interfaces: {veth1: {service: web}, veth2: {service: db}}"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	probe := newFakeProbe()
-	return newCapture(probe, newTable(naming{Source: names, node: "node2"}, time.Minute, 1337), slog.New(slog.DiscardHandler)), probe
+	return newCapture(probe, newRegistry(resolver{Source: names, node: "node2"}, time.Minute, 1337), slog.New(slog.DiscardHandler),
+		newCaptureMetrics(nil)), probe
 }
 
 // at is an exchange at an interface.
@@ -27,38 +30,38 @@ func at(ifindex int) *observe.Observation { x := newExchange(ifindex, 0); return
 
 func TestCaptureFollows(t *testing.T) {
 	c, probe := newTestCapture(t)
-	veth := iface.Interface{Index: 7, Name: "veth1", Kind: "veth", Role: iface.VNIC}
+	veth := iface.Interface{Index: 7, Name: "veth1", LinkKind: "veth", Kind: observe.KindVNIC}
 	c.handle(iface.Event{Change: iface.Added, Interface: veth})
 	if c.ready(t.Context()) == nil {
-		t.Error("ready while interfaces that were there may be missing")
+		t.Error("ready before all present interfaces were handled")
 	}
 	c.setListed()
 	if !probe.attachedTo(7) || c.ready(t.Context()) != nil {
 		t.Fatal("not attached")
 	}
-	if p := pointAt(c.table, 7); p.SpanName() != "web_veth1" || p.ID != "node2/7" {
+	if p := pointAt(c.points, 7); p.SpanName() != "web_veth1" || p.ID != "node2/7" {
 		t.Errorf("point %+v", p)
 	}
 	veth.Name = "veth2"
 	c.handle(iface.Event{Change: iface.Renamed, Interface: veth})
-	if p := pointAt(c.table, 7); p.SpanName() != "db_veth2" || p.ID != "node2/7" {
+	if p := pointAt(c.points, 7); p.SpanName() != "db_veth2" || p.ID != "node2/7" {
 		t.Errorf("renamed point %+v", p)
 	}
 	c.handle(iface.Event{Change: iface.Removed, Interface: veth})
 	if probe.attachedTo(7) || c.ready(t.Context()) == nil {
 		t.Error("still attached")
 	}
-	// Exchanges that were open are still to come, but not for ever.
-	if pointAt(c.table, 7) == nil {
+	// Open exchanges are still to come, within the grace period.
+	if pointAt(c.points, 7) == nil {
 		t.Error("forgotten at once")
 	}
-	if ids := c.table.purge(time.Now().Add(30 * time.Second)); len(ids) != 0 {
+	if ids := c.points.purge(time.Now().Add(30 * time.Second)); len(ids) != 0 {
 		t.Errorf("purged too early: %v", ids)
 	}
-	if ids := c.table.purge(time.Now().Add(2 * time.Minute)); len(ids) != 1 || ids[0] != "node2/7" {
+	if ids := c.points.purge(time.Now().Add(2 * time.Minute)); len(ids) != 1 || ids[0] != "node2/7" {
 		t.Errorf("purged %v", ids)
 	}
-	if pointAt(c.table, 7) != nil {
+	if pointAt(c.points, 7) != nil {
 		t.Error("still known")
 	}
 }
@@ -66,7 +69,7 @@ func TestCaptureFollows(t *testing.T) {
 func TestAttachIsTriedAgain(t *testing.T) {
 	c, probe := newTestCapture(t)
 	probe.refuse[7] = true
-	veth := iface.Interface{Index: 7, Name: "veth1", Role: iface.VNIC}
+	veth := iface.Interface{Index: 7, Name: "veth1", Kind: observe.KindVNIC}
 	c.handle(iface.Event{Change: iface.Added, Interface: veth})
 	if got := c.pendingNow(); len(got) != 1 || got[0] != veth {
 		t.Fatalf("pending %v", got)
@@ -75,12 +78,12 @@ func TestAttachIsTriedAgain(t *testing.T) {
 	for _, i := range c.pendingNow() {
 		c.attach(i)
 	}
-	if !probe.attachedTo(7) || len(c.pendingNow()) != 0 || c.failures != 1 {
-		t.Errorf("attached %v, pending %v, failures %d", probe.attached, c.pendingNow(), c.failures)
+	if !probe.attachedTo(7) || len(c.pendingNow()) != 0 || testutil.ToFloat64(c.metrics.failures) != 1 {
+		t.Errorf("attached %v, pending %v, failures %v", probe.attached, c.pendingNow(), testutil.ToFloat64(c.metrics.failures))
 	}
-	// One that goes while it is pending is not tried again.
+	// An interface that is removed while pending is not retried.
 	probe.refuse[8] = true
-	other := iface.Interface{Index: 8, Name: "veth9", Role: iface.VNIC}
+	other := iface.Interface{Index: 8, Name: "veth9", Kind: observe.KindVNIC}
 	c.handle(iface.Event{Change: iface.Added, Interface: other})
 	c.handle(iface.Event{Change: iface.Removed, Interface: other})
 	if got := c.pendingNow(); len(got) != 0 {
@@ -91,16 +94,16 @@ func TestAttachIsTriedAgain(t *testing.T) {
 // A physical interface is the node's, whatever the identity source says.
 func TestPhysicalInterfaceHasNoWorkload(t *testing.T) {
 	c, _ := newTestCapture(t)
-	c.handle(iface.Event{Change: iface.Added, Interface: iface.Interface{Index: 9, Name: "veth1", Role: iface.PNIC}})
-	if p := pointAt(c.table, 9); p.SpanName() != "node2_veth1" {
+	c.handle(iface.Event{Change: iface.Added, Interface: iface.Interface{Index: 9, Name: "veth1", Kind: observe.KindPNIC}})
+	if p := pointAt(c.points, 9); p.SpanName() != "node2_veth1" {
 		t.Errorf("point %s", p.SpanName())
 	}
 }
 
 // pointAt returns the capture point of an exchange at an interface, nil if it is
 // unknown.
-func pointAt(t *table, index int) *observe.Point {
+func pointAt(r *registry, index int) *observe.Point {
 	o := at(index)
-	t.resolve(o)
+	r.resolve(o)
 	return o.Point
 }

@@ -170,8 +170,8 @@ func TestExplain(t *testing.T) {
 // Counters of the filter are found with any prefix of their name.
 func TestParseMetrics(t *testing.T) {
 	m, err := parseMetrics([]byte(`# TYPE layertrace_interfaces gauge
-layertrace_interfaces{role="vnic"} 3
-layertrace_interfaces{role="pnic"} 1
+layertrace_interfaces{kind="vnic"} 3
+layertrace_interfaces{kind="pnic"} 1
 # TYPE layertrace_requests_total counter
 layertrace_requests_total 12
 # TYPE istio_layertrace_requests_reordered counter

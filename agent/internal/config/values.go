@@ -205,7 +205,7 @@ func (c *Config) validateCapture() error {
 		return fmt.Errorf("--ring-bytes is %d: choose a power of two, such as %d", c.RingBytes, probe.DefaultRingBytes)
 	}
 	if err := tracecontext.ValidateContextHeaders(c.ContextHeaders); err != nil {
-		return err
+		return fmt.Errorf("--context-header: %w", err)
 	}
 	for flag, d := range map[string]time.Duration{
 		"idle-timeout": c.IdleTimeout, "request-timeout": c.RequestTimeout, "read-interval": c.ReadInterval,

@@ -3,165 +3,360 @@
 package decode
 
 import (
-	"bufio"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
+	"bytes"
+	"net/netip"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/gopacket/gopacket/pcapgo"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// insideEnv tells the test that it runs in its own network namespace.
-const insideEnv = "LAYERTRACE_TEST_INSIDE_NETNS"
+var captured = time.Unix(1700000000, 123456789)
 
-// TestRealCapture has Go's HTTP client and server talk over the loopback of a
-// fresh network namespace, captures that with tcpdump, and compares what is
-// decoded with what both ends logged.
-func TestRealCapture(t *testing.T) {
-	if os.Getenv(insideEnv) == "" {
-		runInNamespace(t)
-		return
-	}
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := netlink.LinkSetUp(lo); err != nil {
-		t.Fatal(err)
-	}
-	file, stop := startTCPDump(t)
-	calls := makeCalls(t)
-
-	want := map[bool]int{}
-	for _, c := range calls {
-		if c.sampled {
-			want[true]++
-			if !c.deepOnly {
-				want[false]++
-			}
-		}
-	}
-	// tcpdump lags behind: wait for the last answer before it is stopped.
-	deadline := time.Now().Add(20 * time.Second)
-	for !answered(decodeCapture(t, file, true), calls[len(calls)-1]) && time.Now().Before(deadline) {
-		time.Sleep(50 * time.Millisecond) // the pause of a poll
-	}
-	stop()
-	for _, deep := range []bool{false, true} {
-		got := decodeCapture(t, file, deep)
-		if len(got) != want[deep] || want[deep] == 0 {
-			t.Errorf("deep %v: %d exchanges, want %d", deep, len(got), want[deep])
-		}
-		compare(t, calls, got, deep)
-	}
-	t.Logf("%d calls, %d found in the first segment, %d in deep mode", len(calls), want[false], want[true])
+// rawGet returns a get in a packet without Ethernet.
+func rawGet(t testing.TB) []byte {
+	return serialize(t, ip4(layers.IPProtocolTCP), port(), gopacket.Payload(get))
 }
 
-// runInNamespace runs this test again in a fresh network namespace.
-func runInNamespace(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("making a network namespace and capturing takes root")
-	}
-	if _, err := exec.LookPath("tcpdump"); err != nil {
-		t.Skip("tcpdump is not installed")
-	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestRealCapture$", "-test.v")
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	out, err := cmd.CombinedOutput()
-	t.Logf("in the namespace:\n%s", out)
-	if err != nil || !strings.Contains(string(out), "--- PASS: TestRealCapture") {
-		t.Errorf("the test failed in its namespace: %v", err)
-	}
-}
-
-// startTCPDump captures on the loopback until stop is called. The buffer of 64
-// MiB holds all that makeCalls sends, however late tcpdump gets to read it.
-func startTCPDump(t *testing.T) (file string, stop func()) {
+func pcapFile(t testing.TB, nanoseconds bool) []byte {
 	t.Helper()
-	file = filepath.Join(t.TempDir(), "lo.pcap")
-	cmd := exec.Command("tcpdump", "-i", "lo", "-s", "0", "-B", "65536", "-U",
-		"--time-stamp-precision=nano", "-Z", "root", "-w", file, "tcp")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	stderr, err := cmd.StderrPipe()
+	var file bytes.Buffer
+	w := pcapgo.NewWriter(&file)
+	if nanoseconds {
+		w = pcapgo.NewWriterNanos(&file)
+	}
+	if err := w.WriteFileHeader(65535, layers.LinkTypeRaw); err != nil {
+		t.Fatal(err)
+	}
+	data := rawGet(t)
+	if err := w.WritePacket(gopacket.CaptureInfo{Timestamp: captured, CaptureLength: len(data), Length: len(data)}, data); err != nil {
+		t.Fatal(err)
+	}
+	return file.Bytes()
+}
+
+// pcapngFile returns a capture of two interfaces with different link types; the
+// packet is the second one's.
+func pcapngFile(t testing.TB) []byte {
+	t.Helper()
+	var file bytes.Buffer
+	w, err := pcapgo.NewNgWriter(&file, layers.LinkTypeEthernet)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	second := pcapgo.NgInterface{LinkType: layers.LinkTypeRaw, TimestampResolution: 9}
+	id, err := w.AddInterface(second)
+	if err != nil {
 		t.Fatal(err)
 	}
-	lines := bufio.NewScanner(stderr)
-	for lines.Scan() && !strings.Contains(lines.Text(), "listening on") {
+	data := rawGet(t)
+	info := gopacket.CaptureInfo{Timestamp: captured, CaptureLength: len(data), Length: len(data), InterfaceIndex: id}
+	if err := w.WritePacket(info, data); err != nil {
+		t.Fatal(err)
 	}
-	return file, func() {
-		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-			t.Error(err)
-		}
-		for lines.Scan() {
-			if strings.Contains(lines.Text(), "dropped by kernel") && !strings.HasPrefix(lines.Text(), "0 ") {
-				t.Errorf("tcpdump: %s", lines.Text())
-			}
-		}
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("tcpdump: %v", err)
-		}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
 	}
+	return file.Bytes()
 }
 
-// makeCalls talks on several connections at once, over IPv4 and IPv6.
-func makeCalls(t *testing.T) []call {
-	var lock sync.Mutex
-	served := map[string]time.Time{}
-	log := func(name string, at time.Time) {
-		lock.Lock()
-		defer lock.Unlock()
-		served[name] = at
-	}
-	servers := []string{serve(t, "127.0.0.1:0", log), serve(t, "[::1]:0", log)}
-	var calls []call
-	var group sync.WaitGroup
-	for connection := range 6 {
-		group.Go(func() {
-			done := talkHTTP(t, servers[connection%2], connection, 40)
-			lock.Lock()
-			defer lock.Unlock()
-			calls = append(calls, done...)
+// decodeBytes decodes a file's content.
+func decodeBytes(content []byte, opts Options) (out []observe.Observation, d *Decoder, err error) {
+	d = New(opts, func(o observe.Observation) { out = append(out, o) })
+	err = ReadFile(bytes.NewReader(content), d.Packet)
+	d.Flush()
+	return out, d, err
+}
+
+func TestFileFormats(t *testing.T) {
+	micros := captured.Truncate(time.Microsecond)
+	for name, c := range map[string]struct {
+		content []byte
+		time    time.Time
+	}{
+		"pcap":    {pcapFile(t, false), micros},
+		"pcap ns": {pcapFile(t, true), captured},
+		"pcapng":  {pcapngFile(t), captured},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, d, err := decodeBytes(c.content, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) != 1 || got[0].Request.First != uint64(c.time.UnixNano()) || got[0].Context.TraceID.String() != hex32 {
+				t.Errorf("got %+v", got)
+			}
+			for name, want := range map[string]uint64{"packets": 1, "exchanges": 1, "found": 1} {
+				checkCounter(t, d, name, want)
+			}
 		})
 	}
-	group.Wait()
-	calls = append(calls, talkHTTP(t, servers[0], 6, 1)...) // behind all others
-	for i := range calls {
-		calls[i].served = served[calls[i].name]
-	}
-	return calls
 }
 
-func answered(got []observe.Observation, last call) bool {
-	return slices.ContainsFunc(got, func(x observe.Observation) bool {
-		return x.Context.SpanID.String() == last.span && x.Response.Bytes == uint64(last.received)
+// TestBrokenFiles: each prefix of a capture is an error of one line, or just
+// fewer packets if it ends between two of them.
+func TestBrokenFiles(t *testing.T) {
+	second := pcapFile(t, false)[24:]
+	for name, c := range map[string]struct {
+		content []byte
+		packet1 int // length of the file up to the end of the first packet
+	}{
+		"pcap":   {append(pcapFile(t, false), second...), 24 + len(second)},
+		"pcapng": {pcapngFile(t), len(pcapngFile(t))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for n := range c.content {
+				out, _, err := decodeBytes(c.content[:n], Options{})
+				endsBetween := n == 24 || n == c.packet1
+				if name == "pcap" && endsBetween != (err == nil) {
+					t.Errorf("%d bytes: error %v", n, err)
+				}
+				if err != nil && strings.Contains(err.Error(), "\n") {
+					t.Errorf("%d bytes: more than one line: %v", n, err)
+				}
+				if want := n >= c.packet1; want != (len(out) == 1) {
+					t.Errorf("%d bytes: %d exchanges", n, len(out))
+				}
+			}
+		})
+	}
+}
+
+// stack is the headers before a get in one packet.
+type stack []gopacket.SerializableLayer
+
+func ethernet(next layers.EthernetType) *layers.Ethernet {
+	return &layers.Ethernet{SrcMAC: make([]byte, 6), DstMAC: make([]byte, 6), EthernetType: next}
+}
+
+func vlan(next layers.EthernetType) *layers.Dot1Q {
+	return &layers.Dot1Q{VLANIdentifier: 7, Type: next}
+}
+
+func ip4(protocol layers.IPProtocol) *layers.IPv4 {
+	return &layers.IPv4{Version: 4, TTL: 64, Protocol: protocol, SrcIP: clientEnd.Addr().AsSlice(), DstIP: serverEnd.Addr().AsSlice()}
+}
+
+func ip6(next layers.IPProtocol) *layers.IPv6 {
+	return &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: next,
+		SrcIP: netip.MustParseAddr("fd00::1").AsSlice(), DstIP: netip.MustParseAddr("fd00::2").AsSlice()}
+}
+
+func port() *layers.TCP { return &layers.TCP{SrcPort: 40000, DstPort: 80, Seq: 1, ACK: true} }
+
+// octets is a header that gopacket cannot write.
+func octets(b ...byte) gopacket.Payload { return gopacket.Payload(b) }
+
+func TestFrames(t *testing.T) {
+	const tcp = layers.IPProtocolTCP
+	v6 := "[fd00::1]:40000"
+	fragment := ip4(tcp)
+	fragment.Flags = layers.IPv4MoreFragments
+	lastFragment := ip4(tcp)
+	lastFragment.FragOffset = 100
+	// Hop-by-hop and destination options of 8 bytes: padding of 4 bytes (RFC
+	// 8200, section 4.2). Routing of type 0 without segments left (4.4).
+	padded := func(next layers.IPProtocol) gopacket.Payload { return octets(byte(next), 0, 1, 4, 0, 0, 0, 0) }
+	routing := octets(byte(layers.IPProtocolIPv6Destination), 0, 0, 0, 0, 0, 0, 0)
+	sll2 := append([]byte{0x08, 0x00, 0, 0, 0, 0, 0, 3, 0, 1, 4, 6}, make([]byte, 8)...)
+	sll := append([]byte{0, 0, 0, 1, 0, 6}, append(make([]byte, 8), 0x86, 0xdd)...)
+	for name, c := range map[string]struct {
+		link    layers.LinkType
+		stack   stack
+		client  string
+		counter string
+	}{
+		"Ethernet, IPv4":     {layers.LinkTypeEthernet, stack{ethernet(layers.EthernetTypeIPv4), ip4(tcp), port()}, clientEnd.String(), "found"},
+		"Ethernet, IPv6":     {layers.LinkTypeEthernet, stack{ethernet(layers.EthernetTypeIPv6), ip6(tcp), port()}, v6, "found"},
+		"VLAN":               {layers.LinkTypeEthernet, stack{ethernet(layers.EthernetTypeDot1Q), vlan(layers.EthernetTypeIPv4), ip4(tcp), port()}, clientEnd.String(), "found"},
+		"two VLAN tags":      {layers.LinkTypeEthernet, stack{ethernet(layers.EthernetTypeDot1Q), vlan(layers.EthernetTypeDot1Q), vlan(layers.EthernetTypeIPv4), ip4(tcp), port()}, "", "not_tcp"},
+		"raw IPv4":           {layers.LinkTypeRaw, stack{ip4(tcp), port()}, clientEnd.String(), "found"},
+		"raw IPv6":           {layers.LinkTypeRaw, stack{ip6(tcp), port()}, v6, "found"},
+		"raw, BSD":           {12, stack{ip4(tcp), port()}, clientEnd.String(), "found"},
+		"IPv4 alone":         {layers.LinkTypeIPv4, stack{ip4(tcp), port()}, clientEnd.String(), "found"},
+		"IPv6 alone":         {layers.LinkTypeIPv6, stack{ip6(tcp), port()}, v6, "found"},
+		"Linux SLL":          {layers.LinkTypeLinuxSLL, stack{octets(sll...), ip6(tcp), port()}, v6, "found"},
+		"Linux SLL2":         {layers.LinkTypeLinuxSLL2, stack{octets(sll2...), ip4(tcp), port()}, clientEnd.String(), "found"},
+		"BSD loopback":       {layers.LinkTypeNull, stack{octets(2, 0, 0, 0), ip4(tcp), port()}, clientEnd.String(), "found"},
+		"hop-by-hop":         {layers.LinkTypeRaw, stack{ip6(layers.IPProtocolIPv6HopByHop), padded(tcp), port()}, v6, "found"},
+		"three extensions":   {layers.LinkTypeRaw, stack{ip6(layers.IPProtocolIPv6HopByHop), padded(layers.IPProtocolIPv6Routing), routing, padded(tcp), port()}, v6, "found"},
+		"IPv6 fragment":      {layers.LinkTypeRaw, stack{ip6(layers.IPProtocolIPv6Fragment), octets(6, 0, 0, 1, 0, 0, 0, 9), port()}, "", "fragment"},
+		"first fragment":     {layers.LinkTypeRaw, stack{fragment, port()}, "", "fragment"},
+		"last fragment":      {layers.LinkTypeRaw, stack{lastFragment, port()}, "", "fragment"},
+		"IP in IP":           {layers.LinkTypeRaw, stack{ip4(layers.IPProtocolIPv4), ip4(tcp), port()}, "", "not_tcp"},
+		"UDP":                {layers.LinkTypeRaw, stack{ip4(layers.IPProtocolUDP), &layers.UDP{}}, "", "not_tcp"},
+		"ARP":                {layers.LinkTypeEthernet, stack{ethernet(layers.EthernetTypeARP)}, "", "not_tcp"},
+		"broken IP header":   {layers.LinkTypeRaw, stack{octets(0x41)}, "", "undecodable"},
+		"empty":              {layers.LinkTypeRaw, nil, "", "undecodable"},
+		"unknown link type":  {layers.LinkTypePPP, stack{ip4(tcp), port()}, "", "other_link"},
+		"extension too long": {layers.LinkTypeRaw, stack{ip6(layers.IPProtocolIPv6Routing), octets(6, 255)}, "", "undecodable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			talk := newTalk(t, Options{})
+			data := []byte{}
+			if c.stack != nil {
+				data = serialize(t, append(c.stack, gopacket.Payload(get))...)
+			}
+			// The padding of an Ethernet frame is not part of the segment.
+			if c.link == layers.LinkTypeEthernet {
+				data = append(data, "padding"...)
+			}
+			talk.d.Packet(Packet{Time: time.Unix(0, 1000), Link: c.link, Data: data})
+			talk.d.Flush()
+			talk.count(c.counter, 1)
+			if c.client == "" {
+				talk.emitted()
+				return
+			}
+			want := expected(message(1, 1, 1, len(get)), observe.Message{}, 0, noResponse)
+			want.Client = netip.MustParseAddrPort(c.client)
+			if want.Client.Addr().Is6() {
+				want.Server = netip.MustParseAddrPort("[fd00::2]:80")
+			}
+			switch c.link {
+			case layers.LinkTypeLinuxSLL:
+				want.Direction = observe.DirectionIngress
+			case layers.LinkTypeLinuxSLL2:
+				want.Direction, want.Interface = observe.DirectionEgress, 3
+			}
+			talk.emitted(want)
+		})
+	}
+}
+
+// TestSeveralInterfaces: a packet captured at several interfaces is one request
+// at each, not one with retransmissions.
+func TestSeveralInterfaces(t *testing.T) {
+	talk := newTalk(t, Options{})
+	for index := range 3 {
+		header := append([]byte{0x08, 0x00, 0, 0, 0, 0, 0, byte(index), 0, 1, 4, 6}, make([]byte, 8)...)
+		data := serialize(t, octets(header...), ip4(layers.IPProtocolTCP), port(), gopacket.Payload(get))
+		talk.d.Packet(Packet{Link: layers.LinkTypeLinuxSLL2, Time: time.Unix(0, 1000), Data: data})
+	}
+	talk.d.Packet(Packet{Link: layers.LinkTypeRaw, Time: time.Unix(0, 1000), Source: 1,
+		Data: serialize(t, ip4(layers.IPProtocolTCP), port(), gopacket.Payload(get))})
+	talk.d.Flush()
+	talk.count("exchanges", 4)
+	talk.count("retransmits", 0)
+}
+
+// TestCut: two requests, cut by the snapshot length after or within the context.
+// Their sizes and sequence numbers are still right.
+func TestCut(t *testing.T) {
+	const text = get + "body"
+	for missing, exchanges := range map[int]int{1: 2, 4: 2, 40: 0} {
+		talk := newTalk(t, Options{})
+		for i := range 2 {
+			tcp := port()
+			tcp.Seq += uint32(i * len(text))
+			data := serialize(t, ip4(layers.IPProtocolTCP), tcp, gopacket.Payload(text))
+			talk.d.Packet(Packet{Time: time.Unix(0, 1000), Link: layers.LinkTypeRaw, Data: data[:len(data)-missing], Length: len(data)})
+		}
+		talk.d.Flush()
+		talk.count("cut", 2)
+		talk.count("requests", 2)
+		if len(talk.got) != exchanges {
+			t.Errorf("%d bytes missing: %d exchanges, want %d", missing, len(talk.got), exchanges)
+		}
+		for _, x := range talk.got {
+			if x.Request.Bytes != uint64(len(text)) {
+				t.Errorf("%d bytes missing: the request has %d", missing, x.Request.Bytes)
+			}
+		}
+	}
+}
+
+func TestPorts(t *testing.T) {
+	for port, exchanges := range map[uint16]int{80: 1, 40000: 1, 81: 0} {
+		talk := newTalk(t, Options{Ports: []uint16{9, port}})
+		talk.client(get)
+		talk.d.Flush()
+		if len(talk.got) != exchanges {
+			t.Errorf("port %d: %d exchanges, want %d", port, len(talk.got), exchanges)
+		}
+		talk.count("other_port", uint64(1-exchanges))
+	}
+}
+
+func tcpOption(kind layers.TCPOptionKind, data string) layers.TCPOption {
+	return layers.TCPOption{OptionType: kind, OptionLength: uint8(2 + len(data)), OptionData: []byte(data)}
+}
+
+var (
+	compact   = tcpOption(254, "LT\x01\x02\x03\x04\x05\x06\x07\x08\xff\x00\x00\x01")
+	paperID   = tcpOption(253, "\xde\xad\xbe\xef")
+	paperTime = tcpOption(254, "\x00\x00\x00\x01\x00\x00\x00\x02")
+	other     = tcpOption(254, "XX\x01\x02\x03\x04\x05\x06\x07\x08\xff\x00\x00\x01")
+	nop       = layers.TCPOption{OptionType: layers.TCPOptionKindNop, OptionLength: 1}
+)
+
+func TestOptions(t *testing.T) {
+	const lost = observe.FlagOptionLost
+	for name, c := range map[string]struct {
+		syn, request []layers.TCPOption
+		id           string
+		time         uint64
+		flags        observe.Flags
+	}{
+		"off":              {},
+		"compact":          {[]layers.TCPOption{compact}, []layers.TCPOption{nop, nop, compact}, "0102030405060708", 0xff000001, 0},
+		"compact, no SYN":  {nil, []layers.TCPOption{compact}, "0102030405060708", 0xff000001, 0},
+		"compact, lost":    {[]layers.TCPOption{compact}, nil, "0102030405060708", 0xff000001, lost},
+		"paper":            {nil, []layers.TCPOption{paperID, paperTime}, "deadbeef", 1<<32 + 2, 0},
+		"paper, backwards": {nil, []layers.TCPOption{paperTime, nop, paperID}, "deadbeef", 1<<32 + 2, 0},
+		"paper, lost":      {[]layers.TCPOption{paperID, paperTime}, []layers.TCPOption{nop}, "deadbeef", 1<<32 + 2, lost},
+		"time alone":       {nil, []layers.TCPOption{paperTime}, "", 0, 0},
+		"another's":        {nil, []layers.TCPOption{other}, "", 0, 0},
+		"short ID":         {nil, []layers.TCPOption{tcpOption(253, "abc")}, "", 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			talk := newTalk(t, Options{})
+			talk.handshake(c.syn...)
+			talk.client(get, c.request...)
+			talk.client("body")
+			talk.client(get, c.request...)
+			for i, x := range talk.got {
+				if x.ConnectionIDHex() != c.id || x.OptionTime != c.time || x.Flags&lost != c.flags {
+					t.Errorf("exchange %d: ID %s, time %#x, flags %v", i, x.ConnectionIDHex(), x.OptionTime, x.Flags.Names())
+				}
+			}
+			if len(talk.got) != 1 {
+				t.Errorf("%d exchanges, want 1", len(talk.got))
+			}
+			if c.flags != 0 {
+				talk.count("option_lost", 2)
+			}
+		})
+	}
+}
+
+// FuzzReadFile checks invariants for every file, broken ones included.
+func FuzzReadFile(f *testing.F) {
+	f.Add(pcapFile(f, true), false)
+	f.Add(pcapngFile(f), true)
+	two := pcapFile(f, false)
+	f.Add(append(two, two[24:]...), true)
+	f.Fuzz(func(t *testing.T, file []byte, deep bool) {
+		emitted := uint64(0)
+		d := New(Options{Deep: deep}, func(x observe.Observation) {
+			emitted++
+			if x.Context.TraceID.IsZero() || x.Request.Packets == 0 || x.Request.First == 0 && x.Request.Last != 0 {
+				t.Errorf("half an exchange: %+v", x)
+			}
+			if unanswered := x.Flags&observe.FlagNoResponse != 0; unanswered != (x.Response.Packets == 0) {
+				t.Errorf("response %+v, flags %v", x.Response, x.Flags.Names())
+			}
+		})
+		err := ReadFile(bytes.NewReader(file), d.Packet)
+		d.Flush()
+		for _, c := range d.Counters() {
+			if c.Name == "found" && c.Value != emitted {
+				t.Errorf("%d contexts found, %d exchanges (%v)", c.Value, emitted, err)
+			}
+		}
 	})
-}
-
-func decodeCapture(t *testing.T, file string, deep bool) (got []observe.Observation) {
-	t.Helper()
-	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	d := New(Options{Deep: deep}, func(x observe.Observation) { got = append(got, x) })
-	// The file's last packet may be half written while tcpdump runs.
-	if err := ReadFile(f, d.Packet); err != nil {
-		t.Logf("while reading: %v", err)
-	}
-	d.Flush()
-	return got
 }

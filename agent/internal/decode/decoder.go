@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package decode turns packets, as tcpdump captured them, into the exchanges
-// that a probe would have seen at the same place. It reads request heads with
-// internal/tracecontext and shares no code with the BPF programs, so that one
+// Package decode turns captured packets into the exchanges that a probe would
+// have seen at the same point. It reads request heads with
+// internal/tracecontext and shares no code with the BPF programs, so that each
 // can be checked against the other.
 package decode
 
@@ -18,42 +18,36 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// Options says which packets a Decoder looks at, and how far into them.
+// Options select packets, and how much of a request to search.
 type Options struct {
-	// Ports are the TCP ports to look at, at either end; empty: all.
+	// Ports are the TCP ports to decode, at either end; empty: all.
 	Ports []uint16
-	// PrefixWindow is the number of bytes of a request's first segment that
-	// are searched for a trace context; 0: DefaultPrefixWindow.
+	// PrefixWindow is the number of bytes of a request's first segment to
+	// search for a trace context; 0: tracecontext.DefaultPrefixWindow.
 	PrefixWindow int
-	// Deep searches the first DeepWindow bytes (0: DefaultDeepWindow) of the
-	// request, over as many segments as it takes.
+	// Deep searches the first DeepWindow bytes of the request, in any number of
+	// segments; 0: tracecontext.DefaultDeepWindow.
 	Deep       bool
 	DeepWindow int
-	// Headers are the configured names.
+	// Headers are additional headers with a trace context.
 	Headers []tracecontext.ContextHeader
 }
-
-// Windows in bytes, as those of the probe.
-const (
-	DefaultPrefixWindow = 1024
-	DefaultDeepWindow   = 65536
-)
 
 // Packet is one captured packet.
 type Packet struct {
 	Time time.Time
 	Link layers.LinkType
-	// Data is what was captured; Length is the packet's size on the wire, which
-	// is more when the capture's snapshot length cut it. 0: as long as Data.
+	// Data is the captured part; Length is the packet's size on the wire, more
+	// than that if the snapshot length cut it. 0: the length of Data.
 	Data   []byte
 	Length int
-	// Source tells the interfaces of a capture apart (pcapng: the interface
-	// ID). Each is a capture point of its own, as are those that the Linux
-	// cooked header v2 names in the packet.
+	// Source is the interface of the capture (pcapng: the interface ID). Each
+	// is a capture point, as is each interface in a Linux cooked header v2.
 	Source int
 }
 
-// Decoder follows the TCP connections in a sequence of packets. It is not safe for concurrent use.
+// Decoder tracks the TCP connections in a sequence of packets. It is not safe
+// for concurrent use.
 type Decoder struct {
 	opts        Options
 	emit        func(observe.Observation)
@@ -62,10 +56,10 @@ type Decoder struct {
 	counts      counts
 }
 
-// New returns a Decoder that calls emit for each exchange as it ends.
+// New returns a Decoder that calls emit at the end of each exchange.
 func New(opts Options, emit func(observe.Observation)) *Decoder {
-	opts.PrefixWindow = cmp.Or(opts.PrefixWindow, DefaultPrefixWindow)
-	opts.DeepWindow = cmp.Or(opts.DeepWindow, DefaultDeepWindow)
+	opts.PrefixWindow = cmp.Or(opts.PrefixWindow, tracecontext.DefaultPrefixWindow)
+	opts.DeepWindow = cmp.Or(opts.DeepWindow, tracecontext.DefaultDeepWindow)
 	d := &Decoder{opts: opts, frames: newFrameReader(), connections: map[flow]*connection{}}
 	d.emit = func(x observe.Observation) {
 		d.counts.exchanges++
@@ -74,16 +68,8 @@ func New(opts Options, emit func(observe.Observation)) *Decoder {
 	return d
 }
 
-// walkOptions are those for a request head.
-func (d *Decoder) walkOptions() tracecontext.Options {
-	opts := tracecontext.Options{Window: d.opts.PrefixWindow, Headers: d.opts.Headers}
-	if d.opts.Deep {
-		opts.Window, opts.MaxLine = d.opts.DeepWindow, tracecontext.DeepMaxLine
-	}
-	return opts
-}
-
-// Packet takes the next packet. What cannot be used is counted, see Counters.
+// Packet decodes the next packet. Packets that cannot be used are counted, see
+// Counters.
 func (d *Decoder) Packet(p Packet) {
 	d.counts.packets++
 	s, ok := d.frames.read(p, &d.counts)
@@ -97,7 +83,7 @@ func (d *Decoder) Packet(p Packet) {
 	d.segment(s)
 }
 
-// Flush ends what is open, as at the end of a capture, oldest request first.
+// Flush ends open exchanges, as at the end of a capture, oldest request first.
 func (d *Decoder) Flush() {
 	var open []*connection
 	for _, c := range d.connections {
@@ -117,8 +103,17 @@ func (d *Decoder) Flush() {
 	}
 }
 
-// flow names a connection at a capture point, in both directions: its ends
-// are in ascending order.
+// searchOptions are the options of the search in a request head.
+func (d *Decoder) searchOptions() tracecontext.Options {
+	opts := tracecontext.Options{Window: d.opts.PrefixWindow, Headers: d.opts.Headers}
+	if d.opts.Deep {
+		opts.Window, opts.MaxLine = d.opts.DeepWindow, tracecontext.DeepMaxLine
+	}
+	return opts
+}
+
+// flow identifies a connection at a capture point. Both directions have the
+// same flow: the ends are in ascending order.
 type flow struct {
 	point point
 	ends  [2]netip.AddrPort
@@ -129,4 +124,55 @@ func (s *segment) flow() flow {
 		return flow{s.point, [2]netip.AddrPort{s.source, s.destination}}
 	}
 	return flow{s.point, [2]netip.AddrPort{s.destination, s.source}}
+}
+
+// Counter is the number of packets, segments or exchanges of one kind.
+type Counter struct {
+	Name, Help string
+	Value      uint64
+}
+
+type counts struct {
+	packets, exchanges uint64
+
+	otherLink, undecodable, notTCP, fragment, cut, otherPort uint64
+
+	requests, malformed, multiSegment, optionLost         uint64
+	outcomes                                              [tracecontext.Unparsable + 1]uint64
+	requestInResponse, lateRequests                       uint64
+	responseWithoutRequest, responseOfOther               uint64
+	retransmits, outOfOrder, missed, pipelined, untracked uint64
+}
+
+// Counters returns the numbers of all that was decoded or skipped.
+func (d *Decoder) Counters() []Counter {
+	c := &d.counts
+	return []Counter{
+		{"packets", "packets read", c.packets},
+		{"exchanges", "exchanges reported", c.exchanges},
+		{"requests", "segments that start a request", c.requests},
+		{"found", "requests with a sampled trace context", c.outcomes[tracecontext.Found]},
+		{"unsampled", "requests with sampling denied", c.outcomes[tracecontext.Unsampled]},
+		{"no_context", "requests without a trace context", c.outcomes[tracecontext.None]},
+		{"truncated", "requests whose head extends beyond the window", c.outcomes[tracecontext.Truncated]},
+		{"unparsable", "segments that start like a request but have no HTTP/1 request line, treated as data", c.outcomes[tracecontext.Unparsable]},
+		{"malformed_context", "trace headers with a malformed value", c.malformed},
+		{"multi_segment", "trace contexts found after the first segment", c.multiSegment},
+		{"option_lost", "exchanges with the TCP option on the SYN only", c.optionLost},
+		{"pipelined", "requests sent before the response to the previous one", c.pipelined},
+		{"retransmits", "segments seen again", c.retransmits},
+		{"out_of_order", "segments that leave or fill a gap", c.outOfOrder},
+		{"missed", "acknowledged gaps: packets missing in the capture", c.missed},
+		{"late_request", "requests seen after one that was sent later, skipped", c.lateRequests},
+		{"request_in_response", "segments from a server that start like a request, treated as data", c.requestInResponse},
+		{"response_without_request", "responses on connections without a request", c.responseWithoutRequest},
+		{"response_of_other", "responses to pipelined requests that were reported before", c.responseOfOther},
+		{"untracked_data", "segments with payload on unknown connections", c.untracked},
+		{"other_port", "segments on other ports", c.otherPort},
+		{"not_tcp", "packets other than TCP over IPv4 or IPv6", c.notTCP},
+		{"fragment", "IP fragments, skipped", c.fragment},
+		{"cut", "segments cut by the snapshot length", c.cut},
+		{"undecodable", "packets with an invalid header", c.undecodable},
+		{"other_link", "packets of an unknown link type", c.otherLink},
+	}
 }

@@ -30,8 +30,8 @@ var (
 	serverEnd = netip.MustParseAddrPort("10.0.0.2:80")
 )
 
-// talk is one connection whose packets the test writes. Sequence numbers begin
-// short of the wrap-around. Each packet comes 1 µs after the one before.
+// talk is one connection whose packets the test writes, 1 µs apart. Its sequence
+// numbers start shortly before they wrap.
 type talk struct {
 	t          *testing.T
 	d          *Decoder
@@ -77,7 +77,7 @@ func (c *talk) handshake(options ...layers.TCPOption) {
 	c.packet(clientEnd, serverEnd, layers.TCP{ACK: true, Seq: c.cseq, Ack: c.sseq}, "")
 }
 
-// client sends payload in order; clientAt at an offset from there.
+// client sends payload in order; clientAt sends it at an offset from there.
 func (c *talk) client(payload string, options ...layers.TCPOption) {
 	c.clientAt(0, payload, options...)
 	c.cseq += uint32(len(payload))
@@ -111,7 +111,7 @@ func (c *talk) reset() {
 	c.packet(serverEnd, clientEnd, layers.TCP{RST: true, Seq: c.sseq}, "")
 }
 
-// emitted checks what came so far, and forgets it.
+// emitted checks the exchanges reported since the last call.
 func (c *talk) emitted(want ...observe.Observation) {
 	c.t.Helper()
 	if diff := cmp.Diff(want, c.got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
@@ -123,24 +123,29 @@ func (c *talk) emitted(want ...observe.Observation) {
 // count checks one counter.
 func (c *talk) count(name string, want uint64) {
 	c.t.Helper()
-	for _, counter := range c.d.Counters() {
+	checkCounter(c.t, c.d, name, want)
+}
+
+func checkCounter(t *testing.T, d *Decoder, name string, want uint64) {
+	t.Helper()
+	for _, counter := range d.Counters() {
 		if counter.Name == name {
 			if counter.Value != want {
-				c.t.Errorf("%s = %d, want %d", name, counter.Value, want)
+				t.Errorf("%s = %d, want %d", name, counter.Value, want)
 			}
 			return
 		}
 	}
-	c.t.Errorf("no counter %q", name)
+	t.Errorf("no counter %q", name)
 }
 
-// message is n packets of size bytes in all, from the first to the last one's
-// number in the talk.
+// message returns a message of some packets and size bytes in all; first and last
+// are numbers of packets in the talk.
 func message(first, last, packets, size int) observe.Message {
 	return observe.Message{First: uint64(first) * 1000, Last: uint64(last) * 1000, Bytes: uint64(size), Packets: uint32(packets)}
 }
 
-// expected is the exchange of a get with these messages.
+// expected returns the exchange of a get with these messages.
 func expected(request, response observe.Message, status int, flags observe.Flags) observe.Observation {
 	x := observe.Observation{
 		Context: observe.Context{

@@ -36,7 +36,7 @@ func TestCheck(t *testing.T) {
 func TestVerdict(t *testing.T) {
 	checks := func(missing ...string) []Check {
 		var all []Check
-		for _, f := range list() {
+		for _, f := range allFeatures() {
 			c := Check{Name: f.name, Needed: f.needed, For: f.use, State: OK}
 			for _, m := range missing {
 				if m == f.name {
@@ -76,7 +76,7 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-// The trials agree with the kernel, and leave nothing behind on it.
+// The checks leave nothing in the kernel.
 func TestExamineLeavesNothing(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to try anything")
@@ -88,12 +88,12 @@ func TestExamineLeavesNothing(t *testing.T) {
 	}
 	for _, c := range r.Checks {
 		if c.State == Unknown {
-			t.Errorf("%s could not be tried: %s", c.Name, c.Detail)
+			t.Errorf("%s is unknown: %s", c.Name, c.Detail)
 		}
 	}
 	if root, err := cgroup2(); err == nil {
 		if left, err := filepath.Glob(filepath.Join(root, "layertrace-doctor-*")); err != nil || len(left) != 0 {
-			t.Errorf("left behind: %v (%v)", left, err)
+			t.Errorf("cgroups left: %v (%v)", left, err)
 		}
 	}
 	q, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachTCXIngress})

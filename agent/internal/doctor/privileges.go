@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sysBTF is where a kernel built with BTF shows its types.
+// sysBTF has the types of a kernel built with BTF.
 const sysBTF = "/sys/kernel/btf/vmlinux"
 
-// Preflight returns an error that says what to do when the agent cannot work
-// here for want of privileges or of BTF. It takes microseconds.
+// Preflight returns an error with advice if privileges or BTF are missing. It
+// takes microseconds.
 func Preflight() error {
 	if _, err := privileges(); err != nil {
 		return err
@@ -25,9 +25,9 @@ func Preflight() error {
 	return err
 }
 
-// wanted are the capabilities without which nothing works; the socket filter
-// wants CAP_NET_RAW besides, which its own check finds out. CAP_SYS_ADMIN includes
-// CAP_BPF and CAP_PERFMON, also on kernels that do not know those (before 5.8).
+// wanted are the capabilities that everything needs. The socket filter also
+// needs CAP_NET_RAW, which its own check finds out. CAP_SYS_ADMIN includes CAP_BPF
+// and CAP_PERFMON, also on kernels without those (before 5.8).
 var wanted = []struct {
 	name string
 	bit  int
@@ -67,7 +67,7 @@ func effectiveCapabilities() (uint64, error) {
 func btfPresent() (string, error) {
 	f, err := os.Open(sysBTF)
 	if errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("this kernel shows no BTF (%s): use a kernel built with CONFIG_DEBUG_INFO_BTF=y, and mount /sys into a container", sysBTF)
+		return "", fmt.Errorf("this kernel has no BTF (%s): use a kernel built with CONFIG_DEBUG_INFO_BTF=y, and mount /sys into a container", sysBTF)
 	}
 	if err != nil {
 		return "", fmt.Errorf("read the kernel's BTF: %w", err)
@@ -75,7 +75,7 @@ func btfPresent() (string, error) {
 	return sysBTF, f.Close()
 }
 
-// memlock lifts the limit, which also tells whether it matters.
+// memlock raises the limit if the kernel still uses it.
 func memlock() (string, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return "", fmt.Errorf("raise RLIMIT_MEMLOCK: %w; give CAP_SYS_RESOURCE or ulimit -l unlimited", err)

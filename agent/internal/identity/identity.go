@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package identity tells which workload is behind an interface or an address.
-// There are two sources: a static file (here), and a Kubernetes cluster
-// (package cluster). Whoever asks owns the interface Source.
+// Package identity names the workloads behind interfaces and addresses. There
+// are two sources: an identity file (File) and the cluster's API server
+// (Kubernetes), which also needs the node's routes, bridges and processes to
+// find the pod of an interface.
 package identity
 
 import (
@@ -11,42 +12,43 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Sight is what an exchange at a virtual interface tells about who is behind.
-type Sight struct {
+// Lookup asks for the owner of a virtual interface, with what an exchange
+// there shows of it.
+type Lookup struct {
 	// Index and Name are the interface's, now.
 	Index int
 	Name  string
-	// Address is that of the end that the request's direction puts behind the
-	// interface: of the client on the way into the host, of the server on the
-	// way out. It is invalid when the direction is not known.
+	// Address is the address at the pod's end of the connection: the client's
+	// for a request on ingress, the server's on egress. It is invalid when the
+	// direction is unknown.
 	Address netip.Addr
-	// At is the exchange's first byte, in ns of CLOCK_MONOTONIC.
+	// At is the time of the exchange's first byte, in ns of CLOCK_MONOTONIC.
 	At uint64
 }
 
-// Source knows workloads. It is safe for use by several goroutines.
+// Source names workloads. It is safe for concurrent use.
 type Source interface {
-	// Behind returns the workload behind an interface of this node.
-	Behind(Sight) (observe.Workload, bool)
-	// Peer returns the workload that has an address at a time (ns of
-	// CLOCK_MONOTONIC), or a Workload without a service: the node that has it.
+	// Owner returns the workload that an interface of this node belongs to.
+	Owner(Lookup) (observe.Workload, bool)
+	// Peer returns the workload that had an address at a time (ns of
+	// CLOCK_MONOTONIC). For a node's own address, only Node is set.
 	Peer(addr netip.Addr, at uint64) (observe.Workload, bool)
 }
 
-// First asks one source after the other; the first that knows wins.
+// First asks several sources in order; the first that knows wins.
 type First []Source
 
-// Behind is Source's.
-func (f First) Behind(s Sight) (observe.Workload, bool) {
+// Owner implements Source.
+func (f First) Owner(l Lookup) (observe.Workload, bool) {
 	for _, source := range f {
-		if w, ok := source.Behind(s); ok {
+		if w, ok := source.Owner(l); ok {
 			return w, true
 		}
 	}
 	return observe.Workload{}, false
 }
 
-// Peer is Source's.
+// Peer implements Source.
 func (f First) Peer(addr netip.Addr, at uint64) (observe.Workload, bool) {
 	for _, source := range f {
 		if w, ok := source.Peer(addr, at); ok {

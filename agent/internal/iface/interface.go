@@ -1,66 +1,129 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package iface selects the network interfaces to watch and follows them as
-// they come, go and change their names.
+// Package iface selects network interfaces and watches them as they appear,
+// disappear and are renamed.
 package iface
 
-import "github.com/vishvananda/netlink"
+import (
+	"fmt"
+	"path"
+	"sort"
+	"strings"
 
-// Role is what an interface is to the agent.
-type Role string
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
-// Roles: the host end of a pod's interface, and a node's way to other nodes.
-const (
-	VNIC Role = "vnic"
-	PNIC Role = "pnic"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Interface is a selected network interface of the agent's network namespace.
 type Interface struct {
-	// Index is the kernel's interface index, which a rename does not change.
+	// Index is the kernel's interface index, which survives a rename.
 	Index int
-	// Name is the present name.
+	// Name is the current name.
 	Name string
-	// Kind is netlink's IFLA_INFO_KIND (veth, bridge, vxlan, ...), "physical"
-	// for a device without a kind, "loopback" for the loopback device.
-	Kind string
-	// Role follows from the patterns.
-	Role Role
+	// LinkKind is netlink's IFLA_INFO_KIND (veth, bridge, vxlan, ...),
+	// "physical" for a device without one, "loopback" for the loopback device.
+	LinkKind string
+	// Kind is the kind of capture point, which the Selector sets: KindVNIC, the
+	// host end of a pod's interface, or KindPNIC, the node's link to others.
+	Kind observe.Kind
 }
 
-// Change says what happened to an interface.
-type Change uint8
-
-// Changes, in the order in which an interface can have them.
+// Link kinds other than netlink's.
 const (
-	// Added: it is there and matches, from now on watch it.
-	Added Change = iota
-	// Renamed: the same interface has a new name and still the same role.
-	Renamed
-	// Removed: it is gone or no longer matches.
-	Removed
+	linkPhysical = "physical"
+	linkLoopback = "loopback"
 )
 
-// Event is one change of one selected interface.
-type Event struct {
-	Change    Change
-	Interface Interface
-}
-
-// Kinds that are not netlink's.
-const (
-	kindPhysical = "physical"
-	kindLoopback = "loopback"
-)
-
-// kindOf names a link's kind. A link without IFLA_INFO_KIND is backed by a
-// driver: netlink calls it "device".
-func kindOf(link netlink.Link) string {
-	if link.Attrs().RawFlags&flagLoopback != 0 {
-		return kindLoopback
+// linkKindOf returns a link's kind. A link without IFLA_INFO_KIND is backed by
+// a driver; netlink calls it "device".
+func linkKindOf(link netlink.Link) string {
+	if link.Attrs().RawFlags&unix.IFF_LOOPBACK != 0 {
+		return linkLoopback
 	}
 	if link.Type() == "device" {
-		return kindPhysical
+		return linkPhysical
 	}
 	return link.Type()
+}
+
+// Selector selects interfaces by patterns. A pattern is an interface name, a
+// glob (see path.Match), or kind:KIND with a link kind.
+type Selector struct {
+	// VNIC and PNIC are the patterns of each kind; PNIC wins if both match.
+	VNIC, PNIC []string
+}
+
+// Kind returns the kind of an interface, "" if it is not selected.
+func (s Selector) Kind(name, linkKind string) observe.Kind {
+	switch {
+	case matchAny(s.PNIC, name, linkKind):
+		return observe.KindPNIC
+	case matchAny(s.VNIC, name, linkKind):
+		return observe.KindVNIC
+	default:
+		return ""
+	}
+}
+
+func matchAny(patterns []string, name, linkKind string) bool {
+	for _, p := range patterns {
+		if want, ok := strings.CutPrefix(p, "kind:"); ok {
+			if want == linkKind {
+				return true
+			}
+			continue
+		}
+		// The configuration rejects malformed patterns.
+		if ok, err := path.Match(p, name); err == nil && ok {
+			return true
+		}
+	}
+	return false
+}
+
+// CheckNames returns an error if an interface that is selected by its plain name
+// does not exist, which is probably a typo. Globs and kinds wait for their
+// interfaces.
+func (s Selector) CheckNames() error {
+	links, err := list()
+	if err != nil {
+		return err
+	}
+	present := map[string]bool{}
+	var names []string
+	for _, l := range links {
+		present[l.Attrs().Name] = true
+		names = append(names, l.Attrs().Name)
+	}
+	sort.Strings(names)
+	for _, option := range []struct {
+		flag     string
+		patterns []string
+	}{{"--vnic", s.VNIC}, {"--pnic", s.PNIC}} {
+		for _, p := range option.patterns {
+			if strings.HasPrefix(p, "kind:") || strings.ContainsAny(p, `*?[\`) || present[p] {
+				continue
+			}
+			return fmt.Errorf("%s: there is no interface %q here; choose one of %s, or a pattern such as %q that waits for it",
+				option.flag, p, strings.Join(names, ", "), p+"*")
+		}
+	}
+	return nil
+}
+
+// listAttempts bounds the retries of a dump that a change interrupted.
+const listAttempts = 10
+
+// list returns all links and retries an interrupted dump.
+func list() ([]netlink.Link, error) {
+	var links []netlink.Link
+	var err error
+	for range listAttempts {
+		if links, err = netlink.LinkList(); err == nil {
+			return links, nil
+		}
+	}
+	return nil, fmt.Errorf("list network interfaces: %w", err)
 }

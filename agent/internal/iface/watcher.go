@@ -15,16 +15,35 @@ import (
 )
 
 const (
-	// resyncInterval bounds how long a lost netlink message can matter.
+	// resyncInterval bounds the effect of a lost netlink message.
 	resyncInterval = 30 * time.Second
-	// resubscribeDelay keeps a broken netlink from turning into a busy loop.
+	// resubscribeDelay avoids a busy loop on a broken netlink socket.
 	resubscribeDelay = 200 * time.Millisecond
 	// receiveBuffer holds the messages of some thousand links that change at
-	// once; an overrun (ENOBUFS) beyond it costs a new subscription and a list.
+	// once. An overrun (ENOBUFS) costs a new subscription and a list.
 	receiveBuffer = 1 << 20
 )
 
-// Watcher follows the selected interfaces of one network namespace.
+// Event is one change of one selected interface.
+type Event struct {
+	Change    Change
+	Interface Interface
+}
+
+// Change is what happened to an interface.
+type Change uint8
+
+// Changes, in the order in which they can happen to an interface.
+const (
+	// Added: the interface is present and selected.
+	Added Change = iota
+	// Renamed: it has a new name, and its kind is the same.
+	Renamed
+	// Removed: it is gone or no longer selected.
+	Removed
+)
+
+// Watcher watches the selected interfaces of one network namespace.
 type Watcher struct {
 	selector Selector
 	log      *slog.Logger
@@ -34,29 +53,29 @@ type Watcher struct {
 	first    sync.Once
 }
 
-// NewWatcher returns a watcher that does nothing until Run.
+// NewWatcher returns a watcher that is idle until Run.
 func NewWatcher(selector Selector, log *slog.Logger) *Watcher {
 	return &Watcher{selector: selector, log: log, known: map[int]Interface{}, events: make(chan Event), listed: make(chan struct{})}
 }
 
-// Events gives the changes in order; it is closed when Run returns. A reader
-// must keep reading until then.
+// Events returns the changes in order. The channel is closed when Run returns;
+// read it until then.
 func (w *Watcher) Events() <-chan Event { return w.events }
 
-// Listed is closed when a reader of Events has got all interfaces that were
-// there at the start.
+// Listed is closed after the reader of Events has received all interfaces
+// present at the start.
 func (w *Watcher) Listed() <-chan struct{} { return w.listed }
 
-// Run reports the interfaces that are there and then each change until ctx is
-// done. It works in the network namespace of the calling thread and returns an
-// error when netlink cannot be used at all.
+// Run reports the present interfaces and then each change until ctx is done. It
+// works in the network namespace of the calling thread, and returns an error
+// if netlink has not worked at all.
 func (w *Watcher) Run(ctx context.Context) error {
 	defer close(w.events)
 	for works := false; ctx.Err() == nil; {
 		err := w.follow(ctx)
 		works = works || errors.Is(err, errOverrun)
 		if err != nil && !works {
-			return fmt.Errorf("follow network interfaces: %w", err)
+			return fmt.Errorf("watch network interfaces: %w", err)
 		}
 		if err != nil {
 			w.log.Info("subscribing to network interfaces again", "reason", err)
@@ -66,13 +85,13 @@ func (w *Watcher) Run(ctx context.Context) error {
 	return nil
 }
 
-// errOverrun: messages came faster than they were read (ENOBUFS), some are
-// lost. The list behind the next subscription makes up for it.
+// errOverrun: messages arrived faster than they were read (ENOBUFS), and some
+// are lost. The list after the next subscription corrects that.
 var errOverrun = errors.New("the kernel's message queue overran")
 
 // follow subscribes, lists, and handles messages until the subscription ends
-// (overrun) or ctx is done. Listing behind the subscription misses nothing: a
-// change between the two comes twice, which changes nothing.
+// (overrun) or ctx is done. A change between subscription and list is seen
+// twice, which is harmless; none is missed.
 func (w *Watcher) follow(ctx context.Context) error {
 	updates, done := make(chan netlink.LinkUpdate, 64), make(chan struct{})
 	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{
@@ -107,26 +126,13 @@ func (w *Watcher) follow(ctx context.Context) error {
 			w.handle(ctx, update)
 		case <-ticker.C:
 			if err := w.resync(ctx); err != nil {
-				w.log.Warn("cannot list interfaces; trying again", "error", err)
+				w.log.Warn("cannot list interfaces; retrying", "error", err)
 			}
 		}
 	}
 }
 
-// handle applies one message. Messages of the AF_BRIDGE family tell about
-// bridge ports: a DELLINK there means "left the bridge", not "is gone".
-func (w *Watcher) handle(ctx context.Context, u netlink.LinkUpdate) {
-	if u.Family == unix.AF_BRIDGE {
-		return
-	}
-	if u.Header.Type == unix.RTM_DELLINK {
-		w.gone(ctx, u.Attrs().Index)
-		return
-	}
-	w.present(ctx, u.Link)
-}
-
-// resync compares everything with what is there now.
+// resync compares all known interfaces with the present ones.
 func (w *Watcher) resync(ctx context.Context) error {
 	links, err := list()
 	if err != nil {
@@ -143,6 +149,60 @@ func (w *Watcher) resync(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// handle applies one message. Messages of the AF_BRIDGE family are about bridge
+// ports: their DELLINK means that a link left the bridge.
+func (w *Watcher) handle(ctx context.Context, u netlink.LinkUpdate) {
+	if u.Family == unix.AF_BRIDGE {
+		return
+	}
+	if u.Header.Type == unix.RTM_DELLINK {
+		w.gone(ctx, u.Attrs().Index)
+		return
+	}
+	w.present(ctx, u.Link)
+}
+
+// present handles a new or known link that is present.
+func (w *Watcher) present(ctx context.Context, link netlink.Link) {
+	attrs := link.Attrs()
+	now := Interface{Index: attrs.Index, Name: attrs.Name, LinkKind: linkKindOf(link)}
+	now.Kind = w.selector.Kind(now.Name, now.LinkKind)
+	before, known := w.known[now.Index]
+	switch {
+	case !known && now.Kind == "":
+		return
+	case !known:
+		w.emit(ctx, Event{Added, now})
+	case now == before:
+		return
+	case now.Kind == before.Kind:
+		w.emit(ctx, Event{Renamed, now})
+	default: // the new name changes the kind, or no longer matches
+		w.emit(ctx, Event{Removed, before})
+		if now.Kind == "" {
+			delete(w.known, now.Index)
+			return
+		}
+		w.emit(ctx, Event{Added, now})
+	}
+	w.known[now.Index] = now
+}
+
+// gone handles a link that no longer exists.
+func (w *Watcher) gone(ctx context.Context, index int) {
+	if i, ok := w.known[index]; ok {
+		delete(w.known, index)
+		w.emit(ctx, Event{Removed, i})
+	}
+}
+
+func (w *Watcher) emit(ctx context.Context, e Event) {
+	select {
+	case w.events <- e:
+	case <-ctx.Done():
+	}
 }
 
 // drain lets the sender of a closed subscription finish.

@@ -98,6 +98,8 @@ func TestConstantsAgree(t *testing.T) {
 	must(t, capture.Variables[bpf.CaptureVarRingWakeupFill].Get(&wakeup))
 	headers := bpf.CaptureContextHeaders{}
 	for name, pair := range map[string][2]int{
+		"prefix window":      {DefaultPrefixWindow, int(bpf.CaptureWindowWINDOW_DEFAULT)},
+		"deep window":        {DefaultDeepWindow, int(bpf.CaptureWindowDEEP_WINDOW_DEFAULT)},
 		"flag no response":   {int(observe.FlagNoResponse), int(bpf.CaptureExchangeFlagFLAG_NO_RESPONSE)},
 		"flag pipelined":     {int(observe.FlagPipelined), int(bpf.CaptureExchangeFlagFLAG_PIPELINED)},
 		"flag out of order":  {int(observe.FlagOutOfOrder), int(bpf.CaptureExchangeFlagFLAG_OUT_OF_ORDER)},

@@ -3,21 +3,24 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/lab/envoy"
-	"github.com/layertrace/layertrace/e2e/lab/provision"
-	"github.com/layertrace/layertrace/e2e/lab/scenario"
-	"github.com/layertrace/layertrace/e2e/lab/traffic"
-	"github.com/layertrace/layertrace/e2e/lab/truth"
+	"github.com/layertrace/layertrace/e2e/measure"
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 type demo struct {
@@ -34,12 +37,12 @@ func demoCommand() *cobra.Command {
 	d := &demo{}
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Show a request's way through the interfaces, in numbers and in Jaeger",
-		Long: `Sends front page requests through Bookinfo three times: with Envoy's own header
-order and agents that look at the first 1,024 bytes, the same with agents that
-search on (deep), and with the trace headers put in front by the Wasm filter.
-Prints how many trace contexts were read at each interface, and one trace as
-Jaeger has it. Needs root.`,
+		Short: "Show the path of requests through the interfaces, in numbers and in Jaeger",
+		Long: `Sends requests for Bookinfo's front page in three setups: Envoy's own header order
+with agents that parse the first 1,024 bytes; the same with agents that search
+further (deep); and with the trace headers moved to the start by the Wasm filter.
+Prints how many trace contexts the agents read at each interface, and one trace
+from Jaeger. Needs root.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d.progress = progress()
@@ -47,20 +50,20 @@ Jaeger has it. Needs root.`,
 		},
 	}
 	cmd.Flags().IntVar(&d.requests, "requests", 300, "front page requests per setup")
-	cmd.Flags().BoolVar(&d.keep, "keep", os.Getenv("KEEP") == "1", "keep mesh and Jaeger up until Ctrl-C (also KEEP=1)")
-	cmd.Flags().StringVar(&d.tracer, "tracer", string(envoy.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
+	cmd.Flags().BoolVar(&d.keep, "keep", os.Getenv("KEEP") == "1", "keep mesh and Jaeger running until Ctrl-C (or set KEEP=1)")
+	cmd.Flags().StringVar(&d.tracer, "tracer", string(lab.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
 	cmd.Flags().StringVar(&d.out, "out", "out", "directory for demo.json and the logs")
-	cmd.Flags().StringVar(&d.name, "name", "demo", "tells labs apart that run at the same time")
+	cmd.Flags().StringVar(&d.name, "name", "demo", "name of the lab, to run several at once")
 	return cmd
 }
 
 func (d *demo) run(ctx context.Context) (err error) {
-	tracer, err := envoy.ParseTracer(d.tracer)
+	tracer, err := lab.ParseTracer(d.tracer)
 	if err != nil {
 		return err
 	}
 	if d.requests < 3 {
-		return fmt.Errorf("--requests %d: at least 3, so that each version of reviews is asked", d.requests)
+		return fmt.Errorf("--requests %d: want at least 3, one for each version of reviews", d.requests)
 	}
 	if err := lab.CheckRoot(); err != nil {
 		return err
@@ -97,13 +100,13 @@ func (d *demo) run(ctx context.Context) (err error) {
 	return r.missed()
 }
 
-// measure runs the three setups and returns the requests of the last.
-func (d *demo) measure(ctx context.Context, l *lab.Lab, tracer envoy.Tracer) (*report, []truth.Hop, error) {
+// measure runs the three setups and returns the hops of the last.
+func (d *demo) measure(ctx context.Context, l *lab.Lab, tracer lab.Tracer) (*report, []measure.Hop, error) {
 	r := newReport()
-	var hops []truth.Hop
-	for _, setup := range []lab.Setup{scenario.Stock(tracer), scenario.StockDeep(tracer), scenario.Reordered(tracer)} {
+	var hops []measure.Hop
+	for _, setup := range []lab.Setup{measure.Stock(tracer), measure.StockDeep(tracer), measure.Reordered(tracer)} {
 		d.progress("%s: starting applications, Envoys and agents", setup.Name)
-		out, err := scenario.Measure(ctx, l, setup, traffic.Load{
+		out, err := measure.Acquisition(ctx, l, setup, lab.Load{
 			Requests: d.requests,
 			Progress: func(done int) { d.progress("%s: %d of %d requests", setup.Name, done, d.requests) },
 		})
@@ -118,37 +121,229 @@ func (d *demo) measure(ctx context.Context, l *lab.Lab, tracer envoy.Tracer) (*r
 	return r, hops, nil
 }
 
-// showTrace reads one trace back from Jaeger and prints it. A trace through
-// reviews-v3 has both kinds of hop: between nodes, and (to ratings) within one.
-func (d *demo) showTrace(ctx context.Context, l *lab.Lab, r *report, hops []truth.Hop) error {
-	want, err := truth.LastTraceThrough(hops, "reviews-v3")
+// showTrace reads a trace from Jaeger and prints it. A trace through reviews-v3 has
+// hops between nodes and, to ratings, within one.
+func (d *demo) showTrace(ctx context.Context, l *lab.Lab, r *report, hops []measure.Hop) error {
+	want, err := measure.LastTraceThrough(hops, "reviews-v3")
 	if err != nil {
 		return err
 	}
 	r.TraceID = want.ID()
-	d.progress("reading trace %s back from Jaeger", want.ID())
+	d.progress("reading trace %s from Jaeger", want.ID())
 	trace, err := l.Jaeger.CompleteTrace(ctx, want.ID(), want.Spans(), 20*time.Second)
-	fmt.Printf("\nTrace %s as Jaeger has it (interface spans marked |):\n\n", want.ID())
+	fmt.Printf("\nTrace %s in Jaeger (interface spans are marked |):\n\n", want.ID())
 	printTree(os.Stdout, trace)
 	return err
 }
 
-// keepUp runs the mesh again, reordered, with Jaeger reachable from the host,
+// keepUp runs the mesh again, reordered and with Jaeger reachable from the host,
 // until ctx ends.
-func (d *demo) keepUp(ctx context.Context, l *lab.Lab, tracer envoy.Tracer) error {
-	setup := scenario.Reordered(tracer)
+func (d *demo) keepUp(ctx context.Context, l *lab.Lab, tracer lab.Tracer) error {
+	setup := measure.Reordered(tracer)
 	setup.Name = "kept"
 	run, err := l.Start(ctx, setup)
 	if err != nil {
 		return err
 	}
-	address, closeProxy, err := l.ExposeJaeger()
+	exposed, err := l.ExposeJaeger()
 	if err != nil {
 		return errors.Join(err, run.Stop())
 	}
-	defer closeProxy()
-	fmt.Printf("\nJaeger: http://%s  (Ctrl-C ends the demo)\n", address)
-	fmt.Printf("More requests: nsenter --net=/run/netns/%s curl %s\n", l.NodeSpace(lab.ClientNode).Name, lab.FrontPage())
+	fmt.Printf("\nJaeger: http://%s  (Ctrl-C ends the demo)\n", exposed.Address())
+	fmt.Printf("More requests: nsenter --net=/run/netns/%s curl %s\n", l.NodeNamespace(lab.ClientNode).Name, lab.FrontPage())
 	<-ctx.Done()
-	return run.Stop()
+	return errors.Join(exposed.Close(), run.Stop())
+}
+
+// report is demo.json. Rates are from 0 to 1.
+type report struct {
+	Points  []pointRates `json:"points"`
+	TraceID string       `json:"trace_id"`
+
+	setups []string
+	counts map[string][]measure.Acquired
+}
+
+type pointRates struct {
+	lab.Point
+	// Passed is the number of requests in the reordered setup.
+	Passed    int     `json:"passed"`
+	Stock     float64 `json:"stock"`
+	StockDeep float64 `json:"stock_deep"`
+	Reordered float64 `json:"reordered"`
+}
+
+func newReport() *report {
+	r := &report{counts: map[string][]measure.Acquired{}}
+	for _, point := range lab.Points() {
+		r.Points = append(r.Points, pointRates{Point: point})
+	}
+	return r
+}
+
+// add adds the results of one setup, in the order of lab.Points.
+func (r *report) add(setup string, results []measure.Acquired) {
+	r.setups = append(r.setups, setup)
+	r.counts[setup] = results
+	for i, result := range results {
+		point := &r.Points[i]
+		switch setup {
+		case "stock":
+			point.Stock = result.Rate()
+		case "stock-deep":
+			point.StockDeep = result.Rate()
+		case "reordered":
+			point.Reordered, point.Passed = result.Rate(), result.Passed
+		}
+	}
+}
+
+func (r *report) write(path string) error { return writeJSON(path, r) }
+
+// missed returns an error when the agents missed a context in a setup in which they
+// should read all, or in any setup reported a request twice or a wrong one.
+func (r *report) missed() error {
+	var errs []error
+	for _, setup := range r.setups {
+		for _, result := range r.counts[setup] {
+			if setup == "stock" {
+				result.Acquired = result.Passed
+			}
+			if err := result.Exact(); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", setup, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// printTable prints what passed each capture point and what the agents acquired.
+func printTable(w io.Writer, r *report) {
+	fmt.Fprintf(w, `
+Trace contexts that the agents acquired / requests with a trace context that passed
+the interface (from the Envoys' access logs), for each setup:
+
+`)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(table, "node\tinterface\t")
+	for _, setup := range r.setups {
+		fmt.Fprintf(table, "%s\t\t", setup)
+	}
+	fmt.Fprintln(table)
+	for i, point := range r.Points {
+		fmt.Fprintf(table, "%s\t%s\t", point.Node, point.Interface)
+		for _, setup := range r.setups {
+			result := r.counts[setup][i]
+			fmt.Fprintf(table, "%d/%d\t%.2f %%\t", result.Acquired, result.Passed, 100*result.Rate())
+		}
+		fmt.Fprintln(table)
+	}
+	// Only writing to w can fail; then printing the trace fails as well.
+	_ = table.Flush()
+}
+
+// node is a span with its children.
+type node struct {
+	lab.Span
+	children []*node
+}
+
+// printTree prints a trace: each span indented below its parent, with its duration
+// and its start relative to the trace's.
+func printTree(w io.Writer, trace lab.Trace) {
+	roots := nest(trace.Spans)
+	if len(roots) == 0 {
+		return
+	}
+	begin := roots[0].Start
+	var show func(n *node, depth int)
+	show = func(n *node, depth int) {
+		mark, name := " ", n.Service+" "+n.Name
+		if isInterface(n.Span) {
+			mark, name = "|", n.Name
+		} else if kind := n.Kind(); kind != "" {
+			name += " (" + kind + ")"
+		}
+		line := strings.Repeat("  ", depth) + mark + " " + name
+		fill := max(1, 76-utf8.RuneCountInString(line))
+		fmt.Fprintf(w, "%s%s%9.3f ms  at %8.3f ms\n", line, strings.Repeat(" ", fill),
+			float64(n.Duration.Microseconds())/1e3, float64(n.Start.Sub(begin).Microseconds())/1e3)
+		for _, child := range n.children {
+			show(child, depth+1)
+		}
+	}
+	for _, root := range roots {
+		show(root, 0)
+	}
+}
+
+// nest builds a tree of spans. The interface spans of a hop, and the server's span,
+// all have the client's span as parent: nest chains the interface spans from the
+// outermost to the innermost, and moves the server's span below the last.
+func nest(spans []lab.Span) []*node {
+	nodes := map[string]*node{}
+	for _, span := range spans {
+		nodes[span.ID] = &node{Span: span}
+	}
+	children := map[string][]*node{}
+	var roots []*node
+	for _, n := range nodes {
+		parent := nodes[n.Parent]
+		if isInterface(n.Span) {
+			parent = client(parent, nodes)
+		}
+		if parent == nil {
+			roots = append(roots, n)
+		} else {
+			children[parent.ID] = append(children[parent.ID], n)
+		}
+	}
+	for parent, ofParent := range children {
+		nodes[parent].children = chain(ofParent)
+	}
+	slices.SortFunc(roots, byStart)
+	return roots
+}
+
+// client returns the client's span of a hop, where parent is the span of either end.
+// Zipkin's client and server share a span ID. Jaeger gives the server's span a new
+// ID, below the client's, and moves all other children there as well.
+func client(parent *node, nodes map[string]*node) *node {
+	if parent != nil && parent.Kind() == "server" {
+		if above := nodes[parent.Parent]; above != nil && above.Kind() == "client" {
+			return above
+		}
+	}
+	return parent
+}
+
+// chain nests the interface spans among siblings in one another.
+func chain(siblings []*node) []*node {
+	slices.SortFunc(siblings, byStart)
+	var others []*node
+	var outer, inner *node
+	for _, n := range siblings {
+		switch {
+		case !isInterface(n.Span):
+			others = append(others, n)
+		case outer == nil:
+			outer, inner = n, n
+		default:
+			inner.children = []*node{n}
+			inner = n
+		}
+	}
+	if outer == nil {
+		return others
+	}
+	inner.children = append(inner.children, others...)
+	return []*node{outer}
+}
+
+func byStart(a, b *node) int {
+	return cmp.Or(a.Start.Compare(b.Start), -cmp.Compare(a.Duration, b.Duration), cmp.Compare(a.ID, b.ID))
+}
+
+func isInterface(span lab.Span) bool {
+	return slices.ContainsFunc(lab.Points(), func(p lab.Point) bool { return p.Name == span.Name })
 }

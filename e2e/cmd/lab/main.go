@@ -5,30 +5,33 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 func main() {
-	// The first signal ends the work, and what is up is taken down; further
-	// ones are ignored so that this happens. SIGPIPE is among them for the
-	// sake of `lab demo | head`.
+	// The first signal ends the work, and the lab is taken down; further signals
+	// are ignored, so that this completes. SIGPIPE is for `lab demo | head`.
 	ctx, stop := signal.NotifyContext(context.Background(),
 		os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	root := &cobra.Command{
 		Use:           "lab",
-		Short:         "Bring up a mesh in network namespaces and show what layertrace sees of it",
+		Short:         "Run a mesh in network namespaces, and layertrace on it",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(demoCommand(), benchCommand(), reorderCommand(), faultsCommand(), setupCommand(), k8sCommand(), kernelsCommand())
+	root.AddCommand(demoCommand(), benchCommand(), reorderCommand(), faultsCommand(), setupCommand(), picturesCommand(), k8sCommand(), kernelsCommand())
 	err := root.ExecuteContext(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled):
@@ -40,11 +43,45 @@ func main() {
 	}
 }
 
-// progress returns a function that prints lines with the time since it was
-// made, on standard error so that the results stand alone on standard output.
+// progress returns a function that prints lines with the time since its creation
+// to standard error. Standard output has only the results.
 func progress() func(format string, args ...any) {
 	start := time.Now()
 	return func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "[%5.1fs] %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	}
+}
+
+func setupCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "setup",
+		Short: "Get Envoy, Jaeger and Prometheus into the user's cache, and build the project's programs",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := provision.Tools(cmd.Context(), progress()); err != nil {
+				return err
+			}
+			checkout, err := provision.Checkout()
+			if err != nil {
+				return err
+			}
+			_, _, err = provision.Prometheus(cmd.Context(), checkout, progress())
+			return err
+		},
+	}
+}
+
+// writeJSON writes a value to a file, and creates its directory if necessary.
+func writeJSON(path string, value any) error {
+	text, err := json.MarshalIndent(value, "", "  ")
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(path), 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(path, append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
 }

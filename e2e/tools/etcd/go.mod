@@ -1,5 +1,5 @@
 // Module versions with which the etcd of the cluster tests is built; see
-// e2e/lab/provision/etcd.go. A module of its own: nothing of it is linked
+// e2e/provision/kubernetes.go. A module of its own: nothing of it is linked
 // into layertrace.
 module github.com/layertrace/layertrace/e2e/tools/etcd
 

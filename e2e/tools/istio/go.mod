@@ -1,5 +1,5 @@
 // Module versions with which Istio's programs of the cluster tests are built;
-// see e2e/lab/provision/istio.go. A module of its own: nothing of it is linked
+// see e2e/provision/kubernetes.go. A module of its own: nothing of it is linked
 // into layertrace. Istio has no tagged Go modules: this commit is of the 1.31
 // line, with its API modules at 1.31.1.
 module github.com/layertrace/layertrace/e2e/tools/istio

@@ -1,5 +1,5 @@
 // Module versions with which the lab's Jaeger is built; see
-// e2e/lab/provision/jaeger.go. A module of its own: nothing of it is linked
+// e2e/provision/lab.go. A module of its own: nothing of it is linked
 // into layertrace.
 module github.com/layertrace/layertrace/e2e/tools/jaeger
 

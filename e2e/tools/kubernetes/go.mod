@@ -1,5 +1,5 @@
 // Module versions with which the Kubernetes programs of the cluster tests are
-// built; see e2e/lab/provision/kubernetes.go. A module of its own: nothing of
+// built; see e2e/provision/kubernetes.go. A module of its own: nothing of
 // it is linked into layertrace. k8s.io/kubernetes requires its staging modules
 // as v0.0.0, hence the replacements.
 module github.com/layertrace/layertrace/e2e/tools/kubernetes

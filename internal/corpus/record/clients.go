@@ -15,13 +15,101 @@ import (
 	"time"
 )
 
+// header is one header that a client sends.
+type header struct{ name, value string }
+
+// The IDs that the clients send. The tests expect them.
+const (
+	trace128 = "4bf92f3577b34da6a3ce929d0e0e4736"
+	trace64  = "a3ce929d0e0e4736"
+	span     = "00f067aa0ba902b7"
+)
+
+// contexts are the trace headers to send, by name.
+var contexts = map[string][]header{
+	"none":          nil,
+	"w3c":           {{"traceparent", "00-" + trace128 + "-" + span + "-01"}, {"tracestate", "vendor=t61rcWkgMzE"}},
+	"w3c-unsampled": {{"traceparent", "00-" + trace128 + "-" + span + "-00"}},
+	"b3":            {{"b3", trace128 + "-" + span + "-1-05e3ac9a4f6e3b90"}},
+	"b3-denied":     {{"b3", "0"}},
+	"b3multi":       {{"X-B3-TraceId", trace128}, {"X-B3-SpanId", span}, {"X-B3-ParentSpanId", "05e3ac9a4f6e3b90"}, {"X-B3-Sampled", "1"}},
+	"b3multi-64":    {{"x-b3-traceid", trace64}, {"x-b3-spanid", span}, {"x-b3-sampled", "0"}},
+	"jaeger":        {{"uber-trace-id", trace128 + ":" + span + ":0:1"}, {"uberctx-user", "a"}},
+	"datadog":       {{"x-datadog-trace-id", "11803532876627986230"}, {"x-datadog-parent-id", "67667974448284343"}, {"x-datadog-sampling-priority", "1"}, {"x-datadog-tags", "_dd.p.dm=-1"}},
+	"skywalking":    {{"sw8", "1-ZmI4ZDJjNzE0YTU3NGY=-YWJjLjEyMy4xNjAw-3-Y2F0YWxvZw==-bm9kZS0y-L2NhdGFsb2c=-MTI3LjAuMC4xOjgwODA="}, {"sw8-correlation", ""}},
+}
+
+// recipe is one request by one client.
+type recipe struct {
+	client  string
+	context string
+	// extra is the variation in the file's name: further headers, a body.
+	extra   string
+	headers []header
+	method  string
+	body    int
+	flags   []string // of the client's command
+}
+
+func (r recipe) name() string {
+	name := r.client + "-" + r.context
+	if r.extra != "" {
+		name += "-" + r.extra
+	}
+	return name
+}
+
+func (r recipe) allHeaders() []header {
+	return append(append([]header{}, r.headers...), contexts[r.context]...)
+}
+
+func cookie(bytes int) []header { return []header{{"Cookie", "session=" + strings.Repeat("c", bytes)}} }
+
+// recipes returns all heads of the corpus but Envoy's.
+func recipes() []recipe {
+	var all []recipe
+	for client, names := range map[string][]string{
+		"curl":                   {"none", "w3c", "w3c-unsampled", "b3", "b3-denied", "b3multi", "b3multi-64", "jaeger", "datadog", "skywalking"},
+		"go":                     {"none", "w3c", "b3", "b3multi", "jaeger", "datadog", "skywalking"},
+		"python-urllib":          {"none", "w3c", "b3multi", "jaeger"},
+		"python-http.client":     {"w3c", "b3", "datadog"},
+		"python-requests":        {"none", "w3c", "b3multi-64", "skywalking"},
+		"node-http":              {"none", "w3c", "b3multi", "datadog"},
+		"node-fetch":             {"none", "w3c", "b3", "skywalking"},
+		"java-HttpClient":        {"none", "w3c", "b3multi", "jaeger"},
+		"java-HttpURLConnection": {"w3c", "b3", "datadog", "skywalking"},
+		"wget":                   {"none", "w3c", "b3multi"},
+	} {
+		for _, context := range names {
+			all = append(all, recipe{client: client, context: context, method: "GET"})
+		}
+	}
+	return append(all,
+		recipe{client: "curl", context: "w3c", extra: "cookie-16k", headers: cookie(16 << 10), method: "GET"},
+		recipe{client: "curl", context: "none", extra: "cookie-16k", headers: cookie(16 << 10), method: "GET"},
+		recipe{client: "go", context: "w3c", extra: "cookie-16k", headers: cookie(16 << 10), method: "GET"},
+		recipe{client: "curl", context: "b3multi", extra: "cookie-1k", headers: cookie(1 << 10), method: "GET"},
+		recipe{client: "curl", context: "w3c", extra: "expect", headers: []header{{"Expect", "100-continue"}}, method: "POST", body: 2 << 10},
+		recipe{client: "curl", context: "b3", extra: "chunked", headers: []header{{"Transfer-Encoding", "chunked"}}, method: "PUT", body: 300},
+		recipe{client: "curl", context: "w3c", extra: "http10", method: "GET", flags: []string{"--http1.0"}},
+		recipe{client: "curl", context: "w3c", extra: "head", method: "HEAD", flags: []string{"--head"}},
+		recipe{client: "curl", context: "jaeger", extra: "delete", method: "DELETE"},
+		recipe{client: "curl", context: "w3c", extra: "options", method: "OPTIONS"},
+		recipe{client: "go", context: "b3multi", extra: "chunked", method: "POST", body: 300},
+		recipe{client: "python-requests", context: "w3c", extra: "chunked", method: "POST", body: 300},
+		recipe{client: "node-http", context: "w3c", extra: "post", method: "PATCH", body: 300},
+		recipe{client: "java-HttpURLConnection", context: "b3multi", extra: "chunked", method: "POST", body: 300},
+		recipe{client: "java-HttpClient", context: "w3c", extra: "post", method: "POST", body: 300},
+	)
+}
+
 //go:embed clients
 var clientFiles embed.FS
 
-// clients runs the client programs, whose sources it has put into a folder.
+// clients runs the client programs, whose sources are in a folder.
 type clients struct{ folder string }
 
-// unpack writes the clients' sources to the folder.
+// unpack writes the clients' sources to a folder.
 func unpack(folder string) (clients, error) {
 	for _, name := range []string{"client.py", "client.mjs", "Client.java"} {
 		source, err := clientFiles.ReadFile("clients/" + name)
@@ -35,7 +123,7 @@ func unpack(folder string) (clients, error) {
 	return clients{folder}, nil
 }
 
-// run makes the recipe's request to the URL with the real client.
+// run makes the recipe's request with the real client.
 func (c clients) run(r recipe, url string) error {
 	if r.client == "go" {
 		return runGo(r, url)
@@ -90,7 +178,7 @@ func (c clients) command(r recipe, url string) []string {
 func runGo(r recipe, url string) error {
 	var body io.Reader
 	if r.body > 0 {
-		// Behind a MultiReader the length is not known: chunked.
+		// The length of a MultiReader is unknown: chunked.
 		body = io.MultiReader(strings.NewReader(strings.Repeat("q", r.body)))
 	}
 	request, err := http.NewRequest(r.method, url, body)

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// providers are the tracers, as the provider of an HTTP connection manager.
+// providers are the tracers, as providers of an HTTP connection manager.
 var providers = map[string]string{
 	"zipkin": `
 name: envoy.tracers.zipkin
@@ -46,7 +46,7 @@ typed_config:
   client_config: {service_name: front, instance_name: front-1}`,
 }
 
-// envoyRun is one start of Envoy; it makes two heads.
+// envoyRun is one run of Envoy, which gives two heads.
 type envoyRun struct {
 	tracer          string
 	SamplingPercent int
@@ -75,12 +75,11 @@ func (e envoyRun) name() string {
 	return name
 }
 
-// continued is the context that Envoy is given to go on with, as the tracer
-// reads it.
+// continued is the context, in the tracer's format, for Envoy to continue.
 var continued = map[string]string{"zipkin": "b3multi", "opentelemetry": "w3c", "datadog": "datadog", "skywalking": "skywalking"}
 
-// record starts Envoy in front of the recorder and returns the heads that it
-// passes on: of a request without a context, and of one with.
+// record starts Envoy as a proxy of the recorder and returns the heads that it
+// forwards for a request without and with a context.
 func (e envoyRun) record(binary, folder string, r *recorder) (root, further []byte, err error) {
 	port, err := freePort()
 	if err != nil {
@@ -102,11 +101,11 @@ func (e envoyRun) record(binary, folder string, r *recorder) (root, further []by
 	}
 	defer func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // killed: its exit status says nothing
+		_ = cmd.Wait() // killed: the exit status means nothing
 	}()
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	if err := waitFor(address); err != nil {
-		return nil, nil, fmt.Errorf("%w; Envoy said: %s", err, &log)
+		return nil, nil, fmt.Errorf("%w; Envoy's log: %s", err, &log)
 	}
 	if root, err = passOn(address, nil, r); err != nil {
 		return nil, nil, err
@@ -129,7 +128,7 @@ func (e envoyRun) config(listenPort, recorderPort int) ([]byte, error) {
 	err = parsed.Execute(&out, struct {
 		envoyRun
 		Provider                 string
-		UpstreamSpan             bool // SkyWalking's tracer writes sw8 from such spans only
+		UpstreamSpan             bool // SkyWalking's tracer writes sw8 only from those
 		ListenPort, RecorderPort int
 	}{e, strings.ReplaceAll(providers[e.tracer], "\n", "\n"+indent), e.tracer == "skywalking", listenPort, recorderPort})
 	return out.Bytes(), err
@@ -143,7 +142,7 @@ func freePort() (int, error) {
 	return listener.Addr().(*net.TCPAddr).Port, listener.Close()
 }
 
-// waitFor waits until a connection to the address is taken.
+// waitFor waits until the address accepts connections.
 func waitFor(address string) error {
 	deadline := time.Now().Add(20 * time.Second)
 	for {
@@ -152,7 +151,7 @@ func waitFor(address string) error {
 			return conn.Close()
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("no answer on %s: %w", address, err)
+			return fmt.Errorf("connect to %s: %w", address, err)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

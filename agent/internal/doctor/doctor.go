@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package doctor finds out what the agent can do on this machine. It tries
+// each feature instead of comparing kernel versions, as distributions backport
+// and disable features.
+package doctor
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Report is the state of this machine.
+type Report struct {
+	// Kernel is release and architecture, for information only.
+	Kernel string `json:"kernel"`
+	// Capture: the agent can capture here, with hook Mode.
+	Capture bool   `json:"capture"`
+	Mode    string `json:"mode,omitempty"`
+	// Reason is why the agent cannot capture.
+	Reason string  `json:"reason,omitempty"`
+	Checks []Check `json:"checks"`
+}
+
+// Check is the outcome for one feature.
+type Check struct {
+	// Name of the feature.
+	Name  string `json:"name"`
+	State State  `json:"state"`
+	// Needed: the agent cannot capture without it. The three hooks (tcx,
+	// clsact, socket-filter) replace each other, so none of them is needed.
+	Needed bool `json:"needed"`
+	// For is what uses the feature, and so what is off without it.
+	For string `json:"for"`
+	// Detail is what failed, or what was found.
+	Detail string `json:"detail,omitempty"`
+}
+
+// State is the outcome of a check.
+type State string
+
+// States of a check. Unknown: the check itself was not possible.
+const (
+	OK      State = "ok"
+	Missing State = "missing"
+	Unknown State = "unknown"
+)
+
+// untried is the detail of checks that need privileges.
+const untried = "needs privileges"
+
+// Examine makes all checks. Without privileges most of them would only report
+// "not permitted" and are skipped.
+func Examine() Report {
+	r := Report{Kernel: kernel()}
+	privileged := true
+	for _, f := range allFeatures() {
+		if !privileged && f.name != "btf" && f.name != "cgroup2" {
+			r.Checks = append(r.Checks, Check{Name: f.name, State: Unknown, Needed: f.needed, For: f.use, Detail: untried})
+			continue
+		}
+		c := f.check()
+		if c.Name == namePrivileges && c.State != OK {
+			privileged = false
+		}
+		r.Checks = append(r.Checks, c)
+	}
+	r.conclude()
+	return r
+}
+
+// feature is a check to make.
+type feature struct {
+	name   string
+	needed bool
+	use    string
+	since  string // the first kernel that has it, for the advice
+	try    func() (detail string, err error)
+}
+
+// errUnknown marks an error that does not depend on the feature.
+var errUnknown = errors.New("cannot be tried")
+
+func (f feature) check() Check {
+	c := Check{Name: f.name, Needed: f.needed, For: f.use, State: OK}
+	detail, err := f.try()
+	c.Detail = detail
+	if err == nil {
+		return c
+	}
+	c.State, c.Detail = Missing, err.Error()
+	if errors.Is(err, errUnknown) {
+		c.State = Unknown
+	}
+	if f.since != "" && (errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.EINVAL)) {
+		c.Detail += "; Linux has it since " + f.since
+	}
+	return c
+}
+
+// conclude derives from the checks whether and how the agent can capture.
+func (r *Report) conclude() {
+	state := map[string]State{}
+	for _, c := range r.Checks {
+		state[c.Name] = c.State
+		if c.Needed && c.State != OK && r.Reason == "" {
+			r.Reason = fmt.Sprintf("%s: %s", c.Name, c.Detail)
+		}
+	}
+	for _, mode := range []string{nameTCX, nameClsact, nameSocketFilter} {
+		if state[mode] == OK && r.Mode == "" {
+			r.Mode = mode
+		}
+	}
+	if r.Mode == "" && r.Reason == "" {
+		r.Reason = "none of tcx, clsact and socket-filter works"
+	}
+	r.Capture = r.Reason == ""
+	if !r.Capture {
+		r.Mode = ""
+	}
+}
+
+// WriteText writes a table.
+func (r Report) WriteText(out io.Writer) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "kernel %s\n\n", r.Kernel)
+	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "FEATURE\tSTATE\tUSED FOR\tDETAIL")
+	for _, c := range r.Checks {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", c.Name, c.State, c.For, c.Detail)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(&b)
+	for _, c := range r.Checks {
+		if c.State != OK && !c.Needed && c.For != "" && c.Detail != untried {
+			fmt.Fprintf(&b, "off without %s: %s\n", c.Name, c.For)
+		}
+	}
+	switch {
+	case !r.Capture:
+		fmt.Fprintf(&b, "The agent cannot capture here. %s\n", r.Reason)
+	case r.Mode == nameSocketFilter: // which auto never selects
+		fmt.Fprintf(&b, "The agent can capture here, with --mode %s.\n", r.Mode)
+	default:
+		fmt.Fprintf(&b, "The agent can capture here (--mode auto selects %s).\n", r.Mode)
+	}
+	_, err := out.Write(b.Bytes())
+	return err
+}
+
+// WriteJSON writes the report as one JSON object.
+func (r Report) WriteJSON(out io.Writer) error {
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}
+
+func kernel() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Release[:]) + " " + unix.ByteSliceToString(u.Machine[:])
+}

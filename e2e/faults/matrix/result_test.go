@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package matrix
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+func results() []Result {
+	return []Result{
+		{Layer: observe.Application, Location: "details", InjectedUS: 1000, VerdictLayer: observe.Application, VerdictLocation: "details", MeasuredUS: 1200, TotalUS: 100, UnattributedUS: 1},
+		{Layer: observe.Application, Location: "details", InjectedUS: 10_000, VerdictLayer: observe.Application, VerdictLocation: "ratings", TotalUS: 100, UnattributedUS: 3},
+		{Layer: observe.NodeDriver, Location: "node3", InjectedUS: 10_000, Load: true, VerdictLayer: observe.VirtualNetwork, MergedLayers: []observe.Layer{observe.VirtualNetwork, observe.NodeDriver}, VerdictLocation: "node3", MeasuredUS: 10_501, TotalUS: 100, UnattributedUS: 2},
+		{Layer: observe.RelayNetwork, Location: "node2-node3", InjectedUS: 10_000, VerdictLayer: observe.NoLayer, TraceIDs: []string{"ab"},
+			Singles: []Single{{InjectedUS: 1000, Right: true}, {InjectedUS: 1000}, {InjectedUS: 999}}},
+		{Layer: observe.RelayNetwork, Location: "node2-node3", InjectedUS: 999, VerdictLayer: observe.NoLayer},
+		{Layer: observe.NoLayer, VerdictLayer: observe.NoLayer, Singles: []Single{{Layer: observe.NoLayer}, {Layer: observe.NoLayer, ClientOffUS: 900}, {Layer: observe.Application, MeasuredUS: 900, ClientOffUS: 449}, {Layer: observe.Application, MeasuredUS: 900, ClientOffUS: 450}}},
+		{Layer: observe.NoLayer, VerdictLayer: observe.Application, VerdictLocation: "details"},
+	}
+}
+
+func TestScore(t *testing.T) {
+	s := NewScore(results())
+	if s.Accuracy != (Share{2, 4}) || s.FalseBlame != (Share{1, 2}) || s.Close != (Share{1, 2}) || s.Small != 1 {
+		t.Errorf("%+v", s)
+	}
+	if s.SingleAccuracy != (Share{1, 2}) || s.SingleFalseBlame != (Share{2, 4}) || s.SingleSeen != (Share{1, 2}) {
+		t.Errorf("each request alone: right %v, blamed %v, of these seen by the client %v", s.SingleAccuracy, s.SingleFalseBlame, s.SingleSeen)
+	}
+	if s.Unattributed != 0.02 {
+		t.Errorf("unattributed %v", s.Unattributed)
+	}
+	want := map[observe.Layer]map[observe.Layer]int{
+		observe.Application: {observe.Application: 2}, observe.NodeDriver: {observe.NodeDriver: 1},
+		observe.RelayNetwork: {observe.NoLayer: 1}, observe.NoLayer: {observe.NoLayer: 1, observe.Application: 1},
+	}
+	if !reflect.DeepEqual(s.Matrix, want) || s.WrongLocation[observe.Application] != 1 || len(s.Wrong) != 3 {
+		t.Errorf("%v, wrong place %v, wrong %v", s.Matrix, s.WrongLocation, s.Wrong)
+	}
+	if (Share{}).Value() != 0 {
+		t.Error("a share of nothing")
+	}
+}
+
+// The queue counts where the verdict is right and the fault is in a queue.
+func TestScoreOfQueues(t *testing.T) {
+	result := func(k faults.Kind, verdict observe.Layer, queue string) Result {
+		return Result{Fault: k, Layer: k.Layer(), Location: "details", InjectedUS: 1000, VerdictLayer: verdict, VerdictLocation: "details", VerdictQueue: queue}
+	}
+	s := NewScore([]Result{
+		result(faults.SidecarStarved, observe.ProtocolStack, "receive"), result(faults.AppNotReading, observe.ProtocolStack, "receive"),
+		result(faults.PodQdisc, observe.ProtocolStack, "pod"), result(faults.PodQdisc, observe.ProtocolStack, "receive"), result(faults.PodQdisc, observe.ProtocolStack, ""),
+		result(faults.SidecarStarved, observe.Application, ""), result(faults.AppSleep, observe.Application, ""),
+	})
+	if s.Queue != (Share{3, 5}) {
+		t.Errorf("got %v", s.Queue)
+	}
+}
+
+func TestPage(t *testing.T) {
+	var b strings.Builder
+	if err := NewScore(results()).WritePage(&b, "Title", "A note."); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"# Title\n\nA note.\n", "50.0 % (2 of 4)", "| relay-network ", "not counted: 1", "## Wrong verdicts"} {
+		if !strings.Contains(b.String(), part) {
+			t.Errorf("no %q in\n%s", part, b.String())
+		}
+	}
+}
+
+// Other programs read the file by these names.
+func TestFileFormat(t *testing.T) {
+	c := faults.Case{Kind: faults.DriverQdisc, Node: 3, Magnitude: time.Millisecond, Transfer: faults.Transfer{Caller: "productpage", Callee: "details", Response: true}}
+	r := NewResult(c, []Sample{{"ab", 1100 * time.Microsecond, 9 * time.Millisecond, 20 * time.Microsecond}, {"cd", time.Millisecond, time.Millisecond, 0}, {"ef", time.Second, time.Second, 0}}, 5)
+	r.Judge(Verdict{Layer: observe.NodeDriver, Location: "node3", Excess: time.Millisecond, Unattributed: 2 * time.Microsecond, Total: 8 * time.Millisecond})
+	data, err := json.Marshal(File{Cases: []Result{r}, Accuracy: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Cases                []map[string]any `json:"cases"`
+		Accuracy, FalseBlame *float64
+		Blame                *float64 `json:"false_blame"`
+	}
+	if err := json.Unmarshal(data, &file); err != nil || file.Accuracy == nil || file.Blame == nil || len(file.Cases) != 1 {
+		t.Fatalf("%v: %s", err, data)
+	}
+	for key, want := range map[string]any{
+		"fault": "driver-qdisc", "layer": "node-driver", "place": "node3", "injected_us": 1100.0,
+		"verdict_layer": "node-driver", "verdict_place": "node3", "measured_us": 1000.0,
+		"unattributed_us": 2.0, "total_us": 8000.0, "seed": 5.0, "load": false,
+	} {
+		if file.Cases[0][key] != want {
+			t.Errorf("%s: %v, want %v", key, file.Cases[0][key], want)
+		}
+	}
+}

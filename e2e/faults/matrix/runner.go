@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package matrix runs cases with faults in the lab, gets layertrace's verdicts on their
+// traces, and compares them with the faults: its result is a confusion matrix.
+package matrix
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/sandbox"
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+// Runner runs cases.
+type Runner struct {
+	Session   *faults.Session
+	Jaeger    *lab.JaegerClient
+	Explainer Explainer
+	Seed      uint64
+	// Batch is how many cases run before their traces are explained.
+	Batch int
+	// Requests is the number of requests per case, with the same fault.
+	Requests int
+	Progress func(format string, args ...any)
+
+	// Again counts requests that were repeated because the fault missed them,
+	// Skipped the cases whose fault always missed.
+	Again, Skipped int
+	// Unsound counts requests that another cause delayed as well, by the client's
+	// measurement. They count: explain has to distinguish chance from cause.
+	Unsound int
+}
+
+// attempts is how often a request is sent whose fault misses it.
+const attempts = 3
+
+// Run runs the cases and returns their results with verdicts. It skips a case whose
+// fault always misses, and reports that.
+func (c *Runner) Run(ctx context.Context, cases []faults.Case) (results []Result, err error) {
+	defer c.Session.Load.Set(false)
+	done := 0
+	for batch := range c.batches(cases) {
+		made, err := c.runBatch(ctx, batch)
+		if err != nil {
+			return results, err
+		}
+		if err := c.judge(ctx, made); err != nil {
+			return results, err
+		}
+		results = append(results, made...)
+		done += len(batch)
+		score := NewScore(results)
+		c.Progress("%d of %d cases: %d of %d faults found, %d of %d blamed without a fault", done, len(cases),
+			score.Accuracy.Part, score.Accuracy.Of, score.FalseBlame.Part, score.FalseBlame.Of)
+	}
+	return results, nil
+}
+
+// batches returns batches of cases all with or all without load: the requests before a
+// batch are its baseline, which depends on load.
+func (c *Runner) batches(cases []faults.Case) iter.Seq[[]faults.Case] {
+	ordered := slices.Clone(cases)
+	slices.SortStableFunc(ordered, func(a, b faults.Case) int { return loadOrder(a) - loadOrder(b) })
+	first := slices.IndexFunc(ordered, func(c faults.Case) bool { return c.Load })
+	if first < 0 {
+		first = len(ordered)
+	}
+	return func(yield func([]faults.Case) bool) {
+		for _, half := range [][]faults.Case{ordered[:first], ordered[first:]} {
+			for batch := range slices.Chunk(half, c.Batch) {
+				if !yield(batch) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func loadOrder(c faults.Case) int {
+	if c.Load {
+		return 1
+	}
+	return 0
+}
+
+// baselineRequests is how many requests without a fault before its first request a
+// case is compared with. So many precede each batch, and one each of its requests.
+const baselineRequests = 75
+
+// connectRequests open connections after the load was turned on or off.
+const connectRequests = 15
+
+// runBatch runs the cases of a batch.
+func (c *Runner) runBatch(ctx context.Context, batch []faults.Case) (made []Result, err error) {
+	if err := c.Session.Plain(ctx, batch[0].Load, connectRequests+baselineRequests); err != nil {
+		return nil, err
+	}
+	for _, one := range batch {
+		result, err := c.runCase(ctx, one)
+		switch {
+		case errors.Is(err, faults.ErrMissed):
+			c.Skipped++
+			c.Progress("skipped after %d attempts: %v", attempts, err)
+		case err != nil:
+			return nil, err
+		default:
+			made = append(made, result)
+		}
+	}
+	c.Session.Load.Set(false)
+	return made, nil
+}
+
+// runCase sends the requests of a case.
+func (c *Runner) runCase(ctx context.Context, one faults.Case) (Result, error) {
+	requests := make([]Sample, c.Requests)
+	for i := range requests {
+		// The baseline comes from requests at the same time.
+		err := c.Session.Plain(ctx, one.Load, 1)
+		if err != nil {
+			return Result{}, err
+		}
+		if requests[i], err = c.sample(ctx, one); err != nil {
+			return Result{}, err
+		}
+	}
+	return NewResult(one, requests, c.Seed), nil
+}
+
+func (c *Runner) sample(ctx context.Context, one faults.Case) (r Sample, err error) {
+	for range attempts {
+		var m faults.Injection
+		if m, err = c.Session.Make(ctx, one); !errors.Is(err, faults.ErrMissed) {
+			if !m.Sound() {
+				c.Unsound++
+			}
+			return Sample{TraceID: m.TraceID, Injected: m.Injected, Client: m.Client, ClientOff: m.Unexplained()}, err
+		}
+		c.Again++
+	}
+	return r, err
+}
+
+// judge adds the verdicts, once Jaeger has the traces.
+func (c *Runner) judge(ctx context.Context, made []Result) error {
+	var ids []string
+	var groups, singles [][]string
+	for _, r := range made {
+		ids = append(ids, r.TraceIDs...)
+		groups = append(groups, r.TraceIDs)
+		for _, id := range r.TraceIDs {
+			singles = append(singles, []string{id})
+		}
+	}
+	if err := AwaitSpans(ctx, c.Jaeger, ids); err != nil {
+		return err
+	}
+	verdicts, err := c.Explainer.Explain(ctx, slices.Concat(groups, singles))
+	if err != nil {
+		return err
+	}
+	if len(verdicts) != len(groups)+len(singles) {
+		return fmt.Errorf("layertrace explain reported on %d groups of traces, want %d", len(verdicts), len(groups)+len(singles))
+	}
+	alone := verdicts[len(groups):]
+	for i := range made {
+		made[i].Judge(verdicts[i])
+		for n := range made[i].TraceIDs {
+			made[i].JudgeSingle(n, alone[0])
+			alone = alone[1:]
+		}
+	}
+	return nil
+}
+
+// Explainer returns layertrace's verdicts on groups of traces, in order.
+type Explainer interface {
+	Explain(ctx context.Context, groups [][]string) ([]Verdict, error)
+}
+
+// ExplainCommand runs `layertrace explain`.
+type ExplainCommand struct{ Lab *lab.Lab }
+
+// Explain runs it once for all groups.
+func (c ExplainCommand) Explain(ctx context.Context, groups [][]string) ([]Verdict, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	args := []string{"explain", "--json", "--baseline", strconv.Itoa(baselineRequests), "--jaeger", lab.JaegerURL()}
+	for _, ids := range groups {
+		args = append(args, strings.Join(ids, ",")+",") // the comma makes a group of a single trace
+	}
+	out, err := c.Lab.Layertrace(ctx, args...)
+	if err != nil {
+		return nil, err
+	}
+	return parseReports(out)
+}
+
+// parseReports decodes one JSON report per group.
+func parseReports(out []byte) (verdicts []Verdict, err error) {
+	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
+		var r explainReport
+		err := decoder.Decode(&r)
+		if errors.Is(err, io.EOF) {
+			return verdicts, nil
+		}
+		if err == nil && (len(r.TraceIDs) == 0 || r.Verdict.Layer == "") {
+			err = errors.New("a report without trace_ids or verdict.layer")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read report %d of layertrace explain --json: %w", len(verdicts)+1, err)
+		}
+		verdicts = append(verdicts, r.verdict())
+	}
+}
+
+// explainReport is the part of a report that is used here.
+type explainReport struct {
+	TraceIDs     []string `json:"trace_ids"`
+	Total        int64    `json:"slow_total_ns"`
+	Unattributed int64    `json:"unattributed_ns"`
+	Verdict      struct {
+		Layer      observe.Layer   `json:"layer"`
+		Place      string          `json:"location"`
+		Queue      string          `json:"queue"`
+		Excess     int64           `json:"excess_ns"`
+		Covers     []observe.Layer `json:"merged_layers"`
+		Confidence string          `json:"confidence"`
+	} `json:"verdict"`
+}
+
+func (r explainReport) verdict() Verdict {
+	return Verdict{
+		Layer: r.Verdict.Layer, Location: r.Verdict.Place, Queue: r.Verdict.Queue, MergedLayers: r.Verdict.Covers, Confidence: r.Verdict.Confidence,
+		Excess: time.Duration(r.Verdict.Excess), Unattributed: time.Duration(r.Unattributed), Total: time.Duration(r.Total),
+	}
+}
+
+// settleTime is how long no span must arrive for a trace to be complete. Envoys send
+// spans every half second. Agents send them after an exchange was idle, for which they
+// check every second, and hold them for up to another second.
+const settleTime = 3500 * time.Millisecond
+
+// AwaitSpans waits until Jaeger has all spans of the traces. Their number depends
+// on the agents, so it waits until no more arrive.
+func AwaitSpans(ctx context.Context, jaeger *lab.JaegerClient, ids []string) error {
+	last, since := 0, time.Now()
+	return sandbox.Await(ctx, "all spans in Jaeger", 30*time.Second, 300*time.Millisecond, func(ctx context.Context) error {
+		count := 0
+		for _, id := range ids {
+			trace, err := jaeger.Trace(ctx, id)
+			if err != nil {
+				return err
+			}
+			if len(trace.Spans) == 0 {
+				since = time.Now()
+				return fmt.Errorf("no spans of trace %s", id)
+			}
+			count += len(trace.Spans)
+		}
+		if count != last {
+			last, since = count, time.Now()
+		}
+		if time.Since(since) < settleTime {
+			return fmt.Errorf("%d spans, and more may arrive", count)
+		}
+		return nil
+	})
+}

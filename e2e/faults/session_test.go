@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"testing"
+	"time"
+)
+
+func TestSound(t *testing.T) {
+	const ms = time.Millisecond
+	for _, test := range []struct {
+		injected, client time.Duration // it is 5 ms without a fault
+		sound            bool
+	}{
+		{0, 5 * ms, true},
+		{0, 3 * ms, true},
+		{0, 7 * ms, false},
+		{20 * ms, 29 * ms, true},
+		{20 * ms, 31 * ms, false},
+		{20 * ms, 21 * ms, true},
+		{20 * ms, 19 * ms, false}, // the request cannot have waited for it
+	} {
+		m := Injection{Injected: test.injected, Client: test.client, Baseline: 5 * ms}
+		if m.Sound() != test.sound {
+			t.Errorf("%v of %v: %v", test.injected, test.client, m.Sound())
+		}
+	}
+}
+
+func TestTypicalIsTheMedianOfTheLatest(t *testing.T) {
+	var typical baseline
+	if got := typical.median("a"); got != 0 {
+		t.Errorf("%v of nothing", got)
+	}
+	for range 100 {
+		typical.add("a", time.Hour)
+	}
+	typical.add("b", time.Minute)
+	for i := range baselineSize {
+		typical.add("a", time.Duration(i)*time.Second)
+	}
+	if got := typical.median("a"); got != baselineSize/2*time.Second {
+		t.Errorf("%v", got)
+	}
+}

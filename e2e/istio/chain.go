@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package istio tests layertrace on a real control plane from end to end: what
+// `layertrace install` applies goes through the API server, istiod and pilot-agent
+// into a running Envoy, and is checked in the bytes that an upstream receives; and a
+// kubelet runs the agent, whose spans are checked in Jaeger.
+package istio
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"math"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/layertrace/layertrace/e2e/cluster"
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/provision"
+	"github.com/layertrace/layertrace/e2e/reorder"
+	"github.com/layertrace/layertrace/e2e/sandbox"
+)
+
+// Options configure a run.
+type Options struct {
+	// Name distinguishes runs that exist at the same time.
+	Name string
+	// Dir is a directory for configuration and logs. Run empties it.
+	Dir   string
+	Tools Tools
+	// Progress is called with one line per step.
+	Progress func(format string, args ...any)
+}
+
+// Tools are the paths of the programs.
+type Tools struct {
+	Cluster cluster.Tools
+	Mesh    cluster.MeshTools
+	// Layertrace is the program under test, Wasm the module.
+	Layertrace, Wasm string
+	// Jaeger, Bookinfo and Pause run on the node or next to it.
+	Jaeger, Bookinfo, Pause string
+	Node                    cluster.NodeTools
+}
+
+// ProvisionTools gets and builds every program of a run.
+func ProvisionTools(ctx context.Context, progress provision.Progress) (tools Tools, err error) {
+	checkout, err := provision.Checkout()
+	if err != nil {
+		return Tools{}, err
+	}
+	if tools.Cluster, err = provision.Kubernetes(ctx, checkout, progress); err != nil {
+		return Tools{}, err
+	}
+	if tools.Mesh, err = provision.Istio(ctx, checkout, progress); err != nil {
+		return Tools{}, err
+	}
+	if tools.Node, err = provision.Node(ctx, checkout, progress); err != nil {
+		return Tools{}, err
+	}
+	if tools.Jaeger, err = provision.Jaeger(ctx, checkout, progress); err != nil {
+		return Tools{}, err
+	}
+	bin := filepath.Join(checkout, "bin")
+	for _, program := range []struct {
+		path      *string
+		name, pkg string
+	}{
+		{&tools.Layertrace, "layertrace", "./agent/cmd/layertrace"},
+		{&tools.Bookinfo, "bookinfo", "./e2e/bookinfo"},
+		{&tools.Pause, "pause", "./e2e/cluster/pause"},
+	} {
+		*program.path = filepath.Join(bin, program.name)
+		if err := provision.RunGo(ctx, checkout, progress, "build", "-trimpath", "-o", *program.path, program.pkg); err != nil {
+			return Tools{}, err
+		}
+	}
+	tools.Wasm = filepath.Join(bin, "layertrace.wasm")
+	return tools, provision.Wasm(ctx, tools.Wasm, progress)
+}
+
+// Step is the result of one step.
+type Step struct {
+	Name string `json:"name"`
+	Pass bool   `json:"pass"`
+	// Seconds is the time of the step, rounded to tenths.
+	Seconds float64 `json:"seconds"`
+}
+
+// chain is the state that the steps share.
+type chain struct {
+	options Options
+	cluster *cluster.Cluster
+	mesh    *cluster.Mesh
+	modules *cluster.Modules
+	// upstream is the application in the pod server.
+	upstream *reorder.Upstream
+	// client is the pod whose sidecar the steps configure.
+	client *cluster.Pod
+	// jaeger reads the agents' spans.
+	jaeger *lab.JaegerClient
+}
+
+// Run runs all steps and removes everything. After a failed step the others still
+// run, unless they need it. The error has every failure.
+func Run(ctx context.Context, options Options) ([]Step, error) {
+	c := &chain{options: options}
+	results, err := c.run(ctx)
+	options.Progress("taking the cluster down")
+	return results, errors.Join(err, c.close())
+}
+
+func (c *chain) run(ctx context.Context) (results []Step, err error) {
+	var errs []error
+	for _, step := range steps() {
+		c.options.Progress("%s", step.name)
+		start := time.Now()
+		err := step.do(ctx, c)
+		results = append(results, Step{step.name, err == nil, math.Round(time.Since(start).Seconds()*10) / 10})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", step.name, err))
+			c.options.Progress("FAILED: %v", err)
+		}
+		if err != nil && step.needed || ctx.Err() != nil {
+			break
+		}
+	}
+	return results, errors.Join(errs...)
+}
+
+func (c *chain) close() error {
+	var errs []error
+	if c.jaeger != nil {
+		c.jaeger.Close()
+	}
+	if c.upstream != nil {
+		c.upstream.Close()
+	}
+	if c.modules != nil {
+		errs = append(errs, c.modules.Close())
+	}
+	if c.cluster != nil {
+		errs = append(errs, c.cluster.Close())
+	}
+	return errors.Join(errs...)
+}
+
+type step struct {
+	name string
+	// needed is set when later steps make no sense after its failure.
+	needed bool
+	do     func(context.Context, *chain) error
+}
+
+// steps returns all steps in their order.
+func steps() []step {
+	all := []step{
+		{"API server with Istio's resources", true, startCluster},
+		{"istiod", true, startMesh},
+		{"sidecar", true, startPods},
+		{"stock order without layertrace", true, showsStockOrder},
+	}
+	for _, m := range methods {
+		all = append(all, m.steps()...)
+	}
+	all = append(all, inlineMethod.inlineSteps()...)
+	return append(all,
+		step{"node with kubelet, containerd and CNI", true, startNode},
+		step{"Jaeger", true, startJaeger},
+		step{"agent's pod from the project's image, ready", true, agentRuns},
+		step{"pod that starts later is named in its spans in Jaeger", false, laterPodIsNamed},
+		step{"agent uninstalled, its pod removed", false, agentGoes})
+}
+
+func startCluster(ctx context.Context, c *chain) (err error) {
+	c.cluster, err = cluster.Start(ctx, cluster.Options{
+		Name: c.options.Name, Dir: c.options.Dir, Tools: c.options.Tools.Cluster, Progress: c.options.Progress,
+	})
+	return err
+}
+
+func startMesh(ctx context.Context, c *chain) (err error) {
+	if c.mesh, err = cluster.StartMesh(ctx, c.cluster, c.options.Tools.Mesh); err != nil {
+		return err
+	}
+	c.modules, err = cluster.ServeModules(c.cluster)
+	return err
+}
+
+const (
+	clientIP = "10.77.0.10"
+	inlineIP = "10.77.0.11"
+	serverIP = "10.77.0.20"
+	// serviceURL is the address of server.yaml's service.
+	serviceURL = "http://10.96.0.10:8000/"
+)
+
+//go:embed server.yaml
+var serverManifest []byte
+
+// startPods adds a server that records request heads, without a sidecar that would
+// change them, and a client with a sidecar.
+func startPods(ctx context.Context, c *chain) error {
+	if err := c.cluster.Apply(ctx, serverManifest); err != nil {
+		return err
+	}
+	server, err := c.mesh.AddPod(ctx, cluster.PodSpec{Name: "server", IP: serverIP})
+	if err != nil {
+		return err
+	}
+	listener, err := server.Namespace.Listen(serverIP + ":8000")
+	if err != nil {
+		return fmt.Errorf("serve in pod server: %w", err)
+	}
+	c.upstream = reorder.ServeUpstream(listener)
+	c.client, err = c.mesh.AddPod(ctx, cluster.PodSpec{Name: "client", IP: clientIP, Sidecar: true})
+	return err
+}
+
+// layertrace runs layertrace against the cluster and returns its output, which is
+// also part of the error.
+func (c *chain) layertrace(ctx context.Context, args ...string) (string, error) {
+	args = append(args, "--kubeconfig="+c.cluster.Kubeconfig)
+	out, err := exec.CommandContext(ctx, c.options.Tools.Layertrace, args...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("layertrace %v: %w\n%s", args, err, out)
+	}
+	return string(out), err
+}
+
+func (c *chain) uninstall(ctx context.Context) error {
+	_, err := c.layertrace(ctx, "uninstall", "--yes")
+	return err
+}
+
+// awaitGone waits until the agents' namespace is gone: nothing can be installed into
+// it while it terminates.
+func (c *chain) awaitGone(ctx context.Context) error {
+	const namespace = "layertrace-system"
+	return sandbox.Await(ctx, "the end of namespace "+namespace, configLimit, 100*time.Millisecond, func(ctx context.Context) error {
+		_, err := c.cluster.Client.CoreV1().Namespaces().Get(ctx, namespace, meta.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(errors.New("it still exists"), err)
+	})
+}
