@@ -143,7 +143,7 @@ func checkLog(ctx context.Context, t *testing.T, b *Testbed) {
 	var logged int
 	err := sandbox.Await(ctx, "the rejected configuration in the log", time.Minute, 50*time.Millisecond, func(context.Context) error {
 		log, err := b.Proxy.Log()
-		logged = strings.Count(log, `layertrace: plugin configuration: unknown key "unknown"`)
+		logged = strings.Count(log, `layertrace: read plugin configuration: unknown key "unknown"`)
 		if err == nil && logged < listeners {
 			err = fmt.Errorf("%d times, want %d or more", logged, listeners)
 		}
