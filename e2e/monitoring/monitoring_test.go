@@ -31,6 +31,9 @@ const folder = "../../istio/monitoring"
 // programs returns Prometheus and promtool.
 func programs(t *testing.T) (server, promtool string) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("rules and queries take half a minute: not with -short")
+	}
 	checkout, err := provision.Checkout()
 	if err != nil {
 		t.Fatal(err)
@@ -60,9 +63,6 @@ func TestRules(t *testing.T) {
 // histograms and in one with classic buckets, and the relay network has the delay
 // between the nodes.
 func TestQueries(t *testing.T) {
-	if testing.Short() {
-		t.Skip("three Prometheus servers take 20 seconds: not with -short")
-	}
 	program, _ := programs(t)
 	queries := dashboardQueries(t)
 	targets := example(t)
