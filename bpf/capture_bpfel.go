@@ -113,6 +113,13 @@ const (
 	CaptureCounterCOUNTERS                    CaptureCounter = 25
 )
 
+type CaptureDirection uint32
+
+const (
+	CaptureDirectionDIRECTION_INGRESS CaptureDirection = 1
+	CaptureDirectionDIRECTION_EGRESS  CaptureDirection = 2
+)
+
 type CaptureExchangeFlag uint32
 
 const (
@@ -181,13 +188,13 @@ type CaptureExchangeRecord struct {
 type CaptureFormat uint32
 
 const (
-	CaptureFormatFORMAT_NONE    CaptureFormat = 0
-	CaptureFormatFORMAT_W3C     CaptureFormat = 1
-	CaptureFormatFORMAT_B3      CaptureFormat = 2
-	CaptureFormatFORMAT_B3MULTI CaptureFormat = 3
-	CaptureFormatFORMAT_JAEGER  CaptureFormat = 4
-	CaptureFormatFORMAT_DATADOG CaptureFormat = 5
-	CaptureFormatFORMAT_SW8     CaptureFormat = 6
+	CaptureFormatFORMAT_NONE       CaptureFormat = 0
+	CaptureFormatFORMAT_W3C        CaptureFormat = 1
+	CaptureFormatFORMAT_B3         CaptureFormat = 2
+	CaptureFormatFORMAT_B3MULTI    CaptureFormat = 3
+	CaptureFormatFORMAT_JAEGER     CaptureFormat = 4
+	CaptureFormatFORMAT_DATADOG    CaptureFormat = 5
+	CaptureFormatFORMAT_SKYWALKING CaptureFormat = 6
 )
 
 type CapturePartialHead struct {
@@ -384,7 +391,6 @@ const (
 	CaptureWindowWINDOW_MAX          CaptureWindow = 4096
 	CaptureWindowDEEP_WINDOW_DEFAULT CaptureWindow = 65536
 	CaptureWindowDEEP_WINDOW_MAX     CaptureWindow = 16777216
-	CaptureWindowDEEP_LINE_MAX       CaptureWindow = 512
 )
 
 // Names of all BPF objects in the ELF.

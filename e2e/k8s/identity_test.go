@@ -243,7 +243,7 @@ func (n *testNode) outage(t *testing.T, front *sandbox.Namespace) {
 			}
 		}
 	}()
-	n.awaitReady(t, http.StatusOK, "does not answer")
+	n.awaitReady(t, http.StatusOK, "does not respond")
 	n.expect(t, front, reviewsIP, "vethdetails", map[string]string{"service.name": "details", "layertrace.client.service": "front"})
 	if err := n.cluster.StartAPIServer(interrupted); err != nil {
 		t.Fatal(err)

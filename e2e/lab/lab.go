@@ -165,6 +165,9 @@ func (l *Lab) NodeGroup(node int) *sandbox.Group { return l.groups[NodeName(node
 // SidecarGroup returns the cgroup of a pod's Envoy.
 func (l *Lab) SidecarGroup(pod string) *sandbox.Group { return l.groups[container(pod, sidecar)] }
 
+// InfraGroup returns the cgroup of Jaeger and of programs beside it.
+func (l *Lab) InfraGroup() *sandbox.Group { return l.groups["infra"] }
+
 // NodeNamespace returns a node's network namespace.
 func (l *Lab) NodeNamespace(node int) *sandbox.Namespace { return l.network.nodes[node] }
 

@@ -130,7 +130,7 @@ func checkKind(t *testing.T, p *prometheus, name string) {
 func example(t *testing.T) []string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "example")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../agent/internal/status/example")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../agent/internal/agent/example")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -150,7 +150,7 @@ func (r *variantRun) sampleMemory(ctx context.Context, o SoakOptions, enough fun
 
 // account reads the filter's counters and Envoy's log.
 func (r *variantRun) account(ctx context.Context, result *SoakResult) error {
-	for _, name := range []string{"reordered", "already_in_front", "without_context"} {
+	for _, name := range []string{"reordered", "already_first", "without_context"} {
 		n, err := r.proxy.Counters(ctx, "layertrace_requests_"+name)
 		if err != nil {
 			return err

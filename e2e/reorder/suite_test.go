@@ -91,7 +91,7 @@ func checkCounters(ctx context.Context, t *testing.T, o Options, b *Testbed) {
 		switch placement {
 		case WasmUpstream:
 			want["layertrace_requests_reordered"] = 0
-			want["layertrace_requests_already_in_front"] = 0
+			want["layertrace_requests_already_first"] = 0
 			want["layertrace_requests_without_context"] = 0
 		case LuaUpstream:
 			want["lua.executions"] = 0
@@ -130,7 +130,7 @@ func count(want map[string]uint64, c Case, placement Placement) {
 				filters--
 			}
 			if moved || c.Name == "in-front" {
-				want["layertrace_requests_already_in_front"] += filters
+				want["layertrace_requests_already_first"] += filters
 			} else {
 				want["layertrace_requests_without_context"] += filters
 			}

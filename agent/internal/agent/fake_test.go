@@ -7,18 +7,18 @@ import (
 	"errors"
 	"net/netip"
 	"sync"
-	"testing"
-	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// fakeProbe gives out what a test puts in.
+// fakeProbe returns the observations that a test puts in.
 type fakeProbe struct {
 	out   chan observe.Observation
-	flush []observe.Observation // given out at the end
-	deaf  bool                  // Run does not end when told to
+	flush []observe.Observation // returned at the end
+	deaf  bool                  // Run never ends
 
 	mu       sync.Mutex
 	refuse   map[int]bool // interfaces that cannot be attached to
@@ -61,8 +61,12 @@ func (f *fakeProbe) Run(ctx context.Context) error {
 
 func (f *fakeProbe) Observations() <-chan observe.Observation { return f.out }
 
-func (f *fakeProbe) Counters() ([]Counter, error) {
-	return []Counter{{Name: "ring_full", Help: "Lost.", Value: 3}}, nil
+var ringFull = prometheus.NewDesc("layertrace_ring_full_total", "Lost.", nil, nil)
+
+func (f *fakeProbe) Describe(out chan<- *prometheus.Desc) { out <- ringFull }
+
+func (f *fakeProbe) Collect(out chan<- prometheus.Metric) {
+	out <- prometheus.MustNewConstMetric(ringFull, prometheus.CounterValue, 3)
 }
 
 func (f *fakeProbe) Close() error {
@@ -88,17 +92,5 @@ func newExchange(ifindex, i int) observe.Observation {
 		}},
 		Key:     observe.Key{Client: netip.MustParseAddrPort("10.0.0.1:4000"), Server: netip.MustParseAddrPort("10.0.0.2:80")},
 		Request: observe.Message{First: 1e9, Last: 1e9, Bytes: 100, Packets: 1}, Status: 200,
-	}
-}
-
-// eventually polls until the condition holds.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out waiting until %s", what)
-		}
-		time.Sleep(5 * time.Millisecond) // the pause of a poll
 	}
 }

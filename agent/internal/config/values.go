@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -189,8 +190,8 @@ func (c *Config) validateCapture() error {
 		flag           string
 		value, low, hi int
 	}{
-		{"prefix-window", c.PrefixWindow, 64, 4096},
-		{"deep-window", c.DeepWindow, c.PrefixWindow, 1 << 24},
+		{"prefix-window", c.PrefixWindow, probe.MinPrefixWindow, probe.MaxPrefixWindow},
+		{"deep-window", c.DeepWindow, c.PrefixWindow, probe.MaxDeepWindow},
 		{"max-connections", c.MaxConnections, 16, 1 << 22},
 		{"ring-bytes", c.RingBytes, os.Getpagesize(), 1 << 30},
 		{"queue-size", c.QueueSize, 1, 1 << 24},
@@ -201,10 +202,10 @@ func (c *Config) validateCapture() error {
 		}
 	}
 	if c.RingBytes&(c.RingBytes-1) != 0 {
-		return fmt.Errorf("--ring-bytes is %d: choose a power of two, such as %d", c.RingBytes, 4<<20)
+		return fmt.Errorf("--ring-bytes is %d: choose a power of two, such as %d", c.RingBytes, probe.DefaultRingBytes)
 	}
 	if err := tracecontext.ValidateContextHeaders(c.ContextHeaders); err != nil {
-		return err
+		return fmt.Errorf("--context-header: %w", err)
 	}
 	for flag, d := range map[string]time.Duration{
 		"idle-timeout": c.IdleTimeout, "request-timeout": c.RequestTimeout, "read-interval": c.ReadInterval,

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/corpus"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
@@ -87,6 +88,54 @@ func TestParsersAgreeDeep(t *testing.T) {
 	}
 	a.compare(t, corpus.Heads())
 	a.compareMutations(t, deepMutations)
+}
+
+// The Go side and the BPF side use the same numbers, limits and defaults.
+func TestConstantsAgree(t *testing.T) {
+	capture, err := bpf.LoadCapture()
+	must(t, err)
+	var wakeup uint64
+	must(t, capture.Variables[bpf.CaptureVarRingWakeupFill].Get(&wakeup))
+	headers := bpf.CaptureContextHeaders{}
+	for name, pair := range map[string][2]int{
+		"prefix window":      {DefaultPrefixWindow, int(bpf.CaptureWindowWINDOW_DEFAULT)},
+		"deep window":        {DefaultDeepWindow, int(bpf.CaptureWindowDEEP_WINDOW_DEFAULT)},
+		"flag no response":   {int(observe.FlagNoResponse), int(bpf.CaptureExchangeFlagFLAG_NO_RESPONSE)},
+		"flag pipelined":     {int(observe.FlagPipelined), int(bpf.CaptureExchangeFlagFLAG_PIPELINED)},
+		"flag out of order":  {int(observe.FlagOutOfOrder), int(bpf.CaptureExchangeFlagFLAG_OUT_OF_ORDER)},
+		"flag interim":       {int(observe.FlagInterim), int(bpf.CaptureExchangeFlagFLAG_INTERIM)},
+		"flag reset":         {int(observe.FlagReset), int(bpf.CaptureExchangeFlagFLAG_RESET)},
+		"flag idle":          {int(observe.FlagIdle), int(bpf.CaptureExchangeFlagFLAG_IDLE)},
+		"flag malformed":     {int(observe.FlagMalformed), int(bpf.CaptureExchangeFlagFLAG_MALFORMED)},
+		"flag multi segment": {int(observe.FlagMultiSegment), int(bpf.CaptureExchangeFlagFLAG_MULTI_SEGMENT)},
+		"flag option lost":   {int(observe.FlagOptionLost), int(bpf.CaptureExchangeFlagFLAG_OPTION_LOST)},
+		"flag upgraded":      {int(observe.FlagUpgraded), int(bpf.CaptureExchangeFlagFLAG_UPGRADED)},
+		"format none":        {int(tracecontext.FormatNone), int(bpf.CaptureFormatFORMAT_NONE)},
+		"format w3c":         {int(tracecontext.FormatW3C), int(bpf.CaptureFormatFORMAT_W3C)},
+		"format b3":          {int(tracecontext.FormatB3), int(bpf.CaptureFormatFORMAT_B3)},
+		"format b3multi":     {int(tracecontext.FormatB3Multi), int(bpf.CaptureFormatFORMAT_B3MULTI)},
+		"format jaeger":      {int(tracecontext.FormatJaeger), int(bpf.CaptureFormatFORMAT_JAEGER)},
+		"format datadog":     {int(tracecontext.FormatDatadog), int(bpf.CaptureFormatFORMAT_DATADOG)},
+		"format skywalking":  {int(tracecontext.FormatSkyWalking), int(bpf.CaptureFormatFORMAT_SW8)},
+		"direction ingress":  {int(observe.DirectionIngress), int(bpf.CaptureDirectionDIRECTION_INGRESS)},
+		"direction egress":   {int(observe.DirectionEgress), int(bpf.CaptureDirectionDIRECTION_EGRESS)},
+		"context headers":    {tracecontext.MaxContextHeaders, len(headers.Of)},
+		"context header":     {tracecontext.MaxContextHeaderLen + len(":"), len(headers.Of[0].Name)},
+		"deep line":          {tracecontext.DeepMaxLine, int(bpf.CaptureWindowDEEP_LINE_MAX)},
+		"connections":        {DefaultMaxConnections, int(capture.Maps[bpf.CaptureMapConnections].MaxEntries)},
+		"ring":               {DefaultRingBytes, int(capture.Maps[bpf.CaptureMapExchanges].MaxEntries)},
+		"ring wakeup":        {DefaultRingBytes / 4, int(wakeup)},
+	} {
+		if pair[0] != pair[1] {
+			t.Errorf("%s: Go has %d, BPF has %d", name, pair[0], pair[1])
+		}
+	}
+	if last := observe.Flags(1) << (len(observe.Flags(^uint32(0)).Names()) - 1); last != observe.FlagUpgraded {
+		t.Errorf("the last flag is %d, the test has only those up to %d", last, observe.FlagUpgraded)
+	}
+	if known := len(tracecontext.SingleHeaderFormats()); known != 4 {
+		t.Errorf("%d formats with a single header, the programs know 4", known)
+	}
 }
 
 func (a *agreement) compareMutations(t *testing.T, n uint64) {

@@ -5,12 +5,14 @@ package probe
 import (
 	"context"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -103,15 +105,16 @@ func (k *kernel) one() observe.Observation {
 	return got[0]
 }
 
+// count returns the value of layertrace_<name>_total.
 func (k *kernel) count(name string) uint64 {
 	k.t.Helper()
-	counters, err := k.probe.Counters()
+	values, err := k.probe.values()
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	for _, c := range counters {
-		if c.Name == name {
-			return c.Value
+	for _, v := range values {
+		if v.name == "layertrace_"+name+"_total" {
+			return v.count
 		}
 	}
 	k.t.Fatalf("no counter %q", name)
@@ -223,4 +226,34 @@ func wantDuration(t *testing.T, x observe.Observation) {
 		x.Response.Last < x.Response.First || time.Duration(x.Response.Last-x.Request.First) > time.Minute {
 		t.Errorf("times out of order: %+v %+v", x.Request, x.Response)
 	}
+}
+
+// followed returns how many connections are followed.
+func (k *kernel) followed() uint32 {
+	k.t.Helper()
+	var f bpf.CaptureTracked
+	must(k.t, k.probe.kernel.TrackedConnections.Lookup(uint32(0), &f))
+	return f.Total
+}
+
+// onOneCPU keeps the test's thread where it is: each CPU has its own memory.
+func onOneCPU(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	var before, one unix.CPUSet
+	must(t, unix.SchedGetaffinity(0, &before))
+	for cpu := range 1024 {
+		if before.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	must(t, unix.SchedSetaffinity(0, &one))
+	t.Cleanup(func() {
+		if err := unix.SchedSetaffinity(0, &before); err != nil {
+			t.Error(err) // the thread stays locked, and ends with the test
+			return
+		}
+		runtime.UnlockOSThread()
+	})
 }

@@ -4,6 +4,7 @@ package probe
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,13 +12,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // roleEnv makes the test binary play a part in another namespace or cgroup.
@@ -221,5 +229,191 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// ownCgroup puts this process into a cgroup of its own until the test ends.
+func ownCgroup(t *testing.T) string {
+	t.Helper()
+	group := newCgroup(t)
+	must(t, joinCgroup(group))
+	t.Cleanup(func() {
+		if err := joinCgroup(filepath.Dir(group)); err != nil {
+			t.Error(err)
+		}
+	})
+	return group
+}
+
+// joinCgroup puts this process into a cgroup.
+func joinCgroup(dir string) error {
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
+}
+
+func awaitServer() error {
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		conn, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", serverAddr, serverPort), time.Second)
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("server does not answer: %w", err)
+		}
+	}
+}
+
+// newLoopback captures at the sockets of this process, and makes loopback work
+// in its network namespace.
+func newLoopback(t *testing.T) *kernel {
+	t.Helper()
+	return newLoopbackOf(t, ownCgroup(t))
+}
+
+// newLoopbackOf captures at the sockets of these cgroups.
+func newLoopbackOf(t *testing.T, cgroups ...string) *kernel {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	return newKernel(t, Options{SocketCgroups: cgroups})
+}
+
+// connect returns both ends of a connection over loopback, until the test ends.
+func connect(t *testing.T) (client, server *net.TCPConn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close()
+	dialled, err := net.Dial("tcp", listener.Addr().String())
+	must(t, err)
+	t.Cleanup(func() { dialled.Close() })
+	accepted, err := listener.Accept()
+	must(t, err)
+	t.Cleanup(func() { accepted.Close() })
+	return dialled.(*net.TCPConn), accepted.(*net.TCPConn)
+}
+
+// receiveRequest has the server read a whole request with a trace context, which
+// it does not answer yet.
+func receiveRequest(t *testing.T, client, server *net.TCPConn) {
+	t.Helper()
+	pass(t, client, server, tracedRequest(0))
+}
+
+// tracedRequest is a request with a trace context.
+func tracedRequest(i int) string {
+	return fmt.Sprintf("GET /%d HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", i, traceID(i), spanID(i))
+}
+
+// onlyAtClient returns what was given out of the client's socket: one exchange.
+func onlyAtClient(t *testing.T, k *kernel) (only observe.Observation) {
+	t.Helper()
+	clients := 0
+	for _, x := range k.exchanges() {
+		if x.Socket.Client {
+			clients++
+			only = x
+		}
+	}
+	if clients != 1 {
+		t.Fatalf("%d exchanges at the client's socket, want 1", clients)
+	}
+	return only
+}
+
+// poll waits until something is so, for ten seconds at most.
+func poll(t *testing.T, what string, isSo func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !isSo(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in ten seconds: %s", what)
+		}
+	}
+}
+
+// tcpInfo is what the kernel says of a connection.
+func tcpInfo(t *testing.T, conn *net.TCPConn) (info *unix.TCPInfo) {
+	t.Helper()
+	control(t, conn, func(fd int) (err error) {
+		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err
+	})
+	return info
+}
+
+// control does something with the socket of a connection.
+func control(t *testing.T, conn *net.TCPConn, do func(fd int) error) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	must(t, err)
+	var failed error
+	must(t, raw.Control(func(fd uintptr) { failed = do(int(fd)) }))
+	must(t, failed)
+}
+
+// monotonic is now in ns of CLOCK_MONOTONIC.
+func monotonic(t *testing.T) uint64 {
+	t.Helper()
+	var now unix.Timespec
+	must(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
+	return uint64(now.Nano())
+}
+
+// Older kernels lack features that are tested: these tests are skipped there, and
+// say why. The suite that runs on several kernels knows which.
+
+// needsWrites is for what the kernel tells when processes write.
+func needsWrites(t *testing.T) {
+	t.Helper()
+	_, err := HaveWrites()
+	needs(t, err)
+}
+
+// tellsWrites is for tests that expect other times of such a kernel.
+func tellsWrites() bool {
+	_, err := HaveWrites()
+	return err == nil
+}
+
+// needsReceivers is for what it tells of whom a packet was for that it drops.
+func needsReceivers(t *testing.T) {
+	t.Helper()
+	needs(t, HaveTracepoint("kfree_skb", dropReceiver))
+}
+
+// needsTCX is for its hook at interfaces.
+func needsTCX(t *testing.T) {
+	t.Helper()
+	nothing, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, int32(netlink.TC_ACT_UNSPEC)), asm.Return()},
+	})
+	must(t, err)
+	defer nothing.Close()
+	const lo = 1 // the first interface of each namespace
+	l, err := link.AttachTCX(link.TCXOptions{Interface: lo, Attach: ebpf.AttachTCXIngress, Program: nothing})
+	if err == nil {
+		must(t, l.Close())
+	}
+	needs(t, err)
+}
+
+func needs(t *testing.T, err error) {
+	t.Helper()
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		t.Skipf("the kernel lacks it: %v", err)
+	}
+	must(t, err)
+}
+
+// without makes the kernel lack tracepoints for one test.
+func without(t *testing.T, names ...string) {
+	t.Helper()
+	t.Cleanup(func() { haveTracepoint = HaveTracepoint })
+	haveTracepoint = func(name string, arguments int) error {
+		if slices.Contains(names, name) {
+			return fmt.Errorf("no %s: %w", name, ebpf.ErrNotSupported)
+		}
+		return HaveTracepoint(name, arguments)
 	}
 }

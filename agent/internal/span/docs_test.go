@@ -3,82 +3,40 @@
 package span
 
 import (
-	"flag"
-	"fmt"
 	"net/netip"
-	"os"
-	"regexp"
-	"strings"
 	"testing"
 
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/internal/doctable"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-var update = flag.Bool("update", false, "write the tables of docs/attributes.md")
-
-// table is a generated table of docs/attributes.md, between its two markers.
-var table = regexp.MustCompile(`(?s)(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)`)
-
-// The tables of docs/attributes.md are those of the code. With -update (make
-// generate) the test writes them.
+// The tables of docs/attributes.md are generated from the codec.
 func TestDocumentationListsAllAttributes(t *testing.T) {
-	const path = "../../../docs/attributes.md"
-	page, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
+	tables := map[string]*doctable.Table{
+		"resource": doctable.New("attribute", "type", "meaning"),
+		"layers":   doctable.New("attribute", "type", "meaning"),
 	}
-	tables := documentation()
-	want := table.ReplaceAllStringFunc(string(page), func(old string) string {
-		part := table.FindStringSubmatch(old)
-		text, ok := tables[part[2]]
-		if !ok {
-			t.Errorf("docs/attributes.md has a table %q, which the code does not have", part[2])
-		}
-		delete(tables, part[2])
-		return part[1] + text + part[3]
-	})
-	for name := range tables {
-		t.Errorf("docs/attributes.md has no markers of the table %q", name)
-	}
-	if want == string(page) {
-		return
-	}
-	if !*update {
-		t.Fatal("docs/attributes.md is not what the code writes: run make generate")
-	}
-	if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// documentation returns the tables by name.
-func documentation() map[string]string {
-	tables := map[string]string{}
-	row := func(name, header string, cells ...string) {
-		if tables[name] == "" {
-			tables[name] = header
-		}
-		tables[name] += "| " + strings.Join(cells, " | ") + " |\n"
-	}
-	const plain = "| attribute | type | meaning |\n|---|---|---|\n"
-	const units = "| attribute | type | unit | meaning |\n|---|---|---|---|\n"
+	code := func(key attribute.Key) string { return "`" + string(key) + "`" }
 	for _, f := range resourceFields {
-		row("resource", plain, fmt.Sprintf("`%s`", f.key), f.typ, f.meaning)
+		tables["resource"].Row(code(f.key), f.typ, f.meaning)
 	}
 	for _, f := range fields {
-		row(f.section, units, fmt.Sprintf("`%s`", f.key), f.typ, f.unit, f.meaning)
+		if tables[f.section] == nil {
+			tables[f.section] = doctable.New("attribute", "type", "unit", "meaning")
+		}
+		tables[f.section].Row(code(f.key), f.typ, f.unit, f.meaning)
 	}
 	for _, f := range layerFields {
-		row("layers", plain, fmt.Sprintf("`%s`", f.key), f.typ, f.meaning)
+		tables["layers"].Row(code(f.key), f.typ, f.meaning)
 	}
-	return tables
+	doctable.Check(t, "../../../docs/attributes.md", tables)
 }
 
-// Nothing is written twice, and all that is in the tables is written for an
-// observation that has all.
+// No attribute is written twice, and an observation that has everything has all
+// attributes of the tables.
 func TestKeysAreComplete(t *testing.T) {
 	known := map[attribute.Key]bool{}
 	for i := range fields {
@@ -125,7 +83,7 @@ func TestKeysAreComplete(t *testing.T) {
 	}
 	for key := range known {
 		if !given[key] {
-			t.Errorf("%s is in a table, but not written for an observation that has all", key)
+			t.Errorf("%s is in a table, but not written for an observation that has everything", key)
 		}
 	}
 }

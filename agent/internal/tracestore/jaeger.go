@@ -80,7 +80,7 @@ func (j *jaeger) Search(ctx context.Context, q Query) ([]Trace, error) {
 	traces, err := j.get(ctx, "/api/traces?"+values.Encode()+"&"+raw)
 	switch {
 	case errors.Is(err, errRefused) && q.Limit > 0: // a store in memory wants less than it can hold
-		return nil, fmt.Errorf("%w; if that is because of the limit of %d, lower --limit or --typical", err, q.Limit)
+		return nil, fmt.Errorf("%w; if that is because of the limit of %d, lower --limit or --baseline", err, q.Limit)
 	case err != nil:
 		return nil, err
 	}

@@ -31,7 +31,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(demoCommand(), benchCommand(), reorderCommand(), faultsCommand(), setupCommand(), k8sCommand(), kernelsCommand())
+	root.AddCommand(demoCommand(), benchCommand(), reorderCommand(), faultsCommand(), setupCommand(), picturesCommand(), k8sCommand(), kernelsCommand())
 	err := root.ExecuteContext(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled):

@@ -164,7 +164,7 @@ func (c *Runner) judge(ctx context.Context, made []Result) error {
 			singles = append(singles, []string{id})
 		}
 	}
-	if err := c.awaitSpans(ctx, ids); err != nil {
+	if err := AwaitSpans(ctx, c.Jaeger, ids); err != nil {
 		return err
 	}
 	verdicts, err := c.Explainer.Explain(ctx, slices.Concat(groups, singles))
@@ -197,7 +197,7 @@ type ExplainCommand struct{ Lab *lab.Lab }
 func (c ExplainCommand) Explain(ctx context.Context, groups [][]string) ([]Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	args := []string{"explain", "--json", "--typical", strconv.Itoa(baselineRequests), "--jaeger", lab.JaegerURL()}
+	args := []string{"explain", "--json", "--baseline", strconv.Itoa(baselineRequests), "--jaeger", lab.JaegerURL()}
 	for _, ids := range groups {
 		args = append(args, strings.Join(ids, ",")+",") // the comma makes a group of a single trace
 	}
@@ -216,8 +216,8 @@ func parseReports(out []byte) (verdicts []Verdict, err error) {
 		if errors.Is(err, io.EOF) {
 			return verdicts, nil
 		}
-		if err == nil && (len(r.Asked) == 0 || r.Verdict.Layer == "") {
-			err = errors.New("no asked or verdict.layer")
+		if err == nil && (len(r.TraceIDs) == 0 || r.Verdict.Layer == "") {
+			err = errors.New("a report without trace_ids or verdict.layer")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read report %d of layertrace explain --json: %w", len(verdicts)+1, err)
@@ -228,7 +228,7 @@ func parseReports(out []byte) (verdicts []Verdict, err error) {
 
 // explainReport is the part of a report that is used here.
 type explainReport struct {
-	Asked        []string `json:"asked"`
+	TraceIDs     []string `json:"trace_ids"`
 	Total        int64    `json:"slow_total_ns"`
 	Unattributed int64    `json:"unattributed_ns"`
 	Verdict      struct {
@@ -253,14 +253,14 @@ func (r explainReport) verdict() Verdict {
 // check every second, and hold them for up to another second.
 const settleTime = 3500 * time.Millisecond
 
-// awaitSpans waits until Jaeger has all spans of the traces: until no more arrive, as
-// their number depends on the agents.
-func (c *Runner) awaitSpans(ctx context.Context, ids []string) error {
+// AwaitSpans waits until Jaeger has all spans of the traces. Their number depends
+// on the agents, so it waits until no more arrive.
+func AwaitSpans(ctx context.Context, jaeger *lab.JaegerClient, ids []string) error {
 	last, since := 0, time.Now()
 	return sandbox.Await(ctx, "all spans in Jaeger", 30*time.Second, 300*time.Millisecond, func(ctx context.Context) error {
 		count := 0
 		for _, id := range ids {
-			trace, err := c.Jaeger.Trace(ctx, id)
+			trace, err := jaeger.Trace(ctx, id)
 			if err != nil {
 				return err
 			}
