@@ -65,6 +65,12 @@ reorder: lab ## Test the header-reordering filters against golden files, and mea
 faults: root lab ## Inject faults into each layer of a mesh and check explain's verdicts
 	@exec bin/lab faults $(if $(strip $(SEED)),--seed=$(SEED)) $(if $(strip $(CASES)),--cases=$(CASES))
 
+.PHONY: pictures
+pictures: COMMANDS += java mvn
+pictures: PACKAGES += default-jre-headless maven
+pictures: root packages lab ## Make the pictures of the documents again, from a run of the lab
+	@exec bin/lab pictures
+
 .PHONY: soak
 soak: root ## Load the Wasm filter for 10 minutes and watch memory and crashes
 	go test ./e2e/reorder -count=1 -run=TestSoak -v -timeout=1h -soak=10m -soak-requests=1000000
@@ -94,7 +100,7 @@ image: ## Build the agent's image, layertrace/agent:devel (needs docker)
 
 .PHONY: generate
 generate: packages ## Compile the BPF programs and update all generated files
-	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span
+	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent
 
 .PHONY: setup
 setup: packages lab ## Install what the tests need: packages, Envoy, Jaeger, Prometheus

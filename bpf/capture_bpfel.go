@@ -113,6 +113,13 @@ const (
 	CaptureCounterCOUNTERS                    CaptureCounter = 25
 )
 
+type CaptureDirection uint32
+
+const (
+	CaptureDirectionDIRECTION_INGRESS CaptureDirection = 1
+	CaptureDirectionDIRECTION_EGRESS  CaptureDirection = 2
+)
+
 type CaptureExchangeFlag uint32
 
 const (
@@ -177,18 +184,6 @@ type CaptureExchangeRecord struct {
 	Pad2             [2]uint8
 	Acknowledged     uint64
 }
-
-type CaptureFormat uint32
-
-const (
-	CaptureFormatFORMAT_NONE       CaptureFormat = 0
-	CaptureFormatFORMAT_W3C        CaptureFormat = 1
-	CaptureFormatFORMAT_B3         CaptureFormat = 2
-	CaptureFormatFORMAT_B3MULTI    CaptureFormat = 3
-	CaptureFormatFORMAT_JAEGER     CaptureFormat = 4
-	CaptureFormatFORMAT_DATADOG    CaptureFormat = 5
-	CaptureFormatFORMAT_SKYWALKING CaptureFormat = 6
-)
 
 type CapturePartialHead struct {
 	_    structs.HostLayout

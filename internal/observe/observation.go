@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package observe holds the one record that flows through layertrace, from the
-// kernel to the verdict: an Observation is an HTTP request and its response (an
-// exchange) as one capture point, an interface or a socket, saw it. It also has
-// the words that all parts share: capture points, layers, flags.
+// Package observe has the type that flows through layertrace, from the kernel to the
+// verdict: an Observation is an exchange (an HTTP request and its response) as one
+// capture point, an interface or a socket, saw it. The package also defines the words
+// that all parts share: capture points, layers, flags.
 package observe
 
 import (
@@ -14,27 +14,27 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// Observation is one exchange at one capture point. Its parts become known at
-// different times: the probe sets what the packets show, the agent adds Point
-// and Peers, and the trace context can come from elsewhere than the times. All
-// times are in ns: CLOCK_MONOTONIC of the node from a probe or a span, Unix time
-// from a packet capture.
+// Observation is one exchange at one capture point. Its parts are set at different
+// times: the probe sets what the packets show, the agent adds Point and Peers, and
+// Context is zero until it is known, which can be after the times. All times are in
+// ns: CLOCK_MONOTONIC of the node from a probe or a span, Unix time from a packet
+// capture.
 type Observation struct {
 	// Key is the connection and stream: the exchanges of a Key follow one another.
 	Key
 	// Context is the request's trace context.
 	Context Context
-	// Point is where the exchange was seen, nil before it is resolved from
-	// Interface or Socket. Observations of a point share it: never change it.
+	// Point is the capture point, nil until it is resolved from Interface or Socket.
+	// Observations of a point share it: never modify it.
 	Point *Point
-	// Interface is the index of the network interface in the network namespace
-	// of the probe, 0 at a socket; from a packet capture the file's interface.
+	// Interface is the index of the network interface in the probe's network
+	// namespace, 0 at a socket; from a packet capture, the interface in the file.
 	Interface int
 	// Direction is the direction of the request through the interface.
 	Direction Direction
-	// Socket is set when the capture point is a socket. Client and Server are
-	// then the ends as the socket knows them: before address translation on the
-	// way out, after it on the way in.
+	// Socket is set when the capture point is a socket. Client and Server are then the
+	// endpoints that the socket knows: before address translation of what it sends,
+	// after that of what it receives.
 	Socket *Socket
 	// Request and Response hold the times and sizes of both messages.
 	Request, Response Message
@@ -46,76 +46,76 @@ type Observation struct {
 	// OptionTime is the sender's time in the option: ns of its monotonic clock
 	// (paper), or that clock's low 32 bits of µs (compact). 0 without option.
 	OptionTime uint64
-	// Retransmits counts the TCP segments, of both messages, that were seen again.
+	// Retransmits counts the TCP segments of both messages that were seen again.
 	Retransmits uint32
-	// Drops counts the packets of the connection that the kernel dropped here
-	// while the exchange was open. DropReason is the reason of the last one: a
-	// name of enum skb_drop_reason (include/net/dropreason-core.h) without its
-	// prefix, in lower case, or its number in a kernel that names it otherwise.
+	// Drops counts the packets of the connection that the kernel dropped here while
+	// the exchange was open. DropReason is the reason of the last one: a name of enum
+	// skb_drop_reason (include/net/dropreason-core.h) without prefix in lower case,
+	// or a number that this kernel has no name for.
 	Drops      uint32
 	DropReason string
-	// Flags has remarks about what was unusual.
+	// Flags are remarks about unusual events.
 	Flags Flags
-	// Peers are the names of both ends, where they are known.
+	// Peers are the names of both endpoints, as far as they are known.
 	Peers Peers
-	// Wall is the Unix time in ns of the earliest byte, for display only; 0
-	// before the observation was stored.
+	// Wall is the Unix time in ns of the earliest byte, for display only. It is 0
+	// until the observation is stored.
 	Wall int64
 }
 
-// Key names the exchanges of a capture point that follow one another.
+// Key identifies a connection and stream, on which exchanges follow one another.
 type Key struct {
-	// Client sent the request, Server the response, as seen at the point.
+	// Client sent the request and Server the response, as seen at the point.
 	Client, Server netip.AddrPort
 	// Stream is the HTTP/2 stream; 0 on an HTTP/1 connection.
 	Stream uint32
 }
 
-// Context is the trace context of a request, and where it was found.
+// Context is the trace context of a request and the place where it was found.
 type Context struct {
 	tracecontext.Context
-	// HeaderOffset is the offset of the line in which the context began, in
-	// bytes from the start of the request.
+	// HeaderOffset is the offset in bytes from the start of the request to the line in
+	// which the context begins.
 	HeaderOffset uint32
 }
 
 // Message is the request or the response of an exchange.
 type Message struct {
-	// First and Last are the times of the first and the last byte at the
-	// capture point. Both are 0 when nothing of the message was seen.
+	// First and Last are the times of the first and the last byte at the capture
+	// point. Both are 0 if nothing of the message was seen.
 	First, Last uint64
 	// Bytes is the TCP payload, HTTP head included, without retransmissions.
 	Bytes uint64
-	// Packets is the number of TCP segments with payload as this point saw
-	// them; a segment that offloading merged counts once.
+	// Packets is the number of TCP segments with payload as seen here: a segment that
+	// offloading merged counts once.
 	Packets uint32
-	// App is when the application wrote the message (at the sender's socket) or
-	// read it (at the receiver's). Only at a socket.
+	// App is when the application wrote the message (at the sender's socket) or read
+	// it (at the receiver's). It is set at sockets only.
 	App Extent
-	// Tx is when the driver began to transmit the message. Only at an interface,
-	// of the message that leaves through it.
+	// Tx is when the driver began to transmit the message. It is set at interfaces
+	// only, for the message that leaves through the interface.
 	Tx Extent
-	// Acknowledged is when the peer's TCP had acknowledged the last byte; known
-	// only at the socket that sent the message. 0: not before the exchange ended.
+	// Acknowledged is when the peer's TCP acknowledged the last byte. It is set at the
+	// socket that sent the message only, and 0 if the exchange ended before.
 	Acknowledged uint64
 }
 
-// Extent is the time of a message's first and last byte; 0: unknown.
+// Extent is the time of a message's first and last byte, 0 if unknown.
 type Extent struct{ First, Last uint64 }
 
-// Socket is what only a socket knows of an exchange.
+// Socket is what only a socket knows about an exchange.
 type Socket struct {
-	// Cookie names the socket on its machine (SO_COOKIE, socket(7)).
+	// Cookie identifies the socket on its node (SO_COOKIE, socket(7)).
 	Cookie uint64
-	// Netns is the inode number of its network namespace, as in
-	// /proc/PID/ns/net; 0 when unknown.
+	// Netns is the inode number of its network namespace, as in /proc/PID/ns/net, 0 if
+	// unknown.
 	Netns uint32
-	// UID is the user that made the socket.
+	// UID is the user that created the socket.
 	UID uint32
-	// Client is set at the socket that sent the request.
+	// Client is set for the socket that sent the request.
 	Client bool
-	// SRTT is TCP's smoothed round-trip time in ns when it was last read, 0
-	// before the first measurement.
+	// SRTT is TCP's last smoothed round-trip time in ns, 0 before the first
+	// measurement.
 	SRTT uint64
 	// ZeroWindows counts the TCP segments that announced a receive window of 0.
 	ZeroWindows uint32
@@ -125,8 +125,7 @@ type Socket struct {
 // kernel's traffic control layer names it.
 type Direction uint8
 
-// Directions. DirectionUnknown is what a packet capture without interface
-// information gives.
+// Directions. A packet capture without interface information has DirectionUnknown.
 const (
 	DirectionUnknown Direction = iota
 	DirectionIngress
@@ -148,9 +147,8 @@ func (d Direction) String() string {
 // ConnectionIDHex returns the connection ID in lower-case hex, "" without one.
 func (o *Observation) ConnectionIDHex() string { return hex.EncodeToString(o.ConnectionID) }
 
-// Extent returns the first and the last time at which anything of the exchange
-// was seen: usually the request's first and the response's last byte. Both are 0
-// without any time.
+// Extent returns the first and the last time of the exchange, usually of the request's
+// first and the response's last byte. Both are 0 without any time.
 func (o *Observation) Extent() (start, end uint64) {
 	for _, t := range [...]uint64{
 		o.Request.First, o.Request.Last, o.Response.First, o.Response.Last,
@@ -172,28 +170,28 @@ func (o *Observation) Extent() (start, end uint64) {
 // BPF side (bpf/include/exchange.h, enum exchange_flag).
 type Flags uint32
 
-// What can be unusual about an exchange.
+// Flags of an exchange.
 const (
-	// FlagNoResponse: nothing of a final response was seen.
+	// FlagNoResponse: no final response was seen.
 	FlagNoResponse Flags = 1 << iota
-	// FlagPipelined: a request followed before this one's response, or this
-	// one followed so; response times are left out where they are not sure.
+	// FlagPipelined: this request or the next was sent before the response to the one
+	// before. Uncertain response times are not set.
 	FlagPipelined
-	// FlagOutOfOrder: segments passed in another order than they were sent.
+	// FlagOutOfOrder: segments passed in a different order than they were sent.
 	FlagOutOfOrder
 	// FlagInterim: an interim (1xx) response came before the final one.
 	FlagInterim
-	// FlagReset: the connection ended by RST before the exchange was over.
+	// FlagReset: RST ended the connection before the exchange was complete.
 	FlagReset
-	// FlagIdle: given up after the request timeout without an end.
+	// FlagIdle: the exchange was not complete within the request timeout.
 	FlagIdle
-	// FlagMalformed: a malformed trace context stood before the one used.
+	// FlagMalformed: a malformed trace context came before the one used.
 	FlagMalformed
-	// FlagMultiSegment: the context was found behind the first segment.
+	// FlagMultiSegment: the context was found after the first segment.
 	FlagMultiSegment
-	// FlagOptionLost: the connection's SYN had the TCP option, the request not.
+	// FlagOptionLost: the connection's SYN had the TCP option, but the request had not.
 	FlagOptionLost
-	// FlagUpgraded: status 101; what follows is not HTTP/1.
+	// FlagUpgraded: status 101. The connection is not HTTP/1 any more.
 	FlagUpgraded
 )
 
@@ -216,8 +214,8 @@ func (f Flags) Names() []string {
 // FlagNames returns the names of all flags.
 func FlagNames() []string { return flagNames }
 
-// FlagsOf returns the flags with the names. Names that are not known are left
-// out: a later version has more.
+// FlagsOf returns the flags with the names. It ignores unknown names, which are of
+// later versions.
 func FlagsOf(names []string) Flags {
 	var f Flags
 	for i, name := range flagNames {

@@ -10,15 +10,19 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
-
-	"github.com/spf13/pflag"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/otlptest"
+	"github.com/layertrace/layertrace/internal/polltest"
+	"github.com/layertrace/layertrace/internal/tracecontext"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
 )
 
 // loopback is the index of lo, which is in every network namespace.
@@ -40,10 +44,10 @@ func options(t *testing.T, probe *fakeProbe, args ...string) Options {
 	}
 }
 
-// get returns status and body of the agent's answer, 0 while it does not.
-func get(t *testing.T, opts Options, path string) (int, string) {
+// get returns status and body of a response, 0 without one.
+func get(t *testing.T, address, path string) (int, string) {
 	t.Helper()
-	response, err := http.Get("http://" + opts.Config.MetricsAddress + path)
+	response, err := http.Get("http://" + address + path)
 	if err != nil {
 		return 0, ""
 	}
@@ -55,11 +59,11 @@ func get(t *testing.T, opts Options, path string) (int, string) {
 	return response.StatusCode, string(body)
 }
 
-// From the probe's exchanges to the receiver, the lines and the counters, and
-// one shutdown that loses nothing.
+// From the probe's observations to the receiver, the lines and the metrics, and a
+// shutdown that loses nothing.
 func TestRun(t *testing.T) {
 	probe := newFakeProbe()
-	probe.flush = []observe.Observation{newExchange(loopback, 100)} // open when told to stop
+	probe.flush = []observe.Observation{newExchange(loopback, 100)} // open at the stop
 	receiver := &otlptest.Receiver{}
 	opts := options(t, probe, "--export=otlp-grpc,stdout", "--otlp-insecure", "--otlp-endpoint="+receiver.Serve(t, "127.0.0.1:0"))
 	var lines bytes.Buffer
@@ -68,7 +72,7 @@ func TestRun(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, opts) }()
 
-	eventually(t, "the agent is ready", func() bool { code, _ := get(t, opts, "/readyz"); return code == http.StatusOK })
+	polltest.Eventually(t, "the agent is ready", func() bool { code, _ := get(t, opts.Config.MetricsAddress, "/readyz"); return code == http.StatusOK })
 	if !probe.attachedTo(loopback) {
 		t.Error("ready without being attached")
 	}
@@ -79,11 +83,11 @@ func TestRun(t *testing.T) {
 	invalid := newExchange(loopback, 51)
 	invalid.Context.TraceID = [16]byte{}
 	probe.out <- invalid
-	eventually(t, "all is counted", func() bool {
-		_, metrics := get(t, opts, "/metrics")
+	polltest.Eventually(t, "all is counted", func() bool {
+		_, metrics := get(t, opts.Config.MetricsAddress, "/metrics")
 		return strings.Contains(metrics, "layertrace_exchanges_invalid_total 1\n")
 	})
-	_, metrics := get(t, opts, "/metrics")
+	_, metrics := get(t, opts.Config.MetricsAddress, "/metrics")
 	for _, want := range []string{
 		`layertrace_exchanges_handled_total{kind="vnic"} 11`, "layertrace_exchanges_unknown_interface_total 1",
 		"layertrace_exchanges_unnamed_total 11", "layertrace_spans_accepted_total 10", "layertrace_lines_written_total 11",
@@ -94,8 +98,8 @@ func TestRun(t *testing.T) {
 			t.Errorf("/metrics lacks %s", want)
 		}
 	}
-	if code, _ := get(t, opts, "/healthz"); code != http.StatusOK {
-		t.Errorf("/healthz answers %d", code)
+	if code, _ := get(t, opts.Config.MetricsAddress, "/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz responds %d", code)
 	}
 
 	stop()
@@ -116,8 +120,8 @@ func TestRun(t *testing.T) {
 	if probe.closed != 1 {
 		t.Errorf("the probe was closed %d times", probe.closed)
 	}
-	if code, _ := get(t, opts, "/healthz"); code != 0 {
-		t.Error("the server answers behind the end")
+	if code, _ := get(t, opts.Config.MetricsAddress, "/healthz"); code != 0 {
+		t.Error("the server responds after the end")
 	}
 }
 
@@ -128,12 +132,12 @@ func TestNotReadyWithoutInterface(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, opts) }()
-	eventually(t, "the failure is counted", func() bool {
-		_, metrics := get(t, opts, "/metrics")
+	polltest.Eventually(t, "the failure is counted", func() bool {
+		_, metrics := get(t, opts.Config.MetricsAddress, "/metrics")
 		return strings.Contains(metrics, "layertrace_attach_failures_total 1\n") && strings.Contains(metrics, "layertrace_ready 0\n")
 	})
-	if code, body := get(t, opts, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "no interface") {
-		t.Errorf("/readyz answers %d %s", code, body)
+	if code, body := get(t, opts.Config.MetricsAddress, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "no interface") {
+		t.Errorf("/readyz responds %d %s", code, body)
 	}
 	stop()
 	if err := <-ended; err != nil {
@@ -141,7 +145,7 @@ func TestNotReadyWithoutInterface(t *testing.T) {
 	}
 }
 
-// A part that hangs does not hold the end up for longer than was asked for.
+// A part that hangs does not delay the end beyond --shutdown-timeout.
 func TestShutdownTimeout(t *testing.T) {
 	probe := newFakeProbe()
 	probe.deaf = true
@@ -182,7 +186,7 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
-// A port that was taken is free again when the agent could not start.
+// The port is free again after a failed start.
 func TestFailedStartFreesThePort(t *testing.T) {
 	opts := options(t, newFakeProbe())
 	failure := errors.New("no BPF here")
@@ -196,5 +200,86 @@ func TestFailedStartFreesThePort(t *testing.T) {
 	}
 	if err := l.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// fakeProbe returns the observations that a test puts in.
+type fakeProbe struct {
+	out   chan observe.Observation
+	flush []observe.Observation // returned at the end
+	deaf  bool                  // Run never ends
+
+	mu       sync.Mutex
+	refuse   map[int]bool // interfaces that cannot be attached to
+	attached map[int]bool
+	closed   int
+}
+
+func newFakeProbe() *fakeProbe {
+	return &fakeProbe{out: make(chan observe.Observation), refuse: map[int]bool{}, attached: map[int]bool{}}
+}
+
+func (f *fakeProbe) Attach(ifindex int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse[ifindex] {
+		return errors.New("refused")
+	}
+	f.attached[ifindex] = true
+	return nil
+}
+
+func (f *fakeProbe) Detach(ifindex int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.attached, ifindex)
+	return nil
+}
+
+func (f *fakeProbe) Run(ctx context.Context) error {
+	<-ctx.Done()
+	if f.deaf {
+		select {}
+	}
+	for _, x := range f.flush {
+		f.out <- x
+	}
+	close(f.out)
+	return nil
+}
+
+func (f *fakeProbe) Observations() <-chan observe.Observation { return f.out }
+
+var ringFull = prometheus.NewDesc("layertrace_ring_full_total", "Lost.", nil, nil)
+
+func (f *fakeProbe) Describe(out chan<- *prometheus.Desc) { out <- ringFull }
+
+func (f *fakeProbe) Collect(out chan<- prometheus.Metric) {
+	out <- prometheus.MustNewConstMetric(ringFull, prometheus.CounterValue, 3)
+}
+
+func (f *fakeProbe) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed++
+	return nil
+}
+
+func (f *fakeProbe) attachedTo(ifindex int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.attached[ifindex]
+}
+
+// newExchange returns the i-th exchange of an interface.
+func newExchange(ifindex, i int) observe.Observation {
+	return observe.Observation{
+		Interface: ifindex, Direction: observe.DirectionEgress,
+		Context: observe.Context{Context: tracecontext.Context{
+			TraceID: tracecontext.TraceID{1}, SpanID: tracecontext.SpanID{1, byte(i)},
+			Sampling: tracecontext.Accepted, Format: tracecontext.FormatW3C,
+		}},
+		Key:     observe.Key{Client: netip.MustParseAddrPort("10.0.0.1:4000"), Server: netip.MustParseAddrPort("10.0.0.2:80")},
+		Request: observe.Message{First: 1e9, Last: 1e9, Bytes: 100, Packets: 1}, Status: 200,
 	}
 }

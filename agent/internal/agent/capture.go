@@ -6,39 +6,83 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
 	"github.com/layertrace/layertrace/agent/internal/iface"
-	"github.com/layertrace/layertrace/agent/internal/status"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// retryInterval is the time between two attempts to attach where it failed.
+// Probe is the kernel side as the agent needs it. It collects its own metrics.
+type Probe interface {
+	prometheus.Collector
+	// Attach and Detach start and end the capture at an interface. Attach works
+	// before and during Run.
+	Attach(ifindex int) error
+	Detach(ifindex int) error
+	// Run reads until the context is done, then flushes and closes Observations.
+	Run(context.Context) error
+	Observations() <-chan observe.Observation
+	// Close removes everything from the kernel.
+	Close() error
+}
+
+// retryInterval is the time between two attempts to attach after a failure.
 const retryInterval = 5 * time.Second
 
 // capture keeps the probe attached to the selected interfaces.
 type capture struct {
-	probe Probe
-	table *table
-	log   *slog.Logger
+	probe   Probe
+	points  *registry
+	log     *slog.Logger
+	metrics captureMetrics
 
-	mu       sync.Mutex // guards what follows; written by follow alone
+	mu       sync.Mutex // guards the rest, which only follow writes
 	attached map[int]iface.Interface
 	pending  map[int]iface.Interface // attaching failed
-	failures uint64
-	listed   bool // what was there at the start has been handled
+	listed   bool                    // the interfaces present at the start were handled
 }
 
-func newCapture(probe Probe, table *table, log *slog.Logger) *capture {
-	return &capture{
-		probe: probe, table: table, log: log,
-		attached: map[int]iface.Interface{}, pending: map[int]iface.Interface{},
+type captureMetrics struct {
+	interfaces *prometheus.GaugeVec // by kind
+	unattached prometheus.Gauge
+	failures   prometheus.Counter
+}
+
+func newCaptureMetrics(r prometheus.Registerer) captureMetrics {
+	with := promauto.With(r)
+	return captureMetrics{
+		interfaces: with.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "layertrace_interfaces",
+			Help: "Interfaces at which exchanges are captured.",
+		}, []string{"kind"}),
+		unattached: with.NewGauge(prometheus.GaugeOpts{
+			Name: "layertrace_interfaces_unattached",
+			Help: "Selected interfaces that could not be attached to.",
+		}),
+		failures: with.NewCounter(prometheus.CounterOpts{
+			Name: "layertrace_attach_failures_total",
+			Help: "Failed attempts to attach to an interface.",
+		}),
 	}
 }
 
-// follow attaches and detaches as interfaces come and go, until events ends.
-// listed is closed behind the last event about what was there at the start.
+func newCapture(probe Probe, points *registry, log *slog.Logger, metrics captureMetrics) *capture {
+	c := &capture{
+		probe: probe, points: points, log: log, metrics: metrics,
+		attached: map[int]iface.Interface{}, pending: map[int]iface.Interface{},
+	}
+	c.count()
+	return c
+}
+
+// follow attaches and detaches as interfaces come and go, until events is closed.
+// listed is closed after the last event about an interface present at the start.
 func (c *capture) follow(events <-chan iface.Event, listed <-chan struct{}) {
 	retry := time.NewTicker(retryInterval)
 	defer retry.Stop()
@@ -69,15 +113,15 @@ func (c *capture) setListed() {
 func (c *capture) handle(e iface.Event) {
 	switch e.Change {
 	case iface.Added:
-		c.table.put(e.Interface) // before the first exchange can come
+		c.points.add(e.Interface) // before the first exchange can arrive
 		c.attach(e.Interface)
 	case iface.Renamed:
-		c.log.Info("interface has a new name", "interface", e.Interface.Name, "index", e.Interface.Index)
-		c.table.put(e.Interface)
+		c.log.Info("interface renamed", "interface", e.Interface.Name, "index", e.Interface.Index)
+		c.points.add(e.Interface)
 		c.rename(e.Interface)
 	case iface.Removed:
 		c.detach(e.Interface)
-		c.table.leave(e.Interface.Index)
+		c.points.remove(e.Interface.Index)
 	}
 }
 
@@ -85,15 +129,16 @@ func (c *capture) attach(i iface.Interface) {
 	err := c.probe.Attach(i.Index)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.count()
 	if err == nil {
 		delete(c.pending, i.Index)
 		c.attached[i.Index] = i
 		c.log.Info("attached", "interface", i.Name, "index", i.Index, "link_kind", i.LinkKind, "kind", i.Kind)
 		return
 	}
-	c.failures++
+	c.metrics.failures.Inc()
 	if _, again := c.pending[i.Index]; !again {
-		c.log.Warn("cannot attach; trying again until the interface goes", "interface", i.Name, "index", i.Index, "error", err)
+		c.log.Warn("cannot attach; retrying until the interface is removed", "interface", i.Name, "index", i.Index, "error", err)
 	}
 	c.pending[i.Index] = i
 }
@@ -103,11 +148,12 @@ func (c *capture) detach(i iface.Interface) {
 	_, was := c.attached[i.Index]
 	delete(c.attached, i.Index)
 	delete(c.pending, i.Index)
+	c.count()
 	c.mu.Unlock()
 	if !was {
 		return
 	}
-	// The kernel detaches by itself from an interface that is gone.
+	// The kernel has already detached from an interface that was deleted.
 	if err := c.probe.Detach(i.Index); err != nil {
 		c.log.Debug("detach", "interface", i.Name, "index", i.Index, "error", err)
 	}
@@ -127,15 +173,23 @@ func (c *capture) rename(i iface.Interface) {
 func (c *capture) pendingNow() []iface.Interface {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var all []iface.Interface
-	for _, i := range c.pending {
-		all = append(all, i)
-	}
-	return all
+	return slices.Collect(maps.Values(c.pending))
 }
 
-// ready returns nil while the agent runs and watches at least one interface,
-// and from the start on all that were there then.
+// count updates the gauges. The caller holds the lock.
+func (c *capture) count() {
+	kinds := map[observe.Kind]int{observe.KindVNIC: 0, observe.KindPNIC: 0}
+	for _, i := range c.attached {
+		kinds[i.Kind]++
+	}
+	for kind, n := range kinds {
+		c.metrics.interfaces.WithLabelValues(string(kind)).Set(float64(n))
+	}
+	c.metrics.unattached.Set(float64(len(c.pending)))
+}
+
+// ready returns nil while the agent runs and is attached to at least one interface,
+// provided that it has handled all interfaces present at the start.
 func (c *capture) ready(running context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,30 +197,10 @@ func (c *capture) ready(running context.Context) error {
 	case running.Err() != nil:
 		return errors.New("stopping")
 	case !c.listed:
-		return errors.New("attaching to the interfaces that are there")
+		return errors.New("attaching to the present interfaces")
 	case len(c.attached) == 0:
 		return errors.New("attached to no interface: none matches --vnic or --pnic, or attaching failed (see the log)")
 	default:
 		return nil
 	}
-}
-
-func (c *capture) samples() ([]status.Sample, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	count := map[observe.Kind]int{}
-	for _, i := range c.attached {
-		count[i.Kind]++
-	}
-	samples := []status.Sample{
-		{Name: "attach_failures", Help: "Attempts to attach to an interface that failed.", Value: float64(c.failures)},
-		{Name: "interfaces_unattached", Help: "Selected interfaces that could not be attached to.", Gauge: true, Value: float64(len(c.pending))},
-	}
-	for _, kind := range []observe.Kind{observe.KindVNIC, observe.KindPNIC} {
-		samples = append(samples, status.Sample{
-			Name: "interfaces", Help: "Interfaces that are watched.", Gauge: true, Value: float64(count[kind]),
-			Label: "kind", LabelValue: string(kind),
-		})
-	}
-	return samples, nil
 }

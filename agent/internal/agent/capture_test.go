@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -19,7 +21,8 @@ func newTestCapture(t *testing.T) (*capture, *fakeProbe) {
 		t.Fatal(err)
 	}
 	probe := newFakeProbe()
-	return newCapture(probe, newTable(naming{Source: names, node: "node2"}, time.Minute, 1337), slog.New(slog.DiscardHandler)), probe
+	return newCapture(probe, newRegistry(resolver{Source: names, node: "node2"}, time.Minute, 1337), slog.New(slog.DiscardHandler),
+		newCaptureMetrics(nil)), probe
 }
 
 // at is an exchange at an interface.
@@ -30,35 +33,35 @@ func TestCaptureFollows(t *testing.T) {
 	veth := iface.Interface{Index: 7, Name: "veth1", LinkKind: "veth", Kind: observe.KindVNIC}
 	c.handle(iface.Event{Change: iface.Added, Interface: veth})
 	if c.ready(t.Context()) == nil {
-		t.Error("ready while interfaces that were there may be missing")
+		t.Error("ready before all present interfaces were handled")
 	}
 	c.setListed()
 	if !probe.attachedTo(7) || c.ready(t.Context()) != nil {
 		t.Fatal("not attached")
 	}
-	if p := pointAt(c.table, 7); p.SpanName() != "web_veth1" || p.ID != "node2/7" {
+	if p := pointAt(c.points, 7); p.SpanName() != "web_veth1" || p.ID != "node2/7" {
 		t.Errorf("point %+v", p)
 	}
 	veth.Name = "veth2"
 	c.handle(iface.Event{Change: iface.Renamed, Interface: veth})
-	if p := pointAt(c.table, 7); p.SpanName() != "db_veth2" || p.ID != "node2/7" {
+	if p := pointAt(c.points, 7); p.SpanName() != "db_veth2" || p.ID != "node2/7" {
 		t.Errorf("renamed point %+v", p)
 	}
 	c.handle(iface.Event{Change: iface.Removed, Interface: veth})
 	if probe.attachedTo(7) || c.ready(t.Context()) == nil {
 		t.Error("still attached")
 	}
-	// Exchanges that were open are still to come, but not for ever.
-	if pointAt(c.table, 7) == nil {
+	// Open exchanges are still to come, within the grace period.
+	if pointAt(c.points, 7) == nil {
 		t.Error("forgotten at once")
 	}
-	if ids := c.table.purge(time.Now().Add(30 * time.Second)); len(ids) != 0 {
+	if ids := c.points.purge(time.Now().Add(30 * time.Second)); len(ids) != 0 {
 		t.Errorf("purged too early: %v", ids)
 	}
-	if ids := c.table.purge(time.Now().Add(2 * time.Minute)); len(ids) != 1 || ids[0] != "node2/7" {
+	if ids := c.points.purge(time.Now().Add(2 * time.Minute)); len(ids) != 1 || ids[0] != "node2/7" {
 		t.Errorf("purged %v", ids)
 	}
-	if pointAt(c.table, 7) != nil {
+	if pointAt(c.points, 7) != nil {
 		t.Error("still known")
 	}
 }
@@ -75,10 +78,10 @@ func TestAttachIsTriedAgain(t *testing.T) {
 	for _, i := range c.pendingNow() {
 		c.attach(i)
 	}
-	if !probe.attachedTo(7) || len(c.pendingNow()) != 0 || c.failures != 1 {
-		t.Errorf("attached %v, pending %v, failures %d", probe.attached, c.pendingNow(), c.failures)
+	if !probe.attachedTo(7) || len(c.pendingNow()) != 0 || testutil.ToFloat64(c.metrics.failures) != 1 {
+		t.Errorf("attached %v, pending %v, failures %v", probe.attached, c.pendingNow(), testutil.ToFloat64(c.metrics.failures))
 	}
-	// One that goes while it is pending is not tried again.
+	// An interface that is removed while pending is not retried.
 	probe.refuse[8] = true
 	other := iface.Interface{Index: 8, Name: "veth9", Kind: observe.KindVNIC}
 	c.handle(iface.Event{Change: iface.Added, Interface: other})
@@ -92,15 +95,15 @@ func TestAttachIsTriedAgain(t *testing.T) {
 func TestPhysicalInterfaceHasNoWorkload(t *testing.T) {
 	c, _ := newTestCapture(t)
 	c.handle(iface.Event{Change: iface.Added, Interface: iface.Interface{Index: 9, Name: "veth1", Kind: observe.KindPNIC}})
-	if p := pointAt(c.table, 9); p.SpanName() != "node2_veth1" {
+	if p := pointAt(c.points, 9); p.SpanName() != "node2_veth1" {
 		t.Errorf("point %s", p.SpanName())
 	}
 }
 
 // pointAt returns the capture point of an exchange at an interface, nil if it is
 // unknown.
-func pointAt(t *table, index int) *observe.Point {
+func pointAt(r *registry, index int) *observe.Point {
 	o := at(index)
-	t.resolve(o)
+	r.resolve(o)
 	return o.Point
 }

@@ -10,51 +10,28 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
-	"github.com/layertrace/layertrace/agent/internal/export"
 	"github.com/layertrace/layertrace/agent/internal/probe"
-	"github.com/layertrace/layertrace/agent/internal/status"
 	"github.com/layertrace/layertrace/internal/observe"
-	"github.com/layertrace/layertrace/internal/otlptest"
 )
 
 const monitoring = "../../../istio/monitoring/"
 
-// targetLabels are what Prometheus adds, and le of classic buckets.
+// targetLabels are the labels that Prometheus adds, and le of classic buckets.
 var targetLabels = []string{"instance", "job", "le"}
 
 // metricNames returns all metrics that an agent can have, with their labels.
 func metricNames(t *testing.T) map[string][]string {
 	t.Helper()
-	times := status.NewLayerTimes()
+	metrics, times := ExampleMetrics("v1")
+	metrics.MustRegister(probe.ZeroCounters{})
 	seen := &observe.Observation{Point: &observe.Point{Node: "node1"}}
 	seen.Request.Last, seen.Response.Last = 1, 2
 	times.Observe(&breakdown.Hop{ServerPNIC: seen, Segments: []breakdown.Segment{{Layer: observe.Application}}})
-	receiver := &otlptest.Receiver{}
-	opts := options(t, newFakeProbe(), "--export=otlp-grpc", "--otlp-insecure", "--otlp-endpoint="+receiver.Serve(t, "127.0.0.1:0"))
-	delivery, err := newDelivery(t.Context(), opts, naming{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := delivery.close(t.Context()); err != nil {
-			t.Log(err) // nothing was queued
-		}
-	})
-	delivery.lines = export.NewLines(opts.Stdout)
-	delivery.layers = &layers{buffer: breakdown.NewTraceBuffer(breakdown.TraceBufferOptions{})}
-	counters := func() (all []status.Sample, err error) {
-		for _, c := range probe.CounterNames() {
-			all = append(all, status.Sample{Name: c.Name, Help: c.Help})
-		}
-		return all, nil
-	}
-	registry := status.NewRegistry([]prometheus.Collector{times}, build("v1"),
-		readiness(func() (string, error) { return "", nil }), counters, newCapture(nil, nil, opts.Log).samples, delivery.samples)
-	families, err := registry.Gather()
+	families, err := metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +55,7 @@ func metricNames(t *testing.T) map[string][]string {
 	return names
 }
 
-// Dashboard and alert rules ask for metrics and labels that there are.
+// Dashboard and alert rules use metrics and labels that exist.
 func TestMonitoringUsesMetricsThatExist(t *testing.T) {
 	names := metricNames(t)
 	expressions := append(dashboardExpressions(t), ruleExpressions(t, names)...)
@@ -134,8 +111,8 @@ func dashboardExpressions(t *testing.T) (all []string) {
 	return all
 }
 
-// ruleExpressions adds what the rules record to names. What groups a recording
-// stands in its name.
+// ruleExpressions also adds the recorded metrics to names. Their names begin with
+// their labels.
 func ruleExpressions(t *testing.T, names map[string][]string) (all []string) {
 	t.Helper()
 	var rules struct {
@@ -163,5 +140,76 @@ func readFile(t *testing.T, name string, unmarshal func([]byte, any) error, v an
 	}
 	if err := unmarshal(data, v); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// promQL is what an expression uses. Prometheus's own parser is in a module
+// that wants a newer Go than this one and most of its dependencies; e2e/monitoring
+// lets a real Prometheus read every expression.
+type promQL struct {
+	selectors []promSelector
+	grouped   []string // labels in by (), on () and the like
+}
+
+type promSelector struct {
+	metric string
+	labels []string
+}
+
+var (
+	promToken = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|'[^']*'|\$?[a-zA-Z_:][a-zA-Z0-9_:]*|[0-9][0-9a-zA-Z.]*|[^\s]`)
+	promName  = regexp.MustCompile(`^[a-zA-Z_:]`)
+	// promWords are neither metrics nor functions; labels follow promGroupings.
+	promWords     = []string{"and", "or", "unless", "offset", "bool", "sum", "avg", "min", "max", "count", "topk"}
+	promGroupings = []string{"by", "without", "on", "ignoring", "group_left", "group_right"}
+)
+
+// readPromQL finds metrics and labels in an expression that is known to be valid.
+func readPromQL(expression string) (p promQL) {
+	tokens := promToken.FindAllString(expression, -1)
+	next := func(i int) string {
+		if i+1 < len(tokens) {
+			return tokens[i+1]
+		}
+		return ""
+	}
+	for i := 0; i < len(tokens); i++ {
+		token := tokens[i]
+		switch {
+		case slices.Contains(promGroupings, token):
+			if next(i) != "(" {
+				continue
+			}
+			for i += 2; i < len(tokens) && tokens[i] != ")"; i++ {
+				if tokens[i] != "," {
+					p.grouped = append(p.grouped, tokens[i])
+				}
+			}
+		case token == "{":
+			s := &p.selectors[len(p.selectors)-1]
+			for ; tokens[i] != "}"; i++ {
+				if promName.MatchString(tokens[i]) {
+					s.labels = append(s.labels, tokens[i])
+				}
+			}
+		case token == "[":
+			for tokens[i] != "]" {
+				i++
+			}
+		case promName.MatchString(token) && next(i) != "(" && !slices.Contains(promWords, token):
+			p.selectors = append(p.selectors, promSelector{metric: token})
+		}
+	}
+	return p
+}
+
+func TestReadPromQL(t *testing.T) {
+	got := readPromQL(`histogram_quantile(0.99, sum by (layer, le) (rate(a_bucket{x=~"$s{",y!="}"}[$__rate_interval]))) / ignoring (z) group_left () (b:c[1d] offset 30m) > 2e3 and d`)
+	want := promQL{
+		selectors: []promSelector{{"a_bucket", []string{"x", "y"}}, {metric: "b:c"}, {metric: "d"}},
+		grouped:   []string{"layer", "le", "z"},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(promQL{}, promSelector{})); diff != "" {
+		t.Errorf("want - got +\n%s", diff)
 	}
 }

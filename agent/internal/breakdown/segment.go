@@ -178,7 +178,7 @@ func newSegment(some []step, phase Phase, between string, time int64) Segment {
 	return s
 }
 
-// minCoalesced is the time in ns from which on a segment always stands alone.
+// minCoalesced is the time in ns from which on two segments are not merged.
 const minCoalesced = 10_000
 
 // Coalesced returns fewer segments of the same total time: a segment shorter than

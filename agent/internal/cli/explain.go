@@ -3,27 +3,38 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/layertrace/layertrace/agent/internal/explain"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
 
-// jaegerVariable says where Jaeger is, as --jaeger does.
+// jaegerVariable is the environment variable for --jaeger.
 const jaegerVariable = "LAYERTRACE_JAEGER"
 
-// explainFlags are the options as written on the command line.
+// explainFlags are the flags as given on the command line.
 type explainFlags struct {
 	jaeger, file string
-	// of the explanation of traces
-	typical     int
-	typicalLast time.Duration
-	// of the comparison
+	// with trace IDs
+	baseline     int
+	baselineLast time.Duration
+	// with --service
 	service, operation string
 	last               time.Duration
 	slowQuantile       float64
 	limit              int
-	// of both
+	// with both
 	json bool
 	html string
 }
@@ -32,29 +43,29 @@ func newExplain() *cobra.Command {
 	var f explainFlags
 	cmd := &cobra.Command{
 		Use:   "explain TRACE_ID...",
-		Short: "Tell where the time of a trace went, layer by layer",
-		Long: `Tell where the time of a trace went: in which layer, of which service, node or
-link, and how much more of it than in typical traces of the same kind.
+		Short: "Show where the time of a trace went, layer by layer",
+		Long: `Show where the time of a trace went: the layer, its service, node or link, and
+how much more it took than in the baseline, traces of the same operation.
 
   layertrace explain 4bf92f3577b34da6a3ce929d0e0e4736
 
-Several IDs are explained each for itself; joined by commas, they are explained
-together, by what they have in common: chance in one of them does not count.
+Each ID is explained by itself. IDs joined by commas are compared with the
+baseline together: a layer that is slow by chance in one of them does not count.
 
-With --service, what makes the slow traces of a service slow:
+With --service, show why the slow traces of a service are slow:
 
   layertrace explain --service productpage --last 15m
 
-Traces come from Jaeger, or with --file from a file: OTLP JSON as the
-OpenTelemetry Collector's file exporter writes it, or JSON that Jaeger's UI
-saved. docs/explain.md says how to read the answer.
+Traces come from Jaeger, or with --file from a file: OTLP JSON as written by the
+OpenTelemetry Collector's file exporter, or JSON saved from Jaeger's UI.
+docs/explain.md describes the output.
 
-The exit code is 0 when there was something to tell from, else 1.`,
+The exit code is 0 if the traces were found, else 1.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(cmd.Flags(), args); err != nil {
 				return err
 			}
-			source, err := f.source(cmd)
+			store, err := f.store(cmd)
 			if err != nil {
 				return err
 			}
@@ -62,22 +73,197 @@ The exit code is 0 when there was something to tell from, else 1.`,
 			defer cancel()
 			out := output{stdout: cmd.OutOrStdout(), json: f.json, html: f.html}
 			if f.service != "" {
-				return f.compare(ctx, source, out)
+				return f.compareService(ctx, store, out)
 			}
-			return f.explain(ctx, source, args, out)
+			return f.explainTraces(ctx, store, args, out)
 		},
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&f.jaeger, "jaeger", "http://localhost:16686", "`URL` of Jaeger's UI (environment: "+jaegerVariable+")")
 	fs.StringVar(&f.file, "file", "", "read traces from a `FILE` instead (\"-\": standard input)")
-	fs.IntVar(&f.typical, "typical", 100, "compare with `N` traces that begin alike (0: none)")
-	fs.DurationVar(&f.typicalLast, "typical-last", 15*time.Minute, "how long before the trace these may be; after it, where there are too few")
-	fs.StringVar(&f.service, "service", "", "compare the slow traces of a `SERVICE` with its typical ones")
+	fs.IntVar(&f.baseline, "baseline", 100, "compare with at most `N` traces of the same operation (0: none)")
+	fs.DurationVar(&f.baselineLast, "baseline-last", 15*time.Minute, "how long before the trace the baseline may begin, or after it if there are too few traces")
+	fs.StringVar(&f.service, "service", "", "compare the slow traces of a `SERVICE` with its other traces")
 	fs.StringVar(&f.operation, "operation", "", "only traces with this `OPERATION` of the service")
 	fs.DurationVar(&f.last, "last", 15*time.Minute, "how far to look back")
 	fs.Float64Var(&f.slowQuantile, "slow-quantile", 0.95, "traces above this `QUANTILE` of all times are slow")
-	fs.IntVar(&f.limit, "limit", 500, "read `N` traces at most")
-	fs.BoolVar(&f.json, "json", false, "print JSON, one line for each trace")
-	fs.StringVar(&f.html, "html", "", "write a page to `FILE` too (\"-\": to standard output instead of text)")
+	fs.IntVar(&f.limit, "limit", 500, "read at most `N` traces")
+	fs.BoolVar(&f.json, "json", false, "print JSON, one line per trace")
+	fs.StringVar(&f.html, "html", "", "also write a page to `FILE` (\"-\": to standard output instead of text)")
 	return cmd
+}
+
+// check rejects invalid values and flags that exclude each other.
+func (f *explainFlags) check(set *pflag.FlagSet, args []string) error {
+	comparing := f.service != ""
+	switch {
+	case !comparing && set.Changed("service"):
+		return errors.New("--service is empty: name a service that Jaeger lists")
+	case comparing && len(args) > 0:
+		return errors.New("give either trace IDs or --service")
+	case !comparing && len(args) == 0:
+		return errors.New("give the ID of a trace, or --service to compare its slow traces with the others; see layertrace explain --help")
+	case set.Changed("file") && f.file == "":
+		return errors.New("--file is empty: name a file")
+	case set.Changed("file") && set.Changed("jaeger"):
+		return errors.New("give either --jaeger or --file")
+	case set.Changed("file") && set.Changed("last"):
+		return errors.New("--last does not apply to a file, which is read as a whole: omit --last")
+	case f.json && f.html == "-":
+		return errors.New("give either --json or --html=-: both write to standard output")
+	case f.baseline < 0:
+		return errors.New("--baseline is negative: give the number of traces to compare with")
+	case f.baselineLast <= 0:
+		return errors.New("--baseline-last is not above 0: give a time such as 15m, or --baseline=0 for no comparison")
+	case f.last <= 0:
+		return errors.New("--last is not above 0: give a time such as 15m")
+	case !(f.slowQuantile > 0 && f.slowQuantile < 1):
+		return errors.New("--slow-quantile is not between 0 and 1: 0.95 selects the slowest 5 % of the traces")
+	case f.limit <= 0:
+		return errors.New("--limit is not above 0: give the number of traces to read")
+	}
+	names, other := []string{"operation", "last", "slow-quantile", "limit"}, "requires --service"
+	if comparing {
+		names, other = []string{"baseline", "baseline-last"}, "applies to trace IDs, not to --service"
+	}
+	for _, name := range names {
+		if set.Changed(name) {
+			return fmt.Errorf("--%s %s", name, other)
+		}
+	}
+	return nil
+}
+
+// store returns where the traces are. The flag has precedence over the environment.
+func (f *explainFlags) store(cmd *cobra.Command) (tracestore.Store, error) {
+	switch f.file {
+	case "":
+	case "-":
+		return tracestore.NewReader("standard input", cmd.InOrStdin()), nil
+	default:
+		return tracestore.NewFile(f.file), nil
+	}
+	url := f.jaeger
+	if from := os.Getenv(jaegerVariable); from != "" && !cmd.Flags().Changed("jaeger") {
+		url = from
+	}
+	return tracestore.NewJaeger(url, &http.Client{})
+}
+
+// explainTraces explains traces one by one, or in groups if any IDs are joined.
+func (f *explainFlags) explainTraces(ctx context.Context, store tracestore.Store, args []string, out output) error {
+	groups, together, err := explain.ParseTraceIDs(args)
+	if err != nil {
+		return err
+	}
+	if together && len(groups) > 1 && out.html != "" {
+		return errors.New("--html makes a page of one group: give one list of IDs")
+	}
+	selected, err := explain.Select(ctx, store, groups, explain.BaselineOptions{Traces: f.baseline, Last: f.baselineLast})
+	if err != nil {
+		return err
+	}
+	if together {
+		return out.comparisons(selected.CompareAll(ctx))
+	}
+	return out.reports(selected.ExplainAll(ctx))
+}
+
+// compareService compares the slow traces of a service with the others.
+func (f *explainFlags) compareService(ctx context.Context, store tracestore.Store, out output) error {
+	q := tracestore.Query{Service: f.service, Operation: f.operation, Limit: f.limit}
+	when, advice := "", "correct --service"
+	if f.file == "" {
+		q.To = time.Now()
+		q.From = q.To.Add(-f.last)
+		when, advice = fmt.Sprintf(" in the last %v", f.last), "correct --service, or look back further with --last"
+	}
+	traces, err := store.Search(ctx, q)
+	if err != nil {
+		return err
+	}
+	if len(traces) == 0 {
+		what := "service " + f.service
+		if f.operation != "" {
+			what, advice = fmt.Sprintf("operation %q of %s", f.operation, what), advice+" or --operation"
+		}
+		return fmt.Errorf("%s has no trace with %s%s: %s", store.Name(), what, when, advice)
+	}
+	c := explain.CompareService(f.service, traces, f.slowQuantile)
+	return out.comparisons([]*explain.Comparison{&c})
+}
+
+// output is the destination and the form of results.
+type output struct {
+	stdout io.Writer
+	json   bool
+	html   string // a file, "-" for stdout instead of text, "" for none
+}
+
+// reports writes all reports, and one page of them.
+func (o output) reports(reports []*explain.Report) error {
+	if err := o.page(func(w io.Writer) error { return explain.WriteHTML(w, reports...) }); err != nil {
+		return err
+	}
+	for i, r := range reports {
+		if err := o.result(i, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// comparisons writes all comparisons, each with its page.
+func (o output) comparisons(comparisons []*explain.Comparison) error {
+	for i, c := range comparisons {
+		if err := o.page(c.WriteHTML); err != nil {
+			return err
+		}
+		if err := o.result(i, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// result writes number i as text or JSON, unless the page takes its place.
+func (o output) result(i int, result interface {
+	WriteJSON(io.Writer) error
+	WriteText(io.Writer, bool) error
+}) error {
+	switch {
+	case o.html == "-":
+		return nil
+	case o.json:
+		return result.WriteJSON(o.stdout)
+	}
+	if i > 0 {
+		fmt.Fprintln(o.stdout)
+	}
+	return result.WriteText(o.stdout, useColor(o.stdout))
+}
+
+// page writes the page to its destination, if it is wanted.
+func (o output) page(write func(io.Writer) error) error {
+	switch o.html {
+	case "":
+		return nil
+	case "-":
+		return write(o.stdout)
+	}
+	var b bytes.Buffer
+	if err := write(&b); err != nil {
+		return err
+	}
+	if err := os.WriteFile(o.html, b.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("write the page: %w; correct --html", err)
+	}
+	return nil
+}
+
+// useColor reports whether w is a terminal with colours, which the user did not
+// disable (no-color.org).
+func useColor(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(file.Fd()))
 }

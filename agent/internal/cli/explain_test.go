@@ -16,7 +16,8 @@ import (
 
 const explained = "00000000000000000000000000000001"
 
-// fakeJaeger knows traces 1 and 2, and by search 1 to 4: 4 begins otherwise.
+// fakeJaeger has traces 1 and 2, and its searches find 1 to 4, of which 4 has another
+// root operation.
 func fakeJaeger(t *testing.T) (address string, searches *[]url.Values) {
 	t.Helper()
 	traceOf := func(n int, operation string) string {
@@ -66,7 +67,7 @@ func readReports(t *testing.T, text string) []report {
 	return all
 }
 
-// Traces that begin alike share one baseline, which they are not part of.
+// Traces with the same root operation share one baseline, which excludes them.
 func TestExplain(t *testing.T) {
 	address, searches := fakeJaeger(t)
 	code, stdout, stderr := runHere(t, "explain", "--json", "--jaeger", address, explained, "0000000000000002", explained)
@@ -100,7 +101,7 @@ func TestExplain(t *testing.T) {
 func TestExplainWithoutTypicalTraces(t *testing.T) {
 	address, searches := fakeJaeger(t)
 	t.Setenv(jaegerVariable, address)
-	code, stdout, stderr := runHere(t, "explain", "--typical=0", explained)
+	code, stdout, stderr := runHere(t, "explain", "--baseline=0", explained)
 	if code != 0 || stderr != "" || !strings.HasPrefix(stdout, "VERDICT") || strings.Contains(stdout, "\x1b") {
 		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
 	}
@@ -138,7 +139,7 @@ func TestExplainCompares(t *testing.T) {
 	}
 }
 
-// What cannot be done is one line that says what to do.
+// Each error is one line with advice.
 func TestExplainRefuses(t *testing.T) {
 	address, _ := fakeJaeger(t)
 	t.Setenv(jaegerVariable, address)
@@ -153,20 +154,20 @@ func TestExplainRefuses(t *testing.T) {
 		{[]string{explained, "--service=gateway"}, "either trace IDs or --service"},
 		{[]string{"--service="}, "--service is empty"},
 		{[]string{"--service=nobody"}, "correct --service"},
-		{[]string{"--service=gateway", "--typical=3"}, "--typical goes with trace IDs"},
-		{[]string{explained, "--last=3m"}, "--last goes with --service"},
+		{[]string{"--service=gateway", "--baseline=3"}, "--baseline applies to trace IDs"},
+		{[]string{explained, "--last=3m"}, "--last requires --service"},
 		{[]string{explained, "--file=x", "--jaeger=y"}, "either --jaeger or --file"},
 		{[]string{explained, "--file=nosuch.json"}, "correct --file"},
 		{[]string{explained, "--jaeger=localhost:16686"}, "http://HOST:16686"},
 		{[]string{explained, "--json", "--html=-"}, "either --json or --html=-"},
 		{[]string{explained, "--html=/nosuch/page.html"}, "correct --html"},
-		{[]string{explained, "--typical=-1"}, "--typical is below 0"},
-		{[]string{explained, "--typical-last=0s"}, "--typical-last is not above 0"},
+		{[]string{explained, "--baseline=-1"}, "--baseline is negative"},
+		{[]string{explained, "--baseline-last=0s"}, "--baseline-last is not above 0"},
 		{[]string{"--service=gateway", "--slow-quantile=95"}, "between 0 and 1"},
 		{[]string{"--service=gateway", "--slow-quantile=NaN"}, "between 0 and 1"},
 		{[]string{"--service=gateway", "--limit=0"}, "--limit is not above 0"},
 		{[]string{"--service=gateway", "--last=-1s"}, "--last is not above 0"},
-		{[]string{"--service=gateway", "--file=x", "--last=1s"}, "leave --last out"},
+		{[]string{"--service=gateway", "--file=x", "--last=1s"}, "omit --last"},
 	} {
 		code, stdout, stderr := runHere(t, append([]string{"explain"}, test.args...)...)
 		if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, test.want) {

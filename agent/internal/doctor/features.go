@@ -334,7 +334,7 @@ func tryMode(mode probe.Mode) error { return tryProbe(probe.Options{Mode: mode})
 // tryLayers also loads the programs of --spans=layers.
 func tryLayers() error {
 	return inCgroup(func(dir string) error {
-		return tryProbe(probe.Options{Sockets: true, SocketCgroups: []string{dir}, Drivers: true})
+		return tryProbe(probe.Options{SocketCgroups: []string{dir}, Drivers: true})
 	})
 }
 

@@ -5,6 +5,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
@@ -12,8 +13,59 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// slowListed is how many IDs of slow traces are told.
-const slowListed = 10
+// maxListed is the maximum number of slow traces to list.
+const maxListed = 10
+
+// CompareService compares the slowest traces of a service, those above the quantile
+// (0 to 1) of their times, with all others, and names the layer that makes the
+// difference.
+func CompareService(service string, traces []tracestore.Trace, slowQuantile float64) Comparison {
+	c := newComparison(len(traces))
+	c.Service = service
+	all := c.measure(traces)
+	c.Skipped = len(traces) - len(all)
+	if len(all) < 2 {
+		c.Verdict = noVerdict("There are too few traces to compare.")
+		c.Verdict.Confidence = Low
+		return c
+	}
+	slices.SortFunc(all, byTotal)
+	first := min(max(int(float64(len(all))*slowQuantile), 1), len(all)-1)
+	baseline, slow := all[:first], all[first:]
+	c.Threshold = slow[0].total
+	c.compare(baseline, slow)
+	return c
+}
+
+// CompareTraces compares some traces with a baseline, and names the layer that is
+// slower in most of them. Chance in one of them does not count.
+func CompareTraces(traces, baseline []tracestore.Trace) Comparison {
+	c := newComparison(len(traces) + len(baseline))
+	for _, t := range traces {
+		c.TraceIDs = append(c.TraceIDs, t.ID.String())
+		c.Service, _ = rootOf(t)
+	}
+	before, slow := c.measure(baseline), c.measure(traces)
+	c.Skipped = c.Traces - len(before) - len(slow)
+	if len(slow) == 0 {
+		c.Verdict = noVerdict("No hop of these traces was seen from its request to its response.")
+		c.Verdict.Confidence = Low
+		return c
+	}
+	slices.SortFunc(slow, byTotal)
+	c.compare(before, slow)
+	if len(before) == 0 {
+		c.Notes = append(c.Notes, "no baseline to compare with: the verdict is the layer that took the longest, which may be normal")
+	}
+	return c
+}
+
+func newComparison(traces int) Comparison {
+	return Comparison{
+		Traces: traces, SkippedReasons: map[string]int{},
+		Layers: []LayerDelta{}, SlowTraces: []string{}, Notes: []string{},
+	}
+}
 
 // measured is a trace with its sums.
 type measured struct {
@@ -22,58 +74,12 @@ type measured struct {
 	sums                sums
 }
 
-// Compare sets the slowest traces, those above the quantile (0 to 1) of their
-// times, against all others, and names the layer that makes the difference.
-func Compare(service string, traces []tracestore.Trace, slowQuantile float64) Comparison {
-	c := Comparison{
-		Service: service, Traces: len(traces), Reasons: map[string]int{},
-		Layers: []Delta{}, SlowTraces: []string{}, Notes: []string{},
-	}
-	all := c.measure(traces)
-	c.Left = len(traces) - len(all)
-	if len(all) < 2 {
-		c.Verdict = nothingToBlame("There are too few traces to compare.")
-		c.Verdict.Confidence = Low
-		return c
-	}
-	slices.SortFunc(all, func(a, b measured) int { return cmp.Compare(a.total, b.total) })
-	first := min(max(int(float64(len(all))*slowQuantile), 1), len(all)-1)
-	usual, slow := all[:first], all[first:]
-	c.Threshold = slow[0].total
-	c.compare(usual, slow)
-	return c
-}
+func byTotal(a, b measured) int { return cmp.Compare(a.total, b.total) }
 
-// Together tells what some traces have in common that a baseline has not. What
-// happens to one of them by chance does not count.
-func Together(traces, baseline []tracestore.Trace) Comparison {
-	c := Comparison{
-		Traces: len(traces) + len(baseline), Reasons: map[string]int{},
-		Layers: []Delta{}, SlowTraces: []string{}, Notes: []string{},
-	}
-	for _, t := range traces {
-		c.Asked = append(c.Asked, t.ID.String())
-		c.Service, _ = Root(t)
-	}
-	usual := c.measure(baseline)
-	slow := c.measure(traces)
-	c.Left = c.Traces - len(usual) - len(slow)
-	if len(slow) == 0 {
-		c.Verdict = nothingToBlame("No hop of these traces was seen from its request to its response.")
-		c.Verdict.Confidence = Low
-		return c
-	}
-	slices.SortFunc(slow, func(a, b measured) int { return cmp.Compare(a.total, b.total) })
-	c.compare(usual, slow)
-	if len(usual) == 0 {
-		c.Notes = append(c.Notes, "there are no typical traces to compare with: the verdict is what took most, which may be as usual")
-	}
-	return c
-}
-
+// measure splits traces, and counts those that it skips.
 func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 	for _, t := range traces {
-		if at := start(t); !at.IsZero() {
+		if at := t.Start(); !at.IsZero() {
 			if c.From.IsZero() || at.Before(c.From) {
 				c.From = at
 			}
@@ -84,44 +90,43 @@ func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 		tree := breakdown.Split(t.Observations, parents(t))
 		switch {
 		case len(t.Observations) == 0:
-			c.Reasons["no spans of layertrace"]++
+			c.SkippedReasons["no spans of layertrace"]++
 		case tree.Roots[0].Total == 0:
-			c.Reasons["no hop seen from request to response"]++
+			c.SkippedReasons["no hop seen from request to response"]++
 		default:
-			s, unattributed := sum(tree)
+			s, unattributed := sumOfTree(tree)
 			all = append(all, measured{t.ID.String(), tree.Roots[0].Total, unattributed, s})
 		}
 	}
 	return all
 }
 
-// compare fills in the totals, layers and the verdict; slow is in ascending
-// order.
-func (c *Comparison) compare(usual, slow []measured) {
+// compare fills in the totals, layers and the verdict. slow is in ascending order.
+func (c *Comparison) compare(baseline, slow []measured) {
 	whole := func(m measured) int64 { return m.total }
-	c.Baseline, c.Slow = len(usual), len(slow)
-	c.BaselineTotal, c.SlowTotal = medianOf(usual, whole), medianOf(slow, whole)
+	c.Baseline, c.Slow = len(baseline), len(slow)
+	c.BaselineTotal, c.SlowTotal = medianOf(baseline, whole), medianOf(slow, whole)
 	c.Unattributed = medianOf(slow, func(m measured) int64 { return m.unattributed })
-	for i := len(slow) - 1; i >= 0 && len(c.SlowTraces) < slowListed; i-- {
+	for i := len(slow) - 1; i >= 0 && len(c.SlowTraces) < maxListed; i-- {
 		c.SlowTraces = append(c.SlowTraces, slow[i].id)
 	}
-	joinSometimes(usual, slow)
-	found := candidates(sumsOf(slow), referenceOf(sumsOf(usual)), c.SlowTotal)
+	alignMerged(baseline, slow)
+	found := candidates(sumsOf(slow), referenceOf(sumsOf(baseline)), c.SlowTotal)
 	for _, f := range found {
-		c.Layers = append(c.Layers, Delta{
-			Layer: f.layer, Location: f.place, Slow: f.time, Baseline: f.typical, Excess: f.difference(),
-			Share: share(f.difference(), c.SlowTotal-c.BaselineTotal), MergedLayers: f.layers,
+		c.Layers = append(c.Layers, LayerDelta{
+			Layer: f.layer, Location: f.location, Slow: f.time, Baseline: f.baseline, Excess: f.difference(),
+			Share: share(f.difference(), c.SlowTotal-c.BaselineTotal), MergedLayers: f.merged,
 		})
 	}
-	slices.SortFunc(c.Layers, func(a, b Delta) int {
+	slices.SortFunc(c.Layers, func(a, b LayerDelta) int {
 		return cmp.Or(cmp.Compare(b.Excess, a.Excess), cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Location, b.Location))
 	})
-	c.Verdict = judge(found, c.SlowTotal, len(usual))
+	c.Verdict = judge(found, c.SlowTotal, len(baseline))
 	if c.Verdict.Layer != observe.NoLayer {
 		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.BaselineTotal)
-		if !found[0].inParts() {
-			c.Verdict.Text = fmt.Sprintf("The slow traces are slow by the %s: %s, in typical ones %s.",
-				found[0].what(), short(found[0].time), short(found[0].typical))
+		if found[0].compared && !found[0].isPartial() {
+			c.Verdict.Text = fmt.Sprintf("The slow traces are slow in the %s: %s, in the baseline %s.",
+				found[0].title(), duration(found[0].time), duration(found[0].baseline))
 		}
 	}
 }
@@ -134,14 +139,84 @@ func sumsOf(all []measured) []sums {
 	return s
 }
 
-// medianOf returns the median of a figure, 0 of none.
-func medianOf(all []measured, figure func(measured) int64) int64 {
+// medianOf returns the median of a value, 0 without traces.
+func medianOf(all []measured, value func(measured) int64) int64 {
 	if len(all) == 0 {
 		return 0
 	}
 	values := make([]int64, len(all))
 	for i, m := range all {
-		values[i] = figure(m)
+		values[i] = value(m)
 	}
 	return distributionOf(values).median
+}
+
+// alignMerged makes traces comparable if only some of the slow ones have merged
+// layers: in all traces it adds their time to the first of these layers. Otherwise
+// the time of a layer would be under one key in some traces, and under another in
+// the rest. It ignores merged layers in no more traces than the exceptions.
+func alignMerged(baseline, slow []measured) {
+	for first, groups := range partlyMerged(slow) {
+		with := 0
+		for _, m := range slow {
+			if slices.ContainsFunc(groups, func(k key) bool { return m.sums[k] != nil }) {
+				with++
+			}
+		}
+		if with <= exceptions(len(slow)) {
+			continue
+		}
+		for _, m := range slices.Concat(baseline, slow) {
+			for _, k := range groups {
+				m.sums.move(k, first)
+			}
+		}
+	}
+}
+
+// partlyMerged returns the merged layers that some of the traces have, but not all,
+// by their first layer.
+func partlyMerged(traces []measured) map[key][]key {
+	in := map[key]int{}
+	for _, m := range traces {
+		for k := range m.sums {
+			if k.merged != "" {
+				in[k]++
+			}
+		}
+	}
+	groups := map[key][]key{}
+	for k, n := range in {
+		if n < len(traces) {
+			first := key{layer: k.layer, location: k.location}
+			groups[first] = append(groups[first], k)
+		}
+	}
+	for _, some := range groups {
+		slices.SortFunc(some, func(a, b key) int { return cmp.Compare(a.merged, b.merged) })
+	}
+	return groups
+}
+
+// move adds the time under one key to another.
+func (s sums) move(from, to key) {
+	t := s[from]
+	if t == nil {
+		return
+	}
+	delete(s, from)
+	both := *t
+	both.segments = maps.Clone(t.segments)
+	if other := s[to]; other != nil {
+		both.time += other.time
+		for k, a := range other.segments {
+			both.segments[k] = both.segments[k].plus(a)
+		}
+		for _, l := range other.merged {
+			if !slices.Contains(both.merged, l) {
+				both.merged = append(slices.Clone(both.merged), l)
+			}
+		}
+	}
+	s[to] = &both
 }

@@ -6,130 +6,259 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"time"
+
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Explain tells where the time of a trace went, and what is slower in it than
-// in the traces of the baseline, which should be of the same operation. Without
-// a baseline the verdict is what took most.
+// Explain reports where the time of a trace went, and which layer is slower than
+// the baseline: traces of the same operation. Without a baseline the verdict
+// names the layer that took the longest.
 func Explain(t tracestore.Trace, baseline []tracestore.Trace) Report {
-	return newTypical(baseline).explain(t)
+	return newBaselineTimes(baseline).explain(t)
 }
 
-// All explains several traces by one baseline.
-func All(traces, baseline []tracestore.Trace) []Report {
-	typical := newTypical(baseline)
-	reports := make([]Report, len(traces))
-	for i, t := range traces {
-		reports[i] = typical.explain(t)
-	}
-	return reports
-}
-
-func (y *typical) explain(t tracestore.Trace) Report {
-	r := Report{TraceID: t.ID.String(), Notes: notes(t), Layers: []Share{}, Hops: []Hop{}}
-	r.Service, r.Operation = Root(t)
-	r.Start = start(t)
+func (b *baselineTimes) explain(t tracestore.Trace) Report {
+	r := Report{TraceID: t.ID.String(), Start: t.Start(), Notes: notes(t), Layers: []LayerTime{}, Hops: []Hop{}}
+	r.Service, r.Operation = rootOf(t)
 	tree := breakdown.Split(t.Observations, parents(t))
+	for _, h := range tree.Hops {
+		r.Hops = append(r.Hops, b.hop(h))
+	}
 	if len(tree.Roots) == 0 || tree.Roots[0].Total == 0 {
-		r.Verdict = nothingToBlame("No hop of this trace was seen from its request to its response.")
+		r.Verdict = noVerdict("No hop of this trace was seen from its request to its response.")
 		r.Verdict.Confidence = Low
-		for _, l := range tree.Hops {
-			r.Hops = append(r.Hops, y.hop(l))
-		}
 		return r
 	}
 	r.Total = tree.Roots[0].Total
-	r.Baseline = Baseline{Traces: y.traces, BaselineTotal: max(y.total, 0)}
-	sums, unattributed := sum(tree)
+	r.Baseline = Baseline{Traces: b.traces, BaselineTotal: max(b.total, 0)}
+	sums, unattributed := sumOfTree(tree)
 	r.Unattributed = unattributed
-	r.Layers = y.shares(sums, r.Total)
-	for _, l := range tree.Hops {
-		r.Hops = append(r.Hops, y.hop(l))
+	r.Layers = b.layerTimes(sums, r.Total)
+	if n := len(tree.Roots) - 1; n > 0 {
+		r.Notes = append(r.Notes, counted(n, "hop has", "hops have")+" no parent: the requests that caused them were not seen")
 	}
-	if len(tree.Roots) > 1 {
-		r.Notes = append(r.Notes, fmt.Sprintf("%d hops stand alone: what they were made for was not seen", len(tree.Roots)-1))
-	}
-	r.Verdict = y.verdict(sums, r.Total, tree)
+	r.Verdict = b.verdict(sums, r.Total, tree)
 	return r
 }
 
-// hop turns a leg into what is shown of it.
-func (y *typical) hop(l *breakdown.Hop) Hop {
-	h := Hop{
-		SpanID: l.SpanID.String(), From: from(l), To: to(l),
-		FromNode: l.ClientNode(), ToNode: l.ServerNode(),
-		Start: l.Start, Total: l.Total, Unattributed: l.Unattributed,
-		OnCriticalPath: l.OnCriticalPath, Notes: append([]string{}, l.Notes...), Segments: []Segment{},
+// hop is the only conversion of a hop for the report.
+func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
+	r := Hop{
+		SpanID: h.SpanID.String(), From: from(h), To: to(h),
+		FromNode: h.ClientNode(), ToNode: h.ServerNode(),
+		Start: h.Start, Total: h.Total, Unattributed: h.Unattributed,
+		OnCriticalPath: h.OnCriticalPath, Notes: append([]string{}, h.Notes...), Segments: []Segment{},
 	}
-	for p := l.Parent; p != nil; p = p.Parent {
-		h.Depth++
+	for p := h.Parent; p != nil; p = p.Parent {
+		r.Depth++
 	}
-	for _, s := range l.Observations() {
-		h.Status = cmp.Or(h.Status, s.Status)
+	for _, o := range h.Observations() {
+		r.Status = cmp.Or(r.Status, o.Status)
 	}
-	for _, p := range l.Segments {
-		h.Segments = append(h.Segments, Segment{
-			Layer: p.Layer, Location: p.Location, Between: p.Between, Phase: string(p.Phase),
-			Start: p.Start, Time: p.Time, Back: p.ResponseStart, MergedLayers: p.MergedLayers, Baseline: y.ofPart(l, p),
-		})
+	for _, s := range h.Segments {
+		r.Segments = append(r.Segments, Segment{s, b.ofSegment(h, s)})
 	}
-	h.Verdict = y.hopVerdict(l)
-	return h
+	r.Verdict = b.hopVerdict(h)
+	return r
 }
 
-// from and to name the ends of a hop; inside a pod they say which is the proxy.
-func from(l *breakdown.Hop) string { return end(l, l.Sender, l.ClientService(), l.ClientNode()) }
+// hopName identifies hops that are alike in several traces.
+func hopName(h *breakdown.Hop) string { return from(h) + " > " + to(h) }
 
-func to(l *breakdown.Hop) string { return end(l, l.Receiver, l.ServerService(), l.ServerNode()) }
+func from(h *breakdown.Hop) string { return end(h, h.Sender, h.ClientService(), h.ClientNode()) }
 
-func end(l *breakdown.Hop, s *observe.Observation, service, node string) string {
+func to(h *breakdown.Hop) string { return end(h, h.Receiver, h.ServerService(), h.ServerNode()) }
+
+// end names an end of a hop. Inside a pod it marks the sidecar.
+func end(h *breakdown.Hop, socket *observe.Observation, service, node string) string {
 	name := cmp.Or(service, node, "?")
-	inside := l.ClientVNIC == nil && l.ServerVNIC == nil && l.ClientPNIC == nil && l.ServerPNIC == nil
-	if inside && s != nil && s.Point.Process == observe.Sidecar {
+	inside := h.ClientVNIC == nil && h.ServerVNIC == nil && h.ClientPNIC == nil && h.ServerPNIC == nil
+	if inside && socket != nil && socket.Point.Process == observe.Sidecar {
 		name += " (sidecar)"
 	}
 	return name
 }
 
-// notes are what the reading of the trace told.
+// notes report defects of the trace as it was read.
 func notes(t tracestore.Trace) []string {
 	n := []string{}
 	if len(t.Observations) == 0 {
-		n = append(n, "the trace has no spans of layertrace: no agent saw it, or the agents' spans did not arrive (yet)")
+		n = append(n, "the trace has no spans of layertrace: no agent saw it, or their spans have not arrived yet")
 	}
-	sockets := slices.ContainsFunc(t.Observations, func(s observe.Observation) bool { return s.Point.Kind == observe.KindSocket })
+	sockets := slices.ContainsFunc(t.Observations, func(o observe.Observation) bool { return o.Point.Kind == observe.KindSocket })
 	if len(t.Observations) > 0 && !sockets {
-		n = append(n, "the agents saw interfaces only (--spans=interfaces, or no --socket-cgroup): protocol stack and application cannot be told apart")
+		n = append(n, "the agents watched interfaces only (--spans=interfaces, or no --socket-cgroup): protocol stack and application are merged")
 	}
 	if t.Duplicates > 0 {
-		n = append(n, fmt.Sprintf("%d spans were stored more than once and counted once", t.Duplicates))
+		n = append(n, counted(t.Duplicates, "span was", "spans were")+" stored more than once and counted once")
 	}
 	for i, u := range t.Unreadable {
 		if i == 3 {
-			n = append(n, fmt.Sprintf("and %d more spans that cannot be read", len(t.Unreadable)-i))
+			n = append(n, counted(len(t.Unreadable)-i, "more unreadable span", "more unreadable spans"))
 			break
 		}
-		n = append(n, "left out: "+u)
+		n = append(n, "skipped: "+u)
 	}
 	return n
 }
 
-// start is the first wall time of the trace.
-func start(t tracestore.Trace) (first time.Time) {
+// parents returns the parent of each span that proxies and applications reported.
+func parents(t tracestore.Trace) map[trace.SpanID]trace.SpanID {
+	all := map[trace.SpanID]trace.SpanID{}
 	for _, s := range t.Spans {
-		if first.IsZero() || s.Start.Before(first) {
-			first = s.Start
+		// Spans that share an ID (client and server in Zipkin) share the parent.
+		// Some name themselves.
+		if s.Parent.IsValid() && s.Parent != s.ID {
+			all[s.ID] = s.Parent
 		}
 	}
-	for i := range t.Observations {
-		if at := time.Unix(0, t.Observations[i].Wall); first.IsZero() || at.Before(first) {
-			first = at
+	return all
+}
+
+// rootOf returns the service and operation of the trace's first span, "" if it
+// only has spans of layertrace. If the root span was not stored, it is the
+// earliest span whose parent is missing.
+func rootOf(t tracestore.Trace) (service, operation string) {
+	if len(t.Spans) == 0 {
+		return "", ""
+	}
+	stored := map[trace.SpanID]bool{}
+	for _, s := range t.Spans {
+		stored[s.ID] = true
+	}
+	// 0: a root; 1: its parent is missing; 2: it has a parent.
+	rank := func(s tracestore.Span) int {
+		switch {
+		case !s.Parent.IsValid():
+			return 0
+		case !stored[s.Parent] || s.Parent == s.ID:
+			return 1
+		}
+		return 2
+	}
+	root := slices.MinFunc(t.Spans, func(a, b tracestore.Span) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Start.Compare(b.Start))
+	})
+	return root.Service, root.Name
+}
+
+// key is a layer at a location, or several merged layers.
+type key struct {
+	layer    observe.Layer
+	location string
+	merged   string // the layers, "" for one
+}
+
+func keyOf(s breakdown.Segment) key {
+	k := key{layer: s.Layer, location: s.Location}
+	if len(s.MergedLayers) > 0 {
+		k.merged = fmt.Sprint(s.MergedLayers)
+	}
+	return k
+}
+
+func (k key) String() string { return string(k.layer) + " " + k.location + k.merged }
+
+// sums are the times of the layers on the critical path of a trace, or of a hop.
+type sums map[key]*total
+
+type total struct {
+	time     int64
+	segments map[segmentKey]amount
+	merged   []observe.Layer
+}
+
+// segmentKey identifies segments that are alike in several traces.
+type segmentKey struct {
+	hop     string
+	between string
+	phase   breakdown.Phase
+}
+
+func segmentKeyOf(h *breakdown.Hop, s breakdown.Segment) segmentKey {
+	return segmentKey{hopName(h), s.Between, s.Phase}
+}
+
+// amount is the time of segments that are alike, and the longest of them.
+type amount struct {
+	time    int64
+	hop     *breakdown.Hop
+	segment breakdown.Segment
+}
+
+func (a amount) plus(b amount) amount {
+	if a.hop == nil || b.segment.Time > a.segment.Time {
+		a.hop, a.segment = b.hop, b.segment
+	}
+	a.time += b.time
+	return a
+}
+
+// sumOfTree adds up the critical path of a trace.
+func sumOfTree(tree *breakdown.Tree) (s sums, unattributed int64) {
+	s = sums{}
+	for _, h := range tree.Hops {
+		if h.OnCriticalPath {
+			unattributed += h.Unattributed
+			s.add(h)
 		}
 	}
-	return first
+	return s, unattributed
+}
+
+// sumOfHop adds up a hop by itself.
+func sumOfHop(h *breakdown.Hop) sums {
+	s := sums{}
+	s.add(h)
+	return s
+}
+
+func (s sums) add(h *breakdown.Hop) {
+	for _, segment := range h.Segments {
+		k := keyOf(segment)
+		t := s[k]
+		if t == nil {
+			t = &total{segments: map[segmentKey]amount{}, merged: segment.MergedLayers}
+			s[k] = t
+		}
+		t.time += segment.Time
+		alike := segmentKeyOf(h, segment)
+		t.segments[alike] = t.segments[alike].plus(amount{segment.Time, h, segment})
+	}
+}
+
+// layerTimes lists the sums, largest excess first.
+func (b *baselineTimes) layerTimes(s sums, whole int64) []LayerTime {
+	all := []LayerTime{}
+	for k, t := range s {
+		all = append(all, LayerTime{
+			Layer: k.layer, Location: k.location, Time: t.time, Baseline: b.of(k),
+			Share: share(t.time, whole), MergedLayers: t.merged,
+		})
+	}
+	excess := func(l LayerTime) int64 { return l.Time - max(l.Baseline, 0) }
+	slices.SortFunc(all, func(a, b LayerTime) int {
+		return cmp.Or(cmp.Compare(excess(b), excess(a)), cmp.Compare(b.Time, a.Time),
+			cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Location, b.Location))
+	})
+	return all
+}
+
+func share(part, whole int64) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return float64(part) / float64(whole)
+}
+
+// counted writes a number with its noun.
+func counted[N int | uint32](n N, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }

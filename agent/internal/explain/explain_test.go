@@ -6,16 +6,16 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
-
-	"go.opentelemetry.io/otel/trace"
+	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
+	"go.opentelemetry.io/otel/trace"
 )
 
-// pageTrace is a front page whose times vary by up to a tenth, apart from what
-// change makes slower.
+// pageTrace is a front page whose times vary by up to a tenth. change may make hops
+// slower.
 func pageTrace(r *rand.Rand, id byte, drop func(*observe.Observation) bool, change ...func(*breakdowntest.Hop)) tracestore.Trace {
 	w := breakdowntest.New()
 	w.ID, w.Drop = trace.TraceID{id}, drop
@@ -35,7 +35,7 @@ func baselineOf(r *rand.Rand, n byte, drop func(*observe.Observation) bool) (tra
 	return traces
 }
 
-// toDetails slows the hop to details on its way between pods.
+// toDetails slows the hop between the pods of productpage and details.
 func toDetails(slow func(*breakdowntest.Hop)) func(*breakdowntest.Hop) {
 	return func(h *breakdowntest.Hop) {
 		if _, to, inside := h.Ends(); to == "details" && !inside {
@@ -48,37 +48,37 @@ func TestVerdict(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	baseline := baselineOf(r, 40, nil)
 	for name, c := range map[string]struct {
-		change func(*breakdowntest.Hop)
-		layer  observe.Layer
-		place  string
-		excess int64
+		change   func(*breakdowntest.Hop)
+		layer    observe.Layer
+		location string
+		excess   int64
 	}{
 		"nothing": {func(*breakdowntest.Hop) {}, observe.NoLayer, "", 0},
-		// Each way has the delay, so the time is twice that.
+		// Request and response have the delay, so the excess is twice that.
 		"relay":       {toDetails(func(h *breakdowntest.Hop) { h.Relay += 1_000_000 }), observe.RelayNetwork, "node3-node4", 2_000_000},
 		"little less": {toDetails(func(h *breakdowntest.Hop) { h.Relay += 200_000 }), observe.NoLayer, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			report := Explain(pageTrace(r, 1, nil, c.change), baseline)
 			v := report.Verdict
-			if v.Layer != c.layer || v.Location != c.place {
-				t.Fatalf("verdict %s %s, want %s %s: %s", v.Layer, v.Location, c.layer, c.place, v.Text)
+			if v.Layer != c.layer || v.Location != c.location {
+				t.Fatalf("verdict %s %s, want %s %s: %s", v.Layer, v.Location, c.layer, c.location, v.Text)
 			}
 			if d := v.Excess - c.excess; c.layer != observe.NoLayer && (d < -20_000 || d > 20_000 || v.Confidence != High) {
 				t.Errorf("excess %d ns with %s confidence, want %d, high", v.Excess, v.Confidence, c.excess)
 			}
 			checkReport(t, &report)
-			together := Together([]tracestore.Trace{
+			together := CompareTraces([]tracestore.Trace{
 				pageTrace(r, 1, nil, c.change), pageTrace(r, 2, nil, c.change), pageTrace(r, 3, nil, c.change), pageTrace(r, 4, nil),
 			}, baseline)
-			if together.Verdict.Layer != c.layer || together.Verdict.Location != c.place {
+			if together.Verdict.Layer != c.layer || together.Verdict.Location != c.location {
 				t.Errorf("together: %s", together.Verdict.Text)
 			}
 		})
 	}
 }
 
-// checkReport: what is shown adds up.
+// checkReport: the layers add up to the total.
 func checkReport(t *testing.T, report *Report) {
 	t.Helper()
 	sum := report.Unattributed
@@ -96,14 +96,14 @@ func checkReport(t *testing.T, report *Report) {
 	}
 }
 
-// Between a point is missing the verdict names the group, with low confidence.
+// If a capture point is missing, the report has merged layers.
 func TestVerdictOnGroup(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
-	drop := func(s *observe.Observation) bool { return s.Point.Kind == observe.KindPNIC && s.Point.Node == "node3" }
+	drop := func(o *observe.Observation) bool { return o.Point.Kind == observe.KindPNIC && o.Point.Node == "node3" }
 	slow := toDetails(func(h *breakdowntest.Hop) { h.VNet += 3_000_000 })
 	report := Explain(pageTrace(r, 1, drop, slow), baselineOf(r, 20, drop))
 	v := report.Verdict
-	// The virtual network of node 4 is still told by itself.
+	// The virtual network of node 4 is still separate.
 	if v.Layer != observe.RelayNetwork && v.Layer != observe.VirtualNetwork || v.Excess < 5_900_000 {
 		t.Fatalf("%s", v.Text)
 	}
@@ -121,7 +121,7 @@ func TestWithoutBaseline(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	report := Explain(pageTrace(r, 1, nil), nil)
 	v := report.Verdict
-	if v.Layer != observe.ProtocolStack || v.Location != "productpage" || v.Confidence != Low || !strings.Contains(v.Text, "took most") {
+	if v.Layer != observe.ProtocolStack || v.Location != "productpage" || v.Confidence != Low || !strings.Contains(v.Text, "took the longest") {
 		t.Errorf("%s verdict %s %s: %s", v.Confidence, v.Layer, v.Location, v.Text)
 	}
 	if len(report.Layers) == 0 || report.Layers[0].Baseline != -1 {
@@ -130,7 +130,7 @@ func TestWithoutBaseline(t *testing.T) {
 	checkReport(t, &report)
 }
 
-// What nothing can be said of is said to be so.
+// Traces without a known hop have no verdict, and a note or hop shows the reason.
 func TestNothingToExplain(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))
 	baseline := baselineOf(r, 20, nil)
@@ -150,38 +150,18 @@ func TestNothingToExplain(t *testing.T) {
 				t.Errorf("%s verdict %s of %d ns: %s", report.Verdict.Confidence, report.Verdict.Layer, report.Total, report.Verdict.Text)
 			}
 			if len(report.Notes) == 0 && len(report.Hops) == 0 {
-				t.Error("nothing says why")
+				t.Error("neither a note nor a hop")
 			}
 			checkReport(t, &report)
-			if c := Together([]tracestore.Trace{trace}, baseline); c.Verdict.Layer != observe.NoLayer || c.Verdict.Confidence != Low {
+			if c := CompareTraces([]tracestore.Trace{trace}, baseline); c.Verdict.Layer != observe.NoLayer || c.Verdict.Confidence != Low {
 				t.Errorf("together: %+v", c.Verdict)
 			}
 		})
 	}
 }
 
-// The slow traces of a service, and what makes them slow.
-func TestCompare(t *testing.T) {
-	r := rand.New(rand.NewPCG(5, 5))
-	traces := baselineOf(r, 95, nil)
-	for id := range byte(5) {
-		traces = append(traces, pageTrace(r, 220+id, nil, toDetails(func(h *breakdowntest.Hop) { h.Driver += 20_000_000 })))
-	}
-	r.Shuffle(len(traces), func(i, j int) { traces[i], traces[j] = traces[j], traces[i] })
-	c := Compare("gateway", append(traces, tracestore.Trace{}), 0.95)
-	if c.Slow != 5 || c.Baseline != 95 || c.Left != 1 || len(c.SlowTraces) != 5 {
-		t.Errorf("%d slow, %d typical, %d left out of %d", c.Slow, c.Baseline, c.Left, c.Traces)
-	}
-	if c.Verdict.Layer != observe.NodeDriver || c.Verdict.Excess < 19_000_000 {
-		t.Errorf("%s", c.Verdict.Text)
-	}
-	if few := Compare("gateway", traces[:1], 0.95); few.Verdict.Layer != observe.NoLayer || few.Verdict.Confidence != Low {
-		t.Errorf("of one trace: %+v", few.Verdict)
-	}
-}
-
-// The wall clock of one node is wrong, or is set while the request is on its
-// way: times are of monotonic clocks, and nothing changes.
+// The wall clock of one node is wrong, or is set during the request: times are of
+// monotonic clocks, so nothing changes.
 func TestWallClocksDoNotCount(t *testing.T) {
 	r := rand.New(rand.NewPCG(6, 6))
 	baseline := baselineOf(r, 20, nil)
@@ -201,13 +181,13 @@ func TestWallClocksDoNotCount(t *testing.T) {
 	}
 }
 
-// Spans of one agent that come late: until then the verdict is on what is there,
-// says what it cannot tell apart, and blames no other layer.
+// Spans of one agent are late: until then the verdict uses the others, names merged
+// layers, and blames no other layer.
 func TestLateSpans(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 7))
 	baseline := baselineOf(r, 20, nil)
 	slow := toDetails(func(h *breakdowntest.Hop) { h.VNet += 5_000_000 })
-	late := func(s *observe.Observation) bool { return s.Point.Node == "node3" }
+	late := func(o *observe.Observation) bool { return o.Point.Node == "node3" }
 	report := Explain(pageTrace(r, 1, late, slow), baseline)
 	checkReport(t, &report)
 	v := report.Verdict
@@ -218,5 +198,27 @@ func TestLateSpans(t *testing.T) {
 	whole := Explain(pageTrace(r, 1, nil, slow), baseline)
 	if whole.Verdict.Layer != observe.VirtualNetwork {
 		t.Errorf("with all spans: %s", whole.Verdict.Text)
+	}
+}
+
+func TestRoot(t *testing.T) {
+	span := func(id, parent byte, name string, start int64) tracestore.Span {
+		return tracestore.Span{ID: trace.SpanID{id}, Parent: trace.SpanID{parent}, Service: "s", Name: name, Start: time.Unix(start, 0)}
+	}
+	for _, test := range []struct {
+		name  string
+		spans []tracestore.Span
+		want  string
+	}{
+		{"a root that starts after its child, by another clock", []tracestore.Span{span(2, 1, "child", 1), span(1, 0, "root", 2)}, "root"},
+		{"client and server share an ID", []tracestore.Span{span(1, 0, "root", 1), span(2, 1, "client", 2), span(2, 1, "server", 3)}, "root"},
+		{"root missing", []tracestore.Span{span(3, 2, "child", 3), span(2, 9, "first", 1), span(4, 9, "later", 2)}, "first"},
+		{"its own parent", []tracestore.Span{span(1, 1, "root", 2), span(2, 1, "child", 1)}, "root"},
+		{"a cycle", []tracestore.Span{span(1, 2, "late", 2), span(2, 1, "early", 1)}, "early"},
+		{"nothing", nil, ""},
+	} {
+		if _, got := rootOf(tracestore.Trace{Spans: test.spans}); got != test.want {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
+		}
 	}
 }

@@ -1,71 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package explain reads a trace back and tells where its time went: per hop
-// the layers, and what is slower there than it usually is.
+// Package explain reports where the time of a trace went: per hop the layers, and
+// which of them is slower than the baseline, the traces of the same operation.
+//
+// Explain and CompareTraces work on traces that were read; Select reads them and
+// their baseline from a trace store.
 package explain
 
 import (
+	"encoding/json"
+	"io"
+	"slices"
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Confidence is how sure a verdict is.
-type Confidence string
-
-// Confidences. Low: something that could have told was missing.
-const (
-	High   Confidence = "high"
-	Medium Confidence = "medium"
-	Low    Confidence = "low"
-)
-
-// Report is what is known of one trace. Times without a name of their own are
-// in ns; starts are offsets from the start of the trace, for display only,
-// since they mix the clocks of nodes.
+// Report explains one trace. Times are in ns. Starts are offsets from the start
+// of the trace; they mix the clocks of nodes and are for display only.
 type Report struct {
 	TraceID string `json:"trace_id"`
 	// Service and Operation are those of the root span.
 	Service   string    `json:"service"`
 	Operation string    `json:"operation"`
 	Start     time.Time `json:"start"`
-	// Total is the time of the trace, that of its root hop.
+	// Total is the time of the root hop.
 	Total int64 `json:"total_ns"`
-	// Unattributed is what of Total no layer was given.
+	// Unattributed is the part of Total that no layer can be given.
 	Unattributed int64   `json:"unattributed_ns"`
 	Verdict      Verdict `json:"verdict"`
-	// Layers are the sums over the hops that the trace waited for, largest
-	// excess over typical first.
-	Layers []Share `json:"layers"`
-	// Hops in the order of their starts, each behind the hop that caused it.
+	// Layers are the sums over the hops on the critical path, largest excess
+	// first.
+	Layers []LayerTime `json:"layers"`
+	// Hops in the order of their starts, each after its parent.
 	Hops     []Hop    `json:"hops"`
 	Baseline Baseline `json:"baseline"`
-	// Notes say what is missing and what it means.
+	// Notes report what is missing, and its consequence.
 	Notes []string `json:"notes"`
 }
 
-// Baseline says what the trace is compared with.
+// Baseline describes the traces that a trace is compared with.
 type Baseline struct {
-	// Traces is the number of typical traces; 0: there is no comparison.
+	// Traces is their number; 0: no comparison.
 	Traces int `json:"traces"`
 	// BaselineTotal is their median time in ns.
 	BaselineTotal int64 `json:"baseline_total_ns"`
 }
 
-// Share is the time that a layer took at a place.
-type Share struct {
+// LayerTime is the time of a layer at a location.
+type LayerTime struct {
 	Layer observe.Layer `json:"layer"`
 	// Location is the service (application, protocol stack), the node (node
 	// driver, virtual network), or NODE-NODE (relay network).
 	Location string `json:"location"`
 	Time     int64  `json:"time_ns"`
-	// Baseline is the median of the baseline, -1 without one.
+	// Baseline is the median of the baseline, -1 if unknown.
 	Baseline int64 `json:"baseline_ns"`
 	// Share of the trace's total time, 0 to 1.
 	Share float64 `json:"share"`
-	// MergedLayers are the layers that could not be told apart, when a capture point
-	// between them is missing; Layer is the first of them.
+	// MergedLayers are several layers that no capture point separates; Layer is
+	// the first of them.
 	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
 }
 
@@ -75,21 +70,21 @@ type Hop struct {
 	Depth int `json:"depth"`
 	// SpanID is the one in the request's header.
 	SpanID string `json:"span_id"`
-	// From and To are the services, with "(sidecar)" behind a proxy's end of
-	// a connection inside a pod.
+	// From and To are the services. Inside a pod, "(sidecar)" marks the end of the
+	// proxy.
 	From string `json:"from"`
 	To   string `json:"to"`
-	// FromNode and ToNode are nodes, "" where nobody looks.
+	// FromNode and ToNode are the nodes, "" if unknown.
 	FromNode string    `json:"from_node"`
 	ToNode   string    `json:"to_node"`
 	Start    int64     `json:"start_ns"`
 	Total    int64     `json:"total_ns"`
 	Status   int       `json:"status"`
-	Segments []Segment `json:"parts"`
-	// Unattributed is Total without the parts; hops inside count as a part.
+	Segments []Segment `json:"segments"`
+	// Unattributed is Total without the segments and child hops.
 	Unattributed int64 `json:"unattributed_ns"`
-	// OnCriticalPath is false when the trace did not wait for this hop: another one at
-	// the same time ended later.
+	// OnCriticalPath is false if the trace did not wait for this hop: a parallel
+	// one ended later.
 	OnCriticalPath bool     `json:"on_critical_path"`
 	Verdict        Verdict  `json:"verdict"`
 	Notes          []string `json:"notes"`
@@ -97,52 +92,123 @@ type Hop struct {
 
 // Segment is a piece of a hop's time.
 type Segment struct {
-	Layer    observe.Layer `json:"layer"`
-	Location string        `json:"location"`
-	// Between says between which points, as "socket of reviews-v1 to vethreviewsv1".
-	Between string `json:"between"`
-	// Phase is "request", "response" or "both".
-	Phase string `json:"phase"`
-	Start int64  `json:"start_ns"`
-	Time  int64  `json:"time_ns"`
-	// Back is where the second half of a part of both ways is drawn: how the
-	// relay network's time is split between them no clock knows. 0: one piece.
-	Back int64 `json:"back_ns,omitempty"`
-	// Baseline is the median of the baseline, -1 without one.
-	Baseline     int64           `json:"baseline_ns"`
-	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
+	breakdown.Segment
+	// Baseline is the median of the baseline, -1 if unknown.
+	Baseline int64 `json:"baseline_ns"`
 }
 
-// piece is a stretch of time that a part is drawn over.
-type piece struct{ start, time int64 }
-
-func (p *Segment) pieces() []piece {
-	if p.Back == 0 {
-		return []piece{{p.Start, p.Time}}
-	}
-	return []piece{{p.Start, p.Time / 2}, {p.Back, p.Time - p.Time/2}}
-}
-
-// Verdict names the layer that is to blame.
+// Verdict names the layer and location that explain the excess.
 type Verdict struct {
-	// Layer is observe.NoLayer when nothing stands out.
+	// Layer is observe.NoLayer if none is slower than the baseline.
 	Layer    observe.Layer `json:"layer"`
 	Location string        `json:"location"`
-	// Between is the part of the place that took most, as in Segment.
+	// Between is that of the longest segment.
 	Between string `json:"between,omitempty"`
-	// Queue is the queue in which most of it was spent, where that is known.
+	// Queue is that of the longest segment.
 	Queue breakdown.Queue `json:"queue,omitempty"`
-	// Time is what the layer took, Excess what of it is more than typical, or
-	// all of it without a baseline.
+	// Time of the layer. Excess is its time above the baseline; without a baseline
+	// it is Time.
 	Time   int64 `json:"time_ns"`
 	Excess int64 `json:"excess_ns"`
 	// Share of Excess in the whole time, 0 to 1.
 	Share        float64         `json:"share"`
 	Confidence   Confidence      `json:"confidence"`
 	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
-	// Evidence are sentences on what supports it: retransmissions, drops, a
-	// queue, the comparison.
+	// Evidence are sentences that support the verdict: times, retransmissions,
+	// drops, a queue.
 	Evidence []string `json:"evidence"`
 	// Text is the verdict as one sentence.
 	Text string `json:"text"`
+}
+
+// Confidence is how far a verdict can be trusted.
+type Confidence string
+
+// Confidences. Low: information that could change the verdict is missing.
+const (
+	High   Confidence = "high"
+	Medium Confidence = "medium"
+	Low    Confidence = "low"
+)
+
+// Comparison compares slow traces with a baseline: those of a service, or some
+// traces by their IDs. Times are in ns.
+type Comparison struct {
+	Service string `json:"service"`
+	// TraceIDs are the traces that were asked for, slow or not; empty if the slow
+	// ones of the service were searched.
+	TraceIDs []string `json:"trace_ids,omitempty"`
+	// From and To are the starts of the first and the last trace.
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+	// Traces is the number of traces read, Skipped of those without anything to
+	// compare, SkippedReasons their number by reason.
+	Traces         int            `json:"traces"`
+	Skipped        int            `json:"skipped"`
+	SkippedReasons map[string]int `json:"skipped_reasons"`
+	// Slow is the number of slow traces, Baseline that of all others. Threshold
+	// is the time from which on a trace of the service is slow.
+	Slow      int   `json:"slow"`
+	Baseline  int   `json:"baseline"`
+	Threshold int64 `json:"threshold_ns"`
+	// SlowTotal and BaselineTotal are medians.
+	SlowTotal     int64 `json:"slow_total_ns"`
+	BaselineTotal int64 `json:"baseline_total_ns"`
+	// Unattributed is the median of the slow traces.
+	Unattributed int64 `json:"unattributed_ns"`
+	// Layers, largest excess first.
+	Layers []LayerDelta `json:"layers"`
+	// Verdict names the layer that makes the slow traces slow.
+	Verdict Verdict `json:"verdict"`
+	// SlowTraces are IDs, slowest first, at most ten.
+	SlowTraces []string `json:"slow_traces"`
+	Notes      []string `json:"notes"`
+}
+
+// LayerDelta compares the time of a layer at a location. Slow and Baseline are
+// medians.
+type LayerDelta struct {
+	Layer    observe.Layer `json:"layer"`
+	Location string        `json:"location"`
+	Slow     int64         `json:"slow_ns"`
+	Baseline int64         `json:"baseline_ns"`
+	Excess   int64         `json:"excess_ns"`
+	// Share of Excess in that of the whole traces.
+	Share        float64         `json:"share"`
+	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
+}
+
+// WriteJSON writes the report as one line of JSON. No list is null.
+func (r *Report) WriteJSON(w io.Writer) error {
+	c := *r
+	c.Layers, c.Notes, c.Verdict.Evidence = notNull(c.Layers), notNull(c.Notes), notNull(c.Verdict.Evidence)
+	c.Hops = slices.Clone(notNull(c.Hops))
+	for i := range c.Hops {
+		h := &c.Hops[i]
+		h.Segments, h.Notes, h.Verdict.Evidence = notNull(h.Segments), notNull(h.Notes), notNull(h.Verdict.Evidence)
+	}
+	return encode(w, c)
+}
+
+// WriteJSON writes the comparison as one line of JSON. No list is null.
+func (c *Comparison) WriteJSON(w io.Writer) error {
+	d := *c
+	d.Layers, d.SlowTraces, d.Notes, d.Verdict.Evidence = notNull(d.Layers), notNull(d.SlowTraces), notNull(d.Notes), notNull(d.Verdict.Evidence)
+	if d.SkippedReasons == nil {
+		d.SkippedReasons = map[string]int{}
+	}
+	return encode(w, d)
+}
+
+func encode(w io.Writer, value any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(value)
+}
+
+func notNull[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return items
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
@@ -14,26 +15,30 @@ import (
 )
 
 const (
-	// leastExcess is the least time in ns more than typical that is blamed on a
-	// layer, and leastShare the least share of it in the whole.
-	leastExcess = int64(700 * time.Microsecond)
-	leastShare  = 0.03
-	// chance is how likely a layer of several traces may be blamed that does
-	// nothing unusual.
-	chance = 0.0005
-	// leastBeyond is how many of the typical traces may be as slow as one that a
-	// layer is blamed for: in an incident some of them have the same cause.
-	leastBeyond = 0.05
-	// fewTraces is how many typical traces are too few to be sure.
-	fewTraces = 10
+	// minExcess is the smallest excess in ns that a layer is blamed for, minShare
+	// its smallest share of the whole time.
+	minExcess = int64(700 * time.Microsecond)
+	minShare  = 0.03
+	// minSegmentShare is the smallest excess of a segment that belongs to its
+	// layer's, as a share of the largest one; minExcess is always enough. Smaller
+	// ones are consequences: everything runs slower for a while after a wait.
+	minSegmentShare = 0.25
+	// maxFalsePositive is the accepted probability of blaming a layer of several
+	// traces that is no slower than the baseline.
+	maxFalsePositive = 0.0005
+	// minTailShare is the share of the baseline that may always be as slow as a
+	// blamed layer: in an incident some of it has the same cause.
+	minTailShare = 0.05
+	// minBaseline is the number of baseline traces from which on they are enough.
+	minBaseline = 10
 )
 
-// verdict names the layer that took longer than it usually does. Without a
-// baseline it is the one that took most.
-func (y *typical) verdict(s sums, whole int64, tree *breakdown.Tree) Verdict {
-	v := judge(candidates([]sums{s}, y.whole, whole), whole, y.traces)
-	if y.traces == 0 {
-		v.Evidence = append(v.Evidence, "there are no typical traces to compare with: this is what took most, which may be as usual")
+// verdict names the layer of a trace that is slower than the baseline; without a
+// baseline, the one that took the longest.
+func (b *baselineTimes) verdict(s sums, whole int64, tree *breakdown.Tree) Verdict {
+	v := judge(candidates([]sums{s}, b.whole, whole), whole, b.traces)
+	if b.traces == 0 {
+		v.Evidence = append(v.Evidence, "no baseline to compare with: this layer took the longest, which may be normal")
 	}
 	if len(tree.Roots) > 1 && v.Confidence == High {
 		v.Confidence = Medium
@@ -41,116 +46,286 @@ func (y *typical) verdict(s sums, whole int64, tree *breakdown.Tree) Verdict {
 	return v
 }
 
-// hopVerdict is the same within a hop.
-func (y *typical) hopVerdict(l *breakdown.Hop) Verdict {
-	if len(l.Segments) == 0 {
-		return nothingToBlame("This hop was not seen from its request to its response.")
+// hopVerdict does the same for one hop.
+func (b *baselineTimes) hopVerdict(h *breakdown.Hop) Verdict {
+	if len(h.Segments) == 0 {
+		return noVerdict("This hop was not seen from its request to its response.")
 	}
-	return judge(candidates([]sums{sumOf(l)}, y.hops[hopName(l)], l.Total), l.Total, y.traces)
+	return judge(candidates([]sums{sumOfHop(h)}, b.hops[hopName(h)], h.Total), h.Total, b.traces)
 }
 
-// exceptions is how many of several traces need not be slow: a quarter.
+// candidate is a layer that may be blamed, in one trace or in several.
+type candidate struct {
+	key
+	// time and baseline are medians in ns.
+	time, baseline    int64
+	excess, threshold int64
+	compared          bool // there is a baseline
+	// withinBaseline: so many baseline traces are as slow that it may be chance.
+	withinBaseline bool
+	merged         []observe.Layer
+	// longest segment; of the slow ones, if there are any.
+	longest amount
+}
+
+// candidates returns the layers of slow traces, largest excess first. A layer that
+// fewer than half of them have is ignored. whole is the time in ns of a whole
+// trace or hop.
+func candidates(slow []sums, baseline reference, whole int64) []candidate {
+	having := map[key][]*total{}
+	for _, s := range slow {
+		for k, t := range s {
+			having[k] = append(having[k], t)
+		}
+	}
+	tail := tailShare(len(slow))
+	var all []candidate
+	for k, totals := range having {
+		if 2*len(totals) < len(slow) {
+			continue
+		}
+		c := candidate{key: k, threshold: max(minExcess, int64(minShare*float64(whole)))}
+		for _, t := range totals {
+			if len(t.merged) > len(c.merged) {
+				c.merged = t.merged
+			}
+		}
+		c.weigh(totals, len(slow), baseline, tail)
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b candidate) int {
+		switch {
+		case a.withinBaseline && !b.withinBaseline:
+			return 1
+		case b.withinBaseline && !a.withinBaseline:
+			return -1
+		}
+		return cmp.Or(cmp.Compare(b.excess, a.excess), cmp.Compare(a.String(), b.String()))
+	})
+	return all
+}
+
+// weigh sets the excess of a layer over the baseline. That is the excess of its slow
+// segments, or of the whole layer if they make less than half of it.
+func (c *candidate) weigh(totals []*total, slow int, baseline reference, tail float64) {
+	times := make([]int64, len(totals))
+	for i, t := range totals {
+		times[i] = t.time
+	}
+	d, before := distributionOf(times), orUnknown(baseline.layers, c.key)
+	c.time, c.baseline, c.compared = d.median, max(before.median, 0), before.median >= 0
+	c.excess = c.difference()
+	if c.withinBaseline = c.compared && d.lowest(slow) <= before.exceededBy(tail); c.withinBaseline {
+		// There are more segments than layers, so one of them exceeds the baseline
+		// by chance more often.
+		tail = min(tail, minTailShare)
+	}
+	excess, segments := slowSegments(totals, slow, baseline.segments, tail)
+	if c.compared && excess > 0 && 2*excess >= c.excess {
+		c.excess, c.withinBaseline = excess, false
+	} else {
+		segments = nil
+	}
+	c.longest = longest(totals, segments)
+}
+
+// slowSegments returns the segments that are slower than the baseline, and their
+// common excess in ns. It ignores segments that few of the traces have.
+func slowSegments(totals []*total, slow int, baseline map[segmentKey]distribution, tail float64) (excess int64, segments map[segmentKey]bool) {
+	times := map[segmentKey][]int64{}
+	for _, t := range totals {
+		for k, a := range t.segments {
+			times[k] = append(times[k], a.time)
+		}
+	}
+	excesses, largest := map[segmentKey]int64{}, int64(0)
+	for k, all := range times {
+		d, before := distributionOf(all), orUnknown(baseline, k)
+		if 2*len(all) < slow || len(before.sorted) < minBaseline || d.lowest(slow) <= before.exceededBy(tail) {
+			continue
+		}
+		excesses[k] = d.median - before.median
+		largest = max(largest, excesses[k])
+	}
+	segments = map[segmentKey]bool{}
+	medians, sumPerTrace := int64(0), make([]int64, len(totals))
+	for k, ns := range excesses {
+		if ns <= 0 || ns < min(minExcess, int64(minSegmentShare*float64(largest))) {
+			continue
+		}
+		segments[k] = true
+		medians += baseline[k].median
+		for i, t := range totals {
+			sumPerTrace[i] += t.segments[k].time
+		}
+	}
+	return distributionOf(sumPerTrace).median - medians, segments
+}
+
+// longest returns the longest of these segments, or of all if none is given.
+func longest(totals []*total, segments map[segmentKey]bool) (most amount) {
+	for _, t := range totals {
+		for k, a := range t.segments {
+			if len(segments) == 0 || segments[k] {
+				most = most.plus(a)
+			}
+		}
+	}
+	return most
+}
+
+// exceptions is the number of slow traces that need not be slow in the blamed
+// layer: a quarter.
 func exceptions(traces int) int { return traces / 4 }
 
-// beyond returns how large a share of the typical times may lie above a time, for
-// it to be chance only this seldom that all of so many traces, but for the
-// exceptions, take longer.
-func beyond(traces int) float64 {
-	least, most := 0.0, 1.0
+// tailShare returns the share of the baseline that may exceed a time, if it is to
+// be less likely than maxFalsePositive that all of so many traces, except for the
+// exceptions, take longer by chance.
+func tailShare(traces int) float64 {
+	low, high := 0.0, 1.0
 	for range 30 {
-		middle := (least + most) / 2
-		if tail(traces, traces-exceptions(traces), middle) > chance {
-			most = middle
+		middle := (low + high) / 2
+		if binomialTail(traces, traces-exceptions(traces), middle) > maxFalsePositive {
+			high = middle
 		} else {
-			least = middle
+			low = middle
 		}
 	}
-	return max(least, leastBeyond)
+	return max(low, minTailShare)
 }
 
-// tail is the probability of k or more of n, each with probability p.
-func tail(n, k int, p float64) (sum float64) {
+// binomialTail is the probability of k or more out of n, each with probability p.
+func binomialTail(n, k int, p float64) (sum float64) {
 	for ; k <= n; k++ {
-		ways := 1.0
+		combinations := 1.0
 		for i := range k {
-			ways *= float64(n-i) / float64(i+1)
+			combinations *= float64(n-i) / float64(i+1)
 		}
-		sum += ways * math.Pow(p, float64(k)) * math.Pow(1-p, float64(n-k))
+		sum += combinations * math.Pow(p, float64(k)) * math.Pow(1-p, float64(n-k))
 	}
 	return sum
 }
 
-// judge names the first candidate, where it is to blame; typical is how many
-// traces all are compared with.
-func judge(all []candidate, whole int64, typical int) Verdict {
+// judge blames the first candidate if it is slower than the baseline. traces is the
+// number of baseline traces.
+func judge(all []candidate, whole int64, traces int) Verdict {
 	if len(all) == 0 {
-		return nothingToBlame("Nothing is known of the layers.")
+		return noVerdict("The layers are unknown.")
 	}
 	c := all[0]
-	if typical > 0 && (c.usual || c.excess < c.threshold) {
+	if traces > 0 && (c.withinBaseline || c.excess < c.threshold) {
 		most := slices.MaxFunc(all, func(a, b candidate) int { return cmp.Compare(a.difference(), b.difference()) })
-		return nothingToBlame(fmt.Sprintf("No layer took more than it usually does; the largest difference is %s at the %s.", short(most.difference()), most.what()))
+		return noVerdict(fmt.Sprintf("No layer is clearly slower than the baseline; the largest difference is %s, in the %s.", duration(most.difference()), most.title()))
 	}
 	v := Verdict{
-		Layer: c.layer, Location: c.place, Between: c.most.part.Between, Queue: c.most.part.Queue, Time: c.time, Excess: c.excess,
-		Share: share(c.excess, whole), MergedLayers: c.layers, Evidence: []string{}, Confidence: confidence(all, typical),
+		Layer: c.layer, Location: c.location, Between: c.longest.segment.Between, Queue: c.longest.segment.Queue, Time: c.time, Excess: c.excess,
+		Share: share(c.excess, whole), MergedLayers: c.merged, Evidence: []string{}, Confidence: confidence(all, traces),
 	}
 	if c.compared {
-		v.Text = fmt.Sprintf("The %s took %s, %s more than usual.", c.what(), short(c.time), short(c.excess))
-		if c.inParts() {
-			v.Text = fmt.Sprintf("Segments of the %s took %s more than usual, the whole %s.", c.what(), short(c.excess), short(c.time))
+		v.Text = fmt.Sprintf("The %s took %s, %s more than the baseline.", c.title(), duration(c.time), duration(c.excess))
+		if c.isPartial() {
+			v.Text = fmt.Sprintf("Segments of the %s took %s more than the baseline; the whole layer took %s.", c.title(), duration(c.excess), duration(c.time))
 		}
-		v.Evidence = append(v.Evidence, fmt.Sprintf("%s; in %d typical traces %s", short(c.time), typical, short(c.typical)))
+		v.Evidence = append(v.Evidence, fmt.Sprintf("%s, in the baseline %s (median of %s)", duration(c.time), duration(c.baseline), counted(traces, "trace", "traces")))
 		if e := c.elsewhere(); e != "" {
 			v.Evidence = append(v.Evidence, e)
 		}
 	} else {
-		v.Text = fmt.Sprintf("The %s took most: %s of %s.", c.what(), short(c.time), short(whole))
+		v.Text = fmt.Sprintf("The %s took the longest: %s of %s.", c.title(), duration(c.time), duration(whole))
 	}
-	v.Evidence = append(v.Evidence, evidence(c.most.leg, c.most.part)...)
+	v.Evidence = append(v.Evidence, evidence(c.longest.hop, c.longest.segment)...)
 	return v
 }
 
-func confidence(all []candidate, typical int) Confidence {
+func noVerdict(text string) Verdict {
+	return Verdict{Layer: observe.NoLayer, Confidence: High, Evidence: []string{}, Text: text}
+}
+
+func confidence(all []candidate, traces int) Confidence {
 	c := all[0]
 	switch {
-	case len(c.layers) > 0 || !c.compared:
+	case len(c.merged) > 0 || !c.compared:
 		return Low
-	case typical < fewTraces || len(all) > 1 && !all[1].usual && all[1].excess > c.excess/2 || c.excess < 2*c.threshold:
+	case traces < minBaseline || len(all) > 1 && !all[1].withinBaseline && all[1].excess > c.excess/2 || c.excess < 2*c.threshold:
 		return Medium
 	default:
 		return High
 	}
 }
 
-func nothingToBlame(text string) Verdict {
-	return Verdict{Layer: observe.NoLayer, Confidence: High, Evidence: []string{}, Text: text}
+// title names the layers and the location.
+func (c candidate) title() string {
+	return strings.Join(layerTitles(c.layer, c.merged), " or ") + " of " + c.location
 }
 
-// words are the layers' names in sentences: the paper's.
-var words = map[observe.Layer]string{
-	observe.Application: "application", observe.ProtocolStack: "protocol stack", observe.NodeDriver: "node driver",
-	observe.VirtualNetwork: "virtual network", observe.RelayNetwork: "relay network",
+// difference is the time of the whole layer above the baseline.
+func (c candidate) difference() int64 { return c.time - c.baseline }
+
+// isPartial reports whether the whole layer lost less than its slow segments: other
+// segments were faster.
+func (c candidate) isPartial() bool {
+	return float64(c.excess-c.difference()) > minShown*float64(c.excess)
 }
 
-// what names the layer and its place, or the group.
-func (c candidate) what() string {
-	name := words[c.layer]
-	for _, other := range c.layers[min(1, len(c.layers)):] {
-		name += " or " + words[other]
+// elsewhere describes the difference to the baseline outside of the slow segments,
+// "" if it is small.
+func (c candidate) elsewhere() string {
+	rest := c.difference() - c.excess
+	if float64(rest) < minShown*float64(c.excess) {
+		return ""
 	}
-	return name + " of " + c.place
+	return "another " + duration(rest) + " is spread over its other segments"
 }
 
-// short writes a time in ns with three digits.
-func short(ns int64) string {
-	d := time.Duration(ns)
-	switch {
-	case d >= time.Second || -d >= time.Second:
-		return fmt.Sprintf("%.2f s", d.Seconds())
-	case d >= time.Millisecond || -d >= time.Millisecond:
-		return fmt.Sprintf("%.2f ms", d.Seconds()*1e3)
-	default:
-		return fmt.Sprintf("%.0f µs", d.Seconds()*1e6)
+// queueEvidence explains a message in a queue.
+var queueEvidence = map[breakdown.Queue]string{
+	breakdown.SendQueue:    "the bytes waited in the send queue: written, but TCP waited for the peer's window or for acknowledgements",
+	breakdown.PodQueue:     "the bytes waited between TCP and the host end of the pod's interface: in the pod's queue (qdisc) or packet filter",
+	breakdown.ReceiveQueue: "the bytes waited in the receive queue: the reader had no CPU or was busy",
+}
+
+// evidence describes the longest segment of a blamed layer, and what the capture
+// points of its hop counted.
+func evidence(h *breakdown.Hop, s breakdown.Segment) []string {
+	e := []string{fmt.Sprintf("%s of it in one segment: %s, on the hop %s", duration(s.Time), s.Between, hopName(h))}
+	if text := queueEvidence[s.Queue]; text != "" {
+		e = append(e, text)
 	}
+	var retransmits, zeroWindows, drops uint32
+	reason, srtt := "", uint64(0)
+	for _, o := range h.Observations() {
+		retransmits = max(retransmits, o.Retransmits)
+		if o.Drops > drops {
+			drops, reason = o.Drops, o.DropReason
+		}
+		if o.Socket != nil {
+			zeroWindows, srtt = max(zeroWindows, o.Socket.ZeroWindows), max(srtt, o.Socket.SRTT)
+		}
+	}
+	if retransmits > 0 {
+		e = append(e, counted(retransmits, "TCP segment was", "TCP segments were")+" retransmitted")
+	}
+	if drops > 0 {
+		e = append(e, "the kernel dropped "+counted(drops, "packet", "packets")+", the last one with reason "+reason)
+	}
+	if zeroWindows > 0 {
+		e = append(e, "the receiver announced a zero window "+counted(zeroWindows, "time", "times")+": the reader was too slow")
+	}
+	if srtt > 0 && s.Layer == observe.RelayNetwork {
+		e = append(e, "TCP's smoothed round-trip time is "+duration(int64(srtt)))
+	}
+	if took := acknowledged(h); took > 0 && s.Phase != breakdown.Response && s.Layer != observe.Application {
+		e = append(e, "the peer's TCP acknowledged the request "+duration(took)+" after it was sent")
+	}
+	return e
+}
+
+// acknowledged returns how long after sending the last byte of the request its
+// acknowledgement arrived, in ns; 0 if unknown. TCP may delay acknowledgements,
+// so the byte arrived at most that much later.
+func acknowledged(h *breakdown.Hop) int64 {
+	if o := h.Sender; o != nil && o.Request.Acknowledged > o.Request.Last {
+		return int64(o.Request.Acknowledged - o.Request.Last)
+	}
+	return 0
 }

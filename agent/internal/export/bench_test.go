@@ -36,10 +36,11 @@ func BenchmarkDelivery(b *testing.B) {
 	points := benchPoints()
 	b.ReportAllocs()
 	cpu, n := cpuTime(b), 0
+	var o observe.Observation
 	for b.Loop() {
-		x := benchExchange(n)
-		x.Point = points[n%len(points)]
-		emitter.Emit(&x)
+		o = benchExchange(n)
+		o.Point = points[n%len(points)]
+		emitter.Emit(&o)
 		if n++; n%batchSize == 0 {
 			flush(b, queue)
 		}

@@ -6,52 +6,184 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
-// Times of the delivery. A batch is tried again until batchTimeout is over, so
-// a receiver that restarts costs nothing; meanwhile new spans queue up.
+// Timeouts and retries. A batch is retried until batchTimeout ends, so a receiver
+// that restarts costs nothing; meanwhile new spans queue up.
 const (
-	// attemptTimeout bounds one request.
+	// attemptTimeout limits one request.
 	attemptTimeout = 10 * time.Second
-	// batchTimeout bounds all attempts of one batch.
+	// batchTimeout limits all attempts of one batch.
 	batchTimeout = time.Minute
-	// firstRetry and maxRetry bound the pause between two attempts; maxRetry
-	// is also how long a returned receiver may go unnoticed.
+	// firstRetry and maxRetry limit the pause between two attempts. maxRetry is
+	// also the longest time that a receiver's return goes unnoticed.
 	firstRetry = 500 * time.Millisecond
 	maxRetry   = 5 * time.Second
 )
 
-// OTLPOptions say where spans go.
+// OTLPOptions describe the receiver.
 type OTLPOptions struct {
-	// HTTP chooses OTLP over HTTP, else it is gRPC.
+	// HTTP selects OTLP over HTTP; the default is gRPC.
 	HTTP bool
 	// Endpoint is HOST:PORT for gRPC, a URL for HTTP.
 	Endpoint string
-	// Insecure means gRPC without TLS. With HTTP the URL's scheme decides.
+	// Insecure turns TLS off for gRPC. With HTTP the URL's scheme decides.
 	Insecure bool
-	// Headers go with each request.
+	// Headers are added to each request.
 	Headers map[string]string
-	// Log takes a line when the receiver goes away and when it is back.
+	// Log gets a line when the receiver goes away and when it is back.
 	Log *slog.Logger
 }
 
-// NewOTLP returns an exporter. It does not connect yet: a receiver that is
-// away now is as good as one that goes away later.
+// NewOTLP returns an exporter. It does not connect yet: a receiver that is down
+// now is treated like one that goes down later.
 func NewOTLP(ctx context.Context, opts OTLPOptions) (sdktrace.SpanExporter, error) {
-	// Each failed attempt is logged by attempts, each lost span is counted.
+	// receiverLog reports failed attempts, and the queue counts lost spans.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { opts.Log.Debug("opentelemetry", "error", err) }))
-	a := &attempts{log: opts.Log, endpoint: opts.Endpoint}
-	create := newGRPC
+	log := &receiverLog{log: opts.Log, endpoint: opts.Endpoint}
+	newClient := grpcClient
 	if opts.HTTP {
-		create = newHTTP
+		newClient = httpClient
 	}
-	exporter, err := create(ctx, opts, a)
+	client, err := newClient(opts, log)
+	if err == nil {
+		err = client.Start(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("set up OTLP export to %s: %w", opts.Endpoint, err)
 	}
-	return exporter, nil
+	return &uploader{client: client}, nil
 }
+
+func grpcClient(opts OTLPOptions, log *receiverLog) (otlptrace.Client, error) {
+	options := []otlptracegrpc.Option{
+		otlptracegrpc.WithEndpoint(opts.Endpoint),
+		otlptracegrpc.WithHeaders(opts.Headers),
+		otlptracegrpc.WithTimeout(batchTimeout),
+		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
+			Enabled: true, InitialInterval: firstRetry, MaxInterval: maxRetry, MaxElapsedTime: batchTimeout,
+		}),
+		otlptracegrpc.WithDialOption(
+			grpc.WithUnaryInterceptor(log.unary),
+			// gRPC's default backoff grows to two minutes, during which no attempt
+			// reaches a receiver that is back.
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff: backoff.Config{
+					BaseDelay: firstRetry, Multiplier: backoff.DefaultConfig.Multiplier,
+					Jitter: backoff.DefaultConfig.Jitter, MaxDelay: maxRetry,
+				},
+				MinConnectTimeout: maxRetry,
+			})),
+	}
+	if opts.Insecure {
+		options = append(options, otlptracegrpc.WithInsecure())
+	}
+	return otlptracegrpc.NewClient(options...), nil
+}
+
+func httpClient(opts OTLPOptions, log *receiverLog) (otlptrace.Client, error) {
+	endpoint, err := tracesURL(opts.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	return otlptracehttp.NewClient(
+		otlptracehttp.WithEndpointURL(endpoint),
+		otlptracehttp.WithHeaders(opts.Headers),
+		otlptracehttp.WithTimeout(batchTimeout),
+		otlptracehttp.WithRetry(otlptracehttp.RetryConfig{
+			Enabled: true, InitialInterval: firstRetry, MaxInterval: maxRetry, MaxElapsedTime: batchTimeout,
+		}),
+		otlptracehttp.WithHTTPClient(&http.Client{
+			Timeout:   attemptTimeout,
+			Transport: &roundTripper{log: log, next: http.DefaultTransport.(*http.Transport).Clone()},
+		})), nil
+}
+
+// tracesURL adds the standard path to a URL that has none (OTLP specification,
+// "Endpoint URLs for OTLP/HTTP").
+func tracesURL(endpoint string) (string, error) {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return "", fmt.Errorf("parse the endpoint: %w", err)
+	}
+	if strings.Trim(u.Path, "/") == "" {
+		u.Path = "/v1/traces"
+	}
+	return u.String(), nil
+}
+
+// receiverLog logs once when the receiver goes away and once when it is back,
+// however many attempts fail in between.
+type receiverLog struct {
+	log      *slog.Logger
+	endpoint string
+	mu       sync.Mutex
+	failing  time.Time // zero: the last attempt succeeded
+}
+
+func (r *receiverLog) attempted(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case err != nil && r.failing.IsZero():
+		r.failing = time.Now()
+		r.log.Warn("cannot deliver spans; queueing and retrying", "endpoint", r.endpoint, "error", err)
+	case err == nil && !r.failing.IsZero():
+		r.log.Info("delivering spans again", "endpoint", r.endpoint, "away_for", time.Since(r.failing).Round(time.Millisecond))
+		r.failing = time.Time{}
+	}
+}
+
+// unary limits and reports one attempt over gRPC.
+func (r *receiverLog) unary(ctx context.Context, method string, request, reply any,
+	conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
+) error {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	err := invoke(ctx, method, request, reply, conn, opts...)
+	r.attempted(err)
+	return err
+}
+
+// roundTripper reports each attempt over HTTP.
+type roundTripper struct {
+	log  *receiverLog
+	next http.RoundTripper
+}
+
+// RoundTrip marks an error of the transport, such as a refused connection, as
+// temporary: OpenTelemetry's client retries only those.
+func (t *roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := t.next.RoundTrip(r)
+	if err != nil {
+		t.log.attempted(err)
+		return nil, temporary{err}
+	}
+	if response.StatusCode >= http.StatusMultipleChoices {
+		t.log.attempted(fmt.Errorf("the receiver responded %s", response.Status))
+	} else {
+		t.log.attempted(nil)
+	}
+	return response, nil
+}
+
+type temporary struct{ error }
+
+// Temporary is the method that net/url checks.
+func (temporary) Temporary() bool { return true }
+
+// Unwrap returns the transport's error.
+func (t temporary) Unwrap() error { return t.error }

@@ -4,15 +4,58 @@ package export
 
 import (
 	"context"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
 	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/layertrace/layertrace/internal/otlptest"
+	"github.com/layertrace/layertrace/internal/polltest"
 )
+
+func newQueue(t *testing.T, opts OTLPOptions, size int) *Queue {
+	t.Helper()
+	opts.Insecure, opts.Log = true, slog.New(slog.DiscardHandler)
+	exporter, err := NewOTLP(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewQueue(exporter, size, opts.Log)
+}
+
+// send hands in n different spans.
+func send(q *Queue, from, n int) {
+	for i := from; i < from+n; i++ {
+		q.OnEnd(newSpan(i))
+	}
+}
+
+func newSpan(i int) sdktrace.ReadOnlySpan {
+	return tracetest.SpanStub{
+		Name: "node2_eth0",
+		SpanContext: trace.NewSpanContext(trace.SpanContextConfig{
+			TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1, byte(i >> 16), byte(i >> 8), byte(i)}, TraceFlags: trace.FlagsSampled,
+		}),
+		StartTime: time.Unix(1, 0), EndTime: time.Unix(2, 0),
+	}.Snapshot()
+}
+
+// checkSum fails unless every span is accounted for.
+func checkSum(t *testing.T, c Counters) {
+	t.Helper()
+	if sum := c.Exported + c.Failed + c.DroppedQueueFull + c.DroppedShutdown + c.Queued; sum != c.Accepted {
+		t.Errorf("the counts do not add up: %+v", c)
+	}
+}
 
 func TestAllSpansArrive(t *testing.T) {
 	r := &otlptest.Receiver{}
@@ -33,12 +76,12 @@ func TestAllSpansArrive(t *testing.T) {
 	}
 	send(q, 4000, 1)
 	if c := q.Counters(); c.DroppedShutdown != 1 {
-		t.Errorf("a span behind Close is not counted: %+v", c)
+		t.Errorf("a span after Close is not counted: %+v", c)
 	}
 	checkSum(t, q.Counters())
 }
 
-// A receiver that is away costs what is beyond the queue, and nothing else.
+// A receiver that is down costs the spans beyond the queue, and nothing else.
 func TestReceiverComesBack(t *testing.T) {
 	const size = 700
 	address := otlptest.FreeAddress(t)
@@ -50,9 +93,9 @@ func TestReceiverComesBack(t *testing.T) {
 	checkSum(t, q.Counters())
 	r := &otlptest.Receiver{}
 	r.Serve(t, address)
-	eventually(t, "the queue is sent", func() bool { return q.Counters().Exported == size })
+	polltest.Eventually(t, "the queue is sent", func() bool { return q.Counters().Exported == size })
 	send(q, 1000, 100)
-	eventually(t, "new spans are sent", func() bool { return q.Counters().Exported == size+100 })
+	polltest.Eventually(t, "new spans are sent", func() bool { return q.Counters().Exported == size+100 })
 	if n := len(r.Spans()); n != size+100 {
 		t.Errorf("%d spans arrived, want %d", n, size+100)
 	}
@@ -62,7 +105,7 @@ func TestReceiverComesBack(t *testing.T) {
 	checkSum(t, q.Counters())
 }
 
-// A receiver that does not answer holds nobody up, and keeps the bound.
+// A receiver that does not respond blocks no caller, and the bound holds.
 func TestSlowReceiver(t *testing.T) {
 	const size = 600
 	release := make(chan struct{})
@@ -84,7 +127,7 @@ func TestSlowReceiver(t *testing.T) {
 		t.Errorf("with a slow receiver: %+v", c)
 	}
 	close(release)
-	eventually(t, "the queue is sent", func() bool { return q.Counters().Queued == 0 })
+	polltest.Eventually(t, "the queue is sent", func() bool { return q.Counters().Queued == 0 })
 	if n := len(r.Spans()); n != size {
 		t.Errorf("%d spans arrived, want %d", n, size)
 	}
@@ -122,7 +165,7 @@ func TestCloseKeepsItsTime(t *testing.T) {
 	defer cancel()
 	start := time.Now()
 	if err := q.Close(ctx); err == nil {
-		t.Error("Close does not tell that spans were lost")
+		t.Error("Close does not report that spans were lost")
 	}
 	if d := time.Since(start); d > 2*time.Second {
 		t.Errorf("Close took %v", d)
@@ -131,4 +174,30 @@ func TestCloseKeepsItsTime(t *testing.T) {
 		t.Errorf("counts %+v", c)
 	}
 	checkSum(t, q.Counters())
+}
+
+func TestQueueMetrics(t *testing.T) {
+	q := newQueue(t, OTLPOptions{Endpoint: otlptest.FreeAddress(t)}, 2)
+	send(q, 0, 5)
+	const want = `
+# HELP layertrace_spans_accepted_total Spans made: the sum of exported, failed, dropped and queued spans.
+# TYPE layertrace_spans_accepted_total counter
+layertrace_spans_accepted_total 5
+# HELP layertrace_spans_dropped_total Spans dropped, by reason: queue_full or shutdown.
+# TYPE layertrace_spans_dropped_total counter
+layertrace_spans_dropped_total{reason="queue_full"} 3
+layertrace_spans_dropped_total{reason="shutdown"} 0
+# HELP layertrace_spans_queued Spans that are waiting or being sent.
+# TYPE layertrace_spans_queued gauge
+layertrace_spans_queued 2
+`
+	if err := testutil.CollectAndCompare(q, strings.NewReader(want),
+		"layertrace_spans_accepted_total", "layertrace_spans_dropped_total", "layertrace_spans_queued"); err != nil {
+		t.Error(err)
+	}
+	for _, c := range []prometheus.Collector{q, NewLines(nil)} {
+		if problems, err := testutil.CollectAndLint(c); err != nil || len(problems) > 0 {
+			t.Errorf("%v %v", problems, err)
+		}
+	}
 }

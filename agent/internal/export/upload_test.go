@@ -48,11 +48,7 @@ func (w *wire) UploadTraces(_ context.Context, spans []*tracepb.ResourceSpans) e
 // A receiver gets the same from the uploader as from OpenTelemetry's exporter.
 func TestUploadIsThatOfOpenTelemetry(t *testing.T) {
 	ours, theirs := &wire{t: t}, &wire{t: t}
-	upload, err := newUploader(t.Context(), ours)
-	if err != nil {
-		t.Fatal(err)
-	}
-	reference := otlptrace.NewUnstarted(theirs)
+	upload, reference := &uploader{client: ours}, otlptrace.NewUnstarted(theirs)
 	for range 2 { // the second batch goes through the buffer of the first
 		for _, exporter := range []sdktrace.SpanExporter{upload, reference} {
 			if err := exporter.ExportSpans(t.Context(), stubs().Snapshots()); err != nil {
@@ -101,10 +97,7 @@ func stubs() tracetest.SpanStubs {
 // One byte that is not UTF-8 does not cost the batch.
 func TestUploadOfNamesThatAreNotUTF8(t *testing.T) {
 	receiver := &wire{t: t}
-	upload, err := newUploader(t.Context(), receiver)
-	if err != nil {
-		t.Fatal(err)
-	}
+	upload := &uploader{client: receiver}
 	span := stubs()[0]
 	span.Name = "node2_eth\xff"
 	if err := upload.ExportSpans(t.Context(), tracetest.SpanStubs{span}.Snapshots()); err != nil {

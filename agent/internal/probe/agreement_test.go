@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/corpus"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
@@ -18,13 +19,13 @@ const (
 	mutations = 100_000
 	// deepMutations take several packets each.
 	deepMutations = 20_000
-	// packetMax: BPF_PROG_TEST_RUN takes packets of up to a page, less what
-	// the kernel needs of it.
+	// packetMax: BPF_PROG_TEST_RUN takes packets of up to a page, minus the
+	// kernel's share of it.
 	packetMax = 3300
 	batchSize = 500
 )
 
-// outcomeCounters: what the kernel counts for each outcome.
+// outcomeCounters has the kernel's counter for each outcome.
 var outcomeCounters = map[tracecontext.Outcome]string{
 	tracecontext.None:       "contexts_none",
 	tracecontext.Found:      "contexts_found",
@@ -69,7 +70,7 @@ func TestParsersAgreeOnConfiguredNames(t *testing.T) {
 	a.compareMutations(t, deepMutations)
 }
 
-// The deep search over heads in segments of random sizes.
+// The deep search in heads that are split into segments of random sizes.
 func TestParsersAgreeDeep(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	a := agreement{
@@ -87,6 +88,42 @@ func TestParsersAgreeDeep(t *testing.T) {
 	}
 	a.compare(t, corpus.Heads())
 	a.compareMutations(t, deepMutations)
+}
+
+// The Go side and the BPF side use the same numbers and defaults, where neither is
+// generated from the other.
+func TestConstantsAgree(t *testing.T) {
+	capture, err := bpf.LoadCapture()
+	must(t, err)
+	var wakeup uint64
+	must(t, capture.Variables[bpf.CaptureVarRingWakeupFill].Get(&wakeup))
+	for name, pair := range map[string][2]int{
+		"flag no response":   {int(observe.FlagNoResponse), int(bpf.CaptureExchangeFlagFLAG_NO_RESPONSE)},
+		"flag pipelined":     {int(observe.FlagPipelined), int(bpf.CaptureExchangeFlagFLAG_PIPELINED)},
+		"flag out of order":  {int(observe.FlagOutOfOrder), int(bpf.CaptureExchangeFlagFLAG_OUT_OF_ORDER)},
+		"flag interim":       {int(observe.FlagInterim), int(bpf.CaptureExchangeFlagFLAG_INTERIM)},
+		"flag reset":         {int(observe.FlagReset), int(bpf.CaptureExchangeFlagFLAG_RESET)},
+		"flag idle":          {int(observe.FlagIdle), int(bpf.CaptureExchangeFlagFLAG_IDLE)},
+		"flag malformed":     {int(observe.FlagMalformed), int(bpf.CaptureExchangeFlagFLAG_MALFORMED)},
+		"flag multi segment": {int(observe.FlagMultiSegment), int(bpf.CaptureExchangeFlagFLAG_MULTI_SEGMENT)},
+		"flag option lost":   {int(observe.FlagOptionLost), int(bpf.CaptureExchangeFlagFLAG_OPTION_LOST)},
+		"flag upgraded":      {int(observe.FlagUpgraded), int(bpf.CaptureExchangeFlagFLAG_UPGRADED)},
+		"direction ingress":  {int(observe.DirectionIngress), int(bpf.CaptureDirectionDIRECTION_INGRESS)},
+		"direction egress":   {int(observe.DirectionEgress), int(bpf.CaptureDirectionDIRECTION_EGRESS)},
+		"connections":        {DefaultMaxConnections, int(capture.Maps[bpf.CaptureMapConnections].MaxEntries)},
+		"ring":               {DefaultRingBytes, int(capture.Maps[bpf.CaptureMapExchanges].MaxEntries)},
+		"ring wakeup":        {DefaultRingBytes / 4, int(wakeup)},
+	} {
+		if pair[0] != pair[1] {
+			t.Errorf("%s: Go has %d, BPF has %d", name, pair[0], pair[1])
+		}
+	}
+	if last := observe.Flags(1) << (len(observe.Flags(^uint32(0)).Names()) - 1); last != observe.FlagUpgraded {
+		t.Errorf("the last flag is %d, the test has only those up to %d", last, observe.FlagUpgraded)
+	}
+	if known := len(tracecontext.SingleHeaderFormats()); known != 4 {
+		t.Errorf("%d formats with a single header, the programs know 4", known)
+	}
 }
 
 func (a *agreement) compareMutations(t *testing.T, n uint64) {

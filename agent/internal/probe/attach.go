@@ -9,11 +9,15 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
 )
 
-// attachment is what holds the programs of one interface in place.
+// ErrNotAttached is returned when an interface without programs is detached.
+var ErrNotAttached = errors.New("no capture programs are attached")
+
+// attachment holds the programs of one interface in place until it is closed.
 type attachment interface{ Close() error }
 
 // attachments closes several as one.
@@ -27,9 +31,8 @@ func (a attachments) Close() error {
 	return errors.Join(errs...)
 }
 
-// Attach puts the capture programs on the interface with this index in the
-// network namespace of the calling thread's process. Attaching twice changes
-// nothing.
+// Attach attaches the capture programs to the interface with this index in the
+// network namespace of the process. Attaching twice has no effect.
 func (p *Probe) Attach(ifindex int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -48,14 +51,14 @@ func (p *Probe) Attach(ifindex int) error {
 	p.attached[ifindex] = a
 	if p.drivers != nil {
 		if err := p.drivers.watch(ifindex); err != nil {
-			p.log.Warn("when this interface's driver transmits will not be known", "interface", name, "error", err)
+			p.log.Warn("transmit times of this interface's driver will be unknown", "interface", name, "error", err)
 		}
 	}
 	p.log.Debug("capturing", "interface", name, "ifindex", ifindex, "mode", string(p.mode))
 	return nil
 }
 
-// Detach takes the programs off. The interface may be gone already.
+// Detach detaches the programs from an interface, which may be gone already.
 func (p *Probe) Detach(ifindex int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -66,7 +69,7 @@ func (p *Probe) Detach(ifindex int) error {
 	delete(p.attached, ifindex)
 	err := a.Close()
 	if p.drivers != nil {
-		err = errors.Join(err, p.drivers.leave(ifindex))
+		err = errors.Join(err, p.drivers.unwatch(ifindex))
 	}
 	if err != nil {
 		return fmt.Errorf("detach capture programs from interface %d: %w", ifindex, err)
@@ -74,8 +77,8 @@ func (p *Probe) Detach(ifindex int) error {
 	return nil
 }
 
-// hasEthernet reports whether packets begin with an Ethernet header. Devices
-// such as tun or WireGuard have none and are of another ARPHRD type.
+// hasEthernet reports whether packets start with an Ethernet header. Devices such
+// as tun or WireGuard have none, and another ARPHRD type.
 func hasEthernet(device netlink.Link) bool {
 	switch device.Attrs().EncapType {
 	case "ether", "loopback":
@@ -85,8 +88,8 @@ func hasEthernet(device netlink.Link) bool {
 	}
 }
 
-// programs returns the capture programs of the mode for one kind of link: one
-// for each direction, or the same twice where one program sees both.
+// programs returns the capture programs of the mode for one kind of link: one for
+// each direction, or twice the same if one program sees both directions.
 func (p *Probe) programs(ethernet bool) (in, out *ebpf.Program, err error) {
 	names := [2]string{bpf.CaptureProgCaptureIn, bpf.CaptureProgCaptureOut}
 	if p.mode == ModeSocketFilter {
@@ -116,7 +119,7 @@ func (p *Probe) attach(ifindex int, ethernet bool) (attachment, error) {
 	}
 	a, err := attachTCX(ifindex, in, out)
 	if p.mode == ModeAuto && errors.Is(err, ebpf.ErrNotSupported) {
-		p.log.Info("no TCX in this kernel (6.6 has it), using clsact")
+		p.log.Info("this kernel has no TCX (requires 6.6): using clsact")
 		p.mode = ModeClsact
 		return attachClsact(ifindex, in, out)
 	}
@@ -146,3 +149,129 @@ func attachTCX(ifindex int, in, out *ebpf.Program) (attachment, error) {
 	}
 	return both, nil
 }
+
+// filterName marks our clsact filters, to find those of a killed agent.
+const filterName = "layertrace"
+
+// filterPriority puts our filters first: a CNI's program may end the chain.
+const filterPriority = 1
+
+// clsact is the attachment for kernels before 6.6. Filters outlive the process.
+type clsact struct {
+	ifindex  int
+	ownQdisc netlink.Qdisc // nil: created by someone else
+}
+
+// attachClsact replaces filters of an earlier agent.
+func attachClsact(ifindex int, in, out *ebpf.Program) (attachment, error) {
+	c := &clsact{ifindex: ifindex}
+	if err := c.removeFilters(); err != nil && !isGone(err) {
+		return nil, err
+	}
+	qdisc := &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: ifindex,
+			Handle:    netlink.MakeHandle(0xffff, 0),
+			Parent:    netlink.HANDLE_CLSACT,
+		},
+		QdiscType: "clsact",
+	}
+	if err := netlink.QdiscAdd(qdisc); err == nil {
+		c.ownQdisc = qdisc
+	} else if !errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("add clsact qdisc: %w", err)
+	}
+	for parent, program := range map[uint32]*ebpf.Program{
+		netlink.HANDLE_MIN_INGRESS: in,
+		netlink.HANDLE_MIN_EGRESS:  out,
+	} {
+		filter := &netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{
+				LinkIndex: ifindex,
+				Parent:    parent,
+				Protocol:  unix.ETH_P_ALL,
+				Priority:  filterPriority,
+			},
+			Fd:           program.FD(),
+			Name:         filterName,
+			DirectAction: true,
+		}
+		if err := netlink.FilterAdd(filter); err != nil {
+			return nil, errors.Join(fmt.Errorf("add clsact filter: %w", err), c.Close())
+		}
+	}
+	return c, nil
+}
+
+// Close removes the filters, and the qdisc if it is ours and has no others.
+func (c *clsact) Close() error {
+	err := c.removeFilters()
+	if isGone(err) {
+		return nil
+	}
+	if err != nil || c.ownQdisc == nil {
+		return err
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		others, err := netlink.FilterList(c.link(), parent)
+		if err != nil || len(others) > 0 {
+			return err
+		}
+	}
+	return netlink.QdiscDel(c.ownQdisc)
+}
+
+func (c *clsact) link() netlink.Link {
+	return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: c.ifindex}}
+}
+
+func (c *clsact) removeFilters() error {
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		filters, err := netlink.FilterList(c.link(), parent)
+		if err != nil {
+			return fmt.Errorf("list clsact filters: %w", err)
+		}
+		for _, f := range filters {
+			ours, ok := f.(*netlink.BpfFilter)
+			if !ok || ours.Name != filterName {
+				continue
+			}
+			if err := netlink.FilterDel(ours); err != nil {
+				return fmt.Errorf("remove clsact filter: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// isGone reports whether the interface, the qdisc or the filter does not exist.
+func isGone(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL)
+}
+
+// packetSocket is a packet socket with a socket filter, the paper's method
+// (section 6.2). The program accepts nothing, so the socket queues no packets.
+type packetSocket int
+
+func attachSocketFilter(ifindex int, program *ebpf.Program) (attachment, error) {
+	// Protocol 0 until the filter is attached, so that no packet is queued.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open packet socket (CAP_NET_RAW): %w", err)
+	}
+	s := packetSocket(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, program.FD()); err != nil {
+		if errors.Is(err, unix.ENOMEM) {
+			err = fmt.Errorf("%w: the program exceeds the option memory of a socket (set sysctl net.core.optmem_max=131072, the default of newer kernels)", err)
+		}
+		return nil, errors.Join(fmt.Errorf("attach socket filter: %w", err), s.Close())
+	}
+	all := uint16(unix.ETH_P_ALL)<<8 | uint16(unix.ETH_P_ALL)>>8
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: ifindex}); err != nil {
+		return nil, errors.Join(fmt.Errorf("bind packet socket: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+// Close closes the socket, which also detaches the filter.
+func (s packetSocket) Close() error { return unix.Close(int(s)) }

@@ -6,93 +6,162 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/layertrace/layertrace/bpf"
 )
 
-// Counter is one monotonic count of the kernel side or of the reader.
-type Counter struct {
-	// Name without prefix and suffix, such as "requests" or "ring_full".
-	Name string
-	// Help is one sentence.
-	Help string
-	// Value since the probe was opened.
-	Value uint64
+// metric is a counter of a probe, without its value.
+type metric struct {
+	name string
+	desc *prometheus.Desc
 }
 
-type counterName struct{ name, help string }
-
-// captureCounters are indexed by enum counter of bpf/include/counters.h.
-var captureCounters = [...]counterName{
-	bpf.CaptureCounterCOUNTER_REQUESTS:            {"requests", "Segments that begin an HTTP/1 request."},
-	bpf.CaptureCounterCOUNTER_CONTEXT_FOUND:       {"contexts_found", "Requests whose sampled trace context was found."},
-	bpf.CaptureCounterCOUNTER_CONTEXT_UNSAMPLED:   {"contexts_unsampled", "Requests that are not sampled: no record is made."},
-	bpf.CaptureCounterCOUNTER_CONTEXT_NONE:        {"contexts_none", "Requests without a trace context in their whole head."},
-	bpf.CaptureCounterCOUNTER_HEAD_TRUNCATED:      {"heads_truncated", "Requests whose head went beyond the searched window without a trace context."},
-	bpf.CaptureCounterCOUNTER_HEAD_UNPARSABLE:     {"heads_unparsable", "Segments that begin like a request but have no HTTP/1 request line."},
-	bpf.CaptureCounterCOUNTER_CONTEXT_MALFORMED:   {"contexts_malformed", "Requests with a malformed trace header."},
-	bpf.CaptureCounterCOUNTER_RESPONSE_UNTRACKED:  {"responses_untracked", "Responses on connections without a tracked request."},
-	bpf.CaptureCounterCOUNTER_REQUEST_IN_RESPONSE: {"requests_in_response", "Segments of a server that begin like a request, taken as data."},
-	bpf.CaptureCounterCOUNTER_PIPELINED:           {"requests_pipelined", "Requests that were followed by another before their response."},
-	bpf.CaptureCounterCOUNTER_RETRANSMITTED:       {"segments_retransmitted", "Segments of tracked connections seen again."},
-	bpf.CaptureCounterCOUNTER_OUT_OF_ORDER:        {"segments_out_of_order", "Segments of tracked connections that passed out of order."},
-	bpf.CaptureCounterCOUNTER_LATE:                {"segments_late", "Segments of exchanges that were already given out, up to an idle timeout before."},
-	bpf.CaptureCounterCOUNTER_FRAGMENT:            {"packets_fragmented", "IP fragments, which are skipped."},
-	bpf.CaptureCounterCOUNTER_PACKET_TRUNCATED:    {"packets_truncated", "TCP packets shorter than their headers say."},
-	bpf.CaptureCounterCOUNTER_OPTION_READ:         {"options_read", "Layertrace TCP options read."},
-	bpf.CaptureCounterCOUNTER_OPTION_UNTRUSTED:    {"options_untrusted", "Layertrace TCP options from outside the trusted prefixes, ignored."},
-	bpf.CaptureCounterCOUNTER_STARTED:             {"exchanges_started", "Exchanges begun."},
-	bpf.CaptureCounterCOUNTER_EMITTED:             {"exchanges_emitted", "Exchanges given to user space."},
-	bpf.CaptureCounterCOUNTER_RING_FULL:           {"exchanges_ring_full", "Exchanges lost because the ring buffer was full (raise ring-bytes)."},
-	bpf.CaptureCounterCOUNTER_MAP_FULL:            {"connections_map_full", "Requests lost because a connection could not be stored (raise max-connections)."},
-	bpf.CaptureCounterCOUNTER_DISCARDED:           {"searches_discarded", "Deep searches ended by another request or the connection's end."},
-	bpf.CaptureCounterCOUNTER_SOCKET_FULL:         {"socket_storage_full", "Packets of sockets whose state could not be stored (out of memory): the socket is not seen."},
-	bpf.CaptureCounterCOUNTER_DROPPED:             {"packets_dropped", "Packets of open exchanges that the kernel dropped at a watched interface, or in the network namespace of a watched socket."},
-	bpf.CaptureCounterCOUNTER_SCRATCH_BUSY:        {"segments_skipped", "Segments that were not looked at, because all working memory of their CPU was in use."},
+func newMetric(name, help string) metric {
+	return metric{name, prometheus.NewDesc(name, help, nil, nil)}
 }
 
-// optionCounters are indexed by enum option_counter of bpf/sockops.bpf.c.
-var optionCounters = [...]counterName{
-	bpf.SockopsOptionCounterOPTION_COUNTER_WRITTEN: {"options_written", "Segments sent with layertrace's TCP options."},
-	bpf.SockopsOptionCounterOPTION_COUNTER_NO_ROOM: {"options_no_room", "Segments sent without, because the TCP header had no room."},
-	bpf.SockopsOptionCounterOPTION_COUNTER_LEARNED: {"options_learned", "Connections whose ID came from the peer's option."},
-	bpf.SockopsOptionCounterOPTION_COUNTER_FAILED:  {"options_failed", "Options that the kernel refused."},
+// captureCounters has a metric for each counter of the programs that capture.
+var captureCounters = [...]metric{
+	bpf.CaptureCounterCOUNTER_REQUESTS:            newMetric("layertrace_requests_total", "Segments that begin an HTTP/1 request."),
+	bpf.CaptureCounterCOUNTER_CONTEXT_FOUND:       newMetric("layertrace_contexts_found_total", "Requests with a sampled trace context."),
+	bpf.CaptureCounterCOUNTER_CONTEXT_UNSAMPLED:   newMetric("layertrace_contexts_unsampled_total", "Requests that are not sampled and therefore not recorded."),
+	bpf.CaptureCounterCOUNTER_CONTEXT_NONE:        newMetric("layertrace_contexts_none_total", "Requests with a complete head but no trace context."),
+	bpf.CaptureCounterCOUNTER_HEAD_TRUNCATED:      newMetric("layertrace_heads_truncated_total", "Requests without a trace context in the searched window, whose head exceeds it."),
+	bpf.CaptureCounterCOUNTER_HEAD_UNPARSABLE:     newMetric("layertrace_heads_unparsable_total", "Segments that begin like a request but have no HTTP/1 request line."),
+	bpf.CaptureCounterCOUNTER_CONTEXT_MALFORMED:   newMetric("layertrace_contexts_malformed_total", "Requests with a malformed trace header."),
+	bpf.CaptureCounterCOUNTER_RESPONSE_UNTRACKED:  newMetric("layertrace_responses_untracked_total", "Responses on connections without a tracked request."),
+	bpf.CaptureCounterCOUNTER_REQUEST_IN_RESPONSE: newMetric("layertrace_requests_in_response_total", "Segments of a server that begin like a request, treated as data."),
+	bpf.CaptureCounterCOUNTER_PIPELINED:           newMetric("layertrace_requests_pipelined_total", "Requests followed by another one before their response."),
+	bpf.CaptureCounterCOUNTER_RETRANSMITTED:       newMetric("layertrace_segments_retransmitted_total", "Segments of tracked connections seen again."),
+	bpf.CaptureCounterCOUNTER_OUT_OF_ORDER:        newMetric("layertrace_segments_out_of_order_total", "Segments of tracked connections seen out of order."),
+	bpf.CaptureCounterCOUNTER_LATE:                newMetric("layertrace_segments_late_total", "Segments of exchanges already emitted, within about an idle timeout after that."),
+	bpf.CaptureCounterCOUNTER_FRAGMENT:            newMetric("layertrace_packets_fragmented_total", "IP fragments, which are skipped."),
+	bpf.CaptureCounterCOUNTER_PACKET_TRUNCATED:    newMetric("layertrace_packets_truncated_total", "TCP packets shorter than their headers say."),
+	bpf.CaptureCounterCOUNTER_OPTION_READ:         newMetric("layertrace_options_read_total", "Layertrace TCP options read."),
+	bpf.CaptureCounterCOUNTER_OPTION_UNTRUSTED:    newMetric("layertrace_options_untrusted_total", "Layertrace TCP options ignored because their source is not in a trusted prefix."),
+	bpf.CaptureCounterCOUNTER_STARTED:             newMetric("layertrace_exchanges_started_total", "Exchanges begun."),
+	bpf.CaptureCounterCOUNTER_EMITTED:             newMetric("layertrace_exchanges_emitted_total", "Exchanges written to the ring buffer."),
+	bpf.CaptureCounterCOUNTER_RING_FULL:           newMetric("layertrace_exchanges_ring_full_total", "Exchanges lost because the ring buffer was full (raise ring-bytes)."),
+	bpf.CaptureCounterCOUNTER_MAP_FULL:            newMetric("layertrace_connections_map_full_total", "Requests lost because a connection could not be stored (raise max-connections)."),
+	bpf.CaptureCounterCOUNTER_DISCARDED:           newMetric("layertrace_searches_discarded_total", "Deep searches ended by another request or the end of the connection."),
+	bpf.CaptureCounterCOUNTER_SOCKET_FULL:         newMetric("layertrace_socket_storage_full_total", "Packets ignored because the state of their socket could not be stored (out of memory)."),
+	bpf.CaptureCounterCOUNTER_DROPPED:             newMetric("layertrace_packets_dropped_total", "Packets of open exchanges that the kernel dropped at a watched interface or in the network namespace of a watched socket."),
+	bpf.CaptureCounterCOUNTER_SCRATCH_BUSY:        newMetric("layertrace_segments_skipped_total", "Segments skipped because all working memory of their CPU was in use."),
 }
 
-// readCounters sums a per-CPU counter map.
-func readCounters(m *ebpf.Map, names []counterName) ([]Counter, error) {
-	counters := make([]Counter, 0, len(names))
+// optionCounters has a metric for each counter of the programs that write options.
+var optionCounters = [...]metric{
+	bpf.SockopsOptionCounterOPTION_COUNTER_WRITTEN: newMetric("layertrace_options_written_total", "Segments sent with layertrace's TCP options."),
+	bpf.SockopsOptionCounterOPTION_COUNTER_NO_ROOM: newMetric("layertrace_options_no_room_total", "Segments sent without options because the TCP header had no room."),
+	bpf.SockopsOptionCounterOPTION_COUNTER_LEARNED: newMetric("layertrace_options_learned_total", "Connections whose ID was learned from the peer's option."),
+	bpf.SockopsOptionCounterOPTION_COUNTER_FAILED:  newMetric("layertrace_options_failed_total", "Options rejected by the kernel."),
+}
+
+// Counters of the reader.
+var (
+	receivedCounter   = newMetric("layertrace_exchanges_received_total", "Exchanges read from the ring buffer.")
+	unreadableCounter = newMetric("layertrace_exchanges_unreadable_total", "Records that could not be decoded.")
+	evictedCounter    = newMetric("layertrace_exchanges_evicted_total", "Open exchanges lost because the connection map was full (raise max-connections).")
+	txMissingCounter  = newMetric("layertrace_tx_timestamps_missing_total", "Messages whose first or last byte was not seen in the qdisc that they passed: node driver time counts as relay network.")
+)
+
+// value is a counter with its value since Open.
+type value struct {
+	metric
+	count uint64
+}
+
+// values returns all counters of the probe.
+func (p *Probe) values() ([]value, error) {
+	values, err := readCounters(p.kernel.Counters, captureCounters[:])
+	if err != nil {
+		return nil, err
+	}
+	if p.options != nil {
+		more, err := readCounters(p.options.objs.OptionCounters, optionCounters[:])
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, more...)
+	}
+	return append(values,
+		value{receivedCounter, p.received.Load()},
+		value{unreadableCounter, p.unreadable.Load()},
+		value{evictedCounter, p.evicted.Load()},
+		value{txMissingCounter, p.txMissing.Load()}), nil
+}
+
+// readCounters reads the counters of a map.
+func readCounters(m *ebpf.Map, metrics []metric) ([]value, error) {
+	values := make([]value, len(metrics))
+	for i, metric := range metrics {
+		count, err := readCounter(m, uint32(i), metric.name)
+		if err != nil {
+			return nil, err
+		}
+		values[i] = value{metric, count}
+	}
+	return values, nil
+}
+
+// readCounter returns the sum over all CPUs.
+func readCounter(m *ebpf.Map, key uint32, name string) (sum uint64, err error) {
 	var perCPU []uint64
-	for i, n := range names {
-		if err := m.Lookup(uint32(i), &perCPU); err != nil {
-			return nil, fmt.Errorf("read counter %s: %w", n.name, err)
-		}
-		c := Counter{Name: n.name, Help: n.help}
-		for _, v := range perCPU {
-			c.Value += v
-		}
-		counters = append(counters, c)
+	if err := m.Lookup(key, &perCPU); err != nil {
+		return 0, fmt.Errorf("read counter %s: %w", name, err)
 	}
-	return counters, nil
+	for _, v := range perCPU {
+		sum += v
+	}
+	return sum, nil
 }
 
-// CounterNames returns all counters that a probe can have, with value 0.
-func CounterNames() []Counter {
-	var all []Counter
-	for _, names := range [][]counterName{captureCounters[:], optionCounters[:]} {
-		for _, n := range names {
-			all = append(all, Counter{Name: n.name, Help: n.help})
-		}
-	}
-	return append(all, readerCounters(0, 0, 0, 0)...)
+func (p *Probe) counter(which bpf.CaptureCounter) (uint64, error) {
+	return readCounter(p.kernel.Counters, uint32(which), captureCounters[which].name)
 }
 
-// readerCounters are those of what reads the ring buffer.
-func readerCounters(received, unreadable, evicted, unhanded uint64) []Counter {
-	return []Counter{
-		{"exchanges_received", "Exchanges read from the ring buffer.", received},
-		{"exchanges_unreadable", "Records that could not be decoded.", unreadable},
-		{"exchanges_evicted", "Open exchanges lost because the connection map was full (raise max-connections).", evicted},
-		{"tx_timestamps_missing", "Messages that went through their interface's queue and whose first or last byte was not seen there: the node driver is told together with what comes behind it.", unhanded},
+// Describe sends the descriptions of all counters.
+func (p *Probe) Describe(out chan<- *prometheus.Desc) { describe(out) }
+
+// Collect sends the counters. An error makes the scrape report this collector as
+// failed.
+func (p *Probe) Collect(out chan<- prometheus.Metric) {
+	values, err := p.values()
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(prometheus.NewInvalidDesc(err), err)
+		return
 	}
+	for _, v := range values {
+		out <- v.sample()
+	}
+}
+
+func (v value) sample() prometheus.Metric {
+	return prometheus.MustNewConstMetric(v.desc, prometheus.CounterValue, float64(v.count))
+}
+
+// ZeroCounters collects every counter that a probe can have, each with value 0: to
+// work on dashboards and alert rules without a kernel.
+type ZeroCounters struct{}
+
+// Describe sends the descriptions of all counters.
+func (ZeroCounters) Describe(out chan<- *prometheus.Desc) { describe(out) }
+
+// Collect sends the counters.
+func (ZeroCounters) Collect(out chan<- prometheus.Metric) {
+	for _, m := range allMetrics() {
+		out <- value{m, 0}.sample()
+	}
+}
+
+func describe(out chan<- *prometheus.Desc) {
+	for _, m := range allMetrics() {
+		out <- m.desc
+	}
+}
+
+func allMetrics() []metric {
+	all := append([]metric{receivedCounter, unreadableCounter, evictedCounter, txMissingCounter}, captureCounters[:]...)
+	return append(all, optionCounters[:]...)
 }

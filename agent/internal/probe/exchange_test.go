@@ -7,7 +7,9 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -53,7 +55,7 @@ func TestKeepAlive(t *testing.T) {
 		k.receive(c.request("body"))
 		k.receive(c.response(strings.Replace(ok200, "200", fmt.Sprint(200+i), 1)))
 		if got := len(k.emitted()); i > 0 && got != 1 {
-			t.Errorf("request %d: %d exchanges given out before, want 1", i, got)
+			t.Errorf("request %d: %d exchanges emitted before, want 1", i, got)
 		}
 	}
 	x := k.one()
@@ -100,8 +102,8 @@ func TestUnsampledAfterSampled(t *testing.T) {
 	}
 }
 
-// The next request passes in another order than it was sent: none of it belongs
-// to the exchange before.
+// The next request is seen out of order: no part of it belongs to the exchange
+// before.
 func TestNextRequestReordered(t *testing.T) {
 	k := newKernel(t, Options{})
 	c := newConnection(40000)
@@ -122,15 +124,15 @@ func TestNextRequestReordered(t *testing.T) {
 	}
 }
 
-// A response whose second segment overtakes the first ends with the first, also
-// where what was asked before on the connection is not recorded.
+// A response whose second segment overtakes the first ends with the first,
+// whatever came before on the connection.
 func TestResponseReordered(t *testing.T) {
 	for name, before := range map[string][]string{
-		"new connection":              nil,
-		"behind what is not sampled":  {get + unsampled + end},
-		"behind what is sampled":      {get + traceparent + end},
-		"behind both, sampled first":  {get + traceparent + end, get + unsampled + end},
-		"behind both, sampled second": {get + unsampled + end, get + traceparent + end},
+		"new connection":             nil,
+		"after an unsampled request": {get + unsampled + end},
+		"after a sampled request":    {get + traceparent + end},
+		"after both, sampled first":  {get + traceparent + end, get + unsampled + end},
+		"after both, sampled second": {get + unsampled + end, get + traceparent + end},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := newKernel(t, Options{})
@@ -167,7 +169,7 @@ func TestEnd(t *testing.T) {
 		"RST before the response": {func(c *connection) [][]byte {
 			return [][]byte{c.build(segment{fromServer: true, seq: c.serverSeq, rst: true})}
 		}, observe.FlagReset | observe.FlagNoResponse},
-		"RST behind the response": {func(c *connection) [][]byte {
+		"RST after the response": {func(c *connection) [][]byte {
 			return [][]byte{c.response(ok200), c.build(segment{seq: c.clientSeq, rst: true})}
 		}, 0},
 		"new SYN": {func(c *connection) [][]byte {
@@ -192,7 +194,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// What the map cannot hold is counted, not lost silently.
+// Exchanges evicted from the map are counted, not lost silently.
 func TestEvicted(t *testing.T) {
 	k := newKernel(t, Options{MaxConnections: 64})
 	const n = 2000
@@ -203,7 +205,7 @@ func TestEvicted(t *testing.T) {
 	got := len(k.exchanges())
 	k.exchanges() // a second sweep finds what the first could not yet know
 	if evicted := k.count("exchanges_evicted"); uint64(got)+evicted != n || evicted == 0 {
-		t.Errorf("%d exchanges given out + %d counted as evicted, want %d", got, evicted, n)
+		t.Errorf("%d exchanges emitted + %d counted as evicted, want %d", got, evicted, n)
 	}
 }
 
@@ -218,6 +220,388 @@ func TestRingFull(t *testing.T) {
 	}
 	got := len(k.exchanges())
 	if lost := k.count("exchanges_ring_full"); uint64(got)+lost != n || lost == 0 {
-		t.Errorf("%d exchanges given out + %d counted as lost, want %d", got, lost, n)
+		t.Errorf("%d exchanges emitted + %d counted as lost, want %d", got, lost, n)
 	}
+}
+
+// A head split in two segments at every byte: the deep search always finds the
+// context, the plain one if it is in the first segment.
+func TestSplitHead(t *testing.T) {
+	head := get + traceparent + "accept: */*\r\n" + end
+	deep, plain := newKernel(t, Options{Deep: true}), newKernel(t, Options{})
+	for cut := 4; cut < len(head); cut++ {
+		for k, found := range map[*kernel]bool{deep: true, plain: cut >= len(get+traceparent)} {
+			c := newConnection(uint16(10000 + cut))
+			k.receive(c.request(head[:cut]))
+			k.receive(c.request(head[cut:]))
+			k.receive(c.response(ok200))
+			got := k.exchanges()
+			if !found {
+				if len(got) != 0 {
+					t.Fatalf("cut at %d: plain search found %v", cut, got)
+				}
+				continue
+			}
+			if len(got) != 1 {
+				t.Fatalf("cut at %d: %d exchanges, want 1", cut, len(got))
+			}
+			x := got[0]
+			if x.Context.SpanID.String() != "b7ad6b7169203331" || x.Context.HeaderOffset != uint32(len(get)) || x.Request.Bytes != uint64(len(head)) {
+				t.Fatalf("cut at %d: %+v", cut, x)
+			}
+			if multi := x.Flags&observe.FlagMultiSegment != 0; multi != (cut < len(get+traceparent)) {
+				t.Fatalf("cut at %d: flags %v", cut, x.Flags.Names())
+			}
+		}
+	}
+	plain.wantCount("heads_truncated", uint64(len(get+traceparent)-4))
+}
+
+// The same in segments of one byte after the method.
+func TestOneByteSegments(t *testing.T) {
+	k := newKernel(t, Options{Deep: true})
+	c := newConnection(40000)
+	head := get + traceparent + end
+	k.receive(c.request(head[:4]))
+	for i := 4; i < len(head); i++ {
+		k.receive(c.request(head[i : i+1]))
+	}
+	k.receive(c.response(ok200))
+	if x := k.one(); x.Context.HeaderOffset != uint32(len(get)) || x.Request.Packets != uint32(len(head)-3) {
+		t.Errorf("exchange %+v", x)
+	}
+}
+
+func TestLargeHead(t *testing.T) {
+	head := get + "cookie: " + strings.Repeat("a=b; ", 16<<10/5) + "\r\n" + traceparent + end
+	k := newKernel(t, Options{})
+	// BPF_PROG_TEST_RUN takes packets of up to a page; the lab has larger ones.
+	k.receive(newConnection(40000).request(head[:3000]))
+	if got := k.exchanges(); len(got) != 0 {
+		t.Errorf("found after the window: %v", got)
+	}
+	k.wantCount("heads_truncated", 1)
+
+	for _, size := range []int{3000, 1448, 100} {
+		k = newKernel(t, Options{Deep: true})
+		c := newConnection(40000)
+		for rest := head; rest != ""; {
+			n := min(size, len(rest))
+			k.receive(c.request(rest[:n]))
+			rest = rest[n:]
+		}
+		k.receive(c.response(ok200))
+		if x := k.one(); x.Context.HeaderOffset != uint32(strings.Index(head, "traceparent")) || x.Request.Bytes != uint64(len(head)) {
+			t.Errorf("segments of %d: %+v", size, x)
+		}
+	}
+}
+
+// A request line that is longer than a carried line and than the window.
+func TestLongRequestLine(t *testing.T) {
+	head := "GET /" + strings.Repeat("x", 3000) + " HTTP/1.1\r\nhost: a\r\n" + traceparent + end
+	k := newKernel(t, Options{Deep: true})
+	c := newConnection(40000)
+	for rest := head; rest != ""; {
+		n := min(700, len(rest))
+		k.receive(c.request(rest[:n]))
+		rest = rest[n:]
+	}
+	k.receive(c.response(ok200))
+	if x := k.one(); x.Context.HeaderOffset != uint32(strings.Index(head, "traceparent")) {
+		t.Errorf("offset %d", x.Context.HeaderOffset)
+	}
+}
+
+func TestNotHTTP(t *testing.T) {
+	k := newKernel(t, Options{})
+	for i, payload := range []string{
+		"GET \x00\x01\x02\xff\n" + traceparent + end,
+		"GET / HTTP/2.0\r\n" + traceparent + end,
+		"GETX / HTTP/1.1\r\n" + traceparent + end,
+		"get / HTTP/1.1\r\n" + traceparent + end,
+		strings.Repeat("\xff", 1400),
+	} {
+		c := newConnection(uint16(40000 + i))
+		k.receive(c.request(payload))
+		k.receive(c.response(ok200))
+	}
+	if got := k.exchanges(); len(got) != 0 {
+		t.Errorf("exchanges out of noise: %v", got)
+	}
+	k.wantCount("heads_unparsable", 2)
+	k.wantCount("responses_untracked", 5)
+}
+
+// A body that begins like a request belongs to its request.
+func TestRequestInBody(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	k.receive(c.request("POST / HTTP/1.1\r\nhost: a\r\n" + traceparent + "content-length: 40\r\n" + end))
+	k.receive(c.request("GET of binary \x00\x00\n and so on"))
+	k.receive(c.response("HTTP/1.1 200 OK\r\n\r\n"))
+	k.receive(c.response("GET / HTTP/1.1\r\n" + traceparent + end)) // a response body
+	x := k.one()
+	if x.Flags != 0 || x.Request.Packets != 2 || x.Response.Packets != 2 {
+		t.Errorf("exchange %+v", x)
+	}
+	k.wantCount("requests_in_response", 1)
+}
+
+func TestRetransmission(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	request := c.request(get + traceparent + end)
+	k.receive(request)
+	k.receive(request)
+	response := c.response(ok200)
+	k.receive(response)
+	k.receive(request)
+	k.receive(response)
+	x := k.one()
+	if x.Retransmits != 3 || x.Request.Bytes != uint64(len(get+traceparent+end)) || x.Response.Bytes != uint64(len(ok200)) || x.Flags != 0 {
+		t.Errorf("exchange %+v", x)
+	}
+	k.wantCount("requests", 1)
+	k.wantCount("segments_retransmitted", 3)
+}
+
+func TestReordered(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	k.receive(c.request("POST / HTTP/1.1\r\nhost: a\r\n" + traceparent + "content-length: 12\r\n" + end))
+	first, second, third := c.request("body1"), c.request("body22"), c.request("b")
+	k.receive(second)
+	k.receive(first)
+	k.receive(third)
+	k.receive(c.response(ok200))
+	x := k.one()
+	if x.Flags != observe.FlagOutOfOrder || x.Retransmits != 0 || x.Request.Packets != 4 {
+		t.Errorf("exchange %+v", x)
+	}
+	k.wantCount("segments_out_of_order", 2)
+}
+
+func TestPipelined(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	second := strings.Replace(traceparent, "b7ad6b7169203331", "00f067aa0ba902b7", 1)
+	k.receive(c.request(get + traceparent + end))
+	k.receive(c.request(get + second + end))
+	k.receive(c.response(ok200))
+	k.receive(c.response(strings.Replace(ok200, "200", "404", 1)))
+	got := k.exchanges()
+	if len(got) != 2 {
+		t.Fatalf("%d exchanges, want 2", len(got))
+	}
+	if f := got[0].Flags; f != observe.FlagPipelined|observe.FlagNoResponse {
+		t.Errorf("first: flags %v", f.Names())
+	}
+	if x := got[1]; x.Flags != observe.FlagPipelined || x.Status != 404 || x.Response.Packets != 1 || x.Context.SpanID.String() != "00f067aa0ba902b7" {
+		t.Errorf("second: %+v", x)
+	}
+	k.wantCount("requests_pipelined", 1)
+}
+
+func TestExpectContinue(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	k.receive(c.request("POST / HTTP/1.1\r\nhost: a\r\n" + traceparent + "expect: 100-continue\r\n" + end))
+	k.receive(c.response("HTTP/1.1 100 Continue\r\n\r\n"))
+	k.receive(c.request(strings.Repeat("z", 1000)))
+	k.receive(c.response(ok200))
+	x := k.one()
+	wantDuration(t, x)
+	if x.Flags != observe.FlagInterim || x.Status != 200 || x.Response.Bytes != uint64(len(ok200)) || x.Request.Packets != 2 {
+		t.Errorf("exchange %+v", x)
+	}
+}
+
+func TestChunked(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	k.receive(c.request("POST / HTTP/1.1\r\nhost: a\r\n" + traceparent + "transfer-encoding: chunked\r\n" + end))
+	for _, chunk := range []string{"5\r\nhello\r\n", "4\r\nGET \r\n", "0\r\n\r\n"} {
+		k.receive(c.request(chunk))
+	}
+	k.receive(c.response("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"))
+	k.receive(c.response("3\r\nabc\r\n"))
+	k.receive(c.response("0\r\n\r\n"))
+	if x := k.one(); x.Flags != 0 || x.Request.Packets != 4 || x.Response.Packets != 3 {
+		t.Errorf("exchange %+v", x)
+	}
+}
+
+func TestFragment(t *testing.T) {
+	k := newKernel(t, Options{})
+	packet := newConnection(40000).request(get + traceparent + end)
+	packet[14+6] |= 0x20 // IPv4: more fragments
+	k.receive(packet)
+	if got := k.exchanges(); len(got) != 0 {
+		t.Errorf("exchange out of a fragment: %v", got)
+	}
+	k.wantCount("packets_fragmented", 1)
+}
+
+// An interim and the final response in one segment.
+func TestInterimAndFinalTogether(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	interim := "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n"
+	for range 2 {
+		k.receive(c.request(get + traceparent + end))
+		k.receive(c.response(interim + ok200))
+	}
+	got := k.exchanges()
+	if len(got) != 2 {
+		t.Fatalf("%d exchanges, want 2", len(got))
+	}
+	for _, x := range got {
+		if x.Flags != observe.FlagInterim || x.Status != 200 || x.Response.Bytes != uint64(len(ok200)) {
+			t.Errorf("exchange %+v", x)
+		}
+	}
+}
+
+// A pipelined request that is not recorded still has a response.
+func TestPipelinedUnsampled(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	k.receive(c.request(get + traceparent + end))
+	k.receive(c.response(ok200))
+	k.receive(c.request(get + unsampled + end))
+	k.receive(c.request(get + traceparent + end))
+	k.receive(c.response(strings.Replace(ok200, "200", "503", 1)))
+	k.receive(c.response(ok200))
+	got := k.exchanges()
+	if len(got) != 2 || got[1].Status != 200 || got[1].Flags != observe.FlagPipelined || got[1].Response.Packets != 1 {
+		t.Errorf("exchanges %+v", got)
+	}
+}
+
+// A segment of a head that begins like a request still belongs to that head.
+func TestMethodInsideHead(t *testing.T) {
+	k := newKernel(t, Options{Deep: true})
+	c := newConnection(40000)
+	k.receive(c.request("GET / HTTP/1.1\r\nx-note: "))
+	k.receive(c.request("GET this\r\n" + traceparent + end))
+	k.receive(c.response(ok200))
+	if x := k.one(); x.Context.HeaderOffset != 34 || x.Flags != observe.FlagMultiSegment {
+		t.Errorf("exchange %+v flags %v", x, x.Flags.Names())
+	}
+}
+
+// An open connection without requests does not stay tracked, and its next request
+// is captured like the first.
+func TestIdleConnectionIsLetGo(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	const idle = 5 * time.Millisecond
+	for range 2 {
+		k.receive(c.request(get + traceparent + end))
+		k.receive(c.response(ok200))
+		if k.tracked() != 1 {
+			t.Fatalf("%d connections are tracked, want 1", k.tracked())
+		}
+		poll(t, "the connection is untracked", func() bool {
+			must(t, k.probe.sweep(idle, time.Hour))
+			return k.tracked() == 0
+		})
+		if got := k.emitted(); len(got) != 1 || got[0].Status != 200 || got[0].Flags != 0 {
+			t.Errorf("emitted: %+v", got)
+		}
+		// Untracked traffic in between.
+		k.receive(c.request(get + unsampled + end))
+		k.receive(c.response(ok200))
+	}
+	if k.probe.swept.left {
+		t.Error("the sweep goes on without anything to do")
+	}
+	k.wantCount("segments_late", 0)
+}
+
+// Late segments are counted while the connection is tracked.
+func TestLateSegment(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	k.receive(c.request(get + traceparent + end))
+	k.receive(c.response(ok200))
+	must(t, k.probe.sweep(0, time.Hour))
+	k.receive(c.response("more"))
+	k.wantCount("segments_late", 1)
+}
+
+// Later points reuse what the first one read of a segment. They recognize it by
+// its numbers and length, which here belong to other bytes to make that visible.
+func TestSegmentIsReadOnce(t *testing.T) {
+	const other = "traceparent: 00-ffffffffffffffffffffffffffffffff-b7ad6b7169203331-01\r\n"
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	for name, test := range map[string]struct {
+		first, second string
+		move          uint32 // of the number that is acknowledged
+		want          string
+	}{
+		"same numbers":     {get + traceparent + end, get + other + end, 0, id},
+		"other numbers":    {get + traceparent + end, get + other + end, 1, strings.Repeat("f", 32)},
+		"other length":     {get + traceparent + end, get + other + "a: b\r\n" + end, 0, strings.Repeat("f", 32)},
+		"not sampled":      {get + unsampled + end, get + other + end, 0, ""},
+		"a body":           {strings.Repeat("x", len(get+other+end)), get + other + end, 0, ""},
+		"malformed before": {strings.Replace(get+traceparent+end, "-01", "-zz", 1), get + other + end, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onOneCPU(t)
+			k := newKernel(t, Options{})
+			first, second := newConnection(40000), newConnection(40001)
+			second.clientSeq, second.serverSeq = first.clientSeq, first.serverSeq+test.move
+			k.receive(first.request(test.first))
+			before := len(k.exchanges())
+			k.receive(second.request(test.second))
+			got := ""
+			for _, x := range k.exchanges() {
+				got += x.Context.TraceID.String()
+			}
+			if got != test.want {
+				t.Errorf("trace %q, want %q (before it %d exchanges)", got, test.want, before)
+			}
+			if name == "malformed before" {
+				k.wantCount("contexts_malformed", 2)
+			}
+		})
+	}
+}
+
+// A program that finds working memory in use takes the next one; if all are in
+// use it skips the segment and counts it.
+func TestRunsShareWorkingMemory(t *testing.T) {
+	k := newKernel(t, Options{})
+	claim := func(key, value uint32) {
+		t.Helper()
+		var perCPU []bpf.CaptureScratch
+		must(t, k.probe.kernel.Scratches.Lookup(key, &perCPU))
+		for i := range perCPU {
+			if perCPU[i].Claimed == value {
+				t.Errorf("working memory %d of CPU %d: claimed = %d before it is set so", key, i, value)
+			}
+			perCPU[i].Claimed = value
+		}
+		must(t, k.probe.kernel.Scratches.Put(key, perCPU))
+	}
+	n := k.probe.kernel.Scratches.MaxEntries()
+	for key := range n {
+		k.receive(newConnection(uint16(41000 + key)).request(get + traceparent + end))
+		if got := len(k.exchanges()); got != 1 {
+			t.Errorf("with %d in use: %d exchanges, want 1", key, got)
+		}
+		claim(key, 1)
+	}
+	k.wantCount("segments_skipped", 0)
+	k.receive(newConnection(42000).request(get + traceparent + end))
+	if got := len(k.exchanges()); got != 0 {
+		t.Errorf("with all in use: %d exchanges, want 0", got)
+	}
+	k.wantCount("segments_skipped", 1)
+	claim(n-1, 0)
+	k.receive(newConnection(43000).request(get + traceparent + end))
+	k.one()
+	k.wantCount("segments_skipped", 1)
 }

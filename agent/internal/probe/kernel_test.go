@@ -5,12 +5,14 @@ package probe
 import (
 	"context"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -54,13 +56,13 @@ func (k *kernel) receive(packet []byte) {
 	}
 }
 
-// exchanges ends what is open and returns all that was given out.
+// exchanges ends open exchanges and returns all that were emitted.
 func (k *kernel) exchanges() []observe.Observation {
 	k.t.Helper()
 	return k.drain(true)
 }
 
-// emitted returns what was given out so far.
+// emitted returns the exchanges emitted so far.
 func (k *kernel) emitted() []observe.Observation {
 	k.t.Helper()
 	return k.drain(false)
@@ -103,15 +105,16 @@ func (k *kernel) one() observe.Observation {
 	return got[0]
 }
 
+// count returns the value of layertrace_<name>_total.
 func (k *kernel) count(name string) uint64 {
 	k.t.Helper()
-	counters, err := k.probe.Counters()
+	values, err := k.probe.values()
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	for _, c := range counters {
-		if c.Name == name {
-			return c.Value
+	for _, v := range values {
+		if v.name == "layertrace_"+name+"_total" {
+			return v.count
 		}
 	}
 	k.t.Fatalf("no counter %q", name)
@@ -125,15 +128,15 @@ func (k *kernel) wantCount(name string, want uint64) {
 	}
 }
 
-// connection makes the segments of one TCP connection.
+// connection builds the segments of one TCP connection.
 type connection struct {
 	client, server       netip.AddrPort
 	clientSeq, serverSeq uint32
 	vlan                 bool
 }
 
-// connections counts them: each needs numbers of its own, by which the kernel
-// side knows a segment that it has seen at another point.
+// connections numbers them, for distinct sequence numbers: by these the programs
+// recognize a segment already seen at another point.
 var connections uint32
 
 func newConnection(clientPort uint16) *connection {
@@ -223,4 +226,34 @@ func wantDuration(t *testing.T, x observe.Observation) {
 		x.Response.Last < x.Response.First || time.Duration(x.Response.Last-x.Request.First) > time.Minute {
 		t.Errorf("times out of order: %+v %+v", x.Request, x.Response)
 	}
+}
+
+// tracked returns the number of tracked connections.
+func (k *kernel) tracked() uint32 {
+	k.t.Helper()
+	var f bpf.CaptureTracked
+	must(k.t, k.probe.kernel.TrackedConnections.Lookup(uint32(0), &f))
+	return f.Total
+}
+
+// onOneCPU pins the test's thread: each CPU has its own working memory.
+func onOneCPU(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	var before, one unix.CPUSet
+	must(t, unix.SchedGetaffinity(0, &before))
+	for cpu := range 1024 {
+		if before.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	must(t, unix.SchedSetaffinity(0, &one))
+	t.Cleanup(func() {
+		if err := unix.SchedSetaffinity(0, &before); err != nil {
+			t.Error(err) // the thread stays locked, and ends with the test
+			return
+		}
+		runtime.UnlockOSThread()
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"strings"
 
@@ -15,8 +16,9 @@ import (
 	"github.com/layertrace/layertrace/bpf"
 )
 
-// kernelSide holds the capture programs and their maps. Programs are loaded
-// when they are first needed: the verifier takes a third of a second for each.
+// kernelSide holds the capture programs and the maps that all programs share.
+// Capture programs are loaded on first use: each takes the verifier a third of a
+// second.
 type kernelSide struct {
 	bpf.CaptureMaps
 	sweep    *ebpf.Program
@@ -24,9 +26,8 @@ type kernelSide struct {
 	programs map[string]*ebpf.Program
 }
 
-// loadKernelSide makes the maps, with the knobs of opts, and loads the sweep.
-//
-// The error says what to do when the kernel or the rights are not enough.
+// loadKernelSide creates the maps and loads the sweep. The error says what to do
+// if the kernel or the permissions are insufficient.
 func loadKernelSide(opts *Options) (*kernelSide, error) {
 	spec, err := bpf.LoadCapture()
 	if err != nil {
@@ -35,8 +36,8 @@ func loadKernelSide(opts *Options) (*kernelSide, error) {
 	if err := configure(spec, opts); err != nil {
 		return nil, err
 	}
-	// Kernels before 5.11 charge BPF memory to this limit; a refusal shows
-	// when the maps are made, with a better message.
+	// Kernels before 5.11 charge BPF memory to this limit. A failure shows up with
+	// a better message when the maps are created.
 	_ = rlimit.RemoveMemlock()
 	k := &kernelSide{spec: spec, programs: map[string]*ebpf.Program{}}
 	var first struct {
@@ -53,7 +54,7 @@ func loadKernelSide(opts *Options) (*kernelSide, error) {
 	return k, nil
 }
 
-// program loads a capture program, or returns it when it is loaded.
+// program returns a capture program, loading it on first use.
 func (k *kernelSide) program(name string) (*ebpf.Program, error) {
 	if p, ok := k.programs[name]; ok {
 		return p, nil
@@ -74,7 +75,7 @@ func (k *kernelSide) program(name string) (*ebpf.Program, error) {
 	return p, nil
 }
 
-// load loads programs that work on the same maps, as far as they use them.
+// load loads programs that share the maps of the capture programs.
 func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	shared := map[string]*ebpf.Map{
 		bpf.CaptureMapConnections:        k.Connections,
@@ -102,16 +103,9 @@ func (k *kernelSide) Close() error {
 	return errors.Join(errs...)
 }
 
+// configure applies the options to programs that capture packets.
 func configure(spec *ebpf.CollectionSpec, o *Options) error {
 	sizeMaps(spec, o)
-	set := map[string]any{
-		bpf.CaptureVarPrefixWindow:   uint32(o.PrefixWindow),
-		bpf.CaptureVarDeep:           o.Deep,
-		bpf.CaptureVarDeepWindow:     uint32(o.DeepWindow),
-		bpf.CaptureVarRingWakeupFill: uint64(o.RingBytes / 4),
-		bpf.CaptureVarFilterPorts:    len(o.Ports) > 0,
-		bpf.CaptureVarPorts:          portBits(o.Ports),
-	}
 	headers := bpf.CaptureContextHeaders{Len: uint32(len(o.ContextHeaders))}
 	for i, h := range o.ContextHeaders {
 		name := strings.ToLower(h.Name) + ":"
@@ -119,11 +113,18 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 		headers.Of[i].Format = uint32(h.Format)
 		copy(headers.Of[i].Name[:], name)
 	}
-	set[bpf.CaptureVarContextHeaders] = headers
-	return setAll(spec, set)
+	return setAll(spec, map[string]any{
+		bpf.CaptureVarPrefixWindow:   uint32(o.PrefixWindow),
+		bpf.CaptureVarDeep:           o.Deep,
+		bpf.CaptureVarDeepWindow:     uint32(o.DeepWindow),
+		bpf.CaptureVarRingWakeupFill: uint64(o.RingBytes / 4),
+		bpf.CaptureVarFilterPorts:    len(o.Ports) > 0,
+		bpf.CaptureVarPorts:          portBits(o.Ports),
+		bpf.CaptureVarContextHeaders: headers,
+	})
 }
 
-// sizeMaps gives the maps that the programs use their sizes.
+// sizeMaps sets the sizes of the maps that spec has.
 func sizeMaps(spec *ebpf.CollectionSpec, o *Options) {
 	sizes := map[string]uint32{
 		bpf.CaptureMapConnections: uint32(o.MaxConnections),
@@ -142,7 +143,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, o *Options) {
 func setAll(spec *ebpf.CollectionSpec, values map[string]any) error {
 	for name, value := range values {
 		if err := spec.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("set %s of the BPF programs: %w", name, err)
+			return fmt.Errorf("set BPF variable %s: %w", name, err)
 		}
 	}
 	return nil
@@ -172,16 +173,16 @@ func trust(m *ebpf.Map, prefixes []netip.Prefix) error {
 	return nil
 }
 
-// loadError says what a refused program load most likely means.
+// loadError adds the most likely cause to the error of a program load.
 func loadError(what string, err error) error {
 	var verifier *ebpf.VerifierError
 	switch {
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return fmt.Errorf("load %s programs: this kernel lacks a feature (run \"layertrace doctor\"): %w", what, err)
 	case errors.As(err, &verifier):
-		return fmt.Errorf("load %s programs: the kernel's verifier refused them (please report this with the output of \"layertrace doctor\"): %w", what, err)
-	case errors.Is(err, errPermission):
-		return fmt.Errorf("load %s programs: no permission: run as root or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: %w", what, err)
+		return fmt.Errorf("load %s programs: rejected by the kernel's verifier (please report this with the output of \"layertrace doctor\"): %w", what, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("load %s programs: permission denied: run as root or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: %w", what, err)
 	default:
 		return fmt.Errorf("load %s programs: %w", what, err)
 	}

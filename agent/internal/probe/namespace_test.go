@@ -4,6 +4,7 @@ package probe
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,16 +12,23 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// roleEnv makes the test binary play a part in another namespace or cgroup.
+// roleEnv makes the test binary play a role in another namespace or cgroup.
 const roleEnv = "LAYERTRACE_PROBE_TEST_ROLE"
 
 const (
@@ -47,7 +55,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// serve answers requests once the interface is there (one line on stdin).
+// serve answers requests once the interface exists (one line on stdin).
 func serve() {
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		panic(err)
@@ -64,8 +72,8 @@ func serve() {
 	panic(http.ListenAndServe(fmt.Sprintf("%s:%d", serverAddr, serverPort), nil))
 }
 
-// requests is how many the client sends on its one connection, each with a body
-// that is longer by bodyStep bytes.
+// requests is the number that the client sends on its one connection. Each body
+// is bodyStep bytes longer than the one before.
 const (
 	requests = 40
 	bodyStep = 200
@@ -94,8 +102,8 @@ func call(from, to int) {
 	}
 }
 
-// inNamespace runs the calling test again in a fresh network namespace, and
-// reports whether this is that run.
+// inNamespace runs the calling test again in a new network namespace, and reports
+// whether this is that run.
 func inNamespace(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(roleEnv) == "inside" {
@@ -112,7 +120,7 @@ func inNamespace(t *testing.T) bool {
 	return false
 }
 
-// network is a veth pair from this namespace to a server in one of its own.
+// network is a veth pair between this namespace and a server in another one.
 type network struct {
 	ifindex int
 	group   string // cgroup of client and server
@@ -123,7 +131,7 @@ func newNetwork(t *testing.T) *network {
 	return newNetworkOf(t, netlink.LinkAttrs{})
 }
 
-// newNetworkOf gives the veth here these attributes, beside its name.
+// newNetworkOf gives the veth in this namespace attributes other than its name.
 func newNetworkOf(t *testing.T, attrs netlink.LinkAttrs) *network {
 	t.Helper()
 	must(t, neverResend())
@@ -175,9 +183,9 @@ func setUp(t *testing.T, h *netlink.Handle, name, cidr string) {
 
 // neverResend turns off TCP's tail loss probes (tcp_early_retrans of
 // Documentation/networking/ip-sysctl.rst) in this network namespace; the routes
-// put off the timer. A busy machine acknowledges late, and what is then sent
-// again, with nothing lost, would count as retransmitted: rightly, but these
-// tests compare with what the client sent.
+// delay the retransmission timer. A busy machine acknowledges late, and needless
+// retransmissions would be counted, correctly, but differ from what the client
+// sent.
 func neverResend() error {
 	return os.WriteFile("/proc/sys/net/ipv4/tcp_early_retrans", []byte("0"), 0)
 }
@@ -221,5 +229,200 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// ownCgroup moves this process into a new cgroup until the test ends.
+func ownCgroup(t *testing.T) string {
+	t.Helper()
+	group := newCgroup(t)
+	must(t, joinCgroup(group))
+	t.Cleanup(func() {
+		if err := joinCgroup(filepath.Dir(group)); err != nil {
+			t.Error(err)
+		}
+	})
+	return group
+}
+
+// joinCgroup moves this process into a cgroup.
+func joinCgroup(dir string) error {
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
+}
+
+func awaitServer() error {
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		conn, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", serverAddr, serverPort), time.Second)
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("connect to the server: %w", err)
+		}
+	}
+}
+
+// newLoopback captures at the sockets of this process and enables loopback in its
+// network namespace.
+func newLoopback(t *testing.T) *kernel {
+	t.Helper()
+	return newLoopbackOf(t, ownCgroup(t))
+}
+
+// newLoopbackOf captures at the sockets of these cgroups.
+func newLoopbackOf(t *testing.T, cgroups ...string) *kernel {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	return newKernel(t, Options{SocketCgroups: cgroups})
+}
+
+// connect returns both ends of a connection over loopback, until the test ends.
+func connect(t *testing.T) (client, server *net.TCPConn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close()
+	dialled, err := net.Dial("tcp", listener.Addr().String())
+	must(t, err)
+	t.Cleanup(func() { dialled.Close() })
+	accepted, err := listener.Accept()
+	must(t, err)
+	t.Cleanup(func() { accepted.Close() })
+	return dialled.(*net.TCPConn), accepted.(*net.TCPConn)
+}
+
+// send writes a message and reads it at the other end.
+func send(t *testing.T, from, to net.Conn, message string) {
+	t.Helper()
+	_, err := io.WriteString(from, message)
+	must(t, err)
+	_, err = io.ReadFull(to, make([]byte, len(message)))
+	must(t, err)
+}
+
+// receiveRequest lets the server read a request with a trace context, without a
+// response.
+func receiveRequest(t *testing.T, client, server *net.TCPConn) {
+	t.Helper()
+	pass(t, client, server, tracedRequest(0))
+}
+
+// tracedRequest is a request with a trace context.
+func tracedRequest(i int) string {
+	return fmt.Sprintf("GET /%d HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", i, traceID(i), spanID(i))
+}
+
+// onlyAtClient returns the only exchange at the client's socket.
+func onlyAtClient(t *testing.T, k *kernel) (only observe.Observation) {
+	t.Helper()
+	clients := 0
+	for _, x := range k.exchanges() {
+		if x.Socket.Client {
+			clients++
+			only = x
+		}
+	}
+	if clients != 1 {
+		t.Fatalf("%d exchanges at the client's socket, want 1", clients)
+	}
+	return only
+}
+
+// poll waits for a condition, for at most ten seconds.
+func poll(t *testing.T, what string, isSo func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !isSo(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in ten seconds: %s", what)
+		}
+	}
+}
+
+// tcpInfo returns TCP_INFO of a connection.
+func tcpInfo(t *testing.T, conn *net.TCPConn) (info *unix.TCPInfo) {
+	t.Helper()
+	control(t, conn, func(fd int) (err error) {
+		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err
+	})
+	return info
+}
+
+// control calls do with the connection's socket.
+func control(t *testing.T, conn *net.TCPConn, do func(fd int) error) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	must(t, err)
+	var failed error
+	must(t, raw.Control(func(fd uintptr) { failed = do(int(fd)) }))
+	must(t, failed)
+}
+
+// monotonic returns the current time in ns of CLOCK_MONOTONIC.
+func monotonic(t *testing.T) uint64 {
+	t.Helper()
+	var now unix.Timespec
+	must(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
+	return uint64(now.Nano())
+}
+
+// Tests of features that older kernels lack are skipped there, with the reason.
+// The suite for several kernels knows which ones to expect.
+
+// needsWrites requires a tracepoint that reports writes.
+func needsWrites(t *testing.T) {
+	t.Helper()
+	_, err := HaveWrites()
+	needs(t, err)
+}
+
+// hasWrites is for tests whose expected times depend on it.
+func hasWrites() bool {
+	_, err := HaveWrites()
+	return err == nil
+}
+
+// needsReceivers requires the receiving socket of dropped packets.
+func needsReceivers(t *testing.T) {
+	t.Helper()
+	needs(t, HaveTracepoint("kfree_skb", dropReceiver))
+}
+
+// needsTCX requires TCX.
+func needsTCX(t *testing.T) {
+	t.Helper()
+	nothing, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, int32(netlink.TC_ACT_UNSPEC)), asm.Return()},
+	})
+	must(t, err)
+	defer nothing.Close()
+	const lo = 1 // the first interface of each namespace
+	l, err := link.AttachTCX(link.TCXOptions{Interface: lo, Attach: ebpf.AttachTCXIngress, Program: nothing})
+	if err == nil {
+		must(t, l.Close())
+	}
+	needs(t, err)
+}
+
+func needs(t *testing.T, err error) {
+	t.Helper()
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		t.Skipf("the kernel lacks it: %v", err)
+	}
+	must(t, err)
+}
+
+// without hides tracepoints of the kernel for one test.
+func without(t *testing.T, names ...string) {
+	t.Helper()
+	t.Cleanup(func() { haveTracepoint = HaveTracepoint })
+	haveTracepoint = func(name string, arguments int) error {
+		if slices.Contains(names, name) {
+			return fmt.Errorf("no %s: %w", name, ebpf.ErrNotSupported)
+		}
+		return HaveTracepoint(name, arguments)
 	}
 }

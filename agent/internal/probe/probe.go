@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package probe is the way out of the kernel: it loads the BPF programs, puts
-// them on interfaces and cgroups, and gives out one exchange per request and
-// capture point.
+// Package probe is the kernel side of the agent: it loads the BPF programs,
+// attaches them to interfaces and cgroups, and returns one observation per
+// request and capture point.
 package probe
 
 import (
@@ -10,24 +10,169 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// Probe is the kernel side of one agent. Its methods may be called
-// concurrently.
+// Mode is the kernel hook that sees the packets of an interface.
+type Mode string
+
+// Modes. Auto is TCX where the kernel has it (6.6), else clsact.
+const (
+	ModeAuto         Mode = "auto"
+	ModeTCX          Mode = "tcx"
+	ModeClsact       Mode = "clsact"
+	ModeSocketFilter Mode = "socket-filter"
+)
+
+// OptionLayout is the layout of the TCP options that are written.
+type OptionLayout string
+
+// Layouts: docs/tcp-options.md.
+const (
+	OptionOff     OptionLayout = "off"
+	OptionCompact OptionLayout = "compact"
+	OptionPaper   OptionLayout = "paper"
+)
+
+// Defaults of Options, which are those of the agent's flags too.
+const (
+	DefaultPrefixWindow   = tracecontext.DefaultPrefixWindow
+	DefaultDeepWindow     = tracecontext.DefaultDeepWindow
+	DefaultMaxConnections = 65536
+	DefaultRingBytes      = 4 << 20
+	DefaultReadInterval   = time.Second
+	DefaultIdleTimeout    = 2 * time.Second
+	DefaultRequestTimeout = time.Minute
+)
+
+// Limits of Options.
+const (
+	MinPrefixWindow = int(bpf.CaptureWindowWINDOW_MIN)
+	MaxPrefixWindow = int(bpf.CaptureWindowWINDOW_MAX)
+	MaxDeepWindow   = int(bpf.CaptureWindowDEEP_WINDOW_MAX)
+)
+
+// Options of a Probe. The zero value of a field means its default.
+type Options struct {
+	// Mode, default ModeAuto.
+	Mode Mode
+	// Ports are the TCP ports (of either end) to capture; none: all.
+	Ports []uint16
+	// PrefixWindow is the number of bytes of a request's first segment that are
+	// searched for a trace context.
+	PrefixWindow int
+	// Deep continues the search in later segments, up to DeepWindow bytes in total.
+	Deep       bool
+	DeepWindow int
+	// ContextHeaders are additional header names.
+	ContextHeaders []tracecontext.ContextHeader
+	// MaxConnections is the maximum number of tracked connections.
+	MaxConnections int
+	// RingBytes is the size of the ring buffer, a power of two of at least 4,096.
+	RingBytes int
+	// ReadInterval is the longest time that a record waits in the ring buffer,
+	// unless a quarter of it is full.
+	ReadInterval time.Duration
+	// IdleTimeout is the time without a packet after which an exchange with a
+	// response is complete, RequestTimeout that for one without a response.
+	IdleTimeout, RequestTimeout time.Duration
+	// TrustedPrefixes are the sources whose TCP options are trusted; none: the
+	// private and local ranges.
+	TrustedPrefixes []netip.Prefix
+	// TCPOption (default OptionOff) is written for sockets in TCPOptionCgroups on
+	// connections to TCPOptionPorts (none: all).
+	TCPOption        OptionLayout
+	TCPOptionCgroups []string
+	TCPOptionPorts   []uint16
+	// SocketCgroups are directories of the cgroup2 mount: capture also at the
+	// sockets of the processes in them. SocketCgroupAuto alone means the cgroups of
+	// the node's pods.
+	SocketCgroups []string
+	// Drivers also reports when the drivers of the interfaces transmit, and which
+	// packets are dropped there.
+	Drivers bool
+	// Log, default slog.Default.
+	Log *slog.Logger
+}
+
+// privatePrefixes: RFC 1918, RFC 6598, RFC 3927, RFC 4193, loopback.
+var privatePrefixes = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("fc00::/7"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("::1/128"),
+}
+
+func orDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+func (o *Options) complete() error {
+	orDefault(&o.Mode, ModeAuto)
+	orDefault(&o.PrefixWindow, DefaultPrefixWindow)
+	orDefault(&o.DeepWindow, DefaultDeepWindow)
+	orDefault(&o.MaxConnections, DefaultMaxConnections)
+	orDefault(&o.RingBytes, DefaultRingBytes)
+	orDefault(&o.ReadInterval, DefaultReadInterval)
+	orDefault(&o.IdleTimeout, DefaultIdleTimeout)
+	orDefault(&o.RequestTimeout, DefaultRequestTimeout)
+	orDefault(&o.TCPOption, OptionOff)
+	orDefault(&o.Log, slog.Default())
+	if len(o.TrustedPrefixes) == 0 {
+		o.TrustedPrefixes = privatePrefixes
+	}
+	return o.validate()
+}
+
+func (o *Options) validate() error {
+	switch o.Mode {
+	case ModeAuto, ModeTCX, ModeClsact, ModeSocketFilter:
+	default:
+		return fmt.Errorf("unknown mode %q: use auto, tcx, clsact or socket-filter", o.Mode)
+	}
+	switch o.TCPOption {
+	case OptionOff:
+	case OptionCompact, OptionPaper:
+		if len(o.TCPOptionCgroups) == 0 {
+			return fmt.Errorf("TCP option %q: at least one cgroup is required", o.TCPOption)
+		}
+	default:
+		return fmt.Errorf("unknown TCP option layout %q: use off, compact or paper", o.TCPOption)
+	}
+	if o.PrefixWindow < MinPrefixWindow || o.PrefixWindow > MaxPrefixWindow {
+		return fmt.Errorf("prefix window of %d bytes: use %d to %d, or deep for more", o.PrefixWindow, MinPrefixWindow, MaxPrefixWindow)
+	}
+	if o.DeepWindow < o.PrefixWindow || o.DeepWindow > MaxDeepWindow {
+		return fmt.Errorf("deep window of %d bytes: use the prefix window (%d) to %d", o.DeepWindow, o.PrefixWindow, MaxDeepWindow)
+	}
+	if o.RingBytes < 4096 || o.RingBytes&(o.RingBytes-1) != 0 {
+		return fmt.Errorf("ring of %d bytes: use a power of two of at least 4096", o.RingBytes)
+	}
+	return tracecontext.ValidateContextHeaders(o.ContextHeaders)
+}
+
+// Probe is the kernel side of one agent, and the prometheus.Collector of its
+// counters. Its methods may be called concurrently.
 type Probe struct {
 	log     *slog.Logger
 	opts    Options
 	kernel  *kernelSide
 	options *optionWriter
-	sockets *sockets // nil: no capture there
-	drivers *drivers // nil: not watched
+	sockets *sockets // nil: no capture at sockets
+	drivers *drivers // nil: drivers are not watched
 	reader  *ringbuf.Reader
 	out     chan observe.Observation
 
@@ -35,13 +180,13 @@ type Probe struct {
 	mode     Mode
 	attached map[int]attachment
 
-	received, unreadable, evicted, unhanded atomic.Uint64
+	received, unreadable, evicted, txMissing atomic.Uint64
 
-	swept swept // of the goroutine that sweeps
+	swept swept // owned by the goroutine that sweeps
 }
 
-// Open loads the programs and begins to write TCP options if asked to.
-// Nothing is captured before Attach and given out before Run.
+// Open loads the programs and starts writing TCP options if configured. Capture
+// starts with Attach, and Observations receives with Run.
 func Open(opts Options) (*Probe, error) {
 	p, err := open(opts)
 	if err != nil {
@@ -58,6 +203,7 @@ func open(opts Options) (*Probe, error) {
 	if err := opts.complete(); err != nil {
 		return nil, err
 	}
+	opts.resolveSocketCgroups(cgroupMounts)
 	kernel, err := loadKernelSide(&opts)
 	if err != nil {
 		return nil, err
@@ -75,27 +221,37 @@ func open(opts Options) (*Probe, error) {
 			return nil, errors.Join(err, p.Close())
 		}
 	}
-	if opts.Sockets {
+	if len(opts.SocketCgroups) > 0 {
 		p.sockets, err = openSockets(&opts, kernel)
-		if err := doWithout(err, "no capture at sockets: layers are told by interfaces alone", opts.Log); err != nil {
+		if err := warnUnsupported(err, "no capture at sockets: layers come from interfaces only", opts.Log); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
 	}
 	if opts.Drivers {
 		p.drivers, err = openDrivers(&opts, kernel)
-		if err := doWithout(err, "drivers are not watched: the node driver counts as relay network, and drops are not known", opts.Log); err != nil {
+		if err := warnUnsupported(err, "drivers are not watched: node driver time counts as relay network, drops are unknown", opts.Log); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
 	}
 	return p, nil
 }
 
-// Observations returns the channel of what was captured. Run closes it.
+// warnUnsupported logs an error of the kind ebpf.ErrNotSupported, which disables
+// a part of the capture, and returns any other.
+func warnUnsupported(err error, consequence string, log *slog.Logger) error {
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		return err
+	}
+	log.Warn(consequence, "reason", err)
+	return nil
+}
+
+// Observations returns the captured exchanges. It is closed when Run returns.
 func (p *Probe) Observations() <-chan observe.Observation { return p.out }
 
-// Run reads and sweeps until ctx is done; then it gives out what is still
-// open and closes Observations. A slow receiver makes the ring buffer fill, which
-// the kernel side counts.
+// Run reads and sweeps until ctx is done, then flushes open exchanges and closes
+// Observations. A slow receiver lets the ring buffer fill up; the programs count
+// the exchanges lost then.
 func (p *Probe) Run(ctx context.Context) error {
 	defer close(p.out)
 	reading, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -109,24 +265,8 @@ func (p *Probe) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// Counters returns all counts since Open.
-func (p *Probe) Counters() ([]Counter, error) {
-	counters, err := readCounters(p.kernel.Counters, captureCounters[:])
-	if err != nil {
-		return nil, err
-	}
-	if p.options != nil {
-		more, err := readCounters(p.options.objs.OptionCounters, optionCounters[:])
-		if err != nil {
-			return nil, err
-		}
-		counters = append(counters, more...)
-	}
-	return append(counters, readerCounters(p.received.Load(), p.unreadable.Load(), p.evicted.Load(), p.unhanded.Load())...), nil
-}
-
-// Close detaches everything and frees the programs. Run must have returned or
-// never been called.
+// Close detaches all programs and unloads them. Run must have returned or never
+// been called.
 func (p *Probe) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -6,21 +6,32 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
+	"unsafe"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/layertrace/layertrace/bpf"
+	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// read gives out records until ctx is done and the ring is empty. The kernel side
-// wakes nobody before a quarter of the ring is full. Go's runtime watches over
-// whatever wakes up, for a millisecond every 20 µs, and finds nothing of it in the
-// caches: better it works on much and seldom.
+// read forwards records until ctx is done and the ring is empty. The programs wake
+// it only when a quarter of the ring is full: a wakeup starts Go's system monitor,
+// which polls every 20 µs for a millisecond, with cold caches. Few large batches
+// are cheaper.
 func (p *Probe) read(ctx context.Context) error {
-	flushed := context.AfterFunc(ctx, func() { _ = p.reader.Flush() }) // ends a wait
-	defer flushed()
+	stop := context.AfterFunc(ctx, func() { _ = p.reader.Flush() }) // ends a wait
+	defer stop()
 	var record ringbuf.Record
-	drivers := p.drivers.told()
+	dequeues := p.drivers.seesDequeues()
 	for {
 		p.reader.SetDeadline(time.Now().Add(p.opts.ReadInterval))
 		err := p.reader.ReadInto(&record)
@@ -36,15 +47,230 @@ func (p *Probe) read(ctx context.Context) error {
 			return fmt.Errorf("read ring buffer: %w", err)
 		}
 		p.received.Add(1)
-		x, err := decodeRecord(record.RawSample, drivers)
+		o, err := decodeRecord(record.RawSample, dequeues)
 		if err != nil {
 			p.unreadable.Add(1)
-			p.log.Error("record not understood", "error", err)
+			p.log.Error("cannot decode record", "error", err)
 			continue
 		}
-		if drivers && !txKnown(&x) {
-			p.unhanded.Add(1)
+		if dequeues && !txKnown(&o) {
+			p.txMissing.Add(1)
 		}
-		p.out <- x
+		p.out <- o
 	}
+}
+
+// decodeRecord decodes a record of the ring buffer. dequeues: packets that leave
+// the qdiscs of interfaces are seen.
+func decodeRecord(raw []byte, dequeues bool) (observe.Observation, error) {
+	const size = int(unsafe.Sizeof(bpf.CaptureExchangeRecord{}))
+	if len(raw) < size {
+		return observe.Observation{}, fmt.Errorf("record of %d bytes, want %d", len(raw), size)
+	}
+	// The kernel aligns records to 8 bytes, but Go's copy of them may not be.
+	var r bpf.CaptureExchangeRecord
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), size), raw)
+	o := observe.Observation{
+		Interface: int(r.Ifindex),
+		Direction: observe.Direction(r.Direction),
+		Context: observe.Context{
+			Context: tracecontext.Context{
+				TraceID:  r.TraceId,
+				SpanID:   r.SpanId,
+				Sampling: tracecontext.Sampling(r.Sampling),
+				Format:   tracecontext.Format(r.Format),
+			},
+			HeaderOffset: r.HeaderOffset,
+		},
+		Key: observe.Key{
+			Client: endpoint(r.ClientAddr, r.ClientPort),
+			Server: endpoint(r.ServerAddr, r.ServerPort),
+		},
+		Request: observe.Message{
+			First: r.RequestFirst, Last: r.RequestLast,
+			Bytes: r.RequestBytes, Packets: r.RequestPackets,
+		},
+		Response: observe.Message{
+			First: r.ResponseFirst, Last: r.ResponseLast,
+			Bytes: r.ResponseBytes, Packets: r.ResponsePackets,
+		},
+		Status:      int(r.Status),
+		OptionTime:  r.OptionTime,
+		Retransmits: r.Retransmits,
+		Drops:       r.Drops,
+		Flags:       observe.Flags(r.Flags),
+	}
+	if r.Drops != 0 {
+		o.DropReason = dropReason(r.DropReason)
+	}
+	farRequest := observe.Extent{First: r.FarRequestFirst, Last: r.FarRequestLast}
+	farResponse := observe.Extent{First: r.FarResponseFirst, Last: r.FarResponseLast}
+	if r.IsSocket == 0 {
+		o.Request.Tx, o.Response.Tx = farRequest, farResponse
+	} else {
+		o.Request.App, o.Response.App = farRequest, farResponse
+		o.Interface, o.Direction = 0, observe.DirectionUnknown
+		o.Socket = &observe.Socket{
+			Cookie: r.Cookie, Netns: r.Netns, UID: r.Uid, Client: r.IsClient != 0,
+			SRTT: uint64(r.SrttUs) * 1000, ZeroWindows: r.ZeroWindows,
+		}
+		if r.EgressSeqDone == r.EgressSeqEnd {
+			sent(&o).Acknowledged = r.Acknowledged
+		}
+	}
+	if out := egress(&o); out != nil && dequeues {
+		out.Tx = transmitted(out, dequeued{
+			bypass: r.QdiscBypass != 0, whole: int32(r.EgressSeqDone-r.EgressSeqEnd) >= 0,
+		})
+	}
+	if n := int(r.ConnectionIdLen); n > 0 && n <= len(r.ConnectionId) {
+		o.ConnectionID = append([]byte(nil), r.ConnectionId[:n]...)
+	}
+	return o, nil
+}
+
+func endpoint(addr [16]byte, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(addr).Unmap(), port)
+}
+
+// sent returns the message that the socket sent.
+func sent(o *observe.Observation) *observe.Message {
+	if o.Socket.Client {
+		return &o.Request
+	}
+	return &o.Response
+}
+
+// egress returns the message that leaves through the interface, nil at a socket.
+func egress(o *observe.Observation) *observe.Message {
+	switch {
+	case o.Socket != nil:
+		return nil
+	case o.Direction == observe.DirectionIngress:
+		return &o.Response
+	default:
+		return &o.Request
+	}
+}
+
+// dequeued describes what was seen of a message at the qdisc of its interface.
+type dequeued struct {
+	bypass bool // packets bypass the qdisc while it is empty, or there is none
+	whole  bool // the last byte was seen
+}
+
+// transmitted returns the times at which the driver got the first and the last
+// byte of a message, given those seen at the qdisc (out.Tx). A message that no
+// qdisc released bypassed it: the driver got it at the time of the capture. The
+// result is zero if the first or the last byte passed the qdisc unseen: tracepoint
+// programs may miss packets, and a driver may get some after the exchange was
+// emitted.
+func transmitted(out *observe.Message, d dequeued) observe.Extent {
+	seen := out.Tx
+	switch {
+	case seen.Last == 0:
+		return observe.Extent{First: out.First, Last: out.Last}
+	case d.bypass:
+		if seen.First == 0 {
+			seen.First = out.First
+		}
+		if !d.whole {
+			seen.Last = max(seen.Last, out.Last)
+		}
+		return seen
+	case seen.First == 0 || !d.whole:
+		return observe.Extent{}
+	default:
+		return seen
+	}
+}
+
+// txKnown reports whether the transmit times of the message that left through the
+// interface are known, if there was one.
+func txKnown(o *observe.Observation) bool {
+	out := egress(o)
+	return out == nil || out.Packets == 0 || out.Tx != (observe.Extent{})
+}
+
+// dropReasons are the running kernel's names by number, which differ between
+// versions.
+var dropReasons = sync.OnceValue(func() map[uint32]string {
+	names := map[uint32]string{}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return names // numbers are used instead
+	}
+	var enum *btf.Enum
+	if err := kernel.TypeByName("skb_drop_reason", &enum); err != nil {
+		return names
+	}
+	for _, v := range enum.Values {
+		names[uint32(v.Value)] = strings.ToLower(strings.TrimPrefix(v.Name, "SKB_DROP_REASON_"))
+	}
+	return names
+})
+
+// dropReason returns the name of a reason, or its number.
+func dropReason(reason uint32) string {
+	if name, ok := dropReasons()[reason]; ok {
+		return name
+	}
+	return strconv.FormatUint(uint64(reason), 10)
+}
+
+// sweepUntil emits idle exchanges at intervals, and all of them at the end.
+func (p *Probe) sweepUntil(ctx context.Context) error {
+	tick := time.NewTicker(max(p.opts.IdleTimeout/2, 10*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return p.sweep(0, 0)
+		case <-tick.C:
+			if err := p.sweep(p.opts.IdleTimeout, p.opts.RequestTimeout); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// swept is the result of the last sweep: how many exchanges had begun by then, and
+// whether open exchanges or tracked connections were left.
+type swept struct {
+	started uint64
+	left    bool
+}
+
+// sweep emits exchanges that have been idle for longer. It skips the walk over all
+// connections, most of the cost of an idle agent, if no exchange has begun since
+// the last one and nothing was left then.
+func (p *Probe) sweep(response, request time.Duration) error {
+	started, err := p.counter(bpf.CaptureCounterCOUNTER_STARTED)
+	if err != nil || started == p.swept.started && !p.swept.left {
+		return err
+	}
+	args := bpf.CaptureSweepArgs{ResponseIdle: uint64(response), RequestIdle: uint64(request)}
+	if _, err := p.kernel.sweep.Run(&ebpf.RunOptions{Context: &args, ContextOut: &args}); err != nil {
+		return fmt.Errorf("sweep idle exchanges: %w", err)
+	}
+	p.swept = swept{started: started, left: args.Open > 0 || args.Tracked > 0}
+	return p.countEvicted(started, args.Open)
+}
+
+// countEvicted derives the number of open exchanges that the LRU map evicted:
+// started, but neither emitted nor lost at the ring nor still open. started was
+// read before the sweep and the rest after it, so the result is never too high.
+func (p *Probe) countEvicted(started, open uint64) error {
+	ended := open
+	for _, c := range []bpf.CaptureCounter{bpf.CaptureCounterCOUNTER_EMITTED, bpf.CaptureCounterCOUNTER_RING_FULL} {
+		n, err := p.counter(c)
+		if err != nil {
+			return err
+		}
+		ended += n
+	}
+	if started > ended && started-ended > p.evicted.Load() {
+		p.evicted.Store(started - ended)
+	}
+	return nil
 }

@@ -6,37 +6,47 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
 )
 
-// sockets captures at the sockets of some cgroups.
+// sockets captures at the sockets in some cgroups.
 type sockets struct {
 	collection *ebpf.Collection
 	links      attachments
 }
 
-// socketPoints are what the socket programs are attached to beside the cgroups,
-// with one of writePoints.
+const writesUnknown = "write times of processes are unknown: time in a sender's queue counts as the application's"
+
+// socketPoints are the tracepoints of the socket programs, in addition to one of
+// writePoints.
 var socketPoints = []tracepoint{
 	{bpf.SocketProgCgroupCreated, "cgroup_mkdir", 1, writesUnknown},
-	{bpf.SocketProgSocketRead, "tcp_rcv_space_adjust", 1, "when processes read from their sockets is not known: the time in a receiver's queue counts as the application's"},
-	{bpf.SocketProgSocketDrop, "kfree_skb", 3, "packets dropped in the pods' network namespaces are not known"},
+	{bpf.SocketProgSocketRead, "tcp_rcv_space_adjust", 1, "read times of processes are unknown: time in a receiver's queue counts as the application's"},
+	{bpf.SocketProgSocketDrop, "kfree_skb", 3, "drops in the network namespaces of pods are unknown"},
 }
 
-// writePoints tell of writes, the better one first: before TCP can send anything
-// (since 6.16), and when a write is over (since 6.3).
+// writePoints report writes, the better one first: before TCP can send anything
+// (since 6.16), and at the end of a write (since 6.3).
 var writePoints = []tracepoint{
 	{bpf.SocketProgSocketWrite, "tcp_sendmsg_locked", 2, writesUnknown},
 	{bpf.SocketProgSocketWrote, "sock_send_length", 2, writesUnknown},
 }
 
-// HaveWrites returns the tracepoint by which this kernel tells of writes, or an
+// dropReceiver is the number of arguments of kfree_skb up to the receiving socket,
+// which it has since 6.11. Without, only drops of sent packets are known.
+const dropReceiver = 4
+
+// HaveWrites returns the tracepoint that reports writes in this kernel, or an
 // error of the kind ebpf.ErrNotSupported.
 func HaveWrites() (name string, err error) {
 	p, err := writePoint()
@@ -54,26 +64,33 @@ func writePoint() (p tracepoint, err error) {
 	return p, err
 }
 
-// chooseWrites takes the program of writes out of spec that this kernel does not
-// need, and returns all points of what is left.
-func chooseWrites(spec *ebpf.CollectionSpec) []tracepoint {
-	chosen, _ := writePoint() // leaveOut asks again
+// selectWrites removes the write program from spec that this kernel does not need,
+// and returns the tracepoints of the others.
+func selectWrites(spec *ebpf.CollectionSpec) []tracepoint {
+	selected, _ := writePoint() // removeUnsupported handles the error
 	for _, p := range writePoints {
-		if p != chosen {
+		if p != selected {
 			delete(spec.Programs, p.program)
 		}
 	}
-	return append([]tracepoint{chosen}, socketPoints...)
+	return append([]tracepoint{selected}, socketPoints...)
 }
 
-const writesUnknown = "when processes write to their sockets is not known: the time in a sender's queue counts as the application's"
+// removeLoneWrites reports whether spec has both programs that write times need,
+// and otherwise removes a remaining one.
+func removeLoneWrites(spec *ebpf.CollectionSpec, write tracepoint) bool {
+	for _, name := range []string{bpf.SocketProgCgroupCreated, write.program} {
+		if spec.Programs[name] == nil {
+			delete(spec.Programs, bpf.SocketProgCgroupCreated)
+			delete(spec.Programs, write.program)
+			return false
+		}
+	}
+	return true
+}
 
-// receiverOfDrop is the place of the receiving socket among the arguments of
-// kfree_skb, which has it since 6.11: before, only what a socket sends is known.
-const receiverOfDrop = 4
-
-// haveSockets asks for what the capture at sockets cannot do without. A probe
-// that could not be made says nothing: loading will.
+// haveSockets checks for the features that capture at sockets requires. It ignores
+// failing checks: loading reports them.
 func haveSockets() error {
 	for _, err := range []error{features.HaveProgramType(ebpf.CGroupSKB), features.HaveMapType(ebpf.SkStorage)} {
 		if errors.Is(err, ebpf.ErrNotSupported) {
@@ -83,9 +100,9 @@ func haveSockets() error {
 	return nil
 }
 
-// openSockets loads the socket programs, which share the interface programs'
-// maps, and attaches them: a process in one of the cgroups, or below, is seen
-// with all its sockets, also those that are open already.
+// openSockets loads the socket programs, which share the maps of the capture
+// programs, and attaches them. They see all sockets of a process in one of the
+// cgroups or below, including those that are already open.
 func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if err := haveSockets(); err != nil {
 		return nil, err
@@ -97,12 +114,12 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	if err := configure(spec, o); err != nil {
 		return nil, err
 	}
-	points := chooseWrites(spec)
-	if _, err := leaveOut(spec, points, o.Log); err != nil {
+	points := selectWrites(spec)
+	if _, err := removeUnsupported(spec, points, o.Log); err != nil {
 		return nil, err
 	}
-	writes := withWrites(spec, points[0])
-	receiver := haveTracepoint("kfree_skb", receiverOfDrop)
+	writes := removeLoneWrites(spec, points[0])
+	receiver := haveTracepoint("kfree_skb", dropReceiver)
 	if receiver != nil && !errors.Is(receiver, ebpf.ErrNotSupported) {
 		return nil, receiver
 	}
@@ -127,19 +144,6 @@ func openSockets(o *Options, k *kernelSide) (*sockets, error) {
 	return s, nil
 }
 
-// withWrites reports whether the programs of writes are in spec, which need each
-// other: one alone is taken out.
-func withWrites(spec *ebpf.CollectionSpec, write tracepoint) bool {
-	for _, name := range []string{bpf.SocketProgCgroupCreated, write.program} {
-		if spec.Programs[name] == nil {
-			delete(spec.Programs, bpf.SocketProgCgroupCreated)
-			delete(spec.Programs, write.program)
-			return false
-		}
-	}
-	return true
-}
-
 // targetCgroups returns the IDs by which the programs know the cgroups: the
 // inode numbers of their directories.
 func targetCgroups(paths []string) (targets bpf.SocketTargetCgroups, err error) {
@@ -157,9 +161,9 @@ func targetCgroups(paths []string) (targets bpf.SocketTargetCgroups, err error) 
 	return targets, nil
 }
 
+// attach attaches the tracepoints first, so that the write of every request seen
+// in a packet was seen too.
 func (s *sockets) attach(points []tracepoint, cgroups []string) error {
-	// The tracepoints come first: a request that is seen in a packet was seen
-	// when it was written.
 	if err := s.links.trace(s.collection, points); err != nil {
 		return err
 	}
@@ -182,4 +186,62 @@ func (s *sockets) Close() error {
 	err := s.links.Close()
 	s.collection.Close()
 	return err
+}
+
+// SocketCgroupAuto as the only one of Options.SocketCgroups means the cgroups of
+// the node's pods.
+const SocketCgroupAuto = "auto"
+
+// resolveSocketCgroups replaces SocketCgroupAuto by the cgroups below the first of
+// the mounts that has any. Without them the other capture points still work.
+func (o *Options) resolveSocketCgroups(mounts []string) {
+	if !slices.Equal(o.SocketCgroups, []string{SocketCgroupAuto}) {
+		return
+	}
+	found, err := findPodCgroups(mounts, isCgroup2)
+	if err != nil {
+		o.Log.Warn("no capture at sockets: layers come from interfaces only", "reason", err)
+	} else {
+		o.Log.Info("capturing at the sockets of the pods", "cgroups", found)
+	}
+	o.SocketCgroups = found
+}
+
+// cgroupMounts are the places to look for the node's cgroups: the DaemonSet's mount
+// of them first, then their place on the node itself; each followed by the place of
+// version 2 next to version 1.
+var cgroupMounts = []string{
+	"/host/sys/fs/cgroup", "/host/sys/fs/cgroup/unified",
+	"/sys/fs/cgroup", "/sys/fs/cgroup/unified",
+}
+
+// podCgroupNames are the kubelet's: with the systemd driver, with the cgroupfs
+// driver, and both of them below a cgroup of the kubelet, as in kind.
+var podCgroupNames = []string{
+	"kubepods.slice", "kubepods",
+	"kubelet.slice/kubelet-kubepods.slice", "kubelet/kubepods",
+}
+
+// findPodCgroups returns the pods' cgroups below the first mount that has any.
+func findPodCgroups(mounts []string, suitable func(string) bool) ([]string, error) {
+	for _, mount := range mounts {
+		var found []string
+		for _, name := range podCgroupNames {
+			dir := filepath.Join(mount, name)
+			if info, err := os.Stat(dir); err == nil && info.IsDir() && suitable(dir) {
+				found = append(found, dir)
+			}
+		}
+		if len(found) > 0 {
+			return found, nil
+		}
+	}
+	return nil, fmt.Errorf("find the cgroup (version 2) of pods: no %s in %s: set --socket-cgroup, and mount the node's /sys/fs/cgroup into the agent's container",
+		strings.Join(podCgroupNames, " or "), strings.Join(mounts, ", "))
+}
+
+// isCgroup2 rejects version 1, to which programs cannot be attached.
+func isCgroup2(dir string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(dir, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/layertrace/layertrace/bpf"
 )
 
-// optionWriter writes TCP options for the sockets of some cgroups.
+// optionWriter writes TCP options for the sockets in some cgroups.
 type optionWriter struct {
 	objs  bpf.SockopsObjects
 	links attachments
@@ -26,7 +26,7 @@ var optionLayouts = map[OptionLayout]bpf.SockopsOptionLayout{
 func openOptionWriter(o *Options) (*optionWriter, error) {
 	spec, err := bpf.LoadSockops()
 	if err != nil {
-		return nil, fmt.Errorf("read option programs: %w", err)
+		return nil, fmt.Errorf("read TCP option programs: %w", err)
 	}
 	err = setAll(spec, map[string]any{
 		bpf.SockopsVarOptionLayout:      optionLayouts[o.TCPOption],
@@ -55,7 +55,7 @@ func openOptionWriter(o *Options) (*optionWriter, error) {
 	return w, nil
 }
 
-// Close stops writing options; connections go on without.
+// Close stops writing options; connections continue without them.
 func (w *optionWriter) Close() error {
 	return errors.Join(w.links.Close(), w.objs.Close())
 }

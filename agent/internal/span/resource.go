@@ -13,21 +13,21 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// resourceField is one attribute of a capture point's resource: what all spans of
-// the point have in common.
+// resourceField is one attribute of a capture point's resource, which all spans of the
+// point share.
 type resourceField struct {
 	key          attribute.Key
 	typ, meaning string
 	// get returns the value, "" for none.
 	get func(p *observe.Point) string
-	// set takes the value, "" when it is absent; nil: other fields have it.
+	// set sets the value, "" if absent. It is nil when other fields have the value.
 	set func(p *observe.Point, value string)
-	// ofPoint is set for what only a capture point has; layer spans have the rest.
+	// ofPoint marks attributes that only capture points have, and not layer spans.
 	ofPoint bool
 }
 
-// resourceFields describe who the spans are about, the workload or the node, and
-// where they were seen. k8s.* is written for a pod only.
+// resourceFields describe the workload or node of the spans, and the capture point.
+// k8s.* is written for pods only.
 var resourceFields = []resourceField{
 	{semconv.HostNameKey, "string", "the node, always",
 		func(p *observe.Point) string { return p.Node }, func(p *observe.Point, v string) { p.Node = v }, false},
@@ -64,13 +64,13 @@ var resourceFields = []resourceField{
 		}, nil, false},
 }
 
-// Keys that more than one place needs.
+// Keys that are used more than once.
 const (
 	keyKind    = attribute.Key("layertrace.capture_point.kind")
 	keyProcess = attribute.Key("layertrace.socket.process")
 )
 
-// controller is the name of a pod's controller of a kind.
+// controller is the field with the name of a pod's controller of a kind.
 func controller(kind, meaning string) resourceField {
 	return resourceField{controllerKeys[kind], "string", meaning,
 		func(p *observe.Point) string {
@@ -93,17 +93,17 @@ func setProcess(p *observe.Point, v string) {
 	}
 }
 
-// Resource describes what all spans of the point have in common.
+// Resource returns the attributes that all spans of the point share.
 func Resource(p *observe.Point) *resource.Resource {
 	return resourceWith(p, func(*resourceField) bool { return true })
 }
 
-// resourceWith has the chosen fields.
-func resourceWith(p *observe.Point, choose func(*resourceField) bool) *resource.Resource {
+// resourceWith returns the selected fields.
+func resourceWith(p *observe.Point, selected func(*resourceField) bool) *resource.Resource {
 	var kv []attribute.KeyValue
 	for i := range resourceFields {
 		f := &resourceFields[i]
-		if value := f.get(p); value != "" && choose(f) {
+		if value := f.get(p); value != "" && selected(f) {
 			kv = append(kv, f.key.String(value))
 		}
 	}
@@ -119,10 +119,10 @@ func decodePoint(s *Stored) (*observe.Point, error) {
 		}
 	}
 	if p.Workload.Service = s.Service; p.Workload.Service == p.Node {
-		p.Workload.Service = "" // the node stands for an unknown workload
+		p.Workload.Service = "" // unknown: spans have the node's name instead
 	}
 	if p.Node == "" {
-		return nil, errors.New(string(semconv.HostNameKey) + " is missing, so its node is unknown")
+		return nil, errors.New(string(semconv.HostNameKey) + " is missing, so the node is unknown")
 	}
 	switch p.Kind {
 	case observe.KindVNIC:

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+func seenAt(service string) *observe.Observation {
+	return &observe.Observation{Point: &observe.Point{Workload: observe.Workload{Service: service}}}
+}
+
+func TestLayerTimes(t *testing.T) {
+	times := NewLayerTimes()
+	hop := &breakdown.Hop{
+		TraceID: trace.TraceID{15: 7},
+		Sender:  seenAt("productpage"), ServerVNIC: seenAt("details"),
+	}
+	// Two segments of one layer, and a segment of two layers.
+	segment := breakdown.Segment{Layer: observe.ProtocolStack, Location: "details", Phase: breakdown.Request, Time: 1_500_000}
+	rest, merged := segment, segment
+	rest.Time = 500_000
+	merged.Time, merged.MergedLayers = 2_000_000, []observe.Layer{observe.ProtocolStack, observe.Application}
+	hop.Segments = []breakdown.Segment{segment, merged, rest}
+	times.Observe(hop)
+	times.Observe(hop)
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(times)
+	families, err := registry.Gather()
+	if err != nil || len(families) != 1 || families[0].GetName() != "layertrace_layer_duration_seconds" {
+		t.Fatalf("gathered %v, %v", families, err)
+	}
+	counts := map[string]uint64{}
+	for _, m := range families[0].GetMetric() {
+		labels := map[string]string{}
+		for _, l := range m.GetLabel() {
+			labels[l.GetName()] = l.GetValue()
+		}
+		if labels["source"] != "productpage" || labels["destination"] != "details" || labels["location"] != "details" || labels["phase"] != "request" {
+			t.Errorf("labels %v", labels)
+		}
+		h := m.GetHistogram()
+		counts[labels["layer"]] = h.GetSampleCount()
+		if h.GetSchema() < 2 || len(h.GetPositiveSpan()) == 0 {
+			t.Errorf("%s has no native histogram of at most 19 %% wide buckets: schema %d", labels["layer"], h.GetSchema())
+		}
+		exemplar := ""
+		for _, b := range h.GetBucket() {
+			for _, l := range b.GetExemplar().GetLabel() {
+				exemplar = l.GetValue()
+			}
+			if want := b.GetUpperBound() >= 0.002; (b.GetCumulativeCount() > 0) != want {
+				t.Errorf("bucket up to %v s holds %d of samples of 2 ms", b.GetUpperBound(), b.GetCumulativeCount())
+			}
+		}
+		if exemplar != hop.TraceID.String() {
+			t.Errorf("exemplar %q, want the trace ID", exemplar)
+		}
+	}
+	if counts["protocol-stack"] != 2 || counts["protocol-stack+application"] != 2 {
+		t.Errorf("counts %v", counts)
+	}
+}
+
+// The intervals of a hop can be compared between nodes.
+func TestHopTimes(t *testing.T) {
+	times := NewLayerTimes()
+	at := func(request, response uint64) *observe.Observation {
+		return &observe.Observation{
+			Point:   &observe.Point{Kind: observe.KindVNIC, Node: "node1", Workload: observe.Workload{Service: "productpage"}},
+			Peers:   observe.Peers{Server: observe.Peer{Service: "details"}},
+			Request: observe.Message{Last: request}, Response: observe.Message{Last: response},
+		}
+	}
+	times.Observe(&breakdown.Hop{ClientVNIC: at(1e9, 4e9), ClientPNIC: at(15e8, 35e8)})
+	times.Observe(&breakdown.Hop{ServerPNIC: at(2e9, 3e9)})
+	const want = `
+# HELP layertrace_hop_duration_seconds Time of a request on a hop, including the time in other hops: of the whole hop, seen by the client's node (hop), outside the client's node (outside), and inside the server's node (inside).
+# TYPE layertrace_hop_duration_seconds summary
+layertrace_hop_duration_seconds_sum{destination="details",interval="inside",source=""} 1
+layertrace_hop_duration_seconds_count{destination="details",interval="inside",source=""} 1
+layertrace_hop_duration_seconds_sum{destination="details",interval="hop",source="productpage"} 3
+layertrace_hop_duration_seconds_count{destination="details",interval="hop",source="productpage"} 1
+layertrace_hop_duration_seconds_sum{destination="details",interval="outside",source="productpage"} 2
+layertrace_hop_duration_seconds_count{destination="details",interval="outside",source="productpage"} 1
+`
+	if err := testutil.CollectAndCompare(times, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestExemplars(t *testing.T) {
+	times, at := NewLayerTimes(), time.Unix(1000, 0)
+	series := times.segments.WithLabelValues("application", "details", "productpage", "details", "request")
+	other := times.segments.WithLabelValues("application", "reviews", "productpage", "reviews", "request")
+	for i, c := range []struct {
+		series  prometheus.Observer
+		seconds float64
+		after   time.Duration
+		want    bool
+	}{
+		{series, 0.002, 0, true},
+		{series, 0.0021, 100 * time.Millisecond, false}, // the same bucket
+		{series, 0.2, 100 * time.Millisecond, true},     // a slow one always has one
+		{series, 100, 100 * time.Millisecond, true},
+		{other, 0.002, 100 * time.Millisecond, true},
+		{series, 0.002, exemplarInterval - 1, false},
+		{series, 0.002, exemplarInterval, true},
+		{series, 0.002, exemplarInterval + time.Second, false},
+	} {
+		if got := times.exemplarDue(c.series, c.seconds, at.Add(c.after)); got != c.want {
+			t.Errorf("sample %d, %v s after %v: exemplar %t, want %t", i, c.seconds, c.after, got, c.want)
+		}
+	}
+}

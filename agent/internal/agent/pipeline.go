@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/agent/internal/export"
+	"github.com/layertrace/layertrace/agent/internal/span"
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+const (
+	// purgeInterval is the time between two searches for capture points to forget.
+	purgeInterval = 30 * time.Second
+	// pendingInterval is the time between two checks whether names are known.
+	pendingInterval = time.Second
+	// pendingTime is how long an observation waits for a name at most.
+	pendingTime = 10 * time.Second
+	// maxPending is the maximum number of observations that wait for a name, some
+	// 400 bytes each.
+	maxPending = 8192
+	// maxObservations is the maximum number of observations that wait for the rest
+	// of their traces.
+	maxObservations = 65536
+	// maxWorkloads is the number of pods remembered to describe layer spans.
+	maxWorkloads = 4096
+)
+
+// pipeline turns observations into spans, lines and the times of layers. Parts that
+// are turned off are nil.
+type pipeline struct {
+	names   resolver
+	pending pending
+	lines   *export.Lines
+	emitter *span.Emitter
+	queue   *export.Queue
+	layers  *layers
+	metrics pipelineMetrics
+	warn    func(error)
+}
+
+type pipelineMetrics struct {
+	handled                            map[observe.Kind]prometheus.Counter
+	unknownInterface, unnamed, invalid prometheus.Counter
+	nameWaits, nameWaitFull            prometheus.Counter
+}
+
+func newPipelineMetrics(r prometheus.Registerer) pipelineMetrics {
+	with := promauto.With(r)
+	handled := with.NewCounterVec(prometheus.CounterOpts{
+		Name: "layertrace_exchanges_handled_total",
+		Help: "Exchanges at captured interfaces and sockets, passed on to the selected exports.",
+	}, []string{"kind"})
+	m := pipelineMetrics{
+		handled: map[observe.Kind]prometheus.Counter{},
+		unknownInterface: with.NewCounter(prometheus.CounterOpts{
+			Name: "layertrace_exchanges_unknown_interface_total",
+			Help: "Exchanges skipped because their interface is not selected.",
+		}),
+		unnamed: with.NewCounter(prometheus.CounterOpts{
+			Name: "layertrace_exchanges_unnamed_total",
+			Help: "Exchanges at a virtual interface or socket whose workload is unknown: their spans have the node's name.",
+		}),
+		invalid: with.NewCounter(prometheus.CounterOpts{
+			Name: "layertrace_exchanges_invalid_total",
+			Help: "Exchanges that got no span because they have no valid trace context or no time.",
+		}),
+		nameWaits: with.NewCounter(prometheus.CounterOpts{
+			Name: "layertrace_exchanges_name_waits_total",
+			Help: "Exchanges that waited because their names might be known soon.",
+		}),
+		nameWaitFull: with.NewCounter(prometheus.CounterOpts{
+			Name: "layertrace_exchanges_name_wait_full_total",
+			Help: "Exchanges that did not wait for names because too many others did.",
+		}),
+	}
+	for _, kind := range []observe.Kind{observe.KindSocket, observe.KindVNIC, observe.KindPNIC} {
+		m.handled[kind] = handled.WithLabelValues(string(kind))
+	}
+	return m
+}
+
+// newPipeline returns the pipeline of the selected exports and registers its metrics.
+func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.Clock, r prometheus.Registerer) (*pipeline, error) {
+	cfg := opts.Config
+	metrics := newPipelineMetrics(r)
+	p := &pipeline{
+		names: names, metrics: metrics,
+		pending: pending{waits: metrics.nameWaits, full: metrics.nameWaitFull},
+		warn:    func(err error) { opts.Log.Warn("lost an exchange", "error", err) },
+	}
+	if cfg.Exports(config.ExportStdout) {
+		p.lines = export.NewLines(opts.Stdout)
+		r.MustRegister(p.lines)
+	}
+	if cfg.Exports(config.ExportOTLPGRPC) || cfg.Exports(config.ExportOTLPHTTP) {
+		headers := map[string]string{}
+		for _, h := range cfg.OTLPHeaders {
+			headers[h.Key] = h.Value
+		}
+		exporter, err := export.NewOTLP(ctx, export.OTLPOptions{
+			HTTP: cfg.Exports(config.ExportOTLPHTTP), Endpoint: cfg.OTLPEndpoint,
+			Insecure: cfg.OTLPInsecure, Headers: headers, Log: opts.Log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.queue = export.NewQueue(exporter, cfg.QueueSize, opts.Log)
+		r.MustRegister(p.queue)
+		p.emitter = span.NewEmitter(span.Options{Processor: p.queue, Offset: clock.Offset, Version: opts.Version})
+	}
+	if cfg.Layers() {
+		p.layers = newLayers(cfg, names.node, p.emitter, r)
+	}
+	return p, nil
+}
+
+// run handles observations until their channel is closed.
+func (p *pipeline) run(observations <-chan observe.Observation, points *registry) {
+	p.pending.nameMayChange = points.nameMayChange
+	purge, check := time.NewTicker(purgeInterval), time.NewTicker(pendingInterval)
+	defer purge.Stop()
+	defer check.Stop()
+	handle := func(o *observe.Observation) { p.handle(o, points) }
+	var o observe.Observation // one for all: no part keeps a pointer to it
+	var ok bool
+	for {
+		select {
+		case o, ok = <-observations:
+			if !ok {
+				p.pending.releaseAll(handle)
+				if p.layers != nil {
+					p.layers.buffer.Close()
+				}
+				return
+			}
+			if !p.pending.keep(&o, time.Now()) {
+				handle(&o)
+			}
+		case now := <-check.C:
+			p.pending.release(now, handle)
+			if p.layers != nil {
+				p.layers.buffer.Flush(now)
+			}
+		case now := <-purge.C:
+			for _, id := range points.purge(now) {
+				if p.emitter != nil {
+					p.emitter.Forget(id)
+				}
+			}
+		}
+	}
+}
+
+func (p *pipeline) handle(o *observe.Observation, points *registry) {
+	if !points.resolve(o) {
+		p.metrics.unknownInterface.Inc()
+		return
+	}
+	p.metrics.handled[o.Point.Kind].Inc()
+	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" {
+		p.metrics.unnamed.Inc()
+	}
+	if p.emitter != nil || p.layers != nil {
+		o.Peers = p.names.peers(o)
+	}
+	if p.lines != nil {
+		if err := p.lines.Write(o); err != nil {
+			p.warn(err)
+		}
+	}
+	if p.emitter != nil && !p.emitter.Emit(o) {
+		p.metrics.invalid.Inc()
+	}
+	if p.layers != nil {
+		p.layers.add(o)
+	}
+}
+
+// close sends the queued spans.
+func (p *pipeline) close(ctx context.Context) error {
+	if p.queue == nil {
+		return nil
+	}
+	return p.queue.Close(ctx)
+}
+
+// pending keeps observations whose names may be known soon: in the first seconds
+// of an agent that watches a cluster, and in the first seconds of a pod, which can
+// speak before the API server has its address. The capture goes on meanwhile.
+type pending struct {
+	nameMayChange func(*observe.Observation) bool
+	waiting       []pendingObservation
+	waits, full   prometheus.Counter
+}
+
+type pendingObservation struct {
+	observation observe.Observation
+	until       time.Time
+}
+
+// keep takes an observation that has to wait, and reports whether it did.
+func (p *pending) keep(o *observe.Observation, now time.Time) bool {
+	switch {
+	case !p.nameMayChange(o):
+		return false
+	case len(p.waiting) >= maxPending:
+		p.full.Inc()
+		return false
+	}
+	p.waits.Inc()
+	p.waiting = append(p.waiting, pendingObservation{*o, now.Add(pendingTime)})
+	return true
+}
+
+// release passes on the observations that need not wait any longer.
+func (p *pending) release(now time.Time, pass func(*observe.Observation)) {
+	kept := p.waiting[:0]
+	for i := range p.waiting {
+		w := &p.waiting[i]
+		if now.Before(w.until) && p.nameMayChange(&w.observation) {
+			kept = append(kept, *w)
+			continue
+		}
+		pass(&w.observation)
+	}
+	clear(p.waiting[len(kept):])
+	if p.waiting = kept; len(kept) == 0 {
+		p.waiting = nil // frees the memory of a burst
+	}
+}
+
+// releaseAll passes on all observations.
+func (p *pending) releaseAll(pass func(*observe.Observation)) {
+	for i := range p.waiting {
+		pass(&p.waiting[i].observation)
+	}
+	p.waiting = nil
+}
+
+// layers splits this node's observations of each trace into segments, and passes
+// these on as spans and to the histograms.
+type layers struct {
+	node      string
+	emitter   *span.Emitter // nil: no spans
+	times     *LayerTimes
+	buffer    *breakdown.TraceBuffer
+	workloads map[string]observe.Workload // by pod, or by service without one
+
+	minDuration  int64 // ns, of a segment that gets a span
+	belowMinimum prometheus.Counter
+}
+
+// newLayers returns layers of a node and registers their metrics.
+func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometheus.Registerer) *layers {
+	l := &layers{
+		node: node, emitter: emitter, times: NewLayerTimes(), workloads: map[string]observe.Workload{},
+		minDuration: cfg.LayerMinDuration.Nanoseconds(),
+	}
+	l.buffer = breakdown.NewTraceBuffer(breakdown.TraceBufferOptions{
+		// The last record of a trace leaves the kernel up to one and a half idle
+		// timeouts after the first (the sweep runs twice per timeout), and is read
+		// an interval later.
+		Wait: 2*cfg.IdleTimeout + cfg.ReadInterval, MaxObservations: maxObservations, Done: l.split,
+	})
+	r.MustRegister(l.times)
+	with := promauto.With(r)
+	l.belowMinimum = with.NewCounter(prometheus.CounterOpts{
+		Name: "layertrace_layer_spans_below_minimum_total",
+		Help: "Segments that got no span because they are shorter than --layer-min-duration.",
+	})
+	with.NewCounterFunc(prometheus.CounterOpts{
+		Name: "layertrace_traces_split_early_total",
+		Help: "Traces split before all their observations were there, because too many traces waited.",
+	}, func() float64 { early, _ := l.buffer.Counts(); return float64(early) })
+	with.NewCounterFunc(prometheus.CounterOpts{
+		Name: "layertrace_observations_late_total",
+		Help: "Observations that came after their trace was split: their layers are computed without the rest.",
+	}, func() float64 { _, late := l.buffer.Counts(); return float64(late) })
+	return l
+}
+
+// add takes an observation of one capture point.
+func (l *layers) add(o *observe.Observation) {
+	if w := o.Point.Workload; w.Service != "" {
+		if len(l.workloads) >= maxWorkloads {
+			clear(l.workloads) // the next observations fill it again
+		}
+		l.workloads[podOrService(w.Pod, w.Service)] = w
+	}
+	o.Wall = int64(o.Request.First) // one node has one clock
+	l.buffer.Add(*o, time.Now())
+}
+
+func podOrService(pod, service string) string {
+	if pod != "" {
+		return "pod/" + pod
+	}
+	return "service/" + service
+}
+
+// split measures the layers of one trace and makes their spans.
+func (l *layers) split(observations []observe.Observation) {
+	tree := breakdown.Split(observations, nil)
+	for _, hop := range tree.Hops {
+		l.times.Observe(hop)
+		if l.emitter == nil {
+			continue
+		}
+		for _, s := range hop.Coalesced() {
+			if s.Node == l.node && s.Time < l.minDuration { // other nodes' segments get no span here
+				l.belowMinimum.Inc()
+				continue
+			}
+			l.emitter.EmitLayer(&span.LayerSpan{
+				TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: s, Node: l.node, Workload: l.workload(hop, &s),
+			})
+		}
+	}
+}
+
+// workload returns the workload that spent the time of a segment, if one did.
+func (l *layers) workload(hop *breakdown.Hop, s *breakdown.Segment) observe.Workload {
+	if s.Layer != observe.Application && s.Layer != observe.ProtocolStack {
+		return observe.Workload{}
+	}
+	for _, o := range hop.Observations() {
+		if o.Point.Workload.Service == s.Location {
+			return l.workloads[podOrService(o.Point.Workload.Pod, o.Point.Workload.Service)]
+		}
+	}
+	return observe.Workload{}
+}

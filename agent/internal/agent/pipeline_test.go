@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
+	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/agent/internal/span"
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+func TestHold(t *testing.T) {
+	waits := map[int]bool{7: true, 8: true}
+	metrics := newPipelineMetrics(nil)
+	p := pending{
+		nameMayChange: func(o *observe.Observation) bool { return waits[o.Interface] },
+		waits:         metrics.nameWaits, full: metrics.nameWaitFull,
+	}
+	start := time.Unix(1000, 0)
+	var passed []int
+	pass := func(x *observe.Observation) { passed = append(passed, x.Interface) }
+	expect := func(what string, want ...int) {
+		t.Helper()
+		if len(passed) != len(want) {
+			t.Errorf("%s: %v were passed on, want %v", what, passed, want)
+			return
+		}
+		for i := range want {
+			if passed[i] != want[i] {
+				t.Errorf("%s: %v were passed on, want %v", what, passed, want)
+			}
+		}
+		passed = nil
+	}
+	for _, ifindex := range []int{7, 8, 7, 9} {
+		x := newExchange(ifindex, 0)
+		if kept := p.keep(&x, start); kept != waits[ifindex] {
+			t.Errorf("kept one of %d: %v", ifindex, kept)
+		}
+	}
+	p.release(start.Add(time.Second), pass)
+	expect("nothing is known")
+	waits[7] = false
+	p.release(start.Add(2*time.Second), pass)
+	expect("7 is known", 7, 7)
+	p.release(start.Add(pendingTime), pass)
+	expect("time is up", 8)
+	if p.waiting != nil || testutil.ToFloat64(p.waits) != 3 {
+		t.Errorf("%d wait, %v did", len(p.waiting), testutil.ToFloat64(p.waits))
+	}
+	x := newExchange(8, 0)
+	for range maxPending {
+		p.keep(&x, start)
+	}
+	if p.keep(&x, start) || testutil.ToFloat64(p.full) != 1 {
+		t.Errorf("more than %d wait; %v did not", maxPending, testutil.ToFloat64(p.full))
+	}
+	p.releaseAll(pass)
+	if len(passed) != maxPending || len(p.waiting) != 0 {
+		t.Errorf("%d were passed on at the end, %d wait", len(passed), len(p.waiting))
+	}
+}
+
+// split returns the durations of the layer spans that an agent makes of a page, and
+// the number of segments that got none.
+func split(t *testing.T, shortest time.Duration) (took []time.Duration, brief float64) {
+	t.Helper()
+	recorder := tracetest.NewSpanRecorder()
+	emitter := span.NewEmitter(span.Options{Processor: recorder, Offset: func() span.ClockOffset { return 0 }, Version: "v1"})
+	world := breakdowntest.New()
+	world.FrontPage()
+	node := world.All[0].Point.Node
+	l := newLayers(&config.Config{LayerMinDuration: shortest}, node, emitter, prometheus.NewRegistry())
+	var own []observe.Observation
+	for _, s := range world.All {
+		if s.Point.Node == node {
+			own = append(own, s)
+		}
+	}
+	l.split(own)
+	for _, s := range recorder.Ended() {
+		took = append(took, s.EndTime().Sub(s.StartTime()))
+	}
+	return took, testutil.ToFloat64(l.belowMinimum)
+}
+
+func TestLayerMinDuration(t *testing.T) {
+	all, brief := split(t, 0)
+	if len(all) == 0 || brief != 0 {
+		t.Fatalf("%d spans and %v brief without a limit", len(all), brief)
+	}
+	shortest := slices.Max(all)
+	var want int
+	for _, took := range all {
+		if took >= shortest {
+			want++
+		}
+	}
+	got, brief := split(t, shortest)
+	if len(got) != want || want == len(all) || want == 0 || brief != float64(len(all)-want) {
+		t.Errorf("%v: %d spans and %v brief of %v, want %d spans", shortest, len(got), brief, all, want)
+	}
+	for _, took := range got {
+		if took < shortest {
+			t.Errorf("a span of %v", took)
+		}
+	}
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+// oneLayer is a trace with segments of one layer at one location, in µs by name.
+func oneLayer(segments map[string]int64) sums {
+	t := &total{segments: map[segmentKey]amount{}}
+	for between, micros := range segments {
+		ns := micros * us
+		t.time += ns
+		t.segments[segmentKey{between: between}] = amount{ns, &breakdown.Hop{}, breakdown.Segment{Time: ns, Between: between}}
+	}
+	return sums{{layer: observe.ProtocolStack, location: "reviews"}: t}
+}
+
+// The excess of a layer is that of its slow segments.
+func TestStandingOut(t *testing.T) {
+	var r *rand.Rand
+	about := func(micros int64) int64 { return micros + r.Int64N(micros/5) }
+	normal := func() map[string]int64 {
+		return map[string]int64{"inbound": about(50), "between": about(1000), "outbound": about(50), "far": about(50)}
+	}
+	// One segment takes from 0 to 3 ms and hides another one in the sum.
+	restless := func() map[string]int64 {
+		return map[string]int64{"inbound": about(50), "between": 1 + r.Int64N(3000), "outbound": about(50)}
+	}
+	// In one of ten traces "outbound" takes as long as in the slow ones below.
+	n := 0
+	atTimes := func() map[string]int64 {
+		p := restless()
+		if n++; n%10 == 0 {
+			p["outbound"] += 1400
+		}
+		return p
+	}
+	// Each of twenty segments varies so much that 60 µs more are within the baseline.
+	manyParts := func() map[string]int64 {
+		p := map[string]int64{}
+		for i := range 20 {
+			p[strconv.Itoa(i)] = 1 + r.Int64N(200)
+		}
+		return p
+	}
+	slower := func(segments map[string]int64, micros int64) map[string]int64 {
+		for between := range segments {
+			segments[between] += micros
+		}
+		return segments
+	}
+	add := func(segments func() map[string]int64, excess map[string]int64) func(i int) map[string]int64 {
+		return func(int) map[string]int64 {
+			p := segments()
+			for between, micros := range excess {
+				p[between] += micros
+			}
+			return p
+		}
+	}
+	type expected int
+	const maybe, yes, no = expected(0), expected(1), expected(2)
+	for name, c := range map[string]struct {
+		baseline  func() map[string]int64
+		slow      func(i int) map[string]int64
+		traces    int   // of the baseline
+		want      int64 // µs; 0: none
+		between   string
+		elsewhere expected
+	}{
+		"within baseline":            {normal, add(normal, nil), 100, 0, "", maybe},
+		"one segment":                {normal, add(normal, map[string]int64{"inbound": 5000}), 100, 5000, "inbound", no},
+		"with consequences":          {normal, add(normal, map[string]int64{"inbound": 5000, "between": 600, "far": 100}), 100, 5000, "inbound", yes},
+		"the same, few to compare":   {normal, add(normal, map[string]int64{"inbound": 5000, "between": 600, "far": 100}), minBaseline - 1, 5700, "inbound", no},
+		"two segments":               {normal, add(normal, map[string]int64{"inbound": 5000, "far": 2000}), 100, 7000, "inbound", maybe},
+		"one segment, others less":   {normal, add(normal, map[string]int64{"inbound": 20_000, "between": 1000, "outbound": 1000, "far": 300}), 100, 22_000, "inbound", maybe},
+		"slow all over":              {manyParts, func(int) map[string]int64 { return slower(manyParts(), 60) }, 100, 1200, "", maybe},
+		"restless, within baseline":  {restless, add(restless, nil), 100, 0, "", maybe},
+		"restless, with one slow":    {restless, add(restless, map[string]int64{"outbound": 1260}), 100, 1260, "outbound", maybe},
+		"restless, at times as slow": {atTimes, add(restless, map[string]int64{"outbound": 1260}), 100, 0, "", maybe},
+		"now here, now there": {normal, func(i int) map[string]int64 {
+			p := normal()
+			p[[]string{"inbound", "far"}[i%2]] += 1000
+			p[[]string{"far", "inbound"}[i%2]] += 500
+			return p
+		}, 100, 1500, "", maybe},
+		"a new segment": {normal, add(normal, map[string]int64{"another": 3000}), 100, 3000, "another", maybe},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r = rand.New(rand.NewPCG(8, 8))
+			var before, slow []sums
+			for range c.traces {
+				before = append(before, oneLayer(c.baseline()))
+			}
+			for i := range 7 {
+				slow = append(slow, oneLayer(c.slow(i)))
+			}
+			found := candidates(slow, referenceOf(before), 20_000*us)
+			if len(found) != 1 {
+				t.Fatalf("%d candidates, want 1", len(found))
+			}
+			v := judge(found, 20_000*us, len(before))
+			if (v.Layer == observe.NoLayer) != (c.want == 0) {
+				t.Fatalf("verdict %+v, want %d us", v, c.want)
+			}
+			if c.want == 0 {
+				return
+			}
+			// The median of seven sums is that of the segments, within some of their variation.
+			if off := v.Excess/us - c.want; max(off, -off) > c.want/20+100 {
+				t.Errorf("excess of %d µs, want %d: %+v", v.Excess/us, c.want, v)
+			}
+			if c.between != "" && v.Between != c.between {
+				t.Errorf("longest segment %q, want %q", v.Between, c.between)
+			}
+			got := no
+			if strings.Contains(strings.Join(v.Evidence, "\n"), "spread over its other segments") {
+				got = yes
+			}
+			if c.elsewhere != maybe && c.elsewhere != got {
+				t.Errorf("evidence %q, want other segments in it: %v", v.Evidence, c.elsewhere == yes)
+			}
+		})
+	}
+}
+
+// If no layer is blamed, the verdict gives the largest difference, not that of a
+// layer slightly above the baseline.
+func TestLargestDifference(t *testing.T) {
+	all := []candidate{
+		{key: key{layer: observe.ProtocolStack, location: "details"}, time: 60 * us, baseline: 20 * us, excess: 40 * us, threshold: minExcess, compared: true},
+		{key: key{layer: observe.Application, location: "ratings"}, time: 900 * us, baseline: 400 * us, excess: 500 * us, threshold: minExcess, compared: true, withinBaseline: true},
+	}
+	const want = "No layer is clearly slower than the baseline; the largest difference is 500 µs, in the application of ratings."
+	if v := judge(all, 20_000*us, 100); v.Layer != observe.NoLayer || v.Text != want {
+		t.Errorf("%s: %q, want %q", v.Layer, v.Text, want)
+	}
+}
+
+// A segment may be slow even if the whole layer is within the baseline.
+func TestTextOfAPart(t *testing.T) {
+	c := candidate{
+		key: key{layer: observe.ProtocolStack, location: "reviews"}, time: 1780 * us, baseline: 1990 * us, excess: 1260 * us,
+		threshold: minExcess, compared: true, longest: amount{hop: &breakdown.Hop{}},
+	}
+	const want = "Segments of the protocol stack of reviews took 1.26 ms more than the baseline; the whole layer took 1.78 ms."
+	if v := judge([]candidate{c}, 20_000*us, 100); v.Text != want {
+		t.Errorf("%q, want %q", v.Text, want)
+	}
+	c.time = c.baseline + c.excess
+	if v := judge([]candidate{c}, 20_000*us, 100); v.Text != "The protocol stack of reviews took 3.25 ms, 1.26 ms more than the baseline." {
+		t.Errorf("%q", v.Text)
+	}
+}
+
+// The evidence has the time to the acknowledgement of the request if it is known, and
+// the segment is between the sockets and not of the response only.
+func TestEvidenceOfTheAcknowledgement(t *testing.T) {
+	const want = "the peer's TCP acknowledged the request 250 µs after it was sent"
+	request := observe.Message{First: 1_000, Last: 2_000, Acknowledged: 252_000}
+	silent := request
+	silent.Acknowledged = 0
+	seen := func(m observe.Message) *observe.Observation {
+		return &observe.Observation{Point: &observe.Point{}, Request: m}
+	}
+	for name, c := range map[string]struct {
+		hop     breakdown.Hop
+		segment breakdown.Segment
+		want    bool
+	}{
+		"request":     {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.ProtocolStack, Phase: breakdown.Request}, true},
+		"both ways":   {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Both}, true},
+		"response":    {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Response}, false},
+		"application": {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.Application, Phase: breakdown.Both}, false},
+		"not known":   {breakdown.Hop{Sender: seen(silent)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Both}, false},
+		"not seen":    {breakdown.Hop{ClientVNIC: seen(silent)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Both}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := evidence(&c.hop, c.segment)
+			if got := slices.Contains(e, want); got != c.want {
+				t.Errorf("%v: %s", got, strings.Join(e, "; "))
+			}
+		})
+	}
+}
+
+// The evidence explains the queue of the longest segment.
+func TestEvidenceOfTheQueue(t *testing.T) {
+	for queue, want := range map[breakdown.Queue]string{
+		breakdown.SendQueue: "in the send queue", breakdown.PodQueue: "the pod's queue", breakdown.ReceiveQueue: "in the receive queue", "": "",
+	} {
+		e := evidence(&breakdown.Hop{}, breakdown.Segment{Layer: observe.ProtocolStack, Queue: queue})
+		if want == "" && len(e) != 1 || want != "" && (len(e) != 2 || !strings.Contains(e[1], want)) {
+			t.Errorf("%q: %q", queue, e)
+		}
+	}
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"bytes"
+	"context"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+// TestModesOnTraffic captures between a real client and server with each kind of
+// hook.
+func TestModesOnTraffic(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	n := newNetwork(t)
+	for _, mode := range []Mode{ModeAuto, ModeTCX, ModeClsact, ModeSocketFilter} {
+		t.Run(string(mode), func(t *testing.T) {
+			if mode == ModeTCX {
+				needsTCX(t)
+			}
+			got := captured(t, n, Options{Mode: mode})
+			checkAll(t, got, OptionOff)
+		})
+	}
+}
+
+// captured attaches a probe, runs the client, and returns the observations.
+func captured(t *testing.T, n *network, opts Options) []observe.Observation {
+	t.Helper()
+	p, err := Open(opts)
+	must(t, err)
+	must(t, p.Attach(n.ifindex))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- p.Run(ctx) }()
+	var got []observe.Observation
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for x := range p.Observations() {
+			got = append(got, x)
+		}
+	}()
+	n.talk(t)
+	cancel()
+	must(t, <-done)
+	<-read
+	must(t, p.Close())
+	return got
+}
+
+// checkAll compares with what the client sent: each request exactly once.
+func checkAll(t *testing.T, got []observe.Observation, layout OptionLayout) {
+	t.Helper()
+	if len(got) != requests {
+		t.Fatalf("%d exchanges, want %d", len(got), requests)
+	}
+	idLen := map[OptionLayout]int{OptionOff: 0, OptionCompact: 8, OptionPaper: 4}[layout]
+	for i, x := range got {
+		if x.Context.TraceID.String() != traceID(i) || x.Context.SpanID.String() != spanID(i) {
+			t.Errorf("exchange %d: context %s %s", i, x.Context.TraceID, x.Context.SpanID)
+		}
+		if x.Status != 200 || x.Flags != 0 || x.Retransmits != 0 || x.Direction != observe.DirectionEgress || x.Response.Bytes < 3000 {
+			t.Errorf("exchange %d: %+v flags %v", i, x, x.Flags.Names())
+		}
+		wantDuration(t, x)
+		if len(x.ConnectionID) != idLen || !bytes.Equal(x.ConnectionID, got[0].ConnectionID) {
+			t.Errorf("exchange %d: connection ID %x, the first's %x, want %d bytes", i, x.ConnectionID, got[0].ConnectionID, idLen)
+		}
+		if late := x.Request.First - x.OptionTime; layout == OptionPaper && late > uint64(time.Second) {
+			t.Errorf("exchange %d: option time %d ns before the request", i, late)
+		}
+	}
+}
+
+// finish runs the probe just long enough to return its observations.
+func finish(t *testing.T, p *Probe) (got []observe.Observation) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	done := make(chan error)
+	go func() { done <- p.Run(ctx) }()
+	for x := range p.Observations() {
+		got = append(got, x)
+	}
+	must(t, <-done)
+	return got
+}
+
+// Packets of a device without a link-layer header start with the IP header.
+func TestDeviceWithoutEthernet(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	for _, mode := range []Mode{ModeTCX, ModeClsact, ModeSocketFilter} {
+		t.Run(string(mode), func(t *testing.T) {
+			if mode == ModeTCX {
+				needsTCX(t)
+			}
+			tun := &netlink.Tuntap{
+				LinkAttrs: netlink.LinkAttrs{Name: "tun-test"},
+				Mode:      netlink.TUNTAP_MODE_TUN, Flags: netlink.TUNTAP_NO_PI, NonPersist: true, Queues: 1,
+			}
+			must(t, netlink.LinkAdd(tun))
+			defer tun.Fds[0].Close()
+			must(t, netlink.LinkSetUp(tun))
+			p, err := Open(Options{Mode: mode})
+			must(t, err)
+			defer p.Close()
+			must(t, p.Attach(tun.Index))
+			c := newConnection(40000)
+			for _, packet := range [][]byte{c.request(get + traceparent + end), c.response(ok200)} {
+				_, err := tun.Fds[0].Write(packet[14:]) // without the Ethernet header
+				must(t, err)
+			}
+			got := finish(t, p)
+			if len(got) != 1 || got[0].Status != 200 || got[0].Context.HeaderOffset != uint32(len(get)) {
+				t.Errorf("exchanges %+v", got)
+			}
+		})
+	}
+}
+
+// Filters of clsact outlive the agent: a new agent replaces those of a killed
+// one.
+func TestClsactTakesOver(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	n := newNetwork(t)
+	killed, err := Open(Options{Mode: ModeClsact})
+	must(t, err)
+	must(t, killed.Attach(n.ifindex)) // never detached
+	checkAll(t, captured(t, n, Options{Mode: ModeClsact}), OptionOff)
+	if seen := finish(t, killed); len(seen) != 0 {
+		t.Errorf("the old filters saw %d exchanges after a new agent came", len(seen))
+	}
+	link, err := netlink.LinkByIndex(n.ifindex)
+	must(t, err)
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		filters, err := netlink.FilterList(link, parent)
+		must(t, err)
+		if len(filters) != 0 {
+			t.Errorf("filters left: %v", filters)
+		}
+	}
+}

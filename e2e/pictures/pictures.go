@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pictures makes the documents' pictures from a real run: a trace with
+// interface spans in Zipkin's UI, and the page of layertrace explain.
+package pictures
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/e2e/faults/matrix"
+	"github.com/layertrace/layertrace/e2e/lab"
+)
+
+// Maker makes the pictures. All fields are required.
+type Maker struct {
+	Lab *lab.Lab
+	// ZipkinJAR is Zipkin's server.
+	ZipkinJAR string
+	// Dir gets the pictures, Logs the logs.
+	Dir, Logs string
+	Progress  func(format string, args ...any)
+}
+
+// The request in the pictures is slow between two nodes: packets from details'
+// node to productpage's are late.
+var slowNetwork = faults.Case{
+	Kind: faults.RelayDelay, FromNode: 3, ToNode: 4,
+	Magnitude: 20 * time.Millisecond, Version: "reviews-v2",
+}
+
+// baseline is how many requests without a fault come before the slow one.
+const baseline = 60
+
+// Make makes all pictures.
+func (m *Maker) Make(ctx context.Context) error {
+	if err := os.MkdirAll(m.Dir, 0o755); err != nil {
+		return fmt.Errorf("make pictures: %w", err)
+	}
+	variant, err := matrix.ParseVariant("default")
+	if err != nil {
+		return err
+	}
+	layers := variant.Setup(m.Lab, lab.Zipkin)
+	layers.Name = "pictures-layers"
+	interfaces := layers
+	interfaces.Name = "pictures-interfaces"
+	interfaces.AgentFlags, interfaces.NodeFlags = []string{"--idle-timeout=300ms"}, nil
+
+	m.Progress("a trace with interface spans")
+	err = m.slowTrace(ctx, variant, interfaces, m.zipkinPicture)
+	if err != nil {
+		return err
+	}
+	m.Progress("a trace with layers")
+	return m.slowTrace(ctx, variant, layers, m.explainPicture)
+}
+
+// slowTrace runs the mesh in a setup, makes one slow request after others, and
+// calls show with its trace.
+func (m *Maker) slowTrace(ctx context.Context, v matrix.Variant, setup lab.Setup, show func(context.Context, lab.Trace) error) error {
+	return v.WithSession(ctx, m.Lab, lab.Zipkin, setup, func(s *faults.Session) error {
+		if err := s.Plain(ctx, false, baseline); err != nil {
+			return err
+		}
+		slow, err := slowRequest(ctx, s)
+		if err != nil {
+			return err
+		}
+		if err := matrix.AwaitSpans(ctx, m.Lab.Jaeger, []string{slow.TraceID}); err != nil {
+			return err
+		}
+		trace, err := m.Lab.Jaeger.Trace(ctx, slow.TraceID)
+		if err != nil {
+			return err
+		}
+		return show(ctx, trace)
+	})
+}
+
+// slowRequest repeats the request until nothing but the fault made it slow, by
+// the client's clock. A busy machine adds delays of its own.
+func slowRequest(ctx context.Context, s *faults.Session) (slow faults.Injection, err error) {
+	for range 20 {
+		slow, err = s.Make(ctx, slowNetwork)
+		if err != nil && !errors.Is(err, faults.ErrMissed) {
+			return slow, err
+		}
+		if err == nil && slow.Sound() {
+			return slow, nil
+		}
+	}
+	return slow, errors.New("make a slow request: this machine is too busy: each was delayed by something else as well")
+}
+
+func (m *Maker) zipkinPicture(ctx context.Context, trace lab.Trace) (err error) {
+	m.Progress("starting Zipkin")
+	server, err := startZipkin(ctx, m.Lab, m.ZipkinJAR, m.Logs)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.stop()) }()
+	if err := server.send(ctx, trace); err != nil {
+		return err
+	}
+	return m.photograph(ctx, "zipkin-trace.png", view{url: server.page(trace.ID), width: 1360, height: 1250})
+}
+
+func (m *Maker) explainPicture(ctx context.Context, trace lab.Trace) error {
+	page := filepath.Join(m.Logs, "explain.html")
+	if _, err := m.Lab.Layertrace(ctx, "explain", "--jaeger", lab.JaegerURL(), "--html", page, trace.ID); err != nil {
+		return err
+	}
+	return m.photograph(ctx, "explain.png", view{url: "file://" + page, width: 1200, height: 1000})
+}
+
+func (m *Maker) photograph(ctx context.Context, name string, v view) error {
+	file := filepath.Join(m.Dir, name)
+	if err := photograph(ctx, m.Lab, v, file); err != nil {
+		return err
+	}
+	m.Progress("wrote %s", file)
+	return nil
+}

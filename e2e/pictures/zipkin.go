@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pictures
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/sandbox"
+)
+
+// zipkin is a Zipkin server in the lab's network.
+type zipkin struct {
+	process *sandbox.Process
+	http    *http.Client
+	base    string
+}
+
+// Beside the port of Jaeger's receiver for Zipkin's format.
+const zipkinPort = lab.JaegerZipkinPort + 1
+
+func startZipkin(ctx context.Context, l *lab.Lab, jar, dir string) (*zipkin, error) {
+	namespace := l.InfraNamespace()
+	process, err := sandbox.Start(sandbox.Spec{
+		Name: "zipkin", Path: "/usr/bin/env", Args: []string{"java", "-Xmx256m", "-jar", jar},
+		Env:       []string{"QUERY_PORT=" + strconv.Itoa(zipkinPort), "SELF_TRACING_ENABLED=false"},
+		Namespace: namespace, Cgroup: l.InfraGroup(),
+		Stderr: filepath.Join(dir, "zipkin.log"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	z := &zipkin{
+		process: process,
+		http:    &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: namespace.DialContext}},
+		base:    "http://" + net.JoinHostPort(lab.InfraIP, strconv.Itoa(zipkinPort)),
+	}
+	err = sandbox.Await(ctx, "Zipkin", 2*time.Minute, 300*time.Millisecond, func(ctx context.Context) error {
+		if err := process.Running(); err != nil {
+			return fmt.Errorf("%w\n%s", err, process.Tail())
+		}
+		return z.do(ctx, http.MethodGet, "/health", nil)
+	})
+	if err != nil {
+		_ = process.Kill()
+		return nil, err
+	}
+	return z, nil
+}
+
+func (z *zipkin) stop() error {
+	z.http.CloseIdleConnections()
+	return z.process.Kill()
+}
+
+// send stores a trace and waits until the server can show it.
+func (z *zipkin) send(ctx context.Context, trace lab.Trace) error {
+	body, err := json.Marshal(zipkinSpans(trace))
+	if err != nil {
+		return fmt.Errorf("convert trace %s: %w", trace.ID, err)
+	}
+	if err := z.do(ctx, http.MethodPost, "/api/v2/spans", body); err != nil {
+		return err
+	}
+	return sandbox.Await(ctx, "the trace in Zipkin", 20*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
+		return z.do(ctx, http.MethodGet, "/api/v2/trace/"+trace.ID, nil)
+	})
+}
+
+// page is the address of a trace in the server's UI.
+func (z *zipkin) page(traceID string) string { return z.base + "/zipkin/traces/" + traceID }
+
+func (z *zipkin) do(ctx context.Context, method, path string, body []byte) error {
+	request, err := http.NewRequestWithContext(ctx, method, z.base+path, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("call Zipkin: %w", err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := z.http.Do(request)
+	if err != nil {
+		return fmt.Errorf("call Zipkin: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode/100 != 2 {
+		return fmt.Errorf("call Zipkin: %s %s: %s", method, path, response.Status)
+	}
+	return nil
+}
+
+// zipkinSpan is a span in Zipkin's JSON, version 2.
+type zipkinSpan struct {
+	TraceID   string            `json:"traceId"`
+	ID        string            `json:"id"`
+	ParentID  string            `json:"parentId,omitempty"`
+	Name      string            `json:"name"`
+	Kind      string            `json:"kind,omitempty"`
+	Timestamp int64             `json:"timestamp"`          // µs
+	Duration  int64             `json:"duration,omitempty"` // µs
+	Local     zipkinEndpoint    `json:"localEndpoint"`
+	Tags      map[string]string `json:"tags,omitempty"`
+}
+
+type zipkinEndpoint struct {
+	ServiceName string `json:"serviceName"`
+}
+
+// zipkinSpans converts a trace from Jaeger's API. Zipkin knows the kinds CLIENT
+// and SERVER only, and all tags are text.
+func zipkinSpans(trace lab.Trace) []zipkinSpan {
+	spans := make([]zipkinSpan, 0, len(trace.Spans))
+	for _, s := range trace.Spans {
+		z := zipkinSpan{
+			TraceID: trace.ID, ID: s.ID, ParentID: s.Parent, Name: s.Name,
+			Timestamp: s.Start.UnixMicro(), Duration: s.Duration.Microseconds(),
+			Local: zipkinEndpoint{s.Service}, Tags: map[string]string{},
+		}
+		if kind := strings.ToUpper(s.Kind()); kind == "CLIENT" || kind == "SERVER" {
+			z.Kind = kind
+		}
+		for _, tags := range []map[string]any{s.Resource, s.Tags} {
+			for key, value := range tags {
+				z.Tags[key] = tagText(value)
+			}
+		}
+		spans = append(spans, z)
+	}
+	return spans
+}
+
+// tagText writes a tag's value; numbers from JSON are floating point.
+func tagText(value any) string {
+	if number, ok := value.(float64); ok {
+		return strconv.FormatFloat(number, 'f', -1, 64)
+	}
+	return fmt.Sprint(value)
+}
