@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// request builds a head from header lines, with the end of the head.
+// request builds a complete head from header lines.
 func request(lines ...string) string {
 	return "GET /x HTTP/1.1\r\nHost: a\r\n" + strings.Join(append(lines, "", ""), "\r\n")
 }
@@ -190,8 +190,8 @@ func TestSeveralLines(t *testing.T) {
 }
 
 func TestWindowEndsSeveralLines(t *testing.T) {
-	// The IDs are there: what the window cut off cannot change them, but it
-	// could have held the decision, so only the limit makes the result final.
+	// The IDs are complete: the bytes after the window cannot change them, but may
+	// have the decision, so only the limit makes the result final.
 	head := strings.TrimSuffix(request(b3Trace, b3Span, "x-b3-sampled: 0"), "0\r\n\r\n")
 	want := Result{Outcome: Found, Context: context(FormatB3Multi, hex32, hex16, Deferred), Offset: 26}
 	check(t, head, Options{}, want)
@@ -232,7 +232,7 @@ func TestParseHeader(t *testing.T) {
 	}
 }
 
-// FuzzParse checks what holds for every input, whatever is in it.
+// FuzzParse checks the invariants for any input.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(request(w3c)), uint16(1024), uint16(0))
 	f.Add([]byte(request(b3Trace, b3Span, b3Parent, "x-b3-sampled: 0")), uint16(0), uint16(DeepMaxLine))
