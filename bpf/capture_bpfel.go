@@ -185,18 +185,6 @@ type CaptureExchangeRecord struct {
 	Acknowledged     uint64
 }
 
-type CaptureFormat uint32
-
-const (
-	CaptureFormatFORMAT_NONE       CaptureFormat = 0
-	CaptureFormatFORMAT_W3C        CaptureFormat = 1
-	CaptureFormatFORMAT_B3         CaptureFormat = 2
-	CaptureFormatFORMAT_B3MULTI    CaptureFormat = 3
-	CaptureFormatFORMAT_JAEGER     CaptureFormat = 4
-	CaptureFormatFORMAT_DATADOG    CaptureFormat = 5
-	CaptureFormatFORMAT_SKYWALKING CaptureFormat = 6
-)
-
 type CapturePartialHead struct {
 	_    structs.HostLayout
 	Walk struct {

@@ -130,14 +130,14 @@ type capture struct {
 // openCapture captures at an interface: it calls handle for each TCP segment with data
 // in either direction, with the kernel's timestamp. Egress segments are captured after
 // the interface's queue. The segment's Data is valid during the call.
-func openCapture(space *sandbox.Namespace, nic string, handle func(segment)) (*capture, error) {
+func openCapture(namespace *sandbox.Namespace, nic string, handle func(segment)) (*capture, error) {
 	t := &capture{done: make(chan error, 1)}
-	err := space.Do(func() (err error) {
+	err := namespace.Do(func() (err error) {
 		t.file, err = openPacketSocket(nic)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("capture at %s in %s: %w", nic, space.Name, err)
+		return nil, fmt.Errorf("capture at %s in %s: %w", nic, namespace.Name, err)
 	}
 	go func() { t.done <- t.read(handle) }()
 	return t, nil
@@ -274,7 +274,7 @@ func parseFrame(frame []byte) (s segment, ok bool) {
 	return parseIPv4(frame[etherLength:])
 }
 
-// parseIPv4 parses an IPv4 packet in the same way.
+// parseIPv4 parses an IPv4 packet like parseFrame.
 func parseIPv4(packet []byte) (s segment, ok bool) {
 	if len(packet) < 20 || packet[0]>>4 != 4 || packet[9] != protocolTCP {
 		return s, false

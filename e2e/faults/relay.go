@@ -142,10 +142,10 @@ func podIP(name string) string {
 	return pod.IP
 }
 
-// relay passes packets from one node to another through user space, and delays, drops
+// relay passes packets from one node to another through user namespace, and delays, drops
 // or reorders some of them. Kernels need no netem for it.
 type relay struct {
-	space        *sandbox.Namespace
+	namespace    *sandbox.Namespace
 	bridge, pods string
 	file         *os.File
 	in           chan packet
@@ -158,16 +158,16 @@ type relay struct {
 
 // startRelay starts a relay on the switch: packets arrive through bridge, pods is the
 // subnet of all pods. Nothing goes through it until a node has a route to it.
-func startRelay(space *sandbox.Namespace, bridge, pods string) (*relay, error) {
-	r := &relay{space: space, bridge: bridge, pods: pods, in: make(chan packet, 4096), plan: passPlan{}}
-	err := space.Do(func() (err error) {
+func startRelay(namespace *sandbox.Namespace, bridge, pods string) (*relay, error) {
+	r := &relay{namespace: namespace, bridge: bridge, pods: pods, in: make(chan packet, 4096), plan: passPlan{}}
+	err := namespace.Do(func() (err error) {
 		r.file, err = openDevice()
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start a relay (needs tun): %w", err)
 	}
-	if err := routeInto(space, bridge, pods); err != nil {
+	if err := routeInto(namespace, bridge, pods); err != nil {
 		return nil, errors.Join(fmt.Errorf("start a relay: %w", err), r.file.Close())
 	}
 	r.group.Go(r.read)
@@ -191,7 +191,7 @@ func (r *relay) Met() bool {
 
 // Close ends the relay. Held packets are lost.
 func (r *relay) Close() error {
-	err := errors.Join(unroute(r.space, r.bridge, r.pods), r.file.Close())
+	err := errors.Join(unroute(r.namespace, r.bridge, r.pods), r.file.Close())
 	r.group.Wait()
 	return errors.Join(err, r.err)
 }
@@ -433,8 +433,8 @@ func openDevice() (*os.File, error) {
 // routeInto routes packets that arrive through the bridge for the pods, which are those
 // that a node did not send to another node directly, into the device. Packets out of
 // the device take the normal routes.
-func routeInto(space *sandbox.Namespace, bridge, pods string) error {
-	nl, err := space.Netlink()
+func routeInto(namespace *sandbox.Namespace, bridge, pods string) error {
+	nl, err := namespace.Netlink()
 	if err != nil {
 		return err
 	}
@@ -459,14 +459,14 @@ func routeInto(space *sandbox.Namespace, bridge, pods string) error {
 	if err := nl.RuleAdd(rule); err != nil {
 		return fmt.Errorf("route packets from %s into %s: %w", bridge, relayDevice, err)
 	}
-	return sysctl(space, map[string]string{
+	return sysctl(namespace, map[string]string{
 		"ip_forward": "1", "conf/all/rp_filter": "0", "conf/" + relayDevice + "/rp_filter": "0",
 	})
 }
 
 // unroute removes the rule. The routes end with the device.
-func unroute(space *sandbox.Namespace, bridge, pods string) error {
-	nl, err := space.Netlink()
+func unroute(namespace *sandbox.Namespace, bridge, pods string) error {
+	nl, err := namespace.Netlink()
 	if err != nil {
 		return err
 	}
@@ -483,11 +483,11 @@ func unroute(space *sandbox.Namespace, bridge, pods string) error {
 	return nil
 }
 
-func sysctl(space *sandbox.Namespace, values map[string]string) error {
-	return space.Do(func() error {
+func sysctl(namespace *sandbox.Namespace, values map[string]string) error {
+	return namespace.Do(func() error {
 		for name, value := range values {
 			if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
-				return fmt.Errorf("configure %s: %w", space.Name, err)
+				return fmt.Errorf("configure %s: %w", namespace.Name, err)
 			}
 		}
 		return nil

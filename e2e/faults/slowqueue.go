@@ -239,10 +239,10 @@ var markTable = &nftables.Table{Name: "layertrace-faults", Family: nftables.Tabl
 
 // mark gives the packets that leave through nic a priority that names the class. It is
 // the last hook, where addresses and ports are those on the wire.
-func (m queueMatch) mark(space *sandbox.Namespace, nic string, class uint32) error {
-	conn, err := nftables.New(nftables.WithNetNSFd(space.FD()))
+func (m queueMatch) mark(namespace *sandbox.Namespace, nic string, class uint32) error {
+	conn, err := nftables.New(nftables.WithNetNSFd(namespace.FD()))
 	if err != nil {
-		return fmt.Errorf("open nftables in %s: %w", space.Name, err)
+		return fmt.Errorf("open nftables in %s: %w", namespace.Name, err)
 	}
 	conn.AddTable(markTable)
 	chain := conn.AddChain(&nftables.Chain{
@@ -251,7 +251,7 @@ func (m queueMatch) mark(space *sandbox.Namespace, nic string, class uint32) err
 	})
 	conn.AddRule(&nftables.Rule{Table: markTable, Chain: chain, Exprs: m.rule(nic, class)})
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("mark packets in %s (needs nf_tables): %w", space.Name, err)
+		return fmt.Errorf("mark packets in %s (needs nf_tables): %w", namespace.Name, err)
 	}
 	return nil
 }
@@ -279,14 +279,14 @@ func (m queueMatch) rule(nic string, class uint32) []expr.Any {
 }
 
 // unmark removes the rules of mark.
-func unmark(space *sandbox.Namespace) error {
-	conn, err := nftables.New(nftables.WithNetNSFd(space.FD()))
+func unmark(namespace *sandbox.Namespace) error {
+	conn, err := nftables.New(nftables.WithNetNSFd(namespace.FD()))
 	if err != nil {
-		return fmt.Errorf("open nftables in %s: %w", space.Name, err)
+		return fmt.Errorf("open nftables in %s: %w", namespace.Name, err)
 	}
 	conn.DelTable(markTable)
 	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("stop marking packets in %s: %w", space.Name, err)
+		return fmt.Errorf("stop marking packets in %s: %w", namespace.Name, err)
 	}
 	return nil
 }

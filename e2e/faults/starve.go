@@ -228,10 +228,10 @@ type receiveQueue struct {
 	local, remote netip.AddrPort
 }
 
-func openReceiveQueue(space *sandbox.Namespace, local, remote netip.AddrPort) (*receiveQueue, error) {
-	socket, err := nl.GetNetlinkSocketAt(netns.NsHandle(space.FD()), netns.None(), unix.NETLINK_INET_DIAG)
+func openReceiveQueue(namespace *sandbox.Namespace, local, remote netip.AddrPort) (*receiveQueue, error) {
+	socket, err := nl.GetNetlinkSocketAt(netns.NsHandle(namespace.FD()), netns.None(), unix.NETLINK_INET_DIAG)
 	if err != nil {
-		return nil, fmt.Errorf("open sock_diag(7) in %s: %w", space.Name, err)
+		return nil, fmt.Errorf("open sock_diag(7) in %s: %w", namespace.Name, err)
 	}
 	return &receiveQueue{socket: &nl.SocketHandle{Socket: socket}, local: local, remote: remote}, nil
 }

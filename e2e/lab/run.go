@@ -42,7 +42,7 @@ type Setup struct {
 	NoPNIC map[int]bool
 	// ClockOffset shifts the monotonic clocks of some nodes' agents, and with
 	// them the wall-clock times that the agents report. The kernel's timestamps
-	// of packets are not shifted. Nodes with wrong clocks differ in this way.
+	// of packets are not shifted. Nodes with wrong clocks behave like this.
 	ClockOffset map[int]time.Duration
 	// TCPOption is the agents' --tcp-option, limited to their node's pods;
 	// empty for none.

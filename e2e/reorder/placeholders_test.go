@@ -34,6 +34,7 @@ const (
 // traced. All listeners with the right filter share a plugin in one VM, and what it
 // learned.
 func TestPlaceholdersStayInside(t *testing.T) {
+	needsEnvoy(t)
 	program, err := provision.Envoy(t.Context(), t.Logf)
 	if err != nil {
 		t.Fatal(err)

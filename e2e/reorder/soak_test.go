@@ -23,6 +23,7 @@ var (
 //
 //	go test ./e2e/reorder -run TestSoak -v -timeout 1h -soak 10m -soak-requests 1000000
 func TestSoak(t *testing.T) {
+	needsEnvoy(t)
 	program, err := provision.Envoy(t.Context(), t.Logf)
 	if err != nil {
 		t.Fatal(err)

@@ -81,7 +81,7 @@ func runKernels(ctx context.Context, packages []string, progress provision.Progr
 			}
 		}
 		if len(tests.Failed) > 0 || !captures {
-			return errors.Join(fmt.Errorf("Linux %s: failed tests: %v; exit code of doctor: %s", kernel.Release, tests.Failed, results[0].Code), keep(kernel, results))
+			return errors.Join(fmt.Errorf("kernel %s: failed tests: %v; exit code of doctor: %s", kernel.Release, tests.Failed, results[0].Code), keep(kernel, results))
 		}
 	}
 	if err := table.Flush(); err != nil {

@@ -18,36 +18,36 @@ import (
 	"github.com/layertrace/layertrace/bpf"
 )
 
-// TestFrontAgreesWithWalk runs heads that have the context in front, and nearly
-// so, through programs that read the front in place and through ones that do
-// not, because a name is configured. What they make of them has to be the same.
+// TestFrontAgreesWithWalk runs heads that start with the context, or nearly so,
+// through programs with the fast walk in place, and through ones without it, due to
+// a configured header name. The results must be the same.
 func TestFrontAgreesWithWalk(t *testing.T) {
-	for mode, heads := range map[string][]string{"whole": fronts(8000, false), "cut": fronts(4000, true)} {
+	for mode, heads := range map[string][]string{"whole": fastHeads(8000, false), "cut": fastHeads(4000, true)} {
 		for _, program := range []string{bpf.CaptureProgCaptureIn, bpf.CaptureProgCaptureSockL3} {
 			t.Run(mode+"/"+program, func(t *testing.T) {
-				front, frontCounts := outcomes(t, program, heads, false)
-				walk, walkCounts := outcomes(t, program, heads, true)
-				if !maps.Equal(frontCounts, walkCounts) {
-					t.Errorf("counters: front %v, walk %v", frontCounts, walkCounts)
+				fast, fastCounts := outcomes(t, program, heads, false)
+				other, otherCounts := outcomes(t, program, heads, true)
+				if !maps.Equal(fastCounts, otherCounts) {
+					t.Errorf("counters: fast %v, other %v", fastCounts, otherCounts)
 				}
 				found := 0
 				for i, head := range heads {
-					if front[i] != walk[i] {
-						t.Errorf("front %s, walk %s\n%q", front[i], walk[i], head)
+					if fast[i] != other[i] {
+						t.Errorf("fast %s, other %s\n%q", fast[i], other[i], head)
 					}
-					if walk[i] != "" {
+					if other[i] != "" {
 						found++
 					}
 				}
 				if found < len(heads)/10 || found > len(heads)*9/10 {
-					t.Errorf("%d of %d heads have a context: no fair mixture", found, len(heads))
+					t.Errorf("%d of %d heads have a context: not a fair mix", found, len(heads))
 				}
 			})
 		}
 	}
 }
 
-// outcomes tells what became of each head, "" for no exchange, and the counters.
+// outcomes returns the result for each head ("": no exchange) and the counters.
 func outcomes(t *testing.T, program string, heads []string, named bool) ([]string, map[uint32]uint64) {
 	t.Helper()
 	// Kernels before 5.11 charge BPF memory to this limit.
@@ -104,13 +104,13 @@ func request(t *testing.T, i int, payload string) []byte {
 		Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP,
 		SrcIP: binary.BigEndian.AppendUint32(nil, 10<<24|uint32(i)), DstIP: []byte{192, 0, 2, 1},
 	}
-	// No two have the same sequence number: the kernel side knows them by it.
+	// Distinct sequence numbers, by which the programs recognize segments.
 	tcp := &layers.TCP{SrcPort: 40000, DstPort: 9080, Seq: uint32(i), ACK: true, Window: 1000}
 	if err := tcp.SetNetworkLayerForChecksum(ip); err != nil {
 		t.Fatal(err)
 	}
-	// A test run shows both kinds of program the packet with its Ethernet
-	// header, and a socket filter the rest.
+	// A test run takes packets with an Ethernet header, and passes the rest to a
+	// socket filter.
 	eth := &layers.Ethernet{SrcMAC: make([]byte, 6), DstMAC: make([]byte, 6), EthernetType: layers.EthernetTypeIPv4}
 	buffer := gopacket.NewSerializeBuffer()
 	options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
@@ -120,7 +120,7 @@ func request(t *testing.T, i int, payload string) []byte {
 	return buffer.Bytes()
 }
 
-var frontLines = []string{
+var headLines = []string{
 	"host: productpage:9080\r\n",
 	"user-agent: curl/8.5.0\r\n",
 	"te: trailers\r\n",
@@ -143,22 +143,23 @@ var frontLines = []string{
 	"\r\n",
 }
 
-// The order that the reordering gives to the commonest formats.
-var usualFronts = [][]int{{0, 5}, {0, 9, 12, 15}, {0, 9, 12, 14, 15}, {0, 10, 12, 16}, {0, 9, 12}, {0, 9, 13, 15}}
+// The order of the most common formats after reordering.
+var usualOrders = [][]int{{0, 5}, {0, 9, 12, 15}, {0, 9, 12, 14, 15}, {0, 10, 12, 16}, {0, 9, 12}, {0, 9, 13, 15}}
 
-// fronts makes n heads, half of them changed in one byte; cut ends them anywhere.
-func fronts(n int, cut bool) []string {
+// fastHeads returns n heads, half of them with one byte changed; cut truncates them
+// anywhere.
+func fastHeads(n int, cut bool) []string {
 	random := rand.New(rand.NewPCG(3, uint64(n)))
 	heads := make([]string, n)
 	for i := range heads {
 		head := []byte("GET /productpage HTTP/1.1\r\n")
 		if random.IntN(2) == 0 {
-			for _, line := range usualFronts[random.IntN(len(usualFronts))] {
-				head = append(head, frontLines[line]...)
+			for _, line := range usualOrders[random.IntN(len(usualOrders))] {
+				head = append(head, headLines[line]...)
 			}
 		}
 		for range random.IntN(8) {
-			head = append(head, frontLines[random.IntN(len(frontLines))]...)
+			head = append(head, headLines[random.IntN(len(headLines))]...)
 		}
 		if random.IntN(2) == 0 {
 			at := 4 + random.IntN(len(head)-4)
