@@ -142,7 +142,7 @@ func (c *Cluster) StopAPIServer() error {
 // connect makes the API server reachable from the host's loopback, and creates the
 // clients of this process.
 func (c *Cluster) connect() (err error) {
-	if c.forward, err = sandbox.ForwardPort(c.Namespace, "", serverAddress); err != nil {
+	if c.forward, err = sandbox.ForwardPort(c.Namespace, 0, serverAddress); err != nil {
 		return err
 	}
 	c.Kubeconfig, c.KubeconfigInside = c.file("admin.kubeconfig"), c.file("inside.kubeconfig")

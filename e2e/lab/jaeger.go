@@ -63,8 +63,8 @@ func (l *Lab) ResumeJaeger() error { return l.jaeger.Signal(syscall.SIGCONT) }
 // ExposeJaeger makes Jaeger reachable on the host's loopback, at Jaeger's usual
 // port, or at a free one when that is taken. Close the result.
 func (l *Lab) ExposeJaeger() (*sandbox.PortForward, error) {
-	port := strconv.Itoa(JaegerQueryPort)
-	return sandbox.ForwardPort(l.network.infra, net.JoinHostPort("127.0.0.1", port), net.JoinHostPort(InfraIP, port))
+	target := net.JoinHostPort(InfraIP, strconv.Itoa(JaegerQueryPort))
+	return sandbox.ForwardPort(l.network.infra, JaegerQueryPort, target)
 }
 
 // Ports of Jaeger's receivers and its query API and UI.

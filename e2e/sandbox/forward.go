@@ -22,11 +22,11 @@ type PortForward struct {
 	done      sync.WaitGroup
 }
 
-// ForwardPort forwards connections to a host address, or to any free port of
-// 127.0.0.1 when that is taken or "", to target in the namespace. Close it.
-func ForwardPort(namespace *Namespace, address, target string) (*PortForward, error) {
-	listener, err := net.Listen("tcp4", address)
-	if address == "" || err != nil {
+// ForwardPort forwards connections to a port of 127.0.0.1, or to any free one if that
+// is taken or 0, to target in the namespace. Close it.
+func ForwardPort(namespace *Namespace, port int, target string) (*PortForward, error) {
+	listener, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
 		listener, err = net.Listen("tcp4", "127.0.0.1:0")
 	}
 	if err != nil {

@@ -203,9 +203,9 @@ var fields = []field{
 			}
 			return 1
 		}),
-	count("layertrace.retransmits", "packets", sectionSizes, "TCP segments of both messages that were seen again; absent: 0",
+	count("layertrace.retransmits", "packets", sectionSizes, "TCP segments of both messages that were seen more than once; absent: 0",
 		func(o *observe.Observation) *uint32 { return &o.Retransmits }, nil),
-	count("layertrace.drops", "packets", sectionSizes, "packets of the connection that the kernel dropped meanwhile, at this interface or, at a socket, in its network namespace or by TCP itself; absent: 0",
+	count("layertrace.drops", "packets", sectionSizes, "packets of the connection that the kernel dropped during the exchange, at this interface or, for a socket, in its network namespace or by TCP itself; absent: 0",
 		func(o *observe.Observation) *uint32 { return &o.Drops }, nil),
 	{
 		key: "layertrace.drop_reason", typ: "string", section: sectionSizes,
@@ -220,12 +220,12 @@ var fields = []field{
 		func(o *observe.Observation) *uint64 {
 			return socketField(o, func(s *observe.Socket) *uint64 { return &s.SRTT })
 		}, nil),
-	count("layertrace.zero_windows", "", sectionSizes, "how often the application read when the announced receive window was used up: the peer had to wait; absent: 0",
+	count("layertrace.zero_windows", "", sectionSizes, "number of reads while the announced receive window was used up, so that the peer had to wait; absent: 0",
 		func(o *observe.Observation) *uint32 {
 			return socketField(o, func(s *observe.Socket) *uint32 { return &s.ZeroWindows })
 		}, nil),
 	{
-		key: keyFlags, typ: "string[]", section: sectionSizes, meaning: "what was unusual; absent: nothing: " + flagList(),
+		key: keyFlags, typ: "string[]", section: sectionSizes, meaning: "unusual events; absent: none: " + flagList(),
 		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
 			if o.Flags == 0 {
 				return false
@@ -266,9 +266,9 @@ var fields = []field{
 	},
 	// Names of the endpoints.
 	peerField("layertrace.client.service", "the client's workload", func(o *observe.Observation) *string { return &o.Peers.Client.Service }),
-	peerField("layertrace.client.node", "the client's node, where its address is a node's and no workload's", func(o *observe.Observation) *string { return &o.Peers.Client.Node }),
+	peerField("layertrace.client.node", "the client's node, if its address belongs to a node and not to a workload", func(o *observe.Observation) *string { return &o.Peers.Client.Node }),
 	peerField("layertrace.server.service", "the server's workload", func(o *observe.Observation) *string { return &o.Peers.Server.Service }),
-	peerField("layertrace.server.node", "the server's node, in the same way", func(o *observe.Observation) *string { return &o.Peers.Server.Node }),
+	peerField("layertrace.server.node", "the server's node, likewise", func(o *observe.Observation) *string { return &o.Peers.Server.Node }),
 }
 
 // encoder encodes observations. It must not be used concurrently.

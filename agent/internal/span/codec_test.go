@@ -5,6 +5,7 @@ package span
 import (
 	"encoding/json"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -249,7 +250,12 @@ func TestKeysAreComplete(t *testing.T) {
 	sets := [][]attribute.KeyValue{newEncoder().encode(&x, start)}
 	socket := observe.Point{ID: "node4/netns/2/sidecar", Kind: observe.KindSocket, Node: "node4", Process: observe.Sidecar}
 	p := *x.Point
-	x.Socket, x.Point = &observe.Socket{Cookie: 1, Netns: 2, SRTT: 3, ZeroWindows: 4, Client: true}, &socket
+	x.Socket, x.Point = &observe.Socket{}, &socket
+	for i := range reflect.TypeFor[observe.Socket]().NumField() {
+		if f := reflect.ValueOf(x.Socket).Elem().Field(i); f.CanUint() {
+			f.SetUint(uint64(i) + 1)
+		}
+	}
 	sets = append(sets, newEncoder().encode(&x, start), Resource(&socket).Attributes(),
 		encodeLayer(&LayerSpan{Segment: breakdown.Segment{Layer: observe.ProtocolStack, MergedLayers: []observe.Layer{observe.ProtocolStack, observe.Application}}}))
 	p.Workload.PodUID, p.Workload.Name = "11111111-2222-3333-4444-555555555555", "gateway"
