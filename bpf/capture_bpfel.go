@@ -185,18 +185,6 @@ type CaptureExchangeRecord struct {
 	Acknowledged     uint64
 }
 
-type CaptureFormat uint32
-
-const (
-	CaptureFormatFORMAT_NONE    CaptureFormat = 0
-	CaptureFormatFORMAT_W3C     CaptureFormat = 1
-	CaptureFormatFORMAT_B3      CaptureFormat = 2
-	CaptureFormatFORMAT_B3MULTI CaptureFormat = 3
-	CaptureFormatFORMAT_JAEGER  CaptureFormat = 4
-	CaptureFormatFORMAT_DATADOG CaptureFormat = 5
-	CaptureFormatFORMAT_SW8     CaptureFormat = 6
-)
-
 type CapturePartialHead struct {
 	_    structs.HostLayout
 	Walk struct {
@@ -391,7 +379,6 @@ const (
 	CaptureWindowWINDOW_MAX          CaptureWindow = 4096
 	CaptureWindowDEEP_WINDOW_DEFAULT CaptureWindow = 65536
 	CaptureWindowDEEP_WINDOW_MAX     CaptureWindow = 16777216
-	CaptureWindowDEEP_LINE_MAX       CaptureWindow = 512
 )
 
 // Names of all BPF objects in the ELF.

@@ -11,19 +11,19 @@ import (
 	"testing"
 )
 
-// clangVersion made the committed objects; another one may compile otherwise.
+// clangVersion compiled the committed objects; another version may differ.
 const clangVersion = "version 14."
 
-// TestObjectsAreCurrent generates the objects and bindings anew and compares.
+// TestObjectsAreCurrent generates the objects and bindings again and compares.
 func TestObjectsAreCurrent(t *testing.T) {
 	version, err := exec.Command("clang", "--version").Output()
 	if err != nil {
-		t.Skipf("no clang here to compile the BPF programs with (make setup installs it): %v", err)
+		t.Skipf("clang is not installed (make setup installs it): %v", err)
 	}
 	if !strings.Contains(string(version), clangVersion) {
-		t.Skipf("the committed objects are of clang %s, here is %s", clangVersion, bytes.SplitN(version, []byte("\n"), 2)[0])
+		t.Skipf("the committed objects are from clang %s, installed is %s", clangVersion, bytes.SplitN(version, []byte("\n"), 2)[0])
 	}
-	// Within the module, since go tool needs its go.mod.
+	// Inside the module: go tool needs its go.mod.
 	dir, err := os.MkdirTemp(".", "generate-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +33,7 @@ func TestObjectsAreCurrent(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	copyMatching(t, dir, "*.c", "doc.go", "include/*.h", "bench/*.c", "bench/doc.go")
+	copyMatching(t, dir, "*.c", "doc.go", "include/*.h", "bench/*.c", "bench/main.go")
 	generate := exec.Command("go", "generate", "./...")
 	generate.Dir = dir
 	if out, err := generate.CombinedOutput(); err != nil {
@@ -51,7 +51,7 @@ func TestObjectsAreCurrent(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(read(t, file), read(t, name)) {
-				t.Errorf("%s is not what its source compiles to: run \"make generate\" and commit", name)
+				t.Errorf("%s does not match its source: run \"make generate\" and commit", name)
 			}
 			compared++
 		}

@@ -388,7 +388,6 @@ const (
 	SocketWindowWINDOW_MAX          SocketWindow = 4096
 	SocketWindowDEEP_WINDOW_DEFAULT SocketWindow = 65536
 	SocketWindowDEEP_WINDOW_MAX     SocketWindow = 16777216
-	SocketWindowDEEP_LINE_MAX       SocketWindow = 512
 )
 
 // Names of all BPF objects in the ELF.

@@ -4,36 +4,38 @@ package e2e
 
 import (
 	"math"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/measure"
+	"github.com/layertrace/layertrace/e2e/testrun"
 )
 
-// acquire runs a setup under load and checks the ground truth against itself:
-// every request was answered, and what the Envoys say they sent is what the
-// applications say they got.
+// acquire runs a setup under load and checks the ground truth against itself: every
+// request had a response, and the applications received what the Envoys sent.
 func acquire(t *testing.T, setup lab.Setup, requests int) measure.Outcome {
 	t.Helper()
 	out, err := measure.Acquisition(interrupted, theLab(t), setup, lab.Load{
 		Requests: requests,
 		Progress: func(done int) {
 			if done%1000 < 300 {
-				report("%s: %d of %d", setup.Name, done, requests)
+				testrun.Report("%s: %d of %d", setup.Name, done, requests)
 			}
 		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	report("%s: %d front pages, %.0f per second", setup.Name, requests, out.Load.PerSecond())
+	testrun.Report("%s: %d front pages, %.0f per second", setup.Name, requests, out.Load.PerSecond())
 	for _, hop := range out.Hops {
 		if hop.Status != 200 {
 			t.Fatalf("%s -> %s: status %d", hop.From.Name, hop.To.Name, hop.Status)
 		}
 	}
-	// Gateway to productpage, productpage to details and to reviews; two of
-	// three reviews ask ratings, which may not come out even.
+	// Gateway to productpage, productpage to details and to reviews; two of three
+	// reviews call ratings, which may leave a remainder.
 	least := 3*requests + requests*2/3
 	if len(out.Hops) < least || len(out.Hops) > least+1 {
 		t.Errorf("%d requests between pods, want %d or one more", len(out.Hops), least)
@@ -57,7 +59,7 @@ func exact(t *testing.T, points []measure.Acquired) {
 	}
 }
 
-// With the trace headers in front every context is acquired at all ten capture
+// With leading trace headers the agents acquire every context at all ten capture
 // points, each exchange once.
 func TestReorderedAcquiresEveryContext(t *testing.T) {
 	out := acquire(t, measure.Reordered(lab.Zipkin), *frontPages)
@@ -90,16 +92,89 @@ func TestStockOrderMissesWhatTheGatewaySends(t *testing.T) {
 	}
 }
 
-// Stock order, but the agents search on: nothing is missed.
+// Stock order, but the agents search further and miss nothing.
 func TestStockOrderDeep(t *testing.T) {
 	exact(t, acquire(t, measure.StockDeep(lab.Zipkin), 900).Points)
 }
 
-// The other tracer: traceparent in place of B3.
+// The other tracer: traceparent instead of B3.
 func TestReorderedOpenTelemetry(t *testing.T) {
 	setup := measure.Reordered(lab.OpenTelemetry)
 	setup.Name = "reordered-opentelemetry"
 	out := acquire(t, setup, 900)
 	exact(t, out.Points)
 	inJaeger(t, out.Hops, lab.OpenTelemetry)
+}
+
+// inJaeger checks the last traces in Jaeger. Each has the Envoys' spans and, below
+// them, exactly the interface spans on the paths of its requests: a hop within a node
+// has no physical interface.
+func inJaeger(t *testing.T, hops []measure.Hop, tracer lab.Tracer) {
+	t.Helper()
+	wanted := map[string]bool{}
+	for _, hop := range slices.Backward(hops) {
+		if hop.From.Name == "productpage" && len(wanted) < 30 {
+			wanted[hop.TraceID] = true
+		}
+	}
+	for id := range wanted {
+		want := measure.TraceOf(hops, id)
+		trace, err := theLab(t).Jaeger.CompleteTrace(interrupted, id, want.Spans(), 30*time.Second)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		checkTrace(t, trace, want)
+	}
+	testrun.Report("%s: read %d traces from Jaeger", tracer, len(wanted))
+}
+
+func checkTrace(t *testing.T, trace lab.Trace, want measure.Trace) {
+	t.Helper()
+	spans := map[string]lab.Span{}
+	for _, span := range trace.Spans {
+		spans[span.ID] = span
+	}
+	ofHop := map[string][]string{} // names of interface spans, by the hop's span ID
+	envoys := 0
+	for _, span := range trace.Spans {
+		i := slices.IndexFunc(lab.Points(), func(p lab.Point) bool { return p.Name == span.Name })
+		if i < 0 {
+			envoys++
+			continue
+		}
+		point := lab.Points()[i]
+		if span.Resource["host.name"] != point.Node || span.Resource["network.interface.name"] != point.Interface {
+			t.Errorf("trace %s: the resource of %s is %v", trace.ID, span.Name, span.Resource)
+		}
+		hop := span.Parent
+		if parent := spans[hop]; parent.Kind() == "server" {
+			// Zipkin's client and server share a span ID. Jaeger gives the
+			// server's span a new one and moves its children there.
+			hop = parent.Parent
+		}
+		if kind := spans[hop].Kind(); kind != "client" {
+			t.Errorf("trace %s: %s is below a span of kind %q, not an Envoy's client span", trace.ID, span.Name, kind)
+		}
+		ofHop[hop] = append(ofHop[hop], span.Name)
+	}
+	if envoys != want.EnvoySpans() {
+		t.Errorf("trace %s: %d Envoy spans, want %d", trace.ID, envoys, want.EnvoySpans())
+	}
+	for _, hop := range want {
+		var path []string
+		for _, point := range lab.Path(hop.From, hop.To) {
+			path = append(path, point.Name)
+		}
+		got := ofHop[hop.SpanID]
+		slices.Sort(path)
+		slices.Sort(got)
+		if !slices.Equal(got, path) {
+			t.Errorf("trace %s: interface spans of %s -> %s are %v, want %v", trace.ID, hop.From.Name, hop.To.Name, got, path)
+		}
+		delete(ofHop, hop.SpanID)
+	}
+	if len(ofHop) > 0 {
+		t.Errorf("trace %s: interface spans %v belong to no request", trace.ID, ofHop)
+	}
 }

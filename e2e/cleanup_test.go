@@ -15,12 +15,13 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/sandbox"
+	"github.com/layertrace/layertrace/e2e/testrun"
 )
 
-// The demo leaves nothing behind when it is interrupted, at whatever step.
+// An interrupted demo removes everything, at any step.
 func TestInterruptedDemoLeavesNothing(t *testing.T) {
 	command := buildDemo(t)
-	for _, step := range []string{"making", "starting Jaeger", "starting applications", " requests"} {
+	for _, step := range []string{"creating", "starting Jaeger", "starting applications", " requests"} {
 		t.Run(strings.TrimSpace(step), func(t *testing.T) {
 			demo := startDemo(t, command)
 			demo.awaitOutput(t, step)
@@ -31,13 +32,13 @@ func TestInterruptedDemoLeavesNothing(t *testing.T) {
 				t.Error("exit code 0 after an interrupt")
 			}
 			if left := leftovers(t); len(left) > 0 {
-				t.Errorf("left behind: %v\n%s", left, demo.output())
+				t.Errorf("leftovers: %v\n%s", left, demo.output())
 			}
 		})
 	}
 }
 
-// What a killed demo leaves behind is removed by the next one.
+// The next demo removes what a killed one left.
 func TestKilledDemoIsCleanedUpByTheNext(t *testing.T) {
 	command := buildDemo(t)
 	first := startDemo(t, command)
@@ -46,21 +47,21 @@ func TestKilledDemoIsCleanedUpByTheNext(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := first.Wait(); err == nil {
-		t.Fatal("the killed demo says it succeeded")
+		t.Fatal("the killed demo exits with code 0")
 	}
 	if len(leftovers(t)) == 0 {
-		t.Fatal("a killed demo left nothing behind: the test tests nothing")
+		t.Fatal("a killed demo left nothing: this test tests nothing")
 	}
 	second := startDemo(t, command)
 	if err := second.Wait(); err != nil {
 		t.Errorf("demo after a killed one: %v\n%s", err, second.output())
 	}
 	if left := leftovers(t); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("leftovers: %v", left)
 	}
 }
 
-// demoLab is a lab name of its own: a demo that someone runs is not touched.
+// demoLab is a lab name of its own, so that the tests do not affect a running demo.
 const demoLab = "leave"
 
 // leftovers lists the namespaces, cgroups and processes of the demo's lab.
@@ -80,8 +81,8 @@ func leftovers(t *testing.T) []string {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
-	// Processes by the lab's directory in their command line: they are found
-	// here wherever they may have got to.
+	// Processes by the lab's directory in their command line, which also finds
+	// those outside of the cgroup.
 	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +113,7 @@ type demoProcess struct {
 
 func startDemo(t *testing.T, command string) *demoProcess {
 	t.Helper()
-	out := filepath.Join(outDir(t), demoLab+"-out")
+	out := testrun.Out(t, demoLab+"-out")
 	log, err := os.Create(filepath.Join(t.TempDir(), "output"))
 	if err != nil {
 		t.Fatal(err)

@@ -9,11 +9,12 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/faults/matrix"
 	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/testrun"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // A clear fault of each kind, and requests without one: explain names layer and
-// place. The whole laboratory, with small faults and load, is `make faults`.
+// location. The whole matrix, with small faults and load, is `make faults`.
 func TestExplainNamesTheFault(t *testing.T) {
 	for _, tracer := range []lab.Tracer{lab.Zipkin, lab.OpenTelemetry} {
 		t.Run(string(tracer), func(t *testing.T) {
@@ -23,7 +24,7 @@ func TestExplainNamesTheFault(t *testing.T) {
 			}
 			l := theLab(t)
 			c := &matrix.Runner{
-				Jaeger: l.Jaeger, Explainer: matrix.ExplainCommand{Lab: l}, Batch: 20, Requests: 4, Progress: report,
+				Jaeger: l.Jaeger, Explainer: matrix.ExplainCommand{Lab: l}, Batch: 20, Requests: 4, Progress: testrun.Report,
 			}
 			var results []matrix.Result
 			err = variant.WithSession(interrupted, l, tracer, variant.Setup(l, tracer), func(s *faults.Session) (err error) {
@@ -35,30 +36,30 @@ func TestExplainNamesTheFault(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(results) != len(faults.Kinds) {
-				t.Errorf("%d cases were made, want %d", len(results), len(faults.Kinds))
+				t.Errorf("%d cases, want %d", len(results), len(faults.Kinds))
 			}
 			for _, r := range results {
 				t.Logf("%s at %s: %d µs injected, %s at %s with %d µs", r.Fault, r.Location, r.InjectedUS, r.VerdictLayer, r.VerdictLocation, r.MeasuredUS)
-				if r.Layer == observe.NoLayer { // what is blamed is chance, and small
+				if r.Layer == observe.NoLayer { // blame by chance must be small
 					if r.MeasuredUS > 20_000 {
-						t.Errorf("%d µs are blamed on %s at %s without a fault", r.MeasuredUS, r.VerdictLayer, r.VerdictLocation)
+						t.Errorf("%d µs blamed on %s at %s without a fault", r.MeasuredUS, r.VerdictLayer, r.VerdictLocation)
 					}
 				} else if !r.Right() {
-					t.Errorf("%s at %s was told as %s at %s (traces %v)", r.Fault, r.Location, r.VerdictLayer, r.VerdictLocation, r.TraceIDs)
+					t.Errorf("%s at %s: verdict %s at %s (traces %v)", r.Fault, r.Location, r.VerdictLayer, r.VerdictLocation, r.TraceIDs)
 				}
 				if queue := r.Fault.Queue(); r.Right() && r.VerdictQueue != queue {
-					t.Errorf("%s at %s: the queue %q is told, want %q", r.Fault, r.Location, r.VerdictQueue, queue)
+					t.Errorf("%s at %s: queue %q, want %q", r.Fault, r.Location, r.VerdictQueue, queue)
 				}
 				if 50*max(r.UnattributedUS, -r.UnattributedUS) > r.TotalUS {
-					t.Errorf("%s: %d of %d µs are not attributed", r.Fault, r.UnattributedUS, r.TotalUS)
+					t.Errorf("%s: %d of %d µs not attributed", r.Fault, r.UnattributedUS, r.TotalUS)
 				}
 			}
 		})
 	}
 }
 
-// oneOfEach draws one case of each kind, of 100 ms and without load: on a
-// machine that does other things as well, what is less can be chance.
+// oneOfEach draws one case of each kind, of 100 ms and without load: on a busy machine
+// smaller faults could be chance.
 func oneOfEach() (cases []faults.Case) {
 	have := map[faults.Kind]bool{}
 	for _, c := range faults.Draw(1, 5000) {

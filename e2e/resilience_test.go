@@ -21,9 +21,8 @@ import (
 
 const victim = 3 // the node whose agent is killed
 
-// An agent that is killed harms no request, and one that is started anew
-// acquires every context again, on connections that were there before, with
-// nothing doubled and nothing left in the kernel.
+// A killed agent harms no request. A new one acquires every context again, including
+// on existing connections, reports nothing twice, and leaves nothing in the kernel.
 func TestKilledAgentIsReplaced(t *testing.T) {
 	l := theLab(t)
 	setup := measure.Reordered(lab.Zipkin)
@@ -82,8 +81,8 @@ func TestKilledAgentIsReplaced(t *testing.T) {
 	}
 }
 
-// While Jaeger is down the agents go on, and deliver what they kept when it is
-// back.
+// While Jaeger is down the agents keep running, and deliver the buffered spans when it
+// is back.
 func TestAgentsOutliveJaeger(t *testing.T) {
 	l := theLab(t)
 	setup := measure.Reordered(lab.OpenTelemetry)
@@ -109,7 +108,7 @@ func TestAgentsOutliveJaeger(t *testing.T) {
 	exact(t, points)
 	for _, skip := range []int{before, before + during} {
 		trace := measure.TraceOf(hops, since(t, hops, skip)[0].TraceID)
-		// The Envoys drop what they cannot deliver; the agents do not.
+		// Envoys drop spans that they cannot deliver; agents do not.
 		want := 0
 		for _, n := range trace.InterfaceSpans() {
 			want += n
@@ -120,8 +119,8 @@ func TestAgentsOutliveJaeger(t *testing.T) {
 	}
 }
 
-// A Jaeger that does not answer fills the queue; what has no room in it is
-// counted, and the capture and the traffic go on.
+// An unresponsive Jaeger fills the queue. The agents count the spans that do not fit,
+// and capture and traffic continue.
 func TestSlowJaeger(t *testing.T) {
 	l := theLab(t)
 	setup := measure.Reordered(lab.OpenTelemetry)
@@ -160,8 +159,8 @@ func TestSlowJaeger(t *testing.T) {
 	exact(t, points)
 }
 
-// accounted returns nil when a node's agent has dropped spans, keeps no more
-// than its queue holds, and has lost none uncounted.
+// accounted returns nil when a node's agent has dropped spans, has no more queued than
+// the queue holds, and has lost none uncounted.
 func accounted(ctx context.Context, l *lab.Lab, node int) error {
 	m, err := l.AgentMetrics(ctx, node)
 	if err != nil {
@@ -180,12 +179,12 @@ func accounted(ctx context.Context, l *lab.Lab, node int) error {
 	case queued > 64:
 		return fmt.Errorf("%v spans queued, the queue holds 64", queued)
 	case accepted != gone+queued:
-		return fmt.Errorf("%v spans accepted, but %v gone and %v queued", accepted, gone, queued)
+		return fmt.Errorf("%v spans accepted, but %v sent or dropped and %v queued", accepted, gone, queued)
 	}
 	return nil
 }
 
-// start starts the mesh; a test that ends early stops it.
+// start starts the mesh, which the end of the test stops at the latest.
 func start(t *testing.T, l *lab.Lab, setup lab.Setup) *lab.Run {
 	t.Helper()
 	run, err := l.Start(interrupted, setup)
@@ -200,7 +199,7 @@ func start(t *testing.T, l *lab.Lab, setup lab.Setup) *lab.Run {
 	return run
 }
 
-// stop stops the mesh and returns what passed through it.
+// stop stops the mesh and returns its hops.
 func stop(t *testing.T, run *lab.Run) []measure.Hop {
 	t.Helper()
 	if err := run.Stop(); err != nil {
@@ -220,8 +219,8 @@ func send(t *testing.T, l *lab.Lab, load lab.Load) {
 	}
 }
 
-// since returns the hops of all traces but those of the first skip requests at
-// the gateway.
+// since returns the hops of all traces except those of the first skip requests at the
+// gateway.
 func since(t *testing.T, hops []measure.Hop, skip int) []measure.Hop {
 	t.Helper()
 	early := map[string]bool{}

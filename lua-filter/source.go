@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package luafilter holds the Lua script that puts the trace context in front,
-// for Envoy's Lua filter as an upstream HTTP filter.
+// Package luafilter holds the Lua script that moves the trace context to the start
+// of the header list, for Envoy's Lua filter as an upstream HTTP filter.
 package luafilter
 
 import (
@@ -9,38 +9,40 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/layertrace/layertrace/internal/tracecontext/formats"
 )
 
 //go:embed trace_context_first.lua
 var script string
 
-// formats are those that the script knows, in its order.
-var formats = []string{"w3c", "b3", "jaeger", "datadog", "skywalking"}
-
-// Config is what can be set, with the meaning of the Wasm filter's keys of the
-// same names.
+// Config is the configuration, as of the Wasm filter's keys of the same names.
 type Config struct {
-	// Formats whose headers are moved; none means all.
+	// Formats whose headers are moved, by the names of formats.Groups; none: all.
 	Formats []string
-	// Headers are names of further headers that carry a trace context.
+	// Headers are the names of further headers with a trace context.
 	Headers []string
 }
 
-// Source returns the script with its settings in front, to be given to Envoy as
-// default_source_code. It refuses unknown formats and what is no header name, as
-// Envoy would refuse the listener.
+// Source returns the script after a line with its settings, as Envoy's
+// default_source_code. It rejects unknown formats and invalid header names, which
+// would make Envoy reject the listener.
 func Source(c Config) (string, error) {
+	var known []string
+	for _, g := range formats.Groups() {
+		known = append(known, g.Name)
+	}
 	for _, format := range c.Formats {
-		if !slices.Contains(formats, format) {
-			return "", fmt.Errorf("unknown format %q (known: %s)", format, strings.Join(formats, ", "))
+		if !slices.Contains(known, format) {
+			return "", fmt.Errorf("unknown format %q (known: %s)", format, strings.Join(known, ", "))
 		}
 	}
 	for _, name := range c.Headers {
-		if name == "" || strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~") != "" {
+		if !formats.IsToken(name) {
 			return "", fmt.Errorf("%q is not a header name (RFC 9110, section 5.1)", name)
 		}
 		if strings.EqualFold(name, "host") {
-			return "", fmt.Errorf("%q cannot be moved: it always stands in front of the trace context", name)
+			return "", fmt.Errorf("%q cannot be moved: it always precedes the trace context", name)
 		}
 	}
 	var settings []string
@@ -56,7 +58,7 @@ func Source(c Config) (string, error) {
 	return "local settings = {" + strings.Join(settings, ", ") + "}\n" + script, nil
 }
 
-// table writes strings, which hold neither quotes nor backslashes, as a Lua table.
+// table writes strings without quotes and backslashes as a Lua table.
 func table(list []string) string {
 	return `{"` + strings.Join(list, `", "`) + `"}`
 }

@@ -3,8 +3,11 @@
 package luafilter
 
 import (
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/layertrace/layertrace/internal/tracecontext/formats"
 )
 
 // What the script does with its settings is tested on a real Envoy, by
@@ -26,7 +29,7 @@ func TestSource(t *testing.T) {
 		}
 		prefix, found := strings.CutSuffix(got, script)
 		if want := strings.TrimPrefix(test.first+"\n", "\n"); !found || prefix != want {
-			t.Errorf("%s: %q in front of the script, want %q", name, prefix, want)
+			t.Errorf("%s: %q before the script, want %q", name, prefix, want)
 		}
 	}
 }
@@ -45,15 +48,16 @@ func TestSourceRefuses(t *testing.T) {
 	}
 }
 
-// Every format that Go knows, the script knows, and the other way round.
+// The table of formats in the script is generated; this looks for each in it.
 func TestFormats(t *testing.T) {
-	all := `{"` + strings.Join(formats, `", "`) + `"}`
-	if !strings.Contains(script, "settings.formats or "+all) {
-		t.Errorf("the script's default is not %s", all)
-	}
-	for _, format := range formats {
-		if !strings.Contains(script, "\n  "+format+" = {") {
-			t.Errorf("the script does not know %s", format)
+	for _, g := range formats.Groups() {
+		if !strings.Contains(script, "\n  "+g.Name+" = {") {
+			t.Errorf("the script does not know %s", g.Name)
+		}
+		for _, name := range slices.Concat(g.Headers, g.Prefixes) {
+			if !strings.Contains(script, name) {
+				t.Errorf("the script does not know %s of %s", name, g.Name)
+			}
 		}
 	}
 }

@@ -6,24 +6,26 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/layertrace/layertrace/internal/tracecontext/formats"
 	"github.com/layertrace/layertrace/wasm-filter/reorder"
 )
 
-// config is the plugin configuration, a JSON object. All keys may be left out.
+// config is the plugin configuration, a JSON object. All keys are optional.
 type config struct {
-	// formats (array of strings) are the formats whose headers move: w3c, b3,
-	// jaeger, datadog, skywalking. Left out: all.
+	// formats (array of strings) are the formats whose headers move, by the names
+	// of formats.Groups. Default: all.
 	formats []string
-	// headers (array of strings) are names of further headers that move.
+	// headers (array of strings) are the names of further headers that move.
 	headers []string
 	// placement is where Envoy runs the filter.
 	placement string
-	// placeholders is the tracer whose headers a request without a trace context
-	// gets from the filter, for the tracer to overwrite; "" for none.
+	// placeholders is the tracer whose headers the filter adds to a request
+	// without a trace context, for the tracer to overwrite; "" for none.
 	placeholders string
 }
 
@@ -33,8 +35,29 @@ const (
 	placementManager  = "connection-manager" // http_filters
 )
 
-// parseConfig reads the plugin configuration; empty (or null) means defaults.
-// An unknown key is an error, as a misspelt one would otherwise pass unnoticed.
+// tracer is one of Envoy's tracers that placeholders support.
+type tracer struct {
+	name   string
+	format string      // of its headers
+	root   [][2]string // headers that it sets on every request that begins a trace
+}
+
+var tracers = []tracer{
+	{"zipkin", formats.B3.String(), [][2]string{{formats.B3TraceID, "0"}, {formats.B3SpanID, "0"}, {formats.B3Sampled, "0"}}},
+	{"opentelemetry", formats.W3C.String(), [][2]string{{formats.TraceParent, "0"}, {formats.TraceState, ""}}},
+}
+
+// findTracer returns the tracer of this name, or nil.
+func findTracer(name string) *tracer {
+	i := slices.IndexFunc(tracers, func(t tracer) bool { return t.name == name })
+	if i < 0 {
+		return nil
+	}
+	return &tracers[i]
+}
+
+// parseConfig parses the plugin configuration; empty (or null) means defaults. An
+// unknown key is an error, so that a typo does not go unnoticed.
 func parseConfig(data []byte) (config, *reorder.Names, error) {
 	c := config{placement: placementUpstream}
 	if len(bytes.TrimSpace(data)) > 0 {
@@ -47,6 +70,29 @@ func parseConfig(data []byte) (config, *reorder.Names, error) {
 	}
 	names, err := reorder.NewNames(c.formats, c.headers)
 	return c, names, err
+}
+
+// check validates the values, alone and together.
+func (c *config) check() error {
+	if c.placement != placementUpstream && c.placement != placementManager {
+		return errors.New(`"placement" is ` + strconv.Quote(c.placement) + `, must be "upstream" or "connection-manager"`)
+	}
+	if c.formats != nil && len(c.formats)+len(c.headers) == 0 {
+		return errors.New(`"formats" is empty and there are no "headers": nothing to move`)
+	}
+	if c.placeholders == "" {
+		return nil
+	}
+	t := findTracer(c.placeholders)
+	switch {
+	case t == nil:
+		return errors.New(`"placeholders" is ` + strconv.Quote(c.placeholders) + `, must be "", "zipkin" or "opentelemetry"`)
+	case c.placement != placementManager:
+		return errors.New(`"placeholders" needs "placement" "connection-manager"`)
+	case c.formats != nil && !slices.Contains(c.formats, t.format):
+		return errors.New(`"placeholders" ` + strconv.Quote(c.placeholders) + ` needs ` + strconv.Quote(t.format) + ` among the "formats"`)
+	}
+	return nil
 }
 
 func (c *config) read(data []byte) error {
@@ -69,7 +115,7 @@ func (c *config) read(data []byte) error {
 		return notJSON(err)
 	}
 	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
-		return errors.New("not a JSON object: more follows behind it")
+		return errors.New("not a JSON object: trailing data")
 	}
 	return nil
 }
@@ -93,7 +139,7 @@ func (c *config) readMember(d *jsontext.Decoder) error {
 	}
 }
 
-// readString reads a string into to, and leaves that as it is for null.
+// readString reads a string into to; null leaves to unchanged.
 func readString(d *jsontext.Decoder, key string, to *string) error {
 	token, err := d.ReadToken()
 	switch {
@@ -108,8 +154,8 @@ func readString(d *jsontext.Decoder, key string, to *string) error {
 	return nil
 }
 
-// readStrings reads an array of strings into to, and leaves that as it is for
-// null. What it sets is never nil.
+// readStrings reads an array of strings into to, never a nil one; null leaves to
+// unchanged.
 func readStrings(d *jsontext.Decoder, key string, to *[]string) error {
 	wrong := errors.New(strconv.Quote(key) + " must be an array of strings")
 	token, err := d.ReadToken()

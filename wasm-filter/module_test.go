@@ -3,6 +3,8 @@
 package main
 
 import (
+	"encoding/binary"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
 )
@@ -17,6 +20,9 @@ import (
 // TestModule runs the compiled module in the SDK's emulator of a proxy: the calls
 // of the ABI, and the memory that the proxy writes to.
 func TestModule(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles the module")
+	}
 	file := filepath.Join(t.TempDir(), "filter.wasm")
 	build := exec.Command("go", "build", "-tags=emulator", "-buildmode=c-shared", "-o", file, ".")
 	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
@@ -34,12 +40,12 @@ func TestModule(t *testing.T) {
 	}{
 		{"", front, ""},
 		{`{"headers":["x-own"],"placement":"connection-manager","placeholders":"zipkin"}`, own, ""},
-		{`{"header":[]}`, stock, `layertrace: plugin configuration: unknown key "header"`},
+		{`{"header":[]}`, stock, `layertrace: read plugin configuration: unknown key "header"`},
 	} {
 		t.Run(test.configuration, func(t *testing.T) {
 			proxy := startModule(t, module, test.configuration)
 			if diff := cmp.Diff(test.want, sendRequest(t, proxy, stock)); diff != "" {
-				t.Errorf("headers behind the filter (-want +got):\n%s", diff)
+				t.Errorf("headers after the filter (-want +got):\n%s", diff)
 			}
 			warnings := strings.Join(proxy.GetWarnLogs(), "\n")
 			if (warnings == "") != (test.warning == "") || !strings.Contains(warnings, test.warning) {
@@ -55,12 +61,12 @@ func TestModule(t *testing.T) {
 				t.Errorf("a request of 100,000 bytes was not reordered: %.200q", got)
 			}
 			if diff := cmp.Diff(test.want, sendRequest(t, proxy, stock)); diff != "" {
-				t.Errorf("headers behind the filter, later (-want +got):\n%s", diff)
+				t.Errorf("headers after the filter, later (-want +got):\n%s", diff)
 			}
 			sendRequest(t, proxy, test.want)
 			sendRequest(t, proxy, [][2]string{{":path", "/"}, {"a", ""}})
 			for name, want := range map[string]uint64{
-				counterMoved: 3, counterInFront: 1, counterAbsent: 1, counterErrors: 0,
+				counterReordered: 3, counterFirst: 1, counterNoContext: 1, counterErrors: 0,
 			} {
 				if got := readCounter(t, proxy, name); got != want {
 					t.Errorf("%s is %d, want %d", name, got, want)
@@ -87,4 +93,119 @@ func startModule(t *testing.T, module []byte, configuration string) proxytest.Ho
 		t.Fatalf("start of the plugin: status %v, want OK", status)
 	}
 	return proxy
+}
+
+// sdkHost is the SDK's emulator of a proxy, as the filter sees a host.
+type sdkHost struct{}
+
+func (sdkHost) configuration() ([]byte, error) {
+	data, err := proxywasm.GetPluginConfiguration()
+	if errors.Is(err, types.ErrorStatusNotFound) {
+		return nil, nil
+	}
+	return data, err
+}
+
+func (sdkHost) property(name string) ([]byte, error) { return proxywasm.GetProperty([]string{name}) }
+
+func (sdkHost) requestHeaders() ([]byte, error) {
+	headers, err := proxywasm.GetHttpRequestHeaders()
+	return encodePairs(headers), err
+}
+
+func (sdkHost) setRequestHeaders(pairs []byte) error {
+	return proxywasm.ReplaceHttpRequestHeaders(decodePairs(pairs))
+}
+
+var sdkCounters = map[uint32]proxywasm.MetricCounter{}
+
+func (sdkHost) defineCounter(name string) (uint32, error) {
+	c := proxywasm.DefineCounterMetric(name)
+	sdkCounters[uint32(c)] = c
+	return uint32(c), nil
+}
+
+func (sdkHost) increment(id uint32) { sdkCounters[id].Increment(1) }
+
+func (sdkHost) warn(message string) { proxywasm.LogWarn(message) }
+
+// sdkPlugin and sdkStream pass the emulator's callbacks to a vm.
+type sdkPlugin struct {
+	types.DefaultPluginContext
+	vm vm
+}
+
+func (p *sdkPlugin) OnPluginStart(int) types.OnPluginStartStatus {
+	p.vm.configure()
+	return types.OnPluginStartStatusOK
+}
+
+func (p *sdkPlugin) NewHttpContext(id uint32) types.HttpContext { return &sdkStream{plugin: p, id: id} }
+
+type sdkStream struct {
+	types.DefaultHttpContext
+	plugin *sdkPlugin
+	id     uint32
+}
+
+func (s *sdkStream) OnHttpRequestHeaders(int, bool) types.Action {
+	s.plugin.vm.request(s.id)
+	return types.ActionContinue
+}
+
+func (s *sdkStream) OnHttpStreamDone() { s.plugin.vm.end(s.id) }
+
+// start runs the filter in the SDK's emulator of a proxy.
+func start(t *testing.T, configuration string) proxytest.HostEmulator {
+	t.Helper()
+	option := proxytest.NewEmulatorOption().
+		WithPluginContext(func(uint32) types.PluginContext { return &sdkPlugin{vm: vm{host: sdkHost{}}} })
+	if configuration != "" {
+		option = option.WithPluginConfiguration([]byte(configuration))
+	}
+	proxy, reset := proxytest.NewHostEmulator(option)
+	t.Cleanup(reset)
+	if status := proxy.StartPlugin(); status != types.OnPluginStartStatusOK {
+		t.Fatalf("start of the plugin: status %v, want OK", status)
+	}
+	return proxy
+}
+
+// sendRequest passes headers through the filter and returns what came out.
+func sendRequest(t *testing.T, proxy proxytest.HostEmulator, headers [][2]string) [][2]string {
+	t.Helper()
+	id := proxy.InitializeHttpContext()
+	if action := proxy.CallOnRequestHeaders(id, headers, true); action != types.ActionContinue {
+		t.Errorf("the filter answered %v, want Continue", action)
+	}
+	out := proxy.GetCurrentRequestHeaders(id)
+	proxy.CompleteHttpContext(id)
+	return out
+}
+
+// encodePairs returns headers in the form that package reorder reads.
+func encodePairs(headers [][2]string) []byte {
+	out := binary.LittleEndian.AppendUint32(nil, uint32(len(headers)))
+	for _, h := range headers {
+		out = binary.LittleEndian.AppendUint32(out, uint32(len(h[0])))
+		out = binary.LittleEndian.AppendUint32(out, uint32(len(h[1])))
+	}
+	for _, h := range headers {
+		out = append(out, h[0]+"\x00"+h[1]+"\x00"...)
+	}
+	return out
+}
+
+// decodePairs undoes encodePairs.
+func decodePairs(pairs []byte) [][2]string {
+	headers := make([][2]string, binary.LittleEndian.Uint32(pairs))
+	sizes, data := pairs[4:], pairs[4+8*len(headers):]
+	for i := range headers {
+		for part := range 2 {
+			size := binary.LittleEndian.Uint32(sizes)
+			headers[i][part] = string(data[:size])
+			sizes, data = sizes[4:], data[size+1:]
+		}
+	}
+	return headers
 }

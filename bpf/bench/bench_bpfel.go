@@ -347,7 +347,6 @@ const (
 	BenchWindowWINDOW_MAX          BenchWindow = 4096
 	BenchWindowDEEP_WINDOW_DEFAULT BenchWindow = 65536
 	BenchWindowDEEP_WINDOW_MAX     BenchWindow = 16777216
-	BenchWindowDEEP_LINE_MAX       BenchWindow = 512
 )
 
 // Names of all BPF objects in the ELF.

@@ -8,28 +8,26 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
 )
 
 const (
-	// messagesOfRound is how many messages are timed with the same program.
+	// messagesOfRound is the number of messages timed with the same program.
 	messagesOfRound = 1000
 	messageBytes    = 700
 	hookTurns       = 60
 )
 
-// hookPrice is what an empty program at one hook adds to a message over loopback,
-// from its write to its read: the least that capture there can cost. Most of it
-// is what the kernel does to run a program, which varies with its mitigations
+// hookPrice is the time that an empty program at one hook adds to a message over
+// loopback, from its write to its read: the minimum cost of capture there. Most of
+// it is the kernel's work to run a program, which depends on its mitigations
 // (retpolines, return thunks).
 type hookPrice struct {
 	Hook string `json:"hook"`
@@ -38,49 +36,58 @@ type hookPrice struct {
 	AddedNS float64 `json:"added_ns"`
 }
 
-// hook is a program and where it belongs.
+// hook is a program and its place.
 type hook struct {
-	name, ours string // of the hook, and of the agent's program there
+	name, ours string // of the hook and of the agent's program there
 	program    *ebpf.Program
 	attach     func(*ebpf.Program) (link.Link, error)
 	added      []float64
 }
 
 // measureHooks returns the price of each hook that an agent with --spans=layers
-// uses. Like measureSends it stays on one CPU.
+// uses.
 func measureHooks() (prices []hookPrice, err error) {
+	err = withEmptyHooks(func(l loopback, _ string, hooks []hook) error {
+		for turn := range hookTurns + 1 {
+			for i := range hooks {
+				if err := hooks[i].turn(l, turn > 0); err != nil { // the first warms up
+					return err
+				}
+			}
+		}
+		for _, h := range hooks {
+			prices = append(prices, hookPrice{h.name, median(h.added)})
+		}
+		return nil
+	})
+	return prices, err
+}
+
+// withEmptyHooks calls do with a connection over loopback, the cgroup of its
+// sockets, and an empty program for each hook. The thread stays on one CPU.
+func withEmptyHooks(do func(l loopback, group string, empty []hook) error) (err error) {
 	group, err := makeCgroup()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(group)) }()
 	l, err := openLoopbackIn(group)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	if err := pin(); err != nil {
-		return nil, err
+		return err
 	}
-	hooks, err := emptyHooks(group)
+	empty, err := emptyHooks(group)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	for turn := range hookTurns + 1 {
-		for i := range hooks {
-			if err := hooks[i].turn(l, turn > 0); err != nil { // the first warms up
-				return nil, err
-			}
-		}
-	}
-	closeHooks(hooks)
-	for _, h := range hooks {
-		prices = append(prices, hookPrice{h.name, median(h.added)})
-	}
-	return prices, nil
+	defer closeHooks(empty)
+	return do(l, group, empty)
 }
 
-// turn times messages without, with and without the program.
+// turn times messages without the program, with it, and without it again.
 func (h *hook) turn(l loopback, counts bool) error {
 	before, err := timeMessages(l)
 	if err != nil {
@@ -104,8 +111,8 @@ func (h *hook) turn(l loopback, counts bool) error {
 	return nil
 }
 
-// emptyHooks loads a program for each hook: the tracepoints of our programs, the
-// cgroup's hooks for packets, and those of the loopback interface.
+// emptyHooks loads an empty program for each hook: the tracepoints of our programs,
+// the packet hooks of the cgroup, and those of the loopback interface.
 func emptyHooks(group string) (hooks []hook, err error) {
 	loopback, err := net.InterfaceByName("lo")
 	if err != nil {
@@ -156,8 +163,8 @@ func emptyHooks(group string) (hooks []hook, err error) {
 }
 
 // timeMessages returns the thread's CPU time in ns from the write of a message to
-// its read. Messages go to and fro: each acknowledges the one before, so that a
-// hook is passed once for each.
+// its read. Messages go back and forth: each acknowledges the one before, so that
+// each passes a hook once.
 func timeMessages(l loopback) (ns float64, err error) {
 	data, room := make([]byte, messageBytes), make([]byte, messageBytes)
 	start, err := threadTime()
@@ -178,54 +185,167 @@ func timeMessages(l loopback) (ns float64, err error) {
 	return float64(end-start) / messagesOfRound, err
 }
 
-// makeCgroup makes a cgroup beside all others, for sockets of this process.
-func makeCgroup() (string, error) {
-	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		var fs unix.Statfs_t
-		if err := unix.Statfs(root, &fs); err != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
-			continue
-		}
-		dir, err := os.MkdirTemp(root, "layertrace-bench-")
+const (
+	// coldBytes is the amount of other memory written to between two messages: as
+	// much as fills the second-level cache of most CPUs, as an application's own
+	// work does.
+	coldBytes   = 2 << 20
+	cacheLine   = 64
+	coldTurns   = 60
+	coldOfRound = 100
+)
+
+// cold is the cost of capture for a message over loopback that passes each hook of
+// an agent with --spans=layers once, from its write to its read, with cold caches.
+// Times in ns of the thread that writes and reads; differences are medians within a
+// turn.
+type cold struct {
+	OffNS float64 `json:"off_ns"`
+	// Time that empty programs and ours add to unsampled requests and responses.
+	RequestEmptyNS  float64 `json:"request_empty_ns"`
+	RequestOursNS   float64 `json:"request_ours_ns"`
+	ResponseEmptyNS float64 `json:"response_empty_ns"`
+	ResponseOursNS  float64 `json:"response_ours_ns"`
+}
+
+// measureCold sends messages in turns: no programs, empty ones, ours.
+func measureCold() (c cold, err error) {
+	err = withEmptyHooks(func(l loopback, group string, empty []hook) error {
+		ours, err := ourHooks(empty, group)
 		if err != nil {
-			return "", fmt.Errorf("make a cgroup: %w", err)
+			return err
 		}
-		return dir, nil
-	}
-	return "", errors.New("measure the hooks of a cgroup: cgroup2 is not mounted at /sys/fs/cgroup or /sys/fs/cgroup/unified")
+		defer closeHooks(ours)
+		states := [][]hook{nil, empty, ours}
+		requests, responses := make([][]float64, len(states)), make([][]float64, len(states))
+		other := make([]byte, coldBytes)
+		for turn := range coldTurns + 1 {
+			for i := range states {
+				state := (i + turn) % len(states) // the first one rotates
+				request, response, err := timeCold(l, states[state], other)
+				if err != nil {
+					return err
+				}
+				if turn > 0 { // the first warms up
+					requests[state], responses[state] = append(requests[state], request), append(responses[state], response)
+				}
+			}
+		}
+		c = cold{
+			OffNS:          median(requests[0]),
+			RequestEmptyNS: medianDifference(requests[1], requests[0]), RequestOursNS: medianDifference(requests[2], requests[0]),
+			ResponseEmptyNS: medianDifference(responses[1], responses[0]), ResponseOursNS: medianDifference(responses[2], responses[0]),
+		}
+		return nil
+	})
+	return c, err
 }
 
-// openLoopbackIn opens a connection whose sockets belong to the cgroup. The
-// process is in it only meanwhile.
-func openLoopbackIn(group string) (l loopback, err error) {
-	own, err := ownCgroup(filepath.Dir(group))
+// ourHooks returns the agent's programs for the hooks of the empty ones. They share
+// their maps, and the cgroup is their target.
+func ourHooks(empty []hook, group string) (ours []hook, err error) {
+	capture, err := bpf.LoadCapture()
 	if err != nil {
-		return l, err
+		return nil, err
 	}
-	if err := enter(group); err != nil {
-		return l, err
-	}
-	l, err = openLoopback()
-	return l, errors.Join(err, enter(own))
-}
-
-// ownCgroup is the directory of this process's cgroup below root.
-func ownCgroup(root string) (string, error) {
-	text, err := os.ReadFile("/proc/self/cgroup")
+	socket, err := bpf.LoadSocket()
 	if err != nil {
-		return "", fmt.Errorf("read the own cgroup: %w", err)
+		return nil, err
 	}
-	for line := range strings.Lines(string(text)) {
-		if path, found := strings.CutPrefix(strings.TrimSpace(line), "0::"); found {
-			return filepath.Join(root, path), nil
+	delete(socket.Programs, bpf.SocketProgSocketWrote) // for older kernels only
+	id, err := inode(group)
+	if err != nil {
+		return nil, err
+	}
+	if err := setTarget(socket, id); err != nil {
+		return nil, err
+	}
+	packets, err := ebpf.NewCollection(capture)
+	if err != nil {
+		return nil, fmt.Errorf("load capture programs: %w", err)
+	}
+	defer packets.Close()
+	shared := map[string]*ebpf.Map{}
+	for name, m := range packets.Maps {
+		if socket.Maps[name] != nil && !strings.HasPrefix(name, ".") { // not the variables
+			shared[name] = m
 		}
 	}
-	return "", errors.New("read the own cgroup: /proc/self/cgroup has no line of cgroup2")
+	sockets, err := ebpf.NewCollectionWithOptions(socket, ebpf.CollectionOptions{MapReplacements: shared})
+	if err != nil {
+		return nil, fmt.Errorf("load socket programs: %w", err)
+	}
+	defer sockets.Close()
+	for _, h := range empty {
+		from, name := sockets, h.ours
+		if packets.Programs[name] != nil {
+			from = packets
+		}
+		p, err := from.Programs[name].Clone()
+		if err != nil {
+			return nil, fmt.Errorf("clone program %s: %w", name, err)
+		}
+		h.program = p
+		ours = append(ours, h)
+	}
+	return ours, nil
 }
 
-// enter moves this process into a cgroup.
-func enter(dir string) error {
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0); err != nil {
-		return fmt.Errorf("enter the cgroup %s: %w", dir, err)
+func closeHooks(hooks []hook) {
+	for _, h := range hooks {
+		_ = h.program.Close()
 	}
-	return nil
+}
+
+// timeCold returns the median CPU time of the thread in ns from the write of a
+// request, and of a response, to its read, with the programs attached.
+func timeCold(l loopback, hooks []hook, other []byte) (request, response float64, err error) {
+	var links []link.Link
+	defer func() {
+		for _, attached := range links {
+			err = errors.Join(err, attached.Close())
+		}
+	}()
+	for _, h := range hooks {
+		attached, err := h.attach(h.program)
+		if err != nil {
+			return 0, 0, fmt.Errorf("attach to %s: %w", h.name, err)
+		}
+		links = append(links, attached)
+	}
+	pad := strings.Repeat("x", messageBytes)
+	messages := []string{
+		"GET /reviews/0 HTTP/1.1\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00\r\nx-pad: " + pad + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nx-pad: " + pad + "\r\n\r\n",
+	}
+	var times [2][]float64
+	from, to := l.writer, l.reader
+	for i := range coldOfRound {
+		for at := 0; at < len(other); at += cacheLine {
+			other[at]++
+		}
+		ns, err := timeMessage(from, to, []byte(messages[i%2]))
+		if err != nil {
+			return 0, 0, err
+		}
+		times[i%2] = append(times[i%2], ns)
+		from, to = to, from
+	}
+	return median(times[0]), median(times[1]), nil
+}
+
+func timeMessage(from, to *os.File, data []byte) (ns float64, err error) {
+	room := make([]byte, len(data))
+	start, err := threadTime()
+	if err != nil {
+		return 0, err
+	}
+	if _, err := syscall.Write(int(from.Fd()), data); err != nil {
+		return 0, fmt.Errorf("write over loopback: %w", err)
+	}
+	if _, err := io.ReadFull(to, room); err != nil {
+		return 0, fmt.Errorf("read over loopback: %w", err)
+	}
+	end, err := threadTime()
+	return float64(end - start), err
 }

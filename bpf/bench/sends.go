@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
-	"runtime"
 	"syscall"
 
 	"github.com/cilium/ebpf"
@@ -20,32 +18,32 @@ import (
 )
 
 const (
-	// sendsOfRound is how many writes of sendBytes are timed with the same programs.
+	// sendsOfRound is the number of writes of sendBytes timed with the same programs.
 	sendsOfRound = 2048
 	sendBytes    = 64
-	// sendsAtOnce is how many are written, and timed, before they are read.
+	// sendsAtOnce is the number of writes, timed together, before a read.
 	sendsAtOnce = 32
 )
 
-// sends is what a write to a TCP socket outside of the chosen cgroups costs: with
-// nothing attached, with empty programs at the tracepoints, and with ours. Times
-// in ns of the writing thread; differences are medians within a turn of the three.
+// sends is the cost of a write to a TCP socket outside the target cgroups: without
+// programs, with empty ones at the tracepoints, and with ours. Times in ns of the
+// writing thread; differences are medians within a turn of the three.
 type sends struct {
 	OffNS   float64 `json:"off_ns"`
 	EmptyNS float64 `json:"empty_ns"`
 	OnNS    float64 `json:"on_ns"`
-	// OursNS is ours over empty, AddedNS ours over nothing.
+	// OursNS is ours over empty, AddedNS ours over none.
 	OursNS  float64 `json:"ours_ns"`
 	AddedNS float64 `json:"added_ns"`
 	Turns   int     `json:"turns"`
 }
 
-// loads is how often the programs are loaded anew: results of a single load
-// differ by more than turns of the same one.
+// loads is the number of times that the programs are loaded: results vary more
+// between loads than between turns of the same load.
 const loads = 8
 
-// measureSends writes over loopback, in turns of the three. The calling thread
-// stays on one CPU from then on.
+// measureSends writes over loopback in turns of the three. The thread stays on one
+// CPU from then on.
 func measureSends(turns int) (s sends, err error) {
 	l, err := openLoopback()
 	if err != nil {
@@ -83,7 +81,7 @@ func measureLoad(l loopback, turns int, times [][]float64) error {
 	states := [][]*ebpf.Program{nil, empty, ours}
 	for turn := range turns + 1 {
 		for i := range states {
-			state := (i + turn) % len(states) // which comes first goes round
+			state := (i + turn) % len(states) // the first one rotates
 			ns, err := timeSends(l, states[state])
 			if err != nil {
 				return err
@@ -103,8 +101,7 @@ func closeAll(programs []*ebpf.Program) {
 }
 
 // tracepoints loads the programs that run for every socket and packet of the
-// machine. A cgroup is chosen, but not that of the writer, and no interface is
-// watched.
+// machine. The writer is not in their target cgroup, and no interface is watched.
 func tracepoints() (programs []*ebpf.Program, err error) {
 	for _, load := range []func() (*ebpf.CollectionSpec, error){bpf.LoadSocket, bpf.LoadDriver} {
 		spec, err := load()
@@ -117,7 +114,7 @@ func tracepoints() (programs []*ebpf.Program, err error) {
 				delete(spec.Programs, name)
 			}
 		}
-		if err := chooseOther(spec); err != nil {
+		if err := setTarget(spec, otherCgroup); err != nil {
 			return nil, err
 		}
 		collection, err := ebpf.NewCollection(spec)
@@ -131,7 +128,7 @@ func tracepoints() (programs []*ebpf.Program, err error) {
 	return programs, nil
 }
 
-// emptyOnes loads a program that does nothing for the tracepoint of each.
+// emptyOnes loads an empty program for the tracepoint of each.
 func emptyOnes(programs []*ebpf.Program) (empty []*ebpf.Program, err error) {
 	for _, load := range []func() (*ebpf.CollectionSpec, error){bpf.LoadSocket, bpf.LoadDriver} {
 		spec, err := load()
@@ -159,69 +156,8 @@ func emptyOnes(programs []*ebpf.Program) (empty []*ebpf.Program, err error) {
 	return empty, nil
 }
 
-// loopback is a connection whose both ends are this process's.
-type loopback struct{ writer, reader *os.File }
-
-func openLoopback() (l loopback, err error) {
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return l, err
-	}
-	defer listener.Close()
-	client, err := net.Dial("tcp4", listener.Addr().String())
-	if err != nil {
-		return l, err
-	}
-	defer client.Close()
-	server, err := listener.Accept()
-	if err != nil {
-		return l, err
-	}
-	defer server.Close()
-	if l.writer, err = blocking(client); err != nil {
-		return l, err
-	}
-	l.reader, err = blocking(server)
-	return l, err
-}
-
-// blocking returns the connection's socket without Go's poller.
-func blocking(c net.Conn) (*os.File, error) {
-	f, err := c.(*net.TCPConn).File()
-	if err != nil {
-		return nil, err
-	}
-	return f, syscall.SetNonblock(int(f.Fd()), false)
-}
-
-// Close ends both ends.
-func (l loopback) Close() error {
-	return errors.Join(l.writer.Close(), l.reader.Close())
-}
-
-// pin keeps the calling goroutine on one thread and that on one CPU, until its
-// end: a reader elsewhere, or another CPU's caches, would be timed instead.
-func pin() error {
-	runtime.LockOSThread()
-	var cpus unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
-		return fmt.Errorf("read the CPUs of this thread: %w", err)
-	}
-	for cpu := range len(cpus) * 64 {
-		if cpus.IsSet(cpu) {
-			cpus.Zero()
-			cpus.Set(cpu)
-			break
-		}
-	}
-	if err := unix.SchedSetaffinity(0, &cpus); err != nil {
-		return fmt.Errorf("stay on one CPU: %w", err)
-	}
-	return nil
-}
-
 // timeSends returns the thread's CPU time per write in ns, with the programs
-// attached. What was written is read by the same thread, which is not timed.
+// attached. The same thread reads the data, which is not timed.
 func timeSends(l loopback, programs []*ebpf.Program) (ns float64, err error) {
 	for _, p := range programs {
 		attached, err := link.AttachTracing(link.TracingOptions{Program: p})
@@ -257,10 +193,34 @@ func timeSends(l loopback, programs []*ebpf.Program) (ns float64, err error) {
 	return float64(spent) / sendsOfRound, nil
 }
 
-func threadTime() (int64, error) {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
-		return 0, fmt.Errorf("read the thread's CPU time: %w", err)
+// otherCgroup is an ID that no cgroup has.
+const otherCgroup = 1 << 62
+
+// setTarget makes a cgroup the target of the programs in spec, and has them watch
+// the network namespace of this process, as an agent's do.
+func setTarget(spec *ebpf.CollectionSpec, cgroup uint64) error {
+	netns, err := inode("/proc/self/ns/net")
+	if err != nil {
+		return err
 	}
-	return ts.Nano(), nil
+	for name, value := range map[string]any{
+		bpf.SocketVarTargetCgroups: bpf.SocketTargetCgroups{Len: 1, Ids: [16]uint64{cgroup}},
+		bpf.SocketVarHaveWriteTp:   true,
+		bpf.DriverVarWatchedNetns:  uint32(netns),
+	} {
+		if v := spec.Variables[name]; v != nil {
+			if err := v.Set(value); err != nil {
+				return fmt.Errorf("set %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func inode(path string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return st.Ino, nil
 }

@@ -40,10 +40,9 @@ static __always_inline bool may_be_trace_header(__u64 word)
 {
 	switch ((word | 0x2020) & 0xffff) {
 	case 't' | 'r' << 8:
-		return MATCHES(word, 8, 't', 'r', 'a', 'c', 'e', 'p', 'a', 'r');
+		return MATCHES_WORD(word, NAME_TRACEPARENT_0);
 	case 'x' | '-' << 8:
-		return MATCHES(word, 5, 'x', '-', 'b', '3', '-', 0, 0, 0) ||
-		       MATCHES(word, 8, 'x', '-', 'd', 'a', 't', 'a', 'd', 'o');
+		return MATCHES_WORD(word, PREFIX_B3_0) || MATCHES_WORD(word, PREFIX_DATADOG_0);
 	case 'b' | '3' << 8:
 	case 'u' | 'b' << 8:
 	case 's' | 'w' << 8:
@@ -91,7 +90,7 @@ static __always_inline bool fast_traceparent(const struct fast_text *f, const vo
 
 	if (!readable(f, p, 72))
 		return false;
-	if (!MATCHES(*(const __u64 *)p, 8, 't', 'r', 'a', 'c', 'e', 'p', 'a', 'r') ||
+	if (!MATCHES_WORD(*(const __u64 *)p, NAME_TRACEPARENT_0) ||
 	    !MATCHES(*(const __u64 *)(p + 8), 8, 'e', 'n', 't', ':', ' ', '0', '0', '-'))
 		return false;
 	if (line[48] != '-' || line[65] != '-' || line[68] != '\r' || line[69] != '\n')
@@ -122,7 +121,7 @@ static __always_inline __s64 fast_b3(const struct fast_text *f, const void *p, s
 	rest = *(const __u64 *)(p + 5);
 	if (((rest & 0xff) | 0x20) == 'p')
 		return find_control(f, p); /* x-b3-parentspanid, or irrelevant */
-	if (MATCHES(rest, 8, 't', 'r', 'a', 'c', 'e', 'i', 'd', ':') && line[13] == ' ' &&
+	if (MATCHES_WORD(rest, NAME_B3_TRACEID_0) && line[13] == ' ' &&
 	    !(c->have & PART_TRACE_ID)) {
 		*part = PART_TRACE_ID;
 		if (line[30] == '\r') {
@@ -135,8 +134,8 @@ static __always_inline __s64 fast_b3(const struct fast_text *f, const void *p, s
 		*part = PART_SPAN_ID;
 		return read_hex(line + 13, c->span_id, 8, HEX_ANY_CASE) ? 29 : -1;
 	}
-	if (MATCHES(rest, 8, 's', 'a', 'm', 'p', 'l', 'e', 'd', ':') && line[13] == ' ' &&
-	    (line[14] | 1) == '1' && !(c->have & PART_SAMPLING)) {
+	if (MATCHES_WORD(rest, NAME_B3_SAMPLED_0) && line[13] == ' ' && (line[14] | 1) == '1' &&
+	    !(c->have & PART_SAMPLING)) {
 		*part = PART_SAMPLING;
 		return 15;
 	}
@@ -165,7 +164,7 @@ static __always_inline int fast_walk(struct scratch *s, const struct fast_text *
 		word = *(const __u64 *)p;
 		if (!i || !may_be_trace_header(word)) {
 			len = find_control(f, p);
-		} else if (MATCHES(word, 5, 'x', '-', 'b', '3', '-', 0, 0, 0)) {
+		} else if (MATCHES_WORD(word, PREFIX_B3_0)) {
 			b3 = true;
 			len = fast_b3(f, p, &w->b3, &part);
 		} else {
@@ -200,7 +199,7 @@ static __always_inline int fast_walk(struct scratch *s, const struct fast_text *
 			break; /* complete, sampling decision deferred */
 		}
 		if (w->b3.have == (PART_IDS | PART_SAMPLING))
-			return use_parts(w, &w->b3, FORMAT_B3_MULTI);
+			return use_parts(w, &w->b3, FORMAT_B3MULTI);
 		at = tail + 11;
 		w->request_line = 1;
 		w->pos = at - off;
@@ -231,11 +230,6 @@ VERIFIED_ALONE int fast_walk_text(struct scratch *s)
 #define FIRST_READ 384
 /* A line has at least one byte and LF. */
 #define LINES_MAX ((WINDOW_MAX + DEEP_LINE_MAX) / 2)
-
-/* Blanks skipped on either side of a value. The verifier follows at most 8,192 branches
- * per path (kernel/bpf/verifier.c, push_stack).
- */
-#define BLANKS_MAX 64
 
 #define LOW7 0x7f7f7f7f7f7f7f7fULL
 #define LINE_FEEDS 0x0a0a0a0a0a0a0a0aULL
@@ -268,7 +262,9 @@ static __always_inline bool is_blank(__u8 byte)
 	return byte == ' ' || byte == '\t';
 }
 
-/* First byte of [off, end) that is not a blank. */
+/* First byte of [off, end) that is not a blank. BLANKS_MAX keeps this within the 8,192
+ * branches that the verifier follows per path (kernel/bpf/verifier.c, push_stack).
+ */
 VERIFIED_ALONE int skip_blanks(struct scratch *s, __u32 off, __u32 end)
 {
 	if (!s)
@@ -317,7 +313,7 @@ VERIFIED_ALONE int find_head_end(struct scratch *s, __u32 end)
 static __always_inline int finish_walk(struct walk *w, int outcome)
 {
 	if ((w->b3.have & PART_IDS) == PART_IDS)
-		return use_parts(w, &w->b3, FORMAT_B3_MULTI);
+		return use_parts(w, &w->b3, FORMAT_B3MULTI);
 	if ((w->datadog.have & PART_IDS) == PART_IDS)
 		return use_parts(w, &w->datadog, FORMAT_DATADOG);
 	return w->denied ? OUTCOME_UNSAMPLED : outcome;
@@ -388,7 +384,7 @@ VERIFIED_ALONE int parse_line(struct scratch *s, __u32 off, __u32 lf)
 	name = header_name(s, off);
 	if ((w->b3.have & PART_IDS) == PART_IDS &&
 	    (name.header < HEADER_B3_OTHER || name.header > HEADER_B3_FLAGS))
-		return use_parts(w, &w->b3, FORMAT_B3_MULTI);
+		return use_parts(w, &w->b3, FORMAT_B3MULTI);
 	if ((w->datadog.have & PART_IDS) == PART_IDS && name.header < HEADER_DATADOG_OTHER)
 		return use_parts(w, &w->datadog, FORMAT_DATADOG);
 	if (!name.len)
@@ -411,7 +407,7 @@ VERIFIED_ALONE int parse_line(struct scratch *s, __u32 off, __u32 lf)
 	if (name.header < HEADER_DATADOG_OTHER) {
 		ok = read_b3_part(s, name.header, value, end, w->base + off);
 		if (ok && (w->b3.have & PART_IDS) == PART_IDS && (w->b3.have & PART_SAMPLING))
-			return use_parts(w, &w->b3, FORMAT_B3_MULTI);
+			return use_parts(w, &w->b3, FORMAT_B3MULTI);
 	} else {
 		ok = read_datadog_part(s, name.header, value, end, w->base + off);
 		if (ok && (w->datadog.have & PART_IDS) == PART_IDS &&

@@ -103,7 +103,6 @@ enum window {
 	WINDOW_MAX = 4096,
 	DEEP_WINDOW_DEFAULT = 65536,
 	DEEP_WINDOW_MAX = 1 << 24,
-	DEEP_LINE_MAX = 512, /* longer lines are skipped */
 };
 
 /* A power of two, so that a mask keeps offsets inside. */

@@ -7,20 +7,7 @@
 #define LAYERTRACE_TRACE_CONTEXT_H
 
 #include "packet.h"
-
-/* A test compares these with the formats of the Go package tracecontext. */
-enum format {
-	FORMAT_NONE,
-	FORMAT_W3C,
-	FORMAT_B3,
-	FORMAT_B3_MULTI,
-	FORMAT_JAEGER,
-	FORMAT_DATADOG,
-	FORMAT_SW8,
-};
-
-#define CONTEXT_HEADERS_MAX 4
-#define CONTEXT_HEADER_LEN 32
+#include "trace_formats.h"
 
 /* A configured header name, in lower case and with its colon, and its format. */
 struct context_header {
@@ -163,10 +150,6 @@ static __always_inline __u64 fnv(__u64 hash, __u8 byte)
 {
 	return (hash ^ byte) * FNV_PRIME;
 }
-
-#define TRACEPARENT_LEN 55
-#define SW8_PART_MAX 96
-#define SW8_INDEX_MAX 8
 
 /* W3C Trace Context, section 3.2. */
 VERIFIED_ALONE int read_traceparent(struct scratch *s, __u32 off, __u32 end)
@@ -403,7 +386,7 @@ VERIFIED_ALONE int read_sw8(struct scratch *s, __u32 off, __u32 end)
 		return 0;
 	store_be64(c->span_id, s->high ? s->high : 1);
 	c->sampling = sample == '1' ? SAMPLING_ACCEPTED : SAMPLING_DENIED;
-	c->format = FORMAT_SW8;
+	c->format = FORMAT_SKYWALKING;
 	return 1;
 }
 
@@ -422,27 +405,10 @@ VERIFIED_ALONE int read_sw8(struct scratch *s, __u32 off, __u32 end)
 	   ~WORD(CASE_BIT(a), CASE_BIT(b), CASE_BIT(c), CASE_BIT(d), CASE_BIT(e),      \
 		 CASE_BIT(f), CASE_BIT(g), CASE_BIT(h)))                               \
 	  << (8 * (8 - (n)))) == 0)
+/* The same with a word of trace_formats.h. */
+#define MATCHES_WORD(text, ...) MATCHES(text, __VA_ARGS__)
 
 /* clang-format on */
-
-enum header {
-	HEADER_OTHER,
-	HEADER_TRACEPARENT,
-	HEADER_B3,
-	HEADER_UBER_TRACE_ID,
-	HEADER_SW8,
-	/* x-b3-*: from here ... */
-	HEADER_B3_OTHER,
-	HEADER_B3_TRACE_ID,
-	HEADER_B3_SPAN_ID,
-	HEADER_B3_SAMPLED,
-	HEADER_B3_FLAGS,
-	/* ... to here; then x-datadog-* */
-	HEADER_DATADOG_OTHER,
-	HEADER_DATADOG_TRACE_ID,
-	HEADER_DATADOG_PARENT_ID,
-	HEADER_DATADOG_PRIORITY,
-};
 
 struct name {
 	__u32 header;
@@ -451,32 +417,36 @@ struct name {
 
 static __always_inline struct name b3_name(const struct scratch *s, __u32 off)
 {
-	__u64 rest = text64(s, off + 5);
+	__u64 rest = text64(s, off + PREFIX_B3_LEN);
 
-	if (MATCHES(rest, 8, 't', 'r', 'a', 'c', 'e', 'i', 'd', ':'))
-		return (struct name){HEADER_B3_TRACE_ID, 13};
-	if (MATCHES(rest, 7, 's', 'p', 'a', 'n', 'i', 'd', ':', 0))
-		return (struct name){HEADER_B3_SPAN_ID, 12};
-	if (MATCHES(rest, 8, 's', 'a', 'm', 'p', 'l', 'e', 'd', ':'))
-		return (struct name){HEADER_B3_SAMPLED, 13};
-	if (MATCHES(rest, 6, 'f', 'l', 'a', 'g', 's', ':', 0, 0))
-		return (struct name){HEADER_B3_FLAGS, 11};
+	if (MATCHES_WORD(rest, NAME_B3_TRACEID_0))
+		return (struct name){HEADER_B3_TRACEID, NAME_B3_TRACEID_LEN};
+	if (MATCHES_WORD(rest, NAME_B3_SPANID_0))
+		return (struct name){HEADER_B3_SPANID, NAME_B3_SPANID_LEN};
+	if (MATCHES_WORD(rest, NAME_B3_SAMPLED_0))
+		return (struct name){HEADER_B3_SAMPLED, NAME_B3_SAMPLED_LEN};
+	if (MATCHES_WORD(rest, NAME_B3_FLAGS_0))
+		return (struct name){HEADER_B3_FLAGS, NAME_B3_FLAGS_LEN};
 	return (struct name){HEADER_B3_OTHER, 0};
 }
 
 static __always_inline struct name datadog_name(const struct scratch *s, __u32 off)
 {
-	__u64 rest = text64(s, off + 10), more = text64(s, off + 18);
+	__u64 rest = text64(s, off + PREFIX_DATADOG_LEN);
+	__u64 more = text64(s, off + PREFIX_DATADOG_LEN + 8);
 
-	if (MATCHES(rest, 8, 't', 'r', 'a', 'c', 'e', '-', 'i', 'd') && (more & 0xff) == ':')
-		return (struct name){HEADER_DATADOG_TRACE_ID, 19};
-	if (MATCHES(rest, 8, 'p', 'a', 'r', 'e', 'n', 't', '-', 'i') &&
-	    MATCHES(more, 2, 'd', ':', 0, 0, 0, 0, 0, 0))
-		return (struct name){HEADER_DATADOG_PARENT_ID, 20};
-	if (MATCHES(rest, 8, 's', 'a', 'm', 'p', 'l', 'i', 'n', 'g') &&
-	    MATCHES(more, 8, '-', 'p', 'r', 'i', 'o', 'r', 'i', 't') &&
-	    MATCHES(text64(s, off + 26), 2, 'y', ':', 0, 0, 0, 0, 0, 0))
-		return (struct name){HEADER_DATADOG_PRIORITY, 28};
+	if (MATCHES_WORD(rest, NAME_DATADOG_TRACE_ID_0) &&
+	    MATCHES_WORD(more, NAME_DATADOG_TRACE_ID_1))
+		return (struct name){HEADER_DATADOG_TRACE_ID, NAME_DATADOG_TRACE_ID_LEN};
+	if (MATCHES_WORD(rest, NAME_DATADOG_PARENT_ID_0) &&
+	    MATCHES_WORD(more, NAME_DATADOG_PARENT_ID_1))
+		return (struct name){HEADER_DATADOG_PARENT_ID, NAME_DATADOG_PARENT_ID_LEN};
+	if (MATCHES_WORD(rest, NAME_DATADOG_SAMPLING_PRIORITY_0) &&
+	    MATCHES_WORD(more, NAME_DATADOG_SAMPLING_PRIORITY_1) &&
+	    MATCHES_WORD(text64(s, off + PREFIX_DATADOG_LEN + 16),
+			 NAME_DATADOG_SAMPLING_PRIORITY_2))
+		return (struct name){HEADER_DATADOG_SAMPLING_PRIORITY,
+				     NAME_DATADOG_SAMPLING_PRIORITY_LEN};
 	return (struct name){HEADER_DATADOG_OTHER, 0};
 }
 
@@ -503,7 +473,7 @@ static __always_inline struct name context_header(const struct scratch *s, __u32
 			return (struct name){HEADER_B3, len};
 		case FORMAT_JAEGER:
 			return (struct name){HEADER_UBER_TRACE_ID, len};
-		case FORMAT_SW8:
+		case FORMAT_SKYWALKING:
 			return (struct name){HEADER_SW8, len};
 		default: /* no single header */
 			break;
@@ -519,29 +489,29 @@ static __always_inline struct name header_name(const struct scratch *s, __u32 of
 
 	switch ((word & 0xff) | 0x20) {
 	case 't':
-		if (MATCHES(word, 8, 't', 'r', 'a', 'c', 'e', 'p', 'a', 'r') &&
-		    MATCHES(text64(s, off + 8), 4, 'e', 'n', 't', ':', 0, 0, 0, 0))
-			return (struct name){HEADER_TRACEPARENT, 12};
+		if (MATCHES_WORD(word, NAME_TRACEPARENT_0) &&
+		    MATCHES_WORD(text64(s, off + 8), NAME_TRACEPARENT_1))
+			return (struct name){HEADER_TRACEPARENT, NAME_TRACEPARENT_LEN};
 		break;
 	case 'b':
-		if (MATCHES(word, 3, 'b', '3', ':', 0, 0, 0, 0, 0))
-			return (struct name){HEADER_B3, 3};
+		if (MATCHES_WORD(word, NAME_B3_0))
+			return (struct name){HEADER_B3, NAME_B3_LEN};
 		break;
 	case 'x':
-		if (MATCHES(word, 5, 'x', '-', 'b', '3', '-', 0, 0, 0))
+		if (MATCHES_WORD(word, PREFIX_B3_0))
 			return b3_name(s, off);
-		if (MATCHES(word, 8, 'x', '-', 'd', 'a', 't', 'a', 'd', 'o') &&
-		    MATCHES(text64(s, off + 8), 2, 'g', '-', 0, 0, 0, 0, 0, 0))
+		if (MATCHES_WORD(word, PREFIX_DATADOG_0) &&
+		    MATCHES_WORD(text64(s, off + 8), PREFIX_DATADOG_1))
 			return datadog_name(s, off);
 		break;
 	case 'u':
-		if (MATCHES(word, 8, 'u', 'b', 'e', 'r', '-', 't', 'r', 'a') &&
-		    MATCHES(text64(s, off + 8), 6, 'c', 'e', '-', 'i', 'd', ':', 0, 0))
-			return (struct name){HEADER_UBER_TRACE_ID, 14};
+		if (MATCHES_WORD(word, NAME_UBER_TRACE_ID_0) &&
+		    MATCHES_WORD(text64(s, off + 8), NAME_UBER_TRACE_ID_1))
+			return (struct name){HEADER_UBER_TRACE_ID, NAME_UBER_TRACE_ID_LEN};
 		break;
 	case 's':
-		if (MATCHES(word, 4, 's', 'w', '8', ':', 0, 0, 0, 0))
-			return (struct name){HEADER_SW8, 4};
+		if (MATCHES_WORD(word, NAME_SW8_0))
+			return (struct name){HEADER_SW8, NAME_SW8_LEN};
 		break;
 	}
 	return context_headers.len ? context_header(s, off) : (struct name){HEADER_OTHER, 0};
@@ -588,7 +558,7 @@ VERIFIED_ALONE int read_b3_part(struct scratch *s, __u32 header, __u32 off, __u3
 	c = &s->walk.b3;
 	id = &s->id; /* no stack left at this call depth */
 	switch (header) {
-	case HEADER_B3_TRACE_ID:
+	case HEADER_B3_TRACEID:
 		if (!read_b3_trace_id(s, id, off, end - off))
 			return 0;
 		if (!(c->have & PART_TRACE_ID)) {
@@ -596,7 +566,7 @@ VERIFIED_ALONE int read_b3_part(struct scratch *s, __u32 header, __u32 off, __u3
 			add_id(c, PART_TRACE_ID, offset);
 		}
 		return 1;
-	case HEADER_B3_SPAN_ID:
+	case HEADER_B3_SPANID:
 		if (end - off != 16 || !read_hex(text_at(s, off), id->span_id, 8, HEX_ANY_CASE))
 			return 0;
 		if (!(c->have & PART_SPAN_ID)) {
@@ -648,7 +618,7 @@ VERIFIED_ALONE int read_datadog_part(struct scratch *s, __u32 header, __u32 off,
 			add_id(c, PART_SPAN_ID, offset);
 		}
 		return 1;
-	case HEADER_DATADOG_PRIORITY:
+	case HEADER_DATADOG_SAMPLING_PRIORITY:
 		if (VALUE_IS(s, off, end, 1, '1', 0, 0, 0, 0, 0, 0, 0) ||
 		    VALUE_IS(s, off, end, 1, '2', 0, 0, 0, 0, 0, 0, 0))
 			return set_sampling(&s->walk, c, SAMPLING_ACCEPTED);

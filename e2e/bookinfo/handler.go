@@ -17,24 +17,24 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab/app"
 )
 
-// role is what a service answers with and whom it asks.
+// role is the response of a service and the services it calls.
 type role struct {
-	answer map[string]any
-	calls  []call
+	response map[string]any
+	calls    []call
 }
 
 type call struct{ service, path string }
 
 var roles = map[string]role{
 	"productpage": {
-		answer: map[string]any{"title": "The Comedy of Errors"},
-		calls:  []call{{"details", "/details/0"}, {"reviews", "/reviews/0"}},
+		response: map[string]any{"title": "The Comedy of Errors"},
+		calls:    []call{{"details", "/details/0"}, {"reviews", "/reviews/0"}},
 	},
-	"details":    {answer: map[string]any{"id": 0, "author": "William Shakespeare", "year": 1595, "pages": 200}},
-	"ratings":    {answer: map[string]any{"id": 0, "Reviewer1": 5, "Reviewer2": 4}},
-	"reviews-v1": {answer: reviews("v1")},
-	"reviews-v2": {answer: reviews("v2"), calls: []call{{"ratings", "/ratings/0"}}},
-	"reviews-v3": {answer: reviews("v3"), calls: []call{{"ratings", "/ratings/0"}}},
+	"details":    {response: map[string]any{"id": 0, "author": "William Shakespeare", "year": 1595, "pages": 200}},
+	"ratings":    {response: map[string]any{"id": 0, "Reviewer1": 5, "Reviewer2": 4}},
+	"reviews-v1": {response: reviews("v1")},
+	"reviews-v2": {response: reviews("v2"), calls: []call{{"ratings", "/ratings/0"}}},
+	"reviews-v3": {response: reviews("v3"), calls: []call{{"ratings", "/ratings/0"}}},
 }
 
 func reviews(version string) map[string]any {
@@ -56,16 +56,16 @@ func newHandler(name string, addresses hosts, log *logFile, faults *app.State) (
 	}
 	client := newClient(addresses)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The fault laboratory may have made the request long.
+		// The fault laboratory may have padded the request.
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			return // the client has gone
 		}
 		trace := log.Add(name, r)
 		fault := faults.Begin(trace, r.RemoteAddr)
 		sleep(faults, fault)
-		answer := map[string]any{"service": name}
-		for key, value := range role.answer {
-			answer[key] = value
+		response := map[string]any{"service": name}
+		for key, value := range role.response {
+			response[key] = value
 		}
 		for _, c := range role.calls {
 			part, err := client.get(r, c, fault.PadRequests[c.service])
@@ -73,13 +73,13 @@ func newHandler(name string, addresses hosts, log *logFile, faults *app.State) (
 				http.Error(w, fmt.Sprintf("call %s: %v", c.service, err), http.StatusBadGateway)
 				return
 			}
-			answer[c.service] = part
+			response[c.service] = part
 		}
-		write(w, r, answer, fault.PadResponse)
+		write(w, r, response, fault.PadResponse)
 	}), nil
 }
 
-// sleep does what the fault wants before the answer, and says how long it was.
+// sleep sleeps for the time of the fault, and reports how long it really was.
 func sleep(faults *app.State, fault app.Fault) {
 	if fault.Sleep <= 0 {
 		return
@@ -89,10 +89,10 @@ func sleep(faults *app.State, fault app.Fault) {
 	faults.Slept(fault.TraceID, time.Since(start))
 }
 
-// write answers, with pad bytes of white space behind: who embeds the answer
-// drops them.
-func write(w http.ResponseWriter, r *http.Request, answer map[string]any, pad int) {
-	body, err := json.Marshal(answer)
+// write writes a response with pad bytes of white space at the end, which a caller
+// drops.
+func write(w http.ResponseWriter, r *http.Request, response map[string]any, pad int) {
+	body, err := json.Marshal(response)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -101,7 +101,7 @@ func write(w http.ResponseWriter, r *http.Request, answer map[string]any, pad in
 	body = append(body, bytes.Repeat([]byte{' '}, pad)...)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	// An error here means that the client has gone; it has noticed itself.
+	// An error means that the client has gone.
 	if pad > 0 {
 		_ = app.Whole(w, r, body)
 		return
@@ -109,14 +109,14 @@ func write(w http.ResponseWriter, r *http.Request, answer map[string]any, pad in
 	_, _ = w.Write(body)
 }
 
-// traceHeaders are passed on from a request to those made for it.
+// traceHeaders are copied from a request to the requests made for it.
 var traceHeaders = []string{
 	"X-Request-Id", "Traceparent", "Tracestate", "B3",
 	"X-B3-Traceid", "X-B3-Spanid", "X-B3-Parentspanid", "X-B3-Sampled", "X-B3-Flags",
 }
 
-// routeHeaders are passed on as well: the lab's Envoys send a request to the pod
-// that the header names, if it is behind the service.
+// routeHeaders are copied as well: the lab's Envoys send a request to the pod that
+// the header names, if it belongs to the service.
 var routeHeaders = []string{"X-Lab-Pod"}
 
 type client struct{ http *http.Client }
@@ -136,14 +136,14 @@ func newClient(addresses hosts) *client {
 			MaxIdleConnsPerHost: 256,
 			IdleConnTimeout:     time.Minute,
 			DisableCompression:  true,
-			// A request with a body leaves in one piece.
+			// Requests with a body are sent in one piece.
 			WriteBufferSize: 64 << 10,
 		},
 	}}
 }
 
-// get asks another service on behalf of the request in; with pad, by POST and a
-// body of so many bytes.
+// get calls another service for the request in: by GET, or with pad by POST with a
+// body of pad bytes.
 func (c *client) get(in *http.Request, call call, pad int) (json.RawMessage, error) {
 	url := fmt.Sprintf("http://%s:9080%s", call.service, call.path)
 	method, body := http.MethodGet, io.Reader(nil)
@@ -164,12 +164,12 @@ func (c *client) get(in *http.Request, call call, pad int) (json.RawMessage, err
 		return nil, err
 	}
 	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
+	data, err := io.ReadAll(response.Body)
 	if err != nil {
 		return nil, err
 	}
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status %s: %s", response.Status, answer)
+		return nil, fmt.Errorf("status %s: %s", response.Status, data)
 	}
-	return bytes.TrimSpace(answer), nil
+	return bytes.TrimSpace(data), nil
 }

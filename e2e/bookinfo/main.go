@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bookinfo is one service of the Bookinfo application, chosen by
-// --role: productpage calls details and reviews once each, reviews-v2 and
-// reviews-v3 call ratings. It passes the trace headers of a request on to the
-// requests it makes for it, as every application in a mesh has to, and logs
-// the headers of each request it receives: what the lab compares with. Through
-// a socket it can be told to be slow, for the fault laboratory.
+// Command bookinfo is one service of the Bookinfo application, chosen by --role:
+// productpage calls details and reviews once each, reviews-v2 and reviews-v3 call
+// ratings. It copies the trace headers of a request to the requests it makes for it,
+// as every application in a mesh has to, and logs the headers of each request it
+// receives, for the lab's ground truth. The fault laboratory makes it slow through a
+// control socket.
 package main
 
 import (
@@ -38,7 +38,7 @@ func run() error {
 	role := flag.String("role", "", "productpage, details, reviews-v1, reviews-v2, reviews-v3 or ratings")
 	listen := flag.String("listen", ":9080", "address to serve on")
 	logFile := flag.String("log", "", "file for one JSON line per request received")
-	socket := flag.String("control", "", "Unix socket to take faults on (none)")
+	socket := flag.String("control", "", "Unix socket on which to take faults (none)")
 	addresses := hosts{}
 	flag.Var(addresses, "host", "NAME=IP:PORT of a service to call (repeatable)")
 	flag.Parse()
@@ -62,13 +62,13 @@ func run() error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ConnContext: app.ConnContext}
 	served := make(chan error, 2)
 	if *socket != "" {
-		orders, err := app.ListenUnix(*socket)
+		control, err := app.ListenUnix(*socket)
 		if err != nil {
 			return errors.Join(err, listener.Close(), log.Close())
 		}
-		defer orders.Close()
+		defer control.Close()
 		listener = faults.Listen(listener)
-		go func() { served <- faults.Serve(orders) }()
+		go func() { served <- faults.Serve(control) }()
 	}
 	go func() { served <- server.Serve(listener) }()
 
@@ -85,7 +85,7 @@ func run() error {
 	return errors.Join(err, log.Close())
 }
 
-// hosts maps the services to call to their addresses, in place of DNS.
+// hosts has the addresses of the services to call, in place of DNS.
 type hosts map[string]string
 
 func (h hosts) String() string { return "" }
@@ -103,8 +103,8 @@ func (h hosts) Set(value string) error {
 	return nil
 }
 
-// logFile writes one JSON line per request. Lines are buffered until Close,
-// so that logging does not slow the application down.
+// logFile writes one JSON line per request. It buffers them until Close, so that
+// logging does not slow the application down.
 type logFile struct {
 	mu   sync.Mutex
 	file *os.File
@@ -125,7 +125,7 @@ func openLog(path string) (*logFile, error) {
 	return &logFile{file: f, buf: buf, enc: json.NewEncoder(buf)}, nil
 }
 
-// Add logs a request as it came in, and returns its trace ID.
+// Add logs a request as received, and returns its trace ID.
 func (l *logFile) Add(role string, r *http.Request) (traceID string) {
 	record := app.Request{
 		Time: time.Now(), Role: role, Path: r.URL.Path, Peer: r.RemoteAddr,
@@ -146,7 +146,7 @@ func (l *logFile) Add(role string, r *http.Request) (traceID string) {
 	return record.TraceID
 }
 
-// Close writes what is buffered and tells of any line that was lost.
+// Close writes the buffered lines. A lost line is an error.
 func (l *logFile) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

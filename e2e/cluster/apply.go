@@ -25,7 +25,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// Objects reads YAML or JSON documents.
+// Objects decodes YAML or JSON documents.
 func Objects(manifests []byte) (objects []*unstructured.Unstructured, err error) {
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests), 4096)
 	for {
@@ -44,7 +44,7 @@ func Objects(manifests []byte) (objects []*unstructured.Unstructured, err error)
 }
 
 // Apply creates or updates objects by server-side apply with strict field
-// validation: an unknown or doubled field is an error.
+// validation: an unknown or duplicate field is an error.
 func (c *Cluster) Apply(ctx context.Context, manifests []byte) error {
 	return c.each(manifests, func(r dynamic.ResourceInterface, object *unstructured.Unstructured) error {
 		data, err := json.Marshal(object)
@@ -59,7 +59,7 @@ func (c *Cluster) Apply(ctx context.Context, manifests []byte) error {
 	})
 }
 
-// Delete deletes objects; those that do not exist are no error.
+// Delete deletes objects. A missing one is not an error.
 func (c *Cluster) Delete(ctx context.Context, manifests []byte) error {
 	return c.each(manifests, func(r dynamic.ResourceInterface, object *unstructured.Unstructured) error {
 		err := r.Delete(ctx, object.GetName(), v1.DeleteOptions{})
@@ -70,7 +70,7 @@ func (c *Cluster) Delete(ctx context.Context, manifests []byte) error {
 	})
 }
 
-// each calls do with every object and the resource to which it belongs.
+// each calls do with every object and its resource.
 func (c *Cluster) each(manifests []byte, do func(dynamic.ResourceInterface, *unstructured.Unstructured) error) error {
 	objects, err := Objects(manifests)
 	if err != nil {
@@ -97,15 +97,15 @@ func (c *Cluster) each(manifests []byte, do func(dynamic.ResourceInterface, *uns
 	return nil
 }
 
-// mapper knows which resource holds a kind, as the API server says now.
+// mapper maps kinds to resources, from what the API server serves now.
 func (c *Cluster) mapper() (meta.RESTMapper, error) {
 	client, err := discovery.NewDiscoveryClientForConfig(c.Config)
 	if err != nil {
-		return nil, fmt.Errorf("make a discovery client: %w", err)
+		return nil, fmt.Errorf("create a discovery client: %w", err)
 	}
 	groups, err := restmapper.GetAPIGroupResources(client)
 	if err != nil {
-		return nil, fmt.Errorf("ask the API server for its resources: %w", err)
+		return nil, fmt.Errorf("list the API server's resources: %w", err)
 	}
 	return restmapper.NewDiscoveryRESTMapper(groups), nil
 }
@@ -114,8 +114,8 @@ var crdResource = schema.GroupVersionResource{
 	Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions",
 }
 
-// addIstio applies Istio's custom resource definitions, and returns when the
-// API server serves them.
+// addIstio applies Istio's custom resource definitions and waits until the API server
+// serves them.
 func (c *Cluster) addIstio(ctx context.Context) error {
 	manifests, err := os.ReadFile(c.options.Tools.IstioCRDs)
 	if err != nil {
@@ -136,13 +136,13 @@ func (c *Cluster) addIstio(ctx context.Context) error {
 			}
 		}
 		if len(list.Items) == 0 {
-			return errors.New("there are none")
+			return errors.New("there are none yet")
 		}
 		return nil
 	})
 }
 
-// established is whether a CRD has the condition Established.
+// established reports whether a CRD has the condition Established.
 func established(crd unstructured.Unstructured) bool {
 	conditions, _, err := unstructured.NestedSlice(crd.Object, "status", "conditions")
 	for _, c := range conditions {

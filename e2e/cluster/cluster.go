@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cluster runs a Kubernetes control plane on one machine: a real etcd,
-// kube-apiserver and kube-controller-manager in a network namespace of their
-// own, with Istio's custom resource definitions. It has no nodes: nothing
-// schedules pods or runs them. Everything is made by Start and removed by
-// Close; what a killed run left behind is removed by the next Start of the
-// same name.
+// Package cluster runs Kubernetes and Istio on one machine, each part in a network
+// namespace: a real etcd, kube-apiserver and kube-controller-manager (Cluster), a
+// real istiod with pods of pilot-agent and Envoy (Mesh), and a node with containerd
+// and kubelet (Node). No scheduler runs: tests bind pods to nodes.
+//
+// Start creates everything and Close removes it; the next Start of the same name
+// removes what a killed run left.
 package cluster
 
 import (
@@ -25,51 +26,50 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// Options are what a cluster is made from.
+// Options configure a cluster.
 type Options struct {
-	// Name tells clusters apart that exist at the same time: 1 to 20
-	// lower-case letters and digits.
+	// Name distinguishes clusters that exist at the same time: 1 to 20 lower-case
+	// letters and digits.
 	Name string
-	// Dir is a directory for keys, logs and etcd's data; what is in it is lost.
-	Dir string
-	// Tools are the programs that the cluster runs.
+	// Dir is a directory for keys, logs and etcd's data. Start empties it.
+	Dir   string
 	Tools Tools
 	// Progress is called with one line per step; nil for silence.
 	Progress func(format string, args ...any)
 }
 
-// Tools are paths of what a cluster is made of.
+// Tools are the paths of a control plane's programs.
 type Tools struct {
 	Etcd, APIServer, ControllerManager string
-	// IstioCRDs is a YAML file; without it the cluster knows no Istio.
+	// IstioCRDs is a YAML file; empty for a cluster without Istio's resources.
 	IstioCRDs string
 }
 
-// Cluster is a control plane that is up.
+// Cluster is a running control plane: nodes and a mesh can be added.
 type Cluster struct {
-	// Kubeconfig is the file with which a client becomes cluster admin.
-	// KubeconfigInside is the same for programs in the cluster's namespaces.
+	// Kubeconfig is the file of the cluster's admin, KubeconfigInside the same for
+	// programs in the cluster's namespaces.
 	Kubeconfig, KubeconfigInside string
 	// Config is the same for clients in this process.
 	Config *rest.Config
-	// Client and Dynamic are clients with it.
+	// Client and Dynamic are clients with Config.
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
-	// Space is the control plane's network namespace, with Bridge in it.
+	// Namespace is the control plane's network namespace, with Bridge in it.
 	Namespace *sandbox.Namespace
 
 	options   Options
 	keys      keys
 	lock      net.Listener
 	group     *sandbox.Group
-	forward   *portForward
+	forward   *sandbox.PortForward
 	apiServer *sandbox.Process
 	pods      []*sandbox.Namespace
 	after     []func() error
 }
 
-// Bridge is a bridge in the control plane's namespace, to which namespaces of
-// pods can be connected. BridgeIP is its address, one of a /24.
+// Bridge is a bridge in the control plane's namespace, to which pods and nodes are
+// connected. BridgeIP is its address, in a /24.
 const (
 	Bridge   = "br0"
 	BridgeIP = "10.77.0.1"
@@ -77,11 +77,12 @@ const (
 
 var nameForm = regexp.MustCompile(`^[a-z0-9]{1,20}$`)
 
-// Start returns when the API server is ready and knows Istio's resources. When
-// it fails, or ctx ends, nothing is left behind. Call Close on the result.
+// Start starts a control plane and waits until the API server is ready and serves
+// Istio's resources. When it fails or ctx ends, nothing remains. Call Close on the
+// result.
 func Start(ctx context.Context, options Options) (*Cluster, error) {
 	if os.Geteuid() != 0 {
-		return nil, errors.New("the cluster makes network namespaces and cgroups: run it as root")
+		return nil, errors.New("the cluster creates network namespaces and cgroups: run it as root")
 	}
 	if !nameForm.MatchString(options.Name) {
 		return nil, fmt.Errorf("cluster name %q: want 1 to 20 lower-case letters and digits", options.Name)
@@ -91,7 +92,7 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 	}
 	c := &Cluster{options: options}
 	var err error
-	// The abstract socket is gone when this process is, however it ends.
+	// The abstract socket ends with this process, however that ends.
 	if c.lock, err = net.Listen("unix", "@"+c.Name()); err != nil {
 		return nil, fmt.Errorf("another cluster named %q is up; end it first: %w", options.Name, err)
 	}
@@ -124,13 +125,13 @@ func (c *Cluster) start(ctx context.Context) error {
 	return c.addIstio(ctx)
 }
 
-// Name is the name of the cluster's cgroup and lock.
+// Name returns the name of the cluster's cgroup and lock.
 func (c *Cluster) Name() string { return "layertrace-cluster-" + c.options.Name }
 
 func (c *Cluster) file(name string) string { return filepath.Join(c.options.Dir, name) }
 
-// makePlace makes the directory, the cgroup and the network namespace in which
-// the cluster lives, after removing those of an earlier run.
+// makeSandbox creates the cluster's directory, cgroup and network namespace, after
+// removing those of an earlier run.
 func (c *Cluster) makeSandbox(ctx context.Context) (err error) {
 	if _, err := sandbox.RemoveGroup(ctx, c.Name()); err != nil {
 		return fmt.Errorf("end the processes of an earlier cluster: %w", err)
@@ -145,7 +146,7 @@ func (c *Cluster) makeSandbox(ctx context.Context) (err error) {
 		return fmt.Errorf("empty the cluster's directory: %w", err)
 	}
 	if err := os.MkdirAll(c.options.Dir, 0o755); err != nil {
-		return fmt.Errorf("make the cluster's directory: %w", err)
+		return fmt.Errorf("create the cluster's directory: %w", err)
 	}
 	if c.group, err = sandbox.NewGroup(c.Name()); err != nil {
 		return err
@@ -156,16 +157,16 @@ func (c *Cluster) makeSandbox(ctx context.Context) (err error) {
 	return c.Namespace.AddBridge(Bridge, BridgeIP+"/24")
 }
 
-// spaceName is the name of one of the cluster's network namespaces.
+// namespaceName returns the name of one of the cluster's network namespaces.
 func (c *Cluster) namespaceName(of string) string { return "lt-cluster-" + c.options.Name + "-" + of }
 
 // Close ends every process of the cluster and removes its cgroup and network
-// namespaces. Its directory stays, for the logs. It can be called again.
+// namespaces. The directory with the logs stays. Close can be called again.
 func (c *Cluster) Close() error {
 	if c.lock == nil {
 		return nil
 	}
-	// A context of its own: the cluster must also go when its context is done.
+	// A context of its own: Close must also work after the cluster's has ended.
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	var errs []error
@@ -178,9 +179,9 @@ func (c *Cluster) Close() error {
 	for _, do := range c.after {
 		errs = append(errs, do())
 	}
-	for _, space := range append(c.pods, c.Namespace) {
-		if space != nil {
-			errs = append(errs, space.Delete())
+	for _, namespace := range append(c.pods, c.Namespace) {
+		if namespace != nil {
+			errs = append(errs, namespace.Delete())
 		}
 	}
 	errs = append(errs, c.lock.Close())
@@ -191,9 +192,9 @@ func (c *Cluster) Close() error {
 	return nil
 }
 
-// Run starts a program that ends with the cluster. What spec leaves out is
-// filled in: the control plane's namespace, the cluster's cgroup, and a log
-// file in the directory of this name, in which the program is started.
+// Run starts a program that ends with the cluster, in the cluster's cgroup. By
+// default it is in the control plane's namespace, and its log in a directory of the
+// program's name, which is also its working directory.
 func (c *Cluster) Run(spec sandbox.Spec) (*sandbox.Process, error) {
 	if spec.Namespace == nil {
 		spec.Namespace = c.Namespace
@@ -209,29 +210,29 @@ func (c *Cluster) Run(spec sandbox.Spec) (*sandbox.Process, error) {
 	return sandbox.Start(spec)
 }
 
-// Dir makes a directory for files of a program or pod.
+// Dir creates a directory for the files of a program or pod.
 func (c *Cluster) Dir(name string) (string, error) {
 	dir := c.file(name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("make directory of %s: %w", name, err)
+		return "", fmt.Errorf("create the directory of %s: %w", name, err)
 	}
 	return dir, nil
 }
 
-// AddPodSpace makes a pod's network namespace, which ends with the cluster:
-// eth0 with an address of BridgeIP's network, and a route to everything else
+// AddPodNamespace creates the network namespace of a pod or node, which ends with
+// the cluster: eth0 has an address in BridgeIP's network, and the default route goes
 // through the control plane's namespace.
 func (c *Cluster) AddPodNamespace(name, ip string) (*sandbox.Namespace, error) {
-	space, err := sandbox.NewNamespace(c.namespaceName(name))
+	namespace, err := sandbox.NewNamespace(c.namespaceName(name))
 	if err != nil {
 		return nil, err
 	}
-	c.pods = append(c.pods, space)
-	if err := c.Namespace.AddPair("veth-"+name, Bridge, space, ip+"/24"); err != nil {
+	c.pods = append(c.pods, namespace)
+	if err := c.Namespace.AddPair("veth-"+name, Bridge, namespace, ip+"/24"); err != nil {
 		return nil, err
 	}
-	return space, space.AddRoute("0.0.0.0/0", BridgeIP)
+	return namespace, namespace.AddRoute("0.0.0.0/0", BridgeIP)
 }
 
-// AfterProcesses lets Close call do when all processes have ended.
+// AfterProcesses makes Close call do after all processes have ended.
 func (c *Cluster) AfterProcesses(do func() error) { c.after = append(c.after, do) }

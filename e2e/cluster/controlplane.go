@@ -7,12 +7,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	authentication "k8s.io/api/authentication/v1"
@@ -28,30 +25,30 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// keys are the secrets of one cluster, made anew by each Start.
+// keys are the secrets of one cluster, new with each Start.
 type keys struct {
 	// admin is the token of a user in the group system:masters.
 	admin string
-	// ca is the certificate, PEM, by which clients know the API server.
+	// ca is the certificate (PEM) by which clients verify the API server.
 	ca []byte
 }
 
-// audiences are for whom tokens of service accounts are: the API server, and
-// istiod, which takes them from sidecars.
+// audiences are the audiences of service account tokens: the API server, and
+// istiod, which accepts them from sidecars.
 const audiences = "https://kubernetes.default.svc,istio-ca"
 
-// makeKeys writes the API server's files: certificate and key for TLS, the
-// admin's token, and the key that signs tokens of service accounts.
+// makeKeys writes the API server's certificate and key for TLS, the admin's token,
+// and the key that signs service account tokens.
 func (c *Cluster) makeKeys() error {
 	c.keys.admin = rand.Text()
 	ca, key, err := cert.GenerateSelfSignedCertKey("kubernetes",
 		[]net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(BridgeIP), net.ParseIP(ServiceIP)}, []string{"localhost", "kubernetes.default.svc"})
 	if err != nil {
-		return fmt.Errorf("make the API server's certificate: %w", err)
+		return fmt.Errorf("create the API server's certificate: %w", err)
 	}
 	signing, err := keyutil.MakeEllipticPrivateKeyPEM()
 	if err != nil {
-		return fmt.Errorf("make the key of service accounts: %w", err)
+		return fmt.Errorf("create the key of service accounts: %w", err)
 	}
 	c.keys.ca = ca
 	for name, data := range map[string][]byte{
@@ -68,13 +65,13 @@ func (c *Cluster) makeKeys() error {
 const (
 	etcdURL     = "http://127.0.0.1:2379"
 	etcdPeerURL = "http://127.0.0.1:2380"
-	// startLimit is how long one program may take to be ready: a fresh machine
-	// with two busy cores reads 150 MB of program first.
+	// startLimit is how long a program may take to be ready: on a fresh machine
+	// with two busy cores it is first read from disk, 150 MB.
 	startLimit = 3 * time.Minute
 	pollEvery  = 50 * time.Millisecond
 )
 
-// startEtcd starts etcd, and returns when it says that it is healthy.
+// startEtcd starts etcd and waits until it is healthy.
 func (c *Cluster) startEtcd(ctx context.Context) error {
 	etcd, err := c.Run(sandbox.Spec{Name: "etcd", Path: c.options.Tools.Etcd, Args: []string{
 		"--data-dir=" + c.file("etcd"), "--unsafe-no-fsync", "--log-level=warn",
@@ -85,45 +82,25 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Transport: &http.Transport{DialContext: c.Namespace.DialContext}}
-	defer client.CloseIdleConnections()
 	return AwaitReady(ctx, etcd, func(ctx context.Context) error {
-		body, err := Get(ctx, client, etcdURL+"/health")
-		if err == nil && !strings.Contains(body, `"health":"true"`) {
-			err = fmt.Errorf("etcd says %s", body)
+		body, err := c.Namespace.Get(ctx, etcdURL+"/health")
+		if err == nil && !strings.Contains(string(body), `"health":"true"`) {
+			err = fmt.Errorf("etcd reports %s", body)
 		}
 		return err
 	})
 }
 
-// Get returns what url answers with status 200; any other status is an error.
-func Get(ctx context.Context, client *http.Client, url string) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return "", err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s: %s", url, response.Status, body)
-	}
-	return string(body), err
-}
-
-// serverAddress is where the API server listens in the cluster's namespace;
-// it also listens on BridgeIP.
+// serverAddress is the API server's address in the cluster's namespace. It also
+// listens on BridgeIP.
 const serverAddress = "127.0.0.1:6443"
 
-// ServiceIP is the address of the service kubernetes, by which pods know the
-// API server. Something has to translate it: no kube-proxy runs.
+// ServiceIP is the address of the service kubernetes, which pods use for the API
+// server. As no kube-proxy runs, a node translates it (see serviceRules).
 const ServiceIP = "10.96.0.1"
 
-// StartAPIServer starts the API server, and returns when it is ready. Start
-// does this; it is for tests that have called StopAPIServer.
+// StartAPIServer starts the API server and waits until it is ready. Start calls it;
+// tests call it again after StopAPIServer.
 func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 	c.apiServer, err = c.Run(sandbox.Spec{Name: "kube-apiserver", Path: c.options.Tools.APIServer, Args: []string{
 		"--etcd-servers=" + etcdURL,
@@ -151,21 +128,21 @@ func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 	})
 }
 
-// StopAPIServer kills the API server, as an outage; etcd keeps all objects.
-// (Asked to end, it would wait a minute for its clients' watches.)
+// StopAPIServer kills the API server to simulate an outage; etcd keeps all objects.
+// (On SIGTERM it would wait a minute for its clients' watches.)
 func (c *Cluster) StopAPIServer() error {
 	if c.apiServer == nil {
-		return errors.New("stop the API server: it does not run")
+		return errors.New("stop the API server: it is not running")
 	}
 	server := c.apiServer
 	c.apiServer = nil
 	return server.Kill()
 }
 
-// connect opens the way to the API server for clients outside the namespace,
-// and makes this process's.
+// connect makes the API server reachable from the host's loopback, and creates the
+// clients of this process.
 func (c *Cluster) connect() (err error) {
-	if c.forward, err = forwardPort(c.Namespace, serverAddress); err != nil {
+	if c.forward, err = sandbox.ForwardPort(c.Namespace, 0, serverAddress); err != nil {
 		return err
 	}
 	c.Kubeconfig, c.KubeconfigInside = c.file("admin.kubeconfig"), c.file("inside.kubeconfig")
@@ -176,25 +153,25 @@ func (c *Cluster) connect() (err error) {
 		return err
 	}
 	if c.Client, err = kubernetes.NewForConfig(c.Config); err != nil {
-		return fmt.Errorf("make a client of the API server: %w", err)
+		return fmt.Errorf("create a client of the API server: %w", err)
 	}
 	if c.Dynamic, err = dynamic.NewForConfig(c.Config); err != nil {
-		return fmt.Errorf("make a client of the API server: %w", err)
+		return fmt.Errorf("create a client of the API server: %w", err)
 	}
 	return nil
 }
 
-// URL is where clients on the host's loopback reach the API server.
-func (c *Cluster) URL() string { return "https://" + c.forward.Addr() }
+// URL returns the API server's URL for clients on the host's loopback.
+func (c *Cluster) URL() string { return "https://" + c.forward.Address() }
 
-// URLInside is where clients in the cluster's namespaces reach it.
+// URLInside returns its URL for clients in the cluster's namespaces.
 func (c *Cluster) URLInside() string { return "https://" + BridgeIP + ":6443" }
 
-// startControllerManager starts Kubernetes' own controllers, so that deleted
-// namespaces and owners' objects go away, service accounts come with their
-// namespaces, and services have endpoints. Nothing here waits for it: who needs
-// what it makes waits for that. The controllers that delete pods of nodes which
-// do not answer are left out: no node here does, and its pods are a test's.
+// startControllerManager starts Kubernetes' controllers, which delete the objects of
+// deleted namespaces and owners, and create service accounts and endpoints. It does
+// not wait for them: callers wait for the objects they need. Without the controllers
+// that delete pods of unresponsive nodes: no kubelet runs on most nodes here, and
+// tests own their pods.
 func (c *Cluster) startControllerManager() error {
 	_, err := c.Run(sandbox.Spec{Name: "kube-controller-manager", Path: c.options.Tools.ControllerManager, Args: []string{
 		"--kubeconfig=" + c.KubeconfigInside, "--leader-elect=false",
@@ -205,8 +182,8 @@ func (c *Cluster) startControllerManager() error {
 	return err
 }
 
-// AwaitServiceAccount returns when a namespace has its default service account,
-// which a controller makes: before that no pod can be made in it.
+// AwaitServiceAccount waits until a namespace has its default service account,
+// which a controller creates. No pod can be created before.
 func (c *Cluster) AwaitServiceAccount(ctx context.Context, namespace string) error {
 	return sandbox.Await(ctx, "service account of namespace "+namespace, startLimit, pollEvery, func(ctx context.Context) error {
 		_, err := c.Client.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", meta.GetOptions{})
@@ -214,10 +191,9 @@ func (c *Cluster) AwaitServiceAccount(ctx context.Context, namespace string) err
 	})
 }
 
-// ServiceAccountKubeconfig writes a kubeconfig file with which a client is a
-// service account, and returns the same for clients in this process. The
-// account must exist. inside says that the client runs in the cluster's
-// namespaces, not on the host's loopback.
+// ServiceAccountKubeconfig writes a kubeconfig file for a service account, which
+// must exist, and returns the same for clients in this process. inside is for
+// clients in the cluster's namespaces instead of on the host's loopback.
 func (c *Cluster) ServiceAccountKubeconfig(ctx context.Context, namespace, account, path string, inside bool) (*rest.Config, error) {
 	token, err := c.Client.CoreV1().ServiceAccounts(namespace).
 		CreateToken(ctx, account, &authentication.TokenRequest{}, meta.CreateOptions{})
@@ -246,96 +222,12 @@ func (c *Cluster) writeKubeconfig(path, url, token string) (*rest.Config, error)
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
-	// client-go's default of 5 requests a second is meant to spare a shared
-	// API server.
+	// client-go's default of 5 requests per second protects shared API servers.
 	client.QPS, client.Burst = 1000, 1000
 	return client, nil
 }
 
-// entry lets clients on the host's loopback reach a port in a network
-// namespace. The API server keeps a fixed port there, which on the host could
-// be taken.
-type portForward struct {
-	listener net.Listener
-	space    *sandbox.Namespace
-	target   string
-	ctx      context.Context
-	cancel   context.CancelFunc
-	done     sync.WaitGroup
-}
-
-func forwardPort(space *sandbox.Namespace, target string) (*portForward, error) {
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return nil, fmt.Errorf("open a port for %s: %w", space.Name, err)
-	}
-	e := &portForward{listener: listener, space: space, target: target}
-	e.ctx, e.cancel = context.WithCancel(context.Background())
-	e.done.Go(e.accept)
-	return e, nil
-}
-
-// Addr is the address on the host, IP:port.
-func (e *portForward) Addr() string { return e.listener.Addr().String() }
-
-// Close closes the port and all connections through it.
-func (e *portForward) Close() error {
-	e.cancel()
-	err := e.listener.Close()
-	e.done.Wait()
-	return err
-}
-
-func (e *portForward) accept() {
-	for {
-		client, err := e.listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err == nil {
-			e.done.Go(func() { e.forward(client) })
-		}
-	}
-}
-
-// forward copies both ways until both sides have ended, or the entry is
-// closed. What fails here the client sees as a connection that ends.
-func (e *portForward) forward(client net.Conn) {
-	defer client.Close()
-	server, err := e.space.DialContext(e.ctx, "tcp4", e.target)
-	if err != nil {
-		return
-	}
-	defer server.Close()
-	stop := context.AfterFunc(e.ctx, func() {
-		_ = client.Close()
-		_ = server.Close()
-	})
-	defer stop()
-	var both sync.WaitGroup
-	both.Go(func() { pipe(server, client) })
-	both.Go(func() { pipe(client, server) })
-	both.Wait()
-}
-
-// pipe copies until from ends, and passes that on.
-func pipe(to, from net.Conn) {
-	_, _ = io.Copy(to, from)
-	if half, ok := to.(*net.TCPConn); ok {
-		_ = half.CloseWrite()
-	}
-}
-
-// AwaitReady asks again and again until ready returns nil. When the program
-// ends before that, there is nothing to wait for: the error has what it wrote.
+// AwaitReady waits until a program of the cluster is ready.
 func AwaitReady(ctx context.Context, p *sandbox.Process, ready func(context.Context) error) error {
-	ctx, giveUp := context.WithCancel(ctx)
-	defer giveUp()
-	return sandbox.Await(ctx, p.Name(), startLimit, pollEvery, func(ctx context.Context) error {
-		if err := p.Running(); err != nil {
-			giveUp()
-			return err
-		}
-		return ready(ctx)
-	})
+	return sandbox.AwaitReady(ctx, p, startLimit, pollEvery, ready)
 }

@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package mesh runs Istio in a cluster without nodes: the real istiod, and per
-// pod a network namespace with the real pilot-agent, Envoy and redirection.
-// What kubelet and the injection webhook would do is done here.
 package cluster
 
 import (
@@ -27,15 +24,16 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// Tools are paths of what a mesh is made of.
+// MeshTools are the paths of a mesh's programs.
 type MeshTools struct {
 	Istiod, PilotAgent, Istioctl, Envoy string
 	// Bootstrap is Istio's template of Envoy's bootstrap.
 	Bootstrap string
 }
 
-// Mesh is an istiod that serves, and the pods added to it. All of it ends with
-// the cluster.
+// Mesh is Istio in a cluster: the real istiod, and per pod a network namespace with
+// the real pilot-agent, Envoy and redirection. It does what kubelet and the
+// injection webhook would do. All of it ends with the cluster.
 type Mesh struct {
 	cluster *Cluster
 	tools   MeshTools
@@ -44,7 +42,7 @@ type Mesh struct {
 	rootCA  string
 }
 
-// Namespace is where the pods are; RootNamespace where mesh-wide objects are.
+// AppNamespace is the pods' namespace, RootNamespace that of mesh-wide objects.
 const (
 	AppNamespace  = "demo"
 	RootNamespace = "istio-system"
@@ -53,7 +51,7 @@ const (
 //go:embed mesh.yaml
 var meshManifests []byte
 
-// Start applies the mesh's configuration and returns when istiod serves.
+// StartMesh applies the mesh's configuration and waits until istiod is ready.
 func StartMesh(ctx context.Context, c *Cluster, tools MeshTools) (*Mesh, error) {
 	m := &Mesh{cluster: c, tools: tools}
 	if err := c.Apply(ctx, meshManifests); err != nil {
@@ -71,16 +69,14 @@ func StartMesh(ctx context.Context, c *Cluster, tools MeshTools) (*Mesh, error) 
 	return m, m.writeShared(ctx)
 }
 
-// nodeName is the node that all pods say they are on. It is this machine, but
-// no kubelet speaks for it.
+// hostNode is the node of all pods of the mesh: this machine, without a kubelet.
 const hostNode = "node"
 
-// registerNode tells the API server of the node: without one no service has
-// endpoints.
+// registerNode registers hostNode: without a node no service has endpoints.
 func (m *Mesh) registerNode(ctx context.Context) error {
 	var host unix.Utsname
 	if err := unix.Uname(&host); err != nil {
-		return fmt.Errorf("ask for the kernel's version: %w", err)
+		return fmt.Errorf("read the kernel's version: %w", err)
 	}
 	node := &core.Node{
 		ObjectMeta: meta.ObjectMeta{Name: hostNode},
@@ -97,7 +93,7 @@ func (m *Mesh) registerNode(ctx context.Context) error {
 	return nil
 }
 
-// startIstiod starts istiod, and returns when it is ready.
+// startIstiod starts istiod and waits until it is ready.
 func (m *Mesh) startIstiod(ctx context.Context) (err error) {
 	m.istiod, err = m.cluster.Run(sandbox.Spec{
 		Name: "istiod", Path: m.tools.Istiod,
@@ -105,25 +101,23 @@ func (m *Mesh) startIstiod(ctx context.Context) (err error) {
 		Env: []string{
 			"POD_NAME=istiod", "POD_NAMESPACE=" + RootNamespace, "CLUSTER_ID=Kubernetes",
 			"PILOT_CERT_PROVIDER=istiod",
-			// Pods are made here, not by a webhook that the API server calls.
+			// Pods are created here, without the injection webhook.
 			"INJECT_ENABLED=false", "INJECTION_WEBHOOK_CONFIG_NAME=", "VALIDATION_WEBHOOK_CONFIG_NAME=",
-			// Filters that Envoy as such does not have.
+			// Filters that a stock Envoy does not have.
 			"PILOT_ENABLE_ALPN_FILTER=false", "PILOT_ENABLE_METADATA_EXCHANGE=false",
 		},
 	})
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Transport: &http.Transport{DialContext: m.cluster.Namespace.DialContext}}
-	defer client.CloseIdleConnections()
 	return AwaitReady(ctx, m.istiod, func(ctx context.Context) error {
-		_, err := Get(ctx, client, "http://127.0.0.1:8080/ready")
+		_, err := m.cluster.Namespace.Get(ctx, "http://127.0.0.1:8080/ready")
 		return err
 	})
 }
 
-// writeShared writes the files that are the same for every sidecar: istiod's
-// name and address, and the certificate by which its own is checked.
+// writeShared writes the files that all sidecars share: istiod's name and address,
+// and reads the root certificate that verifies istiod's.
 func (m *Mesh) writeShared(ctx context.Context) error {
 	dir, err := m.cluster.Dir("pods")
 	if err != nil {
@@ -133,7 +127,7 @@ func (m *Mesh) writeShared(ctx context.Context) error {
 	if err := writeFile(m.hosts, "127.0.0.1 localhost\n"+BridgeIP+" istiod.istio-system.svc\n"); err != nil {
 		return err
 	}
-	// istiod writes the certificate into a ConfigMap of every namespace.
+	// istiod writes the root certificate into a ConfigMap of every namespace.
 	return sandbox.Await(ctx, "istiod's root certificate", startLimit, pollEvery, func(ctx context.Context) error {
 		root, err := m.cluster.Client.CoreV1().ConfigMaps(AppNamespace).Get(ctx, "istio-ca-root-cert", meta.GetOptions{})
 		if err != nil {
@@ -146,41 +140,41 @@ func (m *Mesh) writeShared(ctx context.Context) error {
 	})
 }
 
-// PodSpec is what a pod is made from.
+// PodSpec describes a pod.
 type PodSpec struct {
-	// Name is the pod's and the value of its label app.
+	// Name is the pod's name and the value of its label app.
 	Name string
-	// IP is an address of cluster.BridgeIP's network.
+	// IP is an address in BridgeIP's network.
 	IP string
-	// Sidecar says that the pod has an Envoy with an agent.
+	// Sidecar is set for a pod with pilot-agent and Envoy.
 	Sidecar bool
-	// BootstrapOverride is JSON that is merged into Envoy's bootstrap, as the
-	// annotation sidecar.istio.io/bootstrapOverride does; may be empty.
+	// BootstrapOverride is JSON to merge into Envoy's bootstrap, as with the
+	// annotation sidecar.istio.io/bootstrapOverride; may be empty.
 	BootstrapOverride string
 }
 
-// Pod is a pod whose network namespace stands in for its containers: what a
-// test starts or dials in Space is the application.
+// Pod is a pod without containers: what a test starts or dials in its network
+// namespace is the application.
 type Pod struct {
 	PodSpec
-	// Space is the pod's network namespace.
+	// Namespace is the pod's network namespace.
 	Namespace *sandbox.Namespace
-	// HTTP sends requests from the pod, through its sidecar if it has one,
-	// each on a connection of its own. URLs hold an IP address.
+	// HTTP sends requests from the pod, through its sidecar if it has one, each on
+	// a connection of its own. URLs must have an IP address.
 	HTTP *http.Client
 
 	dir string
 }
 
-// AddPod makes a pod with its network; with a sidecar it returns when that is
-// ready.
+// AddPod creates a pod with its network, and waits until its sidecar, if it has one,
+// is ready.
 func (m *Mesh) AddPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 	pod, err := m.makePod(ctx, spec)
 	if err == nil && spec.Sidecar {
 		err = m.startSidecar(ctx, pod)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("make pod %s: %w", spec.Name, err)
+		return nil, fmt.Errorf("create pod %s: %w", spec.Name, err)
 	}
 	return pod, nil
 }
@@ -190,20 +184,20 @@ func (m *Mesh) makePod(ctx context.Context, spec PodSpec) (*Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	space, err := m.cluster.AddPodNamespace(spec.Name, spec.IP)
+	namespace, err := m.cluster.AddPodNamespace(spec.Name, spec.IP)
 	if err != nil {
 		return nil, err
 	}
 	if err := m.register(ctx, spec); err != nil {
 		return nil, err
 	}
-	return &Pod{PodSpec: spec, Namespace: space, dir: dir, HTTP: &http.Client{
+	return &Pod{PodSpec: spec, Namespace: namespace, dir: dir, HTTP: &http.Client{
 		Timeout:   time.Minute,
-		Transport: &http.Transport{DialContext: space.DialContext, DisableKeepAlives: true},
+		Transport: &http.Transport{DialContext: namespace.DialContext, DisableKeepAlives: true},
 	}}, nil
 }
 
-// register tells the API server of the pod, as it would be once it runs.
+// register creates the pod in the API server, with the status of a running one.
 func (m *Mesh) register(ctx context.Context, spec PodSpec) error {
 	pods := m.cluster.Client.CoreV1().Pods(AppNamespace)
 	containers := []core.Container{{Name: "app", Image: "app"}}
@@ -227,7 +221,7 @@ func (m *Mesh) register(ctx context.Context, spec PodSpec) error {
 	return err
 }
 
-// writeFile writes a file and the directories above it.
+// writeFile writes a file and creates its directory.
 func writeFile(path, text string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -235,8 +229,8 @@ func writeFile(path, text string) error {
 	return os.WriteFile(path, []byte(text), 0o644)
 }
 
-// startSidecar redirects the pod's traffic and starts its agent, which starts
-// Envoy. It returns when Envoy has its configuration and serves.
+// startSidecar redirects the pod's traffic and starts pilot-agent, which starts
+// Envoy. It waits until Envoy has its configuration and is ready.
 func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 	if err := m.redirect(ctx, pod); err != nil {
 		return err
@@ -247,7 +241,7 @@ func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 	config, err := json.Marshal(map[string]any{
 		"binaryPath": m.tools.Envoy, "discoveryAddress": "istiod.istio-system.svc:15012",
 		"concurrency": 1, "tracing": map[string]any{},
-		// Counters that Istio leaves out and tests ask for.
+		// Counters that tests read and Istio disables.
 		"proxyStatsMatcher": map[string]any{"inclusionPrefixes": []string{"extension_config_discovery"}},
 	})
 	if err != nil {
@@ -262,9 +256,9 @@ func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 	if pod.BootstrapOverride != "" {
 		env = append(env, "ISTIO_BOOTSTRAP_OVERRIDE="+filepath.Join(pod.dir, bootstrapOverride))
 	}
-	// The agent's files are where a container has them: it knows istiod by a
-	// line in /etc/hosts, and keeps modules in /var/lib/istio/data. Hence a
-	// mount namespace, which also ends with its processes.
+	// pilot-agent's files have the paths of a container: it finds istiod by a line
+	// in /etc/hosts and keeps modules in /var/lib/istio/data. Hence a mount
+	// namespace, which ends with its processes.
 	script := `mount --bind "$1" /etc/hosts && mount --bind "$2" /var/lib && shift 2 && exec "$@"`
 	agent, err := m.cluster.Run(sandbox.Spec{
 		Name: pod.Name, Namespace: pod.Namespace, GID: lab.GID, Env: env, Stderr: filepath.Join(pod.dir, "log"),
@@ -276,15 +270,13 @@ func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Transport: &http.Transport{DialContext: m.cluster.Namespace.DialContext}}
-	defer client.CloseIdleConnections()
 	return AwaitReady(ctx, agent, func(ctx context.Context) error {
-		_, err := Get(ctx, client, "http://"+pod.IP+":15021/healthz/ready")
+		_, err := m.cluster.Namespace.Get(ctx, "http://"+pod.IP+":15021/healthz/ready")
 		return err
 	})
 }
 
-// redirect sends the pod's traffic through Envoy with Istio's own rules.
+// redirect redirects the pod's traffic to Envoy by Istio's own rules.
 func (m *Mesh) redirect(ctx context.Context, pod *Pod) error {
 	cmd := exec.CommandContext(ctx, m.tools.PilotAgent, "istio-iptables", "--native-nftables=true",
 		"-p", "15001", "-z", "15006", "-u", fmt.Sprint(lab.GID), "-g", fmt.Sprint(lab.GID),
@@ -305,10 +297,10 @@ func (m *Mesh) redirect(ctx context.Context, pod *Pod) error {
 	return nil
 }
 
-// bootstrapOverride is the file's path in the pod's directory.
+// bootstrapOverride is the path of the file in the pod's directory.
 const bootstrapOverride = "etc/istio/custom-bootstrap/custom_bootstrap.json"
 
-// writeSidecar writes what the agent expects in its working directory.
+// writeSidecar writes the files that pilot-agent expects in its working directory.
 func (m *Mesh) writeSidecar(ctx context.Context, pod *Pod) error {
 	template, err := os.ReadFile(m.tools.Bootstrap)
 	if err != nil {

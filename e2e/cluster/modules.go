@@ -5,7 +5,6 @@ package cluster
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"sync"
 )
@@ -19,50 +18,45 @@ type Modules struct {
 	ended  chan error
 }
 
-// ServeModules starts the server. Close it.
+// ServeModules starts a server; close it.
 func ServeModules(c *Cluster) (*Modules, error) {
 	s := &Modules{files: map[string]http.HandlerFunc{}, counts: map[string]int{}, ended: make(chan error, 1)}
 	s.server = &http.Server{Handler: s}
-	err := c.Namespace.Do(func() error {
-		listener, err := net.Listen("tcp4", modulesAddress)
-		if err == nil {
-			go func() { s.ended <- s.server.Serve(listener) }()
-		}
-		return err
-	})
+	listener, err := c.Namespace.Listen(modulesAddress)
 	if err != nil {
 		return nil, fmt.Errorf("serve modules: %w", err)
 	}
+	go func() { s.ended <- s.server.Serve(listener) }()
 	return s, nil
 }
 
 const modulesAddress = BridgeIP + ":8081"
 
-// URL is where sidecars get the module that Put puts under name.
+// URL returns the URL of the module with a name.
 func (s *Modules) URL(name string) string { return "http://" + modulesAddress + "/" + name }
 
-// Put answers requests for name with data.
+// Put sets the module with a name.
 func (s *Modules) Put(name string, data []byte) {
 	s.Handle(name, func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write(data) // a client that hangs up is not ours to judge
+		_, _ = w.Write(data) // a client that closes the connection is no failure here
 	})
 }
 
-// Handle answers requests for name as told.
+// Handle sets the handler of requests for a name.
 func (s *Modules) Handle(name string, handler http.HandlerFunc) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.files[name] = handler
 }
 
-// Requests is how often name was asked for.
+// Requests returns how often a name was requested.
 func (s *Modules) Requests(name string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.counts[name]
 }
 
-// ServeHTTP answers one request.
+// ServeHTTP handles a request.
 func (s *Modules) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := r.URL.Path[1:]
 	s.mu.Lock()
@@ -75,7 +69,7 @@ func (s *Modules) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	handler(w, r)
 }
 
-// Close ends the server. The error is also about having served.
+// Close ends the server. An earlier failure to serve is part of the error.
 func (s *Modules) Close() error {
 	err := s.server.Close()
 	if served := <-s.ended; !errors.Is(served, http.ErrServerClosed) {

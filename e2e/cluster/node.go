@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package node runs a worker node of a cluster on this machine: the real
-// containerd and kubelet with the CNI plugins, in network, PID and mount
-// namespaces of their own. With the PID namespace everything ends that they
-// have started, pods too.
 package cluster
 
 import (
@@ -33,12 +29,12 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// Tools are paths of what a node is made of.
+// NodeTools are the paths of a node's programs.
 type NodeTools struct {
 	Kubelet, Containerd, Shim, Ctr string
 }
 
-// path is a search path with all of them.
+// path returns a search path with all of them.
 func (t NodeTools) path() string {
 	path := os.Getenv("PATH")
 	for _, program := range []string{t.Kubelet, t.Containerd, t.Shim, t.Ctr} {
@@ -47,23 +43,25 @@ func (t NodeTools) path() string {
 	return path
 }
 
-// Options say what a node is like.
+// NodeOptions configure a node.
 type NodeOptions struct {
-	// Name is the node's, IP an address of cluster.BridgeIP's network.
+	// Name is the node's name, IP an address in BridgeIP's network.
 	Name, IP string
-	// PodCIDR is a /24 for its pods, as 10.244.1.0/24.
+	// PodCIDR is a /24 for its pods, such as 10.244.1.0/24.
 	PodCIDR string
-	// Images are archives with the images of all containers, and of Pause.
+	// Images are archives of the images of all containers and of PauseImage.
 	Images []string
 	Tools  NodeTools
 }
 
-// Pause is the image that holds a pod's namespaces.
+// PauseImage is the image that holds a pod's namespaces.
 const PauseImage = "layertrace/pause:test"
 
-// Node is a node that is ready.
+// Node is a worker node of a cluster on this machine: the real containerd and kubelet
+// with the CNI plugins, in network, PID and mount namespaces of their own. Everything
+// that they start, pods included, ends with the PID namespace.
 type Node struct {
-	// Space is the node's network namespace.
+	// Namespace is the node's network namespace.
 	Namespace *sandbox.Namespace
 	options   NodeOptions
 	cluster   *Cluster
@@ -72,7 +70,7 @@ type Node struct {
 
 const nodePollEvery = 200 * time.Millisecond
 
-// Start returns when the node is Ready. It ends with the cluster.
+// StartNode starts a node and waits until it is Ready. It ends with the cluster.
 func StartNode(ctx context.Context, c *Cluster, options NodeOptions) (*Node, error) {
 	n := &Node{options: options, cluster: c}
 	var err error
@@ -101,8 +99,8 @@ func StartNode(ctx context.Context, c *Cluster, options NodeOptions) (*Node, err
 	return n, n.run(ctx)
 }
 
-// run starts containerd, gives it the images, and starts the kubelet, all below
-// one process that is PID 1 of their namespace.
+// run starts containerd, imports the images and starts the kubelet, all as children
+// of PID 1 of their namespace.
 func (n *Node) run(ctx context.Context) error {
 	p, err := n.cluster.Run(sandbox.Spec{
 		Name: n.options.Name, Path: "unshare", Namespace: n.Namespace, Stderr: filepath.Join(n.dir, "log"),
@@ -124,12 +122,12 @@ func (n *Node) run(ctx context.Context) error {
 				return nil
 			}
 		}
-		return fmt.Errorf("it is not ready: %v", node.Status.Conditions)
+		return fmt.Errorf("not ready: %v", node.Status.Conditions)
 	})
 }
 
-// script is PID 1 of the node. The names of the pods' network namespaces are
-// files in /run/netns, so that has to be the node's own to go with it.
+// nodeScript is PID 1 of the node. The node has a /run/netns of its own, so that the
+// names of the pods' network namespaces end with it.
 const nodeScript = `
 dir=$1 name=$2 ip=$3 kubeconfig=$4
 shift 4
@@ -143,8 +141,7 @@ kubelet --config="$dir/kubelet.yaml" --kubeconfig="$kubeconfig" --root-dir="$dir
 	--cert-dir="$dir/pki" --hostname-override="$name" --node-ip="$ip"
 `
 
-// writeFiles writes the configuration of containerd, the CNI plugins and the
-// kubelet.
+// writeFiles writes the configuration of containerd, the CNI plugins and the kubelet.
 func (n *Node) writeFiles() error {
 	for name, text := range map[string]string{
 		"containerd.toml": fmt.Sprintf(containerdConfig, n.dir, PauseImage),
@@ -162,8 +159,7 @@ func (n *Node) writeFiles() error {
 	return nil
 }
 
-// Without CAP_SYS_RESOURCE a container's OOM score cannot be lowered, hence
-// restrict_oom_score_adj.
+// restrict_oom_score_adj: lowering a container's OOM score needs CAP_SYS_RESOURCE.
 const containerdConfig = `version = 3
 root = "%[1]s/containerd"
 state = "%[1]s/run"
@@ -197,7 +193,7 @@ const cniConfig = `{
 }
 `
 
-// Cgroups and eviction are left alone: the node is a guest on its machine.
+// No cgroups per QoS class and no eviction: the node is a guest on its machine.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 containerRuntimeEndpoint: unix://%[1]s/c.sock
@@ -222,8 +218,8 @@ evictionHard:
   imagefs.available: "0%%"
 `
 
-// services does what kube-proxy would do for the one service that pods need,
-// the API server's: from pods of the node's network and from others.
+// serviceRules do what kube-proxy would do for the only service that pods need, the
+// API server's: for pods in the node's network and for others.
 const serviceRules = `table ip services {
 	chain output {
 		type nat hook output priority -100;
@@ -236,7 +232,7 @@ const serviceRules = `table ip services {
 }
 `
 
-// translate sends what goes to the API server's service to the API server.
+// translate translates the address of the API server's service.
 func (n *Node) translate(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(serviceRules)
@@ -252,10 +248,9 @@ func (n *Node) translate(ctx context.Context) error {
 	return nil
 }
 
-// removeGroups removes the cgroups of containers that the node ran at its end:
-// in each hierarchy of version 1, and in version 2's. The runtime was killed
-// and leaves them behind, and the last of their processes may still be about
-// to end.
+// removeGroups removes the cgroups of the containers that ran when the node ended, in
+// all hierarchies of version 1 and in version 2's. The killed runtime leaves them, and
+// the last of their processes may still be ending.
 func (n *Node) removeGroups() error {
 	// The runtime's state has a directory per container.
 	containers, err := filepath.Glob(filepath.Join(n.dir, "run", "io.containerd.runtime.v2.task", "k8s.io", "*"))
@@ -270,20 +265,20 @@ func (n *Node) removeGroups() error {
 			}
 			err := removeCgroup("k8s.io")
 			if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.ENOTEMPTY) {
-				err = nil // it is another runtime's, too
+				err = nil // another runtime uses it too
 			}
 			return errors.Join(append(errs, err)...)
 		})
 }
 
-// removeGroup removes a cgroup without children from all hierarchies.
+// removeCgroup removes a cgroup without children from all hierarchies.
 func removeCgroup(name string) error {
 	var errs []error
 	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 		paths, err := filepath.Glob(filepath.Join(mount, name))
 		errs = append(errs, err)
 		for _, path := range paths {
-			// A controller that is mounted by two names is found twice.
+			// A controller that is mounted under two names is found twice.
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, fmt.Errorf("remove cgroup: %w", err))
 			}
@@ -292,9 +287,8 @@ func removeCgroup(name string) error {
 	return errors.Join(errs...)
 }
 
-// WriteImage writes an archive with an image that holds one program, a static
-// one, and starts it: what the Dockerfile of the agent makes, without the
-// certificates.
+// WriteImage writes an archive of an image that has one static program and starts it:
+// like the agent's Dockerfile, without the certificates.
 func WriteImage(path, reference, program string, command ...string) error {
 	tag, err := name.NewTag(reference)
 	if err != nil {

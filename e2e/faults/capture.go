@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package tap watches TCP at an interface with a packet socket of its own, and
-// tells when a request or response of a trace had passed there. It is the fault
-// laboratory's own clock: nothing of it is shared with layertrace.
 package faults
 
 import (
@@ -20,42 +17,42 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// spot is an interface to watch.
+// site is an interface to capture at.
 type site struct {
-	space *sandbox.Namespace
-	nic   string
+	namespace *sandbox.Namespace
+	nic       string
 }
 
-// sight is what passed a spot.
+// recording is what was captured at a site.
 type recording struct{ recorder }
 
-// watched calls do and returns what passed the spots meanwhile.
-func captureAt(spots []site, do func(seen []*recording) error) (seen []*recording, err error) {
-	var taps []*capture
-	for _, s := range spots {
+// captureAt captures at sites while it calls do.
+func captureAt(sites []site, do func(seen []*recording) error) (seen []*recording, err error) {
+	var captures []*capture
+	for _, s := range sites {
 		one := &recording{}
-		t, err := openCapture(s.space, s.nic, one.record)
+		c, err := openCapture(s.namespace, s.nic, one.record)
 		if err != nil {
-			return nil, errors.Join(err, closeAll(taps))
+			return nil, errors.Join(err, closeAll(captures))
 		}
-		taps, seen = append(taps, t), append(seen, one)
+		captures, seen = append(captures, c), append(seen, one)
 	}
 	err = do(seen)
-	return seen, errors.Join(err, closeAll(taps))
+	return seen, errors.Join(err, closeAll(captures))
 }
 
-func closeAll(taps []*capture) error {
+func closeAll(captures []*capture) error {
 	var errs []error
-	for _, t := range taps {
-		errs = append(errs, t.Close())
+	for _, c := range captures {
+		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// exchanges are those of a trace between pods.
+// exchanges returns the exchanges of a trace between pods.
 func (s *recording) exchanges(traceID string) []exchange { return s.exchangesOf(traceID, lab.AppPort) }
 
-// message finds the message on a transfer.
+// message returns the message of a transfer.
 func (s *recording) message(traceID string, transfer Transfer) (message, error) {
 	for _, e := range s.exchanges(traceID) {
 		if e.Request.Src.Addr().String() != podIP(transfer.Caller) || e.Request.Dst.Addr().String() != podIP(transfer.Callee) {
@@ -68,11 +65,10 @@ func (s *recording) message(traceID string, transfer Transfer) (message, error) 
 			return e.Response, nil
 		}
 	}
-	return message{}, fmt.Errorf("%w: the message was not seen", ErrMissed)
+	return message{}, fmt.Errorf("%w: the message was not captured", ErrMissed)
 }
 
-// inside calls do and returns what passed between a pod's Envoy and its
-// application meanwhile.
+// captureInside captures between a pod's Envoy and its application while it calls do.
 func (in *Injector) captureInside(pod string, do func() error) (seen *recording, err error) {
 	seen = &recording{}
 	t, err := openCapture(in.lab.PodNamespace(pod), "lo", func(s segment) { seen.record(redirectedBack(s)) })
@@ -83,8 +79,9 @@ func (in *Injector) captureInside(pod string, do func() error) (seen *recording,
 	return seen, errors.Join(err, t.Close())
 }
 
-// redirectedBack gives the answer to a call the end that the call was redirected
-// to, where it bears the address that the application had called.
+// redirectedBack undoes the address translation of the response to a call: it sets the
+// source to where the call was redirected, instead of the address that the application
+// called.
 func redirectedBack(s segment) segment {
 	for _, service := range lab.Services {
 		if s.Src.Port() == lab.AppPort && s.Src.Addr().String() == service.ClusterIP {
@@ -94,53 +91,53 @@ func redirectedBack(s segment) segment {
 	return s
 }
 
-// redirected is where an Envoy takes what its application sends.
+// redirected is where an Envoy accepts connections of its application.
 var redirected = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), lab.OutboundPort)
 
-// stayed is how long the request of a trace was in the application behind this
-// loopback interface, without the calls that were made for it; 0: it was not seen
-// in whole.
-func (s *recording) residence(traceID string) (stayed time.Duration) {
+// residence returns how long the request of a trace was in the application, without
+// the calls that the application made for it. The recording is of the pod's loopback
+// interface. 0 if the request was not captured completely.
+func (s *recording) residence(traceID string) (total time.Duration) {
 	for _, e := range s.exchangesOf(traceID, lab.AppPort, lab.OutboundPort) {
 		if !e.Response.Src.IsValid() {
 			return 0
 		}
 		isCall := e.Request.Dst == redirected
-		answered := s.began
+		responded := s.began
 		if isCall {
-			answered = s.passed
+			responded = s.passed
 		}
-		from, asked := s.passed(e.Request)
-		to, ok := answered(e.Response)
-		if !asked || !ok {
+		from, ok1 := s.passed(e.Request)
+		to, ok2 := responded(e.Response)
+		if !ok1 || !ok2 {
 			return 0
 		}
 		if isCall {
-			stayed -= to.Sub(from)
+			total -= to.Sub(from)
 		} else {
-			stayed += to.Sub(from)
+			total += to.Sub(from)
 		}
 	}
-	return max(stayed, 0)
+	return max(total, 0)
 }
 
-// Tap is an open packet socket.
+// capture captures TCP segments at an interface with a packet socket.
 type capture struct {
 	file *os.File
 	done chan error
 }
 
-// Open watches an interface: handle is called for each TCP segment with data
-// that passes, in either direction, with the kernel's time. What leaves is seen
-// behind the interface's queue. The segment's Data is valid during the call.
-func openCapture(space *sandbox.Namespace, nic string, handle func(segment)) (*capture, error) {
+// openCapture captures at an interface: it calls handle for each TCP segment with data
+// in either direction, with the kernel's timestamp. Egress segments are captured after
+// the interface's queue. The segment's Data is valid during the call.
+func openCapture(namespace *sandbox.Namespace, nic string, handle func(segment)) (*capture, error) {
 	t := &capture{done: make(chan error, 1)}
-	err := space.Do(func() (err error) {
+	err := namespace.Do(func() (err error) {
 		t.file, err = openPacketSocket(nic)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("watch %s in %s: %w", nic, space.Name, err)
+		return nil, fmt.Errorf("capture at %s in %s: %w", nic, namespace.Name, err)
 	}
 	go func() { t.done <- t.read(handle) }()
 	return t, nil
@@ -151,7 +148,7 @@ func openPacketSocket(nic string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Protocol 0: nothing comes before it is bound to the interface.
+	// Protocol 0: receive nothing before the socket is bound to the interface.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
@@ -170,7 +167,7 @@ func openPacketSocket(nic string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "packet socket"), nil
 }
 
-// read hands over what comes until Close, and then what is left.
+// read handles segments until Close, and then those left in the socket.
 func (t *capture) read(handle func(segment)) error {
 	raw, err := t.file.SyscallConn()
 	if err != nil {
@@ -199,11 +196,11 @@ func (t *capture) read(handle func(segment)) error {
 	if err := raw.Read(drain); failed == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
-	// The deadline has passed, which Read looks at first; Control does not.
+	// Read fails after the deadline; Control does not.
 	return errors.Join(failed, raw.Control(func(fd uintptr) { drain(fd) }))
 }
 
-// stamp is the kernel's time of a packet.
+// kernelTime returns the kernel's timestamp of a packet.
 func kernelTime(control []byte) time.Time {
 	messages, err := unix.ParseSocketControlMessage(control)
 	if err != nil {
@@ -218,8 +215,8 @@ func kernelTime(control []byte) time.Time {
 	return time.Now()
 }
 
-// Close hands over what has passed until now, and ends the watch. A packet that
-// the kernel had no room for is an error.
+// Close handles the segments that have passed until now, and ends the capture. A
+// packet that the kernel dropped is an error.
 func (t *capture) Close() error {
 	err := t.file.SetReadDeadline(time.Unix(1, 0))
 	if err == nil {
@@ -227,7 +224,7 @@ func (t *capture) Close() error {
 	}
 	err = errors.Join(err, t.dropped(), t.file.Close())
 	if err != nil {
-		return fmt.Errorf("end the watch of an interface: %w", err)
+		return fmt.Errorf("end the capture: %w", err)
 	}
 	return nil
 }
@@ -244,22 +241,22 @@ func (t *capture) dropped() error {
 		return ctl
 	}
 	if err == nil && stats.Drops > 0 {
-		err = fmt.Errorf("%d packets were missed", stats.Drops)
+		err = fmt.Errorf("the kernel dropped %d packets", stats.Drops)
 	}
 	return err
 }
 
-// Segment is a TCP segment with data, as it passed an interface.
+// segment is a TCP segment with data that passed an interface.
 type segment struct {
 	Src, Dst netip.AddrPort
 	Seq      uint32
-	// Length is that of the data; Data are its first bytes.
+	// Length is the length of the data, Data its first bytes.
 	Length int
 	Data   []byte
 	Time   time.Time
 }
 
-// end is the sequence number behind the segment.
+// end returns the sequence number after the segment.
 func (s segment) end() uint32 { return s.Seq + uint32(s.Length) }
 
 const (
@@ -268,8 +265,8 @@ const (
 	protocolTCP = 6
 )
 
-// Parse reads an Ethernet frame; ok is false unless it is TCP with data over
-// IPv4. Data of the frame is not copied.
+// parseFrame parses an Ethernet frame. ok is false unless it is TCP with data over
+// IPv4. The segment refers to the frame's data.
 func parseFrame(frame []byte) (s segment, ok bool) {
 	if len(frame) < etherLength || binary.BigEndian.Uint16(frame[12:]) != etherIPv4 {
 		return s, false
@@ -277,7 +274,7 @@ func parseFrame(frame []byte) (s segment, ok bool) {
 	return parseIPv4(frame[etherLength:])
 }
 
-// ParseIP reads an IPv4 packet in the same way.
+// parseIPv4 parses an IPv4 packet like parseFrame.
 func parseIPv4(packet []byte) (s segment, ok bool) {
 	if len(packet) < 20 || packet[0]>>4 != 4 || packet[9] != protocolTCP {
 		return s, false

@@ -16,7 +16,7 @@ var (
 	server = netip.MustParseAddrPort("10.0.0.2:9080")
 )
 
-// frame makes an Ethernet frame with TCP.
+// frame returns an Ethernet frame with TCP.
 func frame(src, dst netip.AddrPort, seq uint32, data string) []byte {
 	f := make([]byte, 14+20+20+len(data))
 	binary.BigEndian.PutUint16(f[12:], etherIPv4)
@@ -34,7 +34,7 @@ func frame(src, dst netip.AddrPort, seq uint32, data string) []byte {
 	return f
 }
 
-// recorded is a Recorder that saw the frames, a millisecond apart from 1 on.
+// recorded returns a recorder with the frames at 1 ms, 2 ms, and so on.
 func recorded(t *testing.T, frames ...[]byte) *recorder {
 	t.Helper()
 	r := &recorder{}
@@ -50,28 +50,28 @@ func recorded(t *testing.T, frames ...[]byte) *recorder {
 func TestParseRefuses(t *testing.T) {
 	good := frame(client, server, 1, "data")
 	if _, ok := parseFrame(good); !ok {
-		t.Fatal("a good frame is refused")
+		t.Fatal("a valid frame was rejected")
 	}
 	for n := range len(good) {
 		if _, ok := parseFrame(good[:n]); ok {
-			t.Errorf("cut to %d bytes it is taken", n)
+			t.Errorf("accepted when cut to %d bytes", n)
 		}
 	}
 	if _, ok := parseFrame(frame(client, server, 1, "")); ok {
-		t.Error("a segment without data is taken")
+		t.Error("a segment without data was accepted")
 	}
 }
 
-// Two requests on one connection: the second is the trace's; its head is in
-// two segments, and its answer is sent in three that come in another order.
+// Two requests on one connection: the second is of the trace. Its head is in two
+// segments, and its response in three that arrive out of order.
 func TestExchange(t *testing.T) {
-	first := uint32(0xfffffff0) // so that sequence numbers begin anew
+	first := uint32(0xfffffff0) // so that sequence numbers wrap around
 	r := recorded(t,
 		frame(client, server, first, "GET 1\n"),
 		frame(server, client, 100, "ok"),
 		frame(client, server, first+6, "GET 2\n"),
 		frame(client, server, first+12, "trace: abc\n"),
-		frame(client, server, first+6, "GET 2\n"), // again
+		frame(client, server, first+6, "GET 2\n"), // retransmission
 		frame(server, client, 102, "12"),
 		frame(server, client, 106, "56"),
 		frame(server, client, 104, "34"),
@@ -104,12 +104,12 @@ func TestExchange(t *testing.T) {
 	lost := found[0].Response
 	lost.To++
 	if _, ok := r.passed(lost); ok {
-		t.Error("a byte that did not come has passed")
+		t.Error("a missing byte passed")
 	}
 }
 
-// Productpage has the request for 2 ms before it calls reviews and 3 ms after it
-// got the answer, which takes 40 ms and comes from the address that was called.
+// Productpage has the request for 2 ms before it calls reviews, and for 3 ms after the
+// response, which takes 40 ms and comes from the address that was called.
 func TestStayedWithoutCalls(t *testing.T) {
 	const traceID = "0123456789abcdef0123456789abcdef"
 	end := func(address string, port uint16) netip.AddrPort {
@@ -134,14 +134,14 @@ func TestStayedWithoutCalls(t *testing.T) {
 		var seen recording
 		next := map[[2]netip.AddrPort]uint32{}
 		for _, p := range passed[:n] {
-			way := [2]netip.AddrPort{p.src, p.dst}
+			direction := [2]netip.AddrPort{p.src, p.dst}
 			// A loopback interface shows each packet twice.
 			for range 2 {
 				seen.record(redirectedBack(segment{
-					Src: p.src, Dst: p.dst, Seq: next[way], Length: len(p.data), Data: []byte(p.data), Time: time.Unix(0, 0).Add(p.at),
+					Src: p.src, Dst: p.dst, Seq: next[direction], Length: len(p.data), Data: []byte(p.data), Time: time.Unix(0, 0).Add(p.at),
 				}))
 			}
-			next[way] += uint32(len(p.data))
+			next[direction] += uint32(len(p.data))
 		}
 		if got := seen.residence(traceID); got != want {
 			t.Errorf("after %d segments: %v, want %v", n, got, want)

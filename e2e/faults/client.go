@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package front asks for front pages from the client node, with trace contexts
-// of its own: so the fault laboratory knows a request before it is sent.
 package faults
 
 import (
@@ -19,14 +17,15 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-// Client sends requests; close it.
+// Client requests front pages from the client node, with trace contexts of its own:
+// the fault laboratory knows a trace ID before it sends the request. Close it.
 type Client struct {
 	tracer lab.Tracer
 	http   *http.Client
 }
 
-// New returns a client in the lab's client node that has one connection and
-// writes the trace context as the tracer does.
+// NewClient returns a client with one connection that writes the trace context in the
+// tracer's format.
 func NewClient(l *lab.Lab, tracer lab.Tracer) *Client {
 	return &Client{tracer, &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -39,7 +38,6 @@ func NewClient(l *lab.Lab, tracer lab.Tracer) *Client {
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// NewTraceID makes a trace ID.
 func newTraceID() string { return randomHex(16) }
 
 func randomHex(bytes int) string {
@@ -48,8 +46,8 @@ func randomHex(bytes int) string {
 	return hex.EncodeToString(b)
 }
 
-// Get asks for the front page, with a version of reviews ("" for any), and
-// returns how long the answer took.
+// Get requests the front page, with a version of reviews ("" for any), and returns how
+// long the response took.
 func (c *Client) Get(ctx context.Context, traceID, version string, sampled bool) (time.Duration, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, lab.FrontPage(), nil)
 	if err != nil {
@@ -62,7 +60,7 @@ func (c *Client) Get(ctx context.Context, traceID, version string, sampled bool)
 	start := time.Now()
 	response, err := c.http.Do(request)
 	if err != nil {
-		return 0, fmt.Errorf("ask for the front page: %w", err)
+		return 0, fmt.Errorf("request the front page: %w", err)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
@@ -71,7 +69,7 @@ func (c *Client) Get(ctx context.Context, traceID, version string, sampled bool)
 	}
 	took := time.Since(start)
 	if response.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("ask for the front page: %s: %.200s", response.Status, body)
+		return 0, fmt.Errorf("request the front page: %s: %.200s", response.Status, body)
 	}
 	return took, nil
 }
@@ -91,8 +89,8 @@ func (c *Client) trace(header http.Header, traceID string, sampled bool) {
 	header.Set("x-b3-sampled", flag)
 }
 
-// Load is requests that nobody samples, on their way beside the one that
-// matters. They are counted, and so are those that failed.
+// Load sends unsampled requests in the background. It counts them, and those that
+// failed.
 type Load struct {
 	Sent, Failed atomic.Int64
 
@@ -102,12 +100,12 @@ type Load struct {
 	group   sync.WaitGroup
 }
 
-// NewLoad returns load of rate requests per second in sum, over the clients in
-// turn, each of which has one request on its way at a time. It is off.
+// NewLoad returns a load of rate requests per second in sum, over the clients in turn,
+// each of which has one request in flight at a time. The load is off.
 func NewLoad(rate float64, clients ...*Client) *Load { return &Load{clients: clients, rate: rate} }
 
-// Set turns the load on or off. On, it returns when each client has had its
-// first answer; off, when the last one has come.
+// Set turns the load on or off. On, it returns after the first response of each client;
+// off, after the last response.
 func (l *Load) Set(on bool) {
 	switch {
 	case on && l.cancel == nil:
@@ -126,7 +124,7 @@ func (l *Load) Set(on bool) {
 	}
 }
 
-// run sends one client's requests, at times between those of the others.
+// run sends the requests of one client, offset from those of the others.
 func (l *Load) run(ctx context.Context, c *Client, i int) {
 	step := time.Duration(float64(time.Second) / l.rate)
 	next := time.Now().Add(time.Duration(i) * step)

@@ -8,12 +8,11 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-// DefaultCases is how many cases are drawn unless said otherwise: 510 faults
-// and 102 requests without.
+// DefaultCases is the default number of cases: 510 with a fault and 102 without.
 const DefaultCases = 612
 
-// Draw draws cases from a seed: of six, one has no fault. Every fault of the
-// deck comes once before one comes again.
+// Draw draws cases from a seed. One in six has no fault. No fault of the deck repeats
+// before all have occurred.
 func Draw(seed uint64, n int) []Case {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	var cases, rest []Case
@@ -32,7 +31,7 @@ func Draw(seed uint64, n int) []Case {
 	return cases
 }
 
-// Deck is every fault at every place and magnitude, with and without load.
+// Deck returns every fault at every location and magnitude, with and without load.
 func Deck() []Case {
 	var deck []Case
 	add := func(c Case) {
@@ -73,8 +72,8 @@ func Deck() []Case {
 	return deck
 }
 
-// choose chooses the message that the fault is for, and a version of reviews on
-// whose way it is.
+// choose chooses the message that the fault affects, and a version of reviews whose
+// requests have it.
 func (c Case) choose(rng *rand.Rand) Case {
 	switch transfers := c.transfers(); {
 	case len(transfers) > 0 && c.Kind != RelayDelay:
@@ -112,20 +111,19 @@ func (c Case) transfers() []Transfer {
 	})
 }
 
-// Versions are the pods of which a front page asks one.
+// Versions are the reviews pods, of which a front page calls one.
 var Versions = []string{"reviews-v1", "reviews-v2", "reviews-v3"}
 
-// Leg is the way of one message from one pod to another, between their
-// sidecars.
+// Transfer is one message from one pod to another, between their sidecars.
 type Transfer struct {
-	// Caller asks Callee; both are pods.
+	// Caller calls Callee; both are pods.
 	Caller string `json:"caller"`
 	Callee string `json:"callee"`
-	// Response is set for the answer.
+	// Response is set for the response.
 	Response bool `json:"response"`
 }
 
-// From is the pod that sends the message, To the one that gets it.
+// From returns the pod that sends the message.
 func (l Transfer) From() string {
 	if l.Response {
 		return l.Callee
@@ -133,7 +131,7 @@ func (l Transfer) From() string {
 	return l.Caller
 }
 
-// To is the pod that gets the message.
+// To returns the pod that receives the message.
 func (l Transfer) To() string {
 	if l.Response {
 		return l.Caller
@@ -141,7 +139,7 @@ func (l Transfer) To() string {
 	return l.Callee
 }
 
-// Version is the version of reviews on the way, "" when any will do.
+// Version returns the reviews pod at either end, "" if none.
 func (l Transfer) Version() string {
 	for _, v := range Versions {
 		if l.Caller == v || l.Callee == v {
@@ -151,8 +149,8 @@ func (l Transfer) Version() string {
 	return ""
 }
 
-// Legs are the ways whose messages can be made long: all but the request to the
-// front page.
+// Transfers returns the messages that can be padded: all but the request for the front
+// page.
 func Transfers() []Transfer {
 	pairs := [][2]string{{"productpage", "details"}}
 	for _, v := range Versions {
@@ -166,7 +164,7 @@ func Transfers() []Transfer {
 	return transfers
 }
 
-// nodeOf is the node of a pod of the testbed.
+// nodeOf returns the node of a pod.
 func nodeOf(pod string) int {
 	for _, p := range lab.Pods {
 		if p.Name == pod {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package faults is the fault laboratory: it draws faults, one for each layer
-// and place of the testbed, and holds what layertrace says of a request against
-// what was done to it. What was done is measured by the laboratory itself, never
-// by layertrace.
+// Package faults injects faults into the lab, one request at a time, in every layer
+// and at every location, and measures how long each fault held up its request: from
+// packets on both sides of a process or a queue, or by the clock of the application.
+// It shares nothing with layertrace; package matrix compares the two.
 package faults
 
 import (
@@ -18,25 +18,25 @@ import (
 // Kind is a kind of fault.
 type Kind string
 
-// The kinds of faults, by what is done.
+// The kinds of faults.
 const (
-	// AppSleep: the application waits before it answers.
+	// AppSleep: the application waits before it responds.
 	AppSleep Kind = "application-sleep"
-	// AppNotReading: it leaves the request in its receive queue.
+	// AppNotReading: the application leaves the request in its receive queue.
 	AppNotReading Kind = "application-not-reading"
-	// SidecarStarved: the sidecar gets no CPU while the request waits for it.
+	// SidecarStarved: the sidecar gets no CPU time while the request waits for it.
 	SidecarStarved Kind = "sidecar-starved"
-	// PodQdisc, DriverQdisc and SlowBridge: the queue of the pod's interface, of
-	// the node's physical one, or of the node's bridge is slow.
+	// PodQdisc, DriverQdisc and SlowBridge: the queue of the pod's interface, the
+	// node's physical interface, or the node's bridge is slow.
 	PodQdisc    Kind = "pod-qdisc"
 	DriverQdisc Kind = "driver-qdisc"
 	SlowBridge  Kind = "slow-bridge"
-	// RelayDelay, RelayLoss and RelayReorder: packets between two nodes are
-	// late, one is lost, or the first of a message comes last.
+	// RelayDelay, RelayLoss and RelayReorder: packets between two nodes are delayed,
+	// one is lost, or the first of a message arrives last.
 	RelayDelay   Kind = "relay-delay"
 	RelayLoss    Kind = "relay-loss"
 	RelayReorder Kind = "relay-reorder"
-	// NoFault: nothing is done.
+	// NoFault: no fault.
 	NoFault Kind = "none"
 )
 
@@ -46,11 +46,11 @@ var Kinds = []Kind{
 	RelayDelay, RelayLoss, RelayReorder, NoFault,
 }
 
-// ParseKinds reads names of kinds.
+// ParseKinds returns the kinds with some names.
 func ParseKinds(names []string) (kinds []Kind, err error) {
 	for _, name := range names {
 		if !slices.Contains(Kinds, Kind(name)) {
-			return nil, fmt.Errorf("unknown fault %q: choose of %v", name, Kinds)
+			return nil, fmt.Errorf("unknown fault %q: choose from %v", name, Kinds)
 		}
 		kinds = append(kinds, Kind(name))
 	}
@@ -69,11 +69,11 @@ var layerOf = map[Kind]observe.Layer{
 	NoFault: observe.NoLayer,
 }
 
-// Layer is where the kind of fault is.
+// Layer returns the layer that a verdict must name.
 func (k Kind) Layer() observe.Layer { return layerOf[k] }
 
-// Queue is the queue of the protocol stack in which the fault lets messages wait,
-// as layertrace names it; "" where it is in none.
+// Queue returns the queue of the protocol stack in which the fault delays messages, as
+// layertrace names it; "" for none.
 func (k Kind) Queue() string {
 	switch k {
 	case AppNotReading, SidecarStarved:
@@ -85,33 +85,33 @@ func (k Kind) Queue() string {
 	}
 }
 
-// Magnitudes are how long the faults take; a lost packet takes as long as its
-// sender needs to notice.
+// Magnitudes are the durations of faults. A lost packet takes as long as its sender
+// needs to detect the loss.
 var Magnitudes = []time.Duration{time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond}
 
-// Case is one request with one fault.
+// Case is a request with a fault.
 type Case struct {
 	Kind Kind
-	// Pod is where the first four kinds of faults are, Node where the queues of
-	// a node are slow, FromNode and ToNode where the relay is.
+	// Pod is the location of the first four kinds of faults, Node that of a node's
+	// queue, FromNode and ToNode that of the relay.
 	Pod              string
 	Node             int
 	FromNode, ToNode int
-	// Magnitude is how long the fault should take.
+	// Magnitude is the intended duration of the fault.
 	Magnitude time.Duration
-	// Leg is the message that is slow, for queues and for loss and reordering.
+	// Transfer is the affected message, for queues, loss and reordering.
 	Transfer Transfer
-	// Version is the reviews that is asked.
+	// Version is the reviews pod that the request uses.
 	Version string
-	// Load is set when other requests are on their way at the same time.
+	// Load is set when other requests are in flight at the same time.
 	Load bool
 }
 
-// Place is what a verdict has to name beside the layer.
+// Location returns the location that a verdict must name with the layer.
 func (c Case) Location() string {
 	switch c.Kind.Layer() {
 	case observe.Application, observe.ProtocolStack:
-		pod, _ := lab.PodByName(c.Pod) // of a case that was drawn it exists
+		pod, _ := lab.PodByName(c.Pod) // exists in a drawn case
 		return pod.Service
 	case observe.NodeDriver, observe.VirtualNetwork:
 		return lab.NodeName(c.Node)
@@ -123,11 +123,11 @@ func (c Case) Location() string {
 	}
 }
 
-// String says what is done, and where.
+// String describes the fault and its location.
 func (c Case) String() string {
 	text := string(c.Kind)
-	if place := c.Location(); place != "" {
-		text += " at " + place
+	if location := c.Location(); location != "" {
+		text += " at " + location
 	}
 	if c.Transfer != (Transfer{}) {
 		text += fmt.Sprintf(" (%s to %s)", c.Transfer.From(), c.Transfer.To())

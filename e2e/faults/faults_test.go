@@ -13,24 +13,24 @@ import (
 
 func TestDrawIsDeterministic(t *testing.T) {
 	if !reflect.DeepEqual(Draw(7, 100), Draw(7, 100)) {
-		t.Error("one seed, two draws")
+		t.Error("the same seed draws different cases")
 	}
 	if reflect.DeepEqual(Draw(7, 100), Draw(8, 100)) {
-		t.Error("two seeds, one draw")
+		t.Error("different seeds draw the same cases")
 	}
 	if !reflect.DeepEqual(Draw(7, 100), Draw(7, 200)[:100]) {
-		t.Error("more cases are other cases")
+		t.Error("a longer draw begins with different cases")
 	}
 }
 
-// The default draw has every fault at every place and magnitude, with and
-// without load.
+// The default draw has every fault at every location and magnitude, with and without
+// load.
 func TestDrawCovers(t *testing.T) {
 	type key struct {
-		kind   Kind
-		place  string
-		amount time.Duration
-		load   bool
+		kind     Kind
+		location string
+		amount   time.Duration
+		load     bool
 	}
 	drawn := map[key]int{}
 	none := 0
@@ -55,34 +55,34 @@ func TestDrawCovers(t *testing.T) {
 	}
 }
 
-// A fault can meet its request: the message is on the way that is asked for,
-// and it passes where the fault is.
+// A fault can affect its request: the request has the message, which passes the
+// location of the fault.
 func TestDrawnFaultsMeetTheirRequest(t *testing.T) {
 	for _, c := range Draw(3, 2000) {
 		from, to := nodeOf(c.Transfer.From()), nodeOf(c.Transfer.To())
 		if v := c.Transfer.Version(); v != "" && v != c.Version {
-			t.Errorf("%v: asks %s", c, c.Version)
+			t.Errorf("%v: calls %s", c, c.Version)
 		}
-		met := true
+		affected := true
 		switch c.Kind {
 		case AppSleep, AppNotReading, SidecarStarved:
-			met = onTheWay(c.Pod, c.Version)
+			affected = onPath(c.Pod, c.Version)
 		case PodQdisc:
-			met = c.Transfer.From() == c.Pod && onTheWay(c.Pod, c.Version)
+			affected = c.Transfer.From() == c.Pod && onPath(c.Pod, c.Version)
 		case DriverQdisc:
-			met = from == c.Node && to != from
+			affected = from == c.Node && to != from
 		case SlowBridge:
-			met = to == c.Node && to != from
+			affected = to == c.Node && to != from
 		case RelayLoss, RelayReorder:
-			met = from == c.FromNode && to == c.ToNode
+			affected = from == c.FromNode && to == c.ToNode
 		}
-		if !met {
-			t.Errorf("%v with %s does not meet its request", c, c.Version)
+		if !affected {
+			t.Errorf("%v with %s does not affect its request", c, c.Version)
 		}
 	}
 }
 
-func onTheWay(pod, version string) bool {
+func onPath(pod, version string) bool {
 	if strings.HasPrefix(pod, "reviews") {
 		return pod == version
 	}
@@ -120,6 +120,6 @@ func TestParseKinds(t *testing.T) {
 	}
 	_, err := ParseKinds([]string{"relay-delay", "relay-delays"})
 	if err == nil || !strings.Contains(err.Error(), `unknown fault "relay-delays"`) || !strings.Contains(err.Error(), "relay-loss") {
-		t.Errorf("a wrong name: %v, want it and what to choose of", err)
+		t.Errorf("a wrong name: %v, want it and the choices", err)
 	}
 }

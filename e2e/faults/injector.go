@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package inject puts faults into the lab, one request at a time, and tells how
-// much time each really took from the request: by packets seen on both sides of a
-// process or a queue, or by the clock of the application that does not read.
 package faults
 
 import (
@@ -16,19 +13,19 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// Bench is a running lab into which faults are put; close it.
+// Injector injects faults into a running lab; close it.
 type Injector struct {
 	lab          *lab.Lab
 	run          *lab.Run
 	applications map[string]*app.Client
 	relay        *relay
-	// Of the pods whose Envoys were starved.
+	// limits has the CPU limits of Envoys, by pod, after their first use.
 	limits map[string]*sandbox.CPULimit
 
-	residences baseline // in applications
+	residences baseline // of requests in applications
 }
 
-// New returns a bench for a run.
+// NewInjector returns an injector for a run.
 func NewInjector(l *lab.Lab, run *lab.Run) (*Injector, error) {
 	in := &Injector{lab: l, run: run, applications: map[string]*app.Client{}, limits: map[string]*sandbox.CPULimit{}}
 	for _, pod := range lab.Pods {
@@ -41,7 +38,7 @@ func NewInjector(l *lab.Lab, run *lab.Run) (*Injector, error) {
 	return in, err
 }
 
-// Close ends what the bench has started.
+// Close ends what the injector started.
 func (in *Injector) Close() error {
 	for _, app := range in.applications {
 		app.Close()
@@ -49,12 +46,12 @@ func (in *Injector) Close() error {
 	return in.relay.Close()
 }
 
-// Request is one request that is sent while a fault is there.
+// Request is a request to inject a fault into.
 type Request struct {
 	TraceID string
-	// Send sends it and waits for the answer.
+	// Send sends the request and waits for the response.
 	Send func(ctx context.Context) error
-	// Plain sends one like it under another trace ID, without a fault.
+	// Plain sends an equal request with another trace ID and without a fault.
 	Plain func(ctx context.Context, traceID string) error
 }
 
@@ -73,15 +70,15 @@ var injectFuncs = map[Kind]injectFunc{
 	RelayReorder:   (*Injector).reorder,
 }
 
-// ErrMissed is returned when a fault did not meet the request.
-var ErrMissed = errors.New("the fault did not meet the request")
+// ErrMissed is returned when the fault did not affect the request.
+var ErrMissed = errors.New("the fault missed the request")
 
-// Inject sends a request with a fault and returns how long the request was held
-// up by it. Afterwards the fault is gone.
+// Inject sends a request with a fault and returns how long the fault held it up.
+// Afterwards the fault is removed.
 func (in *Injector) Inject(ctx context.Context, c Case, r Request) (time.Duration, error) {
 	inject, ok := injectFuncs[c.Kind]
 	if !ok {
-		return 0, fmt.Errorf("no way to make a fault %q", c.Kind)
+		return 0, fmt.Errorf("no injector for fault %q", c.Kind)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -96,9 +93,9 @@ func (in *Injector) nothing(ctx context.Context, _ Case, r Request) (time.Durati
 	return 0, r.Send(ctx)
 }
 
-// sleep lets an application sleep before it answers. What that took from the
-// request is by how much longer it was in the application than others lately: who
-// has slept works slower afterwards, too.
+// sleep makes an application sleep before it responds. The result is by how much the
+// request's residence in the application exceeds that of recent requests, as an
+// application also works more slowly after it slept.
 func (in *Injector) sleep(ctx context.Context, c Case, r Request) (time.Duration, error) {
 	var plain []string
 	var report app.Report
@@ -132,18 +129,18 @@ func (in *Injector) notReading(ctx context.Context, c Case, r Request) (time.Dur
 	return orMissed(report.Held, err)
 }
 
-// application sends a request while a pod's application has a fault.
+// application sends a request while a fault is armed in a pod's application.
 func (in *Injector) application(ctx context.Context, pod string, f app.Fault, r Request) (report app.Report, err error) {
-	app := in.applications[pod]
-	if err := app.Arm(ctx, f); err != nil {
+	client := in.applications[pod]
+	if err := client.Arm(ctx, f); err != nil {
 		return report, err
 	}
 	err = r.Send(ctx)
-	report, disarmed := app.Disarm(ctx)
+	report, disarmed := client.Disarm(ctx)
 	return report, errors.Join(err, disarmed)
 }
 
-// met is an error when no time was taken.
+// orMissed returns ErrMissed when the fault took no time.
 func orMissed(injected time.Duration, err error) (time.Duration, error) {
 	if err == nil && injected <= 0 {
 		err = ErrMissed
@@ -151,28 +148,29 @@ func orMissed(injected time.Duration, err error) (time.Duration, error) {
 	return injected, err
 }
 
-// plainBefore is how many requests without a fault are watched before each with
-// one, where what a fault took is told by what others take.
+// plainRequests is how many requests without a fault are captured before each one
+// with a fault, where the measurement is relative to them.
 const plainRequests = 2
 
-// kin is what requests have in common that take as long at a pod.
+// peerKey is what requests with the same residence in a pod have in common.
 type peerKey struct {
 	pod, version string
 	load         bool
 }
 
+// sameClass returns the key of requests like that of a case.
 func sameClass(c Case) peerKey { return peerKey{c.Pod, c.Version, c.Load} }
 
-// pad is by how much a message is made longer: with its head it stays below the
+// padding is how many bytes are added to a message. With its head it stays below the
 // ten segments that TCP sends at once.
 const padding = 11_000
 
-// length is how long such a message is at least, so that a fault takes no less
-// than it should.
+// paddedLength is the minimum length of a padded message, so that a fault does not
+// take less than intended.
 const paddedLength = padding + 200
 
-// longer is what no other message in the same direction is: requests have
-// metadata, answers little more than a head.
+// minPaddedPacket returns a length that only padded messages in the same direction
+// exceed: requests have metadata, responses little more than a head.
 func minPaddedPacket(transfer Transfer) int {
 	if transfer.Response {
 		return 1100
@@ -180,7 +178,7 @@ func minPaddedPacket(transfer Transfer) int {
 	return 3000
 }
 
-// long sends a request and has the message on a transfer made long.
+// sendPadded sends a request of which one message is padded.
 func (in *Injector) sendPadded(ctx context.Context, transfer Transfer, r Request) error {
 	pod, fault := transfer.Callee, app.Fault{TraceID: r.TraceID, PadResponse: padding}
 	if !transfer.Response {
@@ -194,7 +192,7 @@ func (in *Injector) sendPadded(ctx context.Context, transfer Transfer, r Request
 	return errors.Join(err, disarmed)
 }
 
-// serviceOf is the name by which a pod is called.
+// serviceOf returns the service of a pod.
 func serviceOf(pod string) string {
 	for name, service := range lab.Services {
 		for _, p := range service.Pods {

@@ -10,17 +10,17 @@ import (
 	"time"
 )
 
-// keep is how much of a segment's data a Recorder keeps: the trace context is
-// in the head of a request.
+// maxKept is how much of a segment's data a recorder keeps: enough for the trace
+// context in the head of a request.
 const maxKept = 4096
 
-// Recorder keeps what passed an interface. The zero value is ready.
+// recorder records the segments that passed an interface. The zero value is ready.
 type recorder struct {
 	mu       sync.Mutex
 	segments []segment
 }
 
-// Record is to be called for each segment; hand it to Open.
+// record records a segment; pass it to openCapture.
 func (r *recorder) record(s segment) {
 	s.Data = bytes.Clone(s.Data[:min(len(s.Data), maxKept)])
 	r.mu.Lock()
@@ -28,21 +28,21 @@ func (r *recorder) record(s segment) {
 	r.segments = append(r.segments, s)
 }
 
-// Message is a request or a response: a piece of one direction of a connection.
+// message is a request or a response: a range of one direction of a connection.
 type message struct {
 	Src, Dst netip.AddrPort
-	// From and To are the sequence numbers of its first byte and behind its last.
+	// From and To are the sequence numbers of its first byte and after its last.
 	From, To uint32
 }
 
-// Length is the number of bytes.
+// length returns the number of bytes.
 func (m message) length() int { return int(m.To - m.From) }
 
-// Exchange is a request and its response.
+// exchange is a request and its response.
 type exchange struct{ Request, Response message }
 
-// Exchanges returns those whose request has the trace ID in its head, in their
-// order. ports are those of the servers.
+// exchangesOf returns the exchanges with a trace ID in the head of their request, in
+// order. ports are the ports of the servers.
 func (r *recorder) exchangesOf(traceID string, ports ...uint16) []exchange {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,8 +77,8 @@ func (r *recorder) exchangesOf(traceID string, ports ...uint16) []exchange {
 	return found
 }
 
-// Passed is when the last byte of a message had passed: each byte counts when
-// it came first. ok is false while some have not.
+// passed returns when all bytes of a message had passed, each for the first time. ok
+// is false when some have not.
 func (r *recorder) passed(m message) (at time.Time, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -94,7 +94,7 @@ func (r *recorder) passed(m message) (at time.Time, ok bool) {
 	return time.Time{}, false
 }
 
-// Began is when a byte of a message passed first.
+// began returns when the first segment of a message passed.
 func (r *recorder) began(m message) (at time.Time, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -106,7 +106,7 @@ func (r *recorder) began(m message) (at time.Time, ok bool) {
 	return time.Time{}, false
 }
 
-// talk is an exchange as it grows, with the head of its request.
+// openExchange is an exchange in progress, with the head of its request.
 type openExchange struct {
 	exchange
 	head []byte
@@ -120,7 +120,7 @@ func newMessage(s segment) message { return message{Src: s.Src, Dst: s.Dst, From
 
 func (t *openExchange) hasResponse() bool { return t.Response.Src.IsValid() }
 
-// ask adds a segment to the request; one that was sent again adds nothing.
+// addRequest adds a segment to the request. A retransmission adds nothing.
 func (t *openExchange) addRequest(s segment) {
 	if !seqAfter(s.end(), t.Request.To) {
 		return
@@ -140,13 +140,13 @@ func (t *openExchange) addResponse(s segment) {
 	}
 }
 
-// after tells whether sequence number a is behind b.
+// seqAfter reports whether sequence number a is after b.
 func seqAfter(a, b uint32) bool { return int32(a-b) > 0 }
 
-// cover is a set of bytes, as intervals [from, to) that do not touch.
+// byteSet is a set of bytes, as disjoint intervals [from, to).
 type byteSet [][2]int
 
-// add adds the bytes from from to before to.
+// add adds the bytes [from, to).
 func (c *byteSet) add(from, to int) {
 	var rest byteSet
 	for _, have := range *c {
@@ -159,7 +159,7 @@ func (c *byteSet) add(from, to int) {
 	*c = append(rest, [2]int{from, to})
 }
 
-// has tells whether the first n bytes are all there.
+// has reports whether the set has the first n bytes.
 func (c byteSet) has(n int) bool {
 	return slices.ContainsFunc(c, func(have [2]int) bool { return have[0] <= 0 && have[1] >= n })
 }

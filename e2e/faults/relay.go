@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package relay passes packets from one node to another through user space, and
-// delays, loses or reorders some on the way: kernels need no netem for it.
 package faults
 
 import (
@@ -23,10 +21,10 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// delay holds all that goes from one node to another. A request may pass there
-// several times: what it was held in sum counts.
+// delay holds all packets from one node to another. A request may pass several times:
+// the result is the sum.
 func (in *Injector) delay(ctx context.Context, c Case, r Request) (sum time.Duration, err error) {
-	before, behind, err := in.relayed(c, func(*recording) relayPlan { return delayPlan(c.Magnitude) },
+	before, after, err := in.relayed(c, func(*recording) relayPlan { return delayPlan(c.Magnitude) },
 		func() error { return r.Send(ctx) })
 	if err != nil {
 		return 0, err
@@ -36,7 +34,7 @@ func (in *Injector) delay(ctx context.Context, c Case, r Request) (sum time.Dura
 			if !m.Src.IsValid() || nodeOfIP(m.Src.Addr().String()) != c.FromNode || nodeOfIP(m.Dst.Addr().String()) != c.ToNode {
 				continue
 			}
-			one, err := heldFor(before, behind, m)
+			one, err := heldFor(before, after, m)
 			if err != nil {
 				return 0, err
 			}
@@ -46,35 +44,34 @@ func (in *Injector) delay(ctx context.Context, c Case, r Request) (sum time.Dura
 	return orMissed(sum, nil)
 }
 
-// lose loses the last packet of the message on the case's transfer, once.
+// lose drops the last packet of the affected message, once.
 func (in *Injector) lose(ctx context.Context, c Case, r Request) (time.Duration, error) {
-	before, behind, err := in.relayed(c, func(before *recording) relayPlan {
+	before, after, err := in.relayed(c, func(before *recording) relayPlan {
 		return newLosePlan(messageTarget(before, c.Transfer, r.TraceID))
 	}, func() error { return r.Send(ctx) })
 	if err != nil {
 		return 0, err
 	}
-	return timeBetween(before, behind, r.TraceID, c.Transfer)
+	return timeBetween(before, after, r.TraceID, c.Transfer)
 }
 
-// reorder has the first packet of a long message come last.
+// reorder makes the first packet of a padded message arrive last.
 func (in *Injector) reorder(ctx context.Context, c Case, r Request) (time.Duration, error) {
-	before, behind, err := in.relayed(c, func(before *recording) relayPlan {
+	before, after, err := in.relayed(c, func(before *recording) relayPlan {
 		return newReorderPlan(messageTarget(before, c.Transfer, r.TraceID), c.Magnitude)
 	}, func() error { return in.sendPadded(ctx, c.Transfer, r) })
 	if err != nil {
 		return 0, err
 	}
-	return timeBetween(before, behind, r.TraceID, c.Transfer)
+	return timeBetween(before, after, r.TraceID, c.Transfer)
 }
 
-// relayed does something while what goes from one node to the pods of another
-// passes the relay, and returns what was seen where it comes from the one and
-// where it leaves to the other.
-func (in *Injector) relayed(c Case, plan func(before *recording) relayPlan, do func() error) (before, behind *recording, err error) {
-	sw := in.lab.InfraNamespace()
-	spots := []site{{sw, lab.NodeName(c.FromNode)}, {sw, lab.NodeName(c.ToNode)}}
-	seen, err := captureAt(spots, func(seen []*recording) (err error) {
+// relayed calls do while packets from one node to the pods of another go through the
+// relay, and returns what was captured before and after it.
+func (in *Injector) relayed(c Case, plan func(before *recording) relayPlan, do func() error) (before, after *recording, err error) {
+	infra := in.lab.InfraNamespace()
+	sites := []site{{infra, lab.NodeName(c.FromNode)}, {infra, lab.NodeName(c.ToNode)}}
+	seen, err := captureAt(sites, func(seen []*recording) (err error) {
 		in.relay.Set(plan(seen[0]))
 		defer in.relay.Set(passPlan{})
 		node, pods := in.lab.NodeNamespace(c.FromNode), lab.PodSubnet(c.ToNode)
@@ -86,7 +83,7 @@ func (in *Injector) relayed(c Case, plan func(before *recording) relayPlan, do f
 			return err
 		}
 		if !in.relay.Met() {
-			return fmt.Errorf("%w: no packet was taken for it", ErrMissed)
+			return fmt.Errorf("%w: no packet was affected", ErrMissed)
 		}
 		return nil
 	})
@@ -96,7 +93,7 @@ func (in *Injector) relayed(c Case, plan func(before *recording) relayPlan, do f
 	return seen[0], seen[1], nil
 }
 
-// nodeOf is the node of the pod that has an address, 0 for others.
+// nodeOfIP returns the node of the pod with an address, 0 for other addresses.
 func nodeOfIP(ip string) int {
 	for _, pod := range lab.Pods {
 		if pod.IP == ip {
@@ -106,10 +103,9 @@ func nodeOfIP(ip string) int {
 	return 0
 }
 
-// target tells the segments of the message on a transfer, for the relay, which may
-// see them before anyone else does. A request is known by the trace ID in its
-// first segment; its answer by the request, seen earlier where it came back
-// past the same spot.
+// messageTarget selects the segments of a message for the relay, which may see them
+// before the captures do. A request is identified by the trace ID in its first
+// segment; a response by its request, which passed the same site before.
 func messageTarget(before *recording, transfer Transfer, traceID string) target {
 	if transfer.Response {
 		return func(s segment) bool {
@@ -133,7 +129,7 @@ func messageTarget(before *recording, transfer Transfer, traceID string) target 
 	}
 }
 
-// onLeg tells whether a segment goes from one pod of a transfer to the other.
+// isOf reports whether a segment goes from the sender of a transfer to its receiver.
 func isOf(s segment, transfer Transfer) bool {
 	return s.Src.Addr().String() == podIP(transfer.From()) && s.Dst.Addr().String() == podIP(transfer.To())
 }
@@ -146,9 +142,10 @@ func podIP(name string) string {
 	return pod.IP
 }
 
-// Relay is a relay that is ready: what nodes route to it goes through it.
+// relay passes packets from one node to another through user namespace, and delays, drops
+// or reorders some of them. Kernels need no netem for it.
 type relay struct {
-	space        *sandbox.Namespace
+	namespace    *sandbox.Namespace
 	bridge, pods string
 	file         *os.File
 	in           chan packet
@@ -159,42 +156,42 @@ type relay struct {
 	err  error
 }
 
-// Start makes a relay in the switch: bridge is where packets come in, pods the
-// subnet of all pods. Nothing goes through it before a node's route says so.
-func startRelay(space *sandbox.Namespace, bridge, pods string) (*relay, error) {
-	r := &relay{space: space, bridge: bridge, pods: pods, in: make(chan packet, 4096), plan: passPlan{}}
-	err := space.Do(func() (err error) {
+// startRelay starts a relay on the switch: packets arrive through bridge, pods is the
+// subnet of all pods. Nothing goes through it until a node has a route to it.
+func startRelay(namespace *sandbox.Namespace, bridge, pods string) (*relay, error) {
+	r := &relay{namespace: namespace, bridge: bridge, pods: pods, in: make(chan packet, 4096), plan: passPlan{}}
+	err := namespace.Do(func() (err error) {
 		r.file, err = openDevice()
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("make a relay (needs tun): %w", err)
+		return nil, fmt.Errorf("start a relay (needs tun): %w", err)
 	}
-	if err := routeInto(space, bridge, pods); err != nil {
-		return nil, errors.Join(fmt.Errorf("make a relay: %w", err), r.file.Close())
+	if err := routeInto(namespace, bridge, pods); err != nil {
+		return nil, errors.Join(fmt.Errorf("start a relay: %w", err), r.file.Close())
 	}
 	r.group.Go(r.read)
 	r.group.Go(r.pass)
 	return r, nil
 }
 
-// Set changes the plan; packets that are held keep their times.
+// Set changes the plan. Held packets keep their times.
 func (r *relay) Set(plan relayPlan) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.plan = plan
 }
 
-// Met tells whether the plan has done something to a packet.
+// Met reports whether the plan affected a packet.
 func (r *relay) Met() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.plan.Met()
 }
 
-// Close ends the relay; what it holds is lost.
+// Close ends the relay. Held packets are lost.
 func (r *relay) Close() error {
-	err := errors.Join(unroute(r.space, r.bridge, r.pods), r.file.Close())
+	err := errors.Join(unroute(r.namespace, r.bridge, r.pods), r.file.Close())
 	r.group.Wait()
 	return errors.Join(err, r.err)
 }
@@ -215,7 +212,7 @@ func (r *relay) read() {
 	}
 }
 
-// pass decides on each packet as it comes, and writes it when its time has come.
+// pass decides on each packet on arrival, and writes it when it is due.
 func (r *relay) pass() {
 	var hold packetHeap
 	var order uint64
@@ -258,46 +255,46 @@ func (r *relay) fail(err error) {
 	r.err = errors.Join(r.err, fmt.Errorf("relay: %w", err))
 }
 
-// Packet is an IPv4 packet on its way, with its segment when it has data.
+// packet is an IPv4 packet, with its TCP segment if it has data.
 type packet struct {
 	Raw     []byte
 	Segment segment
 	Data    bool
-	// Last is set on the last packet of what a sender had to send (PSH).
+	// Last is set on the last packet of a write (PSH).
 	Last bool
 }
 
-// Plan decides on packets, one after the other.
+// relayPlan decides on packets, one after the other.
 type relayPlan interface {
-	// Decide returns how long a packet is held back, or that it is lost.
+	// Decide returns how long to hold a packet, or that it is lost.
 	Decide(p packet, now time.Time) (hold time.Duration, lost bool)
-	// Met tells whether there was a packet to do something to.
+	// Met reports whether the plan affected a packet.
 	Met() bool
 }
 
-// Pass is the plan that does nothing.
+// passPlan affects no packet.
 type passPlan struct{}
 
-// Decide lets the packet pass.
+// Decide passes the packet.
 func (passPlan) Decide(packet, time.Time) (time.Duration, bool) { return 0, false }
 
 // Met is false.
 func (passPlan) Met() bool { return false }
 
-// Delay holds every packet for the same time.
+// delayPlan holds every packet for the same time.
 type delayPlan time.Duration
 
-// Met is true: who asks has seen the packets.
+// Met is true: the caller has captured the packets.
 func (delayPlan) Met() bool { return true }
 
 // Decide holds the packet.
 func (d delayPlan) Decide(packet, time.Time) (time.Duration, bool) { return time.Duration(d), false }
 
-// Target tells whether a segment belongs to the message that is meant.
+// target reports whether a segment belongs to the affected message.
 type target func(s segment) bool
 
-// Lose returns a plan that loses the last packet of the target once: no later
-// one tells the sender, who has to notice it by time.
+// newLosePlan returns a plan that drops the last packet of the target once. No later
+// packet reveals the loss, so the sender has to detect it by a timeout.
 func newLosePlan(target target) relayPlan { return &losePlan{target: target} }
 
 type losePlan struct {
@@ -313,11 +310,11 @@ func (l *losePlan) Decide(p packet, _ time.Time) (time.Duration, bool) {
 	return 0, true
 }
 
-// Met tells whether a packet was lost.
+// Met reports whether a packet was dropped.
 func (l *losePlan) Met() bool { return l.done }
 
-// Reorder returns a plan that holds the first packet of the target for d while
-// those behind it pass. Copies of it that the sender makes meanwhile wait too.
+// newReorderPlan returns a plan that holds the first packet of the target for d while
+// later ones pass. Its retransmissions wait as well.
 func newReorderPlan(target target, d time.Duration) relayPlan {
 	return &reorderPlan{target: target, hold: d}
 }
@@ -350,10 +347,10 @@ func (r *reorderPlan) Decide(p packet, now time.Time) (time.Duration, bool) {
 	return max(0, r.release.Sub(now)), false
 }
 
-// Met tells whether a packet was held.
+// Met reports whether a packet was held.
 func (r *reorderPlan) Met() bool { return !r.release.IsZero() }
 
-// parse reads a packet.
+// parsePacket parses a packet.
 func parsePacket(raw []byte) packet {
 	p := packet{Raw: raw}
 	if p.Segment, p.Data = parseIPv4(raw); p.Data {
@@ -363,18 +360,18 @@ func parsePacket(raw []byte) packet {
 	return p
 }
 
-// held is a packet with the time at which it goes on; of two with the same time
-// the one that came first.
+// heldPacket is a packet and when it is due. Packets due at the same time are in order
+// of arrival.
 type heldPacket struct {
 	due   time.Time
 	order uint64
 	raw   []byte
 }
 
-// waiting is a heap of held packets.
+// packetHeap is a heap of held packets.
 type packetHeap []heldPacket
 
-// Len, Less, Swap, Push and Pop make it a heap.
+// Len is part of heap.Interface.
 func (w packetHeap) Len() int { return len(w) }
 
 // Less orders by time, then by arrival.
@@ -385,7 +382,7 @@ func (w packetHeap) Less(i, j int) bool {
 	return w[i].due.Before(w[j].due)
 }
 
-// Swap exchanges two packets.
+// Swap swaps two packets.
 func (w packetHeap) Swap(i, j int) { w[i], w[j] = w[j], w[i] }
 
 // Push adds a packet.
@@ -398,8 +395,8 @@ func (w *packetHeap) Pop() any {
 	return last
 }
 
-// due removes and returns the packets whose time has come, and says when the
-// next one's does; zero when none waits.
+// due removes and returns the packets that are due, and returns when the next one is;
+// zero if none is held.
 func (w *packetHeap) due(now time.Time) (ready [][]byte, next time.Time) {
 	for w.Len() > 0 && !(*w)[0].due.After(now) {
 		ready = append(ready, heap.Pop(w).(heldPacket).raw)
@@ -412,11 +409,11 @@ func (w *packetHeap) due(now time.Time) (ready [][]byte, next time.Time) {
 
 const (
 	relayDevice = "relay0"
-	// routes is the number of the routing table that leads into the device.
+	// relayTable is the number of the routing table with routes into the device.
 	relayTable = 100
 )
 
-// openDevice makes a TUN device that is gone when the file is closed.
+// openDevice creates a TUN device, which closing the file removes.
 func openDevice() (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -433,11 +430,11 @@ func openDevice() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "/dev/net/tun"), nil
 }
 
-// routeInto sends what comes in by the bridge for the pods, which a node did
-// not send to another node by itself, into the device. What comes back out of
-// it goes by the ordinary routes.
-func routeInto(space *sandbox.Namespace, bridge, pods string) error {
-	nl, err := space.Netlink()
+// routeInto routes packets that arrive through the bridge for the pods, which are those
+// that a node did not send to another node directly, into the device. Packets out of
+// the device take the normal routes.
+func routeInto(namespace *sandbox.Namespace, bridge, pods string) error {
+	nl, err := namespace.Netlink()
 	if err != nil {
 		return err
 	}
@@ -460,16 +457,16 @@ func routeInto(space *sandbox.Namespace, bridge, pods string) error {
 	rule := netlink.NewRule()
 	rule.IifName, rule.Dst, rule.Table = bridge, dst, relayTable
 	if err := nl.RuleAdd(rule); err != nil {
-		return fmt.Errorf("route what comes in by %s into %s: %w", bridge, relayDevice, err)
+		return fmt.Errorf("route packets from %s into %s: %w", bridge, relayDevice, err)
 	}
-	return sysctl(space, map[string]string{
+	return sysctl(namespace, map[string]string{
 		"ip_forward": "1", "conf/all/rp_filter": "0", "conf/" + relayDevice + "/rp_filter": "0",
 	})
 }
 
-// unroute removes the rule; the routes go with the device.
-func unroute(space *sandbox.Namespace, bridge, pods string) error {
-	nl, err := space.Netlink()
+// unroute removes the rule. The routes end with the device.
+func unroute(namespace *sandbox.Namespace, bridge, pods string) error {
+	nl, err := namespace.Netlink()
 	if err != nil {
 		return err
 	}
@@ -486,11 +483,11 @@ func unroute(space *sandbox.Namespace, bridge, pods string) error {
 	return nil
 }
 
-func sysctl(space *sandbox.Namespace, values map[string]string) error {
-	return space.Do(func() error {
+func sysctl(namespace *sandbox.Namespace, values map[string]string) error {
+	return namespace.Do(func() error {
 		for name, value := range values {
 			if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
-				return fmt.Errorf("configure %s: %w", space.Name, err)
+				return fmt.Errorf("configure %s: %w", namespace.Name, err)
 			}
 		}
 		return nil

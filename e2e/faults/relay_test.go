@@ -24,7 +24,7 @@ func TestLoseLosesTheLastPacketOnce(t *testing.T) {
 	other := func(s segment) bool { return s.Seq >= 100 }
 	plan := newLosePlan(other)
 	if plan.Met() {
-		t.Error("a packet is lost before one came")
+		t.Error("a packet was lost before any arrived")
 	}
 	for i, step := range []struct {
 		packet packet
@@ -76,7 +76,7 @@ func TestDelayKeepsTheOrder(t *testing.T) {
 	}
 	for i, raw := range ready {
 		if int(raw[0]) != i {
-			t.Errorf("packet %d at place %d", raw[0], i)
+			t.Errorf("packet %d at position %d", raw[0], i)
 		}
 	}
 	if ready, next := w.due(start.Add(time.Hour)); len(ready) != 4 || !next.IsZero() {
@@ -93,9 +93,9 @@ func TestParse(t *testing.T) {
 	}
 	raw[33] = 0x10
 	if p := parsePacket(raw); p.Last {
-		t.Error("without PSH it is the last")
+		t.Error("a packet without PSH is the last")
 	}
 	if p := parsePacket(raw[:40]); p.Data {
-		t.Error("a torn packet has data")
+		t.Error("a truncated packet has data")
 	}
 }

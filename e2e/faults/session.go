@@ -12,8 +12,7 @@ import (
 	"github.com/layertrace/layertrace/internal/stats"
 )
 
-// Session makes cases one after the other, and requests without a fault between
-// them.
+// Session runs cases one after the other, with requests without a fault between them.
 type Session struct {
 	Injector *Injector
 	Client   *Client
@@ -23,20 +22,20 @@ type Session struct {
 	plain    int
 }
 
-// Made is a case that was made.
+// Injection is the result of a case.
 type Injection struct {
 	TraceID string
-	// Injected is what the fault took from the request, Client how long the
-	// client waited, Usual how long it does without a fault.
+	// Injected is how long the fault held up the request, Client how long the client
+	// waited, Baseline how long it waits without a fault.
 	Injected, Client, Baseline time.Duration
 }
 
-// Off is by how much the client waited longer than the fault accounts for.
+// Unexplained returns how much of the client's wait neither the baseline nor the fault
+// explains.
 func (m Injection) Unexplained() time.Duration { return m.Client - m.Baseline - m.Injected }
 
-// Sound tells whether the fault is what was wrong with the request: something
-// else, as a machine that was busy with other things, took less than 1 ms or a
-// quarter of the fault.
+// Sound reports whether the fault explains the client's wait: other causes, such as a
+// busy machine, took less than 1 ms or a quarter of the fault.
 func (m Injection) Sound() bool {
 	return m.Client >= m.Injected && m.Unexplained() <= max(time.Millisecond, m.Injected/4)
 }
@@ -46,7 +45,7 @@ type baselineKey struct {
 	load    bool
 }
 
-// WarmUp opens connections and learns what is usual, without and with load.
+// WarmUp opens connections and measures the baseline, without and with load.
 func (s *Session) WarmUp(ctx context.Context) error {
 	for _, load := range []bool{true, false} {
 		if err := s.Plain(ctx, load, 10*len(Versions)); err != nil {
@@ -56,7 +55,7 @@ func (s *Session) WarmUp(ctx context.Context) error {
 	return nil
 }
 
-// Plain sends requests without a fault, and leaves the load as it is then.
+// Plain sends requests without a fault. It turns the load on or off, and leaves it so.
 func (s *Session) Plain(ctx context.Context, load bool, requests int) error {
 	s.Load.Set(load)
 	for range requests {
@@ -67,7 +66,7 @@ func (s *Session) Plain(ctx context.Context, load bool, requests int) error {
 	return nil
 }
 
-// without sends a request without a fault that no case is made of.
+// sendPlain sends a request without a fault for the baseline.
 func (s *Session) sendPlain(ctx context.Context, load bool) error {
 	s.plain++
 	return s.sendPlainOf(ctx, newTraceID(), baselineKey{Versions[s.plain%len(Versions)], load})
@@ -79,7 +78,7 @@ func (s *Session) sendPlainOf(ctx context.Context, traceID string, of baselineKe
 	return err
 }
 
-// Make makes a request of a case.
+// Make runs a case once.
 func (s *Session) Make(ctx context.Context, c Case) (m Injection, err error) {
 	s.Load.Set(c.Load)
 	m = Injection{TraceID: newTraceID(), Baseline: s.baseline.median(baselineKey{c.Version, c.Load})}
@@ -99,25 +98,25 @@ func (s *Session) Make(ctx context.Context, c Case) (m Injection, err error) {
 	return m, err
 }
 
-// heal lets connections that have seen losses send as much at once as before:
-// what they would be slow with is no fault that the next case knows of.
+// heal lets connections recover their congestion windows after losses, which would
+// slow the next case down.
 func (s *Session) heal(ctx context.Context, version string) error {
 	for range 4 {
 		if _, err := s.Client.Get(ctx, newTraceID(), version, false); err != nil {
-			return fmt.Errorf("after a loss: %w", err)
+			return fmt.Errorf("recover from a loss: %w", err)
 		}
 	}
 	return nil
 }
 
-// Typical keeps how long requests without a fault took lately, by what they
-// asked for. The zero value is ready.
+// baseline has the durations of recent requests without a fault, by key. The zero
+// value is ready.
 type baseline struct{ recent map[any][]time.Duration }
 
-// recently is how many of the latest count.
+// baselineSize is how many recent durations count.
 const baselineSize = 15
 
-// Add adds a request.
+// add adds a request.
 func (t *baseline) add(of any, took time.Duration) {
 	if t.recent == nil {
 		t.recent = map[any][]time.Duration{}
@@ -126,7 +125,7 @@ func (t *baseline) add(of any, took time.Duration) {
 	t.recent[of] = all[max(0, len(all)-baselineSize):]
 }
 
-// Median is that of the latest requests, 0 without any.
+// median returns the median of the recent requests, 0 without any.
 func (t *baseline) median(of any) time.Duration {
 	return stats.Median(t.recent[of])
 }

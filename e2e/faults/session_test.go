@@ -10,7 +10,7 @@ import (
 func TestSound(t *testing.T) {
 	const ms = time.Millisecond
 	for _, test := range []struct {
-		injected, client time.Duration // it is 5 ms without a fault
+		injected, client time.Duration // the baseline is 5 ms
 		sound            bool
 	}{
 		{0, 5 * ms, true},
@@ -19,7 +19,7 @@ func TestSound(t *testing.T) {
 		{20 * ms, 29 * ms, true},
 		{20 * ms, 31 * ms, false},
 		{20 * ms, 21 * ms, true},
-		{20 * ms, 19 * ms, false}, // the request cannot have waited for it
+		{20 * ms, 19 * ms, false}, // less than the fault
 	} {
 		m := Injection{Injected: test.injected, Client: test.client, Baseline: 5 * ms}
 		if m.Sound() != test.sound {

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package queue makes the queue of one interface slow for one kind of message:
-// large ones to or from the port of the applications. All else passes as before.
 package faults
 
 import (
@@ -21,9 +19,9 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// podQueue makes the queue of a pod's interface slow. What is in front of it
-// cannot be watched, but its first packet passes at once and all of them came
-// together: what it took from the last is the time between first and last.
+// podQueue makes the queue of a pod's interface slow. Packets cannot be captured
+// before it, but all packets of the message arrive together and the first passes at
+// once: the delay of the last is the time between first and last.
 func (in *Injector) podQueue(ctx context.Context, c Case, r Request) (time.Duration, error) {
 	pod, err := lab.PodByName(c.Pod)
 	if err != nil {
@@ -31,20 +29,20 @@ func (in *Injector) podQueue(ctx context.Context, c Case, r Request) (time.Durat
 	}
 	slow := slowQueue{Namespace: in.lab.PodNamespace(pod.Name), NIC: "eth0"}
 	node := in.lab.NodeNamespace(pod.Node)
-	behind, err := in.slow(ctx, slow, c, r, site{node, pod.VNIC})
+	after, err := in.slow(ctx, slow, c, r, site{node, pod.VNIC})
 	if err != nil {
 		return 0, err
 	}
-	m, err := behind[0].message(r.TraceID, c.Transfer)
+	m, err := after[0].message(r.TraceID, c.Transfer)
 	if err != nil {
 		return 0, err
 	}
-	began, ok1 := behind[0].began(m)
-	passed, ok2 := behind[0].passed(m)
+	first, ok1 := after[0].began(m)
+	last, ok2 := after[0].passed(m)
 	if !ok1 || !ok2 {
 		return 0, ErrMissed
 	}
-	return passed.Sub(began), nil
+	return last.Sub(first), nil
 }
 
 // driverQueue makes the queue of a node's physical interface slow.
@@ -62,8 +60,8 @@ func (in *Injector) driverQueue(ctx context.Context, c Case, r Request) (time.Du
 	return timeBetween(seen[0], seen[1], r.TraceID, c.Transfer)
 }
 
-// bridgeQueue makes the queue of a node's bridge slow, for what the node routes
-// to its pods.
+// bridgeQueue makes the queue of a node's bridge slow, for packets that the node
+// routes to its pods.
 func (in *Injector) bridgeQueue(ctx context.Context, c Case, r Request) (time.Duration, error) {
 	to, err := lab.PodByName(c.Transfer.To())
 	if err != nil {
@@ -78,65 +76,67 @@ func (in *Injector) bridgeQueue(ctx context.Context, c Case, r Request) (time.Du
 	return timeBetween(seen[0], seen[1], r.TraceID, c.Transfer)
 }
 
-// slow sends a request whose message on the case's transfer is long, with one queue
-// slow for it, and returns what passed the spots.
-func (in *Injector) slow(ctx context.Context, s slowQueue, c Case, r Request, spots ...site) (seen []*recording, err error) {
+// slow sends a request whose affected message is padded, with a queue slow for it,
+// and returns what was captured at the sites.
+func (in *Injector) slow(ctx context.Context, s slowQueue, c Case, r Request, sites ...site) (seen []*recording, err error) {
 	s.Match = queueMatch{Port: lab.AppPort, Response: c.Transfer.Response, Longer: minPaddedPacket(c.Transfer)}
-	// A message that comes in pieces waits less: the queue is at work before
-	// its last piece is there.
+	// A message that arrives in pieces waits less: the queue sends the first while
+	// the last is still to come.
 	s.Rate = queueRate(paddedLength, c.Magnitude+200*time.Microsecond)
 	remove, err := s.install()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	return captureAt(spots, func([]*recording) error { return in.sendPadded(ctx, c.Transfer, r) })
+	return captureAt(sites, func([]*recording) error { return in.sendPadded(ctx, c.Transfer, r) })
 }
 
-// between is how long after the first spot a message had passed the second.
-func timeBetween(before, behind *recording, traceID string, transfer Transfer) (time.Duration, error) {
+// timeBetween returns the time from when a message had passed the first site until it
+// had passed the second.
+func timeBetween(before, after *recording, traceID string, transfer Transfer) (time.Duration, error) {
 	m, err := before.message(traceID, transfer)
 	if err != nil {
 		return 0, err
 	}
-	return heldFor(before, behind, m)
+	return heldFor(before, after, m)
 }
 
-func heldFor(before, behind *recording, m message) (time.Duration, error) {
-	came, ok1 := before.passed(m)
-	went, ok2 := behind.passed(m)
+func heldFor(before, after *recording, m message) (time.Duration, error) {
+	arrived, ok1 := before.passed(m)
+	left, ok2 := after.passed(m)
 	if !ok1 || !ok2 {
-		return 0, fmt.Errorf("%w: it was not seen on both sides", ErrMissed)
+		return 0, fmt.Errorf("%w: it was not captured on both sides", ErrMissed)
 	}
-	return went.Sub(came), nil
+	return left.Sub(arrived), nil
 }
 
-// Burst is how many bytes the slow queue lets pass at once: one full segment,
-// the next has to wait.
+// queueBurst is how many bytes pass the slow queue at once: one full segment; the next
+// has to wait.
 const queueBurst = 1600
 
-// mss is what a segment carries on the lab's interfaces, overhead the headers
-// that count in the queue: Ethernet, IPv4, TCP with timestamps.
+// mss is the payload of a segment on the lab's interfaces, headerBytes the headers
+// that the queue counts: Ethernet, IPv4, TCP with timestamps.
 const (
 	mss         = 1500 - 20 - 32
 	headerBytes = 14 + 20 + 32
 )
 
-// Wire is how many bytes the queue counts for a message, sent at once.
+// wireBytes returns how many bytes the queue counts for a message sent at once.
 func wireBytes(message int) int { return message + (message+mss-1)/mss*headerBytes }
 
-// Rate is the bytes per second at which a message leaves the queue d after it
-// came, when the queue was empty and its bucket full.
+// queueRate returns the rate, in bytes per second, at which a message leaves the queue
+// d after it arrived, when the queue was empty and its bucket full.
 func queueRate(message int, d time.Duration) uint64 {
 	return uint64(float64(wireBytes(message)-queueBurst) / d.Seconds())
 }
 
-// Delay is the time that Rate is the rate for.
+// queueDelay returns the delay of a message at a rate: the inverse of queueRate.
 func queueDelay(message int, rate uint64) time.Duration {
 	return time.Duration(float64(wireBytes(message)-queueBurst) / float64(rate) * float64(time.Second))
 }
 
-// Slow says which queue is slow, and for what.
+// slowQueue makes the queue of an interface slow for one kind of message: large ones
+// to or from the port of the applications. Other packets are not delayed.
 type slowQueue struct {
 	Namespace *sandbox.Namespace
 	NIC       string
@@ -151,8 +151,8 @@ var (
 	tbfLeaf  = netlink.MakeHandle(2, 0)
 )
 
-// Install makes the queue slow until remove is called. Then packets that are
-// still in it are lost.
+// install makes the queue slow until remove is called. Packets that are then still in
+// it are lost.
 func (s slowQueue) install() (remove func() error, err error) {
 	nl, err := s.Namespace.Netlink()
 	if err != nil {
@@ -168,15 +168,15 @@ func (s slowQueue) install() (remove func() error, err error) {
 	if err := s.addQueue(nl, index); err != nil {
 		return nil, errors.Join(err, s.removeQueue(index))
 	}
-	// Packets are marked for the class when it is there.
+	// Mark packets for the class only once it exists.
 	if err := s.Match.mark(s.Namespace, s.NIC, htbClass); err != nil {
 		return nil, errors.Join(err, remove())
 	}
 	return remove, nil
 }
 
-// addQueue replaces the interface's queue. HTB sends at once what belongs to
-// none of its classes; TBF, below it, cuts large packets into segments.
+// addQueue replaces the interface's queue. HTB sends packets of none of its classes at
+// once; TBF, below it, splits large packets into segments.
 func (s slowQueue) addQueue(nl *netlink.Handle, index int) error {
 	htb := netlink.NewHtb(netlink.QdiscAttrs{LinkIndex: index, Handle: htbRoot, Parent: netlink.HANDLE_ROOT})
 	htb.Defcls = 0
@@ -206,7 +206,7 @@ func (s slowQueue) addQueue(nl *netlink.Handle, index int) error {
 	return nil
 }
 
-// ticks is how long a number of bytes takes, in the kernel's unit of 64 ns.
+// tbfTicks returns the time of a number of bytes in the kernel's unit of 64 ns.
 func tbfTicks(bytes int, rate uint64) uint32 {
 	return uint32((uint64(bytes)*uint64(time.Second)/rate + 63) / 64)
 }
@@ -224,25 +224,25 @@ func (s slowQueue) removeQueue(index int) error {
 	return nil
 }
 
-// Match says which packets are slow.
+// queueMatch selects the packets that are delayed.
 type queueMatch struct {
-	// Port is the server's; Response chooses what comes from it, otherwise what
-	// goes to it.
+	// Port is the server's. Response selects packets from it, otherwise packets to
+	// it.
 	Port     uint16
 	Response bool
-	// Longer is the length that an IPv4 packet, before it is cut into segments,
-	// must have and one byte more.
+	// Longer is the length that an IPv4 packet must exceed before it is split into
+	// segments.
 	Longer int
 }
 
 var markTable = &nftables.Table{Name: "layertrace-faults", Family: nftables.TableFamilyIPv4}
 
-// mark gives the packets that leave by nic a priority that names the class. It
-// comes last: addresses and ports are those on the wire.
-func (m queueMatch) mark(space *sandbox.Namespace, nic string, class uint32) error {
-	conn, err := nftables.New(nftables.WithNetNSFd(space.FD()))
+// mark gives the packets that leave through nic a priority that names the class. It is
+// the last hook, where addresses and ports are those on the wire.
+func (m queueMatch) mark(namespace *sandbox.Namespace, nic string, class uint32) error {
+	conn, err := nftables.New(nftables.WithNetNSFd(namespace.FD()))
 	if err != nil {
-		return fmt.Errorf("open nftables in %s: %w", space.Name, err)
+		return fmt.Errorf("open nftables in %s: %w", namespace.Name, err)
 	}
 	conn.AddTable(markTable)
 	chain := conn.AddChain(&nftables.Chain{
@@ -251,7 +251,7 @@ func (m queueMatch) mark(space *sandbox.Namespace, nic string, class uint32) err
 	})
 	conn.AddRule(&nftables.Rule{Table: markTable, Chain: chain, Exprs: m.rule(nic, class)})
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("mark packets in %s (needs nf_tables): %w", space.Name, err)
+		return fmt.Errorf("mark packets in %s (needs nf_tables): %w", namespace.Name, err)
 	}
 	return nil
 }
@@ -278,15 +278,15 @@ func (m queueMatch) rule(nic string, class uint32) []expr.Any {
 	}
 }
 
-// unmark removes what mark made.
-func unmark(space *sandbox.Namespace) error {
-	conn, err := nftables.New(nftables.WithNetNSFd(space.FD()))
+// unmark removes the rules of mark.
+func unmark(namespace *sandbox.Namespace) error {
+	conn, err := nftables.New(nftables.WithNetNSFd(namespace.FD()))
 	if err != nil {
-		return fmt.Errorf("open nftables in %s: %w", space.Name, err)
+		return fmt.Errorf("open nftables in %s: %w", namespace.Name, err)
 	}
 	conn.DelTable(markTable)
 	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("stop marking packets in %s: %w", space.Name, err)
+		return fmt.Errorf("stop marking packets in %s: %w", namespace.Name, err)
 	}
 	return nil
 }

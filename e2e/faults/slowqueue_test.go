@@ -32,11 +32,11 @@ func TestRateAndDelay(t *testing.T) {
 
 const testPort = 9080
 
-// answers serves answers of size bytes, each after one byte of request.
-func answers(t *testing.T, space *sandbox.Namespace, size int) {
+// serveBytes sends size bytes for each byte of request.
+func serveBytes(t *testing.T, namespace *sandbox.Namespace, size int) {
 	t.Helper()
 	var listener net.Listener
-	err := space.Do(func() (err error) {
+	err := namespace.Do(func() (err error) {
 		listener, err = net.Listen("tcp4", fmt.Sprintf(":%d", testPort))
 		return err
 	})
@@ -65,15 +65,15 @@ func answers(t *testing.T, space *sandbox.Namespace, size int) {
 	}()
 }
 
-// The last byte of a message leaves when the calculation says, by a tap behind
-// the queue; a short message of the same connection is not touched.
+// A capture after the queue sees the last byte of a message at the calculated time. The
+// queue does not delay a short message of the same connection.
 func TestCalculationAndTapAgree(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
 	a, b := pair(t)
 	const size = 8 * mss // whole segments: a short last one may go by the fast class
-	answers(t, b, size)
+	serveBytes(t, b, size)
 	conn, err := a.DialContext(context.Background(), "tcp", fmt.Sprintf("10.0.0.2:%d", testPort))
 	if err != nil {
 		t.Fatal(err)
@@ -82,26 +82,26 @@ func TestCalculationAndTapAgree(t *testing.T) {
 	for _, want := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond} {
 		slow := slowQueue{Namespace: b, NIC: "eth0", Match: queueMatch{Port: testPort, Response: true, Longer: 1100}, Rate: queueRate(size, want)}
 		agree := false
-		for range 20 { // a busy machine is late now and then, with the first segment as well
+		for range 20 { // a busy machine is sometimes late, even with the first segment
 			passed, waited, calculated := passing(t, a, conn, slow, size)
 			if waited < calculated-100*time.Microsecond {
-				t.Errorf("%v: %v behind the question, calculated %v: too early", want, waited, calculated)
+				t.Errorf("%v: %v after the request, calculated %v: too early", want, waited, calculated)
 			}
 			off := passed - calculated
 			if agree = off.Abs() <= 100*time.Microsecond+calculated/50; agree {
 				break
 			}
-			t.Logf("again: %v: %v by the tap, calculated %v", want, passed, calculated)
+			t.Logf("again: %v: captured %v, calculated %v", want, passed, calculated)
 		}
 		if !agree {
-			t.Errorf("%v: tap and calculation never agree", want)
+			t.Errorf("%v: capture and calculation never agree", want)
 		}
 	}
 }
 
-// passing asks once over conn, and returns how long the answer took to pass the
-// slow queue by the tap, how long behind the question that was, which no lateness
-// makes shorter, and how long it takes by calculation.
+// passing sends a request over conn, and returns how long the response took to pass the
+// slow queue by the capture, how long after the request that was, which delays can only
+// increase, and the calculated time.
 func passing(t *testing.T, a *sandbox.Namespace, conn net.Conn, slow slowQueue, size int) (passed, waited, calculated time.Duration) {
 	t.Helper()
 	remove, err := slow.install()
@@ -130,16 +130,16 @@ func passing(t *testing.T, a *sandbox.Namespace, conn net.Conn, slow slowQueue, 
 	began, _ := r.began(found[0].Response)
 	end, ok := r.passed(found[0].Response)
 	if !ok {
-		t.Fatal("the answer did not pass")
+		t.Fatal("the response did not pass")
 	}
 	return end.Sub(began), end.Sub(asked), queueDelay(found[0].Response.length(), slow.Rate)
 }
 
-// pair makes two namespaces: the first has a bridge 10.0.0.1 with the port
-// veth, the second eth0 with 10.0.0.2.
+// pair creates two namespaces: the first has a bridge 10.0.0.1 with the port veth, the
+// second eth0 with 10.0.0.2.
 func pair(t *testing.T) (a, b *sandbox.Namespace) {
 	t.Helper()
-	spaces := map[string]*sandbox.Namespace{}
+	namespaces := map[string]*sandbox.Namespace{}
 	for _, name := range []string{"a", "b"} {
 		s, err := sandbox.NewNamespace(fmt.Sprintf("lt-queue%d-%s", os.Getpid(), name))
 		if err != nil {
@@ -150,9 +150,9 @@ func pair(t *testing.T) (a, b *sandbox.Namespace) {
 				t.Error(err)
 			}
 		})
-		spaces[name] = s
+		namespaces[name] = s
 	}
-	a, b = spaces["a"], spaces["b"]
+	a, b = namespaces["a"], namespaces["b"]
 	if err := a.AddBridge("br", netip.MustParsePrefix("10.0.0.1/24").String()); err != nil {
 		t.Fatal(err)
 	}

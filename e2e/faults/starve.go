@@ -21,10 +21,10 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// starve lets a pod's Envoy have no CPU, by a limit that is spent, until the
-// request has been at the pod's interface for some time. What that took from the
-// request is how long it lay there until Envoy read it: who waited before it is
-// served first, and Envoy needs time to begin again.
+// starve takes all CPU time from a pod's Envoy, by an exhausted limit, until the
+// request has waited at the pod's interface for the magnitude. The result is the time
+// from its arrival until Envoy read it, which includes the time for Envoy to resume
+// and to serve earlier requests.
 func (in *Injector) starve(ctx context.Context, c Case, r Request) (injected time.Duration, err error) {
 	limit, err := in.limit(c.Pod)
 	if err != nil {
@@ -55,7 +55,7 @@ func (in *Injector) starve(ctx context.Context, c Case, r Request) (injected tim
 	return orMissed(injected, err)
 }
 
-// limit is the limit of a pod's Envoy.
+// limit returns the CPU limit of a pod's Envoy.
 func (in *Injector) limit(pod string) (*sandbox.CPULimit, error) {
 	if l := in.limits[pod]; l != nil {
 		return l, nil
@@ -67,20 +67,20 @@ func (in *Injector) limit(pod string) (*sandbox.CPULimit, error) {
 	return l, err
 }
 
-// holdUnread lifts the limit when a request has waited for the fault's time, and
-// returns how long it waited until it was read; 0 if it was read before. It
-// changes its thread.
+// holdUnread lifts the limit when a request has waited for the magnitude, and returns
+// how long it waited until it was read; 0 if it was read before. It changes the
+// scheduling of its thread.
 func (in *Injector) holdUnread(c Case, request arrival, limit *sandbox.CPULimit) (time.Duration, error) {
 	queue, err := openReceiveQueue(in.lab.PodNamespace(c.Pod), request.local, request.remote)
 	if err != nil {
 		return 0, err
 	}
 	defer queue.Close()
-	// To look in time also while Envoy takes all that it missed.
+	// To poll on time even while Envoy catches up.
 	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0); err != nil {
-		return 0, fmt.Errorf("run at once when it is time: %w", err)
+		return 0, fmt.Errorf("set real-time scheduling: %w", err)
 	}
-	time.Sleep(c.Magnitude - time.Since(request.at))
+	time.Sleep(c.Magnitude - time.Since(request.at)) // the fault
 	left, err := queue.unread()
 	if err != nil || left == 0 {
 		return 0, err
@@ -93,25 +93,27 @@ func (in *Injector) holdUnread(c Case, request arrival, limit *sandbox.CPULimit)
 }
 
 const (
-	// A quota as small, and a period as long, as the kernel takes
-	// (tg_set_cfs_bandwidth in kernel/sched/core.c): who has spent the quota mostly
-	// stands for longer than any fault. When the next period begins is the kernel's.
+	// The smallest quota and the longest period that the kernel accepts
+	// (tg_set_cfs_bandwidth in kernel/sched/core.c): after the quota a group is
+	// mostly throttled for longer than any fault. The kernel determines when the
+	// next period begins.
 	starvedQuota  = time.Millisecond
 	starvedPeriod = time.Second
-	// Who has not run for this long does not just wait for its turn on a CPU.
+	// A group that has not run for this long is throttled, not just waiting for a
+	// CPU.
 	minIdle = 2 * time.Millisecond
 )
 
-// hogs take what a cgroup's limit leaves of the CPUs, one on each.
+// cpuHogs are processes, one per CPU, that use up the quota of a cgroup.
 type cpuHogs []*exec.Cmd
 
-// spend limits the CPU time of a group and has it spent: when it returns, nothing
-// in the group runs until the limit is lifted or the next period begins.
+// exhaust limits the CPU time of a group and uses it up: when it returns, nothing in
+// the group runs until the limit is lifted or the next period begins.
 func exhaust(ctx context.Context, limit *sandbox.CPULimit) (err error) {
 	var h cpuHogs
 	defer func() {
-		// They go before the request comes, so that what was starved does not
-		// have to share.
+		// They end before the request arrives, so that the starved process does
+		// not share its CPU time with them.
 		err = errors.Join(err, h.end(limit))
 		if err != nil {
 			err = errors.Join(err, limit.Lift())
@@ -119,7 +121,7 @@ func exhaust(ctx context.Context, limit *sandbox.CPULimit) (err error) {
 	}()
 	var cpus unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
-		return fmt.Errorf("ask which CPUs there are: %w", err)
+		return fmt.Errorf("list the CPUs: %w", err)
 	}
 	for cpu := 0; len(h) < cpus.Count(); cpu++ {
 		if !cpus.IsSet(cpu) {
@@ -127,13 +129,13 @@ func exhaust(ctx context.Context, limit *sandbox.CPULimit) (err error) {
 		}
 		hog := exec.Command("/bin/sh", "-c", "while :; do :; done")
 		if err := hog.Start(); err != nil {
-			return fmt.Errorf("start a hog: %w", err)
+			return fmt.Errorf("start a CPU hog: %w", err)
 		}
 		h = append(h, hog)
 		var set unix.CPUSet
 		set.Set(cpu)
 		if err := unix.SchedSetaffinity(hog.Process.Pid, &set); err != nil {
-			return fmt.Errorf("bind a hog to CPU %d: %w", cpu, err)
+			return fmt.Errorf("bind a CPU hog to CPU %d: %w", cpu, err)
 		}
 		if err := limit.Add(hog.Process.Pid); err != nil {
 			return err
@@ -147,7 +149,7 @@ func exhaust(ctx context.Context, limit *sandbox.CPULimit) (err error) {
 		return err
 	}
 	last, ranAt := before, time.Now()
-	return sandbox.Await(ctx, "a group to have spent its CPU time", starvedPeriod/2, minIdle/10, func(context.Context) error {
+	return sandbox.Await(ctx, "a group to use up its CPU time", starvedPeriod/2, minIdle/10, func(context.Context) error {
 		now, err := limit.CPU()
 		if err != nil {
 			return err
@@ -156,27 +158,27 @@ func exhaust(ctx context.Context, limit *sandbox.CPULimit) (err error) {
 			last, ranAt = now, time.Now()
 		}
 		if last-before < starvedQuota || time.Since(ranAt) < minIdle {
-			return fmt.Errorf("it ran for %v, last %v ago", last-before, time.Since(ranAt))
+			return fmt.Errorf("ran for %v, last %v ago", last-before, time.Since(ranAt))
 		}
 		return nil
 	})
 }
 
-// end takes the hogs out of the group, in which they could not even die, and
-// kills them.
+// end moves the hogs out of the group, where they could not even exit, and kills
+// them.
 func (h cpuHogs) end(limit *sandbox.CPULimit) error {
 	var errs []error
 	for _, hog := range h {
 		errs = append(errs, limit.Release(hog.Process.Pid), hog.Process.Kill())
 		var killed *exec.ExitError
 		if err := hog.Wait(); !errors.As(err, &killed) {
-			errs = append(errs, fmt.Errorf("end a hog: %w", err))
+			errs = append(errs, fmt.Errorf("end a CPU hog: %w", err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// arrival watches a pod's interface for the request of a trace.
+// arrivalWatch captures at a pod's interface until the request of a trace arrives.
 type arrivalWatch struct {
 	*capture
 	pod     lab.Pod
@@ -186,14 +188,14 @@ type arrivalWatch struct {
 	arrived chan arrival
 }
 
-// came is a request that has come to a pod.
+// arrival is a request that has arrived at a pod.
 type arrival struct {
 	at time.Time
-	// local and remote are the ends of the connection, as the pod's Envoy has it.
+	// local and remote are the ends of the connection of the pod's Envoy.
 	local, remote netip.AddrPort
 }
 
-// watchArrival watches until it is closed.
+// watchArrival starts a watch; close it.
 func (in *Injector) watchArrival(pod, traceID string) (*arrivalWatch, error) {
 	p, err := lab.PodByName(pod)
 	if err != nil {
@@ -210,7 +212,7 @@ func (a *arrivalWatch) see(s segment) {
 	case local.Addr().String() != a.pod.IP:
 		return
 	case !a.pod.Gateway && local.Port() == lab.AppPort:
-		local = netip.AddrPortFrom(local.Addr(), lab.InboundPort) // by REDIRECT
+		local = netip.AddrPortFrom(local.Addr(), lab.InboundPort) // redirected
 	case local.Port() != lab.GatewayPort:
 		return
 	}
@@ -219,17 +221,17 @@ func (a *arrivalWatch) see(s segment) {
 	}
 }
 
-// unread asks the kernel how much of what came to a connection's end was not read
-// yet; close it. It is the laboratory's own way to see that an Envoy reads.
+// receiveQueue is the receive queue of a socket, as the kernel reports it; close it.
+// The fault laboratory uses it to detect when an Envoy reads.
 type receiveQueue struct {
 	socket        *nl.SocketHandle
 	local, remote netip.AddrPort
 }
 
-func openReceiveQueue(space *sandbox.Namespace, local, remote netip.AddrPort) (*receiveQueue, error) {
-	socket, err := nl.GetNetlinkSocketAt(netns.NsHandle(space.FD()), netns.None(), unix.NETLINK_INET_DIAG)
+func openReceiveQueue(namespace *sandbox.Namespace, local, remote netip.AddrPort) (*receiveQueue, error) {
+	socket, err := nl.GetNetlinkSocketAt(netns.NsHandle(namespace.FD()), netns.None(), unix.NETLINK_INET_DIAG)
 	if err != nil {
-		return nil, fmt.Errorf("open sock_diag(7) in %s: %w", space.Name, err)
+		return nil, fmt.Errorf("open sock_diag(7) in %s: %w", namespace.Name, err)
 	}
 	return &receiveQueue{socket: &nl.SocketHandle{Socket: socket}, local: local, remote: remote}, nil
 }
@@ -237,32 +239,33 @@ func openReceiveQueue(space *sandbox.Namespace, local, remote netip.AddrPort) (*
 // Close closes the netlink socket.
 func (u *receiveQueue) Close() { u.socket.Close() }
 
-// Where struct inet_diag_msg of include/uapi/linux/inet_diag.h has the bytes that
-// were received and not read.
+// rqueueAt is the offset of idiag_rqueue, the number of unread bytes, in struct
+// inet_diag_msg (include/uapi/linux/inet_diag.h).
 const rqueueAt = 56
 
-// bytes returns how many there are.
+// unread returns the number of unread bytes.
 func (u *receiveQueue) unread() (uint32, error) {
 	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, 0)
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_INET_DIAG: u.socket}
 	req.AddRawData(diagRequest(u.local, u.remote))
-	answers, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
-	if err == nil && (len(answers) != 1 || len(answers[0]) < rqueueAt+4) {
-		err = errors.New("not one answer")
+	sockets, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
+	if err == nil && (len(sockets) != 1 || len(sockets[0]) < rqueueAt+4) {
+		err = errors.New("not one socket")
 	}
 	if err != nil {
-		return 0, fmt.Errorf("ask for the socket %v of %v by sock_diag(7): %w", u.local, u.remote, err)
+		return 0, fmt.Errorf("query socket %v to %v by sock_diag(7): %w", u.local, u.remote, err)
 	}
-	return binary.NativeEndian.Uint32(answers[0][rqueueAt:]), nil
+	return binary.NativeEndian.Uint32(sockets[0][rqueueAt:]), nil
 }
 
-// Between two looks at a queue, and how long they go on.
+// Interval and limit of polling a receive queue.
 const (
 	pollInterval = 50 * time.Microsecond
 	pollLimit    = 2 * time.Second
 )
 
-// readAt waits until all is read, and returns when that was: between two looks.
+// awaitRead waits until the queue is empty and returns when that happened: the middle
+// between two polls.
 func (u *receiveQueue) awaitRead() (time.Time, error) {
 	began := time.Now()
 	for before := began; ; {
@@ -274,10 +277,10 @@ func (u *receiveQueue) awaitRead() (time.Time, error) {
 		case left == 0:
 			return before.Add(now.Sub(before) / 2), nil
 		case now.Sub(began) > pollLimit:
-			return time.Time{}, fmt.Errorf("wait for %v to read: %d bytes are unread after %v", u.local, left, pollLimit)
+			return time.Time{}, fmt.Errorf("wait for %v to read: %d bytes unread after %v", u.local, left, pollLimit)
 		}
 		before = now
-		// Go's timers are not as fine.
+		// Go's timers are not precise enough.
 		pause := unix.NsecToTimespec(int64(pollInterval))
 		if err := unix.Nanosleep(&pause, nil); err != nil && !errors.Is(err, unix.EINTR) {
 			return time.Time{}, fmt.Errorf("sleep: %w", err)
@@ -285,7 +288,7 @@ func (u *receiveQueue) awaitRead() (time.Time, error) {
 	}
 }
 
-// diagRequest is struct inet_diag_req_v2 for one TCP socket over IPv4.
+// diagRequest returns struct inet_diag_req_v2 for a TCP socket over IPv4.
 func diagRequest(local, remote netip.AddrPort) []byte {
 	msg := []byte{unix.AF_INET, unix.IPPROTO_TCP, 0, 0}
 	msg = binary.NativeEndian.AppendUint32(msg, ^uint32(0)) // in any state

@@ -33,7 +33,7 @@ func TestSpend(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	answers := answering(t, limit)
+	answers := responding(t, limit)
 	answered := func() time.Duration {
 		began := time.Now()
 		answers()
@@ -41,7 +41,7 @@ func TestSpend(t *testing.T) {
 	}
 	answered()
 	const held = 30 * time.Millisecond
-	// A period that begins meanwhile lets it answer: not time after time.
+	// A period that begins meanwhile lets it respond, but not repeatedly.
 	for range 5 {
 		if err := exhaust(t.Context(), limit); err != nil {
 			t.Fatal(err)
@@ -52,12 +52,12 @@ func TestSpend(t *testing.T) {
 		if err := <-lifted; err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("answered after %v", took)
+		t.Logf("response after %v", took)
 		if took >= held {
 			return
 		}
 	}
-	t.Errorf("answers within %v, five times, while its CPU time was spent", held)
+	t.Errorf("responses within %v, five times, with the CPU time used up", held)
 }
 
 func TestSpendInAGroupThatIsGone(t *testing.T) {
@@ -74,9 +74,9 @@ func TestSpendInAGroupThatIsGone(t *testing.T) {
 	}
 }
 
-// answering starts a process in the limited group, and returns what waits for one
-// answer of it.
-func answering(t *testing.T, limit *sandbox.CPULimit) (ask func()) {
+// responding starts a process in the limited group, and returns a function that waits
+// for one response of it.
+func responding(t *testing.T, limit *sandbox.CPULimit) (ask func()) {
 	t.Helper()
 	cmd := exec.Command("/bin/sh", "-c", "while read -r line; do echo $line; done")
 	to, err := cmd.StdinPipe()
@@ -111,24 +111,24 @@ func answering(t *testing.T, limit *sandbox.CPULimit) (ask func()) {
 }
 
 func TestUnread(t *testing.T) {
-	space, err := sandbox.NewNamespace(fmt.Sprintf("lt-unread%d", os.Getpid()))
+	namespace, err := sandbox.NewNamespace(fmt.Sprintf("lt-unread%d", os.Getpid()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := space.Delete(); err != nil {
+		if err := namespace.Delete(); err != nil {
 			t.Error(err)
 		}
 	})
 	var listener net.Listener
-	if err := space.Do(func() (err error) {
+	if err := namespace.Do(func() (err error) {
 		listener, err = net.Listen("tcp4", "127.0.0.1:0")
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	client, err := space.DialContext(t.Context(), "tcp4", listener.Addr().String())
+	client, err := namespace.DialContext(t.Context(), "tcp4", listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestUnread(t *testing.T) {
 	}
 	defer server.Close()
 	local, remote := addrPort(server.LocalAddr()), addrPort(server.RemoteAddr())
-	queue, err := openReceiveQueue(space, local, remote)
+	queue, err := openReceiveQueue(namespace, local, remote)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,11 +181,11 @@ func TestUnread(t *testing.T) {
 	before := time.Now()
 	at, err := queue.awaitRead()
 	if after := <-read; err != nil || at.Before(before.Add(20*time.Millisecond)) {
-		t.Errorf("read %v after it was asked, by the reader %v (%v)", at.Sub(before), after.Sub(before), err)
+		t.Errorf("read after %v, by the reader after %v (%v)", at.Sub(before), after.Sub(before), err)
 	}
 	queue.local = netip.AddrPortFrom(local.Addr(), local.Port()^1)
 	if got, err := queue.unread(); !errors.Is(err, unix.ENOENT) {
-		t.Errorf("of no connection: %d, %v", got, err)
+		t.Errorf("without a connection: %d, %v", got, err)
 	}
 }
 

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rollout proves layertrace on a real control plane from end to end:
-// what `layertrace install` applies goes through the API server, istiod and
-// the sidecar's agent into a running Envoy, and is read back from the bytes
-// that an upstream receives; and a kubelet runs the agent, whose spans are read
-// back from Jaeger.
+// Package istio tests layertrace on a real control plane from end to end: what
+// `layertrace install` applies goes through the API server, istiod and pilot-agent
+// into a running Envoy, and is checked in the bytes that an upstream receives; and a
+// kubelet runs the agent, whose spans are checked in Jaeger.
 package istio
 
 import (
@@ -13,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"os/exec"
 	"path/filepath"
 	"time"
@@ -28,25 +26,24 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// Options are what a run is made from.
+// Options configure a run.
 type Options struct {
-	// Name tells runs apart that exist at the same time.
+	// Name distinguishes runs that exist at the same time.
 	Name string
-	// Dir is a directory for configuration and logs; what is in it is lost.
-	Dir string
-	// Tools are the programs.
+	// Dir is a directory for configuration and logs. Run empties it.
+	Dir   string
 	Tools Tools
 	// Progress is called with one line per step.
 	Progress func(format string, args ...any)
 }
 
-// Tools are paths of the programs.
+// Tools are the paths of the programs.
 type Tools struct {
 	Cluster cluster.Tools
 	Mesh    cluster.MeshTools
-	// Layertrace is the program that is tested, Wasm the module.
+	// Layertrace is the program under test, Wasm the module.
 	Layertrace, Wasm string
-	// Jaeger, Bookinfo and Pause run on and beside the node.
+	// Jaeger, Bookinfo and Pause run on the node or next to it.
 	Jaeger, Bookinfo, Pause string
 	Node                    cluster.NodeTools
 }
@@ -91,44 +88,43 @@ func ProvisionTools(ctx context.Context, progress provision.Progress) (tools Too
 type Step struct {
 	Name string `json:"name"`
 	Pass bool   `json:"pass"`
-	// Seconds is what the step took, in tenths.
+	// Seconds is the time of the step, rounded to tenths.
 	Seconds float64 `json:"seconds"`
 }
 
-// rollout is what the steps share.
+// chain is the state that the steps share.
 type chain struct {
 	options Options
 	cluster *cluster.Cluster
 	mesh    *cluster.Mesh
 	modules *cluster.Modules
-	// upstream is the application of the pod server.
+	// upstream is the application in the pod server.
 	upstream *reorder.Upstream
-	// client's sidecar is what the steps configure.
+	// client is the pod whose sidecar the steps configure.
 	client *cluster.Pod
-	// jaeger reads the agents' spans back.
+	// jaeger reads the agents' spans.
 	jaeger *lab.JaegerClient
 }
 
-// Run runs all steps and removes everything. A failed step does not keep the
-// others from running, unless they need what it makes. The error tells of every
-// failure.
+// Run runs all steps and removes everything. After a failed step the others still
+// run, unless they need it. The error has every failure.
 func Run(ctx context.Context, options Options) ([]Step, error) {
-	r := &chain{options: options}
-	results, err := r.run(ctx)
+	c := &chain{options: options}
+	results, err := c.run(ctx)
 	options.Progress("taking the cluster down")
-	return results, errors.Join(err, r.close())
+	return results, errors.Join(err, c.close())
 }
 
-func (r *chain) run(ctx context.Context) (results []Step, err error) {
+func (c *chain) run(ctx context.Context) (results []Step, err error) {
 	var errs []error
 	for _, step := range steps() {
-		r.options.Progress("%s", step.name)
+		c.options.Progress("%s", step.name)
 		start := time.Now()
-		err := step.do(ctx, r)
+		err := step.do(ctx, c)
 		results = append(results, Step{step.name, err == nil, math.Round(time.Since(start).Seconds()*10) / 10})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", step.name, err))
-			r.options.Progress("FAILED: %v", err)
+			c.options.Progress("FAILED: %v", err)
 		}
 		if err != nil && step.needed || ctx.Err() != nil {
 			break
@@ -137,26 +133,26 @@ func (r *chain) run(ctx context.Context) (results []Step, err error) {
 	return results, errors.Join(errs...)
 }
 
-func (r *chain) close() error {
+func (c *chain) close() error {
 	var errs []error
-	if r.jaeger != nil {
-		r.jaeger.Close()
+	if c.jaeger != nil {
+		c.jaeger.Close()
 	}
-	if r.upstream != nil {
-		r.upstream.Close()
+	if c.upstream != nil {
+		c.upstream.Close()
 	}
-	if r.modules != nil {
-		errs = append(errs, r.modules.Close())
+	if c.modules != nil {
+		errs = append(errs, c.modules.Close())
 	}
-	if r.cluster != nil {
-		errs = append(errs, r.cluster.Close())
+	if c.cluster != nil {
+		errs = append(errs, c.cluster.Close())
 	}
 	return errors.Join(errs...)
 }
 
 type step struct {
 	name string
-	// needed: without it nothing that follows makes sense.
+	// needed is set when later steps make no sense after its failure.
 	needed bool
 	do     func(context.Context, *chain) error
 }
@@ -169,30 +165,30 @@ func steps() []step {
 		{"sidecar", true, startPods},
 		{"stock order without layertrace", true, showsStockOrder},
 	}
-	for _, way := range methods {
-		all = append(all, way.steps()...)
+	for _, m := range methods {
+		all = append(all, m.steps()...)
 	}
 	all = append(all, inlineMethod.inlineSteps()...)
 	return append(all,
 		step{"node with kubelet, containerd and CNI", true, startNode},
 		step{"Jaeger", true, startJaeger},
 		step{"agent's pod from the project's image, ready", true, agentRuns},
-		step{"pod that starts later: its spans name it in Jaeger", false, laterPodIsNamed},
-		step{"agent uninstalled, its pod gone", false, agentGoes})
+		step{"pod that starts later is named in its spans in Jaeger", false, laterPodIsNamed},
+		step{"agent uninstalled, its pod removed", false, agentGoes})
 }
 
-func startCluster(ctx context.Context, r *chain) (err error) {
-	r.cluster, err = cluster.Start(ctx, cluster.Options{
-		Name: r.options.Name, Dir: r.options.Dir, Tools: r.options.Tools.Cluster, Progress: r.options.Progress,
+func startCluster(ctx context.Context, c *chain) (err error) {
+	c.cluster, err = cluster.Start(ctx, cluster.Options{
+		Name: c.options.Name, Dir: c.options.Dir, Tools: c.options.Tools.Cluster, Progress: c.options.Progress,
 	})
 	return err
 }
 
-func startMesh(ctx context.Context, r *chain) (err error) {
-	if r.mesh, err = cluster.StartMesh(ctx, r.cluster, r.options.Tools.Mesh); err != nil {
+func startMesh(ctx context.Context, c *chain) (err error) {
+	if c.mesh, err = cluster.StartMesh(ctx, c.cluster, c.options.Tools.Mesh); err != nil {
 		return err
 	}
-	r.modules, err = cluster.ServeModules(r.cluster)
+	c.modules, err = cluster.ServeModules(c.cluster)
 	return err
 }
 
@@ -207,55 +203,50 @@ const (
 //go:embed server.yaml
 var serverManifest []byte
 
-// startPods makes a server that keeps request heads, without a sidecar that
-// would change them, and a client with one.
-func startPods(ctx context.Context, r *chain) error {
-	if err := r.cluster.Apply(ctx, serverManifest); err != nil {
+// startPods adds a server that records request heads, without a sidecar that would
+// change them, and a client with a sidecar.
+func startPods(ctx context.Context, c *chain) error {
+	if err := c.cluster.Apply(ctx, serverManifest); err != nil {
 		return err
 	}
-	server, err := r.mesh.AddPod(ctx, cluster.PodSpec{Name: "server", IP: serverIP})
+	server, err := c.mesh.AddPod(ctx, cluster.PodSpec{Name: "server", IP: serverIP})
 	if err != nil {
 		return err
 	}
-	err = server.Namespace.Do(func() error {
-		listener, err := net.Listen("tcp4", serverIP+":8000")
-		if err == nil {
-			r.upstream = reorder.ServeUpstream(listener)
-		}
-		return err
-	})
+	listener, err := server.Namespace.Listen(serverIP + ":8000")
 	if err != nil {
 		return fmt.Errorf("serve in pod server: %w", err)
 	}
-	r.client, err = r.mesh.AddPod(ctx, cluster.PodSpec{Name: "client", IP: clientIP, Sidecar: true})
+	c.upstream = reorder.ServeUpstream(listener)
+	c.client, err = c.mesh.AddPod(ctx, cluster.PodSpec{Name: "client", IP: clientIP, Sidecar: true})
 	return err
 }
 
-// layertrace runs the program against the cluster; what it prints is part of
-// the error and the result.
-func (r *chain) layertrace(ctx context.Context, args ...string) (string, error) {
-	args = append(args, "--kubeconfig="+r.cluster.Kubeconfig)
-	out, err := exec.CommandContext(ctx, r.options.Tools.Layertrace, args...).CombinedOutput()
+// layertrace runs layertrace against the cluster and returns its output, which is
+// also part of the error.
+func (c *chain) layertrace(ctx context.Context, args ...string) (string, error) {
+	args = append(args, "--kubeconfig="+c.cluster.Kubeconfig)
+	out, err := exec.CommandContext(ctx, c.options.Tools.Layertrace, args...).CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("layertrace %v: %w\n%s", args, err, out)
 	}
 	return string(out), err
 }
 
-func (r *chain) uninstall(ctx context.Context) error {
-	_, err := r.layertrace(ctx, "uninstall", "--yes")
+func (c *chain) uninstall(ctx context.Context) error {
+	_, err := c.layertrace(ctx, "uninstall", "--yes")
 	return err
 }
 
-// awaitGone returns when the agents' namespace has gone: while it goes nothing
-// can be installed into it.
-func (r *chain) awaitGone(ctx context.Context) error {
+// awaitGone waits until the agents' namespace is gone: nothing can be installed into
+// it while it terminates.
+func (c *chain) awaitGone(ctx context.Context) error {
 	const namespace = "layertrace-system"
-	return sandbox.Await(ctx, "end of namespace "+namespace, configLimit, 100*time.Millisecond, func(ctx context.Context) error {
-		_, err := r.cluster.Client.CoreV1().Namespaces().Get(ctx, namespace, meta.GetOptions{})
+	return sandbox.Await(ctx, "the end of namespace "+namespace, configLimit, 100*time.Millisecond, func(ctx context.Context) error {
+		_, err := c.cluster.Client.CoreV1().Namespaces().Get(ctx, namespace, meta.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return errors.Join(errors.New("it is still there"), err)
+		return errors.Join(errors.New("it still exists"), err)
 	})
 }

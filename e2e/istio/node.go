@@ -27,21 +27,21 @@ const (
 	podCIDR  = "10.244.1.0/24"
 	appImage = "layertrace/bookinfo:test"
 	appPod   = "details"
-	// appService is what the pod's label calls its workload.
+	// appService is the workload's name in the pod's label.
 	appService = "details-service"
 )
 
-// startNode makes the images and starts a node that has them.
-func startNode(ctx context.Context, r *chain) error {
-	dir, err := r.cluster.Dir("images")
+// startNode creates the images and starts a node with them.
+func startNode(ctx context.Context, c *chain) error {
+	dir, err := c.cluster.Dir("images")
 	if err != nil {
 		return err
 	}
 	var archives []string
 	for reference, program := range map[string]string{
-		cluster.PauseImage:       r.options.Tools.Pause,
-		appImage:                 r.options.Tools.Bookinfo,
-		"layertrace/agent:devel": r.options.Tools.Layertrace,
+		cluster.PauseImage:       c.options.Tools.Pause,
+		appImage:                 c.options.Tools.Bookinfo,
+		"layertrace/agent:devel": c.options.Tools.Layertrace,
 	} {
 		archive := filepath.Join(dir, filepath.Base(program)+".tar")
 		if err := cluster.WriteImage(archive, reference, program); err != nil {
@@ -49,15 +49,15 @@ func startNode(ctx context.Context, r *chain) error {
 		}
 		archives = append(archives, archive)
 	}
-	_, err = cluster.StartNode(ctx, r.cluster, cluster.NodeOptions{
-		Name: worker, IP: workerIP, PodCIDR: podCIDR, Images: archives, Tools: r.options.Tools.Node,
+	_, err = cluster.StartNode(ctx, c.cluster, cluster.NodeOptions{
+		Name: worker, IP: workerIP, PodCIDR: podCIDR, Images: archives, Tools: c.options.Tools.Node,
 	})
 	return err
 }
 
-// startJaeger starts Jaeger beside the control plane.
-func startJaeger(ctx context.Context, r *chain) error {
-	dir, err := r.cluster.Dir("jaeger")
+// startJaeger starts Jaeger in the control plane's namespace.
+func startJaeger(ctx context.Context, c *chain) error {
+	dir, err := c.cluster.Dir("jaeger")
 	if err != nil {
 		return err
 	}
@@ -69,30 +69,30 @@ func startJaeger(ctx context.Context, r *chain) error {
 	if err := os.WriteFile(path, []byte(config), 0o644); err != nil {
 		return err
 	}
-	p, err := r.cluster.Run(sandbox.Spec{Name: "jaeger", Path: r.options.Tools.Jaeger, Args: []string{"--config", path}})
+	p, err := c.cluster.Run(sandbox.Spec{Name: "jaeger", Path: c.options.Tools.Jaeger, Args: []string{"--config", path}})
 	if err != nil {
 		return err
 	}
-	r.jaeger = lab.NewJaegerClient(cluster.BridgeIP, r.cluster.Namespace.DialContext)
+	c.jaeger = lab.NewJaegerClient(cluster.BridgeIP, c.cluster.Namespace.DialContext)
 	return cluster.AwaitReady(ctx, p, func(ctx context.Context) error {
-		_, err := r.jaeger.Services(ctx)
+		_, err := c.jaeger.Services(ctx)
 		return err
 	})
 }
 
-// agentRuns installs the agents, and returns when the node's is ready.
-func agentRuns(ctx context.Context, r *chain) error {
+// agentRuns installs the agents and waits until the node's is ready.
+func agentRuns(ctx context.Context, c *chain) error {
 	endpoint := fmt.Sprintf("%s:%d", cluster.BridgeIP, lab.JaegerOTLPPort)
-	if _, err := r.layertrace(ctx, "install", "--yes", "--reorder=none", "--otlp-endpoint="+endpoint); err != nil {
+	if _, err := c.layertrace(ctx, "install", "--yes", "--reorder=none", "--otlp-endpoint="+endpoint); err != nil {
 		return err
 	}
-	return r.awaitPod(ctx, "layertrace-system", func(pod *core.Pod) bool { return boundTo(pod) == worker })
+	return c.awaitPod(ctx, "layertrace-system", func(pod *core.Pod) bool { return boundTo(pod) == worker })
 }
 
-// laterPodIsNamed starts a pod, and returns when Jaeger has a span of the
-// pod's own interface that names it.
-func laterPodIsNamed(ctx context.Context, r *chain) error {
-	pods := r.cluster.Client.CoreV1().Pods(cluster.AppNamespace)
+// laterPodIsNamed starts a pod and waits until Jaeger has a span of the pod's
+// interface that names it.
+func laterPodIsNamed(ctx context.Context, c *chain) error {
+	pods := c.cluster.Client.CoreV1().Pods(cluster.AppNamespace)
 	_, err := pods.Create(ctx, &core.Pod{
 		ObjectMeta: meta.ObjectMeta{Name: appPod, Labels: map[string]string{"app": appPod, "service.istio.io/canonical-name": appService}},
 		Spec: core.PodSpec{NodeName: worker, Containers: []core.Container{{
@@ -100,29 +100,29 @@ func laterPodIsNamed(ctx context.Context, r *chain) error {
 		}}},
 	}, meta.CreateOptions{})
 	if err != nil {
-		return fmt.Errorf("make a pod: %w", err)
+		return fmt.Errorf("create a pod: %w", err)
 	}
-	if err := r.awaitPod(ctx, cluster.AppNamespace, func(pod *core.Pod) bool { return pod.Name == appPod }); err != nil {
+	if err := c.awaitPod(ctx, cluster.AppNamespace, func(pod *core.Pod) bool { return pod.Name == appPod }); err != nil {
 		return err
 	}
 	pod, err := pods.Get(ctx, appPod, meta.GetOptions{})
 	if err != nil {
 		return err
 	}
-	return r.awaitNamedSpan(ctx, "http://"+pod.Status.PodIP+":9080/details/0")
+	return c.awaitNamedSpan(ctx, "http://"+pod.Status.PodIP+":9080/details/0")
 }
 
-// awaitNamedSpan sends requests, each with a trace of its own, until Jaeger has
-// a span of one of them that names the pod.
-func (r *chain) awaitNamedSpan(ctx context.Context, url string) error {
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: r.cluster.Namespace.DialContext}}
+// awaitNamedSpan sends requests, each with a trace of its own, until Jaeger has a
+// span of one of them that names the pod.
+func (c *chain) awaitNamedSpan(ctx context.Context, url string) error {
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: c.cluster.Namespace.DialContext}}
 	defer client.CloseIdleConnections()
 	var traces []string
 	var spans []lab.Span
 	return sandbox.Await(ctx, "span of pod "+appPod, configLimit, 500*time.Millisecond, func(ctx context.Context) error {
-		// An agent sends its spans a second or two behind the request.
+		// An agent sends its spans a second or two after the request.
 		for _, trace := range traces[max(0, len(traces)-8):] {
-			got, err := r.jaeger.Trace(ctx, trace)
+			got, err := c.jaeger.Trace(ctx, trace)
 			if err != nil {
 				return err
 			}
@@ -140,11 +140,11 @@ func (r *chain) awaitNamedSpan(ctx context.Context, url string) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(response.Body.Close(), fmt.Errorf("none yet in Jaeger, which has %v of the last request but this", spans))
+		return errors.Join(response.Body.Close(), fmt.Errorf("none in Jaeger, which has %v of the previous request", spans))
 	})
 }
 
-// namesApp says that a span is of the app's interface, and names its workload
+// namesApp reports whether a span is of the app's interface and names its workload
 // and pod.
 func namesApp(span lab.Span) bool {
 	return span.Service == appService && strings.HasPrefix(span.Name, appService+"_veth") &&
@@ -152,18 +152,18 @@ func namesApp(span lab.Span) bool {
 		span.Resource["k8s.node.name"] == worker
 }
 
-// agentGoes uninstalls, and returns when the agent's pod and namespace are gone.
-func agentGoes(ctx context.Context, r *chain) error {
-	if err := r.uninstall(ctx); err != nil {
+// agentGoes uninstalls, and waits until the agent's pod and namespace are gone.
+func agentGoes(ctx context.Context, c *chain) error {
+	if err := c.uninstall(ctx); err != nil {
 		return err
 	}
-	return r.awaitGone(ctx)
+	return c.awaitGone(ctx)
 }
 
-// awaitPod returns when a pod is ready. It is the scheduler for pods that have
-// no node yet but name one.
-func (r *chain) awaitPod(ctx context.Context, namespace string, which func(*core.Pod) bool) error {
-	pods := r.cluster.Client.CoreV1().Pods(namespace)
+// awaitPod waits until a pod is ready. It also acts as the scheduler for pods that
+// have no node yet but name one.
+func (c *chain) awaitPod(ctx context.Context, namespace string, which func(*core.Pod) bool) error {
+	pods := c.cluster.Client.CoreV1().Pods(namespace)
 	return sandbox.Await(ctx, "pod in "+namespace, configLimit, 100*time.Millisecond, func(ctx context.Context) error {
 		list, err := pods.List(ctx, meta.ListOptions{})
 		if err != nil {
@@ -175,7 +175,7 @@ func (r *chain) awaitPod(ctx context.Context, namespace string, which func(*core
 				continue
 			}
 			if pod.Spec.NodeName == "" {
-				return errors.Join(errors.New("it was just bound"), pods.Bind(ctx, &core.Binding{
+				return errors.Join(errors.New("just bound"), pods.Bind(ctx, &core.Binding{
 					ObjectMeta: meta.ObjectMeta{Name: pod.Name},
 					Target:     core.ObjectReference{Kind: "Node", Name: boundTo(pod)},
 				}, meta.CreateOptions{}))
@@ -187,11 +187,11 @@ func (r *chain) awaitPod(ctx context.Context, namespace string, which func(*core
 			}
 			return fmt.Errorf("%s is not ready: %+v", pod.Name, pod.Status.ContainerStatuses)
 		}
-		return errors.New("there is none")
+		return errors.New("there is none yet")
 	})
 }
 
-// boundTo is the node for which the DaemonSet controller made a pod.
+// boundTo returns the node for which the DaemonSet controller created a pod.
 func boundTo(pod *core.Pod) string {
 	if pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil {
 		return ""

@@ -18,28 +18,28 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// order is where the trace headers stand in a request head.
+// order is the position of the trace headers in a request head.
 type order string
 
 const (
-	// front: right behind host, with nothing between them.
-	leading order = "in front"
-	// last: none of the other headers comes after one of them.
+	// leading: directly after host, with nothing between them.
+	leading order = "leading"
+	// last: no other header comes after one of them.
 	last      order = "last"
 	scattered order = "scattered"
 	missing   order = "missing"
 )
 
-// orders are those of a new trace and of a continued one.
+// orders are the orders of a new trace and of a continued one.
 type orders [2]order
 
 var (
 	bothLeading = orders{leading, leading}
-	// stock is Envoy's own: what the tracer writes goes last.
+	// stock is Envoy's own order: the tracer appends.
 	stock = orders{last, last}
 )
 
-// orderOf classifies a head that came over HTTP/1.1.
+// orderOf classifies an HTTP/1.1 head.
 func orderOf(head reorder.Head) order {
 	var traces []int
 	for i, field := range head.Fields {
@@ -63,10 +63,10 @@ func orderOf(head reorder.Head) order {
 
 const markHeader = "x-mark"
 
-// send sends one request from the client's application through its sidecar,
-// with a context of its own if it continues a trace. mark is the value of the
-// header by which it is known again. A status other than 200 is an error.
-func (r *chain) send(ctx context.Context, client *http.Client, mark string, continued bool) error {
+// send sends a request from the client's application through its sidecar, with a
+// trace context if it continues a trace. mark is the value of the header that
+// identifies it. A status other than 200 is an error.
+func (c *chain) send(ctx context.Context, client *http.Client, mark string, continued bool) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, serviceURL, nil)
 	if err != nil {
 		return err
@@ -91,19 +91,19 @@ func (r *chain) send(ctx context.Context, client *http.Client, mark string, cont
 	return nil
 }
 
-// expect sends a new and a continued trace. The error says where their headers
-// stood, when not as wanted.
-func (r *chain) expect(ctx context.Context, want orders) error {
+// expect sends a new and a continued trace. An error has the order of their headers
+// when it is not as wanted.
+func (c *chain) expect(ctx context.Context, want orders) error {
 	const mark = "probe"
-	r.upstream.Take()
+	c.upstream.Take()
 	for _, continued := range []bool{false, true} {
-		if err := r.send(ctx, r.client.HTTP, mark, continued); err != nil {
+		if err := c.send(ctx, c.client.HTTP, mark, continued); err != nil {
 			return err
 		}
 	}
 	var got []order
 	var heads []reorder.Head
-	for _, head := range r.upstream.Take() {
+	for _, head := range c.upstream.Take() {
 		if slices.Contains(head.Fields, reorder.Field{Name: markHeader, Value: mark}) {
 			heads, got = append(heads, head), append(got, orderOf(head))
 		}
@@ -114,34 +114,34 @@ func (r *chain) expect(ctx context.Context, want orders) error {
 	return nil
 }
 
-// limit is how long a configuration may take from the API to the wire.
+// configLimit is how long a configuration may take from the API to the wire.
 const configLimit = 2 * time.Minute
 
-// awaitOrder returns when trace headers stand as wanted.
-func (r *chain) awaitOrder(ctx context.Context, want orders) error {
+// awaitOrder waits until the trace headers have an order.
+func (c *chain) awaitOrder(ctx context.Context, want orders) error {
 	var before error
 	return sandbox.Await(ctx, fmt.Sprintf("trace headers %v", want), configLimit, 100*time.Millisecond,
 		func(ctx context.Context) error {
-			err := r.expect(ctx, want)
+			err := c.expect(ctx, want)
 			if ctx.Err() != nil && before != nil {
-				return before // what was wrong, not that the time is up
+				return before // the last order, not the timeout
 			}
 			before = err
 			return err
 		})
 }
 
-// staysSo sends further requests, all of which have to be as wanted.
-func (r *chain) orderHolds(ctx context.Context, want orders) error {
+// orderHolds sends further requests, which all must have an order.
+func (c *chain) orderHolds(ctx context.Context, want orders) error {
 	for range 20 {
-		if err := r.expect(ctx, want); err != nil {
+		if err := c.expect(ctx, want); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// names are the names of each head's fields, in their order.
+// fieldNames returns the names of each head's fields, in order.
 func fieldNames(heads []reorder.Head) (all [][]string) {
 	for _, head := range heads {
 		var names []string
@@ -153,10 +153,10 @@ func fieldNames(heads []reorder.Head) (all [][]string) {
 	return all
 }
 
-func showsStockOrder(ctx context.Context, r *chain) error { return r.awaitOrder(ctx, stock) }
+func showsStockOrder(ctx context.Context, c *chain) error { return c.awaitOrder(ctx, stock) }
 
-// load sends requests from the client's application all the time and keeps
-// what failed.
+// load sends requests from the client's application continuously and records
+// failures.
 type load struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -165,30 +165,29 @@ type load struct {
 	first        atomic.Pointer[error]
 }
 
-// every is the pause between two requests of one sender: all together they
-// leave most of a core to what is being configured.
+// loadInterval is the time between two requests of a sender. The senders together
+// leave most of a core to the configuration.
 const loadInterval = 20 * time.Millisecond
 
-// startLoad starts two senders: one with a connection that it keeps, which a
-// new listener configuration drains, one with a connection per request. Call
-// end.
-func (r *chain) startLoad(ctx context.Context) *load {
+// startLoad starts two senders: one keeps its connection, which a new listener
+// configuration drains; one opens a connection per request. Call end.
+func (c *chain) startLoad(ctx context.Context) *load {
 	l := &load{}
 	ctx, l.stop = context.WithCancel(ctx)
 	kept := &http.Client{
-		Timeout:   r.client.HTTP.Timeout,
-		Transport: &http.Transport{DialContext: r.client.Namespace.DialContext},
+		Timeout:   c.client.HTTP.Timeout,
+		Transport: &http.Transport{DialContext: c.client.Namespace.DialContext},
 	}
-	for _, client := range []*http.Client{kept, r.client.HTTP} {
+	for _, client := range []*http.Client{kept, c.client.HTTP} {
 		l.done.Go(func() {
 			defer client.CloseIdleConnections()
-			l.send(ctx, r, client)
+			l.send(ctx, c, client)
 		})
 	}
 	return l
 }
 
-func (l *load) send(ctx context.Context, r *chain, client *http.Client) {
+func (l *load) send(ctx context.Context, c *chain, client *http.Client) {
 	tick := time.NewTicker(loadInterval)
 	defer tick.Stop()
 	for continued := false; ; continued = !continued {
@@ -197,8 +196,8 @@ func (l *load) send(ctx context.Context, r *chain, client *http.Client) {
 			return
 		case <-tick.C:
 		}
-		// A request that was begun is ended: it would fail by our doing.
-		err := r.send(context.WithoutCancel(ctx), client, "load", continued)
+		// Complete a request that has begun: cancelling it would be a failure.
+		err := c.send(context.WithoutCancel(ctx), client, "load", continued)
 		l.sent.Add(1)
 		if err != nil {
 			l.failed.Add(1)
@@ -207,25 +206,25 @@ func (l *load) send(ctx context.Context, r *chain, client *http.Client) {
 	}
 }
 
-// end stops the load. The error says how many requests failed, and how the
-// first did.
+// end stops the load. An error has the number of failed requests and the first
+// failure.
 func (l *load) end() error {
 	l.stop()
 	l.done.Wait()
 	if l.sent.Load() == 0 {
-		return errors.New("no request was sent: the load tested nothing")
+		return errors.New("the load sent no request")
 	}
 	if first := l.first.Load(); first != nil {
-		return fmt.Errorf("%d of %d requests failed meanwhile, the first: %w", l.failed.Load(), l.sent.Load(), *first)
+		return fmt.Errorf("%d of %d requests failed, the first: %w", l.failed.Load(), l.sent.Load(), *first)
 	}
 	return nil
 }
 
-// underLoad runs do while requests are sent, none of which may fail.
-func (r *chain) underLoad(ctx context.Context, do func(context.Context) error) error {
-	l := r.startLoad(ctx)
+// underLoad runs do under load, of which no request may fail.
+func (c *chain) underLoad(ctx context.Context, do func(context.Context) error) error {
+	l := c.startLoad(ctx)
 	err := do(ctx)
 	failed := l.end()
-	r.options.Progress("  %d requests meanwhile, %d failed", l.sent.Load(), l.failed.Load())
+	c.options.Progress("  %d requests, %d failed", l.sent.Load(), l.failed.Load())
 	return errors.Join(err, failed)
 }

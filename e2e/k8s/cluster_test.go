@@ -3,17 +3,23 @@
 package k8s
 
 import (
+	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	core "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/errors"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/layertrace/layertrace/e2e/cluster"
+	"github.com/layertrace/layertrace/e2e/provision"
+	"github.com/layertrace/layertrace/e2e/testrun"
 )
 
-// A service account may do what a role says, and nothing else.
+// A service account may do what its role permits, and nothing else.
 func TestServiceAccountsAreAuthorizedByRoles(t *testing.T) {
 	c := theCluster(t)
 	makeNamespace(t, c, "accounts")
@@ -29,7 +35,7 @@ func TestServiceAccountsAreAuthorizedByRoles(t *testing.T) {
 		_, err := client.CoreV1().Pods("accounts").List(interrupted, meta.ListOptions{})
 		return err
 	}
-	if err := list(); !errors.IsForbidden(err) {
+	if err := list(); !apierrors.IsForbidden(err) {
 		t.Errorf("without a role: %v, want Forbidden", err)
 	}
 	roles := []byte(`
@@ -49,12 +55,12 @@ subjects: [{kind: ServiceAccount, name: default, namespace: accounts}]
 	}
 	awaitNil(t, "the role", list)
 	_, err = client.CoreV1().Pods("accounts").Watch(interrupted, meta.ListOptions{})
-	if !errors.IsForbidden(err) {
+	if !apierrors.IsForbidden(err) {
 		t.Errorf("a verb that the role does not have: %v, want Forbidden", err)
 	}
 }
 
-// Istio's resources are there, and their fields are checked.
+// The API server has Istio's resources and validates their fields.
 func TestFieldsOfIstioResourcesAreChecked(t *testing.T) {
 	c := theCluster(t)
 	makeNamespace(t, c, "fields")
@@ -74,7 +80,7 @@ func TestFieldsOfIstioResourcesAreChecked(t *testing.T) {
 	}
 }
 
-// What was made before an outage of the API server is there after it.
+// Objects survive an outage of the API server.
 func TestObjectsOutlastTheAPIServer(t *testing.T) {
 	c := theCluster(t)
 	made := &core.ConfigMap{ObjectMeta: meta.ObjectMeta{Name: "kept"}}
@@ -91,12 +97,54 @@ func TestObjectsOutlastTheAPIServer(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := maps.Get(interrupted, "kept", meta.GetOptions{}); err == nil {
-		t.Error("an API server that was stopped answers")
+		t.Error("a stopped API server responds")
 	}
 	if err := c.StartAPIServer(interrupted); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := maps.Get(interrupted, "kept", meta.GetOptions{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A cluster that fails to start removes everything and reports the cause: a program
+// that fails, or an interrupt.
+func TestFailedStartLeavesNothing(t *testing.T) {
+	needsCluster(t)
+	tools, err := provision.Kubernetes(interrupted, testrun.Checkout(t), testrun.Report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := tools
+	broken.APIServer = "/bin/false"
+	ended, end := context.WithCancel(interrupted)
+	defer end()
+	for name, attempt := range map[string]struct {
+		ctx      context.Context
+		tools    cluster.Tools
+		progress string
+		want     func(error) bool
+	}{
+		"program fails": {interrupted, broken, "", func(err error) bool { return strings.Contains(err.Error(), "kube-apiserver ended early") }},
+		"interrupt":     {ended, tools, "starting etcd", func(err error) bool { return errors.Is(err, context.Canceled) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := cluster.Start(attempt.ctx, cluster.Options{
+				Name: *clusterName + "f", Dir: filepath.Join(t.TempDir(), "cluster"), Tools: attempt.tools,
+				Progress: func(format string, _ ...any) {
+					if attempt.progress != "" && strings.HasPrefix(format, attempt.progress) {
+						end()
+					}
+				},
+			})
+			if err == nil {
+				t.Error(errors.Join(errors.New("the cluster started"), c.Close()))
+			} else if !attempt.want(err) {
+				t.Error(err)
+			}
+			if left := leftovers(*clusterName + "f"); len(left) > 0 {
+				t.Errorf("leftovers: %v", left)
+			}
+		})
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/cluster"
 )
 
-// installed are the resources that layertrace install makes objects of.
+// installed are the resources of the objects that layertrace install creates.
 var installed = []schema.GroupVersionResource{
 	{Version: "v1", Resource: "namespaces"},
 	{Version: "v1", Resource: "serviceaccounts"},
@@ -51,7 +51,7 @@ const (
 	module         = "--wasm-url=oci://example.org/layertrace/filter:1"
 )
 
-// makeIstio makes Istio's root namespace with a mesh configuration.
+// makeIstio creates Istio's root namespace with a mesh configuration.
 func makeIstio(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	makeNamespace(t, c, "istio-system")
@@ -74,7 +74,7 @@ func layertrace(t *testing.T, c *cluster.Cluster, args ...string) (output string
 	return string(out), err != nil
 }
 
-// does runs the program, which must succeed.
+// does runs layertrace, which must succeed.
 func does(t *testing.T, c *cluster.Cluster, args ...string) string {
 	t.Helper()
 	out, failed := layertrace(t, c, args...)
@@ -84,8 +84,8 @@ func does(t *testing.T, c *cluster.Cluster, args ...string) string {
 	return out
 }
 
-// all returns the objects of the resources above: KIND NAMESPACE/NAME with the
-// version, in order. What controllers write by themselves is left out.
+// all returns the objects of the resources above, sorted: KIND NAMESPACE/NAME VERSION.
+// It skips objects that controllers create.
 func all(t *testing.T, c *cluster.Cluster) []string {
 	t.Helper()
 	var names []string
@@ -104,12 +104,12 @@ func all(t *testing.T, c *cluster.Cluster) []string {
 	return names
 }
 
-// uninstallAfter removes what a test installed, also when it failed half-way.
+// uninstallAfter uninstalls at the end of the test, even if that failed half-way.
 func uninstallAfter(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	t.Cleanup(func() {
 		layertrace(t, c, "uninstall", "--yes")
-		deleteNamespace(t, c, agentNamespace) // that uninstall leaves when a test put something in
+		deleteNamespace(t, c, agentNamespace) // uninstall keeps it when a test created something in it
 	})
 }
 
@@ -117,13 +117,13 @@ func expect(t *testing.T, out string, lines ...string) {
 	t.Helper()
 	for _, line := range lines {
 		if !strings.Contains(out, line) {
-			t.Errorf("the output lacks %q:\n%s", line, out)
+			t.Errorf("no %q in the output:\n%s", line, out)
 		}
 	}
 }
 
-// What install, status and uninstall do, one after the other in a cluster with
-// Istio's root namespace.
+// Install, status and uninstall, one after the other in a cluster with Istio's root
+// namespace.
 func TestInstall(t *testing.T) {
 	c := theCluster(t)
 	makeIstio(t, c)
@@ -145,7 +145,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// Installing, installing again, choosing another way, and removing it all.
+// Install, install again, change the method, and uninstall.
 func testInstall(t *testing.T, c *cluster.Cluster) {
 	before := all(t, c)
 	uninstallAfter(t, c)
@@ -159,7 +159,7 @@ func testInstall(t *testing.T, c *cluster.Cluster) {
 	}
 	for _, e := range ds.ManagedFields {
 		if e.Operation == meta.ManagedFieldsOperationApply && e.Manager != "layertrace" {
-			t.Errorf("fields are owned by %s", e.Manager)
+			t.Errorf("%s owns fields", e.Manager)
 		}
 	}
 
@@ -187,8 +187,8 @@ func testInstall(t *testing.T, c *cluster.Cluster) {
 	expect(t, does(t, c, "uninstall", "--yes"), "Nothing to remove")
 }
 
-// withoutStatus lists what all does, but the objects whose status controllers
-// write meanwhile by their generation.
+// withoutStatus returns what all does, but the generation instead of the version of
+// objects whose status controllers write.
 func withoutStatus(t *testing.T, c *cluster.Cluster) []string {
 	t.Helper()
 	names := slices.DeleteFunc(all(t, c), func(s string) bool { return strings.HasPrefix(s, "DaemonSet ") })
@@ -199,8 +199,8 @@ func withoutStatus(t *testing.T, c *cluster.Cluster) []string {
 	return append(names, fmt.Sprintf("DaemonSet of generation %d", ds.Generation))
 }
 
-// Each way's manifests, as they are printed, pass the API server's strict
-// validation of fields.
+// The printed manifests of each method pass the API server's strict validation of
+// fields.
 func testManifestsAreValid(t *testing.T, c *cluster.Cluster) {
 	var manifests [][]byte
 	t.Cleanup(func() {
@@ -228,8 +228,7 @@ func testManifestsAreValid(t *testing.T, c *cluster.Cluster) {
 	}
 }
 
-// A namespace in which somebody else has something is not removed, nor is what
-// was applied by another tool.
+// Uninstall keeps a namespace with foreign objects, and objects of other tools.
 func testUninstallLeavesWhatIsNotIts(t *testing.T, c *cluster.Cluster) {
 	uninstallAfter(t, c)
 	does(t, c, "install", "--yes", "--reorder=none")
@@ -253,12 +252,12 @@ metadata: {name: by-hand, namespace: istio-system, labels: {app.kubernetes.io/ma
 	}
 }
 
-// Without an answer nothing is installed.
+// Without confirmation nothing is installed.
 func testAsks(t *testing.T, c *cluster.Cluster) {
 	before := all(t, c)
 	out, failed := layertrace(t, c, "install", "--reorder=none")
 	if !failed {
-		t.Error("it did not fail")
+		t.Error("install succeeded")
 	}
 	expect(t, out, "[y/N]", "nothing was changed")
 	if after := all(t, c); !slices.Equal(before, after) {
@@ -266,8 +265,8 @@ func testAsks(t *testing.T, c *cluster.Cluster) {
 	}
 }
 
-// What the cluster says decides: Istio's version, whether there is the Prometheus
-// operator, and the mode of mutual TLS, which is a warning.
+// The cluster decides: Istio's version, the Prometheus operator, and the mode of mutual
+// TLS, which is a warning.
 func testCluster(t *testing.T, c *cluster.Cluster) {
 	uninstallAfter(t, c)
 	apply := func(manifest string) {
@@ -296,7 +295,7 @@ kind: PeerAuthentication
 metadata: {name: default, namespace: istio-system}
 spec: {mtls: {mode: STRICT}}
 `)
-	// Only that there is such a kind counts here, not its schema.
+	// Only the kind matters here, not its schema.
 	apply(`
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
@@ -321,7 +320,7 @@ spec:
 	filters := c.Dynamic.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1alpha3", Resource: "envoyfilters"})
 	filter, err := filters.Namespace("istio-system").Get(interrupted, "layertrace", meta.GetOptions{})
 	if err != nil || !strings.Contains(fmt.Sprint(filter.Object), "extensions.istio.io/wasmplugin/istio-system.layertrace") {
-		t.Errorf("Istio 1.29 serves the module under another name: %v, %v", filter, err)
+		t.Errorf("Istio 1.29 has the module under another name: %v, %v", filter, err)
 	}
 	out = does(t, c, "uninstall", "--yes")
 	expect(t, out, "deleted   PodMonitor layertrace-system/layertrace-agent")

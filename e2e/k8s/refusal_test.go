@@ -5,16 +5,19 @@ package k8s
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/layertrace/layertrace/e2e/cluster"
 )
 
-// What install refuses, it refuses with one line, and changes nothing.
+// Install refuses with one line, and changes nothing.
 func testRefusals(t *testing.T, c *cluster.Cluster) {
 	makeNamespace(t, c, "shop")
 	object := func(manifest string) func(t *testing.T) {
@@ -77,11 +80,11 @@ spec: {}
 			before := all(t, c)
 			out, failed := layertrace(t, c, append([]string{"install", "--yes"}, test.args...)...)
 			if !failed {
-				t.Fatal("it was not refused")
+				t.Fatal("install did not refuse")
 			}
 			lines := strings.Split(strings.TrimSpace(out), "\n")
 			if last := lines[len(lines)-1]; !strings.Contains(last, test.want) || !strings.Contains(last, "nothing was changed") {
-				t.Errorf("the last line is %q, want %q in it", last, test.want)
+				t.Errorf("the last line is %q, want it to contain %q", last, test.want)
 			}
 			if after := all(t, c); !slices.Equal(before, after) {
 				t.Errorf("before\n%v\nafter\n%v", before, after)
@@ -90,7 +93,7 @@ spec: {}
 	}
 }
 
-// refused are kinds for refuseKind, with an object that the API server takes.
+// refused are kinds for refuseKind, each with an object that the API server accepts.
 var refused = map[string]struct{ group, probe string }{
 	"daemonsets": {"apps", `
 apiVersion: apps/v1
@@ -110,9 +113,9 @@ spec: {}
 `},
 }
 
-// refuseKind makes the API server refuse to write objects of a resource, but in
-// dry runs: a step then fails that no check before could foresee. Policies count
-// a moment after they were made or removed, which a probe finds out.
+// refuseKind makes the API server refuse writes to a resource, except in dry runs: a
+// step then fails that no earlier check could predict. A policy takes effect a moment
+// after its creation or deletion, which a probe detects.
 func refuseKind(t *testing.T, c *cluster.Cluster, resource string) {
 	t.Helper()
 	kind := refused[resource]
@@ -138,7 +141,7 @@ spec: {policyName: refuse-%[2]s, validationActions: [Deny]}
 		return func() error {
 			err := errors.Join(c.Apply(interrupted, []byte(kind.probe)), c.Delete(interrupted, []byte(kind.probe)))
 			if got := err != nil && strings.Contains(err.Error(), "refused by the test"); got != want {
-				return fmt.Errorf("the probe was refused: %v (%w)", got, err)
+				return fmt.Errorf("probe refused: %v (%w)", got, err)
 			}
 			return nil
 		}
@@ -147,13 +150,13 @@ spec: {policyName: refuse-%[2]s, validationActions: [Deny]}
 		if err := c.Delete(interrupted, policy); err != nil {
 			t.Error(err)
 		}
-		awaitNil(t, "end of the policy", refuses(false))
+		awaitNil(t, "the end of the policy", refuses(false))
 	})
-	awaitNil(t, "policy", refuses(true))
+	awaitNil(t, "the policy", refuses(true))
 }
 
-// A step that fails leaves what it found: nothing behind a first installation,
-// the one before behind another.
+// A failed installation restores the previous state: nothing after a first one, the
+// previous installation after another.
 func testFailureLeavesWhatItFound(t *testing.T, c *cluster.Cluster) {
 	uninstallAfter(t, c)
 	before := all(t, c)
@@ -163,7 +166,7 @@ func testFailureLeavesWhatItFound(t *testing.T, c *cluster.Cluster) {
 		if after := all(t, c); !slices.Equal(before, after) {
 			t.Errorf("before\n%v\nafter\n%v", before, after)
 		}
-		deleteNamespace(t, c, agentNamespace) // returns when it is gone
+		deleteNamespace(t, c, agentNamespace)
 	})
 	t.Run("another", func(t *testing.T) {
 		does(t, c, "install", "--yes", "--reorder=lua", "--tracing-provider=otel-tracing")
@@ -176,17 +179,17 @@ func testFailureLeavesWhatItFound(t *testing.T, c *cluster.Cluster) {
 	})
 }
 
-// fails installs what the policy refuses.
+// fails runs an installation that the policy refuses.
 func fails(t *testing.T, c *cluster.Cluster, args ...string) {
 	t.Helper()
 	out, failed := layertrace(t, c, append([]string{"install", "--yes"}, args...)...)
 	if !failed {
-		t.Fatal("the policy did not refuse it")
+		t.Fatal("the policy did not refuse the installation")
 	}
 	expect(t, out, "refused by the test", "all changes were rolled back")
 }
 
-// specs returns the spec, data or rules of everything that layertrace made.
+// specs returns the spec, data or rules of all objects of layertrace.
 func specs(t *testing.T, c *cluster.Cluster) []string {
 	t.Helper()
 	var all []string
@@ -203,4 +206,43 @@ func specs(t *testing.T, c *cluster.Cluster) []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// The agent's service account may list and watch pods, and nothing else. (testStatus
+// shows that this is enough: its agent runs as this account.)
+func testAgentRole(t *testing.T, c *cluster.Cluster) {
+	uninstallAfter(t, c)
+	does(t, c, "install", "--yes", "--reorder=none")
+	config, err := c.ServiceAccountKubeconfig(interrupted, agentNamespace, "layertrace-agent", filepath.Join(t.TempDir(), "kubeconfig"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	core, all := client.CoreV1(), meta.ListOptions{}
+	awaitNil(t, "the role", func() error {
+		_, err := core.Pods("").List(interrupted, all)
+		return err
+	})
+	watch, err := core.Pods("").Watch(interrupted, all)
+	if err != nil {
+		t.Errorf("watch pods: %v", err)
+	} else {
+		watch.Stop()
+	}
+	for what, try := range map[string]func() error{
+		"get a pod":              func() error { _, err := core.Pods("default").Get(interrupted, "x", meta.GetOptions{}); return err },
+		"delete a pod":           func() error { return core.Pods("default").Delete(interrupted, "x", meta.DeleteOptions{}) },
+		"list nodes":             func() error { _, err := core.Nodes().List(interrupted, all); return err },
+		"list secrets":           func() error { _, err := core.Secrets("").List(interrupted, all); return err },
+		"list its own ConfigMap": func() error { _, err := core.ConfigMaps(agentNamespace).List(interrupted, all); return err },
+		"list replica sets":      func() error { _, err := client.AppsV1().ReplicaSets("").List(interrupted, all); return err },
+		"list jobs":              func() error { _, err := client.BatchV1().Jobs("").List(interrupted, all); return err },
+	} {
+		if err := try(); !apierrors.IsForbidden(err) {
+			t.Errorf("%s: %v, want Forbidden", what, err)
+		}
+	}
 }

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,7 +28,7 @@ const (
 	webPort    = 8080
 )
 
-// statusReport is what layertrace status --json prints, as far as it is checked.
+// statusReport is the part of layertrace status --json that is checked.
 type statusReport struct {
 	Installed bool   `json:"installed"`
 	Reorder   string `json:"reorder"`
@@ -74,8 +72,8 @@ func readStatus(t *testing.T, c *cluster.Cluster) (report statusReport, failed b
 	return report, err != nil
 }
 
-// What status tells: nothing is installed; an agent does not run; a real agent
-// runs, and sees which contexts stand in front in real traffic.
+// Status reports: nothing is installed; an agent does not run; a real agent runs, and
+// counts leading contexts in real traffic.
 func testStatus(t *testing.T, c *cluster.Cluster) {
 	if report, failed := readStatus(t, c); !failed || report.Installed || len(report.Problems) != 1 {
 		t.Errorf("without an installation: %+v", report)
@@ -92,17 +90,17 @@ func testStatus(t *testing.T, c *cluster.Cluster) {
 	}
 	checkWorkload(t, report)
 
-	space, err := c.AddPodNamespace("web", webIP)
+	namespace, err := c.AddPodNamespace("web", webIP)
 	if err != nil {
 		t.Fatal(err)
 	}
 	runAgent(t, c, pod)
-	ask := serveIn(t, space)
-	const front, behind, without = 7, 3, 2
-	for range front {
+	ask := serveIn(t, namespace)
+	const leading, late, without = 7, 3, 2
+	for range leading {
 		ask("GET / HTTP/1.1\r\nhost: web\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n")
 	}
-	for range behind {
+	for range late {
 		ask("GET / HTTP/1.1\r\nhost: web\r\nx-envoy-peer-metadata: " + strings.Repeat("m", 1100) +
 			"\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n")
 	}
@@ -111,12 +109,12 @@ func testStatus(t *testing.T, c *cluster.Cluster) {
 	}
 	awaitNil(t, "the counts", func() error {
 		report, failed = readStatus(t, c)
-		if failed || len(report.Agents) != 1 || report.Agents[0].Requests < front+behind+without {
-			return fmt.Errorf("status says %+v", report)
+		if failed || len(report.Agents) != 1 || report.Agents[0].Requests < leading+late+without {
+			return fmt.Errorf("status reports %+v", report)
 		}
 		return nil
 	})
-	if a := report.Agents[0]; a.Found != front || a.Missed != behind || a.Without != without || a.Interfaces == 0 || a.Node != statusNode {
+	if a := report.Agents[0]; a.Found != leading || a.Missed != late || a.Without != without || a.Interfaces == 0 || a.Node != statusNode {
 		t.Errorf("the agent: %+v", a)
 	}
 	if report.Reorder != "lua" {
@@ -137,7 +135,7 @@ func checkWorkload(t *testing.T, report statusReport) {
 	}
 }
 
-// makeKernel makes a node, as its kubelet would, with a kernel of this version.
+// makeKernel creates a node, as its kubelet would, with a version of the kernel.
 func makeKernel(t *testing.T, c *cluster.Cluster, name, kernel string) {
 	t.Helper()
 	nodes := c.Client.CoreV1().Nodes()
@@ -161,7 +159,7 @@ func makeKernel(t *testing.T, c *cluster.Cluster, name, kernel string) {
 	})
 }
 
-// makeWorkload makes a pod with a sidecar, as far as the API server goes.
+// makeWorkload creates a pod with a sidecar in the API server.
 func makeWorkload(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	makeNamespace(t, c, "shop")
@@ -182,8 +180,8 @@ func makeWorkload(t *testing.T, c *cluster.Cluster) {
 	})
 }
 
-// bindAgent does what the scheduler would do with the pod that the DaemonSet's
-// controller made.
+// bindAgent binds the pod of the DaemonSet's controller to the node, as the scheduler
+// would.
 func bindAgent(t *testing.T, c *cluster.Cluster) *core.Pod {
 	t.Helper()
 	pods := c.Client.CoreV1().Pods(agentNamespace)
@@ -209,10 +207,10 @@ func bindAgent(t *testing.T, c *cluster.Cluster) *core.Pod {
 	return pod
 }
 
-// runAgent does what the kubelet would: it runs the agent in the node's network,
-// here the control plane's, as the service account of the manifests, and tells the
-// API server when it is ready: when it has listed the pods, among others. The
-// capabilities are those of the DaemonSet: root gets no more than the bounding set.
+// runAgent runs the agent as the kubelet would: in the node's network, here the control
+// plane's, as the service account of the manifests, and with the capabilities of the
+// DaemonSet, to which the bounding set limits root. It reports to the API server when
+// the agent is ready, which has then listed the pods.
 func runAgent(t *testing.T, c *cluster.Cluster, pod *core.Pod) {
 	t.Helper()
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
@@ -236,24 +234,16 @@ func runAgent(t *testing.T, c *cluster.Cluster, pod *core.Pod) {
 			t.Error(err)
 		}
 	})
-	client := &http.Client{Transport: &http.Transport{DialContext: c.Namespace.DialContext, DisableKeepAlives: true}}
 	awaitNil(t, "the agent", func() error {
 		if err := agent.Running(); err != nil {
 			t.Fatal(err, agent.Tail())
 		}
-		answer, err := client.Get("http://" + cluster.BridgeIP + ":9464/readyz")
-		if err != nil {
-			return err
-		}
-		defer answer.Body.Close()
-		if answer.StatusCode != http.StatusOK {
-			return errors.New(answer.Status)
-		}
-		return nil
+		_, err := c.Namespace.Get(interrupted, "http://"+cluster.BridgeIP+":9464/readyz")
+		return err
 	})
 	self, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", agent.PID()))
 	if err != nil || !strings.Contains(string(self), "CapEff:\t000000c000001000\n") { // 39, 38 and 12 (capability.h)
-		t.Errorf("the agent has other capabilities: %v\n%s", err, self)
+		t.Errorf("the agent has wrong capabilities: %v\n%s", err, self)
 	}
 	pods := c.Client.CoreV1().Pods(pod.Namespace)
 	awaitNil(t, "the agent's status", func() error {
@@ -269,31 +259,13 @@ func runAgent(t *testing.T, c *cluster.Cluster, pod *core.Pod) {
 	})
 }
 
-// serveIn serves in a pod's namespace, and returns a function that sends the
-// bytes of a request there from the node, and reads the answer.
-func serveIn(t *testing.T, space *sandbox.Namespace) (ask func(request string)) {
+// serveIn serves in a pod's namespace, and returns a function that sends the bytes of
+// a request there from the node and reads the response.
+func serveIn(t *testing.T, namespace *sandbox.Namespace) (ask func(request string)) {
 	t.Helper()
-	var listener net.Listener
-	err := space.Do(func() (err error) {
-		listener, err = net.Listen("tcp", fmt.Sprintf("%s:%d", webIP, webPort))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "hello") })}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
-	})
+	address := serve(t, namespace, fmt.Sprintf("%s:%d", webIP, webPort))
 	return func(request string) {
-		conn, err := shared.cluster.Namespace.DialContext(interrupted, "tcp", listener.Addr().String())
+		conn, err := shared.cluster.Namespace.DialContext(interrupted, "tcp", address)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -304,9 +276,9 @@ func serveIn(t *testing.T, space *sandbox.Namespace) (ask func(request string)) 
 		if _, err := conn.Write([]byte(request)); err != nil {
 			t.Fatal(err)
 		}
-		answer := make([]byte, 12)
-		if _, err := io.ReadFull(conn, answer); err != nil || string(answer) != "HTTP/1.1 200" {
-			t.Fatalf("answer %q, %v", answer, err)
+		response := make([]byte, 12)
+		if _, err := io.ReadFull(conn, response); err != nil || string(response) != "HTTP/1.1 200" {
+			t.Fatalf("response %q, %v", response, err)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The first process of the machine: what tests expect to find.
+# The init process of the machine sets up what tests expect.
 /bin/busybox --install -s /bin
 ln -s /bin /sbin
 export PATH=/bin HOME=/tmp
@@ -16,6 +16,6 @@ mkdir -p /dev/net /run/netns
 echo /bin/modprobe > /proc/sys/kernel/modprobe
 ip link set lo up
 for module in veth tun bridge sch_ingress cls_bpf sch_tbf dummy; do modprobe $module; done
-# Newer kernels have this by default; --mode socket-filter asks for it.
+# The default of newer kernels; --mode socket-filter needs it.
 echo 131072 > /proc/sys/net/core/optmem_max
 cd /tmp

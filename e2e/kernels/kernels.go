@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kernels boots Debian's kernels in a virtual machine, which QEMU
-// emulates, and runs the agent's programs and tests there: what the verifier of
-// one kernel takes, that of another may refuse.
+// Package kernels boots Debian's kernels in machines that QEMU emulates, and runs the
+// agent's programs and tests there: the verifier of one kernel may reject what that
+// of another accepts.
 package kernels
 
 import (
@@ -18,16 +18,16 @@ import (
 	"strings"
 )
 
-// A Kernel is an unpacked package of Debian.
+// Kernel is an unpacked Debian package.
 type Kernel struct {
-	// Release is what uname -r says there.
+	// Release is the output of `uname -r`.
 	Release string
 	dir     string
 }
 
-// Fetch downloads the newest kernel that a package of Debian stands for, such as
-// linux-image-cloud-amd64, and unpacks it below dir. What apt knows may be of
-// yesterday: where the package cannot be had, it asks anew once.
+// Fetch downloads the kernel that a Debian package, such as linux-image-cloud-amd64,
+// depends on, and unpacks it in dir. apt's package lists may be out of date: when the
+// download fails, Fetch updates them and tries once more.
 func Fetch(ctx context.Context, meta, dir string) (Kernel, error) {
 	k, err := fetch(ctx, meta, dir)
 	if err == nil {
@@ -47,18 +47,18 @@ func fetch(ctx context.Context, meta, dir string) (Kernel, error) {
 	_, name, found := strings.Cut(string(out), "Depends: ")
 	name, _, _ = strings.Cut(strings.TrimSpace(name), "\n")
 	if !found || !strings.HasPrefix(name, "linux-image-") {
-		name = meta // it is the kernel's own package
+		name = meta // the kernel's own package
 	}
 	unpacked := filepath.Join(dir, name)
 	if err := os.MkdirAll(unpacked, 0o755); err != nil {
-		return Kernel{}, fmt.Errorf("make a folder for the kernel: %w", err)
+		return Kernel{}, fmt.Errorf("create a directory for the kernel: %w", err)
 	}
 	if _, err := run(ctx, unpacked, "apt-get", "download", "-qq", name); err != nil {
 		return Kernel{}, err
 	}
 	packages, err := filepath.Glob(filepath.Join(unpacked, "*.deb"))
 	if err != nil || len(packages) != 1 {
-		return Kernel{}, fmt.Errorf("download %s: %d packages came: %w", name, len(packages), err)
+		return Kernel{}, fmt.Errorf("download %s: got %d packages: %w", name, len(packages), err)
 	}
 	if _, err := run(ctx, unpacked, "dpkg-deb", "-x", packages[0], "."); err != nil {
 		return Kernel{}, err
@@ -69,15 +69,16 @@ func fetch(ctx context.Context, meta, dir string) (Kernel, error) {
 func (k Kernel) image() string   { return filepath.Join(k.dir, "boot", "vmlinuz-"+k.Release) }
 func (k Kernel) modules() string { return filepath.Join(k.dir, "lib", "modules", k.Release) }
 
-// run returns what a program prints; with an error comes what it complained of.
+// run runs a program and returns its standard output. An error has its standard
+// error.
 func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
-	var complaint bytes.Buffer
-	cmd.Stderr = &complaint
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("run %s: %w\n%s", strings.Join(cmd.Args, " "), err, complaint.Bytes())
+		return nil, fmt.Errorf("run %s: %w\n%s", strings.Join(cmd.Args, " "), err, stderr.Bytes())
 	}
 	return out, nil
 }
@@ -85,17 +86,17 @@ func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) 
 //go:embed init.sh
 var initScript string
 
-// modulesNeeded are the parts of a kernel's modules that networks of tests use.
+// modulesNeeded are the kernel modules, or directories of them, that the tests use.
 var modulesNeeded = []string{"net", "lib", "crypto", "drivers/net/veth.ko", "drivers/net/tun.ko", "drivers/net/dummy.ko"}
 
-// initrd packs an initial root file system: busybox, the kernel's modules for
-// networks, the programs, and a first process that runs the commands and says how
-// each ended.
+// initrd packs an initial root file system: busybox, the kernel's network modules,
+// the programs, and an init script that runs the commands and prints their exit
+// codes.
 func (k Kernel) initrd(ctx context.Context, programs []string, commands []string) (string, error) {
 	root := filepath.Join(k.dir, "root")
 	for _, dir := range []string{"bin", "proc", "sys", "dev", "tmp", "run", "etc"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
-			return "", fmt.Errorf("make a root file system: %w", err)
+			return "", fmt.Errorf("create a root file system: %w", err)
 		}
 	}
 	var script strings.Builder
@@ -105,7 +106,7 @@ func (k Kernel) initrd(ctx context.Context, programs []string, commands []string
 	}
 	script.WriteString("poweroff -f\n")
 	if err := os.WriteFile(filepath.Join(root, "init"), []byte(script.String()), 0o755); err != nil {
-		return "", fmt.Errorf("write the first process: %w", err)
+		return "", fmt.Errorf("write the init script: %w", err)
 	}
 	steps := [][]string{append([]string{"cp", "/bin/busybox"}, append(programs, filepath.Join(root, "bin"))...)}
 	to := filepath.Join(root, "lib", "modules", k.Release)
@@ -131,22 +132,22 @@ func (k Kernel) initrd(ctx context.Context, programs []string, commands []string
 	return filepath.Join(k.dir, "initrd"), nil
 }
 
-// What the first process prints before and behind each command.
+// The init script prints these before and after each command.
 const (
 	startMark = "=== command "
 	endMark   = "=== exit code "
 )
 
-// A Result is what a command printed, and the code it ended with.
+// Result is the output and exit code of a command.
 type Result struct {
 	Command string
 	Output  string
 	Code    string
 }
 
-// Run boots the kernel and runs the commands, whose programs are files of this
-// machine that need no libraries. QEMU emulates the machine: slower than KVM, but
-// the same everywhere. An error comes with the end of what the machine printed.
+// Run boots the kernel and runs the commands. Their programs are static files of this
+// machine. QEMU emulates the machine, which is slower than KVM but works everywhere.
+// An error has the end of the console's output.
 func (k Kernel) Run(ctx context.Context, programs, commands []string) ([]Result, error) {
 	initrd, err := k.initrd(ctx, programs, commands)
 	if err != nil {
@@ -162,7 +163,7 @@ func (k Kernel) Run(ctx context.Context, programs, commands []string) ([]Result,
 	err = errors.Join(cmd.Run(), ctx.Err())
 	results := parse(out.String())
 	if err == nil && len(results) != len(commands) {
-		err = fmt.Errorf("%d of %d commands ended", len(results), len(commands))
+		err = fmt.Errorf("only %d of %d commands ended", len(results), len(commands))
 	}
 	if err != nil {
 		end := out.String()
@@ -171,7 +172,7 @@ func (k Kernel) Run(ctx context.Context, programs, commands []string) ([]Result,
 	return results, nil
 }
 
-// parse takes the machine's console apart.
+// parse splits the output of the console into results.
 func parse(console string) (results []Result) {
 	for _, part := range strings.Split(strings.ReplaceAll(console, "\r", ""), startMark)[1:] {
 		command, rest, _ := strings.Cut(part, "\n")
@@ -184,23 +185,22 @@ func parse(console string) (results []Result) {
 	return results
 }
 
-// Tests is how the tests of a binary that ran with -test.v ended.
+// Tests are the outcomes of a test binary that ran with -test.v.
 type Tests struct {
 	Passed int
-	// Skipped has a reason for each test, and each part of one, that the kernel or
-	// the machine lacks something for.
+	// Skipped has the reason of each skipped test and subtest.
 	Skipped map[string]string
 	Failed  []string
 }
 
-// What is indented ran inside of another test, or in its namespace.
+// An indented outcome is of a subtest, or of a test run by another test.
 var outcome = regexp.MustCompile(`(?m)^( *)--- (PASS|FAIL|SKIP): (\S+) `)
 
-// reason is what a test says when it skips itself.
+// reason is the message of a test that skips itself.
 var reason = regexp.MustCompile(`\S+_test\.go:\d+: (.*)`)
 
-// ReadTests reads the outcome of a test binary. Output that shows no test, or an
-// end that does not fit the tests, is an error.
+// ReadTests reads the outcomes of a test binary. Output without tests, or an exit
+// code that does not match them, is an error.
 func ReadTests(r Result) (Tests, error) {
 	t := Tests{Skipped: map[string]string{}}
 	for _, m := range outcome.FindAllStringSubmatchIndex(r.Output, -1) {
@@ -208,7 +208,7 @@ func ReadTests(r Result) (Tests, error) {
 		switch how := r.Output[m[4]:m[5]]; {
 		case how == "SKIP" && (!inside || strings.Contains(name, "/")):
 			t.Skipped[name] = whySkipped(r.Output[:m[0]], name)
-		case inside: // the test around it tells
+		case inside: // the outer test counts
 		case how == "PASS":
 			t.Passed++
 		default:
@@ -221,12 +221,12 @@ func ReadTests(r Result) (Tests, error) {
 	return t, nil
 }
 
-// whySkipped is what a test said, as it ran last in the output before its end.
+// whySkipped returns the last message of a skipped test.
 func whySkipped(output, name string) string {
 	if i := strings.LastIndex(output, "=== RUN   "+name+"\n"); i >= 0 {
 		if said := reason.FindStringSubmatch(output[i:]); said != nil {
 			return said[1]
 		}
 	}
-	return "it does not say why"
+	return "no reason given"
 }

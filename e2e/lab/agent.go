@@ -7,8 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,14 +18,15 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/layertrace/layertrace/e2e/sandbox"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// AgentMetricsAddress is where an agent serves metrics and readiness, inside
-// its node's network namespace.
+// AgentMetricsAddress is where an agent serves metrics and readiness, in its
+// node's network namespace.
 const AgentMetricsAddress = "127.0.0.1:9464"
 
-// StartAgent starts a node's agent and waits until it is ready. Start has done
-// so already; this is for starting one again after KillAgent.
+// StartAgent starts a node's agent again after KillAgent, and waits until it is
+// ready.
 func (r *Run) StartAgent(ctx context.Context, node int) error {
 	if err := r.launchAgent(node); err != nil {
 		return err
@@ -70,8 +69,8 @@ func (r *Run) launchAgent(node int) error {
 	return nil
 }
 
-// agentReady waits until an agent says it is ready and watches every pod's
-// interface and the physical one.
+// agentReady waits until an agent is ready and attached to the interfaces of all
+// pods and the physical one.
 func (r *Run) agentReady(ctx context.Context, node int) error {
 	want := 1
 	if r.setup.NoPNIC[node] {
@@ -83,19 +82,19 @@ func (r *Run) agentReady(ctx context.Context, node int) error {
 		}
 	}
 	return r.lab.ready(ctx, r.agents[node], func(ctx context.Context) error {
-		_, err := get(ctx, r.lab.network.nodes[node], "http://"+AgentMetricsAddress+"/readyz")
+		_, err := r.lab.network.nodes[node].Get(ctx, "http://"+AgentMetricsAddress+"/readyz")
 		if err != nil {
 			return err
 		}
-		watched, err := r.lab.watched(ctx, node)
-		if err == nil && watched != want {
-			err = fmt.Errorf("%d of %d interfaces watched", watched, want)
+		attached, err := r.lab.attached(ctx, node)
+		if err == nil && attached != want {
+			err = fmt.Errorf("attached to %d of %d interfaces", attached, want)
 		}
 		return err
 	})
 }
 
-// pnic is the pattern of a node's physical interface, empty to leave it out.
+// pnic returns the pattern of a node's physical interface, empty to skip it.
 func (r *Run) pnic(node int) string {
 	if r.setup.NoPNIC[node] {
 		return ""
@@ -106,7 +105,7 @@ func (r *Run) pnic(node int) string {
 // Agent returns a node's agent process.
 func (r *Run) Agent(node int) *sandbox.Process { return r.agents[node] }
 
-// KillAgent ends a node's agent by SIGKILL.
+// KillAgent kills a node's agent (SIGKILL).
 func (r *Run) KillAgent(node int) error {
 	agent, files := r.agents[node], r.agentFiles[node]
 	delete(r.agents, node)
@@ -115,24 +114,17 @@ func (r *Run) KillAgent(node int) error {
 }
 
 type identity struct {
-	Node       string              `json:"node"`
-	Interfaces map[string]workload `json:"interfaces"`
-	Addresses  map[string]workload `json:"addresses"`
+	Node       string                      `json:"node"`
+	Interfaces map[string]observe.Workload `json:"interfaces"`
+	Addresses  map[string]observe.Workload `json:"addresses"`
 }
 
-type workload struct {
-	Service   string `json:"service"`
-	Namespace string `json:"namespace,omitempty"`
-	Pod       string `json:"pod,omitempty"`
-	Node      string `json:"node,omitempty"`
-}
-
-// writeIdentity tells a node's agent what is behind its interfaces, and who
-// has which address in the whole cluster.
+// writeIdentity writes the identity file of a node's agent: the pods of its
+// interfaces, and those of all addresses in the cluster.
 func (r *Run) writeIdentity(node int) (path string, err error) {
-	id := identity{Node: NodeName(node), Interfaces: map[string]workload{}, Addresses: map[string]workload{}}
+	id := identity{Node: NodeName(node), Interfaces: map[string]observe.Workload{}, Addresses: map[string]observe.Workload{}}
 	for _, pod := range Pods {
-		w := workload{Service: pod.Service, Namespace: "default", Pod: pod.Name}
+		w := observe.Workload{Service: pod.Service, Namespace: "default", Pod: pod.Name}
 		if pod.Node == node {
 			id.Interfaces[pod.VNIC] = w
 		}
@@ -150,8 +142,8 @@ func (r *Run) writeIdentity(node int) (path string, err error) {
 	return path, nil
 }
 
-// StartAgents starts the agents of all nodes and waits until they are ready.
-// This is for a run that began without agents or after StopAgents.
+// StartAgents starts the agents of all nodes, in a run that began without them or
+// after StopAgents, and waits until they are ready.
 func (r *Run) StartAgents(ctx context.Context) error {
 	for _, node := range Nodes {
 		if node == ClientNode {
@@ -168,10 +160,10 @@ func (r *Run) StartAgents(ctx context.Context) error {
 	return group.Wait()
 }
 
-// AgentMetrics reads the metrics of a node's agent: values by name, with the
-// labels where there are any, as in `name{label="value"}`.
+// AgentMetrics reads the metrics of a node's agent: values by name, with labels
+// where there are any, as in `name{label="value"}`.
 func (l *Lab) AgentMetrics(ctx context.Context, node int) (map[string]float64, error) {
-	body, err := get(ctx, l.network.nodes[node], "http://"+AgentMetricsAddress+"/metrics")
+	body, err := l.network.nodes[node].Get(ctx, "http://"+AgentMetricsAddress+"/metrics")
 	if err != nil {
 		return nil, err
 	}
@@ -191,8 +183,8 @@ func (l *Lab) AgentMetrics(ctx context.Context, node int) (map[string]float64, e
 	return metrics, nil
 }
 
-// watched is how many interfaces a node's agent is attached to.
-func (l *Lab) watched(ctx context.Context, node int) (int, error) {
+// attached returns how many interfaces a node's agent is attached to.
+func (l *Lab) attached(ctx context.Context, node int) (int, error) {
 	metrics, err := l.AgentMetrics(ctx, node)
 	if err != nil {
 		return 0, err
@@ -206,7 +198,7 @@ func (l *Lab) watched(ctx context.Context, node int) (int, error) {
 	return int(total), nil
 }
 
-// ExportedSpans is how many spans the agents that run have delivered.
+// ExportedSpans returns how many spans the running agents have delivered.
 func (r *Run) ExportedSpans(ctx context.Context) (int, error) {
 	total := 0.0
 	for node := range r.agents {
@@ -219,41 +211,19 @@ func (r *Run) ExportedSpans(ctx context.Context) (int, error) {
 	return int(total), nil
 }
 
-// get asks for a URL from inside a namespace and wants status 200.
-func get(ctx context.Context, space *sandbox.Namespace, url string) ([]byte, error) {
-	transport := &http.Transport{DialContext: space.DialContext, DisableKeepAlives: true}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := transport.RoundTrip(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		return nil, err
-	}
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s: %s", url, response.Status, body)
-	}
-	return body, nil
-}
-
-// Usage is the CPU time that parts of the lab have taken since it came up,
-// also that of processes which have ended.
+// Usage is the CPU time of parts of the lab since it came up, including that of
+// processes that have ended.
 type Usage struct {
-	// Agents are all agents' processes. What their BPF programs take is not in
-	// it: they run wherever the packets are handled, so in Mesh and elsewhere.
+	// Agents are all agents' processes, without their BPF programs: those run
+	// where packets are processed, so in Mesh and elsewhere.
 	Agents time.Duration
-	// Jaeger has the Envoys' and the agents' spans to store.
+	// Jaeger stores the spans of Envoys and agents.
 	Jaeger time.Duration
-	// Mesh are applications and Envoys, and the packets that they send.
+	// Mesh is applications and Envoys, and the packets that they send.
 	Mesh time.Duration
 }
 
-// Minus returns what was taken since an earlier reading.
+// Minus returns the time since an earlier reading.
 func (u Usage) Minus(earlier Usage) Usage {
 	return Usage{Agents: u.Agents - earlier.Agents, Jaeger: u.Jaeger - earlier.Jaeger, Mesh: u.Mesh - earlier.Mesh}
 }
@@ -275,8 +245,8 @@ func (l *Lab) Usage() (u Usage, err error) {
 	return u, errors.Join(errs...)
 }
 
-// AgentMemory returns the memory of the agent that has most of it: resident
-// now, and at most since it began, in bytes. It is 0 without agents.
+// AgentMemory returns the memory of the largest agent in bytes: resident now, and
+// its peak. It is 0 without agents.
 func (r *Run) AgentMemory() (now, peak uint64, err error) {
 	for node, agent := range r.agents {
 		memory, err := sandbox.ReadMemory(agent.PID())
@@ -288,14 +258,14 @@ func (r *Run) AgentMemory() (now, peak uint64, err error) {
 	return now, peak, nil
 }
 
-// Layertrace runs a command of layertrace beside Jaeger and returns what it
-// wrote to its standard output.
+// Layertrace runs a layertrace command in Jaeger's network namespace and returns
+// its standard output.
 func (l *Lab) Layertrace(ctx context.Context, args ...string) ([]byte, error) {
 	name := "layertrace " + args[0]
 	out := filepath.Join(l.options.Dir, args[0]+".out")
 	command, err := sandbox.Start(sandbox.Spec{
 		Name: name, Path: l.options.Tools.Agent, Args: args,
-		Namespace: l.network.sw, Cgroup: l.groups["infra"],
+		Namespace: l.network.infra, Cgroup: l.groups["infra"],
 		Stdout: out, Stderr: filepath.Join(l.options.Dir, args[0]+".log"),
 	})
 	if err != nil {
@@ -306,10 +276,10 @@ func (l *Lab) Layertrace(ctx context.Context, args ...string) ([]byte, error) {
 	}
 	text, err := os.ReadFile(out)
 	if err != nil {
-		return nil, fmt.Errorf("read what %s wrote: %w", name, err)
+		return nil, fmt.Errorf("read the output of %s: %w", name, err)
 	}
 	return text, nil
 }
 
-// JaegerURL is where Jaeger's query API is, from the nodes and beside it.
+// JaegerURL returns the URL of Jaeger's query API in the lab's network.
 func JaegerURL() string { return fmt.Sprintf("http://%s:%d", InfraIP, JaegerQueryPort) }

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package envoy configures the pods' Envoys and sends the pods' traffic
-// through them.
 package lab
 
 import (
@@ -12,19 +10,19 @@ import (
 	"text/template"
 )
 
-// Tracer is how the Envoys trace and propagate.
+// Tracer is the tracer of the Envoys, which determines the propagated headers.
 type Tracer string
 
 // Tracers.
 const (
-	// Zipkin propagates B3 in several headers and shares span IDs between
-	// client and server, so that an application sees the wire's span ID.
+	// Zipkin propagates B3 in several headers. Client and server share span IDs,
+	// so that an application sees the span ID of the wire.
 	Zipkin Tracer = "zipkin"
 	// OpenTelemetry propagates traceparent and tracestate.
 	OpenTelemetry Tracer = "opentelemetry"
 )
 
-// ParseTracer checks a tracer's name.
+// ParseTracer returns the tracer with a name.
 func ParseTracer(name string) (Tracer, error) {
 	switch t := Tracer(name); t {
 	case Zipkin, OpenTelemetry:
@@ -35,50 +33,50 @@ func ParseTracer(name string) (Tracer, error) {
 }
 
 const (
-	// InboundPort is where an Envoy takes what comes to its pod.
+	// InboundPort is where an Envoy accepts connections to its pod.
 	InboundPort = 15006
-	// OutboundPort is where it takes what its application sends.
+	// OutboundPort is where it accepts connections of its application.
 	OutboundPort = 15001
-	// AdminAddress is where an Envoy's admin interface listens in its pod.
+	// EnvoyAdminAddress is the address of an Envoy's admin interface in its pod.
 	EnvoyAdminAddress = "127.0.0.1:15000"
 
-	// What Istio adds of its own metadata, in bytes.
+	// Sizes of the metadata that Istio adds, in bytes.
 	gatewayMetadata = 1100
 	sidecarMetadata = 600
 )
 
-// Config is what one Envoy's configuration depends on.
+// EnvoyConfig is the configuration of one Envoy.
 type EnvoyConfig struct {
 	// Pod and Service name the Envoy and its spans.
 	Pod, Service string
-	// Gateway makes an ingress gateway that listens on GatewayPort in place
-	// of a sidecar.
+	// Gateway selects an ingress gateway that listens on GatewayPort instead of a
+	// sidecar.
 	Gateway     bool
 	GatewayPort int
-	// AppPort is the port of the application here and everywhere.
+	// AppPort is the port of all applications.
 	AppPort int
-	// Clusters are the services that can be called.
+	// Clusters are the services that the pod calls.
 	Clusters []EnvoyCluster
 	Tracer   Tracer
-	// Sampling is the share of root requests that is sampled, in per cent.
+	// Sampling is the share of root requests to sample, in percent.
 	Sampling float64
 	// CollectorIP is the address of Jaeger's receivers.
 	CollectorIP string
-	// Wasm is the path of the module that puts the trace headers in front;
-	// empty leaves Envoy's own order.
+	// Wasm is the path of the module that moves the trace headers to the start;
+	// empty keeps Envoy's order.
 	Wasm string
 	// AccessLog is the file for one JSON line per request sent to another pod.
 	AccessLog string
 }
 
-// Cluster is a service with its endpoints, asked in turn; a request whose
-// header PodHeader names one of them goes there.
+// EnvoyCluster is a service with its endpoints, which are used in turn. A request
+// whose header PodHeader names one of them goes there.
 type EnvoyCluster struct {
 	Name      string
 	Endpoints []Endpoint
 }
 
-// Endpoint is a pod behind a service.
+// Endpoint is a pod of a service.
 type Endpoint struct{ Pod, IP string }
 
 // PodHeader is the request header that chooses a pod.
@@ -92,7 +90,7 @@ var envoyTemplate = template.Must(template.New("bootstrap").
 
 func quote(s string) string { return fmt.Sprintf("%q", s) }
 
-// Bootstrap writes the Envoy configuration.
+// Bootstrap returns the Envoy configuration.
 func (c EnvoyConfig) Bootstrap() ([]byte, error) {
 	values := struct {
 		EnvoyConfig
@@ -109,8 +107,8 @@ func (c EnvoyConfig) Bootstrap() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// metadata returns a value of x-envoy-peer-metadata, Base64 in Istio as here;
-// only its length matters.
+// metadata returns a value of x-envoy-peer-metadata, in Base64 as in Istio. Only
+// its length matters.
 func metadata(size int) string {
 	const part = "ChoKCkNMVVNURVJfSUQSDBoKS3ViZXJuZXRlcwo"
 	return strings.Repeat(part, size/len(part)+1)[:size]

@@ -9,8 +9,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Every combination is YAML with the parts that it should have; whether Envoy
-// takes it shows the end-to-end test.
+// Every combination is YAML with the expected parts. The end-to-end tests show
+// that Envoy accepts it.
 func TestBootstrap(t *testing.T) {
 	calls := []EnvoyCluster{{Name: "reviews", Endpoints: []Endpoint{{"reviews-v1", "10.0.0.1"}, {"reviews-v2", "10.0.0.2"}}}}
 	for name, test := range map[string]struct {
@@ -48,7 +48,7 @@ func TestBootstrap(t *testing.T) {
 		}
 		for _, part := range test.without {
 			if strings.Contains(string(data), part) {
-				t.Errorf("%s: %q is there", name, part)
+				t.Errorf("%s: contains %q", name, part)
 			}
 		}
 	}
@@ -61,6 +61,6 @@ func TestParseTracer(t *testing.T) {
 		}
 	}
 	if _, err := ParseTracer("jaeger"); err == nil {
-		t.Error("an unknown tracer is accepted")
+		t.Error("an unknown tracer was accepted")
 	}
 }

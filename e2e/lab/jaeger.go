@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package jaeger configures the lab's Jaeger and reads traces back from it.
 package lab
 
 import (
@@ -8,7 +7,6 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -23,8 +21,8 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// StartJaeger starts Jaeger beside the switch and waits until it answers. Up
-// has done so; this is for after StopJaeger, and Jaeger is empty then.
+// StartJaeger starts an empty Jaeger on the switch and waits until it is ready. Up
+// calls it; tests call it again after StopJaeger.
 func (l *Lab) StartJaeger(ctx context.Context) error {
 	config, err := JaegerConfig(InfraIP, l.options.MaxTraces)
 	if err != nil {
@@ -36,76 +34,37 @@ func (l *Lab) StartJaeger(ctx context.Context) error {
 	}
 	l.jaeger, err = sandbox.Start(sandbox.Spec{
 		Name: "jaeger", Path: l.options.Tools.Jaeger, Args: []string{"--config", path},
-		Namespace: l.network.sw, Cgroup: l.groups["infra"],
+		Namespace: l.network.infra, Cgroup: l.groups["infra"],
 		Stderr: filepath.Join(l.options.Dir, "jaeger.log"),
 	})
 	if err != nil {
 		return err
 	}
-	l.Jaeger = NewJaegerClient(InfraIP, l.network.sw.DialContext)
+	l.Jaeger = NewJaegerClient(InfraIP, l.network.infra.DialContext)
 	return l.ready(ctx, l.jaeger, func(ctx context.Context) error {
 		_, err := l.Jaeger.Services(ctx)
 		return err
 	})
 }
 
-// StopJaeger ends Jaeger at once.
+// StopJaeger kills Jaeger.
 func (l *Lab) StopJaeger() error {
 	l.Jaeger.Close()
 	return l.jaeger.Kill()
 }
 
-// PauseJaeger stops Jaeger from answering while its connections stay, until
-// ResumeJaeger: what an overloaded one looks like.
+// PauseJaeger stops Jaeger from responding while its connections stay, as when it
+// is overloaded, until ResumeJaeger.
 func (l *Lab) PauseJaeger() error { return l.jaeger.Signal(syscall.SIGSTOP) }
 
-// ResumeJaeger lets Jaeger go on after PauseJaeger.
+// ResumeJaeger lets Jaeger continue after PauseJaeger.
 func (l *Lab) ResumeJaeger() error { return l.jaeger.Signal(syscall.SIGCONT) }
 
-// ExposeJaeger makes Jaeger reachable from the host's own network, on loopback
-// and Jaeger's usual port, or any free one when that is taken. Nothing of the
-// host's network is changed: connections are passed on.
-func (l *Lab) ExposeJaeger() (address string, stop func(), err error) {
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(JaegerQueryPort)))
-	if err != nil {
-		if listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			return "", nil, fmt.Errorf("expose Jaeger: %w", err)
-		}
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go l.pass(ctx, conn)
-		}
-	}()
-	stop = func() {
-		cancel()
-		_ = listener.Close() // nothing is lost by it
-	}
-	return listener.Addr().String(), stop, nil
-}
-
-// pass copies between a connection from the host and Jaeger until either side
-// closes or ctx is done.
-func (l *Lab) pass(ctx context.Context, from net.Conn) {
-	defer from.Close()
-	to, err := l.network.sw.DialContext(ctx, "tcp", net.JoinHostPort(InfraIP, strconv.Itoa(JaegerQueryPort)))
-	if err != nil {
-		return
-	}
-	defer to.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer context.AfterFunc(ctx, func() { from.Close(); to.Close() })()
-	go func() {
-		defer cancel()
-		_, _ = io.Copy(to, from)
-	}()
-	_, _ = io.Copy(from, to)
-	cancel()
+// ExposeJaeger makes Jaeger reachable on the host's loopback, at Jaeger's usual
+// port, or at a free one when that is taken. Close the result.
+func (l *Lab) ExposeJaeger() (*sandbox.PortForward, error) {
+	target := net.JoinHostPort(InfraIP, strconv.Itoa(JaegerQueryPort))
+	return sandbox.ForwardPort(l.network.infra, JaegerQueryPort, target)
 }
 
 // Ports of Jaeger's receivers and its query API and UI.
@@ -121,7 +80,7 @@ var jaegerConfig string
 
 var jaegerTemplate = template.Must(template.New("jaeger").Parse(jaegerConfig))
 
-// Config returns a Jaeger configuration that listens on ip and keeps the
+// JaegerConfig returns a Jaeger configuration that listens on ip and keeps the
 // latest maxTraces traces in memory.
 func JaegerConfig(ip string, maxTraces int) (string, error) {
 	var out strings.Builder
@@ -135,13 +94,13 @@ func JaegerConfig(ip string, maxTraces int) (string, error) {
 	return out.String(), nil
 }
 
-// Client reads from Jaeger's query API.
+// JaegerClient reads from Jaeger's query API.
 type JaegerClient struct {
 	base string
 	http *http.Client
 }
 
-// NewClient returns a client of the query API at ip that connects by dial.
+// NewJaegerClient returns a client of the query API at ip that connects by dial.
 func NewJaegerClient(ip string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *JaegerClient {
 	return &JaegerClient{
 		base: "http://" + net.JoinHostPort(ip, strconv.Itoa(JaegerQueryPort)),
@@ -158,7 +117,7 @@ func (c *JaegerClient) Services(ctx context.Context) ([]string, error) {
 	return names, c.get(ctx, "/api/services", &names)
 }
 
-// Trace returns one trace; one without spans when Jaeger does not know it.
+// Trace returns one trace, without spans when Jaeger does not have it.
 func (c *JaegerClient) Trace(ctx context.Context, traceID string) (Trace, error) {
 	traces, err := c.traces(ctx, "/api/traces/"+url.PathEscape(traceID))
 	if err != nil || len(traces) == 0 {
@@ -182,31 +141,30 @@ func (c *JaegerClient) traces(ctx context.Context, path string) ([]Trace, error)
 func (c *JaegerClient) get(ctx context.Context, path string, data any) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
-		return fmt.Errorf("ask Jaeger: %w", err)
+		return fmt.Errorf("query Jaeger: %w", err)
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		return fmt.Errorf("ask Jaeger: %w", err)
+		return fmt.Errorf("query Jaeger: %w", err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusNotFound {
 		return nil
 	}
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask Jaeger: %s: %s", path, response.Status)
+		return fmt.Errorf("query Jaeger: %s: %s", path, response.Status)
 	}
 	body := struct {
 		Data any `json:"data"`
 	}{data}
 	if err := json.NewDecoder(response.Body).Decode(&body); err != nil {
-		return fmt.Errorf("read Jaeger's answer to %s: %w", path, err)
+		return fmt.Errorf("read Jaeger's response to %s: %w", path, err)
 	}
 	return nil
 }
 
-// CompleteTrace waits until Jaeger has count spans of a trace; spans come from
-// many senders, each in its own time. After limit the error tells how many
-// there are.
+// CompleteTrace waits until Jaeger has count spans of a trace, which come from many
+// senders at different times. After limit the error has their number.
 func (c *JaegerClient) CompleteTrace(ctx context.Context, traceID string, count int, limit time.Duration) (trace Trace, err error) {
 	what := fmt.Sprintf("trace %s in Jaeger", traceID)
 	err = sandbox.Await(ctx, what, limit, 100*time.Millisecond, func(ctx context.Context) error {
@@ -220,7 +178,7 @@ func (c *JaegerClient) CompleteTrace(ctx context.Context, traceID string, count 
 	return trace, err
 }
 
-// Trace is a trace as Jaeger's query API gives it.
+// Trace is a trace in Jaeger.
 type Trace struct {
 	// ID is the trace ID in lower-case hex.
 	ID    string
@@ -235,8 +193,8 @@ type Span struct {
 	Name, Service string
 	Start         time.Time
 	Duration      time.Duration
-	// Tags are the span's attributes, Resource those of its resource, values as
-	// JSON gave them.
+	// Tags are the span's attributes, Resource those of its resource. Values are
+	// as decoded from JSON.
 	Tags, Resource map[string]any
 }
 
@@ -246,7 +204,7 @@ func (s Span) Kind() string {
 	return kind
 }
 
-// End is when the span ended.
+// End returns when the span ended.
 func (s Span) End() time.Time { return s.Start.Add(s.Duration) }
 
 type wireTrace struct {

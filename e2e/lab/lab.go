@@ -2,8 +2,8 @@
 
 // Package lab is the paper's testbed on one machine: four nodes and seven
 // Bookinfo pods with real Envoys, each in its own network namespace, an agent
-// per node and a Jaeger. Everything is made by Up and removed by Down; what a
-// killed lab left behind is removed by the next Up of the same name.
+// per node and a Jaeger. Up creates everything and Down removes it; the next Up of
+// the same name removes what a killed lab left.
 package lab
 
 import (
@@ -19,13 +19,12 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// Options are what a lab is made from.
+// Options configure a lab.
 type Options struct {
-	// Name tells labs apart that exist at the same time.
+	// Name distinguishes labs that exist at the same time.
 	Name string
-	// Dir is a directory for configuration and logs; what is in it is lost.
-	Dir string
-	// Tools are the programs that the lab runs.
+	// Dir is a directory for configuration and logs. Up empties it.
+	Dir   string
 	Tools Tools
 	// MaxTraces is how many traces Jaeger keeps in memory; default 20,000.
 	MaxTraces int
@@ -33,14 +32,14 @@ type Options struct {
 	Progress func(format string, args ...any)
 }
 
-// Tools are paths of the programs that the lab runs.
+// Tools are the paths of the programs that the lab runs.
 type Tools struct {
 	Envoy, Jaeger, Agent, Bookinfo string
-	// Wasm is the module that puts the trace headers in front.
+	// Wasm is the module that moves the trace headers to the start.
 	Wasm string
 }
 
-// Lab is a testbed that is up: the network and Jaeger. Start starts the rest.
+// Lab is a testbed that is up: the network and Jaeger. Start starts a mesh in it.
 type Lab struct {
 	// Jaeger reads traces back.
 	Jaeger *JaegerClient
@@ -56,10 +55,10 @@ type Lab struct {
 	runs    int
 }
 
-// nameForm has no `-`, so that no lab's names begin with another's.
+// nameForm has no `-`, so that no lab's namespaces begin with another's prefix.
 var nameForm = regexp.MustCompile(`^[a-z0-9]{1,20}$`)
 
-// CheckRoot returns an error for other users than root.
+// CheckRoot returns an error unless the user is root.
 func CheckRoot() error {
 	if os.Geteuid() != 0 {
 		return errors.New("the lab makes network namespaces and loads BPF programs: run it as root")
@@ -67,8 +66,8 @@ func CheckRoot() error {
 	return nil
 }
 
-// Up makes the network and starts Jaeger. When it fails, or ctx ends, nothing
-// is left behind. Call Down on the result.
+// Up creates the network and starts Jaeger. When it fails or ctx ends, nothing
+// remains. Call Down on the result.
 func Up(ctx context.Context, options Options) (*Lab, error) {
 	if err := CheckRoot(); err != nil {
 		return nil, err
@@ -104,9 +103,9 @@ func (l *Lab) up(ctx context.Context) (err error) {
 		return fmt.Errorf("empty the lab's directory: %w", err)
 	}
 	if err := os.MkdirAll(l.options.Dir, 0o755); err != nil {
-		return fmt.Errorf("make the lab's directory: %w", err)
+		return fmt.Errorf("create the lab's directory: %w", err)
 	}
-	l.options.Progress("making %d nodes and %d pods as network namespaces %s*", len(Nodes), len(Pods), l.prefix)
+	l.options.Progress("creating %d nodes and %d pods as network namespaces %s*", len(Nodes), len(Pods), l.prefix)
 	if err := l.makeGroups(); err != nil {
 		return err
 	}
@@ -123,11 +122,11 @@ const (
 	sidecar     = "sidecar"
 )
 
-// container names a pod's container among the lab's cgroups.
+// container returns the key of a pod's container in Lab.groups.
 func container(pod, name string) string { return pod + "/" + name }
 
-// makeGroups makes a cgroup for the infrastructure, one per node, and below its
-// node's one per pod with one per container, as in Kubernetes.
+// makeGroups creates a cgroup for the infrastructure and one per node. A node's has
+// one per pod with one per container, as in Kubernetes.
 func (l *Lab) makeGroups() (err error) {
 	if l.group, err = sandbox.NewGroup(groupName(l.options.Name)); err != nil {
 		return err
@@ -140,8 +139,8 @@ func (l *Lab) makeGroups() (err error) {
 		if l.groups[name], err = l.group.Child(name); err != nil {
 			return err
 		}
-		// The agent is not in its node's group: what is attached there is
-		// meant for the pods.
+		// The agent is not in its node's group: programs attached to that
+		// group are meant for the pods.
 		if l.groups["agent-"+name], err = l.groups["infra"].Child("agent-" + name); err != nil {
 			return err
 		}
@@ -160,32 +159,32 @@ func (l *Lab) makeGroups() (err error) {
 	return nil
 }
 
-// NodeGroup returns the cgroup that holds a node's pods.
+// NodeGroup returns the cgroup of a node's pods.
 func (l *Lab) NodeGroup(node int) *sandbox.Group { return l.groups[NodeName(node)] }
 
-// SidecarGroup returns the cgroup that holds a pod's Envoy.
+// SidecarGroup returns the cgroup of a pod's Envoy.
 func (l *Lab) SidecarGroup(pod string) *sandbox.Group { return l.groups[container(pod, sidecar)] }
 
 // InfraGroup returns the cgroup of Jaeger and of programs beside it.
 func (l *Lab) InfraGroup() *sandbox.Group { return l.groups["infra"] }
 
-// NodeSpace returns a node's network namespace, PodSpace a pod's.
+// NodeNamespace returns a node's network namespace.
 func (l *Lab) NodeNamespace(node int) *sandbox.Namespace { return l.network.nodes[node] }
 
-// PodSpace returns a pod's network namespace.
+// PodNamespace returns a pod's network namespace.
 func (l *Lab) PodNamespace(pod string) *sandbox.Namespace { return l.network.pods[pod] }
 
-// InfraSpace returns the network namespace of the switch and Jaeger.
-func (l *Lab) InfraNamespace() *sandbox.Namespace { return l.network.sw }
+// InfraNamespace returns the network namespace of the switch and Jaeger.
+func (l *Lab) InfraNamespace() *sandbox.Namespace { return l.network.infra }
 
 // Down ends every process of the lab and removes its cgroups and network
-// namespaces, and with them links, BPF programs and redirections. It can be
-// called on a lab that is only half up, and again.
+// namespaces, and with them links, BPF programs and redirection rules. It works
+// on a lab that is half up, and when called again.
 func (l *Lab) Down() error {
 	if l.lock == nil {
 		return nil
 	}
-	// A context of its own: the lab must also go when its context is done.
+	// A context of its own: Down must also work after the lab's has ended.
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	var errs []error
@@ -203,26 +202,26 @@ func (l *Lab) Down() error {
 	return nil
 }
 
-// removeLeftovers removes what a killed lab of the same name left behind.
+// removeLeftovers removes what a killed lab of the same name left.
 func removeLeftovers(ctx context.Context, name, prefix string, progress func(string, ...any)) error {
 	found, err := sandbox.RemoveGroup(ctx, groupName(name))
 	if err != nil {
 		return fmt.Errorf("end the processes of an earlier lab: %w", err)
 	}
-	spaces, err := sandbox.DeleteNamespaces(prefix)
+	namespaces, err := sandbox.DeleteNamespaces(prefix)
 	if err != nil {
 		return fmt.Errorf("remove the network of an earlier lab: %w", err)
 	}
-	if found || spaces > 0 {
-		progress("removed what an earlier run left behind (%d network namespaces)", spaces)
+	if found || namespaces > 0 {
+		progress("removed what an earlier run left (%d network namespaces)", namespaces)
 	}
 	return nil
 }
 
 func groupName(lab string) string { return "layertrace-lab-" + lab }
 
-// takeName makes sure that no other lab of this name is up. The abstract
-// socket is gone when this process is, however it ends.
+// takeName ensures that no other lab of this name is up. The abstract socket ends
+// with this process, however that ends.
 func takeName(name string) (net.Listener, error) {
 	lock, err := net.Listen("unix", "@"+groupName(name))
 	if err != nil {

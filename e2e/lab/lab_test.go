@@ -20,7 +20,7 @@ func TestNameIsTakenOnce(t *testing.T) {
 	}
 	third, err := takeName("unittest")
 	if err != nil {
-		t.Fatalf("a name that was given back: %v", err)
+		t.Fatalf("take a released name: %v", err)
 	}
 	if err := third.Close(); err != nil {
 		t.Fatal(err)
@@ -30,7 +30,7 @@ func TestNameIsTakenOnce(t *testing.T) {
 func TestNamesThatAreRefused(t *testing.T) {
 	for _, name := range []string{"", "a-b", "A", "../x", "a b"} {
 		if nameForm.MatchString(name) {
-			t.Errorf("%q is accepted", name)
+			t.Errorf("%q was accepted", name)
 		}
 	}
 }

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package traffic sends requests and measures how long they take.
 package lab
 
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -16,10 +14,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/layertrace/layertrace/e2e/sandbox"
 	"github.com/layertrace/layertrace/internal/stats"
 )
 
-// FrontPage is the URL of the front page at the ingress gateway.
+// FrontPage returns the URL of the front page at the ingress gateway.
 func FrontPage() string {
 	for _, pod := range Pods {
 		if pod.Gateway {
@@ -29,7 +28,7 @@ func FrontPage() string {
 	panic("the lab has no gateway")
 }
 
-// Send sends load from the client node; an empty URL is the front page's.
+// Send sends load from the client node, to the front page unless load has a URL.
 func (l *Lab) Send(ctx context.Context, load Load) (LoadResult, error) {
 	if load.URL == "" {
 		load.URL = FrontPage()
@@ -38,41 +37,41 @@ func (l *Lab) Send(ctx context.Context, load Load) (LoadResult, error) {
 	return SendLoad(ctx, load)
 }
 
-// Load says what to send.
+// Load describes the requests to send.
 type Load struct {
-	// URL is asked for by GET, Requests times over Connections keep-alive
+	// URL is requested by GET, Requests times in sum, over Connections keep-alive
 	// connections (default 8).
 	URL         string
 	Requests    int
 	Connections int
-	// Rate is the number of requests per second that are begun, evenly
-	// spaced; 0 for as many as the connections carry.
+	// Rate is the number of requests per second, evenly spaced; 0 for as many as
+	// the connections carry.
 	Rate float64
 	// Dial connects; nil for the caller's own network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Progress is called every second with the number of answers so far.
+	// Progress is called every second with the number of responses so far.
 	Progress func(done int)
 }
 
-// Result is what became of a Load.
+// LoadResult is the result of a Load.
 type LoadResult struct {
-	// Elapsed is the time from the first request to the last answer.
+	// Elapsed is the time from the first request to the last response.
 	Elapsed time.Duration
-	// Latencies are those of all requests, ascending.
+	// Latencies has the latency of every request, ascending.
 	Latencies []time.Duration
 }
 
-// PerSecond returns the requests answered per second.
+// PerSecond returns the responses per second.
 func (r LoadResult) PerSecond() float64 { return float64(len(r.Latencies)) / r.Elapsed.Seconds() }
 
-// Quantile returns the latency that a share q (0..1) of the requests kept
-// within; 0 without requests.
+// Quantile returns the latency that a share q (0 to 1) of the requests stayed
+// below; 0 without requests.
 func (r LoadResult) Quantile(q float64) time.Duration {
 	return stats.Quantile(r.Latencies, q)
 }
 
-// Send sends the load and waits for all answers. The first that fails or is
-// not status 200 ends it with an error.
+// SendLoad sends the load and waits for all responses. It ends with an error at the
+// first request that fails or has a status other than 200.
 func SendLoad(ctx context.Context, load Load) (LoadResult, error) {
 	connections := load.Connections
 	if connections == 0 {
@@ -95,11 +94,11 @@ func SendLoad(ctx context.Context, load Load) (LoadResult, error) {
 				if i >= load.Requests {
 					return nil
 				}
-				// Counted from when the request should have begun, so that
-				// a stall shows in all requests it delayed.
+				// Latency counts from when the request was due, so that a
+				// stall shows in every request it delayed.
 				began, err := load.due(ctx, start, i)
 				if err == nil {
-					err = request(ctx, client, load.URL)
+					_, err = sandbox.Get(ctx, client, load.URL)
 				}
 				if err != nil {
 					return fmt.Errorf("request %d of %d: %w", i+1, load.Requests, err)
@@ -120,7 +119,7 @@ func SendLoad(ctx context.Context, load Load) (LoadResult, error) {
 	return LoadResult{Elapsed: elapsed, Latencies: latencies}, nil
 }
 
-// due waits for the time of request i and returns it.
+// due waits until request i is due and returns that time.
 func (l Load) due(ctx context.Context, start time.Time, i int) (time.Time, error) {
 	if l.Rate <= 0 {
 		return time.Now(), ctx.Err()
@@ -136,27 +135,7 @@ func (l Load) due(ctx context.Context, start time.Time, i int) (time.Time, error
 	}
 }
 
-func request(ctx context.Context, client *http.Client, url string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		return err
-	}
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %s: %.200s", response.Status, body)
-	}
-	return nil
-}
-
-// report calls progress every second until stop is called.
+// reportEverySecond calls progress every second until stop is called.
 func reportEverySecond(progress func(int), done *atomic.Int64) (stop func()) {
 	if progress == nil {
 		return func() {}

@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -16,28 +18,28 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// network is the testbed's namespaces: nothing of it is in the host's own.
+// network is the testbed's network namespaces. Nothing of it is in the host's.
 type network struct {
-	sw    *sandbox.Namespace
+	infra *sandbox.Namespace
 	nodes map[int]*sandbox.Namespace
 	pods  map[string]*sandbox.Namespace
 }
 
-// Bridges: of the switch between the nodes, and of every node for its pods. A
-// port of the switch has the name of its node.
+// Bridges of the switch between the nodes, and of every node for its pods. A port
+// of the switch has the name of its node.
 const (
 	SwitchBridge = "br0"
 	NodeBridge   = "cni0"
 )
 
-// build makes all namespaces, links, addresses and routes. After an error the
-// network holds what was made so far, for delete.
+// build creates all namespaces, links, addresses and routes. After an error the
+// network has what was created so far, for delete.
 func (n *network) build(prefix string) (err error) {
 	n.nodes, n.pods = map[int]*sandbox.Namespace{}, map[string]*sandbox.Namespace{}
-	if n.sw, err = sandbox.NewNamespace(prefix + "switch"); err != nil {
+	if n.infra, err = sandbox.NewNamespace(prefix + "switch"); err != nil {
 		return err
 	}
-	if err := n.sw.AddBridge(SwitchBridge, InfraIP+"/24"); err != nil {
+	if err := n.infra.AddBridge(SwitchBridge, InfraIP+"/24"); err != nil {
 		return err
 	}
 	for _, node := range Nodes {
@@ -60,7 +62,7 @@ func (n *network) build(prefix string) (err error) {
 			return err
 		}
 		if !pod.Gateway {
-			if err := RedirectToEnvoy(n.pods[pod.Name], AppPort); err != nil {
+			if err := redirectToEnvoy(n.pods[pod.Name], AppPort); err != nil {
 				return err
 			}
 		}
@@ -68,16 +70,16 @@ func (n *network) build(prefix string) (err error) {
 	return nil
 }
 
-// connectNode plugs a node into the switch and routes the pod subnets.
+// connectNode connects a node to the switch and routes the pod subnets.
 func (n *network) connectNode(node int) error {
-	space := n.nodes[node]
-	if err := n.sw.AddPair(NodeName(node), SwitchBridge, space, NodeIP(node)+"/24"); err != nil {
+	namespace := n.nodes[node]
+	if err := n.infra.AddPair(NodeName(node), SwitchBridge, namespace, NodeIP(node)+"/24"); err != nil {
 		return err
 	}
-	if err := space.AddBridge(NodeBridge, podGateway(node)+"/24"); err != nil {
+	if err := namespace.AddBridge(NodeBridge, podGateway(node)+"/24"); err != nil {
 		return err
 	}
-	err := space.Do(func() error {
+	err := namespace.Do(func() error {
 		return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0)
 	})
 	if err != nil {
@@ -87,24 +89,18 @@ func (n *network) connectNode(node int) error {
 		if other == node {
 			continue
 		}
-		if err := space.AddRoute(PodSubnet(other), NodeIP(other)); err != nil {
+		if err := namespace.AddRoute(PodSubnet(other), NodeIP(other)); err != nil {
 			return err
 		}
 	}
-	return n.sw.AddRoute(PodSubnet(node), NodeIP(node))
+	return n.infra.AddRoute(PodSubnet(node), NodeIP(node))
 }
 
-// delete removes every namespace that was made, and the links with them.
+// delete removes every namespace that was created, and the links with them.
 func (n *network) delete() error {
 	var errs []error
-	spaces := []*sandbox.Namespace{n.sw}
-	for _, s := range n.nodes {
-		spaces = append(spaces, s)
-	}
-	for _, s := range n.pods {
-		spaces = append(spaces, s)
-	}
-	for _, s := range spaces {
+	all := slices.Concat([]*sandbox.Namespace{n.infra}, slices.Collect(maps.Values(n.nodes)), slices.Collect(maps.Values(n.pods)))
+	for _, s := range all {
 		if s != nil {
 			errs = append(errs, s.Delete())
 		}
@@ -112,19 +108,18 @@ func (n *network) delete() error {
 	return errors.Join(errs...)
 }
 
-// UID and GID are user and group of the Envoy processes, as of Istio's proxy
-// (its --proxy-uid and --proxy-gid). The redirection leaves alone what the group
-// sends.
+// UID and GID are the user and group of the Envoy processes, as of Istio's proxy
+// (--proxy-uid and --proxy-gid). Traffic of the group is not redirected.
 const (
 	UID = 1337
 	GID = 1337
 )
 
-// Redirect sends the pod's TCP traffic through its Envoy, as Istio's init
-// container does: connections to inboundPort to Envoy's inbound listener, and
-// all that processes other than Envoy open, except to loopback addresses, to
-// its outbound listener.
-func RedirectToEnvoy(pod *sandbox.Namespace, inboundPort uint16) error {
+// redirectToEnvoy redirects the pod's TCP traffic as Istio's init container does:
+// connections to inboundPort go to Envoy's inbound listener, and connections that
+// other processes than Envoy open, except to loopback addresses, go to its outbound
+// listener.
+func redirectToEnvoy(pod *sandbox.Namespace, inboundPort uint16) error {
 	conn, err := nftables.New(nftables.WithNetNSFd(pod.FD()))
 	if err != nil {
 		return fmt.Errorf("open nftables in %s: %w", pod.Name, err)
@@ -172,7 +167,7 @@ func destinationPort(port uint16) []expr.Any {
 	}
 }
 
-// socketGroup matches packets of processes with this group ID.
+// socketGroup matches packets of processes with a group ID.
 func socketGroup(gid uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeySKGID, Register: 1},

@@ -23,41 +23,41 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// Setup is one way of running the mesh.
+// Setup configures a run of the mesh.
 type Setup struct {
-	// Name is used in messages and for the run's directory below the lab's.
+	// Name is used in messages and for the run's directory in the lab's.
 	Name string
-	// Tracer is what the Envoys trace with.
+	// Tracer is the Envoys' tracer.
 	Tracer Tracer
-	// Reordered puts the trace headers in front by the Wasm module; otherwise
-	// they stand where Envoy puts them.
+	// Reordered moves the trace headers to the start with the Wasm module;
+	// otherwise they are where Envoy puts them.
 	Reordered bool
-	// AgentFlags are further flags of all agents. NoAgents runs the mesh
-	// without them.
+	// AgentFlags are further flags of all agents. NoAgents runs the mesh without
+	// agents.
 	AgentFlags []string
 	NoAgents   bool
-	// NodeFlags are further flags of the agents of some nodes, behind AgentFlags.
+	// NodeFlags are further flags of some nodes' agents, after AgentFlags.
 	NodeFlags map[int][]string
-	// NoPNIC are the nodes whose agents leave the physical interface out.
+	// NoPNIC are the nodes whose agents skip the physical interface.
 	NoPNIC map[int]bool
-	// ClockOffset puts the monotonic clocks of some nodes' agents ahead, or
-	// behind: what they tell of the time is off by as much. What the kernel
-	// stamps packets with is not: so do nodes differ whose clocks are wrong.
+	// ClockOffset shifts the monotonic clocks of some nodes' agents, and with
+	// them the wall-clock times that the agents report. The kernel's timestamps
+	// of packets are not shifted. Nodes with wrong clocks behave like this.
 	ClockOffset map[int]time.Duration
 	// TCPOption is the agents' --tcp-option, limited to their node's pods;
 	// empty for none.
 	TCPOption string
-	// Export is the agents' --export; empty for OTLP and the files of exchanges
-	// that are compared with the ground truth.
+	// Export is the agents' --export. By default they export over OTLP, and to
+	// the files of exchanges that are compared with the ground truth.
 	Export string
-	// Sampling is the share of requests that the mesh samples, in per cent;
-	// 0 for all.
+	// Sampling is the share of requests that the mesh samples, in percent; 0 for
+	// all.
 	Sampling float64
 }
 
 func (s Setup) sampling() float64 { return cmp.Or(s.Sampling, 100) }
 
-// Run is the mesh while it runs: applications, Envoys and agents.
+// Run is a running mesh: applications, Envoys and agents.
 type Run struct {
 	lab   *Lab
 	setup Setup
@@ -68,8 +68,8 @@ type Run struct {
 	agentFiles   map[int][]AgentFile
 }
 
-// Start starts applications, Envoys and agents and waits until all are ready.
-// When it fails nothing of them runs on.
+// Start starts applications, Envoys and agents, and waits until all are ready.
+// When it fails, none of them keeps running.
 func (l *Lab) Start(ctx context.Context, setup Setup) (*Run, error) {
 	l.runs++
 	r := &Run{
@@ -77,7 +77,7 @@ func (l *Lab) Start(ctx context.Context, setup Setup) (*Run, error) {
 		agents: map[int]*sandbox.Process{}, agentFiles: map[int][]AgentFile{},
 	}
 	if err := os.Mkdir(r.dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make the run's directory: %w", err)
+		return nil, fmt.Errorf("create the run's directory: %w", err)
 	}
 	if err := r.start(ctx); err != nil {
 		return nil, errors.Join(err, r.killAll())
@@ -85,8 +85,8 @@ func (l *Lab) Start(ctx context.Context, setup Setup) (*Run, error) {
 	return r, nil
 }
 
-// start starts everything at once, since loading BPF programs and starting
-// Envoys both take their time, and waits for all.
+// start starts everything at once, as loading BPF programs and starting Envoys
+// both take long, and waits for all.
 func (r *Run) start(ctx context.Context) error {
 	if !r.setup.NoAgents {
 		for _, node := range Nodes {
@@ -112,9 +112,8 @@ func (r *Run) start(ctx context.Context) error {
 	return group.Wait()
 }
 
-// Stop ends agents, Envoys and applications in that order, each in its own
-// way, so that they write what they still hold: afterwards the run's files are
-// complete.
+// Stop ends agents, Envoys and applications, in that order, by SIGTERM: they write
+// what they have buffered. Afterwards the run's files are complete.
 func (r *Run) Stop() error {
 	if err := r.StopAgents(); err != nil {
 		return errors.Join(err, r.killAll())
@@ -130,7 +129,8 @@ func (r *Run) Stop() error {
 	return nil
 }
 
-// StopAgents ends the agents; what they hold goes to Jaeger and to their files.
+// StopAgents ends the agents, which first send what they have buffered to Jaeger
+// and to their files.
 func (r *Run) StopAgents() error {
 	var agents []*sandbox.Process
 	for _, p := range r.agents {
@@ -148,7 +148,7 @@ func stopAll(processes []*sandbox.Process) error {
 	return group.Wait()
 }
 
-// killAll ends what still runs at once.
+// killAll kills what still runs.
 func (r *Run) killAll() error {
 	var errs []error
 	for _, p := range r.agents {
@@ -164,7 +164,7 @@ func (r *Run) killAll() error {
 
 // startPod starts a pod's application and its Envoy.
 func (r *Run) startPod(pod Pod) error {
-	space := r.lab.network.pods[pod.Name]
+	namespace := r.lab.network.pods[pod.Name]
 	if !pod.Gateway {
 		args := []string{
 			"--role", pod.Service,
@@ -177,7 +177,7 @@ func (r *Run) startPod(pod Pod) error {
 		}
 		app, err := sandbox.Start(sandbox.Spec{
 			Name: "application of " + pod.Name, Path: r.lab.options.Tools.Bookinfo, Args: args,
-			Namespace: space, Cgroup: r.lab.groups[container(pod.Name, application)], Stderr: r.file("app", pod.Name+".log"),
+			Namespace: namespace, Cgroup: r.lab.groups[container(pod.Name, application)], Stderr: r.file("app", pod.Name+".log"),
 		})
 		if err != nil {
 			return err
@@ -194,7 +194,7 @@ func (r *Run) startPod(pod Pod) error {
 			"--config-path", config, "--concurrency", "1", "--disable-hot-restart",
 			"--log-level", "warn", "--file-flush-interval-msec", "500",
 		},
-		Namespace: space, Cgroup: r.lab.SidecarGroup(pod.Name), UID: UID, GID: GID, Stderr: r.file("envoy", pod.Name+".log"),
+		Namespace: namespace, Cgroup: r.lab.SidecarGroup(pod.Name), UID: UID, GID: GID, Stderr: r.file("envoy", pod.Name+".log"),
 	})
 	if err != nil {
 		return err
@@ -231,16 +231,16 @@ func (r *Run) writeEnvoyConfig(pod Pod) (path string, err error) {
 	return path, nil
 }
 
-// podsReady waits until every Envoy says it is ready and every application
-// accepts connections.
+// podsReady waits until every Envoy is ready and every application accepts
+// connections.
 func (r *Run) podsReady(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	apps, envoys := r.apps, r.envoys
 	for i, pod := range Pods {
-		space := r.lab.network.pods[pod.Name]
+		namespace := r.lab.network.pods[pod.Name]
 		group.Go(func() error {
 			return r.lab.ready(ctx, envoys[i], func(ctx context.Context) error {
-				_, err := get(ctx, space, "http://"+EnvoyAdminAddress+"/ready")
+				_, err := namespace.Get(ctx, "http://"+EnvoyAdminAddress+"/ready")
 				return err
 			})
 		})
@@ -251,7 +251,7 @@ func (r *Run) podsReady(ctx context.Context) error {
 		apps = apps[1:]
 		group.Go(func() error {
 			return r.lab.ready(ctx, app, func(ctx context.Context) error {
-				conn, err := space.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(AppPort)))
+				conn, err := namespace.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(AppPort)))
 				if err != nil {
 					return err
 				}
@@ -262,35 +262,19 @@ func (r *Run) podsReady(ctx context.Context) error {
 	return group.Wait()
 }
 
-// readyLimit is how long a process may take. Loading BPF programs and compiling
-// the Wasm module take seconds of CPU in each agent and Envoy; on a machine that
-// does other things as well they add up.
+// readyLimit is how long a process may take to be ready. Loading BPF programs and
+// compiling the Wasm module take seconds of CPU in each agent and Envoy, which add
+// up on a busy machine.
 const readyLimit = 3 * time.Minute
 
-// ready waits until a process answers, and fails at once when it ends.
-func (l *Lab) ready(ctx context.Context, p *sandbox.Process, answers func(context.Context) error) error {
+// ready waits until a process is ready, and fails at once when it ends.
+func (l *Lab) ready(ctx context.Context, p *sandbox.Process, isReady func(context.Context) error) error {
 	l.waiting.add(p.Name())
 	defer l.waiting.remove(p.Name())
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var ended error
-	err := sandbox.Await(ctx, p.Name(), readyLimit, 20*time.Millisecond, func(ctx context.Context) error {
-		if ended = p.Running(); ended != nil {
-			cancel()
-			return ended
-		}
-		return answers(ctx)
-	})
-	switch {
-	case ended != nil:
-		return ended
-	case err != nil:
-		return fmt.Errorf("%w\n%s", err, p.Tail())
-	}
-	return nil
+	return sandbox.AwaitReady(ctx, p, readyLimit, 20*time.Millisecond, isReady)
 }
 
-// waiting is the names of the processes that are not ready yet.
+// waiting has the names of the processes that are not ready yet.
 type waiting struct {
 	mu    sync.Mutex
 	names map[string]bool
@@ -311,7 +295,7 @@ func (w *waiting) remove(name string) {
 	delete(w.names, name)
 }
 
-// report tells every few seconds what is not ready yet, until stop is called.
+// report reports every few seconds what is not ready yet, until stop is called.
 func (w *waiting) report(progress func(string, ...any)) (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -333,14 +317,14 @@ func (w *waiting) report(progress func(string, ...any)) (stop func()) {
 	return func() { close(quit); <-done }
 }
 
-// Drain waits until every Envoy has sent Jaeger a span for each request it
-// has seen; an Envoy that ends drops what it has not sent.
+// Drain waits until every Envoy has sent Jaeger a span for each request it handled.
+// An Envoy that ends drops spans that it has not sent.
 func (r *Run) Drain(ctx context.Context) error {
 	for _, pod := range Pods {
-		space := r.lab.network.pods[pod.Name]
-		what := fmt.Sprintf("the spans of the Envoy of %s to be sent", pod.Name)
+		namespace := r.lab.network.pods[pod.Name]
+		what := fmt.Sprintf("the Envoy of %s to send its spans", pod.Name)
 		err := sandbox.Await(ctx, what, 30*time.Second, 50*time.Millisecond, func(ctx context.Context) error {
-			requests, spans, err := spanCounts(ctx, space)
+			requests, spans, err := spanCounts(ctx, namespace)
 			if err == nil && spans < requests {
 				err = fmt.Errorf("%d of %d", spans, requests)
 			}
@@ -354,10 +338,10 @@ func (r *Run) Drain(ctx context.Context) error {
 }
 
 // spanCounts reads from an Envoy's statistics how many requests its listeners
-// have had and how many spans it has sent.
-func spanCounts(ctx context.Context, space *sandbox.Namespace) (requests, spans uint64, err error) {
+// received and how many spans it sent.
+func spanCounts(ctx context.Context, namespace *sandbox.Namespace) (requests, spans uint64, err error) {
 	const url = "http://" + EnvoyAdminAddress + "/stats?format=json&filter=downstream_rq_total|spans_sent"
-	data, err := get(ctx, space, url)
+	data, err := namespace.Get(ctx, url)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -381,29 +365,29 @@ func spanCounts(ctx context.Context, space *sandbox.Namespace) (requests, spans 
 	return requests, spans, nil
 }
 
-// AccessLog is the file in which a pod's Envoy logs the requests it sent to
-// other pods, complete after Stop. It does not exist for a pod without calls.
+// AccessLog returns the file in which a pod's Envoy logs the requests it sent to
+// other pods, complete after Stop. A pod without calls has none.
 func (r *Run) AccessLog(pod string) string { return r.file("access", pod) }
 
-// RequestLog is the file in which a pod's application logs the requests it
+// RequestLog returns the file in which a pod's application logs the requests it
 // received, complete after Stop.
 func (r *Run) RequestLog(pod string) string { return r.file("requests", pod) }
 
-// ControlSocket is the Unix socket on which a pod's application takes faults.
+// ControlSocket returns the Unix socket on which a pod's application takes faults.
 func (r *Run) ControlSocket(pod string) string { return r.file("control", pod) }
 
-// AgentFile holds the exchanges that one agent wrote, a JSON line each.
+// AgentFile has the exchanges that one agent wrote, a JSON line each.
 type AgentFile struct {
 	Path string
-	// Killed is set when the agent was, so that the last line may be torn.
+	// Killed is set when the agent was killed: the last line may be cut off.
 	Killed bool
 }
 
-// Exchanges are the files with the exchanges of a node, one per start of its
+// Exchanges returns the files with the exchanges of a node, one per start of its
 // agent, complete after StopAgents.
 func (r *Run) Exchanges(node int) []AgentFile { return r.agentFiles[node] }
 
-// file is the path of one of the run's files.
+// file returns the path of one of the run's files.
 func (r *Run) file(kind, of string) string { return filepath.Join(r.dir, kind+"-"+of) }
 
 // InterfaceNames returns the names of a node's interfaces by index.

@@ -17,14 +17,14 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// Capture is a running tcpdump.
+// PacketCapture is a running tcpdump.
 type PacketCapture struct {
 	process *sandbox.Process
 	log     string
 }
 
-// Capture starts tcpdump at an interface of a node, which writes what passes
-// TCP port 9080 to a file until it is stopped. It returns when tcpdump listens.
+// CapturePackets starts a tcpdump that writes the packets of TCP port 9080 at a
+// node's interface to a file. It returns when tcpdump listens.
 func (l *Lab) CapturePackets(ctx context.Context, node int, nic, file string) (*PacketCapture, error) {
 	path, err := exec.LookPath("tcpdump")
 	if err != nil {
@@ -33,7 +33,7 @@ func (l *Lab) CapturePackets(ctx context.Context, node int, nic, file string) (*
 	c := &PacketCapture{log: file + ".log"}
 	c.process, err = sandbox.Start(sandbox.Spec{
 		Name: "tcpdump", Path: path,
-		// All of each packet, in a buffer of 32 MiB, at once, written as root.
+		// Whole packets, through a buffer of 32 MiB, immediately, written as root.
 		Args: []string{
 			"-i", nic, "-s", "0", "-B", "32768", "--immediate-mode", "-Z", "root", "-w", file,
 			"tcp", "port", strconv.Itoa(AppPort),
@@ -58,11 +58,11 @@ func (l *Lab) CapturePackets(ctx context.Context, node int, nic, file string) (*
 
 var tcpdumpCounts = regexp.MustCompile(`(\d+) packets? captured, (\d+) packets? received by filter, (\d+) packets? dropped by kernel`)
 
-// Stop ends the capture when tcpdump has written all packets that passed until
-// now. A packet that was dropped is an error.
+// Stop ends the capture after tcpdump has written all packets that passed until
+// now. A dropped packet is an error.
 func (c *PacketCapture) Stop(ctx context.Context) error {
 	err := sandbox.Await(ctx, "tcpdump to write all packets", 20*time.Second, 50*time.Millisecond, func(context.Context) error {
-		// It answers this signal with its counts, for the next look.
+		// On this signal it logs its counts, which the next call reads.
 		if err := c.process.Signal(syscall.SIGUSR1); err != nil {
 			return err
 		}

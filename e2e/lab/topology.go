@@ -2,13 +2,11 @@
 
 package lab
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // Pod is one pod of the testbed.
 type Pod struct {
-	// Name is short and unique: network namespace, cgroup and files carry it.
+	// Name is short and unique; network namespace, cgroup and files have it.
 	Name string
 	// Service is the workload's name in spans and identities.
 	Service string
@@ -18,14 +16,14 @@ type Pod struct {
 	IP string
 	// VNIC is the name of the host end of its veth pair.
 	VNIC string
-	// Calls are the cluster services that its application asks.
+	// Calls are the services that its application calls.
 	Calls []string
 	// Gateway is set for the ingress gateway, which has no application.
 	Gateway bool
 }
 
-// Nodes are the numbers of the nodes; ClientNode is where load comes from, the
-// others run an agent each.
+// Nodes are the numbers of the nodes. Load comes from ClientNode; the others run
+// an agent each.
 var (
 	Nodes      = []int{1, 2, 3, 4}
 	ClientNode = 1
@@ -46,14 +44,14 @@ var Pods = []Pod{
 		Calls: []string{"details", "reviews"}},
 }
 
-// Service is a name that applications call: an address that no interface has
-// (as a ClusterIP), and the pods behind it.
+// Service is a name that applications call: an address that no interface has, like
+// a ClusterIP, and its pods.
 type Service struct {
 	Name, ClusterIP string
 	Pods            []string
 }
 
-// Services are what the pods call, by name.
+// Services are the services that pods call, by name.
 var Services = map[string]Service{
 	"productpage": {"productpage", "10.96.0.11", []string{"productpage"}},
 	"details":     {"details", "10.96.0.12", []string{"details"}},
@@ -67,23 +65,23 @@ const (
 	GatewayPort = 8080
 	// PNIC is the physical interface of every node.
 	PNIC = "eth0"
-	// InfraIP is where Jaeger listens, on the switch between the nodes.
+	// InfraIP is Jaeger's address, on the switch between the nodes.
 	InfraIP = "10.10.0.254"
 )
 
-// NodeName is the name of a node.
+// NodeName returns the name of a node.
 func NodeName(node int) string { return fmt.Sprintf("node%d", node) }
 
-// NodeIP is the address of a node's physical interface.
+// NodeIP returns the address of a node's physical interface.
 func NodeIP(node int) string { return fmt.Sprintf("10.10.0.%d", node) }
 
-// podGateway is the address of a node's bridge.
+// podGateway returns the address of a node's bridge.
 func podGateway(node int) string { return fmt.Sprintf("10.244.%d.1", node) }
 
 // AllPods is the subnet of all pods.
 const AllPods = "10.244.0.0/16"
 
-// PodSubnet is the subnet of a node's pods.
+// PodSubnet returns the subnet of a node's pods.
 func PodSubnet(node int) string { return fmt.Sprintf("10.244.%d.0/24", node) }
 
 // PodByName returns the pod with that name.
@@ -96,7 +94,7 @@ func PodByName(name string) (Pod, error) {
 	return Pod{}, fmt.Errorf("no pod %q in the lab", name)
 }
 
-// Endpoints returns the pods behind a service.
+// Endpoints returns the pods of a service.
 func (s Service) Endpoints() ([]Endpoint, error) {
 	var endpoints []Endpoint
 	for _, name := range s.Pods {
@@ -109,10 +107,10 @@ func (s Service) Endpoints() ([]Endpoint, error) {
 	return endpoints, nil
 }
 
-// UseOneNode puts all pods on one node, beside the client's, so that one agent
-// watches them, as one kernel has one agent in a cluster: on the testbed's one
-// kernel three agents' programs run for each packet and write. It is for a
-// command that measures, before it makes its lab, and stays so.
+// UseOneNode moves all pods to one node, next to the client's, so that one agent
+// watches them, as in a cluster, where a kernel has one agent. On the testbed's one
+// kernel the programs of three agents run for every packet and write. A command
+// that measures calls it before Up; it cannot be undone.
 func UseOneNode() {
 	const node = 2
 	Nodes = []int{ClientNode, node}
@@ -126,8 +124,7 @@ func UseOneNode() {
 type Point struct {
 	// Name is the span name at the point: `<service>_<interface>` at a pod's
 	// veth, `<node>_<interface>` at a node's physical interface.
-	Name string `json:"point"`
-	// Node and Interface say where it is.
+	Name      string `json:"point"`
 	Node      string `json:"node"`
 	Interface string `json:"interface"`
 }
@@ -151,7 +148,7 @@ func Points() []Point {
 }
 
 // Path returns the points that a request from one pod to another passes, in
-// its order.
+// order.
 func Path(from, to Pod) []Point {
 	if from.Node == to.Node {
 		return []Point{from.point(), to.point()}

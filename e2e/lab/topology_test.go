@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The testbed's shape gives the paper's rates: of the requests that pass a
-// point, the share that the gateway did not send.
+// The testbed's topology produces the paper's rates: the share of a point's
+// requests that the gateway did not send.
 func TestPathsGiveThePapersRates(t *testing.T) {
 	pods := map[string]Pod{}
 	for _, pod := range Pods {
@@ -41,7 +41,7 @@ func TestPathsGiveThePapersRates(t *testing.T) {
 	}
 	slices.Sort(names)
 	if got := slices.Sorted(maps.Keys(passed)); !slices.Equal(got, names) || len(names) != 10 {
-		t.Fatalf("points on the paths are %v, of the testbed %v", got, names)
+		t.Fatalf("points on the paths %v, of the testbed %v", got, names)
 	}
 	want := map[string]float64{
 		"istio-ingressgateway_vethgateway": 3.0 / 3, "node2_eth0": 3.0 / 5,
@@ -65,7 +65,7 @@ func TestPathWithinANodePassesNoPhysicalInterface(t *testing.T) {
 	}
 	for _, point := range Path(from, to) {
 		if point.Interface == PNIC {
-			t.Errorf("%s is on the way from %s to %s", point.Name, from.Name, to.Name)
+			t.Errorf("%s is on the path from %s to %s", point.Name, from.Name, to.Name)
 		}
 	}
 }

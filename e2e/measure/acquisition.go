@@ -1,34 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package scenario runs the mesh in one setup under load and tells what the
-// agents made of it.
 package measure
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/lab/app"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Outcome is what a setup gave.
+// Outcome is the result of a run under load.
 type Outcome struct {
-	// Run is the run, stopped; its files can be read.
+	// Run is the stopped run. Its files can be read.
 	Run *lab.Run
-	// Hops are all requests between pods, Points how the agents did.
+	// Hops are all requests between pods, Points what the agents acquired.
 	Hops   []Hop
 	Points []Acquired
-	// Load is what the client saw.
+	// Load is the result at the client.
 	Load lab.LoadResult
 }
 
-// Measure starts the mesh, sends load from the client node, stops the mesh,
-// and compares the agents' exchanges with the ground truth.
+// Acquisition starts the mesh, sends load from the client node, stops the mesh and
+// compares the agents' exchanges with the ground truth.
 func Acquisition(ctx context.Context, l *lab.Lab, setup lab.Setup, load lab.Load) (out Outcome, err error) {
 	run, err := l.Start(ctx, setup)
 	if err != nil {
@@ -51,30 +47,30 @@ func Acquisition(ctx context.Context, l *lab.Lab, setup lab.Setup, load lab.Load
 	return out, err
 }
 
-// Stock is the mesh as it comes, with agents that look at the first 1,024
-// bytes of a request: the paper's starting point.
+// Stock is the unmodified mesh, with agents that parse the first 1,024 bytes of a
+// request: the paper's starting point.
 func Stock(tracer lab.Tracer) lab.Setup {
 	return lab.Setup{Name: "stock", Tracer: tracer, AgentFlags: []string{"--prefix-window=1024"}}
 }
 
-// StockDeep is the mesh as it comes, with agents that search on.
+// StockDeep is the unmodified mesh, with agents that search further.
 func StockDeep(tracer lab.Tracer) lab.Setup {
 	return lab.Setup{Name: "stock-deep", Tracer: tracer, AgentFlags: []string{"--deep"}}
 }
 
-// Reordered is the mesh with the trace headers in front, agents as for Stock.
+// Reordered is the mesh with the trace headers at the start, agents as for Stock.
 func Reordered(tracer lab.Tracer) lab.Setup {
 	return lab.Setup{Name: "reordered", Tracer: tracer, Reordered: true, AgentFlags: []string{"--prefix-window=1024"}}
 }
 
-// Acquired is how well the agents did at one capture point.
+// Acquired is what the agents acquired at one capture point.
 type Acquired struct {
 	lab.Point
 	// Passed is the number of requests with a trace context that passed.
 	Passed int
-	// Acquired is how many of these an agent reported, by trace and span ID.
+	// Acquired is how many of these the agent reported, by trace and span ID.
 	Acquired int
-	// Doubled counts reports beyond the first of the same request.
+	// Doubled counts repeated reports of the same request.
 	Doubled int
 	// Unknown counts reports of requests that did not pass here.
 	Unknown int
@@ -82,7 +78,7 @@ type Acquired struct {
 	WrongEnds int
 }
 
-// Rate is the share of the passed requests that was acquired; 0 when none
+// Rate returns the share of the passed requests that was acquired; 0 when none
 // passed.
 func (a Acquired) Rate() float64 {
 	if a.Passed == 0 {
@@ -91,7 +87,7 @@ func (a Acquired) Rate() float64 {
 	return float64(a.Acquired) / float64(a.Passed)
 }
 
-// Compare compares what the agents of a stopped run reported with the hops.
+// Compare compares the reports of the agents of a stopped run with the hops.
 func Compare(l *lab.Lab, run *lab.Run, hops []Hop) ([]Acquired, error) {
 	expected := map[string]map[Key]Hop{}
 	for _, hop := range hops {
@@ -137,8 +133,8 @@ func (a *Acquired) count(x observe.Observation, passed map[Key]Hop, seen map[Key
 	}
 }
 
-// Exact returns an error unless every request was acquired exactly once, with
-// the right ends, and nothing else was.
+// Exact returns an error unless the agent acquired every request exactly once, with
+// the right ends, and nothing else.
 func (a Acquired) Exact() error {
 	if a.Passed > 0 && a.Acquired == a.Passed && a.Doubled+a.Unknown+a.WrongEnds == 0 {
 		return nil
@@ -150,7 +146,7 @@ func (a Acquired) Exact() error {
 // location is an interface of a node, by names.
 type location struct{ node, nic string }
 
-// readExchanges reads what all agents of a run reported.
+// readExchanges reads the reports of all agents of a run.
 func readExchanges(l *lab.Lab, run *lab.Run) (map[location][]observe.Observation, error) {
 	all := map[location][]observe.Observation{}
 	for _, node := range lab.Nodes {
@@ -173,7 +169,7 @@ func readExchanges(l *lab.Lab, run *lab.Run) (map[location][]observe.Observation
 	return all, nil
 }
 
-// NodeExchanges reads what the agent of one node reported.
+// NodeExchanges reads the reports of one node's agent.
 func NodeExchanges(run *lab.Run, node int) ([]observe.Observation, error) {
 	files := run.Exchanges(node)
 	if len(files) == 0 {
@@ -181,31 +177,11 @@ func NodeExchanges(run *lab.Run, node int) ([]observe.Observation, error) {
 	}
 	var all []observe.Observation
 	for _, file := range files {
-		ofFile, err := readFile(file)
+		ofFile, err := app.ReadLines[observe.Observation](file.Path, file.Killed)
 		if err != nil {
 			return nil, fmt.Errorf("read exchanges of %s: %w", lab.NodeName(node), err)
 		}
 		all = append(all, ofFile...)
 	}
 	return all, nil
-}
-
-func readFile(file lab.AgentFile) ([]observe.Observation, error) {
-	f, err := os.Open(file.Path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var exchanges []observe.Observation
-	for lines := json.NewDecoder(f); ; {
-		var x observe.Observation
-		err := lines.Decode(&x)
-		if errors.Is(err, io.EOF) || file.Killed && errors.Is(err, io.ErrUnexpectedEOF) {
-			return exchanges, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s, line %d: %w", file.Path, len(exchanges)+1, err)
-		}
-		exchanges = append(exchanges, x)
-	}
 }

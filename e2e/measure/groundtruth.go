@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package truth knows which requests passed which capture point, from the
-// Envoys' access logs and the applications' request logs, never from the
-// agents, and compares the agents' exchanges with that.
+// Package measure measures in the lab what the agents acquire, compared with a
+// ground truth, and what they cost.
+//
+// The ground truth is which requests passed which capture point. It comes from the
+// access logs of the Envoys and the request logs of the applications, never from
+// the agents.
 package measure
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
-	"os"
 
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/lab/app"
 )
 
-// Key identifies a request on the wire: the IDs in its trace headers, in
+// Key identifies a request on the wire by the IDs in its trace headers, in
 // lower-case hex.
 type Key struct{ TraceID, SpanID string }
 
@@ -40,8 +40,8 @@ type accessLine struct {
 	B3SpanID      string `json:"x-b3-spanid"`
 }
 
-// Hops reads the access logs of a stopped run: every request that one pod sent
-// to another with a trace context.
+// Hops returns every request with a trace context that one pod sent to another,
+// from the access logs of a stopped run.
 func Hops(run *lab.Run) ([]Hop, error) {
 	byIP := map[netip.Addr]lab.Pod{}
 	for _, pod := range lab.Pods {
@@ -66,29 +66,23 @@ func Hops(run *lab.Run) ([]Hop, error) {
 }
 
 func readAccessLog(path string, from lab.Pod, byIP map[netip.Addr]lab.Pod) ([]Hop, error) {
-	f, err := os.Open(path)
+	lines, err := app.ReadLines[accessLine](path, false)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	var hops []Hop
-	for lines := json.NewDecoder(f); ; {
-		var line accessLine
-		if err := lines.Decode(&line); errors.Is(err, io.EOF) {
-			return hops, nil
-		} else if err != nil {
-			return nil, err
-		}
+	for i, line := range lines {
 		hop, err := line.hop()
 		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", len(hops)+1, err)
+			return nil, fmt.Errorf("line %d: %w", i+1, err)
 		}
 		hop.From, hop.To = from, byIP[hop.Server.Addr()]
 		if hop.To.Name == "" {
-			return nil, fmt.Errorf("line %d: no pod has the address %v", len(hops)+1, hop.Server)
+			return nil, fmt.Errorf("line %d: no pod has the address %v", i+1, hop.Server)
 		}
 		hops = append(hops, hop)
 	}
+	return hops, nil
 }
 
 func (l accessLine) hop() (hop Hop, err error) {
@@ -100,13 +94,13 @@ func (l accessLine) hop() (hop Hop, err error) {
 		return hop, errors.New("no trace context")
 	}
 	if hop.Client, err = netip.ParseAddrPort(l.UpstreamLocal); err != nil {
-		return hop, fmt.Errorf("request did not go out: %w", err)
+		return hop, fmt.Errorf("request was not sent: %w", err)
 	}
 	hop.Server, err = netip.ParseAddrPort(l.Upstream)
 	return hop, err
 }
 
-// Trace is all hops of one trace, in the order of the access logs.
+// Trace has all hops of one trace, in the order of the access logs.
 type Trace []Hop
 
 // LastTraceThrough returns the last trace in which the pod sent a request.
@@ -136,12 +130,12 @@ func TraceOf(hops []Hop, id string) (trace Trace) {
 // ID returns the trace ID in lower-case hex.
 func (t Trace) ID() string { return t[0].TraceID }
 
-// EnvoySpans is how many spans the Envoys make of the trace: one at each end
-// of each hop.
+// EnvoySpans returns how many spans the Envoys report for the trace: one at each
+// end of each hop.
 func (t Trace) EnvoySpans() int { return 2 * len(t) }
 
-// InterfaceSpans returns the names of the spans that the agents should make of
-// the trace, with how many there should be of each.
+// InterfaceSpans returns how many spans the agents should report for the trace, by
+// span name.
 func (t Trace) InterfaceSpans() map[string]int {
 	names := map[string]int{}
 	for _, hop := range t {
@@ -152,7 +146,7 @@ func (t Trace) InterfaceSpans() map[string]int {
 	return names
 }
 
-// Spans is the number of all spans of the trace.
+// Spans returns the number of all spans of the trace.
 func (t Trace) Spans() int {
 	total := t.EnvoySpans()
 	for _, n := range t.InterfaceSpans() {
@@ -161,11 +155,11 @@ func (t Trace) Spans() int {
 	return total
 }
 
-// CheckReceived compares the hops, which come from the sending Envoys, with
-// what the applications of a stopped run logged: each request that was sent to
-// a pod was received there once. With Zipkin, whose two ends share a span ID,
-// trace and span ID are compared; with OpenTelemetry the receiving Envoy gives
-// the application a span ID of its own, and trace IDs are.
+// CheckReceived compares the hops, from the sending Envoys, with the logs of the
+// applications of a stopped run: each request to a pod was received there once.
+// With Zipkin, where both ends share a span ID, it compares trace and span IDs;
+// with OpenTelemetry, where the receiving Envoy gives the application a span ID of
+// its own, only trace IDs.
 func CheckReceived(run *lab.Run, tracer lab.Tracer, hops []Hop) error {
 	sent := map[string]map[Key]int{}
 	for _, pod := range lab.Pods {

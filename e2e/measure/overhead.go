@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package overhead measures what the agents cost a mesh: the same load with
-// and without them, alternately, in a mesh that runs all the time.
 package measure
 
 import (
@@ -19,35 +17,36 @@ import (
 // Case is one load.
 type Case struct {
 	Name string
-	// Rate is the number of requests begun per second; 0 for as many as
-	// Connections carry when each sends its next request after an answer.
+	// Rate is the number of requests per second; 0 for as many as Connections
+	// carry when each sends its next request after a response.
 	Rate        float64
 	Connections int
 }
 
-// Cases are the rates of the paper and the limit. With a rate there are more
-// connections than requests in flight, so that none waits for another.
+// Cases are the rates of the paper and saturation. With a rate there are more
+// connections than requests in flight, so that no request waits for another.
 var Cases = []Case{
 	{Name: "50", Rate: 50, Connections: 64},
 	{Name: "80", Rate: 80, Connections: 64},
 	{Name: "saturation", Connections: 16},
 }
 
-// Options say how much to measure.
+// OverheadOptions configure a measurement.
 type OverheadOptions struct {
-	// Cases are what is measured.
+	// Cases are the loads to measure.
 	Cases []Case
-	// Setup is how the mesh and its agents run.
+	// Setup configures the mesh and its agents.
 	Setup lab.Setup
-	// Rounds is how often each case is measured off and on, Duration for how
-	// long each time.
+	// Rounds is how often each case is measured without and with agents, Duration
+	// for how long each time.
 	Rounds   int
 	Duration time.Duration
 	Progress func(format string, args ...any)
 }
 
-// Measure runs the mesh and returns a result per case, in their order, and what
-// the agents' BPF programs do for a request.
+// Overhead measures the cost of the agents: the same load without and with them,
+// alternately, in a mesh that keeps running. It returns a result per case, in
+// order, and what the agents' BPF programs do per request.
 func Overhead(ctx context.Context, l *lab.Lab, options OverheadOptions) (results []OverheadResult, programs []Program, err error) {
 	setup := options.Setup
 	setup.NoAgents = true
@@ -61,8 +60,8 @@ func Overhead(ctx context.Context, l *lab.Lab, options OverheadOptions) (results
 	if err := m.warmUp(ctx); err != nil {
 		return nil, nil, err
 	}
-	// Before the rounds: what goes wrong here loses none of them.
-	options.Progress("counting what the BPF programs do")
+	// Before the rounds: a failure here costs none of them.
+	options.Progress("counting the runs of the BPF programs")
 	if programs, err = m.programs(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -89,16 +88,16 @@ type meter struct {
 	OverheadOptions
 	lab *lab.Lab
 	run *lab.Run
-	// on tells whether the agents run.
+	// on is set while the agents run.
 	on bool
-	// fresh tells that they have begun or ended, and no load was sent since.
+	// fresh is set between a start or stop of the agents and the next load.
 	fresh bool
-	// limit is about how many requests per second the mesh answers at most.
+	// limit is the approximate throughput at saturation, in requests per second.
 	limit float64
 }
 
-// warmUp opens the Envoys' connections, and finds out how many requests the
-// limit's case has to send.
+// warmUp opens the Envoys' connections and measures limit, which determines how
+// many requests saturation takes.
 func (m *meter) warmUp(ctx context.Context) error {
 	for _, requests := range []int{100, 400} {
 		result, err := m.lab.Send(ctx, lab.Load{Requests: requests, Connections: 16})
@@ -111,9 +110,9 @@ func (m *meter) warmUp(ctx context.Context) error {
 	return nil
 }
 
-// pair measures a case with and without agents, beginning with what is: the
-// agents are started or stopped once per pair, and which of both comes first
-// alternates, so that a drift of the machine falls on both alike.
+// pair measures a case with and without agents, first in the current state. The
+// agents start or stop once per pair, and the order alternates, so that a drift of
+// the machine affects both alike.
 func (m *meter) pair(ctx context.Context, c Case) (p Pair, err error) {
 	for i := range 2 {
 		if i == 1 {
@@ -142,30 +141,30 @@ func (m *meter) flip(ctx context.Context) error {
 }
 
 const (
-	// leadIn is how long a load runs before it counts.
+	// leadIn is how long a load runs before the measurement.
 	leadIn = time.Second
-	// settling is the same when the agents have just begun or ended: what they read
-	// they keep for five seconds, until a trace is complete, and then send; at the
-	// end they send all at once, and Jaeger has to store it.
+	// settling is leadIn after a start or stop of the agents. They hold what they
+	// read for five seconds, until a trace is complete, and then send it; at their
+	// end they send everything at once, and Jaeger has to store it.
 	settling = 8 * time.Second
 )
 
-// Sample is what one load showed.
+// Sample is the measurement of one load.
 type Sample struct {
 	Requests  int
 	PerSecond float64
-	// P50 and P99 are latencies, counted from when a request should have begun.
+	// P50 and P99 are latencies, counted from when a request was due.
 	P50, P99 time.Duration
-	// Usage is the CPU time taken while the load ran.
+	// Usage is the CPU time while the load ran.
 	Usage lab.Usage
-	// Spans are those that the agents delivered while the load ran.
+	// Spans is how many spans the agents delivered while the load ran.
 	Spans int
 	// Resident and Peak are the memory of the largest agent, in bytes.
 	Resident, Peak uint64
 }
 
-// sample sends the load of a case. What the agents and Envoys have put off in
-// the lead-in falls into the sample, as what they put off in it falls behind.
+// sample sends the load of a case. Work that agents and Envoys defer from the
+// lead-in to the sample makes up for what they defer beyond it.
 func (m *meter) sample(ctx context.Context, c Case) (s Sample, err error) {
 	rate := c.Rate
 	if rate == 0 {
@@ -210,13 +209,13 @@ func (m *meter) sample(ctx context.Context, c Case) (s Sample, err error) {
 	return s, err
 }
 
-// Result is a case and its measured pairs.
+// OverheadResult is a case and its measured pairs.
 type OverheadResult struct {
 	Case  Case
 	Pairs []Pair
 }
 
-// Pair is a case measured without and with agents, one right after the other.
+// Pair is a case measured without and with agents, one directly after the other.
 type Pair struct{ Off, On Sample }
 
 // Summary is the median of each figure over the samples of a case.
@@ -225,7 +224,7 @@ type Summary struct {
 	P50, P99  time.Duration
 	// AgentsCPU, JaegerCPU and MeshCPU are seconds per 1,000 requests.
 	AgentsCPU, JaegerCPU, MeshCPU float64
-	// Spans are those of the agents per request.
+	// Spans is the number of the agents' spans per request.
 	Spans float64
 	// Resident and Peak are the memory of the largest agent, in bytes.
 	Resident, Peak uint64
@@ -254,12 +253,12 @@ func (r OverheadResult) Summary(on bool) Summary {
 	}
 }
 
-// perThousand returns the seconds of CPU that a part took per 1,000 requests.
+// perThousand returns the CPU seconds of a part per 1,000 requests.
 func perThousand(part func(lab.Usage) time.Duration) func(Sample) float64 {
 	return func(s Sample) float64 { return part(s.Usage).Seconds() * 1000 / float64(s.Requests) }
 }
 
-// Ratio is a figure with agents divided by the same without, over the pairs.
+// Ratio is a figure with agents divided by the same without, over all pairs.
 type Ratio struct{ Lowest, Median, Highest float64 }
 
 // Ratio compares a figure within each pair.

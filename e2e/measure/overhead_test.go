@@ -13,7 +13,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-// The machine gets twice as slow on the way; in pairs that cancels out.
+// The machine becomes slower from pair to pair, which cancels out within a pair.
 func TestRatioIsTakenWithinPairs(t *testing.T) {
 	var r OverheadResult
 	for _, slowness := range []float64{1, 2, 4} {
@@ -49,8 +49,8 @@ func TestSummaryIsPerThousandRequests(t *testing.T) {
 	}
 }
 
-// Two agents with a program of the same name, one that did not run, and one of
-// somebody else.
+// Two agents with a program of the same name, one that did not run, and one that
+// is not theirs.
 func TestProgramsPerRequest(t *testing.T) {
 	others := map[ebpf.ProgramID]counted{1: {name: "other"}}
 	before := map[ebpf.ProgramID]counted{1: {"other", 5, 5}, 2: {"read", 10, 1000}, 3: {"read", 0, 0}, 4: {"sweep", 3, 3}}

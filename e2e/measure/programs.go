@@ -17,19 +17,18 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-// Program is what a BPF program of the agents does for a request, as the kernel
-// counts it.
+// Program is the work of a BPF program of the agents, as the kernel counts it.
 type Program struct {
 	Name string
-	// Runs is how often it runs per request.
+	// Runs is the number of runs per request.
 	Runs float64
-	// Time is what a run takes, and what it takes to measure that.
+	// Time is the time of a run, including that of measuring it.
 	Time time.Duration
 }
 
-// programs starts the agents and sends the load of the limit, while the kernel
-// counts (BPF_ENABLE_STATS, kernel/bpf/syscall.c). The agents' programs are those that
-// are not there without agents. Counting costs time: nothing else is measured
+// programs starts the agents and sends load at saturation while the kernel counts
+// (BPF_ENABLE_STATS, kernel/bpf/syscall.c). The agents' programs are those that do
+// not exist without agents. Counting takes time, so nothing else is measured
 // meanwhile.
 func (m *meter) programs(ctx context.Context) (programs []Program, err error) {
 	others, err := loaded()
@@ -41,7 +40,7 @@ func (m *meter) programs(ctx context.Context) (programs []Program, err error) {
 	}
 	counting, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 	if err != nil {
-		return nil, fmt.Errorf("let the kernel count the runs of programs: %w", err)
+		return nil, fmt.Errorf("make the kernel count the runs of programs: %w", err)
 	}
 	defer func() { err = errors.Join(err, counting.Close()) }()
 	before, err := loaded()
@@ -59,8 +58,8 @@ func (m *meter) programs(ctx context.Context) (programs []Program, err error) {
 	return perRequest(load.Requests, others, before, after), nil
 }
 
-// perRequest sums up what programs did for some requests, except for others: by
-// name, as each agent has its own.
+// perRequest sums up the work of all programs but others, by name, as each agent
+// has its own.
 func perRequest(requests int, others, before, after map[ebpf.ProgramID]counted) (programs []Program) {
 	sums := map[string]counted{}
 	for id, p := range after {
@@ -82,14 +81,14 @@ func perRequest(requests int, others, before, after map[ebpf.ProgramID]counted) 
 	return programs
 }
 
-// counted is what the kernel has counted of a program.
+// counted is what the kernel counted of a program.
 type counted struct {
 	name string
 	runs uint64
 	time time.Duration
 }
 
-// loaded returns all programs of the kernel.
+// loaded returns all BPF programs in the kernel.
 func loaded() (map[ebpf.ProgramID]counted, error) {
 	all := map[ebpf.ProgramID]counted{}
 	var id ebpf.ProgramID
@@ -103,11 +102,11 @@ func loaded() (map[ebpf.ProgramID]counted, error) {
 			return nil, fmt.Errorf("list the kernel's BPF programs: %w", err)
 		}
 		p, err := read(id)
-		if errors.Is(err, os.ErrNotExist) { // it went meanwhile
+		if errors.Is(err, os.ErrNotExist) { // unloaded meanwhile
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read what BPF program %d did: %w", id, err)
+			return nil, fmt.Errorf("read the statistics of BPF program %d: %w", id, err)
 		}
 		all[id] = p
 	}

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package monitoring holds the dashboard and the alert rules of
-// istio/monitoring against a real Prometheus that scrapes the code which serves
-// an agent's metrics.
+// Package monitoring tests the dashboard and the alert rules of istio/monitoring with a
+// real Prometheus that scrapes the code of an agent's metrics.
 package monitoring
 
 import (
@@ -26,12 +25,15 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// folder has what is tested, from here.
+// folder has the files under test.
 const folder = "../../istio/monitoring"
 
 // programs returns Prometheus and promtool.
 func programs(t *testing.T) (server, promtool string) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("rules and queries take half a minute: not with -short")
+	}
 	checkout, err := provision.Checkout()
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +45,7 @@ func programs(t *testing.T) (server, promtool string) {
 	return server, promtool
 }
 
-// Each alert fires as it should, and not otherwise: rules_test.yaml.
+// Each alert fires when it should, and only then: rules_test.yaml.
 func TestRules(t *testing.T) {
 	_, promtool := programs(t)
 	for _, args := range [][]string{
@@ -57,9 +59,9 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// Every query of the dashboard and the rules' has an answer, in a Prometheus
-// with native histograms and in one with classic buckets, and the relay network
-// is what was put between the nodes.
+// Every query of the dashboard and the rules has a result, in a Prometheus with native
+// histograms and in one with classic buckets, and the relay network has the delay
+// between the nodes.
 func TestQueries(t *testing.T) {
 	program, _ := programs(t)
 	queries := dashboardQueries(t)
@@ -70,11 +72,11 @@ func TestQueries(t *testing.T) {
 		"both":    "scrape_native_histograms: true, always_scrape_classic_histograms: true",
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel() // each waits for scrapes most of the time
+			t.Parallel() // mostly waits for scrapes
 			p := startPrometheus(t, program, targets, scrape)
 			for _, q := range append(queries, recordings(t, p)...) {
 				if err := sandbox.Await(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
-					return p.answers(ctx, q.expr)
+					return p.hasData(ctx, q.expr)
 				}); err != nil {
 					t.Errorf("%s\n%s", err, q.expr)
 				}
@@ -82,21 +84,21 @@ func TestQueries(t *testing.T) {
 			checkRelay(t, p, queries)
 			checkKind(t, p, name)
 			if ids, err := p.exemplars(t.Context(), `{__name__=~"layertrace_layer_duration_seconds.*"}`); err != nil || len(ids) == 0 || len(ids[0]) != 32 {
-				t.Errorf("exemplars have the trace IDs %q, %v", ids, err)
+				t.Errorf("trace IDs of exemplars: %q, %v", ids, err)
 			}
 		})
 	}
 }
 
-// checkRelay compares the panel with the 200 to 400 µs that the example puts
-// between the nodes, 300 on average.
+// checkRelay compares the panel with the delay of the example between nodes: 200 to
+// 400 µs, on average 300.
 func checkRelay(t *testing.T, p *prometheus, queries []query) {
 	t.Helper()
 	for _, q := range queries {
 		if !strings.HasPrefix(q.name, "Relay network per hop") {
 			continue
 		}
-		// Two scrapes do not count the very same requests: it takes some.
+		// Two agents are scraped at different times: the average takes some scrapes.
 		if err := sandbox.Await(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
 			values, err := p.query(ctx, q.expr)
 			if err == nil && (len(values) != 1 || math.Abs(values[0]-300e-6) > 30e-6) {
@@ -108,10 +110,10 @@ func checkRelay(t *testing.T, p *prometheus, queries []query) {
 		}
 		return
 	}
-	t.Error("there is no panel of the relay network")
+	t.Error("no panel of the relay network")
 }
 
-// checkKind makes sure that the setting does what its name says.
+// checkKind checks that the scrape setting has its effect.
 func checkKind(t *testing.T, p *prometheus, name string) {
 	t.Helper()
 	for expr, want := range map[string]bool{
@@ -119,12 +121,12 @@ func checkKind(t *testing.T, p *prometheus, name string) {
 	} {
 		values, err := p.query(t.Context(), "count("+expr+")")
 		if err != nil || (len(values) > 0) != want {
-			t.Errorf("%s is there: %v, %v", expr, values, err)
+			t.Errorf("%s exists: %v, %v", expr, values, err)
 		}
 	}
 }
 
-// example starts the made-up agents and returns their addresses.
+// example starts the example agents and returns their addresses.
 func example(t *testing.T) []string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "example")
@@ -155,16 +157,16 @@ func start(t *testing.T, cmd *exec.Cmd) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context has ended it
+	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context ends it
 }
 
-// strictly reads a dashboard by Grafana's own schema, with the options of each
-// kind of panel and data source, and refuses fields that it does not have.
+// strictly validates a dashboard by Grafana's own schema, including the options of each
+// kind of panel and data source. Unknown fields are errors.
 func strictly(data []byte) error {
 	plugins.RegisterDefaultPlugins()
-	var d dashboard.Dashboard //nolint:staticcheck // the schema that all Grafanas import; its successor is another format
+	var d dashboard.Dashboard //nolint:staticcheck // all Grafanas import this schema; its successor is another format
 	err := d.UnmarshalJSONStrict(data)
-	// Without a complaint it returns an empty list of them, not nil.
+	// Without errors it returns an empty list, not nil.
 	if all, ok := errors.AsType[cog.BuildErrors](err); err != nil && (!ok || len(all) > 0) {
 		return err
 	}
@@ -186,10 +188,10 @@ func TestDashboardFitsGrafanasSchema(t *testing.T) {
 	} {
 		changed := change.Replace(string(data))
 		if changed == string(data) {
-			t.Fatalf("%s: the dashboard has none", name)
+			t.Fatalf("%s: the dashboard has no such option", name)
 		}
 		if strictly([]byte(changed)) == nil {
-			t.Errorf("%s is taken", name)
+			t.Errorf("%s was accepted", name)
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -19,12 +18,13 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/sandbox"
+	"github.com/layertrace/layertrace/internal/otlptest"
 )
 
 // prometheus is a running server.
 type prometheus struct{ base string }
 
-// startPrometheus starts one that scrapes the targets five times a second.
+// startPrometheus starts a server that scrapes the targets five times per second.
 func startPrometheus(t *testing.T, program string, targets []string, scrape string) *prometheus {
 	t.Helper()
 	dir := t.TempDir()
@@ -42,7 +42,7 @@ scrape_configs:
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	address := freeAddress(t)
+	address := otlptest.FreeAddress(t)
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -65,17 +65,7 @@ scrape_configs:
 	return p
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-// get asks for a path; data, if any, takes the answer's field of that name.
+// get requests a path, and decodes the field data of the response into data if not nil.
 func (p *prometheus) get(ctx context.Context, path string, parameters url.Values, data any) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.base+path+"?"+parameters.Encode(), nil)
 	if err != nil {
@@ -123,8 +113,8 @@ func (p *prometheus) query(ctx context.Context, expr string) ([]float64, error) 
 	return values, nil
 }
 
-// answers returns an error while a query has no result or one that is no number.
-func (p *prometheus) answers(ctx context.Context, expr string) error {
+// hasData returns an error while a query has no result that is a number.
+func (p *prometheus) hasData(ctx context.Context, expr string) error {
 	values, err := p.query(ctx, expr)
 	if err != nil {
 		return err
@@ -137,7 +127,7 @@ func (p *prometheus) answers(ctx context.Context, expr string) error {
 	return fmt.Errorf("no data in %d series", len(values))
 }
 
-// exemplars returns the trace IDs of those that a query's series have.
+// exemplars returns the trace IDs of the exemplars of a query's series.
 func (p *prometheus) exemplars(ctx context.Context, expr string) ([]string, error) {
 	var data []struct {
 		Exemplars []struct {
@@ -157,10 +147,10 @@ func (p *prometheus) exemplars(ctx context.Context, expr string) ([]string, erro
 	return ids, err
 }
 
-// query is one of the dashboard's or the rules', under its panel's or own name.
+// query is a query of the dashboard or the rules, with the name of its panel or rule.
 type query struct{ name, expr string }
 
-// dashboardQueries returns those of all panels, with everything chosen.
+// dashboardQueries returns the queries of all panels, with everything selected.
 func dashboardQueries(t *testing.T) []query {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(folder, "layertrace-layers.json"))
@@ -186,13 +176,12 @@ func dashboardQueries(t *testing.T) []query {
 		}
 	}
 	if len(all) < 15 {
-		t.Fatalf("the dashboard has %d queries only", len(all))
+		t.Fatalf("the dashboard has only %d queries", len(all))
 	}
 	return all
 }
 
-// recordings returns what Prometheus records by its rules, and fails where it
-// cannot.
+// recordings returns the recording rules, and fails for rules with errors.
 func recordings(t *testing.T, p *prometheus) (all []query) {
 	t.Helper()
 	var data struct {
@@ -217,7 +206,7 @@ func recordings(t *testing.T, p *prometheus) (all []query) {
 		}
 	}
 	if len(all) != 3 || alerts != 8 {
-		t.Errorf("%d recordings and %d alerts are loaded", len(all), alerts)
+		t.Errorf("%d recording rules and %d alerts loaded", len(all), alerts)
 	}
 	return all
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package provision gets the programs that the lab runs: Envoy from its Python
-// package, Jaeger from its Go module, both once into a cache outside the
-// checkout; and the project's own, built from the checkout.
+// Package provision gets the programs of the tests: Envoy from its Python package,
+// Jaeger, Kubernetes and others from their Go modules, once each, into a cache
+// outside the checkout. It builds the project's own in the checkout.
 package provision
 
 import (
@@ -40,9 +40,9 @@ func (p Progress) while(what string) (stop func()) {
 	return func() { close(quit); <-done }
 }
 
-// cached returns the path of a program in the cache, and makes it there when
-// it is missing. Whoever looks sees the finished program or none: it is made
-// in a directory beside, which is renamed.
+// cached returns the path of a program in the cache. When it is missing, make
+// creates it in a temporary directory, which is then renamed: no one sees an
+// unfinished program.
 func cached(name, version string, make func(dir string) error) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -54,11 +54,11 @@ func cached(name, version string, make func(dir string) error) (string, error) {
 		return program, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(final), 0o755); err != nil {
-		return "", fmt.Errorf("make the cache: %w", err)
+		return "", fmt.Errorf("create the cache: %w", err)
 	}
 	temp, err := os.MkdirTemp(filepath.Dir(final), ".new-"+name+"-")
 	if err != nil {
-		return "", fmt.Errorf("make the cache: %w", err)
+		return "", fmt.Errorf("create the cache: %w", err)
 	}
 	defer os.RemoveAll(temp)
 	if err := make(temp); err != nil {
@@ -72,11 +72,11 @@ func cached(name, version string, make func(dir string) error) (string, error) {
 	return program, nil
 }
 
-// command runs a program to its end; its output is part of the error.
+// command runs a program to its end. The error has the end of its output.
 func command(ctx context.Context, dir string, env []string, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
-	// When ctx ends, what the program has started ends with it.
+	// When ctx ends, the children of the program end with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	output, err := cmd.CombinedOutput()
@@ -91,21 +91,21 @@ func command(ctx context.Context, dir string, env []string, name string, args ..
 	return nil
 }
 
-// module is a program that is built from a Go module which is not ours.
+// module is a program from a foreign Go module.
 type module struct {
-	// name is the program's in the cache, version what the cache knows it by.
+	// name and version identify the program in the cache.
 	name, version string
-	// tools is the directory below e2e/tools whose go.mod has the versions.
+	// tools is the directory in e2e/tools whose go.mod has the versions.
 	tools string
 	// pkg is the program's package.
 	pkg string
-	// tags of the build, may be empty.
+	// tags are build tags; may be empty.
 	tags string
-	// minutes is how long the build takes on 2 cores.
+	// minutes is the time of the build on 2 cores.
 	minutes string
 }
 
-// get returns the program's path, after building it if it is not in the cache.
+// get returns the program's path. It builds the program unless the cache has it.
 func (m module) get(ctx context.Context, checkout string, progress Progress) (string, error) {
 	path, err := cached(m.name, m.version, func(dir string) error {
 		progress("building %s %s from its Go module (about %s minutes on 2 cores, once)", m.name, m.version, m.minutes)

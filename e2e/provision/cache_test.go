@@ -58,7 +58,7 @@ func TestCommandTellsWhatItRanAndWhatCameOut(t *testing.T) {
 	}
 }
 
-// A command that is cancelled ends with all that it started.
+// A cancelled command ends with all its children.
 func TestCommandEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
@@ -68,6 +68,6 @@ func TestCommandEndsWithItsContext(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	if took := time.Since(start); took > 30*time.Second {
-		t.Errorf("took %v: the child was waited for", took)
+		t.Errorf("took %v: it waited for the child", took)
 	}
 }

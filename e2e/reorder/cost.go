@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cost measures what a request costs Envoy with each way to put the
-// trace context in front, and without.
 package reorder
 
 import (
@@ -16,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -27,42 +24,41 @@ import (
 	"github.com/layertrace/layertrace/internal/stats"
 )
 
-// Options of a measurement.
+// CostOptions configure a measurement.
 type CostOptions struct {
-	// Envoy and Module are the paths of the programs under test, Lua is the
-	// source of the Lua filter.
+	// Envoy and Module are the paths of Envoy and the Wasm filter, Lua is the source
+	// of the Lua filter.
 	Envoy, Module, Lua string
 	// Dir is an existing directory for modules, configurations and logs.
 	Dir      string
 	Progress func(format string, args ...any)
-	// Variants to measure; nil for Variants().
+	// Variants are the variants to measure, Variants() if nil.
 	Variants []Variant
-	// Rounds is how often each variant gets Requests requests, one variant
-	// after the other: 0 for 150 rounds of 400. Short rounds are over before
-	// what else the machine does changes.
+	// Rounds is how often each variant gets Requests requests, one variant after
+	// the other; 0 for 150 rounds of 400. Rounds are short, so that other load on
+	// the machine affects all variants of a round alike.
 	Rounds, Requests int
 }
 
-// Result is what a request costs with one variant: medians over the rounds.
+// Cost is the cost of a request with one variant: medians over the rounds.
 type Cost struct {
 	Variant string `json:"variant"`
 	// CPUMicros is the CPU time of the Envoy process per request, in µs.
 	CPUMicros float64 `json:"cpu_us_per_request"`
-	// P50Micros and P99Micros are quantiles of the time from sending a request
-	// to the end of its answer, in µs, with 4 requests under way.
+	// P50Micros and P99Micros are quantiles of the time from sending a request to
+	// the end of its response, in µs, with 4 requests in flight.
 	P50Micros float64 `json:"p50_us"`
 	P99Micros float64 `json:"p99_us"`
 	// RSSBytes is the resident memory of the Envoy process at the end.
 	RSSBytes uint64 `json:"rss_bytes"`
 }
 
-// connections is how many requests are under way at a time: enough to keep one
-// worker thread busy.
+// costConnections is how many requests are in flight: enough to keep one worker
+// thread busy.
 const costConnections = 4
 
-// Measure runs one Envoy for each variant and sends them requests in turns, so
-// that what else the machine does falls on all of them alike. What it starts has
-// ended when it returns.
+// MeasureCost starts an Envoy per variant and sends them requests in turns, so that
+// other load on the machine affects all of them alike.
 func MeasureCost(ctx context.Context, o CostOptions) (results []Cost, err error) {
 	if o.Rounds == 0 {
 		o.Rounds, o.Requests = 150, 400
@@ -104,11 +100,11 @@ func MeasureCost(ctx context.Context, o CostOptions) (results []Cost, err error)
 	return results, nil
 }
 
-// warmUp is how many requests V8 gets until what a module runs often is compiled
-// once more, and better.
+// warmUpRequests is how many requests a module handles before V8 has recompiled its
+// hot code with optimization.
 const warmUpRequests = 5000
 
-// takeTurns runs the rounds, each beginning with another variant.
+// takeTurns runs the rounds, each of which starts with another variant.
 func takeTurns(ctx context.Context, o CostOptions, runs []*variantRun) error {
 	o.Progress("cost: warming up")
 	for _, r := range runs {
@@ -130,7 +126,7 @@ func takeTurns(ctx context.Context, o CostOptions, runs []*variantRun) error {
 	return nil
 }
 
-// run is a variant at work.
+// variantRun is a variant with its Envoy and measurements.
 type variantRun struct {
 	name          string
 	proxy         *Envoy
@@ -142,7 +138,7 @@ func (r *variantRun) round(ctx context.Context, requests int, keep bool) error {
 	if err != nil {
 		return err
 	}
-	before, err := cpuTime(r.proxy.PID())
+	before, err := sandbox.ProcessCPU(r.proxy.PID())
 	if err != nil {
 		return err
 	}
@@ -150,7 +146,7 @@ func (r *variantRun) round(ctx context.Context, requests int, keep bool) error {
 	if err != nil {
 		return err
 	}
-	after, err := cpuTime(r.proxy.PID())
+	after, err := sandbox.ProcessCPU(r.proxy.PID())
 	if err != nil {
 		return err
 	}
@@ -174,7 +170,7 @@ func (r *variantRun) result() (Cost, error) {
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// Variant is one Envoy to compare.
+// Variant is an Envoy to compare.
 type Variant struct {
 	Name string
 	// Downstream is a filter of the connection manager, Upstream one of the
@@ -184,8 +180,8 @@ type Variant struct {
 	Inline bool
 }
 
-// Variants returns those of the comparison. It builds the empty filter, with the
-// exports that the SDK needs and no others, as the real one is built.
+// Variants returns the variants of the comparison. It builds the empty filter as the
+// real one is built, with only the exports that the SDK needs.
 func Variants(ctx context.Context, o CostOptions) ([]Variant, error) {
 	empty := filepath.Join(o.Dir, "empty.wasm")
 	o.Progress("building the empty Wasm filter")
@@ -203,7 +199,7 @@ func Variants(ctx context.Context, o CostOptions) ([]Variant, error) {
 	}, nil
 }
 
-// filterVariants are the filter in its two placements.
+// filterVariants returns the filter in its two placements.
 func filterVariants(module string) []Variant {
 	manager := &Filter{
 		Wasm: module, Configuration: `{"placement":"connection-manager","placeholders":"zipkin"}`,
@@ -229,11 +225,11 @@ func buildEmpty(ctx context.Context, out string) error {
 	return nil
 }
 
-// start starts a variant's Envoy with one listener, of the variant's name.
+// startVariant starts a variant's Envoy with one listener of the variant's name.
 func startVariant(ctx context.Context, o CostOptions, v Variant, upstream netip.AddrPort) (*variantRun, error) {
 	dir := filepath.Join(o.Dir, v.Name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make a directory for Envoy: %w", err)
+		return nil, fmt.Errorf("create a directory for Envoy: %w", err)
 	}
 	listener := Listener{Name: v.Name}
 	if v.Downstream != nil {
@@ -257,10 +253,10 @@ func startVariant(ctx context.Context, o CostOptions, v Variant, upstream netip.
 	return &variantRun{name: v.Name, proxy: p}, nil
 }
 
-// request is the head of a request in the middle of a mesh: what an application
-// passes on of the trace it is in, and what HTTP clients and proxies add. Envoy
-// adds the rest, the 1,100 bytes of x-envoy-peer-metadata among it. The trace is
-// not sampled, as most of a mesh are not: no spans are sent.
+// costRequest is the head of a request in the middle of a mesh: the trace context
+// that an application propagates, and what HTTP clients and proxies add. Envoy adds
+// the rest, including 1,100 bytes of x-envoy-peer-metadata. The trace is not sampled,
+// like most traces of a mesh, so Envoy sends no spans.
 const costRequest = "GET /reviews/0 HTTP/1.1\r\n" +
 	"host: reviews.default.svc.cluster.local:9080\r\n" +
 	"user-agent: python-requests/2.32.3\r\n" +
@@ -277,12 +273,11 @@ const costRequest = "GET /reviews/0 HTTP/1.1\r\n" +
 	"x-forwarded-client-cert: By=spiffe://cluster.local/ns/default/sa/productpage;Hash=9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08;URI=spiffe://cluster.local/ns/istio-system/sa/gateway\r\n" +
 	"\r\n"
 
-// response is what the upstream answers. Envoy adds headers to it, of the same
-// length each time but for the time that it took.
+// costResponse is the response of the upstream. Envoy adds headers to it.
 const costResponse = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
-// send sends the request so often over some keep-alive connections, one after
-// the other on each, and returns how long each took.
+// sendAll sends costRequest over keep-alive connections, one after the other on each,
+// and returns the latency of every request.
 func sendAll(ctx context.Context, address netip.AddrPort, requests, connections int) ([]time.Duration, error) {
 	latencies := make([][]time.Duration, connections)
 	group, ctx := errgroup.WithContext(ctx)
@@ -320,34 +315,35 @@ func sendOn(ctx context.Context, address netip.AddrPort, request string, request
 	return latencies, nil
 }
 
-// readResponse reads one answer, which ends with the upstream's body.
+// readResponse reads a response, which ends with the upstream's body.
 func readResponse(conn net.Conn, buffer []byte) error {
 	size := 0
 	for {
 		n, err := conn.Read(buffer[size:])
 		if err != nil {
-			return fmt.Errorf("read the answer: %w", err)
+			return fmt.Errorf("read the response: %w", err)
 		}
 		size += n
-		answer := string(buffer[:size])
-		if strings.HasSuffix(answer, "\r\n\r\n{}") {
-			if !strings.HasPrefix(answer, "HTTP/1.1 200 ") {
-				return fmt.Errorf("answered with %.60q", answer)
+		response := string(buffer[:size])
+		if strings.HasSuffix(response, "\r\n\r\n{}") {
+			if !strings.HasPrefix(response, "HTTP/1.1 200 ") {
+				return fmt.Errorf("response %.60q", response)
 			}
 			return nil
 		}
-		if size == len(buffer) || strings.Contains(answer, "\r\n\r\n") && !strings.Contains(answer, " 200 ") {
-			return fmt.Errorf("answered with %.60q", answer)
+		if size == len(buffer) || strings.Contains(response, "\r\n\r\n") && !strings.Contains(response, " 200 ") {
+			return fmt.Errorf("response %.60q", response)
 		}
 	}
 }
 
-// server answers every request without looking at it: the less the upstream
-// does, the less it disturbs.
+// costUpstream responds to every request without parsing it, to take little CPU time
+// from Envoy.
 type costUpstream struct{ listener net.Listener }
 
-// serve answers HTTP/1.1 requests without a body with an answer.
-func startCostUpstream(answer string) (*costUpstream, error) {
+// startCostUpstream starts an upstream that sends response to every HTTP/1.1 request
+// without a body.
+func startCostUpstream(response string) (*costUpstream, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("listen for the upstream: %w", err)
@@ -358,13 +354,13 @@ func startCostUpstream(answer string) (*costUpstream, error) {
 			if err != nil {
 				return // closed
 			}
-			go reply(conn, answer)
+			go reply(conn, response)
 		}
 	}()
 	return &costUpstream{listener}, nil
 }
 
-func reply(conn net.Conn, answer string) {
+func reply(conn net.Conn, response string) {
 	defer conn.Close()
 	buffer := make([]byte, 64<<10)
 	size := 0
@@ -374,10 +370,10 @@ func reply(conn net.Conn, answer string) {
 			return // the proxy closed the connection
 		}
 		size += n
-		// Without pipelining an empty line at the end is that of the one request.
+		// Without pipelining, an empty line at the end is the end of the request.
 		if bytes.HasSuffix(buffer[:size], []byte("\r\n\r\n")) {
 			size = 0
-			if _, err := io.WriteString(conn, answer); err != nil {
+			if _, err := io.WriteString(conn, response); err != nil {
 				return
 			}
 		}
@@ -387,27 +383,3 @@ func reply(conn net.Conn, answer string) {
 func (s *costUpstream) address() netip.AddrPort { return s.listener.Addr().(*net.TCPAddr).AddrPort() }
 
 func (s *costUpstream) close() { _ = s.listener.Close() }
-
-// cpuTime returns the time that all threads of a process have run, from
-// /proc/PID/task/TID/schedstat: in nanoseconds, where /proc/PID/stat has
-// hundredths of a second.
-func cpuTime(pid int) (time.Duration, error) {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-	if err != nil || len(files) == 0 {
-		return 0, fmt.Errorf("read the CPU time of process %d: no threads (%w)", pid, err)
-	}
-	var sum time.Duration
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return 0, fmt.Errorf("read CPU time: %w", err)
-		}
-		first, _, _ := strings.Cut(string(text), " ")
-		ns, err := strconv.ParseInt(first, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("read CPU time from %s: %w", file, err)
-		}
-		sum += time.Duration(ns)
-	}
-	return sum, nil
-}

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package proxy runs one Envoy with many listeners, which differ in the filters
-// that a request meets and in the protocol in which it leaves.
 package reorder
 
 import (
@@ -12,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -29,53 +26,54 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// Protocol is what Envoy speaks with the upstream.
+// Protocol is the protocol between Envoy and the upstream.
 type Protocol string
 
-// Protocols, by their ALPN-like names as in out/reorder.json.
+// Protocols, named as in out/reorder.json.
 const (
 	HTTP1 Protocol = "http/1.1"
 	HTTP2 Protocol = "http/2"
 )
 
-// MetadataSize is the length in bytes of the x-envoy-peer-metadata that every
-// listener adds before the router, as Istio does at a gateway.
+// MetadataSize is the length in bytes of the x-envoy-peer-metadata that every listener
+// adds before the router, as in a gateway of Istio.
 const MetadataSize = 1100
 
-// Config is one Envoy process.
+// EnvoyConfig configures an Envoy with many listeners, which differ in their filters
+// and in the upstream's protocol.
 type EnvoyConfig struct {
 	// Envoy is the path of the program, Dir an existing directory for its
-	// configuration and its log.
+	// configuration and log.
 	Envoy, Dir string
-	// Tracer is what all listeners trace with.
+	// Tracer is the tracer of all listeners.
 	Tracer lab.Tracer
-	// InlineHeaders are registered as custom inline headers of requests in
-	// the bootstrap: tracers then write them in place.
+	// InlineHeaders are registered as custom inline headers of requests in the
+	// bootstrap: tracers then overwrite them in place.
 	InlineHeaders []string
-	// Upstream takes the requests, in whichever protocol they come; Collector
-	// takes the spans over HTTP/1.1.
+	// Upstream receives the requests, over either protocol; Collector receives the
+	// spans over HTTP/1.1.
 	Upstream, Collector netip.AddrPort
 	// Concurrency is the number of worker threads; 0 means 1.
 	Concurrency int
 	Listeners   []Listener
 }
 
-// Listener is one address to send requests to.
+// Listener is an address for requests.
 type Listener struct {
-	// Name tells listeners apart. It is also the stat prefix.
+	// Name identifies the listener. It is also the stat prefix.
 	Name string
 	// Protocol of the upstream; empty means HTTP1.
 	Protocol Protocol
 	// Downstream filters run in the connection manager, before the router;
 	// Upstream filters run in the router, once per attempt.
 	Downstream, Upstream []Filter
-	// NoTracer leaves tracing out of the connection manager.
+	// NoTracer disables tracing in the connection manager.
 	NoTracer bool
-	// Unsampled begins traces that are not sampled.
+	// Unsampled starts traces that are not sampled.
 	Unsampled bool
-	// UpstreamSpans lets the tracer begin a span for each attempt.
+	// UpstreamSpans makes the tracer start a span for each attempt.
 	UpstreamSpans bool
-	// UntracedRoute switches tracing off for the route: its sampling rates are 0.
+	// UntracedRoute disables tracing for the route: its sampling rates are 0.
 	UntracedRoute bool
 }
 
@@ -85,7 +83,7 @@ var envoyTemplateText string
 var envoyTemplate = template.Must(template.New("envoy.yaml").
 	Funcs(template.FuncMap{"json": toJSON, "filter": Filter.config}).Parse(envoyTemplateText))
 
-// Bootstrap writes the Envoy configuration.
+// Bootstrap returns the Envoy configuration.
 func (c EnvoyConfig) Bootstrap() ([]byte, error) {
 	values := struct {
 		EnvoyConfig
@@ -98,13 +96,13 @@ func (c EnvoyConfig) Bootstrap() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Filter is one HTTP filter: Wasm or Lua is set.
+// Filter is an HTTP filter, either Wasm or Lua.
 type Filter struct {
-	// Name is the Wasm plugin's; plugins of one VM need different names where
-	// their configurations differ. Empty means "layertrace".
+	// Name is the Wasm plugin's name, by default "layertrace". Plugins of one VM
+	// with different configurations need different names.
 	Name string
-	// Wasm is the path of a module, Configuration what it gets as plugin
-	// configuration (JSON; may be empty).
+	// Wasm is the path of a module, Configuration its plugin configuration (JSON;
+	// may be empty).
 	Wasm, Configuration string
 	// Lua is the source of a script.
 	Lua string
@@ -114,7 +112,7 @@ const typeURL = "type.googleapis.com/"
 
 type object = map[string]any
 
-// config returns the filter as an item of a list of HTTP filters, in JSON on one
+// config returns the filter as an item of the list of HTTP filters, as JSON on one
 // line.
 func (f Filter) config() (string, error) {
 	if f.Lua != "" {
@@ -140,7 +138,7 @@ func (f Filter) config() (string, error) {
 	}})
 }
 
-// toJSON writes a value so that it is YAML too, at any depth.
+// toJSON returns a value as JSON on one line, which is also YAML at any depth.
 func toJSON(value any) (string, error) {
 	data, err := json.Marshal(value)
 	if err != nil {
@@ -149,11 +147,11 @@ func toJSON(value any) (string, error) {
 	return string(data), nil
 }
 
-// startLimit is how long an Envoy may take until it is ready: compiling a
-// module takes it seconds, many on a busy machine.
+// envoyStartLimit is how long an Envoy may take to be ready: compiling a module takes
+// seconds, many of them on a busy machine.
 const envoyStartLimit = 3 * time.Minute
 
-// Proxy is a running Envoy.
+// Envoy is a running Envoy.
 type Envoy struct {
 	cmd       *exec.Cmd
 	exited    chan struct{} // closed when the process has ended
@@ -162,7 +160,7 @@ type Envoy struct {
 	listeners map[string]netip.AddrPort
 }
 
-// Start starts an Envoy and returns when it is ready. The caller calls Stop.
+// StartEnvoy starts an Envoy and waits until it is ready. Call Stop.
 func StartEnvoy(ctx context.Context, c EnvoyConfig) (*Envoy, error) {
 	config, err := c.Bootstrap()
 	if err != nil {
@@ -176,14 +174,14 @@ func StartEnvoy(ctx context.Context, c EnvoyConfig) (*Envoy, error) {
 	p.cmd = exec.Command(c.Envoy, "--config-path", configFile, "--admin-address-path", adminFile,
 		"--log-path", p.log, "--log-level", "warning", "--file-flush-interval-msec", "100",
 		"--concurrency", strconv.Itoa(max(1, c.Concurrency)), "--use-dynamic-base-id")
-	// A group of its own, so that a Ctrl-C on the terminal does not reach it;
-	// it ends with whoever started it.
+	// A process group of its own, so that Ctrl-C on the terminal does not reach it.
+	// It ends with this process.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start Envoy: %w", err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // how it ended is in ProcessState
+		_ = p.cmd.Wait() // ProcessState has the result
 		close(p.exited)
 	}()
 	if err := p.awaitReady(ctx, adminFile); err != nil {
@@ -192,13 +190,13 @@ func StartEnvoy(ctx context.Context, c EnvoyConfig) (*Envoy, error) {
 	return p, nil
 }
 
-// awaitReady waits until Envoy says that it is live, and learns its addresses.
+// awaitReady waits until Envoy is live, and reads the addresses of its listeners.
 func (p *Envoy) awaitReady(ctx context.Context, adminFile string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	err := sandbox.Await(ctx, "Envoy to be ready", envoyStartLimit, 20*time.Millisecond, func(ctx context.Context) error {
 		if !p.Running() {
-			err := fmt.Errorf("start Envoy: ended at once: %v\n%s", p.cmd.ProcessState, p.logTail())
+			err := fmt.Errorf("start Envoy: it ended: %v\n%s", p.cmd.ProcessState, p.logTail())
 			cancel(err)
 			return err
 		}
@@ -207,7 +205,7 @@ func (p *Envoy) awaitReady(ctx context.Context, adminFile string) error {
 			return err
 		}
 		p.admin = "http://" + strings.TrimSpace(string(address))
-		_, err = getURL(ctx, p.admin+"/ready")
+		_, err = sandbox.Get(ctx, http.DefaultClient, p.admin+"/ready")
 		return err
 	})
 	if err != nil {
@@ -217,11 +215,11 @@ func (p *Envoy) awaitReady(ctx context.Context, adminFile string) error {
 	return err
 }
 
-// Address returns where a listener of the Config takes connections.
+// Address returns the address of a listener.
 func (p *Envoy) Address(listener string) (netip.AddrPort, error) {
 	address, ok := p.listeners[listener]
 	if !ok {
-		return netip.AddrPort{}, fmt.Errorf("find a listener of Envoy: none is called %q", listener)
+		return netip.AddrPort{}, fmt.Errorf("find a listener of Envoy: none is named %q", listener)
 	}
 	return address, nil
 }
@@ -229,7 +227,7 @@ func (p *Envoy) Address(listener string) (netip.AddrPort, error) {
 // PID returns the process ID.
 func (p *Envoy) PID() int { return p.cmd.Process.Pid }
 
-// Running reports whether the process has not ended.
+// Running reports whether the process is running.
 func (p *Envoy) Running() bool {
 	select {
 	case <-p.exited:
@@ -239,13 +237,13 @@ func (p *Envoy) Running() bool {
 	}
 }
 
-// Stop ends the process and waits for that. An Envoy that has ended before is
-// an error, with the end of its log.
+// Stop kills the process and waits for its end. An Envoy that has already ended is an
+// error, with the end of its log.
 func (p *Envoy) Stop() error {
 	if !p.Running() {
-		return fmt.Errorf("stop Envoy: ended early: %v\n%s", p.cmd.ProcessState, p.logTail())
+		return fmt.Errorf("stop Envoy: it ended early: %v\n%s", p.cmd.ProcessState, p.logTail())
 	}
-	err := p.cmd.Process.Kill() // it has nothing to save
+	err := p.cmd.Process.Kill() // it has no state to save
 	<-p.exited
 	if err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("end Envoy: %w", err)
@@ -253,7 +251,7 @@ func (p *Envoy) Stop() error {
 	return nil
 }
 
-// Log returns what Envoy has logged so far (level warning and above).
+// Log returns Envoy's log so far (level warning and above).
 func (p *Envoy) Log() (string, error) {
 	data, err := os.ReadFile(p.log)
 	if err != nil {
@@ -271,11 +269,11 @@ func (p *Envoy) logTail() string {
 	return strings.Join(lines[max(0, len(lines)-8):], "\n")
 }
 
-// readListeners asks Envoy for the addresses that its listeners got.
+// readListeners reads the addresses of Envoy's listeners.
 func (p *Envoy) readListeners(ctx context.Context) (map[string]netip.AddrPort, error) {
-	body, err := getURL(ctx, p.admin+"/listeners?format=json")
+	body, err := sandbox.Get(ctx, http.DefaultClient, p.admin+"/listeners?format=json")
 	if err != nil {
-		return nil, fmt.Errorf("ask Envoy for its listeners: %w", err)
+		return nil, fmt.Errorf("get Envoy's listeners: %w", err)
 	}
 	var list struct {
 		Statuses []struct {
@@ -298,38 +296,20 @@ func (p *Envoy) readListeners(ctx context.Context) (map[string]netip.AddrPort, e
 	return listeners, nil
 }
 
-// Counters returns Envoy's counters whose names end with suffix, added up over
-// listeners; those never touched count nothing.
+// Counters returns the sum of Envoy's counters whose names end with suffix.
 func (p *Envoy) Counters(ctx context.Context, suffix string) (uint64, error) {
-	body, err := getURL(ctx, p.admin+"/stats?usedonly&filter="+url.QueryEscape(suffix+"$"))
+	body, err := sandbox.Get(ctx, http.DefaultClient, p.admin+"/stats?usedonly&filter="+url.QueryEscape(suffix+"$"))
 	if err != nil {
-		return 0, fmt.Errorf("ask Envoy for %s: %w", suffix, err)
+		return 0, fmt.Errorf("get Envoy's counters %s: %w", suffix, err)
 	}
 	var sum uint64
 	for line := range strings.Lines(string(body)) {
 		_, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
 		n, err := strconv.ParseUint(value, 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("read Envoy's answer %q for %s: %w", line, suffix, err)
+			return 0, fmt.Errorf("read Envoy's counter %q for %s: %w", line, suffix, err)
 		}
 		sum += n
 	}
 	return sum, nil
-}
-
-func getURL(ctx context.Context, url string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", url, resp.Status)
-	}
-	return body, err
 }

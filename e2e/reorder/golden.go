@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package golden reads the files of e2e/testdata/wire, which say what has to
-// stand on the wire, and compares request heads with them. The README beside
-// the files is the definition of their format.
 package reorder
 
 import (
@@ -18,29 +15,30 @@ import (
 	"golang.org/x/tools/txtar"
 )
 
-// Case is one file: a request and what it looks like behind each placement.
+// Case is a golden file of e2e/testdata/wire: a request, and its form after each
+// placement. The README there defines the format.
 type Case struct {
 	// Name is the file's name without .txtar, Comment its first lines.
 	Name, Comment string
 	Setup         Setup
-	// Client are the headers that the client sends behind host.
+	// Client are the headers that the client sends after host.
 	Client []Field
 
 	sections []section
 }
 
-// section is what placements have in common with one protocol.
+// section is what several placements send with one protocol.
 type section struct {
 	placements []string
 	protocol   Protocol
-	attempts   []Head // values may hold placeholders
+	attempts   []Head // values may have placeholders
 }
 
-// Load reads the cases of one tracer (dir/*.txtar), ordered by name.
+// LoadCases reads the cases of one tracer (dir/*.txtar), sorted by name.
 func LoadCases(files fs.FS, dir string) ([]Case, error) {
 	names, err := fs.Glob(files, path.Join(dir, "*.txtar"))
 	if err != nil {
-		return nil, fmt.Errorf("look for golden files: %w", err)
+		return nil, fmt.Errorf("list golden files: %w", err)
 	}
 	if len(names) == 0 {
 		return nil, fmt.Errorf("no golden files (*.txtar) in %s", dir)
@@ -66,7 +64,7 @@ func parseCase(data []byte) (Case, error) {
 	archive := txtar.Parse(data)
 	c := Case{Comment: strings.TrimSpace(string(archive.Comment)), Setup: Setup{Filters: 1}}
 	if c.Comment == "" {
-		return c, errors.New("begins with no comment that says what the case is")
+		return c, errors.New("no comment at the start that describes the case")
 	}
 	for _, file := range archive.Files {
 		text, err := string(file.Data), error(nil)
@@ -98,7 +96,7 @@ func (c *Case) parseSection(name, text string) error {
 	for placement := range strings.SplitSeq(name[:at], ",") {
 		placement = strings.TrimSpace(placement)
 		if c.find(placement, s.protocol) != nil {
-			return fmt.Errorf("%s %s stands in two sections", placement, s.protocol)
+			return fmt.Errorf("%s %s is in two sections", placement, s.protocol)
 		}
 		s.placements = append(s.placements, placement)
 	}
@@ -126,7 +124,7 @@ func parseFields(text string) ([]Field, error) {
 			end = strings.IndexByte(line[1:], ':') + 1
 		}
 		if end == 0 {
-			return nil, fmt.Errorf("line %q is no header field", line)
+			return nil, fmt.Errorf("line %q is not a header field", line)
 		}
 		fields = append(fields, Field{Name: line[:end], Value: strings.TrimPrefix(line[end+1:], " ")})
 	}
@@ -142,8 +140,8 @@ func (c *Case) find(placement string, protocol Protocol) *section {
 	return nil
 }
 
-// Want returns what has to reach the upstream, one head per attempt, with
-// placeholders in values; nil when the file does not say.
+// Want returns what must reach the upstream, a head per attempt, with placeholders
+// in values; nil when the file does not have it.
 func (c *Case) Want(placement string, protocol Protocol) []Head {
 	if s := c.find(placement, protocol); s != nil {
 		return s.attempts
@@ -151,8 +149,8 @@ func (c *Case) Want(placement string, protocol Protocol) []Head {
 	return nil
 }
 
-// Setup is how a case differs from the usual: a GET request that is traced and
-// sampled, answered with 200, one filter with its default configuration.
+// Setup is how a case differs from the default: a traced and sampled GET request, a
+// response with status 200, and one filter with its default configuration.
 type Setup struct {
 	// NoTracer: Envoy has no tracing configuration ("tracer: none").
 	NoTracer bool
@@ -164,14 +162,14 @@ type Setup struct {
 	UpstreamSpans bool
 	// OwnFormatOnly: the filter moves the tracer's own format only ("formats: own").
 	OwnFormatOnly bool
-	// Headers are names of further headers that the filter moves ("headers: X-Own").
+	// Headers are further headers that the filter moves ("headers: X-Own").
 	Headers []string
-	// Refused gives the Wasm filter a configuration with an unknown key
+	// Refused: the configuration of the Wasm filter has an unknown key
 	// ("configuration: refused").
 	Refused bool
-	// Filters is how often the filter stands in the chain ("filters: 2").
+	// Filters is how often the filter is in the chain ("filters: 2").
 	Filters int
-	// FirstAttempt is what the first attempt gets, if not 200: "503" or "reset".
+	// FirstAttempt is the response to the first attempt if not 200: "503" or "reset".
 	FirstAttempt string
 	// Body is the length of a body in bytes ("body: 100000"), sent by POST.
 	Body int
@@ -218,7 +216,7 @@ func (s *Setup) set(key, value string) (err error) {
 	return err
 }
 
-// String names the settings that a listener of Envoy depends on.
+// String returns the settings that a listener of Envoy depends on.
 func (s Setup) String() string {
 	var parts []string
 	for _, p := range []struct {
@@ -236,27 +234,26 @@ func (s Setup) String() string {
 	return strings.Join(parts, ",")
 }
 
-// forms are what the placeholders stand for.
+// placeholderForms are the values that placeholders match.
 var placeholderForms = map[string]string{
 	"TRACE": "[0-9a-f]{32}",
 	"SPAN":  "[0-9a-f]{16}",
 	"UUID":  "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
 }
 
-// metadata is a value so long that files and messages have {METADATA} for it.
+// metadata abbreviates a long value in files and messages as {METADATA}.
 var metadata = strings.NewReplacer(strings.Repeat("m", MetadataSize), "{METADATA}")
 
 var placeholder = regexp.MustCompile(`\{([A-Z]+)(?:\.[0-9]+)?\}`)
 
-// Compare returns nil when the heads are what the file says, and otherwise an
-// error that shows both.
+// Compare returns an error with both versions unless the heads equal the file's.
 func (c *Case) Compare(placement string, heads []Head) error {
 	if len(heads) == 0 {
 		return fmt.Errorf("%s: no request reached the upstream", placement)
 	}
 	s := c.find(placement, heads[0].Protocol)
 	if s == nil {
-		return fmt.Errorf("case %s says nothing of %s %s", c.Name, placement, heads[0].Protocol)
+		return fmt.Errorf("case %s has no section for %s %s", c.Name, placement, heads[0].Protocol)
 	}
 	if len(heads) != len(s.attempts) {
 		return fmt.Errorf("%d requests reached the upstream, want %d", len(heads), len(s.attempts))
@@ -270,7 +267,7 @@ func (c *Case) Compare(placement string, heads []Head) error {
 	return nil
 }
 
-// matcher compares heads and remembers what the placeholders stood for.
+// matcher compares heads and records the values of placeholders.
 type matcher struct {
 	values map[string]string // placeholder -> value
 	names  map[string]string // value -> placeholder
@@ -282,7 +279,7 @@ func (m *matcher) head(want, got Head) error {
 	}
 	for i, f := range got.Fields {
 		if i >= len(want.Fields) {
-			return fmt.Errorf("field %d, %q, is too much", i+1, f.Name)
+			return fmt.Errorf("field %d, %q, is unexpected", i+1, f.Name)
 		}
 		if f.Name != want.Fields[i].Name {
 			return fmt.Errorf("field %d is %q, want %q", i+1, f.Name, want.Fields[i].Name)
@@ -323,10 +320,10 @@ func (m *matcher) value(want, got string) error {
 	return nil
 }
 
-// bind holds a placeholder to one value, and a value to one placeholder.
+// bind requires that a placeholder has one value, and a value one placeholder.
 func (m *matcher) bind(key, value string) error {
 	if before, bound := m.values[key]; bound && before != value {
-		return fmt.Errorf("%s is %q here and %q before", key, value, before)
+		return fmt.Errorf("%s is %q here and was %q before", key, value, before)
 	}
 	if other, bound := m.names[value]; bound && other != key {
 		return fmt.Errorf("%s and %s are both %q", key, other, value)
@@ -338,7 +335,7 @@ func (m *matcher) bind(key, value string) error {
 	return nil
 }
 
-// Text writes a head as the golden files do, but for random values.
+// headText formats a head as in the golden files, except for random values.
 func headText(head Head) string {
 	var b strings.Builder
 	if head.RequestLine != "" {

@@ -3,12 +3,8 @@
 package reorder
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"net"
-	"net/http"
-	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -21,22 +17,24 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// written is what a tracer always writes to a request, in its order.
+// alwaysWritten are the headers that a tracer always writes, in its order.
 var alwaysWritten = map[lab.Tracer][]string{
 	lab.Zipkin:        {"x-b3-traceid", "x-b3-spanid", "x-b3-sampled"},
 	lab.OpenTelemetry: {"traceparent", "tracestate"},
 }
 
 const (
-	rightTracer = "right" // the filter configured for the tracer that is there
-	wrongTracer = "wrong" // the filter configured for the other one
+	rightTracer = "right" // the filter is configured for Envoy's tracer
+	wrongTracer = "wrong" // the filter is configured for the other tracer
 )
 
-// TestPlaceholdersStayInside proves the tracer in one listener, and then sends
-// requests that begin a trace through all of them: traced or not, with the right
-// and the wrong tracer, with what a client can send to look traced. All
-// listeners with the right filter share one plugin in one VM, and its proof.
+// TestPlaceholdersStayInside first lets the filter learn of the tracer in one
+// listener. Then it sends requests that start a trace through all of them: traced or
+// not, with the right and the wrong tracer, with headers by which a client can look
+// traced. All listeners with the right filter share a plugin in one VM, and what it
+// learned.
 func TestPlaceholdersStayInside(t *testing.T) {
+	needsEnvoy(t)
 	program, err := provision.Envoy(t.Context(), t.Logf)
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +52,7 @@ func TestPlaceholdersStayInside(t *testing.T) {
 			names := alwaysWritten[tracer]
 			for _, test := range []struct {
 				listener, client string
-				front            []string // the names right behind host; nil: no trace header at all
+				leading          []string // the names directly after host; nil: no trace header at all
 			}{
 				{"traced", "", names},
 				{"unsampled", "", names},
@@ -69,7 +67,7 @@ func TestPlaceholdersStayInside(t *testing.T) {
 			} {
 				t.Run(test.listener+" "+test.client, func(t *testing.T) {
 					for range 5 {
-						m.check(t, test.listener, test.client, test.front)
+						m.check(t, test.listener, test.client, test.leading)
 					}
 				})
 			}
@@ -78,7 +76,7 @@ func TestPlaceholdersStayInside(t *testing.T) {
 				t.Fatal(err)
 			}
 			if left != 0 {
-				t.Errorf("the filter found %d placeholders that were left, want none", left)
+				t.Errorf("the filter found %d remaining placeholders, want none", left)
 			}
 		})
 	}
@@ -97,7 +95,7 @@ func startMesh(t *testing.T, program string, tracer lab.Tracer, module string, o
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Close)
-	collector, err := StartUpstream() // spans are not looked at
+	collector, err := StartUpstream() // spans are ignored
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,8 +129,8 @@ func startMesh(t *testing.T, program string, tracer lab.Tracer, module string, o
 	return &mesh{p, server}
 }
 
-// prove sends requests until the filter sets placeholders: it learns of the
-// tracer at the end of a request, a moment after the answer.
+// prove sends requests until the filter sets placeholders: it learns of the tracer at
+// the end of a request, a moment after the response.
 func (m *mesh) prove(t *testing.T) {
 	t.Helper()
 	err := sandbox.Await(t.Context(), "the filter to set placeholders", time.Minute, 10*time.Millisecond, func(ctx context.Context) error {
@@ -148,8 +146,8 @@ func (m *mesh) prove(t *testing.T) {
 	}
 }
 
-// check sends a request and looks at what the upstream got.
-func (m *mesh) check(t *testing.T, listener, client string, front []string) {
+// check sends a request and checks the head that the upstream received.
+func (m *mesh) check(t *testing.T, listener, client string, leading []string) {
 	t.Helper()
 	head := m.send(t, listener, client)
 	var names []string
@@ -159,20 +157,20 @@ func (m *mesh) check(t *testing.T, listener, client string, front []string) {
 			f.Name == "traceparent" && len(f.Value) != 55 {
 			t.Errorf("a placeholder: %s: %q", f.Name, f.Value)
 		}
-		if front == nil && slices.Contains(slices.Concat(alwaysWritten[lab.Zipkin], alwaysWritten[lab.OpenTelemetry]), f.Name) {
+		if leading == nil && slices.Contains(slices.Concat(alwaysWritten[lab.Zipkin], alwaysWritten[lab.OpenTelemetry]), f.Name) {
 			t.Errorf("a trace header where nothing is traced: %s: %q", f.Name, f.Value)
 		}
 	}
-	if front != nil && (len(names) <= len(front) || !slices.Equal(names[1:1+len(front)], front)) {
-		t.Errorf("headers %q, want %q behind host", names, front)
+	if leading != nil && (len(names) <= len(leading) || !slices.Equal(names[1:1+len(leading)], leading)) {
+		t.Errorf("headers %q, want %q after host", names, leading)
 	}
 	if n := len(slices.Compact(slices.Sorted(slices.Values(names)))); n != len(names) {
-		t.Errorf("a header came twice: %q", names)
+		t.Errorf("a header occurs twice: %q", names)
 	}
 }
 
-// send sends a request with a line of headers (may be empty) and returns what
-// the upstream got.
+// send sends a request with a header line, which may be empty, and returns the head
+// that the upstream received.
 func (m *mesh) send(t *testing.T, listener, client string) Head {
 	t.Helper()
 	address, err := m.proxy.Address(listener)
@@ -182,36 +180,12 @@ func (m *mesh) send(t *testing.T, listener, client string) Head {
 	if client != "" {
 		client += "\r\n"
 	}
-	if err := sendRaw(address, "GET / HTTP/1.1\r\nhost: wire.test\r\nuser-agent: test\r\n"+client+"\r\n"); err != nil {
+	if err := sendRequest(t.Context(), address, "GET / HTTP/1.1\r\nhost: wire.test\r\nuser-agent: test\r\n"+client+"\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	heads := m.upstream.Take()
 	if len(heads) != 1 {
-		t.Fatalf("%d requests came to the upstream, want 1", len(heads))
+		t.Fatalf("%d requests reached the upstream, want 1", len(heads))
 	}
 	return heads[0]
-}
-
-// exchange sends a request and fails unless the answer is 200.
-func sendRaw(to netip.AddrPort, request string) error {
-	conn, err := net.Dial("tcp", to.String())
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
-		return err
-	}
-	if _, err := conn.Write([]byte(request)); err != nil {
-		return err
-	}
-	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("answer of Envoy: %s", answer.Status)
-	}
-	return nil
 }

@@ -15,33 +15,32 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// SoakOptions say how long the filter has to last.
+// SoakOptions configure a soak test.
 type SoakOptions struct {
 	CostOptions
-	// Soak ends when it has taken this long and each variant has answered so
-	// many requests.
+	// Soak ends after Duration and after Requests responses of each variant.
 	Duration time.Duration
 	Requests uint64
 }
 
-// SoakResult is what became of one variant.
+// SoakResult is the result of one variant.
 type SoakResult struct {
 	Variant  string
 	Requests uint64
 	Elapsed  time.Duration
-	// Counted is how many of the requests the filter has counted, in any of its
-	// counters; Errors those among them that it could not handle.
+	// Counted is how many requests the filter counted, in any of its counters;
+	// Errors are those that it could not handle.
 	Counted, Errors uint64
-	// Failures are lines of Envoy's log about the VM.
+	// Failures are the lines about the VM in Envoy's log.
 	Failures []string
-	// RSS is the resident memory of the Envoy process, in bytes: after each
-	// tenth of SoakOptions.Duration.
+	// RSS is the resident memory of the Envoy process in bytes, after each tenth of
+	// SoakOptions.Duration.
 	RSS []uint64
 }
 
-// Lasted returns an error when the filter failed, missed requests or took more
-// memory all the time. Growth is looked at in the second half only: the heap of
-// V8 and Envoy's buffers find their sizes in the first.
+// Lasted returns an error when the filter failed, missed requests or kept growing.
+// Only growth in the second half counts: in the first, V8's heap and Envoy's buffers
+// reach their sizes.
 func (r SoakResult) Lasted() error {
 	var errs []error
 	if len(r.Failures) > 0 {
@@ -56,8 +55,7 @@ func (r SoakResult) Lasted() error {
 	return errors.Join(errs...)
 }
 
-// Soak keeps the filter busy in both placements, with requests of all kinds, as
-// fast as they are answered.
+// Soak keeps the filter busy in both placements with requests of all kinds.
 func Soak(ctx context.Context, o SoakOptions) (results []SoakResult, err error) {
 	upstream, err := startCostUpstream(costResponse)
 	if err != nil {
@@ -89,7 +87,7 @@ func Soak(ctx context.Context, o SoakOptions) (results []SoakResult, err error) 
 	return results, group.Wait()
 }
 
-// soak keeps one variant busy.
+// soak keeps a variant busy.
 func (r *variantRun) soak(ctx context.Context, o SoakOptions) (SoakResult, error) {
 	address, err := r.proxy.Address(r.name)
 	if err != nil {
@@ -126,8 +124,8 @@ func (r *variantRun) soak(ctx context.Context, o SoakOptions) (SoakResult, error
 	return result, r.account(ctx, &result)
 }
 
-// sampleMemory reads the resident memory ten times in the duration, and once
-// more when it was enough.
+// sampleMemory reads the resident memory after each tenth of the duration, until
+// there were enough requests.
 func (r *variantRun) sampleMemory(ctx context.Context, o SoakOptions, enough func() bool, progress func()) ([]uint64, error) {
 	var samples []uint64
 	tick := time.NewTicker(o.Duration / 10)
@@ -150,9 +148,9 @@ func (r *variantRun) sampleMemory(ctx context.Context, o SoakOptions, enough fun
 	}
 }
 
-// account reads what Envoy and the filter have to say.
+// account reads the filter's counters and Envoy's log.
 func (r *variantRun) account(ctx context.Context, result *SoakResult) error {
-	for _, name := range []string{"reordered", "already_in_front", "without_context"} {
+	for _, name := range []string{"reordered", "already_first", "without_context"} {
 		n, err := r.proxy.Counters(ctx, "layertrace_requests_"+name)
 		if err != nil {
 			return err
@@ -176,9 +174,9 @@ func (r *variantRun) account(ctx context.Context, result *SoakResult) error {
 	return nil
 }
 
-// soakRequests are requests of all kinds: that of the measurement, one that
-// begins a trace, one with the context in front, one with many headers and one
-// with a long one, for which the filter has to get more memory.
+// soakRequests returns requests of all kinds: the one of the measurement, one that
+// starts a trace, one with a leading context, one with many headers, and one with a
+// long header, for which the filter has to allocate more memory.
 func soakRequests() []string {
 	const line = "GET /reviews/0 HTTP/1.1\r\nhost: reviews\r\n"
 	var many strings.Builder

@@ -14,14 +14,16 @@ import (
 )
 
 var (
-	soakDuration = flag.Duration("soak", 0, "how long TestSoak keeps the filter busy; 0: for a moment, without a look at the memory")
-	soakRequired = flag.Uint64("soak-requests", 0, "how many requests TestSoak sends at least in each placement")
+	soakDuration = flag.Duration("soak", 0, "how long TestSoak keeps the filter busy; 0: for a moment, without checking memory")
+	soakRequired = flag.Uint64("soak-requests", 0, "minimum of requests that TestSoak sends in each placement")
 )
 
-// TestSoak: no VM fails, and no request passes the filter by. For the long run:
+// TestSoak checks that no VM fails and that the filter handles every request. For a
+// long run:
 //
 //	go test ./e2e/reorder -run TestSoak -v -timeout 1h -soak 10m -soak-requests 1000000
 func TestSoak(t *testing.T) {
+	needsEnvoy(t)
 	program, err := provision.Envoy(t.Context(), t.Logf)
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +51,7 @@ func TestSoak(t *testing.T) {
 			t.Errorf("%s: %d requests, want %d or more", r.Variant, r.Requests, o.Requests)
 		}
 		if *soakDuration == 0 {
-			r.RSS = []uint64{1} // too short to say anything of
+			r.RSS = []uint64{1} // too short
 		}
 		if err := r.Lasted(); err != nil {
 			t.Errorf("%s: %v", r.Variant, err)

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package reorder holds what puts the trace context in front to the golden
-// files of e2e/testdata/wire, on the wire of a real Envoy.
+// Package reorder tests and measures what moves the trace context to the start of
+// the header list, on the wire of a real Envoy between a client and an upstream: it
+// compares requests with the golden files of e2e/testdata/wire, measures the cost of
+// a request, and keeps the Wasm filter busy for long.
 package reorder
 
 import (
@@ -17,22 +19,22 @@ import (
 	luafilter "github.com/layertrace/layertrace/lua-filter"
 )
 
-// Options of the golden suite.
+// Options configure the suite of golden files.
 type Options struct {
-	// Envoy and Module are the paths of the programs under test.
+	// Envoy and Module are the paths of Envoy and of the Wasm filter.
 	Envoy, Module string
 	// Dir is an existing directory for configurations and logs.
 	Dir string
 	// Golden has a directory of golden files for each tracer.
 	Golden fs.FS
-	// Placements to hold to the files; none means all of them.
+	// Placements are the placements to test, all if empty.
 	Placements []Placement
 	Progress   func(format string, args ...any)
-	// After, if set, is called with each Envoy when its cases are through.
+	// After, if set, is called with each Envoy after its cases.
 	After func(context.Context, *Testbed) error
 }
 
-// Tracers are those that golden files exist for.
+// Tracers are the tracers with golden files.
 var Tracers = []lab.Tracer{lab.Zipkin, lab.OpenTelemetry}
 
 var protocols = []Protocol{HTTP1, HTTP2}
@@ -44,19 +46,19 @@ type Result struct {
 	Case      string     `json:"case"`
 	Protocol  Protocol   `json:"protocol"`
 	Pass      bool       `json:"pass"`
-	// Order is the names of the header fields in wire order, of the last
-	// attempt where there were several.
+	// Order has the names of the header fields in wire order, of the last attempt
+	// if there were several.
 	Order []string `json:"order"`
-	// Offset is where the first header that the tracer writes begins, in bytes
-	// from the beginning of an HTTP/1.1 request; -1 where there is none.
+	// Offset is the offset of the tracer's first header in an HTTP/1.1 request, in
+	// bytes; -1 without one.
 	Offset int `json:"-"`
-	// Err says what is wrong when Pass is false.
+	// Err is the difference to the golden file when Pass is false.
 	Err error `json:"-"`
 }
 
-// Run starts the Envoys, one for each tracer and set of inline headers, and
-// sends every case through every placement by both protocols. A case that is not
-// as the file says is a Result without Pass, not an error.
+// Run starts an Envoy per tracer and set of inline headers, and sends every case
+// through every placement over both protocols. A case that differs from its file is
+// a Result without Pass, not an error.
 func Run(ctx context.Context, o Options) ([]Result, error) {
 	if len(o.Placements) == 0 {
 		o.Placements = Placements
@@ -79,7 +81,7 @@ func Run(ctx context.Context, o Options) ([]Result, error) {
 	return results, nil
 }
 
-// groupByBootstrap parts the placements by the inline headers they need.
+// groupByBootstrap groups the placements by the inline headers they need.
 func groupByBootstrap(placements []Placement) [][]Placement {
 	var groups [][]Placement
 	for _, p := range placements {
@@ -97,19 +99,19 @@ func groupByBootstrap(placements []Placement) [][]Placement {
 
 // runGroup runs placements with the same bootstrap in one Envoy.
 func runGroup(ctx context.Context, o Options, tracer lab.Tracer, placements []Placement, cases []Case) (results []Result, err error) {
-	bench, err := startTestbed(ctx, o, tracer, placements, cases)
+	testbed, err := startTestbed(ctx, o, tracer, placements, cases)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, bench.stop()) }()
-	if err := bench.warmUp(ctx, cases); err != nil {
+	defer func() { err = errors.Join(err, testbed.stop()) }()
+	if err := testbed.warmUp(ctx, cases); err != nil {
 		return nil, err
 	}
 	for _, c := range cases {
 		for _, placement := range placements {
 			for _, protocol := range protocols {
 				result := Result{Tracer: tracer, Placement: placement, Case: c.Name, Protocol: protocol}
-				heads, err := bench.Exchange(ctx, placement, protocol, c)
+				heads, err := testbed.Exchange(ctx, placement, protocol, c)
 				if ctx.Err() != nil {
 					return results, ctx.Err()
 				}
@@ -123,43 +125,44 @@ func runGroup(ctx context.Context, o Options, tracer lab.Tracer, placements []Pl
 		}
 	}
 	if o.After != nil {
-		return results, o.After(ctx, bench)
+		return results, o.After(ctx, testbed)
 	}
 	return results, nil
 }
 
-// Placement is a way to put the trace context in front, by its name in the
-// golden files, in tables and in out/reorder.json.
+// Placement is a filter, in its place, that moves the trace context to the start. The
+// golden files, tables and out/reorder.json have its name.
 type Placement string
 
-// Placements that a stock Envoy can run. (The golden files also have "patch",
-// what the patched Envoy has to produce; its own tests read that.)
+// Placements that a stock Envoy can run. (The golden files also have "patch", the
+// output of the patched Envoy, for its own tests.)
 const (
-	// Stock is Envoy as it is.
+	// Stock is Envoy without a filter.
 	Stock Placement = "stock"
 	// WasmUpstream is the Wasm filter as upstream HTTP filter of the router.
 	WasmUpstream Placement = "wasm-upstream"
 	// WasmConnectionManager is the Wasm filter in the connection manager, with
-	// placeholders, and the tracer's headers as inline headers of the bootstrap.
+	// placeholders, and with the tracer's headers as inline headers in the
+	// bootstrap.
 	WasmConnectionManager Placement = "wasm-connection-manager"
 	// LuaUpstream is the Lua script as upstream HTTP filter of the router.
 	LuaUpstream Placement = "lua-upstream"
 )
 
-// Placements are all that can be run, in the order of tables.
+// Placements are all placements, in the order of tables.
 var Placements = []Placement{Stock, WasmUpstream, WasmConnectionManager, LuaUpstream}
 
-// format is the name, in the filters' configuration, of what a tracer writes.
+// formatOf is the name, in the filters' configuration, of a tracer's format.
 var formatOf = map[lab.Tracer]string{lab.Zipkin: "b3", lab.OpenTelemetry: "w3c"}
 
-// written are the headers that each tracer writes.
+// headersOf are the headers that a tracer writes.
 var headersOf = map[lab.Tracer][]string{
 	lab.Zipkin:        {"x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"},
 	lab.OpenTelemetry: {"traceparent", "tracestate"},
 }
 
-// InlineHeaders returns what the bootstrap has to register for a placement: all
-// that the tracers write, as in istio/reorder.
+// InlineHeaders returns the inline headers that the bootstrap must register for a
+// placement: all that the tracers write, as in istio/reorder.
 func (p Placement) InlineHeaders() []string {
 	if p != WasmConnectionManager {
 		return nil
@@ -167,17 +170,17 @@ func (p Placement) InlineHeaders() []string {
 	return slices.Concat(headersOf[lab.OpenTelemetry], headersOf[lab.Zipkin])
 }
 
-// FilterConfig is what a placement's filter is configured with, beside what
-// belongs to the placement. Its zero value means defaults.
+// FilterConfig is the configuration of a placement's filter, without the part that
+// belongs to the placement. The zero value is the default.
 type FilterConfig struct {
-	// Formats limits what is moved, none means all; Headers are further names.
+	// Formats are the formats to move, all if empty; Headers are further names.
 	Formats, Headers []string
-	// UnknownKey adds a key that the Wasm filter does not know.
+	// UnknownKey adds a key that the Wasm filter rejects.
 	UnknownKey bool
 }
 
-// Filter returns the HTTP filter of a placement: for the connection manager or
-// for the router, or nil for both. module is the path of the Wasm filter.
+// Filter returns the HTTP filter of a placement, for the connection manager or for
+// the router; nil where there is none. module is the path of the Wasm filter.
 func (p Placement) Filter(tracer lab.Tracer, module string, c FilterConfig) (downstream, upstream *Filter, err error) {
 	switch p {
 	case Stock:
@@ -196,7 +199,7 @@ func (p Placement) Filter(tracer lab.Tracer, module string, c FilterConfig) (dow
 	}
 }
 
-// json writes the plugin configuration; what is empty is left out.
+// json returns the plugin configuration without empty values.
 func (c FilterConfig) json(placement, placeholders string) (string, error) {
 	keys := map[string]any{}
 	for key, value := range map[string]string{"placement": placement, "placeholders": placeholders} {
@@ -262,8 +265,7 @@ func lastOrder(heads []Head) []string {
 	return names
 }
 
-// offset returns where the first of the headers that the tracer writes begins in
-// the last of the heads, or -1.
+// offset returns the offset of the tracer's first header in the last head, or -1.
 func offset(heads []Head, tracer lab.Tracer) int {
 	if len(heads) == 0 || heads[len(heads)-1].Protocol != HTTP1 {
 		return -1

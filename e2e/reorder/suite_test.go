@@ -22,8 +22,9 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// TestWire holds every placement to the golden files, on a real Envoy.
+// TestWire compares every placement with the golden files, on a real Envoy.
 func TestWire(t *testing.T) {
+	needsEnvoy(t)
 	program, err := provision.Envoy(t.Context(), t.Logf)
 	if err != nil {
 		t.Fatal(err)
@@ -60,6 +61,14 @@ func TestWire(t *testing.T) {
 	}
 }
 
+// needsEnvoy skips a test for which the Wasm filter is built and Envoys compile it.
+func needsEnvoy(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("building and compiling the Wasm filter takes a minute: not with -short")
+	}
+}
+
 func runs(results []Result, tracer lab.Tracer, name string) int {
 	n := 0
 	for _, r := range results {
@@ -70,7 +79,7 @@ func runs(results []Result, tracer lab.Tracer, name string) int {
 	return n
 }
 
-// checkCounters fails unless the filters counted what the golden files say.
+// checkCounters fails unless the filters' counters match the golden files.
 func checkCounters(ctx context.Context, t *testing.T, o Options, b *Testbed) {
 	t.Helper()
 	cases, err := LoadCases(o.Golden, string(b.tracer))
@@ -82,7 +91,7 @@ func checkCounters(ctx context.Context, t *testing.T, o Options, b *Testbed) {
 		switch placement {
 		case WasmUpstream:
 			want["layertrace_requests_reordered"] = 0
-			want["layertrace_requests_already_in_front"] = 0
+			want["layertrace_requests_already_first"] = 0
 			want["layertrace_requests_without_context"] = 0
 		case LuaUpstream:
 			want["lua.executions"] = 0
@@ -102,7 +111,7 @@ func checkCounters(ctx context.Context, t *testing.T, o Options, b *Testbed) {
 	}
 }
 
-// count adds what a case has to add to the counters of a placement.
+// count adds the expected counts of a case and placement.
 func count(want map[string]uint64, c Case, placement Placement) {
 	for _, protocol := range []Protocol{HTTP1, HTTP2} {
 		stock, heads := c.Want(string(Stock), protocol), c.Want(string(placement), protocol)
@@ -116,12 +125,12 @@ func count(want map[string]uint64, c Case, placement Placement) {
 				continue
 			}
 			moved := !reflect.DeepEqual(head, stock[i])
-			if moved { // by the first filter; then it is in front for the second
+			if moved { // by the first filter; for the second it is then already leading
 				want["layertrace_requests_reordered"]++
 				filters--
 			}
 			if moved || c.Name == "in-front" {
-				want["layertrace_requests_already_in_front"] += filters
+				want["layertrace_requests_already_first"] += filters
 			} else {
 				want["layertrace_requests_without_context"] += filters
 			}
@@ -129,10 +138,9 @@ func count(want map[string]uint64, c Case, placement Placement) {
 	}
 }
 
-// checkLog fails unless the Wasm filter wrote to the log that it refuses its
-// configuration: for each listener once in each VM, of which Envoy starts one to
-// try the module and one for each thread (here: main and a single worker), and
-// not per request.
+// checkLog fails unless the Wasm filter logged the rejected configuration once per
+// listener and VM, and not per request. Envoy starts a VM to try the module and one
+// per thread (here main and a single worker).
 func checkLog(ctx context.Context, t *testing.T, b *Testbed) {
 	t.Helper()
 	listeners := 0
@@ -141,29 +149,29 @@ func checkLog(ctx context.Context, t *testing.T, b *Testbed) {
 			listeners += 2 // one for each protocol
 		}
 	}
-	var told int
-	err := sandbox.Await(ctx, "the refused configuration in the log", time.Minute, 50*time.Millisecond, func(context.Context) error {
+	var logged int
+	err := sandbox.Await(ctx, "the rejected configuration in the log", time.Minute, 50*time.Millisecond, func(context.Context) error {
 		log, err := b.Proxy.Log()
-		told = strings.Count(log, `layertrace: plugin configuration: unknown key "unknown"`)
-		if err == nil && told < listeners {
-			err = fmt.Errorf("%d times, want %d or more", told, listeners)
+		logged = strings.Count(log, `layertrace: read plugin configuration: unknown key "unknown"`)
+		if err == nil && logged < listeners {
+			err = fmt.Errorf("%d times, want %d or more", logged, listeners)
 		}
 		return err
 	})
-	if err != nil || told > 3*listeners {
-		t.Errorf("%v: the refused configuration was told %d times, want %d to %d: %v", b, told, listeners, 3*listeners, err)
+	if err != nil || logged > 3*listeners {
+		t.Errorf("%v: the rejected configuration was logged %d times, want %d to %d: %v", b, logged, listeners, 3*listeners, err)
 	}
 }
 
-// pool are names of random requests: contexts of all formats, repeated ones, one
-// that Envoy joins, and some that are nearly contexts.
+// pool has the header names of random requests: contexts of all formats, repeated
+// ones, one that Envoy joins, and some similar to contexts.
 var pool = []string{
 	"traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-", "uber-trace-id", "sw8",
 	"x-datadog-trace-id", "x-datadog", "X-B3-Sampled", "cookie", "accept", "x-own", "x-other", "user-agent",
 }
 
-// checkAlike sends random requests through the Lua script and the Wasm filter,
-// with no tracer, and fails unless both send the same.
+// checkAlike sends random requests through the Lua script and the Wasm filter, without
+// a tracer, and fails unless both send the same.
 func checkAlike(ctx context.Context, t *testing.T, b *Testbed) {
 	t.Helper()
 	if !slices.Contains(b.placements, LuaUpstream) || !slices.Contains(b.placements, WasmUpstream) {
@@ -195,7 +203,7 @@ func checkAlike(ctx context.Context, t *testing.T, b *Testbed) {
 			sent[i] = heads
 		}
 		if diff := cmp.Diff(sent[0], sent[1]); diff != "" {
-			t.Fatalf("%v, %s: of %v the Lua script sends something else (-Wasm +Lua):\n%s", b, protocol, c.Client, diff)
+			t.Fatalf("%v, %s: for %v the Lua script sends something else (-Wasm +Lua):\n%s", b, protocol, c.Client, diff)
 		}
 	}
 }

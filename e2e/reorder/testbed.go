@@ -20,7 +20,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
-// Bench is an Envoy between a client and an upstream of ours.
+// Testbed is an Envoy between a client and an upstream.
 type Testbed struct {
 	Proxy *Envoy
 
@@ -30,11 +30,11 @@ type Testbed struct {
 	collector  *collector
 }
 
-// String names what runs in the Envoy.
+// String returns the tracer and placements of the Envoy.
 func (b *Testbed) String() string { return fmt.Sprint(b.tracer, " ", b.placements) }
 
-// startBench starts an Envoy with a listener for each placement, protocol and
-// setup of the cases.
+// startTestbed starts an Envoy with a listener for each placement, protocol and setup
+// of the cases.
 func startTestbed(ctx context.Context, o Options, tracer lab.Tracer, placements []Placement, cases []Case) (*Testbed, error) {
 	config := EnvoyConfig{Envoy: o.Envoy, Tracer: tracer, InlineHeaders: placements[0].InlineHeaders()}
 	seen := map[string]bool{}
@@ -82,7 +82,7 @@ func (b *Testbed) stop() (err error) {
 	return err
 }
 
-// Exchange sends a case's request and returns what reached the upstream.
+// Exchange sends the request of a case and returns what reached the upstream.
 func (b *Testbed) Exchange(ctx context.Context, placement Placement, protocol Protocol, c Case) ([]Head, error) {
 	address, err := b.Proxy.Address(listenerName(placement, protocol, c.Setup))
 	if err != nil {
@@ -96,15 +96,15 @@ func (b *Testbed) Exchange(ctx context.Context, placement Placement, protocol Pr
 	default:
 		b.upstream.SetResponses()
 	}
-	b.upstream.Take() // what may have come late of a case that failed
-	if err := sendCase(ctx, address, c); err != nil {
+	b.upstream.Take() // a late request of an earlier case that failed
+	if err := sendRequest(ctx, address, caseRequest(c)); err != nil {
 		return b.upstream.Take(), err
 	}
 	return b.upstream.Take(), nil
 }
 
-// warmUp sends root requests to the listeners whose filter sets placeholders,
-// until it does: it has to see first that the tracer overwrites them.
+// warmUp sends root requests to the listeners whose filter sets placeholders, until
+// it does: the filter must first see that the tracer overwrites them.
 func (b *Testbed) warmUp(ctx context.Context, cases []Case) error {
 	done := map[string]bool{}
 	for _, placement := range b.placements {
@@ -137,15 +137,15 @@ func (b *Testbed) awaitPlaceholders(ctx context.Context, placement Placement, pr
 		}
 		now, err := b.Proxy.Counters(ctx, counter)
 		if err == nil && now == before {
-			err = errors.New("none so far")
+			err = errors.New("none yet")
 		}
 		return err
 	})
 }
 
-// send writes a case's request by hand, so that the order of its headers is
-// known, and fails unless the answer is 200.
-func sendCase(ctx context.Context, to netip.AddrPort, c Case) error {
+// sendRequest writes a request without a library that could reorder its headers. A
+// status other than 200 is an error.
+func sendRequest(ctx context.Context, to netip.AddrPort, request string) error {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		return fmt.Errorf("connect to Envoy: %w", err)
@@ -156,16 +156,16 @@ func sendCase(ctx context.Context, to netip.AddrPort, c Case) error {
 	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return fmt.Errorf("connect to Envoy: %w", err)
 	}
-	if _, err := conn.Write([]byte(caseRequest(c))); err != nil {
+	if _, err := conn.Write([]byte(request)); err != nil {
 		return fmt.Errorf("send to Envoy: %w", err)
 	}
-	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		return fmt.Errorf("read Envoy's answer: %w", err)
+		return fmt.Errorf("read Envoy's response: %w", err)
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("answer of Envoy: %s", answer.Status)
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("Envoy responded %s", response.Status)
 	}
 	return nil
 }
@@ -187,14 +187,14 @@ func caseRequest(c Case) string {
 	return b.String()
 }
 
-// collector takes the tracers' spans and throws them away: an Envoy that cannot
-// get rid of them would log it.
+// collector accepts the tracers' spans and discards them. Without it Envoy would log
+// failures.
 type collector struct {
 	server  *http.Server
 	address netip.AddrPort
 }
 
-// zipkinPath is where the zipkin tracer sends spans (envoy.yaml.tmpl).
+// zipkinPath is the path of the zipkin tracer's spans (envoy.yaml.tmpl).
 const zipkinPath = "/api/v2/spans"
 
 func startCollector() (*collector, error) {
@@ -206,9 +206,9 @@ func startCollector() (*collector, error) {
 	c.server = &http.Server{
 		ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body) // not looked at
+			_, _ = io.Copy(io.Discard, r.Body) // ignored
 			if r.URL.Path == zipkinPath {
-				w.WriteHeader(http.StatusAccepted) // the only answer that Envoy's zipkin tracer takes
+				w.WriteHeader(http.StatusAccepted) // the only status that Envoy's zipkin tracer accepts
 			}
 		}),
 	}

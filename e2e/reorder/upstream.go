@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package upstream is a server that keeps every request head as it stood on the
-// wire, by HTTP/1.1 and HTTP/2 on the same port. It parses them with nothing
-// that would sort, join or rename header fields.
 package reorder
 
 import (
@@ -21,40 +18,42 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// Field is a header field: name and value. In HTTP/2 pseudo headers are fields.
+// Field is a header field. HTTP/2 pseudo headers are fields, too.
 type Field struct{ Name, Value string }
 
-// Head is one request head.
+// Head is a request head.
 type Head struct {
 	Protocol Protocol
 	// RequestLine is HTTP/1.1's first line, without its CRLF.
 	RequestLine string
-	// Fields stand in wire order, names in the case in which they came.
+	// Fields are in wire order, with names in the case of the wire.
 	Fields []Field
 }
 
-// Answer is what a request gets.
+// Response is the response to a request.
 type Response int
 
-// Answers.
+// Responses.
 const (
 	ResponseOK          Response = iota // 200
 	ResponseUnavailable                 // 503
 	ResponseReset                       // HTTP/1.1: the connection closes; HTTP/2: RST_STREAM
 )
 
-// Server is a running upstream.
+// Upstream is a server that records every request head as it was on the wire, over
+// HTTP/1.1 and HTTP/2 on the same port. It parses them without a library that would
+// sort, join or rename header fields.
 type Upstream struct {
 	listener net.Listener
 	handlers sync.WaitGroup
 
 	mu        sync.Mutex
-	heads     []Head            // that came and were not taken
-	responses []Response        // for the next requests; then OK
+	heads     []Head            // received since the last Take
+	responses []Response        // to the next requests; then ResponseOK
 	conns     map[net.Conn]bool // open
 }
 
-// Start listens on a free port of 127.0.0.1. The caller calls Close.
+// StartUpstream starts an upstream on a free port of 127.0.0.1. Call Close.
 func StartUpstream() (*Upstream, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -63,8 +62,8 @@ func StartUpstream() (*Upstream, error) {
 	return ServeUpstream(listener), nil
 }
 
-// Serve takes connections from listener, which it closes in the end. The
-// caller calls Close.
+// ServeUpstream starts an upstream on a listener. Call Close, which also closes the
+// listener.
 func ServeUpstream(listener net.Listener) *Upstream {
 	s := &Upstream{listener: listener, conns: map[net.Conn]bool{}}
 	s.handlers.Add(1)
@@ -72,14 +71,14 @@ func ServeUpstream(listener net.Listener) *Upstream {
 	return s
 }
 
-// Address is where it listens.
+// Address returns the address of the upstream.
 func (s *Upstream) Address() netip.AddrPort {
 	return s.listener.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// Close ends all connections and waits for their end.
+// Close closes all connections and waits for their handlers.
 func (s *Upstream) Close() {
-	_ = s.listener.Close() // has nothing to flush
+	_ = s.listener.Close() // nothing to flush
 	s.mu.Lock()
 	for conn := range s.conns {
 		_ = conn.Close()
@@ -89,11 +88,11 @@ func (s *Upstream) Close() {
 	s.handlers.Wait()
 }
 
-// Expect says what the next requests get; those behind them get OK.
-func (s *Upstream) SetResponses(answers ...Response) {
+// SetResponses sets the responses to the next requests; later ones get ResponseOK.
+func (s *Upstream) SetResponses(responses ...Response) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.responses = answers
+	s.responses = responses
 }
 
 func (s *Upstream) nextResponse() Response {
@@ -102,13 +101,13 @@ func (s *Upstream) nextResponse() Response {
 	if len(s.responses) == 0 {
 		return ResponseOK
 	}
-	answer := s.responses[0]
+	response := s.responses[0]
 	s.responses = s.responses[1:]
-	return answer
+	return response
 }
 
-// Take returns the request heads that came since it was called last, in their
-// order. A head is there before its request is answered.
+// Take returns the request heads received since the last call, in order. A head is
+// there before its request has a response.
 func (s *Upstream) Take() []Head {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,7 +130,7 @@ func (s *Upstream) accept() {
 			return // Close
 		}
 		s.mu.Lock()
-		if s.conns == nil { // Close came in between
+		if s.conns == nil { // closed meanwhile
 			_ = conn.Close()
 		} else {
 			s.conns[conn] = true
@@ -162,7 +161,7 @@ func (s *Upstream) serve(conn net.Conn) {
 	}
 }
 
-// serveHTTP1 answers requests until the connection ends.
+// serveHTTP1 handles requests until the connection ends.
 func (s *Upstream) serveHTTP1(r *bufio.Reader, conn net.Conn) {
 	for {
 		head, err := readHead(r)
@@ -186,7 +185,7 @@ func (s *Upstream) serveHTTP1(r *bufio.Reader, conn net.Conn) {
 	}
 }
 
-// readHead reads the lines up to the empty one.
+// readHead reads the lines up to the empty line.
 func readHead(r *bufio.Reader) (Head, error) {
 	head := Head{Protocol: HTTP1}
 	for {
@@ -207,7 +206,7 @@ func readHead(r *bufio.Reader) (Head, error) {
 	}
 }
 
-// bodyLength is content-length; requests here have no other framing.
+// bodyLength returns content-length; requests here have no other framing.
 func (h Head) bodyLength() int64 {
 	for _, f := range h.Fields {
 		if f.Name == "content-length" {
@@ -218,12 +217,12 @@ func (h Head) bodyLength() int64 {
 	return 0
 }
 
-// http2Window is the flow control window in bytes for bodies; larger than any
-// of the requests sent here, so that it is never updated.
+// http2Window is the flow control window in bytes: larger than the body of any
+// request here, so that it needs no update.
 const http2Window = 1 << 24
 
-// serveHTTP2 answers requests until the connection ends (RFC 9113). The frames
-// of a header block are decoded in their order.
+// serveHTTP2 handles requests until the connection ends (RFC 9113). It decodes the
+// fields of a header block in order.
 func (s *Upstream) serveHTTP2(r io.Reader, conn net.Conn) {
 	preface := make([]byte, len(http2.ClientPreface))
 	if _, err := io.ReadFull(r, preface); err != nil || string(preface) != http2.ClientPreface {

@@ -28,16 +28,24 @@ func Await(ctx context.Context, what string, limit, interval time.Duration, read
 	}
 }
 
-// AwaitReady is Await for a process that has to become ready. When the process
-// ends first, AwaitReady gives up, and the error has its last lines.
+// AwaitReady is Await for a process to become ready. It fails at once when the
+// process ends. The error has the last lines that the process wrote.
 func AwaitReady(ctx context.Context, p *Process, limit, interval time.Duration, ready func(context.Context) error) error {
 	ctx, giveUp := context.WithCancel(ctx)
 	defer giveUp()
-	return Await(ctx, p.Name(), limit, interval, func(ctx context.Context) error {
-		if err := p.Running(); err != nil {
+	var ended error
+	err := Await(ctx, p.Name(), limit, interval, func(ctx context.Context) error {
+		if ended = p.Running(); ended != nil {
 			giveUp()
-			return err
+			return ended
 		}
 		return ready(ctx)
 	})
+	switch {
+	case ended != nil:
+		return ended
+	case err != nil:
+		return fmt.Errorf("%w\n%s", err, p.Tail())
+	}
+	return nil
 }

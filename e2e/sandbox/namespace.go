@@ -8,7 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -129,6 +131,31 @@ func (s *Namespace) DialContext(ctx context.Context, network, address string) (c
 		return err
 	})
 	return conn, err
+}
+
+// Get requests a URL from inside the namespace, on a connection of its own.
+func (s *Namespace) Get(ctx context.Context, url string) ([]byte, error) {
+	client := &http.Client{Transport: &http.Transport{DialContext: s.DialContext, DisableKeepAlives: true}}
+	return Get(ctx, client, url)
+}
+
+// Get returns the body of a response with status 200. Any other status is an
+// error.
+func Get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s: %.200s", url, response.Status, body)
+	}
+	return body, err
 }
 
 // Listen listens for TCP inside the namespace.

@@ -21,13 +21,13 @@ import (
 	"github.com/layertrace/layertrace/e2e/cluster"
 )
 
-// call is one call of a Tilt function; arguments that were left out are missing.
+// call is a call of a Tilt function with the given arguments.
 type call struct {
 	name string
 	args map[string]starlark.Value
 }
 
-// text returns an argument as text, "" when it was left out.
+// text returns a string argument, "" without one.
 func (c call) text(name string) string {
 	switch v := c.args[name].(type) {
 	case starlark.String:
@@ -37,7 +37,7 @@ func (c call) text(name string) string {
 	}
 }
 
-// texts returns an argument that is one text or a list of them.
+// texts returns an argument that is a string or a list of strings.
 func (c call) texts(name string) []string {
 	switch v := c.args[name].(type) {
 	case starlark.String:
@@ -55,17 +55,17 @@ func (c call) texts(name string) []string {
 	}
 }
 
-// tiltfile interprets Starlark as Tilt does, with the functions of api alone: a
-// call of another one, or with other arguments, is an error.
+// tiltfile interprets Starlark as Tilt does, with only the functions of api: calling
+// another one, or with other arguments, is an error.
 type tiltfile struct {
 	checkout   string
 	subcommand string            // up or ci
-	settings   map[string]string // what stands behind tilt up --
+	settings   map[string]string // the arguments after tilt up --
 	program    string            // layertrace, to run for local()
 	module     bool              // the Wasm module has been built
 
 	calls   []call
-	objects []*unstructured.Unstructured // what k8s_yaml got
+	objects []*unstructured.Unstructured // of k8s_yaml
 }
 
 func (t *tiltfile) run(name string, source any) error {
@@ -75,7 +75,7 @@ func (t *tiltfile) run(name string, source any) error {
 	return err
 }
 
-// predeclared are the functions of api, those with a dot as members of structs.
+// predeclared returns the functions of api, those with a dot as members of structs.
 func (t *tiltfile) predeclared() starlark.StringDict {
 	top := starlark.StringDict{}
 	members := map[string]starlark.StringDict{
@@ -106,7 +106,7 @@ func (t *tiltfile) call(_ *starlark.Thread, b *starlark.Builtin, args starlark.T
 	c := call{name: b.Name(), args: map[string]starlark.Value{}}
 	names, required := parameters(api[b.Name()])
 	if len(args) > len(names) {
-		return nil, fmt.Errorf("%s: %d arguments, it has %d parameters", b.Name(), len(args), len(names))
+		return nil, fmt.Errorf("%s: %d arguments, but it has %d parameters", b.Name(), len(args), len(names))
 	}
 	for i, v := range args {
 		c.args[names[i]] = v
@@ -134,7 +134,7 @@ func (t *tiltfile) call(_ *starlark.Thread, b *starlark.Builtin, args starlark.T
 	return t.result(c)
 }
 
-// result does what a function does, as far as the Tiltfile depends on it.
+// result implements the functions as far as the Tiltfile depends on them.
 func (t *tiltfile) result(c call) (starlark.Value, error) {
 	switch c.name {
 	case "config.parse":
@@ -170,7 +170,7 @@ func (t *tiltfile) result(c call) (starlark.Value, error) {
 	}
 }
 
-// local runs the commands that the Tiltfile waits for.
+// local runs the commands that the Tiltfile executes.
 func (t *tiltfile) local(c call) (starlark.Value, error) {
 	command := strings.Join(c.texts("command"), " ")
 	switch arguments, ours := strings.CutPrefix(command, "go run ./agent/cmd/layertrace "); {
@@ -188,7 +188,7 @@ func (t *tiltfile) local(c call) (starlark.Value, error) {
 	case command == "sha256sum bin/layertrace.wasm" && t.module:
 		return starlark.String(strings.Repeat("0", 64) + "  bin/layertrace.wasm\n"), nil
 	default:
-		return nil, fmt.Errorf("local(%q): a command that this test does not know", command)
+		return nil, fmt.Errorf("local(%q): unknown command", command)
 	}
 }
 
@@ -220,7 +220,7 @@ func decode(text string) (starlark.Value, error) {
 func encode(v starlark.Value) (starlark.Value, error) {
 	list, ok := v.(*starlark.List)
 	if !ok {
-		return nil, fmt.Errorf("encode_yaml_stream: %s is no list", v.Type())
+		return nil, fmt.Errorf("encode_yaml_stream: %s is not a list", v.Type())
 	}
 	var documents []string
 	for i := range list.Len() {
@@ -237,9 +237,9 @@ func encode(v starlark.Value) (starlark.Value, error) {
 	return starlark.String(strings.Join(documents, "---\n")), nil
 }
 
-// api are Tilt's functions that the Tiltfile may use, with their parameters in
-// order (Tilt's API reference, internal/tiltfile/api of its sources). Those
-// with ? may be left out.
+// api has Tilt's functions that the Tiltfile may use, with their parameters in order
+// (Tilt's API reference, internal/tiltfile/api of its sources). Those with ? are
+// optional.
 var api = map[string]string{
 	"allow_k8s_contexts": "contexts",
 	"blob":               "contents",

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package tilt interprets the Tiltfile without Tilt: with the functions that
-// Tilt declares, and none besides.
+// Package tilt interprets the Tiltfile without Tilt, with only the functions that Tilt
+// declares.
 package tilt
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,11 +20,14 @@ import (
 	"github.com/layertrace/layertrace/e2e/provision"
 )
 
-var program string // layertrace
+var program string // layertrace; not built with -short
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if flag.Parse(); testing.Short() {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "layertrace-tilt-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -40,9 +44,18 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
+// needsProgram skips a test for which layertrace has to be built.
+func needsProgram(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("layertrace is built for it: not with -short")
+	}
+}
+
 // interpret runs the Tiltfile.
 func interpret(t *testing.T, subcommand string, settings map[string]string) *tiltfile {
 	t.Helper()
+	needsProgram(t)
 	checkout, err := provision.Checkout()
 	if err != nil {
 		t.Fatal(err)
@@ -68,8 +81,8 @@ func (t *tiltfile) object(kind, name string) *unstructured.Unstructured {
 	return nil
 }
 
-// resources returns the names of all of Tilt's resources: those declared, and one
-// for each workload.
+// resources returns the names of all Tilt resources: the declared ones and one per
+// workload.
 func (t *tiltfile) resources() map[string]bool {
 	all := map[string]bool{}
 	for _, c := range t.of("local_resource") {
@@ -86,7 +99,7 @@ func (t *tiltfile) resources() map[string]bool {
 	return all
 }
 
-// Every way, and tilt ci, can be interpreted, and what refers to something finds it.
+// The Tiltfile runs with every method, in tilt up and tilt ci, and its references exist.
 func TestTiltfile(t *testing.T) {
 	for _, subcommand := range []string{"up", "ci"} {
 		for _, reorder := range []string{"", "wasmplugin", "envoyfilter", "lua", "none"} {
@@ -120,16 +133,16 @@ func checkReferences(t *testing.T, f *tiltfile) {
 	for _, c := range f.calls {
 		for _, dep := range c.texts("resource_deps") {
 			if !resources[dep] {
-				t.Errorf("%s %s%s depends on %s, which is not there", c.name, c.text("name"), c.text("workload"), dep)
+				t.Errorf("%s %s%s depends on %s, which does not exist", c.name, c.text("name"), c.text("workload"), dep)
 			}
 		}
 		for _, o := range c.texts("objects") {
 			if !objects[o] {
-				t.Errorf("k8s_resource %s names %s, which is not there", c.text("new_name"), o)
+				t.Errorf("k8s_resource %s refers to %s, which does not exist", c.text("new_name"), o)
 			}
 		}
 		if w := c.text("workload"); w != "" && !resources[w] {
-			t.Errorf("k8s_resource for %s, which is no workload", w)
+			t.Errorf("k8s_resource for %s, which is not a workload", w)
 		}
 		if c.name != "local_resource" {
 			continue
@@ -142,12 +155,12 @@ func checkReferences(t *testing.T, f *tiltfile) {
 	}
 }
 
-// checkImages: what is built is used, by its name, and updated live.
+// checkImages checks that pods use every built image by its name, with live updates.
 func checkImages(t *testing.T, f *tiltfile) {
 	t.Helper()
 	builds := f.of("docker_build")
 	if len(builds) == 0 {
-		t.Error("no image is built")
+		t.Error("no image to build")
 	}
 	for _, b := range builds {
 		used := false
@@ -166,17 +179,17 @@ func checkImages(t *testing.T, f *tiltfile) {
 			t.Errorf("no pod uses image %s", b.text("ref"))
 		}
 		if steps, ok := b.args["live_update"].(*starlark.List); !ok || steps.Len() == 0 {
-			t.Errorf("%s is not updated live", b.text("ref"))
+			t.Errorf("no live update of %s", b.text("ref"))
 		}
 	}
 }
 
-// The parts that the loop is for.
+// The parts of the development loop.
 func TestParts(t *testing.T) {
 	f := interpret(t, "up", nil)
 	for _, name := range []string{"productpage-v1", "details-v1", "reviews-v1", "reviews-v2", "reviews-v3", "ratings-v1", "jaeger", "layertrace-agent"} {
 		if !f.resources()[name] {
-			t.Errorf("there is no %s", name)
+			t.Errorf("no %s", name)
 		}
 	}
 	var forwards []string
@@ -203,11 +216,11 @@ func TestParts(t *testing.T) {
 	}
 	readOnly, _, err := unstructured.NestedSlice(f.object("DaemonSet", "layertrace-agent").Object, "spec", "template", "spec", "containers")
 	if err != nil || readOnly[0].(map[string]any)["securityContext"].(map[string]any)["readOnlyRootFilesystem"] != false {
-		t.Error("a new agent cannot be put into a read-only file system")
+		t.Error("a live update cannot write the agent to a read-only file system")
 	}
 }
 
-// tilt ci sends traffic and checks by itself; tilt up leaves that to the user.
+// tilt ci sends traffic and checks it; tilt up leaves that to the user.
 func TestCIChecks(t *testing.T) {
 	checks := func(c call) bool {
 		return c.text("name") == "check" && strings.Contains(c.text("cmd"), "layertrace status")
@@ -220,17 +233,18 @@ func TestCIChecks(t *testing.T) {
 	}
 }
 
-// What Tilt does not have is refused, and so is a way that there is not.
+// Functions that Tilt does not have, and unknown methods, are errors.
 func TestRefusals(t *testing.T) {
+	needsProgram(t)
 	for source, want := range map[string]string{
 		"k8s_yml('x')":                             "undefined: k8s_yml",
 		"k8s_resource('x', port_forward=1)":        "no parameter port_forward",
 		"docker_build('x')":                        "context is missing",
-		"sync('a', 'b', 'c')":                      "it has 2 parameters",
+		"sync('a', 'b', 'c')":                      "but it has 2 parameters",
 		"sync('a', local_path='b')":                "given twice",
 		"config.define_float('x')":                 "no .define_float",
 		"v1alpha1.ui_knob(name='x')":               "no .ui_knob",
-		"local('rm -rf build')":                    "does not know",
+		"local('rm -rf build')":                    "unknown command",
 		"fail('no')":                               "no",
 		"k8s_yaml(blob('a: b'))\nk8s_yaml('c: :')": "",
 	} {
@@ -249,7 +263,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// toStarlark turns what a YAML reader returns into Starlark's values.
+// toStarlark converts decoded YAML to Starlark values.
 func toStarlark(v any) (starlark.Value, error) {
 	switch v := v.(type) {
 	case nil:
@@ -288,7 +302,7 @@ func toStarlark(v any) (starlark.Value, error) {
 	}
 }
 
-// fromStarlark is the way back.
+// fromStarlark converts a Starlark value to a value for YAML.
 func fromStarlark(v starlark.Value) (any, error) {
 	switch v := v.(type) {
 	case starlark.NoneType:
@@ -298,7 +312,7 @@ func fromStarlark(v starlark.Value) (any, error) {
 	case starlark.Int:
 		n, ok := v.Int64()
 		if !ok {
-			return nil, fmt.Errorf("%s is too great", v)
+			return nil, fmt.Errorf("%s is too large", v)
 		}
 		return n, nil
 	case starlark.Float:
@@ -319,7 +333,7 @@ func fromStarlark(v starlark.Value) (any, error) {
 		for _, item := range v.Items() {
 			key, ok := item[0].(starlark.String)
 			if !ok {
-				return nil, fmt.Errorf("key %s is no text", item[0])
+				return nil, fmt.Errorf("key %s is not a string", item[0])
 			}
 			var err error
 			if object[string(key)], err = fromStarlark(item[1]); err != nil {

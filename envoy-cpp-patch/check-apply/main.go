@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command check-apply tells whether the patches still fit the Envoy releases
-// that ENVOY_VERSION names as supported:
+// Command check-apply checks that the patches fit the Envoy releases that
+// ENVOY_VERSION names as supported:
 //
 //	go run ./envoy-cpp-patch/check-apply ENVOY-SOURCE-TREE...
 //
-// Give one source tree (a checkout or an unpacked archive) per supported
-// release; further ones, such as that of a release to move to, are checked as
-// well. It changes nothing, and fails if the patches do not fit a tree or a
-// supported release is missing.
+// It takes one source tree (a checkout or an unpacked archive) per supported
+// release, and further ones, such as that of a future release. It changes nothing,
+// and fails if the patches do not fit a tree or a supported release is missing.
 package main
 
 import (
@@ -61,7 +60,7 @@ func run(out io.Writer, dir string, trees []string) error {
 	}
 	switch {
 	case bad > 0:
-		return fmt.Errorf("%d of %d source trees do not take the patches", bad, len(trees))
+		return fmt.Errorf("%d of %d source trees: the patches do not apply", bad, len(trees))
 	case len(missing) > 0:
 		return fmt.Errorf("no source tree given for the supported releases %v", missing)
 	}

@@ -21,8 +21,8 @@ func TestRunRefuses(t *testing.T) {
 		want  string
 	}{
 		"no source tree":          {"..", nil, "no source tree given for the supported releases"},
-		"an empty directory":      {"..", []string{empty}, "is no Envoy source tree"},
-		"a tree that is no match": {"..", []string{foreign}, "1 of 1 source trees do not take the patches"},
+		"an empty directory":      {"..", []string{empty}, "is not an Envoy source tree"},
+		"a tree that is no match": {"..", []string{foreign}, "1 of 1 source trees: the patches do not apply"},
 		"no patches":              {empty, nil, "ENVOY_VERSION"},
 	} {
 		var out strings.Builder

@@ -35,8 +35,8 @@ type wireExchange struct {
 	Interface    int            `json:"interface,omitempty"`
 }
 
-// MarshalJSON writes the exchange as one JSON object: IDs in lower-case hex,
-// trace IDs padded to 32 digits, times in ns, sizes in bytes.
+// MarshalJSON encodes the exchange as one JSON object, with IDs in lower-case hex, trace
+// IDs padded to 32 digits, times in ns, and sizes in bytes.
 func (o Observation) MarshalJSON() ([]byte, error) {
 	w := wireExchange{
 		TraceID:      o.Context.TraceID.String(),
@@ -59,8 +59,8 @@ func (o Observation) MarshalJSON() ([]byte, error) {
 	return json.Marshal(w)
 }
 
-// UnmarshalJSON reads what MarshalJSON wrote. Packets and OptionTime are not
-// part of the JSON form and stay 0.
+// UnmarshalJSON is the inverse of MarshalJSON. The JSON form has no Packets and no
+// OptionTime.
 func (o *Observation) UnmarshalJSON(data []byte) error {
 	var w wireExchange
 	if err := json.Unmarshal(data, &w); err != nil {

@@ -38,7 +38,7 @@ func sample() Observation {
 	}
 }
 
-// The form is fixed: other programs read it.
+// The JSON form is stable: other programs read it.
 func TestJSONForm(t *testing.T) {
 	const want = `{"trace_id":"0000000000000000844800000000009c","span_id":"b700000000000031","sampled":true,` +
 		`"format":"b3multi","client":"10.0.0.1:40000","server":"[fd00::2]:9080",` +
@@ -85,7 +85,7 @@ func TestJSONRefuses(t *testing.T) {
 	} {
 		var x Observation
 		if err := json.Unmarshal([]byte(strings.Replace(string(good), old, bad, 1)), &x); err == nil {
-			t.Errorf("%s instead of %s was taken", bad, old)
+			t.Errorf("%s instead of %s was accepted", bad, old)
 		}
 	}
 }

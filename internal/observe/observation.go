@@ -1,40 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package observe holds the one record that flows through layertrace, from the
-// kernel to the verdict: an Observation is an HTTP request and its response (an
-// exchange) as one capture point, an interface or a socket, saw it. It also has
-// the words that all parts share: capture points, layers, flags.
+// Package observe has the type that flows through layertrace, from the kernel to the
+// verdict: an Observation is an exchange (an HTTP request and its response) as one
+// capture point, an interface or a socket, saw it. The package also defines the words
+// that all parts share: capture points, layers, flags.
 package observe
 
 import (
 	"encoding/hex"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// Observation is one exchange at one capture point. Its parts become known at
-// different times: the probe sets what the packets show, the agent adds Point
-// and Peers, and the trace context can come from elsewhere than the times. All
-// times are in ns: CLOCK_MONOTONIC of the node from a probe or a span, Unix time
-// from a packet capture.
+// Observation is one exchange at one capture point. Its parts are set at different
+// times: the probe sets what the packets show, the agent adds Point and Peers, and
+// Context is zero until it is known, which can be after the times. All times are in
+// ns: CLOCK_MONOTONIC of the node from a probe or a span, Unix time from a packet
+// capture.
 type Observation struct {
 	// Key is the connection and stream: the exchanges of a Key follow one another.
 	Key
 	// Context is the request's trace context.
 	Context Context
-	// Point is where the exchange was seen, nil before it is resolved from
-	// Interface or Socket. Observations of a point share it: never change it.
+	// Point is the capture point, nil until it is resolved from Interface or Socket.
+	// Observations of a point share it: never modify it.
 	Point *Point
-	// Interface is the index of the network interface in the network namespace
-	// of the probe, 0 at a socket; from a packet capture the file's interface.
+	// Interface is the index of the network interface in the probe's network
+	// namespace, 0 at a socket; from a packet capture, the interface in the file.
 	Interface int
 	// Direction is the direction of the request through the interface.
 	Direction Direction
-	// Socket is set when the capture point is a socket. Client and Server are
-	// then the ends as the socket knows them: before address translation on the
-	// way out, after it on the way in.
+	// Socket is set when the capture point is a socket. Client and Server are then the
+	// endpoints that the socket knows: before address translation of what it sends,
+	// after that of what it receives.
 	Socket *Socket
 	// Request and Response hold the times and sizes of both messages.
 	Request, Response Message
@@ -46,76 +47,76 @@ type Observation struct {
 	// OptionTime is the sender's time in the option: ns of its monotonic clock
 	// (paper), or that clock's low 32 bits of µs (compact). 0 without option.
 	OptionTime uint64
-	// Retransmits counts the TCP segments, of both messages, that were seen again.
+	// Retransmits counts the TCP segments of both messages that were seen again.
 	Retransmits uint32
-	// Drops counts the packets of the connection that the kernel dropped here
-	// while the exchange was open. DropReason is the reason of the last one: a
-	// name of enum skb_drop_reason (include/net/dropreason-core.h) without its
-	// prefix, in lower case, or its number in a kernel that names it otherwise.
+	// Drops counts the packets of the connection that the kernel dropped here while
+	// the exchange was open. DropReason is the reason of the last one: a name of enum
+	// skb_drop_reason (include/net/dropreason-core.h) without prefix in lower case,
+	// or a number that this kernel has no name for.
 	Drops      uint32
 	DropReason string
-	// Flags has remarks about what was unusual.
+	// Flags are remarks about unusual events.
 	Flags Flags
-	// Peers are the names of both ends, where they are known.
+	// Peers are the names of both endpoints, as far as they are known.
 	Peers Peers
-	// Wall is the Unix time in ns of the earliest byte, for display only; 0
-	// before the observation was stored.
+	// Wall is the Unix time in ns of the earliest byte, for display only. It is 0
+	// until the observation is stored.
 	Wall int64
 }
 
-// Key names the exchanges of a capture point that follow one another.
+// Key identifies a connection and stream, on which exchanges follow one another.
 type Key struct {
-	// Client sent the request, Server the response, as seen at the point.
+	// Client sent the request and Server the response, as seen at the point.
 	Client, Server netip.AddrPort
 	// Stream is the HTTP/2 stream; 0 on an HTTP/1 connection.
 	Stream uint32
 }
 
-// Context is the trace context of a request, and where it was found.
+// Context is the trace context of a request and the place where it was found.
 type Context struct {
 	tracecontext.Context
-	// HeaderOffset is the offset of the line in which the context began, in
-	// bytes from the start of the request.
+	// HeaderOffset is the offset in bytes from the start of the request to the line in
+	// which the context begins.
 	HeaderOffset uint32
 }
 
 // Message is the request or the response of an exchange.
 type Message struct {
-	// First and Last are the times of the first and the last byte at the
-	// capture point. Both are 0 when nothing of the message was seen.
+	// First and Last are the times of the first and the last byte at the capture
+	// point. Both are 0 if nothing of the message was seen.
 	First, Last uint64
 	// Bytes is the TCP payload, HTTP head included, without retransmissions.
 	Bytes uint64
-	// Packets is the number of TCP segments with payload as this point saw
-	// them; a segment that offloading merged counts once.
+	// Packets is the number of TCP segments with payload as seen here: a segment that
+	// offloading merged counts once.
 	Packets uint32
-	// App is when the application wrote the message (at the sender's socket) or
-	// read it (at the receiver's). Only at a socket.
+	// App is when the application wrote the message (at the sender's socket) or read
+	// it (at the receiver's). It is set at sockets only.
 	App Extent
-	// Tx is when the driver began to transmit the message. Only at an interface,
-	// of the message that leaves through it.
+	// Tx is when the driver began to transmit the message. It is set at interfaces
+	// only, for the message that leaves through the interface.
 	Tx Extent
-	// Acknowledged is when the peer's TCP had acknowledged the last byte; known
-	// only at the socket that sent the message. 0: not before the exchange ended.
+	// Acknowledged is when the peer's TCP acknowledged the last byte. It is set at the
+	// socket that sent the message only, and 0 if the exchange ended before.
 	Acknowledged uint64
 }
 
-// Extent is the time of a message's first and last byte; 0: unknown.
+// Extent is the time of a message's first and last byte, 0 if unknown.
 type Extent struct{ First, Last uint64 }
 
-// Socket is what only a socket knows of an exchange.
+// Socket is what only a socket knows about an exchange.
 type Socket struct {
-	// Cookie names the socket on its machine (SO_COOKIE, socket(7)).
+	// Cookie identifies the socket on its node (SO_COOKIE, socket(7)).
 	Cookie uint64
-	// Netns is the inode number of its network namespace, as in
-	// /proc/PID/ns/net; 0 when unknown.
+	// Netns is the inode number of its network namespace, as in /proc/PID/ns/net, 0 if
+	// unknown.
 	Netns uint32
-	// UID is the user that made the socket.
+	// UID is the user that created the socket.
 	UID uint32
-	// Client is set at the socket that sent the request.
+	// Client is set for the socket that sent the request.
 	Client bool
-	// SRTT is TCP's smoothed round-trip time in ns when it was last read, 0
-	// before the first measurement.
+	// SRTT is TCP's last smoothed round-trip time in ns, 0 before the first
+	// measurement.
 	SRTT uint64
 	// ZeroWindows counts the TCP segments that announced a receive window of 0.
 	ZeroWindows uint32
@@ -125,8 +126,7 @@ type Socket struct {
 // kernel's traffic control layer names it.
 type Direction uint8
 
-// Directions. DirectionUnknown is what a packet capture without interface
-// information gives.
+// Directions. A packet capture without interface information has DirectionUnknown.
 const (
 	DirectionUnknown Direction = iota
 	DirectionIngress
@@ -148,9 +148,8 @@ func (d Direction) String() string {
 // ConnectionIDHex returns the connection ID in lower-case hex, "" without one.
 func (o *Observation) ConnectionIDHex() string { return hex.EncodeToString(o.ConnectionID) }
 
-// Extent returns the first and the last time at which anything of the exchange
-// was seen: usually the request's first and the response's last byte. Both are 0
-// without any time.
+// Extent returns the first and the last time of the exchange, usually of the request's
+// first and the response's last byte. Both are 0 without any time.
 func (o *Observation) Extent() (start, end uint64) {
 	for _, t := range [...]uint64{
 		o.Request.First, o.Request.Last, o.Response.First, o.Response.Last,
@@ -172,28 +171,28 @@ func (o *Observation) Extent() (start, end uint64) {
 // BPF side (bpf/include/exchange.h, enum exchange_flag).
 type Flags uint32
 
-// What can be unusual about an exchange.
+// Flags of an exchange.
 const (
-	// FlagNoResponse: nothing of a final response was seen.
+	// FlagNoResponse: no final response was seen.
 	FlagNoResponse Flags = 1 << iota
-	// FlagPipelined: a request followed before this one's response, or this
-	// one followed so; response times are left out where they are not sure.
+	// FlagPipelined: this request or the next was sent before the response to the one
+	// before. Uncertain response times are not set.
 	FlagPipelined
-	// FlagOutOfOrder: segments passed in another order than they were sent.
+	// FlagOutOfOrder: segments passed in a different order than they were sent.
 	FlagOutOfOrder
 	// FlagInterim: an interim (1xx) response came before the final one.
 	FlagInterim
-	// FlagReset: the connection ended by RST before the exchange was over.
+	// FlagReset: RST ended the connection before the exchange was complete.
 	FlagReset
-	// FlagIdle: given up after the request timeout without an end.
+	// FlagIdle: the exchange was not complete within the request timeout.
 	FlagIdle
-	// FlagMalformed: a malformed trace context stood before the one used.
+	// FlagMalformed: a malformed trace context came before the one used.
 	FlagMalformed
-	// FlagMultiSegment: the context was found behind the first segment.
+	// FlagMultiSegment: the context was found after the first segment.
 	FlagMultiSegment
-	// FlagOptionLost: the connection's SYN had the TCP option, the request not.
+	// FlagOptionLost: the connection's SYN had the TCP option, but the request had not.
 	FlagOptionLost
-	// FlagUpgraded: status 101; what follows is not HTTP/1.
+	// FlagUpgraded: status 101. The connection is not HTTP/1 any more.
 	FlagUpgraded
 )
 
@@ -216,8 +215,8 @@ func (f Flags) Names() []string {
 // FlagNames returns the names of all flags.
 func FlagNames() []string { return flagNames }
 
-// FlagsOf returns the flags with the names. Names that are not known are left
-// out: a later version has more.
+// FlagsOf returns the flags with the names. It ignores unknown names, which are of
+// later versions.
 func FlagsOf(names []string) Flags {
 	var f Flags
 	for i, name := range flagNames {
@@ -226,4 +225,132 @@ func FlagsOf(names []string) Flags {
 		}
 	}
 	return f
+}
+
+// Point is a capture point: an interface, or the sockets of a process in a pod.
+type Point struct {
+	// ID stays the same while the interface exists, across renames and restarts of the
+	// agent; see InterfacePointID and SocketPointID.
+	ID   string
+	Kind Kind
+	// Node is the name of the node that the agent runs on.
+	Node string
+	// Interface is the present name of the interface, "" at a socket.
+	Interface string
+	// Process owns the sockets; UnknownProcess at an interface.
+	Process Process
+	// Workload is at the other end of the interface, or owns the socket. It is empty at
+	// a physical interface and if it is unknown: Service then returns the node.
+	Workload Workload
+}
+
+// Kind is the kind of a capture point.
+type Kind string
+
+// Kinds of capture points.
+const (
+	// KindSocket: the sockets of a process in a pod.
+	KindSocket Kind = "socket"
+	// KindVNIC: the host end of a pod's interface.
+	KindVNIC Kind = "vnic"
+	// KindPNIC: a physical interface of a node.
+	KindPNIC Kind = "pnic"
+)
+
+// Process is the owner of a socket in a pod.
+type Process string
+
+// Processes. Every interface has UnknownProcess, and so has a socket in a pod whose
+// sidecar is unknown.
+const (
+	UnknownProcess Process = ""
+	Sidecar        Process = "sidecar"
+	AppProcess     Process = "application"
+)
+
+// Workload is what users call the service.
+type Workload struct {
+	// Service is the workload's name, such as reviews.
+	Service string `json:"service"`
+	// Namespace and Pod are the names in Kubernetes, "" elsewhere.
+	Namespace string `json:"namespace,omitempty"`
+	Pod       string `json:"pod,omitempty"`
+	// Node is the node that the workload runs on.
+	Node string `json:"node,omitempty"`
+	// PodUID, and the Kind and Name of the pod's controller (Deployment reviews-v2),
+	// come from a cluster only.
+	PodUID string `json:"-"`
+	Kind   string `json:"-"`
+	Name   string `json:"-"`
+}
+
+// Peer is the owner of one endpoint's address. Node is set only if the address belongs
+// to a node and not to a workload.
+type Peer struct{ Service, Node string }
+
+// Peers are the owners of both endpoints' addresses, as seen at the capture point.
+type Peers struct{ Client, Server Peer }
+
+// InterfacePointID identifies the interface with an index on a node. The index survives
+// renames and is not reused while the node is up.
+func InterfacePointID(node string, index int) string { return node + "/" + strconv.Itoa(index) }
+
+// SocketPointID identifies the sockets of a process in a network namespace on a node,
+// by the namespace's inode number.
+func SocketPointID(node string, netns uint32, process Process) string {
+	return node + "/netns/" + strconv.FormatUint(uint64(netns), 10) + "/" + string(process)
+}
+
+// Service returns the service name of the point's spans: the workload's or the node's.
+func (p *Point) Service() string {
+	if p.Workload.Service != "" {
+		return p.Workload.Service
+	}
+	return p.Node
+}
+
+// SpanName returns the name of the point's spans (the paper, section 6): a vNIC's is
+// <service>_<interface>, a pNIC's <node>_<interface>, a socket's
+// <service>_<process>.
+func (p *Point) SpanName() string {
+	if p.Kind == KindSocket {
+		return p.Service() + "_" + string(p.Process)
+	}
+	return p.Service() + "_" + p.Interface
+}
+
+// Layer is what a segment of a request's time is attributed to. The terms are those of
+// the paper.
+type Layer string
+
+// The layers, from the process outward.
+const (
+	// Application: between reading a request and writing its response, in the
+	// application or its sidecar.
+	Application Layer = "application"
+	// ProtocolStack: between a process and the host end of its pod's interface:
+	// queues of sockets, TCP, the pod's own interface; and loopback in a pod.
+	ProtocolStack Layer = "protocol-stack"
+	// VirtualNetwork: between the pods' interfaces and the node's physical one.
+	VirtualNetwork Layer = "virtual-network"
+	// NodeDriver: the queue of the node's physical interface, up to its driver.
+	NodeDriver Layer = "node-driver"
+	// RelayNetwork: between the physical interfaces of two nodes.
+	RelayNetwork Layer = "relay-network"
+	// NoLayer is the verdict when no layer is slower than the baseline.
+	NoLayer Layer = "none"
+)
+
+// layerTitles are the names of the layers in text.
+var layerTitles = map[Layer]string{
+	Application: "application", ProtocolStack: "protocol stack", VirtualNetwork: "virtual network",
+	NodeDriver: "node driver", RelayNetwork: "relay network", NoLayer: "none",
+}
+
+// Title returns the name of the layer in text, such as "protocol stack".
+func (l Layer) Title() string {
+	if title, ok := layerTitles[l]; ok {
+		return title
+	}
+	return string(l)
 }

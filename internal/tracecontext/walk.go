@@ -11,6 +11,13 @@ import (
 // DeepMaxLine is Options.MaxLine of the deep search.
 const DeepMaxLine = formats.DeepMaxLine
 
+// Default windows in bytes: of the search in a request's first segment, and of the
+// deep search in any number of segments.
+const (
+	DefaultPrefixWindow = 1024
+	DefaultDeepWindow   = 65536
+)
+
 // Options limit the search of Parse.
 type Options struct {
 	// Window is the number of bytes searched; 0: all.

@@ -4,6 +4,7 @@ package reorder
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -28,7 +29,7 @@ func TestFrontProperties(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lists := NewLists(names)
+	list := NewList(names)
 	const seed = 7
 	random := rand.New(rand.NewPCG(seed, seed))
 	for range 20_000 {
@@ -36,7 +37,7 @@ func TestFrontProperties(t *testing.T) {
 		for i := range in {
 			in[i] = [2]string{pool[random.IntN(len(pool))], strconv.Itoa(i)}
 		}
-		out := checkFront(t, lists, in)
+		out := checkReorder(t, list, in)
 		for name, keep := range map[string]func(string) bool{
 			"ordinary headers":        func(n string) bool { return !names.Has(n) && n != "tracestate" && !isHead(n) },
 			"trace headers":           names.Has,
@@ -55,34 +56,34 @@ func TestFrontProperties(t *testing.T) {
 	}
 }
 
-// checkFront runs Front on one list: the result is the model's, the outcome fits,
+// checkReorder runs Reorder on one list: the result is the model's, the outcome fits,
 // a second run has nothing to do, and the argument is not written to.
-func checkFront(t *testing.T, lists *Lists, in [][2]string) [][2]string {
+func checkReorder(t *testing.T, list *List, in [][2]string) [][2]string {
 	t.Helper()
 	pairs := encode(in)
-	result, outcome := lists.Front(pairs)
+	result, outcome := list.Reorder(pairs)
 	if !bytes.Equal(pairs, encode(in)) {
-		t.Fatalf("Front(%v) wrote to its argument", in)
+		t.Fatalf("Reorder(%v) wrote to its argument", in)
 	}
 	out := in
-	if outcome == Moved {
+	if outcome == Reordered {
 		out = decode(result)
 	}
-	if diff := cmp.Diff(modelFront(lists.names, in), out, cmpopts.EquateEmpty()); diff != "" {
-		t.Fatalf("Front(%v) (-model +got):\n%s", in, diff)
+	if diff := cmp.Diff(modelReorder(list.names, in), out, cmpopts.EquateEmpty()); diff != "" {
+		t.Fatalf("Reorder(%v) (-model +got):\n%s", in, diff)
 	}
-	want := InFront
+	want := AlreadyFirst
 	switch {
-	case !slices.ContainsFunc(in, func(h [2]string) bool { return lists.names.Has(h[0]) }):
-		want = Absent
+	case !slices.ContainsFunc(in, func(h [2]string) bool { return list.names.Has(h[0]) }):
+		want = NoContext
 	case !slices.Equal(in, out):
-		want = Moved
+		want = Reordered
 	}
 	if outcome != want {
-		t.Fatalf("Front(%v) = %v says %v, want %v", in, out, outcome, want)
+		t.Fatalf("Reorder(%v) = %v says %v, want %v", in, out, outcome, want)
 	}
-	if again, outcome := front(lists, out); outcome == Moved {
-		t.Fatalf("Front is not idempotent: %v, then %v, then %v", in, out, again)
+	if again, outcome := reordered(list, out); outcome == Reordered {
+		t.Fatalf("Reorder is not idempotent: %v, then %v, then %v", in, out, again)
 	}
 	return out
 }
@@ -107,12 +108,12 @@ func checkGroups(t *testing.T, names *Names, out [][2]string) {
 		switch {
 		case isHead(h[0]):
 			if strings.HasPrefix(h[0], ":") && (ordinary || traced) {
-				t.Fatalf("%s stands behind others: %v", h[0], out)
+				t.Fatalf("%s follows others: %v", h[0], out)
 			}
 		case names.Has(h[0]):
 			traced = true
 			if ordinary {
-				t.Fatalf("%s stands behind an ordinary header: %v", h[0], out)
+				t.Fatalf("%s follows an ordinary header: %v", h[0], out)
 			}
 		case h[0] != "tracestate":
 			ordinary = true
@@ -121,3 +122,132 @@ func checkGroups(t *testing.T, names *Names, out [][2]string) {
 }
 
 func isHead(name string) bool { return strings.HasPrefix(name, ":") || name == "host" }
+
+// modelReorder is Reorder again, written to be read: on name/value pairs,
+// group by group. Reorder must return the same.
+func modelReorder(n *Names, headers [][2]string) [][2]string {
+	if !slices.ContainsFunc(headers, func(h [2]string) bool { return n.Has(h[0]) }) {
+		return headers
+	}
+	lastParent := -1
+	leading := 0
+	for i, h := range headers {
+		if strings.EqualFold(h[0], traceparent) && n.Has(traceparent) {
+			lastParent = i
+		}
+		if leading == i && (strings.HasPrefix(h[0], ":") || strings.EqualFold(h[0], "host")) {
+			leading++
+		}
+	}
+	group := func(i int) class {
+		switch name := headers[i][0]; {
+		case i < leading, strings.HasPrefix(name, ":"):
+			return head
+		case strings.EqualFold(name, tracestate) && lastParent >= 0:
+			return state
+		case n.Has(name):
+			return trace
+		}
+		return rest
+	}
+	pick := func(c class) (list [][2]string) {
+		for i, h := range headers {
+			if group(i) == c {
+				list = append(list, h)
+			}
+			if i == lastParent && c == trace {
+				list = append(list, stateMark)
+			}
+		}
+		return list
+	}
+	out := slices.Concat(pick(head), pick(trace), pick(rest))
+	if at := slices.Index(out, stateMark); at >= 0 {
+		out = slices.Replace(out, at, at+1, pick(state)...)
+	}
+	return out
+}
+
+// stateMark stands where the tracestate headers belong. No header has this name.
+var stateMark = [2]string{"\x00", ""}
+
+// encode returns headers in the form that Reorder reads.
+func encode(headers [][2]string) []byte {
+	out := binary.LittleEndian.AppendUint32(nil, uint32(len(headers)))
+	for _, h := range headers {
+		out = binary.LittleEndian.AppendUint32(out, uint32(len(h[0])))
+		out = binary.LittleEndian.AppendUint32(out, uint32(len(h[1])))
+	}
+	for _, h := range headers {
+		out = append(out, h[0]+"\x00"+h[1]+"\x00"...)
+	}
+	return out
+}
+
+// decode undoes encode.
+func decode(pairs []byte) [][2]string {
+	headers := make([][2]string, binary.LittleEndian.Uint32(pairs))
+	sizes, data := pairs[4:], pairs[4+8*len(headers):]
+	for i := range headers {
+		for part := range 2 {
+			size := binary.LittleEndian.Uint32(sizes)
+			headers[i][part] = string(data[:size])
+			sizes, data = sizes[4:], data[size+1:]
+		}
+	}
+	return headers
+}
+
+// front runs l on headers and returns its result in the same form; headers
+// themselves where nothing moved.
+func reordered(l *List, headers [][2]string) ([][2]string, Outcome) {
+	out, outcome := l.Reorder(encode(headers))
+	if outcome != Reordered {
+		return headers, outcome
+	}
+	return decode(out), Reordered
+}
+
+// FuzzFront gives any bytes to what runs inside the proxy: nothing of it may
+// panic, and a result has the size and the bytes of what came in.
+func FuzzFront(f *testing.F) {
+	for _, text := range []string{
+		"", ":path=/ x=1 b3=0", "x=1 traceparent=p tracestate= tracestate=s host=a",
+		":authority=a x-request-id=1 x-envoy-decorator-operation=o",
+	} {
+		f.Add(encode(headers(text)))
+	}
+	f.Add([]byte{255, 255, 255, 255, 0, 0, 0, 0})
+	names, err := NewNames(nil, []string{"x-own"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	list := NewList(names)
+	f.Fuzz(func(t *testing.T, pairs []byte) {
+		before := slices.Clone(pairs)
+		out, outcome := list.Reorder(pairs)
+		if !bytes.Equal(pairs, before) {
+			t.Fatalf("Reorder wrote to its argument %q", before)
+		}
+		switch outcome {
+		case Reordered:
+			if !slices.Equal(sorted(pairs), sorted(out)) {
+				t.Fatalf("Reorder(%q) = %q, which has other bytes", pairs, out)
+			}
+			if _, again := list.Reorder(out); again != AlreadyFirst {
+				t.Fatalf("Reorder is not idempotent: %q, then %v", out, again)
+			}
+		case NoContext:
+			with := slices.Clone(list.Insert(pairs, [][2]string{{"b3", "0"}}))
+			if _, outcome := list.Reorder(with); outcome != AlreadyFirst && outcome != Reordered {
+				t.Fatalf("Insert into %q gives %q, of which Reorder says %v", pairs, with, outcome)
+			}
+		}
+	})
+}
+
+func sorted(b []byte) []byte {
+	b = slices.Clone(b)
+	slices.Sort(b)
+	return b
+}

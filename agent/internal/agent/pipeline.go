@@ -129,9 +129,11 @@ func (p *pipeline) run(observations <-chan observe.Observation, points *registry
 	defer purge.Stop()
 	defer check.Stop()
 	handle := func(o *observe.Observation) { p.handle(o, points) }
+	var o observe.Observation // one for all: no part keeps a pointer to it
+	var ok bool
 	for {
 		select {
-		case o, ok := <-observations:
+		case o, ok = <-observations:
 			if !ok {
 				p.pending.releaseAll(handle)
 				if p.layers != nil {

@@ -8,11 +8,11 @@ import (
 	"os"
 	"runtime/debug"
 
-	"github.com/spf13/cobra"
-
 	"github.com/layertrace/layertrace/agent/internal/agent"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/doctor"
+	"github.com/layertrace/layertrace/agent/internal/probe"
+	"github.com/spf13/cobra"
 )
 
 func newAgent() *cobra.Command {
@@ -67,5 +67,36 @@ const gcPercent = 200
 func setGCPercent() {
 	if _, set := os.LookupEnv("GOGC"); !set {
 		debug.SetGCPercent(gcPercent)
+	}
+}
+
+func openProbe(cfg *config.Config, log *slog.Logger) (agent.Probe, error) {
+	p, err := probe.Open(probeOptions(cfg, log))
+	if err != nil {
+		return nil, err // not p, which would be a non-nil interface
+	}
+	return p, nil
+}
+
+func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
+	return probe.Options{
+		Mode:             cfg.Mode,
+		Ports:            cfg.Ports,
+		PrefixWindow:     cfg.PrefixWindow,
+		Deep:             cfg.Deep,
+		DeepWindow:       cfg.DeepWindow,
+		ContextHeaders:   cfg.ContextHeaders,
+		MaxConnections:   cfg.MaxConnections,
+		RingBytes:        cfg.RingBytes,
+		ReadInterval:     cfg.ReadInterval,
+		IdleTimeout:      cfg.IdleTimeout,
+		RequestTimeout:   cfg.RequestTimeout,
+		TrustedPrefixes:  cfg.TrustedPrefixes,
+		TCPOption:        cfg.TCPOption,
+		TCPOptionCgroups: cfg.TCPOptionCgroups,
+		TCPOptionPorts:   cfg.TCPOptionPorts,
+		SocketCgroups:    cfg.SocketCgroups,
+		Drivers:          cfg.Layers(),
+		Log:              log,
 	}
 }

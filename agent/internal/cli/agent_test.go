@@ -54,7 +54,7 @@ func checkExchange(t *testing.T, line string, i int) {
 
 // programs counts the TCX programs at an interface of s, -1 without TCX.
 func programs(s *space, index int) (n int) {
-	s.inside(func() error {
+	s.Do(func() error {
 		for _, attach := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
 			q, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: attach})
 			if err != nil {
@@ -88,7 +88,7 @@ func TestAgent(t *testing.T) {
 	node, pod := newSpace(t), newSpace(t)
 	index := pair(node, "vethp", "10.98.0.1/24", pod, "eth0", "10.98.0.2/24")
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
-	pod.inside(func() (err error) {
+	pod.Do(func() (err error) {
 		server.Listener.Close()
 		server.Listener, err = net.Listen("tcp", "10.98.0.2:8080")
 		return err
@@ -112,11 +112,11 @@ func TestAgent(t *testing.T) {
 	}
 	pair(node, "vethq", "10.98.1.1/24", pod, "eth1", "10.98.1.2/24")
 	agent.await(agent.stderr, "msg=attached", "interface=vethq")
-	link, err := node.links.LinkByName("vethq")
+	link, err := node.Links.LinkByName("vethq")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := node.links.LinkDel(link); err != nil {
+	if err := node.Links.LinkDel(link); err != nil {
 		t.Fatal(err)
 	}
 	agent.await(agent.stderr, "msg=detached", "interface=vethq")

@@ -34,11 +34,13 @@ written by tcpdump, or "-" for stdin.`,
 		},
 	}
 	set := cmd.Flags()
-	set.UintSliceVar(&f.ports, "ports", nil, "TCP `PORTS` to decode, of either end (default all)")
-	set.IntVar(&f.prefixWindow, "prefix-window", decode.DefaultPrefixWindow, "search the first `BYTES` of a request's first segment for the trace context")
+	set.UintSliceVar(&f.ports, "ports", nil, "TCP `PORTS` to decode, of either end (default: all)")
+	set.Lookup("ports").DefValue = "" // not "[]" in the help
+	set.IntVar(&f.prefixWindow, "prefix-window", tracecontext.DefaultPrefixWindow, "search the first `BYTES` of a request's first segment for the trace context")
 	set.BoolVar(&f.deep, "deep", false, "continue the search in later segments, up to --deep-window")
-	set.IntVar(&f.deepWindow, "deep-window", decode.DefaultDeepWindow, "search the first `BYTES` of a request with --deep")
-	set.StringArrayVar(&f.headers, "context-header", nil, "additional header with a trace context, as `NAME=FORMAT` (repeatable); formats: w3c, b3, jaeger, skywalking")
+	set.IntVar(&f.deepWindow, "deep-window", tracecontext.DefaultDeepWindow, "search the first `BYTES` of a request with --deep")
+	set.StringArrayVar(&f.headers, "context-header", nil, fmt.Sprintf("additional header with a trace context, as `NAME=FORMAT` (repeatable, at most %d); FORMAT is one of %v",
+		tracecontext.MaxContextHeaders, tracecontext.SingleHeaderFormats()))
 	return cmd
 }
 

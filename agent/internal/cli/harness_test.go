@@ -13,15 +13,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/internal/netnstest"
 )
 
 // binary is the built command.
@@ -129,7 +129,7 @@ func start(t *testing.T, s *space, args ...string) *process {
 			}
 		}()
 	}
-	s.inside(p.cmd.Start)
+	s.Do(p.cmd.Start)
 	t.Cleanup(func() {
 		if p.cmd.ProcessState == nil {
 			_ = p.cmd.Process.Kill() // the test failed before it ended the process
@@ -181,60 +181,18 @@ func (p *process) end() (code int, rest []string) {
 
 // space is a network namespace of a test.
 type space struct {
-	t      *testing.T
-	handle netns.NsHandle
-	links  *netlink.Handle
+	*netnstest.Namespace
+	t *testing.T
 }
 
 func newSpace(t *testing.T) *space {
 	t.Helper()
-	s := &space{t: t}
-	s.onThread(func() error {
-		var err error
-		s.handle, err = netns.New()
-		return err
-	})
-	var err error
-	if s.links, err = netlink.NewHandleAt(s.handle); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		s.links.Close()
-		if err := s.handle.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
-}
-
-// onThread calls do on a thread that ends afterwards.
-func (s *space) onThread(do func() error) {
-	s.t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		done <- do()
-	}()
-	if err := <-done; err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// inside calls do in the namespace. Sockets and processes that it creates stay
-// there.
-func (s *space) inside(do func() error) {
-	s.t.Helper()
-	s.onThread(func() error {
-		if err := netns.Set(s.handle); err != nil {
-			return err
-		}
-		return do()
-	})
+	return &space{Namespace: netnstest.New(t), t: t}
 }
 
 // dial is a DialContext that connects from the namespace.
 func (s *space) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
-	s.inside(func() error {
+	s.Do(func() error {
 		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
 		return nil
 	})
@@ -244,15 +202,15 @@ func (s *space) dial(ctx context.Context, network, address string) (conn net.Con
 // pair connects two namespaces by a veth pair and returns the index of the end in a.
 func pair(a *space, name, address string, b *space, peer, peerAddress string) int {
 	a.t.Helper()
-	err := a.links.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer, PeerNamespace: netlink.NsFd(b.handle),
+	err := a.Links.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer, PeerNamespace: netlink.NsFd(b.NS),
 	})
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	a.up(name, address)
 	b.up(peer, peerAddress)
-	link, err := a.links.LinkByName(name)
+	link, err := a.Links.LinkByName(name)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -261,7 +219,7 @@ func pair(a *space, name, address string, b *space, peer, peerAddress string) in
 
 func (s *space) up(name, address string) {
 	s.t.Helper()
-	link, err := s.links.LinkByName(name)
+	link, err := s.Links.LinkByName(name)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -269,10 +227,10 @@ func (s *space) up(name, address string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := s.links.AddrAdd(link, addr); err != nil {
+	if err := s.Links.AddrAdd(link, addr); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := s.links.LinkSetUp(link); err != nil {
+	if err := s.Links.LinkSetUp(link); err != nil {
 		s.t.Fatal(err)
 	}
 }

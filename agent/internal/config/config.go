@@ -6,6 +6,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -33,7 +34,7 @@ const (
 // SocketCgroupAuto as the only --socket-cgroup is the pods' cgroup of this node.
 const SocketCgroupAuto = probe.SocketCgroupAuto
 
-// KeyValue is one header that goes out with each OTLP request.
+// KeyValue is a header of each OTLP request.
 type KeyValue struct{ Key, Value string }
 
 // Config holds the settings of `layertrace agent`, described in
@@ -43,7 +44,7 @@ type Config struct {
 
 	VNIC, PNIC []string // interface patterns
 
-	Mode           string
+	Mode           probe.Mode
 	Ports          []uint16 // empty: all
 	PrefixWindow   int      // bytes
 	Deep           bool
@@ -60,7 +61,7 @@ type Config struct {
 	LayerMinDuration time.Duration
 	SidecarUID       uint32
 
-	TCPOption        string
+	TCPOption        probe.OptionLayout
 	TCPOptionCgroups []string
 	TCPOptionPorts   []uint16
 	TrustedPrefixes  []netip.Prefix
@@ -135,13 +136,14 @@ func defineInterfaces(fs *pflag.FlagSet, c *Config) {
 }
 
 func defineCapture(fs *pflag.FlagSet, c *Config) {
-	fs.Var(newChoice(&c.Mode, "auto", "auto", "tcx", "clsact", "socket-filter"), "mode", "kernel hook")
+	fs.Var(newChoice(&c.Mode, probe.ModeAuto, probe.ModeAuto, probe.ModeTCX, probe.ModeClsact, probe.ModeSocketFilter), "mode", "kernel hook")
 	fs.Var(newList(&c.Ports, "PORT", parsePort), "ports", "TCP ports to capture, of either end; empty: all")
-	fs.IntVar(&c.PrefixWindow, "prefix-window", probe.DefaultPrefixWindow, "search the first `BYTES` of a request for the trace context")
+	fs.IntVar(&c.PrefixWindow, "prefix-window", tracecontext.DefaultPrefixWindow, "search the first `BYTES` of a request for the trace context")
 	fs.BoolVar(&c.Deep, "deep", false, "continue the search in later segments, up to --deep-window")
-	fs.IntVar(&c.DeepWindow, "deep-window", probe.DefaultDeepWindow, "search the first `BYTES` of a request with --deep")
+	fs.IntVar(&c.DeepWindow, "deep-window", tracecontext.DefaultDeepWindow, "search the first `BYTES` of a request with --deep")
 	fs.Var(newList(&c.ContextHeaders, "NAME=FORMAT", tracecontext.ParseContextHeader), "context-header",
-		"additional header with a trace context (repeatable, at most 4); formats: w3c, b3, jaeger, skywalking")
+		fmt.Sprintf("additional header with a trace context (repeatable, at most %d); FORMAT is one of %v",
+			tracecontext.MaxContextHeaders, tracecontext.SingleHeaderFormats()))
 	fs.DurationVar(&c.IdleTimeout, "idle-timeout", probe.DefaultIdleTimeout, "report a complete exchange after this `TIME` without a packet")
 	fs.DurationVar(&c.RequestTimeout, "request-timeout", probe.DefaultRequestTimeout, "report a request without a response after this `TIME`")
 	fs.IntVar(&c.MaxConnections, "max-connections", probe.DefaultMaxConnections, "track at most `N` connections")
@@ -159,7 +161,7 @@ func defineLayers(fs *pflag.FlagSet, c *Config) {
 }
 
 func defineOptions(fs *pflag.FlagSet, c *Config) {
-	fs.Var(newChoice(&c.TCPOption, "off", "off", "compact", "paper"), "tcp-option", "TCP options to write")
+	fs.Var(newChoice(&c.TCPOption, probe.OptionOff, probe.OptionOff, probe.OptionCompact, probe.OptionPaper), "tcp-option", "TCP options to write")
 	fs.Var(newList(&c.TCPOptionCgroups, "PATH", parseText), "tcp-option-cgroup",
 		"cgroup2 directory whose sockets write options (repeatable)")
 	fs.Var(newList(&c.TCPOptionPorts, "PORT", parsePort), "tcp-option-ports",

@@ -114,31 +114,35 @@ func parseKeyValue(s string) (KeyValue, error) {
 }
 
 // choice is a flag with a fixed set of values.
-type choice struct {
-	dst     *string
+type choice[T ~string] struct {
+	dst     *T
 	allowed []string
 }
 
-func newChoice(dst *string, def string, allowed ...string) *choice {
+func newChoice[T ~string](dst *T, def T, allowed ...T) *choice[T] {
 	*dst = def
-	return &choice{dst: dst, allowed: allowed}
+	c := &choice[T]{dst: dst}
+	for _, a := range allowed {
+		c.allowed = append(c.allowed, string(a))
+	}
+	return c
 }
 
 // Set accepts one of the allowed values.
-func (c *choice) Set(s string) error {
+func (c *choice[T]) Set(s string) error {
 	v, err := oneOf(c.allowed)(s)
 	if err != nil {
 		return err
 	}
-	*c.dst = v
+	*c.dst = T(v)
 	return nil
 }
 
 // String returns the value.
-func (c *choice) String() string { return *c.dst }
+func (c *choice[T]) String() string { return string(*c.dst) }
 
 // Type names the allowed values in help texts.
-func (c *choice) Type() string { return strings.Join(c.allowed, "|") }
+func (c *choice[T]) Type() string { return strings.Join(c.allowed, "|") }
 
 func oneOf(allowed []string) func(string) (string, error) {
 	return func(s string) (string, error) {
@@ -205,7 +209,7 @@ func (c *Config) validateCapture() error {
 		return fmt.Errorf("--ring-bytes is %d: choose a power of two, such as %d", c.RingBytes, probe.DefaultRingBytes)
 	}
 	if err := tracecontext.ValidateContextHeaders(c.ContextHeaders); err != nil {
-		return err
+		return fmt.Errorf("--context-header: %w", err)
 	}
 	for flag, d := range map[string]time.Duration{
 		"idle-timeout": c.IdleTimeout, "request-timeout": c.RequestTimeout, "read-interval": c.ReadInterval,
@@ -234,7 +238,7 @@ func (c *Config) validateOptions() error {
 	if c.Layers() && c.Kubernetes && len(c.SocketCgroups) == 0 {
 		c.SocketCgroups = []string{SocketCgroupAuto}
 	}
-	if c.TCPOption != "off" && len(c.TCPOptionCgroups) == 0 {
+	if c.TCPOption != probe.OptionOff && len(c.TCPOptionCgroups) == 0 {
 		return fmt.Errorf("--tcp-option %s needs --tcp-option-cgroup: name the cgroup2 directories whose sockets write options", c.TCPOption)
 	}
 	return nil

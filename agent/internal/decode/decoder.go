@@ -23,21 +23,15 @@ type Options struct {
 	// Ports are the TCP ports to decode, at either end; empty: all.
 	Ports []uint16
 	// PrefixWindow is the number of bytes of a request's first segment to
-	// search for a trace context; 0: DefaultPrefixWindow.
+	// search for a trace context; 0: tracecontext.DefaultPrefixWindow.
 	PrefixWindow int
-	// Deep searches the first DeepWindow bytes (0: DefaultDeepWindow) of the
-	// request, in any number of segments.
+	// Deep searches the first DeepWindow bytes of the request, in any number of
+	// segments; 0: tracecontext.DefaultDeepWindow.
 	Deep       bool
 	DeepWindow int
 	// Headers are additional headers with a trace context.
 	Headers []tracecontext.ContextHeader
 }
-
-// Default windows in bytes, the same as the probe's.
-const (
-	DefaultPrefixWindow = 1024
-	DefaultDeepWindow   = 65536
-)
 
 // Packet is one captured packet.
 type Packet struct {
@@ -64,8 +58,8 @@ type Decoder struct {
 
 // New returns a Decoder that calls emit at the end of each exchange.
 func New(opts Options, emit func(observe.Observation)) *Decoder {
-	opts.PrefixWindow = cmp.Or(opts.PrefixWindow, DefaultPrefixWindow)
-	opts.DeepWindow = cmp.Or(opts.DeepWindow, DefaultDeepWindow)
+	opts.PrefixWindow = cmp.Or(opts.PrefixWindow, tracecontext.DefaultPrefixWindow)
+	opts.DeepWindow = cmp.Or(opts.DeepWindow, tracecontext.DefaultDeepWindow)
 	d := &Decoder{opts: opts, frames: newFrameReader(), connections: map[flow]*connection{}}
 	d.emit = func(x observe.Observation) {
 		d.counts.exchanges++

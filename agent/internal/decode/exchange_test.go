@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 const noResponse = observe.FlagNoResponse
@@ -61,7 +62,7 @@ func TestOtherOutcomes(t *testing.T) {
 	for counter, request := range map[string]string{
 		"unsampled":  strings.Replace(get, "-01\r\n", "-00\r\n", 1),
 		"no_context": strings.Replace(get, traceLine, "", 1),
-		"truncated":  strings.Replace(get, traceLine, "cookie: "+strings.Repeat("c", DefaultPrefixWindow), 1),
+		"truncated":  strings.Replace(get, traceLine, "cookie: "+strings.Repeat("c", tracecontext.DefaultPrefixWindow), 1),
 	} {
 		t.Run(counter, func(t *testing.T) {
 			c := newTalk(t, Options{})

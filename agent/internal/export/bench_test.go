@@ -20,10 +20,10 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// BenchmarkDelivery is the agent's way of an exchange from the probe on: span,
-// queue, OTLP over gRPC. Time per operation depends on what runs side by side;
-// cpu-ns/span is all that the process takes, and B/span what goes over the
-// wire. The receiver is in the same process, but only counts bytes.
+// BenchmarkDelivery measures the path of an observation after the probe: span, queue,
+// OTLP over gRPC. The time per operation depends on concurrency; cpu-ns/span is the CPU
+// time of the whole process, and B/span the size on the wire. The receiver is in the
+// same process, but only counts bytes.
 func BenchmarkDelivery(b *testing.B) {
 	log := slog.New(slog.DiscardHandler)
 	receiver := &byteCounter{}
@@ -36,10 +36,11 @@ func BenchmarkDelivery(b *testing.B) {
 	points := benchPoints()
 	b.ReportAllocs()
 	cpu, n := cpuTime(b), 0
+	var o observe.Observation
 	for b.Loop() {
-		x := benchExchange(n)
-		x.Point = points[n%len(points)]
-		emitter.Emit(&x)
+		o = benchExchange(n)
+		o.Point = points[n%len(points)]
+		emitter.Emit(&o)
 		if n++; n%batchSize == 0 {
 			flush(b, queue)
 		}
@@ -58,7 +59,7 @@ func flush(b *testing.B, q *Queue) {
 	}
 }
 
-// benchPoints are those of a node of the lab.
+// benchPoints returns capture points like those of a node in the lab.
 func benchPoints() []*observe.Point {
 	points := []*observe.Point{{ID: "node3/2", Kind: observe.KindPNIC, Node: "node3", Interface: "eth0"}}
 	for i, service := range []string{"details", "reviews-v1", "reviews-v3", "ratings"} {
@@ -70,7 +71,7 @@ func benchPoints() []*observe.Point {
 	return points
 }
 
-// benchExchange is a usual one: a request of one segment, nothing lost.
+// benchExchange returns an ordinary exchange: a request of one segment, nothing lost.
 func benchExchange(n int) observe.Observation {
 	start := uint64(5e9) + uint64(n)*1e6
 	id := tracecontext.TraceID{0: 0xaa, 8: 0xbb, 12: byte(n >> 24), 13: byte(n >> 16), 14: byte(n >> 8), 15: byte(n)}
@@ -105,7 +106,7 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// byteCounter is a gRPC server that takes every request unread.
+// byteCounter is a gRPC server that accepts every request without decoding it.
 type byteCounter struct{ bytes atomic.Uint64 }
 
 func (c *byteCounter) serve(b *testing.B) (address string) {

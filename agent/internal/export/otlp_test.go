@@ -9,7 +9,7 @@ import (
 	"github.com/layertrace/layertrace/internal/polltest"
 )
 
-// A refused connection is tried again over HTTP too.
+// A refused connection is retried over HTTP too.
 func TestHTTPReceiverComesBack(t *testing.T) {
 	address := otlptest.FreeAddress(t)
 	q := newQueue(t, OTLPOptions{HTTP: true, Endpoint: "http://" + address, Headers: map[string]string{"x-token": "secret"}}, 700)

@@ -20,7 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// wire is an OTLP client that keeps what a receiver would decode.
+// wire is an OTLP client that decodes what it sends, as a receiver would.
 type wire struct {
 	t        *testing.T
 	received map[string]*tracepb.ResourceSpans // by schema URL
@@ -45,11 +45,11 @@ func (w *wire) UploadTraces(_ context.Context, spans []*tracepb.ResourceSpans) e
 	return nil
 }
 
-// A receiver gets the same from the uploader as from OpenTelemetry's exporter.
+// A receiver gets the same spans from the uploader as from OpenTelemetry's exporter.
 func TestUploadIsThatOfOpenTelemetry(t *testing.T) {
 	ours, theirs := &wire{t: t}, &wire{t: t}
 	upload, reference := &uploader{client: ours}, otlptrace.NewUnstarted(theirs)
-	for range 2 { // the second batch goes through the buffer of the first
+	for range 2 { // the second batch reuses the buffer
 		for _, exporter := range []sdktrace.SpanExporter{upload, reference} {
 			if err := exporter.ExportSpans(t.Context(), stubs().Snapshots()); err != nil {
 				t.Fatal(err)
@@ -60,7 +60,7 @@ func TestUploadIsThatOfOpenTelemetry(t *testing.T) {
 		}
 		for schema, want := range theirs.received {
 			for _, s := range want.ScopeSpans[0].Spans {
-				s.Status = nil // empty there, left out here: both say "unset"
+				s.Status = nil // empty there, not written here: both mean unset
 			}
 			if got := ours.received[schema]; !proto.Equal(got, want) {
 				t.Errorf("resource %s:\ngot  %v\nwant %v", schema, got, want)
@@ -69,7 +69,7 @@ func TestUploadIsThatOfOpenTelemetry(t *testing.T) {
 	}
 }
 
-// stubs are spans of two resources that have all there can be.
+// stubs are spans of two resources with all kinds of values.
 func stubs() tracetest.SpanStubs {
 	scope := instrumentation.Scope{Name: "scope", Version: "v1", SchemaURL: "schema"}
 	vnic := resource.NewWithAttributes("a", attribute.String("service.name", "details"), attribute.String("host.name", "node3"))
@@ -94,7 +94,7 @@ func stubs() tracetest.SpanStubs {
 	}
 }
 
-// One byte that is not UTF-8 does not cost the batch.
+// One byte that is not UTF-8 does not lose the batch.
 func TestUploadOfNamesThatAreNotUTF8(t *testing.T) {
 	receiver := &wire{t: t}
 	upload := &uploader{client: receiver}

@@ -175,7 +175,7 @@ func (k *Kubernetes) MayChange(ifindex int) bool {
 func (k *Kubernetes) synced() bool { return k.local.synced.Load() && k.remote.synced.Load() }
 
 // Ready returns an error until the pods have been read, and later a remark
-// while the API server does not answer.
+// while the API server does not respond.
 func (k *Kubernetes) Ready() (remark string, err error) {
 	for _, health := range []*apiHealth{&k.localHealth, &k.restHealth} {
 		since, _, last := health.outage()
@@ -185,7 +185,7 @@ func (k *Kubernetes) Ready() (remark string, err error) {
 		if !k.synced() {
 			return "", fmt.Errorf("%s are not known yet: %w", health.of, last)
 		}
-		return fmt.Sprintf("the API server does not answer: %s are as of %v ago", health.of, time.Since(since).Round(time.Second)), nil
+		return fmt.Sprintf("the API server does not respond: %s are as of %v ago", health.of, time.Since(since).Round(time.Second)), nil
 	}
 	if !k.synced() {
 		return "", errors.New("the cluster's pods are being read")
@@ -215,7 +215,7 @@ var (
 	netlinkFailuresDesc = prometheus.NewDesc("layertrace_identity_netlink_failures_total",
 		"Failed searches for the pods of interfaces.", nil, nil)
 	byTrafficDesc = prometheus.NewDesc("layertrace_identity_by_traffic_total",
-		"Lookups of an interface's pod that only the packets' address could answer.", nil, nil)
+		"Lookups of an interface's pod that only the address in the packets resolved.", nil, nil)
 	interfacesDesc = prometheus.NewDesc("layertrace_identity_interfaces",
 		"Present virtual interfaces, by how their pod was found.", []string{"by"}, nil)
 )
@@ -290,9 +290,9 @@ func (h *apiHealth) observe(err error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err == nil || isAnswer(err) {
+	if err == nil || isExpected(err) {
 		if !h.since.IsZero() {
-			h.log.Info("the API server answers again", "for", h.of, "away", time.Since(h.since).Round(time.Second))
+			h.log.Info("the API server responds again", "for", h.of, "away", time.Since(h.since).Round(time.Second))
 		}
 		h.since, h.last = time.Time{}, nil
 		return
@@ -305,9 +305,9 @@ func (h *apiHealth) observe(err error) {
 	h.last = withAdvice(err)
 }
 
-// isAnswer reports whether an error is the server's request to list again or to
+// isExpected reports whether an error is the server's request to list again or to
 // list without streaming, which the reflector handles.
-func isAnswer(err error) bool {
+func isExpected(err error) bool {
 	return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsInvalid(err)
 }
 

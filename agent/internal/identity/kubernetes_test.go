@@ -84,7 +84,7 @@ func TestContact(t *testing.T) {
 	h.observe(context.Canceled)
 	h.observe(apierrors.NewResourceExpired("too old"))
 	if since, failures, _ := h.outage(); !since.IsZero() || failures != 0 {
-		t.Error("an answer or the shutdown counts as a failure")
+		t.Error("an expected error or the shutdown counts as a failure")
 	}
 	h.observe(forbidden)
 	h.observe(forbidden)
@@ -109,7 +109,7 @@ func TestReadyTellsAboutAnOutage(t *testing.T) {
 		t.Errorf("%q, %v", remark, err)
 	}
 	k.localHealth.observe(errors.New("refused"))
-	if remark, err := k.Ready(); !strings.Contains(remark, "does not answer") || err != nil {
+	if remark, err := k.Ready(); !strings.Contains(remark, "does not respond") || err != nil {
 		t.Errorf("%q, %v", remark, err)
 	}
 }

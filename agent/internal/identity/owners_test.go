@@ -27,11 +27,11 @@ func reaches(ips ...string) *peerEvidence {
 // name returns the service that owns an interface, for an exchange at a time in
 // seconds with an address, if any, at the pod's end.
 func (o *ifaceOwners) name(ifindex int, address string, at uint64) string {
-	sight := Lookup{Index: ifindex, At: at * second}
+	lookup := Lookup{Index: ifindex, At: at * second}
 	if address != "" {
-		sight.Address = netip.MustParseAddr(address)
+		lookup.Address = netip.MustParseAddr(address)
 	}
-	w, _ := o.owner(sight)
+	w, _ := o.owner(lookup)
 	return w.Service
 }
 

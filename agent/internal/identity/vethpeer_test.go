@@ -9,14 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+
+	"github.com/layertrace/layertrace/internal/netnstest"
 )
 
 // findBy returns what one finder finds at one interface.
@@ -24,7 +24,7 @@ func findBy(t *testing.T, host *space, name string, index int) *peerEvidence {
 	t.Helper()
 	for _, f := range peerFinders() {
 		if f.name == name {
-			found, err := f.peers(host.nl, []int{index})
+			found, err := f.peers(host.Links, []int{index})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -104,7 +104,7 @@ func TestNeighbours(t *testing.T) {
 	}
 	// An address that does not exist leaves a failed or incomplete entry.
 	n := &netlink.Neigh{LinkIndex: veth, Family: netlink.FAMILY_V4, State: netlink.NUD_FAILED, IP: net.ParseIP("10.1.0.77")}
-	if err := host.nl.NeighAdd(n); err != nil {
+	if err := host.Links.NeighAdd(n); err != nil {
 		t.Fatal(err)
 	}
 	if got := findBy(t, host, "neighbours", veth).addresses; len(got) != 1 {
@@ -124,7 +124,7 @@ func TestNamespaces(t *testing.T) {
 		1 << 22:     "0::/kubepods/pod88888888-2222-3333-4444-555555555555/1\n", // ended
 	})
 	found := peersFound{}
-	if err := peersByNamespace(host.nl, proc, map[int]bool{veth: true, lonely: true}, found); err != nil {
+	if err := peersByNamespace(host.Links, proc, map[int]bool{veth: true, lonely: true}, found); err != nil {
 		t.Fatal(err)
 	}
 	if got := found.at(veth).podUIDs; !slices.Equal(got, []string{uid}) {
@@ -185,55 +185,11 @@ func TestFindKeepsWhatItFound(t *testing.T) {
 }
 
 // space is a network namespace of the test.
-type space struct {
-	handle netns.NsHandle
-	nl     *netlink.Handle
-}
+type space struct{ *netnstest.Namespace }
 
 func newSpace(t *testing.T) *space {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to make a network namespace")
-	}
-	s := &space{}
-	made := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends, the handle keeps the namespace
-		var err error
-		s.handle, err = netns.New()
-		made <- err
-	}()
-	if err := <-made; err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	if s.nl, err = netlink.NewHandleAt(s.handle); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		s.nl.Close()
-		if err := s.handle.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
-}
-
-// do runs fn on a thread of its own in the namespace.
-func (s *space) do(t *testing.T, fn func() error) {
-	t.Helper()
-	ended := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := netns.Set(s.handle)
-		if err == nil {
-			err = fn()
-		}
-		ended <- err
-	}()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
+	return &space{netnstest.New(t)}
 }
 
 // pair connects the namespace to a pod's with a veth and returns the index of
@@ -241,12 +197,12 @@ func (s *space) do(t *testing.T, fn func() error) {
 func (s *space) pair(t *testing.T, name string, pod *space) int {
 	t.Helper()
 	peer := "eth0"
-	if _, err := pod.nl.LinkByName(peer); err == nil {
+	if _, err := pod.Links.LinkByName(peer); err == nil {
 		peer = name
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
-	if err := s.nl.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer, PeerNamespace: netlink.NsFd(pod.handle)}); err != nil {
+	if err := s.Links.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer, PeerNamespace: netlink.NsFd(pod.NS)}); err != nil {
 		t.Fatal(err)
 	}
 	pod.up(t, peer)
@@ -255,9 +211,9 @@ func (s *space) pair(t *testing.T, name string, pod *space) int {
 
 func (s *space) up(t *testing.T, name string) int {
 	t.Helper()
-	link, err := s.nl.LinkByName(name)
+	link, err := s.Links.LinkByName(name)
 	if err == nil {
-		err = s.nl.LinkSetUp(link)
+		err = s.Links.LinkSetUp(link)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -267,13 +223,13 @@ func (s *space) up(t *testing.T, name string) int {
 
 func (s *space) address(t *testing.T, name, cidr string) {
 	t.Helper()
-	link, err := s.nl.LinkByName(name)
+	link, err := s.Links.LinkByName(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr, err := netlink.ParseAddr(cidr)
 	if err == nil {
-		err = s.nl.AddrAdd(link, addr)
+		err = s.Links.AddrAdd(link, addr)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -284,7 +240,7 @@ func (s *space) bridge(t *testing.T, name, cidr string) int {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
-	if err := s.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+	if err := s.Links.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		t.Fatal(err)
 	}
 	s.address(t, name, cidr)
@@ -295,9 +251,9 @@ func (s *space) bridge(t *testing.T, name, cidr string) int {
 func (s *space) port(t *testing.T, name string, bridge int, pod *space, cidr string) int {
 	t.Helper()
 	index := s.pair(t, name, pod)
-	link, err := s.nl.LinkByIndex(index)
+	link, err := s.Links.LinkByIndex(index)
 	if err == nil {
-		err = s.nl.LinkSetMasterByIndex(link, bridge)
+		err = s.Links.LinkSetMasterByIndex(link, bridge)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -316,7 +272,7 @@ func (s *space) route(t *testing.T, index int, destination, via string, table in
 	if via != "" {
 		r.Gw, r.Scope = net.ParseIP(via), netlink.SCOPE_UNIVERSE
 	}
-	if err := s.nl.RouteAdd(r); err != nil {
+	if err := s.Links.RouteAdd(r); err != nil {
 		t.Fatalf("route to %s: %v", destination, err)
 	}
 }
@@ -326,12 +282,12 @@ func (s *space) route(t *testing.T, index int, destination, via string, table in
 func (s *space) talk(t *testing.T, pod *space, ip string) {
 	t.Helper()
 	var listener net.Listener
-	pod.do(t, func() (err error) {
+	pod.Do(func() (err error) {
 		listener, err = net.Listen("tcp", net.JoinHostPort(ip, "0"))
 		return err
 	})
 	defer listener.Close()
-	s.do(t, func() error {
+	s.Do(func() error {
 		conn, err := net.DialTimeout("tcp", listener.Addr().String(), time.Minute)
 		if err != nil {
 			return err
@@ -348,7 +304,7 @@ func (s *space) process(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.do(t, cmd.Start)
+	s.Do(cmd.Start)
 	t.Cleanup(func() {
 		_ = input.Close()
 		if err := cmd.Wait(); err != nil {

@@ -7,15 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
+	"github.com/layertrace/layertrace/internal/netnstest"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -35,7 +33,7 @@ func TestInterfacesComeAndGo(t *testing.T) {
 	if !added["veth-b"] || !added["veth-c"] {
 		t.Fatalf("added %v", added)
 	}
-	if err := n.links.LinkDel(n.link("veth-b")); err != nil {
+	if err := n.Links.LinkDel(n.link("veth-b")); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // the pair goes together
@@ -53,10 +51,10 @@ func TestLeavingABridgeIsNotGoing(t *testing.T) {
 	n.add(veth("veth-a", "peer"))
 	events := n.watch(Selector{VNIC: []string{"veth-*"}})
 	expect(t, events, Added, "veth-a", observe.KindVNIC)
-	if err := n.links.LinkSetMaster(n.link("veth-a"), n.link("br0")); err != nil {
+	if err := n.Links.LinkSetMaster(n.link("veth-a"), n.link("br0")); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.links.LinkSetNoMaster(n.link("veth-a")); err != nil {
+	if err := n.Links.LinkSetNoMaster(n.link("veth-a")); err != nil {
 		t.Fatal(err)
 	}
 	n.add(veth("veth-last", "peer2"))
@@ -70,7 +68,7 @@ func TestRename(t *testing.T) {
 	index := n.link("tmp0").Attrs().Index
 	rename := func(from, to string) {
 		t.Helper()
-		if err := n.links.LinkSetName(n.link(from), to); err != nil {
+		if err := n.Links.LinkSetName(n.link(from), to); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -93,7 +91,7 @@ func TestMoveToAnotherNamespace(t *testing.T) {
 	n.add(veth("veth-a", "peer"))
 	events := n.watch(Selector{VNIC: []string{"veth-a"}})
 	expect(t, events, Added, "veth-a", observe.KindVNIC)
-	if err := n.links.LinkSetNsFd(n.link("veth-a"), int(other.handle)); err != nil {
+	if err := n.Links.LinkSetNsFd(n.link("veth-a"), int(other.NS)); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, events, Removed, "veth-a", observe.KindVNIC)
@@ -113,16 +111,16 @@ func TestOverrun(t *testing.T) {
 		d := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("d%d", i)}}
 		n.add(d)
 		for _, up := range []bool{true, false, true} { // several messages each
-			set := n.links.LinkSetDown
+			set := n.Links.LinkSetDown
 			if up {
-				set = n.links.LinkSetUp
+				set = n.Links.LinkSetUp
 			}
 			if err := set(d); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if i%2 == 1 {
-			if err := n.links.LinkDel(d); err != nil {
+			if err := n.Links.LinkDel(d); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -140,13 +138,17 @@ func TestOverrun(t *testing.T) {
 	}
 }
 
-// namespace is a network namespace of the test, and the log of its watcher.
+// namespace is a network namespace, and the log of its watcher.
 type namespace struct {
-	t      *testing.T
-	handle netns.NsHandle
-	links  *netlink.Handle
+	*netnstest.Namespace
+	t *testing.T
 
 	overruns atomic.Int32 // that the watcher has logged
+}
+
+func newNamespace(t *testing.T) *namespace {
+	t.Helper()
+	return &namespace{Namespace: netnstest.New(t), t: t}
 }
 
 // Handle implements slog.Handler and counts overruns.
@@ -165,49 +167,13 @@ func (n *namespace) Enabled(context.Context, slog.Level) bool { return true }
 func (n *namespace) WithAttrs([]slog.Attr) slog.Handler       { return n }
 func (n *namespace) WithGroup(string) slog.Handler            { return n }
 
-func newNamespace(t *testing.T) *namespace {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to make a network namespace")
-	}
-	n := &namespace{t: t}
-	made := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends, the handle keeps the namespace
-		var err error
-		n.handle, err = netns.New()
-		made <- err
-	}()
-	if err := <-made; err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	if n.links, err = netlink.NewHandleAt(n.handle); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		n.links.Close()
-		if err := n.handle.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return n
-}
-
 // watch runs a watcher in the namespace until the test ends.
 func (n *namespace) watch(s Selector) <-chan Event {
 	n.t.Helper()
 	w := NewWatcher(s, slog.New(n))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := netns.Set(n.handle); err != nil {
-			ended <- err
-			return
-		}
-		ended <- w.Run(ctx)
-	}()
+	go func() { ended <- n.Run(func() error { return w.Run(ctx) }) }()
 	n.t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -222,14 +188,14 @@ func (n *namespace) watch(s Selector) <-chan Event {
 
 func (n *namespace) add(link netlink.Link) {
 	n.t.Helper()
-	if err := n.links.LinkAdd(link); err != nil {
+	if err := n.Links.LinkAdd(link); err != nil {
 		n.t.Fatal(err)
 	}
 }
 
 func (n *namespace) link(name string) netlink.Link {
 	n.t.Helper()
-	l, err := n.links.LinkByName(name)
+	l, err := n.Links.LinkByName(name)
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -13,7 +13,8 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// TestModesOnTraffic has a real client and server talk past each kind of hook.
+// TestModesOnTraffic captures between a real client and server with each kind of
+// hook.
 func TestModesOnTraffic(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -30,7 +31,7 @@ func TestModesOnTraffic(t *testing.T) {
 	}
 }
 
-// captured attaches a probe, runs the client, and returns what was given out.
+// captured attaches a probe, runs the client, and returns the observations.
 func captured(t *testing.T, n *network, opts Options) []observe.Observation {
 	t.Helper()
 	p, err := Open(opts)
@@ -79,7 +80,7 @@ func checkAll(t *testing.T, got []observe.Observation, layout OptionLayout) {
 	}
 }
 
-// finish runs the probe just long enough to give out what it has.
+// finish runs the probe just long enough to return its observations.
 func finish(t *testing.T, p *Probe) (got []observe.Observation) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -93,7 +94,7 @@ func finish(t *testing.T, p *Probe) (got []observe.Observation) {
 	return got
 }
 
-// A device without a link-layer header: its packets begin with the IP header.
+// Packets of a device without a link-layer header start with the IP header.
 func TestDeviceWithoutEthernet(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -127,7 +128,8 @@ func TestDeviceWithoutEthernet(t *testing.T) {
 	}
 }
 
-// Filters of clsact outlive the agent: those of a killed one are taken over.
+// Filters of clsact outlive the agent: a new agent replaces those of a killed
+// one.
 func TestClsactTakesOver(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -146,7 +148,7 @@ func TestClsactTakesOver(t *testing.T) {
 		filters, err := netlink.FilterList(link, parent)
 		must(t, err)
 		if len(filters) != 0 {
-			t.Errorf("filters left behind: %v", filters)
+			t.Errorf("filters left: %v", filters)
 		}
 	}
 }

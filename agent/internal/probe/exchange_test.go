@@ -55,7 +55,7 @@ func TestKeepAlive(t *testing.T) {
 		k.receive(c.request("body"))
 		k.receive(c.response(strings.Replace(ok200, "200", fmt.Sprint(200+i), 1)))
 		if got := len(k.emitted()); i > 0 && got != 1 {
-			t.Errorf("request %d: %d exchanges given out before, want 1", i, got)
+			t.Errorf("request %d: %d exchanges emitted before, want 1", i, got)
 		}
 	}
 	x := k.one()
@@ -102,8 +102,8 @@ func TestUnsampledAfterSampled(t *testing.T) {
 	}
 }
 
-// The next request passes in another order than it was sent: none of it belongs
-// to the exchange before.
+// The next request is seen out of order: no part of it belongs to the exchange
+// before.
 func TestNextRequestReordered(t *testing.T) {
 	k := newKernel(t, Options{})
 	c := newConnection(40000)
@@ -124,15 +124,15 @@ func TestNextRequestReordered(t *testing.T) {
 	}
 }
 
-// A response whose second segment overtakes the first ends with the first, also
-// where what was asked before on the connection is not recorded.
+// A response whose second segment overtakes the first ends with the first,
+// whatever came before on the connection.
 func TestResponseReordered(t *testing.T) {
 	for name, before := range map[string][]string{
-		"new connection":              nil,
-		"behind what is not sampled":  {get + unsampled + end},
-		"behind what is sampled":      {get + traceparent + end},
-		"behind both, sampled first":  {get + traceparent + end, get + unsampled + end},
-		"behind both, sampled second": {get + unsampled + end, get + traceparent + end},
+		"new connection":             nil,
+		"after an unsampled request": {get + unsampled + end},
+		"after a sampled request":    {get + traceparent + end},
+		"after both, sampled first":  {get + traceparent + end, get + unsampled + end},
+		"after both, sampled second": {get + unsampled + end, get + traceparent + end},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := newKernel(t, Options{})
@@ -169,7 +169,7 @@ func TestEnd(t *testing.T) {
 		"RST before the response": {func(c *connection) [][]byte {
 			return [][]byte{c.build(segment{fromServer: true, seq: c.serverSeq, rst: true})}
 		}, observe.FlagReset | observe.FlagNoResponse},
-		"RST behind the response": {func(c *connection) [][]byte {
+		"RST after the response": {func(c *connection) [][]byte {
 			return [][]byte{c.response(ok200), c.build(segment{seq: c.clientSeq, rst: true})}
 		}, 0},
 		"new SYN": {func(c *connection) [][]byte {
@@ -194,7 +194,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// What the map cannot hold is counted, not lost silently.
+// Exchanges evicted from the map are counted, not lost silently.
 func TestEvicted(t *testing.T) {
 	k := newKernel(t, Options{MaxConnections: 64})
 	const n = 2000
@@ -205,7 +205,7 @@ func TestEvicted(t *testing.T) {
 	got := len(k.exchanges())
 	k.exchanges() // a second sweep finds what the first could not yet know
 	if evicted := k.count("exchanges_evicted"); uint64(got)+evicted != n || evicted == 0 {
-		t.Errorf("%d exchanges given out + %d counted as evicted, want %d", got, evicted, n)
+		t.Errorf("%d exchanges emitted + %d counted as evicted, want %d", got, evicted, n)
 	}
 }
 
@@ -220,12 +220,12 @@ func TestRingFull(t *testing.T) {
 	}
 	got := len(k.exchanges())
 	if lost := k.count("exchanges_ring_full"); uint64(got)+lost != n || lost == 0 {
-		t.Errorf("%d exchanges given out + %d counted as lost, want %d", got, lost, n)
+		t.Errorf("%d exchanges emitted + %d counted as lost, want %d", got, lost, n)
 	}
 }
 
-// A head cut in two segments at every byte: the deep search finds the context
-// wherever the cut is, the plain one when it lies in the first segment.
+// A head split in two segments at every byte: the deep search always finds the
+// context, the plain one if it is in the first segment.
 func TestSplitHead(t *testing.T) {
 	head := get + traceparent + "accept: */*\r\n" + end
 	deep, plain := newKernel(t, Options{Deep: true}), newKernel(t, Options{})
@@ -257,7 +257,7 @@ func TestSplitHead(t *testing.T) {
 	plain.wantCount("heads_truncated", uint64(len(get+traceparent)-4))
 }
 
-// The same in segments of one byte behind the method.
+// The same in segments of one byte after the method.
 func TestOneByteSegments(t *testing.T) {
 	k := newKernel(t, Options{Deep: true})
 	c := newConnection(40000)
@@ -278,7 +278,7 @@ func TestLargeHead(t *testing.T) {
 	// BPF_PROG_TEST_RUN takes packets of up to a page; the lab has larger ones.
 	k.receive(newConnection(40000).request(head[:3000]))
 	if got := k.exchanges(); len(got) != 0 {
-		t.Errorf("found behind the window: %v", got)
+		t.Errorf("found after the window: %v", got)
 	}
 	k.wantCount("heads_truncated", 1)
 
@@ -297,7 +297,7 @@ func TestLargeHead(t *testing.T) {
 	}
 }
 
-// A request line longer than a carried line, and than the window.
+// A request line that is longer than a carried line and than the window.
 func TestLongRequestLine(t *testing.T) {
 	head := "GET /" + strings.Repeat("x", 3000) + " HTTP/1.1\r\nhost: a\r\n" + traceparent + end
 	k := newKernel(t, Options{Deep: true})
@@ -443,7 +443,7 @@ func TestFragment(t *testing.T) {
 	k.wantCount("packets_fragmented", 1)
 }
 
-// Interim and final response in one segment.
+// An interim and the final response in one segment.
 func TestInterimAndFinalTogether(t *testing.T) {
 	k := newKernel(t, Options{})
 	c := newConnection(40000)
@@ -463,7 +463,7 @@ func TestInterimAndFinalTogether(t *testing.T) {
 	}
 }
 
-// A pipelined request that is not recorded owes a response all the same.
+// A pipelined request that is not recorded still has a response.
 func TestPipelinedUnsampled(t *testing.T) {
 	k := newKernel(t, Options{})
 	c := newConnection(40000)
@@ -479,7 +479,7 @@ func TestPipelinedUnsampled(t *testing.T) {
 	}
 }
 
-// A segment of a head that begins like a request is still part of that head.
+// A segment of a head that begins like a request still belongs to that head.
 func TestMethodInsideHead(t *testing.T) {
 	k := newKernel(t, Options{Deep: true})
 	c := newConnection(40000)
@@ -491,8 +491,8 @@ func TestMethodInsideHead(t *testing.T) {
 	}
 }
 
-// A connection that is kept open without a request is not followed for ever, and
-// its next request is captured as the first was.
+// An open connection without requests does not stay tracked, and its next request
+// is captured like the first.
 func TestIdleConnectionIsLetGo(t *testing.T) {
 	k := newKernel(t, Options{})
 	c := newConnection(40000)
@@ -500,17 +500,17 @@ func TestIdleConnectionIsLetGo(t *testing.T) {
 	for range 2 {
 		k.receive(c.request(get + traceparent + end))
 		k.receive(c.response(ok200))
-		if k.followed() != 1 {
-			t.Fatalf("%d connections are followed, want 1", k.followed())
+		if k.tracked() != 1 {
+			t.Fatalf("%d connections are tracked, want 1", k.tracked())
 		}
-		poll(t, "the connection to be let go", func() bool {
+		poll(t, "the connection is untracked", func() bool {
 			must(t, k.probe.sweep(idle, time.Hour))
-			return k.followed() == 0
+			return k.tracked() == 0
 		})
 		if got := k.emitted(); len(got) != 1 || got[0].Status != 200 || got[0].Flags != 0 {
-			t.Errorf("given out: %+v", got)
+			t.Errorf("emitted: %+v", got)
 		}
-		// What belongs to nothing passes by meanwhile.
+		// Untracked traffic in between.
 		k.receive(c.request(get + unsampled + end))
 		k.receive(c.response(ok200))
 	}
@@ -520,7 +520,7 @@ func TestIdleConnectionIsLetGo(t *testing.T) {
 	k.wantCount("segments_late", 0)
 }
 
-// What comes late on a connection is counted while it is followed.
+// Late segments are counted while the connection is tracked.
 func TestLateSegment(t *testing.T) {
 	k := newKernel(t, Options{})
 	c := newConnection(40000)
@@ -531,8 +531,8 @@ func TestLateSegment(t *testing.T) {
 	k.wantCount("segments_late", 1)
 }
 
-// What one point has read of a segment the others take over: by its numbers and
-// its length, which here belong to other bytes, so that it shows.
+// Later points reuse what the first one read of a segment. They recognize it by
+// its numbers and length, which here belong to other bytes to make that visible.
 func TestSegmentIsReadOnce(t *testing.T) {
 	const other = "traceparent: 00-ffffffffffffffffffffffffffffffff-b7ad6b7169203331-01\r\n"
 	const id = "0af7651916cd43dd8448eb211c80319c"
@@ -570,8 +570,8 @@ func TestSegmentIsReadOnce(t *testing.T) {
 	}
 }
 
-// A run that finds the working memory in use takes the next, and when all is in
-// use lets the segment pass and counts it.
+// A program that finds working memory in use takes the next one; if all are in
+// use it skips the segment and counts it.
 func TestRunsShareWorkingMemory(t *testing.T) {
 	k := newKernel(t, Options{})
 	claim := func(key, value uint32) {

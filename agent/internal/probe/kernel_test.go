@@ -56,13 +56,13 @@ func (k *kernel) receive(packet []byte) {
 	}
 }
 
-// exchanges ends what is open and returns all that was given out.
+// exchanges ends open exchanges and returns all that were emitted.
 func (k *kernel) exchanges() []observe.Observation {
 	k.t.Helper()
 	return k.drain(true)
 }
 
-// emitted returns what was given out so far.
+// emitted returns the exchanges emitted so far.
 func (k *kernel) emitted() []observe.Observation {
 	k.t.Helper()
 	return k.drain(false)
@@ -128,15 +128,15 @@ func (k *kernel) wantCount(name string, want uint64) {
 	}
 }
 
-// connection makes the segments of one TCP connection.
+// connection builds the segments of one TCP connection.
 type connection struct {
 	client, server       netip.AddrPort
 	clientSeq, serverSeq uint32
 	vlan                 bool
 }
 
-// connections counts them: each needs numbers of its own, by which the kernel
-// side knows a segment that it has seen at another point.
+// connections numbers them, for distinct sequence numbers: by these the programs
+// recognize a segment already seen at another point.
 var connections uint32
 
 func newConnection(clientPort uint16) *connection {
@@ -228,15 +228,15 @@ func wantDuration(t *testing.T, x observe.Observation) {
 	}
 }
 
-// followed returns how many connections are followed.
-func (k *kernel) followed() uint32 {
+// tracked returns the number of tracked connections.
+func (k *kernel) tracked() uint32 {
 	k.t.Helper()
 	var f bpf.CaptureTracked
 	must(k.t, k.probe.kernel.TrackedConnections.Lookup(uint32(0), &f))
 	return f.Total
 }
 
-// onOneCPU keeps the test's thread where it is: each CPU has its own memory.
+// onOneCPU pins the test's thread: each CPU has its own working memory.
 func onOneCPU(t *testing.T) {
 	t.Helper()
 	runtime.LockOSThread()

@@ -28,7 +28,7 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// roleEnv makes the test binary play a part in another namespace or cgroup.
+// roleEnv makes the test binary play a role in another namespace or cgroup.
 const roleEnv = "LAYERTRACE_PROBE_TEST_ROLE"
 
 const (
@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// serve answers requests once the interface is there (one line on stdin).
+// serve answers requests once the interface exists (one line on stdin).
 func serve() {
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		panic(err)
@@ -72,8 +72,8 @@ func serve() {
 	panic(http.ListenAndServe(fmt.Sprintf("%s:%d", serverAddr, serverPort), nil))
 }
 
-// requests is how many the client sends on its one connection, each with a body
-// that is longer by bodyStep bytes.
+// requests is the number that the client sends on its one connection. Each body
+// is bodyStep bytes longer than the one before.
 const (
 	requests = 40
 	bodyStep = 200
@@ -102,8 +102,8 @@ func call(from, to int) {
 	}
 }
 
-// inNamespace runs the calling test again in a fresh network namespace, and
-// reports whether this is that run.
+// inNamespace runs the calling test again in a new network namespace, and reports
+// whether this is that run.
 func inNamespace(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(roleEnv) == "inside" {
@@ -120,7 +120,7 @@ func inNamespace(t *testing.T) bool {
 	return false
 }
 
-// network is a veth pair from this namespace to a server in one of its own.
+// network is a veth pair between this namespace and a server in another one.
 type network struct {
 	ifindex int
 	group   string // cgroup of client and server
@@ -131,7 +131,7 @@ func newNetwork(t *testing.T) *network {
 	return newNetworkOf(t, netlink.LinkAttrs{})
 }
 
-// newNetworkOf gives the veth here these attributes, beside its name.
+// newNetworkOf gives the veth in this namespace attributes other than its name.
 func newNetworkOf(t *testing.T, attrs netlink.LinkAttrs) *network {
 	t.Helper()
 	must(t, neverResend())
@@ -183,9 +183,9 @@ func setUp(t *testing.T, h *netlink.Handle, name, cidr string) {
 
 // neverResend turns off TCP's tail loss probes (tcp_early_retrans of
 // Documentation/networking/ip-sysctl.rst) in this network namespace; the routes
-// put off the timer. A busy machine acknowledges late, and what is then sent
-// again, with nothing lost, would count as retransmitted: rightly, but these
-// tests compare with what the client sent.
+// delay the retransmission timer. A busy machine acknowledges late, and needless
+// retransmissions would be counted, correctly, but differ from what the client
+// sent.
 func neverResend() error {
 	return os.WriteFile("/proc/sys/net/ipv4/tcp_early_retrans", []byte("0"), 0)
 }
@@ -232,7 +232,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// ownCgroup puts this process into a cgroup of its own until the test ends.
+// ownCgroup moves this process into a new cgroup until the test ends.
 func ownCgroup(t *testing.T) string {
 	t.Helper()
 	group := newCgroup(t)
@@ -245,7 +245,7 @@ func ownCgroup(t *testing.T) string {
 	return group
 }
 
-// joinCgroup puts this process into a cgroup.
+// joinCgroup moves this process into a cgroup.
 func joinCgroup(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
 }
@@ -258,13 +258,13 @@ func awaitServer() error {
 			return conn.Close()
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("server does not answer: %w", err)
+			return fmt.Errorf("connect to the server: %w", err)
 		}
 	}
 }
 
-// newLoopback captures at the sockets of this process, and makes loopback work
-// in its network namespace.
+// newLoopback captures at the sockets of this process and enables loopback in its
+// network namespace.
 func newLoopback(t *testing.T) *kernel {
 	t.Helper()
 	return newLoopbackOf(t, ownCgroup(t))
@@ -294,8 +294,17 @@ func connect(t *testing.T) (client, server *net.TCPConn) {
 	return dialled.(*net.TCPConn), accepted.(*net.TCPConn)
 }
 
-// receiveRequest has the server read a whole request with a trace context, which
-// it does not answer yet.
+// send writes a message and reads it at the other end.
+func send(t *testing.T, from, to net.Conn, message string) {
+	t.Helper()
+	_, err := io.WriteString(from, message)
+	must(t, err)
+	_, err = io.ReadFull(to, make([]byte, len(message)))
+	must(t, err)
+}
+
+// receiveRequest lets the server read a request with a trace context, without a
+// response.
 func receiveRequest(t *testing.T, client, server *net.TCPConn) {
 	t.Helper()
 	pass(t, client, server, tracedRequest(0))
@@ -306,7 +315,7 @@ func tracedRequest(i int) string {
 	return fmt.Sprintf("GET /%d HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", i, traceID(i), spanID(i))
 }
 
-// onlyAtClient returns what was given out of the client's socket: one exchange.
+// onlyAtClient returns the only exchange at the client's socket.
 func onlyAtClient(t *testing.T, k *kernel) (only observe.Observation) {
 	t.Helper()
 	clients := 0
@@ -322,7 +331,7 @@ func onlyAtClient(t *testing.T, k *kernel) (only observe.Observation) {
 	return only
 }
 
-// poll waits until something is so, for ten seconds at most.
+// poll waits for a condition, for at most ten seconds.
 func poll(t *testing.T, what string, isSo func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !isSo(); time.Sleep(time.Millisecond) {
@@ -332,7 +341,7 @@ func poll(t *testing.T, what string, isSo func() bool) {
 	}
 }
 
-// tcpInfo is what the kernel says of a connection.
+// tcpInfo returns TCP_INFO of a connection.
 func tcpInfo(t *testing.T, conn *net.TCPConn) (info *unix.TCPInfo) {
 	t.Helper()
 	control(t, conn, func(fd int) (err error) {
@@ -342,7 +351,7 @@ func tcpInfo(t *testing.T, conn *net.TCPConn) (info *unix.TCPInfo) {
 	return info
 }
 
-// control does something with the socket of a connection.
+// control calls do with the connection's socket.
 func control(t *testing.T, conn *net.TCPConn, do func(fd int) error) {
 	t.Helper()
 	raw, err := conn.SyscallConn()
@@ -352,7 +361,7 @@ func control(t *testing.T, conn *net.TCPConn, do func(fd int) error) {
 	must(t, failed)
 }
 
-// monotonic is now in ns of CLOCK_MONOTONIC.
+// monotonic returns the current time in ns of CLOCK_MONOTONIC.
 func monotonic(t *testing.T) uint64 {
 	t.Helper()
 	var now unix.Timespec
@@ -360,29 +369,29 @@ func monotonic(t *testing.T) uint64 {
 	return uint64(now.Nano())
 }
 
-// Older kernels lack features that are tested: these tests are skipped there, and
-// say why. The suite that runs on several kernels knows which.
+// Tests of features that older kernels lack are skipped there, with the reason.
+// The suite for several kernels knows which ones to expect.
 
-// needsWrites is for what the kernel tells when processes write.
+// needsWrites requires a tracepoint that reports writes.
 func needsWrites(t *testing.T) {
 	t.Helper()
 	_, err := HaveWrites()
 	needs(t, err)
 }
 
-// tellsWrites is for tests that expect other times of such a kernel.
-func tellsWrites() bool {
+// hasWrites is for tests whose expected times depend on it.
+func hasWrites() bool {
 	_, err := HaveWrites()
 	return err == nil
 }
 
-// needsReceivers is for what it tells of whom a packet was for that it drops.
+// needsReceivers requires the receiving socket of dropped packets.
 func needsReceivers(t *testing.T) {
 	t.Helper()
 	needs(t, HaveTracepoint("kfree_skb", dropReceiver))
 }
 
-// needsTCX is for its hook at interfaces.
+// needsTCX requires TCX.
 func needsTCX(t *testing.T) {
 	t.Helper()
 	nothing, err := ebpf.NewProgram(&ebpf.ProgramSpec{
@@ -406,7 +415,7 @@ func needs(t *testing.T, err error) {
 	must(t, err)
 }
 
-// without makes the kernel lack tracepoints for one test.
+// without hides tracepoints of the kernel for one test.
 func without(t *testing.T, names ...string) {
 	t.Helper()
 	t.Cleanup(func() { haveTracepoint = HaveTracepoint })

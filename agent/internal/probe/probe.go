@@ -47,8 +47,8 @@ const (
 
 // Defaults of Options, which are those of the agent's flags too.
 const (
-	DefaultPrefixWindow   = int(bpf.CaptureWindowWINDOW_DEFAULT)
-	DefaultDeepWindow     = int(bpf.CaptureWindowDEEP_WINDOW_DEFAULT)
+	DefaultPrefixWindow   = tracecontext.DefaultPrefixWindow
+	DefaultDeepWindow     = tracecontext.DefaultDeepWindow
 	DefaultMaxConnections = 65536
 	DefaultRingBytes      = 4 << 20
 	DefaultReadInterval   = time.Second

@@ -10,8 +10,7 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// What is in the ring buffer is read at intervals, and before its time when a
-// quarter of the ring is full.
+// The ring buffer is read at intervals, and earlier when a quarter of it is full.
 func TestRead(t *testing.T) {
 	for _, test := range []struct {
 		name      string
@@ -57,7 +56,7 @@ func TestSent(t *testing.T) {
 	}
 }
 
-// From what was seen of a message at the queue to when the driver had it.
+// Transmit times from what was seen of a message at the qdisc.
 func TestHandover(t *testing.T) {
 	unknown := observe.Extent{}
 	for _, test := range []struct {
@@ -70,9 +69,9 @@ func TestHandover(t *testing.T) {
 		{"all", observe.Extent{First: 15, Last: 25}, dequeued{whole: true}, observe.Extent{First: 15, Last: 25}},
 		{"not the first byte", observe.Extent{Last: 25}, dequeued{whole: true}, unknown},
 		{"not the last byte", observe.Extent{First: 15, Last: 18}, dequeued{}, unknown},
-		{"the first byte passed by", observe.Extent{Last: 25}, dequeued{bypass: true, whole: true}, observe.Extent{First: 10, Last: 25}},
-		{"the last byte passed by", observe.Extent{First: 15, Last: 18}, dequeued{bypass: true}, observe.Extent{First: 15, Last: 20}},
-		{"both passed by", observe.Extent{Last: 18}, dequeued{bypass: true}, observe.Extent{First: 10, Last: 20}},
+		{"the first byte bypassed", observe.Extent{Last: 25}, dequeued{bypass: true, whole: true}, observe.Extent{First: 10, Last: 25}},
+		{"the last byte bypassed", observe.Extent{First: 15, Last: 18}, dequeued{bypass: true}, observe.Extent{First: 15, Last: 20}},
+		{"both bypassed", observe.Extent{Last: 18}, dequeued{bypass: true}, observe.Extent{First: 10, Last: 20}},
 	} {
 		out := observe.Message{First: 10, Last: 20, Packets: 3, Tx: test.seen}
 		if got := transmitted(&out, test.dequeued); got != test.want {

@@ -23,8 +23,8 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Each request is seen at the socket that sends it and at the one that receives
-// it, with the times of the application in the right order.
+// Each request is seen at the sending and at the receiving socket, with the
+// application's times in order.
 func TestSocketsOfACgroup(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -32,7 +32,7 @@ func TestSocketsOfACgroup(t *testing.T) {
 	n := newNetwork(t)
 	k := newKernel(t, Options{SocketCgroups: []string{n.group}})
 	n.talk(t)
-	seen, writes := map[bool]int{}, tellsWrites()
+	seen, writes := map[bool]int{}, hasWrites()
 	for _, x := range k.exchanges() {
 		if x.Socket == nil {
 			t.Fatalf("an exchange without a socket: %+v", x)
@@ -45,8 +45,8 @@ func TestSocketsOfACgroup(t *testing.T) {
 	}
 }
 
-// checkOrder holds the times against the way of request and response. Without
-// writes there is no time of the process for what the socket sends.
+// checkOrder checks the order of the times. Without writes, the sending process
+// has no time.
 func checkOrder(t *testing.T, x *observe.Observation, writes bool) {
 	t.Helper()
 	q, r := x.Request, x.Response
@@ -60,7 +60,7 @@ func checkOrder(t *testing.T, x *observe.Observation, writes bool) {
 	}
 	if !writes {
 		if times[written] != 0 || lasts[written] != 0 {
-			t.Errorf("client %v: written from %d to %d, which the kernel does not tell", x.Socket.Client, times[written], lasts[written])
+			t.Errorf("client %v: written from %d to %d, but the kernel does not report writes", x.Socket.Client, times[written], lasts[written])
 		}
 		times, lasts = slices.Delete(times, written, written+1), slices.Delete(lasts, written, written+1)
 	}
@@ -77,7 +77,7 @@ func checkOrder(t *testing.T, x *observe.Observation, writes bool) {
 	}
 }
 
-// Sockets that were open before the capture began are seen from then on.
+// Sockets opened before the capture are seen from its start on.
 func TestSocketsOpenedBefore(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -105,7 +105,7 @@ func TestSocketsOpenedBefore(t *testing.T) {
 	}
 	want := requests - 1
 	wantWritten := want
-	if !tellsWrites() {
+	if !hasWrites() {
 		wantWritten = 0
 	}
 	if seen[true] != want || seen[false] != want || written != wantWritten {
@@ -113,8 +113,8 @@ func TestSocketsOpenedBefore(t *testing.T) {
 	}
 }
 
-// When a message was acknowledged is known at the socket that sent it, also
-// where the peer sends nothing else: it is before the sender's own TCP says so.
+// The sending socket knows when its message was acknowledged, even if the peer
+// sends nothing else: before the sender's own TCP reports it.
 func TestAcknowledged(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -142,9 +142,8 @@ func TestAcknowledged(t *testing.T) {
 	}
 }
 
-// untilAcknowledged sends a message and returns a time, in ns of
-// CLOCK_MONOTONIC, at which the sender's TCP knew that it had arrived. Only then
-// the peer reads.
+// untilAcknowledged sends a message and returns a time, in ns of CLOCK_MONOTONIC,
+// by which the sender's TCP had the acknowledgement. The peer reads after that.
 func untilAcknowledged(t *testing.T, from, to *net.TCPConn, message string) uint64 {
 	t.Helper()
 	control(t, to, func(fd int) error {
@@ -159,8 +158,8 @@ func untilAcknowledged(t *testing.T, from, to *net.TCPConn, message string) uint
 	return known
 }
 
-// An answer acknowledges its request, too. What is not acknowledged any more
-// while the exchange is open has no time.
+// A response acknowledges its request, too. A message not acknowledged while the
+// exchange is open has no such time.
 func TestAcknowledgedWithTheAnswer(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -179,10 +178,7 @@ func TestAcknowledgedWithTheAnswer(t *testing.T) {
 			from, to *net.TCPConn
 			message  string
 		}{{client, server, request}, {server, client, ok200}} {
-			_, err := io.WriteString(pass.from, pass.message)
-			must(t, err)
-			_, err = io.ReadFull(pass.to, make([]byte, len(pass.message)))
-			must(t, err)
+			send(t, pass.from, pass.to, pass.message)
 		}
 	}
 	all := k.exchanges()
@@ -202,12 +198,11 @@ func TestAcknowledgedWithTheAnswer(t *testing.T) {
 		}
 	}
 	if withAnswer == 0 {
-		t.Error("no answer acknowledged its request: each was acknowledged alone")
+		t.Error("no response acknowledged its request")
 	}
 }
 
-// Who only looks at what has come, as Envoy's listeners do with a connection's
-// first bytes, has not read it: neither a request nor a response.
+// Peeking, as Envoy's listeners do at a connection's first bytes, is not a read.
 func TestPeekIsNoRead(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -230,19 +225,19 @@ func TestPeekIsNoRead(t *testing.T) {
 			if x.Context.TraceID.String() != traceID(i) {
 				continue
 			}
-			begun, handed := requestRead[i], x.Request.App
+			begun, read := requestRead[i], x.Request.App
 			if x.Socket.Client {
-				begun, handed = responseRead[i], x.Response.App
+				begun, read = responseRead[i], x.Response.App
 			}
-			if handed.First < begun {
-				t.Errorf("round %d, client %v: read from %d on, but nobody did before %d", i, x.Socket.Client, handed.First, begun)
+			if read.First < begun {
+				t.Errorf("round %d, client %v: read from %d on, but the read began at %d", i, x.Socket.Client, read.First, begun)
 			}
 		}
 	}
 }
 
-// pass sends a message, peeks at it and then reads it. It returns when the
-// reading began, in ns of CLOCK_MONOTONIC.
+// pass sends a message, peeks at it and then reads it. It returns the start of
+// the read in ns of CLOCK_MONOTONIC.
 func pass(t *testing.T, from, to net.Conn, message string) uint64 {
 	t.Helper()
 	_, err := io.WriteString(from, message)
@@ -263,8 +258,8 @@ func pass(t *testing.T, from, to net.Conn, message string) uint64 {
 	return now
 }
 
-// A request that has to wait, for earlier bytes or for its own, which its peer
-// does not read, was written before it was sent.
+// A request that has to wait for earlier bytes or its own, because its peer does
+// not read, was written before it was sent.
 func TestWriteThatWaits(t *testing.T) {
 	needsWrites(t)
 	if !inNamespace(t) {
@@ -273,7 +268,7 @@ func TestWriteThatWaits(t *testing.T) {
 	checkWaiting(t, newLoopback(t))
 }
 
-// Kernels before 6.16 tell of a write when it is over: the same times come of it.
+// Kernels before 6.16 report the end of a write, which leads to the same times.
 func TestWriteThatIsOver(t *testing.T) {
 	needs(t, HaveTracepoint("sock_send_length", 2))
 	if !inNamespace(t) {
@@ -294,21 +289,21 @@ func TestWriteThatIsOver(t *testing.T) {
 	}
 }
 
-// checkWaiting makes requests of this process wait in two ways, and holds when
-// they were written against when that was done.
+// checkWaiting delays requests of this process in two ways and compares their
+// write times with the actual ones.
 func checkWaiting(t *testing.T, k *kernel) {
 	t.Helper()
 	long := strings.Repeat("no HTTP\n", 1<<15) // more than the peer takes
 	head := fmt.Sprintf(" / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
 	for name, messages := range map[string][]string{
-		"behind others": {long, "GET" + head},
-		"long":          {"POST" + head + long},
+		"after others": {long, "GET" + head},
+		"long":         {"POST" + head + long},
 	} {
 		t.Run(name, func(t *testing.T) {
 			written := writeUnread(t, messages)
 			x := onlyAtClient(t, k)
 			if x.Request.Last < written {
-				t.Errorf("sent until %d, which cannot be before %d: nobody read", x.Request.Last, written)
+				t.Errorf("sent until %d, before %d, when the peer had not read", x.Request.Last, written)
 			}
 			if h := x.Request.App; h.First == 0 || h.Last > written {
 				t.Errorf("written from %d to %d, but it was done at %d", h.First, h.Last, written)
@@ -317,8 +312,8 @@ func checkWaiting(t *testing.T, k *kernel) {
 	}
 }
 
-// writeUnread writes the messages to a connection, whose peer reads and answers
-// only then. It returns when all was written, in ns of CLOCK_MONOTONIC.
+// writeUnread writes messages to a connection whose peer reads and responds only
+// after that. It returns the end of the writes in ns of CLOCK_MONOTONIC.
 func writeUnread(t *testing.T, messages []string) (written uint64) {
 	t.Helper()
 	client, server := connect(t)
@@ -327,7 +322,7 @@ func writeUnread(t *testing.T, messages []string) (written uint64) {
 	must(t, err)
 	must(t, raw.Control(func(fd uintptr) {
 		for _, message := range messages {
-			// The end of a record: what comes next begins a segment of its own.
+			// The end of a record: the next data begins a segment.
 			n, err := syscall.SendmsgN(int(fd), []byte(message), nil, nil, unix.MSG_EOR|unix.MSG_DONTWAIT)
 			if err != nil || n != len(message) {
 				t.Errorf("wrote %d of %d bytes: %v", n, len(message), err)
@@ -337,15 +332,12 @@ func writeUnread(t *testing.T, messages []string) (written uint64) {
 	written = monotonic(t)
 	_, err = io.ReadFull(server, make([]byte, len(strings.Join(messages, ""))))
 	must(t, err)
-	_, err = io.WriteString(server, ok200)
-	must(t, err)
-	_, err = io.ReadFull(client, make([]byte, len(ok200)))
-	must(t, err)
+	send(t, server, client, ok200)
 	return written
 }
 
-// The last part of a request is sent at once, where an earlier one had to wait:
-// its own time counts.
+// The last part of a request is sent at once, after an earlier part had to wait:
+// its own write time counts.
 func TestWriteBehindOneThatWaited(t *testing.T) {
 	needsWrites(t)
 	if !inNamespace(t) {
@@ -357,20 +349,11 @@ func TestWriteBehindOneThatWaited(t *testing.T) {
 	head := fmt.Sprintf("POST / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
 	first := head + strings.Repeat("no HTTP\n", 1<<15)
 	must(t, client.SetWriteBuffer(1<<20))
-	_, err := io.WriteString(client, first)
-	must(t, err)
-	_, err = io.ReadFull(server, make([]byte, len(first)))
-	must(t, err)
+	send(t, client, server, first)
 	poll(t, "all of it is acknowledged", func() bool { return tcpInfo(t, client).Unacked == 0 })
 	before := monotonic(t)
-	_, err = io.WriteString(client, "the end")
-	must(t, err)
-	_, err = io.ReadFull(server, make([]byte, len("the end")))
-	must(t, err)
-	_, err = io.WriteString(server, ok200)
-	must(t, err)
-	_, err = io.ReadFull(client, make([]byte, len(ok200)))
-	must(t, err)
+	send(t, client, server, "the end")
+	send(t, server, client, ok200)
 	x := onlyAtClient(t, k)
 	if h := x.Request.App; h.First == 0 || h.First > before || h.Last < before {
 		t.Errorf("written from %d to %d, but the end not before %d", h.First, h.Last, before)
@@ -388,7 +371,7 @@ func TestTooManyCgroups(t *testing.T) {
 	}
 }
 
-// What is lost and sent again was written before it was lost.
+// Retransmitted data was written before it was lost.
 func TestWriteOfWhatIsSentAgain(t *testing.T) {
 	needsWrites(t)
 	if !inNamespace(t) {
@@ -405,18 +388,15 @@ func TestWriteOfWhatIsSentAgain(t *testing.T) {
 	})
 	_, err := io.ReadFull(server, make([]byte, len(request)))
 	must(t, err)
-	_, err = io.WriteString(server, ok200)
-	must(t, err)
-	_, err = io.ReadFull(client, make([]byte, len(ok200)))
-	must(t, err)
+	send(t, server, client, ok200)
 	x := onlyAtClient(t, k)
 	if h := x.Request.App; h.First == 0 || h.Last > written || x.Retransmits == 0 {
 		t.Errorf("written from %d to %d, but it was done at %d; %d segments sent again", h.First, h.Last, written, x.Retransmits)
 	}
 }
 
-// Sockets of a chosen cgroup and of those below it are told from others by the
-// program that is asked at a write; of all who write meanwhile, only they are.
+// At a write, the program distinguishes the sockets in a target cgroup or below
+// from all others that write meanwhile.
 func TestChosenCgroups(t *testing.T) {
 	needsWrites(t)
 	if !inNamespace(t) {
@@ -424,8 +404,8 @@ func TestChosenCgroups(t *testing.T) {
 	}
 	own := ownCgroup(t)
 	for name, test := range map[string]struct {
-		chosen []string
-		want   bool
+		targets []string
+		want    bool
 	}{
 		"own":           {[]string{own}, true},
 		"one above":     {[]string{filepath.Dir(own)}, true},
@@ -433,21 +413,21 @@ func TestChosenCgroups(t *testing.T) {
 		"one of others": {[]string{newCgroup(t), newCgroup(t), own}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k := newLoopbackOf(t, test.chosen...)
+			k := newLoopbackOf(t, test.targets...)
 			writeUnread(t, []string{strings.Repeat("no HTTP\n", 1<<15), "GET / HTTP/1.1\r\n\r\n"})
-			chosen, asked := false, false
-			for _, answer := range answers(t, k) {
-				chosen = chosen || answer&1 != 0
-				asked = asked || answer != 0
+			inTarget, cached := false, false
+			for _, result := range cachedCgroups(t, k) {
+				inTarget = inTarget || result&1 != 0
+				cached = cached || result != 0
 			}
-			if !asked || chosen != test.want {
-				t.Errorf("asked for a cgroup: %v, chosen: %v, want %v", asked, chosen, test.want)
+			if !cached || inTarget != test.want {
+				t.Errorf("cached: %v, in a target: %v, want %v", cached, inTarget, test.want)
 			}
 		})
 	}
 }
 
-// A cgroup that is made does not inherit what was known of one that was at its
+// A new cgroup does not inherit the cached result of an earlier one at the same
 // address.
 func TestMadeCgroupIsAskedFor(t *testing.T) {
 	needsWrites(t)
@@ -462,20 +442,20 @@ func TestMadeCgroupIsAskedFor(t *testing.T) {
 	}
 	must(t, k.probe.sockets.collection.Maps[bpf.SocketMapCachedCgroups].Put(uint32(0), &all))
 	newCgroup(t)
-	if known := answers(t, k); !slices.Contains(known, 0) {
-		t.Errorf("nothing was forgotten: %#x", known)
+	if known := cachedCgroups(t, k); !slices.Contains(known, 0) {
+		t.Errorf("no entry was cleared: %#x", known)
 	}
 }
 
-// answers returns what the programs know of cgroups.
-func answers(t *testing.T, k *kernel) []uint64 {
+// cachedCgroups returns the programs' results for cgroups.
+func cachedCgroups(t *testing.T, k *kernel) []uint64 {
 	t.Helper()
 	var known bpf.SocketCgroupCache
 	must(t, k.probe.sockets.collection.Maps[bpf.SocketMapCachedCgroups].Lookup(uint32(0), &known))
 	return known.Of[:]
 }
 
-// A process may be in a cgroup below the chosen one: what it writes is noted.
+// Writes of a process in a cgroup below the target are recorded.
 func TestWriteOfACgroupBelow(t *testing.T) {
 	needsWrites(t)
 	if !inNamespace(t) {
@@ -493,16 +473,16 @@ func TestWriteOfACgroupBelow(t *testing.T) {
 	checkWaiting(t, k)
 }
 
-// A kernel whose kfree_skb has three arguments takes the program, which leaves
-// the receiver alone then. icmp_send has arguments of the same kinds and stands
-// in for the older kfree_skb.
+// A kernel whose kfree_skb has three arguments accepts the program, which then
+// ignores the receiver. icmp_send has arguments of the same kinds and takes the
+// place of the older kfree_skb.
 func TestDropWithoutAReceiver(t *testing.T) {
 	const point = "icmp_send"
 	must(t, HaveTracepoint(point, dropReceiver-1))
 	if HaveTracepoint(point, dropReceiver) == nil {
 		t.Fatalf("%s has %d arguments: choose another", point, dropReceiver)
 	}
-	for _, told := range []bool{false, true} {
+	for _, known := range []bool{false, true} {
 		spec, err := bpf.LoadSocket()
 		must(t, err)
 		for name := range spec.Programs {
@@ -511,13 +491,13 @@ func TestDropWithoutAReceiver(t *testing.T) {
 			}
 		}
 		spec.Programs[bpf.SocketProgSocketDrop].AttachTo = point
-		must(t, setAll(spec, map[string]any{bpf.SocketVarHaveRxSk: told}))
+		must(t, setAll(spec, map[string]any{bpf.SocketVarHaveRxSk: known}))
 		collection, err := ebpf.NewCollection(spec)
 		if err == nil {
 			collection.Close()
 		}
-		if (err == nil) == told {
-			t.Errorf("the receiver is told: %v; loading: %v", told, err)
+		if (err == nil) == known {
+			t.Errorf("receiver known: %v; loading: %v", known, err)
 		}
 	}
 }
@@ -554,7 +534,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// A directory of the right name on another file system is none.
+// A directory of the right name on another file system does not count.
 func TestFindNothing(t *testing.T) {
 	root := t.TempDir()
 	if err := os.Mkdir(filepath.Join(root, "kubepods"), 0o755); err != nil {

@@ -23,8 +23,8 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// TestOptionsOnTheWire decodes what tcpdump saw: the bytes are those of the
-// design with each layout, and with "off" none of ours are there.
+// TestOptionsOnTheWire decodes what tcpdump captured: the bytes of each layout
+// are those of the design, and with "off" there are no options.
 func TestOptionsOnTheWire(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -46,7 +46,7 @@ func TestOptionsOnTheWire(t *testing.T) {
 	}
 }
 
-// TestPortsOfOptions: a connection to another port gets none.
+// TestPortsOfOptions: a connection to another port gets no options.
 func TestPortsOfOptions(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -56,7 +56,7 @@ func TestPortsOfOptions(t *testing.T) {
 	checkAll(t, got, OptionOff)
 }
 
-// tcpdump writes what passes the client's interface to a file.
+// tcpdump writes the packets at the client's interface to a file.
 func tcpdump(t *testing.T) (file string, stop func()) {
 	t.Helper()
 	file = filepath.Join(t.TempDir(), "wire.pcap")
@@ -71,14 +71,13 @@ func tcpdump(t *testing.T) (file string, stop func()) {
 	}
 	go func() { _, _ = io.Copy(io.Discard, lines) }()
 	return file, func() {
-		// All is written once the last FIN's file size stays: tcpdump is
-		// asked to stop and empties its buffer first.
+		// On an interrupt, tcpdump flushes its buffer and exits.
 		must(t, cmd.Process.Signal(os.Interrupt))
 		must(t, cmd.Wait())
 	}
 }
 
-// checkWire reads the options with gopacket's decoder, which knows nothing of
+// checkWire reads the options with gopacket's decoder, which is independent of
 // ours.
 func checkWire(t *testing.T, file string, got []observe.Observation, layout OptionLayout) {
 	t.Helper()
@@ -120,7 +119,8 @@ func checkWire(t *testing.T, file string, got []observe.Observation, layout Opti
 	}
 }
 
-// checkDecoded compares with what `layertrace decode` makes of the same packets.
+// checkDecoded compares with the result of `layertrace decode` for the same
+// packets.
 func checkDecoded(t *testing.T, file string, got []observe.Observation) {
 	t.Helper()
 	f, err := os.Open(file)
@@ -135,7 +135,7 @@ func checkDecoded(t *testing.T, file string, got []observe.Observation) {
 	}
 	for i, want := range got {
 		x := decoded[i]
-		// Clocks differ (Unix and monotonic time), durations hardly do.
+		// The clocks differ (Unix and monotonic time), durations hardly do.
 		took, wantTook := time.Duration(x.Response.Last-x.Request.First), time.Duration(want.Response.Last-want.Request.First)
 		if (took - wantTook).Abs() > 10*time.Millisecond {
 			t.Errorf("exchange %d: decoded %v, the probe has %v", i, took, wantTook)

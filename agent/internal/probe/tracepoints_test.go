@@ -39,7 +39,7 @@ func TestHaveTracepoint(t *testing.T) {
 	}
 }
 
-// A kernel without a tracepoint: the rest works, and what is off is said once.
+// Without a tracepoint the rest works, and one log line has the consequence.
 func TestKernelWithoutTracepoints(t *testing.T) {
 	needsWrites(t)
 	if !inNamespace(t) {
@@ -69,12 +69,12 @@ func TestKernelWithoutTracepoints(t *testing.T) {
 			for _, x := range k.exchanges() {
 				if x.Socket != nil {
 					sockets++
-					told := reads
+					known := reads
 					if x.Socket.Client {
-						told = writes
+						known = writes
 					}
-					if (x.Request.App.Last != 0) != told {
-						t.Errorf("client %v: request handed over at %d, told: %v", x.Socket.Client, x.Request.App.Last, told)
+					if (x.Request.App.Last != 0) != known {
+						t.Errorf("client %v: request written or read at %d, known: %v", x.Socket.Client, x.Request.App.Last, known)
 					}
 				} else {
 					interfaces++
@@ -93,7 +93,7 @@ func TestKernelWithoutTracepoints(t *testing.T) {
 	}
 }
 
-// What is no lack of a feature stays an error.
+// Other errors than a missing feature remain errors.
 func TestRefusedTracepoint(t *testing.T) {
 	t.Cleanup(func() { haveTracepoint = HaveTracepoint })
 	haveTracepoint = func(string, int) error { return fs.ErrPermission }
@@ -120,7 +120,7 @@ func TestDoWithout(t *testing.T) {
 	}
 }
 
-// What passes an empty queue by, or has none, is with the driver at once.
+// Packets that bypass an empty qdisc, or have none, reach the driver at once.
 func TestDriverWithoutWaiting(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -133,7 +133,7 @@ func TestDriverWithoutWaiting(t *testing.T) {
 		queue netlink.Qdisc // nil: as the kernel made it, without
 	}{
 		{"no queue", nil},
-		{"a queue that is passed by", &netlink.GenericQdisc{QdiscAttrs: rootQueue(n), QdiscType: "pfifo"}},
+		{"a bypassed queue", &netlink.GenericQdisc{QdiscAttrs: rootQueue(n), QdiscType: "pfifo"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.queue != nil {
@@ -142,19 +142,19 @@ func TestDriverWithoutWaiting(t *testing.T) {
 			for _, x := range driven(t, k, requests, false, func() { n.talk(t) }) {
 				checkHandover(t, &x)
 				if q := x.Request; q.Tx != (observe.Extent{First: q.First, Last: q.Last}) {
-					t.Errorf("driver got it from %d to %d, it was captured from %d to %d", q.Tx.First, q.Tx.Last, q.First, q.Last)
+					t.Errorf("transmitted from %d to %d, captured from %d to %d", q.Tx.First, q.Tx.Last, q.First, q.Last)
 				}
 			}
 		})
 	}
 }
 
-// driven lets the client talk, and returns what the probe gave out of it, every
-// message with its driver's times. A kernel may leave out a tracepoint's programs
-// now and then, without counting it as theirs (seen for up to 4 ms, of any program
-// at qdisc_dequeue): that has to be counted, and is tried again. waits: nothing
-// passes the queue by, so that of a message with the times of its capture no
-// packet was seen there, which nothing can count.
+// driven lets the client talk and returns its exchanges, all messages with
+// transmit times. A kernel may skip a tracepoint's programs now and then without
+// counting that (seen for up to 4 ms, for all programs at qdisc_dequeue): such
+// messages must be counted, and the test is repeated. waits: nothing bypasses the
+// qdisc, so a transmit time equal to that of the capture means that no packet was
+// seen, which cannot be counted.
 func driven(t *testing.T, k *kernel, want int, waits bool, talk func()) []observe.Observation {
 	t.Helper()
 	for range 4 {
@@ -164,28 +164,28 @@ func driven(t *testing.T, k *kernel, want int, waits bool, talk func()) []observ
 		if len(all) != want {
 			t.Fatalf("%d exchanges, want %d", len(all), want)
 		}
-		var unhanded, unseen uint64
+		var missing, unseen uint64
 		for _, x := range all {
 			switch q := x.Request; q.Tx {
 			case observe.Extent{}:
-				unhanded++
+				missing++
 			case observe.Extent{First: q.First, Last: q.Last}:
 				unseen++
 			}
 		}
-		if counted := k.count("tx_timestamps_missing") - before; counted != unhanded {
-			t.Fatalf("%d requests counted without a time of the driver, want %d", counted, unhanded)
+		if counted := k.count("tx_timestamps_missing") - before; counted != missing {
+			t.Fatalf("%d requests counted without transmit times, want %d", counted, missing)
 		}
-		if unhanded == 0 && (!waits || unseen == 0) {
+		if missing == 0 && (!waits || unseen == 0) {
 			return all
 		}
-		t.Logf("again: of %d requests %d without a time of the driver, %d with that of the capture", want, unhanded, unseen)
+		t.Logf("again: of %d requests %d without transmit times, %d with those of the capture", want, missing, unseen)
 	}
 	t.Fatal("the driver's times are missing in each of 4 conversations")
 	return nil
 }
 
-// At an interface only the message that leaves through it has a driver.
+// At an interface only the message that leaves through it has transmit times.
 func checkHandover(t *testing.T, x *observe.Observation) {
 	t.Helper()
 	out, in := x.Request, x.Response
@@ -202,11 +202,11 @@ func checkHandover(t *testing.T, x *observe.Observation) {
 
 func TestDriverBehindTheQueue(t *testing.T) {
 	if inNamespace(t) {
-		checkBehindTheQueue(t, newNetwork(t))
+		checkQueued(t, newNetwork(t))
 	}
 }
 
-// Interfaces with numbers above those that have a bit are watched, too.
+// Interfaces with indexes above those that have a bit are watched, too.
 func TestDriverOfAHighNumber(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -216,12 +216,12 @@ func TestDriverOfAHighNumber(t *testing.T) {
 	if n.ifindex != high {
 		t.Fatalf("interface %d, want %d", n.ifindex, high)
 	}
-	checkBehindTheQueue(t, n)
+	checkQueued(t, n)
 }
 
-// checkBehindTheQueue lets requests wait in the queue of their interface: the
-// driver gets them later by what the queue's rate and their size make of it.
-func checkBehindTheQueue(t *testing.T, n *network) {
+// checkQueued delays requests in the qdisc of their interface: the driver gets
+// them later, as the qdisc's rate and their size imply.
+func checkQueued(t *testing.T, n *network) {
 	t.Helper()
 	k := newKernel(t, Options{Drivers: true})
 	must(t, k.probe.Attach(n.ifindex))
@@ -230,7 +230,7 @@ func checkBehindTheQueue(t *testing.T, n *network) {
 	for i, x := range driven(t, k, requests, true, func() { n.talk(t) }) {
 		checkHandover(t, &x)
 		if x.Request.Tx.Last < x.Request.Last {
-			t.Errorf("request of %d bytes: driver got its last byte at %d, the queue had it at %d", x.Request.Bytes, x.Request.Tx.Last, x.Request.Last)
+			t.Errorf("request of %d bytes: last byte transmitted at %d, captured at %d", x.Request.Bytes, x.Request.Tx.Last, x.Request.Last)
 		}
 		if x.Context.TraceID.String() != traceID(i) {
 			t.Fatalf("request %d has trace ID %s, want %s", i, x.Context.TraceID, traceID(i))
@@ -242,8 +242,8 @@ func checkBehindTheQueue(t *testing.T, n *network) {
 	}
 }
 
-// A queue for several transmit queues, which was too slow for the rest of each
-// request, lets that go as a list.
+// A qdisc for several transmit queues, which delayed the rest of each request,
+// releases it as a list.
 func TestDriverGetsAList(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -265,20 +265,20 @@ func TestDriverGetsAList(t *testing.T) {
 	}) {
 		checkHandover(t, &x)
 		if x.Request.Tx.Last < x.Request.Last {
-			t.Errorf("request %d: driver got its last byte at %d, the queue had it at %d", i, x.Request.Tx.Last, x.Request.Last)
+			t.Errorf("request %d: last byte transmitted at %d, captured at %d", i, x.Request.Tx.Last, x.Request.Last)
 		}
 	}
 }
 
-// shape makes a queue of this rate and burst, in bytes (per second), or changes
-// the one that there is.
+// shape installs or changes a qdisc with this rate and burst, in bytes (per
+// second).
 func shape(n *network, rate uint64, burst uint32) error {
 	return netlink.QdiscReplace(&netlink.Tbf{
 		QdiscAttrs: rootQueue(n), Rate: rate, Buffer: netlink.Xmittime(rate, burst), Limit: 1 << 20,
 	})
 }
 
-// queued returns how many packets the queue holds.
+// queued returns the number of packets in the qdisc.
 func queued(t *testing.T, n *network) uint32 {
 	t.Helper()
 	link, err := netlink.LinkByIndex(n.ifindex)
@@ -292,8 +292,8 @@ func rootQueue(n *network) netlink.QdiscAttrs {
 	return netlink.QdiscAttrs{LinkIndex: n.ifindex, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
 }
 
-// A request that is dropped at its interface, where nothing waits: the driver gets
-// the copy that is sent again, TCP's least timeout later.
+// A request dropped at its interface, with nothing queued: the driver gets the
+// retransmission, TCP's minimum timeout later.
 func TestDriverGetsACopy(t *testing.T) {
 	needsTCX(t)
 	if !inNamespace(t) {
@@ -320,11 +320,11 @@ func TestDriverGetsACopy(t *testing.T) {
 	}
 	q := all[0].Request
 	if waited := time.Duration(q.Tx.Last - q.Last); waited < leastTimeout*9/10 || q.Tx.First != q.Tx.Last {
-		t.Errorf("driver got it from %v to %v after it was captured, want both some %v", time.Duration(q.Tx.First-q.First), waited, leastTimeout)
+		t.Errorf("transmitted %v to %v after the capture, want both some %v", time.Duration(q.Tx.First-q.First), waited, leastTimeout)
 	}
 }
 
-// resendSoon takes back what newNetwork does against copies.
+// resendSoon undoes newNetwork's measures against retransmissions.
 func resendSoon(n *network) error {
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
 	if err != nil {
@@ -339,9 +339,8 @@ func resendSoon(n *network) error {
 	return errors.New("no route with a least timeout")
 }
 
-// Packets that the kernel drops behind the capture are counted at the interface
-// where they were lost and at the socket that sent them, with the reason: as
-// many as who dropped them says.
+// Packets dropped after the capture are counted at the interface of the loss and
+// at the sending socket, with the reason: as many as the dropping program counts.
 func TestDrops(t *testing.T) {
 	needsTCX(t)
 	if !inNamespace(t) {
@@ -381,7 +380,7 @@ func TestDrops(t *testing.T) {
 	}
 }
 
-// What the kernel drops on its way in is counted at the socket that it was for.
+// A packet dropped on arrival is counted at the socket it was for.
 func TestDropsOfTheReceiver(t *testing.T) {
 	needsReceivers(t)
 	if !inNamespace(t) {
@@ -404,8 +403,8 @@ func TestDropsOfTheReceiver(t *testing.T) {
 	}
 }
 
-// A copy of what the receiver has, sent since nothing of the acknowledgement came
-// back, is no loss where it arrives.
+// A retransmission of data that the receiver already has, sent because its
+// acknowledgements were lost, is not a loss at the receiver.
 func TestDuplicateIsNoDrop(t *testing.T) {
 	needsReceivers(t)
 	if !inNamespace(t) {
@@ -417,7 +416,7 @@ func TestDuplicateIsNoDrop(t *testing.T) {
 	takeNothing(t, server)
 	_, err := io.WriteString(server, ok200)
 	must(t, err)
-	poll(t, "the answer is sent again", func() bool { return tcpInfo(t, server).Total_retrans > 0 })
+	poll(t, "the response is sent again", func() bool { return tcpInfo(t, server).Total_retrans > 0 })
 	takeAll(t, server)
 	_, err = io.ReadFull(client, make([]byte, len(ok200)))
 	must(t, err)
@@ -431,7 +430,7 @@ func TestDuplicateIsNoDrop(t *testing.T) {
 	}
 }
 
-// takeNothing lets a socket drop what comes, takeAll take it again.
+// takeNothing makes a socket drop what arrives, takeAll ends that.
 func takeNothing(t *testing.T, conn *net.TCPConn) {
 	t.Helper()
 	none := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
@@ -447,8 +446,8 @@ func takeAll(t *testing.T, conn *net.TCPConn) {
 	})
 }
 
-// dropAll drops what leaves through an interface while do runs, behind all that
-// looks at it there, and returns how many packets that were.
+// dropAll drops packets that leave through an interface while do runs, after all
+// other programs there, and returns their number.
 func dropAll(t *testing.T, ifindex int, do func()) uint32 {
 	t.Helper()
 	drop, err := ebpf.NewProgram(&ebpf.ProgramSpec{

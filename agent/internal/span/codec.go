@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package span is the codec between observations and spans: one span for each
-// exchange and capture point, under the span of the proxy that sent the request.
-// One table (fields) has all attributes, for writing, for reading and for
+// Package span is the codec between observations and spans. An exchange has one span
+// per capture point, a child of the span of the proxy that sent the request. One
+// table (fields) defines all attributes, for writing, for reading and for
 // docs/attributes.md.
 package span
 
@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -26,22 +27,22 @@ import (
 // ScopeName is the instrumentation scope of all spans of layertrace.
 const ScopeName = "github.com/layertrace/layertrace"
 
-// field is one attribute of an observation's span. A field that costs something
-// in each span is worth its cost: what was not seen, and what equals the value
-// that absence stands for, is not written.
+// field is one attribute of an observation's span. Each attribute costs CPU, network
+// and storage in every span, so a value that was not seen, or that equals the default
+// of an absent attribute, is not written.
 type field struct {
 	key attribute.Key
 	// typ, unit, meaning and section are for docs/attributes.md.
 	typ, unit, meaning string
 	section            string
-	// get returns the value, or false when the attribute is not written.
-	get func(o *observe.Observation, start uint64) (attribute.Value, bool)
-	// set takes a value of the attribute, or its absence. It is called in the
-	// order of the table, with start already known.
+	// get sets the value and returns whether the attribute is written.
+	get func(o *observe.Observation, start uint64, v *attribute.Value) bool
+	// set reads the attribute, or applies its default if it is absent. The fields are
+	// set in the order of the table.
 	set func(o *observe.Observation, start uint64, in input) error
 }
 
-// Keys that more than one place needs.
+// Keys that are used more than once.
 const (
 	keyMonotonic = attribute.Key("layertrace.monotonic_ns")
 	keyFlags     = attribute.Key("layertrace.flags")
@@ -60,26 +61,28 @@ const (
 	sectionPeers    = "peers"
 )
 
-// fields are the attributes of an observation's span. A field that others take as
-// their default comes before them.
+// fields are the attributes of an observation's span. A field comes before those that
+// it is the default of.
 var fields = []field{
-	// Where and how.
+	// Capture.
 	{
 		key: "layertrace.direction", typ: "string", section: sectionSeen,
 		meaning: "direction of the request through the interface: `ingress` (into the host) or `egress`; absent at a socket",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.StringValue(o.Direction.String()), o.Socket == nil
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(o.Direction.String())
+			return o.Socket == nil
 		},
 		set: setDirection,
 	},
 	{
 		key: keySide, typ: "string", section: sectionSeen,
 		meaning: "`client`: the socket sent the request, `server`: it received it",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
 			if o.Socket == nil {
-				return attribute.Value{}, false
+				return false
 			}
-			return attribute.StringValue(sideOf(o.Socket)), true
+			*v = attribute.StringValue(sideOf(o.Socket))
+			return true
 		},
 		set: setSide,
 	},
@@ -90,12 +93,13 @@ var fields = []field{
 	{
 		key: "layertrace.context.format", typ: "string", section: sectionSeen,
 		meaning: "format of the trace context: " + formatList() + "; absent at a socket",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.StringValue(o.Context.Format.String()), o.Socket == nil
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(o.Context.Format.String())
+			return o.Socket == nil
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			if format, err := tracecontext.ParseFormat(in.text()); err == nil {
-				o.Context.Format = format // a later version has more
+				o.Context.Format = format // unknown formats are of later versions
 			}
 			return nil
 		},
@@ -103,14 +107,15 @@ var fields = []field{
 	{
 		key: "layertrace.context.offset_bytes", typ: "int", unit: "bytes", section: sectionSeen,
 		meaning: "offset in the request of the line with the context; absent at a socket",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.Int64Value(int64(o.Context.HeaderOffset)), o.Socket == nil
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.Int64Value(int64(o.Context.HeaderOffset))
+			return o.Socket == nil
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			return in.count32(&o.Context.HeaderOffset, 0)
 		},
 	},
-	// Both ends.
+	// Endpoints.
 	addressField(semconv.ClientAddressKey, "address of the client, as seen at this point (before or after address translation)",
 		func(o *observe.Observation) *netip.AddrPort { return &o.Client }),
 	portField(semconv.ClientPortKey, "its TCP port", func(o *observe.Observation) *netip.AddrPort { return &o.Client }),
@@ -119,15 +124,17 @@ var fields = []field{
 	portField(semconv.ServerPortKey, "its TCP port", func(o *observe.Observation) *netip.AddrPort { return &o.Server }),
 	{
 		key: semconv.NetworkTypeKey, typ: "string", section: sectionStandard, meaning: "`ipv6`; absent: IPv4",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return semconv.NetworkTypeIPv6.Value, !o.Server.Addr().Unmap().Is4()
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = semconv.NetworkTypeIPv6.Value
+			return !o.Server.Addr().Unmap().Is4()
 		},
-		set: ignore, // the address has it
+		set: ignore, // the address shows it
 	},
 	{
 		key: semconv.HTTPResponseStatusCodeKey, typ: "int", section: sectionStandard, meaning: "status of the final response",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.Int64Value(int64(o.Status)), o.Status != 0
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.Int64Value(int64(o.Status))
+			return o.Status != 0
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			status, err := in.count(0, 999)
@@ -139,10 +146,11 @@ var fields = []field{
 	{
 		key: keyMonotonic, typ: "int", unit: "ns", section: sectionTimes,
 		meaning: "start of the span on the node's `CLOCK_MONOTONIC`: comparable between the points of one node, never between nodes",
-		get: func(_ *observe.Observation, start uint64) (attribute.Value, bool) {
-			return attribute.Int64Value(int64(start)), true
+		get: func(_ *observe.Observation, start uint64, v *attribute.Value) bool {
+			*v = attribute.Int64Value(int64(start))
+			return true
 		},
-		set: ignore, // read first: all other times count from it
+		set: ignore, // Decode reads it first: all other times are relative to it
 	},
 	offset("layertrace.request.first_ns", sectionTimes, "first byte of the request, from the span's start; absent: 0",
 		func(o *observe.Observation) *uint64 { return &o.Request.First },
@@ -195,15 +203,16 @@ var fields = []field{
 			}
 			return 1
 		}),
-	count("layertrace.retransmits", "packets", sectionSizes, "TCP segments of both messages that were seen again; absent: 0",
+	count("layertrace.retransmits", "packets", sectionSizes, "TCP segments of both messages that were seen more than once; absent: 0",
 		func(o *observe.Observation) *uint32 { return &o.Retransmits }, nil),
-	count("layertrace.drops", "packets", sectionSizes, "packets of the connection that the kernel dropped meanwhile, at this interface or, at a socket, in its network namespace or by TCP itself; absent: 0",
+	count("layertrace.drops", "packets", sectionSizes, "packets of the connection that the kernel dropped during the exchange, at this interface or, for a socket, in its network namespace or by TCP itself; absent: 0",
 		func(o *observe.Observation) *uint32 { return &o.Drops }, nil),
 	{
 		key: "layertrace.drop_reason", typ: "string", section: sectionSizes,
 		meaning: "reason of the last drop: the kernel's name (`enum skb_drop_reason`) in lower case",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.StringValue(o.DropReason), o.DropReason != ""
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(o.DropReason)
+			return o.DropReason != ""
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error { o.DropReason = in.text(); return nil },
 	},
@@ -211,17 +220,18 @@ var fields = []field{
 		func(o *observe.Observation) *uint64 {
 			return socketField(o, func(s *observe.Socket) *uint64 { return &s.SRTT })
 		}, nil),
-	count("layertrace.zero_windows", "", sectionSizes, "how often the application read when the announced receive window was used up: the peer had to wait; absent: 0",
+	count("layertrace.zero_windows", "", sectionSizes, "number of reads while the announced receive window was used up, so that the peer had to wait; absent: 0",
 		func(o *observe.Observation) *uint32 {
 			return socketField(o, func(s *observe.Socket) *uint32 { return &s.ZeroWindows })
 		}, nil),
 	{
-		key: keyFlags, typ: "string[]", section: sectionSizes, meaning: "what was unusual; absent: nothing: " + flagList(),
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+		key: keyFlags, typ: "string[]", section: sectionSizes, meaning: "unusual events; absent: none: " + flagList(),
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
 			if o.Flags == 0 {
-				return attribute.Value{}, false
+				return false
 			}
-			return attribute.StringSliceValue(o.Flags.Names()), true
+			*v = attribute.StringSliceValue(o.Flags.Names())
+			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			o.Flags = observe.FlagsOf(in.list())
@@ -232,19 +242,21 @@ var fields = []field{
 	{
 		key: "layertrace.connection_id", typ: "string", unit: "hex", section: sectionOption,
 		meaning: "ID of the connection: 16 digits (`compact`) or 8 (`paper`)",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
 			if len(o.ConnectionID) == 0 {
-				return attribute.Value{}, false
+				return false
 			}
-			return attribute.StringValue(o.ConnectionIDHex()), true
+			*v = attribute.StringValue(o.ConnectionIDHex())
+			return true
 		},
 		set: setConnectionID,
 	},
 	{
 		key: "layertrace.option_time_ns", typ: "int", unit: "ns", section: sectionOption,
 		meaning: "the sender's `CLOCK_MONOTONIC` in the option; with `compact` only the low 32 bits of its microseconds are known",
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.Int64Value(int64(o.OptionTime * optionUnit(o))), o.OptionTime != 0
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.Int64Value(int64(o.OptionTime * optionUnit(o)))
+			return o.OptionTime != 0
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			ns, err := in.count(0, math.MaxInt64)
@@ -252,42 +264,47 @@ var fields = []field{
 			return err
 		},
 	},
-	// Names of the other end.
+	// Names of the endpoints.
 	peerField("layertrace.client.service", "the client's workload", func(o *observe.Observation) *string { return &o.Peers.Client.Service }),
-	peerField("layertrace.client.node", "the client's node, where its address is a node's and no workload's", func(o *observe.Observation) *string { return &o.Peers.Client.Node }),
+	peerField("layertrace.client.node", "the client's node, if its address belongs to a node and not to a workload", func(o *observe.Observation) *string { return &o.Peers.Client.Node }),
 	peerField("layertrace.server.service", "the server's workload", func(o *observe.Observation) *string { return &o.Peers.Server.Service }),
-	peerField("layertrace.server.node", "the server's node, in the same way", func(o *observe.Observation) *string { return &o.Peers.Server.Node }),
+	peerField("layertrace.server.node", "the server's node, likewise", func(o *observe.Observation) *string { return &o.Peers.Server.Node }),
 }
 
-// usualAttributes is the number of attributes of a span without anything unusual.
-const usualAttributes = 16
+// encoder encodes observations. It must not be used concurrently.
+type encoder struct {
+	buffer []attribute.KeyValue // as long as fields
+}
 
-// Encode returns the attributes of the observation's span, which starts at the
+func newEncoder() *encoder { return &encoder{make([]attribute.KeyValue, len(fields))} }
+
+// encode returns the attributes of the observation's span, which starts at the
 // monotonic time start (ns).
-func Encode(o *observe.Observation, start uint64) []attribute.KeyValue {
-	kv := make([]attribute.KeyValue, 0, usualAttributes)
+func (e *encoder) encode(o *observe.Observation, start uint64) []attribute.KeyValue {
+	n := 0
 	for i := range fields {
-		if v, ok := fields[i].get(o, start); ok {
-			kv = append(kv, attribute.KeyValue{Key: fields[i].key, Value: v})
+		kv := &e.buffer[n]
+		if fields[i].get(o, start, &kv.Value) {
+			kv.Key = fields[i].key
+			n++
 		}
 	}
-	return kv
+	return slices.Clone(e.buffer[:n])
 }
 
-// Decode is the opposite of Encode and Resource: it reads the observation that a
-// stored span of layertrace is about. The error says what is missing or does not
-// fit together.
+// Decode is the inverse of encode and Resource: it returns the observation of a
+// stored span of layertrace. The error names what is missing or inconsistent.
 func Decode(s *Stored) (observe.Observation, error) {
 	var o observe.Observation
 	o.Context.TraceID, o.Context.SpanID = tracecontext.TraceID(s.TraceID), tracecontext.SpanID(s.Parent)
 	o.Wall = s.Start.UnixNano()
 	switch {
 	case !s.Parent.IsValid():
-		return o, errors.New("it has no parent, so it belongs to no request")
+		return o, errors.New("the span has no parent, so it belongs to no request")
 	case s.Duration < 0:
-		return o, fmt.Errorf("its duration is %v", s.Duration)
+		return o, fmt.Errorf("the duration is %v", s.Duration)
 	case o.Wall <= 0:
-		return o, errors.New("it has no start")
+		return o, errors.New("the span has no start")
 	}
 	point, err := decodePoint(s)
 	if err != nil {
@@ -314,13 +331,13 @@ func checkTimes(o *observe.Observation) error {
 	q, r := &o.Request, &o.Response
 	switch {
 	case q.Last < q.First:
-		return errors.New("its request ends before it begins")
+		return errors.New("the request ends before it begins")
 	case r.First == 0 && r.Last != 0:
-		return errors.New("its response ends without a beginning")
+		return errors.New("the response has an end but no beginning")
 	case r.Last < r.First:
-		return errors.New("its response ends before it begins")
+		return errors.New("the response ends before it begins")
 	case r.First != 0 && r.First < q.First:
-		return errors.New("its response begins before its request")
+		return errors.New("the response begins before the request")
 	case q.Acknowledged != 0 && q.Acknowledged < q.Last || r.Acknowledged != 0 && r.Acknowledged < r.Last:
 		return errors.New("a message is acknowledged before it is sent")
 	}
@@ -332,14 +349,18 @@ func checkTimes(o *observe.Observation) error {
 	return nil
 }
 
-// offset is a time, stored as the offset from the span's start. absent is the
-// time that the attribute's absence stands for.
+// offset is a field with a time, stored as the offset from the span's start. absent
+// returns the default.
 func offset(key attribute.Key, section, meaning string, at func(*observe.Observation) *uint64, absent func(*observe.Observation, uint64) uint64) field {
 	return field{
 		key: key, typ: "int", unit: "ns", meaning: meaning, section: section,
-		get: func(o *observe.Observation, start uint64) (attribute.Value, bool) {
+		get: func(o *observe.Observation, start uint64, v *attribute.Value) bool {
 			t := *at(o)
-			return attribute.Int64Value(int64(t - start)), t != 0 && t != absent(o, start)
+			if t == 0 || t == absent(o, start) {
+				return false
+			}
+			*v = attribute.Int64Value(int64(t - start))
+			return true
 		},
 		set: func(o *observe.Observation, start uint64, in input) (err error) {
 			*at(o), err = in.time(start, absent(o, start))
@@ -348,11 +369,11 @@ func offset(key attribute.Key, section, meaning string, at func(*observe.Observa
 	}
 }
 
-// never is the absent time of what was not seen.
+// never is the default of times that may not have been seen.
 func never(*observe.Observation, uint64) uint64 { return 0 }
 
-// count is a number that is not written when it is 0 or what absence stands for
-// (nil: 0). at returns nil where the capture point does not have it.
+// count is a field with a number, which is not written when it is 0 or the default
+// (nil: 0). at returns nil when the capture point has no such number.
 func count[N uint32 | uint64](key attribute.Key, unit, section, meaning string, at func(*observe.Observation) *N, absent func(*observe.Observation) uint64) field {
 	if absent == nil {
 		absent = func(*observe.Observation) uint64 { return 0 }
@@ -360,12 +381,13 @@ func count[N uint32 | uint64](key attribute.Key, unit, section, meaning string, 
 	most := min(uint64(^N(0)), math.MaxInt64)
 	return field{
 		key: key, typ: "int", unit: unit, meaning: meaning, section: section,
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
 			n := at(o)
 			if n == nil || *n == 0 || uint64(*n) == absent(o) {
-				return attribute.Value{}, false
+				return false
 			}
-			return attribute.Int64Value(int64(*n)), true
+			*v = attribute.Int64Value(int64(*n))
+			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			n := at(o)
@@ -390,8 +412,9 @@ func socketField[N any](o *observe.Observation, of func(*observe.Socket) *N) *N 
 func addressField(key attribute.Key, meaning string, at func(*observe.Observation) *netip.AddrPort) field {
 	return field{
 		key: key, typ: "string", meaning: meaning, section: sectionStandard,
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.StringValue(at(o).Addr().Unmap().String()), true
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(at(o).Addr().Unmap().String())
+			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			ip, err := netip.ParseAddr(in.text())
@@ -407,8 +430,9 @@ func addressField(key attribute.Key, meaning string, at func(*observe.Observatio
 func portField(key attribute.Key, meaning string, at func(*observe.Observation) *netip.AddrPort) field {
 	return field{
 		key: key, typ: "int", meaning: meaning, section: sectionStandard,
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
-			return attribute.Int64Value(int64(at(o).Port())), true
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.Int64Value(int64(at(o).Port()))
+			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
 			n, ok, err := in.integer()
@@ -424,14 +448,18 @@ func portField(key attribute.Key, meaning string, at func(*observe.Observation) 
 	}
 }
 
-// peerField is the name of an end. The workload of the point is not repeated: its
-// resource has it.
+// peerField is a field with the name of an endpoint. The point's own workload is not
+// repeated, because the resource has it.
 func peerField(key attribute.Key, meaning string, at func(*observe.Observation) *string) field {
 	return field{
 		key: key, typ: "string", meaning: meaning, section: sectionPeers,
-		get: func(o *observe.Observation, _ uint64) (attribute.Value, bool) {
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
 			name := *at(o)
-			return attribute.StringValue(name), name != "" && name != o.Point.Workload.Service
+			if name == "" || name == o.Point.Workload.Service {
+				return false
+			}
+			*v = attribute.StringValue(name)
+			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error { *at(o) = in.text(); return nil },
 	}
@@ -489,8 +517,8 @@ func setConnectionID(o *observe.Observation, _ uint64, in input) error {
 	return nil
 }
 
-// optionUnit is the unit, in ns, of the time in the TCP option: the compact
-// layout, with an ID of 8 bytes, counts µs.
+// optionUnit returns the unit in ns of the time in the TCP option: the compact
+// layout, which has an ID of 8 bytes, counts µs.
 func optionUnit(o *observe.Observation) uint64 {
 	const compactIDBytes = 8
 	if len(o.ConnectionID) == compactIDBytes {
@@ -501,15 +529,15 @@ func optionUnit(o *observe.Observation) uint64 {
 
 func ignore(*observe.Observation, uint64, input) error { return nil }
 
-// controllerKeys name the controller of a pod, by its kind; OpenTelemetry has no
-// name for other kinds.
+// controllerKeys are the attributes of a pod's controller by its kind. OpenTelemetry
+// defines none for other kinds.
 var controllerKeys = map[string]attribute.Key{
 	"Deployment": semconv.K8SDeploymentNameKey, "StatefulSet": semconv.K8SStatefulSetNameKey,
 	"DaemonSet": semconv.K8SDaemonSetNameKey, "ReplicaSet": semconv.K8SReplicaSetNameKey,
 	"Job": semconv.K8SJobNameKey, "CronJob": semconv.K8SCronJobNameKey,
 }
 
-// formatList and flagList are for docs/attributes.md.
+// formatList returns the values of an attribute for docs/attributes.md.
 func formatList() string { return list(tracecontext.FormatNames()) }
 
 func flagList() string { return list(observe.FlagNames()) }

@@ -5,16 +5,19 @@ package span
 import (
 	"encoding/json"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"go.opentelemetry.io/otel/trace"
-
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/internal/doctable"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 )
 
 var (
@@ -79,7 +82,7 @@ func TestDecode(t *testing.T) {
 		change map[string]any
 		want   func(*observe.Observation)
 	}{
-		{"as usual", nil, func(*observe.Observation) {}},
+		{"nothing unusual", nil, func(*observe.Observation) {}},
 		{"a physical interface", map[string]any{"layertrace.capture_point.kind": "pnic", "layertrace.direction": "egress"}, func(s *observe.Observation) {
 			s.Point.Kind, s.Direction, s.Point.Workload = observe.KindPNIC, observe.DirectionEgress, observe.Workload{}
 		}},
@@ -151,8 +154,8 @@ func TestUnreadable(t *testing.T) {
 		{"port", map[string]any{"server.port": int64(65536)}, "not a port"},
 		{"request", map[string]any{"layertrace.request.last_ns": int64(-1)}, "request ends before it begins"},
 		{"response", map[string]any{"layertrace.response.first_ns": int64(5), "layertrace.response.last_ns": int64(4)}, "response ends before it begins"},
-		{"half a response", map[string]any{"layertrace.response.last_ns": int64(4)}, "without a beginning"},
-		{"order", map[string]any{"layertrace.request.first_ns": int64(5), "layertrace.response.first_ns": int64(4)}, "before its request"},
+		{"half a response", map[string]any{"layertrace.response.last_ns": int64(4)}, "no beginning"},
+		{"order", map[string]any{"layertrace.request.first_ns": int64(5), "layertrace.response.first_ns": int64(4)}, "before the request"},
 		{"app time", map[string]any{"layertrace.request.app_last_ns": int64(4)}, "ends before it begins"},
 		{"acknowledgement", map[string]any{"layertrace.request.last_ns": int64(5), "layertrace.request.acknowledged_ns": int64(4)}, "acknowledged before"},
 		{"before the clock", map[string]any{"layertrace.request.first_ns": int64(-5000)}, "not a time"},
@@ -167,7 +170,7 @@ func TestUnreadable(t *testing.T) {
 		})
 	}
 	for name, spoil := range map[string]func(*Stored){
-		"no parent": func(r *Stored) { r.Parent = [8]byte{} }, "its duration": func(r *Stored) { r.Duration = -1 },
+		"no parent": func(r *Stored) { r.Parent = [8]byte{} }, "the duration": func(r *Stored) { r.Duration = -1 },
 	} {
 		r := vnicStored()
 		spoil(&r)
@@ -177,16 +180,16 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// FuzzDecode: whatever a span has, it is an observation whose times are in
-// order or an error, and no panic.
+// FuzzDecode: any span is decoded to an observation whose times are in order, or to an
+// error.
 func FuzzDecode(f *testing.F) {
 	f.Add("vnic", "ingress", "10.0.0.1", int64(40000), int64(5000), int64(1), int64(2), int64(3), int64(4), int64(0))
 	f.Add("socket", "", "fd00::1", int64(-1), int64(1<<62), int64(1<<62), int64(-9), int64(-1<<63), int64(1<<63-1), int64(5))
-	f.Fuzz(func(t *testing.T, kind, direction, address string, port, start, first, last, answer, end, handover int64) {
+	f.Fuzz(func(t *testing.T, kind, direction, address string, port, start, first, last, responseFirst, responseLast, app int64) {
 		r := with(map[string]any{
 			string(keyKind): kind, "layertrace.direction": direction, "client.address": address, "client.port": port, string(keyMonotonic): start, string(keySide): "server",
-			"layertrace.request.first_ns": first, "layertrace.request.last_ns": last, "layertrace.response.first_ns": answer, "layertrace.response.last_ns": end,
-			"layertrace.request.app_first_ns": handover, "layertrace.response.bytes": first,
+			"layertrace.request.first_ns": first, "layertrace.request.last_ns": last, "layertrace.response.first_ns": responseFirst, "layertrace.response.last_ns": responseLast,
+			"layertrace.request.app_first_ns": app, "layertrace.response.bytes": first,
 		})
 		s, err := Decode(&r)
 		if err != nil {
@@ -197,4 +200,84 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("times out of order: %+v", s)
 		}
 	})
+}
+
+// The tables of docs/attributes.md are generated from the codec.
+func TestDocumentationListsAllAttributes(t *testing.T) {
+	tables := map[string]*doctable.Table{
+		"resource": doctable.New("attribute", "type", "meaning"),
+		"layers":   doctable.New("attribute", "type", "meaning"),
+	}
+	code := func(key attribute.Key) string { return "`" + string(key) + "`" }
+	for _, f := range resourceFields {
+		tables["resource"].Row(code(f.key), f.typ, f.meaning)
+	}
+	for _, f := range fields {
+		if tables[f.section] == nil {
+			tables[f.section] = doctable.New("attribute", "type", "unit", "meaning")
+		}
+		tables[f.section].Row(code(f.key), f.typ, f.unit, f.meaning)
+	}
+	for _, f := range layerFields {
+		tables["layers"].Row(code(f.key), f.typ, f.meaning)
+	}
+	doctable.Check(t, "../../../docs/attributes.md", tables)
+}
+
+// No attribute is written twice, and an observation that has everything has all
+// attributes of the tables.
+func TestKeysAreComplete(t *testing.T) {
+	known := map[attribute.Key]bool{}
+	for i := range fields {
+		known[fields[i].key] = true
+	}
+	for i := range resourceFields {
+		known[resourceFields[i].key] = true
+	}
+	for i := range layerFields {
+		known[layerFields[i].key] = true
+	}
+	x := sample()
+	x.Client, x.Server = netip.MustParseAddrPort("[fd00::1]:40000"), netip.MustParseAddrPort("[fd00::2]:9080")
+	x.ConnectionID, x.OptionTime, x.Flags = []byte{1, 2, 3, 4}, 1, 1<<10-1
+	start := x.Request.First - 1
+	for i, e := range []*observe.Extent{&x.Request.App, &x.Response.App, &x.Request.Tx, &x.Response.Tx} {
+		*e = observe.Extent{First: x.Request.First + uint64(2*i), Last: x.Request.First + uint64(2*i) + 1}
+	}
+	x.Request.Acknowledged, x.Response.Acknowledged = x.Request.First+5, x.Request.First+6
+	x.Drops, x.DropReason = 1, "qdisc_drop"
+	x.Peers = observe.Peers{Client: observe.Peer{Service: "reviews", Node: "node3"}, Server: observe.Peer{Service: "productpage", Node: "node4"}}
+	sets := [][]attribute.KeyValue{newEncoder().encode(&x, start)}
+	socket := observe.Point{ID: "node4/netns/2/sidecar", Kind: observe.KindSocket, Node: "node4", Process: observe.Sidecar}
+	p := *x.Point
+	x.Socket, x.Point = &observe.Socket{}, &socket
+	for i := range reflect.TypeFor[observe.Socket]().NumField() {
+		if f := reflect.ValueOf(x.Socket).Elem().Field(i); f.CanUint() {
+			f.SetUint(uint64(i) + 1)
+		}
+	}
+	sets = append(sets, newEncoder().encode(&x, start), Resource(&socket).Attributes(),
+		encodeLayer(&LayerSpan{Segment: breakdown.Segment{Layer: observe.ProtocolStack, MergedLayers: []observe.Layer{observe.ProtocolStack, observe.Application}}}))
+	p.Workload.PodUID, p.Workload.Name = "11111111-2222-3333-4444-555555555555", "gateway"
+	for p.Workload.Kind = range controllerKeys {
+		sets = append(sets, Resource(&p).Attributes())
+	}
+	given := map[attribute.Key]bool{}
+	for _, set := range sets {
+		once := map[attribute.Key]bool{}
+		for _, kv := range set {
+			if once[kv.Key] {
+				t.Errorf("%s is written twice", kv.Key)
+			}
+			if !known[kv.Key] {
+				t.Errorf("%s is in no table", kv.Key)
+			}
+			once[kv.Key], given[kv.Key] = true, true
+		}
+	}
+	for key := range known {
+		if !given[key] {
+			t.Errorf("%s is in a table, but not written for an observation that has everything", key)
+		}
+	}
 }

@@ -13,10 +13,10 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Options of an Emitter. All but Version are needed.
+// Options of an Emitter. All but Version are required.
 type Options struct {
-	// Processor takes the finished spans of all points. It outlives each
-	// provider: the emitter never shuts it down.
+	// Processor receives the finished spans of all points. The emitter never shuts it
+	// down.
 	Processor sdktrace.SpanProcessor
 	// Offset returns the present offset from monotonic to wall time: (*Clock).Offset.
 	Offset func() ClockOffset
@@ -24,9 +24,10 @@ type Options struct {
 	Version string
 }
 
-// Emitter makes a span of each observation. It is for one goroutine.
+// Emitter makes a span of each observation. It must not be used concurrently.
 type Emitter struct {
 	opts    Options
+	encoder *encoder
 	attach  *attributeProcessor
 	tracers map[string]pointTracer // by point ID
 }
@@ -39,24 +40,24 @@ type pointTracer struct {
 
 // NewEmitter returns an emitter.
 func NewEmitter(opts Options) *Emitter {
-	return &Emitter{opts: opts, attach: &attributeProcessor{SpanProcessor: opts.Processor}, tracers: map[string]pointTracer{}}
+	return &Emitter{opts: opts, encoder: newEncoder(), attach: &attributeProcessor{SpanProcessor: opts.Processor}, tracers: map[string]pointTracer{}}
 }
 
-// Emit makes the span of an observation, whose Point is set, and hands it to the
-// processor. The span is a child of the one in the request's header. It reports
-// false, and makes none, when the observation has no valid trace context or time.
+// Emit makes the span of an observation, whose Point must be set, and passes it to the
+// processor. The span is a child of the one in the request's header. Without a valid
+// trace context or time Emit makes no span and returns false.
 func (e *Emitter) Emit(o *observe.Observation) bool {
 	start, end := o.Extent()
 	ctx, ok := withParent(trace.TraceID(o.Context.TraceID), trace.SpanID(o.Context.SpanID))
 	if !ok || start == 0 {
 		return false
 	}
-	offset := e.opts.Offset() // one for the whole exchange
+	offset := e.opts.Offset() // one for all times of the span
 	point := e.tracer(o.Point, Resource)
 	_, s := point.tracer.Start(withID(ctx, ID(o)), point.spanName,
 		trace.WithSpanKind(trace.SpanKindInternal),
 		trace.WithTimestamp(offset.Wall(start)))
-	e.attach.attributes = Encode(o, start)
+	e.attach.attributes = e.encoder.encode(o, start)
 	s.End(trace.WithTimestamp(offset.Wall(end)))
 	return true
 }
@@ -70,7 +71,7 @@ func withParent(traceID trace.TraceID, spanID trace.SpanID) (context.Context, bo
 	return trace.ContextWithRemoteSpanContext(context.Background(), parent), parent.IsValid()
 }
 
-// Forget drops the state of a point.
+// Forget removes the state of a point.
 func (e *Emitter) Forget(pointID string) { delete(e.tracers, pointID) }
 
 // tracer returns the tracer whose resource describes the point as it is now.
@@ -96,14 +97,13 @@ func (e *Emitter) tracer(p *observe.Point, describe func(*observe.Point) *resour
 	return t
 }
 
-// attributeProcessor is the span processor of an emitter's providers: it gives a
-// span its attributes when it ends, and passes it on. The SDK copies attributes
-// that are set on a span and searches them for duplicates, which takes half of
-// the time of making a span; ours have none (TestKeysAreComplete).
+// attributeProcessor is the span processor of an emitter's providers. It adds the
+// attributes to a span when it ends, and passes it on. The SDK would copy attributes
+// set on a span and search them for duplicates, which takes half of the time of making
+// a span; ours have no duplicates (TestKeysAreComplete).
 type attributeProcessor struct {
-	sdktrace.SpanProcessor // takes the spans
-	// attributes of the span that ends next.
-	attributes []attribute.KeyValue
+	sdktrace.SpanProcessor                      // the next one
+	attributes             []attribute.KeyValue // of the span that ends next
 }
 
 // OnEnd passes a span on.
@@ -111,11 +111,11 @@ func (a *attributeProcessor) OnEnd(s sdktrace.ReadOnlySpan) {
 	a.SpanProcessor.OnEnd(finished{s, a.attributes})
 }
 
-// finished is a span with its attributes; the SDK's span has everything else.
+// finished is a span with attributes; the SDK's span has everything else.
 type finished struct {
 	sdktrace.ReadOnlySpan
 	attributes []attribute.KeyValue
 }
 
-// Attributes returns the attributes of the table.
+// Attributes returns the encoded attributes.
 func (f finished) Attributes() []attribute.KeyValue { return f.attributes }

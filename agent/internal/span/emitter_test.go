@@ -3,21 +3,22 @@
 package span
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/layertrace/layertrace/internal/observe"
 	"go.opentelemetry.io/otel/attribute"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
-
-	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const bootTime = 1_700_000_000_000_000_000
 
 func fixedOffset() ClockOffset { return bootTime }
 
-// emit returns the spans of what do emits.
+// emit returns the spans that do emits.
 func emit(t *testing.T, do func(*Emitter)) tracetest.SpanStubs {
 	t.Helper()
 	recorder := tracetest.NewSpanRecorder()
@@ -191,5 +192,22 @@ func TestResourceFollowsTheWorkload(t *testing.T) {
 	}
 	if v, _ := spans[1].Resource.Set().Value("service.name"); v.AsString() != "other" {
 		t.Errorf("service.name %s", v.AsString())
+	}
+}
+
+type discard struct{}
+
+func (discard) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
+func (discard) OnEnd(sdktrace.ReadOnlySpan)                     {}
+func (discard) Shutdown(context.Context) error                  { return nil }
+func (discard) ForceFlush(context.Context) error                { return nil }
+
+// BenchmarkEmit is the agent's work for one exchange, without the delivery.
+func BenchmarkEmit(b *testing.B) {
+	e := NewEmitter(Options{Processor: discard{}, Offset: fixedOffset})
+	x := sample()
+	b.ReportAllocs()
+	for b.Loop() {
+		e.Emit(&x)
 	}
 }

@@ -15,23 +15,23 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// attemptGrain is the resolution, in ns, in which the first byte's time enters
-// a span ID. Two requests whose first bytes are so far apart have two IDs, and
-// no exchange through a proxy is shorter.
+// attemptGrain is the resolution in ns of the first byte's time in a span ID. Two
+// requests whose first bytes are this far apart have different IDs, and no exchange
+// through a proxy is shorter.
 const attemptGrain = 100_000
 
-// ID returns the ID of the span of an exchange at a capture point: a hash of
-// the trace ID, the header's span ID, the point and the attempt.
+// ID returns the ID of an observation's span: a hash of the trace ID, the header's
+// span ID, the capture point and the attempt.
 //
-// One request usually passes a point once, so trace, header span and point
-// would do. They do not when a proxy tries again under the same span ID
-// (Envoy does, often on the same connection) or when a request passes the
-// interface twice (hairpin). The attempt tells these apart: way, endpoints, and
-// the first byte's monotonic time in steps of 0.1 ms. All of it is a property
-// of the packets and the kernel's clock, nothing is counted by the agent: an
-// exchange that is sent again, or reported again by a restarted agent, has the
-// same ID. Only two agents that watch one interface at the same time read the
-// clock twice, about 1 µs apart, and get two IDs for one exchange in a hundred.
+// A request usually passes a point once, so trace, header span and point would be
+// enough. They are not when a proxy retries under the same span ID (as Envoy does,
+// often on the same connection) or when a request passes the interface twice
+// (hairpin). The attempt distinguishes these: direction, endpoints, stream, and the
+// first byte's monotonic time in steps of 0.1 ms. All of it comes from the packets
+// and the kernel's clock, not from counters of the agent, so an exchange that is
+// exported again, or reported again by a restarted agent, has the same ID. Only two
+// agents that capture at one interface at the same time read the clock twice, about
+// 1 µs apart, and get two IDs for one exchange in a hundred.
 func ID(o *observe.Observation) trace.SpanID {
 	b := make([]byte, 0, 128)
 	b = append(b, o.Context.TraceID[:]...)
@@ -40,11 +40,14 @@ func ID(o *observe.Observation) trace.SpanID {
 	b = binary.BigEndian.AppendUint64(b, o.Request.First/attemptGrain)
 	b = appendEndpoint(b, o.Client)
 	b = appendEndpoint(b, o.Server)
-	b = append(b, o.Point.ID...) // last, as its length varies
+	if o.Stream != 0 { // HTTP/2
+		b = binary.BigEndian.AppendUint32(b, o.Stream)
+	}
+	b = append(b, o.Point.ID...) // last, because its length varies
 	return spanIDOf(sha256.Sum256(b))
 }
 
-// spanIDOf is the first 8 bytes of a hash, never the invalid ID.
+// spanIDOf returns the first 8 bytes of a hash, but never the invalid ID.
 func spanIDOf(sum [sha256.Size]byte) (id trace.SpanID) {
 	copy(id[:], sum[:])
 	if !id.IsValid() {
@@ -53,7 +56,7 @@ func spanIDOf(sum [sha256.Size]byte) (id trace.SpanID) {
 	return id
 }
 
-// side is the direction through an interface, or the side of a socket.
+// side returns the direction through an interface, or the side of a socket.
 func side(o *observe.Observation) byte {
 	switch {
 	case o.Socket == nil:
@@ -70,7 +73,7 @@ func appendEndpoint(b []byte, e netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(append(b, addr[:]...), e.Port())
 }
 
-// idGenerator gives the SDK the ID that stands in the context.
+// idGenerator gives the SDK the span ID from the context.
 type idGenerator struct{}
 
 type idKey struct{}
@@ -85,9 +88,9 @@ func (idGenerator) NewSpanID(ctx context.Context, _ trace.TraceID) trace.SpanID 
 	return id
 }
 
-// NewIDs is what the SDK asks for when a span has no valid parent. Emit never
-// starts such a span, so this is a defect: it is reported, and the zero trace
-// ID makes the SDK leave the span out.
+// NewIDs is called by the SDK for a span without a valid parent. Emit never starts
+// one, so this is a bug: report it, and return the zero trace ID, which makes the
+// SDK skip the span.
 func (g idGenerator) NewIDs(ctx context.Context) (trace.TraceID, trace.SpanID) {
 	otel.Handle(errors.New("span without a parent"))
 	return trace.TraceID{}, g.NewSpanID(ctx, trace.TraceID{})

@@ -41,14 +41,15 @@ func TestIDIsStable(t *testing.T) {
 	if ID(&x) != ID(&again) {
 		t.Error("the same exchange has two IDs")
 	}
-	// What the agent learns later, or the probe sees differently after a
-	// restart, does not change the ID.
+	// What the agent learns later, or the probe sees differently after a restart,
+	// does not change the ID.
 	again.Response, again.Status, again.Flags, again.Retransmits = observe.Message{}, 0, observe.FlagNoResponse, 0
 	again.Request.Last, again.Request.Bytes = 0, 0
 	if ID(&x) != ID(&again) {
-		t.Error("the ID depends on more than the request's beginning")
+		t.Error("the ID depends on more than the start of the request")
 	}
-	// An ID is part of what is stored: it must not change between releases.
+	// IDs are stored: they must not change between releases. Without a stream the
+	// hash has none.
 	if got := ID(&x).String(); got != "b3835f3015a1e7bf" {
 		t.Errorf("ID is %s", got)
 	}
@@ -64,6 +65,8 @@ func TestIDsOfDifferentExchangesDiffer(t *testing.T) {
 		"other client port":        func(x *observe.Observation) { x.Client = netip.MustParseAddrPort("10.244.2.11:40001") },
 		"other server":             func(x *observe.Observation) { x.Server = netip.MustParseAddrPort("10.244.4.3:9080") },
 		"retry, same connection":   func(x *observe.Observation) { x.Request.First += attemptGrain },
+		"stream 1":                 func(x *observe.Observation) { x.Stream = 1 },
+		"stream 3":                 func(x *observe.Observation) { x.Stream = 3 },
 	} {
 		x := sample()
 		change(&x)
@@ -79,7 +82,7 @@ func TestIDsOfDifferentExchangesDiffer(t *testing.T) {
 	}
 }
 
-// IPv4 addresses come mapped into IPv6 from some sources.
+// Some sources map IPv4 addresses into IPv6.
 func TestIDIsThatOfTheMappedAddress(t *testing.T) {
 	x, mapped := sample(), sample()
 	mapped.Client = netip.MustParseAddrPort("[::ffff:10.244.2.11]:40000")

@@ -14,18 +14,18 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// LayerSpan is a segment of a request's time, on this node's clock.
+// LayerSpan is a segment of a request's time on this node's clock.
 type LayerSpan struct {
 	TraceID trace.TraceID
-	// SpanID is the one in the request's header, the parent.
+	// SpanID is the parent, the span in the request's header.
 	SpanID  trace.SpanID
 	Segment breakdown.Segment
-	// Node is this one; Workload spent the time, empty where the node did.
+	// Node is this node. Workload spent the time; it is empty if the node did.
 	Node     string
 	Workload observe.Workload
 }
 
-// keyLayer marks the spans that are derived from others.
+// keyLayer marks spans that are derived from others.
 const keyLayer = attribute.Key("layertrace.layer")
 
 // layerField is one attribute of a layer's span.
@@ -61,8 +61,8 @@ var layerFields = []layerField{
 		}},
 }
 
-// EmitLayer makes the span of a segment and hands it to the processor. It reports
-// false, and makes none, for a segment that no clock of this node has seen.
+// EmitLayer makes the span of a segment and passes it to the processor. For a segment
+// that this node's clock did not measure it makes no span and returns false.
 func (e *Emitter) EmitLayer(s *LayerSpan) bool {
 	ctx, ok := withParent(s.TraceID, s.SpanID)
 	if !ok || s.Segment.At == 0 || s.Segment.Node != s.Node {
@@ -90,7 +90,7 @@ func encodeLayer(s *LayerSpan) []attribute.KeyValue {
 	return kv
 }
 
-// layerID is the same for a segment that is reported again.
+// layerID returns the same ID for a segment that is reported again.
 func layerID(s *LayerSpan) trace.SpanID {
 	b := append(s.TraceID[:], s.SpanID[:]...)
 	b = binary.BigEndian.AppendUint64(b, s.Segment.At)
@@ -100,7 +100,7 @@ func layerID(s *LayerSpan) trace.SpanID {
 	return spanIDOf(sha256.Sum256(b))
 }
 
-// layerResource names the owner of the time, without a capture point.
+// layerResource describes the owner of the time, without a capture point.
 func layerResource(p *observe.Point) *resource.Resource {
 	return resourceWith(p, func(f *resourceField) bool { return !f.ofPoint })
 }

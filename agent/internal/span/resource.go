@@ -13,33 +13,33 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// resourceField is one attribute of a capture point's resource: what all spans of
-// the point have in common.
+// resourceField is one attribute of a capture point's resource, which all spans of the
+// point share.
 type resourceField struct {
 	key          attribute.Key
 	typ, meaning string
 	// get returns the value, "" for none.
 	get func(p *observe.Point) string
-	// set takes the value, "" when it is absent; nil: other fields have it.
+	// set sets the value, "" if absent. It is nil when other fields have the value.
 	set func(p *observe.Point, value string)
-	// ofPoint is set for what only a capture point has; layer spans have the rest.
+	// ofPoint marks attributes that only capture points have, and not layer spans.
 	ofPoint bool
 }
 
-// resourceFields describe who the spans are about, the workload or the node, and
-// where they were seen. k8s.* is written for a pod only.
+// resourceFields describe the workload or node of the spans, and the capture point.
+// k8s.* is written for pods only.
 var resourceFields = []resourceField{
 	{semconv.HostNameKey, "string", "the node, always",
 		func(p *observe.Point) string { return p.Node }, func(p *observe.Point, v string) { p.Node = v }, false},
 	{keyKind, "string", "`vnic` (host end of a pod's interface), `pnic` (physical interface) or `socket`",
 		func(p *observe.Point) string { return string(p.Kind) }, func(p *observe.Point, v string) { p.Kind = observe.Kind(v) }, true},
-	{"layertrace.capture_point", "string", "node and interface index, which stay the same while the interface lives; of sockets: node, inode number of the network namespace, and process",
+	{"layertrace.capture_point", "string", "node and interface index, which stay the same while the interface exists; for sockets: node, inode number of the network namespace, and process",
 		func(p *observe.Point) string { return p.ID }, func(p *observe.Point, v string) { p.ID = v }, true},
-	{keyProcess, "string", "owner of the sockets: `sidecar` (a process of the user `sidecar-uid`) or `application`; sockets only",
+	{keyProcess, "string", "owner of the sockets: `sidecar` (a process of the user `sidecar-uid`) or `application`; at sockets only",
 		func(p *observe.Point) string { return string(p.Process) }, setProcess, true},
 	{semconv.NetworkInterfaceNameKey, "string", "name of the interface when the exchange ended",
 		func(p *observe.Point) string { return p.Interface }, func(p *observe.Point, v string) { p.Interface = v }, true},
-	{semconv.ServiceNameKey, "string", "the workload at the other end of the interface, with `kubernetes` its canonical service in Istio ([configuration.md](configuration.md#kubernetes)); the node at a physical interface and where the workload is unknown",
+	{semconv.ServiceNameKey, "string", "the workload at the other end of the interface, with `kubernetes` its canonical service in Istio ([configuration.md](configuration.md#kubernetes)); the node at a physical interface and if the workload is unknown",
 		(*observe.Point).Service, func(p *observe.Point, v string) { p.Workload.Service = v }, false},
 	{semconv.ServiceNamespaceKey, "string", "the workload's namespace",
 		func(p *observe.Point) string { return p.Workload.Namespace }, nil, false},
@@ -47,7 +47,7 @@ var resourceFields = []resourceField{
 		func(p *observe.Point) string { return p.Workload.Namespace }, func(p *observe.Point, v string) { p.Workload.Namespace = v }, false},
 	{semconv.K8SPodNameKey, "string", "the pod",
 		func(p *observe.Point) string { return p.Workload.Pod }, func(p *observe.Point, v string) { p.Workload.Pod = v }, false},
-	{semconv.K8SPodUIDKey, "string", "its UID; with `kubernetes` only, like the next ones",
+	{semconv.K8SPodUIDKey, "string", "its UID; this and the next attributes with `kubernetes` only",
 		func(p *observe.Point) string { return p.Workload.PodUID }, func(p *observe.Point, v string) { p.Workload.PodUID = v }, false},
 	controller("Deployment", "the pod's controller: a Deployment,"),
 	controller("StatefulSet", "a StatefulSet,"),
@@ -55,7 +55,7 @@ var resourceFields = []resourceField{
 	controller("ReplicaSet", "a ReplicaSet without a Deployment,"),
 	controller("Job", "a Job,"),
 	controller("CronJob", "or a CronJob"),
-	{semconv.K8SNodeNameKey, "string", "the node, when a pod or its namespace is known",
+	{semconv.K8SNodeNameKey, "string", "the node, if a pod or its namespace is known",
 		func(p *observe.Point) string {
 			if p.Workload.Namespace == "" && p.Workload.Pod == "" {
 				return ""
@@ -64,13 +64,13 @@ var resourceFields = []resourceField{
 		}, nil, false},
 }
 
-// Keys that more than one place needs.
+// Keys that are used more than once.
 const (
 	keyKind    = attribute.Key("layertrace.capture_point.kind")
 	keyProcess = attribute.Key("layertrace.socket.process")
 )
 
-// controller is the name of a pod's controller of a kind.
+// controller is the field with the name of a pod's controller of a kind.
 func controller(kind, meaning string) resourceField {
 	return resourceField{controllerKeys[kind], "string", meaning,
 		func(p *observe.Point) string {
@@ -93,17 +93,17 @@ func setProcess(p *observe.Point, v string) {
 	}
 }
 
-// Resource describes what all spans of the point have in common.
+// Resource returns the attributes that all spans of the point share.
 func Resource(p *observe.Point) *resource.Resource {
 	return resourceWith(p, func(*resourceField) bool { return true })
 }
 
-// resourceWith has the chosen fields.
-func resourceWith(p *observe.Point, choose func(*resourceField) bool) *resource.Resource {
+// resourceWith returns the selected fields.
+func resourceWith(p *observe.Point, selected func(*resourceField) bool) *resource.Resource {
 	var kv []attribute.KeyValue
 	for i := range resourceFields {
 		f := &resourceFields[i]
-		if value := f.get(p); value != "" && choose(f) {
+		if value := f.get(p); value != "" && selected(f) {
 			kv = append(kv, f.key.String(value))
 		}
 	}
@@ -119,10 +119,10 @@ func decodePoint(s *Stored) (*observe.Point, error) {
 		}
 	}
 	if p.Workload.Service = s.Service; p.Workload.Service == p.Node {
-		p.Workload.Service = "" // the node stands for an unknown workload
+		p.Workload.Service = "" // unknown: spans have the node's name instead
 	}
 	if p.Node == "" {
-		return nil, errors.New(string(semconv.HostNameKey) + " is missing, so its node is unknown")
+		return nil, errors.New(string(semconv.HostNameKey) + " is missing, so the node is unknown")
 	}
 	switch p.Kind {
 	case observe.KindVNIC:

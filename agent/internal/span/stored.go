@@ -14,7 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Stored is a span as a trace store has it, of layertrace or of others.
+// Stored is a span in a trace store, of layertrace or of others.
 type Stored struct {
 	TraceID    trace.TraceID
 	ID, Parent trace.SpanID
@@ -33,25 +33,25 @@ type Stored struct {
 // IsOurs reports whether layertrace made the span.
 func (s *Stored) IsOurs() bool { return s.Scope == ScopeName }
 
-// IsDerived reports whether the span is the time in a layer: it was computed from
+// IsDerived reports whether the span is the time in a layer. It was computed from
 // other spans, so it has no observation.
 func (s *Stored) IsDerived() bool {
 	_, ok := s.Attributes[string(keyLayer)]
 	return ok
 }
 
-// Attributes are those of a span or a resource: strings, integers as int64, and
-// lists of strings. Stores differ in the types that they return: Jaeger writes
-// lists as JSON text, and integers of more than 53 bits as text too.
+// Attributes of a span or a resource are strings, integers as int64, and lists of
+// strings. Stores return other types as well: Jaeger writes lists, and integers of
+// more than 53 bits, as text.
 type Attributes map[string]any
 
-// Text returns a string, "" when there is none.
+// Text returns a string, "" if there is none.
 func (a Attributes) Text(key string) string {
 	s, _ := a[key].(string)
 	return s
 }
 
-// input is one attribute that is being read.
+// input is one attribute to read.
 type input struct {
 	attributes Attributes
 	key        attribute.Key
@@ -59,7 +59,7 @@ type input struct {
 
 func (in input) text() string { return in.attributes.Text(string(in.key)) }
 
-// integer returns an integer and whether there is one.
+// integer returns an integer and whether the attribute exists.
 func (in input) integer() (n int64, ok bool, err error) {
 	value, ok := in.attributes[string(in.key)]
 	if !ok {
@@ -68,7 +68,7 @@ func (in input) integer() (n int64, ok bool, err error) {
 	switch v := value.(type) {
 	case int64:
 		return v, true, nil
-	case float64: // of a store without integers
+	case float64: // from a store without integers
 		if v == math.Trunc(v) && math.Abs(v) <= 1<<53 {
 			return int64(v), true, nil
 		}
@@ -84,7 +84,7 @@ func (in input) integer() (n int64, ok bool, err error) {
 	return 0, false, fmt.Errorf("%s is %v, not an integer", in.key, value)
 }
 
-// list returns a list of strings, nil when there is none.
+// list returns a list of strings, nil if there is none.
 func (in input) list() []string {
 	switch v := in.attributes[string(in.key)].(type) {
 	case []string:
@@ -99,7 +99,7 @@ func (in input) list() []string {
 	return nil
 }
 
-// count returns a number from 0 to most, or the value that absence stands for.
+// count returns a number from 0 to most, or the default of an absent attribute.
 func (in input) count(absent, most uint64) (uint64, error) {
 	v, ok, err := in.integer()
 	switch {
@@ -119,8 +119,8 @@ func (in input) count32(n *uint32, absent uint32) error {
 	return err
 }
 
-// time returns an absolute time from an offset to start, or the time that the
-// attribute's absence stands for.
+// time returns the absolute time of an offset from start, or the default of an absent
+// attribute.
 func (in input) time(start, absent uint64) (uint64, error) {
 	v, ok, err := in.integer()
 	from := int64(start)
@@ -130,12 +130,12 @@ func (in input) time(start, absent uint64) (uint64, error) {
 	case !ok:
 		return absent, nil
 	case v > math.MaxInt64-from || v <= -from:
-		return 0, fmt.Errorf("%s is %d, not a time from %d on", in.key, v, from)
+		return 0, fmt.Errorf("%s is %d, not a time after %d", in.key, v, from)
 	}
 	return uint64(from + v), nil
 }
 
-// start returns the monotonic time that the offsets count from.
+// start returns the monotonic time that the offsets are relative to.
 func (in input) start() (uint64, error) {
 	v, ok, err := in.integer()
 	switch {

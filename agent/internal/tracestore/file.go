@@ -26,7 +26,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/span"
 )
 
-// file has the traces of a file. It is read once, when first asked.
+// file is a store that reads a file once, at the first query.
 type file struct {
 	name    string
 	open    func() (io.ReadCloser, error)
@@ -34,20 +34,19 @@ type file struct {
 	records map[trace.TraceID][]span.Stored
 }
 
-// NewFile returns the traces in a file of OTLP JSON, one object or one a line,
-// as the OpenTelemetry Collector's file exporter writes it, or in one that
-// Jaeger's UI saved.
+// NewFile returns the store of a file of OTLP JSON, with one object or one per line, as
+// the OpenTelemetry Collector's file exporter writes it, or of a file that Jaeger's UI
+// saved.
 func NewFile(path string) Store {
 	return &file{name: path, open: func() (io.ReadCloser, error) { return os.Open(path) }}
 }
 
-// NewReader returns the traces in what r reads, in the form of a file. The name
-// is for messages.
+// NewReader returns the store of the content of a file. The name is for messages.
 func NewReader(name string, r io.Reader) Store {
 	return &file{name: name, open: func() (io.ReadCloser, error) { return io.NopCloser(r), nil }}
 }
 
-// Name returns the file's.
+// Name returns the file's name.
 func (f *file) Name() string { return f.name }
 
 // Trace returns one trace.
@@ -80,7 +79,7 @@ func (f *file) Search(_ context.Context, q Query) ([]Trace, error) {
 	return latest(traces, q.Limit), nil
 }
 
-// matches says whether a span is the one that is searched.
+// matches reports whether a span is of the service and operation.
 func (q *Query) matches(r span.Stored) bool {
 	return r.Service == q.Service && (q.Operation == "" || r.Name == q.Operation)
 }
@@ -110,8 +109,8 @@ func (f *file) load() error {
 	return nil
 }
 
-// readObjects reads the JSON objects of a file one after the other, in lines or
-// not, and hands over their spans.
+// readObjects reads the JSON objects of a file, on one or several lines each, and passes
+// on their spans.
 func readObjects(in io.Reader, take func(...span.Stored)) error {
 	objects := json.NewDecoder(in)
 	for n := 1; ; n++ {
@@ -119,13 +118,13 @@ func readObjects(in io.Reader, take func(...span.Stored)) error {
 		err := objects.Decode(&object)
 		switch {
 		case err == io.EOF && n == 1:
-			return errors.New("there is nothing in it")
+			return errors.New("the file is empty")
 		case err == io.EOF:
 			return nil
 		case errors.Is(err, io.ErrUnexpectedEOF):
-			return fmt.Errorf("object %d is cut off: is the file still being written?", n)
+			return fmt.Errorf("object %d is truncated: is the file still being written?", n)
 		case err != nil:
-			return fmt.Errorf("object %d is no JSON (%w): the Collector's file exporter has to write format json, without compression", n, err)
+			return fmt.Errorf("object %d is not JSON (%w): the Collector's file exporter must use format json without compression", n, err)
 		}
 		if err := readObject(object, take); err != nil {
 			return fmt.Errorf("object %d: %w", n, err)
@@ -140,41 +139,40 @@ func readObject(object json.RawMessage, take func(...span.Stored)) error {
 		Data          json.RawMessage `json:"data"`
 	}
 	if err := json.Unmarshal(object, &form); err != nil {
-		return errors.New("it is no object with traces")
+		return errors.New("not a JSON object with traces")
 	}
 	switch {
 	case form.Data != nil:
 		return readJaeger(form.Data, take)
 	case form.ResourceSpans == nil && string(bytes.TrimSpace(object)) != "{}":
-		return errors.New("it has no resourceSpans, so it is no traces in OTLP JSON")
+		return errors.New("not OTLP JSON: it has no resourceSpans")
 	}
 	var data tracepb.TracesData
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(object, &data); err != nil {
-		return fmt.Errorf("it is no traces in OTLP JSON: %w", err)
+		return fmt.Errorf("not OTLP JSON: %w", err)
 	}
 	return readOTLP(&data, take)
 }
 
-// readJaeger reads the traces that Jaeger's UI saved.
+// readJaeger reads the traces of a file that Jaeger's UI saved.
 func readJaeger(data json.RawMessage, take func(...span.Stored)) error {
 	var traces []jaegerTrace
 	values := json.NewDecoder(bytes.NewReader(data))
 	values.UseNumber()
 	if err := values.Decode(&traces); err != nil {
-		return fmt.Errorf("it is no traces in Jaeger's JSON: %w", err)
+		return fmt.Errorf("not Jaeger's JSON: %w", err)
 	}
 	for i := range traces {
-		_, records, err := traces[i].read()
+		_, stored, err := traces[i].read()
 		if err != nil {
 			return err
 		}
-		take(records...)
+		take(stored...)
 	}
 	return nil
 }
 
-// readOTLP hands over the spans of an OTLP message that was read as protobuf's
-// JSON.
+// readOTLP passes on the spans of an OTLP message that was read as protobuf's JSON.
 func readOTLP(data *tracepb.TracesData, take func(...span.Stored)) error {
 	for _, resource := range data.GetResourceSpans() {
 		about := attributesOf(resource.GetResource().GetAttributes())
@@ -214,9 +212,9 @@ func storedOf(s *tracepb.Span) (span.Stored, error) {
 	return r, nil
 }
 
-// readID reads an ID, and says whether it could. OTLP writes IDs in hex where
-// protobuf's JSON has base64. Hex digits are base64 too, so protobuf's reader
-// took them for that: writing the bytes back gives the digits.
+// readID decodes an ID and reports whether it could. OTLP writes IDs in hex, while
+// protobuf's JSON has base64. Hex digits are valid base64, so protobuf's reader decoded
+// them as that: encoding the bytes again gives the digits.
 func readID(id, read []byte) bool {
 	if len(read) == len(id) { // it was base64
 		copy(id, read)

@@ -19,17 +19,17 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/span"
 )
 
-// jaeger reads from Jaeger's query API.
+// jaeger is a store that uses Jaeger's query API.
 type jaeger struct {
 	base   string
 	client *http.Client
 }
 
-// NewJaeger returns the Jaeger whose UI is at the URL.
+// NewJaeger returns the store of the Jaeger whose UI is at a URL.
 func NewJaeger(baseURL string, client *http.Client) (Store, error) {
 	u, err := url.Parse(baseURL)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("%q is no URL of Jaeger: give --jaeger as http://HOST:16686", baseURL)
+		return nil, fmt.Errorf("%q is not a URL of Jaeger: set --jaeger to http://HOST:16686", baseURL)
 	}
 	u.RawQuery, u.Fragment = "", ""
 	return &jaeger{base: strings.TrimRight(u.String(), "/"), client: client}, nil
@@ -44,9 +44,9 @@ func (j *jaeger) Name() string {
 	return "Jaeger at " + u.Redacted()
 }
 
-// raw asks for the spans as they were sent. Else Jaeger gives new span IDs to
-// servers that share one with their client, and puts what came under the shared
-// one, our spans too, under the new.
+// raw requests the spans as they were sent. Without it Jaeger gives a server that
+// shares its client's span ID a new one, and makes the children of the shared ID, our
+// spans among them, children of the new one.
 const raw = "raw=true"
 
 // Trace returns one trace.
@@ -79,19 +79,19 @@ func (j *jaeger) Search(ctx context.Context, q Query) ([]Trace, error) {
 	}
 	traces, err := j.get(ctx, "/api/traces?"+values.Encode()+"&"+raw)
 	switch {
-	case errors.Is(err, errRefused) && q.Limit > 0: // a store in memory wants less than it can hold
-		return nil, fmt.Errorf("%w; if that is because of the limit of %d, lower --limit or --baseline", err, q.Limit)
+	case errors.Is(err, errRefused) && q.Limit > 0: // an in-memory store refuses limits above its size
+		return nil, fmt.Errorf("%w; if the limit of %d is the reason, lower --limit or --baseline", err, q.Limit)
 	case err != nil:
 		return nil, err
 	}
 	return latest(traces, q.Limit), nil
 }
 
-// errRefused says that Jaeger understood and did not want to.
+// errRefused is the cause when Jaeger itself responds with an error.
 var errRefused = errors.New("refused")
 
-// jaegerAnswer is what Jaeger's query API answers with, errors included.
-type jaegerAnswer struct {
+// jaegerResponse is a response of Jaeger's query API, errors included.
+type jaegerResponse struct {
 	Data   []jaegerTrace `json:"data"`
 	Errors []struct {
 		Code int    `json:"code"`
@@ -99,60 +99,60 @@ type jaegerAnswer struct {
 	} `json:"errors"`
 }
 
-// get asks for traces.
+// get requests traces.
 func (j *jaeger) get(ctx context.Context, path string) ([]Trace, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, j.base+path, nil)
 	if err != nil {
-		return nil, fmt.Errorf("ask Jaeger: %w; correct --jaeger", err)
+		return nil, fmt.Errorf("query Jaeger: %w; correct --jaeger", err)
 	}
 	request.Header.Set("Accept", "application/json")
 	response, err := j.client.Do(request)
 	switch {
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("%s did not answer in time: %w", j.Name(), ctx.Err())
+		return nil, fmt.Errorf("%s did not respond in time: %w", j.Name(), ctx.Err())
 	case err != nil:
-		return nil, fmt.Errorf("%s cannot be reached: %w; say with --jaeger where its UI is, or read a file with --file", j.Name(), errors.Unwrap(err))
+		return nil, fmt.Errorf("%s cannot be reached: %w; set --jaeger to the address of its UI, or read a file with --file", j.Name(), errors.Unwrap(err))
 	}
 	defer response.Body.Close()
 	return j.read(ctx, response)
 }
 
-// read returns the traces in an answer. Only JSON in Jaeger's form says that it
-// is Jaeger that knows no such trace: any web server answers with 404.
+// read returns the traces in a response. A 404 means an unknown trace only with a body
+// in Jaeger's format: any web server responds with 404.
 func (j *jaeger) read(ctx context.Context, response *http.Response) ([]Trace, error) {
-	var answer jaegerAnswer
-	lines := json.NewDecoder(response.Body)
-	lines.UseNumber()
-	err := lines.Decode(&answer)
-	isJaeger := err == nil && (answer.Data != nil || len(answer.Errors) > 0)
+	var body jaegerResponse
+	decoder := json.NewDecoder(response.Body)
+	decoder.UseNumber()
+	err := decoder.Decode(&body)
+	isJaeger := err == nil && (body.Data != nil || len(body.Errors) > 0)
 	switch {
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("%s did not answer in time: %w", j.Name(), ctx.Err())
+		return nil, fmt.Errorf("%s did not respond in time: %w", j.Name(), ctx.Err())
 	case isJaeger && response.StatusCode == http.StatusNotFound:
 		return nil, nil
-	case isJaeger && response.StatusCode != http.StatusOK && len(answer.Errors) > 0:
-		return nil, fmt.Errorf("%s %w: %s (%s)", j.Name(), errRefused, answer.Errors[0].Msg, response.Status)
+	case isJaeger && response.StatusCode != http.StatusOK && len(body.Errors) > 0:
+		return nil, fmt.Errorf("%s %w: %s (%s)", j.Name(), errRefused, body.Errors[0].Msg, response.Status)
 	case response.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("%s answers %s%s: is this the address of its UI? Correct --jaeger", j.Name(), response.Status, location(response))
+		return nil, fmt.Errorf("%s responds %s%s: is this the address of its UI? Correct --jaeger", j.Name(), response.Status, location(response))
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, fmt.Errorf("the answer of %s is cut off: try again", j.Name())
+		return nil, fmt.Errorf("the response of %s is truncated: try again", j.Name())
 	case !isJaeger && err == nil:
 		return nil, nil // {"data":null}: a search without a result
 	case err != nil:
-		return nil, fmt.Errorf("%s does not answer with traces, but with %s: is this the address of its UI? Correct --jaeger", j.Name(), content(response))
+		return nil, fmt.Errorf("%s responds with %s instead of traces: is this the address of its UI? Correct --jaeger", j.Name(), content(response))
 	}
-	traces := make([]Trace, 0, len(answer.Data))
-	for i := range answer.Data {
-		id, records, err := answer.Data[i].read()
+	traces := make([]Trace, 0, len(body.Data))
+	for i := range body.Data {
+		id, stored, err := body.Data[i].read()
 		if err != nil {
-			return nil, fmt.Errorf("read what %s answers: %w", j.Name(), err)
+			return nil, fmt.Errorf("read the response of %s: %w", j.Name(), err)
 		}
-		traces = append(traces, assemble(id, records))
+		traces = append(traces, assemble(id, stored))
 	}
 	return traces, nil
 }
 
-// content names what was sent instead of JSON.
+// content describes a response that is not JSON.
 func content(response *http.Response) string {
 	kind, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
 	switch kind {
@@ -164,7 +164,7 @@ func content(response *http.Response) string {
 	return kind
 }
 
-// location says where a redirect leads that was not followed.
+// location returns the target of a redirect that was not followed.
 func location(response *http.Response) string {
 	if to := response.Header.Get("Location"); to != "" {
 		return " (to " + to + ")"
@@ -172,8 +172,8 @@ func location(response *http.Response) string {
 	return ""
 }
 
-// jaegerTrace is a trace in the JSON of Jaeger's query API and of what its UI
-// saves. Only the fields that are read are here.
+// jaegerTrace is a trace in the JSON of Jaeger's query API and of files that its UI
+// saves, without the fields that are not used.
 type jaegerTrace struct {
 	TraceID   string                   `json:"traceID"`
 	Spans     []jaegerSpan             `json:"spans"`
@@ -215,7 +215,7 @@ func (tags jaegerTags) attributes() span.Attributes {
 	return a
 }
 
-// read returns the trace's ID and its spans.
+// read returns the ID and the spans.
 func (t *jaegerTrace) read() (trace.TraceID, []span.Stored, error) {
 	id, err := ParseTraceID(t.TraceID)
 	if err != nil {
@@ -225,10 +225,10 @@ func (t *jaegerTrace) read() (trace.TraceID, []span.Stored, error) {
 	for name, process := range t.Processes {
 		resources[name] = process.Tags.attributes()
 	}
-	records := make([]span.Stored, len(t.Spans))
+	stored := make([]span.Stored, len(t.Spans))
 	for i := range t.Spans {
 		s := &t.Spans[i]
-		r := &records[i]
+		r := &stored[i]
 		r.TraceID = id
 		r.Attributes, r.Resource = s.Tags.attributes(), resources[s.ProcessID]
 		r.Name, r.Service = s.OperationName, t.Processes[s.ProcessID].ServiceName
@@ -241,10 +241,10 @@ func (t *jaegerTrace) read() (trace.TraceID, []span.Stored, error) {
 		}
 		r.Parent = s.parent(t.TraceID)
 	}
-	return id, records, nil
+	return id, stored, nil
 }
 
-// parent returns the ID of the span that this one is a child of, in this trace.
+// parent returns the ID of the parent span in this trace.
 func (s *jaegerSpan) parent(traceID string) trace.SpanID {
 	text := s.ParentSpanID
 	for _, ref := range s.References {
@@ -257,8 +257,8 @@ func (s *jaegerSpan) parent(traceID string) trace.SpanID {
 	return id
 }
 
-// scopeOf returns the instrumentation scope, which Jaeger keeps as a tag: of the
-// span, or of the process.
+// scopeOf returns the instrumentation scope, which Jaeger keeps as a tag of the span or
+// of the process.
 func scopeOf(sets ...span.Attributes) string {
 	for _, set := range sets {
 		for _, key := range [...]string{"otel.scope.name", "otel.library.name"} {

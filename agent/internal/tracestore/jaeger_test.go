@@ -22,9 +22,9 @@ import (
 // stored is the trace in testdata/jaeger.json.
 const stored = "4bf92f3577b34da6a3ce929d0e0e4736"
 
-func open(t *testing.T, answer http.HandlerFunc) Store {
+func open(t *testing.T, respond http.HandlerFunc) Store {
 	t.Helper()
-	server := httptest.NewServer(answer)
+	server := httptest.NewServer(respond)
 	t.Cleanup(server.Close)
 	source, err := NewJaeger(server.URL+"/", server.Client())
 	if err != nil {
@@ -33,11 +33,11 @@ func open(t *testing.T, answer http.HandlerFunc) Store {
 	return source
 }
 
-func answerWith(code int, kind, body string) http.HandlerFunc {
+func respondWith(code int, kind, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", kind)
 		w.WriteHeader(code)
-		_, _ = w.Write([]byte(body)) // a reader that went away tells the test
+		_, _ = w.Write([]byte(body)) // a failed read fails the test
 	}
 }
 
@@ -49,7 +49,7 @@ func TestJaegerTrace(t *testing.T) {
 	var asked string
 	source := open(t, func(w http.ResponseWriter, r *http.Request) {
 		asked = r.URL.String()
-		answerWith(200, "application/json", string(body))(w, r)
+		respondWith(200, "application/json", string(body))(w, r)
 	})
 	id, err := ParseTraceID(stored)
 	if err != nil {
@@ -65,7 +65,7 @@ func TestJaegerTrace(t *testing.T) {
 	checkStored(t, got)
 }
 
-// checkStored compares with what testdata/jaeger.json and testdata/otlp.json say.
+// checkStored compares a trace with testdata/jaeger.json and testdata/otlp.jsonl.
 func checkStored(t *testing.T, got Trace) {
 	t.Helper()
 	id, err := ParseTraceID(stored)
@@ -97,7 +97,7 @@ func TestJaegerSearch(t *testing.T) {
 	var asked map[string][]string
 	source := open(t, func(w http.ResponseWriter, r *http.Request) {
 		asked = r.URL.Query()
-		answerWith(200, "application/json", `{"data":[
+		respondWith(200, "application/json", `{"data":[
 			{"traceID":"1111111111111111","spans":[{"spanID":"1","operationName":"early","startTime":1,"processID":"p1"}],"processes":{}},
 			{"traceID":"2222222222222222","spans":[{"spanID":"2","operationName":"late","startTime":2,"processID":"p1"}],"processes":{}},
 			{"traceID":"3333333333333333","spans":[{"spanID":"3","operationName":"too early","startTime":0,"processID":"p1"}],"processes":{}}]}`)(w, r)
@@ -121,24 +121,24 @@ func TestJaegerErrors(t *testing.T) {
 	const kind = "application/json"
 	for _, test := range []struct {
 		name    string
-		answer  http.HandlerFunc
+		respond http.HandlerFunc
 		want    string
 		unknown bool
 	}{
-		{"unknown trace", answerWith(404, kind, `{"data":null,"errors":[{"code":404,"msg":"trace not found"}]}`), "no such trace as " + stored, true},
-		{"empty", answerWith(200, kind, `{"data":[]}`), "no such trace", true},
-		{"another trace", answerWith(200, kind, `{"data":[{"traceID":"1111111111111111"}]}`), "no such trace", true},
-		{"another server's 404", answerWith(404, "text/plain", "404 page not found"), "Correct --jaeger", false},
-		{"a web page", answerWith(200, "text/html; charset=utf-8", "<html>"), "but with a web page", false},
-		{"refused", answerWith(400, kind, `{"errors":[{"code":400,"msg":"bad limit"}]}`), "refused: bad limit", false},
-		{"failing", answerWith(502, "text/html", "<html>"), "502 Bad Gateway", false},
-		{"cut off", answerWith(200, kind, `{"data":[{"traceID":`), "cut off", false},
-		{"another API", answerWith(200, kind, `["data"]`), "something else", false},
-		{"bad span ID", answerWith(200, kind, `{"data":[{"traceID":"1111111111111111","spans":[{"spanID":"x"}]}]}`), `span ID "x"`, false},
+		{"unknown trace", respondWith(404, kind, `{"data":null,"errors":[{"code":404,"msg":"trace not found"}]}`), "no such trace as " + stored, true},
+		{"empty", respondWith(200, kind, `{"data":[]}`), "no such trace", true},
+		{"another trace", respondWith(200, kind, `{"data":[{"traceID":"1111111111111111"}]}`), "no such trace", true},
+		{"another server's 404", respondWith(404, "text/plain", "404 page not found"), "Correct --jaeger", false},
+		{"a web page", respondWith(200, "text/html; charset=utf-8", "<html>"), "responds with a web page", false},
+		{"refused", respondWith(400, kind, `{"errors":[{"code":400,"msg":"bad limit"}]}`), "refused: bad limit", false},
+		{"failing", respondWith(502, "text/html", "<html>"), "502 Bad Gateway", false},
+		{"truncated", respondWith(200, kind, `{"data":[{"traceID":`), "truncated", false},
+		{"another API", respondWith(200, kind, `["data"]`), "something else", false},
+		{"bad span ID", respondWith(200, kind, `{"data":[{"traceID":"1111111111111111","spans":[{"spanID":"x"}]}]}`), `span ID "x"`, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			id, _ := ParseTraceID(stored)
-			_, err := open(t, test.answer).Trace(context.Background(), id)
+			_, err := open(t, test.respond).Trace(context.Background(), id)
 			if err == nil || !strings.Contains(err.Error(), test.want) || errors.Is(err, ErrNotFound) != test.unknown {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
@@ -146,9 +146,9 @@ func TestJaegerErrors(t *testing.T) {
 	}
 }
 
-// Jaeger in memory refuses a limit that is above what it can hold.
+// An in-memory Jaeger refuses a limit above its size.
 func TestJaegerRefusesTheLimit(t *testing.T) {
-	source := open(t, answerWith(500, "application/json", `{"data":null,"errors":[{"code":500,"msg":"search depth must be less than max traces"}]}`))
+	source := open(t, respondWith(500, "application/json", `{"data":null,"errors":[{"code":500,"msg":"search depth must be less than max traces"}]}`))
 	_, err := source.Search(context.Background(), Query{Service: "a", Limit: 500})
 	if err == nil || !strings.Contains(err.Error(), "search depth") || !strings.Contains(err.Error(), "lower --limit") {
 		t.Errorf("got %v", err)

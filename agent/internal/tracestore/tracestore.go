@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package tracestore reads traces from the stores that keep them: Jaeger, or a file
-// of OTLP JSON.
+// Package tracestore reads traces from Jaeger or from a file of OTLP JSON.
 package tracestore
 
 import (
@@ -18,10 +17,10 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// ErrNotFound is the error for a trace that the store does not have.
+// ErrNotFound is returned for a trace that the store does not have.
 var ErrNotFound = errors.New("no such trace")
 
-// Store keeps traces.
+// Store has traces.
 type Store interface {
 	// Trace returns one trace, or ErrNotFound.
 	Trace(ctx context.Context, id trace.TraceID) (Trace, error)
@@ -31,28 +30,28 @@ type Store interface {
 	Name() string
 }
 
-// Query chooses traces.
+// Query selects traces.
 type Query struct {
-	// Service has a span in the trace.
+	// Service must have a span in the trace.
 	Service string
 	// Operation is the name of that span; "" for any.
 	Operation string
-	// From and To bound the start of the trace; zero: no bound.
+	// From and To limit the start of the trace; zero: no limit.
 	From, To time.Time
-	// Limit is how many traces at most.
+	// Limit is the maximum number of traces.
 	Limit int
 }
 
-// Trace is one trace as the store has it.
+// Trace is one stored trace.
 type Trace struct {
 	ID trace.TraceID
 	// Spans are those of proxies and applications.
 	Spans []Span
-	// Observations are those of layertrace's agents.
+	// Observations are decoded from the spans of layertrace's agents.
 	Observations []observe.Observation
-	// Duplicates is the number of spans that were skipped because they were stored more than once.
+	// Duplicates is the number of skipped spans that were stored more than once.
 	Duplicates int
-	// Unreadable spans of layertrace had missing or contradicting attributes.
+	// Unreadable has a message for each span of layertrace that could not be decoded.
 	Unreadable []string
 }
 
@@ -67,18 +66,17 @@ type Span struct {
 	Duration time.Duration
 }
 
-// assemble makes a trace of its records.
+// assemble makes a trace of its stored spans.
 //
-// A span of layertrace has an ID that stands for the exchange and the capture
-// point, so the ID alone tells that it was stored twice. Others are duplicates
-// only if they are the same in all: where Zipkin's headers are used, the client
-// and the server share one span ID.
-func assemble(id trace.TraceID, records []span.Stored) Trace {
+// The ID of a layertrace span identifies the exchange and the capture point, so two
+// spans with one ID are duplicates. Others are duplicates only if all fields are
+// equal, because with Zipkin's headers client and server share one span ID.
+func assemble(id trace.TraceID, stored []span.Stored) Trace {
 	t := Trace{ID: id}
 	ours := map[trace.SpanID]bool{}
 	others := map[Span]bool{}
-	for i := range records {
-		r := &records[i]
+	for i := range stored {
+		r := &stored[i]
 		switch {
 		case r.IsDerived():
 		case r.IsOurs():
@@ -106,7 +104,7 @@ func assemble(id trace.TraceID, records []span.Stored) Trace {
 	return t
 }
 
-// Start is when the trace began: the first start of its spans.
+// Start returns the earliest start of the spans.
 func (t *Trace) Start() time.Time {
 	var start time.Time
 	for i := range t.Spans {
@@ -122,8 +120,7 @@ func (t *Trace) Start() time.Time {
 	return start
 }
 
-// latest sorts traces, latest first, and leaves out what is above the limit; 0
-// is none.
+// latest returns the latest traces first, at most limit of them; 0: all.
 func latest(traces []Trace, limit int) []Trace {
 	slices.SortStableFunc(traces, func(a, b Trace) int { return b.Start().Compare(a.Start()) })
 	if limit > 0 && len(traces) > limit {
@@ -132,21 +129,21 @@ func latest(traces []Trace, limit int) []Trace {
 	return traces
 }
 
-// ParseTraceID reads a trace ID as people copy it: 32 hex digits, or 16 of a
-// short one, in upper or lower case.
+// ParseTraceID parses a trace ID as people copy it: 32 hex digits, or 16 for a short
+// one, in upper or lower case.
 func ParseTraceID(text string) (trace.TraceID, error) {
 	digits := strings.ToLower(strings.TrimSpace(text))
 	if len(digits) != 32 && len(digits) != 16 {
-		return trace.TraceID{}, fmt.Errorf("%q is no trace ID: it has 32 hex digits, or 16", text)
+		return trace.TraceID{}, fmt.Errorf("%q is not a trace ID: want 32 hex digits, or 16", text)
 	}
 	id, err := trace.TraceIDFromHex(pad(digits, 32))
 	if err != nil {
-		return id, fmt.Errorf("%q is no trace ID: it has 32 hex digits, not all of them 0", text)
+		return id, fmt.Errorf("%q is not a trace ID: want 32 hex digits that are not all 0", text)
 	}
 	return id, nil
 }
 
-// pad puts zeros in front of a short number.
+// pad adds leading zeros to a short number.
 func pad(digits string, length int) string {
 	if len(digits) >= length {
 		return digits
@@ -154,7 +151,7 @@ func pad(digits string, length int) string {
 	return strings.Repeat("0", length-len(digits)) + digits
 }
 
-// other is a stored span as a span of a proxy or an application.
+// other converts a stored span of a proxy or an application.
 func other(s *span.Stored) Span {
 	return Span{
 		ID: s.ID, Parent: s.Parent, Name: s.Name, Service: s.Service, Kind: s.Kind,

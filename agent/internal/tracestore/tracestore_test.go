@@ -49,7 +49,7 @@ func TestAssemble(t *testing.T) {
 	if len(got.Spans) != 3 || len(got.Observations) != 1 || got.Duplicates != 2 {
 		t.Errorf("%d spans, %d observations, %d duplicates", len(got.Spans), len(got.Observations), got.Duplicates)
 	}
-	const want = "span 000000000000000b (reviews_veth1): host.name is missing, so its node is unknown"
+	const want = "span 000000000000000b (reviews_veth1): host.name is missing, so the node is unknown"
 	if len(got.Unreadable) != 1 || got.Unreadable[0] != want {
 		t.Errorf("unreadable: %q", got.Unreadable)
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command pause holds a pod's namespaces: it waits to be ended.
+// Command pause holds a pod's namespaces until a signal ends it.
 package main
 
 import (

@@ -46,30 +46,30 @@ func benchCommand() *cobra.Command {
 	b := &bench{}
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure what a packet, a request and the agents cost",
-		Long: `First measures what a packet costs in the BPF programs, and counts how often the
-agents' programs run for a request. Then sends front page requests through Bookinfo
-(trace headers in front), without and with agents alternately: at a fixed rate,
-latencies counted from when a request should have begun, and as fast as answers
-come. Needs root, and a machine that does nothing else.`,
+		Short: "Measure the cost of a packet, a request and the agents",
+		Long: `First measures the cost of a packet in the BPF programs, and counts how often the
+agents' programs run per request. Then sends requests for Bookinfo's front page
+(trace headers at the start), alternately without and with agents: at fixed rates,
+with latencies counted from when a request was due, and at saturation. Needs root,
+and an otherwise idle machine.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b.progress = progress()
 			return b.run(cmd.Context())
 		},
 	}
-	cmd.Flags().StringSliceVar(&b.cases, "case", nil, "measure only these: "+strings.Join(caseNames(), ", ")+" (all)")
+	cmd.Flags().StringSliceVar(&b.cases, "case", nil, "measure only these cases: "+strings.Join(caseNames(), ", ")+" (all)")
 	cmd.Flags().IntVar(&b.rounds, "rounds", 6, "how often each case is measured without and with agents")
-	cmd.Flags().DurationVar(&b.duration, "duration", 10*time.Second, "how long each time")
+	cmd.Flags().DurationVar(&b.duration, "duration", 10*time.Second, "duration of each measurement")
 	cmd.Flags().StringVar(&b.tracer, "tracer", string(lab.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
-	cmd.Flags().StringVar(&b.tcpOption, "tcp-option", "", "what the agents write into packets: compact or paper; results go to the key lab-compact or lab-paper")
-	cmd.Flags().StringVar(&b.export, "export", "otlp-grpc", "where the agents send: none shows what the capture alone costs; results go to the key lab-none")
-	cmd.Flags().Float64Var(&b.sampling, "sampling", 100, "share of requests that the mesh samples, in per cent; results go to the key lab-sampling-N")
-	cmd.Flags().BoolVar(&b.layers, "layers", false, "agents with --spans=layers: sockets and drivers, too; results go to the key lab-layers")
-	cmd.Flags().BoolVar(&b.oneNode, "one-node", false, "all pods on one node with one agent, as a kernel has in a cluster; results go to the key lab-one-node")
-	cmd.Flags().BoolVar(&b.packet, "packet", true, "measure packets as well")
+	cmd.Flags().StringVar(&b.tcpOption, "tcp-option", "", "the agents' TCP option: compact or paper; results go to the key lab-compact or lab-paper")
+	cmd.Flags().StringVar(&b.export, "export", "otlp-grpc", "the agents' exporter; none measures the cost of capturing alone; results go to the key lab-none")
+	cmd.Flags().Float64Var(&b.sampling, "sampling", 100, "share of requests that the mesh samples, in percent; results go to the key lab-sampling-N")
+	cmd.Flags().BoolVar(&b.layers, "layers", false, "run the agents with --spans=layers, which also captures at sockets and drivers; results go to the key lab-layers")
+	cmd.Flags().BoolVar(&b.oneNode, "one-node", false, "run all pods on one node with one agent per kernel, as in a cluster; results go to the key lab-one-node")
+	cmd.Flags().BoolVar(&b.packet, "packet", true, "also measure packets")
 	cmd.Flags().StringVar(&b.out, "out", "out", "directory for bench.json and the logs")
-	cmd.Flags().StringVar(&b.name, "name", "bench", "tells labs apart that run at the same time")
+	cmd.Flags().StringVar(&b.name, "name", "bench", "name of the lab, to run several at once")
 	return cmd
 }
 
@@ -79,14 +79,14 @@ func (b *bench) run(ctx context.Context) error {
 		return err
 	}
 	if b.rounds < 1 || b.duration < time.Second {
-		return fmt.Errorf("--rounds %d, --duration %v: at least 1 round and 1 second", b.rounds, b.duration)
+		return fmt.Errorf("--rounds %d, --duration %v: want at least 1 round and 1 second", b.rounds, b.duration)
 	}
 	cases, err := chosenCases(b.cases)
 	if err != nil {
 		return err
 	}
 	if b.sampling <= 0 || b.sampling > 100 {
-		return fmt.Errorf("--sampling %g: want more than 0 and at most 100 per cent", b.sampling)
+		return fmt.Errorf("--sampling %g: want more than 0 and at most 100 percent", b.sampling)
 	}
 	if b.tcpOption != "" && b.tcpOption != "compact" && b.tcpOption != "paper" {
 		return fmt.Errorf("--tcp-option %q: want compact or paper", b.tcpOption)
@@ -118,7 +118,7 @@ func (b *bench) run(ctx context.Context) error {
 	return writeOverhead(file, b.key(), results, programs)
 }
 
-// key is where the results go in bench.json: "lab" for the usual setup.
+// key returns the key of the results in bench.json: "lab" for the default setup.
 func (b *bench) key() string {
 	key := "lab"
 	if b.tcpOption != "" {
@@ -146,7 +146,7 @@ func caseNames() (names []string) {
 	return names
 }
 
-// chosenCases returns the cases of these names, all without names.
+// chosenCases returns the cases with these names; all of them without names.
 func chosenCases(names []string) (chosen []measure.Case, err error) {
 	for _, name := range names {
 		i := slices.Index(caseNames(), name)
@@ -161,11 +161,11 @@ func chosenCases(names []string) (chosen []measure.Case, err error) {
 	return chosen, nil
 }
 
-// requests brings a lab up for the measurement and takes it down again.
+// requests measures requests in a lab of their own.
 func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup, cases []measure.Case) (results []measure.OverheadResult, programs []measure.Program, err error) {
 	l, err := lab.Up(ctx, lab.Options{
 		Name: b.name, Dir: filepath.Join(b.out, "bench-lab"), Tools: tools, Progress: b.progress,
-		// Nobody reads the traces; a growing Jaeger would disturb the later rounds.
+		// The traces are not read, and a growing Jaeger would disturb later rounds.
 		MaxTraces: 1000,
 	})
 	if err != nil {
@@ -184,7 +184,7 @@ func (b *bench) requests(ctx context.Context, tools lab.Tools, setup lab.Setup, 
 	})
 }
 
-// overheadRow is a case with agents off or on in bench.json.
+// overheadRow is a case without or with agents in bench.json.
 type overheadRow struct {
 	Case              string  `json:"case"`
 	Agent             string  `json:"agent"`
@@ -214,13 +214,13 @@ func printOverhead(w io.Writer, results []measure.OverheadResult) {
 	fmt.Fprintf(w, `
 Front page requests with agents off and on, alternately; medians of %d rounds. CPU
 is seconds per 1,000 requests: of the agents' processes, of Jaeger, and of
-applications and Envoys, which is where most of the BPF programs' time is. Spans
-are those of the agents per request. Memory is that of the largest agent: resident
-at the end of a round, and at most.
+applications and Envoys, which includes most of the BPF programs' time. Spans are
+the agents' per request. Memory is the largest agent's: resident at the end of a
+round, and its peak.
 
 `, len(results[0].Pairs))
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "case\tagent\trequests/s\tp50 ms\tp99 ms\tCPU agents\tJaeger\tmesh\tspans\tMiB\tat most\t")
+	fmt.Fprintln(table, "case\tagent\trequests/s\tp50 ms\tp99 ms\tCPU agents\tJaeger\tmesh\tspans\tMiB\tpeak\t")
 	for _, result := range results {
 		for _, state := range states {
 			s := result.Summary(state.on)
@@ -229,7 +229,7 @@ at the end of a round, and at most.
 				s.AgentsCPU, s.JaegerCPU, s.MeshCPU, s.Spans, mebibytes(s.Resident), mebibytes(s.Peak))
 		}
 	}
-	// Writing to w is what fails, if anything; then the next table fails as well.
+	// Only writing to w can fail; then the next table fails as well.
 	_ = table.Flush()
 	fmt.Fprint(w, "\nOn divided by off within each pair: median (lowest to highest)\n\n")
 	table = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -245,8 +245,8 @@ at the end of a round, and at most.
 // printPrograms prints how often the agents' BPF programs run per request.
 func printPrograms(w io.Writer, programs []measure.Program) {
 	fmt.Fprint(w, `
-BPF programs of the agents, per front page request at the limit, by the kernel's
-count. The time of a run has that of measuring it in it.
+BPF programs of the agents, per front page request at saturation, as counted by the
+kernel. The time of a run includes that of measuring it.
 
 `)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -268,8 +268,8 @@ func milliseconds(d time.Duration) float64 { return d.Seconds() * 1e3 }
 
 func mebibytes(bytes uint64) float64 { return float64(bytes) / (1 << 20) }
 
-// writeOverhead sets the results' key of the JSON file, and the programs' beside
-// it, and keeps what else is in it.
+// writeOverhead sets the keys of results and programs in the JSON file, and keeps
+// its other keys.
 func writeOverhead(path, key string, results []measure.OverheadResult, programs []measure.Program) error {
 	content := map[string]json.RawMessage{}
 	old, err := os.ReadFile(path)
@@ -277,7 +277,7 @@ func writeOverhead(path, key string, results []measure.OverheadResult, programs 
 		err = json.Unmarshal(old, &content)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read %s (delete it to start anew): %w", path, err)
+		return fmt.Errorf("read %s (delete it to start over): %w", path, err)
 	}
 	var rows []overheadRow
 	for _, result := range results {
@@ -304,13 +304,13 @@ func writeOverhead(path, key string, results []measure.OverheadResult, programs 
 }
 
 // packets builds and runs the benchmark of the BPF programs, which prints its
-// results and puts them into file.
+// results and writes them to file.
 func (b *bench) packets(ctx context.Context, file string) error {
 	checkout, err := provision.Checkout()
 	if err != nil {
 		return err
 	}
-	// A built program, not go run: that would leave it behind when it is ended.
+	// Not `go run`, which would leave the program running when it is killed.
 	program := filepath.Join(checkout, "bin", "packet-bench")
 	b.progress("measuring packets")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, "./bpf/bench")

@@ -37,12 +37,12 @@ func demoCommand() *cobra.Command {
 	d := &demo{}
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Show a request's way through the interfaces, in numbers and in Jaeger",
-		Long: `Sends front page requests through Bookinfo three times: with Envoy's own header
-order and agents that look at the first 1,024 bytes, the same with agents that
-search on (deep), and with the trace headers put in front by the Wasm filter.
-Prints how many trace contexts were read at each interface, and one trace as
-Jaeger has it. Needs root.`,
+		Short: "Show the path of requests through the interfaces, in numbers and in Jaeger",
+		Long: `Sends requests for Bookinfo's front page in three setups: Envoy's own header order
+with agents that parse the first 1,024 bytes; the same with agents that search
+further (deep); and with the trace headers moved to the start by the Wasm filter.
+Prints how many trace contexts the agents read at each interface, and one trace
+from Jaeger. Needs root.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d.progress = progress()
@@ -50,10 +50,10 @@ Jaeger has it. Needs root.`,
 		},
 	}
 	cmd.Flags().IntVar(&d.requests, "requests", 300, "front page requests per setup")
-	cmd.Flags().BoolVar(&d.keep, "keep", os.Getenv("KEEP") == "1", "keep mesh and Jaeger up until Ctrl-C (also KEEP=1)")
+	cmd.Flags().BoolVar(&d.keep, "keep", os.Getenv("KEEP") == "1", "keep mesh and Jaeger running until Ctrl-C (or set KEEP=1)")
 	cmd.Flags().StringVar(&d.tracer, "tracer", string(lab.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
 	cmd.Flags().StringVar(&d.out, "out", "out", "directory for demo.json and the logs")
-	cmd.Flags().StringVar(&d.name, "name", "demo", "tells labs apart that run at the same time")
+	cmd.Flags().StringVar(&d.name, "name", "demo", "name of the lab, to run several at once")
 	return cmd
 }
 
@@ -63,7 +63,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return err
 	}
 	if d.requests < 3 {
-		return fmt.Errorf("--requests %d: at least 3, so that each version of reviews is asked", d.requests)
+		return fmt.Errorf("--requests %d: want at least 3, one for each version of reviews", d.requests)
 	}
 	if err := lab.CheckRoot(); err != nil {
 		return err
@@ -100,7 +100,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	return r.missed()
 }
 
-// measure runs the three setups and returns the requests of the last.
+// measure runs the three setups and returns the hops of the last.
 func (d *demo) measure(ctx context.Context, l *lab.Lab, tracer lab.Tracer) (*report, []measure.Hop, error) {
 	r := newReport()
 	var hops []measure.Hop
@@ -121,22 +121,22 @@ func (d *demo) measure(ctx context.Context, l *lab.Lab, tracer lab.Tracer) (*rep
 	return r, hops, nil
 }
 
-// showTrace reads one trace back from Jaeger and prints it. A trace through
-// reviews-v3 has both kinds of hop: between nodes, and (to ratings) within one.
+// showTrace reads a trace from Jaeger and prints it. A trace through reviews-v3 has
+// hops between nodes and, to ratings, within one.
 func (d *demo) showTrace(ctx context.Context, l *lab.Lab, r *report, hops []measure.Hop) error {
 	want, err := measure.LastTraceThrough(hops, "reviews-v3")
 	if err != nil {
 		return err
 	}
 	r.TraceID = want.ID()
-	d.progress("reading trace %s back from Jaeger", want.ID())
+	d.progress("reading trace %s from Jaeger", want.ID())
 	trace, err := l.Jaeger.CompleteTrace(ctx, want.ID(), want.Spans(), 20*time.Second)
-	fmt.Printf("\nTrace %s as Jaeger has it (interface spans marked |):\n\n", want.ID())
+	fmt.Printf("\nTrace %s in Jaeger (interface spans are marked |):\n\n", want.ID())
 	printTree(os.Stdout, trace)
 	return err
 }
 
-// keepUp runs the mesh again, reordered, with Jaeger reachable from the host,
+// keepUp runs the mesh again, reordered and with Jaeger reachable from the host,
 // until ctx ends.
 func (d *demo) keepUp(ctx context.Context, l *lab.Lab, tracer lab.Tracer) error {
 	setup := measure.Reordered(tracer)
@@ -145,18 +145,17 @@ func (d *demo) keepUp(ctx context.Context, l *lab.Lab, tracer lab.Tracer) error 
 	if err != nil {
 		return err
 	}
-	address, closeProxy, err := l.ExposeJaeger()
+	exposed, err := l.ExposeJaeger()
 	if err != nil {
 		return errors.Join(err, run.Stop())
 	}
-	defer closeProxy()
-	fmt.Printf("\nJaeger: http://%s  (Ctrl-C ends the demo)\n", address)
+	fmt.Printf("\nJaeger: http://%s  (Ctrl-C ends the demo)\n", exposed.Address())
 	fmt.Printf("More requests: nsenter --net=/run/netns/%s curl %s\n", l.NodeNamespace(lab.ClientNode).Name, lab.FrontPage())
 	<-ctx.Done()
-	return run.Stop()
+	return errors.Join(exposed.Close(), run.Stop())
 }
 
-// report is what the demo writes to demo.json; rates in 0..1.
+// report is demo.json. Rates are from 0 to 1.
 type report struct {
 	Points  []pointRates `json:"points"`
 	TraceID string       `json:"trace_id"`
@@ -182,7 +181,7 @@ func newReport() *report {
 	return r
 }
 
-// add takes the results of one setup, in the order of lab.Points.
+// add adds the results of one setup, in the order of lab.Points.
 func (r *report) add(setup string, results []measure.Acquired) {
 	r.setups = append(r.setups, setup)
 	r.counts[setup] = results
@@ -201,8 +200,8 @@ func (r *report) add(setup string, results []measure.Acquired) {
 
 func (r *report) write(path string) error { return writeJSON(path, r) }
 
-// missed is an error when the setups that should read every context did not,
-// or any setup told of a request twice or of one that was none.
+// missed returns an error when the agents missed a context in a setup in which they
+// should read all, or in any setup reported a request twice or a wrong one.
 func (r *report) missed() error {
 	var errs []error
 	for _, setup := range r.setups {
@@ -218,11 +217,11 @@ func (r *report) missed() error {
 	return errors.Join(errs...)
 }
 
-// printTable prints per capture point what passed and what was acquired.
+// printTable prints what passed each capture point and what the agents acquired.
 func printTable(w io.Writer, r *report) {
 	fmt.Fprintf(w, `
-Contexts acquired by the agents / requests with a trace context that passed the
-interface (by the Envoys' access logs), for each setup:
+Trace contexts that the agents acquired / requests with a trace context that passed
+the interface (from the Envoys' access logs), for each setup:
 
 `)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -239,18 +238,18 @@ interface (by the Envoys' access logs), for each setup:
 		}
 		fmt.Fprintln(table)
 	}
-	// Writing to w is what fails, if anything; then the trace fails as well.
+	// Only writing to w can fail; then printing the trace fails as well.
 	_ = table.Flush()
 }
 
-// node is a span with the spans that it contains.
+// node is a span with its children.
 type node struct {
 	lab.Span
 	children []*node
 }
 
-// printTree prints a trace, each span indented below the one it lies in, with
-// its start after the trace's and its duration.
+// printTree prints a trace: each span indented below its parent, with its duration
+// and its start relative to the trace's.
 func printTree(w io.Writer, trace lab.Trace) {
 	roots := nest(trace.Spans)
 	if len(roots) == 0 {
@@ -278,10 +277,9 @@ func printTree(w io.Writer, trace lab.Trace) {
 	}
 }
 
-// nest makes a tree of spans. Parents are the spans' own, with one thing added:
-// the interface spans of one hop all have the client's span as parent; they
-// are strung from the outermost to the innermost, and the server's span, which
-// has the same parent, goes below the last.
+// nest builds a tree of spans. The interface spans of a hop, and the server's span,
+// all have the client's span as parent: nest chains the interface spans from the
+// outermost to the innermost, and moves the server's span below the last.
 func nest(spans []lab.Span) []*node {
 	nodes := map[string]*node{}
 	for _, span := range spans {
@@ -307,9 +305,9 @@ func nest(spans []lab.Span) []*node {
 	return roots
 }
 
-// client returns the client's span of a hop, of which parent is either end.
-// Zipkin's client and server share a span ID; Jaeger gives the server's span
-// a new one, below the client's, and moves all other children there as well.
+// client returns the client's span of a hop, where parent is the span of either end.
+// Zipkin's client and server share a span ID. Jaeger gives the server's span a new
+// ID, below the client's, and moves all other children there as well.
 func client(parent *node, nodes map[string]*node) *node {
 	if parent != nil && parent.Kind() == "server" {
 		if above := nodes[parent.Parent]; above != nil && above.Kind() == "client" {
@@ -319,7 +317,7 @@ func client(parent *node, nodes map[string]*node) *node {
 	return parent
 }
 
-// chain strings the interface spans among siblings together.
+// chain nests the interface spans among siblings in one another.
 func chain(siblings []*node) []*node {
 	slices.SortFunc(siblings, byStart)
 	var others []*node

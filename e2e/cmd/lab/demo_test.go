@@ -10,8 +10,8 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-// One hop between nodes: the interface spans nest from the client's to the
-// server's, and what the server does stands below them.
+// One hop between nodes: the interface spans nest from the client's side to the
+// server's, and the server's span is below them.
 func TestTreeNestsInterfaceSpansOfAHop(t *testing.T) {
 	t0 := time.UnixMicro(1_000_000)
 	span := func(id, parent, service, name string, start, duration int) lab.Span {

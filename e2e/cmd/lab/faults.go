@@ -37,13 +37,13 @@ func faultsCommand() *cobra.Command {
 	f := &faultsRun{}
 	cmd := &cobra.Command{
 		Use:   "faults",
-		Short: "Put faults into each layer, and hold what explain says against them",
-		Long: `Sends front page requests through Bookinfo, most of them with one fault each: an
-application that sleeps or does not read, a sidecar without CPU, a slow queue at
-a pod's interface, a node's or its bridge, packets between two nodes that are
-late, lost or reordered. Measures what each fault took from its request, asks
-layertrace explain about the traces, and compares. Fails when too few faults are
-found, or too many requests without a fault are blamed on a layer. Needs root.`,
+		Short: "Inject faults into each layer, and check the verdicts of explain",
+		Long: `Sends requests for Bookinfo's front page, most of them with a fault: an application
+that sleeps or does not read, a sidecar without CPU, a slow queue at the interface
+of a pod or node or at a bridge, or packets between two nodes that are delayed, lost
+or reordered. Measures how long each fault held up its request, runs layertrace
+explain on the traces, and compares. Fails when explain finds too few faults, or
+blames a layer for too many requests without a fault. Needs root.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f.progress = progress()
@@ -51,19 +51,19 @@ found, or too many requests without a fault are blamed on a layer. Needs root.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.Uint64Var(&f.seed, "seed", 1, "what the cases are drawn from")
-	flags.IntVar(&f.cases, "cases", faults.DefaultCases, "how many cases; of six one has no fault")
-	flags.IntVar(&f.requests, "requests", 7, "requests with the same fault for each case, which are explained together")
-	flags.IntVar(&f.batch, "batch", 25, "how many cases are made before their traces are explained")
+	flags.Uint64Var(&f.seed, "seed", 1, "seed from which the cases are drawn")
+	flags.IntVar(&f.cases, "cases", faults.DefaultCases, "number of cases; one in six has no fault")
+	flags.IntVar(&f.requests, "requests", 7, "requests per case, with the same fault, which are explained together")
+	flags.IntVar(&f.batch, "batch", 25, "number of cases to run before their traces are explained")
 	flags.StringVar(&f.variant, "variant", "default", "condition: default, options, clock, missing-pnic, parallel64 or loss")
-	flags.StringSliceVar(&f.kinds, "fault", nil, "only these kinds of faults, as faults.json names them, instead of the variant's")
-	flags.BoolVar(&f.verify, "verify", false, "only prove the faults, without agents, by what the client sees of them")
+	flags.StringSliceVar(&f.kinds, "fault", nil, "only these kinds of faults, by their names in faults.json, instead of the variant's")
+	flags.BoolVar(&f.verify, "verify", false, "only check the injectors, without agents, against what the client measures")
 	flags.Float64Var(&f.accuracy, "accuracy", 0.99, "share of the faults that must be found")
 	flags.Float64Var(&f.falseBlame, "false-blame", 0.01, "share of requests without a fault that may be blamed on a layer")
-	flags.StringVar(&f.markdown, "markdown", "", "file for the result as a page")
+	flags.StringVar(&f.markdown, "markdown", "", "file for the result as a Markdown page")
 	flags.StringVar(&f.tracer, "tracer", string(lab.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
 	flags.StringVar(&f.out, "out", "out", "directory for faults.json and the logs")
-	flags.StringVar(&f.name, "name", "faults", "tells labs apart that run at the same time")
+	flags.StringVar(&f.name, "name", "faults", "name of the lab, to run several at once")
 	return cmd
 }
 
@@ -82,7 +82,7 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 		}
 	}
 	if f.cases < 1 || f.batch < 1 || f.requests < 1 {
-		return fmt.Errorf("--cases %d, --batch %d, --requests %d: at least 1", f.cases, f.batch, f.requests)
+		return fmt.Errorf("--cases %d, --batch %d, --requests %d: want at least 1", f.cases, f.batch, f.requests)
 	}
 	if err := lab.CheckRoot(); err != nil {
 		return err
@@ -104,11 +104,11 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 	if f.verify {
 		return f.verifyFaults(ctx, l, variant, tracer)
 	}
-	return f.hold(ctx, l, variant, tracer)
+	return f.check(ctx, l, variant, tracer)
 }
 
-// hold makes the cases and holds the verdicts against them.
-func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant matrix.Variant, tracer lab.Tracer) error {
+// check runs the cases and checks the verdicts.
+func (f *faultsRun) check(ctx context.Context, l *lab.Lab, variant matrix.Variant, tracer lab.Tracer) error {
 	var results []matrix.Result
 	c := &matrix.Runner{
 		Jaeger: l.Jaeger, Explainer: matrix.ExplainCommand{Lab: l},
@@ -120,19 +120,19 @@ func (f *faultsRun) hold(ctx context.Context, l *lab.Lab, variant matrix.Variant
 		results, err = c.Run(ctx, variant.Draw(f.seed, f.cases))
 		return err
 	})
-	return errors.Join(err, f.tell(variant, matrix.File{Cases: results, Again: c.Again, Skipped: c.Skipped, Unsound: c.Unsound}))
+	return errors.Join(err, f.report(variant, matrix.File{Cases: results, Again: c.Again, Skipped: c.Skipped, Unsound: c.Unsound}))
 }
 
-// tell writes the results, and returns an error when they are not good enough.
-func (f *faultsRun) tell(variant matrix.Variant, file matrix.File) error {
+// report writes the results, and returns an error when they are not good enough.
+func (f *faultsRun) report(variant matrix.Variant, file matrix.File) error {
 	if len(file.Cases) == 0 {
 		return nil
 	}
 	score := matrix.NewScore(file.Cases)
 	file.Accuracy, file.FalseBlame = score.Accuracy.Value(), score.FalseBlame.Value()
-	note := fmt.Sprintf("Variant %s (%s), seed %d, %d cases of %d requests. %d requests were made again and %d cases\n"+
-		"left out, since the fault missed. %d requests were slow by something else too (more than 1 ms and a quarter\n"+
-		"of the fault, by the client's clock): these count.",
+	note := fmt.Sprintf("Variant %s (%s), seed %d, %d cases of %d requests. The fault missed: %d requests were repeated and\n"+
+		"%d cases skipped. Another cause also slowed %d requests down (by more than 1 ms and a quarter of the\n"+
+		"fault, by the client's clock): these count.",
 		variant.Name, variant.What, f.seed, len(file.Cases), f.requests, file.Again, file.Skipped, file.Unsound)
 	err := errors.Join(
 		score.WritePage(os.Stdout, faultsTitle, note),
@@ -140,17 +140,17 @@ func (f *faultsRun) tell(variant matrix.Variant, file matrix.File) error {
 		f.writePage(score, note),
 	)
 	if file.Accuracy < f.accuracy && score.Accuracy.Of > 0 {
-		err = errors.Join(err, fmt.Errorf("layer and place of %.2f %% of the faults were named, want %.2f %%", 100*file.Accuracy, 100*f.accuracy))
+		err = errors.Join(err, fmt.Errorf("the verdict was right on layer and location of %.2f %% of the faults, want %.2f %%", 100*file.Accuracy, 100*f.accuracy))
 	}
 	if file.FalseBlame > f.falseBlame {
-		err = errors.Join(err, fmt.Errorf("of %.2f %% of the requests without a fault a layer was blamed, want at most %.2f %%", 100*file.FalseBlame, 100*f.falseBlame))
+		err = errors.Join(err, fmt.Errorf("a layer was blamed for %.2f %% of the cases without a fault, want at most %.2f %%", 100*file.FalseBlame, 100*f.falseBlame))
 	}
 	return err
 }
 
 const faultsTitle = "Which layer was slow: faults and verdicts"
 
-// writePage writes the page of --markdown, if there is to be one.
+// writePage writes the page of --markdown, if set.
 func (f *faultsRun) writePage(score matrix.Score, note string) (err error) {
 	if f.markdown == "" {
 		return nil
@@ -160,11 +160,11 @@ func (f *faultsRun) writePage(score matrix.Score, note string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	return score.WritePage(file, faultsTitle, note, "Made by `lab faults --markdown`.")
+	return score.WritePage(file, faultsTitle, note, "Generated by `lab faults --markdown`.")
 }
 
-// verifyFaults injects the drawn faults without agents, and prints what each
-// took by its own measure and by the client's.
+// verifyFaults injects the drawn faults without agents, and prints how long each
+// took by its own measurement and by the client's.
 func (f *faultsRun) verifyFaults(ctx context.Context, l *lab.Lab, variant matrix.Variant, tracer lab.Tracer) error {
 	setup := lab.Setup{Name: "verify", Tracer: tracer, Reordered: true, NoAgents: true}
 	return variant.WithSession(ctx, l, tracer, setup, func(s *faults.Session) error {

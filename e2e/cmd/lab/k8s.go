@@ -21,24 +21,24 @@ func k8sCommand() *cobra.Command {
 	var out, name string
 	cmd := &cobra.Command{
 		Use:   "e2e-k8s",
-		Short: "Prove installation and reordering on a real Kubernetes control plane with Istio",
-		Long: `Starts etcd, the API server, its controllers, istiod and a sidecar with Envoy, and
-goes through what layertrace install and uninstall do, as it arrives on the wire
-and while requests are sent; then a node with containerd and kubelet, on which
-the agent's pod tells of another pod's requests. Writes e2e-k8s.json. Needs root,
-nft, runc and the CNI plugins; the first time it builds Kubernetes, Istio and
-containerd, which takes about a quarter of an hour on 2 cores.`,
+		Short: "Test installation and reordering on a real Kubernetes control plane with Istio",
+		Long: `Starts etcd, the API server, its controllers, istiod and a sidecar with Envoy. Runs
+layertrace install and uninstall under load, and checks their effect on the wire.
+Then starts a node with containerd and kubelet, on which the agent's pod reports
+another pod's requests. Writes e2e-k8s.json. Needs root, nft, runc and the CNI
+plugins. The first run builds Kubernetes, Istio and containerd, which takes about a
+quarter of an hour on 2 cores.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runK8s(cmd.Context(), out, name) },
 	}
 	cmd.Flags().StringVar(&out, "out", "out", "directory for e2e-k8s.json and the logs")
-	cmd.Flags().StringVar(&name, "name", "e2e", "tells runs apart that go at the same time")
+	cmd.Flags().StringVar(&name, "name", "e2e", "name of the run, to run several at once")
 	return cmd
 }
 
 func runK8s(ctx context.Context, out, name string) error {
-	// Not main's context: that ends with SIGPIPE, which comes here as well when
-	// a client of a socket that this process serves has gone (see os/signal).
+	// Not main's context, which ends with SIGPIPE: this process also receives one
+	// when a client of its sockets closes the connection (see os/signal).
 	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := lab.CheckRoot(); err != nil {

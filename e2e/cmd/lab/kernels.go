@@ -20,35 +20,35 @@ import (
 	"github.com/layertrace/layertrace/e2e/provision"
 )
 
-// packagesOfKernels are Debian 12's: of its release, and of its backports.
+// packagesOfKernels are the kernels of Debian 12 and of its backports.
 var packagesOfKernels = []string{"linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64"}
 
-// probeTests leaves out the test that calls tcpdump, which needs libraries.
+// probeTests skips the test that runs tcpdump, which needs libraries.
 const probeTests = "probe.test -test.v -test.skip=^TestOptionsOnTheWire$"
 
 func kernelsCommand() *cobra.Command {
 	var packages []string
 	cmd := &cobra.Command{
 		Use:   "kernels",
-		Short: "Run the agent's programs and their tests on other kernels, in emulated machines",
+		Short: "Run the agent's BPF programs and their tests on other kernels, in emulated machines",
 		Long: `Downloads kernels from Debian, boots each in QEMU (emulated, x86-64), and runs
-"layertrace doctor" and the tests of the BPF programs there. A test may be left
-out only where it says that the kernel lacks something.`,
+"layertrace doctor" and the tests of the BPF programs there. A test may skip itself
+only where the kernel lacks a feature.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runKernels(cmd.Context(), packages, progress())
 		},
 	}
-	cmd.Flags().StringSliceVar(&packages, "package", packagesOfKernels, "Debian packages of kernels, from the machine's sources")
+	cmd.Flags().StringSliceVar(&packages, "package", packagesOfKernels, "Debian packages of kernels, from the machine's package sources")
 	return cmd
 }
 
-// runKernels runs the tests on one kernel after the other, and fails when one of
-// them cannot capture or a test fails there.
+// runKernels runs the tests on one kernel after the other. It fails when a kernel
+// cannot capture or a test fails.
 func runKernels(ctx context.Context, packages []string, progress provision.Progress) error {
 	dir, err := os.MkdirTemp("", "layertrace-kernels-")
 	if err != nil {
-		return fmt.Errorf("make a folder for kernels: %w", err)
+		return fmt.Errorf("create a directory for kernels: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	programs, err := programsForKernels(ctx, dir, progress)
@@ -56,7 +56,7 @@ func runKernels(ctx context.Context, packages []string, progress provision.Progr
 		return err
 	}
 	table := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(table, "kernel\tcaptures\ttests passed\tfailed\tleft out")
+	fmt.Fprintln(table, "kernel\tcaptures\ttests passed\tfailed\tskipped")
 	var details []string
 	for _, name := range packages {
 		kernel, err := kernels.Fetch(ctx, name, dir)
@@ -81,7 +81,7 @@ func runKernels(ctx context.Context, packages []string, progress provision.Progr
 			}
 		}
 		if len(tests.Failed) > 0 || !captures {
-			return errors.Join(fmt.Errorf("on Linux %s failed: %v; doctor ends with %s", kernel.Release, tests.Failed, results[0].Code), keep(kernel, results))
+			return errors.Join(fmt.Errorf("kernel %s: failed tests: %v; exit code of doctor: %s", kernel.Release, tests.Failed, results[0].Code), keep(kernel, results))
 		}
 	}
 	if err := table.Flush(); err != nil {
@@ -92,7 +92,7 @@ func runKernels(ctx context.Context, packages []string, progress provision.Progr
 	return nil
 }
 
-// programsForKernels builds what runs on the kernels, without libraries.
+// programsForKernels builds the static programs that run on the kernels.
 func programsForKernels(ctx context.Context, dir string, progress provision.Progress) ([]string, error) {
 	checkout, err := provision.Checkout()
 	if err != nil {
@@ -113,8 +113,7 @@ func programsForKernels(ctx context.Context, dir string, progress provision.Prog
 	return []string{agent, tests}, nil
 }
 
-// keep writes what was printed on a kernel to out/, for whoever looks for the
-// reason, and says where.
+// keep writes the output on a kernel to out/, and returns an error with the file.
 func keep(k kernels.Kernel, results []kernels.Result) error {
 	var text strings.Builder
 	for _, r := range results {
@@ -122,7 +121,7 @@ func keep(k kernels.Kernel, results []kernels.Result) error {
 	}
 	file := filepath.Join("out", "kernel-"+k.Release+".log")
 	if err := errors.Join(os.MkdirAll("out", 0o755), os.WriteFile(file, []byte(text.String()), 0o644)); err != nil {
-		return fmt.Errorf("keep what was printed: %w", err)
+		return fmt.Errorf("keep the output: %w", err)
 	}
-	return fmt.Errorf("all that was printed: %s", file)
+	return fmt.Errorf("the whole output is in %s", file)
 }

@@ -20,15 +20,14 @@ import (
 )
 
 func main() {
-	// The first signal ends the work, and what is up is taken down; further
-	// ones are ignored so that this happens. SIGPIPE is among them for the
-	// sake of `lab demo | head`.
+	// The first signal ends the work, and the lab is taken down; further signals
+	// are ignored, so that this completes. SIGPIPE is for `lab demo | head`.
 	ctx, stop := signal.NotifyContext(context.Background(),
 		os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	root := &cobra.Command{
 		Use:           "lab",
-		Short:         "Bring up a mesh in network namespaces and show what layertrace sees of it",
+		Short:         "Run a mesh in network namespaces, and layertrace on it",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -44,8 +43,8 @@ func main() {
 	}
 }
 
-// progress returns a function that prints lines with the time since it was
-// made, on standard error so that the results stand alone on standard output.
+// progress returns a function that prints lines with the time since its creation
+// to standard error. Standard output has only the results.
 func progress() func(format string, args ...any) {
 	start := time.Now()
 	return func(format string, args ...any) {
@@ -72,7 +71,7 @@ func setupCommand() *cobra.Command {
 	}
 }
 
-// writeJSON writes a value to a file, in a directory that is made if need be.
+// writeJSON writes a value to a file, and creates its directory if necessary.
 func writeJSON(path string, value any) error {
 	text, err := json.MarshalIndent(value, "", "  ")
 	if err == nil {

@@ -30,12 +30,12 @@ func reorderCommand() *cobra.Command {
 	r := &reorderCmd{}
 	cmd := &cobra.Command{
 		Use:   "reorder",
-		Short: "Show what puts the trace context in front, on the wire, and what it costs",
-		Long: `Holds each way of putting the trace context in front to the golden files of
-e2e/testdata/wire: Wasm as upstream filter and in the connection manager, Lua as
-upstream filter, and Envoy as it is for control; with both tracers, by HTTP/1.1
-and HTTP/2, on the wire of a real Envoy. Then measures what a request costs Envoy
-with each of them. Fails when a case is not on the wire as its file says.`,
+		Short: "Check on the wire what moves the trace context to the start, and measure its cost",
+		Long: `Compares each filter that moves the trace context to the start with the golden files
+of e2e/testdata/wire: Wasm as upstream filter and in the connection manager, Lua as
+upstream filter, and a stock Envoy for comparison; with both tracers, over HTTP/1.1
+and HTTP/2, on the wire of a real Envoy. Then measures the cost of a request in
+Envoy with each of them. Fails when a request differs from its golden file.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r.progress = progress()
@@ -43,7 +43,7 @@ with each of them. Fails when a case is not on the wire as its file says.`,
 		},
 	}
 	cmd.Flags().StringVar(&r.out, "out", "out", "directory for reorder.json and the logs")
-	cmd.Flags().BoolVar(&r.cost, "cost", true, "measure the cost as well (needs a machine that does nothing else)")
+	cmd.Flags().BoolVar(&r.cost, "cost", true, "also measure the cost (needs an otherwise idle machine)")
 	return cmd
 }
 
@@ -53,7 +53,7 @@ func (r *reorderCmd) run(ctx context.Context) error {
 		return err
 	}
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
-		return fmt.Errorf("make a directory for the logs: %w", err)
+		return fmt.Errorf("create a directory for the logs: %w", err)
 	}
 	checkout, err := provision.Checkout()
 	if err != nil {
@@ -101,7 +101,7 @@ func (r *reorderCmd) measure(ctx context.Context, envoy, module, dir string) ([]
 	return results, nil
 }
 
-// reorderReport is what the command writes to reorder.json.
+// reorderReport is reorder.json.
 type reorderReport struct {
 	Wire []reorder.Result `json:"wire"`
 	Cost []reorder.Cost   `json:"cost"`
@@ -109,7 +109,7 @@ type reorderReport struct {
 
 func (r reorderReport) write(path string) error { return writeJSON(path, r) }
 
-// failed is an error when something on the wire is not as its golden file says.
+// failed returns an error when a request differs from its golden file.
 func (r reorderReport) failed() error {
 	failed := 0
 	for _, result := range r.Wire {
@@ -118,15 +118,15 @@ func (r reorderReport) failed() error {
 		}
 	}
 	if failed > 0 {
-		return fmt.Errorf("%d of %d cases are not on the wire as e2e/testdata/wire says", failed, len(r.Wire))
+		return fmt.Errorf("%d of %d requests differ from the golden files of e2e/testdata/wire", failed, len(r.Wire))
 	}
 	return nil
 }
 
-// printWire prints a row for each tracer and case, a column for each placement,
-// and below what is wrong, if anything.
+// printWire prints a row per tracer and case with a column per placement, and then
+// the differences.
 func printWire(w io.Writer, results []reorder.Result) {
-	fmt.Fprint(w, "\nRequests on the wire that are as their golden files say, byte by byte (one by\nHTTP/1.1, one by HTTP/2):\n\n")
+	fmt.Fprint(w, "\nRequests on the wire that equal their golden files byte by byte (one over\nHTTP/1.1, one over HTTP/2):\n\n")
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(table, "tracer\tcase\t")
 	for _, placement := range reorder.Placements {
@@ -156,7 +156,7 @@ func printWire(w io.Writer, results []reorder.Result) {
 		}
 		fmt.Fprintln(table)
 	}
-	// Writing to w is what fails, if anything; then the file is there still.
+	// Only writing to w can fail; reorder.json has the results as well.
 	_ = table.Flush()
 	for _, r := range results {
 		if !r.Pass {
@@ -165,10 +165,10 @@ func printWire(w io.Writer, results []reorder.Result) {
 	}
 }
 
-// printOffsets prints how far behind the beginning of a request its trace context
-// stands, for the cases that every mesh has.
+// printOffsets prints the offset of the trace context in requests, for the cases
+// that occur in every mesh.
 func printOffsets(w io.Writer, results []reorder.Result) {
-	fmt.Fprint(w, "\nWhere the tracer's first header begins in an HTTP/1.1 request, in bytes:\n\n")
+	fmt.Fprint(w, "\nOffset of the tracer's first header in an HTTP/1.1 request, in bytes:\n\n")
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(table, "tracer\tcase\t")
 	for _, placement := range reorder.Placements {
@@ -194,10 +194,9 @@ func printOffsets(w io.Writer, results []reorder.Result) {
 	_ = table.Flush()
 }
 
-// printCost prints what a request costs, and how much more than with Envoy as
-// it is.
+// printCost prints the cost of a request, and its difference to a stock Envoy.
 func printCost(w io.Writer, results []reorder.Cost) {
-	fmt.Fprint(w, "\nWhat a request costs, medians; CPU time of the Envoy process, and how much more\nthan stock that is:\n\n")
+	fmt.Fprint(w, "\nCost of a request, medians: CPU time of the Envoy process, and its difference to\nstock:\n\n")
 	stock := slices.IndexFunc(results, func(r reorder.Cost) bool { return r.Variant == string(reorder.Stock) })
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "variant\tCPU µs\tmore\tp50 µs\tp99 µs\tMiB\t")

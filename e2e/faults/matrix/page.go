@@ -11,7 +11,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/faults"
 )
 
-// WritePage writes a score as Markdown that can be read as plain text too.
+// WritePage writes a score as Markdown that is also readable as plain text.
 func (s Score) WritePage(out io.Writer, title string, notes ...string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n\n", title)
@@ -21,12 +21,12 @@ func (s Score) WritePage(out io.Writer, title string, notes ...string) error {
 	fmt.Fprintf(&b, "\n- Right layer and location: %s of the faults of 1 ms and more (without load %s, under load %s).\n",
 		percent(s.Accuracy), percent(*s.ByLoad[false]), percent(*s.ByLoad[true]))
 	fmt.Fprintf(&b, "- A layer blamed without a fault: %s.\n", percent(s.FalseBlame))
-	fmt.Fprintf(&b, "- Each request by itself: right %s, a layer blamed without a fault %s; in %s of these the client also waited longer, by half of the excess or more.\n",
+	fmt.Fprintf(&b, "- Each request alone: right %s, blamed without a fault %s; in %s of these the client also measured half of that time or more.\n",
 		percent(s.SingleAccuracy), percent(s.SingleFalseBlame), percent(s.SingleSeen))
-	fmt.Fprintf(&b, "- Excess within 5 %% or 200 µs of the injected time: %s of the right verdicts.\n", percent(s.Close))
-	fmt.Fprintf(&b, "- Right queue of the protocol stack, if the fault was in one: %s of the right verdicts.\n", percent(s.Queue))
-	fmt.Fprintf(&b, "- Unattributed time, median: %.2f %% of a request.\n", 100*s.Unattributed)
-	fmt.Fprintf(&b, "- Faults of less than 1 ms, not counted: %d.\n", s.Small)
+	fmt.Fprintf(&b, "- Time within 5 %% or 200 µs of the injected: %s of the right verdicts.\n", percent(s.Close))
+	fmt.Fprintf(&b, "- Right queue of the protocol stack, for faults in one: %s of the right verdicts.\n", percent(s.Queue))
+	fmt.Fprintf(&b, "- Time without a layer, median: %.2f %% of a request.\n", 100*s.Unattributed)
+	fmt.Fprintf(&b, "- Faults that took less than 1 ms, not counted: %d.\n", s.Small)
 	s.matrix(&b)
 	s.groups(&b)
 	s.wrong(&b)
@@ -35,18 +35,18 @@ func (s Score) WritePage(out io.Writer, title string, notes ...string) error {
 }
 
 func (s Score) matrix(b *strings.Builder) {
-	b.WriteString("\n## Confusion matrix\n\nRows: the layer of the fault. Columns: the layer of the verdict.\n\n")
+	b.WriteString("\n## Confusion matrix\n\nRows: layer of the fault. Columns: layer of the verdict.\n\n")
 	header := []string{"fault in"}
 	for _, l := range faults.Layers {
 		header = append(header, string(l))
 	}
 	rows := [][]string{append(header, "right layer, wrong location")}
-	for _, was := range faults.Layers {
-		row := []string{string(was)}
-		for _, said := range faults.Layers {
-			row = append(row, fmt.Sprint(s.Matrix[was][said]))
+	for _, fault := range faults.Layers {
+		row := []string{string(fault)}
+		for _, verdict := range faults.Layers {
+			row = append(row, fmt.Sprint(s.Matrix[fault][verdict]))
 		}
-		rows = append(rows, append(row, fmt.Sprint(s.WrongLocation[was])))
+		rows = append(rows, append(row, fmt.Sprint(s.WrongLocation[fault])))
 	}
 	writeTable(b, rows)
 }
@@ -55,7 +55,7 @@ func (s Score) groups(b *strings.Builder) {
 	b.WriteString("\n## By kind and magnitude\n\n")
 	rows := [][]string{{"fault", "magnitude", "right"}}
 	for _, g := range s.Groups {
-		magnitude := "varies"
+		magnitude := "not set"
 		if g.MagnitudeUS > 0 {
 			magnitude = (time.Duration(g.MagnitudeUS) * time.Microsecond).String()
 		}
@@ -64,7 +64,7 @@ func (s Score) groups(b *strings.Builder) {
 	writeTable(b, rows)
 }
 
-// wrong lists up to fifty wrong verdicts.
+// wrong lists the wrong verdicts, at most fifty.
 func (s Score) wrong(b *strings.Builder) {
 	if len(s.Wrong) == 0 {
 		return
@@ -85,8 +85,7 @@ func percent(s Share) string {
 	return fmt.Sprintf("%.1f %% (%d of %d)", 100*s.Value(), s.Part, s.Of)
 }
 
-// writeTable writes a Markdown table with columns of even width; the first row
-// is its head.
+// writeTable writes a Markdown table with aligned columns. The first row is the head.
 func writeTable(b *strings.Builder, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {

@@ -12,8 +12,8 @@ import (
 	"github.com/layertrace/layertrace/internal/stats"
 )
 
-// Result is a case, what was done, and what layertrace said: one element of
-// `cases` in faults.json.
+// Result is a case, the injected fault, and layertrace's verdict: an element of `cases`
+// in faults.json.
 type Result struct {
 	Fault      faults.Kind   `json:"fault"`
 	Layer      observe.Layer `json:"layer"`
@@ -27,7 +27,7 @@ type Result struct {
 	UnattributedUS  int64         `json:"unattributed_us"`
 	TotalUS         int64         `json:"total_us"`
 
-	// Covers are the layers that the verdict could not tell apart.
+	// MergedLayers are the layers that the verdict could not distinguish.
 	MergedLayers []observe.Layer  `json:"verdict_covers,omitempty"`
 	Confidence   string           `json:"confidence,omitempty"`
 	MagnitudeUS  int64            `json:"magnitude_us"`
@@ -36,10 +36,10 @@ type Result struct {
 	Load         bool             `json:"load"`
 	// ClientUS is how long the client waited.
 	ClientUS int64 `json:"client_us"`
-	// TraceIDs are those of the case's requests; InjectedUS and ClientUS are
-	// medians over them, the verdict is on all together.
+	// TraceIDs are the traces of the case's requests. InjectedUS and ClientUS are
+	// medians over them; the verdict is on all of them together.
 	TraceIDs []string `json:"trace_ids"`
-	// Singles are the verdicts on each request by itself.
+	// Singles are the verdicts on each request alone.
 	Singles []Single `json:"single_verdicts"`
 	Seed    uint64   `json:"seed"`
 }
@@ -51,24 +51,23 @@ type Single struct {
 	Location   string        `json:"verdict_place"`
 	MeasuredUS int64         `json:"measured_us"`
 	Right      bool          `json:"right"`
-	// ClientOffUS is by how much the client waited longer than it usually does
-	// and the fault accounts for: something else was slow, too.
+	// ClientOffUS is how much of the client's wait neither baseline nor fault
+	// explains: another cause.
 	ClientOffUS int64 `json:"client_off_us"`
 }
 
-// SeenByClient tells whether the client, too, waited longer than usual by half or
-// more of what a layer is blamed for: without a fault of ours, something else was
-// slow.
+// SeenByClient reports whether the client also measured half or more of the time that
+// a layer is blamed for. Without an injected fault, another cause was slow.
 func (s Single) SeenByClient() bool { return 2*s.ClientOffUS >= s.MeasuredUS }
 
-// Request is one request of a case: its trace, what was injected into it, how long
-// the client waited, and what of that neither the fault nor what is usual explains.
+// Sample is a request of a case: its trace, how long the fault held it up, how long the
+// client waited, and how much of that neither fault nor baseline explains.
 type Sample struct {
 	TraceID                     string
 	Injected, Client, ClientOff time.Duration
 }
 
-// NewResult is the result of a case, without a verdict.
+// NewResult returns the result of a case, without a verdict.
 func NewResult(c faults.Case, requests []Sample, seed uint64) Result {
 	r := Result{
 		Fault: c.Kind, Layer: c.Kind.Layer(), Location: c.Location(),
@@ -86,15 +85,15 @@ func NewResult(c faults.Case, requests []Sample, seed uint64) Result {
 	return r
 }
 
-// Verdict is what layertrace says of traces.
+// Verdict is layertrace's verdict on traces.
 type Verdict struct {
 	Layer        observe.Layer
 	Location     string
 	Queue        string
 	MergedLayers []observe.Layer
 	Confidence   string
-	// Excess is what the layer took more than usual, Unattributed what no layer
-	// was given, Total the whole time.
+	// Excess is the layer's time above the baseline, Unattributed the time without a
+	// layer, Total the whole time.
 	Excess, Unattributed, Total time.Duration
 }
 
@@ -105,7 +104,7 @@ func (r *Result) Judge(v Verdict) {
 	r.MeasuredUS, r.UnattributedUS, r.TotalUS = v.Excess.Microseconds(), v.Unattributed.Microseconds(), v.Total.Microseconds()
 }
 
-// JudgeSingle adds the verdict on one of the requests.
+// JudgeSingle adds the verdict on one request.
 func (r *Result) JudgeSingle(i int, v Verdict) {
 	s := &r.Singles[i]
 	alone := *r
@@ -113,14 +112,13 @@ func (r *Result) JudgeSingle(i int, v Verdict) {
 	s.Layer, s.Location, s.MeasuredUS, s.Right = v.Layer, v.Location, alone.MeasuredUS, alone.Right()
 }
 
-// RightLayer tells whether the verdict names the layer, alone or in a group
-// that it could not tell apart.
+// RightLayer reports whether the verdict names the layer, alone or merged with others.
 func (r Result) RightLayer() bool {
 	return r.VerdictLayer == r.Layer || slices.Contains(r.MergedLayers, r.Layer)
 }
 
-// Right tells whether the verdict names layer and place. A group is at the
-// place of its first layer, which need not be the fault's.
+// Right reports whether the verdict names layer and location. Merged layers have the
+// location of the first, which need not be the fault's.
 func (r Result) Right() bool {
 	if r.VerdictLayer == r.Layer {
 		return r.VerdictLocation == r.Location
@@ -128,12 +126,10 @@ func (r Result) Right() bool {
 	return r.RightLayer()
 }
 
-// Counts tells whether the fault is one that has to be found: those under 1 ms
-// need not be.
+// Counts reports whether the fault must be found: those under 1 ms need not be.
 func (r Result) Counts() bool { return r.Layer != observe.NoLayer && r.InjectedUS >= 1000 }
 
-// Close tells whether the layer was given what was injected, within 5 % or
-// 200 µs.
+// Close reports whether the verdict's time is within 5 % or 200 µs of the injected.
 func (r Result) Close() bool {
 	off := r.MeasuredUS - r.InjectedUS
 	return max(off, -off) <= max(200, r.InjectedUS/20)
@@ -142,23 +138,22 @@ func (r Result) Close() bool {
 // File is faults.json.
 type File struct {
 	Cases []Result `json:"cases"`
-	// Accuracy is the share of the faults of 1 ms and more of which layer and
-	// place were named; FalseBlame the share of requests without a fault with a
-	// verdict that blames a layer.
+	// Accuracy is the share of right verdicts on faults of 1 ms and more, FalseBlame
+	// the share of cases without a fault whose verdict blames a layer.
 	Accuracy   float64 `json:"accuracy"`
 	FalseBlame float64 `json:"false_blame"`
-	// Again is how many requests were made again, since the fault missed them;
-	// LeftOut how many cases are not here for that. Unsound is how many requests
-	// waited for something else, too, by what the client saw; they are here.
+	// Again counts requests that were repeated because the fault missed them,
+	// Skipped the missing cases whose fault always missed. Unsound counts requests
+	// that another cause delayed as well; they are included.
 	Again   int `json:"made_again"`
 	Skipped int `json:"left_out"`
 	Unsound int `json:"unsound"`
 }
 
-// Share is so many of so many.
+// Share is a part of a number.
 type Share struct{ Part, Of int }
 
-// Value is the share from 0 to 1; of nothing it is 0.
+// Value returns the share from 0 to 1; 0 of nothing.
 func (s Share) Value() float64 {
 	if s.Of == 0 {
 		return 0
@@ -173,25 +168,25 @@ func (s *Share) add(yes bool) {
 	}
 }
 
-// Group is a kind of fault at a magnitude, as it was meant.
+// Group is a kind of fault with an intended magnitude.
 type Group struct {
 	Kind        faults.Kind
 	MagnitudeUS int64
 }
 
-// Score is what the results add up to.
+// Score sums up results.
 type Score struct {
-	// Accuracy, FalseBlame as in File; Close is the share of the right verdicts
-	// that give the layer what was injected.
+	// Accuracy and FalseBlame are as in File. Close is the share of the right
+	// verdicts with the injected time.
 	Accuracy, FalseBlame, Close Share
 	// Queue is the share of the right verdicts on faults in a queue of the protocol
 	// stack that name the queue.
 	Queue Share
-	// SingleAccuracy and SingleFalseBlame are the same of each request by itself,
-	// faults of 1 ms and more: what happens to it by chance counts.
+	// SingleAccuracy and SingleFalseBlame are the same for each request alone, for
+	// faults of 1 ms and more, including what happened to it by chance.
 	SingleAccuracy, SingleFalseBlame Share
-	// SingleSeen is how many of those blamed without a fault were slow for the
-	// client, too.
+	// SingleSeen is the share of requests blamed without a fault that were slow for
+	// the client as well.
 	SingleSeen Share
 	// Small is the number of faults that took less than 1 ms.
 	Small int
@@ -200,8 +195,8 @@ type Score struct {
 	ByGroup map[Group]*Share
 	// ByLoad is the accuracy without and with load.
 	ByLoad map[bool]*Share
-	// Matrix counts verdicts by true layer and verdict's; WrongPlace of those on
-	// the diagonal the ones at the wrong place.
+	// Matrix counts verdicts by the fault's layer and the verdict's. WrongLocation
+	// counts those on the diagonal with a wrong location.
 	Matrix        map[observe.Layer]map[observe.Layer]int
 	WrongLocation map[observe.Layer]int
 	// Unattributed is the median share of a request's time without a layer.
@@ -210,7 +205,7 @@ type Score struct {
 	Wrong []Result
 }
 
-// Add up results.
+// NewScore sums up results.
 func NewScore(results []Result) Score {
 	s := Score{
 		ByGroup: map[Group]*Share{}, ByLoad: map[bool]*Share{false: {}, true: {}},
@@ -240,7 +235,7 @@ func (s *Score) add(r Result) {
 	}
 	named := r.VerdictLayer
 	if r.RightLayer() {
-		named = r.Layer // also of a group
+		named = r.Layer // even if merged with others
 	}
 	s.Matrix[r.Layer][named]++
 	for _, one := range r.Singles {

@@ -32,7 +32,7 @@ func TestScore(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	if s.SingleAccuracy != (Share{1, 2}) || s.SingleFalseBlame != (Share{2, 4}) || s.SingleSeen != (Share{1, 2}) {
-		t.Errorf("each by itself: right %v, blamed %v, of these seen by the client %v", s.SingleAccuracy, s.SingleFalseBlame, s.SingleSeen)
+		t.Errorf("each request alone: right %v, blamed %v, of these seen by the client %v", s.SingleAccuracy, s.SingleFalseBlame, s.SingleSeen)
 	}
 	if s.Unattributed != 0.02 {
 		t.Errorf("unattributed %v", s.Unattributed)
@@ -49,7 +49,7 @@ func TestScore(t *testing.T) {
 	}
 }
 
-// The queue counts where the verdict is right and the fault in one.
+// The queue counts where the verdict is right and the fault is in a queue.
 func TestScoreOfQueues(t *testing.T) {
 	result := func(k faults.Kind, verdict observe.Layer, queue string) Result {
 		return Result{Fault: k, Layer: k.Layer(), Location: "details", InjectedUS: 1000, VerdictLayer: verdict, VerdictLocation: "details", VerdictQueue: queue}
@@ -76,7 +76,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// The names are those that others read the file by.
+// Other programs read the file by these names.
 func TestFileFormat(t *testing.T) {
 	c := faults.Case{Kind: faults.DriverQdisc, Node: 3, Magnitude: time.Millisecond, Transfer: faults.Transfer{Caller: "productpage", Callee: "details", Response: true}}
 	r := NewResult(c, []Sample{{"ab", 1100 * time.Microsecond, 9 * time.Millisecond, 20 * time.Microsecond}, {"cd", time.Millisecond, time.Millisecond, 0}, {"ef", time.Second, time.Second, 0}}, 5)

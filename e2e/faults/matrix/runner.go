@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package campaign runs the fault laboratory: some requests for each case that
-// was drawn, requests without a fault before each batch of cases, and what
-// layertrace says of them.
+// Package matrix runs cases with faults in the lab, gets layertrace's verdicts on their
+// traces, and compares them with the faults: its result is a confusion matrix.
 package matrix
 
 import (
@@ -24,31 +23,31 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Campaign is what is needed for it.
+// Runner runs cases.
 type Runner struct {
 	Session   *faults.Session
 	Jaeger    *lab.JaegerClient
 	Explainer Explainer
 	Seed      uint64
-	// Batch is how many cases are made before their traces are explained.
+	// Batch is how many cases run before their traces are explained.
 	Batch int
-	// Requests are made for each case, with the same fault.
+	// Requests is the number of requests per case, with the same fault.
 	Requests int
 	Progress func(format string, args ...any)
 
-	// Again is how many requests were made again because the fault missed them,
-	// LeftOut how many cases could not be made.
+	// Again counts requests that were repeated because the fault missed them,
+	// Skipped the cases whose fault always missed.
 	Again, Skipped int
-	// Unsound is how many requests waited for something else as well, by what
-	// the client saw. They count: it is for explain to tell chance from cause.
+	// Unsound counts requests that another cause delayed as well, by the client's
+	// measurement. They count: explain has to distinguish chance from cause.
 	Unsound int
 }
 
-// attempts is how often a case is tried whose fault misses its request.
+// attempts is how often a request is sent whose fault misses it.
 const attempts = 3
 
-// Run makes the cases and returns what came of them, with verdicts. A case that
-// could not be made is left out, and said.
+// Run runs the cases and returns their results with verdicts. It skips a case whose
+// fault always misses, and reports that.
 func (c *Runner) Run(ctx context.Context, cases []faults.Case) (results []Result, err error) {
 	defer c.Session.Load.Set(false)
 	done := 0
@@ -63,14 +62,14 @@ func (c *Runner) Run(ctx context.Context, cases []faults.Case) (results []Result
 		results = append(results, made...)
 		done += len(batch)
 		score := NewScore(results)
-		c.Progress("%d of %d cases: %d of %d faults found, %d of %d blamed without one", done, len(cases),
+		c.Progress("%d of %d cases: %d of %d faults found, %d of %d blamed without a fault", done, len(cases),
 			score.Accuracy.Part, score.Accuracy.Of, score.FalseBlame.Part, score.FalseBlame.Of)
 	}
 	return results, nil
 }
 
-// batches are of cases with load or without, since what is usual differs: the
-// requests before a batch are what its requests are compared with.
+// batches returns batches of cases all with or all without load: the requests before a
+// batch are its baseline, which depends on load.
 func (c *Runner) batches(cases []faults.Case) iter.Seq[[]faults.Case] {
 	ordered := slices.Clone(cases)
 	slices.SortStableFunc(ordered, func(a, b faults.Case) int { return loadOrder(a) - loadOrder(b) })
@@ -96,15 +95,14 @@ func loadOrder(c faults.Case) int {
 	return 0
 }
 
-// typical is how many requests without a fault, those before a case's first, the
-// case is compared with: so many come before each batch, and one before each of
-// its requests.
+// baselineRequests is how many requests without a fault before its first request a
+// case is compared with. So many precede each batch, and one each of its requests.
 const baselineRequests = 75
 
-// connect opens connections after the load was turned on or off.
+// connectRequests open connections after the load was turned on or off.
 const connectRequests = 15
 
-// make makes the cases of a batch.
+// runBatch runs the cases of a batch.
 func (c *Runner) runBatch(ctx context.Context, batch []faults.Case) (made []Result, err error) {
 	if err := c.Session.Plain(ctx, batch[0].Load, connectRequests+baselineRequests); err != nil {
 		return nil, err
@@ -114,7 +112,7 @@ func (c *Runner) runBatch(ctx context.Context, batch []faults.Case) (made []Resu
 		switch {
 		case errors.Is(err, faults.ErrMissed):
 			c.Skipped++
-			c.Progress("left out, after %d attempts: %v", attempts, err)
+			c.Progress("skipped after %d attempts: %v", attempts, err)
 		case err != nil:
 			return nil, err
 		default:
@@ -125,11 +123,11 @@ func (c *Runner) runBatch(ctx context.Context, batch []faults.Case) (made []Resu
 	return made, nil
 }
 
-// one makes the requests of a case.
+// runCase sends the requests of a case.
 func (c *Runner) runCase(ctx context.Context, one faults.Case) (Result, error) {
 	requests := make([]Sample, c.Requests)
 	for i := range requests {
-		// What is usual is known from requests at the same time.
+		// The baseline comes from requests at the same time.
 		err := c.Session.Plain(ctx, one.Load, 1)
 		if err != nil {
 			return Result{}, err
@@ -155,7 +153,7 @@ func (c *Runner) sample(ctx context.Context, one faults.Case) (r Sample, err err
 	return r, err
 }
 
-// judge adds what layertrace says, when Jaeger has the traces.
+// judge adds the verdicts, once Jaeger has the traces.
 func (c *Runner) judge(ctx context.Context, made []Result) error {
 	var ids []string
 	var groups, singles [][]string
@@ -174,7 +172,7 @@ func (c *Runner) judge(ctx context.Context, made []Result) error {
 		return err
 	}
 	if len(verdicts) != len(groups)+len(singles) {
-		return fmt.Errorf("layertrace explain says something of %d groups of traces, not of %d", len(verdicts), len(groups)+len(singles))
+		return fmt.Errorf("layertrace explain reported on %d groups of traces, want %d", len(verdicts), len(groups)+len(singles))
 	}
 	alone := verdicts[len(groups):]
 	for i := range made {
@@ -187,12 +185,12 @@ func (c *Runner) judge(ctx context.Context, made []Result) error {
 	return nil
 }
 
-// Explainer tells what layertrace says of groups of traces, in their order.
+// Explainer returns layertrace's verdicts on groups of traces, in order.
 type Explainer interface {
 	Explain(ctx context.Context, groups [][]string) ([]Verdict, error)
 }
 
-// Command is the Explainer that runs `layertrace explain`.
+// ExplainCommand runs `layertrace explain`.
 type ExplainCommand struct{ Lab *lab.Lab }
 
 // Explain runs it once for all groups.
@@ -201,7 +199,7 @@ func (c ExplainCommand) Explain(ctx context.Context, groups [][]string) ([]Verdi
 	defer cancel()
 	args := []string{"explain", "--json", "--baseline", strconv.Itoa(baselineRequests), "--jaeger", lab.JaegerURL()}
 	for _, ids := range groups {
-		args = append(args, strings.Join(ids, ",")+",") // one trace is a group, too
+		args = append(args, strings.Join(ids, ",")+",") // the comma makes a group of a single trace
 	}
 	out, err := c.Lab.Layertrace(ctx, args...)
 	if err != nil {
@@ -210,7 +208,7 @@ func (c ExplainCommand) Explain(ctx context.Context, groups [][]string) ([]Verdi
 	return parseReports(out)
 }
 
-// parse reads one JSON report per group.
+// parseReports decodes one JSON report per group.
 func parseReports(out []byte) (verdicts []Verdict, err error) {
 	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
 		var r explainReport
@@ -222,13 +220,13 @@ func parseReports(out []byte) (verdicts []Verdict, err error) {
 			err = errors.New("a report without trace_ids or verdict.layer")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read the answer of layertrace explain --json, report %d: %w", len(verdicts)+1, err)
+			return nil, fmt.Errorf("read report %d of layertrace explain --json: %w", len(verdicts)+1, err)
 		}
 		verdicts = append(verdicts, r.verdict())
 	}
 }
 
-// report is what is needed of a report.
+// explainReport is the part of a report that is used here.
 type explainReport struct {
 	TraceIDs     []string `json:"trace_ids"`
 	Total        int64    `json:"slow_total_ns"`
@@ -250,9 +248,9 @@ func (r explainReport) verdict() Verdict {
 	}
 }
 
-// quiet is how long no span has to come for a trace to be complete: Envoys send
-// theirs every half second; agents once an exchange was idle for less, but they
-// look for such a second later at most, and hold spans for up to another.
+// settleTime is how long no span must arrive for a trace to be complete. Envoys send
+// spans every half second. Agents send them after an exchange was idle, for which they
+// check every second, and hold them for up to another second.
 const settleTime = 3500 * time.Millisecond
 
 // AwaitSpans waits until Jaeger has all spans of the traces. Their number depends
@@ -276,7 +274,7 @@ func AwaitSpans(ctx context.Context, jaeger *lab.JaegerClient, ids []string) err
 			last, since = count, time.Now()
 		}
 		if time.Since(since) < settleTime {
-			return fmt.Errorf("%d spans, and more may come", count)
+			return fmt.Errorf("%d spans, and more may arrive", count)
 		}
 		return nil
 	})

@@ -14,7 +14,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-// TellLayers sets what agents need to tell layers: of each its node's cgroup.
+// EnableLayers makes the agents of a setup report layers, each with its node's cgroup.
 func EnableLayers(l *lab.Lab, s *lab.Setup) {
 	s.AgentFlags = append(s.AgentFlags, "--spans=layers", "--sidecar-uid=1337")
 	s.NodeFlags = map[int][]string{}
@@ -25,14 +25,14 @@ func EnableLayers(l *lab.Lab, s *lab.Setup) {
 	}
 }
 
-// Variant is a condition under which the verdicts have to be the same.
+// Variant is a condition under which the verdicts must stay right.
 type Variant struct {
 	Name, What string
-	// Connections of the load are used in parallel, for Rate requests per
-	// second in sum.
+	// Connections is the number of parallel connections of the load, Rate its
+	// requests per second in sum.
 	Connections int
 	Rate        float64
-	// Kinds are the faults that are made; nil for all.
+	// Kinds are the kinds of faults; nil for all.
 	Kinds []faults.Kind
 
 	change func(*lab.Setup)
@@ -40,21 +40,21 @@ type Variant struct {
 
 // Variants are all variants, the default first.
 var Variants = []Variant{
-	{Name: "default", What: "without TCP options, all clocks right"},
+	{Name: "default", What: "without TCP options, all clocks correct"},
 	{Name: "options", What: "with the agents' TCP option",
 		change: func(s *lab.Setup) { s.TCPOption = "compact" }},
-	{Name: "clock", What: "the clock of node2 500 ms behind, that of node3 500 ms ahead",
+	{Name: "clock", What: "the clock of node2 500 ms slow, that of node3 500 ms fast",
 		change: func(s *lab.Setup) {
 			s.ClockOffset = map[int]time.Duration{2: -500 * time.Millisecond, 3: 500 * time.Millisecond}
 		}},
-	{Name: "missing-pnic", What: "the physical interface of node3 not watched",
+	{Name: "missing-pnic", What: "the physical interface of node3 not captured",
 		change: func(s *lab.Setup) { s.NoPNIC = map[int]bool{3: true} }},
 	{Name: "parallel64", What: "load on 64 connections in parallel", Connections: 64, Rate: 80},
-	{Name: "loss", What: "lost and reordered packets only, so that all have retransmissions",
+	{Name: "loss", What: "only lost and reordered packets, so that all have retransmissions",
 		Kinds: []faults.Kind{faults.RelayLoss, faults.RelayReorder, faults.NoFault}},
 }
 
-// ParseVariant finds a variant by its name.
+// ParseVariant returns the variant with a name.
 func ParseVariant(name string) (Variant, error) {
 	var names []string
 	for _, v := range Variants {
@@ -69,7 +69,7 @@ func ParseVariant(name string) (Variant, error) {
 	return Variant{}, fmt.Errorf("unknown variant %q: choose one of %s", name, strings.Join(names, ", "))
 }
 
-// Setup is how the mesh runs: reordered, with agents that tell layers.
+// Setup returns the setup of the mesh: reordered, with agents that report layers.
 func (v Variant) Setup(l *lab.Lab, tracer lab.Tracer) lab.Setup {
 	s := lab.Setup{
 		Name: "faults-" + v.Name, Tracer: tracer, Reordered: true,
@@ -82,7 +82,7 @@ func (v Variant) Setup(l *lab.Lab, tracer lab.Tracer) lab.Setup {
 	return s
 }
 
-// Draw draws the variant's cases.
+// Draw draws cases of the variant.
 func (v Variant) Draw(seed uint64, n int) []faults.Case {
 	if v.Kinds == nil {
 		return faults.Draw(seed, n)
@@ -94,19 +94,18 @@ func (v Variant) Draw(seed uint64, n int) []faults.Case {
 	return cases[:n]
 }
 
-// WithSession starts the mesh in a setup, calls do with what faults are made
-// with, and stops the mesh.
+// WithSession starts the mesh, calls do with a session in it, and stops the mesh.
 func (v Variant) WithSession(ctx context.Context, l *lab.Lab, tracer lab.Tracer, setup lab.Setup, do func(*faults.Session) error) (err error) {
 	run, err := l.Start(ctx, setup)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, run.Stop()) }()
-	bench, err := faults.NewInjector(l, run)
+	injector, err := faults.NewInjector(l, run)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, bench.Close()) }()
+	defer func() { err = errors.Join(err, injector.Close()) }()
 	client := faults.NewClient(l, tracer)
 	defer client.Close()
 	var others []*faults.Client
@@ -115,11 +114,11 @@ func (v Variant) WithSession(ctx context.Context, l *lab.Lab, tracer lab.Tracer,
 	}
 	load := faults.NewLoad(v.Rate, others...)
 	defer load.Close()
-	if err := do(&faults.Session{Injector: bench, Client: client, Load: load}); err != nil {
+	if err := do(&faults.Session{Injector: injector, Client: client, Load: load}); err != nil {
 		return err
 	}
 	if failed := load.Failed.Load(); failed > 0 {
-		return fmt.Errorf("%d of %d requests of the load failed: look at the logs of the Envoys", failed, load.Sent.Load())
+		return fmt.Errorf("%d of %d requests of the load failed: see the logs of the Envoys", failed, load.Sent.Load())
 	}
 	return nil
 }

@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package verify proves the injectors: what they say that a fault took is held
-// against how much longer the client had to wait than without a fault.
 package matrix
 
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
-// Row is one injected fault.
+// Verification is an injected fault: its measurement compared with the client's wait.
 type Verification struct {
 	faults.Injection
 	Case faults.Case
-	// Err is inject.ErrMissed, if not nil.
+	// Err is nil or ErrMissed.
 	Err error
 }
 
-// Run injects each case and tells what came of it, a row each.
+// Verify injects each case without agents, to check the injectors against the client's
+// measurements.
 func Verify(ctx context.Context, s *faults.Session, cases []faults.Case) (rows []Verification, err error) {
 	defer s.Load.Set(false)
 	if err := s.WarmUp(ctx); err != nil {
@@ -37,21 +36,21 @@ func Verify(ctx context.Context, s *faults.Session, cases []faults.Case) (rows [
 	return rows, nil
 }
 
-// Summary is what the rows of one kind of fault say.
+// VerifySummary sums up the verifications of one kind of fault.
 type VerifySummary struct {
 	Kind faults.Kind
-	// Median is that of the differences between client and injector.
+	// Median is the median difference between client and injector.
 	Median       time.Duration
 	Rows, Missed int
-	// Unsound is how many requests something else made slow as well.
+	// Unsound counts requests that another cause delayed as well.
 	Unsound int
 }
 
-// Summarize sums rows up, one line per kind that there is.
+// Summarize sums up verifications by kind.
 func Summarize(rows []Verification) (summaries []VerifySummary) {
 	for _, kind := range faults.Kinds {
 		s := VerifySummary{Kind: kind}
-		var off []time.Duration
+		var differences []time.Duration
 		for _, r := range rows {
 			switch {
 			case r.Case.Kind != kind:
@@ -59,16 +58,14 @@ func Summarize(rows []Verification) (summaries []VerifySummary) {
 			case r.Err != nil:
 				s.Missed++
 			default:
-				off = append(off, r.Unexplained())
+				differences = append(differences, r.Unexplained())
 				if !r.Sound() {
 					s.Unsound++
 				}
 			}
 			s.Rows++
 		}
-		if slices.Sort(off); len(off) > 0 {
-			s.Median = off[len(off)/2]
-		}
+		s.Median = stats.Median(differences)
 		if s.Rows > 0 {
 			summaries = append(summaries, s)
 		}

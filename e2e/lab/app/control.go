@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package control is how the fault laboratory tells an application of the lab
-// what to do to one request, and learns what the application did: HTTP on a
-// Unix socket. The application's own clock says how long it took.
+// Package app is what the lab and its applications share: the log of requests, and
+// the control protocol, HTTP on a Unix socket, by which the fault laboratory makes
+// an application slow for one trace. The application measures with its own clock
+// for how long it was slow.
 package app
 
 import (
@@ -25,40 +26,39 @@ import (
 type Fault struct {
 	// TraceID is the trace, 32 lower-case hex digits.
 	TraceID string `json:"trace_id"`
-	// Sleep is how long the application waits before it answers.
+	// Sleep is how long the application waits before it responds.
 	Sleep time.Duration `json:"sleep_ns,omitempty"`
-	// Hold is how long it leaves bytes in its sockets' receive queues. That is
-	// done to all connections: whose bytes they are is not known before they
-	// are read. The report has the trace's own.
+	// Hold is how long it leaves bytes in the receive queues of its sockets, of
+	// all of them: the trace is unknown before the bytes are read. The report
+	// has only the time of the trace.
 	Hold time.Duration `json:"hold_ns,omitempty"`
-	// PadResponse makes the answer longer by so many bytes of white space,
-	// which the asking application drops.
+	// PadResponse is how many bytes of white space are appended to the response.
+	// The calling application drops them.
 	PadResponse int `json:"pad_response,omitempty"`
-	// PadRequests gives requests to a service, by its name, a body of so many
-	// bytes.
+	// PadRequests are the sizes of the bodies of requests to services, by name.
 	PadRequests map[string]int `json:"pad_requests,omitempty"`
 }
 
 // Report is what an application did to the requests of the trace.
 type Report struct {
-	// Requests is how many there were.
+	// Requests is the number of requests.
 	Requests int `json:"requests"`
-	// Slept and Held are how long it really was, in sum.
+	// Slept and Held are the measured times, in sum.
 	Slept time.Duration `json:"slept_ns"`
 	Held  time.Duration `json:"held_ns"`
 }
 
-// State is the fault that is armed in an application, if any, and what came of
-// it. The zero value is ready.
+// State is the armed fault of an application, if any, and its report. The zero
+// value is ready.
 type State struct {
 	mu     sync.Mutex
 	fault  Fault
 	report Report
-	// holds are by the peer of the connection, for its next request.
+	// holds has the hold of the next request, by the peer of its connection.
 	holds map[string]time.Duration
 }
 
-// Arm replaces what was armed; the report begins anew.
+// Arm replaces the armed fault and resets the report.
 func (s *State) Arm(f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,7 +66,7 @@ func (s *State) Arm(f Fault) {
 	s.fault, s.report, s.holds = f, Report{}, map[string]time.Duration{}
 }
 
-// Disarm ends the fault and tells what it did.
+// Disarm ends the fault and returns its report.
 func (s *State) Disarm() Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,8 +74,8 @@ func (s *State) Disarm() Report {
 	return s.report
 }
 
-// Begin counts a request of a trace that came from peer, and returns what to do
-// to it; nothing when the fault is not for it.
+// Begin counts a request of a trace from peer, and returns the fault to apply to
+// it; an empty one when the fault is for another trace.
 func (s *State) Begin(traceID, peer string) Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +89,7 @@ func (s *State) Begin(traceID, peer string) Fault {
 	return s.fault
 }
 
-// Slept adds to the time that requests of a trace were made to wait.
+// Slept adds to the time that requests of the trace had to wait.
 func (s *State) Slept(traceID string, d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,14 +98,14 @@ func (s *State) Slept(traceID string, d time.Duration) {
 	}
 }
 
-// hold is how long bytes that have come are left unread now.
+// hold returns how long received bytes stay unread at present.
 func (s *State) hold() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.fault.Hold
 }
 
-// held notes how long the bytes of peer's next request were left unread.
+// held records how long the bytes of peer's next request stayed unread.
 func (s *State) held(peer string, d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,7 +114,7 @@ func (s *State) held(peer string, d time.Duration) {
 	}
 }
 
-// Serve takes faults for s on a Unix socket until the listener is closed.
+// Serve serves the control protocol until the listener is closed.
 func (s *State) Serve(listener net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /fault", func(w http.ResponseWriter, r *http.Request) {
@@ -134,7 +134,7 @@ func (s *State) Serve(listener net.Listener) error {
 	})
 	mux.HandleFunc("DELETE /fault", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		// An error means that who asked has gone, and noticed it itself.
+		// An error means that the client has gone.
 		_ = json.NewEncoder(w).Encode(s.Disarm())
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
@@ -144,15 +144,15 @@ func (s *State) Serve(listener net.Listener) error {
 	return nil
 }
 
-// ListenUnix listens on a Unix socket; one that an earlier process left behind
-// is replaced.
+// ListenUnix listens on a Unix socket. It replaces one that an earlier process
+// left.
 func ListenUnix(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("replace the control socket: %w", err)
 	}
 	listener, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("listen on the control socket (its path may have 107 bytes): %w", err)
+		return nil, fmt.Errorf("listen on the control socket (its path can have at most 107 bytes): %w", err)
 	}
 	return listener, nil
 }
@@ -160,7 +160,7 @@ func ListenUnix(path string) (net.Listener, error) {
 // Client arms and disarms faults in one application.
 type Client struct{ http *http.Client }
 
-// NewClient returns a client of the application at a Unix socket; close it.
+// NewClient returns a client of the application with a control socket; close it.
 func NewClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
@@ -171,7 +171,7 @@ func NewClient(socket string) *Client {
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Arm makes the application do something to the requests of a trace.
+// Arm arms a fault in the application.
 func (c *Client) Arm(ctx context.Context, f Fault) error {
 	body, err := json.Marshal(f)
 	if err != nil {
@@ -183,7 +183,7 @@ func (c *Client) Arm(ctx context.Context, f Fault) error {
 	return nil
 }
 
-// Disarm ends the fault and tells what it did.
+// Disarm ends the fault and returns its report.
 func (c *Client) Disarm(ctx context.Context) (r Report, err error) {
 	body, err := c.do(ctx, http.MethodDelete, nil)
 	if err == nil {
@@ -205,12 +205,12 @@ func (c *Client) do(ctx context.Context, method string, body []byte) ([]byte, er
 		return nil, err
 	}
 	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
+	body, err = io.ReadAll(response.Body)
 	if err != nil {
 		return nil, err
 	}
 	if response.StatusCode/100 != 2 {
-		return nil, fmt.Errorf("the application says %s: %s", response.Status, answer)
+		return nil, fmt.Errorf("the application responded %s: %s", response.Status, body)
 	}
-	return answer, nil
+	return body, nil
 }

@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// application serves like one of the lab's: the trace ID is the path.
+// application starts a server like the lab's applications. The path is the trace
+// ID.
 func application(t *testing.T) (*httptest.Server, *Client) {
 	t.Helper()
 	state := &State{}
@@ -81,8 +82,8 @@ func TestOnlyTheTraceIsTouched(t *testing.T) {
 	}
 }
 
-// What is reported as held is what the client had to wait longer, on a new
-// connection and on one that is kept alive.
+// The reported hold is the client's additional wait, on a new connection and on
+// one that is kept alive.
 func TestBytesAreHeldInTheQueue(t *testing.T) {
 	server, client := application(t)
 	ctx := context.Background()
@@ -102,7 +103,7 @@ func TestBytesAreHeldInTheQueue(t *testing.T) {
 	}
 }
 
-// A long answer comes in one piece.
+// A long response arrives in one piece.
 func TestWhole(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -127,12 +128,12 @@ func TestWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n, err := conn.Read(make([]byte, 2*size)); n < size || err != nil {
-			t.Fatalf("%d bytes came at once, %v", n, err)
+			t.Fatalf("%d bytes arrived at once, %v", n, err)
 		}
 	}
 }
 
-// While bytes are held nobody takes them out of the queue.
+// Held bytes stay in the queue.
 func TestHeldBytesStayInTheQueue(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -164,7 +165,7 @@ func TestHeldBytesStayInTheQueue(t *testing.T) {
 		select {
 		case n := <-read:
 			if n != 5 || most != 5 {
-				t.Errorf("%d bytes read, %d seen waiting", n, most)
+				t.Errorf("%d bytes read, %d seen unread", n, most)
 			}
 			return
 		default:

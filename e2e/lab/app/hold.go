@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listen returns a listener whose connections leave their bytes in the receive
-// queue for as long as s says. Nothing is read or peeked at meanwhile: only the
-// number of waiting bytes is asked for.
+// Listen returns a listener whose connections leave received bytes in the receive
+// queue for the time in s. They read or peek at nothing meanwhile; they only query
+// the number of unread bytes.
 func (s *State) Listen(inner net.Listener) net.Listener { return &listener{inner, s} }
 
 type listener struct {
@@ -47,8 +47,7 @@ type held struct {
 	state *State
 }
 
-// Read waits for bytes, leaves them where they are as long as it should, and
-// reads.
+// Read waits for bytes, leaves them in the queue for the hold time, and reads.
 func (c *held) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return c.Conn.Read(p)
@@ -56,21 +55,21 @@ func (c *held) Read(p []byte) (int, error) {
 	waiting := 0
 	err := c.raw.Read(func(fd uintptr) bool {
 		waiting = unread(int(fd))
-		// An end of the stream has no bytes, but is to be read.
+		// The end of the stream has no bytes, but must be read.
 		return waiting > 0 || readable(int(fd))
 	})
 	if err != nil {
 		return 0, err
 	}
 	if hold := c.state.hold(); hold > 0 && waiting > 0 {
-		came := time.Now()
-		time.Sleep(hold)
-		c.state.held(c.RemoteAddr().String(), time.Since(came))
+		received := time.Now()
+		time.Sleep(hold) // the fault
+		c.state.held(c.RemoteAddr().String(), time.Since(received))
 	}
 	return c.Conn.Read(p)
 }
 
-// unread is how many bytes are in a socket's receive queue.
+// unread returns how many bytes are in a socket's receive queue.
 func unread(fd int) int {
 	n, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
 	if err != nil {
@@ -79,7 +78,7 @@ func unread(fd int) int {
 	return n
 }
 
-// readable tells whether a read would not block, be it for an error.
+// readable reports whether a read would not block, even if only for an error.
 func readable(fd int) bool {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
@@ -88,13 +87,13 @@ func readable(fd int) bool {
 
 type connKey struct{}
 
-// ConnContext is an http.Server's: it lets Whole find the connection.
+// ConnContext is for http.Server: it lets Whole find the connection.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// Whole writes an answer so that TCP sends it in one piece, as long as it may
-// be: the server writes a long one in several.
+// Whole writes a response so that TCP sends it in one piece, whatever its length.
+// The server alone would write a long one in several.
 func Whole(w http.ResponseWriter, r *http.Request, body []byte) error {
 	conn, ok := r.Context().Value(connKey{}).(*held)
 	if !ok {

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package requestlog is the log that the lab's applications write: which
-// requests they received, with the trace headers as they came.
 package app
 
 import (
@@ -14,13 +12,13 @@ import (
 	"time"
 )
 
-// Request is a request as an application received it: one line of its log.
+// Request is a request as an application received it: a line of its log.
 type Request struct {
 	Time    time.Time `json:"time"`
 	Role    string    `json:"role"`
 	TraceID string    `json:"trace_id"`
 	SpanID  string    `json:"span_id"`
-	// Headers are the trace headers that came, names in lower case.
+	// Headers are the received trace headers, with names in lower case.
 	Headers map[string]string `json:"headers"`
 	// Peer and Local are the ends of the application's connection, ip:port.
 	Peer  string `json:"peer"`
@@ -28,7 +26,7 @@ type Request struct {
 	Path  string `json:"path"`
 }
 
-// IDs takes trace and span ID from trace headers (names in lower case), as
+// TraceIDs returns the trace and span ID in trace headers (names in lower case), in
 // lower-case hex with the trace ID padded to 32 digits; empty without context.
 func TraceIDs(headers map[string]string) (traceID, spanID string) {
 	if parts := strings.Split(headers["traceparent"], "-"); len(parts) >= 4 {
@@ -44,21 +42,33 @@ func TraceIDs(headers map[string]string) (traceID, spanID string) {
 	return strings.ToLower(traceID), strings.ToLower(spanID)
 }
 
-// Read reads the log of one application.
+// ReadRequests reads the log of one application.
 func ReadRequests(path string) ([]Request, error) {
-	f, err := os.Open(path)
+	requests, err := ReadLines[Request](path, false)
 	if err != nil {
 		return nil, fmt.Errorf("read request log: %w", err)
 	}
+	return requests, nil
+}
+
+// ReadLines reads a file with a JSON value per line. When its writer was killed,
+// cutOff permits an incomplete last line.
+func ReadLines[T any](path string, cutOff bool) ([]T, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
 	defer f.Close()
-	var requests []Request
+	var values []T
 	for lines := json.NewDecoder(f); ; {
-		var r Request
-		if err := lines.Decode(&r); errors.Is(err, io.EOF) {
-			return requests, nil
-		} else if err != nil {
-			return nil, fmt.Errorf("read request log %s, line %d: %w", path, len(requests)+1, err)
+		var value T
+		err := lines.Decode(&value)
+		if errors.Is(err, io.EOF) || cutOff && errors.Is(err, io.ErrUnexpectedEOF) {
+			return values, nil
 		}
-		requests = append(requests, r)
+		if err != nil {
+			return nil, fmt.Errorf("%s, line %d: %w", path, len(values)+1, err)
+		}
+		values = append(values, value)
 	}
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command empty is a proxy-wasm filter that does nothing, as the SDK's users
-// write it: what it costs is the floor under the cost of the real one.
+// Command empty is a proxy-wasm filter that does nothing, on the SDK: its cost is the
+// lower bound of the real filter's.
 package main
 
 import (
@@ -13,7 +13,7 @@ func init() {
 	proxywasm.SetPluginContext(func(uint32) types.PluginContext { return &plugin{} })
 }
 
-// main never runs: the proxy calls the exported callbacks of a c-shared module.
+// main never runs: the proxy calls the exported functions of a c-shared module.
 func main() {}
 
 type plugin struct{ types.DefaultPluginContext }

@@ -1,6 +1,5 @@
-// Module versions with which the container runtime of the cluster tests is
-// built; see e2e/provision/kubernetes.go. A module of its own: nothing of it is
-// linked into layertrace.
+// Module versions of the container runtime in the cluster tests, built by
+// e2e/provision/kubernetes.go. A separate module: layertrace links nothing of it.
 module github.com/layertrace/layertrace/e2e/tools/containerd
 
 go 1.26.0

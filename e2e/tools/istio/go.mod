@@ -1,7 +1,7 @@
-// Module versions with which Istio's programs of the cluster tests are built;
-// see e2e/provision/kubernetes.go. A module of its own: nothing of it is linked
-// into layertrace. Istio has no tagged Go modules: this commit is of the 1.31
-// line, with its API modules at 1.31.1.
+// Module versions of Istio's programs in the cluster tests, built by
+// e2e/provision/kubernetes.go. A separate module: layertrace links nothing of it.
+// Istio has no tagged Go modules: this commit is of the 1.31 line, with its API
+// modules at 1.31.1.
 module github.com/layertrace/layertrace/e2e/tools/istio
 
 go 1.26.0

@@ -1,7 +1,6 @@
-// Module versions with which the Kubernetes programs of the cluster tests are
-// built; see e2e/provision/kubernetes.go. A module of its own: nothing of
-// it is linked into layertrace. k8s.io/kubernetes requires its staging modules
-// as v0.0.0, hence the replacements.
+// Module versions of the Kubernetes programs in the cluster tests, built by
+// e2e/provision/kubernetes.go. A separate module: layertrace links nothing of it.
+// k8s.io/kubernetes requires its staging modules as v0.0.0, hence the replacements.
 module github.com/layertrace/layertrace/e2e/tools/kubernetes
 
 go 1.26.0

@@ -1,6 +1,5 @@
-// Module versions with which the Prometheus of the tests is built; see
-// e2e/provision/lab.go. A module of its own: nothing of it is linked
-// into layertrace.
+// Module versions of the Prometheus in the tests, built by e2e/provision/lab.go. A
+// separate module: layertrace links nothing of it.
 module github.com/layertrace/layertrace/e2e/tools/prometheus
 
 go 1.26.7

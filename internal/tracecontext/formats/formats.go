@@ -9,6 +9,8 @@ package formats
 
 import "strconv"
 
+//go:generate go run ../generate -root=../../..
+
 // Format is an encoding of a trace context in request headers.
 type Format uint8
 
@@ -53,13 +55,22 @@ const (
 	Priority // Datadog's sampling priority
 )
 
-// All header names are in lower case; they match in any case.
+// Header names that other packages use too. All header names are in lower case;
+// they match in any case.
+const (
+	TraceParent = "traceparent"
+	TraceState  = "tracestate" // accompanies traceparent, carries no context by itself
+	B3TraceID   = "x-b3-traceid"
+	B3SpanID    = "x-b3-spanid"
+	B3Sampled   = "x-b3-sampled"
+)
+
 var table = [...]Info{
 	None: {Name: "none"},
-	W3C:  {Name: "w3c", Header: "traceparent"},
+	W3C:  {Name: "w3c", Header: TraceParent},
 	B3:   {Name: "b3", Header: "b3"},
 	B3Multi: {Name: "b3multi", Prefix: "x-b3-", Parts: []Part{
-		{"x-b3-traceid", TraceID}, {"x-b3-spanid", SpanID}, {"x-b3-sampled", Sampled}, {"x-b3-flags", B3Flags},
+		{B3TraceID, TraceID}, {B3SpanID, SpanID}, {B3Sampled, Sampled}, {"x-b3-flags", B3Flags},
 	}},
 	Jaeger: {Name: "jaeger", Header: "uber-trace-id"},
 	Datadog: {Name: "datadog", Prefix: "x-datadog-", Parts: []Part{
@@ -67,10 +78,6 @@ var table = [...]Info{
 	}},
 	SkyWalking: {Name: "skywalking", Header: "sw8"},
 }
-
-// TraceState is the header that accompanies W3C's traceparent. It carries no
-// context by itself.
-const TraceState = "tracestate"
 
 // Limits of the parsers and of configured headers.
 const (
