@@ -10,8 +10,7 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext/formats"
 )
 
-// What the script does with its settings is tested on a real Envoy, by
-// e2e/reorder.
+// e2e/reorder tests the effect of the settings on a real Envoy.
 func TestSource(t *testing.T) {
 	for name, test := range map[string]struct {
 		config Config

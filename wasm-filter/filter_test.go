@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
+
+	"github.com/layertrace/layertrace/wasm-filter/reorder/reordertest"
 )
 
 func readCounter(t *testing.T, proxy proxytest.HostEmulator, name string) uint64 {
@@ -119,7 +121,7 @@ func TestCounters(t *testing.T) {
 
 var errHost = errors.New("host call failed")
 
-// brokenHost is a proxy of which single calls fail.
+// brokenHost is a proxy whose calls fail one by one.
 type brokenHost struct {
 	getFails, setFails, cut, countersFail, configFails bool
 
@@ -139,7 +141,7 @@ func (h *brokenHost) configuration() ([]byte, error) {
 func (h *brokenHost) property(string) ([]byte, error) { return nil, errHost }
 
 func (h *brokenHost) requestHeaders() ([]byte, error) {
-	pairs := encodePairs(stock)
+	pairs := reordertest.Encode(stock)
 	switch {
 	case h.getFails:
 		return nil, errHost
@@ -203,8 +205,8 @@ func TestHostFailures(t *testing.T) {
 	}
 }
 
-// sharedHost is a proxy with several plugins in one VM: the current stream, and
-// the plugin that is being configured, belong to the one of this name.
+// sharedHost is a proxy with several plugins in one VM: the current stream or
+// configuration belongs to the plugin of this name.
 type sharedHost struct {
 	brokenHost
 	name, json string
@@ -221,12 +223,12 @@ func (h *sharedHost) property(name string) ([]byte, error) {
 }
 
 func (h *sharedHost) setRequestHeaders(pairs []byte) error {
-	h.headers = decodePairs(pairs)
+	h.headers = reordertest.Decode(pairs)
 	return nil
 }
 
 // TestPluginsOfOneVM checks that each stream gets the configuration of its own
-// plugin, and that a plugin can be configured again.
+// plugin, and that a plugin can be reconfigured.
 func TestPluginsOfOneVM(t *testing.T) {
 	h := &sharedHost{brokenHost: brokenHost{counted: map[string]int{}}}
 	v := vm{host: h}
@@ -268,7 +270,7 @@ func TestRequestAllocatesNothing(t *testing.T) {
 	for name, headers := range map[string][][2]string{
 		"reordered": stock, "already first": front, "without context": stock[:4],
 	} {
-		h := &fixedHost{brokenHost: brokenHost{counted: map[string]int{}}, pairs: encodePairs(headers)}
+		h := &fixedHost{brokenHost: brokenHost{counted: map[string]int{}}, pairs: reordertest.Encode(headers)}
 		v := vm{host: h}
 		v.configure()
 		v.request(1) // the buffers get their size

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
@@ -15,6 +14,8 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
+
+	"github.com/layertrace/layertrace/wasm-filter/reorder/reordertest"
 )
 
 // TestModule runs the compiled module in the SDK's emulator of a proxy: the calls
@@ -54,7 +55,7 @@ func TestModule(t *testing.T) {
 			if test.warning != "" {
 				return // passive
 			}
-			// More than the module's memory for answers, and then little again.
+			// More than the module's memory for results, then little again.
 			long := append([][2]string{{":path", "/"}, {"cookie", strings.Repeat("c", 100_000)}}, stock[2:]...)
 			got := sendRequest(t, proxy, long)
 			if got[2] == long[2] || len(got) != len(long) {
@@ -95,7 +96,7 @@ func startModule(t *testing.T, module []byte, configuration string) proxytest.Ho
 	return proxy
 }
 
-// sdkHost is the SDK's emulator of a proxy, as the filter sees a host.
+// sdkHost is the SDK's emulator of a proxy, as a host of the filter.
 type sdkHost struct{}
 
 func (sdkHost) configuration() ([]byte, error) {
@@ -110,11 +111,11 @@ func (sdkHost) property(name string) ([]byte, error) { return proxywasm.GetPrope
 
 func (sdkHost) requestHeaders() ([]byte, error) {
 	headers, err := proxywasm.GetHttpRequestHeaders()
-	return encodePairs(headers), err
+	return reordertest.Encode(headers), err
 }
 
 func (sdkHost) setRequestHeaders(pairs []byte) error {
-	return proxywasm.ReplaceHttpRequestHeaders(decodePairs(pairs))
+	return proxywasm.ReplaceHttpRequestHeaders(reordertest.Decode(pairs))
 }
 
 var sdkCounters = map[uint32]proxywasm.MetricCounter{}
@@ -171,7 +172,7 @@ func start(t *testing.T, configuration string) proxytest.HostEmulator {
 	return proxy
 }
 
-// sendRequest passes headers through the filter and returns what came out.
+// sendRequest passes headers through the filter and returns the result.
 func sendRequest(t *testing.T, proxy proxytest.HostEmulator, headers [][2]string) [][2]string {
 	t.Helper()
 	id := proxy.InitializeHttpContext()
@@ -181,31 +182,4 @@ func sendRequest(t *testing.T, proxy proxytest.HostEmulator, headers [][2]string
 	out := proxy.GetCurrentRequestHeaders(id)
 	proxy.CompleteHttpContext(id)
 	return out
-}
-
-// encodePairs returns headers in the form that package reorder reads.
-func encodePairs(headers [][2]string) []byte {
-	out := binary.LittleEndian.AppendUint32(nil, uint32(len(headers)))
-	for _, h := range headers {
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(h[0])))
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(h[1])))
-	}
-	for _, h := range headers {
-		out = append(out, h[0]+"\x00"+h[1]+"\x00"...)
-	}
-	return out
-}
-
-// decodePairs undoes encodePairs.
-func decodePairs(pairs []byte) [][2]string {
-	headers := make([][2]string, binary.LittleEndian.Uint32(pairs))
-	sizes, data := pairs[4:], pairs[4+8*len(headers):]
-	for i := range headers {
-		for part := range 2 {
-			size := binary.LittleEndian.Uint32(sizes)
-			headers[i][part] = string(data[:size])
-			sizes, data = sizes[4:], data[size+1:]
-		}
-	}
-	return headers
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/layertrace/layertrace/wasm-filter/reorder/reordertest"
 )
 
 const (
@@ -41,8 +43,8 @@ func TestNoPlaceholdersUnlessConfigured(t *testing.T) {
 	p.expect(t, "a=1", last)
 }
 
-// Any trace header, of whichever tracer and also of a format that is not to be
-// moved, keeps placeholders away.
+// Any trace header prevents placeholders, of any tracer and also of a format that
+// does not move.
 func TestNoPlaceholdersBesideATraceContext(t *testing.T) {
 	p := newSimulatedProxy(`{"placement":"connection-manager","placeholders":"zipkin","formats":["b3"]}`,
 		simulatedProxy{tracer: findTracer("zipkin")})
@@ -67,7 +69,8 @@ func TestNoPlaceholdersWithoutATracer(t *testing.T) {
 	p.expect(t, "x-request-id=1 x-envoy-decorator-operation=mine", "x-request-id x-envoy-decorator-operation=mine")
 }
 
-// Another tracer than the configured one is noticed before any placeholder is set.
+// The filter notices another tracer than the configured one before it sets any
+// placeholder.
 func TestWrongTracer(t *testing.T) {
 	p := newSimulatedProxy(withZipkin, simulatedProxy{tracer: findTracer("opentelemetry")})
 	for range 3 {
@@ -81,8 +84,8 @@ func TestWrongTracer(t *testing.T) {
 	p.expect(t, "a=1", last)
 }
 
-// TestTracerReplaced: the one case in which placeholders do reach the upstream
-// is a tracer that is replaced in a running VM. The filter notices and stops.
+// TestTracerReplaced: placeholders reach the upstream only if the tracer is replaced
+// in a running VM. The filter notices and stops.
 func TestTracerReplaced(t *testing.T) {
 	p := newSimulatedProxy(withZipkin, simulatedProxy{tracer: findTracer("zipkin")})
 	p.expect(t, "a=1", last)
@@ -99,8 +102,8 @@ func TestTracerReplaced(t *testing.T) {
 	}
 }
 
-// A request that is sent nowhere is injected nothing: it proves and refutes
-// nothing.
+// Nothing is injected into a request without an upstream, so it is no proof for or
+// against the tracer.
 func TestUnreachableUpstream(t *testing.T) {
 	p := newSimulatedProxy(withZipkin, simulatedProxy{tracer: findTracer("zipkin"), unreachable: true})
 	p.send("a=1")
@@ -116,7 +119,7 @@ func TestUnreachableUpstream(t *testing.T) {
 	}
 }
 
-// A stream that does not end must not be waited for forever.
+// The filter stops waiting for a stream that does not end.
 func TestEndlessStream(t *testing.T) {
 	p := newSimulatedProxy(withZipkin, simulatedProxy{tracer: findTracer("zipkin"), streaming: true})
 	p.expect(t, "a=1", last)
@@ -128,10 +131,9 @@ func TestEndlessStream(t *testing.T) {
 	p.expect(t, "a=1", first)
 }
 
-// simulatedProxy does to a request what Envoy's connection manager and router do
-// around the filter, as far as the trace context goes. What Envoy really does is
-// looked at in the golden suite (e2e/reorder); this is for orders of events that
-// are hard to bring about there.
+// simulatedProxy does what Envoy's connection manager and router do around the
+// filter to the trace context of a request. The golden suite (e2e/reorder) tests a
+// real Envoy; this tests orders of events that are hard to provoke there.
 type simulatedProxy struct {
 	// tracer writes its headers to each request; nil for none.
 	tracer *tracer
@@ -178,10 +180,10 @@ func (p *simulatedProxy) property(name string) ([]byte, error) {
 	return nil, errHost
 }
 
-func (p *simulatedProxy) requestHeaders() ([]byte, error) { return encodePairs(p.headers), nil }
+func (p *simulatedProxy) requestHeaders() ([]byte, error) { return reordertest.Encode(p.headers), nil }
 
 func (p *simulatedProxy) setRequestHeaders(pairs []byte) error {
-	p.headers = decodePairs(pairs)
+	p.headers = reordertest.Decode(pairs)
 	return nil
 }
 
@@ -194,9 +196,9 @@ func (p *simulatedProxy) increment(id uint32) { p.counted[p.counters[id]]++ }
 
 func (p *simulatedProxy) warn(message string) { p.warnings = append(p.warnings, message) }
 
-// send passes a request of the client through the proxy. It returns what the
-// upstream gets, as "name name=value ...": with values where a client's or a
-// placeholder's is still there.
+// send passes a request of the client through the proxy. It returns the headers
+// that the upstream gets, as "name name=value ...": values only of the client and of
+// placeholders.
 func (p *simulatedProxy) send(client string) string {
 	p.stream++
 	p.sent = false

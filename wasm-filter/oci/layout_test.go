@@ -174,7 +174,7 @@ func TestSameModuleGivesSameBytes(t *testing.T) {
 	if diff := cmp.Diff(readTree(t, first), readTree(t, second)); diff != "" {
 		t.Errorf("two layouts of one module differ:\n%s", diff)
 	}
-	// The only other entry of the parent would be what was written on the way.
+	// The only other entry of the parent would be a leftover.
 	entries, err := os.ReadDir(filepath.Dir(second))
 	if err != nil {
 		t.Fatal(err)
@@ -211,8 +211,8 @@ func TestWriteRefusesAVersionThatIsNoTag(t *testing.T) {
 	}
 }
 
-// From layout to registry as oras cp does it, and from there by Istio's rules,
-// with the library that Istio fetches with.
+// The layout goes to a registry as with oras cp, and from there by Istio's rules,
+// with the library that Istio uses.
 func TestFetchByIstiosRules(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "image")
 	written := mustWrite(t, dir, module)
@@ -233,8 +233,8 @@ func TestFetchByIstiosRules(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// A WasmPlugin's sha256 is compared with this one, and a digest in its
-			// url must be the same: an index around the image would break that.
+			// Istio compares a WasmPlugin's sha256, and a digest in its url, with this
+			// one: an index around the image would break that.
 			if got, err := image.Digest(); err != nil || got.String() != written.String() || got != found.Digest {
 				t.Errorf("digest of the image %v (%v), of what the reference names %v, want %v", got, err, found.Digest, written)
 			}

@@ -4,7 +4,6 @@ package reorder
 
 import (
 	"bytes"
-	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/layertrace/layertrace/wasm-filter/reorder/reordertest"
 )
 
 var pool = []string{
@@ -21,9 +22,9 @@ var pool = []string{
 	"x-datadog-trace-id", "sw8", "x-envoy-peer-metadata", "x-own",
 }
 
-// TestFrontProperties checks what must hold for every header list, on random
-// ones: nothing added, lost or changed; the order within a name and within the
-// ordinary headers kept; a second run has nothing to do; groups in their order.
+// TestFrontProperties checks the invariants on random header lists: nothing is
+// added, lost or changed; the order within a name and of the ordinary headers stays;
+// a second run has nothing to do; the groups are in their order.
 func TestFrontProperties(t *testing.T) {
 	names, err := NewNames(nil, []string{"x-own"})
 	if err != nil {
@@ -56,18 +57,18 @@ func TestFrontProperties(t *testing.T) {
 	}
 }
 
-// checkReorder runs Reorder on one list: the result is the model's, the outcome fits,
-// a second run has nothing to do, and the argument is not written to.
+// checkReorder runs Reorder on one list: the result is the model's, the outcome
+// matches, a second run has nothing to do, and the argument stays unchanged.
 func checkReorder(t *testing.T, list *List, in [][2]string) [][2]string {
 	t.Helper()
-	pairs := encode(in)
+	pairs := reordertest.Encode(in)
 	result, outcome := list.Reorder(pairs)
-	if !bytes.Equal(pairs, encode(in)) {
+	if !bytes.Equal(pairs, reordertest.Encode(in)) {
 		t.Fatalf("Reorder(%v) wrote to its argument", in)
 	}
 	out := in
 	if outcome == Reordered {
-		out = decode(result)
+		out = reordertest.Decode(result)
 	}
 	if diff := cmp.Diff(modelReorder(list.names, in), out, cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("Reorder(%v) (-model +got):\n%s", in, diff)
@@ -88,8 +89,8 @@ func checkReorder(t *testing.T, list *List, in [][2]string) [][2]string {
 	return out
 }
 
-// pick returns the headers whose name is wanted, in their order; with nil all
-// of them, sorted by their (unique) values.
+// pick returns the headers with a wanted name, in their order; for nil all of them,
+// sorted by their (unique) values.
 func pick(list [][2]string, want func(string) bool) [][2]string {
 	if want == nil {
 		list = slices.Clone(list)
@@ -99,8 +100,8 @@ func pick(list [][2]string, want func(string) bool) [][2]string {
 	return slices.DeleteFunc(slices.Clone(list), func(h [2]string) bool { return !want(h[0]) })
 }
 
-// checkGroups fails unless nothing but pseudo headers, host and the trace
-// context stands ahead of the last trace header.
+// checkGroups fails unless only pseudo headers, host and the trace context precede
+// the last trace header.
 func checkGroups(t *testing.T, names *Names, out [][2]string) {
 	t.Helper()
 	ordinary, traced := false, false
@@ -168,54 +169,27 @@ func modelReorder(n *Names, headers [][2]string) [][2]string {
 	return out
 }
 
-// stateMark stands where the tracestate headers belong. No header has this name.
+// stateMark marks the place of the tracestate headers. No header has this name.
 var stateMark = [2]string{"\x00", ""}
 
-// encode returns headers in the form that Reorder reads.
-func encode(headers [][2]string) []byte {
-	out := binary.LittleEndian.AppendUint32(nil, uint32(len(headers)))
-	for _, h := range headers {
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(h[0])))
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(h[1])))
-	}
-	for _, h := range headers {
-		out = append(out, h[0]+"\x00"+h[1]+"\x00"...)
-	}
-	return out
-}
-
-// decode undoes encode.
-func decode(pairs []byte) [][2]string {
-	headers := make([][2]string, binary.LittleEndian.Uint32(pairs))
-	sizes, data := pairs[4:], pairs[4+8*len(headers):]
-	for i := range headers {
-		for part := range 2 {
-			size := binary.LittleEndian.Uint32(sizes)
-			headers[i][part] = string(data[:size])
-			sizes, data = sizes[4:], data[size+1:]
-		}
-	}
-	return headers
-}
-
-// front runs l on headers and returns its result in the same form; headers
-// themselves where nothing moved.
+// reordered runs l on headers and returns the result in the same form; headers
+// themselves if nothing moved.
 func reordered(l *List, headers [][2]string) ([][2]string, Outcome) {
-	out, outcome := l.Reorder(encode(headers))
+	out, outcome := l.Reorder(reordertest.Encode(headers))
 	if outcome != Reordered {
 		return headers, outcome
 	}
-	return decode(out), Reordered
+	return reordertest.Decode(out), Reordered
 }
 
-// FuzzFront gives any bytes to what runs inside the proxy: nothing of it may
-// panic, and a result has the size and the bytes of what came in.
+// FuzzFront runs the code inside the proxy on any bytes: it must not panic, and a
+// result has the size and the bytes of the input.
 func FuzzFront(f *testing.F) {
 	for _, text := range []string{
 		"", ":path=/ x=1 b3=0", "x=1 traceparent=p tracestate= tracestate=s host=a",
 		":authority=a x-request-id=1 x-envoy-decorator-operation=o",
 	} {
-		f.Add(encode(headers(text)))
+		f.Add(reordertest.Encode(headers(text)))
 	}
 	f.Add([]byte{255, 255, 255, 255, 0, 0, 0, 0})
 	names, err := NewNames(nil, []string{"x-own"})

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/layertrace/layertrace/wasm-filter/reorder/reordertest"
 )
 
 // headers reads "name=value name=value ..." as a header list.
@@ -106,7 +108,7 @@ func TestFormatsChooseHeaders(t *testing.T) {
 	}
 }
 
-// Without w3c a traceparent is as any other header, and tracestate too.
+// Without w3c, traceparent and tracestate are ordinary headers.
 func TestTraceStateNeedsItsFormat(t *testing.T) {
 	names, err := NewNames([]string{"b3"}, nil)
 	if err != nil {
@@ -119,7 +121,7 @@ func TestTraceStateNeedsItsFormat(t *testing.T) {
 	}
 }
 
-// TestFrontRefusesWhatIsNoList cuts a list at each byte and bends each of its
+// TestFrontRefusesWhatIsNoList truncates a list at each byte and changes each of its
 // numbers.
 func TestFrontRefusesWhatIsNoList(t *testing.T) {
 	names, err := NewNames(nil, nil)
@@ -127,7 +129,7 @@ func TestFrontRefusesWhatIsNoList(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := NewList(names)
-	good := encode(headers(":path=/ x=1 b3=0"))
+	good := reordertest.Encode(headers(":path=/ x=1 b3=0"))
 	if _, outcome := list.Reorder(good); outcome != Reordered {
 		t.Fatalf("the list itself: %v, want Reordered", outcome)
 	}
@@ -150,14 +152,14 @@ func TestFrontRefusesWhatIsNoList(t *testing.T) {
 	}
 }
 
-// A request in the steady state makes no garbage.
+// Once the buffers have their size, a request allocates nothing.
 func TestFrontAllocatesNothing(t *testing.T) {
 	names, err := NewNames(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	list := NewList(names)
-	pairs := encode(headers(":path=/ x=1 traceparent=p y=2 tracestate=s b3=0"))
+	pairs := reordertest.Encode(headers(":path=/ x=1 traceparent=p y=2 tracestate=s b3=0"))
 	if n := testing.AllocsPerRun(100, func() { list.Reorder(pairs) }); n != 0 {
 		t.Errorf("Reorder allocates %v times, want 0", n)
 	}
@@ -175,11 +177,11 @@ func TestInsert(t *testing.T) {
 		{"x=1 y=", "b3=0 tracestate= x=1 y="},
 		{":path=/ :method=GET", ":path=/ :method=GET b3=0 tracestate="},
 	} {
-		pairs := encode(headers(test.in))
+		pairs := reordertest.Encode(headers(test.in))
 		if _, outcome := list.Reorder(pairs); outcome != NoContext {
 			t.Fatalf("Reorder(%s): %v, want NoContext", test.in, outcome)
 		}
-		got := decode(list.Insert(pairs, headers("b3=0 tracestate=")))
+		got := reordertest.Decode(list.Insert(pairs, headers("b3=0 tracestate=")))
 		if diff := cmp.Diff(headers(test.want), got); diff != "" {
 			t.Errorf("Insert into %q (-want +got):\n%s", test.in, diff)
 		}
@@ -192,7 +194,7 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := NewList(names)
-	pairs := encode(headers("x=1 Y=2 y=3 traceparent=p"))
+	pairs := reordertest.Encode(headers("x=1 Y=2 y=3 traceparent=p"))
 	list.Reorder(pairs)
 	if i := list.Find(pairs, "y"); i != 1 || string(list.Value(pairs, i)) != "2" {
 		t.Errorf("Find(y) = %d, want 1 with value 2", i)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// single checks one value of a header that holds a whole context.
+// single checks one value of a header with a whole context.
 func single(t *testing.T, name, value string, want Context, outcome Outcome) {
 	t.Helper()
 	r := Result{Outcome: outcome, Context: want, Offset: 26, Final: true}
@@ -112,7 +112,7 @@ func TestJaeger(t *testing.T) {
 }
 
 func TestSW8(t *testing.T) {
-	// The hashes were calculated apart from this code, by the definition of
+	// The hashes were calculated independently of this code, by the definition of
 	// FNV-1a with 64 bits.
 	want := context(FormatSkyWalking, "424f7b18da4924827cceac7288193b34", "088066915da4f1b3", Accepted)
 	denied := want
