@@ -15,8 +15,8 @@ CASES    ?= # faults: how many requests, with and without a fault
 VERSION  ?= # wasm: version and name of the image (devel)
 
 # Programs that tests and linting call, and the Debian packages that provide them.
-COMMANDS := clang clang-format llvm-strip tcpdump tshark curl pip3 chromium
-PACKAGES := clang clang-format llvm libbpf-dev tcpdump tshark curl python3-pip chromium
+COMMANDS := clang ip clang-format llvm-strip tcpdump tshark curl pip3 chromium
+PACKAGES := clang iproute2 clang-format llvm libbpf-dev tcpdump tshark curl python3-pip chromium
 
 GOTEST        := go test
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
