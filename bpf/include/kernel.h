@@ -187,8 +187,9 @@ static __always_inline void increment(void *map, __u32 key)
 /* One bit per port. */
 #define PORT_BYTES (65536 / 8)
 
-static __always_inline bool has_port(const volatile __u8 *bits, __u16 port)
+static __always_inline bool has_port(const volatile __u8 *bits, __u32 port)
 {
+	port &= 0xffff; /* the verifier of Linux 6.1 learns no range from a byte swap */
 	return bits[port >> 3] & (1 << (port & 7));
 }
 
