@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/internal/flaghelp"
 )
 
 // errReported makes a command that printed its result exit with code 1.
@@ -65,8 +66,7 @@ func newRoot() *cobra.Command {
 	root.Flags().Bool("version", false, "print the version")
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
-	cobra.AddTemplateFunc("flagUsages", flagUsages)
-	root.SetUsageTemplate(usageTemplate(root.UsageTemplate()))
+	flaghelp.Use(root)
 	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newStatus(), newUninstall(), newVersion())
 	return root
 }
@@ -88,50 +88,6 @@ func oneLine(err error) string {
 	}
 	return strings.Join(fields, " ")
 }
-
-// usageTemplate makes cobra's template list flags by flagUsages.
-func usageTemplate(template string) string {
-	return strings.ReplaceAll(template, ".LocalFlags.FlagUsages", "flagUsages .LocalFlags")
-}
-
-// flagUsages lists the flags of a command: those without a section first, then
-// each section (config.Section) under its title.
-func flagUsages(fs *pflag.FlagSet) string {
-	var titles []string
-	sections := map[string]*pflag.FlagSet{}
-	fs.VisitAll(func(f *pflag.Flag) {
-		title := config.Section(f)
-		part := sections[title]
-		if part == nil {
-			part = pflag.NewFlagSet(title, pflag.ContinueOnError)
-			part.SortFlags = fs.SortFlags
-			sections[title] = part
-			if title != "" {
-				titles = append(titles, title)
-			}
-		}
-		shown := *f
-		if f.Value.Type() == "bool" {
-			shown.Value = plainBool{f.Value}
-		}
-		part.AddFlag(&shown)
-	})
-	var text strings.Builder
-	if part := sections[""]; part != nil {
-		text.WriteString(part.FlagUsages())
-	}
-	for _, title := range titles {
-		fmt.Fprintf(&text, "\n%s:\n%s", title, sections[title].FlagUsages())
-	}
-	return text.String()
-}
-
-// plainBool is the value of a bool flag in help texts. pflag adds [=true|false] to
-// the name of a flag of type bool, but not of this type.
-type plainBool struct{ pflag.Value }
-
-func (plainBool) Type() string     { return "boolfunc" }
-func (plainBool) IsBoolFlag() bool { return true }
 
 // version is set by a release build (-ldflags "-X ...cli.version=v1.2.3").
 var version string

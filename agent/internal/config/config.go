@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/layertrace/layertrace/agent/internal/probe"
+	"github.com/layertrace/layertrace/internal/flaghelp"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -110,22 +111,10 @@ func Define(fs *pflag.FlagSet) *Config {
 		part := pflag.NewFlagSet(s.title, pflag.ContinueOnError)
 		part.SortFlags = false
 		s.define(part, c)
-		part.VisitAll(func(f *pflag.Flag) { f.Annotations = map[string][]string{sectionKey: {s.title}} })
+		flaghelp.SetSection(part, s.title)
 		fs.AddFlagSet(part)
 	}
 	return c
-}
-
-// sectionKey is the annotation of a flag with the title of its section.
-const sectionKey = "layertrace_section"
-
-// Section returns the title of the section of a flag in help texts, "" for a flag
-// that Define did not put into one.
-func Section(f *pflag.Flag) string {
-	if titles := f.Annotations[sectionKey]; len(titles) > 0 {
-		return titles[0]
-	}
-	return ""
 }
 
 func defineInterfaces(fs *pflag.FlagSet, c *Config) {

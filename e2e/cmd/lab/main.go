@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/layertrace/layertrace/e2e/provision"
+	"github.com/layertrace/layertrace/internal/flaghelp"
 )
 
 func main() {
@@ -31,6 +32,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	flaghelp.Use(root)
 	root.AddCommand(demoCommand(), benchCommand(), reorderCommand(), faultsCommand(), setupCommand(), picturesCommand(), k8sCommand(), kernelsCommand())
 	err := root.ExecuteContext(ctx)
 	switch {
