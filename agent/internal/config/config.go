@@ -45,12 +45,8 @@ type Config struct {
 
 	VNIC, PNIC []string // interface patterns
 
-	Mode           probe.Mode
-	Ports          []uint16 // empty: all
-	PrefixWindow   int      // bytes
-	Deep           bool
-	DeepWindow     int // bytes
-	ContextHeaders []tracecontext.ContextHeader
+	Mode probe.Mode
+	Search
 	IdleTimeout    time.Duration
 	RequestTimeout time.Duration
 	MaxConnections int
@@ -83,6 +79,16 @@ type Config struct {
 	LogLevel        string
 	LogFormat       string
 	ShutdownTimeout time.Duration
+}
+
+// Search is where requests and their trace contexts are searched for: flags that
+// `layertrace agent` and `layertrace decode` share.
+type Search struct {
+	Ports          []uint16 // empty: all
+	PrefixWindow   int      // bytes
+	Deep           bool
+	DeepWindow     int // bytes
+	ContextHeaders []tracecontext.ContextHeader
 }
 
 // Layers reports whether requests are split into layers.
@@ -126,18 +132,23 @@ func defineInterfaces(fs *pflag.FlagSet, c *Config) {
 
 func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.Var(newChoice(&c.Mode, probe.ModeAuto, probe.ModeAuto, probe.ModeTCX, probe.ModeClsact, probe.ModeSocketFilter), "mode", "kernel hook")
-	fs.Var(newList(&c.Ports, "PORT", parsePort), "ports", "TCP ports to capture, of either end; empty: all")
-	fs.IntVar(&c.PrefixWindow, "prefix-window", tracecontext.DefaultPrefixWindow, "search the first `BYTES` of a request for the trace context")
-	fs.BoolVar(&c.Deep, "deep", false, "continue the search in later segments, up to --deep-window")
-	fs.IntVar(&c.DeepWindow, "deep-window", tracecontext.DefaultDeepWindow, "search the first `BYTES` of a request with --deep")
-	fs.Var(newList(&c.ContextHeaders, "NAME=FORMAT", tracecontext.ParseContextHeader), "context-header",
-		fmt.Sprintf("additional header with a trace context (repeatable, at most %d); FORMAT is one of %v",
-			tracecontext.MaxContextHeaders, tracecontext.SingleHeaderFormats()))
+	DefineSearch(fs, &c.Search)
 	fs.DurationVar(&c.IdleTimeout, "idle-timeout", probe.DefaultIdleTimeout, "report a complete exchange after this `TIME` without a packet")
 	fs.DurationVar(&c.RequestTimeout, "request-timeout", probe.DefaultRequestTimeout, "report a request without a response after this `TIME`")
 	fs.IntVar(&c.MaxConnections, "max-connections", probe.DefaultMaxConnections, "track at most `N` connections")
 	fs.IntVar(&c.RingBytes, "ring-bytes", probe.DefaultRingBytes, "size of the ring buffer between kernel and agent in `BYTES`, a power of two")
 	fs.DurationVar(&c.ReadInterval, "read-interval", probe.DefaultReadInterval, "`TIME` between two reads of the ring buffer, which is also read when a quarter full")
+}
+
+// DefineSearch adds the flags of a search to fs.
+func DefineSearch(fs *pflag.FlagSet, s *Search) {
+	fs.Var(newList(&s.Ports, "PORT", parsePort), "ports", "TCP ports to track, of either end; empty: all")
+	fs.IntVar(&s.PrefixWindow, "prefix-window", tracecontext.DefaultPrefixWindow, "search the first `BYTES` of a request's first segment for the trace context")
+	fs.BoolVar(&s.Deep, "deep", false, "continue the search in later segments, up to --deep-window")
+	fs.IntVar(&s.DeepWindow, "deep-window", tracecontext.DefaultDeepWindow, "search the first `BYTES` of a request with --deep")
+	fs.Var(newList(&s.ContextHeaders, "NAME=FORMAT", tracecontext.ParseContextHeader), "context-header",
+		fmt.Sprintf("additional header with a trace context (repeatable, at most %d); FORMAT is one of %v",
+			tracecontext.MaxContextHeaders, tracecontext.SingleHeaderFormats()))
 }
 
 func defineLayers(fs *pflag.FlagSet, c *Config) {

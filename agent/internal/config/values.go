@@ -208,8 +208,8 @@ func (c *Config) validateCapture() error {
 	if c.RingBytes&(c.RingBytes-1) != 0 {
 		return fmt.Errorf("--ring-bytes is %d: choose a power of two, such as %d", c.RingBytes, probe.DefaultRingBytes)
 	}
-	if err := tracecontext.ValidateContextHeaders(c.ContextHeaders); err != nil {
-		return fmt.Errorf("--context-header: %w", err)
+	if err := c.ValidateHeaders(); err != nil {
+		return err
 	}
 	for flag, d := range map[string]time.Duration{
 		"idle-timeout": c.IdleTimeout, "request-timeout": c.RequestTimeout, "read-interval": c.ReadInterval,
@@ -218,6 +218,14 @@ func (c *Config) validateCapture() error {
 		if d <= 0 {
 			return fmt.Errorf("--%s is %v: choose a time above 0, such as 2s", flag, d)
 		}
+	}
+	return nil
+}
+
+// ValidateHeaders checks the additional headers against each other.
+func (s *Search) ValidateHeaders() error {
+	if err := tracecontext.ValidateContextHeaders(s.ContextHeaders); err != nil {
+		return fmt.Errorf("--context-header: %w", err)
 	}
 	return nil
 }
