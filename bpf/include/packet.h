@@ -95,7 +95,7 @@ enum access {
 };
 
 /* Bytes of a request searched for a trace context: in its first segment, and with deep
- * in total. User space takes its limits and defaults from here.
+ * in total. User space takes its limits from here; a test compares the defaults.
  */
 enum window {
 	WINDOW_MIN = 64,

@@ -110,6 +110,8 @@ func TestConstantsAgree(t *testing.T) {
 		"flag upgraded":      {int(observe.FlagUpgraded), int(bpf.CaptureExchangeFlagFLAG_UPGRADED)},
 		"direction ingress":  {int(observe.DirectionIngress), int(bpf.CaptureDirectionDIRECTION_INGRESS)},
 		"direction egress":   {int(observe.DirectionEgress), int(bpf.CaptureDirectionDIRECTION_EGRESS)},
+		"prefix window":      {tracecontext.DefaultPrefixWindow, int(bpf.CaptureWindowWINDOW_DEFAULT)},
+		"deep window":        {tracecontext.DefaultDeepWindow, int(bpf.CaptureWindowDEEP_WINDOW_DEFAULT)},
 		"connections":        {DefaultMaxConnections, int(capture.Maps[bpf.CaptureMapConnections].MaxEntries)},
 		"ring":               {DefaultRingBytes, int(capture.Maps[bpf.CaptureMapExchanges].MaxEntries)},
 		"ring wakeup":        {DefaultRingBytes / 4, int(wakeup)},
