@@ -26,7 +26,7 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/cluster"
 	"github.com/layertrace/layertrace/e2e/sandbox"
-	"github.com/layertrace/layertrace/internal/otlptest"
+	"github.com/layertrace/layertrace/internal/testkit"
 )
 
 const (
@@ -46,7 +46,7 @@ const (
 type testNode struct {
 	cluster   *cluster.Cluster
 	namespace *sandbox.Namespace
-	spans     otlptest.Receiver
+	spans     testkit.Receiver
 	agent     *sandbox.Process
 }
 

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/sandbox"
-	"github.com/layertrace/layertrace/internal/otlptest"
+	"github.com/layertrace/layertrace/internal/testkit"
 )
 
 // prometheus is a running server.
@@ -42,7 +42,7 @@ scrape_configs:
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	address := otlptest.FreeAddress(t)
+	address := testkit.FreeAddress(t)
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)

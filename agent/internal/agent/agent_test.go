@@ -18,8 +18,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/internal/observe"
-	"github.com/layertrace/layertrace/internal/otlptest"
-	"github.com/layertrace/layertrace/internal/polltest"
+	"github.com/layertrace/layertrace/internal/testkit"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
@@ -33,7 +32,7 @@ func options(t *testing.T, probe *fakeProbe, args ...string) Options {
 	t.Helper()
 	fs := pflag.NewFlagSet("agent", pflag.ContinueOnError)
 	cfg := config.Define(fs)
-	args = append([]string{"--vnic=lo", "--pnic=nosuch*", "--node=node2", "--metrics-address=" + otlptest.FreeAddress(t)}, args...)
+	args = append([]string{"--vnic=lo", "--pnic=nosuch*", "--node=node2", "--metrics-address=" + testkit.FreeAddress(t)}, args...)
 	// No export unless args ask for one.
 	if err := errors.Join(fs.Parse(args), config.Load(fs, cfg, []string{"LAYERTRACE_EXPORT=none"})); err != nil {
 		t.Fatal(err)
@@ -64,7 +63,7 @@ func get(t *testing.T, address, path string) (int, string) {
 func TestRun(t *testing.T) {
 	probe := newFakeProbe()
 	probe.flush = []observe.Observation{newExchange(loopback, 100)} // open at the stop
-	receiver := &otlptest.Receiver{}
+	receiver := &testkit.Receiver{}
 	opts := options(t, probe, "--export=otlp-grpc,stdout", "--otlp-insecure", "--otlp-endpoint="+receiver.Serve(t, "127.0.0.1:0"))
 	var lines bytes.Buffer
 	opts.Stdout = &lines
@@ -72,7 +71,7 @@ func TestRun(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, opts) }()
 
-	polltest.Eventually(t, "the agent is ready", func() bool { code, _ := get(t, opts.Config.MetricsAddress, "/readyz"); return code == http.StatusOK })
+	testkit.Eventually(t, "the agent is ready", func() bool { code, _ := get(t, opts.Config.MetricsAddress, "/readyz"); return code == http.StatusOK })
 	if !probe.attachedTo(loopback) {
 		t.Error("ready without being attached")
 	}
@@ -83,7 +82,7 @@ func TestRun(t *testing.T) {
 	invalid := newExchange(loopback, 51)
 	invalid.Context.TraceID = [16]byte{}
 	probe.out <- invalid
-	polltest.Eventually(t, "all is counted", func() bool {
+	testkit.Eventually(t, "all is counted", func() bool {
 		_, metrics := get(t, opts.Config.MetricsAddress, "/metrics")
 		return strings.Contains(metrics, "layertrace_exchanges_invalid_total 1\n")
 	})
@@ -132,7 +131,7 @@ func TestNotReadyWithoutInterface(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, opts) }()
-	polltest.Eventually(t, "the failure is counted", func() bool {
+	testkit.Eventually(t, "the failure is counted", func() bool {
 		_, metrics := get(t, opts.Config.MetricsAddress, "/metrics")
 		return strings.Contains(metrics, "layertrace_attach_failures_total 1\n") && strings.Contains(metrics, "layertrace_ready 0\n")
 	})

@@ -21,7 +21,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/layertrace/layertrace/internal/netnstest"
+	"github.com/layertrace/layertrace/internal/testkit"
 )
 
 // binary is the built command.
@@ -181,13 +181,13 @@ func (p *process) end() (code int, rest []string) {
 
 // space is a network namespace of a test.
 type space struct {
-	*netnstest.Namespace
+	*testkit.Namespace
 	t *testing.T
 }
 
 func newSpace(t *testing.T) *space {
 	t.Helper()
-	return &space{Namespace: netnstest.New(t), t: t}
+	return &space{Namespace: testkit.NewNamespace(t), t: t}
 }
 
 // dial is a DialContext that connects from the namespace.

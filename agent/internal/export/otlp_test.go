@@ -5,18 +5,17 @@ package export
 import (
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/otlptest"
-	"github.com/layertrace/layertrace/internal/polltest"
+	"github.com/layertrace/layertrace/internal/testkit"
 )
 
 // A refused connection is retried over HTTP too.
 func TestHTTPReceiverComesBack(t *testing.T) {
-	address := otlptest.FreeAddress(t)
+	address := testkit.FreeAddress(t)
 	q := newQueue(t, OTLPOptions{HTTP: true, Endpoint: "http://" + address, Headers: map[string]string{"x-token": "secret"}}, 700)
 	send(q, 0, 600)
-	r := &otlptest.Receiver{Token: "secret"}
+	r := &testkit.Receiver{Token: "secret"}
 	r.ServeHTTP(t, address)
-	polltest.Eventually(t, "the queue is sent", func() bool { return q.Counters().Exported == 600 })
+	testkit.Eventually(t, "the queue is sent", func() bool { return q.Counters().Exported == 600 })
 	if n := len(r.Spans()); n != 600 {
 		t.Errorf("%d spans arrived, want 600", n)
 	}
@@ -24,11 +23,11 @@ func TestHTTPReceiverComesBack(t *testing.T) {
 }
 
 func TestHTTPRefusalIsNotTriedAgain(t *testing.T) {
-	address := otlptest.FreeAddress(t)
-	(&otlptest.Receiver{Token: "secret"}).ServeHTTP(t, address)
+	address := testkit.FreeAddress(t)
+	(&testkit.Receiver{Token: "secret"}).ServeHTTP(t, address)
 	q := newQueue(t, OTLPOptions{HTTP: true, Endpoint: "http://" + address}, 700) // without the header
 	send(q, 0, 10)
-	polltest.Eventually(t, "the batch is refused", func() bool { return q.Counters().Failed == 10 })
+	testkit.Eventually(t, "the batch is refused", func() bool { return q.Counters().Failed == 10 })
 	checkSum(t, q.Counters())
 }
 

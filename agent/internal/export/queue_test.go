@@ -18,8 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/layertrace/layertrace/internal/otlptest"
-	"github.com/layertrace/layertrace/internal/polltest"
+	"github.com/layertrace/layertrace/internal/testkit"
 )
 
 func newQueue(t *testing.T, opts OTLPOptions, size int) *Queue {
@@ -58,7 +57,7 @@ func checkSum(t *testing.T, c Counters) {
 }
 
 func TestAllSpansArrive(t *testing.T) {
-	r := &otlptest.Receiver{}
+	r := &testkit.Receiver{}
 	q := newQueue(t, OTLPOptions{Endpoint: r.Serve(t, "127.0.0.1:0")}, 8192)
 	send(q, 0, 3000)
 	if err := q.Shutdown(t.Context()); err != nil { // of one provider of many
@@ -84,18 +83,18 @@ func TestAllSpansArrive(t *testing.T) {
 // A receiver that is down costs the spans beyond the queue, and nothing else.
 func TestReceiverComesBack(t *testing.T) {
 	const size = 700
-	address := otlptest.FreeAddress(t)
+	address := testkit.FreeAddress(t)
 	q := newQueue(t, OTLPOptions{Endpoint: address}, size)
 	send(q, 0, 1000)
 	if c := q.Counters(); c.DroppedQueueFull != 300 || c.Queued != size {
 		t.Errorf("with a full queue: %+v", c)
 	}
 	checkSum(t, q.Counters())
-	r := &otlptest.Receiver{}
+	r := &testkit.Receiver{}
 	r.Serve(t, address)
-	polltest.Eventually(t, "the queue is sent", func() bool { return q.Counters().Exported == size })
+	testkit.Eventually(t, "the queue is sent", func() bool { return q.Counters().Exported == size })
 	send(q, 1000, 100)
-	polltest.Eventually(t, "new spans are sent", func() bool { return q.Counters().Exported == size+100 })
+	testkit.Eventually(t, "new spans are sent", func() bool { return q.Counters().Exported == size+100 })
 	if n := len(r.Spans()); n != size+100 {
 		t.Errorf("%d spans arrived, want %d", n, size+100)
 	}
@@ -109,7 +108,7 @@ func TestReceiverComesBack(t *testing.T) {
 func TestSlowReceiver(t *testing.T) {
 	const size = 600
 	release := make(chan struct{})
-	r := &otlptest.Receiver{Answer: func(ctx context.Context) (*coltracepb.ExportTraceServiceResponse, error) {
+	r := &testkit.Receiver{Answer: func(ctx context.Context) (*coltracepb.ExportTraceServiceResponse, error) {
 		select {
 		case <-release:
 			return nil, nil
@@ -127,7 +126,7 @@ func TestSlowReceiver(t *testing.T) {
 		t.Errorf("with a slow receiver: %+v", c)
 	}
 	close(release)
-	polltest.Eventually(t, "the queue is sent", func() bool { return q.Counters().Queued == 0 })
+	testkit.Eventually(t, "the queue is sent", func() bool { return q.Counters().Queued == 0 })
 	if n := len(r.Spans()); n != size {
 		t.Errorf("%d spans arrived, want %d", n, size)
 	}
@@ -144,7 +143,7 @@ func TestRefusedSpansAreCounted(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := &otlptest.Receiver{Answer: answer}
+			r := &testkit.Receiver{Answer: answer}
 			q := newQueue(t, OTLPOptions{Endpoint: r.Serve(t, "127.0.0.1:0")}, 100)
 			send(q, 0, 20)
 			if err := q.Close(t.Context()); err != nil {
@@ -159,7 +158,7 @@ func TestRefusedSpansAreCounted(t *testing.T) {
 }
 
 func TestCloseKeepsItsTime(t *testing.T) {
-	q := newQueue(t, OTLPOptions{Endpoint: otlptest.FreeAddress(t)}, 2000)
+	q := newQueue(t, OTLPOptions{Endpoint: testkit.FreeAddress(t)}, 2000)
 	send(q, 0, 1500)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -177,7 +176,7 @@ func TestCloseKeepsItsTime(t *testing.T) {
 }
 
 func TestQueueMetrics(t *testing.T) {
-	q := newQueue(t, OTLPOptions{Endpoint: otlptest.FreeAddress(t)}, 2)
+	q := newQueue(t, OTLPOptions{Endpoint: testkit.FreeAddress(t)}, 2)
 	send(q, 0, 5)
 	const want = `
 # HELP layertrace_spans_accepted_total Spans made: the sum of exported, failed, dropped and queued spans.

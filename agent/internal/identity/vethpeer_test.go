@@ -16,7 +16,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/layertrace/layertrace/internal/netnstest"
+	"github.com/layertrace/layertrace/internal/testkit"
 )
 
 // findBy returns what one finder finds at one interface.
@@ -185,11 +185,11 @@ func TestFindKeepsWhatItFound(t *testing.T) {
 }
 
 // space is a network namespace of the test.
-type space struct{ *netnstest.Namespace }
+type space struct{ *testkit.Namespace }
 
 func newSpace(t *testing.T) *space {
 	t.Helper()
-	return &space{netnstest.New(t)}
+	return &space{testkit.NewNamespace(t)}
 }
 
 // pair connects the namespace to a pod's with a veth and returns the index of

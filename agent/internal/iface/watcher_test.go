@@ -13,8 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/layertrace/layertrace/internal/netnstest"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/testkit"
 )
 
 func TestInterfacesComeAndGo(t *testing.T) {
@@ -140,7 +140,7 @@ func TestOverrun(t *testing.T) {
 
 // namespace is a network namespace, and the log of its watcher.
 type namespace struct {
-	*netnstest.Namespace
+	*testkit.Namespace
 	t *testing.T
 
 	overruns atomic.Int32 // that the watcher has logged
@@ -148,7 +148,7 @@ type namespace struct {
 
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
-	return &namespace{Namespace: netnstest.New(t), t: t}
+	return &namespace{Namespace: testkit.NewNamespace(t), t: t}
 }
 
 // Handle implements slog.Handler and counts overruns.

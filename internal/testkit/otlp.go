@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package otlptest is a real OTLP receiver for tests, over gRPC and HTTP.
-package otlptest
+package testkit
 
 import (
 	"context"
@@ -20,7 +19,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Receiver keeps the spans it receives. The zero value is ready.
+// Receiver is a real OTLP receiver, over gRPC and HTTP, and keeps the spans it
+// receives. The zero value is ready.
 type Receiver struct {
 	coltracepb.UnimplementedTraceServiceServer
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package netnstest makes network namespaces for tests.
-package netnstest
+package testkit
 
 import (
 	"os"
@@ -20,8 +19,8 @@ type Namespace struct {
 	t testing.TB
 }
 
-// New makes a namespace. It skips the test without root.
-func New(t testing.TB) *Namespace {
+// NewNamespace makes a namespace. It skips the test without root.
+func NewNamespace(t testing.TB) *Namespace {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make a network namespace")

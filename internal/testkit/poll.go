@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package polltest waits in tests for what happens in the background.
-package polltest
+// Package testkit has what tests of several packages need: a receiver of spans,
+// network namespaces, and a way to wait.
+package testkit
 
 import (
 	"testing"
@@ -9,19 +10,19 @@ import (
 )
 
 const (
-	timeout = 20 * time.Second
-	pause   = 5 * time.Millisecond
+	pollTimeout = 20 * time.Second
+	pollPause   = 5 * time.Millisecond
 )
 
 // Eventually polls until the condition holds, and fails the test when it does not
 // in time. what completes "timed out waiting until".
 func Eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(timeout)
+	deadline := time.Now().Add(pollTimeout)
 	for !condition() {
 		if time.Now().After(deadline) {
 			t.Fatalf("timed out waiting until %s", what)
 		}
-		time.Sleep(pause)
+		time.Sleep(pollPause)
 	}
 }
