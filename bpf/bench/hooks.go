@@ -16,6 +16,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/layertrace/layertrace/bpf"
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
 const (
@@ -56,7 +57,7 @@ func measureHooks() (prices []hookPrice, err error) {
 			}
 		}
 		for _, h := range hooks {
-			prices = append(prices, hookPrice{h.name, median(h.added)})
+			prices = append(prices, hookPrice{h.name, stats.Median(h.added)})
 		}
 		return nil
 	})
@@ -232,7 +233,7 @@ func measureCold() (c cold, err error) {
 			}
 		}
 		c = cold{
-			OffNS:          median(requests[0]),
+			OffNS:          stats.Median(requests[0]),
 			RequestEmptyNS: medianDifference(requests[1], requests[0]), RequestOursNS: medianDifference(requests[2], requests[0]),
 			ResponseEmptyNS: medianDifference(responses[1], responses[0]), ResponseOursNS: medianDifference(responses[2], responses[0]),
 		}
@@ -331,7 +332,7 @@ func timeCold(l loopback, hooks []hook, other []byte) (request, response float64
 		times[i%2] = append(times[i%2], ns)
 		from, to = to, from
 	}
-	return median(times[0]), median(times[1]), nil
+	return stats.Median(times[0]), stats.Median(times[1]), nil
 }
 
 func timeMessage(from, to *os.File, data []byte) (ns float64, err error) {

@@ -15,10 +15,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"text/tabwriter"
 
 	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
 //go:generate go tool bpf2go -cc clang -target bpfel -go-package main Bench bench.bpf.c -- -mcpu=v3 -Wall -Werror -Wno-initializer-overrides -I/usr/include/x86_64-linux-gnu
@@ -99,18 +100,13 @@ func run(rounds int, out string) error {
 	return writeJSON(out, map[string]any{"packet": runs, "send": s, "hooks": hooks, "cold": c})
 }
 
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
-}
-
 // medianDifference returns the median of the differences within a turn.
 func medianDifference(a, b []float64) float64 {
 	differences := make([]float64, len(a))
 	for i := range a {
 		differences[i] = a[i] - b[i]
 	}
-	return median(differences)
+	return stats.Median(differences)
 }
 
 // writeJSON sets keys of the file and keeps its other keys.

@@ -13,6 +13,8 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
 // benchCase is one packet, repeated.
@@ -184,5 +186,5 @@ func (m *measured) summarise() {
 	for i := range m.times {
 		ratios[i] = m.times[i] / m.emptyTimes[i]
 	}
-	m.NS, m.emptyNS, m.Ratio = median(m.times), median(m.emptyTimes), median(ratios)
+	m.NS, m.emptyNS, m.Ratio = stats.Median(m.times), stats.Median(m.emptyTimes), stats.Median(ratios)
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
+	"github.com/layertrace/layertrace/internal/stats"
 )
 
 const (
@@ -60,7 +61,7 @@ func measureSends(turns int) (s sends, err error) {
 		}
 	}
 	return sends{
-		OffNS: median(times[0]), EmptyNS: median(times[1]), OnNS: median(times[2]), Turns: len(times[0]),
+		OffNS: stats.Median(times[0]), EmptyNS: stats.Median(times[1]), OnNS: stats.Median(times[2]), Turns: len(times[0]),
 		OursNS: medianDifference(times[2], times[1]), AddedNS: medianDifference(times[2], times[0]),
 	}, nil
 }

@@ -193,7 +193,8 @@ func (k *Kubernetes) Ready() (remark string, err error) {
 	return "", nil
 }
 
-// monotonic returns the time of the clock that exchanges are timed with.
+// monotonic returns the time of the clock that exchanges are timed with. span.Clock
+// relates that clock to the wall clock, and is later in the import order.
 func monotonic() uint64 {
 	var ts unix.Timespec
 	// It fails for an unknown clock or a bad address only.
