@@ -12,6 +12,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
 
@@ -30,7 +31,7 @@ func (l listed) Search(context.Context, tracestore.Query) ([]tracestore.Trace, e
 func (l listed) Name() string                                                         { return "a list" }
 
 func traceAt(id byte, operation string) tracestore.Trace {
-	return tracestore.Trace{ID: trace.TraceID{id}, Spans: []tracestore.Span{{
+	return tracestore.Trace{ID: trace.TraceID{id}, Spans: []span.Span{{
 		ID: trace.SpanID{id}, Name: operation, Service: "gateway", Start: time.Unix(int64(id), 0),
 	}}}
 }

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
 )
@@ -131,7 +132,7 @@ func rootOf(t tracestore.Trace) (service, operation string) {
 		stored[s.ID] = true
 	}
 	// 0: a root; 1: its parent is missing; 2: it has a parent.
-	rank := func(s tracestore.Span) int {
+	rank := func(s span.Span) int {
 		switch {
 		case !s.Parent.IsValid():
 			return 0
@@ -140,7 +141,7 @@ func rootOf(t tracestore.Trace) (service, operation string) {
 		}
 		return 2
 	}
-	root := slices.MinFunc(t.Spans, func(a, b tracestore.Span) int {
+	root := slices.MinFunc(t.Spans, func(a, b span.Span) int {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Start.Compare(b.Start))
 	})
 	return root.Service, root.Name

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
+	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
 	"go.opentelemetry.io/otel/trace"
@@ -202,19 +203,19 @@ func TestLateSpans(t *testing.T) {
 }
 
 func TestRoot(t *testing.T) {
-	span := func(id, parent byte, name string, start int64) tracestore.Span {
-		return tracestore.Span{ID: trace.SpanID{id}, Parent: trace.SpanID{parent}, Service: "s", Name: name, Start: time.Unix(start, 0)}
+	stored := func(id, parent byte, name string, start int64) span.Span {
+		return span.Span{ID: trace.SpanID{id}, Parent: trace.SpanID{parent}, Service: "s", Name: name, Start: time.Unix(start, 0)}
 	}
 	for _, test := range []struct {
 		name  string
-		spans []tracestore.Span
+		spans []span.Span
 		want  string
 	}{
-		{"a root that starts after its child, by another clock", []tracestore.Span{span(2, 1, "child", 1), span(1, 0, "root", 2)}, "root"},
-		{"client and server share an ID", []tracestore.Span{span(1, 0, "root", 1), span(2, 1, "client", 2), span(2, 1, "server", 3)}, "root"},
-		{"root missing", []tracestore.Span{span(3, 2, "child", 3), span(2, 9, "first", 1), span(4, 9, "later", 2)}, "first"},
-		{"its own parent", []tracestore.Span{span(1, 1, "root", 2), span(2, 1, "child", 1)}, "root"},
-		{"a cycle", []tracestore.Span{span(1, 2, "late", 2), span(2, 1, "early", 1)}, "early"},
+		{"a root that starts after its child, by another clock", []span.Span{stored(2, 1, "child", 1), stored(1, 0, "root", 2)}, "root"},
+		{"client and server share an ID", []span.Span{stored(1, 0, "root", 1), stored(2, 1, "client", 2), stored(2, 1, "server", 3)}, "root"},
+		{"root missing", []span.Span{stored(3, 2, "child", 3), stored(2, 9, "first", 1), stored(4, 9, "later", 2)}, "first"},
+		{"its own parent", []span.Span{stored(1, 1, "root", 2), stored(2, 1, "child", 1)}, "root"},
+		{"a cycle", []span.Span{stored(1, 2, "late", 2), stored(2, 1, "early", 1)}, "early"},
 		{"nothing", nil, ""},
 	} {
 		if _, got := rootOf(tracestore.Trace{Spans: test.spans}); got != test.want {

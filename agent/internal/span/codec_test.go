@@ -28,8 +28,11 @@ var (
 // vnicStored is a span at a virtual interface without anything unusual.
 func vnicStored() Stored {
 	return Stored{
-		TraceID: traceID, ID: trace.SpanID{7: 9}, Parent: headerID, Name: "reviews_veth1", Service: "reviews",
-		Start: time.Unix(100, 0), Duration: time.Millisecond, Scope: ScopeName,
+		Span: Span{
+			ID: trace.SpanID{7: 9}, Parent: headerID, Name: "reviews_veth1", Service: "reviews",
+			Start: time.Unix(100, 0), Duration: time.Millisecond,
+		},
+		TraceID: traceID, Scope: ScopeName,
 		Attributes: Attributes{
 			"layertrace.monotonic_ns": int64(5000), "layertrace.direction": "ingress",
 			"client.address": "10.0.0.1", "client.port": int64(40000),

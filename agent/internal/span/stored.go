@@ -14,9 +14,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Stored is a span in a trace store, of layertrace or of others.
-type Stored struct {
-	TraceID    trace.TraceID
+// Span has what layertrace reads of any span.
+type Span struct {
 	ID, Parent trace.SpanID
 	// Name is the operation, Service the service.name of the resource.
 	Name, Service string
@@ -24,6 +23,12 @@ type Stored struct {
 	Kind     string
 	Start    time.Time
 	Duration time.Duration
+}
+
+// Stored is a span in a trace store, of layertrace or of others.
+type Stored struct {
+	Span
+	TraceID trace.TraceID
 	// Scope is the instrumentation scope's name.
 	Scope string
 	// Attributes are the span's, Resource its resource's.

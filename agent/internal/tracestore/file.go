@@ -191,7 +191,7 @@ func readOTLP(data *tracepb.TracesData, take func(...span.Stored)) error {
 }
 
 func storedOf(s *tracepb.Span) (span.Stored, error) {
-	r := span.Stored{Name: s.GetName(), Attributes: attributesOf(s.GetAttributes())}
+	r := span.Stored{Span: span.Span{Name: s.GetName()}, Attributes: attributesOf(s.GetAttributes())}
 	if kind := s.GetKind(); kind != tracepb.Span_SPAN_KIND_UNSPECIFIED {
 		r.Kind = strings.ToLower(strings.TrimPrefix(kind.String(), "SPAN_KIND_"))
 	}

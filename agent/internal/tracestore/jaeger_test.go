@@ -73,7 +73,7 @@ func checkStored(t *testing.T, got Trace) {
 		t.Fatal(err)
 	}
 	client := trace.SpanID{0, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7}
-	want := Trace{ID: id, Spans: []Span{
+	want := Trace{ID: id, Spans: []span.Span{
 		{ID: client, Name: "reviews.default.svc:9080/*", Service: "productpage", Kind: "client", Start: time.UnixMicro(1_700_000_000_000_100), Duration: 9 * time.Millisecond},
 		{ID: client, Name: "reviews.default.svc:9080/*", Service: "reviews", Kind: "server", Start: time.UnixMicro(1_700_000_000_002_000), Duration: 5 * time.Millisecond},
 	}}

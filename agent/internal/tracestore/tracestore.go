@@ -46,24 +46,13 @@ type Query struct {
 type Trace struct {
 	ID trace.TraceID
 	// Spans are those of proxies and applications.
-	Spans []Span
+	Spans []span.Span
 	// Observations are decoded from the spans of layertrace's agents.
 	Observations []observe.Observation
 	// Duplicates is the number of skipped spans that were stored more than once.
 	Duplicates int
 	// Unreadable has a message for each span of layertrace that could not be decoded.
 	Unreadable []string
-}
-
-// Span is a span of a proxy or an application.
-type Span struct {
-	ID, Parent trace.SpanID
-	// Name is the operation, Service the service.name of the resource.
-	Name, Service string
-	// Kind is client, server, internal, ..., or "".
-	Kind     string
-	Start    time.Time
-	Duration time.Duration
 }
 
 // assemble makes a trace of its stored spans.
@@ -74,7 +63,7 @@ type Span struct {
 func assemble(id trace.TraceID, stored []span.Stored) Trace {
 	t := Trace{ID: id}
 	ours := map[trace.SpanID]bool{}
-	others := map[Span]bool{}
+	others := map[span.Span]bool{}
 	for i := range stored {
 		r := &stored[i]
 		switch {
@@ -92,13 +81,14 @@ func assemble(id trace.TraceID, stored []span.Stored) Trace {
 			}
 			t.Observations = append(t.Observations, o)
 		default:
-			o := other(r)
-			if others[o] {
+			other := r.Span
+			other.Duration = max(other.Duration, 0)
+			if others[other] {
 				t.Duplicates++
 				continue
 			}
-			others[o] = true
-			t.Spans = append(t.Spans, o)
+			others[other] = true
+			t.Spans = append(t.Spans, other)
 		}
 	}
 	return t
@@ -149,12 +139,4 @@ func pad(digits string, length int) string {
 		return digits
 	}
 	return strings.Repeat("0", length-len(digits)) + digits
-}
-
-// other converts a stored span of a proxy or an application.
-func other(s *span.Stored) Span {
-	return Span{
-		ID: s.ID, Parent: s.Parent, Name: s.Name, Service: s.Service, Kind: s.Kind,
-		Start: s.Start, Duration: max(s.Duration, 0),
-	}
 }

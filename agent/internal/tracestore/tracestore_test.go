@@ -22,8 +22,11 @@ var (
 // vnicStored is a span at a virtual interface without anything unusual.
 func vnicStored() span.Stored {
 	return span.Stored{
-		TraceID: traceID, ID: trace.SpanID{7: 9}, Parent: headerID, Name: "reviews_veth1", Service: "reviews",
-		Start: time.Unix(100, 0), Duration: time.Millisecond, Scope: span.ScopeName,
+		Span: span.Span{
+			ID: trace.SpanID{7: 9}, Parent: headerID, Name: "reviews_veth1", Service: "reviews",
+			Start: time.Unix(100, 0), Duration: time.Millisecond,
+		},
+		TraceID: traceID, Scope: span.ScopeName,
 		Attributes: span.Attributes{
 			"layertrace.monotonic_ns": int64(5000), "layertrace.direction": "ingress",
 			"client.address": "10.0.0.1", "client.port": int64(40000),
@@ -37,7 +40,9 @@ func vnicStored() span.Stored {
 }
 
 func TestAssemble(t *testing.T) {
-	client := span.Stored{TraceID: traceID, ID: trace.SpanID{7: 2}, Name: "reviews", Service: "productpage", Kind: "client", Start: time.Unix(100, 0), Duration: 5}
+	client := span.Stored{TraceID: traceID, Span: span.Span{
+		ID: trace.SpanID{7: 2}, Name: "reviews", Service: "productpage", Kind: "client", Start: time.Unix(100, 0), Duration: 5,
+	}}
 	server := client // Zipkin's headers: the same ID at both ends
 	server.Service, server.Kind = "reviews", "server"
 	again, derived, lost := vnicStored(), vnicStored(), vnicStored()
