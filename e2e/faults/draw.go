@@ -18,11 +18,11 @@ func Draw(seed uint64, n int) []Case {
 	var cases, rest []Case
 	for i := range n {
 		if i%6 == 5 {
-			cases = append(cases, Case{Kind: NoFault, Version: Versions[i/6%3], Load: i/6%2 == 1})
+			cases = append(cases, Case{Kind: NoFault, Version: reviewsVersions[i/6%3], Load: i/6%2 == 1})
 			continue
 		}
 		if len(rest) == 0 {
-			rest = Deck()
+			rest = newDeck()
 			rng.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
 		}
 		cases = append(cases, rest[0].choose(rng))
@@ -31,8 +31,8 @@ func Draw(seed uint64, n int) []Case {
 	return cases
 }
 
-// Deck returns every fault at every location and magnitude, with and without load.
-func Deck() []Case {
+// newDeck returns every fault at every location and magnitude, with and without load.
+func newDeck() []Case {
 	var deck []Case
 	add := func(c Case) {
 		for _, load := range []bool{false, true} {
@@ -41,7 +41,7 @@ func Deck() []Case {
 				deck = append(deck, c)
 				continue
 			}
-			for _, d := range Magnitudes {
+			for _, d := range magnitudes {
 				c.Magnitude = d
 				deck = append(deck, c)
 			}
@@ -84,11 +84,11 @@ func (c Case) choose(rng *rand.Rand) Case {
 	default:
 		c.Version = Transfer{Caller: c.Pod}.Version()
 		if c.Pod == "ratings" {
-			c.Version = Versions[1+rng.IntN(2)]
+			c.Version = reviewsVersions[1+rng.IntN(2)]
 		}
 	}
 	if c.Version == "" {
-		c.Version = Versions[rng.IntN(len(Versions))]
+		c.Version = reviewsVersions[rng.IntN(len(reviewsVersions))]
 	}
 	return c
 }
@@ -111,8 +111,8 @@ func (c Case) transfers() []Transfer {
 	})
 }
 
-// Versions are the reviews pods, of which a front page calls one.
-var Versions = []string{"reviews-v1", "reviews-v2", "reviews-v3"}
+// reviewsVersions are the reviews pods, of which a front page calls one.
+var reviewsVersions = []string{"reviews-v1", "reviews-v2", "reviews-v3"}
 
 // Transfer is one message from one pod to another, between their sidecars.
 type Transfer struct {
@@ -141,7 +141,7 @@ func (l Transfer) To() string {
 
 // Version returns the reviews pod at either end, "" if none.
 func (l Transfer) Version() string {
-	for _, v := range Versions {
+	for _, v := range reviewsVersions {
 		if l.Caller == v || l.Callee == v {
 			return v
 		}
@@ -149,11 +149,11 @@ func (l Transfer) Version() string {
 	return ""
 }
 
-// Transfers returns the messages that can be padded: all but the request for the front
-// page.
-func Transfers() []Transfer {
+// allTransfers returns the messages that can be padded: all but the request for the
+// front page.
+func allTransfers() []Transfer {
 	pairs := [][2]string{{"productpage", "details"}}
-	for _, v := range Versions {
+	for _, v := range reviewsVersions {
 		pairs = append(pairs, [2]string{"productpage", v})
 	}
 	pairs = append(pairs, [2]string{"reviews-v2", "ratings"}, [2]string{"reviews-v3", "ratings"})
@@ -174,9 +174,9 @@ func nodeOf(pod string) int {
 	return 0
 }
 
-// legsWhere are the transfers that pass a test.
+// transfersWhere returns the transfers that pass a test.
 func transfersWhere(test func(l Transfer, from, to int) bool) (transfers []Transfer) {
-	for _, l := range Transfers() {
+	for _, l := range allTransfers() {
 		if test(l, nodeOf(l.From()), nodeOf(l.To())) {
 			transfers = append(transfers, l)
 		}

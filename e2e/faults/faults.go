@@ -85,9 +85,9 @@ func (k Kind) Queue() string {
 	}
 }
 
-// Magnitudes are the durations of faults. A lost packet takes as long as its sender
+// magnitudes are the durations of faults. A lost packet takes as long as its sender
 // needs to detect the loss.
-var Magnitudes = []time.Duration{time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond}
+var magnitudes = []time.Duration{time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond}
 
 // Case is a request with a fault.
 type Case struct {

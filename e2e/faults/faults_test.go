@@ -43,7 +43,7 @@ func TestDrawCovers(t *testing.T) {
 	if faults := DefaultCases - none; none < 100 || faults < 500 {
 		t.Errorf("%d faults and %d without", faults, none)
 	}
-	for _, c := range Deck() {
+	for _, c := range newDeck() {
 		if drawn[key{c.Kind, c.Location(), c.Magnitude, c.Load}] == 0 {
 			t.Errorf("not drawn: %v", c)
 		}
@@ -103,7 +103,7 @@ func TestPlaces(t *testing.T) {
 	if len(Kinds) != len(layerOf) {
 		t.Errorf("%d kinds, %d have a layer", len(Kinds), len(layerOf))
 	}
-	for _, transfer := range Transfers() {
+	for _, transfer := range allTransfers() {
 		if nodeOf(transfer.From()) == lab.ClientNode || nodeOf(transfer.To()) == 0 {
 			t.Errorf("%+v is not between pods", transfer)
 		}

@@ -48,7 +48,7 @@ type baselineKey struct {
 // WarmUp opens connections and measures the baseline, without and with load.
 func (s *Session) WarmUp(ctx context.Context) error {
 	for _, load := range []bool{true, false} {
-		if err := s.Plain(ctx, load, 10*len(Versions)); err != nil {
+		if err := s.Plain(ctx, load, 10*len(reviewsVersions)); err != nil {
 			return err
 		}
 	}
@@ -69,7 +69,7 @@ func (s *Session) Plain(ctx context.Context, load bool, requests int) error {
 // sendPlain sends a request without a fault for the baseline.
 func (s *Session) sendPlain(ctx context.Context, load bool) error {
 	s.plain++
-	return s.sendPlainOf(ctx, newTraceID(), baselineKey{Versions[s.plain%len(Versions)], load})
+	return s.sendPlainOf(ctx, newTraceID(), baselineKey{reviewsVersions[s.plain%len(reviewsVersions)], load})
 }
 
 func (s *Session) sendPlainOf(ctx context.Context, traceID string, of baselineKey) error {

@@ -231,22 +231,22 @@ func startVariant(ctx context.Context, o CostOptions, v Variant, upstream netip.
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("create a directory for Envoy: %w", err)
 	}
-	listener := Listener{Name: v.Name}
+	listener := envoyListener{Name: v.Name}
 	if v.Downstream != nil {
 		listener.Downstream = []Filter{*v.Downstream}
 	}
 	if v.Upstream != nil {
 		listener.Upstream = []Filter{*v.Upstream}
 	}
-	config := EnvoyConfig{
+	config := envoyConfig{
 		Envoy: o.Envoy, Dir: dir, Tracer: lab.Zipkin, Upstream: upstream,
 		Collector: upstream, // nothing is sampled
-		Listeners: []Listener{listener},
+		Listeners: []envoyListener{listener},
 	}
 	if v.Inline {
 		config.InlineHeaders = []string{"x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"}
 	}
-	p, err := StartEnvoy(ctx, config)
+	p, err := startEnvoy(ctx, config)
 	if err != nil {
 		return nil, err
 	}

@@ -35,13 +35,13 @@ const (
 	HTTP2 Protocol = "http/2"
 )
 
-// MetadataSize is the length in bytes of the x-envoy-peer-metadata that every listener
+// metadataSize is the length in bytes of the x-envoy-peer-metadata that every listener
 // adds before the router, as in a gateway of Istio.
-const MetadataSize = 1100
+const metadataSize = 1100
 
-// EnvoyConfig configures an Envoy with many listeners, which differ in their filters
+// envoyConfig configures an Envoy with many listeners, which differ in their filters
 // and in the upstream's protocol.
-type EnvoyConfig struct {
+type envoyConfig struct {
 	// Envoy is the path of the program, Dir an existing directory for its
 	// configuration and log.
 	Envoy, Dir string
@@ -55,11 +55,11 @@ type EnvoyConfig struct {
 	Upstream, Collector netip.AddrPort
 	// Concurrency is the number of worker threads; 0 means 1.
 	Concurrency int
-	Listeners   []Listener
+	Listeners   []envoyListener
 }
 
-// Listener is an address for requests.
-type Listener struct {
+// envoyListener is an address for requests.
+type envoyListener struct {
 	// Name identifies the listener. It is also the stat prefix.
 	Name string
 	// Protocol of the upstream; empty means HTTP1.
@@ -84,11 +84,11 @@ var envoyTemplate = template.Must(template.New("envoy.yaml").
 	Funcs(template.FuncMap{"json": toJSON, "filter": Filter.config}).Parse(envoyTemplateText))
 
 // Bootstrap returns the Envoy configuration.
-func (c EnvoyConfig) Bootstrap() ([]byte, error) {
+func (c envoyConfig) Bootstrap() ([]byte, error) {
 	values := struct {
-		EnvoyConfig
+		envoyConfig
 		Metadata string
-	}{c, strings.Repeat("m", MetadataSize)}
+	}{c, strings.Repeat("m", metadataSize)}
 	var out bytes.Buffer
 	if err := envoyTemplate.Execute(&out, values); err != nil {
 		return nil, fmt.Errorf("write the Envoy configuration: %w", err)
@@ -160,8 +160,8 @@ type Envoy struct {
 	listeners map[string]netip.AddrPort
 }
 
-// StartEnvoy starts an Envoy and waits until it is ready. Call Stop.
-func StartEnvoy(ctx context.Context, c EnvoyConfig) (*Envoy, error) {
+// startEnvoy starts an Envoy and waits until it is ready. Call Stop.
+func startEnvoy(ctx context.Context, c envoyConfig) (*Envoy, error) {
 	config, err := c.Bootstrap()
 	if err != nil {
 		return nil, err

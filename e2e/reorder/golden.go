@@ -242,7 +242,7 @@ var placeholderForms = map[string]string{
 }
 
 // metadata abbreviates a long value in files and messages as {METADATA}.
-var metadata = strings.NewReplacer(strings.Repeat("m", MetadataSize), "{METADATA}")
+var metadata = strings.NewReplacer(strings.Repeat("m", metadataSize), "{METADATA}")
 
 var placeholder = regexp.MustCompile(`\{([A-Z]+)(?:\.[0-9]+)?\}`)
 

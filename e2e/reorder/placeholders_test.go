@@ -90,12 +90,12 @@ type mesh struct {
 
 func startMesh(t *testing.T, program string, tracer lab.Tracer, module string, other lab.Tracer) *mesh {
 	t.Helper()
-	server, err := StartUpstream()
+	server, err := startUpstream()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Close)
-	collector, err := StartUpstream() // spans are ignored
+	collector, err := startUpstream() // spans are ignored
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,11 +106,11 @@ func startMesh(t *testing.T, program string, tracer lab.Tracer, module string, o
 			Configuration: fmt.Sprintf(`{"placement":"connection-manager","placeholders":%q}`, tracer),
 		}}
 	}
-	p, err := StartEnvoy(t.Context(), EnvoyConfig{
+	p, err := startEnvoy(t.Context(), envoyConfig{
 		Envoy: program, Dir: t.TempDir(), Tracer: tracer,
 		InlineHeaders: slices.Concat(alwaysWritten[tracer], alwaysWritten[other]),
 		Upstream:      server.Address(), Collector: collector.Address(),
-		Listeners: []Listener{
+		Listeners: []envoyListener{
 			{Name: "traced", Downstream: filter(rightTracer, tracer)},
 			{Name: "unsampled", Downstream: filter(rightTracer, tracer), Unsampled: true},
 			{Name: "untraced-route", Downstream: filter(rightTracer, tracer), UntracedRoute: true},

@@ -170,18 +170,18 @@ func (p Placement) InlineHeaders() []string {
 	return slices.Concat(headersOf[lab.OpenTelemetry], headersOf[lab.Zipkin])
 }
 
-// FilterConfig is the configuration of a placement's filter, without the part that
+// filterConfig is the configuration of a placement's filter, without the part that
 // belongs to the placement. The zero value is the default.
-type FilterConfig struct {
+type filterConfig struct {
 	// Formats are the formats to move, all if empty; Headers are further names.
 	Formats, Headers []string
 	// UnknownKey adds a key that the Wasm filter rejects.
 	UnknownKey bool
 }
 
-// Filter returns the HTTP filter of a placement, for the connection manager or for
+// filter returns the HTTP filter of a placement, for the connection manager or for
 // the router; nil where there is none. module is the path of the Wasm filter.
-func (p Placement) Filter(tracer lab.Tracer, module string, c FilterConfig) (downstream, upstream *Filter, err error) {
+func (p Placement) filter(tracer lab.Tracer, module string, c filterConfig) (downstream, upstream *Filter, err error) {
 	switch p {
 	case Stock:
 		return nil, nil, nil
@@ -200,7 +200,7 @@ func (p Placement) Filter(tracer lab.Tracer, module string, c FilterConfig) (dow
 }
 
 // json returns the plugin configuration without empty values.
-func (c FilterConfig) json(placement, placeholders string) (string, error) {
+func (c filterConfig) json(placement, placeholders string) (string, error) {
 	keys := map[string]any{}
 	for key, value := range map[string]string{"placement": placement, "placeholders": placeholders} {
 		if value != "" {
@@ -226,18 +226,18 @@ func listenerName(placement Placement, protocol Protocol, setup Setup) string {
 	return strings.Join([]string{string(placement), string(protocol), setup.String()}, " ")
 }
 
-func newListener(tracer lab.Tracer, placement Placement, protocol Protocol, setup Setup, module string) (Listener, error) {
-	config := FilterConfig{Headers: setup.Headers, UnknownKey: setup.Refused}
+func newListener(tracer lab.Tracer, placement Placement, protocol Protocol, setup Setup, module string) (envoyListener, error) {
+	config := filterConfig{Headers: setup.Headers, UnknownKey: setup.Refused}
 	if setup.OwnFormatOnly {
 		config.Formats = []string{formatOf[tracer]}
 	}
-	l := Listener{
+	l := envoyListener{
 		Name:     listenerName(placement, protocol, setup),
 		Protocol: protocol,
 		NoTracer: setup.NoTracer, Unsampled: setup.Unsampled,
 		UpstreamSpans: setup.UpstreamSpans, UntracedRoute: setup.UntracedRoute,
 	}
-	downstream, upstream, err := placement.Filter(tracer, module, config)
+	downstream, upstream, err := placement.filter(tracer, module, config)
 	for range setup.Filters {
 		l.Downstream = appendFilter(l.Downstream, downstream, l.Name)
 		l.Upstream = appendFilter(l.Upstream, upstream, l.Name)

@@ -36,7 +36,7 @@ func (b *Testbed) String() string { return fmt.Sprint(b.tracer, " ", b.placement
 // startTestbed starts an Envoy with a listener for each placement, protocol and setup
 // of the cases.
 func startTestbed(ctx context.Context, o Options, tracer lab.Tracer, placements []Placement, cases []Case) (*Testbed, error) {
-	config := EnvoyConfig{Envoy: o.Envoy, Tracer: tracer, InlineHeaders: placements[0].InlineHeaders()}
+	config := envoyConfig{Envoy: o.Envoy, Tracer: tracer, InlineHeaders: placements[0].InlineHeaders()}
 	seen := map[string]bool{}
 	for _, placement := range placements {
 		for _, protocol := range protocols {
@@ -58,14 +58,14 @@ func startTestbed(ctx context.Context, o Options, tracer lab.Tracer, placements 
 	}
 	b := &Testbed{tracer: tracer, placements: placements}
 	var err error
-	if b.upstream, err = StartUpstream(); err != nil {
+	if b.upstream, err = startUpstream(); err != nil {
 		return nil, err
 	}
 	if b.collector, err = startCollector(); err != nil {
 		return nil, errors.Join(err, b.stop())
 	}
 	config.Upstream, config.Collector = b.upstream.Address(), b.collector.address
-	if b.Proxy, err = StartEnvoy(ctx, config); err != nil {
+	if b.Proxy, err = startEnvoy(ctx, config); err != nil {
 		return nil, errors.Join(err, b.stop())
 	}
 	return b, nil
@@ -90,11 +90,11 @@ func (b *Testbed) Exchange(ctx context.Context, placement Placement, protocol Pr
 	}
 	switch c.Setup.FirstAttempt {
 	case "503":
-		b.upstream.SetResponses(ResponseUnavailable)
+		b.upstream.setResponses(responseUnavailable)
 	case "reset":
-		b.upstream.SetResponses(ResponseReset)
+		b.upstream.setResponses(responseReset)
 	default:
-		b.upstream.SetResponses()
+		b.upstream.setResponses()
 	}
 	b.upstream.Take() // a late request of an earlier case that failed
 	if err := sendRequest(ctx, address, caseRequest(c)); err != nil {

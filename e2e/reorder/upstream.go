@@ -30,14 +30,13 @@ type Head struct {
 	Fields []Field
 }
 
-// Response is the response to a request.
-type Response int
+// responseKind is the response to a request.
+type responseKind int
 
-// Responses.
 const (
-	ResponseOK          Response = iota // 200
-	ResponseUnavailable                 // 503
-	ResponseReset                       // HTTP/1.1: the connection closes; HTTP/2: RST_STREAM
+	responseOK          responseKind = iota // 200
+	responseUnavailable                     // 503
+	responseReset                           // HTTP/1.1: the connection closes; HTTP/2: RST_STREAM
 )
 
 // Upstream is a server that records every request head as it was on the wire, over
@@ -49,12 +48,12 @@ type Upstream struct {
 
 	mu        sync.Mutex
 	heads     []Head            // received since the last Take
-	responses []Response        // to the next requests; then ResponseOK
+	responses []responseKind    // to the next requests; then responseOK
 	conns     map[net.Conn]bool // open
 }
 
-// StartUpstream starts an upstream on a free port of 127.0.0.1. Call Close.
-func StartUpstream() (*Upstream, error) {
+// startUpstream starts an upstream on a free port of 127.0.0.1. Call Close.
+func startUpstream() (*Upstream, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("listen for the upstream: %w", err)
@@ -88,18 +87,18 @@ func (s *Upstream) Close() {
 	s.handlers.Wait()
 }
 
-// SetResponses sets the responses to the next requests; later ones get ResponseOK.
-func (s *Upstream) SetResponses(responses ...Response) {
+// setResponses sets the responses to the next requests; later ones get responseOK.
+func (s *Upstream) setResponses(responses ...responseKind) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.responses = responses
 }
 
-func (s *Upstream) nextResponse() Response {
+func (s *Upstream) nextResponse() responseKind {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.responses) == 0 {
-		return ResponseOK
+		return responseOK
 	}
 	response := s.responses[0]
 	s.responses = s.responses[1:]
@@ -174,9 +173,9 @@ func (s *Upstream) serveHTTP1(r *bufio.Reader, conn net.Conn) {
 		s.keep(head)
 		status := "200 OK"
 		switch s.nextResponse() {
-		case ResponseUnavailable:
+		case responseUnavailable:
 			status = "503 Service Unavailable"
-		case ResponseReset:
+		case responseReset:
 			return
 		}
 		if _, err := fmt.Fprintf(conn, "HTTP/1.1 %s\r\ncontent-length: 0\r\n\r\n", status); err != nil {
@@ -275,9 +274,9 @@ func (s *Upstream) handleFrame(framer *http2.Framer, frame http2.Frame) error {
 func (s *Upstream) respondHTTP2(framer *http2.Framer, stream uint32) error {
 	status := "200"
 	switch s.nextResponse() {
-	case ResponseUnavailable:
+	case responseUnavailable:
 		status = "503"
-	case ResponseReset:
+	case responseReset:
 		return framer.WriteRSTStream(stream, http2.ErrCodeInternal)
 	}
 	var block bytes.Buffer

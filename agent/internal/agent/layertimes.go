@@ -34,8 +34,8 @@ type LayerTimes struct {
 // times as much as the sample, and Prometheus rarely scrapes more often.
 const exemplarInterval = 15 * time.Second
 
-// NewLayerTimes returns empty histograms.
-func NewLayerTimes() *LayerTimes {
+// newLayerTimes returns empty histograms.
+func newLayerTimes() *LayerTimes {
 	intervals := prometheus.NewSummaryVec(prometheus.SummaryOpts{
 		Name: "layertrace_hop_duration_seconds",
 		Help: "Time of a request on a hop, including the time in other hops: of the whole hop, seen by the client's node (hop), outside the client's node (outside), and inside the server's node (inside).",

@@ -20,7 +20,7 @@ func seenAt(service string) *observe.Observation {
 }
 
 func TestLayerTimes(t *testing.T) {
-	times := NewLayerTimes()
+	times := newLayerTimes()
 	hop := &breakdown.Hop{
 		TraceID: trace.TraceID{15: 7},
 		Sender:  seenAt("productpage"), ServerVNIC: seenAt("details"),
@@ -74,7 +74,7 @@ func TestLayerTimes(t *testing.T) {
 
 // The intervals of a hop can be compared between nodes.
 func TestHopTimes(t *testing.T) {
-	times := NewLayerTimes()
+	times := newLayerTimes()
 	at := func(request, response uint64) *observe.Observation {
 		return &observe.Observation{
 			Point:   &observe.Point{Kind: observe.KindVNIC, Node: "node1", Workload: observe.Workload{Service: "productpage"}},
@@ -100,7 +100,7 @@ layertrace_hop_duration_seconds_count{destination="details",interval="outside",s
 }
 
 func TestExemplars(t *testing.T) {
-	times, at := NewLayerTimes(), time.Unix(1000, 0)
+	times, at := newLayerTimes(), time.Unix(1000, 0)
 	series := times.segments.WithLabelValues("application", "details", "productpage", "details", "request")
 	other := times.segments.WithLabelValues("application", "reviews", "productpage", "reviews", "request")
 	for i, c := range []struct {

@@ -261,7 +261,7 @@ type layers struct {
 // newLayers returns layers of a node and registers their metrics.
 func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometheus.Registerer) *layers {
 	l := &layers{
-		node: node, emitter: emitter, times: NewLayerTimes(), workloads: map[string]observe.Workload{},
+		node: node, emitter: emitter, times: newLayerTimes(), workloads: map[string]observe.Workload{},
 		minDuration: cfg.LayerMinDuration.Nanoseconds(),
 	}
 	l.buffer = breakdown.NewTraceBuffer(breakdown.TraceBufferOptions{

@@ -23,7 +23,7 @@ const (
 	ExportOTLPGRPC = "otlp-grpc"
 	ExportOTLPHTTP = "otlp-http"
 	ExportStdout   = "stdout"
-	ExportNone     = "none"
+	exportNone     = "none"
 )
 
 // Kinds of spans, the values of --spans.
@@ -178,7 +178,7 @@ func defineNames(fs *pflag.FlagSet, c *Config) {
 }
 
 func defineExport(fs *pflag.FlagSet, c *Config) {
-	exporters := []string{ExportOTLPGRPC, ExportOTLPHTTP, ExportStdout, ExportNone}
+	exporters := []string{ExportOTLPGRPC, ExportOTLPHTTP, ExportStdout, exportNone}
 	fs.Var(newList(&c.Export, "EXPORTER", oneOf(exporters), ExportOTLPGRPC), "export",
 		"where to send exchanges: otlp-grpc or otlp-http (spans), stdout (JSON lines), none")
 	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", "",

@@ -111,9 +111,9 @@ func known(fs *pflag.FlagSet, name string) bool {
 	return name != helpFlag && fs.Lookup(name) != nil
 }
 
-// EnvironmentName returns the environment variable of a flag: LAYERTRACE_ and the
+// environmentName returns the environment variable of a flag: LAYERTRACE_ and the
 // name in upper case, with _ for -.
-func EnvironmentName(flag string) string {
+func environmentName(flag string) string {
 	return environmentPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
@@ -133,14 +133,14 @@ func readEnvironment(fs *pflag.FlagSet, environ []string) (map[string]setting, e
 			continue
 		}
 		name := strings.ToLower(strings.ReplaceAll(rest, "_", "-"))
-		if known(fs, name) && EnvironmentName(name) == variable {
+		if known(fs, name) && environmentName(name) == variable {
 			settings[name] = setting{items: []string{value}, source: "environment variable " + variable}
 			continue
 		}
 		if serviceLink.MatchString(variable) {
 			continue
 		}
-		return nil, fmt.Errorf("unknown environment variable %s%s", variable, hint(name, names(fs), EnvironmentName))
+		return nil, fmt.Errorf("unknown environment variable %s%s", variable, hint(name, names(fs), environmentName))
 	}
 	return settings, nil
 }

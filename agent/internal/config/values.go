@@ -263,7 +263,7 @@ func (c *Config) validateExport() error {
 	switch {
 	case len(c.Export) == 0:
 		return fmt.Errorf("--export is empty: choose otlp-grpc, otlp-http, stdout or none")
-	case c.Exports(ExportNone) && len(c.Export) > 1:
+	case c.Exports(exportNone) && len(c.Export) > 1:
 		return fmt.Errorf("--export %s: none cannot be combined with others", strings.Join(c.Export, ","))
 	case c.Exports(ExportOTLPGRPC) && c.Exports(ExportOTLPHTTP):
 		return fmt.Errorf("--export: choose one of otlp-grpc and otlp-http, as there is only one --otlp-endpoint")

@@ -125,7 +125,7 @@ func (s *Selection) ExplainAll(ctx context.Context) (reports []*Report) {
 func (s *Selection) CompareAll(ctx context.Context) (comparisons []*Comparison) {
 	for _, group := range s.Groups {
 		baseline, note := s.baseline(ctx, group...)
-		c := CompareTraces(group, baseline)
+		c := compareTraces(group, baseline)
 		if note != "" {
 			c.Notes = append(c.Notes, note)
 		}

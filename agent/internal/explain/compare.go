@@ -37,9 +37,9 @@ func CompareService(service string, traces []tracestore.Trace, slowQuantile floa
 	return c
 }
 
-// CompareTraces compares some traces with a baseline, and names the layer that is
+// compareTraces compares some traces with a baseline, and names the layer that is
 // slower in most of them. Chance in one of them does not count.
-func CompareTraces(traces, baseline []tracestore.Trace) Comparison {
+func compareTraces(traces, baseline []tracestore.Trace) Comparison {
 	c := newComparison(len(traces) + len(baseline))
 	for _, t := range traces {
 		c.TraceIDs = append(c.TraceIDs, t.ID.String())

@@ -69,7 +69,7 @@ func TestVerdict(t *testing.T) {
 				t.Errorf("excess %d ns with %s confidence, want %d, high", v.Excess, v.Confidence, c.excess)
 			}
 			checkReport(t, &report)
-			together := CompareTraces([]tracestore.Trace{
+			together := compareTraces([]tracestore.Trace{
 				pageTrace(r, 1, nil, c.change), pageTrace(r, 2, nil, c.change), pageTrace(r, 3, nil, c.change), pageTrace(r, 4, nil),
 			}, baseline)
 			if together.Verdict.Layer != c.layer || together.Verdict.Location != c.location {
@@ -154,7 +154,7 @@ func TestNothingToExplain(t *testing.T) {
 				t.Error("neither a note nor a hop")
 			}
 			checkReport(t, &report)
-			if c := CompareTraces([]tracestore.Trace{trace}, baseline); c.Verdict.Layer != observe.NoLayer || c.Verdict.Confidence != Low {
+			if c := compareTraces([]tracestore.Trace{trace}, baseline); c.Verdict.Layer != observe.NoLayer || c.Verdict.Confidence != Low {
 				t.Errorf("together: %+v", c.Verdict)
 			}
 		})

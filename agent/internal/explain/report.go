@@ -3,7 +3,7 @@
 // Package explain reports where the time of a trace went: per hop the layers, and
 // which of them is slower than the baseline, the traces of the same operation.
 //
-// Explain and CompareTraces work on traces that were read; Select reads them and
+// Explain and CompareService work on traces that were read; Select reads them and
 // their baseline from a trace store.
 package explain
 
@@ -64,7 +64,8 @@ type LayerTime struct {
 	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
 }
 
-// Hop is one request on one TCP connection.
+// Hop is one request on one TCP connection. It is separate from breakdown.Hop, whose
+// observations and links are not part of the JSON form.
 type Hop struct {
 	// Depth in the tree of hops, 0 for the root.
 	Depth int `json:"depth"`
@@ -90,7 +91,7 @@ type Hop struct {
 	Notes          []string `json:"notes"`
 }
 
-// Segment is a piece of a hop's time.
+// Segment is a piece of a hop's time; breakdown, which sees one trace, has no baseline.
 type Segment struct {
 	breakdown.Segment
 	// Baseline is the median of the baseline, -1 if unknown.

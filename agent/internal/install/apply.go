@@ -17,8 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// FieldManager owns the fields of the installed objects (server-side apply).
-const FieldManager = "layertrace"
+// fieldManager owns the fields of the installed objects (server-side apply).
+const fieldManager = "layertrace"
 
 // rollbackTimeout bounds a rollback, which an interrupt does not end.
 const rollbackTimeout = 30 * time.Second
@@ -126,7 +126,7 @@ func (c *Cluster) patch(ctx context.Context, o *unstructured.Unstructured, dry b
 		return nil, err
 	}
 	force := true // take over fields of other managers
-	options := metav1.PatchOptions{FieldManager: FieldManager, Force: &force, FieldValidation: metav1.FieldValidationStrict}
+	options := metav1.PatchOptions{FieldManager: fieldManager, Force: &force, FieldValidation: metav1.FieldValidationStrict}
 	if dry {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
@@ -162,7 +162,7 @@ func (c *Cluster) restore(ctx context.Context, change Change) error {
 	}
 	o := change.before.DeepCopy()
 	o.SetResourceVersion(change.after.GetResourceVersion()) // fail if it changed meanwhile
-	_, err = r.Update(ctx, o, metav1.UpdateOptions{FieldManager: FieldManager})
+	_, err = r.Update(ctx, o, metav1.UpdateOptions{FieldManager: fieldManager})
 	return err
 }
 
@@ -175,7 +175,7 @@ func (c *Cluster) create(ctx context.Context, before *unstructured.Unstructured)
 	o := before.DeepCopy()
 	o.SetResourceVersion("")
 	o.SetUID("")
-	_, err = r.Create(ctx, o, metav1.CreateOptions{FieldManager: FieldManager})
+	_, err = r.Create(ctx, o, metav1.CreateOptions{FieldManager: fieldManager})
 	return err
 }
 
@@ -230,10 +230,10 @@ func (c *Cluster) AwaitRemoval(ctx context.Context, objects []*unstructured.Unst
 // isManaged reports whether `layertrace install` created an object: by its label and
 // its field manager. Manifests applied with kubectl have only the label.
 func isManaged(o *unstructured.Unstructured) bool {
-	if o.GetLabels()[managedBy] != FieldManager {
+	if o.GetLabels()[managedBy] != fieldManager {
 		return false
 	}
-	return slices.ContainsFunc(o.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == FieldManager })
+	return slices.ContainsFunc(o.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == fieldManager })
 }
 
 // Managed returns the existing objects that `layertrace install` created, in the

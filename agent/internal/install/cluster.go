@@ -58,7 +58,7 @@ func Connect(kubeconfig, context string) (*Cluster, error) {
 	}
 	// The default of 5 requests per second is meant for controllers.
 	config.QPS, config.Burst = 50, 100
-	config.UserAgent = FieldManager
+	config.UserAgent = fieldManager
 	c := &Cluster{Name: context, known: map[schema.GroupVersion][]metav1.APIResource{}}
 	if raw, err := loader.RawConfig(); err == nil && c.Name == "" {
 		c.Name = raw.CurrentContext

@@ -249,7 +249,7 @@ func (c *Cluster) meshTelemetry(ctx context.Context, root string) ([]*telemetryv
 	}
 	return slices.DeleteFunc(all, func(t *telemetryv1.Telemetry) bool {
 		selects := t.Spec.Selector != nil || len(t.Spec.TargetRefs) > 0 //nolint:staticcheck // users set the deprecated field
-		return selects || t.Labels[managedBy] == FieldManager
+		return selects || t.Labels[managedBy] == fieldManager
 	}), nil
 }
 

@@ -30,7 +30,7 @@ const (
 	configKey     = "config.yaml"
 	configHash    = "layertrace/config-sha256" // annotation of the pods
 	managedBy     = "app.kubernetes.io/managed-by"
-	selector      = managedBy + "=" + FieldManager
+	selector      = managedBy + "=" + fieldManager
 )
 
 // Render returns the objects of an installation in the order in which they are

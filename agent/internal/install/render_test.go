@@ -140,7 +140,7 @@ func TestEveryManifestIsUsed(t *testing.T) {
 		}
 		for _, o := range objects {
 			used[part+"/"+strings.ToLower(o.GetKind())] = true
-			if o.GetLabels()[managedBy] != FieldManager {
+			if o.GetLabels()[managedBy] != fieldManager {
 				t.Errorf("%s: %s lacks the label %s", part, describe(o), managedBy)
 			}
 		}

@@ -170,7 +170,7 @@ func checkUpstreamFilters(ctx context.Context, c *Cluster, o *Options, _ *Mesh) 
 	}
 	var names []string
 	for _, f := range filters {
-		if f.Labels[managedBy] == FieldManager && f.Name == objectName && f.Namespace == o.IstioNamespace {
+		if f.Labels[managedBy] == fieldManager && f.Name == objectName && f.Namespace == o.IstioNamespace {
 			continue
 		}
 		for _, p := range f.Spec.ConfigPatches {

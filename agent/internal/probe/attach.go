@@ -14,8 +14,8 @@ import (
 	"github.com/layertrace/layertrace/bpf"
 )
 
-// ErrNotAttached is returned when an interface without programs is detached.
-var ErrNotAttached = errors.New("no capture programs are attached")
+// errNotAttached is returned when an interface without programs is detached.
+var errNotAttached = errors.New("no capture programs are attached")
 
 // attachment holds the programs of one interface in place until it is closed.
 type attachment interface{ Close() error }
@@ -64,7 +64,7 @@ func (p *Probe) Detach(ifindex int) error {
 	defer p.mu.Unlock()
 	a, ok := p.attached[ifindex]
 	if !ok {
-		return fmt.Errorf("interface %d: %w", ifindex, ErrNotAttached)
+		return fmt.Errorf("interface %d: %w", ifindex, errNotAttached)
 	}
 	delete(p.attached, ifindex)
 	err := a.Close()

@@ -47,8 +47,6 @@ const (
 
 // Defaults of Options, which are those of the agent's flags too.
 const (
-	DefaultPrefixWindow   = tracecontext.DefaultPrefixWindow
-	DefaultDeepWindow     = tracecontext.DefaultDeepWindow
 	DefaultMaxConnections = 65536
 	DefaultRingBytes      = 4 << 20
 	DefaultReadInterval   = time.Second
@@ -122,8 +120,8 @@ func orDefault[T comparable](v *T, d T) {
 
 func (o *Options) complete() error {
 	orDefault(&o.Mode, ModeAuto)
-	orDefault(&o.PrefixWindow, DefaultPrefixWindow)
-	orDefault(&o.DeepWindow, DefaultDeepWindow)
+	orDefault(&o.PrefixWindow, tracecontext.DefaultPrefixWindow)
+	orDefault(&o.DeepWindow, tracecontext.DefaultDeepWindow)
 	orDefault(&o.MaxConnections, DefaultMaxConnections)
 	orDefault(&o.RingBytes, DefaultRingBytes)
 	orDefault(&o.ReadInterval, DefaultReadInterval)
