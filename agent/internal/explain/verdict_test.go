@@ -25,7 +25,7 @@ func oneLayer(segments map[string]int64) sums {
 }
 
 // The excess of a layer is that of its slow segments.
-func TestStandingOut(t *testing.T) {
+func TestExcessOfSlowSegments(t *testing.T) {
 	var r *rand.Rand
 	about := func(micros int64) int64 { return micros + r.Int64N(micros/5) }
 	normal := func() map[string]int64 {
@@ -147,7 +147,7 @@ func TestLargestDifference(t *testing.T) {
 }
 
 // A segment may be slow even if the whole layer is within the baseline.
-func TestTextOfAPart(t *testing.T) {
+func TestTextOfSegments(t *testing.T) {
 	c := candidate{
 		key: key{layer: observe.ProtocolStack, location: "reviews"}, time: 1780 * us, baseline: 1990 * us, excess: 1260 * us,
 		threshold: minExcess, compared: true, longest: amount{hop: &breakdown.Hop{}},

@@ -101,7 +101,7 @@ func TestContact(t *testing.T) {
 	}
 }
 
-func TestReadyTellsAboutAnOutage(t *testing.T) {
+func TestReadyReportsAnOutage(t *testing.T) {
 	k := &Kubernetes{localHealth: apiHealth{of: "pods", log: slog.New(slog.DiscardHandler)}}
 	k.local.synced.Store(true)
 	k.remote.synced.Store(true)
