@@ -109,7 +109,7 @@ func TestReceiverComesBack(t *testing.T) {
 func TestSlowReceiver(t *testing.T) {
 	const size = 600
 	release := make(chan struct{})
-	r := &otlptest.Receiver{Answer: func(ctx context.Context) (*coltracepb.ExportTraceServiceResponse, error) {
+	r := &otlptest.Receiver{Respond: func(ctx context.Context) (*coltracepb.ExportTraceServiceResponse, error) {
 		select {
 		case <-release:
 			return nil, nil
@@ -135,7 +135,7 @@ func TestSlowReceiver(t *testing.T) {
 }
 
 func TestRefusedSpansAreCounted(t *testing.T) {
-	for name, answer := range map[string]func(context.Context) (*coltracepb.ExportTraceServiceResponse, error){
+	for name, respond := range map[string]func(context.Context) (*coltracepb.ExportTraceServiceResponse, error){
 		"error": func(context.Context) (*coltracepb.ExportTraceServiceResponse, error) {
 			return nil, status.Error(codes.InvalidArgument, "no")
 		},
@@ -144,7 +144,7 @@ func TestRefusedSpansAreCounted(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := &otlptest.Receiver{Answer: answer}
+			r := &otlptest.Receiver{Respond: respond}
 			q := newQueue(t, OTLPOptions{Endpoint: r.Serve(t, "127.0.0.1:0")}, 100)
 			send(q, 0, 20)
 			if err := q.Close(t.Context()); err != nil {
