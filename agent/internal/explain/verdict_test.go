@@ -178,7 +178,7 @@ func TestEvidenceOfTheAcknowledgement(t *testing.T) {
 		want    bool
 	}{
 		"request":     {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.ProtocolStack, Phase: breakdown.Request}, true},
-		"both ways":   {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Both}, true},
+		"both phases": {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Both}, true},
 		"response":    {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Response}, false},
 		"application": {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.Application, Phase: breakdown.Both}, false},
 		"not known":   {breakdown.Hop{Sender: seen(silent)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Both}, false},
