@@ -68,7 +68,7 @@ func contextTree(t *testing.T, files map[string]fileDiff) string {
 	return dir
 }
 
-func TestCheckTellsWhatDoesNotFit(t *testing.T) {
+func TestCheckReportsWhatDoesNotFit(t *testing.T) {
 	_, files := readPatch(t)
 	patches, err := Patches(".")
 	if err != nil {

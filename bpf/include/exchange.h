@@ -101,7 +101,7 @@ struct exchange_record {
 	__u8 is_client; /* the socket sent the request */
 	__u8 pad[4];
 	/* The same times on the far side of the point: the application's writes and reads at a
-	 * socket, the handover from the qdisc to the driver at an interface. 0: unknown.
+	 * socket; at an interface, when the qdisc gave it to the driver. 0: unknown.
 	 */
 	__u64 far_request_first;
 	__u64 far_request_last;

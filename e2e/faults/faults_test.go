@@ -89,7 +89,7 @@ func onPath(pod, version string) bool {
 	return pod != "ratings" || version != "reviews-v1"
 }
 
-func TestPlaces(t *testing.T) {
+func TestLocations(t *testing.T) {
 	for want, c := range map[string]Case{
 		"istio-ingressgateway": {Kind: SidecarStarved, Pod: "gateway"},
 		"node3":                {Kind: SlowBridge, Node: 3},

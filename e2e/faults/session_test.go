@@ -28,19 +28,19 @@ func TestSound(t *testing.T) {
 	}
 }
 
-func TestTypicalIsTheMedianOfTheLatest(t *testing.T) {
-	var typical baseline
-	if got := typical.median("a"); got != 0 {
+func TestBaselineIsTheMedianOfTheLatest(t *testing.T) {
+	var latest baseline
+	if got := latest.median("a"); got != 0 {
 		t.Errorf("%v of nothing", got)
 	}
 	for range 100 {
-		typical.add("a", time.Hour)
+		latest.add("a", time.Hour)
 	}
-	typical.add("b", time.Minute)
+	latest.add("b", time.Minute)
 	for i := range baselineSize {
-		typical.add("a", time.Duration(i)*time.Second)
+		latest.add("a", time.Duration(i)*time.Second)
 	}
-	if got := typical.median("a"); got != baselineSize/2*time.Second {
+	if got := latest.median("a"); got != baselineSize/2*time.Second {
 		t.Errorf("%v", got)
 	}
 }

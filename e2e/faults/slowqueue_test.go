@@ -67,7 +67,7 @@ func serveBytes(t *testing.T, namespace *sandbox.Namespace, size int) {
 
 // A capture after the queue sees the last byte of a message at the calculated time. The
 // queue does not delay a short message of the same connection.
-func TestCalculationAndTapAgree(t *testing.T) {
+func TestCalculationAndCaptureAgree(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}

@@ -33,7 +33,7 @@ const (
 	ratingsIP  = "10.77.0.60"
 	otherNode  = "identity-other-node"
 	otherIP    = "10.77.0.61"
-	elsewhere  = `layertrace_identity_pods{where="elsewhere"}`
+	remotePods = `layertrace_identity_pods{scope="remote"}`
 	agentReads = `
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
@@ -205,7 +205,7 @@ func (n *testNode) reuseAddress(t *testing.T, front *sandbox.Namespace) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.awaitMetric(t, `layertrace_identity_pods{where="here"}`, "3") // front, proxy and early
+	n.awaitMetric(t, `layertrace_identity_pods{scope="local"}`, "3") // front, proxy and early
 	const watched = `layertrace_interfaces{kind="vnic"}`
 	interfaces := n.number(t, watched)
 	n.removeBridged(t, "vethreviews")
@@ -231,7 +231,7 @@ func (n *testNode) reuseAddress(t *testing.T, front *sandbox.Namespace) {
 
 // outage stops the API server and starts it again.
 func (n *testNode) outage(t *testing.T, front *sandbox.Namespace) {
-	before := n.number(t, elsewhere)
+	before := n.number(t, remotePods)
 	if err := n.cluster.StopAPIServer(); err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,7 @@ func (n *testNode) outage(t *testing.T, front *sandbox.Namespace) {
 	stopped = false
 	late := makePod(t, n.cluster, shop, "late", otherNode, false)
 	setStatus(t, n.cluster, late, core.PodRunning, "10.50.9.9", otherIP)
-	n.awaitMetric(t, elsewhere, strconv.Itoa(before+1))
+	n.awaitMetric(t, remotePods, strconv.Itoa(before+1))
 	n.awaitReady(t, http.StatusOK, "ok\n")
 	n.awaitMetric(t, "layertrace_identity_api_away_seconds", "0")
 	if failures, err := n.metric("layertrace_identity_api_failures_total"); err != nil || failures == "0" {
@@ -270,11 +270,11 @@ func TestMemoryInACrowd(t *testing.T) {
 	n := newNode(t, c)
 	stop := n.startAgent(t, shop)
 	n.awaitReady(t, http.StatusOK, "ok\n")
-	want := strconv.Itoa(n.number(t, elsewhere) + *crowdSize)
+	want := strconv.Itoa(n.number(t, remotePods) + *crowdSize)
 	alone := n.memory(t)
 
 	makeCrowd(t, c, *crowdSize)
-	n.awaitMetric(t, elsewhere, want)
+	n.awaitMetric(t, remotePods, want)
 	watched := n.memory(t)
 	stop()
 
@@ -282,7 +282,7 @@ func TestMemoryInACrowd(t *testing.T) {
 		stop := n.startAgent(t, shop, env...)
 		defer stop()
 		n.awaitReady(t, http.StatusOK, "ok\n")
-		n.awaitMetric(t, elsewhere, want)
+		n.awaitMetric(t, remotePods, want)
 		return n.memory(t)
 	}
 	streamed := read()

@@ -51,7 +51,7 @@ func TestSendKeepsTheRate(t *testing.T) {
 	}
 }
 
-func TestSendTellsOfAFailure(t *testing.T) {
+func TestSendReportsAFailure(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
 	if _, err := SendLoad(context.Background(), Load{URL: server.URL, Requests: 5}); err == nil {

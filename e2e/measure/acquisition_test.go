@@ -10,7 +10,7 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-func TestCountTellsApartWhatAnAgentReports(t *testing.T) {
+func TestCountDistinguishesWhatAnAgentReports(t *testing.T) {
 	client, server := netip.MustParseAddrPort("10.0.0.1:4000"), netip.MustParseAddrPort("10.0.0.2:9080")
 	report := func(span byte, client netip.AddrPort) observe.Observation {
 		return observe.Observation{

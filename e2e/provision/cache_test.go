@@ -51,7 +51,7 @@ func TestCachedLeavesNothingOfAFailure(t *testing.T) {
 	}
 }
 
-func TestCommandTellsWhatItRanAndWhatCameOut(t *testing.T) {
+func TestCommandReportsItselfAndItsOutput(t *testing.T) {
 	err := command(context.Background(), t.TempDir(), []string{"WORD=seen"}, "sh", "-c", "echo $WORD; exit 3")
 	if err == nil || !strings.Contains(err.Error(), "seen") || !strings.Contains(err.Error(), "run sh") {
 		t.Errorf("error %v", err)

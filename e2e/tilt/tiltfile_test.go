@@ -185,7 +185,7 @@ func checkImages(t *testing.T, f *tiltfile) {
 }
 
 // The parts of the development loop.
-func TestParts(t *testing.T) {
+func TestResources(t *testing.T) {
 	f := interpret(t, "up", nil)
 	for _, name := range []string{"productpage-v1", "details-v1", "reviews-v1", "reviews-v2", "reviews-v3", "ratings-v1", "jaeger", "layertrace-agent"} {
 		if !f.resources()[name] {

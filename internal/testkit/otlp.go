@@ -24,9 +24,9 @@ import (
 type Receiver struct {
 	coltracepb.UnimplementedTraceServiceServer
 
-	// Answer, when set, is called first. When it returns a response or an error,
+	// Respond, when set, is called first. When it returns a response or an error,
 	// the client gets that and the spans are not kept.
-	Answer func(context.Context) (*coltracepb.ExportTraceServiceResponse, error)
+	Respond func(context.Context) (*coltracepb.ExportTraceServiceResponse, error)
 	// Token, when set, must be in the header x-token of HTTP requests.
 	Token string
 
@@ -75,8 +75,8 @@ func (r *Receiver) ServeHTTP(t *testing.T, address string) {
 
 // Export is the gRPC method.
 func (r *Receiver) Export(ctx context.Context, request *coltracepb.ExportTraceServiceRequest) (*coltracepb.ExportTraceServiceResponse, error) {
-	if r.Answer != nil {
-		if response, err := r.Answer(ctx); err != nil || response != nil {
+	if r.Respond != nil {
+		if response, err := r.Respond(ctx); err != nil || response != nil {
 			return response, err
 		}
 	}

@@ -73,8 +73,8 @@ func (c *capture) setExample() {
 	c.count()
 }
 
-// Ready returns an error when the agent cannot do its work, which says what is
-// missing. The remark is about something that it can do without for now.
+// Ready returns an error that names what is missing if the agent cannot work. The
+// remark is about something that it can do without for now.
 type Ready func() (remark string, err error)
 
 // Server serves /metrics, /healthz and /readyz. A nil Server serves nothing.

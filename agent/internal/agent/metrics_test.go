@@ -91,7 +91,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-func TestListenTellsThatThePortIsTaken(t *testing.T) {
+func TestListenReportsAPortInUse(t *testing.T) {
 	s, err := Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

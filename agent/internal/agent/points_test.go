@@ -22,7 +22,7 @@ func (a *asked) Owner(l identity.Lookup) (observe.Workload, bool) {
 func (a *asked) Peer(netip.Addr, uint64) (observe.Workload, bool) { return observe.Workload{}, false }
 
 // The direction shows which end of the connection owns the interface.
-func TestSightOfAnExchange(t *testing.T) {
+func TestOwnerOfAnExchange(t *testing.T) {
 	source := &asked{}
 	n := resolver{Source: source, node: "node2"}
 	for direction, address := range map[observe.Direction]string{

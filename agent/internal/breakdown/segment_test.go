@@ -13,7 +13,7 @@ import (
 
 // Short segments are coalesced with their neighbours of the same layer, long ones
 // stay, and the time of each layer is unchanged.
-func TestJoined(t *testing.T) {
+func TestCoalesced(t *testing.T) {
 	for _, c := range []struct {
 		stack uint64 // ns of each piece
 		want  int    // segments of the protocol stack: two pods, request and response

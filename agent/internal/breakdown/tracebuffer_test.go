@@ -15,7 +15,7 @@ func observation(id byte) (o observe.Observation) {
 	return o
 }
 
-func TestGatherer(t *testing.T) {
+func TestTraceBuffer(t *testing.T) {
 	var done [][]observe.Observation
 	b := NewTraceBuffer(TraceBufferOptions{Wait: time.Second, MaxObservations: 4, Done: func(o []observe.Observation) { done = append(done, o) }})
 	at := time.Unix(1000, 0)

@@ -46,7 +46,7 @@ func remoteHop() (client, server []observe.Observation) {
 
 // The intervals of two agents give the relay network's time of a hop, also if the
 // server calls other services meanwhile.
-func TestStretchesGiveTheRelayNetwork(t *testing.T) {
+func TestIntervalsGiveTheRelayNetwork(t *testing.T) {
 	client, server := remoteHop()
 	c, s := Split(client, nil).Hops[0].Intervals(), Split(server, nil).Hops[0].Intervals()
 	if c[WholeHop] != 8_000_000 || c[Outside] != 7_500_000 || s[Inside] != 6_200_000 {
@@ -69,7 +69,7 @@ func TestStretchesGiveTheRelayNetwork(t *testing.T) {
 }
 
 // For the client's agent everything beyond its node is one segment.
-func TestPartBeyondTheNode(t *testing.T) {
+func TestSegmentBeyondTheNode(t *testing.T) {
 	client, _ := remoteHop()
 	hop := Split(client, nil).Hops[0]
 	for _, p := range hop.Segments {

@@ -98,7 +98,7 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-func TestExplainWithoutTypicalTraces(t *testing.T) {
+func TestExplainWithoutBaseline(t *testing.T) {
 	address, searches := fakeJaeger(t)
 	t.Setenv(jaegerVariable, address)
 	code, stdout, stderr := runHere(t, "explain", "--baseline=0", explained)

@@ -134,7 +134,7 @@ func TestReordering(t *testing.T) {
 	}
 }
 
-func TestRequestBehindAHole(t *testing.T) {
+func TestRequestAfterAHole(t *testing.T) {
 	c := newTalk(t, Options{})
 	c.handshake()
 	c.clientAt(10, get)
@@ -148,8 +148,8 @@ func TestRequestBehindAHole(t *testing.T) {
 		expected(message(6, 6, 1, len(get)), observe.Message{}, 0, outOfOrder|noResponse))
 }
 
-// TestHoleBehindAnAnsweredRequest: the bytes may belong to a missed request.
-func TestHoleBehindAnAnsweredRequest(t *testing.T) {
+// TestHoleAfterACompleteExchange: the bytes may belong to a missed request.
+func TestHoleAfterACompleteExchange(t *testing.T) {
 	c := newTalk(t, Options{})
 	c.handshake()
 	c.client(get)
@@ -223,7 +223,7 @@ func TestPipeliningDuringTheResponse(t *testing.T) {
 		expected(message(6, 6, 1, len(get)), message(8, 8, 1, 26), 404, observe.FlagPipelined))
 }
 
-func TestPipeliningBehindUnsampled(t *testing.T) {
+func TestPipeliningAfterUnsampled(t *testing.T) {
 	c := newTalk(t, Options{})
 	c.handshake()
 	c.client("GET /u HTTP/1.1\r\nb3: 0\r\n\r\n")

@@ -35,7 +35,7 @@ func TestKeepAlive(t *testing.T) {
 	c.count("found", 2)
 }
 
-func TestConnectionUnderWay(t *testing.T) {
+func TestEstablishedConnection(t *testing.T) {
 	c := newTalk(t, Options{})
 	c.client("rest of a body")
 	c.server(ok)

@@ -39,7 +39,7 @@ func traceAt(id byte, operation string) tracestore.Trace {
 // The baseline of a trace is the latest traces before it with the same root operation
 // that are not explained themselves; of a group, those before its last trace. Later
 // traces only count if there are too few.
-func TestTypicalTracesAreThoseBefore(t *testing.T) {
+func TestBaselineIsTheTracesBefore(t *testing.T) {
 	store := listed{}
 	for id := byte(1); id <= 9; id++ {
 		store = append(store, traceAt(id, "GET /"))

@@ -178,9 +178,9 @@ func longest(totals []*total, segments map[segmentKey]bool) (most amount) {
 // layer: a quarter.
 func exceptions(traces int) int { return traces / 4 }
 
-// tailShare returns the share of the baseline that may exceed a time, if it is to
-// be less likely than maxFalsePositive that all of so many traces, except for the
-// exceptions, take longer by chance.
+// tailShare returns the share of the baseline that may exceed a time so that the
+// probability stays below maxFalsePositive that all of so many traces, except for
+// the exceptions, take longer by chance.
 func tailShare(traces int) float64 {
 	low, high := 0.0, 1.0
 	for range 30 {

@@ -25,7 +25,7 @@ func oneLayer(segments map[string]int64) sums {
 }
 
 // The excess of a layer is that of its slow segments.
-func TestStandingOut(t *testing.T) {
+func TestExcessOfSlowSegments(t *testing.T) {
 	var r *rand.Rand
 	about := func(micros int64) int64 { return micros + r.Int64N(micros/5) }
 	normal := func() map[string]int64 {
@@ -147,7 +147,7 @@ func TestLargestDifference(t *testing.T) {
 }
 
 // A segment may be slow even if the whole layer is within the baseline.
-func TestTextOfAPart(t *testing.T) {
+func TestTextOfSegments(t *testing.T) {
 	c := candidate{
 		key: key{layer: observe.ProtocolStack, location: "reviews"}, time: 1780 * us, baseline: 1990 * us, excess: 1260 * us,
 		threshold: minExcess, compared: true, longest: amount{hop: &breakdown.Hop{}},
@@ -178,7 +178,7 @@ func TestEvidenceOfTheAcknowledgement(t *testing.T) {
 		want    bool
 	}{
 		"request":     {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.ProtocolStack, Phase: breakdown.Request}, true},
-		"both ways":   {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Both}, true},
+		"both phases": {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Both}, true},
 		"response":    {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Response}, false},
 		"application": {breakdown.Hop{Sender: seen(request)}, breakdown.Segment{Layer: observe.Application, Phase: breakdown.Both}, false},
 		"not known":   {breakdown.Hop{Sender: seen(silent)}, breakdown.Segment{Layer: observe.RelayNetwork, Phase: breakdown.Both}, false},

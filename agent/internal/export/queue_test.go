@@ -108,7 +108,7 @@ func TestReceiverComesBack(t *testing.T) {
 func TestSlowReceiver(t *testing.T) {
 	const size = 600
 	release := make(chan struct{})
-	r := &testkit.Receiver{Answer: func(ctx context.Context) (*coltracepb.ExportTraceServiceResponse, error) {
+	r := &testkit.Receiver{Respond: func(ctx context.Context) (*coltracepb.ExportTraceServiceResponse, error) {
 		select {
 		case <-release:
 			return nil, nil
@@ -134,7 +134,7 @@ func TestSlowReceiver(t *testing.T) {
 }
 
 func TestRefusedSpansAreCounted(t *testing.T) {
-	for name, answer := range map[string]func(context.Context) (*coltracepb.ExportTraceServiceResponse, error){
+	for name, respond := range map[string]func(context.Context) (*coltracepb.ExportTraceServiceResponse, error){
 		"error": func(context.Context) (*coltracepb.ExportTraceServiceResponse, error) {
 			return nil, status.Error(codes.InvalidArgument, "no")
 		},
@@ -143,7 +143,7 @@ func TestRefusedSpansAreCounted(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := &testkit.Receiver{Answer: answer}
+			r := &testkit.Receiver{Respond: respond}
 			q := newQueue(t, OTLPOptions{Endpoint: r.Serve(t, "127.0.0.1:0")}, 100)
 			send(q, 0, 20)
 			if err := q.Close(t.Context()); err != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package identity names the workloads behind interfaces and addresses. There
+// Package identity names the workloads of interfaces and addresses. There
 // are two sources: an identity file (File) and the cluster's API server
 // (Kubernetes), which also needs the node's routes, bridges and processes to
 // find the pod of an interface.

@@ -204,7 +204,7 @@ func monotonic() uint64 {
 
 var (
 	podsDesc = prometheus.NewDesc("layertrace_identity_pods",
-		"Known pods.", []string{"where"}, nil)
+		"Known pods, on the agent's node (`local`) and on others (`remote`).", []string{"scope"}, nil)
 	nodesDesc = prometheus.NewDesc("layertrace_identity_nodes",
 		"Nodes with known addresses.", nil, nil)
 	syncedDesc = prometheus.NewDesc("layertrace_identity_synced",
@@ -239,8 +239,8 @@ func (k *Kubernetes) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
 	}
 	local, remote, nodes := k.index.count()
-	gauge(podsDesc, float64(local), "here")
-	gauge(podsDesc, float64(remote), "elsewhere")
+	gauge(podsDesc, float64(local), "local")
+	gauge(podsDesc, float64(remote), "remote")
 	gauge(nodesDesc, float64(nodes))
 	synced := 0.0
 	if k.synced() {

@@ -20,9 +20,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Without an API server the source is not ready, and retries. (e2e/k8s tests it
+// Without an API server it is not ready, and retries. (e2e/k8s tests it
 // with a real server.)
-func TestSourceWithoutAServer(t *testing.T) {
+func TestKubernetesWithoutAServer(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +77,7 @@ func TestSourceWithoutAServer(t *testing.T) {
 	}
 }
 
-func TestContact(t *testing.T) {
+func TestAPIHealth(t *testing.T) {
 	var log bytes.Buffer
 	h := &apiHealth{of: "pods", log: slog.New(slog.NewTextHandler(&log, nil))}
 	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no role"))
@@ -101,7 +101,7 @@ func TestContact(t *testing.T) {
 	}
 }
 
-func TestReadyTellsAboutAnOutage(t *testing.T) {
+func TestReadyReportsAnOutage(t *testing.T) {
 	k := &Kubernetes{localHealth: apiHealth{of: "pods", log: slog.New(slog.DiscardHandler)}}
 	k.local.synced.Store(true)
 	k.remote.synced.Store(true)

@@ -12,7 +12,7 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-func TestRole(t *testing.T) {
+func TestSelectorKind(t *testing.T) {
 	s := Selector{VNIC: []string{"kind:veth", "cali*", "tap[0-9]"}, PNIC: []string{"kind:physical", "eth0", "bond?"}}
 	for _, test := range []struct {
 		name, kind string

@@ -493,7 +493,7 @@ func TestMethodInsideHead(t *testing.T) {
 
 // An open connection without requests does not stay tracked, and its next request
 // is captured like the first.
-func TestIdleConnectionIsLetGo(t *testing.T) {
+func TestIdleConnectionIsUntracked(t *testing.T) {
 	k := newKernel(t, Options{})
 	c := newConnection(40000)
 	const idle = 5 * time.Millisecond

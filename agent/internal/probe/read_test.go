@@ -57,7 +57,7 @@ func TestSent(t *testing.T) {
 }
 
 // Transmit times from what was seen of a message at the qdisc.
-func TestHandover(t *testing.T) {
+func TestTransmitTimes(t *testing.T) {
 	unknown := observe.Extent{}
 	for _, test := range []struct {
 		name string

@@ -160,7 +160,7 @@ func untilAcknowledged(t *testing.T, from, to *net.TCPConn, message string) uint
 
 // A response acknowledges its request, too. A message not acknowledged while the
 // exchange is open has no such time.
-func TestAcknowledgedWithTheAnswer(t *testing.T) {
+func TestAcknowledgedWithTheResponse(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
@@ -185,19 +185,19 @@ func TestAcknowledgedWithTheAnswer(t *testing.T) {
 	if len(all) != 2*rounds {
 		t.Fatalf("%d exchanges, want %d", len(all), 2*rounds)
 	}
-	withAnswer := 0
+	withResponse := 0
 	for _, x := range all {
 		if x.Socket.Client {
 			if a := x.Request.Acknowledged; a < x.Request.Last || a > x.Response.First {
 				t.Errorf("acknowledged at %d, sent at %d, answered at %d", a, x.Request.Last, x.Response.First)
 			} else if a == x.Response.First {
-				withAnswer++
+				withResponse++
 			}
 		} else if a := x.Response.Acknowledged; a != 0 && a < x.Response.Last {
 			t.Errorf("acknowledged at %d, sent at %d", a, x.Response.Last)
 		}
 	}
-	if withAnswer == 0 {
+	if withResponse == 0 {
 		t.Error("no response acknowledged its request")
 	}
 }
@@ -269,7 +269,7 @@ func TestWriteThatWaits(t *testing.T) {
 }
 
 // Kernels before 6.16 report the end of a write, which leads to the same times.
-func TestWriteThatIsOver(t *testing.T) {
+func TestEndOfAWrite(t *testing.T) {
 	needs(t, HaveTracepoint("sock_send_length", 2))
 	if !inNamespace(t) {
 		return
@@ -338,7 +338,7 @@ func writeUnread(t *testing.T, messages []string) (written uint64) {
 
 // The last part of a request is sent at once, after an earlier part had to wait:
 // its own write time counts.
-func TestWriteBehindOneThatWaited(t *testing.T) {
+func TestWriteAfterOneThatWaited(t *testing.T) {
 	needsWrites(t)
 	if !inNamespace(t) {
 		return

@@ -140,7 +140,7 @@ func TestDriverWithoutWaiting(t *testing.T) {
 				must(t, netlink.QdiscReplace(test.queue))
 			}
 			for _, x := range driven(t, k, requests, false, func() { n.talk(t) }) {
-				checkHandover(t, &x)
+				checkTransmit(t, &x)
 				if q := x.Request; q.Tx != (observe.Extent{First: q.First, Last: q.Last}) {
 					t.Errorf("transmitted from %d to %d, captured from %d to %d", q.Tx.First, q.Tx.Last, q.First, q.Last)
 				}
@@ -186,7 +186,7 @@ func driven(t *testing.T, k *kernel, want int, waits bool, talk func()) []observ
 }
 
 // At an interface only the message that leaves through it has transmit times.
-func checkHandover(t *testing.T, x *observe.Observation) {
+func checkTransmit(t *testing.T, x *observe.Observation) {
 	t.Helper()
 	out, in := x.Request, x.Response
 	if x.Direction == observe.DirectionIngress {
@@ -200,7 +200,7 @@ func checkHandover(t *testing.T, x *observe.Observation) {
 	}
 }
 
-func TestDriverBehindTheQueue(t *testing.T) {
+func TestDriverAfterTheQueue(t *testing.T) {
 	if inNamespace(t) {
 		checkQueued(t, newNetwork(t))
 	}
@@ -228,7 +228,7 @@ func checkQueued(t *testing.T, n *network) {
 	const rate, burst = 1_000_000, 2000 // bytes per second, bytes
 	must(t, shape(n, rate, burst))
 	for i, x := range driven(t, k, requests, true, func() { n.talk(t) }) {
-		checkHandover(t, &x)
+		checkTransmit(t, &x)
 		if x.Request.Tx.Last < x.Request.Last {
 			t.Errorf("request of %d bytes: last byte transmitted at %d, captured at %d", x.Request.Bytes, x.Request.Tx.Last, x.Request.Last)
 		}
@@ -263,7 +263,7 @@ func TestDriverGetsAList(t *testing.T) {
 			<-done
 		}
 	}) {
-		checkHandover(t, &x)
+		checkTransmit(t, &x)
 		if x.Request.Tx.Last < x.Request.Last {
 			t.Errorf("request %d: last byte transmitted at %d, captured at %d", i, x.Request.Tx.Last, x.Request.Last)
 		}

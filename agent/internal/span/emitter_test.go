@@ -109,7 +109,7 @@ func TestSpanNames(t *testing.T) {
 	}
 }
 
-func TestOnlyWhatWasSeenIsTold(t *testing.T) {
+func TestOnlySeenValuesAreReported(t *testing.T) {
 	x := sample()
 	x.Request.Last, x.Request.Packets, x.Retransmits = x.Request.First, 1, 0
 	x.Response, x.Status = observe.Message{}, 0

@@ -21,12 +21,12 @@ func (s Score) WritePage(out io.Writer, title string, notes ...string) error {
 	fmt.Fprintf(&b, "\n- Right layer and location: %s of the faults of 1 ms and more (without load %s, under load %s).\n",
 		percent(s.Accuracy), percent(*s.ByLoad[false]), percent(*s.ByLoad[true]))
 	fmt.Fprintf(&b, "- A layer blamed without a fault: %s.\n", percent(s.FalseBlame))
-	fmt.Fprintf(&b, "- Each request alone: right %s, blamed without a fault %s; in %s of these the client also measured half of that time or more.\n",
+	fmt.Fprintf(&b, "- Each request by itself: right %s, a layer blamed without a fault %s; in %s of these the client also waited longer, by half of the excess or more.\n",
 		percent(s.SingleAccuracy), percent(s.SingleFalseBlame), percent(s.SingleSeen))
-	fmt.Fprintf(&b, "- Time within 5 %% or 200 µs of the injected: %s of the right verdicts.\n", percent(s.Close))
-	fmt.Fprintf(&b, "- Right queue of the protocol stack, for faults in one: %s of the right verdicts.\n", percent(s.Queue))
-	fmt.Fprintf(&b, "- Time without a layer, median: %.2f %% of a request.\n", 100*s.Unattributed)
-	fmt.Fprintf(&b, "- Faults that took less than 1 ms, not counted: %d.\n", s.Small)
+	fmt.Fprintf(&b, "- Excess within 5 %% or 200 µs of the injected time: %s of the right verdicts.\n", percent(s.Close))
+	fmt.Fprintf(&b, "- Right queue of the protocol stack, if the fault was in one: %s of the right verdicts.\n", percent(s.Queue))
+	fmt.Fprintf(&b, "- Unattributed time, median: %.2f %% of a request.\n", 100*s.Unattributed)
+	fmt.Fprintf(&b, "- Faults of less than 1 ms, not counted: %d.\n", s.Small)
 	s.matrix(&b)
 	s.groups(&b)
 	s.wrong(&b)
@@ -35,7 +35,7 @@ func (s Score) WritePage(out io.Writer, title string, notes ...string) error {
 }
 
 func (s Score) matrix(b *strings.Builder) {
-	b.WriteString("\n## Confusion matrix\n\nRows: layer of the fault. Columns: layer of the verdict.\n\n")
+	b.WriteString("\n## Confusion matrix\n\nRows: the layer of the fault. Columns: the layer of the verdict.\n\n")
 	header := []string{"fault in"}
 	for _, l := range faults.Layers {
 		header = append(header, string(l))
@@ -55,7 +55,7 @@ func (s Score) groups(b *strings.Builder) {
 	b.WriteString("\n## By kind and magnitude\n\n")
 	rows := [][]string{{"fault", "magnitude", "right"}}
 	for _, g := range s.Groups {
-		magnitude := "not set"
+		magnitude := "varies"
 		if g.MagnitudeUS > 0 {
 			magnitude = (time.Duration(g.MagnitudeUS) * time.Microsecond).String()
 		}

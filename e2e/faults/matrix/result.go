@@ -13,7 +13,8 @@ import (
 )
 
 // Result is a case, the injected fault, and layertrace's verdict: an element of `cases`
-// in faults.json.
+// in faults.json. Other programs read that file: the JSON keys stay as they are, also
+// where they differ from the names of the fields.
 type Result struct {
 	Fault      faults.Kind   `json:"fault"`
 	Layer      observe.Layer `json:"layer"`

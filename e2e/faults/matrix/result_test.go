@@ -4,7 +4,10 @@ package matrix
 
 import (
 	"encoding/json"
+	"os"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +75,29 @@ func TestPage(t *testing.T) {
 	for _, part := range []string{"# Title\n\nA note.\n", "50.0 % (2 of 4)", "| relay-network ", "not counted: 1", "## Wrong verdicts"} {
 		if !strings.Contains(b.String(), part) {
 			t.Errorf("no %q in\n%s", part, b.String())
+		}
+	}
+}
+
+// The committed page has the generator's prose; only its numbers are from a run.
+func TestDocumentHasTheProseOfThePage(t *testing.T) {
+	document, err := os.ReadFile("../../../docs/fault-matrix.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := NewScore(nil).WritePage(&b, "Title"); err != nil {
+		t.Fatal(err)
+	}
+	number := regexp.MustCompile(`[0-9]+(\.[0-9]+)?`)
+	inDocument := strings.Split(number.ReplaceAllString(string(document), "N"), "\n")
+	for line := range strings.Lines(number.ReplaceAllString(b.String(), "N")) {
+		line = strings.TrimSuffix(line, "\n")
+		if strings.HasPrefix(line, "|") || line == "# Title" {
+			continue
+		}
+		if !slices.Contains(inDocument, line) {
+			t.Errorf("not in the document: %s", line)
 		}
 	}
 }
