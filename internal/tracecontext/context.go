@@ -102,9 +102,9 @@ func ParseContextHeader(s string) (ContextHeader, error) {
 	if !ok {
 		return ContextHeader{}, fmt.Errorf("context header %q: want NAME=FORMAT, such as x-trace=w3c", s)
 	}
-	f, err := ParseFormat(format)
-	if err != nil {
-		return ContextHeader{}, fmt.Errorf("context header %q: %w", s, err)
+	f, ok := formats.Parse(format)
+	if !ok {
+		return ContextHeader{}, fmt.Errorf("context header %q: format %q is not one of %v", s, format, SingleHeaderFormats())
 	}
 	h := ContextHeader{Name: name, Format: f}
 	return h, h.Validate()

@@ -26,7 +26,7 @@ interface, in the trace that the request belongs to.
 Each flag is also an environment variable (--queue-size: LAYERTRACE_QUEUE_SIZE) and
 a key of the YAML file (queue-size). A flag overrides the environment, and the
 environment overrides the file.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := config.Load(cmd.Flags(), cfg, os.Environ()); err != nil {
 				return err

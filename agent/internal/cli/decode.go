@@ -24,7 +24,7 @@ func newDecode() *cobra.Command {
 		Long: `Print the HTTP exchanges with a trace context in a packet capture, one JSON
 object per line, and a summary on stderr. FILE is a pcap or pcapng file, as
 written by tcpdump, or "-" for stdin.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := decodeOptions(&search)
 			if err != nil {
@@ -82,6 +82,14 @@ func decodeFile(name string, opts decode.Options, stdin io.Reader, stdout, stder
 	}
 	if readErr != nil {
 		return fmt.Errorf("%s: %w", name, readErr)
+	}
+	return nil
+}
+
+// oneFile wants a single argument.
+func oneFile(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("%s needs one capture FILE (\"-\": stdin), got %d; see %s --help", cmd.CommandPath(), len(args), cmd.CommandPath())
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ the missing ones.
 Each feature is tried: small programs are loaded, attached in a network namespace
 and a cgroup of their own, and removed. The exit code is 0 if the agent can capture
 on this machine, else 1.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			report := doctor.Examine()
 			write := report.WriteText

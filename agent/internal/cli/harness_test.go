@@ -47,7 +47,7 @@ func withBinary(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "layertrace")
-	build := exec.Command("go", "build", "-o", binary, "github.com/layertrace/layertrace/agent/cmd/layertrace")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "github.com/layertrace/layertrace/agent/cmd/layertrace")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	// Tests also run it as an unprivileged user.
 	if err := errors.Join(build.Run(), os.Chmod(dir, 0o755)); err != nil {

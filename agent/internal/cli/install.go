@@ -67,7 +67,7 @@ Methods to move the trace context to the start of the headers (--reorder):
                              fetch
   patched                    a proxy image with a patched Envoy
   none                       no reordering`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.Check(); err != nil {
 				return err

@@ -28,7 +28,7 @@ request (the agents' prefix-window), counted at the interfaces of a node. It com
 from the agents' metrics, read through the API server (permission: get pods/proxy).
 
 The exit code is 0 if agents are installed and all of them are ready, else 1.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Window < 0 {
 				return fmt.Errorf("--window is %v: choose 0 or more, such as 30s", o.Window)

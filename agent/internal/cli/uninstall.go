@@ -23,7 +23,7 @@ func newUninstall() *cobra.Command {
 
 Only objects that install created are deleted, and a namespace with objects of
 others is kept. The command returns when everything is gone.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := cluster.connect()
 			if err != nil {

@@ -140,7 +140,7 @@ func readEnvironment(fs *pflag.FlagSet, environ []string) (map[string]setting, e
 		if serviceLink.MatchString(variable) {
 			continue
 		}
-		return nil, fmt.Errorf("unknown environment variable %s%s", variable, hint(name, names(fs), environmentName))
+		return nil, fmt.Errorf("unknown environment variable %s%s", variable, hint(name, names(fs), agentCommand, environmentName))
 	}
 	return settings, nil
 }
@@ -158,7 +158,7 @@ func readFile(fs *pflag.FlagSet, file string, data []byte) (map[string]setting, 
 			return nil, fmt.Errorf("%s: key %q is not allowed in the file itself; remove it", file, key)
 		}
 		if !known(fs, key) {
-			return nil, fmt.Errorf("%s: unknown key %q%s", file, key, hint(key, names(fs), func(n string) string { return n }))
+			return nil, fmt.Errorf("%s: unknown key %q%s", file, key, hint(key, names(fs), agentCommand, func(n string) string { return n }))
 		}
 		s := setting{source: file}
 		if list, ok := value.([]any); ok {
@@ -197,21 +197,25 @@ func scalar(v any) (string, error) {
 	}
 }
 
+// agentCommand is the command whose settings a file and the environment have.
+const agentCommand = "layertrace agent"
+
 // hint completes an error about an unknown name with similar names, formatted by
-// show, or with where to find all names.
-func hint(name string, all []string, show func(string) string) string {
+// show, or with the command whose help lists all names.
+func hint(name string, all []string, command string, show func(string) string) string {
 	if near := near(name, all); len(near) > 0 {
 		for i, n := range near {
 			near[i] = show(n)
 		}
 		return "; did you mean " + strings.Join(near, " or ") + "?"
 	}
-	return "; `layertrace agent --help` lists all settings"
+	return "; see " + command + " --help"
 }
 
-// Hint completes the error "unknown flag --name".
-func Hint(fs *pflag.FlagSet, name string) string {
-	return hint(name, names(fs), func(n string) string { return "--" + n })
+// Hint completes the error "unknown flag --name" of a command, such as "layertrace
+// agent".
+func Hint(fs *pflag.FlagSet, name, command string) string {
+	return hint(name, names(fs), command, func(n string) string { return "--" + n })
 }
 
 // near returns up to three similar names: those with an edit distance of up to a

@@ -16,7 +16,7 @@ func TestRefusals(t *testing.T) {
 		want      string // part of the message
 	}{
 		{"unknown key", nil, nil, "metrics-adress: x", `unknown key "metrics-adress"; did you mean metrics-address?`},
-		{"far off key", nil, nil, "colour: x", "lists all settings"},
+		{"far off key", nil, nil, "colour: x", "see layertrace agent --help"},
 		{"unknown variable", nil, []string{"LAYERTRACE_QUEU_SIZE=1"}, "", "LAYERTRACE_QUEU_SIZE; did you mean LAYERTRACE_QUEUE_SIZE?"},
 		{"lower case variable", nil, []string{"LAYERTRACE_queue_size=1"}, "", "did you mean LAYERTRACE_QUEUE_SIZE?"},
 		{"duplicate key", nil, nil, "deep: true\ndeep: false", `"deep" already set`},

@@ -87,7 +87,11 @@ func end(h *breakdown.Hop, socket *observe.Observation, service, node string) st
 // notes report defects of the trace as it was read.
 func notes(t tracestore.Trace) []string {
 	n := []string{}
-	if len(t.Observations) == 0 {
+	switch {
+	case len(t.Observations) > 0:
+	case len(t.Unreadable) > 0:
+		n = append(n, "no span of layertrace could be used")
+	default:
 		n = append(n, "the trace has no spans of layertrace: no agent saw it, or their spans have not arrived yet")
 	}
 	sockets := slices.ContainsFunc(t.Observations, func(o observe.Observation) bool { return o.Point.Kind == observe.KindSocket })

@@ -287,7 +287,11 @@ var queueEvidence = map[breakdown.Queue]string{
 // evidence describes the longest segment of a blamed layer, and what the capture
 // points of its hop counted.
 func evidence(h *breakdown.Hop, s breakdown.Segment) []string {
-	e := []string{fmt.Sprintf("%s of it in one segment: %s, on the hop %s", duration(s.Time), s.Between, hopName(h))}
+	where := "on the hop " + hopName(h)
+	if s.Between != "?" { // known waypoints
+		where = s.Between + ", " + where
+	}
+	e := []string{fmt.Sprintf("%s of it in one segment: %s", duration(s.Time), where)}
 	if text := queueEvidence[s.Queue]; text != "" {
 		e = append(e, text)
 	}

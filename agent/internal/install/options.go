@@ -171,7 +171,7 @@ func checkSettings(spans string, settings []string) error {
 			return fmt.Errorf("--agent-setting %q: write NAME=VALUE, such as pnic=eth0", setting)
 		}
 		if flags.Lookup(name) == nil || name == "config" {
-			return fmt.Errorf("--agent-setting %s: unknown setting %q%s", setting, name, config.Hint(flags, name))
+			return fmt.Errorf("--agent-setting %s: unknown setting %q%s", setting, name, config.Hint(flags, name, "layertrace agent"))
 		}
 		if err := flags.Set(name, value); err != nil {
 			return fmt.Errorf("--agent-setting %s: %w", setting, err)
