@@ -122,6 +122,7 @@ func (c *Comparison) compare(baseline, slow []measured) {
 		return cmp.Or(cmp.Compare(b.Excess, a.Excess), cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Location, b.Location))
 	})
 	c.Verdict = judge(found, c.SlowTotal, len(baseline))
+	c.Verdict.capConfidence(c.Unattributed, c.SlowTotal)
 	if c.Verdict.Layer != observe.NoLayer {
 		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.BaselineTotal)
 		if found[0].compared && !found[0].isPartial() {

@@ -43,6 +43,7 @@ func (b *baselineTimes) explain(t tracestore.Trace) Report {
 		r.Notes = append(r.Notes, counted(n, "hop has", "hops have")+" no parent: the requests that caused them were not seen")
 	}
 	r.Verdict = b.verdict(sums, r.Total, tree)
+	r.Verdict.capConfidence(unattributed, r.Total)
 	return r
 }
 

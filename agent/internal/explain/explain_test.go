@@ -182,6 +182,24 @@ func TestWallClocksDoNotCount(t *testing.T) {
 	}
 }
 
+// More than a tenth of the time without a layer could change any verdict.
+func TestConfidenceNeedsAttributedTime(t *testing.T) {
+	for _, test := range []struct {
+		unattributed, whole int64
+		before, want        Confidence
+	}{
+		{0, 1000, High, High}, {100, 1000, High, High}, {101, 1000, High, Medium},
+		{-101, 1000, High, Medium}, {900, 1000, Low, Low}, {900, 1000, Medium, Medium},
+	} {
+		v := Verdict{Layer: observe.Application, Confidence: test.before}
+		v.capConfidence(test.unattributed, test.whole)
+		if v.Confidence != test.want || (len(v.Evidence) > 0) != (v.Confidence != test.before) {
+			t.Errorf("%d of %d ns unattributed: %s confidence becomes %s, want %s; evidence %q",
+				test.unattributed, test.whole, test.before, v.Confidence, test.want, v.Evidence)
+		}
+	}
+}
+
 // Spans of one agent are late: until then the verdict uses the others, names merged
 // layers, and blames no other layer.
 func TestLateSpans(t *testing.T) {

@@ -237,6 +237,20 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 	return v
 }
 
+// maxUnattributed is the share of the whole time that may be unattributed in a
+// verdict of high confidence.
+const maxUnattributed = 0.1
+
+// capConfidence lowers a high confidence if so much of the time is unattributed, or
+// attributed twice, that it could change the verdict.
+func (v *Verdict) capConfidence(unattributed, whole int64) {
+	if v.Confidence != High || float64(max(unattributed, -unattributed)) <= maxUnattributed*float64(whole) {
+		return
+	}
+	v.Confidence = Medium
+	v.Evidence = append(v.Evidence, fmt.Sprintf("%s of %s could not be attributed to a layer", duration(unattributed), duration(whole)))
+}
+
 func noVerdict(text string) Verdict {
 	return Verdict{Layer: observe.NoLayer, Confidence: High, Evidence: []string{}, Text: text}
 }
