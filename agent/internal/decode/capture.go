@@ -5,6 +5,7 @@ package decode
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -54,12 +55,22 @@ type packetReader interface {
 // file, the same in both byte orders.
 var pcapngMagic = []byte{0x0a, 0x0d, 0x0d, 0x0a}
 
-// openCapture detects the format. link returns the link type of a packet, which
+// gzipMagic begins a compressed file (RFC 1952, section 2.3.1).
+var gzipMagic = []byte{0x1f, 0x8b}
+
+// openCapture detects the format, which may be compressed by gzip. link returns the link type of a packet, which
 // in pcapng depends on the packet's interface.
 func openCapture(r *bufio.Reader) (reader packetReader, link func(gopacket.CaptureInfo) layers.LinkType, err error) {
 	magic, err := r.Peek(len(pcapngMagic))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, fmt.Errorf("read the file header: %w", err)
+	}
+	if bytes.HasPrefix(magic, gzipMagic) {
+		plain, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", ErrNotCapture, err)
+		}
+		return openCapture(bufio.NewReader(plain))
 	}
 	if !bytes.Equal(magic, pcapngMagic) {
 		pcap, err := pcapgo.NewReader(r)

@@ -4,6 +4,7 @@ package decode
 
 import (
 	"bytes"
+	"compress/gzip"
 	"net/netip"
 	"strings"
 	"testing"
@@ -81,6 +82,9 @@ func TestFileFormats(t *testing.T) {
 		"pcap":    {pcapFile(t, false), micros},
 		"pcap ns": {pcapFile(t, true), captured},
 		"pcapng":  {pcapngFile(t), captured},
+
+		"compressed pcap":   {compressed(t, pcapFile(t, false)), micros},
+		"compressed pcapng": {compressed(t, pcapngFile(t)), captured},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, d, err := decodeBytes(c.content, Options{})
@@ -95,6 +99,19 @@ func TestFileFormats(t *testing.T) {
 			}
 		})
 	}
+}
+
+func compressed(t *testing.T, content []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	if _, err := w.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
 
 // TestBrokenFiles: each prefix of a capture is an error of one line, or just
