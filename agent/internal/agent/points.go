@@ -84,7 +84,7 @@ func (r *registry) resolve(o *observe.Observation) bool {
 	if i.Kind == observe.KindVNIC {
 		p.Workload = r.names.owner(i, o)
 	}
-	known.point = share(known.point, p)
+	known.point = share(known.point, p) // of the pipeline's goroutine alone, so without the lock
 	o.Point = known.point
 	return true
 }
@@ -131,21 +131,18 @@ type socketPoints struct {
 	names      resolver
 	sidecarUID uint32
 	pods       map[uint32]*netnsOwner // by network namespace
-	points     map[socketKey]*observe.Point
 }
 
 type netnsOwner struct {
 	workload observe.Workload
 	seen     time.Time
-}
-
-type socketKey struct {
-	netns   uint32
-	process observe.Process
+	// points of the last observations, shared with the next. The points of a
+	// namespace without a known owner are not kept, as nothing would purge them.
+	sidecar, application *observe.Point
 }
 
 func newSocketPoints(names resolver, sidecarUID uint32) *socketPoints {
-	return &socketPoints{names: names, sidecarUID: sidecarUID, pods: map[uint32]*netnsOwner{}, points: map[socketKey]*observe.Point{}}
+	return &socketPoints{names: names, sidecarUID: sidecarUID, pods: map[uint32]*netnsOwner{}}
 }
 
 // point returns the capture point of an observation at a socket.
@@ -159,12 +156,17 @@ func (s *socketPoints) point(o *observe.Observation) *observe.Point {
 		ID:   observe.SocketPointID(s.names.node, o.Socket.Netns, process),
 		Kind: observe.KindSocket, Node: s.names.node, Process: process,
 	}
-	if pod := s.pods[o.Socket.Netns]; pod != nil {
-		p.Workload = pod.workload
+	pod := s.pods[o.Socket.Netns]
+	if pod == nil {
+		return &p
 	}
-	key := socketKey{o.Socket.Netns, process}
-	s.points[key] = share(s.points[key], p)
-	return s.points[key]
+	p.Workload = pod.workload
+	kept := &pod.application
+	if process == observe.Sidecar {
+		kept = &pod.sidecar
+	}
+	*kept = share(*kept, p)
+	return *kept
 }
 
 // isUnknown reports whether the pod is still unknown. Another of its connections
@@ -193,7 +195,12 @@ func (s *socketPoints) learn(o *observe.Observation) {
 	}
 	w, known := s.names.Peer(addr, o.Request.First)
 	if known && w.Service != "" && (w.Node == "" || w.Node == s.names.node) {
-		s.pods[o.Socket.Netns] = &netnsOwner{workload: w, seen: time.Now()}
+		pod := s.pods[o.Socket.Netns]
+		if pod == nil {
+			pod = &netnsOwner{}
+			s.pods[o.Socket.Netns] = pod
+		}
+		pod.workload, pod.seen = w, time.Now()
 	}
 }
 
@@ -208,7 +215,6 @@ func (s *socketPoints) purge(since time.Time) (ids []string) {
 		if pod.seen.Before(since) {
 			delete(s.pods, netns)
 			for _, process := range []observe.Process{observe.Sidecar, observe.AppProcess} {
-				delete(s.points, socketKey{netns, process})
 				ids = append(ids, observe.SocketPointID(s.names.node, netns, process))
 			}
 		}

@@ -5,6 +5,7 @@ package agent
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
@@ -45,5 +46,41 @@ func TestNamingWithoutACluster(t *testing.T) {
 	remark, err := n.ready()
 	if n.mayChange(7) || remark != "" || err != nil || len(n.collectors()) != 0 || n.run(t.Context()) != nil {
 		t.Errorf("%q, %v", remark, err)
+	}
+}
+
+// named is a source that knows one address.
+type named struct{ addr netip.Addr }
+
+func (named) Owner(identity.Lookup) (observe.Workload, bool) { return observe.Workload{}, false }
+
+func (n named) Peer(a netip.Addr, _ uint64) (observe.Workload, bool) {
+	return observe.Workload{Service: "web"}, a == n.addr
+}
+
+// The observations of a known pod's sockets share a point until it is purged.
+// Namespaces with an unknown owner leave nothing, however many there are.
+func TestSocketPointsAreBounded(t *testing.T) {
+	s := newSocketPoints(resolver{Source: named{netip.MustParseAddr("10.0.0.2")}, node: "node2"}, 1337)
+	at := func(netns uint32, server string) *observe.Observation {
+		o := newExchange(0, 0)
+		o.Server = netip.MustParseAddrPort(server)
+		o.Socket = &observe.Socket{Netns: netns, UID: 1337}
+		return &o
+	}
+	first := s.point(at(1, "10.0.0.2:80"))
+	if again := s.point(at(1, "10.0.0.2:80")); first != again || first.Workload.Service != "web" || first.Process != observe.Sidecar {
+		t.Errorf("points %+v and %+v, want one of the sidecar of web", first, again)
+	}
+	for netns := uint32(2); netns < 1000; netns++ {
+		if p := s.point(at(netns, "10.0.9.9:80")); p.Workload.Service != "" {
+			t.Fatalf("namespace %d has the workload %+v", netns, p.Workload)
+		}
+	}
+	if len(s.pods) != 1 {
+		t.Errorf("%d namespaces are kept, want 1", len(s.pods))
+	}
+	if ids := s.purge(time.Now().Add(time.Second)); len(ids) != 2 || len(s.pods) != 0 {
+		t.Errorf("purged %q, %d namespaces are kept", ids, len(s.pods))
 	}
 }
