@@ -123,16 +123,23 @@ const (
 type CaptureExchangeFlag uint32
 
 const (
-	CaptureExchangeFlagFLAG_NO_RESPONSE   CaptureExchangeFlag = 1
-	CaptureExchangeFlagFLAG_PIPELINED     CaptureExchangeFlag = 2
-	CaptureExchangeFlagFLAG_OUT_OF_ORDER  CaptureExchangeFlag = 4
-	CaptureExchangeFlagFLAG_INTERIM       CaptureExchangeFlag = 8
-	CaptureExchangeFlagFLAG_RESET         CaptureExchangeFlag = 16
-	CaptureExchangeFlagFLAG_IDLE          CaptureExchangeFlag = 32
-	CaptureExchangeFlagFLAG_MALFORMED     CaptureExchangeFlag = 64
-	CaptureExchangeFlagFLAG_MULTI_SEGMENT CaptureExchangeFlag = 128
-	CaptureExchangeFlagFLAG_OPTION_LOST   CaptureExchangeFlag = 256
-	CaptureExchangeFlagFLAG_UPGRADED      CaptureExchangeFlag = 512
+	CaptureExchangeFlagFLAG_NO_RESPONSE      CaptureExchangeFlag = 1
+	CaptureExchangeFlagFLAG_PIPELINED        CaptureExchangeFlag = 2
+	CaptureExchangeFlagFLAG_OUT_OF_ORDER     CaptureExchangeFlag = 4
+	CaptureExchangeFlagFLAG_INTERIM          CaptureExchangeFlag = 8
+	CaptureExchangeFlagFLAG_RESET            CaptureExchangeFlag = 16
+	CaptureExchangeFlagFLAG_IDLE             CaptureExchangeFlag = 32
+	CaptureExchangeFlagFLAG_MALFORMED        CaptureExchangeFlag = 64
+	CaptureExchangeFlagFLAG_MULTI_SEGMENT    CaptureExchangeFlag = 128
+	CaptureExchangeFlagFLAG_OPTION_LOST      CaptureExchangeFlag = 256
+	CaptureExchangeFlagFLAG_UPGRADED         CaptureExchangeFlag = 512
+	CaptureExchangeFlagFLAG_INCOMPLETE       CaptureExchangeFlag = 1024
+	CaptureExchangeFlagFLAG_EVICTED          CaptureExchangeFlag = 2048
+	CaptureExchangeFlagFLAG_STILL_OPEN       CaptureExchangeFlag = 4096
+	CaptureExchangeFlagFLAG_END_GUESSED      CaptureExchangeFlag = 8192
+	CaptureExchangeFlagFLAG_PACKETS_MISSING  CaptureExchangeFlag = 16384
+	CaptureExchangeFlagFLAG_SEVERAL_CONTEXTS CaptureExchangeFlag = 32768
+	CaptureExchangeFlagFLAG_OUTSIDE_WINDOW   CaptureExchangeFlag = 65536
 )
 
 type CaptureExchangeRecord struct {
@@ -183,6 +190,8 @@ type CaptureExchangeRecord struct {
 	EgressDropped    uint8
 	Pad2             [2]uint8
 	Acknowledged     uint64
+	Stalled          uint64
+	RequestLine      [96]uint8
 }
 
 type CapturePartialHead struct {

@@ -63,6 +63,8 @@ type DriverConnection struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
+		Stalled          uint64
+		RequestLine      [96]uint8
 	}
 	Claim  uint64
 	LastNs uint64

@@ -61,7 +61,17 @@ enum exchange_flag {
 	FLAG_MULTI_SEGMENT = 1 << 7,
 	FLAG_OPTION_LOST = 1 << 8,
 	FLAG_UPGRADED = 1 << 9,
+	FLAG_INCOMPLETE = 1 << 10,
+	FLAG_EVICTED = 1 << 11,
+	FLAG_STILL_OPEN = 1 << 12,
+	FLAG_END_GUESSED = 1 << 13,
+	FLAG_PACKETS_MISSING = 1 << 14,
+	FLAG_SEVERAL_CONTEXTS = 1 << 15,
+	FLAG_OUTSIDE_WINDOW = 1 << 16,
 };
+
+/* Bytes of a request's first line that a record keeps: method and target. */
+#define REQUEST_LINE_MAX 96
 
 enum direction {
 	DIRECTION_INGRESS = 1,
@@ -125,6 +135,8 @@ struct exchange_record {
 	__u8 egress_dropped; /* one of its packets was dropped at the interface */
 	__u8 pad2[2];
 	__u64 acknowledged; /* socket: time at which the peer had acknowledged all of it */
+	__u64 stalled;	    /* socket: ns for which the peer's window held the sender up */
+	__u8 request_line[REQUEST_LINE_MAX]; /* its first bytes, padded with zeros */
 };
 
 /* Extends a pair of times to now. */

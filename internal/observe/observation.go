@@ -39,6 +39,9 @@ type Observation struct {
 	Socket *Socket
 	// Request and Response hold the times and sizes of both messages.
 	Request, Response Message
+	// Method and Path are of the request line: the path without query, both cut after
+	// what the capture point keeps of the line. They are "" if unknown or not wanted.
+	Method, Path string
 	// Status is the HTTP status code of the final response, 0 when unknown.
 	Status int
 	// ConnectionID is the value of layertrace's TCP option on the request or
@@ -99,6 +102,11 @@ type Message struct {
 	// Acknowledged is when the peer's TCP acknowledged the last byte. It is set at the
 	// socket that sent the message only, and 0 if the exchange ended before.
 	Acknowledged uint64
+	// Stalled is the time in ns for which the sender had more of the message to write
+	// or to send, but the receiver did not read: its receive window was closed, or the
+	// buffers up to it were full for that reason. It is set at the socket that sent
+	// the message only.
+	Stalled uint64
 }
 
 // Extent is the time of a message's first and last byte, 0 if unknown.
@@ -184,7 +192,7 @@ const (
 	FlagInterim
 	// FlagReset: RST ended the connection before the exchange was complete.
 	FlagReset
-	// FlagIdle: the exchange was not complete within the request timeout.
+	// FlagIdle: no packet passed for the timeout; reported before its end.
 	FlagIdle
 	// FlagMalformed: a malformed trace context came before the one used.
 	FlagMalformed
@@ -192,13 +200,37 @@ const (
 	FlagMultiSegment
 	// FlagOptionLost: the connection's SYN had the TCP option, but the request had not.
 	FlagOptionLost
-	// FlagUpgraded: status 101. The connection is not HTTP/1 any more.
+	// FlagUpgraded: status 101, or 2xx to CONNECT. The connection is a tunnel from
+	// there on, and not HTTP/1 any more; the exchange ends at the switch.
 	FlagUpgraded
+	// FlagIncomplete: by its framing (Content-Length, chunks) more of a message was to
+	// come when the connection ended.
+	FlagIncomplete
+	// FlagEvicted: reported before its end to make room for others.
+	FlagEvicted
+	// FlagStillOpen: a preliminary report of an exchange that goes on. A later report
+	// with the same key and request time replaces it.
+	FlagStillOpen
+	// FlagEndGuessed: the end of the response is not known from its framing.
+	FlagEndGuessed
+	// FlagPacketsMissing: a peer acknowledged bytes that did not pass the capture point.
+	FlagPacketsMissing
+	// FlagSeveralContexts: the request has more than one trace context.
+	FlagSeveralContexts
+	// FlagOutsideWindow: the context is outside of the window in which an agent's
+	// programs search by default (packet captures only).
+	FlagOutsideWindow
 )
+
+// Cut is the set of flags of exchanges whose times are not those of the whole: no
+// verdict on them has high confidence.
+const Cut = FlagIdle | FlagEvicted | FlagStillOpen | FlagIncomplete | FlagEndGuessed | FlagPacketsMissing
 
 var flagNames = []string{
 	"no_response", "pipelined", "out_of_order", "interim", "reset", "idle",
 	"malformed_context", "multi_segment", "option_lost", "upgraded",
+	"incomplete", "evicted", "still_open", "end_guessed", "packets_missing",
+	"several_contexts", "outside_window",
 }
 
 // Names returns the names of the set flags, never nil.

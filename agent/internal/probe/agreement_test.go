@@ -98,30 +98,37 @@ func TestConstantsAgree(t *testing.T) {
 	var wakeup uint64
 	must(t, capture.Variables[bpf.CaptureVarRingWakeupFill].Get(&wakeup))
 	for name, pair := range map[string][2]int{
-		"flag no response":   {int(observe.FlagNoResponse), int(bpf.CaptureExchangeFlagFLAG_NO_RESPONSE)},
-		"flag pipelined":     {int(observe.FlagPipelined), int(bpf.CaptureExchangeFlagFLAG_PIPELINED)},
-		"flag out of order":  {int(observe.FlagOutOfOrder), int(bpf.CaptureExchangeFlagFLAG_OUT_OF_ORDER)},
-		"flag interim":       {int(observe.FlagInterim), int(bpf.CaptureExchangeFlagFLAG_INTERIM)},
-		"flag reset":         {int(observe.FlagReset), int(bpf.CaptureExchangeFlagFLAG_RESET)},
-		"flag idle":          {int(observe.FlagIdle), int(bpf.CaptureExchangeFlagFLAG_IDLE)},
-		"flag malformed":     {int(observe.FlagMalformed), int(bpf.CaptureExchangeFlagFLAG_MALFORMED)},
-		"flag multi segment": {int(observe.FlagMultiSegment), int(bpf.CaptureExchangeFlagFLAG_MULTI_SEGMENT)},
-		"flag option lost":   {int(observe.FlagOptionLost), int(bpf.CaptureExchangeFlagFLAG_OPTION_LOST)},
-		"flag upgraded":      {int(observe.FlagUpgraded), int(bpf.CaptureExchangeFlagFLAG_UPGRADED)},
-		"direction ingress":  {int(observe.DirectionIngress), int(bpf.CaptureDirectionDIRECTION_INGRESS)},
-		"direction egress":   {int(observe.DirectionEgress), int(bpf.CaptureDirectionDIRECTION_EGRESS)},
-		"prefix window":      {tracecontext.DefaultPrefixWindow, int(bpf.CaptureWindowWINDOW_DEFAULT)},
-		"deep window":        {tracecontext.DefaultDeepWindow, int(bpf.CaptureWindowDEEP_WINDOW_DEFAULT)},
-		"connections":        {DefaultMaxConnections, int(capture.Maps[bpf.CaptureMapConnections].MaxEntries)},
-		"ring":               {DefaultRingBytes, int(capture.Maps[bpf.CaptureMapExchanges].MaxEntries)},
-		"ring wakeup":        {DefaultRingBytes / 4, int(wakeup)},
+		"flag no response":      {int(observe.FlagNoResponse), int(bpf.CaptureExchangeFlagFLAG_NO_RESPONSE)},
+		"flag pipelined":        {int(observe.FlagPipelined), int(bpf.CaptureExchangeFlagFLAG_PIPELINED)},
+		"flag out of order":     {int(observe.FlagOutOfOrder), int(bpf.CaptureExchangeFlagFLAG_OUT_OF_ORDER)},
+		"flag interim":          {int(observe.FlagInterim), int(bpf.CaptureExchangeFlagFLAG_INTERIM)},
+		"flag reset":            {int(observe.FlagReset), int(bpf.CaptureExchangeFlagFLAG_RESET)},
+		"flag idle":             {int(observe.FlagIdle), int(bpf.CaptureExchangeFlagFLAG_IDLE)},
+		"flag malformed":        {int(observe.FlagMalformed), int(bpf.CaptureExchangeFlagFLAG_MALFORMED)},
+		"flag multi segment":    {int(observe.FlagMultiSegment), int(bpf.CaptureExchangeFlagFLAG_MULTI_SEGMENT)},
+		"flag option lost":      {int(observe.FlagOptionLost), int(bpf.CaptureExchangeFlagFLAG_OPTION_LOST)},
+		"flag upgraded":         {int(observe.FlagUpgraded), int(bpf.CaptureExchangeFlagFLAG_UPGRADED)},
+		"flag incomplete":       {int(observe.FlagIncomplete), int(bpf.CaptureExchangeFlagFLAG_INCOMPLETE)},
+		"flag evicted":          {int(observe.FlagEvicted), int(bpf.CaptureExchangeFlagFLAG_EVICTED)},
+		"flag still open":       {int(observe.FlagStillOpen), int(bpf.CaptureExchangeFlagFLAG_STILL_OPEN)},
+		"flag end guessed":      {int(observe.FlagEndGuessed), int(bpf.CaptureExchangeFlagFLAG_END_GUESSED)},
+		"flag packets missing":  {int(observe.FlagPacketsMissing), int(bpf.CaptureExchangeFlagFLAG_PACKETS_MISSING)},
+		"flag several contexts": {int(observe.FlagSeveralContexts), int(bpf.CaptureExchangeFlagFLAG_SEVERAL_CONTEXTS)},
+		"flag outside window":   {int(observe.FlagOutsideWindow), int(bpf.CaptureExchangeFlagFLAG_OUTSIDE_WINDOW)},
+		"direction ingress":     {int(observe.DirectionIngress), int(bpf.CaptureDirectionDIRECTION_INGRESS)},
+		"direction egress":      {int(observe.DirectionEgress), int(bpf.CaptureDirectionDIRECTION_EGRESS)},
+		"prefix window":         {tracecontext.DefaultPrefixWindow, int(bpf.CaptureWindowWINDOW_DEFAULT)},
+		"deep window":           {tracecontext.DefaultDeepWindow, int(bpf.CaptureWindowDEEP_WINDOW_DEFAULT)},
+		"connections":           {DefaultMaxConnections, int(capture.Maps[bpf.CaptureMapConnections].MaxEntries)},
+		"ring":                  {DefaultRingBytes, int(capture.Maps[bpf.CaptureMapExchanges].MaxEntries)},
+		"ring wakeup":           {DefaultRingBytes / 4, int(wakeup)},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s: Go has %d, BPF has %d", name, pair[0], pair[1])
 		}
 	}
-	if last := observe.Flags(1) << (len(observe.Flags(^uint32(0)).Names()) - 1); last != observe.FlagUpgraded {
-		t.Errorf("the last flag is %d, the test has only those up to %d", last, observe.FlagUpgraded)
+	if last := observe.Flags(1) << (len(observe.Flags(^uint32(0)).Names()) - 1); last != observe.FlagOutsideWindow {
+		t.Errorf("the last flag is %d, the test has only those up to %d", last, observe.FlagOutsideWindow)
 	}
 	if known := len(tracecontext.SingleHeaderFormats()); known != 4 {
 		t.Errorf("%d formats with a single header, the programs know 4", known)
