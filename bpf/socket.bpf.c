@@ -72,14 +72,20 @@ static COLD int tracked_write(struct sock *sk)
 	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	struct connection *c;
 	struct tcp_sock *tp;
+	__u64 now;
 
 	if (!st || !st->tracked)
 		return 0;
 	c = open_exchange_at(st);
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!c || !tp || c->client_is_a)
+	if (!c || !tp)
 		return 0;
-	extend_times(&c->x.far_response_first, &c->x.far_response_last, bpf_ktime_get_ns());
+	now = bpf_ktime_get_ns();
+	if (!c->waits_since)
+		c->waits_since = now;
+	if (c->client_is_a)
+		return 0;
+	extend_times(&c->x.far_response_first, &c->x.far_response_last, now);
 	note_socket(c, st, tp);
 	return 0;
 }

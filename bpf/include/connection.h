@@ -155,6 +155,10 @@ struct connection {
 	__u8 bodiless;	       /* enum bodiless */
 	__u8 reports;	       /* sent while it was open */
 	__u8 pad2[3];
+	/* Socket: since when data waits to be sent, as far as known: the latest
+	 * acknowledgement, or the first write after it. 0: none waited then.
+	 */
+	__u64 waits_since;
 };
 
 /* Small enough to stay in L1: a miss costs what the table saves. Large enough to keep

@@ -353,12 +353,42 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	st->tracked = track_segment(skb, s, tracked);
 }
 
+/* Whether only the peer's window keeps TCP from sending: all sent data is acknowledged,
+ * more waits, and its next segment does not fit; see tcp_snd_wnd_test() in
+ * net/ipv4/tcp_output.c. Data in flight may wait for the network instead.
+ */
+static __always_inline bool is_window_closed(const struct tcp_sock *tp)
+{
+	__u32 waiting = tp->write_seq - tp->snd_nxt, mss = tp->mss_cache;
+
+	return tp->snd_nxt == tp->snd_una && tp->snd_wnd < (waiting < mss ? waiting : mss);
+}
+
+/* An acknowledgement arrives; TCP has not processed it. The peer held the sender up
+ * until now, if its window was closed.
+ */
+static __always_inline void note_stall(struct connection *c, const struct tcp_sock *tp, __u64 now)
+{
+	__u64 since = c->waits_since;
+
+	if (since && is_window_closed(tp)) {
+		/* A write before the exchange has no part in it. */
+		if (since < c->x.request_first)
+			since = c->x.request_first;
+		if (since < now)
+			c->x.stalled += now - since;
+	}
+	c->waits_since = tp->write_seq != tp->snd_nxt ? now : 0;
+}
+
 /* The peer acknowledges without sending data. */
 static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
 	struct connection *c;
+	struct tcp_sock *tp;
+	__u64 now;
 
 	if (!sk)
 		return 0;
@@ -366,8 +396,12 @@ static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 	if (!st || !st->tracked)
 		return 0;
 	c = open_exchange_at(st);
-	if (c)
-		note_ack(&c->x, ack, bpf_ktime_get_ns());
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!c || !tp)
+		return 0;
+	now = bpf_ktime_get_ns();
+	note_ack(&c->x, ack, now);
+	note_stall(c, tp, now);
 	return 0;
 }
 

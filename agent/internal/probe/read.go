@@ -120,6 +120,7 @@ func decodeRecord(raw []byte, dequeues bool) (observe.Observation, error) {
 		if r.EgressSeqDone == r.EgressSeqEnd {
 			sent(&o).Acknowledged = r.Acknowledged
 		}
+		sent(&o).Stalled = r.Stalled
 	}
 	if out := egress(&o); out != nil && dequeues {
 		out.Tx = transmitted(out, dequeued{
