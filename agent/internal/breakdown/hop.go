@@ -43,6 +43,9 @@ type Hop struct {
 	Notes []string
 
 	shift map[string]int64 // per node: from its clock to offsets from the root's start
+	// Time in ns that readers of the response held up this hop and its children, and
+	// that the reader of the request did.
+	movedStall, movedRequestStall int64
 }
 
 // Observations returns the hop's observations in the order of the request.

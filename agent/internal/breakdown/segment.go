@@ -22,6 +22,9 @@ type Segment struct {
 	// Queue of the protocol stack that the message waited in, "" if unknown.
 	Queue Queue `json:"queue,omitempty"`
 	Phase Phase `json:"phase"`
+	// Stalled: the sender had more to send, but the reader, whose segment this is,
+	// did not read.
+	Stalled bool `json:"stalled,omitempty"`
 	// Start is the offset from the start of the hop's root in ns, for display.
 	Start int64 `json:"start_ns"`
 	// Time in ns.
@@ -39,6 +42,7 @@ type Segment struct {
 	At   uint64 `json:"-"`
 
 	from, to string // names of the waypoints, if the segment is between two of one message
+	handling bool   // it lies between the messages
 }
 
 // Phase is the message that a time belongs to.

@@ -28,9 +28,12 @@ func (h *Hop) split(start int64) {
 	h.shift[first.node] = start - int64(first.at)
 	h.addSending(first)
 	p.addCrossing()
-	h.splitChildren()
+	p.splitChildren()
 	p.addMessages()
+	p.trimRequest()
 	p.addHandling(server)
+	p.addStalls()
+	h.noteSpread()
 	slices.SortStableFunc(h.Segments, func(a, b Segment) int { return cmp.Compare(a.Start, b.Start) })
 	h.Unattributed = h.Total
 	for _, s := range h.Segments {
@@ -147,26 +150,33 @@ func changeOfNode(waypoints []waypoint) int {
 }
 
 // splitChildren splits the child hops, whose clocks are known now.
-func (h *Hop) splitChildren() {
-	critical := h.criticalChildren()
+func (p *path) splitChildren() {
+	h := p.hop
+	critical := p.criticalChildren()
 	for _, child := range h.Children {
 		child.OnCriticalPath = critical[child]
-		p := child.clientPeriod()
-		child.split(h.shift[p.point.Point.Node] + int64(p.start))
+		c := child.clientPeriod()
+		child.split(h.shift[c.point.Point.Node] + int64(c.start))
 	}
 }
 
 // criticalChildren returns the children that the response waited for: the one that
-// ended last, then the one that ended last before that one started, and so on.
-func (h *Hop) criticalChildren() map[*Hop]bool {
+// ended last, then the one that ended last before that one started, and so on. Those
+// that ended before the request was read, or after the response was written, are not.
+func (p *path) criticalChildren() map[*Hop]bool {
 	critical := map[*Hop]bool{}
-	byEnd := slices.SortedFunc(slices.Values(h.Children), func(a, b *Hop) int {
+	r, a := p.request[len(p.request)-1], p.response[0]
+	byEnd := slices.SortedFunc(slices.Values(p.hop.Children), func(a, b *Hop) int {
 		return cmp.Compare(b.clientPeriod().end, a.clientPeriod().end)
 	})
 	for until := ^uint64(0); len(byEnd) > 0; byEnd = byEnd[1:] {
-		if p := byEnd[0].clientPeriod(); p.end <= until {
+		c := byEnd[0].clientPeriod()
+		if c.point.Point.Node == r.node && r.node == a.node && (c.end <= r.at || c.end > a.at) {
+			continue
+		}
+		if c.end <= until {
 			critical[byEnd[0]] = true
-			until = p.start
+			until = c.start
 		}
 	}
 	return critical
@@ -202,6 +212,32 @@ func (p *path) addBetween(a, b waypoint, some []step, phase Phase) {
 	}
 }
 
+// trimRequest leaves to a child on the critical path what it shares with the request:
+// a proxy may pass a request on before it has read all of it. Each moment belongs to
+// one hop. What was on the server's node is cut by the clock; the rest, of which only
+// the length is known, from the end of the request backwards.
+func (p *path) trimRequest() {
+	r, h := p.request[len(p.request)-1], p.hop
+	begin := r.at
+	for _, child := range h.Children {
+		if c := child.clientPeriod(); child.OnCriticalPath && c.point.Point.Node == r.node {
+			begin = min(begin, c.start)
+		}
+	}
+	left := int64(r.at - begin)
+	for _, both := range []bool{false, true} {
+		for i := len(h.Segments) - 1; i >= 0 && left > 0; i-- {
+			s := &h.Segments[i]
+			if (s.Phase == Request) == both {
+				continue
+			}
+			cut := min(left, s.Time)
+			s.Time -= cut
+			left -= cut
+		}
+	}
+}
+
 // addHandling adds the time between the last waypoint of the request and the first
 // of the response, except for the children on the critical path: the
 // application's, with the layers that miss a capture point next to it.
@@ -225,9 +261,15 @@ func (p *path) addHandling(server end) {
 	from := r
 	for _, child := range p.hop.Children {
 		if c := child.clientPeriod(); child.OnCriticalPath {
-			p.hop.add(some, Both, name, from, int64(max(c.start, from.at)-from.at))
+			p.addHandlingPart(some, name, from, int64(max(c.start, from.at)-from.at))
 			from.at = max(from.at, c.end)
 		}
 	}
-	p.hop.add(some, Both, name, from, int64(max(a.at, from.at)-from.at))
+	p.addHandlingPart(some, name, from, int64(max(a.at, from.at)-from.at))
+}
+
+func (p *path) addHandlingPart(some []step, name string, from waypoint, time int64) {
+	if s := p.hop.add(some, Both, name, from, time); s != nil {
+		s.handling = true
+	}
 }
