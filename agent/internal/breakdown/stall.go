@@ -92,7 +92,8 @@ type stall struct {
 }
 
 // moveStall moves up to left ns from segments on the writer's side to the reader, the
-// latest first.
+// latest first. Not measured is how much of it was before the last write: the send queue
+// comes first, so that an application that worked between two writes keeps that time.
 func (h *Hop) moveStall(left int64, s stall) {
 	if left < minStall || s.begin == 0 {
 		return
