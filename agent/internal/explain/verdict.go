@@ -351,7 +351,9 @@ func evidence(h *breakdown.Hop, s breakdown.Segment) []string {
 		where = s.Between + ", " + where
 	}
 	e := []string{fmt.Sprintf("%s of it in one segment: %s", duration(s.Time), where)}
-	if text := queueEvidence[s.Queue]; text != "" {
+	if s.Stalled {
+		e = append(e, "the sender had more to send, but the window of its reader was closed: the reader was too slow")
+	} else if text := queueEvidence[s.Queue]; text != "" {
 		e = append(e, text)
 	}
 	var retransmits, zeroWindows, drops uint32
