@@ -75,6 +75,7 @@ type CaptureConnection struct {
 	Bodiless        uint8
 	Reports         uint8
 	Pad2            [3]uint8
+	AckNs           uint64
 }
 
 type CaptureConnectionKey struct {

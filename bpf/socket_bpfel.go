@@ -130,6 +130,7 @@ type SocketConnection struct {
 	Bodiless        uint8
 	Reports         uint8
 	Pad2            [3]uint8
+	AckNs           uint64
 }
 
 type SocketConnectionKey struct {

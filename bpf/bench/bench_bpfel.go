@@ -125,6 +125,7 @@ type BenchConnection struct {
 	Bodiless        uint8
 	Reports         uint8
 	Pad2            [3]uint8
+	AckNs           uint64
 }
 
 type BenchConnectionKey struct {

@@ -155,6 +155,7 @@ struct connection {
 	__u8 bodiless;	       /* enum bodiless */
 	__u8 reports;	       /* sent while it was open */
 	__u8 pad2[3];
+	__u64 ack_ns; /* time of the peer's latest acknowledgement, at a socket */
 };
 
 /* Small enough to stay in L1: a miss costs what the table saves. Large enough to keep

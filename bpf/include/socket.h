@@ -353,6 +353,28 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	st->tracked = track_segment(skb, s, tracked);
 }
 
+/* Whether the peer does not read: all that was sent has been acknowledged, more waits to
+ * be sent, and the peer's window has no room for a segment. Read before TCP processes an
+ * acknowledgement, this holds since the last segment in either direction.
+ */
+static __always_inline bool is_stalled(const struct tcp_sock *tp)
+{
+	__u32 waiting = tp->write_seq - tp->snd_nxt;
+	__u32 segment = waiting < tp->mss_cache ? waiting : tp->mss_cache;
+
+	return !tp->packets_out && waiting && tp->snd_wnd < segment;
+}
+
+/* An acknowledgement arrives from the peer of a socket that sends a message. */
+static __always_inline void note_stall(struct connection *c, const struct tcp_sock *tp, __u64 now)
+{
+	__u64 since = c->ack_ns > c->last_ns ? c->ack_ns : c->last_ns;
+
+	if (tp && now > since && is_stalled(tp))
+		c->x.stalled += now - since;
+	c->ack_ns = now;
+}
+
 /* The peer acknowledges without sending data. */
 static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 {
@@ -366,8 +388,12 @@ static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 	if (!st || !st->tracked)
 		return 0;
 	c = open_exchange_at(st);
-	if (c)
-		note_ack(&c->x, ack, bpf_ktime_get_ns());
+	if (c) {
+		__u64 now = bpf_ktime_get_ns();
+
+		note_stall(c, bpf_skc_to_tcp_sock(sk), now);
+		note_ack(&c->x, ack, now);
+	}
 	return 0;
 }
 

@@ -96,6 +96,7 @@ static __always_inline void open_exchange(struct connection *c, const struct seg
 	c->complete = 0;
 	c->guessed = 0;
 	c->reports = 0;
+	c->ack_ns = 0;
 	if (c->pipelined_responses)
 		x->flags |= FLAG_PIPELINED;
 	c->client_is_a = seg->from_a;

@@ -39,6 +39,10 @@ type Segment struct {
 	At   uint64 `json:"-"`
 
 	from, to string // names of the waypoints, if the segment is between two of one message
+
+	handling bool // between request and response, in the server
+	before   *Hop // handling: the request to a child that it ends with
+	sending  bool // a root's client writes the request
 }
 
 // Phase is the message that a time belongs to.

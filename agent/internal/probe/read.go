@@ -117,6 +117,7 @@ func decodeRecord(raw []byte, dequeues bool) (observe.Observation, error) {
 			Cookie: r.Cookie, Netns: r.Netns, UID: r.Uid, Client: r.IsClient != 0,
 			SRTT: uint64(r.SrttUs) * 1000, ZeroWindows: r.ZeroWindows,
 		}
+		sent(&o).Stalled = r.Stalled
 		if r.EgressSeqDone == r.EgressSeqEnd {
 			sent(&o).Acknowledged = r.Acknowledged
 		}
