@@ -658,6 +658,12 @@ static __always_inline int parse_request_line(struct scratch *s, __u32 off, __u3
 	return OUTCOME_INCOMPLETE;
 }
 
+/* After the walk over the first segment. */
+static __always_inline bool has_request_line(const struct walk *w, int outcome)
+{
+	return w->request_line && outcome != OUTCOME_UNPARSABLE;
+}
+
 /* A traceparent line. A second one invalidates the first (W3C trace-context,
  * test_traceparent_duplicated).
  */

@@ -549,10 +549,10 @@ static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, s
 		__u32 skip = start & START_AFTER_LINE ? 2 : 0;
 
 		b.outcome = walk_head(skb, s, off + skip, payload_len - skip, access);
+		if (start & START_TOKEN && !has_request_line(&s->walk, b.outcome))
+			b.outcome = NOT_A_REQUEST;
 		if (b.outcome == OUTCOME_INCOMPLETE)
 			return b;
-		if (b.outcome == OUTCOME_UNPARSABLE && start & START_TOKEN)
-			b.outcome = NOT_A_REQUEST;
 		b.request_line = s->walk.request_line;
 		b.marks = s->walk.marks;
 		if (b.outcome == OUTCOME_FOUND)

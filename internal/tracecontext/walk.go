@@ -94,8 +94,7 @@ func startsWithMethod(payload []byte) bool {
 func skipEmptyLine(payload []byte) []byte { return bytes.TrimPrefix(payload, []byte("\r\n")) }
 
 // BeginsRequest reports whether a segment with this payload begins a request. If its
-// method is not one of RFC 9110 and RFC 5789, its first line, if it ends in the
-// payload, has to be a request line.
+// method is not one of RFC 9110 and RFC 5789, it has to have a whole request line.
 func BeginsRequest(payload []byte) bool {
 	payload = skipEmptyLine(payload)
 	if startsWithKnownMethod(payload) {
@@ -105,7 +104,7 @@ func BeginsRequest(payload []byte) bool {
 		return false
 	}
 	line, _, ends := bytes.Cut(payload, []byte("\n"))
-	return !ends || isRequestLine(bytes.TrimSuffix(line, []byte("\r")))
+	return ends && isRequestLine(bytes.TrimSuffix(line, []byte("\r")))
 }
 
 // Parse walks over a request head, given from the first byte of its segment on, by
@@ -125,7 +124,7 @@ func Parse(head []byte, opts Options) Result {
 		b3: parts{format: FormatB3Multi}, datadog: parts{format: FormatDatadog},
 	}
 	ended := w.lines(window)
-	if w.result.Outcome == Unparsable && !known {
+	if !known && (w.result.Outcome == Unparsable || !w.hasLine) {
 		return Result{}
 	}
 	w.result.BeginsRequest = true
@@ -143,6 +142,7 @@ type walk struct {
 	traceparent  *candidate
 	traceparents int
 	b3, datadog  parts
+	hasLine      bool // the first line ends within the window
 	result       Result
 }
 
@@ -156,6 +156,7 @@ func (w *walk) lines(window []byte) (ended bool) {
 			w.finish(Truncated)
 			return false
 		}
+		w.hasLine = true
 		line := bytes.TrimSuffix(window[start:start+length], []byte("\r"))
 		switch {
 		case w.opts.MaxLine > 0 && len(line) > w.opts.MaxLine:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/layertrace/layertrace/bpf"
@@ -70,21 +71,68 @@ func TestParsersAgreeOnConfiguredNames(t *testing.T) {
 	a.compareMutations(t, deepMutations)
 }
 
+// The vectors of the standards, by which package corpus tests the Go parser.
+func TestParsersAgreeOnVectors(t *testing.T) {
+	byOrder := map[string][]corpus.Head{}
+	for _, v := range corpus.Vectors() {
+		order := strings.Join(v.Order, ",")
+		byOrder[order] = append(byOrder[order], v.Head)
+	}
+	for order, heads := range byOrder {
+		a := inOrder(t, order, false)
+		a.compare(t, heads)
+	}
+}
+
+// With an order of formats, in one segment and with the deep search.
+func TestParsersAgreeInOrder(t *testing.T) {
+	for i, order := range []string{"b3", "w3c,datadog", "jaeger,b3,gcp", "datadog,xray,skywalking,w3c,b3,gcp,jaeger"} {
+		a := inOrder(t, order, i%2 == 1)
+		a.compare(t, corpus.Heads())
+		a.compareMutations(t, deepMutations)
+	}
+}
+
+func inOrder(t *testing.T, order string, deep bool) agreement {
+	t.Helper()
+	var preferred []tracecontext.Format
+	for _, name := range strings.FieldsFunc(order, func(r rune) bool { return r == ',' }) {
+		f, err := tracecontext.ParsePreference(name)
+		must(t, err)
+		preferred = append(preferred, f)
+	}
+	a := agreement{
+		k:     newKernel(t, Options{ContextFormats: preferred, Deep: deep}),
+		opts:  tracecontext.Options{Window: 1024, Preferred: preferred},
+		split: func(head []byte) [][]byte { return [][]byte{head[:min(len(head), packetMax)]} },
+	}
+	if deep {
+		a.opts.Window, a.opts.MaxLine = 65536, tracecontext.DeepMaxLine
+		a.split = randomParts(rand.New(rand.NewPCG(3, 4)))
+	}
+	return a
+}
+
+// randomParts splits heads into segments of random sizes.
+func randomParts(random *rand.Rand) func([]byte) [][]byte {
+	return func(head []byte) [][]byte {
+		var parts [][]byte
+		for len(head) > 0 {
+			n := min(len(head), 8+random.IntN(packetMax-8))
+			parts = append(parts, head[:n])
+			head = head[n:]
+		}
+		return parts
+	}
+}
+
 // The deep search in heads that are split into segments of random sizes.
 func TestParsersAgreeDeep(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	a := agreement{
-		k:    newKernel(t, Options{Deep: true}),
-		opts: tracecontext.Options{Window: 65536, MaxLine: tracecontext.DeepMaxLine},
-		split: func(head []byte) [][]byte {
-			var parts [][]byte
-			for len(head) > 0 {
-				n := min(len(head), 8+random.IntN(packetMax-8))
-				parts = append(parts, head[:n])
-				head = head[n:]
-			}
-			return parts
-		},
+		k:     newKernel(t, Options{Deep: true}),
+		opts:  tracecontext.Options{Window: 65536, MaxLine: tracecontext.DeepMaxLine},
+		split: randomParts(random),
 	}
 	a.compare(t, corpus.Heads())
 	a.compareMutations(t, deepMutations)
@@ -161,13 +209,16 @@ func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 		var addr [4]byte
 		binary.BigEndian.PutUint32(addr[:], 10<<24|a.batch<<4|1)
 		c.client = netip.AddrPortFrom(netip.AddrFrom4(addr), uint16(20000+i))
-		seen := 0
+		from, seen := 0, 0
 		var r tracecontext.Result
 		for _, part := range a.split(head.Bytes) {
 			a.k.receive(c.request(string(part)))
+			if !r.BeginsRequest { // this segment may
+				from = seen
+			}
 			seen += len(part)
 			if !r.Settled { // else the search is over
-				r = tracecontext.Parse(head.Bytes[:seen], a.opts)
+				r = tracecontext.Parse(head.Bytes[from:seen], a.opts)
 			}
 		}
 		if r.BeginsRequest && (r.Final || r.Settled || !a.k.probe.opts.Deep) {
