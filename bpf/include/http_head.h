@@ -429,7 +429,7 @@ static __always_inline bool settles(const struct context *c)
 	       (!ordered || ranks[c->format & (RANKS - 1)] == 1);
 }
 
-static __always_inline bool is_settled(struct walk *w)
+static __always_inline bool walk_is_settled(struct walk *w)
 {
 	w->b3.format = FORMAT_B3MULTI;
 	w->datadog.format = FORMAT_DATADOG;
@@ -502,7 +502,7 @@ VERIFIED_ALONE int finish_walk(struct walk *w, int outcome)
 
 /* Reach of a scan from the start of the packet, a power of two. */
 #define SCAN_REACH 8192
-#define SCAN_STEPS 40
+#define SCAN_STEPS 32
 #define SCAN_BLOCK 64
 
 /* Position of a single bit, by the six bits that multiplying by it brings to the top. */
@@ -892,7 +892,7 @@ VERIFIED_ALONE int parse_chunks(struct __sk_buff *skb, struct scratch *s, __u32 
 		off += CHUNK_SIZE;
 		len -= len > CHUNK_SIZE ? CHUNK_SIZE : len;
 	}
-	if (outcome == OUTCOME_INCOMPLETE && is_settled(&s->walk))
+	if (outcome == OUTCOME_INCOMPLETE && walk_is_settled(&s->walk))
 		return finish_walk(&s->walk, OUTCOME_NOT_FOUND);
 	return outcome;
 }
@@ -920,7 +920,7 @@ static __always_inline bool copy_first(struct __sk_buff *skb, struct scratch *s,
 }
 
 /* Forgets a context except for its IDs. */
-static __always_inline void forget(struct context *c)
+static __always_inline void forget_context(struct context *c)
 {
 	__builtin_memset(&c->offset, 0, sizeof(*c) - offsetof(struct context, offset));
 }
@@ -936,9 +936,9 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 
 	/* not the IDs: every path that uses some sets all of them */
 	__builtin_memset(&s->walk, 0, offsetof(struct walk, found));
-	forget(&s->walk.traceparent);
-	forget(&s->walk.b3);
-	forget(&s->walk.datadog);
+	forget_context(&s->walk.traceparent);
+	forget_context(&s->walk.b3);
+	forget_context(&s->walk.datadog);
 	if (access == ACCESS_DIRECT && !context_headers.len) {
 		outcome = fast_walk_packet(skb, s, off, window);
 		if (outcome == FAST_CONTEXT)

@@ -165,7 +165,7 @@ struct walk {
 	__u8 skip_line;	   /* the current line is too long to keep */
 	__u8 traceparents; /* a traceparent line was read */
 	__u8 seen;	   /* a complete context was: seen_trace_id and seen_span_id are set */
-	__u8 accepted;	   /* an accepted context in one header was: see is_settled() */
+	__u8 accepted;	   /* an accepted context in one header was: see walk_is_settled() */
 	__u8 pad[6];
 	__u64 preference;    /* of found, see preference(); 0: none yet */
 	__u64 seen_trace_id; /* low half */
@@ -205,6 +205,12 @@ struct write_times {
 	__u64 last;
 };
 
+/* Framing of a response head, for later points of the node. */
+struct cached_framing {
+	__u64 seq_ack;
+	struct framing framing;
+};
+
 struct scratch {
 	__u32 claimed;
 	__u32 slot; /* key of this element */
@@ -214,6 +220,8 @@ struct scratch {
 	struct socket_facts socket;
 	struct write_times write_times;
 	struct context cached_contexts[1 << SEGMENT_CACHE_BITS]; /* for segment_cache */
+	struct framing framing;
+	struct cached_framing cached_framings[1 << SEGMENT_CACHE_BITS];
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[OPTIONS_MAX_BOUND + 16];
 	struct context id; /* scratch space of the readers of values */

@@ -113,12 +113,16 @@ func inOrder(t *testing.T, order string, deep bool) agreement {
 	return a
 }
 
-// randomParts splits heads into segments of random sizes.
+// randomParts splits heads into segments of random sizes, of which only the first may
+// begin a request.
 func randomParts(random *rand.Rand) func([]byte) [][]byte {
 	return func(head []byte) [][]byte {
 		var parts [][]byte
 		for len(head) > 0 {
 			n := min(len(head), 8+random.IntN(packetMax-8))
+			for n < len(head) && tracecontext.BeginsRequest(head[n:]) {
+				n++
+			}
 			parts = append(parts, head[:n])
 			head = head[n:]
 		}
@@ -209,16 +213,14 @@ func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 		var addr [4]byte
 		binary.BigEndian.PutUint32(addr[:], 10<<24|a.batch<<4|1)
 		c.client = netip.AddrPortFrom(netip.AddrFrom4(addr), uint16(20000+i))
-		from, seen := 0, 0
+		seen := 0
 		var r tracecontext.Result
 		for _, part := range a.split(head.Bytes) {
 			a.k.receive(c.request(string(part)))
-			if !r.BeginsRequest { // this segment may
-				from = seen
-			}
+			first := seen == 0
 			seen += len(part)
-			if !r.Settled { // else the search is over
-				r = tracecontext.Parse(head.Bytes[from:seen], a.opts)
+			if first || r.BeginsRequest && !r.Settled {
+				r = tracecontext.Parse(head.Bytes[:seen], a.opts)
 			}
 		}
 		if r.BeginsRequest && (r.Final || r.Settled || !a.k.probe.opts.Deep) {
