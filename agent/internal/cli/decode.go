@@ -44,7 +44,7 @@ func decodeOptions(search *config.Search) (decode.Options, error) {
 	}
 	return decode.Options{
 		Ports: search.Ports, PrefixWindow: search.PrefixWindow, Deep: search.Deep,
-		DeepWindow: search.DeepWindow, Headers: search.ContextHeaders,
+		DeepWindow: search.DeepWindow, Headers: search.ContextHeaders, Formats: search.ContextFormats,
 	}, search.ValidateHeaders()
 }
 

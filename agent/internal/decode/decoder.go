@@ -31,6 +31,8 @@ type Options struct {
 	DeepWindow int
 	// Headers are additional headers with a trace context.
 	Headers []tracecontext.ContextHeader
+	// Formats are those to read, the most preferred one first; none: all.
+	Formats []tracecontext.Format
 }
 
 // Packet is one captured packet.
@@ -105,7 +107,7 @@ func (d *Decoder) Flush() {
 
 // searchOptions are the options of the search in a request head.
 func (d *Decoder) searchOptions() tracecontext.Options {
-	opts := tracecontext.Options{Window: d.opts.PrefixWindow, Headers: d.opts.Headers}
+	opts := tracecontext.Options{Window: d.opts.PrefixWindow, Headers: d.opts.Headers, Preferred: d.opts.Formats}
 	if d.opts.Deep {
 		opts.Window, opts.MaxLine = d.opts.DeepWindow, tracecontext.DeepMaxLine
 	}
@@ -137,11 +139,11 @@ type counts struct {
 
 	otherLink, undecodable, notTCP, fragment, cut, otherPort uint64
 
-	requests, malformed, multiSegment, optionLost         uint64
-	outcomes                                              [tracecontext.Unparsable + 1]uint64
-	requestInResponse, lateRequests                       uint64
-	responseWithoutRequest, responseOfOther               uint64
-	retransmits, outOfOrder, missed, pipelined, untracked uint64
+	requests, malformed, several, multiSegment, optionLost uint64
+	outcomes                                               [tracecontext.Unparsable + 1]uint64
+	requestInResponse, lateRequests                        uint64
+	responseWithoutRequest, responseOfOther                uint64
+	retransmits, outOfOrder, missed, pipelined, untracked  uint64
 }
 
 // Counters returns the numbers of all that was decoded or skipped.
@@ -157,6 +159,7 @@ func (d *Decoder) Counters() []Counter {
 		{"truncated", "requests whose head extends beyond the window", c.outcomes[tracecontext.Truncated]},
 		{"unparsable", "segments that start like a request but have no HTTP/1 request line, treated as data", c.outcomes[tracecontext.Unparsable]},
 		{"malformed_context", "trace headers with a malformed value", c.malformed},
+		{"several_contexts", "requests with trace contexts of different IDs; see --context-format", c.several},
 		{"multi_segment", "trace contexts found after the first segment", c.multiSegment},
 		{"option_lost", "exchanges with the TCP option on the SYN only", c.optionLost},
 		{"pipelined", "requests sent before the response to the previous one", c.pipelined},

@@ -105,12 +105,13 @@ func (c *connection) setOption(o option) {
 }
 
 // search searches the head read so far for a context. Unless the window ends
-// here, only a result that further bytes cannot change counts.
+// here, only a result counts that settles the search or that further bytes cannot
+// change.
 func (c *connection) search(windowEnds bool) {
 	x := c.current
 	opts := c.d.searchOptions()
 	r := tracecontext.Parse(x.head, opts)
-	if !r.Final && !windowEnds {
+	if !r.Final && !r.Settled && !windowEnds {
 		return
 	}
 	c.d.counts.outcomes[r.Outcome]++
@@ -126,6 +127,10 @@ func (c *connection) search(windowEnds bool) {
 	x.Context = observe.Context{Context: r.Context, HeaderOffset: r.Offset}
 	if r.Malformed > 0 {
 		x.Flags |= observe.FlagMalformed
+	}
+	if r.Several {
+		x.Flags |= observe.FlagSeveralContexts
+		c.d.counts.several++
 	}
 	if x.Request.Packets > 1 {
 		c.d.counts.multiSegment++
