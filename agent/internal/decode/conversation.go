@@ -1,0 +1,686 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decode
+
+import (
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
+)
+
+// conversation pairs the messages of a connection. Responses have the order of their
+// requests (RFC 9112, section 9.3.2). Where bytes are missing, a response is given to a
+// request only if the sequence numbers show that it is its own.
+type conversation struct {
+	c                    *connection
+	requests, responses  parser
+	queue                []*exchange // requests that await the end of their response
+	request              *exchange   // whose request is being read
+	response             *exchange   // whose response is being read; nil: of no known request
+	reply                reply       // the response head being read
+	settled              []*exchange // complete, and reported when nothing more can follow
+	option               option      // of the client's SYN
+	clientEnd, serverEnd bool        // FINs
+}
+
+// exchange is one exchange of a conversation.
+type exchange struct {
+	observe.Observation
+	// unseen stands for requests that did not pass here, of any number. unclear: nor is
+	// it known which response is that of the request after them.
+	unseen, unclear bool
+	// found: it has a sampled context; parsed: its head was searched.
+	found, parsed bool
+	// requestAt and requestEnd, responseAt and responseEnd are the sequence numbers of
+	// what was read so far. responseAt is at first where the client had read to when it
+	// sent the request: there the response begins, unless others come before.
+	requestAt, requestEnd   uint32
+	responseAt, responseEnd uint32
+	// firstSegment is the number of bytes of the head in its first segment.
+	firstSegment                int
+	requestDone, responseDone   bool
+	responseBegun, endKnown     bool
+	requestPacket, responsePart uint64 // the last segments counted
+}
+
+// reply is the part of a response that was read before it is known whether it is interim.
+type reply struct {
+	observe.Message
+	at, end    uint32
+	segment    uint64
+	disordered bool
+}
+
+// settleTime is how long a complete exchange waits for retransmissions, as in the agent.
+const settleTime = 2 * time.Second
+
+// maxQueue bounds the requests of a connection that await a response.
+const maxQueue = 1024
+
+// idle reports whether no message is being read or awaited.
+func (t *conversation) idle() bool {
+	return len(t.queue) == 0 && t.request == nil && t.atResponse()
+}
+
+// atResponse reports whether no response is being read.
+func (t *conversation) atResponse() bool {
+	return t.response == nil && (t.responses.phase == between || t.responses.phase == astray)
+}
+
+// forget drops the requests that await a response: they were none.
+func (t *conversation) forget() {
+	for _, x := range t.queue {
+		if x.unseen {
+			continue
+		}
+		t.c.d.counts.requests--
+		if x.found {
+			t.c.d.counts.outcomes[tracecontext.Found]--
+		}
+	}
+	t.queue, t.request = nil, nil
+}
+
+// fromClient reads the bytes of a client.
+func (t *conversation) fromClient(p piece) {
+	if p.fin {
+		t.clientFIN()
+		return
+	}
+	missing := p.size - uint32(len(p.data))
+	for len(p.data) > 0 {
+		var n int
+		switch t.requests.phase {
+		case between:
+			if n = len(p.data) - len(skipEmptyLines(p.data)); n > 0 {
+				break // RFC 9112, section 2.2
+			}
+			if beginsRequest(p.data) == unlike {
+				if looksLikeMethod(p.data) {
+					t.c.d.counts.unparsable++
+				}
+				t.requests.phase = astray
+				continue
+			}
+			t.beginRequest(&p)
+			continue
+		case astray:
+			if p.first && beginsRequest(skipEmptyLines(p.data)) == like {
+				t.requests.phase = between
+				continue
+			}
+			t.c.d.counts.untracked++
+			n = len(p.data)
+		case inTunnel:
+			t.c.d.counts.tunnel++
+			n = len(p.data)
+		default:
+			n = t.readRequest(&p)
+		}
+		p = p.from(p.seq + uint32(n))
+	}
+	if missing > 0 {
+		t.missRequestBytes(missing, 0, &p)
+	}
+}
+
+// readRequest reads bytes of a request up to the next event.
+func (t *conversation) readRequest(p *piece) int {
+	x := t.request
+	n, e := t.requests.feed(p.data)
+	x.addRequest(p, n)
+	if len(t.requests.head) > 0 && !x.parsed && x.firstSegment == 0 {
+		x.firstSegment = min(n, len(t.requests.head))
+	}
+	switch e {
+	case headEnds:
+		t.requestHead(x)
+	case headTooBig, broken:
+		t.requestIsDone(observe.FlagIncomplete)
+		t.requests.phase = astray
+	case bodyEnds:
+		t.requestIsDone(0)
+		t.requests.phase = between
+	case noEvent:
+		if t.requests.phase == inHead && beginsRequest(t.requests.head) == unlike {
+			t.notRequest(x)
+		}
+	}
+	return n
+}
+
+// notRequest drops a request whose first line is none.
+func (t *conversation) notRequest(x *exchange) {
+	t.c.d.counts.requests--
+	t.c.d.counts.unparsable++
+	t.queue = slices.DeleteFunc(t.queue, func(q *exchange) bool { return q == x })
+	t.request = nil
+	t.requests.phase = astray
+}
+
+// beginRequest opens an exchange.
+func (t *conversation) beginRequest(p *piece) {
+	t.settle()
+	t.catchUp()
+	at := p.ack
+	if !p.isAck && t.c.toClient.known {
+		at = t.c.toClient.next
+	}
+	x := &exchange{
+		Observation: observe.Observation{
+			Interface: p.carrier.point.interfaceIndex,
+			Direction: p.carrier.direction,
+			Key:       observe.Key{Client: t.c.client, Server: t.c.server},
+		},
+		requestAt: p.seq, requestEnd: p.seq, responseAt: at, responseEnd: at,
+	}
+	x.setOption(p.carrier.option, t.option)
+	t.c.d.counts.requests++
+	for _, q := range t.queue {
+		if !q.unseen {
+			q.Flags |= observe.FlagPipelined
+			x.Flags |= observe.FlagPipelined
+		}
+	}
+	if x.Flags&observe.FlagPipelined != 0 {
+		t.c.d.counts.pipelined++
+	}
+	if len(t.queue) >= maxQueue {
+		t.abandon(observe.FlagEvicted)
+	}
+	t.queue = append(t.queue, x)
+	t.request = x
+	t.requests.begin()
+}
+
+// catchUp uses what a new request shows: its client has read all responses so far. What
+// is still open because bytes are missing is over, unless the client sends requests
+// before it has the responses, which is rare.
+func (t *conversation) catchUp() {
+	if t.responses.phase == inTunnel {
+		return
+	}
+	onlyUnseen := !slices.ContainsFunc(t.queue, func(q *exchange) bool { return !q.unseen })
+	lost := t.responses.phase == astray || t.responses.phase != between && t.response == nil
+	switch {
+	case lost:
+		open := 0
+		for _, q := range t.queue {
+			if !q.unseen {
+				open++
+			}
+		}
+		t.abandon(0)
+		t.responses.phase = between
+		if open > 1 {
+			t.queue = append(t.queue, &exchange{unseen: true, unclear: true})
+		}
+	case onlyUnseen && t.responses.phase == between:
+		t.queue = nil
+	}
+}
+
+// abandon ends all exchanges that await a response. A request that is being read goes on.
+func (t *conversation) abandon(flags observe.Flags) {
+	for _, q := range t.queue {
+		if q.unseen {
+			continue
+		}
+		q.Flags |= flags
+		t.responseIsDone(q, false)
+	}
+	t.queue, t.response = nil, nil
+}
+
+// requestHead reads a complete request head.
+func (t *conversation) requestHead(x *exchange) {
+	head := t.requests.head
+	if beginsRequest(head) != like {
+		t.notRequest(x)
+		return
+	}
+	t.search(x, head)
+	f, ok := requestFraming(head)
+	switch {
+	case !ok:
+		x.Flags |= observe.FlagIncomplete
+		t.requestIsDone(0)
+		t.requests.phase = astray
+	case t.requests.body(f):
+		t.requestIsDone(0)
+	}
+}
+
+// requestIsDone ends the request being read.
+func (t *conversation) requestIsDone(flags observe.Flags) {
+	x := t.request
+	if x == nil {
+		return
+	}
+	if !x.parsed {
+		if !hasTarget(t.requests.head) {
+			t.notRequest(x)
+			return
+		}
+		t.search(x, t.requests.head)
+	}
+	x.Flags |= flags
+	x.requestDone = true
+	t.request = nil
+	t.finish(x)
+}
+
+// clientFIN: the client sends no more. It still reads.
+func (t *conversation) clientFIN() {
+	if t.request != nil {
+		t.requestIsDone(observe.FlagIncomplete)
+	}
+	t.requests.phase = astray
+	t.clientEnd = true
+	t.closeIfOver()
+}
+
+// lostRequestBytes handles bytes of the client that did not pass here; acked: the server
+// has them.
+func (t *conversation) lostRequestBytes(n uint32, acked bool) {
+	flag := observe.FlagIncomplete
+	if acked {
+		flag = observe.FlagPacketsMissing
+	}
+	t.missRequestBytes(n, flag, nil)
+}
+
+// missRequestBytes skips bytes whose content is not known. p is the piece that they are
+// of if they passed here, cut by the snapshot length.
+func (t *conversation) missRequestBytes(n uint32, flag observe.Flags, p *piece) {
+	x := t.request
+	if x != nil {
+		x.Flags |= flag
+		if p != nil { // it passed
+			x.addRequest(&piece{seq: p.end() - n, size: n, time: p.time, segment: p.segment}, int(n))
+		}
+	}
+	ok, over := t.requests.skip(uint64(n))
+	switch {
+	case ok && over:
+		t.requestIsDone(0)
+		t.requests.phase = between
+	case ok:
+	default:
+		if x != nil {
+			t.requestIsDone(0)
+		}
+		if p == nil || x == nil { // there may be requests in them
+			t.queue = append(t.queue, &exchange{unseen: true})
+		}
+		t.requests.phase = astray
+	}
+}
+
+// fromServer reads the bytes of a server.
+func (t *conversation) fromServer(p piece) {
+	if p.fin {
+		t.serverFIN()
+		return
+	}
+	missing := p.size - uint32(len(p.data))
+	for len(p.data) > 0 {
+		var n int
+		switch t.responses.phase {
+		case between:
+			if beginsResponse(p.data) == unlike {
+				t.beginGarbage(&p)
+				continue
+			}
+			t.beginResponse(&p)
+			continue
+		case astray:
+			if p.first && beginsResponse(p.data) == like {
+				t.findAgain()
+				continue
+			}
+			if t.response != nil {
+				t.response.addResponse(&p, len(p.data))
+			} else {
+				t.c.d.counts.untracked++
+			}
+			n = len(p.data)
+		case inTunnel:
+			t.c.d.counts.tunnel++
+			n = len(p.data)
+		default:
+			n = t.readResponse(&p)
+		}
+		p = p.from(p.seq + uint32(n))
+	}
+	if missing > 0 {
+		t.missResponseBytes(missing, 0, &p)
+	}
+}
+
+// beginResponse chooses the request of the response that begins.
+func (t *conversation) beginResponse(p *piece) {
+	t.responses.begin()
+	t.reply = reply{at: p.seq, end: p.seq}
+	t.response = nil
+	if len(t.queue) == 0 {
+		t.c.d.counts.responseWithoutRequest++
+		return
+	}
+	if t.queue[0].unseen && !t.queue[0].unclear {
+		// Is this the response to a request after the unseen ones?
+		at := slices.IndexFunc(t.queue, func(q *exchange) bool { return !q.unseen && q.responseAt == p.seq })
+		if at > 0 && !slices.ContainsFunc(t.queue[:at], func(q *exchange) bool { return !q.unseen }) {
+			t.queue = t.queue[at:]
+		}
+	}
+	if t.queue[0].unseen {
+		t.c.d.counts.responseWithoutRequest++
+		return
+	}
+	t.response = t.queue[0]
+}
+
+// beginGarbage handles bytes that are no response where one should begin.
+func (t *conversation) beginGarbage(p *piece) {
+	t.response = nil
+	if beginsRequest(p.data) == like {
+		t.c.d.counts.requestInResponse++
+	}
+	if len(t.queue) > 0 && !t.queue[0].unseen && t.queue[0].responseAt == p.seq && t.queue[0].Flags&observe.FlagPacketsMissing == 0 {
+		t.response = t.queue[0] // what a server sends that does not know HTTP/1
+	}
+	t.responses.phase = astray
+}
+
+// findAgain handles the start of a response after the parser was lost. It may be a body
+// that looks like it.
+func (t *conversation) findAgain() {
+	if x := t.response; x != nil {
+		if len(t.queue) == 1 {
+			// No request after it was seen: this responds to an unseen one, or is data.
+			t.responseIsDone(x, false)
+			t.queue, t.response = []*exchange{{unseen: true}}, nil
+		} else {
+			t.responseIsDone(x, false)
+			t.queue, t.response = t.queue[1:], nil
+			t.queue[0].Flags |= x.Flags & observe.FlagPacketsMissing
+		}
+	}
+	if open := slices.DeleteFunc(slices.Clone(t.queue), func(q *exchange) bool { return q.unseen }); len(open) > 1 || len(open) != len(t.queue) {
+		// Which of them this responds to is not known.
+		for _, q := range open {
+			q.Flags |= observe.FlagPacketsMissing
+		}
+		t.abandon(0)
+		t.queue = []*exchange{{unseen: true}}
+	}
+	t.responses.phase = between
+}
+
+// readResponse reads bytes of a response up to the next event.
+func (t *conversation) readResponse(p *piece) int {
+	before := t.responses.phase
+	n, e := t.responses.feed(p.data)
+	if before == inHead {
+		t.reply.add(p, n)
+	} else if t.response != nil {
+		t.response.addResponse(p, n)
+	}
+	switch e {
+	case headEnds:
+		t.responseHead()
+	case headTooBig, broken:
+		t.loseResponse()
+	case bodyEnds:
+		t.responseEnds()
+	case noEvent:
+		if before == inHead && beginsResponse(t.responses.head) == unlike {
+			t.loseResponse()
+		}
+	}
+	return n
+}
+
+// loseResponse: where the response ends is not known.
+func (t *conversation) loseResponse() {
+	if t.responses.phase == inHead {
+		t.commit(statusOf(t.responses.head))
+	}
+	t.responses.phase = astray
+}
+
+// commit makes the bytes of the head those of the response.
+func (t *conversation) commit(status int) {
+	x := t.response
+	r := t.reply
+	t.reply = reply{}
+	if x == nil || r.Packets == 0 {
+		return
+	}
+	if !x.responseBegun {
+		x.responseAt = r.at
+	}
+	x.responseBegun, x.Status, x.responseEnd = true, status, r.end
+	x.Response = r.Message
+	x.responsePart = r.segment
+	if r.disordered {
+		x.Flags |= observe.FlagOutOfOrder
+	}
+}
+
+// responseHead reads a complete response head.
+func (t *conversation) responseHead() {
+	head, x := t.responses.head, t.response
+	status := statusOf(head)
+	if isInterim(status) {
+		if x != nil {
+			x.Flags |= observe.FlagInterim
+			x.responseAt = t.reply.end
+		}
+		t.responses.phase = between
+		t.reply = reply{}
+		return
+	}
+	t.commit(status)
+	method := ""
+	if x != nil {
+		method = x.Method
+	}
+	if status == http.StatusSwitchingProtocols || method == http.MethodConnect && status/100 == 2 {
+		t.upgrade()
+		return
+	}
+	f, ok := responseFraming(head, method, status)
+	if !ok {
+		t.responses.phase = astray
+		return
+	}
+	if t.responses.body(f) {
+		t.responseEnds()
+	}
+}
+
+// upgrade: from here on the connection is a tunnel.
+func (t *conversation) upgrade() {
+	if x := t.response; x != nil {
+		x.Flags |= observe.FlagUpgraded
+		switch t.request {
+		case nil:
+		case x:
+			t.requestIsDone(0)
+		default:
+			t.requestIsDone(observe.FlagIncomplete)
+		}
+		t.queue = t.queue[1:]
+		t.responseIsDone(x, true)
+		t.abandon(0)
+	}
+	t.requests.phase, t.responses.phase, t.response = inTunnel, inTunnel, nil
+}
+
+// responseEnds ends the response being read, which is complete.
+func (t *conversation) responseEnds() {
+	t.responses.phase = between
+	if x := t.response; x != nil {
+		t.queue, t.response = t.queue[1:], nil
+		t.responseIsDone(x, true)
+	}
+}
+
+// responseIsDone ends a response. whole is set if it is complete.
+func (t *conversation) responseIsDone(x *exchange, whole bool) {
+	x.responseDone, x.endKnown = true, whole
+	if x == t.response && t.responses.phase == inHead {
+		t.commit(statusOf(t.responses.head))
+	}
+	switch {
+	case whole:
+	case x.responseBegun:
+		x.Flags |= observe.FlagEndGuessed
+	default:
+		x.Flags |= observe.FlagNoResponse
+	}
+	t.finish(x)
+}
+
+// serverFIN: the server sends no more, so all responses are over.
+func (t *conversation) serverFIN() {
+	t.serverEnd = true
+	if x := t.response; x != nil {
+		t.queue = t.queue[1:]
+		switch t.responses.phase {
+		case untilClose:
+			t.responseIsDone(x, true)
+		case astray:
+			// Whatever it was, it ended here.
+			t.responseIsDone(x, false)
+		default:
+			t.breakOff(x, 0)
+		}
+		t.response = nil
+	}
+	t.abandon(0)
+	t.responses.phase = astray
+	t.closeIfOver()
+}
+
+// breakOff ends an exchange whose response is not complete by its framing.
+func (t *conversation) breakOff(x *exchange, flags observe.Flags) {
+	if x == t.response && t.responses.phase == inHead {
+		t.commit(statusOf(t.responses.head))
+	}
+	x.responseDone = true
+	x.Flags |= flags
+	switch {
+	case !x.responseBegun:
+		x.Flags |= observe.FlagNoResponse
+	case x == t.response && (t.responses.phase == untilClose || t.responses.phase == astray):
+		x.Flags |= observe.FlagEndGuessed
+	default:
+		x.Flags |= observe.FlagIncomplete
+	}
+	t.finish(x)
+}
+
+// lostResponseBytes handles bytes of the server that did not pass here; acked: the client
+// has them.
+func (t *conversation) lostResponseBytes(n uint32, acked bool) {
+	flag := observe.FlagIncomplete
+	if acked {
+		flag = observe.FlagPacketsMissing
+	}
+	t.missResponseBytes(n, flag, nil)
+}
+
+// missResponseBytes is missRequestBytes of the server.
+func (t *conversation) missResponseBytes(n uint32, flag observe.Flags, p *piece) {
+	x := t.response
+	if x == nil && t.responses.phase == between && len(t.queue) > 0 && !t.queue[0].unseen && p == nil {
+		t.queue[0].Flags |= flag // the beginning of its response, or all of it
+	}
+	if x != nil {
+		x.Flags |= flag
+		if p != nil && t.responses.phase != inHead {
+			x.addResponse(&piece{seq: p.end() - n, size: n, time: p.time, segment: p.segment}, int(n))
+		}
+	}
+	if p != nil && t.responses.phase == inHead {
+		t.reply.add(&piece{seq: p.end() - n, size: n, time: p.time, segment: p.segment}, int(n))
+	}
+	ok, over := t.responses.skip(uint64(n))
+	switch {
+	case ok && over:
+		t.responseEnds()
+	case ok:
+	default:
+		t.loseResponse()
+	}
+}
+
+// retransmitted counts a segment that was seen again.
+func (t *conversation) retransmitted(fromClient bool, seq uint32) {
+	within := func(x *exchange) bool {
+		if x.unseen {
+			return false
+		}
+		if fromClient {
+			return distance(seq, x.requestAt) >= 0 && distance(seq, x.requestEnd) < 0
+		}
+		return x.responseBegun && distance(seq, x.responseAt) >= 0 && distance(seq, x.responseEnd) < 0
+	}
+	for _, list := range [][]*exchange{t.queue, t.settled, {t.request}} {
+		for _, x := range slices.Backward(list) {
+			if x != nil && within(x) {
+				x.Retransmits++
+				return
+			}
+		}
+	}
+}
+
+// finish puts an exchange aside if both messages are over.
+func (t *conversation) finish(x *exchange) {
+	if !x.requestDone || !x.responseDone || slices.Contains(t.settled, x) {
+		return
+	}
+	t.settled = append(t.settled, x)
+	if len(t.settled) > maxQueue {
+		t.settle()
+	}
+}
+
+// settle reports the exchanges that are complete.
+func (t *conversation) settle() {
+	for _, x := range t.settled {
+		t.c.d.report(x)
+	}
+	t.settled = nil
+}
+
+// closeIfOver reports everything once both ends are closed.
+func (t *conversation) closeIfOver() {
+	if t.clientEnd && t.serverEnd {
+		t.end(0)
+		t.c.closed = true
+	}
+}
+
+// end ends all exchanges, at the end of the connection or of the capture.
+func (t *conversation) end(flags observe.Flags) {
+	request := t.request
+	if request != nil {
+		t.requestIsDone(observe.FlagIncomplete | flags)
+	}
+	for _, x := range t.queue {
+		if !x.unseen && !x.responseDone {
+			t.breakOff(x, flags)
+		}
+	}
+	t.queue, t.response, t.request = nil, nil, nil
+	t.requests.phase, t.responses.phase = astray, astray
+	t.settle()
+}
