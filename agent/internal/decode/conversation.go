@@ -32,6 +32,9 @@ type exchange struct {
 	// unseen stands for requests that did not pass here, of any number. unclear: nor is
 	// it known which response is that of the request after them.
 	unseen, unclear bool
+	// doubtful: requests before it were not seen because packets are missing, so that
+	// its response may not be known as its own.
+	doubtful bool
 	// found: it has a sampled context; parsed: its head was searched.
 	found, parsed bool
 	// requestAt and requestEnd, responseAt and responseEnd are the sequence numbers of
@@ -113,6 +116,7 @@ func (t *conversation) fromClient(p piece) {
 				continue
 			}
 			t.c.d.counts.untracked++
+			t.addUnseen(false) // there may be requests in it
 			n = len(p.data)
 		case inTunnel:
 			t.c.d.counts.tunnel++
@@ -180,10 +184,12 @@ func (t *conversation) beginRequest(p *piece) {
 	x.setOption(p.carrier.option, t.option)
 	t.c.d.counts.requests++
 	for _, q := range t.queue {
-		if !q.unseen {
-			q.Flags |= observe.FlagPipelined
-			x.Flags |= observe.FlagPipelined
+		if q.unseen {
+			x.doubtful = x.doubtful || q.doubtful
+			continue
 		}
+		q.Flags |= observe.FlagPipelined
+		x.Flags |= observe.FlagPipelined
 	}
 	if x.Flags&observe.FlagPipelined != 0 {
 		t.c.d.counts.pipelined++
@@ -203,24 +209,51 @@ func (t *conversation) catchUp() {
 	if t.responses.phase == inTunnel {
 		return
 	}
-	onlyUnseen := !slices.ContainsFunc(t.queue, func(q *exchange) bool { return !q.unseen })
+	onlyUnseen := !slices.ContainsFunc(t.queue, func(q *exchange) bool { return !q.unseen || !t.answeredSince(q) })
 	lost := t.responses.phase == astray || t.responses.phase != between && t.response == nil
 	switch {
 	case lost:
 		open := 0
 		for _, q := range t.queue {
-			if !q.unseen {
+			switch {
+			case !q.unseen:
 				open++
+			case !t.answeredSince(q):
+				open += 2
 			}
 		}
 		t.abandon(0)
 		t.responses.phase = between
 		if open > 1 {
-			t.queue = append(t.queue, &exchange{unseen: true, unclear: true})
+			unseen := t.unseen(t.c.toClient.next)
+			unseen.unclear = true
+			t.queue = append(t.queue, unseen)
 		}
 	case onlyUnseen && t.responses.phase == between:
 		t.queue = nil
 	}
+}
+
+// unseen stands for requests that were not seen; at is the position in the server's
+// stream when they may have passed.
+func (t *conversation) unseen(at uint32) *exchange {
+	return &exchange{unseen: true, responseAt: at}
+}
+
+// addUnseen notes that there may be requests which were not seen; lost is set if that is
+// because packets are missing.
+func (t *conversation) addUnseen(lost bool) {
+	if last := len(t.queue) - 1; last < 0 || !t.queue[last].unseen {
+		t.queue = append(t.queue, t.unseen(t.c.toClient.next))
+	}
+	last := t.queue[len(t.queue)-1]
+	last.responseAt = t.c.toClient.next
+	last.doubtful = last.doubtful || lost
+}
+
+// answeredSince reports whether bytes of the server passed after unseen requests.
+func (t *conversation) answeredSince(x *exchange) bool {
+	return distance(t.c.toClient.next, x.responseAt) > 0
 }
 
 // abandon ends all exchanges that await a response. A request that is being read goes on.
@@ -314,7 +347,7 @@ func (t *conversation) missRequestBytes(n uint32, flag observe.Flags, p *piece) 
 			t.requestIsDone(0)
 		}
 		if p == nil || x == nil { // there may be requests in them
-			t.queue = append(t.queue, &exchange{unseen: true})
+			t.addUnseen(p == nil)
 		}
 		t.requests.phase = astray
 	}
@@ -339,7 +372,7 @@ func (t *conversation) fromServer(p piece) {
 			continue
 		case astray:
 			if p.first && beginsResponse(p.data) == like {
-				t.findAgain()
+				t.findAgain(p.seq)
 				continue
 			}
 			if t.response != nil {
@@ -372,7 +405,10 @@ func (t *conversation) beginResponse(p *piece) {
 	}
 	if t.queue[0].unseen && !t.queue[0].unclear {
 		// Is this the response to a request after the unseen ones?
-		at := slices.IndexFunc(t.queue, func(q *exchange) bool { return !q.unseen && q.responseAt == p.seq })
+		since := t.queue[0].responseAt
+		at := slices.IndexFunc(t.queue, func(q *exchange) bool {
+			return !q.unseen && q.responseAt == p.seq && distance(p.seq, since) > 0
+		})
 		if at > 0 && !slices.ContainsFunc(t.queue[:at], func(q *exchange) bool { return !q.unseen }) {
 			t.queue = t.queue[at:]
 		}
@@ -398,12 +434,12 @@ func (t *conversation) beginGarbage(p *piece) {
 
 // findAgain handles the start of a response after the parser was lost. It may be a body
 // that looks like it.
-func (t *conversation) findAgain() {
+func (t *conversation) findAgain(at uint32) {
 	if x := t.response; x != nil {
 		if len(t.queue) == 1 {
 			// No request after it was seen: this responds to an unseen one, or is data.
 			t.responseIsDone(x, false)
-			t.queue, t.response = []*exchange{{unseen: true}}, nil
+			t.queue, t.response = []*exchange{t.unseen(at)}, nil
 		} else {
 			t.responseIsDone(x, false)
 			t.queue, t.response = t.queue[1:], nil
@@ -416,7 +452,7 @@ func (t *conversation) findAgain() {
 			q.Flags |= observe.FlagPacketsMissing
 		}
 		t.abandon(0)
-		t.queue = []*exchange{{unseen: true}}
+		t.queue = []*exchange{t.unseen(at)}
 	}
 	t.responses.phase = between
 }
@@ -459,6 +495,11 @@ func (t *conversation) commit(status int) {
 	r := t.reply
 	t.reply = reply{}
 	if x == nil || r.Packets == 0 {
+		return
+	}
+	if isInterim(status) { // and where it ends is not known
+		x.Flags |= observe.FlagInterim
+		t.response = nil
 		return
 	}
 	if !x.responseBegun {
@@ -542,9 +583,16 @@ func (t *conversation) responseIsDone(x *exchange, whole bool) {
 	case x.responseBegun:
 		x.Flags |= observe.FlagEndGuessed
 	default:
-		x.Flags |= observe.FlagNoResponse
+		x.hasNoResponse()
 	}
 	t.finish(x)
+}
+
+func (x *exchange) hasNoResponse() {
+	x.Flags |= observe.FlagNoResponse
+	if x.doubtful {
+		x.Flags |= observe.FlagPacketsMissing
+	}
 }
 
 // serverFIN: the server sends no more, so all responses are over.
@@ -577,7 +625,7 @@ func (t *conversation) breakOff(x *exchange, flags observe.Flags) {
 	x.Flags |= flags
 	switch {
 	case !x.responseBegun:
-		x.Flags |= observe.FlagNoResponse
+		x.hasNoResponse()
 	case x == t.response && (t.responses.phase == untilClose || t.responses.phase == astray):
 		x.Flags |= observe.FlagEndGuessed
 	default:
