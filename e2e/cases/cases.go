@@ -111,8 +111,12 @@ func encapsulationOf(name string) string {
 	return ""
 }
 
-// compare returns what is wrong about a reader's exchanges, "" if nothing is.
-func compare(expected []Expected, got []observe.Observation, tolerance time.Duration) string {
+// asPlanned is the schedule of packets that were not sent.
+func asPlanned(ms float64) float64 { return ms }
+
+// compare returns what is wrong about a reader's exchanges, "" if nothing is. played
+// returns when, in ms after the first request, the bytes of a planned time passed.
+func compare(expected []Expected, got []observe.Observation, tolerance time.Duration, played func(float64) float64) string {
 	var wrong []string
 	if len(got) != len(expected) {
 		wrong = append(wrong, fmt.Sprintf("%d exchanges, want %d", len(got), len(expected)))
@@ -131,7 +135,7 @@ func compare(expected []Expected, got []observe.Observation, tolerance time.Dura
 			wrong = append(wrong, fmt.Sprintf("no exchange of trace %d", want.Trace))
 			continue
 		}
-		for _, problem := range want.check(&got[at], start, tolerance) {
+		for _, problem := range want.check(&got[at], start, tolerance, played) {
 			wrong = append(wrong, fmt.Sprintf("trace %d: %s", want.Trace, problem))
 		}
 	}
@@ -139,7 +143,7 @@ func compare(expected []Expected, got []observe.Observation, tolerance time.Dura
 }
 
 // check compares one exchange; start is the time of the first request.
-func (e *Expected) check(o *observe.Observation, start uint64, tolerance time.Duration) (wrong []string) {
+func (e *Expected) check(o *observe.Observation, start uint64, tolerance time.Duration, played func(float64) float64) (wrong []string) {
 	if o.Status != e.Status {
 		wrong = append(wrong, fmt.Sprintf("status %d, want %d", o.Status, e.Status))
 	}
@@ -151,9 +155,13 @@ func (e *Expected) check(o *observe.Observation, start uint64, tolerance time.Du
 		if t.want == nil {
 			continue
 		}
-		ms := (float64(t.got) - float64(start)) / 1e6
-		if math.Abs(ms-*t.want) > float64(tolerance)/1e6 {
-			wrong = append(wrong, fmt.Sprintf("%s byte after %.1f ms, want %.1f", t.name, ms, *t.want))
+		if t.got == 0 {
+			wrong = append(wrong, "no "+t.name+" byte")
+			continue
+		}
+		ms := float64(int64(t.got-start)) / 1e6
+		if want := played(*t.want); math.Abs(ms-want) > float64(tolerance)/1e6 {
+			wrong = append(wrong, fmt.Sprintf("%s byte after %.1f ms, want %.1f", t.name, ms, want))
 		}
 	}
 	if e.ResponseBytes != nil && o.Response.Bytes != *e.ResponseBytes {

@@ -3,6 +3,7 @@
 package cases
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -121,10 +123,11 @@ func (s *stage) addPairs(n int) error {
 	return nil
 }
 
-// play sends packets at the pace of their timestamps: those of the client arrive at the
-// agent's interface, those of the server leave through it.
-func (s *stage) play(pair int, packets []packet) error {
-	return s.namespace.Do(func() error {
+// play sends packets at the pace of their timestamps, and returns when each was sent.
+// Those of the client arrive at the agent's interface, those of the server leave through
+// it.
+func (s *stage) play(pair int, packets []packet) (sent []time.Duration, err error) {
+	err = s.namespace.Do(func() error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
@@ -139,12 +142,35 @@ func (s *stage) play(pair int, packets []packet) error {
 			if p.toServer {
 				index = s.pairs[pair].peer
 			}
+			sent = append(sent, time.Since(start))
 			if err := unix.Sendto(fd, p.data, 0, &unix.SockaddrLinklayer{Ifindex: index}); err != nil {
 				return fmt.Errorf("send packet %d of %d bytes: %w", i+1, len(p.data), err)
 			}
 		}
 		return nil
 	})
+	return sent, err
+}
+
+// schedule returns how a time in ms after the first request became one in the replay: a
+// process that sends packets on a busy machine is late at times, and all that follows
+// with it.
+func schedule(packets []packet, sent []time.Duration) func(ms float64) float64 {
+	request := slices.IndexFunc(packets, func(p packet) bool { return p.toServer && bytes.Contains(p.data, []byte(" HTTP/1.")) })
+	if request < 0 || len(sent) != len(packets) {
+		return func(ms float64) float64 { return ms }
+	}
+	return func(ms float64) float64 {
+		planned := packets[request].at + time.Duration(ms*1e6)
+		nearest := 0
+		for i, p := range packets {
+			if (p.at - planned).Abs() < (packets[nearest].at - planned).Abs() {
+				nearest = i
+			}
+		}
+		late := (sent[nearest] - packets[nearest].at) - (sent[request] - packets[request].at)
+		return ms + float64(late)/1e6
+	}
 }
 
 // settle waits until the agent has written all exchanges that began.
