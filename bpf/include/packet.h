@@ -60,7 +60,7 @@ struct tcp_header {
 struct payload_kind {
 	__s8 outcome; /* of the walk over the request head, or NOT_A_REQUEST */
 	__u8 request_line;
-	__u8 malformed;
+	__u8 marks; /* set of enum mark */
 	__u8 response;
 };
 
@@ -146,6 +146,13 @@ enum part {
 	PART_SPAN_ID = 2,
 	PART_IDS = 3,
 	PART_SAMPLING = 4,
+	PART_TRACE_ID_HIGH = 8, /* Datadog's tag */
+};
+
+/* What else a walk reports. */
+enum mark {
+	MARK_MALFORMED = 1, /* a value is malformed */
+	MARK_SEVERAL = 2,   /* contexts with different IDs */
 };
 
 /* State of a walk over a request head; deep keeps it between segments. */
@@ -154,10 +161,17 @@ struct walk {
 	__u32 end;  /* length of text */
 	__u32 base; /* offset of text[0] in the request */
 	__u8 request_line;
-	__u8 malformed;
-	__u8 skip_line; /* the current line is too long to keep */
-	__u8 denied;	/* a sampling header denied, no context followed yet */
-	struct context found;
+	__u8 marks;	   /* set of enum mark */
+	__u8 skip_line;	   /* the current line is too long to keep */
+	__u8 traceparents; /* a traceparent line was read */
+	__u8 seen;	   /* a complete context was: seen_trace_id and seen_span_id are set */
+	__u8 accepted;	   /* an accepted context in one header was: see is_settled() */
+	__u8 pad[6];
+	__u64 preference;    /* of found, see preference(); 0: none yet */
+	__u64 seen_trace_id; /* low half */
+	__u64 seen_span_id;
+	struct context found;	    /* the choice so far, the result at the end */
+	struct context traceparent; /* have: valid and the only one */
 	struct context b3;
 	struct context datadog;
 };
@@ -202,7 +216,7 @@ struct scratch {
 	struct context cached_contexts[1 << SEGMENT_CACHE_BITS]; /* for segment_cache */
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[OPTIONS_MAX_BOUND + 16];
-	struct context id; /* scratch space of read_b3_part() */
+	struct context id; /* scratch space of the readers of values */
 	struct connection blank;
 	__u8 connection_id[8];
 	__u64 option_time;

@@ -21,19 +21,6 @@ struct {
 	__type(value, struct partial_head);
 } partial_heads SEC(".maps");
 
-static __always_inline bool is_method(__u64 head)
-{
-	return MATCHES_EXACT(head, 4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) ||
-	       MATCHES_EXACT(head, 5, 'P', 'O', 'S', 'T', ' ', 0, 0, 0) ||
-	       MATCHES_EXACT(head, 4, 'P', 'U', 'T', ' ', 0, 0, 0, 0) ||
-	       MATCHES_EXACT(head, 5, 'H', 'E', 'A', 'D', ' ', 0, 0, 0) ||
-	       MATCHES_EXACT(head, 7, 'D', 'E', 'L', 'E', 'T', 'E', ' ', 0) ||
-	       MATCHES_EXACT(head, 6, 'P', 'A', 'T', 'C', 'H', ' ', 0, 0) ||
-	       MATCHES_EXACT(head, 8, 'O', 'P', 'T', 'I', 'O', 'N', 'S', ' ') ||
-	       MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' ') ||
-	       MATCHES_EXACT(head, 6, 'T', 'R', 'A', 'C', 'E', ' ', 0, 0);
-}
-
 static __always_inline bool is_response(__u64 head)
 {
 	return MATCHES_EXACT(head, 7, 'H', 'T', 'T', 'P', '/', '1', '.', 0);
@@ -115,11 +102,13 @@ _Static_assert(COUNTER_HEAD_UNPARSABLE - COUNTER_CONTEXT_FOUND ==
 		       OUTCOME_UNPARSABLE - OUTCOME_FOUND,
 	       "each outcome has its counter, in the same order");
 
-static __always_inline void count_outcome(int outcome, bool malformed)
+static __always_inline void count_outcome(int outcome, __u8 marks)
 {
 	count(COUNTER_CONTEXT_FOUND + outcome - OUTCOME_FOUND);
-	if (malformed)
+	if (marks & MARK_MALFORMED)
 		count(COUNTER_CONTEXT_MALFORMED);
+	if (marks & MARK_SEVERAL)
+		count(COUNTER_CONTEXT_SEVERAL);
 }
 
 /* The context in the walk makes the exchange in c an open one. */
@@ -132,8 +121,10 @@ static __always_inline void adopt_context(struct connection *c, const struct wal
 	x->format = w->found.format;
 	x->sampling = w->found.sampling;
 	x->header_offset = w->found.offset;
-	if (w->malformed)
+	if (w->marks & MARK_MALFORMED)
 		x->flags |= FLAG_MALFORMED;
+	if (w->marks & MARK_SEVERAL)
+		x->flags |= FLAG_SEVERAL_CONTEXTS;
 	c->phase = PHASE_REQUEST;
 	c->claim = (c->claim | 1) + 1;
 	count(COUNTER_STARTED);
@@ -218,12 +209,12 @@ static __always_inline bool is_recorded(int outcome)
 	return outcome == OUTCOME_FOUND || outcome == OUTCOME_INCOMPLETE;
 }
 
-static __always_inline void count_request(int outcome, bool malformed)
+static __always_inline void count_request(int outcome, __u8 marks)
 {
 	if (outcome != OUTCOME_UNPARSABLE)
 		count(COUNTER_REQUESTS);
 	if (outcome != OUTCOME_INCOMPLETE)
-		count_outcome(outcome, malformed);
+		count_outcome(outcome, marks);
 }
 
 /* Handles a segment of an untracked connection, unless it begins a request to be
@@ -234,7 +225,7 @@ static __always_inline bool finish_untracked(struct payload_kind b)
 	if (is_recorded(b.outcome))
 		return false;
 	if (b.outcome != NOT_A_REQUEST)
-		count_request(b.outcome, b.malformed);
+		count_request(b.outcome, b.marks);
 	else if (b.response)
 		count(COUNTER_RESPONSE_UNTRACKED);
 	return true;
@@ -255,7 +246,7 @@ static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 	 */
 	if (c && c->phase == PHASE_REQUEST && !s->walk.request_line)
 		outcome = OUTCOME_UNPARSABLE;
-	count_request(outcome, s->walk.malformed);
+	count_request(outcome, s->walk.marks);
 	if (outcome == OUTCOME_UNPARSABLE)
 		return c && is_open(c) ? c : NULL;
 	if (c)
@@ -291,7 +282,7 @@ static __always_inline void end_head(const struct segment *seg, struct connectio
 {
 	if (outcome == OUTCOME_TRUNCATED)
 		outcome = finish_walk(w, OUTCOME_TRUNCATED);
-	count_outcome(outcome, w->malformed);
+	count_outcome(outcome, w->marks);
 	forget_partial_head(&seg->key);
 	c->phase = PHASE_IDLE;
 	if (outcome == OUTCOME_FOUND) {
@@ -552,13 +543,18 @@ static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, s
 	__u64 head = load_head(skb, off, payload_len, access);
 	struct payload_kind b = {.outcome = NOT_A_REQUEST, .response = is_response(head)};
 	__u32 slot = cache_slot(seq_ack >> 32);
+	int start = b.response ? START_DATA : start_of(skb, s, off, payload_len, head);
 
-	if (!b.response && is_method(head)) {
-		b.outcome = walk_head(skb, s, off, payload_len, access);
+	if (start) {
+		__u32 skip = start & START_AFTER_LINE ? 2 : 0;
+
+		b.outcome = walk_head(skb, s, off + skip, payload_len - skip, access);
 		if (b.outcome == OUTCOME_INCOMPLETE)
 			return b;
+		if (b.outcome == OUTCOME_UNPARSABLE && start & START_TOKEN)
+			b.outcome = NOT_A_REQUEST;
 		b.request_line = s->walk.request_line;
-		b.malformed = s->walk.malformed;
+		b.marks = s->walk.marks;
 		if (b.outcome == OUTCOME_FOUND)
 			s->cached_contexts[slot] = s->walk.found;
 	}
@@ -584,7 +580,7 @@ static __always_inline void classify_payload(struct __sk_buff *skb, struct segme
 	}
 	seg->kind = k->kind;
 	s->walk.request_line = k->kind.request_line;
-	s->walk.malformed = k->kind.malformed;
+	s->walk.marks = k->kind.marks;
 	if (seg->kind.outcome == OUTCOME_FOUND)
 		s->walk.found = s->cached_contexts[slot];
 }

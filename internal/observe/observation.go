@@ -215,7 +215,7 @@ const (
 	FlagEndGuessed
 	// FlagPacketsMissing: a peer acknowledged bytes that did not pass the capture point.
 	FlagPacketsMissing
-	// FlagSeveralContexts: the request has more than one trace context.
+	// FlagSeveralContexts: the request has trace contexts with different IDs.
 	FlagSeveralContexts
 	// FlagOutsideWindow: the context is outside of the window in which an agent's
 	// programs search by default (packet captures only).

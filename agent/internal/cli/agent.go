@@ -86,6 +86,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		Deep:             cfg.Deep,
 		DeepWindow:       cfg.DeepWindow,
 		ContextHeaders:   cfg.ContextHeaders,
+		ContextFormats:   cfg.ContextFormats,
 		MaxConnections:   cfg.MaxConnections,
 		RingBytes:        cfg.RingBytes,
 		ReadInterval:     cfg.ReadInterval,

@@ -72,7 +72,7 @@ func (f *decodeFlags) options(cmd *cobra.Command) (decode.Options, error) {
 	}
 	opts := decode.Options{
 		Ports: f.search.Ports, Deep: f.search.Deep, DeepWindow: f.search.DeepWindow,
-		Headers: f.search.ContextHeaders, All: f.all, NoPaths: !f.paths,
+		Headers: f.search.ContextHeaders, Formats: f.search.ContextFormats, All: f.all, NoPaths: !f.paths,
 	}
 	if cmd.Flags().Changed("prefix-window") {
 		opts.PrefixWindow = f.search.PrefixWindow

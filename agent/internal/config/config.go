@@ -89,6 +89,7 @@ type Search struct {
 	Deep           bool
 	DeepWindow     int // bytes
 	ContextHeaders []tracecontext.ContextHeader
+	ContextFormats []tracecontext.Format // in order of preference; empty: all, the first on the wire
 }
 
 // Layers reports whether requests are split into layers.
@@ -149,6 +150,9 @@ func DefineSearch(fs *pflag.FlagSet, s *Search) {
 	fs.Var(newList(&s.ContextHeaders, "NAME=FORMAT", tracecontext.ParseContextHeader), "context-header",
 		fmt.Sprintf("additional header with a trace context (repeatable, at most %d); FORMAT is one of %v",
 			tracecontext.MaxContextHeaders, tracecontext.SingleHeaderFormats()))
+	fs.Var(newList(&s.ContextFormats, "FORMAT", tracecontext.ParsePreference), "context-format",
+		fmt.Sprintf("read only trace contexts of these formats, the most preferred first (of %v); empty: all, the first sampled one of a request",
+			tracecontext.PreferenceNames()))
 }
 
 func defineLayers(fs *pflag.FlagSet, c *Config) {

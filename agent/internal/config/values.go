@@ -222,10 +222,14 @@ func (c *Config) validateCapture() error {
 	return nil
 }
 
-// ValidateHeaders checks the additional headers against each other.
+// ValidateHeaders checks the additional headers, and the preferred formats, against
+// each other.
 func (s *Search) ValidateHeaders() error {
 	if err := tracecontext.ValidateContextHeaders(s.ContextHeaders); err != nil {
 		return fmt.Errorf("--context-header: %w", err)
+	}
+	if err := tracecontext.ValidatePreferences(s.ContextFormats); err != nil {
+		return fmt.Errorf("--context-format: %w", err)
 	}
 	return nil
 }

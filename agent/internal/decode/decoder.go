@@ -33,6 +33,8 @@ type Options struct {
 	DeepWindow int
 	// Headers are additional headers with a trace context.
 	Headers []tracecontext.ContextHeader
+	// Formats are those to read, the most preferred one first; none: all.
+	Formats []tracecontext.Format
 	// All also reports requests without a sampled context.
 	All bool
 	// NoPaths leaves the paths of requests out.
@@ -188,7 +190,7 @@ type counts struct {
 	encapsulated, sealed [encapsulations]uint64
 
 	requests, unparsable, malformed, multiSegment uint64
-	optionLost, outsideWindow                     uint64
+	optionLost, outsideWindow, several            uint64
 	outcomes                                      [tracecontext.Unparsable + 1]uint64
 	requestInResponse, responseWithoutRequest     uint64
 	retransmits, outOfOrder, missed               uint64
@@ -210,6 +212,7 @@ func (d *Decoder) Counters() []Counter {
 		{"unparsable", "segments that start like a request but have no HTTP/1 request line, treated as data", c.unparsable + c.outcomes[tracecontext.Unparsable]},
 		{"outside_window", "trace contexts that an agent does not find by default", c.outsideWindow},
 		{"malformed_context", "trace headers with a malformed value", c.malformed},
+		{"several_contexts", "requests with trace contexts of different IDs; see --context-format", c.several},
 		{"multi_segment", "trace contexts found after the first segment", c.multiSegment},
 		{"option_lost", "exchanges with the TCP option on the SYN only", c.optionLost},
 		{"pipelined", "requests sent before the end of the response to the previous one", c.pipelined},

@@ -3,6 +3,8 @@
 package decode
 
 import (
+	"bytes"
+
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
@@ -81,12 +83,16 @@ func (t *conversation) search(x *exchange, head []byte) {
 	if r.Malformed > 0 {
 		x.Flags |= observe.FlagMalformed
 	}
+	if r.Several {
+		d.counts.several++
+		x.Flags |= observe.FlagSeveralContexts
+	}
 	first := head[:min(x.firstSegment, len(head))]
-	if in := tracecontext.Parse(first, tracecontext.Options{Headers: d.opts.Headers}); in.Outcome != r.Outcome || in.Context != r.Context {
+	if in := tracecontext.Parse(first, d.search(0)); in.Outcome != r.Outcome || in.Context != r.Context {
 		d.counts.multiSegment++
 		x.Flags |= observe.FlagMultiSegment
 	}
-	if in := tracecontext.Parse(first, d.agentWindow()); in.Outcome != r.Outcome || in.Context != r.Context {
+	if in := tracecontext.Parse(first, d.search(tracecontext.DefaultPrefixWindow)); in.Outcome != r.Outcome || in.Context != r.Context {
 		d.counts.outsideWindow++
 		x.Flags |= observe.FlagOutsideWindow
 	}
@@ -95,23 +101,31 @@ func (t *conversation) search(x *exchange, head []byte) {
 	}
 }
 
+// search returns the options of a search within a window, 0 for none.
+func (d *Decoder) search(window int) tracecontext.Options {
+	return tracecontext.Options{Window: window, Headers: d.opts.Headers, Preferred: d.opts.Formats}
+}
+
 // parse searches a head as far as the options say; first is the length of its part in the
 // first segment.
 func (d *Decoder) parse(head []byte, first int) tracecontext.Result {
-	opts := tracecontext.Options{Headers: d.opts.Headers}
 	switch {
 	case d.opts.Deep:
-		opts.Window, opts.MaxLine = d.opts.DeepWindow, tracecontext.DeepMaxLine
+		opts := d.search(d.opts.DeepWindow)
+		opts.MaxLine = tracecontext.DeepMaxLine
+		return tracecontext.Parse(head, opts)
 	case d.opts.PrefixWindow > 0:
-		opts.Window = d.opts.PrefixWindow
-		head = head[:min(first, len(head))]
+		return tracecontext.Parse(head[:min(first, len(head))], d.search(d.opts.PrefixWindow))
 	}
-	return tracecontext.Parse(head, opts)
-}
-
-// agentWindow are the options of an agent's search by default.
-func (d *Decoder) agentWindow() tracecontext.Options {
-	return tracecontext.Options{Window: tracecontext.DefaultPrefixWindow, Headers: d.opts.Headers}
+	r := tracecontext.Parse(head, d.search(0))
+	if !r.BeginsRequest && beginsRequest(head) == like {
+		// A method that agents do not know, in lower case or longer.
+		method := bytes.IndexByte(head, ' ')
+		const known = "GET"
+		r = tracecontext.Parse(append([]byte(known), head[method:]...), d.search(0))
+		r.Offset += uint32(method - len(known))
+	}
+	return r
 }
 
 // report reports a complete exchange.

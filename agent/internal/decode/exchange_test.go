@@ -433,8 +433,43 @@ func TestMethodAndPath(t *testing.T) {
 	}
 }
 
-func TestWindowOfTheAgent(t *testing.T) {
-	if got := New(Options{}, nil).agentWindow().Window; got != tracecontext.DefaultPrefixWindow {
-		t.Errorf("%d bytes", got)
+// TestMethods: any token is a method (RFC 9110, section 9.1), with its context and path.
+func TestMethods(t *testing.T) {
+	for _, method := range []string{"PROPFIND", "PURGE", "QUERY", "M-SEARCH", "UPDATEREDIRECTREF", "get", "x!y"} {
+		c := newTalk(t, Options{})
+		c.handshake()
+		c.client(strings.Replace(get, "GET", method, 1))
+		c.server(ok)
+		c.d.Flush()
+		if len(c.got) != 1 || c.got[0].Status != 200 || c.got[0].Method != method {
+			t.Errorf("%s: %+v", method, c.got)
+			continue
+		}
+		if offset := int(c.got[0].Context.HeaderOffset); offset != 23+len(method) {
+			t.Errorf("%s: the context is at %d", method, offset)
+		}
+	}
+}
+
+// TestSeveralContexts: the first sampled context counts, or that of a preferred format,
+// and the request is flagged.
+func TestSeveralContexts(t *testing.T) {
+	const b3 = "b3: 000000000000000a000000000000000b-000000000000000c-1\r\n"
+	for name, c := range map[string]struct {
+		formats []tracecontext.Format
+		trace   string
+	}{
+		"first on the wire": {nil, hex32},
+		"b3 preferred":      {[]tracecontext.Format{tracecontext.FormatB3}, "000000000000000a000000000000000b"},
+	} {
+		talk := newTalk(t, Options{Formats: c.formats})
+		talk.handshake()
+		talk.client(strings.Replace(get, traceLine, traceLine+b3, 1))
+		talk.d.Flush()
+		if len(talk.got) != 1 || talk.got[0].Context.TraceID.String() != c.trace {
+			t.Errorf("%s: %+v", name, talk.got)
+		} else if several := talk.got[0].Flags&observe.FlagSeveralContexts != 0; several != (c.formats == nil) {
+			t.Errorf("%s: flags %v", name, talk.got[0].Flags.Names())
+		}
 	}
 }

@@ -130,8 +130,8 @@ func TestConstantsAgree(t *testing.T) {
 	if last := observe.Flags(1) << (len(observe.Flags(^uint32(0)).Names()) - 1); last != observe.FlagOutsideWindow {
 		t.Errorf("the last flag is %d, the test has only those up to %d", last, observe.FlagOutsideWindow)
 	}
-	if known := len(tracecontext.SingleHeaderFormats()); known != 4 {
-		t.Errorf("%d formats with a single header, the programs know 4", known)
+	if known := len(tracecontext.SingleHeaderFormats()); known != 6 {
+		t.Errorf("%d formats with a single header, the programs know 6", known)
 	}
 }
 
@@ -162,18 +162,24 @@ func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 		binary.BigEndian.PutUint32(addr[:], 10<<24|a.batch<<4|1)
 		c.client = netip.AddrPortFrom(netip.AddrFrom4(addr), uint16(20000+i))
 		seen := 0
+		var r tracecontext.Result
 		for _, part := range a.split(head.Bytes) {
 			a.k.receive(c.request(string(part)))
 			seen += len(part)
+			if !r.Settled { // else the search is over
+				r = tracecontext.Parse(head.Bytes[:seen], a.opts)
+			}
 		}
-		r := tracecontext.Parse(head.Bytes[:seen], a.opts)
-		if r.BeginsRequest && (r.Final || !a.k.probe.opts.Deep) {
+		if r.BeginsRequest && (r.Final || r.Settled || !a.k.probe.opts.Deep) {
 			wantCounts[outcomeCounters[r.Outcome]]++
 			if r.Malformed > 0 {
 				wantCounts["contexts_malformed"]++
 			}
+			if r.Several {
+				wantCounts["contexts_several"]++
+			}
 		}
-		if r.Outcome == tracecontext.Found && (r.Final || !a.k.probe.opts.Deep) {
+		if r.Outcome == tracecontext.Found && (r.Final || r.Settled || !a.k.probe.opts.Deep) {
 			want[c.client] = r
 		}
 		byClient[c.client] = head
@@ -202,7 +208,7 @@ func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 }
 
 func (a *agreement) counts() map[string]uint64 {
-	counts := map[string]uint64{"contexts_malformed": a.k.count("contexts_malformed")}
+	counts := map[string]uint64{"contexts_malformed": a.k.count("contexts_malformed"), "contexts_several": a.k.count("contexts_several")}
 	for _, name := range outcomeCounters {
 		counts[name] = a.k.count(name)
 	}
@@ -211,6 +217,7 @@ func (a *agreement) counts() map[string]uint64 {
 
 func difference(x observe.Observation, r tracecontext.Result, found bool) string {
 	malformed := x.Flags&observe.FlagMalformed != 0
+	several := x.Flags&observe.FlagSeveralContexts != 0
 	switch {
 	case !found:
 		return fmt.Sprintf("BPF found %+v, Go nothing", x.Context)
@@ -220,6 +227,8 @@ func difference(x observe.Observation, r tracecontext.Result, found bool) string
 		return fmt.Sprintf("offset: BPF %d, Go %d", x.Context.HeaderOffset, r.Offset)
 	case malformed != (r.Malformed > 0):
 		return fmt.Sprintf("malformed: BPF %v, Go %d", malformed, r.Malformed)
+	case several != r.Several:
+		return fmt.Sprintf("several contexts: BPF %v, Go %v", several, r.Several)
 	}
 	return ""
 }
