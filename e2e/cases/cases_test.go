@@ -3,6 +3,8 @@
 package cases
 
 import (
+	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -64,6 +66,38 @@ func TestSchedule(t *testing.T) {
 	for planned, want := range map[float64]float64{0: 0, 5: 5, 105: 125} {
 		if got := played(planned); got != want {
 			t.Errorf("%v ms became %v ms, want %v", planned, got, want)
+		}
+	}
+}
+
+// TestRenumber: all but the numbers stays, and they stay consistent.
+func TestRenumber(t *testing.T) {
+	c := newConversation(40000)
+	c.handshake()
+	c.client("question")
+	c.server("answer")
+	before := make([]packet, len(c.packets))
+	for i, p := range c.packets {
+		before[i] = packet{data: bytes.Clone(p.data)}
+	}
+	renumber(c.packets, 2)
+	const client, server = 3 * 0x01234567, uint32(3 * 0x0765432b & 0xffffffff)
+	for i, p := range c.packets {
+		seq, ack := uint32(client), server
+		if !p.toServer {
+			seq, ack = ack, seq
+		}
+		if i == 0 { // the SYN acknowledges nothing
+			ack = 0
+		}
+		for at, moved := range map[int]uint32{38: seq, 42: ack} {
+			was, is := binary.BigEndian.Uint32(before[i].data[at:]), binary.BigEndian.Uint32(p.data[at:])
+			if is-was != moved {
+				t.Errorf("packet %d: the number at %d moved by %#x, want %#x", i, at, is-was, moved)
+			}
+		}
+		if !bytes.Equal(p.data[:38], before[i].data[:38]) || !bytes.Equal(p.data[46:], before[i].data[46:]) {
+			t.Errorf("packet %d: other bytes changed", i)
 		}
 	}
 }

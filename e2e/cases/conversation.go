@@ -24,7 +24,7 @@ type conversation struct {
 const serverPort = 80
 
 func newConversation(port uint16) *conversation {
-	return &conversation{port: port, cseq: 1000, sseq: 5000}
+	return &conversation{port: port, cseq: 1000 + 100_003*uint32(port), sseq: 5000 + 300_007*uint32(port)}
 }
 
 // send adds a segment at offsets from the next bytes of both directions.

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -80,6 +81,30 @@ func openPackets(content []byte) (linkReader, error) {
 		return nil, fmt.Errorf("convert by tcpdump: %w", err)
 	}
 	return pcapgo.NewReader(bufio.NewReader(bytes.NewReader(converted)))
+}
+
+// renumber moves the sequence numbers of a capture, each direction by an amount of its
+// own for each n. Real connections begin at random numbers, by which the agent's programs
+// recognize a segment at several capture points; captures made by hand begin at the same.
+func renumber(packets []packet, n int) {
+	ours, theirs := uint32(n+1)*0x01234567, uint32(n+1)*0x0765432b
+	for _, p := range packets {
+		decoded := gopacket.NewPacket(p.data, layers.LayerTypeEthernet, gopacket.NoCopy)
+		for _, layer := range decoded.Layers() {
+			tcp, ok := layer.(*layers.TCP)
+			if !ok {
+				continue
+			}
+			seq, ack := ours, theirs
+			if !p.toServer {
+				seq, ack = ack, seq
+			}
+			binary.BigEndian.PutUint32(tcp.Contents[4:], tcp.Seq+seq)
+			if tcp.ACK {
+				binary.BigEndian.PutUint32(tcp.Contents[8:], tcp.Ack+ack)
+			}
+		}
+	}
 }
 
 // isToServer reports whether the innermost TCP segment goes to the lower port, which

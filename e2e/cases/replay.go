@@ -5,6 +5,7 @@ package cases
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -139,7 +141,7 @@ func (s *stage) play(pair int, packets []packet) (sent []time.Duration, err erro
 		for i, p := range packets {
 			time.Sleep(p.at - time.Since(start)) // the pace of the capture
 			index := s.pairs[pair].near
-			if p.toServer {
+			if p.toServer || p.tagged() {
 				index = s.pairs[pair].peer
 			}
 			sent = append(sent, time.Since(start))
@@ -150,6 +152,13 @@ func (s *stage) play(pair int, packets []packet) (sent []time.Duration, err erro
 		return nil
 	})
 	return sent, err
+}
+
+// tagged reports a frame with a VLAN tag. The kernel's own tags are beside the frame, and
+// it takes the tag off where a frame arrives; one that a packet socket sends keeps it.
+func (p *packet) tagged() bool {
+	kind := binary.BigEndian.Uint16(p.data[12:])
+	return kind == uint16(layers.EthernetTypeDot1Q) || kind == uint16(layers.EthernetTypeQinQ)
 }
 
 // schedule returns how a time in ms after the first request became one in the replay: a

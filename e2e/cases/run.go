@@ -157,6 +157,7 @@ func (r *run) replay(ctx context.Context, cases []Case, last bool) (failed []Cas
 		if err != nil {
 			return nil, err
 		}
+		renumber(p, len(played))
 		played, packets = append(played, c), append(packets, p)
 	}
 	if len(played) == 0 {
