@@ -9,6 +9,37 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
+// exchange is one exchange of a conversation.
+type exchange struct {
+	observe.Observation
+	// unseen stands for requests that did not pass here, of any number. unclear: nor is
+	// it known which response is that of the request after them.
+	unseen, unclear bool
+	// doubtful: requests before it were not seen because packets are missing, so that
+	// its response may not be known as its own.
+	doubtful bool
+	// found: it has a sampled context; parsed: its head was searched.
+	found, parsed bool
+	// requestAt and requestEnd, responseAt and responseEnd are the sequence numbers of
+	// what was read so far. responseAt is at first where the client had read to when it
+	// sent the request: there the response begins, unless others come before.
+	requestAt, requestEnd   uint32
+	responseAt, responseEnd uint32
+	// firstSegment is the number of bytes of the head in its first segment.
+	firstSegment                int
+	requestDone, responseDone   bool
+	responseBegun               bool
+	requestPacket, responsePart uint64 // the last segments counted
+}
+
+// reply is the part of a response that was read before it is known whether it is interim.
+type reply struct {
+	observe.Message
+	at, end    uint32
+	segment    uint64
+	disordered bool
+}
+
 // addRequest adds the first n bytes of a piece to the request.
 func (x *exchange) addRequest(p *piece, n int) {
 	if n == 0 {
