@@ -12,6 +12,7 @@ TRACER   ?= # demo: tracer of the Envoys, zipkin or opentelemetry
 KEEP     ?= # demo: 1 leaves the mesh and Jaeger up until Ctrl-C
 SEED     ?= # test: seed of the random tests; faults: of the faults that are drawn
 CASES    ?= # faults: how many requests, with and without a fault
+CASES_DIR ?= # cases: directory with truth.json, captures and vectors.txt (../shared/cases)
 VERSION  ?= # wasm: version and name of the image (devel)
 
 # Programs that tests and linting call, and the Debian packages that provide them.
@@ -64,6 +65,13 @@ reorder: lab ## Test the header-reordering filters against golden files, and mea
 .PHONY: faults
 faults: root lab ## Inject faults into each layer of a mesh and check explain's verdicts
 	@exec bin/lab faults $(if $(strip $(SEED)),--seed=$(SEED)) $(if $(strip $(CASES)),--cases=$(CASES))
+
+.PHONY: cases
+cases: root packages lab ## Run captures whose truth is known through decode and the BPF programs (CASES_DIR)
+	@CGO_ENABLED=0 go build -trimpath -o bin/layertrace ./agent/cmd/layertrace
+	dir="$(or $(strip $(CASES_DIR)),../shared/cases)"
+	[ -d "$$dir" ] || { echo "no directory $$dir: only the project's own cases" >&2; dir=; }
+	exec bin/lab cases --dir="$$dir"
 
 .PHONY: pictures
 pictures: COMMANDS += java mvn

@@ -63,7 +63,7 @@ type Observation struct {
 	// Peers are the names of both endpoints, as far as they are known.
 	Peers Peers
 	// Wall is the Unix time in ns of the earliest byte, for display only. It is 0
-	// until the observation is stored.
+	// until the observation is stored or written.
 	Wall int64
 }
 

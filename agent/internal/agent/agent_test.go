@@ -5,6 +5,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -22,6 +23,7 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
 // loopback is the index of lo, which is in every network namespace.
@@ -56,6 +58,30 @@ func get(t *testing.T, address, path string) (int, string) {
 		t.Fatal(err)
 	}
 	return response.StatusCode, string(body)
+}
+
+// checkWallTime: a line has the wall-clock time of the exchange's first byte.
+func checkWallTime(t *testing.T, lines []byte) {
+	t.Helper()
+	first, _, _ := bytes.Cut(lines, []byte("\n"))
+	var line struct {
+		Time    time.Time
+		Request struct {
+			First   time.Time
+			FirstNS int64 `json:"first_ns"`
+		}
+	}
+	if err := json.Unmarshal(first, &line); err != nil {
+		t.Fatal(err)
+	}
+	var monotonic unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic); err != nil {
+		t.Fatal(err)
+	}
+	want := time.Now().Add(time.Duration(line.Request.FirstNS - monotonic.Nano()))
+	if off := line.Time.Sub(want).Abs(); off > time.Second || !line.Time.Equal(line.Request.First) {
+		t.Errorf("the time of the line is %v, want about %v: %s", line.Time, want, first)
+	}
 }
 
 // From the probe's observations to the receiver, the lines and the metrics, and a
@@ -116,6 +142,7 @@ func TestRun(t *testing.T) {
 	if n := bytes.Count(lines.Bytes(), []byte("\n")); n != 12 {
 		t.Errorf("%d lines, want 12", n)
 	}
+	checkWallTime(t, lines.Bytes())
 	if probe.closed != 1 {
 		t.Errorf("the probe was closed %d times", probe.closed)
 	}

@@ -43,6 +43,7 @@ type pipeline struct {
 	queue   *export.Queue
 	layers  *layers
 	metrics pipelineMetrics
+	offset  func() span.ClockOffset
 	warn    func(error)
 	noPaths bool // requests' paths are dropped
 }
@@ -93,7 +94,7 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 	cfg := opts.Config
 	metrics := newPipelineMetrics(r)
 	p := &pipeline{
-		names: names, metrics: metrics, noPaths: !cfg.RequestPaths,
+		names: names, metrics: metrics, offset: clock.Offset, noPaths: !cfg.RequestPaths,
 		pending: pending{waits: metrics.nameWaits, full: metrics.nameWaitFull},
 		warn:    func(err error) { opts.Log.Warn("lost an exchange", "error", err) },
 	}
@@ -176,7 +177,10 @@ func (p *pipeline) handle(o *observe.Observation, points *registry) {
 		o.Peers = p.names.peers(o)
 	}
 	if p.lines != nil {
-		if err := p.lines.Write(o); err != nil {
+		first, _ := o.Extent()
+		line := *o
+		line.Wall = p.offset().Wall(first).UnixNano()
+		if err := p.lines.Write(&line); err != nil {
 			p.warn(err)
 		}
 	}
