@@ -121,6 +121,14 @@ type Socket struct {
 	Netns uint32
 	// UID is the user that created the socket.
 	UID uint32
+	// Cgroup is the ID of the cgroup of the process that uses the socket, else of the
+	// one that made it: the inode number of the directory in the cgroup2 mount. 0 if
+	// unknown.
+	Cgroup uint64
+	// PID and ProcessName are of the process that uses the socket, in the agent's PID
+	// namespace and as in /proc/PID/comm; 0 and "" until it has read or written there.
+	PID         uint32
+	ProcessName string
 	// Client is set for the socket that sent the request.
 	Client bool
 	// SRTT is TCP's last smoothed round-trip time in ns, 0 before the first
