@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
@@ -336,9 +337,24 @@ type Peers struct{ Client, Server Peer }
 func InterfacePointID(node string, index int) string { return node + "/" + strconv.Itoa(index) }
 
 // SocketPointID identifies the sockets of a process in a network namespace on a node,
-// by the namespace's inode number.
-func SocketPointID(node string, netns uint32, process Process) string {
-	return node + "/netns/" + strconv.FormatUint(uint64(netns), 10) + "/" + string(process)
+// by the namespace's inode number. process is the Process in a pod, elsewhere the name
+// of the container, service or program.
+func SocketPointID(node string, netns uint32, process string) string {
+	return node + netnsPart + strconv.FormatUint(uint64(netns), 10) + "/" + process
+}
+
+const netnsPart = "/netns/"
+
+// NetnsOfPoint returns the network namespace in the ID of a point at sockets, 0 if it
+// has none.
+func NetnsOfPoint(id string) uint32 {
+	_, rest, _ := strings.Cut(id, netnsPart)
+	number, _, _ := strings.Cut(rest, "/")
+	netns, err := strconv.ParseUint(number, 10, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(netns)
 }
 
 // Service returns the service name of the point's spans: the workload's or the node's.

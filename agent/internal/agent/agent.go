@@ -10,9 +10,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/iface"
@@ -77,6 +80,12 @@ func Run(ctx context.Context, opts Options) error {
 
 	group.Go(func() error { return clock.Run(running) })
 	group.Go(func() error { return names.run(running) })
+	if cfg.Identity != "" {
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, unix.SIGHUP)
+		defer signal.Stop(hangups)
+		group.Go(func() error { names.reload(running, hangups, log); return nil })
+	}
 	group.Go(func() error { return watcher.Run(running) })
 	group.Go(func() error { capture.follow(watcher.Events(), watcher.Listed()); return nil })
 	group.Go(func() error { return probe.Run(running) })

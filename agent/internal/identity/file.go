@@ -21,6 +21,7 @@ import (
 type File struct {
 	name    string
 	content atomic.Pointer[fileContent] // nil: empty
+	version atomic.Uint64
 }
 
 // fileContent is the content of an identity file, whose form is documented in
@@ -62,6 +63,7 @@ func (f *File) Reload() error {
 		return fmt.Errorf("identity file %s: %w", f.name, err)
 	}
 	f.content.Store(content)
+	f.version.Add(1)
 	return nil
 }
 
@@ -99,24 +101,44 @@ func (f *File) Peer(addr netip.Addr, _ uint64) (observe.Workload, bool) {
 	return w, ok
 }
 
-// Server returns the workload that serves at an address and port. local: the socket is
-// in the network namespace of the agent. Elsewhere loopback addresses, and ports at any
-// address, are of others.
-func (f *File) Server(at netip.AddrPort, local bool) (observe.Workload, bool) {
-	c := f.now()
+// Endpoint returns the workload at an address and port. local: seen in the network
+// namespace of the agent. Loopback addresses elsewhere are of others.
+func (f *File) Endpoint(at netip.AddrPort, local bool) (observe.Workload, bool) {
 	addr := at.Addr().Unmap()
 	if addr.IsLoopback() && !local {
 		return observe.Workload{}, false
 	}
-	if w, ok := c.endpoints[netip.AddrPortFrom(addr, at.Port())]; ok {
-		return w, true
-	}
-	if !local {
-		return observe.Workload{}, false
-	}
-	w, ok := c.ports[at.Port()]
+	w, ok := f.now().endpoints[netip.AddrPortFrom(addr, at.Port())]
 	return w, ok
 }
+
+// Server returns the workload of a socket that serves at an address and port of this
+// machine: its endpoint, else, in the network namespace of the agent (local), its port
+// at any address.
+func (f *File) Server(at netip.AddrPort, local bool) (observe.Workload, bool) {
+	if w, ok := f.Endpoint(at, local); ok || !local {
+		return w, ok
+	}
+	w, ok := f.now().ports[at.Port()]
+	return w, ok
+}
+
+// NamesServers reports whether the file has endpoints or ports.
+func (f *File) NamesServers() bool { c := f.now(); return len(c.endpoints)+len(c.ports) > 0 }
+
+// NamesServices reports whether the file has an address with a service, which names
+// everything in a network namespace.
+func (f *File) NamesServices() bool {
+	for _, w := range f.now().addresses {
+		if w.Service != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// Version changes with each Reload that took a file.
+func (f *File) Version() uint64 { return f.version.Load() }
 
 // Wildcards returns the Source of what the file has for many interfaces or addresses.
 // It comes after all others: it knows less of each.
