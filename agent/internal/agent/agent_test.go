@@ -282,3 +282,21 @@ func newExchange(ifindex, i int) observe.Observation {
 		Request: observe.Message{First: 1e9, Last: 1e9, Bytes: 100, Packets: 1}, Status: 200,
 	}
 }
+
+// The loopback device is added on a machine without pods only, where nothing was chosen.
+func TestLoopbackByDefault(t *testing.T) {
+	for _, test := range []struct {
+		chosen, cluster, pods, want bool
+	}{
+		{want: true}, {chosen: true}, {cluster: true}, {pods: true},
+	} {
+		cfg := &config.Config{VNIC: []string{"kind:veth"}, VNICDefault: !test.chosen, Kubernetes: test.cluster}
+		s, loopback := selectInterfaces(cfg, func() bool { return test.pods })
+		if got := s.Kind("lo", "loopback") == observe.KindVNIC; got != test.want || loopback != test.want {
+			t.Errorf("%+v: loopback is selected: %v, %v", test, got, loopback)
+		}
+		if s.Kind("veth1", "veth") != observe.KindVNIC || len(cfg.VNIC) != 1 {
+			t.Errorf("%+v: %v, settings %v", test, s, cfg.VNIC)
+		}
+	}
+}

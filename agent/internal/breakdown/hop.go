@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -132,22 +133,71 @@ type hopKey struct {
 	pod    string // only for loopback connections, whose addresses are the same in every pod
 }
 
+// loopbackInterface is the name of the loopback device in every network namespace.
+const loopbackInterface = "lo"
+
+func isLoopbackInterface(o *observe.Observation) bool {
+	return o != nil && o.Socket == nil && o.Point.Interface == loopbackInterface
+}
+
 func keyOf(o *observe.Observation) hopKey {
 	k := hopKey{span: trace.SpanID(o.Context.SpanID), client: netip.AddrPortFrom(o.Client.Addr().Unmap(), o.Client.Port())}
 	if o.Client.Addr().IsLoopback() {
-		k.pod = podKey(o)
+		k.pod = netnsKey(o)
 	}
 	return k
 }
 
 // podKey identifies the pod of an observation by what is known of it.
 func podKey(o *observe.Observation) string {
-	return o.Point.Node + "/" + cmp.Or(o.Point.Workload.Pod, o.Point.Workload.Service)
+	w := &o.Point.Workload
+	return o.Point.Node + "/" + w.Namespace + "/" + cmp.Or(w.Pod, w.Service)
 }
 
-// aliases maps hop keys that differ only by address translation to one of them:
-// observations of one span with the same connection ID in the TCP option.
+// netnsKey identifies the network namespace of a socket, else its pod. On a machine
+// without pods, several services share a namespace.
+func netnsKey(o *observe.Observation) string {
+	if o.Socket != nil && o.Socket.Netns != 0 {
+		return o.Point.Node + "/netns/" + strconv.FormatUint(uint64(o.Socket.Netns), 10)
+	}
+	return podKey(o)
+}
+
+// aliases maps hop keys of one connection to one of them: those that differ by address
+// translation only, and those of loopback devices.
 func aliases(observations []observe.Observation) map[hopKey]hopKey {
+	alias := translated(observations)
+	addLoopback(observations, alias)
+	return alias
+}
+
+// addLoopback maps the key of a loopback device, which shows no network namespace, to
+// the one key of sockets on its node that differs by the namespace only. With several
+// the device's exchange stays a hop of its own.
+func addLoopback(observations []observe.Observation, alias map[hopKey]hopKey) {
+	for i := range observations {
+		o := &observations[i]
+		if !isLoopbackInterface(o) || !o.Client.Addr().IsLoopback() {
+			continue
+		}
+		own := keyOf(o)
+		var found []hopKey
+		for j := range observations {
+			s := &observations[j]
+			k := keyOf(s)
+			if s.Socket != nil && s.Point.Node == o.Point.Node && k.span == own.span && k.client == own.client && !slices.Contains(found, k) {
+				found = append(found, k)
+			}
+		}
+		if len(found) == 1 {
+			alias[own] = found[0]
+		}
+	}
+}
+
+// translated maps the keys of observations of one span with the same connection ID in
+// the TCP option to one of them.
+func translated(observations []observe.Observation) map[hopKey]hopKey {
 	type connection struct {
 		span trace.SpanID
 		id   string

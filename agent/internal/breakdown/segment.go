@@ -89,7 +89,7 @@ func (h *Hop) shape() shape {
 	switch {
 	case h.ClientPNIC != nil || h.ServerPNIC != nil:
 		return remote
-	case h.ClientVNIC == nil && h.ServerVNIC == nil && h.isInPod():
+	case h.hasNoVNIC() && h.isInPod():
 		return loopback
 	case client != "" && client == server:
 		return local
@@ -98,9 +98,20 @@ func (h *Hop) shape() shape {
 	}
 }
 
+// hasNoVNIC reports whether the request was seen at no virtual interface but loopback.
+func (h *Hop) hasNoVNIC() bool {
+	for _, o := range []*observe.Observation{h.ClientVNIC, h.ServerVNIC} {
+		if o != nil && !isLoopbackInterface(o) {
+			return false
+		}
+	}
+	return true
+}
+
+// isInPod reports whether both ends are in one network namespace.
 func (h *Hop) isInPod() bool {
 	if h.Sender != nil && h.Receiver != nil {
-		return podKey(h.Sender) == podKey(h.Receiver)
+		return netnsKey(h.Sender) == netnsKey(h.Receiver)
 	}
 	for _, o := range []*observe.Observation{h.Sender, h.Receiver} {
 		if o != nil && o.Client.Addr().IsLoopback() {
@@ -128,7 +139,14 @@ func steps(s shape, from, to end) []step {
 	last := []step{{toVNIC, toStack, observe.ProtocolStack, to.service}, {toStack, toProcess, observe.ProtocolStack, to.service}}
 	switch s {
 	case loopback:
-		return []step{first[0], {fromStack, toStack, observe.ProtocolStack, to.service}, last[1]}
+		return []step{
+			first[0],
+			// A loopback device can lie between both stacks, as either vNIC.
+			{fromStack, fromVNIC, observe.ProtocolStack, to.service},
+			{fromVNIC, toVNIC, observe.ProtocolStack, to.service},
+			{toVNIC, toStack, observe.ProtocolStack, to.service},
+			last[1],
+		}
 	case local:
 		return slices.Concat(first, []step{{fromVNIC, toVNIC, observe.VirtualNetwork, from.node}}, last)
 	default:

@@ -20,7 +20,7 @@ func TestSelectorKind(t *testing.T) {
 	}{
 		{"veth1", "veth", observe.KindVNIC}, {"cali12ab", "veth", observe.KindVNIC}, {"cali12ab", "ipvlan", observe.KindVNIC}, {"tap7", "tun", observe.KindVNIC},
 		{"tap77", "tun", ""}, {"br0", "bridge", ""}, {"lo", "loopback", ""},
-		{"ens3", "physical", observe.KindPNIC}, {"eth0", "veth", observe.KindPNIC}, {"eth1", "veth", observe.KindVNIC}, {"bond0", "bond", observe.KindPNIC}, {"bond", "bond", ""},
+		{"ens3", "physical", observe.KindPNIC}, {"eth0", "veth", observe.KindPNIC}, {"eth1", "veth", observe.KindVNIC}, {"bond0", "bond", observe.KindPNIC}, {"bond", "bond", observe.KindPNIC}, {"eth1", "team-port", ""}, {"eth0", "bond-port", observe.KindPNIC}, {"veth3", "bond-port", ""}, {"team0", "team", observe.KindPNIC},
 	} {
 		if got := s.Kind(test.name, test.kind); got != test.want {
 			t.Errorf("%s (%s) is %q, want %q", test.name, test.kind, got, test.want)
@@ -37,7 +37,7 @@ func TestKind(t *testing.T) {
 		"vxlan":    &netlink.Vxlan{},
 		"macvlan":  &netlink.Macvlan{},
 	} {
-		if got := linkKindOf(link); got != want {
+		if got := linkKindOf(link, ""); got != want {
 			t.Errorf("kind %s, want %s", got, want)
 		}
 	}

@@ -48,6 +48,7 @@ type Watcher struct {
 	selector Selector
 	log      *slog.Logger
 	known    map[int]Interface
+	kinds    map[int]string // of all links, by index
 	events   chan Event
 	listed   chan struct{}
 	first    sync.Once
@@ -55,7 +56,7 @@ type Watcher struct {
 
 // NewWatcher returns a watcher that is idle until Run.
 func NewWatcher(selector Selector, log *slog.Logger) *Watcher {
-	return &Watcher{selector: selector, log: log, known: map[int]Interface{}, events: make(chan Event), listed: make(chan struct{})}
+	return &Watcher{selector: selector, log: log, known: map[int]Interface{}, kinds: map[int]string{}, events: make(chan Event), listed: make(chan struct{})}
 }
 
 // Events returns the changes in order. The channel is closed when Run returns;
@@ -139,6 +140,10 @@ func (w *Watcher) resync(ctx context.Context) error {
 		return err
 	}
 	seen := map[int]bool{}
+	clear(w.kinds)
+	for _, link := range links { // first, as a port can come before its master
+		w.kinds[link.Attrs().Index] = link.Type()
+	}
 	for _, link := range links {
 		seen[link.Attrs().Index] = true
 		w.present(ctx, link)
@@ -158,16 +163,18 @@ func (w *Watcher) handle(ctx context.Context, u netlink.LinkUpdate) {
 		return
 	}
 	if u.Header.Type == unix.RTM_DELLINK {
+		delete(w.kinds, u.Attrs().Index)
 		w.gone(ctx, u.Attrs().Index)
 		return
 	}
+	w.kinds[u.Attrs().Index] = u.Link.Type()
 	w.present(ctx, u.Link)
 }
 
 // present handles a new or known link that is present.
 func (w *Watcher) present(ctx context.Context, link netlink.Link) {
 	attrs := link.Attrs()
-	now := Interface{Index: attrs.Index, Name: attrs.Name, LinkKind: linkKindOf(link)}
+	now := Interface{Index: attrs.Index, Name: attrs.Name, LinkKind: linkKindOf(link, w.kinds[attrs.MasterIndex])}
 	now.Kind = w.selector.Kind(now.Name, now.LinkKind)
 	before, known := w.known[now.Index]
 	switch {

@@ -312,7 +312,7 @@ func Decode(s *Stored) (observe.Observation, error) {
 	}
 	o.Point = point
 	if point.Kind == observe.KindSocket {
-		o.Socket = &observe.Socket{}
+		o.Socket = &observe.Socket{Netns: observe.NetnsOfPoint(point.ID)}
 	}
 	start, err := input{s.Attributes, keyMonotonic}.start()
 	if err != nil {
