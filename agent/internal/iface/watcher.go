@@ -136,9 +136,14 @@ func (w *Watcher) follow(ctx context.Context) error {
 // resync compares all known interfaces with the present ones.
 func (w *Watcher) resync(ctx context.Context) error {
 	links, err := list()
-	if err != nil {
-		return err
+	if err == nil {
+		w.compare(ctx, links)
 	}
+	return err
+}
+
+// compare handles all links that are present.
+func (w *Watcher) compare(ctx context.Context, links []netlink.Link) {
 	seen := map[int]bool{}
 	clear(w.kinds)
 	for _, link := range links { // first, as a port can come before its master
@@ -153,7 +158,6 @@ func (w *Watcher) resync(ctx context.Context) error {
 			w.gone(ctx, index)
 		}
 	}
-	return nil
 }
 
 // handle applies one message. Messages of the AF_BRIDGE family are about bridge
