@@ -285,6 +285,10 @@ type Point struct {
 	Workload Workload
 }
 
+// IsLoopback reports whether the point is a loopback device: all processes of its
+// network namespace use it, and none owns it.
+func (p *Point) IsLoopback() bool { return p.Interface == "lo" }
+
 // Kind is the kind of a capture point.
 type Kind string
 

@@ -79,6 +79,9 @@ func TestRun(t *testing.T) {
 		probe.out <- newExchange(loopback, i)
 	}
 	probe.out <- newExchange(999, 50) // of no watched interface
+	unnamed := newExchange(0, 52)     // a loopback device has no owner, a socket should have
+	unnamed.Socket = &observe.Socket{Netns: 1}
+	probe.out <- unnamed
 	invalid := newExchange(loopback, 51)
 	invalid.Context.TraceID = [16]byte{}
 	probe.out <- invalid
@@ -89,7 +92,8 @@ func TestRun(t *testing.T) {
 	_, metrics := get(t, opts.Config.MetricsAddress, "/metrics")
 	for _, want := range []string{
 		`layertrace_exchanges_handled_total{kind="vnic"} 11`, "layertrace_exchanges_unknown_interface_total 1",
-		"layertrace_exchanges_unnamed_total 11", "layertrace_spans_accepted_total 10", "layertrace_lines_written_total 11",
+		`layertrace_exchanges_handled_total{kind="socket"} 1`,
+		"layertrace_exchanges_unnamed_total 1", "layertrace_spans_accepted_total 11", "layertrace_lines_written_total 12",
 		`layertrace_interfaces{kind="vnic"} 1`, `layertrace_interfaces{kind="pnic"} 0`, "layertrace_ring_full_total 3",
 		`layertrace_build_info{version="v1"} 1`, "layertrace_ready 1", "process_resident_memory_bytes",
 	} {
@@ -105,16 +109,18 @@ func TestRun(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
-	if n := len(receiver.Spans()); n != 11 {
-		t.Errorf("%d spans arrived, want 11", n)
+	if n := len(receiver.Spans()); n != 12 {
+		t.Errorf("%d spans arrived, want 12", n)
 	}
+	names := map[string]int{}
 	for _, s := range receiver.Spans() {
-		if s.Name != "node2_lo" {
-			t.Errorf("span %s", s.Name)
-		}
+		names[s.Name]++
 	}
-	if n := bytes.Count(lines.Bytes(), []byte("\n")); n != 12 {
-		t.Errorf("%d lines, want 12", n)
+	if names["node2_lo"] != 11 || names["node2_application"] != 1 {
+		t.Errorf("spans %v", names)
+	}
+	if n := bytes.Count(lines.Bytes(), []byte("\n")); n != 13 {
+		t.Errorf("%d lines, want 13", n)
 	}
 	if probe.closed != 1 {
 		t.Errorf("the probe was closed %d times", probe.closed)

@@ -165,7 +165,7 @@ func (p *pipeline) handle(o *observe.Observation, points *registry) {
 		return
 	}
 	p.metrics.handled[o.Point.Kind].Inc()
-	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" {
+	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" && !o.Point.IsLoopback() {
 		p.metrics.unnamed.Inc()
 	}
 	if p.emitter != nil || p.layers != nil {

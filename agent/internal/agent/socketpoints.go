@@ -94,7 +94,8 @@ func (s *socketPoints) point(o *observe.Observation) *observe.Point {
 // ofProcess returns the point of the container, service or program that the socket
 // belongs to, nil if it is unknown or the pod has the name.
 func (s *socketPoints) ofProcess(o *observe.Observation, pod *netnsOwner) *observe.Point {
-	name := s.names.processes.Service(identity.Process{Cgroup: o.Socket.Cgroup, PID: o.Socket.PID, Name: o.Socket.ProcessName})
+	process := identity.Process{Cgroup: o.Socket.Cgroup, PID: o.Socket.PID, Name: o.Socket.ProcessName}
+	name := s.names.processes.Service(process)
 	var served observe.Workload
 	if !o.Socket.Client {
 		served, _ = s.names.file.Server(o.Server, o.Socket.Netns == s.names.netns)
@@ -102,7 +103,7 @@ func (s *socketPoints) ofProcess(o *observe.Observation, pod *netnsOwner) *obser
 	key := processKey{o.Socket.Netns, name}
 	known := s.processes[key]
 	if known == nil {
-		known = &processPoint{}
+		known = &processPoint{served: s.servedBy(process, o.Socket.Netns)}
 		if name != "" && len(s.processes) < maxProcessPoints {
 			s.processes[key] = known
 		}
@@ -124,6 +125,19 @@ func (s *socketPoints) ofProcess(o *observe.Observation, pod *netnsOwner) *obser
 	}
 	known.point = share(known.point, p)
 	return known.point
+}
+
+// servedBy returns the workload that the file has for a port at which a process listens.
+// What a process sends is often reported before the first request that it served.
+func (s *socketPoints) servedBy(process identity.Process, netns uint32) observe.Workload {
+	if s.names.file.NamesServers() {
+		for _, at := range s.names.processes.Listeners(process) {
+			if w, ok := s.names.file.Listener(at, netns == s.names.netns); ok {
+				return w
+			}
+		}
+	}
+	return observe.Workload{}
 }
 
 // mayChange reports whether the names at a socket may be known soon: in a cluster while

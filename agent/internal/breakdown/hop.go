@@ -133,13 +133,6 @@ type hopKey struct {
 	pod    string // only for loopback connections, whose addresses are the same in every pod
 }
 
-// loopbackInterface is the name of the loopback device in every network namespace.
-const loopbackInterface = "lo"
-
-func isLoopbackInterface(o *observe.Observation) bool {
-	return o != nil && o.Socket == nil && o.Point.Interface == loopbackInterface
-}
-
 func keyOf(o *observe.Observation) hopKey {
 	k := hopKey{span: trace.SpanID(o.Context.SpanID), client: netip.AddrPortFrom(o.Client.Addr().Unmap(), o.Client.Port())}
 	if o.Client.Addr().IsLoopback() {
@@ -177,7 +170,7 @@ func aliases(observations []observe.Observation) map[hopKey]hopKey {
 func addLoopback(observations []observe.Observation, alias map[hopKey]hopKey) {
 	for i := range observations {
 		o := &observations[i]
-		if !isLoopbackInterface(o) || !o.Client.Addr().IsLoopback() {
+		if !o.Point.IsLoopback() || !o.Client.Addr().IsLoopback() {
 			continue
 		}
 		own := keyOf(o)

@@ -101,7 +101,7 @@ func (h *Hop) shape() shape {
 // hasNoVNIC reports whether the request was seen at no virtual interface but loopback.
 func (h *Hop) hasNoVNIC() bool {
 	for _, o := range []*observe.Observation{h.ClientVNIC, h.ServerVNIC} {
-		if o != nil && !isLoopbackInterface(o) {
+		if o != nil && !o.Point.IsLoopback() {
 			return false
 		}
 	}

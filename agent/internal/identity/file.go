@@ -123,6 +123,26 @@ func (f *File) Server(at netip.AddrPort, local bool) (observe.Workload, bool) {
 	return w, ok
 }
 
+// Listener returns the workload of a process that listens at an address and port, which
+// may be unspecified: then an endpoint with the port is meant, if all of them are of one
+// workload. local is as for Server.
+func (f *File) Listener(at netip.AddrPort, local bool) (found observe.Workload, ok bool) {
+	if w, ok := f.Server(at, local); ok || !at.Addr().IsUnspecified() {
+		return w, ok
+	}
+	for endpoint := range f.now().endpoints {
+		w, known := f.Endpoint(endpoint, local)
+		if !known || endpoint.Port() != at.Port() {
+			continue
+		}
+		if ok && w != found {
+			return observe.Workload{}, false
+		}
+		found, ok = w, true
+	}
+	return found, ok
+}
+
 // NamesServers reports whether the file has endpoints or ports.
 func (f *File) NamesServers() bool { c := f.now(); return len(c.endpoints)+len(c.ports) > 0 }
 

@@ -162,6 +162,31 @@ addresses:
 	}
 }
 
+// A process that listens at all addresses is the one endpoint with its port.
+func TestListener(t *testing.T) {
+	f, err := ParseFile([]byte(`
+addresses:
+  127.0.0.1:9000: {service: app}
+  192.0.2.1:443: {service: edge}
+  192.0.2.2:443: {service: edge}
+  192.0.2.1:80: {service: one}
+  192.0.2.2:80: {service: two}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at, want := range map[string][2]string{ // here, in another namespace
+		"0.0.0.0:9000": {"app", ""}, "[::]:9000": {"app", ""}, "127.0.0.1:9000": {"app", ""}, "127.0.0.2:9000": {"", ""},
+		"0.0.0.0:443": {"edge", "edge"}, "0.0.0.0:80": {"", ""}, "192.0.2.2:80": {"two", "two"},
+	} {
+		for i, local := range []bool{true, false} {
+			if w, ok := f.Listener(netip.MustParseAddrPort(at), local); w.Service != want[i] || ok != (want[i] != "") {
+				t.Errorf("%s (local %v) is %q, want %q", at, local, w.Service, want[i])
+			}
+		}
+	}
+}
+
 // Reload takes a good file and keeps the content with a bad one.
 func TestReload(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "identity.yaml")

@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -278,5 +279,32 @@ func TestCgroupByID(t *testing.T) {
 	c := newCgroupPaths(mount, time.Now)
 	if got := c.path(st.Ino); got != "" || !c.byHandle {
 		t.Errorf("a removed cgroup is %q (by handle at last: %v)", got, c.byHandle)
+	}
+}
+
+// What this process listens at, over IPv4, IPv6 and at all addresses.
+func TestListeners(t *testing.T) {
+	want := map[string]bool{}
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "0.0.0.0:0"} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		want[l.Addr().String()] = true
+	}
+	comm, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := NewProcesses(ProcessOptions{})
+	for _, at := range p.Listeners(Process{PID: uint32(os.Getpid()), Name: strings.TrimSpace(string(comm))}) {
+		delete(want, at.String())
+	}
+	if len(want) > 0 {
+		t.Errorf("not found: %v", want)
+	}
+	if all := p.Listeners(Process{PID: uint32(os.Getpid()), Name: "another"}); len(all) > 0 {
+		t.Errorf("another process with the PID listens at %v", all)
 	}
 }

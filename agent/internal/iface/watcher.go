@@ -171,7 +171,7 @@ func (w *Watcher) handle(ctx context.Context, u netlink.LinkUpdate) {
 		w.gone(ctx, u.Attrs().Index)
 		return
 	}
-	w.kinds[u.Attrs().Index] = u.Link.Type()
+	w.kinds[u.Attrs().Index] = u.Type()
 	w.present(ctx, u.Link)
 }
 
