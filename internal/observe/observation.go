@@ -317,7 +317,8 @@ const (
 type Workload struct {
 	// Service is the workload's name, such as reviews.
 	Service string `json:"service"`
-	// Namespace and Pod are the names in Kubernetes, "" elsewhere.
+	// Namespace and Pod are the names in Kubernetes, "" elsewhere. Services of one name
+	// in two namespaces are two.
 	Namespace string `json:"namespace,omitempty"`
 	Pod       string `json:"pod,omitempty"`
 	// Node is the node that the workload runs on.
@@ -330,8 +331,8 @@ type Workload struct {
 }
 
 // Peer is the owner of one endpoint's address. Node is set only if the address belongs
-// to a node and not to a workload.
-type Peer struct{ Service, Node string }
+// to a node and not to a workload, Namespace only for a workload.
+type Peer struct{ Service, Namespace, Node string }
 
 // Peers are the owners of both endpoints' addresses, as seen at the capture point.
 type Peers struct{ Client, Server Peer }

@@ -279,7 +279,7 @@ func (n resolver) peers(o *observe.Observation) observe.Peers {
 	start, _ := o.Extent()
 	peers := observe.Peers{Client: n.peer(o.Client.Addr(), start), Server: n.peer(o.Server.Addr(), start)}
 	if w, ok := n.file.Endpoint(o.Server, o.Socket == nil || o.Socket.Netns == n.netns); ok {
-		peers.Server = observe.Peer{Service: w.Service}
+		peers.Server = observe.Peer{Service: w.Service, Namespace: w.Namespace}
 	}
 	return peers
 }
@@ -288,7 +288,7 @@ func (n resolver) peers(o *observe.Observation) observe.Peers {
 func (n resolver) peer(addr netip.Addr, at uint64) observe.Peer {
 	w, _ := n.Peer(addr, at)
 	if w.Service != "" {
-		return observe.Peer{Service: w.Service}
+		return observe.Peer{Service: w.Service, Namespace: w.Namespace}
 	}
 	return observe.Peer{Node: w.Node}
 }

@@ -72,32 +72,39 @@ func nodeOf(observations ...*observe.Observation) string {
 }
 
 // ClientService returns the service of the sender, "" if unknown.
-func (h *Hop) ClientService() string {
-	return cmp.Or(serviceOf(h.Sender, h.ClientVNIC), h.peer(func(o *observe.Observation) string { return o.Peers.Client.Service }))
-}
+func (h *Hop) ClientService() string { return h.client().name }
+
+// ClientNamespace returns the namespace of ClientService, "" if unknown.
+func (h *Hop) ClientNamespace() string { return h.client().namespace }
 
 // ServerService returns the service of the receiver, "" if unknown.
-func (h *Hop) ServerService() string {
-	return cmp.Or(serviceOf(h.Receiver, h.ServerVNIC), h.peer(func(o *observe.Observation) string { return o.Peers.Server.Service }))
+func (h *Hop) ServerService() string { return h.server().name }
+
+// ServerNamespace returns the namespace of ServerService, "" if unknown.
+func (h *Hop) ServerNamespace() string { return h.server().namespace }
+
+func (h *Hop) client() location {
+	return h.service(func(o *observe.Observation) observe.Peer { return o.Peers.Client }, h.Sender, h.ClientVNIC)
 }
 
-func serviceOf(observations ...*observe.Observation) string {
-	for _, o := range observations {
+func (h *Hop) server() location {
+	return h.service(func(o *observe.Observation) observe.Peer { return o.Peers.Server }, h.Receiver, h.ServerVNIC)
+}
+
+// service returns the service of the first of an end's own observations that has one,
+// else what another observation knows of the end's address.
+func (h *Hop) service(peer func(*observe.Observation) observe.Peer, own ...*observe.Observation) location {
+	for _, o := range own {
 		if o != nil && o.Point.Workload.Service != "" {
-			return o.Point.Workload.Service
+			return location{o.Point.Workload.Service, o.Point.Workload.Namespace}
 		}
 	}
-	return ""
-}
-
-// peer returns the first name that an observation has for an end of the hop.
-func (h *Hop) peer(name func(*observe.Observation) string) string {
 	for _, o := range h.Observations() {
-		if n := name(o); n != "" {
-			return n
+		if p := peer(o); p.Service != "" {
+			return location{p.Service, p.Namespace}
 		}
 	}
-	return ""
+	return location{}
 }
 
 // Hops groups the observations of one trace into hops, in the order of their

@@ -17,6 +17,8 @@ type Segment struct {
 	// driver, virtual network), or NODE-NODE in alphabetical order (relay
 	// network).
 	Location string `json:"location"`
+	// Namespace of the service in Location, "" without one.
+	Namespace string `json:"namespace,omitempty"`
 	// Between names the waypoints before and after it.
 	Between string `json:"between"`
 	// Queue of the protocol stack that the message waited in, "" if unknown.
@@ -72,8 +74,11 @@ var queueFrom = map[position]Queue{fromProcess: SendQueue, fromStack: PodQueue, 
 type step struct {
 	from, to position
 	layer    observe.Layer
-	location string
+	location
 }
+
+// location is a service with its namespace, a node, or two nodes.
+type location struct{ name, namespace string }
 
 // shape is the kind of path between the two ends of a hop.
 type shape int
@@ -121,15 +126,18 @@ func (h *Hop) isInPod() bool {
 	return false
 }
 
-// end is one side of a hop.
-type end struct{ service, node string }
+// end is one side of a hop. service is the node if no service is known.
+type end struct {
+	service location
+	node    string
+}
 
 // unknown is the name of a service or node that no capture point knows.
 const unknown = "?"
 
 func (h *Hop) ends() (client, server end) {
-	client = end{cmp.Or(h.ClientService(), h.ClientNode(), unknown), cmp.Or(h.ClientNode(), unknown)}
-	server = end{cmp.Or(h.ServerService(), h.ServerNode(), unknown), cmp.Or(h.ServerNode(), unknown)}
+	client = end{location{cmp.Or(h.ClientService(), h.ClientNode(), unknown), h.ClientNamespace()}, cmp.Or(h.ClientNode(), unknown)}
+	server = end{location{cmp.Or(h.ServerService(), h.ServerNode(), unknown), h.ServerNamespace()}, cmp.Or(h.ServerNode(), unknown)}
 	return client, server
 }
 
@@ -148,13 +156,13 @@ func steps(s shape, from, to end) []step {
 			last[1],
 		}
 	case local:
-		return slices.Concat(first, []step{{fromVNIC, toVNIC, observe.VirtualNetwork, from.node}}, last)
+		return slices.Concat(first, []step{{fromVNIC, toVNIC, observe.VirtualNetwork, location{name: from.node}}}, last)
 	default:
 		return slices.Concat(first, []step{
-			{fromVNIC, fromPNIC, observe.VirtualNetwork, from.node},
-			{fromPNIC, fromDriver, observe.NodeDriver, from.node},
-			{fromDriver, toPNIC, observe.RelayNetwork, nodePair(from.node, to.node)},
-			{toPNIC, toVNIC, observe.VirtualNetwork, to.node},
+			{fromVNIC, fromPNIC, observe.VirtualNetwork, location{name: from.node}},
+			{fromPNIC, fromDriver, observe.NodeDriver, location{name: from.node}},
+			{fromDriver, toPNIC, observe.RelayNetwork, location{name: nodePair(from.node, to.node)}},
+			{toPNIC, toVNIC, observe.VirtualNetwork, location{name: to.node}},
 		}, last)
 	}
 }
@@ -178,14 +186,14 @@ func newSegment(some []step, phase Phase, between string, time int64) Segment {
 	if len(some) == 0 {
 		return s
 	}
-	s.Layer, s.Location = some[0].layer, some[0].location
+	s.Layer, s.Location, s.Namespace = some[0].layer, some[0].name, some[0].namespace
 	if len(some) == 1 && some[0].to == some[0].from+1 {
 		s.Queue = queueFrom[some[0].from]
 	}
 	var layers []observe.Layer
 	several := false
 	for _, step := range some {
-		several = several || step.layer != s.Layer || step.location != s.Location
+		several = several || step.layer != s.Layer || step.location != some[0].location
 		if !slices.Contains(layers, step.layer) {
 			layers = append(layers, step.layer)
 		}
@@ -219,7 +227,7 @@ func (h *Hop) Coalesced() (coalesced []Segment) {
 // continuesIn reports whether t is of the same layer and begins where s ends.
 func (s *Segment) continuesIn(t *Segment) bool {
 	return s.to != "" && s.to == t.from && s.Node == t.Node && s.At+uint64(s.Time) == t.At &&
-		s.Layer == t.Layer && s.Location == t.Location && s.Phase == t.Phase && len(s.MergedLayers)+len(t.MergedLayers) == 0
+		s.Layer == t.Layer && s.Location == t.Location && s.Namespace == t.Namespace && s.Phase == t.Phase && len(s.MergedLayers)+len(t.MergedLayers) == 0
 }
 
 // fromTo is the Between of a segment between two waypoints.
