@@ -212,6 +212,10 @@ type CaptureExchangeRecord struct {
 	Pad2             [2]uint8
 	Acknowledged     uint64
 	Stalled          uint64
+	Cgroup           uint64
+	Tgid             uint32
+	ProcessName      [16]uint8
+	Pad3             [4]uint8
 	RequestLine      [96]uint8
 }
 
@@ -378,8 +382,11 @@ type CaptureScratch struct {
 	Socket struct {
 		_      structs.HostLayout
 		Cookie uint64
+		Cgroup uint64
 		Netns  uint32
 		Uid    uint32
+		Tgid   uint32
+		Pad    uint32
 	}
 	WriteTimes struct {
 		_     structs.HostLayout

@@ -64,6 +64,10 @@ type DriverConnection struct {
 		Pad2             [2]uint8
 		Acknowledged     uint64
 		Stalled          uint64
+		Cgroup           uint64
+		Tgid             uint32
+		ProcessName      [16]uint8
+		Pad3             [4]uint8
 		RequestLine      [96]uint8
 	}
 	Claim  uint64
@@ -274,8 +278,11 @@ type DriverScratch struct {
 	Socket struct {
 		_      structs.HostLayout
 		Cookie uint64
+		Cgroup uint64
 		Netns  uint32
 		Uid    uint32
+		Tgid   uint32
+		Pad    uint32
 	}
 	WriteTimes struct {
 		_     structs.HostLayout

@@ -69,6 +69,10 @@ type SocketConnection struct {
 		Pad2             [2]uint8
 		Acknowledged     uint64
 		Stalled          uint64
+		Cgroup           uint64
+		Tgid             uint32
+		ProcessName      [16]uint8
+		Pad3             [4]uint8
 		RequestLine      [96]uint8
 	}
 	Claim  uint64
@@ -352,8 +356,11 @@ type SocketScratch struct {
 	Socket struct {
 		_      structs.HostLayout
 		Cookie uint64
+		Cgroup uint64
 		Netns  uint32
 		Uid    uint32
+		Tgid   uint32
+		Pad    uint32
 	}
 	WriteTimes struct {
 		_     structs.HostLayout
@@ -435,10 +442,14 @@ type SocketSocketState struct {
 	Facts   struct {
 		_      structs.HostLayout
 		Cookie uint64
+		Cgroup uint64
 		Netns  uint32
 		Uid    uint32
+		Tgid   uint32
+		Pad    uint32
 	}
-	Key SocketConnectionKey
+	ProcessName [16]uint8
+	Key         SocketConnectionKey
 }
 
 type SocketTargetCgroups struct {

@@ -96,6 +96,11 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
+struct task_struct {
+	struct task_struct *group_leader;
+	char comm[16];
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;

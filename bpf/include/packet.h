@@ -193,8 +193,11 @@ struct cached_segment {
 /* Facts about the socket that a segment passes. */
 struct socket_facts {
 	__u64 cookie; /* 0: the point is an interface */
+	__u64 cgroup; /* as in the record, and the next two */
 	__u32 netns;
 	__u32 uid;
+	__u32 tgid;
+	__u32 pad;
 };
 
 /* First and last write of the latest run without a read in between, in ns of

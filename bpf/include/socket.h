@@ -69,7 +69,8 @@ struct socket_state {
 	__u32 read;
 	__u32 tracked; /* later segments may belong to an exchange */
 	struct socket_facts facts;
-	struct connection_key key; /* end a is the socket itself */
+	__u8 process_name[PROCESS_NAME_LEN]; /* set with facts.tgid */
+	struct connection_key key;	     /* end a is the socket itself */
 };
 
 struct {
@@ -294,6 +295,7 @@ static COLD struct socket_state *new_socket_state(struct __sk_buff *skb)
 	st->facts.cookie = bpf_get_socket_cookie(skb);
 	st->facts.uid = bpf_get_socket_uid(skb);
 	st->facts.netns = ((struct sock *)tp)->__sk_common.skc_net.net->ns.inum;
+	st->facts.cgroup = ((struct sock *)tp)->sk_cgrp_data.cgroup->kn->id;
 	st->key.ifindex = SOCKET_POINT | (__u32)st->facts.cookie;
 	set_socket_key(&st->key, sk);
 	return st;

@@ -935,6 +935,8 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 		x->cookie = s->socket.cookie;
 		x->netns = s->socket.netns;
 		x->uid = s->socket.uid;
+		x->cgroup = s->socket.cgroup;
+		x->tgid = s->socket.tgid;
 	}
 	if (s->segment.direction == DIRECTION_INGRESS && s->segment.payload_len)
 		note_ack(x, s->segment.ack, c->last_ns);

@@ -167,7 +167,7 @@ func (p *pipeline) handle(o *observe.Observation, points *registry) {
 		return
 	}
 	p.metrics.handled[o.Point.Kind].Inc()
-	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" {
+	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" && !o.Point.IsLoopback() {
 		p.metrics.unnamed.Inc()
 	}
 	if p.noPaths {
@@ -302,17 +302,17 @@ func (l *layers) add(o *observe.Observation) {
 		if len(l.workloads) >= maxWorkloads {
 			clear(l.workloads) // the next observations fill it again
 		}
-		l.workloads[podOrService(w.Pod, w.Service)] = w
+		l.workloads[podOrService(&w)] = w
 	}
 	o.Wall = int64(o.Request.First) // one node has one clock
 	l.buffer.Add(*o, time.Now())
 }
 
-func podOrService(pod, service string) string {
-	if pod != "" {
-		return "pod/" + pod
+func podOrService(w *observe.Workload) string {
+	if w.Pod != "" {
+		return "pod/" + w.Namespace + "/" + w.Pod
 	}
-	return "service/" + service
+	return "service/" + w.Namespace + "/" + w.Service
 }
 
 // split measures the layers of one trace and makes their spans.
@@ -341,8 +341,8 @@ func (l *layers) workload(hop *breakdown.Hop, s *breakdown.Segment) observe.Work
 		return observe.Workload{}
 	}
 	for _, o := range hop.Observations() {
-		if o.Point.Workload.Service == s.Location {
-			return l.workloads[podOrService(o.Point.Workload.Pod, o.Point.Workload.Service)]
+		if w := &o.Point.Workload; w.Service == s.Location && w.Namespace == s.Namespace {
+			return l.workloads[podOrService(&o.Point.Workload)]
 		}
 	}
 	return observe.Workload{}

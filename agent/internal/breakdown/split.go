@@ -220,7 +220,7 @@ func (p *path) addHandling(server end) {
 	some := stepsBetween(p.out, r.position, positions)
 	some = append(some, step{layer: observe.Application, location: server.service})
 	some = append(some, stepsBetween(p.back, 0, a.position)...)
-	name := server.service
+	name := server.service.name
 	if p.hop.Receiver != nil {
 		name = owner(p.hop.Receiver.Point)
 	}

@@ -139,7 +139,12 @@ func isBelow(h, root *Hop) bool {
 	return false
 }
 
+// samePod reports whether two observations are of the same process of a pod, or of the
+// same process on a machine without pods.
 func samePod(a, b *observe.Observation) bool {
+	if a.Socket != nil && b.Socket != nil && a.Socket.Netns != 0 && b.Socket.Netns != 0 {
+		return a.Point.ID == b.Point.ID
+	}
 	if podKey(a) != podKey(b) {
 		return false
 	}

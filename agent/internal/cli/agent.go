@@ -99,6 +99,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		TCPOptionCgroups: cfg.TCPOptionCgroups,
 		TCPOptionPorts:   cfg.TCPOptionPorts,
 		SocketCgroups:    cfg.SocketCgroups,
+		Cluster:          cfg.Kubernetes,
 		Drivers:          cfg.Layers(),
 		Log:              log,
 	}

@@ -32,8 +32,12 @@ const (
 	SpansLayers     = "layers"
 )
 
-// SocketCgroupAuto as the only --socket-cgroup is the pods' cgroup of this node.
-const SocketCgroupAuto = probe.SocketCgroupAuto
+// SocketCgroupAuto as the only --socket-cgroup is the pods' cgroup of this node, or
+// without pods all cgroups; socketCgroupNone is no cgroup.
+const (
+	SocketCgroupAuto = probe.SocketCgroupAuto
+	socketCgroupNone = "none"
+)
 
 // KeyValue is a header of each OTLP request.
 type KeyValue struct{ Key, Value string }
@@ -43,7 +47,8 @@ type KeyValue struct{ Key, Value string }
 type Config struct {
 	File string // --config
 
-	VNIC, PNIC []string // interface patterns
+	VNIC, PNIC  []string // interface patterns
+	VNICDefault bool     // VNIC was not set
 
 	Mode probe.Mode
 	Search
@@ -127,7 +132,7 @@ func Define(fs *pflag.FlagSet) *Config {
 }
 
 func defineInterfaces(fs *pflag.FlagSet, c *Config) {
-	fs.Var(newList(&c.VNIC, "PATTERN", parseText, "kind:veth"), "vnic",
+	fs.Var(newList(&c.VNIC, "PATTERN", parseText, "kind:veth"), vnicFlag,
 		"virtual interfaces to capture at: name, glob or kind:KIND (repeatable)")
 	fs.Var(newList(&c.PNIC, "PATTERN", parseText, "kind:physical"), "pnic",
 		"physical interfaces to capture at; overrides --vnic (repeatable)")
@@ -163,7 +168,7 @@ func defineLayers(fs *pflag.FlagSet, c *Config) {
 	fs.Var(newChoice(&c.Spans, SpansInterfaces, SpansInterfaces, SpansLayers), "spans",
 		"interfaces: a span for each interface; layers: also for each socket and each layer")
 	fs.Var(newList(&c.SocketCgroups, "PATH", parseText), "socket-cgroup",
-		"cgroup2 directory whose sockets are captured with --spans=layers (repeatable); auto: the pods' cgroup (default with --kubernetes)")
+		"cgroup2 directory whose sockets are captured with --spans=layers (repeatable); auto (default): the pods' cgroup, or all without pods; none: no sockets")
 	fs.DurationVar(&c.LayerMinDuration, "layer-min-duration", 0, "minimum `TIME` in a layer for a span with --spans=layers; metrics include all")
 	fs.Uint32Var(&c.SidecarUID, "sidecar-uid", 1337, "user `ID` of the proxies, which distinguishes their sockets from the applications'")
 }

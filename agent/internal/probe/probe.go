@@ -102,8 +102,10 @@ type Options struct {
 	TCPOptionPorts   []uint16
 	// SocketCgroups are directories of the cgroup2 mount: capture also at the
 	// sockets of the processes in them. SocketCgroupAuto alone means the cgroups of
-	// the node's pods.
+	// the node's pods, or without Cluster and pods all processes.
 	SocketCgroups []string
+	// Cluster: the machine is a node of a cluster, whose pods are to be captured.
+	Cluster bool
 	// Drivers also reports when the drivers of the interfaces transmit, and which
 	// packets are dropped there.
 	Drivers bool

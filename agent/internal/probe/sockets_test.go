@@ -551,7 +551,7 @@ func TestFindNothing(t *testing.T) {
 func TestNoCgroupOfPods(t *testing.T) {
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	auto := Options{SocketCgroups: []string{SocketCgroupAuto}, Log: log}
+	auto := Options{SocketCgroups: []string{SocketCgroupAuto}, Log: log, Cluster: true}
 	if auto.resolveSocketCgroups([]string{t.TempDir()}); auto.SocketCgroups != nil {
 		t.Errorf("got %v", auto.SocketCgroups)
 	}
@@ -642,6 +642,22 @@ func checkStalled(t *testing.T, k *kernel, atClient bool, low, high uint64) {
 		}
 		if got < wantLow || got > wantHigh || other != 0 {
 			t.Errorf("client %v: stalled for %d ns, want %d to %d; the message that came in: %d", x.Socket.Client, got, wantLow, wantHigh, other)
+// Without pods all processes of a machine are captured, in a cluster none.
+func TestRootCgroup(t *testing.T) {
+	mount := filepath.Dir(newCgroup(t))
+	for name, test := range map[string]struct {
+		cluster bool
+		mounts  []string
+		want    []string
+	}{
+		"machine":             {false, []string{t.TempDir(), mount}, []string{mount}},
+		"cluster":             {true, []string{mount}, nil},
+		"cgroup namespace":    {false, []string{newCgroup(t)}, nil},
+		"no cgroup version 2": {false, []string{t.TempDir()}, nil},
+	} {
+		o := Options{SocketCgroups: []string{SocketCgroupAuto}, Log: slog.New(slog.DiscardHandler), Cluster: test.cluster}
+		if o.resolveSocketCgroups(test.mounts); !slices.Equal(o.SocketCgroups, test.want) {
+			t.Errorf("%s: %v, want %v", name, o.SocketCgroups, test.want)
 		}
 	}
 }
