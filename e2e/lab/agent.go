@@ -76,7 +76,7 @@ func (r *Run) agentReady(ctx context.Context, node int) error {
 	if r.setup.NoPNIC[node] {
 		want = 0
 	}
-	for _, pod := range Pods {
+	for _, pod := range r.lab.pods {
 		if pod.Node == node {
 			want++
 		}
@@ -123,7 +123,7 @@ type identity struct {
 // interfaces, and those of all addresses in the cluster.
 func (r *Run) writeIdentity(node int) (path string, err error) {
 	id := identity{Node: NodeName(node), Interfaces: map[string]observe.Workload{}, Addresses: map[string]observe.Workload{}}
-	for _, pod := range Pods {
+	for _, pod := range r.lab.pods {
 		w := observe.Workload{Service: pod.Service, Namespace: "default", Pod: pod.Name}
 		if pod.Node == node {
 			id.Interfaces[pod.VNIC] = w

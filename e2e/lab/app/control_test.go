@@ -74,7 +74,7 @@ func TestOnlyTheTraceIsTouched(t *testing.T) {
 	if body, _ := ask(t, server.URL+"/a"); body != "7 9" {
 		t.Errorf("the trace: %q", body)
 	}
-	if report, err := client.Disarm(ctx); err != nil || report != (Report{Requests: 1, Slept: time.Second}) {
+	if report, err := client.Disarm(ctx, "a"); err != nil || report != (Report{Requests: 1, Slept: time.Second}) {
 		t.Errorf("%+v, %v", report, err)
 	}
 	if body, _ := ask(t, server.URL+"/a"); body != "0 0" {
@@ -93,7 +93,7 @@ func TestBytesAreHeldInTheQueue(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, took := ask(t, server.URL+"/a")
-		report, err := client.Disarm(ctx)
+		report, err := client.Disarm(ctx, "a")
 		if err != nil || report.Held < hold || report.Held > took || report.Requests != 1 {
 			t.Errorf("held %v of %v in %d requests, %v", report.Held, took, report.Requests, err)
 		}
