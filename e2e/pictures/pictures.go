@@ -88,7 +88,7 @@ func (m *Maker) slowTrace(ctx context.Context, v matrix.Variant, setup lab.Setup
 // the client's clock. A busy machine adds delays of its own.
 func slowRequest(ctx context.Context, s *faults.Session) (slow faults.Injection, err error) {
 	for range 20 {
-		if err := s.Plain(ctx, false, baseline); err != nil {
+		if err := s.Plain(ctx, faults.Traffic{}, baseline); err != nil {
 			return slow, err
 		}
 		slow, err = s.Make(ctx, slowNetwork)
