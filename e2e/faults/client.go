@@ -3,16 +3,13 @@
 package faults
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,7 +98,8 @@ func (c *Client) Get(ctx context.Context, p Page) (time.Duration, error) {
 	took := time.Since(start)
 	if p.Version == PlainVersion && p.Sampled {
 		// Without proxies, only the client says that there was a request.
-		if err := c.report(ctx, p.TraceID, span, start, took); err != nil {
+		own := lab.Span{ID: span, Name: "GET /shelf", Service: "client", Start: start, Duration: took}
+		if err := lab.PostSpan(ctx, c.http, lab.InfraIP, own, p.TraceID); err != nil {
 			return took, err
 		}
 	}
@@ -136,36 +134,6 @@ func (c *Client) trace(header http.Header, p Page) (span string) {
 		header.Set("x-b3-sampled", flag)
 	}
 	return span
-}
-
-// report sends Jaeger the client's own span of a request.
-func (c *Client) report(ctx context.Context, traceID, span string, start time.Time, took time.Duration) error {
-	type object = map[string]any
-	body, err := json.Marshal(object{"resourceSpans": []object{{
-		"resource": object{"attributes": []object{{"key": "service.name", "value": object{"stringValue": "client"}}}},
-		"scopeSpans": []object{{"spans": []object{{
-			"traceId": traceID, "spanId": span, "name": "GET /shelf", "kind": 3,
-			"startTimeUnixNano": strconv.FormatInt(start.UnixNano(), 10), "endTimeUnixNano": strconv.FormatInt(start.Add(took).UnixNano(), 10),
-		}}}},
-	}}})
-	if err != nil {
-		return err
-	}
-	url := fmt.Sprintf("http://%s:%d/v1/traces", lab.InfraIP, lab.JaegerOTLPHTTPPort)
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Content-Type", "application/json")
-	response, err := c.http.Do(request)
-	if err != nil {
-		return fmt.Errorf("report the client's span: %w", err)
-	}
-	defer response.Body.Close()
-	if _, err := io.Copy(io.Discard, response.Body); err != nil || response.StatusCode != http.StatusOK {
-		return fmt.Errorf("report the client's span: %s: %w", response.Status, err)
-	}
-	return nil
 }
 
 // Load sends unsampled requests in the background. It counts them, and those that

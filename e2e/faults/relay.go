@@ -466,7 +466,7 @@ func routeInto(namespace *sandbox.Namespace, bridge, pods string) error {
 	if err := nl.RuleAdd(rule); err != nil {
 		return fmt.Errorf("route packets from %s into %s: %w", bridge, relayDevice, err)
 	}
-	return sysctl(namespace, map[string]string{
+	return namespace.Sysctl(map[string]string{
 		"ip_forward": "1", "conf/all/rp_filter": "0", "conf/" + relayDevice + "/rp_filter": "0",
 	})
 }
@@ -488,15 +488,4 @@ func unroute(namespace *sandbox.Namespace, bridge, pods string) error {
 		return fmt.Errorf("remove the rule for %s: %w", relayDevice, err)
 	}
 	return nil
-}
-
-func sysctl(namespace *sandbox.Namespace, values map[string]string) error {
-	return namespace.Do(func() error {
-		for name, value := range values {
-			if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
-				return fmt.Errorf("configure %s: %w", namespace.Name, err)
-			}
-		}
-		return nil
-	})
 }

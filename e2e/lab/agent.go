@@ -167,6 +167,12 @@ func (l *Lab) AgentMetrics(ctx context.Context, node int) (map[string]float64, e
 	if err != nil {
 		return nil, err
 	}
+	return ParseMetrics(body)
+}
+
+// ParseMetrics parses what an agent serves: values by name, with labels where there are
+// any, as in `name{label="value"}`.
+func ParseMetrics(body []byte) (map[string]float64, error) {
 	metrics := map[string]float64{}
 	for line := range strings.Lines(string(body)) {
 		line = strings.TrimSpace(line)
@@ -176,7 +182,7 @@ func (l *Lab) AgentMetrics(ctx context.Context, node int) (map[string]float64, e
 		}
 		value, err := strconv.ParseFloat(line[space+1:], 64)
 		if err != nil {
-			return nil, fmt.Errorf("read metrics of the agent of %s: %q: %w", NodeName(node), line, err)
+			return nil, fmt.Errorf("read an agent's metrics: %q: %w", line, err)
 		}
 		metrics[line[:space]] = value
 	}

@@ -37,7 +37,7 @@ type Options struct {
 
 // Tools are the paths of the programs that the lab runs.
 type Tools struct {
-	Envoy, Jaeger, Agent, Bookinfo string
+	Envoy, Jaeger, Agent, Bookinfo, Peer string
 	// Wasm is the module that moves the trace headers to the start.
 	Wasm string
 }

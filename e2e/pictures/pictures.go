@@ -73,7 +73,7 @@ func (m *Maker) slowTrace(ctx context.Context, v matrix.Variant, setup lab.Setup
 		if err != nil {
 			return err
 		}
-		if err := matrix.AwaitSpans(ctx, m.Lab.Jaeger, []string{slow.TraceID}); err != nil {
+		if err := m.Lab.Jaeger.AwaitSpans(ctx, []string{slow.TraceID}); err != nil {
 			return err
 		}
 		trace, err := m.Lab.Jaeger.Trace(ctx, slow.TraceID)

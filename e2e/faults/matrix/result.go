@@ -145,7 +145,7 @@ const high = "high"
 // location, on a fault of 1 ms or more that it does not see, or on none that it sees.
 func (r Result) HighButWrong() bool {
 	tooSmall := r.Layer != observe.NoLayer && r.InjectedUS < 1000
-	return r.Confidence == high && !r.Right() && !(tooSmall && r.VerdictLayer == observe.NoLayer)
+	return r.Confidence == high && !r.Right() && (!tooSmall || r.VerdictLayer != observe.NoLayer)
 }
 
 // Flagged reports whether the spans say that the response was not whole.
@@ -276,7 +276,7 @@ func NewScore(results []Result) Score {
 func (r Result) singlesHighButWrong() (n int) {
 	for _, one := range r.Singles {
 		tooSmall := r.Layer != observe.NoLayer && one.InjectedUS < 1000
-		if one.Confidence == high && !one.Right && !(tooSmall && one.Layer == observe.NoLayer) {
+		if one.Confidence == high && !one.Right && (!tooSmall || one.Layer != observe.NoLayer) {
 			n++
 		}
 	}

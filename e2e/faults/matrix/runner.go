@@ -23,7 +23,6 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/sandbox"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -225,7 +224,7 @@ func (c *Runner) judge(ctx context.Context, made []Result) error {
 			singles = append(singles, []string{id})
 		}
 	}
-	if err := AwaitSpans(ctx, c.Jaeger, ids); err != nil {
+	if err := c.Jaeger.AwaitSpans(ctx, ids); err != nil {
 		return err
 	}
 	verdicts, err := c.Explainer.Explain(ctx, slices.Concat(groups, singles))
@@ -339,36 +338,4 @@ func (r explainReport) verdict() Verdict {
 		Layer: r.Verdict.Layer, Location: r.Verdict.Place, Queue: r.Verdict.Queue, MergedLayers: r.Verdict.Covers, Confidence: r.Verdict.Confidence,
 		Excess: time.Duration(r.Verdict.Excess), Unattributed: time.Duration(r.Unattributed), Total: time.Duration(r.Total),
 	}
-}
-
-// settleTime is how long no span must arrive for a trace to be complete. Envoys send
-// spans every half second. Agents send them after an exchange was idle, for which they
-// check every second, and hold them for up to another second.
-const settleTime = 3500 * time.Millisecond
-
-// AwaitSpans waits until Jaeger has all spans of the traces. Their number depends
-// on the agents, so it waits until no more arrive.
-func AwaitSpans(ctx context.Context, jaeger *lab.JaegerClient, ids []string) error {
-	last, since := 0, time.Now()
-	return sandbox.Await(ctx, "all spans in Jaeger", time.Minute, 300*time.Millisecond, func(ctx context.Context) error {
-		count := 0
-		for _, id := range ids {
-			trace, err := jaeger.Trace(ctx, id)
-			if err != nil {
-				return err
-			}
-			if len(trace.Spans) == 0 {
-				since = time.Now()
-				return fmt.Errorf("no spans of trace %s", id)
-			}
-			count += len(trace.Spans)
-		}
-		if count != last {
-			last, since = count, time.Now()
-		}
-		if time.Since(since) < settleTime {
-			return fmt.Errorf("%d spans, and more may arrive", count)
-		}
-		return nil
-	})
 }
