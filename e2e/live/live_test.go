@@ -4,10 +4,13 @@ package live
 
 import (
 	"context"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/layertrace/layertrace/e2e/peer/ask"
 	"github.com/layertrace/layertrace/e2e/provision"
 	"github.com/layertrace/layertrace/e2e/testrun"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -57,6 +60,46 @@ func TestExplainAgreesWithTheClient(t *testing.T) {
 		for _, problem := range r.Problems {
 			t.Errorf("%s: %s, with confidence %s, %v by the client's clock\n%s", r.Name, problem, r.Verdict.Confidence, r.Client, r.Text)
 		}
+	}
+}
+
+// Responses that never end, more than the agent has room for: each that it gives up is
+// counted and marked, and requests beside them are seen as ever. For 100,000 of them
+// and ten minutes, `make open-exchanges`.
+func TestOpenExchanges(t *testing.T) {
+	testbed := up(t, Options{ClientAddresses: 2, Export: "stdout", AgentFlags: []string{"--max-connections=4096"}})
+	r, err := testbed.Open(interrupted, OpenOptions{Connections: 5000, Rate: 2000, Duration: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Write(os.Stderr)
+	for _, problem := range r.Problems() {
+		t.Error(problem)
+	}
+	if r.EvictedCounted == 0 {
+		t.Error("nothing was evicted")
+	}
+}
+
+func TestCountRecords(t *testing.T) {
+	const records = `{"trace_id":"a","request":{"first_ns":1000000},"response":{"last_ns":22000000,"status":200},"flags":[],"interface_name":"vethclient"}
+{"trace_id":"a","request":{"first_ns":1100000},"response":{"last_ns":21900000,"status":200},"flags":["idle"],"interface_name":"vethserver"}
+{"trace_id":"a","request":{"first_ns":1200000},"response":{"last_ns":21800000,"status":200},"flags":[],"interface_name":""}
+{"trace_id":"b","request":{"first_ns":1000000},"response":{"last_ns":24000000,"status":200},"flags":[],"interface_name":"vethclient"}
+{"trace_id":"c","request":{"first_ns":1000000},"response":{"last_ns":2000000,"status":200},"flags":["evicted"],"interface_name":"vethclient"}
+{"trace_id":"d","request":{"first_ns":1000000},"response":{"last_ns":2000000,"status":200},"flags":["still_open"],"interface_name":"vethclient"}
+`
+	r := OpenReport{Connections: 4}
+	err := r.count(strings.NewReader(records), []ask.Event{
+		{TraceID: "a"}, {TraceID: "a", Took: 22 * time.Millisecond}, {TraceID: "b", Took: 22 * time.Millisecond},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Right: a at vethclient. Wrong: a at vethserver (idle) and b at vethclient (longer
+	// than by the client's clock). Missing: b at vethserver. No record: two of four.
+	if r.Ordinary != 2 || r.OrdinaryWrong != 2 || r.OrdinaryMissing != 1 || r.EvictedRecords != 1 || r.StillOpenTraces != 1 || r.Unseen != 2 {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -51,7 +51,8 @@ type Testbed struct {
 
 const (
 	nodeName   = "router"
-	serverAddr = "10.78.2.2:8080"
+	serverIP   = "10.78.2.2"
+	serverAddr = serverIP + ":8080"
 	loopback   = "127.0.0.1"
 )
 
@@ -96,7 +97,7 @@ func (t *Testbed) up(ctx context.Context) (err error) {
 	if err := t.startJaeger(ctx); err != nil {
 		return err
 	}
-	if err := t.startServer(ctx); err != nil {
+	if err := t.startServer(ctx, "server", serverAddr); err != nil {
 		return err
 	}
 	return t.startAgent(ctx)
@@ -157,13 +158,13 @@ func (t *Testbed) startJaeger(ctx context.Context) error {
 	})
 }
 
-func (t *Testbed) startServer(ctx context.Context) error {
-	server, err := t.start("server", t.options.Tools.Peer, t.server, t.inner, "serve", "--server", serverAddr)
+func (t *Testbed) startServer(ctx context.Context, name, address string) error {
+	server, err := t.start(name, t.options.Tools.Peer, t.server, t.inner, "serve", "--server", address)
 	if err != nil {
 		return err
 	}
 	return sandbox.AwaitReady(ctx, server, 10*time.Second, 20*time.Millisecond, func(ctx context.Context) error {
-		conn, err := t.client.DialContext(ctx, "tcp4", serverAddr)
+		conn, err := t.client.DialContext(ctx, "tcp4", address)
 		if err != nil {
 			return err
 		}

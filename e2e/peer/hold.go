@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -53,10 +54,11 @@ func hold(server string, from []string, connections, rate int) error {
 		return err
 	}
 	<-end
+	var errs []error
 	for _, conn := range kept {
-		conn.Close()
+		errs = append(errs, conn.Close())
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // open sends a request from an address and reads the beginning of the response.
@@ -75,8 +77,7 @@ func open(server, from string) (net.Conn, error) {
 		_, err = conn.Read(make([]byte, 512))
 	}
 	if err != nil {
-		conn.Close()
-		return nil, err
+		return nil, errors.Join(err, conn.Close())
 	}
 	return conn, nil
 }

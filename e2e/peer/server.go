@@ -27,7 +27,7 @@ func serve(address string) error {
 	}
 	go func() {
 		<-terminated()
-		listener.Close()
+		_ = listener.Close() // ends Accept
 	}()
 	endless := &endlessResponses{}
 	for {
@@ -40,7 +40,7 @@ func serve(address string) error {
 		}
 		go func() {
 			if kept := answer(conn, endless); !kept {
-				conn.Close()
+				_ = conn.Close() // the client has gone
 			}
 		}()
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -76,4 +77,44 @@ func checkLiveCases(ctx context.Context, t *live.Testbed, out string) error {
 		return fmt.Errorf("explain was wrong on: %s", strings.Join(wrong, ", "))
 	}
 	return nil
+}
+
+func openExchangesCommand() *cobra.Command {
+	var out string
+	var o live.OpenOptions
+	var flags []string
+	cmd := &cobra.Command{
+		Use:   "open-exchanges",
+		Short: "Keep very many responses open and watch the agent",
+		Long: `Opens responses that never end, each on a connection of its own, through an agent's
+interfaces, keeps them open, and sends ordinary requests meanwhile. Reports the
+agent's memory, and compares its records with what it counted and with the client's
+clock. Fails when an eviction is not counted or not marked, or when an ordinary
+request is missing or has wrong times. Needs root, and 2 GiB of memory.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withTestbed(cmd.Context(), live.Options{
+				Name: "open", Dir: filepath.Join(out, "open-exchanges"), ClientAddresses: 4, Export: "stdout", AgentFlags: flags,
+			}, func(ctx context.Context, t *live.Testbed) error {
+				r, err := t.Open(ctx, o)
+				if err != nil {
+					return err
+				}
+				if err := writeJSON(filepath.Join(out, "open-exchanges.json"), r); err != nil {
+					return err
+				}
+				r.Write(os.Stdout)
+				if problems := r.Problems(); len(problems) > 0 {
+					return errors.New(strings.Join(problems, "; "))
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Flags().IntVar(&o.Connections, "connections", 100_000, "number of responses that never end")
+	cmd.Flags().IntVar(&o.Rate, "rate", 2000, "how many of them begin per second")
+	cmd.Flags().DurationVar(&o.Duration, "duration", 10*time.Minute, "how long all of them stay open")
+	cmd.Flags().StringSliceVar(&flags, "agent-flag", nil, "further flags of the agent, such as --max-connections=200000")
+	cmd.Flags().StringVar(&out, "out", "out", "directory for the report and the logs")
+	return cmd
 }
