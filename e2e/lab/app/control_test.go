@@ -183,3 +183,24 @@ func TestBadFaultIsRefused(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Faults of several traces are armed at the same time, each with its own report.
+func TestFaultsOfSeveralTraces(t *testing.T) {
+	var s State
+	s.Arm(Fault{TraceID: "a", Pause: time.Second})
+	s.Arm(Fault{TraceID: "b", ReadBodyAfter: time.Minute})
+	if a, b := s.Begin("a", "1"), s.Begin("b", "2"); a.Pause != time.Second || b.ReadBodyAfter != time.Minute || b.Pause != 0 {
+		t.Errorf("%+v, %+v", a, b)
+	}
+	s.Paused("a", 2*time.Second)
+	s.Unread("b", 3*time.Second)
+	if r := s.Disarm("a"); r != (Report{Requests: 1, Paused: 2 * time.Second}) {
+		t.Errorf("a: %+v", r)
+	}
+	if r := s.Disarm("a"); r != (Report{}) {
+		t.Errorf("a again: %+v", r)
+	}
+	if r := s.Disarm("b"); r != (Report{Requests: 1, Unread: 3 * time.Second}) {
+		t.Errorf("b: %+v", r)
+	}
+}
