@@ -76,14 +76,26 @@ int capture_sock_l3(struct __sk_buff *skb)
 	return capture_socket(skb, 0);
 }
 
-/* Idle times in ns after which an exchange is emitted. Results: open, exchanges left
- * open; tracked, connections with emitted exchanges that are still tracked.
+#define IDLE_BUCKETS 32
+
+/* Times in ns. An exchange is emitted when it has been idle for response_idle and is
+ * complete; for unframed_idle, if the end of its response cannot be known; else for
+ * request_idle. One that has been open for report_after is reported once before. With
+ * evict_idle, up to evict_max open exchanges that have been idle for longer are emitted.
+ * Results: open, exchanges left open, and in idle those by the logarithm of their idle
+ * time in units of 2^20 ns; tracked, other connections that stay; evicted.
  */
 struct sweep_args {
 	__u64 response_idle;
 	__u64 request_idle;
+	__u64 unframed_idle;
+	__u64 report_after;
+	__u64 evict_idle;
+	__u64 evict_max;
 	__u64 open;
 	__u64 tracked;
+	__u64 evicted;
+	__u64 idle[IDLE_BUCKETS];
 };
 
 struct sweep_context {
@@ -91,23 +103,72 @@ struct sweep_context {
 	struct sweep_args args;
 };
 
-/* Idle times after which a connection with an emitted exchange is untracked; until then
+/* Idle times after which a connection with an emitted exchange is forgotten; until then
  * late segments are counted. A connection kept open but unused must not stay tracked:
  * it would send other connections in the same slot down the slow path.
  */
-#define UNTRACK_AFTER 2
+#define FORGET_AFTER 2
 
-/* Undone if another request has begun meanwhile. */
-static __always_inline void untrack(struct connection *c, const struct connection_key *key,
-				    __u64 claim)
+/* Deletes a connection, unless another request has begun meanwhile. */
+static __always_inline void forget(void *map, struct connection *c,
+				   const struct connection_key *key, __u64 claim, __u8 phase)
 {
 	__u32 *counter = tracked_counter_at(key);
+	__u32 tracked = c->tracked;
 
 	if (!counter)
 		return;
 	set_tracked(c, counter, 0);
-	if (*(volatile __u64 *)&c->claim != claim || *(volatile __u8 *)&c->phase != PHASE_RESPONSE)
-		set_tracked(c, counter, 1);
+	if (*(volatile __u64 *)&c->claim != claim || *(volatile __u8 *)&c->phase != phase)
+		set_tracked(c, counter, tracked);
+	else
+		bpf_map_delete_elem(map, key);
+}
+
+/* A complete exchange also waits for the application to read the response. */
+static __always_inline bool is_settled(const struct connection *c)
+{
+	return c->phase == PHASE_RESPONSE && c->complete &&
+	       !(c->x.is_client && c->x.far_response_last < c->x.response_last);
+}
+
+static __always_inline bool is_unframed(const struct connection *c)
+{
+	return c->phase == PHASE_RESPONSE && !c->complete && !is_unfinished(c);
+}
+
+/* A connection without an exchange to emit. */
+static __always_inline void sweep_rest(void *map, const struct connection_key *key,
+				       struct connection *c, struct sweep_args *args, __u64 claim,
+				       __u64 idle)
+{
+	__u8 phase = *(volatile __u8 *)&c->phase;
+	__u64 limit = args->request_idle;
+
+	if (phase == PHASE_RESPONSE ||
+	    (phase == PHASE_IDLE && !expects_more(c) && !c->syn_option_len))
+		limit = FORGET_AFTER * args->response_idle;
+	if (!args->request_idle || idle < limit) {
+		args->tracked++;
+		return;
+	}
+	if (phase == PHASE_HEAD)
+		count(COUNTER_DISCARDED);
+	forget(map, c, key, claim, phase);
+}
+
+static __always_inline __u32 idle_bucket(__u64 idle)
+{
+	__u32 bucket = 0;
+
+	idle >>= 20;
+	for (int i = 0; i < IDLE_BUCKETS - 1; i++) {
+		if (!idle)
+			break;
+		idle >>= 1;
+		bucket++;
+	}
+	return bucket & (IDLE_BUCKETS - 1);
 }
 
 static long sweep_connection(void *map, const struct connection_key *key, struct connection *c,
@@ -119,27 +180,39 @@ static long sweep_connection(void *map, const struct connection_key *key, struct
 	__u64 claim = *(volatile __u64 *)&c->claim;
 	__u64 last = *(volatile __u64 *)&c->last_ns;
 	__u64 idle = ctx->now > last ? ctx->now - last : 0;
+	struct sweep_args *args = &ctx->args;
+	__u64 limit = args->request_idle;
+	__u32 flags = FLAG_IDLE;
 
-	if (!is_open(c))
-		return 0;
-	if (claim & 1) {
-		if (!c->tracked)
-			return 0;
-		if (c->phase == PHASE_RESPONSE && idle >= UNTRACK_AFTER * ctx->args.response_idle)
-			untrack(c, key, claim);
-		else
-			ctx->args.tracked++;
+	if (!is_open(c) || claim & 1) {
+		sweep_rest(map, key, c, args, claim, idle);
 		return 0;
 	}
-	if (c->phase == PHASE_RESPONSE && idle >= ctx->args.response_idle) {
-		emit(c, claim, 0);
-		ctx->args.tracked++;
-	} else if (c->phase == PHASE_REQUEST && idle >= ctx->args.request_idle) {
-		emit(c, claim, FLAG_IDLE);
-		ctx->args.tracked++;
-	} else {
-		ctx->args.open++;
+	if (is_settled(c)) {
+		limit = args->response_idle;
+		flags = c->guessed ? FLAG_END_GUESSED : 0;
+	} else if (is_unframed(c)) {
+		limit = args->unframed_idle;
+		flags = FLAG_END_GUESSED;
 	}
+	if (idle >= limit) {
+		emit(c, claim, flags);
+		args->tracked++;
+		return 0;
+	}
+	if (args->evict_idle && idle >= args->evict_idle && args->evicted < args->evict_max) {
+		emit(c, claim, FLAG_EVICTED);
+		forget(map, c, key, claim | 1, *(volatile __u8 *)&c->phase);
+		args->evicted++;
+		return 0;
+	}
+	if (args->report_after && !c->reports && ctx->now > c->x.request_first &&
+	    ctx->now - c->x.request_first >= args->report_after) {
+		c->reports = 1;
+		report_open(c);
+	}
+	args->open++;
+	args->idle[idle_bucket(idle)]++;
 	return 0;
 }
 
@@ -150,8 +223,16 @@ int sweep(struct sweep_args *args)
 
 	ctx.args.response_idle = args->response_idle;
 	ctx.args.request_idle = args->request_idle;
+	ctx.args.unframed_idle = args->unframed_idle;
+	ctx.args.report_after = args->report_after;
+	ctx.args.evict_idle = args->evict_idle;
+	ctx.args.evict_max = args->evict_max;
 	bpf_for_each_map_elem(&connections, sweep_connection, &ctx, 0);
 	args->open = ctx.args.open;
 	args->tracked = ctx.args.tracked;
+	args->evicted = ctx.args.evicted;
+#pragma unroll
+	for (int i = 0; i < IDLE_BUCKETS; i++)
+		args->idle[i] = ctx.args.idle[i];
 	return 0;
 }

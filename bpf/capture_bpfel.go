@@ -59,6 +59,22 @@ type CaptureConnection struct {
 		Valid    uint16
 		Fin      uint16
 	}
+	RequestTotal  uint64
+	ResponseTotal uint64
+	Chunks        struct {
+		_     structs.HostLayout
+		Left  uint64
+		State uint32
+		Pad   uint32
+	}
+	ClientStart     uint32
+	ResponseStart   uint32
+	ResponseFraming uint8
+	Complete        uint8
+	Guessed         uint8
+	Bodiless        uint8
+	Reports         uint8
+	Pad2            [3]uint8
 }
 
 type CaptureConnectionKey struct {
@@ -110,7 +126,10 @@ const (
 	CaptureCounterCOUNTER_SOCKET_FULL         CaptureCounter = 22
 	CaptureCounterCOUNTER_DROPPED             CaptureCounter = 23
 	CaptureCounterCOUNTER_SCRATCH_BUSY        CaptureCounter = 24
-	CaptureCounterCOUNTERS                    CaptureCounter = 25
+	CaptureCounterCOUNTER_EVICTED             CaptureCounter = 25
+	CaptureCounterCOUNTER_INCOMPLETE          CaptureCounter = 26
+	CaptureCounterCOUNTER_OPEN_REPORT         CaptureCounter = 27
+	CaptureCounterCOUNTERS                    CaptureCounter = 28
 )
 
 type CaptureDirection uint32
@@ -343,6 +362,26 @@ type CaptureScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
+	Framing struct {
+		_           structs.HostLayout
+		Length      uint64
+		HeadLen     uint32
+		Kind        uint8
+		Contradicts uint8
+		Pad         [2]uint8
+	}
+	CachedFramings [8]struct {
+		_       structs.HostLayout
+		SeqAck  uint64
+		Framing struct {
+			_           structs.HostLayout
+			Length      uint64
+			HeadLen     uint32
+			Kind        uint8
+			Contradicts uint8
+			Pad         [2]uint8
+		}
+	}
 	Text    [8320]uint8
 	Options [80]uint8
 	Id      struct {
@@ -369,8 +408,14 @@ type CaptureSweepArgs struct {
 	_            structs.HostLayout
 	ResponseIdle uint64
 	RequestIdle  uint64
+	UnframedIdle uint64
+	ReportAfter  uint64
+	EvictIdle    uint64
+	EvictMax     uint64
 	Open         uint64
 	Tracked      uint64
+	Evicted      uint64
+	Idle         [32]uint64
 }
 
 type CaptureTracked struct {

@@ -109,6 +109,22 @@ type DriverConnection struct {
 		Valid    uint16
 		Fin      uint16
 	}
+	RequestTotal  uint64
+	ResponseTotal uint64
+	Chunks        struct {
+		_     structs.HostLayout
+		Left  uint64
+		State uint32
+		Pad   uint32
+	}
+	ClientStart     uint32
+	ResponseStart   uint32
+	ResponseFraming uint8
+	Complete        uint8
+	Guessed         uint8
+	Bodiless        uint8
+	Reports         uint8
+	Pad2            [3]uint8
 }
 
 type DriverConnectionKey struct {
@@ -148,7 +164,10 @@ const (
 	DriverCounterCOUNTER_SOCKET_FULL         DriverCounter = 22
 	DriverCounterCOUNTER_DROPPED             DriverCounter = 23
 	DriverCounterCOUNTER_SCRATCH_BUSY        DriverCounter = 24
-	DriverCounterCOUNTERS                    DriverCounter = 25
+	DriverCounterCOUNTER_EVICTED             DriverCounter = 25
+	DriverCounterCOUNTER_INCOMPLETE          DriverCounter = 26
+	DriverCounterCOUNTER_OPEN_REPORT         DriverCounter = 27
+	DriverCounterCOUNTERS                    DriverCounter = 28
 )
 
 type DriverPrefixKey struct {
@@ -254,6 +273,26 @@ type DriverScratch struct {
 		Sampling uint8
 		Have     uint8
 		Pad      uint8
+	}
+	Framing struct {
+		_           structs.HostLayout
+		Length      uint64
+		HeadLen     uint32
+		Kind        uint8
+		Contradicts uint8
+		Pad         [2]uint8
+	}
+	CachedFramings [8]struct {
+		_       structs.HostLayout
+		SeqAck  uint64
+		Framing struct {
+			_           structs.HostLayout
+			Length      uint64
+			HeadLen     uint32
+			Kind        uint8
+			Contradicts uint8
+			Pad         [2]uint8
+		}
 	}
 	Text    [8320]uint8
 	Options [80]uint8

@@ -114,6 +114,22 @@ type SocketConnection struct {
 		Valid    uint16
 		Fin      uint16
 	}
+	RequestTotal  uint64
+	ResponseTotal uint64
+	Chunks        struct {
+		_     structs.HostLayout
+		Left  uint64
+		State uint32
+		Pad   uint32
+	}
+	ClientStart     uint32
+	ResponseStart   uint32
+	ResponseFraming uint8
+	Complete        uint8
+	Guessed         uint8
+	Bodiless        uint8
+	Reports         uint8
+	Pad2            [3]uint8
 }
 
 type SocketConnectionKey struct {
@@ -165,7 +181,10 @@ const (
 	SocketCounterCOUNTER_SOCKET_FULL         SocketCounter = 22
 	SocketCounterCOUNTER_DROPPED             SocketCounter = 23
 	SocketCounterCOUNTER_SCRATCH_BUSY        SocketCounter = 24
-	SocketCounterCOUNTERS                    SocketCounter = 25
+	SocketCounterCOUNTER_EVICTED             SocketCounter = 25
+	SocketCounterCOUNTER_INCOMPLETE          SocketCounter = 26
+	SocketCounterCOUNTER_OPEN_REPORT         SocketCounter = 27
+	SocketCounterCOUNTERS                    SocketCounter = 28
 )
 
 type SocketPartialHead struct {
@@ -316,6 +335,26 @@ type SocketScratch struct {
 		Sampling uint8
 		Have     uint8
 		Pad      uint8
+	}
+	Framing struct {
+		_           structs.HostLayout
+		Length      uint64
+		HeadLen     uint32
+		Kind        uint8
+		Contradicts uint8
+		Pad         [2]uint8
+	}
+	CachedFramings [8]struct {
+		_       structs.HostLayout
+		SeqAck  uint64
+		Framing struct {
+			_           structs.HostLayout
+			Length      uint64
+			HeadLen     uint32
+			Kind        uint8
+			Contradicts uint8
+			Pad         [2]uint8
+		}
 	}
 	Text    [8320]uint8
 	Options [80]uint8

@@ -109,6 +109,22 @@ type BenchConnection struct {
 		Valid    uint16
 		Fin      uint16
 	}
+	RequestTotal  uint64
+	ResponseTotal uint64
+	Chunks        struct {
+		_     structs.HostLayout
+		Left  uint64
+		State uint32
+		Pad   uint32
+	}
+	ClientStart     uint32
+	ResponseStart   uint32
+	ResponseFraming uint8
+	Complete        uint8
+	Guessed         uint8
+	Bodiless        uint8
+	Reports         uint8
+	Pad2            [3]uint8
 }
 
 type BenchConnectionKey struct {
@@ -160,7 +176,10 @@ const (
 	BenchCounterCOUNTER_SOCKET_FULL         BenchCounter = 22
 	BenchCounterCOUNTER_DROPPED             BenchCounter = 23
 	BenchCounterCOUNTER_SCRATCH_BUSY        BenchCounter = 24
-	BenchCounterCOUNTERS                    BenchCounter = 25
+	BenchCounterCOUNTER_EVICTED             BenchCounter = 25
+	BenchCounterCOUNTER_INCOMPLETE          BenchCounter = 26
+	BenchCounterCOUNTER_OPEN_REPORT         BenchCounter = 27
+	BenchCounterCOUNTERS                    BenchCounter = 28
 )
 
 type BenchPartialHead struct {
@@ -311,6 +330,26 @@ type BenchScratch struct {
 		Sampling uint8
 		Have     uint8
 		Pad      uint8
+	}
+	Framing struct {
+		_           structs.HostLayout
+		Length      uint64
+		HeadLen     uint32
+		Kind        uint8
+		Contradicts uint8
+		Pad         [2]uint8
+	}
+	CachedFramings [8]struct {
+		_       structs.HostLayout
+		SeqAck  uint64
+		Framing struct {
+			_           structs.HostLayout
+			Length      uint64
+			HeadLen     uint32
+			Kind        uint8
+			Contradicts uint8
+			Pad         [2]uint8
+		}
 	}
 	Text    [8320]uint8
 	Options [80]uint8

@@ -87,6 +87,45 @@ struct stream {
 	__u16 fin;
 };
 
+/* How the end of a message is known: RFC 9112, section 6. */
+enum framing_kind {
+	FRAMING_UNKNOWN, /* by the end of the connection, or not at all */
+	FRAMING_LENGTH,
+	FRAMING_CHUNKED,
+};
+
+struct framing {
+	__u64 length; /* of the body */
+	__u32 head_len;
+	__u8 kind;
+	__u8 contradicts; /* its headers */
+	__u8 pad[2];
+};
+
+enum chunk_state {
+	CHUNK_SIZE_LINE,
+	CHUNK_EXTENSION, /* the rest of a size line */
+	CHUNK_DATA,
+	CHUNK_TRAILER,
+	CHUNK_TRAILER_LINE,
+	CHUNK_END,  /* the body is complete */
+	CHUNK_LOST, /* bytes were missing, or there were too many chunks */
+};
+
+/* Progress in a chunked body. */
+struct chunks {
+	__u64 left; /* of the chunk and its CRLF */
+	__u32 state;
+	__u32 pad;
+};
+
+/* Requests whose response has no body (RFC 9112, section 6.3). */
+enum bodiless {
+	BODILESS_NONE,
+	BODILESS_HEAD,
+	BODILESS_CONNECT, /* if the status is 2xx */
+};
+
 struct connection {
 	struct exchange_record x;
 	/* exchange number << 1 | emitted */
@@ -105,6 +144,17 @@ struct connection {
 	__u32 tracked;		     /* counted in tracked_connections */
 	struct stream driver_client; /* bytes handed to the interface's driver */
 	struct stream driver_server;
+	__u64 request_total;  /* length in bytes by its framing, 0 if unknown */
+	__u64 response_total; /* the same */
+	struct chunks chunks; /* of the response */
+	__u32 client_start;   /* sequence number of the first byte that the client sent */
+	__u32 response_start;
+	__u8 response_framing; /* enum framing_kind */
+	__u8 complete;	       /* the response has ended by its framing */
+	__u8 guessed;	       /* so it seems, after chunks were lost */
+	__u8 bodiless;	       /* enum bodiless */
+	__u8 reports;	       /* sent while it was open */
+	__u8 pad2[3];
 };
 
 /* Small enough to stay in L1: a miss costs what the table saves. Large enough to keep
@@ -122,8 +172,7 @@ struct connection {
 
 /* Counts tracked connections: all of them, and by a hash of the key. Most segments
  * belong to requests that are not sampled; this table avoids looking up their
- * connection, which touches more memory than all other processing. A connection that
- * the LRU map evicts stays counted, which costs useless look-ups only.
+ * connection, which touches more memory than all other processing.
  */
 struct tracked {
 	__u32 total;
@@ -132,7 +181,7 @@ struct tracked {
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
 	__type(key, struct connection_key);
 	__type(value, struct connection);
@@ -216,19 +265,12 @@ static __always_inline bool expects_more(const struct connection *c)
 /* Width of the band above ring_wakeup_fill, in bytes. */
 #define WAKEUP_BAND (16 * sizeof(struct exchange_record))
 
-/* Emits the open exchange of c unless that was done already. seen is c->claim at the
- * time of the caller's decision.
- */
-static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
+/* Writes a record into the ring. */
+static __always_inline bool submit(const struct exchange_record *x, __u32 flags)
 {
 	__u64 wakeup = BPF_RB_NO_WAKEUP, filled;
 	struct exchange_record *record;
 
-	if ((seen & 1) || __sync_val_compare_and_swap(&c->claim, seen, seen | 1) != seen)
-		return;
-	c->x.flags |= flags;
-	if (!c->x.response_first)
-		c->x.flags |= FLAG_NO_RESPONSE;
 	/* User space drains the ring at intervals. Wake it only as the fill passes a quarter,
 	 * not for every record above: on a busy node a wakeup per record costs ten times as
 	 * much as the record.
@@ -239,11 +281,61 @@ static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
 	record = bpf_ringbuf_reserve(&exchanges, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_RING_FULL);
-		return;
+		return false;
 	}
-	*record = c->x; /* inline: starting the helper's string copy is slow */
+	*record = *x; /* inline: starting the helper's string copy is slow */
+	record->flags |= flags;
 	bpf_ringbuf_submit(record, wakeup);
-	count(COUNTER_EMITTED);
+	return true;
+}
+
+/* Emits the open exchange of c unless that was done already. seen is c->claim at the
+ * time of the caller's decision.
+ */
+static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
+{
+	if ((seen & 1) || __sync_val_compare_and_swap(&c->claim, seen, seen | 1) != seen)
+		return;
+	c->x.flags |= flags;
+	if (!c->x.response_first)
+		c->x.flags |= FLAG_NO_RESPONSE;
+	if (submit(&c->x, 0))
+		count(COUNTER_EMITTED);
+	if (flags & FLAG_EVICTED)
+		count(COUNTER_EVICTED);
+	if (c->x.flags & FLAG_INCOMPLETE)
+		count(COUNTER_INCOMPLETE);
+}
+
+/* Reports an exchange that goes on: a copy of what is known. */
+static __always_inline void report_open(struct connection *c)
+{
+	__u32 flags = FLAG_STILL_OPEN;
+
+	if (!c->x.response_first)
+		flags |= FLAG_NO_RESPONSE;
+	if (submit(&c->x, flags))
+		count(COUNTER_OPEN_REPORT);
+}
+
+/* Whether the framing says that more of the response was to come. */
+static __always_inline bool is_unfinished(const struct connection *c)
+{
+	return c->phase == PHASE_RESPONSE && !c->complete &&
+	       (c->response_framing == FRAMING_LENGTH ||
+		(c->response_framing == FRAMING_CHUNKED && c->chunks.state != CHUNK_LOST));
+}
+
+/* The connection ends with an open exchange. */
+static __always_inline void emit_ended(struct connection *c, __u32 reset)
+{
+	__u32 flags = 0;
+
+	if (c->phase == PHASE_REQUEST || !c->complete)
+		flags = reset;
+	if (is_unfinished(c))
+		flags |= FLAG_INCOMPLETE;
+	emit(c, c->claim, flags);
 }
 
 enum arrival {
@@ -322,6 +414,8 @@ static __always_inline void close_previous(struct connection *c)
 		if (c->phase == PHASE_REQUEST) {
 			flags = FLAG_PIPELINED;
 			expect_pipelined_response(c);
+		} else if (is_unfinished(c)) {
+			flags = FLAG_PIPELINED | FLAG_INCOMPLETE;
 		}
 		emit(c, c->claim, flags);
 	} else if (c->phase == PHASE_HEAD) {

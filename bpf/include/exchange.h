@@ -34,6 +34,9 @@ enum counter {
 	COUNTER_SOCKET_FULL,
 	COUNTER_DROPPED,
 	COUNTER_SCRATCH_BUSY,
+	COUNTER_EVICTED,
+	COUNTER_INCOMPLETE,
+	COUNTER_OPEN_REPORT,
 	COUNTERS,
 };
 
@@ -72,6 +75,7 @@ enum exchange_flag {
 
 /* Bytes of a request's first line that a record keeps: method and target. */
 #define REQUEST_LINE_MAX 96
+#define REQUEST_LINE_MAX_BOUND 128 /* next power of two */
 
 enum direction {
 	DIRECTION_INGRESS = 1,

@@ -191,6 +191,12 @@ struct write_times {
 	__u64 last;
 };
 
+/* Framing of a response head, for later points of the node. */
+struct cached_framing {
+	__u64 seq_ack;
+	struct framing framing;
+};
+
 struct scratch {
 	__u32 claimed;
 	__u32 slot; /* key of this element */
@@ -200,6 +206,8 @@ struct scratch {
 	struct socket_facts socket;
 	struct write_times write_times;
 	struct context cached_contexts[1 << SEGMENT_CACHE_BITS]; /* for segment_cache */
+	struct framing framing;
+	struct cached_framing cached_framings[1 << SEGMENT_CACHE_BITS];
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[OPTIONS_MAX_BOUND + 16];
 	struct context id; /* scratch space of read_b3_part() */

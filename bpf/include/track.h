@@ -6,7 +6,7 @@
 #ifndef LAYERTRACE_TRACK_H
 #define LAYERTRACE_TRACK_H
 
-#include "http_head.h"
+#include "framing.h"
 
 /* Deep: a walk that continues in the next segment. */
 struct partial_head {
@@ -90,10 +90,41 @@ static __always_inline void open_exchange(struct connection *c, const struct seg
 	start_egress(x, seg->seq);
 	c->last_ns = now; /* before the claim, which the sweep reads first */
 	x->direction = seg->direction;
+	c->request_total = 0;
+	c->response_total = 0;
+	c->response_framing = FRAMING_UNKNOWN;
+	c->complete = 0;
+	c->guessed = 0;
+	c->reports = 0;
 	if (c->pipelined_responses)
 		x->flags |= FLAG_PIPELINED;
 	c->client_is_a = seg->from_a;
 	c->in_pipelined_response = 0;
+}
+
+/* Keeps the start of the request line, and what follows from its method. */
+static __always_inline void read_request_line(struct __sk_buff *skb, const struct segment *seg,
+					      struct scratch *s, struct connection *c)
+{
+	__u32 len = seg->payload_len < REQUEST_LINE_MAX ? seg->payload_len : REQUEST_LINE_MAX;
+	__u64 head;
+
+	BOUND_LENGTH(len, REQUEST_LINE_MAX_BOUND);
+	if (!len || len > REQUEST_LINE_MAX ||
+	    bpf_skb_load_bytes(skb, seg->payload_off, c->x.request_line, len))
+		return;
+	__builtin_memcpy(&head, c->x.request_line, sizeof(head));
+	c->bodiless = BODILESS_NONE;
+	if (MATCHES_EXACT(head, 5, 'H', 'E', 'A', 'D', ' ', 0, 0, 0))
+		c->bodiless = BODILESS_HEAD;
+	else if (MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' '))
+		c->bodiless = BODILESS_CONNECT;
+	c->request_total = 1; /* no body */
+	if (MATCHES_EXACT(head, 4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) || c->bodiless)
+		return;
+	c->request_total = 0;
+	if (parse_framing(skb, seg, s, 0) && s->framing.kind != FRAMING_CHUNKED)
+		c->request_total = s->framing.head_len + s->framing.length;
 }
 
 static __always_inline void set_connection_id(struct connection *c, const struct scratch *s)
@@ -271,6 +302,7 @@ static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 			return NULL;
 		resync(c, seg);
 		arrive(&c->client, seg->seq, seg->payload_len, &(__u32){0});
+		c->client_start = seg->seq;
 	}
 	open_exchange(c, seg, now);
 	if (outcome == OUTCOME_INCOMPLETE) {
@@ -280,6 +312,7 @@ static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 	} else {
 		adopt_context(c, &s->walk);
 	}
+	read_request_line(skb, seg, s, c);
 	read_options(skb, seg, s);
 	set_connection_id(c, s);
 	return c;
@@ -326,10 +359,8 @@ static __always_inline void continue_head(struct __sk_buff *skb, const struct se
 	end_head(seg, c, &s->walk, outcome);
 }
 
-static __always_inline void extend_egress(struct exchange_record *x, const struct segment *seg)
+static __always_inline void extend_egress(struct exchange_record *x, __u32 end)
 {
-	__u32 end = seg->seq + seg->payload_len;
-
 	if (before(x->egress_seq_end, end))
 		x->egress_seq_end = end;
 }
@@ -341,7 +372,7 @@ static __always_inline void add_request_bytes(struct connection *c, const struct
 					      const struct scratch *s, __u32 fresh, __u64 now)
 {
 	if (c->x.direction == DIRECTION_EGRESS)
-		extend_egress(&c->x, seg);
+		extend_egress(&c->x, seg->seq + seg->payload_len);
 	if (s->socket.cookie && seg->direction == DIRECTION_EGRESS) {
 		if (!c->x.far_request_first)
 			c->x.far_request_first = s->write_times.first;
@@ -350,6 +381,12 @@ static __always_inline void add_request_bytes(struct connection *c, const struct
 	c->x.request_last = now;
 	c->x.request_bytes += fresh;
 	c->x.request_packets++;
+}
+
+/* Whether the next bytes of the client belong to the body of its request. */
+static __always_inline bool is_in_body(const struct connection *c)
+{
+	return is_open(c) && !(c->claim & 1) && c->x.request_bytes < c->request_total;
 }
 
 /* Payload from the client of a stored connection. */
@@ -375,7 +412,8 @@ static __always_inline void on_client_data(struct __sk_buff *skb, const struct s
 	if (c->phase == PHASE_HEAD) {
 		if (arrival != ARRIVAL_AGAIN)
 			continue_head(skb, seg, s, c, arrival == ARRIVAL_IN_ORDER);
-	} else if (arrival != ARRIVAL_AGAIN && seg->kind.outcome != NOT_A_REQUEST) {
+	} else if (arrival != ARRIVAL_AGAIN && seg->kind.outcome != NOT_A_REQUEST &&
+		   !is_in_body(c)) {
 		if (!begin_request(skb, seg, s, c, now))
 			return;
 	}
@@ -446,11 +484,132 @@ static __always_inline bool begin_response(struct __sk_buff *skb, const struct s
 	return true;
 }
 
+/* A segment passes several points of a node (sockets and interfaces) one right after
+ * the other, mostly on the same CPU: later points reuse what the first one read.
+ */
+static __always_inline __u32 cache_slot(__u32 seq)
+{
+	return (__u32)(seq * (__u32)(HASH_FACTOR >> 32)) >> (32 - SEGMENT_CACHE_BITS);
+}
+
+/* Reads the framing of the response that begins in the segment, at offset skipped. */
+static __always_inline void frame_response(struct __sk_buff *skb, const struct segment *seg,
+					   struct scratch *s, struct connection *c, __u32 skipped)
+{
+	__u64 seq_ack = (__u64)seg->seq << 32 | seg->ack;
+	struct cached_framing *k = &s->cached_framings[cache_slot(seg->seq)];
+	__u16 status = c->x.status;
+
+	if (!skipped && k->seq_ack == seq_ack) {
+		s->framing = k->framing;
+	} else {
+		parse_framing(skb, seg, s, skipped);
+		if (!skipped) {
+			k->framing = s->framing;
+			k->seq_ack = seq_ack;
+		}
+	}
+	if (!s->framing.head_len)
+		return;
+	if (status == 101 ||
+	    (c->bodiless == BODILESS_CONNECT && status >= 200 && status < 300)) {
+		c->x.flags |= FLAG_UPGRADED;
+		s->framing.kind = FRAMING_LENGTH;
+		s->framing.length = 0;
+	} else if (c->bodiless == BODILESS_HEAD || status == 204 || status == 304) {
+		s->framing.kind = FRAMING_LENGTH;
+		s->framing.length = 0;
+	}
+	c->response_framing = s->framing.kind;
+	if (s->framing.kind == FRAMING_LENGTH)
+		c->response_total = s->framing.head_len + s->framing.length;
+	c->chunks.left = 0;
+	c->chunks.state = CHUNK_SIZE_LINE;
+}
+
+/* Follows the framing over a segment of the response, from offset skipped on, of which
+ * fresh bytes are new. Returns how many of its bytes are after the end of the response.
+ */
+static __always_inline __u32 follow_response(struct __sk_buff *skb, const struct segment *seg,
+					     struct scratch *s, struct connection *c,
+					     enum arrival arrival, __u32 skipped, __u32 fresh)
+{
+	__u32 begin = skipped, len = seg->payload_len - skipped, after = 0, known;
+
+	if (c->response_framing == FRAMING_LENGTH) {
+		/* Offsets are modulo 4 GiB. */
+		__u64 end = (__u64)(seg->seq + skipped - c->response_start) + len;
+
+		if (c->response_total <= ~0U && end > c->response_total)
+			after = end - c->response_total < len ? end - c->response_total : len;
+		known = after < fresh ? fresh - after : 0;
+		if (c->x.response_bytes + known >= c->response_total)
+			c->complete = 1;
+		return after;
+	}
+	if (c->response_framing != FRAMING_CHUNKED)
+		return 0;
+	if (c->complete && !c->guessed)
+		return len;
+	if (arrival == ARRIVAL_AGAIN)
+		begin = seg->payload_len - fresh;
+	else if (arrival != ARRIVAL_IN_ORDER)
+		c->chunks.state = CHUNK_LOST;
+	if (c->chunks.state == CHUNK_LOST) {
+		c->complete = c->guessed = c->server.gap_start == c->server.gap_end &&
+					   ends_like_last_chunk(skb, seg);
+		return 0;
+	}
+	if (seg->seq + begin == c->response_start)
+		begin += s->framing.head_len;
+	if (begin < seg->payload_len)
+		after = follow_chunks(skb, &c->chunks, seg->payload_off + begin,
+				      seg->payload_len - begin);
+	c->complete = c->chunks.state == CHUNK_END;
+	return after;
+}
+
+/* Whether the request that waits for a response has been seen to its end. */
+static __always_inline bool is_request_whole(const struct connection *c)
+{
+	return c->request_total && c->x.request_bytes >= c->request_total;
+}
+
+/* A response head while a request waits for its response: false if the server had not
+ * seen that request, or answers one that did not pass this point. In the second case the
+ * request that waits gets no response here.
+ */
+static __always_inline bool answers_request(const struct segment *seg, struct connection *c)
+{
+	if (c->phase != PHASE_REQUEST || c->pipelined_responses)
+		return true;
+	if (!before(c->x.egress_seq_start, seg->ack))
+		return false;
+	/* A FIN takes one sequence number. */
+	if (!before(c->client.next + 1, seg->ack))
+		return true;
+	if (!is_request_whole(c)) {
+		c->x.flags |= FLAG_PACKETS_MISSING;
+		return true;
+	}
+	emit(c, c->claim, FLAG_PACKETS_MISSING);
+	c->phase = PHASE_IDLE;
+	return false;
+}
+
+/* Whether the segment is the head of a response whose next segment overtook it. */
+static __always_inline bool is_late_head(const struct segment *seg, const struct connection *c,
+					 enum arrival arrival)
+{
+	return seg->kind.response && c->phase == PHASE_RESPONSE && !c->x.status &&
+	       arrival == ARRIVAL_FILLED && before(seg->seq, c->response_start);
+}
+
 /* Payload from the server of a stored connection. */
 static __always_inline void on_server_data(struct __sk_buff *skb, const struct segment *seg,
 					   struct scratch *s, struct connection *c, __u64 now)
 {
-	__u32 fresh, skipped = 0;
+	__u32 fresh, skipped = 0, after;
 	enum arrival arrival = arrive(&c->server, seg->seq, seg->payload_len, &fresh);
 
 	if (arrival == ARRIVAL_AGAIN) {
@@ -472,11 +631,15 @@ static __always_inline void on_server_data(struct __sk_buff *skb, const struct s
 		return;
 	}
 	if (seg->kind.response && (c->phase != PHASE_RESPONSE || c->in_pipelined_response)) {
-		if (!begin_response(skb, seg, s, c, &skipped))
+		if (!answers_request(seg, c) || !begin_response(skb, seg, s, c, &skipped))
 			return;
 		fresh -= skipped < fresh ? skipped : fresh;
 	} else if (c->in_pipelined_response || c->pipelined_responses) {
 		return;
+	} else if (is_late_head(seg, c, arrival)) {
+		c->x.status = read_status(skb, seg->payload_off);
+		c->response_start = seg->seq;
+		frame_response(skb, seg, s, c, 0);
 	}
 	if (!is_open(c))
 		return;
@@ -489,11 +652,18 @@ static __always_inline void on_server_data(struct __sk_buff *skb, const struct s
 	if (c->phase == PHASE_REQUEST) {
 		c->phase = PHASE_RESPONSE;
 		c->x.response_first = now;
+		c->response_start = seg->seq + skipped;
+		if (seg->kind.response)
+			frame_response(skb, seg, s, c, skipped);
 		if (c->x.direction == DIRECTION_INGRESS)
 			start_egress(&c->x, seg->seq + skipped);
 	}
+	after = follow_response(skb, seg, s, c, arrival, skipped, fresh);
+	if (after >= fresh)
+		return; /* not of this response */
+	fresh -= after;
 	if (c->x.direction == DIRECTION_INGRESS)
-		extend_egress(&c->x, seg);
+		extend_egress(&c->x, seg->seq + seg->payload_len - after);
 	c->x.response_last = now;
 	c->x.response_bytes += fresh;
 	c->x.response_packets++;
@@ -511,14 +681,6 @@ static __always_inline __u64 load_head(struct __sk_buff *skb, __u32 off, __u32 l
 		bpf_skb_load_bytes(skb, off, &head, len);
 	}
 	return head;
-}
-
-/* A segment passes several points of a node (sockets and interfaces) one right after
- * the other, mostly on the same CPU: later points reuse what the first one read.
- */
-static __always_inline __u32 cache_slot(__u32 seq)
-{
-	return (__u32)(seq * (__u32)(HASH_FACTOR >> 32)) >> (32 - SEGMENT_CACHE_BITS);
 }
 
 /* Identified by its numbers and length: both numbers start at random values (RFC 9293,
@@ -679,11 +841,11 @@ static __always_inline bool skip_untracked(struct __sk_buff *skb, const struct f
 static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *seg,
 				   struct scratch *s, struct connection *c, __u32 *tracked)
 {
-	if (c && seg->seq + 1 == c->client.next)
-		return; /* SYN retransmission */
+	if (c && seg->seq + 1 == c->client_start)
+		return; /* a copy of the connection's SYN */
 	if (c) {
 		if (is_open(c))
-			emit(c, c->claim, 0);
+			emit_ended(c, 0);
 		set_tracked(c, tracked, 0);
 		bpf_map_delete_elem(&connections, &seg->key);
 	}
@@ -694,6 +856,8 @@ static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *
 		return;
 	c->client.valid = 1;
 	c->client.next = seg->seq + 1;
+	c->client_start = seg->seq + 1;
+	c->last_ns = bpf_ktime_get_ns();
 	c->syn_option_len = s->connection_id_len;
 	__builtin_memcpy(c->syn_connection_id, s->connection_id, sizeof(c->syn_connection_id));
 }
@@ -706,7 +870,7 @@ static __always_inline struct connection *on_fin_or_rst(const struct segment *se
 
 	if (seg->flags & TCP_RST) {
 		if (is_open(c))
-			emit(c, c->claim, c->phase == PHASE_REQUEST ? FLAG_RESET : 0);
+			emit_ended(c, FLAG_RESET);
 	} else {
 		if (from_client)
 			c->client.fin = 1;
@@ -718,7 +882,7 @@ static __always_inline struct connection *on_fin_or_rst(const struct segment *se
 		if (!c->client.fin || !c->server.fin)
 			return c;
 		if (is_open(c))
-			emit(c, c->claim, 0);
+			emit_ended(c, 0);
 	}
 	if (c->phase == PHASE_HEAD)
 		count(COUNTER_DISCARDED);

@@ -43,11 +43,14 @@ var captureCounters = [...]metric{
 	bpf.CaptureCounterCOUNTER_STARTED:             newMetric("layertrace_exchanges_started_total", "Exchanges begun."),
 	bpf.CaptureCounterCOUNTER_EMITTED:             newMetric("layertrace_exchanges_emitted_total", "Exchanges written to the ring buffer."),
 	bpf.CaptureCounterCOUNTER_RING_FULL:           newMetric("layertrace_exchanges_ring_full_total", "Exchanges lost because the ring buffer was full (raise ring-bytes)."),
-	bpf.CaptureCounterCOUNTER_MAP_FULL:            newMetric("layertrace_connections_map_full_total", "Requests lost because a connection could not be stored (raise max-connections)."),
+	bpf.CaptureCounterCOUNTER_MAP_FULL:            newMetric("layertrace_connections_map_full_total", "Requests not recorded because the table of connections was full (raise max-connections)."),
 	bpf.CaptureCounterCOUNTER_DISCARDED:           newMetric("layertrace_searches_discarded_total", "Deep searches ended by another request or the end of the connection."),
 	bpf.CaptureCounterCOUNTER_SOCKET_FULL:         newMetric("layertrace_socket_storage_full_total", "Packets ignored because the state of their socket could not be stored (out of memory)."),
 	bpf.CaptureCounterCOUNTER_DROPPED:             newMetric("layertrace_packets_dropped_total", "Packets of open exchanges that the kernel dropped at a watched interface or in the network namespace of a watched socket."),
 	bpf.CaptureCounterCOUNTER_SCRATCH_BUSY:        newMetric("layertrace_segments_skipped_total", "Segments skipped because all working memory of their CPU was in use."),
+	bpf.CaptureCounterCOUNTER_EVICTED:             newMetric("layertrace_exchanges_evicted_total", "Open exchanges reported before their end, with the flag evicted, to make room for others (raise max-connections)."),
+	bpf.CaptureCounterCOUNTER_INCOMPLETE:          newMetric("layertrace_exchanges_incomplete_total", "Exchanges whose connection ended before their response did by its framing, with the flag incomplete."),
+	bpf.CaptureCounterCOUNTER_OPEN_REPORT:         newMetric("layertrace_exchanges_open_reports_total", "Preliminary reports of exchanges that have been open for longer than open-span-after, with the flag still_open."),
 }
 
 // optionCounters has a metric for each counter of the programs that write options.
@@ -62,7 +65,6 @@ var optionCounters = [...]metric{
 var (
 	receivedCounter   = newMetric("layertrace_exchanges_received_total", "Exchanges read from the ring buffer.")
 	unreadableCounter = newMetric("layertrace_exchanges_unreadable_total", "Records that could not be decoded.")
-	evictedCounter    = newMetric("layertrace_exchanges_evicted_total", "Open exchanges lost because the connection map was full (raise max-connections).")
 	txMissingCounter  = newMetric("layertrace_tx_timestamps_missing_total", "Messages whose first or last byte was not seen in the qdisc that they passed: node driver time counts as relay network.")
 )
 
@@ -88,7 +90,6 @@ func (p *Probe) values() ([]value, error) {
 	return append(values,
 		value{receivedCounter, p.received.Load()},
 		value{unreadableCounter, p.unreadable.Load()},
-		value{evictedCounter, p.evicted.Load()},
 		value{txMissingCounter, p.txMissing.Load()}), nil
 }
 
@@ -162,6 +163,6 @@ func describe(out chan<- *prometheus.Desc) {
 }
 
 func allMetrics() []metric {
-	all := append([]metric{receivedCounter, unreadableCounter, evictedCounter, txMissingCounter}, captureCounters[:]...)
+	all := append([]metric{receivedCounter, unreadableCounter, txMissingCounter}, captureCounters[:]...)
 	return append(all, optionCounters[:]...)
 }

@@ -23,7 +23,7 @@ func TestExchange(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k := newKernel(t, Options{})
 			k.receive(c.request(get + traceparent + end))
-			k.receive(c.response(ok200))
+			k.receive(c.response(ok9))
 			k.receive(c.response("more"))
 			x := k.one()
 			wantDuration(t, x)
@@ -39,7 +39,7 @@ func TestExchange(t *testing.T) {
 			if x.Status != 200 || x.Context.HeaderOffset != uint32(len(get)) || x.Flags != 0 {
 				t.Errorf("status %d, offset %d, flags %v", x.Status, x.Context.HeaderOffset, x.Flags.Names())
 			}
-			if x.Request.Bytes != uint64(len(get+traceparent+end)) || x.Response.Bytes != uint64(len(ok200+"more")) || x.Response.Packets != 2 {
+			if x.Request.Bytes != uint64(len(get+traceparent+end)) || x.Response.Bytes != uint64(len(ok9+"more")) || x.Response.Packets != 2 {
 				t.Errorf("sizes %+v %+v", x.Request, x.Response)
 			}
 		})
@@ -143,11 +143,11 @@ func TestResponseReordered(t *testing.T) {
 			}
 			k.exchanges()
 			k.receive(c.request(get + traceparent + end))
-			first, second := c.response(ok200), c.response("the rest")
+			first, second := c.response(ok9), c.response("more")
 			k.receive(second)
 			k.receive(first)
 			x := k.one()
-			if x.Response.Packets != 2 || x.Response.Bytes != uint64(len(ok200+"the rest")) || x.Flags != observe.FlagOutOfOrder || x.Retransmits != 0 {
+			if x.Response.Packets != 2 || x.Response.Bytes != uint64(len(ok9+"more")) || x.Status != 200 || x.Flags != observe.FlagOutOfOrder || x.Retransmits != 0 {
 				t.Errorf("exchange %+v", x)
 			}
 		})
@@ -194,18 +194,29 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// Exchanges evicted from the map are counted, not lost silently.
+// A full table refuses requests and counts them. The sweep makes room: it reports the
+// exchanges above the budget that were idle for longest, marked.
 func TestEvicted(t *testing.T) {
 	k := newKernel(t, Options{MaxConnections: 64})
-	const n = 2000
+	const n, budget = 100, 48
 	for i := range n {
-		c := newConnection(uint16(20000 + i))
-		k.receive(c.request(get + traceparent + end))
+		k.receive(newConnection(uint16(20000 + i)).request(get + traceparent + end))
 	}
-	got := len(k.exchanges())
-	k.exchanges() // a second sweep finds what the first could not yet know
-	if evicted := k.count("exchanges_evicted"); uint64(got)+evicted != n || evicted == 0 {
-		t.Errorf("%d exchanges emitted + %d counted as evicted, want %d", got, evicted, n)
+	k.wantCount("connections_map_full", n-64)
+	must(t, k.probe.sweep(time.Hour, time.Hour))
+	got := k.emitted()
+	for _, o := range got {
+		if o.Flags != observe.FlagEvicted|observe.FlagNoResponse {
+			t.Errorf("exchange with flags %v", o.Flags.Names())
+		}
+	}
+	if len(got) != 64-budget {
+		t.Errorf("%d exchanges evicted, want %d", len(got), 64-budget)
+	}
+	k.wantCount("exchanges_evicted", 64-budget)
+	k.receive(newConnection(30000).request(get + traceparent + end)) // there is room again
+	if rest := k.exchanges(); len(rest) != budget+1 {
+		t.Errorf("%d exchanges left, want %d", len(rest), budget+1)
 	}
 }
 
@@ -339,8 +350,9 @@ func TestRequestInBody(t *testing.T) {
 	c := newConnection(40000)
 	k.receive(c.request("POST / HTTP/1.1\r\nhost: a\r\n" + traceparent + "content-length: 40\r\n" + end))
 	k.receive(c.request("GET of binary \x00\x00\n and so on"))
-	k.receive(c.response("HTTP/1.1 200 OK\r\n\r\n"))
-	k.receive(c.response("GET / HTTP/1.1\r\n" + traceparent + end)) // a response body
+	body := "GET / HTTP/1.1\r\n" + traceparent + end
+	k.receive(c.response(fmt.Sprintf("HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n", len(body))))
+	k.receive(c.response(body))
 	x := k.one()
 	if x.Flags != 0 || x.Request.Packets != 2 || x.Response.Packets != 2 {
 		t.Errorf("exchange %+v", x)

@@ -218,6 +218,7 @@ const (
 	get         = "GET /productpage HTTP/1.1\r\nhost: productpage:9080\r\n"
 	end         = "\r\n"
 	ok200       = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
+	ok9         = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello" // 4 bytes are to follow
 )
 
 func wantDuration(t *testing.T, x observe.Observation) {

@@ -51,7 +51,8 @@ const (
 	DefaultRingBytes      = 4 << 20
 	DefaultReadInterval   = time.Second
 	DefaultIdleTimeout    = 2 * time.Second
-	DefaultRequestTimeout = time.Minute
+	DefaultRequestTimeout = 15 * time.Minute
+	DefaultOpenSpanAfter  = 30 * time.Second
 )
 
 // Limits of Options.
@@ -82,9 +83,12 @@ type Options struct {
 	// ReadInterval is the longest time that a record waits in the ring buffer,
 	// unless a quarter of it is full.
 	ReadInterval time.Duration
-	// IdleTimeout is the time without a packet after which an exchange with a
-	// response is complete, RequestTimeout that for one without a response.
+	// IdleTimeout is the time without a packet after which an exchange whose response
+	// has ended is reported, RequestTimeout that for one that has not ended.
 	IdleTimeout, RequestTimeout time.Duration
+	// OpenSpanAfter is the age at which an exchange that goes on is reported with
+	// observe.FlagStillOpen; negative: never.
+	OpenSpanAfter time.Duration
 	// TrustedPrefixes are the sources whose TCP options are trusted; none: the
 	// private and local ranges.
 	TrustedPrefixes []netip.Prefix
@@ -127,6 +131,7 @@ func (o *Options) complete() error {
 	orDefault(&o.ReadInterval, DefaultReadInterval)
 	orDefault(&o.IdleTimeout, DefaultIdleTimeout)
 	orDefault(&o.RequestTimeout, DefaultRequestTimeout)
+	orDefault(&o.OpenSpanAfter, DefaultOpenSpanAfter)
 	orDefault(&o.TCPOption, OptionOff)
 	orDefault(&o.Log, slog.Default())
 	if len(o.TrustedPrefixes) == 0 {
@@ -178,7 +183,7 @@ type Probe struct {
 	mode     Mode
 	attached map[int]attachment
 
-	received, unreadable, evicted, txMissing atomic.Uint64
+	received, unreadable, txMissing atomic.Uint64
 
 	swept swept // owned by the goroutine that sweeps
 }

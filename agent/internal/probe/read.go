@@ -3,6 +3,7 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -70,6 +71,7 @@ func decodeRecord(raw []byte, dequeues bool) (observe.Observation, error) {
 	// The kernel aligns records to 8 bytes, but Go's copy of them may not be.
 	var r bpf.CaptureExchangeRecord
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), size), raw)
+	method, path := requestTarget(r.RequestLine[:])
 	o := observe.Observation{
 		Interface: int(r.Ifindex),
 		Direction: observe.Direction(r.Direction),
@@ -94,6 +96,7 @@ func decodeRecord(raw []byte, dequeues bool) (observe.Observation, error) {
 			First: r.ResponseFirst, Last: r.ResponseLast,
 			Bytes: r.ResponseBytes, Packets: r.ResponsePackets,
 		},
+		Method: method, Path: path,
 		Status:      int(r.Status),
 		OptionTime:  r.OptionTime,
 		Retransmits: r.Retransmits,
@@ -127,6 +130,27 @@ func decodeRecord(raw []byte, dequeues bool) (observe.Observation, error) {
 		o.ConnectionID = append([]byte(nil), r.ConnectionId[:n]...)
 	}
 	return o, nil
+}
+
+// requestTarget returns method and path of the start of a request line (RFC 9112,
+// section 3), without the query: the path in origin and absolute form, else the target.
+func requestTarget(line []byte) (method, path string) {
+	line, _, _ = bytes.Cut(line, []byte("\r"))
+	line, _, _ = bytes.Cut(line, []byte{0})
+	name, target, ok := bytes.Cut(line, []byte(" "))
+	if !ok {
+		return "", ""
+	}
+	target, _, _ = bytes.Cut(target, []byte(" "))
+	target, _, _ = bytes.Cut(target, []byte("?"))
+	if _, rest, ok := bytes.Cut(target, []byte("://")); ok && target[0] != '/' {
+		if at := bytes.IndexByte(rest, '/'); at >= 0 {
+			target = rest[at:]
+		} else {
+			target = []byte("/")
+		}
+	}
+	return string(name), string(target)
 }
 
 func endpoint(addr [16]byte, port uint16) netip.AddrPort {
@@ -234,43 +258,64 @@ func (p *Probe) sweepUntil(ctx context.Context) error {
 	}
 }
 
+// maxUnframedIdle is the time without a packet after which an exchange is reported
+// whose end its framing does not tell.
+const maxUnframedIdle = time.Minute
+
 // swept is the result of the last sweep: how many exchanges had begun by then, and
-// whether open exchanges or tracked connections were left.
+// whether anything was left to do.
 type swept struct {
 	started uint64
 	left    bool
 }
 
-// sweep emits exchanges that have been idle for longer. It skips the walk over all
-// connections, most of the cost of an idle agent, if no exchange has begun since
-// the last one and nothing was left then.
+// sweep emits exchanges that have been idle for longer: complete ones for response,
+// others for request. It skips the walk over all connections, most of the cost of an
+// idle agent, if no exchange has begun since the last one and nothing was left then.
+// Of more open exchanges than the budget it evicts those that were idle for longest.
 func (p *Probe) sweep(response, request time.Duration) error {
 	started, err := p.counter(bpf.CaptureCounterCOUNTER_STARTED)
 	if err != nil || started == p.swept.started && !p.swept.left {
 		return err
 	}
-	args := bpf.CaptureSweepArgs{ResponseIdle: uint64(response), RequestIdle: uint64(request)}
-	if _, err := p.kernel.sweep.Run(&ebpf.RunOptions{Context: &args, ContextOut: &args}); err != nil {
-		return fmt.Errorf("sweep idle exchanges: %w", err)
+	args := bpf.CaptureSweepArgs{
+		ResponseIdle: uint64(response), RequestIdle: uint64(request),
+		UnframedIdle: uint64(min(request, maxUnframedIdle)), ReportAfter: uint64(max(p.opts.OpenSpanAfter, 0)),
 	}
-	p.swept = swept{started: started, left: args.Open > 0 || args.Tracked > 0}
-	return p.countEvicted(started, args.Open)
-}
-
-// countEvicted derives the number of open exchanges that the LRU map evicted:
-// started, but neither emitted nor lost at the ring nor still open. started was
-// read before the sweep and the rest after it, so the result is never too high.
-func (p *Probe) countEvicted(started, open uint64) error {
-	ended := open
-	for _, c := range []bpf.CaptureCounter{bpf.CaptureCounterCOUNTER_EMITTED, bpf.CaptureCounterCOUNTER_RING_FULL} {
-		n, err := p.counter(c)
-		if err != nil {
+	result, err := p.runSweep(args)
+	if err != nil {
+		return err
+	}
+	if excess := int64(result.Open) - int64(p.openBudget()); excess > 0 {
+		args.EvictMax = uint64(excess)
+		args.EvictIdle = evictionAge(result.Idle[:], uint64(excess))
+		if result, err = p.runSweep(args); err != nil {
 			return err
 		}
-		ended += n
 	}
-	if started > ended && started-ended > p.evicted.Load() {
-		p.evicted.Store(started - ended)
-	}
+	p.swept = swept{started: started, left: result.Open > 0 || result.Tracked > 0}
 	return nil
+}
+
+func (p *Probe) runSweep(args bpf.CaptureSweepArgs) (bpf.CaptureSweepArgs, error) {
+	if _, err := p.kernel.sweep.Run(&ebpf.RunOptions{Context: &args, ContextOut: &args}); err != nil {
+		return args, fmt.Errorf("sweep idle exchanges: %w", err)
+	}
+	return args, nil
+}
+
+// openBudget is the number of exchanges that may be open: the rest of the table is for
+// those that begin before the next sweep.
+func (p *Probe) openBudget() int { return p.opts.MaxConnections / 4 * 3 }
+
+// evictionAge returns the largest idle time in ns that enough exchanges exceed. idle
+// counts them by the logarithm of their idle time in units of 2^20 ns.
+func evictionAge(idle []uint64, excess uint64) uint64 {
+	older := uint64(0)
+	for bucket := len(idle) - 1; bucket > 0; bucket-- {
+		if older += idle[bucket]; older >= excess {
+			return 1 << (20 + bucket - 1)
+		}
+	}
+	return 1
 }
