@@ -99,7 +99,7 @@ func readerName(o *observe.Observation, e end) string {
 	if o != nil {
 		return owner(o.Point)
 	}
-	return e.service
+	return e.service.name
 }
 
 // stall is time that has to move to the receive queue of a reader.
@@ -107,7 +107,7 @@ type stall struct {
 	left     int64 // ns
 	moved    int64 // ns
 	phase    Phase
-	location string
+	location location
 	between  string
 }
 
@@ -125,7 +125,7 @@ func (m *stall) takeFrom(h *Hop, chosen func(*Segment) bool) {
 		s.Time -= take
 		s.to = "" // no longer up to that waypoint
 		moved = append(moved, Segment{
-			Layer: observe.ProtocolStack, Location: m.location, Between: m.between, Queue: ReceiveQueue, Phase: m.phase,
+			Layer: observe.ProtocolStack, Location: m.location.name, Namespace: m.location.namespace, Between: m.between, Queue: ReceiveQueue, Phase: m.phase,
 			Start: s.Start + s.Time, Time: take, Node: s.Node, At: s.At + uint64(s.Time),
 		})
 	}

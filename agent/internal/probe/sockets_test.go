@@ -642,6 +642,10 @@ func checkStalled(t *testing.T, k *kernel, atClient bool, low, high uint64) {
 		}
 		if got < wantLow || got > wantHigh || other != 0 {
 			t.Errorf("client %v: stalled for %d ns, want %d to %d; the message that came in: %d", x.Socket.Client, got, wantLow, wantHigh, other)
+		}
+	}
+}
+
 // Without pods all processes of a machine are captured, in a cluster none.
 func TestRootCgroup(t *testing.T) {
 	mount := filepath.Dir(newCgroup(t))
