@@ -162,11 +162,13 @@ func newResolver(opts Options) (resolver, error) {
 			return resolver{}, fmt.Errorf("get this node's name: %w; set --node", err)
 		}
 	}
+	var err error
+	if n.netns, err = ownNetns(); err != nil {
+		return resolver{}, err
+	}
 	if !cfg.Kubernetes {
 		n.processes = identity.NewProcesses(identity.ProcessOptions{})
-		var err error
-		n.netns, err = ownNetns()
-		return n, err
+		return n, nil
 	}
 	server, err := identity.LoadKubeConfig(cfg.Kubeconfig)
 	if err != nil {
