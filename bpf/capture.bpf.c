@@ -111,7 +111,8 @@ struct sweep_context {
 
 /* Deletes a connection, unless another request has begun meanwhile. */
 static __always_inline void forget_connection(void *map, struct connection *c,
-				   const struct connection_key *key, __u64 claim, __u8 phase)
+					      const struct connection_key *key, __u64 claim,
+					      __u8 phase)
 {
 	__u32 *counter = tracked_counter_at(key);
 	__u32 tracked = c->tracked;
