@@ -429,6 +429,10 @@ static __always_inline void on_client_data(struct __sk_buff *skb, const struct s
 	}
 	if (arrival == ARRIVAL_AHEAD || arrival == ARRIVAL_FILLED)
 		c->x.flags |= FLAG_OUT_OF_ORDER;
+	/* Bytes of the body that overtook the head, if that was all that was missing. */
+	if (arrival == ARRIVAL_FILLED && c->phase == PHASE_REQUEST && !c->x.request_packets &&
+	    c->client.gap_start == c->client.gap_end)
+		fresh += c->client.next - (seg->seq + seg->payload_len);
 	add_request_bytes(c, seg, s, fresh, now);
 }
 

@@ -124,6 +124,30 @@ func TestNextRequestReordered(t *testing.T) {
 	}
 }
 
+// The body of a request overtakes its head: it is one request, and the next one another.
+func TestBodyBeforeHead(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	k.receive(c.request(get + traceparent + end))
+	k.receive(c.response(ok200))
+	head, middle, rest := c.request("POST / HTTP/1.1\r\nhost: a\r\n"+traceparent+"content-length: 10\r\n"+end), c.request("12345"), c.request("67890")
+	for _, packet := range [][]byte{middle, rest, head} {
+		k.receive(packet)
+	}
+	k.receive(c.response(ok200))
+	k.receive(c.request(get + traceparent + end))
+	k.receive(c.response(ok200))
+	got := k.exchanges()
+	if len(got) != 3 {
+		t.Fatalf("%d exchanges, want 3", len(got))
+	}
+	for i, x := range got {
+		if x.Status != 200 || x.Flags&observe.FlagNoResponse != 0 {
+			t.Errorf("exchange %d: %+v", i, x)
+		}
+	}
+}
+
 // A response whose second segment overtakes the first ends with the first,
 // whatever came before on the connection.
 func TestResponseReordered(t *testing.T) {
