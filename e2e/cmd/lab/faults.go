@@ -116,6 +116,7 @@ func (f *faultsRun) check(ctx context.Context, l *lab.Lab, variant matrix.Varian
 	c := &matrix.Runner{
 		Jaeger: l.Jaeger, Explainer: matrix.ExplainCommand{Lab: l},
 		Seed: f.seed, Batch: f.batch, Requests: f.requests, Progress: f.progress,
+		Wrong: func(ctx context.Context, r matrix.Result) error { return f.keepReport(ctx, l, r) },
 	}
 	f.progress("%s: starting applications, Envoys and agents", variant.Name)
 	err := variant.WithSession(ctx, l, tracer, variant.Setup(l, tracer), func(s *faults.Session) (err error) {
@@ -124,6 +125,22 @@ func (f *faultsRun) check(ctx context.Context, l *lab.Lab, variant matrix.Varian
 		return err
 	})
 	return errors.Join(err, f.report(variant, matrix.File{Cases: results, Again: c.Again, Skipped: c.Skipped, Unsound: c.Unsound}))
+}
+
+// keepReport writes what explain reports on the traces of a result, one by one, into the
+// lab's directory.
+func (f *faultsRun) keepReport(ctx context.Context, l *lab.Lab, r matrix.Result) error {
+	args := append([]string{"explain", "--baseline", "75", "--jaeger", lab.JaegerURL()}, r.TraceIDs...)
+	text, err := l.Layertrace(ctx, args...)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(f.out, f.name+"-lab", fmt.Sprintf("wrong-%s-%.8s.txt", r.Fault, r.TraceIDs[0]))
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		return fmt.Errorf("keep a report: %w", err)
+	}
+	f.progress("wrong: %s at %s: %s at %s; see %s", r.Fault, r.Location, r.VerdictLayer, r.VerdictLocation, file)
+	return nil
 }
 
 // report writes the results, and returns an error when they are not good enough.

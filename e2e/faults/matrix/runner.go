@@ -37,6 +37,9 @@ type Runner struct {
 	// Requests is the number of requests per case, with the same fault.
 	Requests int
 	Progress func(format string, args ...any)
+	// Wrong is called with each result that is not right, while Jaeger has its
+	// traces; nil for nothing.
+	Wrong func(context.Context, Result) error
 
 	// Again counts requests that were repeated because the fault missed them,
 	// Skipped the cases whose fault always missed.
@@ -245,6 +248,11 @@ func (c *Runner) judge(ctx context.Context, made []Result) error {
 		for n := range made[i].TraceIDs {
 			made[i].JudgeSingle(n, alone[0])
 			alone = alone[1:]
+		}
+		if c.Wrong != nil && (made[i].HighButWrong() || made[i].Counts() && !made[i].Right()) {
+			if err := c.Wrong(ctx, made[i]); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
