@@ -75,6 +75,8 @@ type CaptureConnection struct {
 	Bodiless        uint8
 	Reports         uint8
 	Pad2            [3]uint8
+	RequestEnd      uint32
+	Pad3            uint32
 }
 
 type CaptureConnectionKey struct {

@@ -125,6 +125,8 @@ type DriverConnection struct {
 	Bodiless        uint8
 	Reports         uint8
 	Pad2            [3]uint8
+	RequestEnd      uint32
+	Pad3            uint32
 }
 
 type DriverConnectionKey struct {

@@ -130,6 +130,8 @@ type SocketConnection struct {
 	Bodiless        uint8
 	Reports         uint8
 	Pad2            [3]uint8
+	RequestEnd      uint32
+	Pad3            uint32
 }
 
 type SocketConnectionKey struct {

@@ -125,6 +125,8 @@ type BenchConnection struct {
 	Bodiless        uint8
 	Reports         uint8
 	Pad2            [3]uint8
+	RequestEnd      uint32
+	Pad3            uint32
 }
 
 type BenchConnectionKey struct {
