@@ -76,6 +76,8 @@ type CaptureConnection struct {
 	Reports         uint8
 	Pad2            [3]uint8
 	AckNs           uint64
+	RequestEnd      uint32
+	Pad3            uint32
 }
 
 type CaptureConnectionKey struct {

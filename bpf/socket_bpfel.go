@@ -135,6 +135,8 @@ type SocketConnection struct {
 	Reports         uint8
 	Pad2            [3]uint8
 	AckNs           uint64
+	RequestEnd      uint32
+	Pad3            uint32
 }
 
 type SocketConnectionKey struct {

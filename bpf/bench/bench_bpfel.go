@@ -130,6 +130,8 @@ type BenchConnection struct {
 	Reports         uint8
 	Pad2            [3]uint8
 	AckNs           uint64
+	RequestEnd      uint32
+	Pad3            uint32
 }
 
 type BenchConnectionKey struct {

@@ -155,7 +155,9 @@ struct connection {
 	__u8 bodiless;	       /* enum bodiless */
 	__u8 reports;	       /* sent while it was open */
 	__u8 pad2[3];
-	__u64 ack_ns; /* time of the peer's latest acknowledgement, at a socket */
+	__u64 ack_ns;	   /* time of the peer's latest acknowledgement, at a socket */
+	__u32 request_end; /* sequence number after the request, if request_total is known */
+	__u32 pad3;
 };
 
 /* Small enough to stay in L1: a miss costs what the table saves. Large enough to keep

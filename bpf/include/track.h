@@ -108,11 +108,13 @@ static __always_inline void read_request_line(struct __sk_buff *skb, const struc
 	else if (MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' '))
 		c->bodiless = BODILESS_CONNECT;
 	c->request_total = 1; /* no body */
+	c->request_end = seg->seq + 1;
 	if (MATCHES_EXACT(head, 4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) || c->bodiless)
 		return;
 	c->request_total = 0;
 	if (parse_framing(skb, seg, s, 0) && s->framing.kind != FRAMING_CHUNKED)
 		c->request_total = s->framing.head_len + s->framing.length;
+	c->request_end = seg->seq + c->request_total;
 }
 
 static __always_inline void set_connection_id(struct connection *c, const struct scratch *s)
@@ -375,10 +377,16 @@ static __always_inline void add_request_bytes(struct connection *c, const struct
 	c->x.request_packets++;
 }
 
-/* Whether the next bytes of the client belong to the body of its request. */
-static __always_inline bool is_in_body(const struct connection *c)
+/* Whether a segment of the client belongs to the body of its request. By sequence numbers,
+ * where they are unambiguous: segments that overtook the head are not in request_bytes.
+ */
+static __always_inline bool is_in_body(const struct connection *c, const struct segment *seg)
 {
-	return is_open(c) && !(c->claim & 1) && c->x.request_bytes < c->request_total;
+	if (!is_open(c) || (c->claim & 1))
+		return false;
+	if (c->request_total >> 31)
+		return c->x.request_bytes < c->request_total;
+	return before(seg->seq, c->request_end);
 }
 
 /* Payload from the client of a stored connection. */
@@ -405,7 +413,7 @@ static __always_inline void on_client_data(struct __sk_buff *skb, const struct s
 		if (arrival != ARRIVAL_AGAIN)
 			continue_head(skb, seg, s, c, arrival == ARRIVAL_IN_ORDER);
 	} else if (arrival != ARRIVAL_AGAIN && seg->kind.outcome != NOT_A_REQUEST &&
-		   !is_in_body(c)) {
+		   !is_in_body(c, seg)) {
 		if (!begin_request(skb, seg, s, c, now))
 			return;
 	}
@@ -421,6 +429,10 @@ static __always_inline void on_client_data(struct __sk_buff *skb, const struct s
 	}
 	if (arrival == ARRIVAL_AHEAD || arrival == ARRIVAL_FILLED)
 		c->x.flags |= FLAG_OUT_OF_ORDER;
+	/* Bytes of the body that overtook the head, if that was all that was missing. */
+	if (arrival == ARRIVAL_FILLED && c->phase == PHASE_REQUEST && !c->x.request_packets &&
+	    c->client.gap_start == c->client.gap_end)
+		fresh += c->client.next - (seg->seq + seg->payload_len);
 	add_request_bytes(c, seg, s, fresh, now);
 }
 

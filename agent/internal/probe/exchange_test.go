@@ -124,6 +124,45 @@ func TestNextRequestReordered(t *testing.T) {
 	}
 }
 
+// The body of a request overtakes its head: it is one request, and the next one another.
+// On a connection of which nothing is recorded, the body passes unseen.
+func TestBodyBeforeHead(t *testing.T) {
+	t.Run("after another request", func(t *testing.T) {
+		k := newKernel(t, Options{})
+		c := newConnection(40000)
+		k.receive(c.request(get + traceparent + end))
+		k.receive(c.response(ok200))
+		bodyBeforeHead(t, k, c, 3, 0)
+	})
+	t.Run("after nothing", func(t *testing.T) {
+		bodyBeforeHead(t, newKernel(t, Options{}), newConnection(40000), 2, observe.FlagPacketsMissing)
+	})
+}
+
+// bodyBeforeHead sends two more requests, the first with its head last.
+func bodyBeforeHead(t *testing.T, k *kernel, c *connection, want int, flags observe.Flags) {
+	t.Helper()
+	head, middle, rest := c.request("POST / HTTP/1.1\r\nhost: a\r\n"+traceparent+"content-length: 10\r\n"+end), c.request("12345"), c.request("67890")
+	for _, packet := range [][]byte{middle, rest, head} {
+		k.receive(packet)
+	}
+	k.receive(c.response(ok200))
+	k.receive(c.request(get + traceparent + end))
+	k.receive(c.response(ok200))
+	got := k.exchanges()
+	if len(got) != want {
+		t.Fatalf("%d exchanges, want %d", len(got), want)
+	}
+	for i, x := range got {
+		if x.Status != 200 || x.Flags&observe.FlagNoResponse != 0 || x.Request.Last > x.Response.First {
+			t.Errorf("exchange %d: %+v", i, x)
+		}
+	}
+	if late := got[want-2]; late.Flags&observe.Cut != flags {
+		t.Errorf("flags %v of the request with its head last, want %v", late.Flags.Names(), flags.Names())
+	}
+}
+
 // A response whose second segment overtakes the first ends with the first,
 // whatever came before on the connection.
 func TestResponseReordered(t *testing.T) {
