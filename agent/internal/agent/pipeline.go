@@ -44,6 +44,7 @@ type pipeline struct {
 	layers  *layers
 	metrics pipelineMetrics
 	warn    func(error)
+	noPaths bool // requests' paths are dropped
 }
 
 type pipelineMetrics struct {
@@ -92,7 +93,7 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 	cfg := opts.Config
 	metrics := newPipelineMetrics(r)
 	p := &pipeline{
-		names: names, metrics: metrics,
+		names: names, metrics: metrics, noPaths: !cfg.RequestPaths,
 		pending: pending{waits: metrics.nameWaits, full: metrics.nameWaitFull},
 		warn:    func(err error) { opts.Log.Warn("lost an exchange", "error", err) },
 	}
@@ -168,6 +169,9 @@ func (p *pipeline) handle(o *observe.Observation, points *registry) {
 	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" {
 		p.metrics.unnamed.Inc()
 	}
+	if p.noPaths {
+		o.Path = ""
+	}
 	if p.emitter != nil || p.layers != nil {
 		o.Peers = p.names.peers(o)
 	}
@@ -179,7 +183,8 @@ func (p *pipeline) handle(o *observe.Observation, points *registry) {
 	if p.emitter != nil && !p.emitter.Emit(o) {
 		p.metrics.invalid.Inc()
 	}
-	if p.layers != nil {
+	// A preliminary report has no end: its layers come with the whole.
+	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
 		p.layers.add(o)
 	}
 }

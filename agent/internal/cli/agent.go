@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/agent"
 	"github.com/layertrace/layertrace/agent/internal/config"
@@ -92,6 +93,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		ReadInterval:     cfg.ReadInterval,
 		IdleTimeout:      cfg.IdleTimeout,
 		RequestTimeout:   cfg.RequestTimeout,
+		OpenSpanAfter:    neverIfZero(cfg.OpenSpanAfter),
 		TrustedPrefixes:  cfg.TrustedPrefixes,
 		TCPOption:        cfg.TCPOption,
 		TCPOptionCgroups: cfg.TCPOptionCgroups,
@@ -100,4 +102,13 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		Drivers:          cfg.Layers(),
 		Log:              log,
 	}
+}
+
+// neverIfZero translates a setting of 0, which means never, for an option whose 0 means
+// its default.
+func neverIfZero(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }

@@ -49,6 +49,8 @@ type Config struct {
 	Search
 	IdleTimeout    time.Duration
 	RequestTimeout time.Duration
+	OpenSpanAfter  time.Duration // 0: never
+	RequestPaths   bool
 	MaxConnections int
 	RingBytes      int
 	ReadInterval   time.Duration
@@ -134,8 +136,10 @@ func defineInterfaces(fs *pflag.FlagSet, c *Config) {
 func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.Var(newChoice(&c.Mode, probe.ModeAuto, probe.ModeAuto, probe.ModeTCX, probe.ModeClsact, probe.ModeSocketFilter), "mode", "kernel hook")
 	DefineSearch(fs, &c.Search)
-	fs.DurationVar(&c.IdleTimeout, "idle-timeout", probe.DefaultIdleTimeout, "report a complete exchange after this `TIME` without a packet")
-	fs.DurationVar(&c.RequestTimeout, "request-timeout", probe.DefaultRequestTimeout, "report a request without a response after this `TIME`")
+	fs.DurationVar(&c.IdleTimeout, "idle-timeout", probe.DefaultIdleTimeout, "report an exchange whose response has ended after this `TIME` without a packet")
+	fs.DurationVar(&c.RequestTimeout, "request-timeout", probe.DefaultRequestTimeout, "report an exchange that is not complete after this `TIME` without a packet")
+	fs.DurationVar(&c.OpenSpanAfter, "open-span-after", probe.DefaultOpenSpanAfter, "send a preliminary span of an exchange that goes on after this `TIME`; 0: never")
+	fs.BoolVar(&c.RequestPaths, "request-paths", true, "keep the path of requests, without query")
 	fs.IntVar(&c.MaxConnections, "max-connections", probe.DefaultMaxConnections, "track at most `N` connections")
 	fs.IntVar(&c.RingBytes, "ring-bytes", probe.DefaultRingBytes, "size of the ring buffer between kernel and agent in `BYTES`, a power of two")
 	fs.DurationVar(&c.ReadInterval, "read-interval", probe.DefaultReadInterval, "`TIME` between two reads of the ring buffer, which is also read when a quarter full")

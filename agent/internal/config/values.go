@@ -219,6 +219,9 @@ func (c *Config) validateCapture() error {
 			return fmt.Errorf("--%s is %v: choose a time above 0, such as 2s", flag, d)
 		}
 	}
+	if c.OpenSpanAfter < 0 {
+		return fmt.Errorf("--open-span-after is %v: choose 0 (never) or more, such as 30s", c.OpenSpanAfter)
+	}
 	return nil
 }
 

@@ -33,6 +33,7 @@ func TestRefusals(t *testing.T) {
 		{"long context name", []string{"--context-header=" + strings.Repeat("x", 32) + "=w3c"}, nil, "", "1 to 31 bytes"},
 		{"five context names", []string{"--context-header=a=b3,b=b3,c=b3,d=b3,e=b3"}, nil, "", "at most 4"},
 		{"ring of no power of two", []string{"--ring-bytes=5000000"}, nil, "", "power of two"},
+		{"negative time", []string{"--open-span-after=-1s"}, nil, "", "--open-span-after"},
 		{"timeout of 0", []string{"--idle-timeout=0s"}, nil, "", "--idle-timeout"},
 		{"read interval of 0", []string{"--read-interval=0s"}, nil, "", "--read-interval"},
 		{"bad pattern", []string{"--vnic=veth["}, nil, "", "not a valid pattern"},

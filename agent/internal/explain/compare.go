@@ -71,6 +71,7 @@ func newComparison(traces int) Comparison {
 type measured struct {
 	id                  string
 	total, unattributed int64
+	cut                 observe.Flags
 	sums                sums
 }
 
@@ -95,7 +96,7 @@ func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 			c.SkippedReasons["no hop seen from request to response"]++
 		default:
 			s, unattributed := sumOfTree(tree)
-			all = append(all, measured{t.ID.String(), tree.Roots[0].Total, unattributed, s})
+			all = append(all, measured{t.ID.String(), tree.Roots[0].Total, unattributed, cutOf(tree), s})
 		}
 	}
 	return all
@@ -123,6 +124,11 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	})
 	c.Verdict = judge(found, c.SlowTotal, len(baseline))
 	c.Verdict.capConfidence(c.Unattributed, c.SlowTotal)
+	cut := observe.Flags(0)
+	for _, m := range slow {
+		cut |= m.cut
+	}
+	c.Verdict.capCut(cut)
 	if c.Verdict.Layer != observe.NoLayer {
 		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.BaselineTotal)
 		if found[0].compared && !found[0].isPartial() {

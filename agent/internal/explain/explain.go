@@ -44,6 +44,7 @@ func (b *baselineTimes) explain(t tracestore.Trace) Report {
 	}
 	r.Verdict = b.verdict(sums, r.Total, tree)
 	r.Verdict.capConfidence(unattributed, r.Total)
+	r.Verdict.capCut(cutOf(tree))
 	return r
 }
 
@@ -65,6 +66,8 @@ func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
 		r.Segments = append(r.Segments, Segment{s, b.ofSegment(h, s)})
 	}
 	r.Verdict = b.hopVerdict(h)
+	r.Verdict.capConfidence(h.Unattributed, h.Total)
+	r.Verdict.capCut(flagsOf(h))
 	return r
 }
 
@@ -98,6 +101,9 @@ func notes(t tracestore.Trace) []string {
 	sockets := slices.ContainsFunc(t.Observations, func(o observe.Observation) bool { return o.Point.Kind == observe.KindSocket })
 	if len(t.Observations) > 0 && !sockets {
 		n = append(n, "the agents watched interfaces only (--spans=interfaces, or no --socket-cgroup): protocol stack and application are merged")
+	}
+	if t.Replaced > 0 {
+		n = append(n, counted(t.Replaced, "preliminary span was", "preliminary spans were")+" replaced by the whole")
 	}
 	if t.Duplicates > 0 {
 		n = append(n, counted(t.Duplicates, "span was", "spans were")+" stored more than once and counted once")

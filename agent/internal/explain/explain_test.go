@@ -4,6 +4,7 @@ package explain
 
 import (
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -158,6 +159,36 @@ func TestNothingToExplain(t *testing.T) {
 				t.Errorf("together: %+v", c.Verdict)
 			}
 		})
+	}
+}
+
+// No verdict on an exchange that was cut has high confidence: that of its trace and hop,
+// of a group, and that nothing is slow.
+func TestCutIsNotHigh(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	baseline := baselineOf(r, 20, nil)
+	for _, slower := range []uint64{0, 50_000_000} {
+		slow := toDetails(func(h *breakdowntest.Hop) { h.Relay += slower })
+		whole := pageTrace(r, 1, nil, slow)
+		if c := Explain(whole, baseline).Verdict.Confidence; c != High {
+			t.Fatalf("confidence %s without a cut", c)
+		}
+		for _, flag := range []observe.Flags{
+			observe.FlagIdle, observe.FlagEvicted, observe.FlagStillOpen, observe.FlagIncomplete,
+			observe.FlagEndGuessed, observe.FlagPacketsMissing,
+		} {
+			for i := range whole.Observations {
+				cut := whole
+				cut.Observations = slices.Clone(whole.Observations)
+				cut.Observations[i].Flags = flag
+				report := Explain(cut, baseline)
+				for _, v := range []Verdict{report.Verdict, compareTraces([]tracestore.Trace{cut}, baseline).Verdict} {
+					if v.Confidence == High || len(v.Evidence) == 0 {
+						t.Errorf("%v: confidence %s, evidence %q", flag.Names(), v.Confidence, v.Evidence)
+					}
+				}
+			}
+		}
 	}
 }
 

@@ -251,6 +251,51 @@ func (v *Verdict) capConfidence(unattributed, whole int64) {
 	v.Evidence = append(v.Evidence, fmt.Sprintf("%s of %s could not be attributed to a layer", duration(unattributed), duration(whole)))
 }
 
+// cutReasons say what the flags of observe.Cut mean for a verdict.
+var cutReasons = []struct {
+	flag observe.Flags
+	text string
+}{
+	{observe.FlagStillOpen, "an exchange was still open when it was reported: it took longer than this"},
+	{observe.FlagEvicted, "an exchange was reported before its end to make room for others: it may have taken longer"},
+	{observe.FlagIdle, "an exchange was reported before its end, after no packet had passed for the timeout: it may have taken longer"},
+	{observe.FlagIncomplete, "a response ended before all that it announced had come: it may have been cut"},
+	{observe.FlagEndGuessed, "the end of a response is not known from its framing: it may have taken longer"},
+	{observe.FlagPacketsMissing, "packets did not pass a capture point that saw their connection: times may be of other bytes"},
+}
+
+// capCut lowers a high confidence if an exchange was cut, and says why.
+func (v *Verdict) capCut(flags observe.Flags) {
+	if flags&observe.Cut == 0 {
+		return
+	}
+	if v.Confidence == High {
+		v.Confidence = Medium
+	}
+	for _, r := range cutReasons {
+		if flags&r.flag != 0 {
+			v.Evidence = append(v.Evidence, r.text)
+		}
+	}
+}
+
+// flagsOf returns the flags that any capture point of a hop set.
+func flagsOf(h *breakdown.Hop) (flags observe.Flags) {
+	for _, o := range h.Observations() {
+		flags |= o.Flags
+	}
+	return flags
+}
+
+// cutOf returns the flags of all hops of a trace: one that was cut may have been on the
+// critical path.
+func cutOf(tree *breakdown.Tree) (flags observe.Flags) {
+	for _, h := range tree.Hops {
+		flags |= flagsOf(h)
+	}
+	return flags & observe.Cut
+}
+
 func noVerdict(text string) Verdict {
 	return Verdict{Layer: observe.NoLayer, Confidence: High, Evidence: []string{}, Text: text}
 }

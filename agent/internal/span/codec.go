@@ -130,6 +130,8 @@ var fields = []field{
 		},
 		set: ignore, // the address shows it
 	},
+	textField(semconv.HTTPRequestMethodKey, "method of the request", func(o *observe.Observation) *string { return &o.Method }),
+	textField(semconv.URLPathKey, "path of the request without query, cut after the part of the request line that is kept (96 bytes with the method); absent with `request-paths: false`", func(o *observe.Observation) *string { return &o.Path }),
 	{
 		key: semconv.HTTPResponseStatusCodeKey, typ: "int", section: sectionStandard, meaning: "status of the final response",
 		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
@@ -187,6 +189,10 @@ var fields = []field{
 		func(o *observe.Observation) *uint64 { return &o.Request.Acknowledged }, never),
 	offset("layertrace.response.acknowledged_ns", sectionAcks, "the response was acknowledged, at the server's socket; absent: unknown, or not before the next request",
 		func(o *observe.Observation) *uint64 { return &o.Response.Acknowledged }, never),
+	count("layertrace.request.stalled_ns", "ns", sectionAcks, "time for which the client had more of the request to send, but the server did not read, at the client's socket; absent: 0",
+		func(o *observe.Observation) *uint64 { return &o.Request.Stalled }, nil),
+	count("layertrace.response.stalled_ns", "ns", sectionAcks, "the same for the response, at the server's socket",
+		func(o *observe.Observation) *uint64 { return &o.Response.Stalled }, nil),
 	// Sizes and remarks.
 	count("layertrace.request.bytes", "bytes", sectionSizes, "TCP payload of the request, head included, without retransmissions",
 		func(o *observe.Observation) *uint64 { return &o.Request.Bytes }, nil),
@@ -450,6 +456,17 @@ func portField(key attribute.Key, meaning string, at func(*observe.Observation) 
 
 // peerField is a field with the name of an endpoint. The point's own workload is not
 // repeated, because the resource has it.
+func textField(key attribute.Key, meaning string, at func(*observe.Observation) *string) field {
+	return field{
+		key: key, typ: "string", meaning: meaning, section: sectionStandard,
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(*at(o))
+			return *at(o) != ""
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error { *at(o) = in.text(); return nil },
+	}
+}
+
 func peerField(key attribute.Key, meaning string, at func(*observe.Observation) *string) field {
 	return field{
 		key: key, typ: "string", meaning: meaning, section: sectionPeers,

@@ -80,8 +80,9 @@ func TestRoundTrip(t *testing.T) {
 			Context:      tracecontext.Context{TraceID: tracecontext.TraceID{15: 1}, SpanID: tracecontext.SpanID{7: 2}, Format: tracecontext.FormatW3C},
 			HeaderOffset: 42,
 		},
-		Request:     observe.Message{First: 5_000_000_001, Last: 5_000_100_000, Bytes: 1500, Packets: 2},
-		Response:    observe.Message{First: 5_004_000_000, Last: 5_006_000_000, Bytes: 4000, Packets: 3},
+		Request:  observe.Message{First: 5_000_000_001, Last: 5_000_100_000, Bytes: 1500, Packets: 2},
+		Response: observe.Message{First: 5_004_000_000, Last: 5_006_000_000, Bytes: 4000, Packets: 3},
+		Method:   "POST", Path: "/reviews/7",
 		Status:      200,
 		Retransmits: 1, ConnectionID: []byte{1, 2, 3, 4}, OptionTime: 77, Flags: observe.FlagInterim | observe.FlagReset,
 		Peers: observe.Peers{Client: observe.Peer{Service: "front"}, Server: observe.Peer{Node: "node4"}},
@@ -89,13 +90,14 @@ func TestRoundTrip(t *testing.T) {
 	bare := full
 	bare.Request = observe.Message{First: 1<<53 + 1, Last: 1<<53 + 1, Bytes: 1, Packets: 1}
 	bare.Response, bare.Status, bare.Retransmits, bare.Flags = observe.Message{}, 0, 0, 0
+	bare.Method, bare.Path = "", ""
 	bare.ConnectionID, bare.OptionTime, bare.Peers = nil, 0, observe.Peers{}
 	full.Drops, full.DropReason = 2, "qdisc_drop"
 	atSocket := full
 	full.Response.Tx = observe.Extent{First: 5_004_000_100, Last: 5_006_000_200}
 	atSocket.Direction, atSocket.Context.Format, atSocket.Context.HeaderOffset = observe.DirectionUnknown, tracecontext.FormatNone, 0
 	atSocket.Request.App = observe.Extent{First: 4_999_999_000, Last: 5_000_000_500} // written before it was sent
-	atSocket.Request.Acknowledged = 5_000_300_000
+	atSocket.Request.Acknowledged, atSocket.Request.Stalled = 5_000_300_000, 90_000
 	atSocket.ConnectionID, atSocket.OptionTime = []byte{1, 2, 3, 4, 5, 6, 7, 8}, 12 // µs
 	atSocket.Socket = &observe.Socket{Cookie: 9, Client: true, SRTT: 70_000, ZeroWindows: 3}
 	for _, c := range []struct {

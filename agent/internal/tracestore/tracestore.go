@@ -51,6 +51,9 @@ type Trace struct {
 	Observations []observe.Observation
 	// Duplicates is the number of skipped spans that were stored more than once.
 	Duplicates int
+	// Replaced is the number of skipped preliminary spans (flag still_open) of exchanges
+	// whose whole is there too.
+	Replaced int
 	// Unreadable has a message for each span of layertrace that could not be decoded.
 	Unreadable []string
 }
@@ -58,28 +61,18 @@ type Trace struct {
 // assemble makes a trace of its stored spans.
 //
 // The ID of a layertrace span identifies the exchange and the capture point, so two
-// spans with one ID are duplicates. Others are duplicates only if all fields are
-// equal, because with Zipkin's headers client and server share one span ID.
+// spans with one ID are duplicates, or a preliminary report and the whole, which wins.
+// Others are duplicates only if all fields are equal, because with Zipkin's headers client and server share one span ID.
 func assemble(id trace.TraceID, stored []span.Stored) Trace {
 	t := Trace{ID: id}
-	ours := map[trace.SpanID]bool{}
+	ours := map[trace.SpanID]int{} // index of the observation, -1 if unreadable
 	others := map[span.Span]bool{}
 	for i := range stored {
 		r := &stored[i]
 		switch {
 		case r.IsDerived():
 		case r.IsOurs():
-			if ours[r.ID] {
-				t.Duplicates++
-				continue
-			}
-			ours[r.ID] = true
-			o, err := span.Decode(r)
-			if err != nil {
-				t.Unreadable = append(t.Unreadable, fmt.Sprintf("span %s (%s): %v", r.ID, r.Name, err))
-				continue
-			}
-			t.Observations = append(t.Observations, o)
+			t.addOurs(r, ours)
 		default:
 			other := r.Span
 			other.Duration = max(other.Duration, 0)
@@ -92,6 +85,30 @@ func assemble(id trace.TraceID, stored []span.Stored) Trace {
 		}
 	}
 	return t
+}
+
+// addOurs adds the observation of an agent's span. known has the index of those that
+// were added by span ID, -1 for an unreadable one.
+func (t *Trace) addOurs(r *span.Stored, known map[trace.SpanID]int) {
+	at, again := known[r.ID]
+	o, err := span.Decode(r)
+	switch {
+	case again && (err != nil || at < 0):
+		t.Duplicates++
+	case err != nil:
+		known[r.ID] = -1
+		t.Unreadable = append(t.Unreadable, fmt.Sprintf("span %s (%s): %v", r.ID, r.Name, err))
+	case !again:
+		known[r.ID] = len(t.Observations)
+		t.Observations = append(t.Observations, o)
+	case t.Observations[at].Flags&observe.FlagStillOpen != 0:
+		t.Observations[at] = o
+		t.Replaced++
+	case o.Flags&observe.FlagStillOpen != 0:
+		t.Replaced++
+	default:
+		t.Duplicates++
+	}
 }
 
 // Start returns the earliest start of the spans.

@@ -59,3 +59,21 @@ func TestAssemble(t *testing.T) {
 		t.Errorf("unreadable: %q", got.Unreadable)
 	}
 }
+
+// A preliminary report and the whole have one span ID: the whole wins, in either order.
+func TestWholeReplacesStillOpen(t *testing.T) {
+	whole, early := vnicStored(), vnicStored()
+	early.Attributes["layertrace.flags"] = []string{"still_open"}
+	whole.Attributes["http.response.status_code"] = int64(200)
+	for _, order := range [][]span.Stored{{early, whole}, {whole, early}, {early, early, whole}} {
+		got := assemble(traceID, order)
+		if len(got.Observations) != 1 || got.Observations[0].Status != 200 || got.Observations[0].Flags != 0 ||
+			got.Replaced != 1 && len(order) == 2 || got.Duplicates+got.Replaced != len(order)-1 {
+			t.Errorf("%+v", got)
+		}
+	}
+	alone := assemble(traceID, []span.Stored{early})
+	if len(alone.Observations) != 1 || alone.Observations[0].Flags != observe.FlagStillOpen || alone.Replaced != 0 {
+		t.Errorf("alone: %+v", alone)
+	}
+}
