@@ -3,6 +3,7 @@
 package probe
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -204,6 +205,7 @@ func (a *agreement) compareMutations(t *testing.T, n uint64) {
 func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 	t.Helper()
 	a.batch++
+	a.forgetConnections(t)
 	counted := a.counts()
 	want := map[netip.AddrPort]tracecontext.Result{}
 	wantCounts := map[string]uint64{}
@@ -258,6 +260,24 @@ func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 			t.Errorf("%s: BPF counts %d %s, Go %d\n%q", heads[0].Name, got, name, wantCounts[name], heads[0].Bytes)
 		}
 	}
+}
+
+// forgetConnections empties the table, which keeps finished connections for a while
+// and refuses new ones when it is full.
+func (a *agreement) forgetConnections(t *testing.T) {
+	t.Helper()
+	connections := a.k.probe.kernel.Connections
+	var keys [][]byte
+	key, value := make([]byte, connections.KeySize()), make([]byte, connections.ValueSize())
+	iter := connections.Iterate()
+	for iter.Next(&key, &value) {
+		keys = append(keys, bytes.Clone(key))
+	}
+	must(t, iter.Err())
+	for _, key := range keys {
+		must(t, connections.Delete(key))
+	}
+	a.k.wantCount("connections_map_full", 0)
 }
 
 func (a *agreement) counts() map[string]uint64 {
