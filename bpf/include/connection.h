@@ -159,6 +159,8 @@ struct connection {
 	 * acknowledgement, or the first write after it. 0: none waited then.
 	 */
 	__u64 waits_since;
+	__u32 request_end; /* sequence number after the request, if request_total is known */
+	__u32 pad3;
 };
 
 /* Small enough to stay in L1: a miss costs what the table saves. Large enough to keep

@@ -69,7 +69,8 @@ struct socket_state {
 	__u32 read;
 	__u32 tracked; /* later segments may belong to an exchange */
 	struct socket_facts facts;
-	struct connection_key key; /* end a is the socket itself */
+	__u8 process_name[PROCESS_NAME_LEN]; /* set with facts.tgid */
+	struct connection_key key;	     /* end a is the socket itself */
 };
 
 struct {
@@ -294,6 +295,7 @@ static COLD struct socket_state *new_socket_state(struct __sk_buff *skb)
 	st->facts.cookie = bpf_get_socket_cookie(skb);
 	st->facts.uid = bpf_get_socket_uid(skb);
 	st->facts.netns = ((struct sock *)tp)->__sk_common.skc_net.net->ns.inum;
+	st->facts.cgroup = ((struct sock *)tp)->sk_cgrp_data.cgroup->kn->id;
 	st->key.ifindex = SOCKET_POINT | (__u32)st->facts.cookie;
 	set_socket_key(&st->key, sk);
 	return st;
@@ -353,31 +355,29 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	st->tracked = track_segment(skb, s, tracked);
 }
 
-/* Whether only the peer's window keeps TCP from sending: all sent data is acknowledged,
- * more waits, and its next segment does not fit; see tcp_snd_wnd_test() in
+/* Whether only the peer's window keeps TCP from sending: all that was sent has been
+ * acknowledged, more waits, and its next segment does not fit; see tcp_snd_wnd_test() in
  * net/ipv4/tcp_output.c. Data in flight may wait for the network instead.
  */
-static __always_inline bool is_window_closed(const struct tcp_sock *tp)
+static __always_inline bool is_stalled(const struct tcp_sock *tp)
 {
-	__u32 waiting = tp->write_seq - tp->snd_nxt, mss = tp->mss_cache;
+	__u32 waiting = tp->write_seq - tp->snd_nxt;
+	__u32 segment = waiting < tp->mss_cache ? waiting : tp->mss_cache;
 
-	return tp->snd_nxt == tp->snd_una && tp->snd_wnd < (waiting < mss ? waiting : mss);
+	return !tp->packets_out && waiting && tp->snd_wnd < segment;
 }
 
-/* An acknowledgement arrives; TCP has not processed it. The peer held the sender up
- * until now, if its window was closed.
+/* An acknowledgement arrives from the peer of a socket that sends a message; TCP has not
+ * processed it yet. The time in which the application had nothing to send is its own.
  */
 static __always_inline void note_stall(struct connection *c, const struct tcp_sock *tp, __u64 now)
 {
 	__u64 since = c->waits_since;
 
-	if (since && is_window_closed(tp)) {
-		/* A write before the exchange has no part in it. */
-		if (since < c->x.request_first)
-			since = c->x.request_first;
-		if (since < now)
-			c->x.stalled += now - since;
-	}
+	if (!tp)
+		return;
+	if (since && now > since && is_stalled(tp))
+		c->x.stalled += now - since;
 	c->waits_since = tp->write_seq != tp->snd_nxt ? now : 0;
 }
 
@@ -387,8 +387,6 @@ static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
 	struct connection *c;
-	struct tcp_sock *tp;
-	__u64 now;
 
 	if (!sk)
 		return 0;
@@ -396,12 +394,12 @@ static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 	if (!st || !st->tracked)
 		return 0;
 	c = open_exchange_at(st);
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!c || !tp)
-		return 0;
-	now = bpf_ktime_get_ns();
-	note_ack(&c->x, ack, now);
-	note_stall(c, tp, now);
+	if (c) {
+		__u64 now = bpf_ktime_get_ns();
+
+		note_stall(c, bpf_skc_to_tcp_sock(sk), now);
+		note_ack(&c->x, ack, now);
+	}
 	return 0;
 }
 

@@ -4,7 +4,9 @@ package breakdown
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"time"
 
 	"github.com/layertrace/layertrace/internal/observe"
 )
@@ -32,7 +34,6 @@ func (h *Hop) split(start int64) {
 	p.addMessages()
 	p.trimRequest()
 	p.addHandling(server)
-	p.addStalls()
 	h.noteSpread()
 	slices.SortStableFunc(h.Segments, func(a, b Segment) int { return cmp.Compare(a.Start, b.Start) })
 	h.Unattributed = h.Total
@@ -94,7 +95,9 @@ func (h *Hop) addSending(first waypoint) {
 	client, _ := h.ends()
 	h.Total += took
 	h.shift[first.node] += took
-	h.add([]step{{layer: observe.Application, location: client.service}}, Request, first.name+" writes the request", waypoint{at: written, node: first.node}, took)
+	if s := h.add([]step{{layer: observe.Application, location: client.service}}, Request, first.name+" writes the request", waypoint{at: written, node: first.node}, took); s != nil {
+		s.sending = true
+	}
 }
 
 // addCrossing adds the time between the nodes, of request and response together:
@@ -214,8 +217,7 @@ func (p *path) addBetween(a, b waypoint, some []step, phase Phase) {
 
 // trimRequest leaves to a child on the critical path what it shares with the request:
 // a proxy may pass a request on before it has read all of it. Each moment belongs to
-// one hop. What was on the server's node is cut by the clock; the rest, of which only
-// the length is known, from the end of the request backwards.
+// one hop. The request's segments give it from their end backwards.
 func (p *path) trimRequest() {
 	r, h := p.request[len(p.request)-1], p.hop
 	begin := r.at
@@ -225,16 +227,37 @@ func (p *path) trimRequest() {
 		}
 	}
 	left := int64(r.at - begin)
-	for _, both := range []bool{false, true} {
+	for _, phase := range []Phase{Request, Both} {
 		for i := len(h.Segments) - 1; i >= 0 && left > 0; i-- {
-			s := &h.Segments[i]
-			if (s.Phase == Request) == both {
-				continue
+			if s := &h.Segments[i]; s.Phase == phase {
+				cut := min(left, s.Time)
+				s.Time -= cut
+				left -= cut
 			}
-			cut := min(left, s.Time)
-			s.Time -= cut
-			left -= cut
 		}
+	}
+}
+
+// minSpread is the time in ns between the first and the last byte of a message from
+// which on it is remarked.
+const minSpread = 50_000_000
+
+// noteSpread remarks messages that took long to pass the first capture point after
+// their sender, if nothing tells slow writing from slow reading: its socket does.
+func (h *Hop) noteSpread() {
+	note := func(name string, m *observe.Message) {
+		if m.Last < m.First {
+			return
+		}
+		if spread := int64(m.Last - m.First); spread >= minSpread && spread >= h.Total/4 {
+			h.Notes = append(h.Notes, fmt.Sprintf("between the first and the last byte of the %s: %v, by slow writing or slow reading; sockets would show which", name, time.Duration(spread).Round(time.Microsecond)))
+		}
+	}
+	if h.Sender == nil && h.ClientVNIC != nil {
+		note("request", &h.ClientVNIC.Request)
+	}
+	if h.Receiver == nil && h.ServerVNIC != nil {
+		note("response", &h.ServerVNIC.Response)
 	}
 }
 
@@ -254,22 +277,24 @@ func (p *path) addHandling(server end) {
 	some := stepsBetween(p.out, r.position, positions)
 	some = append(some, step{layer: observe.Application, location: server.service})
 	some = append(some, stepsBetween(p.back, 0, a.position)...)
-	name := server.service
+	name := server.service.name
 	if p.hop.Receiver != nil {
 		name = owner(p.hop.Receiver.Point)
 	}
 	from := r
 	for _, child := range p.hop.Children {
 		if c := child.clientPeriod(); child.OnCriticalPath {
-			p.addHandlingPart(some, name, from, int64(max(c.start, from.at)-from.at))
+			p.addHandled(some, name, from, int64(max(c.start, from.at)-from.at), child)
 			from.at = max(from.at, c.end)
 		}
 	}
-	p.addHandlingPart(some, name, from, int64(max(a.at, from.at)-from.at))
+	p.addHandled(some, name, from, int64(max(a.at, from.at)-from.at), nil)
 }
 
-func (p *path) addHandlingPart(some []step, name string, from waypoint, time int64) {
+// addHandled adds a segment of the handling. before is the child whose request it ends
+// with, nil for the response.
+func (p *path) addHandled(some []step, name string, from waypoint, time int64, before *Hop) {
 	if s := p.hop.add(some, Both, name, from, time); s != nil {
-		s.handling = true
+		s.handling, s.before = true, before
 	}
 }

@@ -3,210 +3,133 @@
 package breakdown
 
 import (
-	"fmt"
-	"time"
+	"slices"
 
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// minStall is the time in ns from which on a reader that holds up the sender is named:
-// a window is closed for less whenever a reader is scheduled late.
-const minStall = 1_000_000
-
-// minSpread is the time in ns between the first and the last byte of a message from
-// which on it is remarked.
-const minSpread = 50_000_000
-
-// addStalls takes the time for which readers held up the senders of this hop's
-// messages out of the segments that it was measured in, the sender's, and gives it to
-// the readers. Segments still add up to the same.
-func (p *path) addStalls() {
-	h := p.hop
-	for _, child := range h.Children {
-		if child.OnCriticalPath {
-			h.movedStall += child.movedStall
+// A sender that has more to send while its peer's receive window is closed is not slow:
+// the peer does not read. moveStalls gives that time (observe.Message.Stalled) to the
+// receive queue of the reader: it takes it out of what the sender seemed to take, so that
+// segments still add up.
+//
+// A stall passes through proxies, whose own senders are then stalled at the same time. It
+// counts once: for a response where the data comes from, which is the innermost hop, and
+// for a request at the outermost.
+func (t *Tree) moveStalls() {
+	within := map[*Hop]int64{} // moved in the hops below
+	for i := len(t.Hops) - 1; i >= 0; i-- {
+		h := t.Hops[i]
+		moved := within[h] + h.moveResponseStall(within[h])
+		if h.Parent != nil && h.OnCriticalPath {
+			within[h.Parent] += moved
 		}
 	}
-	if h.Receiver != nil {
-		h.moveResponseStall()
+	outside := map[*Hop]int64{} // moved in the hop and above
+	for _, h := range t.Hops {
+		outside[h] = outside[h.Parent]
+		outside[h] += h.moveRequestStall(outside[h])
 	}
-	if h.Sender != nil {
-		h.moveRequestStall()
+}
+
+// moveResponseStall moves the time that the server waited for its client to read. The
+// send queue holds what was written meanwhile, and the rest of the wait is between writes.
+// It returns how much it moved; known was moved elsewhere.
+func (h *Hop) moveResponseStall(known int64) int64 {
+	if h.Receiver == nil || int64(h.Receiver.Response.Stalled) <= known {
+		return 0
 	}
-	for _, child := range h.Children {
-		if child.OnCriticalPath && child.Sender != nil {
-			h.moveChildStall(child)
+	reader := h.responseReader()
+	client, _ := reader.ends()
+	m := stall{
+		left: int64(h.Receiver.Response.Stalled) - known, phase: Response, location: client.service,
+		between: owner(h.Receiver.Point) + " waits for " + readerName(reader.Sender, client) + " to read",
+	}
+	m.takeFrom(h, func(s *Segment) bool { return s.Queue == SendQueue && s.Phase == Response })
+	m.takeFrom(h, func(s *Segment) bool { return s.handling })
+	return m.moved
+}
+
+// moveRequestStall moves the time that the client waited for its server to read: from the
+// send queue, from a root's writing, or from the handling in which the request was written.
+func (h *Hop) moveRequestStall(known int64) int64 {
+	if h.Sender == nil || int64(h.Sender.Request.Stalled) <= known {
+		return 0
+	}
+	reader := h.requestReader()
+	_, server := reader.ends()
+	m := stall{
+		left: int64(h.Sender.Request.Stalled) - known, phase: Request, location: server.service,
+		between: owner(h.Sender.Point) + " waits for " + readerName(reader.Receiver, server) + " to read",
+	}
+	m.takeFrom(h, func(s *Segment) bool { return s.sending || s.Queue == SendQueue && s.Phase == Request })
+	if h.Parent != nil {
+		m.takeFrom(h.Parent, func(s *Segment) bool { return s.handling && s.before == h })
+	}
+	return m.moved
+}
+
+// responseReader returns the hop whose client does not read. A proxy that cannot send the
+// response on does not read it either: then the reader is further out.
+func (h *Hop) responseReader() *Hop {
+	for p := h.Parent; p != nil && p.Receiver != nil && holds(p.Receiver.Response.Stalled, h.Receiver.Response.Stalled); p = p.Parent {
+		h = p
+	}
+	return h
+}
+
+// requestReader returns the hop whose server does not read the request, likewise.
+func (h *Hop) requestReader() *Hop {
+	for {
+		i := slices.IndexFunc(h.Children, func(c *Hop) bool {
+			return c.Sender != nil && holds(c.Sender.Request.Stalled, h.Sender.Request.Stalled)
+		})
+		if i < 0 {
+			return h
 		}
+		h = h.Children[i]
 	}
 }
 
-// moveResponseStall: the server waited before its last write, as its application, or
-// TCP waited after it, in the send queue. What a child on the critical path waited
-// behind the same reader is in the child's segments.
-func (h *Hop) moveResponseStall() {
-	m := &h.Receiver.Response
-	left := int64(m.Stalled)
-	begin := m.App.First
-	if begin == 0 || m.First != 0 && m.First < begin {
-		begin = m.First
+// holds reports whether a stall explains another one, behind a proxy: its buffers fill
+// before the other begins, so it need not be as long.
+func holds(cause, stalled uint64) bool { return 2*cause >= stalled }
+
+func readerName(o *observe.Observation, e end) string {
+	if o != nil {
+		return owner(o.Point)
 	}
-	for _, child := range h.Children {
-		if c := child.clientPeriod(); child.OnCriticalPath && c.end > begin {
-			left -= child.movedStall
-		}
-	}
-	reader, chain := h.responseReader(m.Stalled)
-	h.moveStall(left, stall{
-		node: h.Receiver.Point.Node, begin: begin, end: max(m.Last, m.App.Last), phase: Response, reader: reader, chain: chain, writer: owner(h.Receiver.Point),
-	})
+	return e.service.name
 }
 
-// moveRequestStall: the client waited while it wrote, which is a segment of a root, or
-// in the send queue.
-func (h *Hop) moveRequestStall() {
-	m := &h.Sender.Request
-	reader, chain := h.requestReader(m.Stalled)
-	h.moveStall(int64(m.Stalled), stall{
-		node: h.Sender.Point.Node, begin: m.App.First, end: max(m.Last, m.App.Last), phase: Request, reader: reader, chain: chain, writer: owner(h.Sender.Point),
-	})
-}
-
-// moveChildStall: the handling process wrote the child's request before the child
-// began.
-func (h *Hop) moveChildStall(child *Hop) {
-	m := &child.Sender.Request
-	reader, chain := child.requestReader(m.Stalled)
-	h.moveStall(int64(m.Stalled)-child.movedRequestStall, stall{
-		node: child.Sender.Point.Node, begin: m.App.First, end: child.clientPeriod().start, phase: Both, as: Request, reader: reader, chain: chain, writer: owner(child.Sender.Point),
-	})
-}
-
-// stall is a time for which a reader held up a writer, on the clock of a node.
+// stall is time that has to move to the receive queue of a reader.
 type stall struct {
-	node           string
-	begin, end     uint64
-	phase          Phase // of the writer's segments besides those of its handling
-	as             Phase // of the reader's segment, "": phase
-	reader, writer string
-	chain          string // text, "" if the reader is the next hop
+	left     int64 // ns
+	moved    int64 // ns
+	phase    Phase
+	location location
+	between  string
 }
 
-// moveStall moves up to left ns from segments on the writer's side to the reader, the
-// latest first. Not measured is how much of it was before the last write: the send queue
-// comes first, so that an application that worked between two writes keeps that time.
-func (h *Hop) moveStall(left int64, s stall) {
-	if left < minStall || s.begin == 0 {
-		return
-	}
-	as := s.as
-	if as == "" {
-		as = s.phase
-	}
-	moved := int64(0)
-	for _, handling := range []bool{false, true} {
-		for i := len(h.Segments) - 1; i >= 0 && left > 0; i-- {
-			from := &h.Segments[i]
-			if !s.covers(from, handling) {
-				continue
-			}
-			end := min(from.At+uint64(from.Time), s.end)
-			start := max(from.At, s.begin)
-			if end <= start {
-				continue
-			}
-			time := min(left, int64(end-start))
-			from.Time -= time
-			left -= time
-			moved += time
-			h.Segments = append(h.Segments, Segment{
-				Layer: observe.ProtocolStack, Location: s.reader, Queue: ReceiveQueue, Phase: as, Stalled: true,
-				Between: s.reader + " does not read what " + s.writer + " sends",
-				Start:   from.Start + from.Time, Time: time, Node: from.Node, At: from.At + uint64(from.Time),
-			})
+// takeFrom moves time out of the end of segments that are chosen, latest first.
+func (m *stall) takeFrom(h *Hop, chosen func(*Segment) bool) {
+	var moved []Segment
+	for i := len(h.Segments) - 1; i >= 0 && m.left > 0; i-- {
+		s := &h.Segments[i]
+		if !chosen(s) || s.Time <= 0 {
+			continue
 		}
+		take := min(s.Time, m.left)
+		m.left -= take
+		m.moved += take
+		s.Time -= take
+		s.to = "" // no longer up to that waypoint
+		moved = append(moved, Segment{
+			Layer: observe.ProtocolStack, Location: m.location.name, Namespace: m.location.namespace, Between: m.between, Queue: ReceiveQueue, Phase: m.phase,
+			Start: s.Start + s.Time, Time: take, Node: s.Node, At: s.At + uint64(s.Time),
+		})
 	}
-	if as == Response {
-		h.movedStall += moved
-	} else if s.as == "" {
-		h.movedRequestStall += moved
-	}
-	if moved > 0 && s.chain != "" {
-		h.Notes = append(h.Notes, s.chain)
-	}
-}
-
-// covers reports whether a segment is time of the writer: in its send queue or of its
-// application.
-func (s *stall) covers(from *Segment, handling bool) bool {
-	if from.Stalled || from.Node != s.node || from.Time == 0 {
-		return false
-	}
-	if handling {
-		// A root's writing is of the request; what lies between the messages is the
-		// application's that writes the response, or a child's request.
-		return from.Layer == observe.Application && from.Phase == s.phase || from.handling && s.phase != Request
-	}
-	return from.Queue == SendQueue && from.Phase == s.phase
-}
-
-// responseReader returns who held up the server's response: the client of this hop,
-// or of the first one outwards whose own response was not held up for about as long.
-func (h *Hop) responseReader(stalled uint64) (service, chain string) {
-	end := h
-	for p := h.Parent; p != nil && p.Receiver != nil && p.Receiver.Response.Stalled >= stalled/2; p = p.Parent {
-		end = p
-	}
-	client, _ := end.ends()
-	near, _ := h.ends()
-	return client.service, chainText(end != h, near.service, client.service, stalled)
-}
-
-// requestReader is the same for a request, which goes on to the children.
-func (h *Hop) requestReader(stalled uint64) (service, chain string) {
-	end := h
-	for next := h; next != nil; {
-		next = end.stalledChild(stalled / 2)
-		if next != nil {
-			end = next
-		}
-	}
-	_, server := end.ends()
-	_, near := h.ends()
-	return server.service, chainText(end != h, near.service, server.service, stalled)
-}
-
-// stalledChild returns a child whose request was held up for that long, or nil.
-func (h *Hop) stalledChild(atLeast uint64) *Hop {
-	for _, child := range h.Children {
-		if child.Sender != nil && child.Sender.Request.Stalled >= atLeast {
-			return child
-		}
-	}
-	return nil
-}
-
-func chainText(longer bool, near, end string, stalled uint64) string {
-	if !longer || near == end {
-		return ""
-	}
-	return fmt.Sprintf("%s did not read for %v, as its own peer did not: %s held up all before it", near, time.Duration(stalled).Round(time.Microsecond), end)
-}
-
-// noteSpread: without a socket of the sender, slow writing and slow reading of a
-// message cannot be told apart.
-func (h *Hop) noteSpread() {
-	note := func(name string, m *observe.Message) {
-		if m.Last < m.First {
-			return
-		}
-		if spread := int64(m.Last - m.First); spread >= minSpread && spread >= h.Total/4 {
-			h.Notes = append(h.Notes, fmt.Sprintf("%v lies between the first and the last byte of the %s: slow writing or slow reading, which the socket of its sender would show", time.Duration(spread).Round(time.Microsecond), name))
-		}
-	}
-	if h.Sender == nil && h.ClientVNIC != nil {
-		note("request", &h.ClientVNIC.Request)
-	}
-	if h.Receiver == nil && h.ServerVNIC != nil {
-		note("response", &h.ServerVNIC.Response)
-	}
+	h.Segments = append(h.Segments, moved...)
+	h.Segments = slices.DeleteFunc(h.Segments, func(s Segment) bool { return s.Time == 0 && s.to == "" && chosen(&s) })
+	slices.SortStableFunc(h.Segments, func(a, b Segment) int { return int(min(max(a.Start-b.Start, -1), 1)) })
 }
