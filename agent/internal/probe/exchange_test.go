@@ -11,6 +11,7 @@ import (
 
 	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 func TestExchange(t *testing.T) {
@@ -368,7 +369,7 @@ func TestNotHTTP(t *testing.T) {
 	for i, payload := range []string{
 		"GET \x00\x01\x02\xff\n" + traceparent + end,
 		"GET / HTTP/2.0\r\n" + traceparent + end,
-		"GETX / HTTP/1.1\r\n" + traceparent + end,
+		"GETX / HTTP/2.0\r\n" + traceparent + end, // no method of RFC 9110: not even unparsable
 		"get / HTTP/1.1\r\n" + traceparent + end,
 		strings.Repeat("\xff", 1400),
 	} {
@@ -381,6 +382,40 @@ func TestNotHTTP(t *testing.T) {
 	}
 	k.wantCount("heads_unparsable", 2)
 	k.wantCount("responses_untracked", 5)
+}
+
+// Any method is a request, and an empty line may precede it.
+func TestAnyMethod(t *testing.T) {
+	k := newKernel(t, Options{})
+	for i, start := range []string{"PROPFIND /", "VERSION-CONTROL /x", "\r\nGET /", "\r\nPURGE /"} {
+		c := newConnection(uint16(40000 + i))
+		k.receive(c.request(start + " HTTP/1.1\r\n" + traceparent + end))
+		k.receive(c.response(ok200))
+	}
+	for _, x := range k.exchanges() {
+		if x.Status != 200 || x.Flags != 0 {
+			t.Errorf("%+v", x)
+		}
+	}
+	k.wantCount("requests", 4)
+	k.wantCount("exchanges_emitted", 4)
+}
+
+// An unsampled context does not hide a sampled one, unless its format is preferred.
+func TestSeveralContexts(t *testing.T) {
+	for order, want := range map[string]uint64{"": 1, "jaeger": 1, "w3c": 0} {
+		a := inOrder(t, order, false)
+		c := newConnection(40000)
+		a.k.receive(c.request(get + unsampled + "uber-trace-id: 1:2:0:1\r\n" + end))
+		a.k.receive(c.response(ok200))
+		for _, x := range a.k.exchanges() {
+			if x.Context.Format != tracecontext.FormatJaeger || x.Flags&observe.FlagSeveralContexts != 0 != (order == "") {
+				t.Errorf("order %q: %+v", order, x)
+			}
+		}
+		a.k.wantCount("exchanges_emitted", want)
+		a.k.wantCount("contexts_found", want)
+	}
 }
 
 // A body that begins like a request belongs to its request.
