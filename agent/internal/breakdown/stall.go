@@ -91,8 +91,8 @@ func (h *Hop) requestReader() *Hop {
 	}
 }
 
-// holds reports whether a stall explains another one, behind a proxy: its buffers fill
-// before the other begins, so it need not be as long.
+// holds reports whether a stall explains another one, on the other side of a proxy: its
+// buffers fill before the other begins, so it need not be as long.
 func holds(cause, stalled uint64) bool { return 2*cause >= stalled }
 
 func readerName(o *observe.Observation, e end) string {

@@ -229,7 +229,7 @@ func (c *connection) deliver() {
 }
 
 // beImpatient gives up on bytes that were acknowledged and still did not pass, and on the
-// oldest hole if too much waits behind it.
+// oldest hole if too much waits for it.
 func (c *connection) beImpatient(now uint64) {
 	for {
 		_, lostRequest := c.toServer.hole()

@@ -279,7 +279,7 @@ func TestEnds(t *testing.T) {
 		"reset, no length":    {func(c *talk) { c.server(toTheEnd); c.reset() }, expected(request, message(5, 5, 1, len(toTheEnd)), 200, reset|endGuessed)},
 		"end, no length":      {func(c *talk) { c.server(toTheEnd); c.d.Flush() }, expected(request, message(5, 5, 1, len(toTheEnd)), 200, endGuessed)},
 		"no HTTP":             {func(c *talk) { c.serverFIN("hello") }, expected(request, message(5, 5, 1, 5), 0, endGuessed)},
-		"reset behind a hole": {func(c *talk) {
+		"reset after a hole": {func(c *talk) {
 			c.serverAt(0, part[:100])
 			c.serverAt(200, part[200:])
 			c.reset()

@@ -72,11 +72,11 @@ func (s *stream) add(p piece) (o order) {
 	if !s.known {
 		s.start(p.seq)
 	}
-	behind := distance(p.seq, s.high)
+	beyond := distance(p.seq, s.high)
 	switch {
-	case behind == 0:
+	case beyond == 0:
 		o = inOrder
-	case behind > 0:
+	case beyond > 0:
 		o = ahead
 	default:
 		o = filling

@@ -136,8 +136,8 @@ func readFile(name string) ([]byte, bool) {
 	return text, err == nil
 }
 
-// interpreters run scripts: their own name says little. Python's and others' have a
-// version behind, as in python3.11.
+// interpreters run scripts: their own name says little. Some end in a
+// version, such as python3.11.
 var interpreters = []string{"python", "node", "ruby", "perl", "php", "java", "bash", "sh", "dash", "deno", "bun"}
 
 // isInterpreter reports whether a program of this name is one.
