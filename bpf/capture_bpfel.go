@@ -23,6 +23,8 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -31,23 +33,63 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
-	ClientIsA           uint8
-	Phase               uint8
-	PipelinedResponses  uint8
-	InPipelinedResponse uint8
-	AwaitingResponse    uint8
-	SynOptionLen        uint8
-	SynConnectionId     [8]uint8
-	Pad                 [6]uint8
-	Tracked             uint32
-	DriverClient        struct {
+	Request struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		Pad     [2]uint8
+	}
+	Response struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		Pad     [2]uint8
+	}
+	StatusNs        uint64
+	StatusLine      [12]uint8
+	StatusLen       uint8
+	ClientIsA       uint8
+	Phase           uint8
+	Recorded        uint8
+	Bodiless        uint8
+	Queued          uint8
+	Answered        uint8
+	Overflow        uint8
+	Strange         uint8
+	Reports         uint8
+	SynOptionLen    uint8
+	Pad             uint8
+	SynConnectionId [8]uint8
+	Tracked         uint32
+	ClientStart     uint32
+	RequestStart    uint32
+	Pad2            uint32
+	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -56,25 +98,11 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
-	RequestTotal  uint64
-	ResponseTotal uint64
-	Chunks        struct {
-		_     structs.HostLayout
-		Left  uint64
-		State uint32
-		Pad   uint32
-	}
-	ClientStart     uint32
-	ResponseStart   uint32
-	ResponseFraming uint8
-	Complete        uint8
-	Guessed         uint8
-	Bodiless        uint8
-	Reports         uint8
-	Pad2            [3]uint8
 }
 
 type CaptureConnectionKey struct {
@@ -129,7 +157,9 @@ const (
 	CaptureCounterCOUNTER_EVICTED             CaptureCounter = 25
 	CaptureCounterCOUNTER_INCOMPLETE          CaptureCounter = 26
 	CaptureCounterCOUNTER_OPEN_REPORT         CaptureCounter = 27
-	CaptureCounterCOUNTERS                    CaptureCounter = 28
+	CaptureCounterCOUNTER_QUEUE_FULL          CaptureCounter = 28
+	CaptureCounterCOUNTER_CHUNKS_LOST         CaptureCounter = 29
+	CaptureCounterCOUNTERS                    CaptureCounter = 30
 )
 
 type CaptureDirection uint32
@@ -264,6 +294,23 @@ type CapturePrefixKey struct {
 	Addr [2]uint64
 }
 
+type CaptureQueueKey struct {
+	_          structs.HostLayout
+	Connection CaptureConnectionKey
+	Number     uint32
+	Pad        uint32
+}
+
+type CaptureQueuedRequest struct {
+	_        structs.HostLayout
+	X        CaptureExchangeRecord
+	Start    uint32
+	Recorded uint8
+	Bodiless uint8
+	Reports  uint8
+	Pad      uint8
+}
+
 type CaptureScratch struct {
 	_            structs.HostLayout
 	Claimed      uint32
@@ -362,25 +409,16 @@ type CaptureScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Framing struct {
-		_           structs.HostLayout
-		Length      uint64
-		HeadLen     uint32
-		Kind        uint8
-		Contradicts uint8
-		Pad         [2]uint8
-	}
-	CachedFramings [8]struct {
-		_       structs.HostLayout
-		SeqAck  uint64
-		Framing struct {
-			_           structs.HostLayout
-			Length      uint64
-			HeadLen     uint32
-			Kind        uint8
-			Contradicts uint8
-			Pad         [2]uint8
-		}
+	CachedHeads [8]struct {
+		_          structs.HostLayout
+		SeqAck     uint64
+		Length     uint64
+		PayloadLen uint32
+		HeadLen    uint32
+		Line       uint8
+		Headers    uint8
+		Unread     uint8
+		Pad        [5]uint8
 	}
 	Text    [8320]uint8
 	Options [80]uint8
@@ -395,6 +433,7 @@ type CaptureScratch struct {
 		Pad      uint8
 	}
 	Blank           CaptureConnection
+	Queued          CaptureQueuedRequest
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -409,6 +448,7 @@ type CaptureSweepArgs struct {
 	ResponseIdle uint64
 	RequestIdle  uint64
 	UnframedIdle uint64
+	HoldAfter    uint64
 	ReportAfter  uint64
 	EvictIdle    uint64
 	EvictMax     uint64
@@ -443,6 +483,7 @@ const (
 	CaptureMapCounters           = "counters"
 	CaptureMapExchanges          = "exchanges"
 	CaptureMapPartialHeads       = "partial_heads"
+	CaptureMapQueuedRequests     = "queued_requests"
 	CaptureMapScratches          = "scratches"
 	CaptureMapTrackedConnections = "tracked_connections"
 	CaptureMapTrustedPrefixes    = "trusted_prefixes"
@@ -521,6 +562,7 @@ type CaptureMapSpecs struct {
 	Counters           *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
 	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
+	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
@@ -563,6 +605,7 @@ type CaptureMaps struct {
 	Counters           *ebpf.Map `ebpf:"counters"`
 	Exchanges          *ebpf.Map `ebpf:"exchanges"`
 	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
+	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
 	Scratches          *ebpf.Map `ebpf:"scratches"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
@@ -574,6 +617,7 @@ func (m *CaptureMaps) Close() error {
 		m.Counters,
 		m.Exchanges,
 		m.PartialHeads,
+		m.QueuedRequests,
 		m.Scratches,
 		m.TrackedConnections,
 		m.TrustedPrefixes,

@@ -191,10 +191,18 @@ struct write_times {
 	__u64 last;
 };
 
-/* Framing of a response head, for later points of the node. */
-struct cached_framing {
+/* What a scan over the head that begins at a sequence number has found, for later points
+ * of the node.
+ */
+struct cached_head {
 	__u64 seq_ack;
-	struct framing framing;
+	__u64 length;
+	__u32 payload_len;
+	__u32 head_len; /* 0: it continues */
+	__u8 line;
+	__u8 headers;
+	__u8 unread; /* too long */
+	__u8 pad[5];
 };
 
 struct scratch {
@@ -206,12 +214,12 @@ struct scratch {
 	struct socket_facts socket;
 	struct write_times write_times;
 	struct context cached_contexts[1 << SEGMENT_CACHE_BITS]; /* for segment_cache */
-	struct framing framing;
-	struct cached_framing cached_framings[1 << SEGMENT_CACHE_BITS];
+	struct cached_head cached_heads[1 << SEGMENT_CACHE_BITS];
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[OPTIONS_MAX_BOUND + 16];
 	struct context id; /* scratch space of read_b3_part() */
 	struct connection blank;
+	struct queued_request queued;
 	__u8 connection_id[8];
 	__u64 option_time;
 	__u64 high; /* accumulators of the number readers */
