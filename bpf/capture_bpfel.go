@@ -49,7 +49,9 @@ type CaptureConnection struct {
 		Headers uint8
 		Chunk   uint8
 		Tail    uint8
-		Pad     [2]uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
 	}
 	Response struct {
 		_       structs.HostLayout
@@ -62,7 +64,9 @@ type CaptureConnection struct {
 		Headers uint8
 		Chunk   uint8
 		Tail    uint8
-		Pad     [2]uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
 	}
 	StatusNs        uint64
 	StatusLine      [12]uint8
@@ -77,7 +81,7 @@ type CaptureConnection struct {
 	Strange         uint8
 	Reports         uint8
 	SynOptionLen    uint8
-	Pad             uint8
+	Unsure          uint8
 	SynConnectionId [8]uint8
 	Tracked         uint32
 	ClientStart     uint32

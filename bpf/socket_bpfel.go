@@ -104,7 +104,9 @@ type SocketConnection struct {
 		Headers uint8
 		Chunk   uint8
 		Tail    uint8
-		Pad     [2]uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
 	}
 	Response struct {
 		_       structs.HostLayout
@@ -117,7 +119,9 @@ type SocketConnection struct {
 		Headers uint8
 		Chunk   uint8
 		Tail    uint8
-		Pad     [2]uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
 	}
 	StatusNs        uint64
 	StatusLine      [12]uint8
@@ -132,7 +136,7 @@ type SocketConnection struct {
 	Strange         uint8
 	Reports         uint8
 	SynOptionLen    uint8
-	Pad             uint8
+	Unsure          uint8
 	SynConnectionId [8]uint8
 	Tracked         uint32
 	ClientStart     uint32

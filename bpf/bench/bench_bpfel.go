@@ -99,7 +99,9 @@ type BenchConnection struct {
 		Headers uint8
 		Chunk   uint8
 		Tail    uint8
-		Pad     [2]uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
 	}
 	Response struct {
 		_       structs.HostLayout
@@ -112,7 +114,9 @@ type BenchConnection struct {
 		Headers uint8
 		Chunk   uint8
 		Tail    uint8
-		Pad     [2]uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
 	}
 	StatusNs        uint64
 	StatusLine      [12]uint8
@@ -127,7 +131,7 @@ type BenchConnection struct {
 	Strange         uint8
 	Reports         uint8
 	SynOptionLen    uint8
-	Pad             uint8
+	Unsure          uint8
 	SynConnectionId [8]uint8
 	Tracked         uint32
 	ClientStart     uint32

@@ -121,7 +121,7 @@ enum line {
 enum framing_header {
 	FRAMING_LENGTH = 1,
 	FRAMING_CHUNKED = 2,
-	FRAMING_UNCLEAR = 4, /* malformed, contradicting, or cut by segments */
+	FRAMING_UNCLEAR = 4, /* malformed, contradicting, or too long where it is cut */
 };
 
 enum chunk_state {
@@ -135,6 +135,9 @@ enum chunk_state {
 	CHUNK_LOST,
 };
 
+/* Of a framing header that is cut by segments, so many bytes are kept. */
+#define CUT_LINE_MAX 40
+
 /* The message that passes in one direction. */
 struct message {
 	__u64 length; /* Content-Length; of a chunk; with MESSAGE_ENDS what is left after at */
@@ -146,7 +149,9 @@ struct message {
 	__u8 headers; /* set of enum framing_header */
 	__u8 chunk;   /* enum chunk_state */
 	__u8 tail;    /* with MESSAGE_TAIL: the last chunk seems to end at at */
-	__u8 pad[2];
+	__u8 cut_len;
+	__u8 pad;
+	__u8 cut_line[CUT_LINE_MAX]; /* start of the current line, from an earlier segment */
 };
 
 /* Requests whose response has no body (RFC 9112, section 6.3). */
@@ -180,7 +185,7 @@ struct connection {
 	__u8 strange;  /* the server sent bytes that belong to no request */
 	__u8 reports;  /* set of enum report, sent while it was open */
 	__u8 syn_option_len; /* length of the connection ID in the SYN's option */
-	__u8 pad;
+	__u8 unsure;   /* requests may have passed unseen since the last turn */
 	__u8 syn_connection_id[8];
 	__u32 tracked;		     /* counted in tracked_connections */
 	__u32 client_start;	     /* sequence number of the first byte that the client sent */
@@ -457,18 +462,29 @@ static __always_inline bool is_complete(const struct connection *c)
 	       (pending(c) || !is_unfinished(&c->request, &c->client));
 }
 
+/* Flags of a response whose end is not known from its framing. */
 static __always_inline __u32 guessed(const struct connection *c)
 {
-	return c->phase == PHASE_RESPONSE && c->response.kind == MESSAGE_TAIL ? FLAG_END_GUESSED :
-										0;
+	if (c->phase != PHASE_RESPONSE)
+		return 0;
+	switch (c->response.kind) {
+	case MESSAGE_NONE:
+	case MESSAGE_TAIL:
+	case MESSAGE_CLOSE:
+	case MESSAGE_UNKNOWN:
+		return FLAG_END_GUESSED;
+	}
+	return 0;
 }
 
 /* Flags of an exchange whose connection ends. */
 static __always_inline __u32 flags_at_end(const struct connection *c, __u32 reset)
 {
 	bool unfinished = c->phase == PHASE_RESPONSE && is_unfinished(&c->response, &c->server);
-	__u32 flags = guessed(c);
+	__u32 flags = 0;
 
+	if (c->phase == PHASE_RESPONSE && c->response.kind == MESSAGE_TAIL)
+		flags = FLAG_END_GUESSED;
 	if (!pending(c) && is_unfinished(&c->request, &c->client))
 		unfinished = true;
 	if (!is_complete(c))

@@ -100,6 +100,20 @@ VERIFIED_ALONE int read_framing_line(struct scratch *s, struct message *m, __u32
 	return 0;
 }
 
+/* A line that may be a framing header continues in the next segment. */
+static __always_inline void keep_cut_line(struct scratch *s, struct message *m, __u32 off,
+					  __u32 len)
+{
+	if (len > CUT_LINE_MAX) {
+		m->headers |= FRAMING_UNCLEAR;
+		return;
+	}
+	for (int i = 0; i < CUT_LINE_MAX; i += 8)
+		*(__u64 *)(m->cut_line + i) = text64(s, off + i);
+	m->cut_len = len;
+	m->line = LINE_START;
+}
+
 /* Scans the lines in text, [0, end), which continue the head of m. Returns the offset
  * of the head's end, or 0 if it continues.
  */
@@ -121,7 +135,7 @@ VERIFIED_ALONE int scan_head(struct scratch *s, struct message *m, __u32 end)
 			if (line == LINE_START && end - off == 1 && text8(s, off) == '\r')
 				m->line = LINE_CR;
 			else if (line == LINE_START && may_be_framing_line(s, off, end - off))
-				m->headers |= FRAMING_UNCLEAR;
+				keep_cut_line(s, m, off, end - off);
 			return 0;
 		}
 		len = lf - off;
@@ -180,10 +194,10 @@ static __always_inline void read_head(struct __sk_buff *skb, struct scratch *s, 
 	bool first = true;
 	struct cached_head *k;
 	__u64 seq_ack;
-	__u32 n = len;
+	__u32 n = len, kept = m->cut_len;
 	int end;
 
-	first = m->line == LINE_START && !m->headers;
+	first = m->line == LINE_START && !m->headers && !kept;
 	seq_ack = (__u64)m->at << 32 | s->segment.ack;
 	k = &s->cached_heads[cache_slot(m->at)];
 	if (first && k->seq_ack == seq_ack && k->payload_len == len) {
@@ -196,13 +210,18 @@ static __always_inline void read_head(struct __sk_buff *skb, struct scratch *s, 
 	} else {
 		__u8 kind = m->kind;
 
-		s->walk.end = 0;
+		for (int i = 0; kept && i < CUT_LINE_MAX; i += 8)
+			*(__u64 *)(s->text + i) = *(__u64 *)(m->cut_line + i);
+		m->cut_len = 0;
+		s->walk.end = kept;
 		if (n > WINDOW_MAX)
 			n = WINDOW_MAX;
-		end = append(skb, s, off, n) ? scan_head(s, m, n) : 0;
+		end = append(skb, s, off, n) ? scan_head(s, m, kept + n) : 0;
 		if (!end && len > WINDOW_MAX)
 			m->kind = MESSAGE_UNKNOWN;
-		if (first) {
+		if (end)
+			end -= kept;
+		if (first && !m->cut_len) {
 			k->seq_ack = 0;
 			k->length = m->length;
 			k->payload_len = len;
@@ -377,23 +396,26 @@ static __always_inline bool ends_like_last_chunk(struct __sk_buff *skb, const st
 	       tail[4] == '\n';
 }
 
-/* After a segment of m has passed: have bytes with its framing passed unread? */
-static __always_inline void lose_framing(struct __sk_buff *skb, const struct segment *seg,
+/* After a segment of m has passed: whether bytes with its framing passed unread. */
+static __always_inline bool lose_framing(struct __sk_buff *skb, const struct segment *seg,
 					 struct message *m, const struct stream *st)
 {
+	bool lost = false;
+
 	if (m->kind == MESSAGE_HEAD || m->kind == MESSAGE_INTERIM || m->kind == MESSAGE_CHUNKS) {
 		if (!before(m->at, st->next) || is_in_gap(st, m->at))
-			return;
-		if (m->kind != MESSAGE_CHUNKS) {
+			return false;
+		lost = true;
+		if (m->kind == MESSAGE_CHUNKS)
+			lose_chunks(m);
+		else
 			m->kind = MESSAGE_UNKNOWN;
-			return;
-		}
-		lose_chunks(m);
 	}
 	if (m->kind == MESSAGE_TAIL && ends_like_last_chunk(skb, seg)) {
 		m->at = seg->seq + seg->payload_len;
 		m->tail = 1;
 	}
+	return lost;
 }
 
 #endif

@@ -367,7 +367,7 @@ VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct conn
 		read_options(skb, &s->segment, s);
 		start_record(skb, &s->segment, s, c, &q->x, now);
 		set_context(&q->x, &s->walk);
-		q->x.flags |= FLAG_PIPELINED;
+		q->x.flags |= FLAG_PIPELINED | (c->unsure ? FLAG_END_GUESSED : 0);
 		set_socket(&q->x, s, c);
 	}
 	key.connection = s->segment.key;
@@ -438,8 +438,9 @@ static __always_inline void add_request_bytes(struct exchange_record *x, const s
 	x->request_packets++;
 }
 
-/* Adds a segment to the latest request, which is in the queue. */
-VERIFIED_ALONE int add_to_queued(struct scratch *s, struct connection *c, __u32 fresh, __u64 now)
+/* Adds a segment to the request that is that far back in the queue. */
+VERIFIED_ALONE int add_to_queued(struct scratch *s, struct connection *c, __u32 fresh, __u64 now,
+				 __u32 back)
 {
 	struct queue_key key = {};
 	struct queued_request *q;
@@ -447,11 +448,14 @@ VERIFIED_ALONE int add_to_queued(struct scratch *s, struct connection *c, __u32 
 	if (!s || !c)
 		return 0;
 	key.connection = s->segment.key;
-	key.number = (__u8)(c->queued - 1);
+	key.number = (__u8)(c->queued - 1 - back);
 	q = bpf_map_lookup_elem(&queued_requests, &key);
-	if (q && q->recorded)
-		add_request_bytes(&q->x, &s->segment, s, fresh, now);
-	return 0;
+	if (!q || !q->recorded || before(s->segment.seq, q->start))
+		return 0;
+	add_request_bytes(&q->x, &s->segment, s, fresh, now);
+	if (back || fresh != s->segment.payload_len)
+		q->x.flags |= FLAG_OUT_OF_ORDER;
+	return 1;
 }
 
 /* A request head at the start of the segment. */
@@ -471,7 +475,7 @@ static __always_inline void begin_request(struct __sk_buff *skb, struct segment 
 		enqueue(skb, s, c, now);
 		return;
 	}
-	c->client_is_a = seg->from_a;
+	c->unsure = 0;
 	become_current(c, seg->seq,
 		       bodiless(load_head(skb, seg->payload_off, seg->payload_len, ACCESS_LOAD)));
 	if (!is_recorded(outcome))
@@ -610,11 +614,23 @@ static __always_inline __u32 on_client_data(struct __sk_buff *skb, struct segmen
 	if (m->kind == MESSAGE_TUNNEL ||
 	    (m->kind == MESSAGE_ENDS && !m->length && !before(seg->seq, m->at)))
 		return part; /* of no request */
-	lose_framing(skb, seg, m, &c->client);
-	if (before(seg->seq, m->start) || c->overflow)
-		return part; /* of an earlier request, or of one that is not in the queue */
+	if (lose_framing(skb, seg, m, &c->client)) {
+		c->unsure = 1;
+		if (!pending(c) && !c->overflow)
+			c->x.flags |= FLAG_END_GUESSED;
+	}
+	if (c->overflow)
+		return part; /* its request is not in the queue */
 	if (pending(c)) {
-		add_to_queued(s, c, fresh, now);
+		__u32 back = before(seg->seq, m->start);
+
+		/* Late bytes of a request before the latest. */
+		if (back < pending(c)) {
+			if (!add_to_queued(s, c, fresh, now, back))
+				c->unsure |= back;
+			return part;
+		}
+	} else if (before(seg->seq, m->start)) {
 		return part;
 	}
 	if (!c->recorded && c->phase != PHASE_HEAD)
@@ -778,8 +794,11 @@ static __always_inline bool find_response(struct __sk_buff *skb, const struct se
 			begin_response(seg, c, STATUS_READ, first);
 			return true;
 		}
-		if (!over || !(pending(c) || c->overflow) || !seg->kind.response)
+		if (!over || !(pending(c) || c->overflow))
 			return m->kind != MESSAGE_ENDS || !over;
+		/* Fewer than 7 bytes may be the start of a head. */
+		if (!seg->kind.response && (m->kind != MESSAGE_ENDS || seg->payload_len >= 7))
+			return m->kind != MESSAGE_ENDS;
 		dequeue(s, c);
 	}
 	if (m->kind == MESSAGE_INTERIM)
@@ -864,6 +883,9 @@ static __always_inline __u32 on_server_data(struct __sk_buff *skb, struct segmen
 	x->response_last = now;
 	x->response_bytes += fresh;
 	x->response_packets++;
+	/* Bytes of the next one were taken for its own before its end was known. */
+	if (arrival == ARRIVAL_FILLED && m->kind == MESSAGE_ENDS && is_whole(m, &c->server))
+		x->response_bytes -= (__u32)x->response_bytes - (m->at - m->start);
 	return part;
 }
 
