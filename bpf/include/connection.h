@@ -172,6 +172,7 @@ struct connection {
 	struct stream server;
 	struct message request; /* the latest one */
 	struct message response; /* to the request in x */
+	__u64 ack_ns; /* time of the peer's latest acknowledgement, at a socket */
 	__u64 status_ns; /* time of the first byte in status_line */
 	__u8 status_line[STATUS_LINE]; /* while it is cut by segments */
 	__u8 status_len;
@@ -571,15 +572,15 @@ static __always_inline enum arrival arrive(struct stream *st, __u32 seq, __u32 l
 	return ARRIVAL_AGAIN;
 }
 
-/* The peer has acknowledged all bytes before ack: those that are missing here will not
- * come any more. Whether there are any after start.
+/* Whether the peer has acknowledged bytes that are missing here: they will not come any
+ * more.
  */
-static __always_inline bool misses_acked(struct stream *st, __u32 ack, __u32 start)
+static __always_inline bool misses_acked(struct stream *st, __u32 ack)
 {
 	if (!st->missing || before(ack, st->gap_end))
 		return false;
 	st->missing = 0;
-	return before(start, st->gap_end);
+	return true;
 }
 
 /* The FIN and all bytes before it have passed. */

@@ -142,6 +142,11 @@ VERIFIED_ALONE int scan_head(struct scratch *s, struct message *m, __u32 end)
 		if (len && text8(s, lf - 1) == '\r')
 			len--;
 		m->line = LINE_START;
+		/* An empty line before a request line: section 2.2. */
+		if (!len && !i && m->at == m->start && m->body == BODY_FRAMED) {
+			off = lf + 1;
+			continue;
+		}
 		if (!len && (line == LINE_START || (line == LINE_CR && lf == off)))
 			return lf + 1;
 		if (line == LINE_START && len > CONTENT_LENGTH_NAME)
@@ -150,6 +155,16 @@ VERIFIED_ALONE int scan_head(struct scratch *s, struct message *m, __u32 end)
 	}
 	m->kind = MESSAGE_UNKNOWN;
 	return 0;
+}
+
+/* A message begins with its head at seq. */
+static __always_inline void start_message(struct message *m, __u32 seq, __u8 body)
+{
+	__builtin_memset(m, 0, sizeof(*m));
+	m->kind = MESSAGE_HEAD;
+	m->start = seq;
+	m->at = seq;
+	m->body = body;
 }
 
 /* The head of m has ended before sequence number end. */
@@ -281,7 +296,7 @@ static __always_inline void lose_chunks(struct message *m)
 {
 	m->kind = MESSAGE_TAIL;
 	m->tail = 0;
-	count(COUNTER_CHUNKS_LOST);
+	count(COUNTER_FRAMING_LOST);
 }
 
 struct chunk_bytes {
@@ -304,6 +319,12 @@ VERIFIED_ALONE int read_size_line(struct message *m, struct chunk_bytes *bytes, 
 		used++;
 	}
 	return used;
+}
+
+static __always_inline void lose_head(struct message *m)
+{
+	m->kind = MESSAGE_UNKNOWN;
+	count(COUNTER_FRAMING_LOST);
 }
 
 /* Follows the chunks of m in len bytes of the packet at off, which begin at m->at. */
@@ -396,21 +417,24 @@ static __always_inline bool ends_like_last_chunk(struct __sk_buff *skb, const st
 	       tail[4] == '\n';
 }
 
+/* Whether bytes of m with its framing passed unread, or will not come any more. */
+static __always_inline bool give_up_missing(struct message *m, const struct stream *st)
+{
+	if (m->kind < MESSAGE_STATUS || m->kind > MESSAGE_CHUNKS || !before(m->at, st->next))
+		return false;
+	if (m->kind == MESSAGE_CHUNKS)
+		lose_chunks(m);
+	else
+		lose_head(m);
+	return true;
+}
+
 /* After a segment of m has passed: whether bytes with its framing passed unread. */
 static __always_inline bool lose_framing(struct __sk_buff *skb, const struct segment *seg,
 					 struct message *m, const struct stream *st)
 {
-	bool lost = false;
+	bool lost = !is_in_gap(st, m->at) && give_up_missing(m, st);
 
-	if (m->kind == MESSAGE_HEAD || m->kind == MESSAGE_INTERIM || m->kind == MESSAGE_CHUNKS) {
-		if (!before(m->at, st->next) || is_in_gap(st, m->at))
-			return false;
-		lost = true;
-		if (m->kind == MESSAGE_CHUNKS)
-			lose_chunks(m);
-		else
-			m->kind = MESSAGE_UNKNOWN;
-	}
 	if (m->kind == MESSAGE_TAIL && ends_like_last_chunk(skb, seg)) {
 		m->at = seg->seq + seg->payload_len;
 		m->tail = 1;

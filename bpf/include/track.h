@@ -21,19 +21,6 @@ struct {
 	__type(value, struct partial_head);
 } partial_heads SEC(".maps");
 
-static __always_inline bool is_method(__u64 head)
-{
-	return MATCHES_EXACT(head, 4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) ||
-	       MATCHES_EXACT(head, 5, 'P', 'O', 'S', 'T', ' ', 0, 0, 0) ||
-	       MATCHES_EXACT(head, 4, 'P', 'U', 'T', ' ', 0, 0, 0, 0) ||
-	       MATCHES_EXACT(head, 5, 'H', 'E', 'A', 'D', ' ', 0, 0, 0) ||
-	       MATCHES_EXACT(head, 7, 'D', 'E', 'L', 'E', 'T', 'E', ' ', 0) ||
-	       MATCHES_EXACT(head, 6, 'P', 'A', 'T', 'C', 'H', ' ', 0, 0) ||
-	       MATCHES_EXACT(head, 8, 'O', 'P', 'T', 'I', 'O', 'N', 'S', ' ') ||
-	       MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' ') ||
-	       MATCHES_EXACT(head, 6, 'T', 'R', 'A', 'C', 'E', ' ', 0, 0);
-}
-
 static __always_inline bool is_response(__u64 head)
 {
 	return MATCHES_EXACT(head, 7, 'H', 'T', 'T', 'P', '/', '1', '.', 0);
@@ -79,13 +66,24 @@ static __always_inline void note_retransmit(struct connection *c, const struct s
 	note_far_side(x, from_client, seg->seq, seg->seq + seg->payload_len, now);
 }
 
+/* Length of an empty line before a request line (RFC 9112, section 2.2). */
+static __always_inline __u32 empty_line(__u64 head)
+{
+	return (head & 0xffff) == ('\r' | '\n' << 8) ? 2 : 0;
+}
+
 /* Fills the record of a request that begins in the segment. */
 static __always_inline void start_record(struct __sk_buff *skb, const struct segment *seg,
 					 const struct scratch *s, const struct connection *c,
 					 struct exchange_record *x, __u64 now)
 {
-	__u32 len = seg->payload_len < REQUEST_LINE_MAX ? seg->payload_len : REQUEST_LINE_MAX;
+	__u32 off, len;
 
+	off = seg->payload_off + empty_line(load_head(skb, seg->payload_off, seg->payload_len,
+						      ACCESS_LOAD));
+	len = seg->payload_off + seg->payload_len - off;
+	if (len > REQUEST_LINE_MAX)
+		len = REQUEST_LINE_MAX;
 	__builtin_memset(x, 0, sizeof(*x));
 	set_endpoints(x, seg);
 	x->request_first = now;
@@ -102,11 +100,15 @@ static __always_inline void start_record(struct __sk_buff *skb, const struct seg
 	}
 	BOUND_LENGTH(len, REQUEST_LINE_MAX_BOUND);
 	if (len <= REQUEST_LINE_MAX)
-		bpf_skb_load_bytes(skb, seg->payload_off, x->request_line, len);
+		bpf_skb_load_bytes(skb, off, x->request_line, len);
 }
 
-static __always_inline __u8 bodiless(__u64 head)
+static __always_inline __u8 bodiless(struct __sk_buff *skb, const struct segment *seg)
 {
+	__u64 head = load_head(skb, seg->payload_off, seg->payload_len, ACCESS_LOAD);
+
+	if (empty_line(head))
+		head = load_head(skb, seg->payload_off + 2, seg->payload_len - 2, ACCESS_LOAD);
 	if (MATCHES_EXACT(head, 5, 'H', 'E', 'A', 'D', ' ', 0, 0, 0))
 		return BODILESS_HEAD;
 	if (MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' '))
@@ -123,6 +125,7 @@ static __always_inline void become_current(struct connection *c, __u32 seq, __u8
 	c->status_len = 0;
 	c->strange = 0;
 	c->reports = 0;
+	c->ack_ns = 0;
 	c->recorded = 0;
 	c->phase = PHASE_REQUEST;
 }
@@ -131,11 +134,13 @@ _Static_assert(COUNTER_HEAD_UNPARSABLE - COUNTER_CONTEXT_FOUND ==
 		       OUTCOME_UNPARSABLE - OUTCOME_FOUND,
 	       "each outcome has its counter, in the same order");
 
-static __always_inline void count_outcome(int outcome, bool malformed)
+static __always_inline void count_outcome(int outcome, __u8 marks)
 {
 	count(COUNTER_CONTEXT_FOUND + outcome - OUTCOME_FOUND);
-	if (malformed)
+	if (marks & MARK_MALFORMED)
 		count(COUNTER_CONTEXT_MALFORMED);
+	if (marks & MARK_SEVERAL)
+		count(COUNTER_CONTEXT_SEVERAL);
 }
 
 static __always_inline void set_context(struct exchange_record *x, const struct walk *w)
@@ -145,8 +150,10 @@ static __always_inline void set_context(struct exchange_record *x, const struct 
 	x->format = w->found.format;
 	x->sampling = w->found.sampling;
 	x->header_offset = w->found.offset;
-	if (w->malformed)
+	if (w->marks & MARK_MALFORMED)
 		x->flags |= FLAG_MALFORMED;
+	if (w->marks & MARK_SEVERAL)
+		x->flags |= FLAG_SEVERAL_CONTEXTS;
 }
 
 /* The exchange in c->x becomes the current one's. */
@@ -158,10 +165,17 @@ static __always_inline void record_current(struct connection *c)
 }
 
 /* Deep: stores the walk until the next segment. */
-static __always_inline bool save_partial_head(const struct connection_key *key, struct scratch *s)
+VERIFIED_ALONE int save_partial_head(struct scratch *s)
 {
+	const struct connection_key *key;
 	struct partial_head *found;
 
+	if (!s)
+		return false;
+	s = scratch_as_map_value(s);
+	if (!s)
+		return false;
+	key = &s->segment.key;
 	carry_line(s);
 	/* text starts with the carried line; copy one block */
 	found = bpf_map_lookup_elem(&partial_heads, key);
@@ -244,12 +258,12 @@ static __always_inline bool is_recorded(int outcome)
 	return outcome == OUTCOME_FOUND || outcome == OUTCOME_INCOMPLETE;
 }
 
-static __always_inline void count_request(int outcome, bool malformed)
+static __always_inline void count_request(int outcome, __u8 marks)
 {
 	if (outcome != OUTCOME_UNPARSABLE)
 		count(COUNTER_REQUESTS);
 	if (outcome != OUTCOME_INCOMPLETE)
-		count_outcome(outcome, malformed);
+		count_outcome(outcome, marks);
 }
 
 /* Handles a segment of an untracked connection, unless it begins a request to be
@@ -260,7 +274,7 @@ static __always_inline bool finish_untracked(struct payload_kind b)
 	if (is_recorded(b.outcome))
 		return false;
 	if (b.outcome != NOT_A_REQUEST)
-		count_request(b.outcome, b.malformed);
+		count_request(b.outcome, b.marks);
 	else if (b.response)
 		count(COUNTER_RESPONSE_UNTRACKED);
 	return true;
@@ -277,6 +291,8 @@ static __always_inline void set_socket(struct exchange_record *x, const struct s
 	x->cookie = s->socket.cookie;
 	x->netns = s->socket.netns;
 	x->uid = s->socket.uid;
+	x->cgroup = s->socket.cgroup;
+	x->tgid = s->socket.tgid;
 }
 
 /* Emits the requests in the queue, whose responses will not be seen. */
@@ -361,8 +377,7 @@ VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct conn
 	__builtin_memset(q, 0, sizeof(*q));
 	q->start = s->segment.seq;
 	q->recorded = recorded;
-	q->bodiless = bodiless(load_head(skb, s->segment.payload_off, s->segment.payload_len,
-					 ACCESS_LOAD));
+	q->bodiless = bodiless(skb, &s->segment);
 	if (recorded) {
 		read_options(skb, &s->segment, s);
 		start_record(skb, &s->segment, s, c, &q->x, now);
@@ -411,6 +426,8 @@ VERIFIED_ALONE int dequeue(struct scratch *s, struct connection *c)
 	/* Otherwise the sweep has emitted it. */
 	if (!bpf_map_delete_elem(&queued_requests, &key) && q->recorded)
 		record_current(c);
+	if (c->unsure && c->recorded)
+		c->x.flags |= FLAG_END_GUESSED;
 	return 0;
 }
 
@@ -438,6 +455,20 @@ static __always_inline void add_request_bytes(struct exchange_record *x, const s
 	x->request_packets++;
 }
 
+/* Bytes that overtook a head, or the end of a message, were not counted as its own, or
+ * counted though they are not. Its framing gives the right number.
+ */
+static __always_inline void correct_bytes(struct exchange_record *x, __u64 *bytes,
+					  const struct message *m, const struct stream *st)
+{
+	__s32 wrong = m->at - m->start - (__u32)*bytes;
+
+	if (m->kind != MESSAGE_ENDS || !wrong || !is_whole(m, st))
+		return;
+	*bytes += wrong;
+	x->flags |= FLAG_OUT_OF_ORDER;
+}
+
 /* Adds a segment to the request that is that far back in the queue. */
 VERIFIED_ALONE int add_to_queued(struct scratch *s, struct connection *c, __u32 fresh, __u64 now,
 				 __u32 back)
@@ -455,6 +486,10 @@ VERIFIED_ALONE int add_to_queued(struct scratch *s, struct connection *c, __u32 
 	add_request_bytes(&q->x, &s->segment, s, fresh, now);
 	if (back || fresh != s->segment.payload_len)
 		q->x.flags |= FLAG_OUT_OF_ORDER;
+	if (c->unsure)
+		q->x.flags |= FLAG_END_GUESSED;
+	if (!back)
+		correct_bytes(&q->x, &q->x.request_bytes, &c->request, &c->client);
 	return 1;
 }
 
@@ -465,10 +500,7 @@ static __always_inline void begin_request(struct __sk_buff *skb, struct segment 
 	int outcome = seg->kind.outcome;
 
 	c->last_ns = now; /* before the claim, which the sweep reads first */
-	c->request = (struct message){.kind = MESSAGE_HEAD,
-				      .start = seg->seq,
-				      .at = seg->seq,
-				      .body = BODY_FRAMED};
+	start_message(&c->request, seg->seq, BODY_FRAMED);
 	if (!make_way(seg, c)) {
 		if (outcome == OUTCOME_INCOMPLETE) /* deep: its context cannot be searched */
 			count(COUNTER_DISCARDED);
@@ -476,8 +508,7 @@ static __always_inline void begin_request(struct __sk_buff *skb, struct segment 
 		return;
 	}
 	c->unsure = 0;
-	become_current(c, seg->seq,
-		       bodiless(load_head(skb, seg->payload_off, seg->payload_len, ACCESS_LOAD)));
+	become_current(c, seg->seq, bodiless(skb, seg));
 	if (!is_recorded(outcome))
 		return;
 	read_options(skb, seg, s);
@@ -486,7 +517,7 @@ static __always_inline void begin_request(struct __sk_buff *skb, struct segment 
 		set_context(&c->x, &s->walk);
 		record_current(c);
 		count(COUNTER_STARTED);
-	} else if (save_partial_head(&seg->key, s)) {
+	} else if (save_partial_head(s)) {
 		c->phase = PHASE_HEAD;
 	}
 }
@@ -497,7 +528,7 @@ static __always_inline void end_head(const struct segment *seg, struct connectio
 {
 	if (outcome == OUTCOME_TRUNCATED)
 		outcome = finish_walk(w, OUTCOME_TRUNCATED);
-	count_outcome(outcome, w->malformed);
+	count_outcome(outcome, w->marks);
 	forget_partial_head(&seg->key);
 	c->phase = PHASE_REQUEST;
 	if (outcome == OUTCOME_FOUND) {
@@ -524,7 +555,7 @@ static __always_inline void continue_head(struct __sk_buff *skb, const struct se
 	if (continues) {
 		outcome = parse_chunks(skb, s, seg->payload_off, seg->payload_len);
 		if (outcome == OUTCOME_INCOMPLETE) {
-			if (!save_partial_head(&seg->key, s))
+			if (!save_partial_head(s))
 				c->phase = PHASE_REQUEST;
 			return;
 		}
@@ -559,14 +590,30 @@ static __always_inline bool is_inside(const struct message *m, __u32 seq)
 static __always_inline void classify_rest(struct __sk_buff *skb, struct segment *seg,
 					  struct scratch *s)
 {
-	__u64 head = load_head(skb, seg->payload_off, seg->payload_len, ACCESS_LOAD);
+	__u32 off = seg->payload_off, len = seg->payload_len, skip;
+	__u64 head = load_head(skb, off, len, ACCESS_LOAD);
+	struct payload_kind b = {.outcome = NOT_A_REQUEST, .response = is_response(head)};
+	int start = b.response ? START_DATA : start_of(skb, s, off, len, head);
 
-	seg->kind = (struct payload_kind){.outcome = NOT_A_REQUEST, .response = is_response(head)};
-	if (is_method(head)) {
-		seg->kind.outcome = walk_loaded(skb, s, seg->payload_off, seg->payload_len);
-		seg->kind.request_line = s->walk.request_line;
-		seg->kind.malformed = s->walk.malformed;
+	if (start) {
+		skip = start & START_AFTER_LINE ? 2 : 0;
+		b.outcome = walk_loaded(skb, s, off + skip, len - skip);
+		if (start & START_TOKEN && !has_request_line(&s->walk, b.outcome))
+			b.outcome = NOT_A_REQUEST;
+		b.request_line = s->walk.request_line;
+		b.marks = s->walk.marks;
 	}
+	seg->kind = b;
+}
+
+/* A request is not recorded that came before the latest one: which response is whose is
+ * uncertain.
+ */
+static __always_inline void lose_order(struct connection *c)
+{
+	c->unsure = 1;
+	c->x.flags |= FLAG_END_GUESSED;
+	count(COUNTER_FRAMING_LOST);
 }
 
 /* Payload from the client. Returns the length of the first part that is uniform, to
@@ -583,16 +630,18 @@ static __always_inline __u32 on_client_data(struct __sk_buff *skb, struct segmen
 	part = uniform_part(&c->client, seg->seq, len);
 	if (is_seen(&c->client, seg->seq)) {
 		seg->payload_len = part;
+		if (before(seg->seq, c->client_start))
+			lose_order(c); /* overtaken by the first segment seen */
 		on_seen_bytes(seg, c, true, now);
 		return part;
 	}
-	if (misses_acked(&c->server, seg->ack, c->request_start) && is_open(c) &&
-	    !is_whole(&c->response, &c->server))
-		c->x.flags |= FLAG_PACKETS_MISSING;
-	if (c->phase == PHASE_HEAD && m->kind != MESSAGE_TUNNEL) {
-		continue_head(skb, seg, s, c, seg->seq == c->client.next);
-	} else if (seg->kind.outcome != NOT_A_REQUEST && m->kind != MESSAGE_TUNNEL &&
-		   !is_inside(m, seg->seq)) {
+	if (misses_acked(&c->server, seg->ack)) {
+		give_up_missing(&c->response, &c->server);
+		if (is_open(c) && !is_whole(&c->response, &c->server))
+			c->x.flags |= FLAG_PACKETS_MISSING;
+	}
+	if (seg->kind.outcome != NOT_A_REQUEST && m->kind != MESSAGE_TUNNEL &&
+	    c->phase != PHASE_HEAD && (!is_inside(m, seg->seq) || before(seg->seq, m->start))) {
 		int outcome = seg->kind.outcome;
 
 		/* Without a complete request line this is more likely the body of a request that
@@ -600,12 +649,18 @@ static __always_inline __u32 on_client_data(struct __sk_buff *skb, struct segmen
 		 */
 		if (c->phase == PHASE_REQUEST && m->kind != MESSAGE_ENDS && !seg->kind.request_line)
 			outcome = OUTCOME_UNPARSABLE;
-		count_request(outcome, seg->kind.malformed);
+		count_request(outcome, seg->kind.marks);
 		begins = outcome != OUTCOME_UNPARSABLE;
+		if (begins && m->kind != MESSAGE_NONE && before(seg->seq, m->start) &&
+		    expects_more(c)) {
+			/* A later one was taken before it. */
+			begins = false;
+			lose_order(c);
+		}
 	}
 	if (begins)
 		begin_request(skb, seg, s, c, now);
-	if (is_inside(m, seg->seq))
+	if (is_inside(m, seg->seq) && !before(seg->seq, m->start))
 		part = follow(skb, s, m, seg->payload_off, part);
 	seg->payload_len = part;
 	arrival = arrive(&c->client, seg->seq, part, &fresh);
@@ -646,6 +701,7 @@ static __always_inline __u32 on_client_data(struct __sk_buff *skb, struct segmen
 	if (arrival != ARRIVAL_IN_ORDER)
 		c->x.flags |= FLAG_OUT_OF_ORDER;
 	add_request_bytes(&c->x, seg, s, fresh, now);
+	correct_bytes(&c->x, &c->x.request_bytes, m, &c->client);
 	return part;
 }
 
@@ -672,15 +728,18 @@ enum status_result {
 };
 
 /* Reads the status line at the start of the segment, or what is left of one. */
-static __always_inline enum status_result read_status_line(struct __sk_buff *skb,
-							   const struct segment *seg,
-							   struct connection *c)
+VERIFIED_ALONE int read_status_line(struct __sk_buff *skb, struct scratch *s, struct connection *c)
 {
 	const __u64 magic = WORD('H', 'T', 'T', 'P', '/', '1', '.', 0);
-	__u32 have = c->status_len, n;
-	__u8 bytes[16] = {};
 	__u64 head, mask = ~0ULL >> 8;
+	const struct segment *seg;
+	__u8 bytes[16] = {};
+	__u32 have, n;
 
+	if (!s || !c)
+		return STATUS_NONE;
+	seg = &s->segment;
+	have = c->status_len;
 	if (have >= STATUS_LINE)
 		have = 0;
 	n = STATUS_LINE - have;
@@ -719,8 +778,11 @@ static __always_inline bool answers_request(const struct segment *seg, struct co
 	if (!before(c->client.next + 1, seg->ack))
 		return true;
 	c->x.flags |= FLAG_PACKETS_MISSING;
-	if (pending(c) || !is_whole(&c->request, &c->client))
+	if (pending(c) || !is_whole(&c->request, &c->client)) {
+		resync_at(&c->client, seg->ack);
+		c->unsure |= give_up_missing(&c->request, &c->client);
 		return true;
+	}
 	if (c->recorded)
 		emit(c, c->claim, 0);
 	c->phase = PHASE_IDLE;
@@ -740,12 +802,14 @@ static __always_inline void begin_response(const struct segment *seg, struct con
 
 	if (result == STATUS_READ)
 		status = read_status(c->status_line);
+	if (!status)
+		result = STATUS_NONE;
 	c->status_len = 0;
 	c->strange = 0;
-	*m = (struct message){.kind = MESSAGE_HEAD,
-			      .start = seg->seq - cut,
-			      .at = seg->seq,
-			      .line = cut ? LINE_MIDDLE : LINE_START};
+	start_message(m, seg->seq, BODY_TO_CLOSE);
+	m->start -= cut;
+	if (cut)
+		m->line = LINE_MIDDLE;
 	if (is_interim(status)) {
 		m->kind = MESSAGE_INTERIM;
 		x->flags |= FLAG_INTERIM;
@@ -788,7 +852,7 @@ static __always_inline bool find_response(struct __sk_buff *skb, const struct se
 			__u64 first = c->x.response_first;
 
 			c->status_len = 0;
-			if (read_status_line(skb, seg, c) != STATUS_READ)
+			if (read_status_line(skb, s, c) != STATUS_READ)
 				return true;
 			m->kind = MESSAGE_NONE;
 			begin_response(seg, c, STATUS_READ, first);
@@ -805,6 +869,8 @@ static __always_inline bool find_response(struct __sk_buff *skb, const struct se
 		return true;
 	if (!answers_request(seg, c))
 		return false;
+	if (!in_order && m->kind == MESSAGE_STATUS)
+		m->kind = MESSAGE_NONE; /* its rest is not read */
 	if (!in_order && !seg->kind.response) {
 		/* Bytes before it are missing, perhaps the head. */
 		c->phase = PHASE_RESPONSE;
@@ -816,13 +882,14 @@ static __always_inline bool find_response(struct __sk_buff *skb, const struct se
 	}
 	if (m->kind != MESSAGE_STATUS)
 		c->status_len = 0;
-	result = read_status_line(skb, seg, c);
+	result = read_status_line(skb, s, c);
 	if (result == STATUS_CUT) {
 		if (m->kind != MESSAGE_STATUS) {
 			m->kind = MESSAGE_STATUS;
 			m->start = seg->seq;
 			c->status_ns = now;
 		}
+		m->at = seg->seq + seg->payload_len;
 		return true;
 	}
 	begin_response(seg, c, result, now);
@@ -845,12 +912,13 @@ static __always_inline __u32 on_server_data(struct __sk_buff *skb, struct segmen
 		on_seen_bytes(seg, c, false, now);
 		return part;
 	}
-	if (misses_acked(&c->client, seg->ack, c->request.start) && is_open(c) && !pending(c))
-		x->flags |= FLAG_PACKETS_MISSING;
+	if (misses_acked(&c->client, seg->ack)) {
+		c->unsure |= give_up_missing(&c->request, &c->client);
+		if (is_open(c) && before(c->request_start, c->client.gap_end))
+			x->flags |= FLAG_PACKETS_MISSING;
+	}
 	if (seg->kind.outcome != NOT_A_REQUEST)
 		count(COUNTER_REQUEST_IN_RESPONSE);
-	if (c->phase == PHASE_HEAD)
-		continue_head(skb, seg, s, c, false);
 	if (is_open(c))
 		own = find_response(skb, seg, s, c, now);
 	if (own && (m->kind == MESSAGE_INTERIM || c->phase == PHASE_RESPONSE))
@@ -864,9 +932,13 @@ static __always_inline __u32 on_server_data(struct __sk_buff *skb, struct segmen
 			count(COUNTER_LATE);
 		return part;
 	}
-	lose_framing(skb, seg, m, &c->server);
+	if (lose_framing(skb, seg, m, &c->server) && c->phase == PHASE_REQUEST)
+		begin_response(seg, c, STATUS_NONE, now);
 	if (c->phase != PHASE_RESPONSE)
 		return part; /* interim, or the start of a status line */
+	/* It may contain the responses to requests that wait. */
+	if (m->kind >= MESSAGE_TAIL && m->kind != MESSAGE_ENDS)
+		c->unsure = 1;
 	if (!c->recorded) {
 		if (!pending(c) && !c->overflow)
 			c->phase = PHASE_IDLE;
@@ -883,9 +955,7 @@ static __always_inline __u32 on_server_data(struct __sk_buff *skb, struct segmen
 	x->response_last = now;
 	x->response_bytes += fresh;
 	x->response_packets++;
-	/* Bytes of the next one were taken for its own before its end was known. */
-	if (arrival == ARRIVAL_FILLED && m->kind == MESSAGE_ENDS && is_whole(m, &c->server))
-		x->response_bytes -= (__u32)x->response_bytes - (m->at - m->start);
+	correct_bytes(x, &x->response_bytes, m, &c->server);
 	return part;
 }
 
@@ -921,10 +991,16 @@ static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, s
 	struct payload_kind b = {.outcome = NOT_A_REQUEST, .response = is_response(head)};
 	__u32 slot = cache_slot(seq_ack >> 32);
 
-	if (!b.response && is_method(head)) {
-		b.outcome = walk_head(skb, s, off, payload_len, access);
+	int start = b.response ? START_DATA : start_of(skb, s, off, payload_len, head);
+
+	if (start) {
+		__u32 skip = start & START_AFTER_LINE ? 2 : 0;
+
+		b.outcome = walk_head(skb, s, off + skip, payload_len - skip, access);
+		if (start & START_TOKEN && !has_request_line(&s->walk, b.outcome))
+			b.outcome = NOT_A_REQUEST;
 		b.request_line = s->walk.request_line;
-		b.malformed = s->walk.malformed;
+		b.marks = s->walk.marks;
 		if (b.outcome == OUTCOME_INCOMPLETE)
 			return b;
 		if (b.outcome == OUTCOME_FOUND)
@@ -952,7 +1028,7 @@ static __always_inline void classify_payload(struct __sk_buff *skb, struct segme
 	}
 	seg->kind = k->kind;
 	s->walk.request_line = k->kind.request_line;
-	s->walk.malformed = k->kind.malformed;
+	s->walk.marks = k->kind.marks;
 	if (seg->kind.outcome == OUTCOME_FOUND)
 		s->walk.found = s->cached_contexts[slot];
 }
@@ -1044,8 +1120,8 @@ static __always_inline bool skip_untracked(struct __sk_buff *skb, const struct f
 }
 
 /* The connection ends: emits what is open, and deletes it. */
-static __always_inline void end_connection(const struct segment *seg, struct connection *c,
-					   __u32 *tracked, __u32 reset)
+static COLD int end_connection(const struct segment *seg, struct connection *c, __u32 *tracked,
+			       __u32 reset)
 {
 	if (is_open(c))
 		emit(c, c->claim, flags_at_end(c, reset));
@@ -1055,19 +1131,17 @@ static __always_inline void end_connection(const struct segment *seg, struct con
 		count(COUNTER_DISCARDED);
 	forget_partial_head(&seg->key);
 	set_tracked(c, tracked, 0);
+	return bpf_map_delete_elem(&connections, &seg->key);
 }
 
 /* A new connection: keep its option, drop an older connection with the same key. */
-static __always_inline struct connection *on_syn(struct __sk_buff *skb, const struct segment *seg,
-						 struct scratch *s, struct connection *c,
-						 __u32 *tracked)
+static COLD struct connection *on_syn(struct __sk_buff *skb, const struct segment *seg,
+				      struct scratch *s, struct connection *c, __u32 *tracked)
 {
 	if (c && seg->seq + 1 == c->client_start)
 		return c; /* a copy of the connection's SYN */
-	if (c) {
+	if (c)
 		end_connection(seg, c, tracked, 0);
-		bpf_map_delete_elem(&connections, &seg->key);
-	}
 	if (!read_options(skb, seg, s))
 		return NULL;
 	c = new_connection(seg, s);
@@ -1101,6 +1175,24 @@ static __always_inline void on_fin(const struct segment *seg, struct connection 
 	st->fin_seq = c->tracked ? end : st->next;
 }
 
+/* Deep: a segment while the search for the context goes on. */
+VERIFIED_ALONE int search_on(struct __sk_buff *skb, struct scratch *s, struct connection *c)
+{
+	const struct segment *seg;
+	bool from_client;
+
+	if (!s || !c)
+		return 0;
+	s = scratch_as_map_value(s);
+	if (!s)
+		return 0;
+	seg = &s->segment;
+	from_client = seg->from_a == c->client_is_a;
+	if (!is_seen(from_client ? &c->client : &c->server, seg->seq))
+		continue_head(skb, seg, s, c, from_client && seg->seq == c->client.next);
+	return 0;
+}
+
 /* Applies the first part of a segment with payload to its connection. Returns the length
  * of the part.
  */
@@ -1112,11 +1204,6 @@ VERIFIED_ALONE int track_part(struct __sk_buff *skb, struct scratch *s, struct c
 
 	if (!s || !c)
 		return 0;
-	if (deep) {
-		s = scratch_as_map_value(s);
-		if (!s)
-			return 0;
-	}
 	seg = &s->segment;
 	now = bpf_ktime_get_ns();
 	if (seg->from_a == c->client_is_a)
@@ -1139,7 +1226,11 @@ static __always_inline void on_payload(struct __sk_buff *skb, struct segment *se
 	if (!c->tracked)
 		resync(c, seg);
 	for (int i = 0; i < PARTS_MAX; i++) {
-		__u32 part = track_part(skb, s, c);
+		__u32 part;
+
+		if (deep && c->phase == PHASE_HEAD)
+			search_on(skb, s, c);
+		part = track_part(skb, s, c);
 
 		seg->payload_off += part;
 		seg->seq += part;
@@ -1207,7 +1298,6 @@ static __always_inline int track_segment(struct __sk_buff *skb, struct scratch *
 		on_fin(seg, c, end);
 	if (seg->flags & TCP_RST || has_ended(c)) {
 		end_connection(seg, c, tracked, seg->flags & TCP_RST ? FLAG_RESET : 0);
-		bpf_map_delete_elem(&connections, &seg->key);
 		return 0;
 	}
 	set_tracked(c, tracked, expects_more(c));

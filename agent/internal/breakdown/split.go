@@ -91,7 +91,9 @@ func (h *Hop) addSending(first waypoint) {
 	client, _ := h.ends()
 	h.Total += took
 	h.shift[first.node] += took
-	h.add([]step{{layer: observe.Application, location: client.service}}, Request, first.name+" writes the request", waypoint{at: written, node: first.node}, took)
+	if s := h.add([]step{{layer: observe.Application, location: client.service}}, Request, first.name+" writes the request", waypoint{at: written, node: first.node}, took); s != nil {
+		s.sending = true
+	}
 }
 
 // addCrossing adds the time between the nodes, of request and response together:
@@ -218,16 +220,24 @@ func (p *path) addHandling(server end) {
 	some := stepsBetween(p.out, r.position, positions)
 	some = append(some, step{layer: observe.Application, location: server.service})
 	some = append(some, stepsBetween(p.back, 0, a.position)...)
-	name := server.service
+	name := server.service.name
 	if p.hop.Receiver != nil {
 		name = owner(p.hop.Receiver.Point)
 	}
 	from := r
 	for _, child := range p.hop.Children {
 		if c := child.clientPeriod(); child.OnCriticalPath {
-			p.hop.add(some, Both, name, from, int64(max(c.start, from.at)-from.at))
+			p.addHandled(some, name, from, int64(max(c.start, from.at)-from.at), child)
 			from.at = max(from.at, c.end)
 		}
 	}
-	p.hop.add(some, Both, name, from, int64(max(a.at, from.at)-from.at))
+	p.addHandled(some, name, from, int64(max(a.at, from.at)-from.at), nil)
+}
+
+// addHandled adds a segment of the handling. before is the child whose request it ends
+// with, nil for the response.
+func (p *path) addHandled(some []step, name string, from waypoint, time int64, before *Hop) {
+	if s := p.hop.add(some, Both, name, from, time); s != nil {
+		s.handling, s.before = true, before
+	}
 }

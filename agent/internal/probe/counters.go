@@ -30,6 +30,7 @@ var captureCounters = [...]metric{
 	bpf.CaptureCounterCOUNTER_HEAD_TRUNCATED:      newMetric("layertrace_heads_truncated_total", "Requests without a trace context in the searched window, whose head exceeds it."),
 	bpf.CaptureCounterCOUNTER_HEAD_UNPARSABLE:     newMetric("layertrace_heads_unparsable_total", "Segments that begin like a request but have no HTTP/1 request line."),
 	bpf.CaptureCounterCOUNTER_CONTEXT_MALFORMED:   newMetric("layertrace_contexts_malformed_total", "Requests with a malformed trace header."),
+	bpf.CaptureCounterCOUNTER_CONTEXT_SEVERAL:     newMetric("layertrace_contexts_several_total", "Requests with trace contexts of different IDs (choose with context-format)."),
 	bpf.CaptureCounterCOUNTER_RESPONSE_UNTRACKED:  newMetric("layertrace_responses_untracked_total", "Responses on connections without a tracked request."),
 	bpf.CaptureCounterCOUNTER_REQUEST_IN_RESPONSE: newMetric("layertrace_requests_in_response_total", "Segments of a server that begin like a request, treated as data."),
 	bpf.CaptureCounterCOUNTER_PIPELINED:           newMetric("layertrace_requests_pipelined_total", "Requests followed by another one before their response."),
@@ -52,7 +53,7 @@ var captureCounters = [...]metric{
 	bpf.CaptureCounterCOUNTER_INCOMPLETE:          newMetric("layertrace_exchanges_incomplete_total", "Exchanges whose connection ended before their response did by its framing, with the flag incomplete."),
 	bpf.CaptureCounterCOUNTER_OPEN_REPORT:         newMetric("layertrace_exchanges_open_reports_total", "Preliminary reports of exchanges that have been open for longer than open-span-after, with the flag still_open."),
 	bpf.CaptureCounterCOUNTER_QUEUE_FULL:          newMetric("layertrace_requests_queue_full_total", "Pipelined requests that are not recorded because too many on their connection, or on the node, wait for a response."),
-	bpf.CaptureCounterCOUNTER_CHUNKS_LOST:         newMetric("layertrace_chunks_lost_total", "Chunked messages whose chunks could not be followed to the end (bytes were missing, or more than 64 chunks were in a segment): their end is guessed."),
+	bpf.CaptureCounterCOUNTER_FRAMING_LOST:        newMetric("layertrace_framing_lost_total", "Messages whose head or chunks could not be followed (their segments passed in another order, or more than 64 chunks were in one): their end is guessed, and pipelined requests after them may not be seen."),
 }
 
 // optionCounters has a metric for each counter of the programs that write options.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -550,7 +551,7 @@ func TestFindNothing(t *testing.T) {
 func TestNoCgroupOfPods(t *testing.T) {
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	auto := Options{SocketCgroups: []string{SocketCgroupAuto}, Log: log}
+	auto := Options{SocketCgroups: []string{SocketCgroupAuto}, Log: log, Cluster: true}
 	if auto.resolveSocketCgroups([]string{t.TempDir()}); auto.SocketCgroups != nil {
 		t.Errorf("got %v", auto.SocketCgroups)
 	}
@@ -563,5 +564,104 @@ func TestNoCgroupOfPods(t *testing.T) {
 	o := Options{SocketCgroups: []string{named}, Log: log}
 	if o.resolveSocketCgroups(nil); !slices.Equal(o.SocketCgroups, []string{named}) {
 		t.Errorf("named %v, got %v", named, o.SocketCgroups)
+	}
+}
+
+// The time for which a peer does not read counts as stalled at the socket that sends:
+// of a response and of a request. The time that a sender does not write is none.
+func TestStalled(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	k := newLoopback(t)
+	body := strings.Repeat("x", 3<<20)
+	response := fmt.Sprintf("HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n", len(body)) + body
+	upload := fmt.Sprintf("POST / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\ncontent-length: %d\r\n\r\n", traceID(0), spanID(0), len(body)) + body
+	const pause = 300 * time.Millisecond
+
+	t.Run("response", func(t *testing.T) {
+		client, server := connect(t)
+		send(t, client, server, tracedRequest(0))
+		low, high := stall(t, server, client, response, pause)
+		checkStalled(t, k, false, low, high)
+	})
+	t.Run("request", func(t *testing.T) {
+		client, server := connect(t)
+		low, high := stall(t, client, server, upload, pause)
+		send(t, server, client, ok200)
+		checkStalled(t, k, true, low, high)
+	})
+	t.Run("sender pauses", func(t *testing.T) {
+		client, server := connect(t)
+		send(t, client, server, tracedRequest(0))
+		send(t, server, client, response[:len(response)/2])
+		until := monotonic(t) + uint64(pause)
+		poll(t, "the pause is over", func() bool { return monotonic(t) >= until })
+		send(t, server, client, response[len(response)/2:])
+		checkStalled(t, k, false, 0, uint64(pause)/10)
+	})
+}
+
+// stall sends a message whose receiver begins to read it when the sender has been stuck
+// for a time. It returns bounds of that time in ns, by the clock of this process.
+func stall(t *testing.T, from, to *net.TCPConn, message string, pause time.Duration) (low, high uint64) {
+	t.Helper()
+	begin := monotonic(t)
+	written := make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(from, message)
+		written <- err
+	}()
+	stuck := uint64(0)
+	poll(t, "the window is closed, and the pause is over", func() bool {
+		if info := tcpInfo(t, from); info.Unacked != 0 || info.Notsent_bytes == 0 {
+			return false
+		}
+		if stuck == 0 {
+			stuck = monotonic(t)
+		}
+		return monotonic(t) >= stuck+uint64(pause)
+	})
+	low = monotonic(t) - stuck
+	_, err := io.ReadFull(to, make([]byte, len(message)))
+	must(t, err)
+	must(t, <-written)
+	return low, monotonic(t) - begin
+}
+
+func checkStalled(t *testing.T, k *kernel, atClient bool, low, high uint64) {
+	t.Helper()
+	for _, x := range k.exchanges() {
+		got, other := x.Response.Stalled, x.Request.Stalled
+		if x.Socket.Client {
+			got, other = other, got
+		}
+		wantLow, wantHigh := low, high
+		if x.Socket.Client != atClient {
+			wantLow, wantHigh = 0, 0
+		}
+		if got < wantLow || got > wantHigh || other != 0 {
+			t.Errorf("client %v: stalled for %d ns, want %d to %d; the message that came in: %d", x.Socket.Client, got, wantLow, wantHigh, other)
+		}
+	}
+}
+
+// Without pods all processes of a machine are captured, in a cluster none.
+func TestRootCgroup(t *testing.T) {
+	mount := filepath.Dir(newCgroup(t))
+	for name, test := range map[string]struct {
+		cluster bool
+		mounts  []string
+		want    []string
+	}{
+		"machine":             {false, []string{t.TempDir(), mount}, []string{mount}},
+		"cluster":             {true, []string{mount}, nil},
+		"cgroup namespace":    {false, []string{newCgroup(t)}, nil},
+		"no cgroup version 2": {false, []string{t.TempDir()}, nil},
+	} {
+		o := Options{SocketCgroups: []string{SocketCgroupAuto}, Log: slog.New(slog.DiscardHandler), Cluster: test.cluster}
+		if o.resolveSocketCgroups(test.mounts); !slices.Equal(o.SocketCgroups, test.want) {
+			t.Errorf("%s: %v, want %v", name, o.SocketCgroups, test.want)
+		}
 	}
 }

@@ -51,7 +51,7 @@ var Variants = []Variant{
 		change: func(s *lab.Setup) { s.NoPNIC = map[int]bool{3: true} }},
 	{Name: "parallel64", What: "load on 64 connections in parallel", Connections: 64, Rate: 80},
 	{Name: "loss", What: "only lost and reordered packets, so that all have retransmissions",
-		Kinds: []faults.Kind{faults.RelayLoss, faults.RelayReorder, faults.NoFault}},
+		Kinds: []faults.Kind{faults.RelayLoss, faults.RelayReorder, faults.RetransmissionStorm, faults.NoFault}},
 }
 
 // ParseVariant returns the variant with a name.
