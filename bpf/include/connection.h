@@ -3,53 +3,69 @@
  *
  * State of a connection
  * ---------------------
- * phase                  the exchange that is being recorded
+ * phase                  the current request: the oldest one whose response has not ended
  *   IDLE                 none
  *   HEAD                 deep only: its head continues in a later segment
- *   REQUEST              context found, no final response yet
+ *   REQUEST              no final response yet
  *   RESPONSE             its final response has begun
+ * recorded               1: it is sampled, and its exchange is in x
  * claim                  number of the exchange << 1 | emitted. Packet programs and
  *                        sweep run concurrently: emit() sets the lowest bit by
  *                        compare-and-swap, so one of them emits. A new connection
  *                        has 1: nothing to emit.
- * awaiting_response      1: a request that is not recorded (unsampled, no context)
- *                        has no response yet
- * pipelined_responses    responses still to come for requests before the latest one
- * in_pipelined_response  1: the bytes passing now belong to one of those
+ * request                framing of the latest request, which is the current one if none
+ *                        waits
+ * response               framing of the response to the current request
+ * queued - answered      requests that wait for the response to an earlier one: in the map
+ *                        queued_requests, by their number
+ * overflow               requests after those, for which the queue had no room; 255: not
+ *                        known how many
+ * unsure                 1: requests or responses may have passed unseen; exchanges get
+ *                        FLAG_END_GUESSED until a request finds nothing open
+ * strange                1: the server has sent bytes that are no response to the current
+ *                        request
  * tracked                1: counted in tracked_connections, i.e. later segments must
  *                        look up the connection. Always equals expects_more(),
- *                        except that the sweep clears it on emitted, idle ones
+ *                        except that the sweep clears it when it forgets the connection
  * client, server         sequence numbers at the capture point
  * driver_client, _server sequence numbers handed to the driver, at an interface
- * client_is_a            the side that sent the latest request
+ * client_is_a            the side that sends the requests
  *
  * Events (functions in track.h; sweep in capture.bpf.c)
  * -----------------------------------------------------
- * request head       close_previous(): awaiting_response -> pipelined_responses + 1;
- * (begin_request)    REQUEST -> emit with FLAG_PIPELINED, pipelined_responses + 1;
- *                    RESPONSE -> emit; then IDLE. Depending on the head:
- *                    sampled context -> REQUEST and the next claim;
- *                    incomplete (deep) -> HEAD; anything else -> awaiting_response
- * more client data   HEAD: continue_head(): as for a request head; a gap ends the
- * (on_client_data)   search. REQUEST: added to the request. RESPONSE: in order it is
- *                    added to the request, else ignored. Emitted: COUNTER_LATE
- * response head      HEAD: the search ends first, as above.
- * (begin_response)   1xx (not 101): FLAG_INTERIM, nothing else.
- *                    pipelined_responses > 0: that - 1, in_pipelined_response = 1.
- *                    Else both waiting flags = 0, REQUEST -> RESPONSE
- * more server data   ignored while in_pipelined_response or pipelined_responses;
- * (on_server_data)   IDLE: awaiting_response = 0. RESPONSE: added to the response.
- *                    Emitted: COUNTER_LATE
- * SYN (on_syn)       an open exchange is emitted, the connection deleted; a new one
- *                    is stored only to keep the SYN's TCP option
- * FIN                the second one: emit if open, untrack, delete. The first one
- * (on_fin_or_rst)    changes no state: segments sent earlier may still follow
- * RST                emit if open (REQUEST: FLAG_RESET), untrack, delete
- * sweep              idle in REQUEST for request_idle: emit with FLAG_IDLE; idle in
- *                    RESPONSE for response_idle: emit; for UNTRACK_AFTER times that:
- *                    untrack. The phase stays; the next request starts over,
- *                    after resync() of the sequence numbers
- * LRU eviction       the exchange is lost; user space derives how many
+ * A segment is taken apart where a message ends in it, and where it is partly a
+ * retransmission; each part is an event of its own.
+ *
+ * request head       make_way(): the current response has ended, or is of unknown length:
+ * (begin_request)    emit, IDLE. The client acknowledges bytes that did not pass here: emit
+ *                    with FLAG_PACKETS_MISSING, empty the queue, IDLE. Else the new request
+ *                    is put into the queue, and both get FLAG_PIPELINED. Otherwise it
+ *                    becomes current: REQUEST, with a sampled context the next claim;
+ *                    incomplete (deep): HEAD
+ * more client data   HEAD: continue_head(), a gap ends the search. Inside the latest
+ * (on_client_data)   request by its framing, or of unknown framing: added to it. After its
+ *                    end: of no request. Emitted: COUNTER_LATE
+ * response head      HEAD: the search ends first, as above. After the end of the current
+ * (find_response,    response: dequeue() emits it and makes the next request current.
+ *  begin_response)   Does not acknowledge the first byte of the current request: of no
+ *                    request. Acknowledges bytes after it that did not pass here: emit with
+ *                    FLAG_PACKETS_MISSING, IDLE. 1xx (not 101): FLAG_INTERIM, nothing else.
+ *                    101, 2xx to CONNECT: FLAG_UPGRADED, what follows is of no request.
+ *                    Else RESPONSE; a request that is not recorded: IDLE, if none waits
+ * more server data   RESPONSE: added to the response, up to its end by its framing; the
+ * (on_server_data)   exchange is complete, but not emitted yet: transmit times, reads and
+ *                    acknowledgements follow. Emitted: COUNTER_LATE
+ * SYN (on_syn)       a copy of the connection's own: nothing. Else what is open is emitted,
+ *                    the connection deleted; a new one is stored to keep the SYN's TCP
+ *                    option, or for a request on the SYN
+ * FIN (has_ended)    both have passed, and all bytes before them or a complete exchange:
+ *                    emit what is open (unfinished: FLAG_INCOMPLETE), delete
+ * RST                the same, with FLAG_RESET if the exchange is not complete
+ * sweep              complete and idle for response_idle: emit. End not known, for
+ *                    unframed_idle: emit with FLAG_END_GUESSED. Else idle for request_idle:
+ *                    emit with FLAG_IDLE. Above the budget: the idlest with FLAG_EVICTED.
+ *                    The phase stays; after FORGET_AFTER times response_idle the
+ *                    connection is deleted. Open for long: a copy with FLAG_STILL_OPEN
  */
 #ifndef LAYERTRACE_CONNECTION_H
 #define LAYERTRACE_CONNECTION_H
@@ -170,27 +186,27 @@ struct connection {
 	__u64 last_ns;
 	struct stream client;
 	struct stream server;
-	struct message request; /* the latest one */
-	struct message response; /* to the request in x */
-	__u64 ack_ns; /* time of the peer's latest acknowledgement, at a socket */
-	__u64 status_ns; /* time of the first byte in status_line */
+	struct message request;	       /* the latest one */
+	struct message response;       /* to the request in x */
+	__u64 ack_ns;		       /* time of the peer's latest acknowledgement, at a socket */
+	__u64 status_ns;	       /* time of the first byte in status_line */
 	__u8 status_line[STATUS_LINE]; /* while it is cut by segments */
 	__u8 status_len;
 	__u8 client_is_a;
 	__u8 phase;
-	__u8 recorded; /* 0: the current request is not recorded */
-	__u8 bodiless; /* enum bodiless */
-	__u8 queued;   /* requests put into the queue; modulo 256, like answered */
-	__u8 answered; /* requests taken from it */
-	__u8 overflow; /* requests after those, not in the queue: it is full */
-	__u8 strange;  /* the server sent bytes that belong to no request */
-	__u8 reports;  /* set of enum report, sent while it was open */
+	__u8 recorded;	     /* 0: the current request is not recorded */
+	__u8 bodiless;	     /* enum bodiless */
+	__u8 queued;	     /* requests put into the queue; modulo 256, like answered */
+	__u8 answered;	     /* requests taken from it */
+	__u8 overflow;	     /* requests after those, not in the queue: it is full */
+	__u8 strange;	     /* the server sent bytes that belong to no request */
+	__u8 reports;	     /* set of enum report, sent while it was open */
 	__u8 syn_option_len; /* length of the connection ID in the SYN's option */
-	__u8 unsure;   /* requests may have passed unseen since the last turn */
+	__u8 unsure;	     /* requests may have passed unseen since the last turn */
 	__u8 syn_connection_id[8];
-	__u32 tracked;		     /* counted in tracked_connections */
-	__u32 client_start;	     /* sequence number of the first byte that the client sent */
-	__u32 request_start;	     /* of the first byte of the request in x */
+	__u32 tracked;	     /* counted in tracked_connections */
+	__u32 client_start;  /* sequence number of the first byte that the client sent */
+	__u32 request_start; /* of the first byte of the request in x */
 	__u32 pad2;
 	struct stream driver_client; /* bytes handed to the interface's driver */
 	struct stream driver_server;

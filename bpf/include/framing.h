@@ -52,8 +52,7 @@ static __always_inline bool may_be_framing_line(const struct scratch *s, __u32 o
 }
 
 /* Reads the decimal number in [off, end) into *to; false if it is none. */
-static __always_inline bool read_content_length(struct scratch *s, __u32 off, __u32 end,
-						__u64 *to)
+static __always_inline bool read_content_length(struct scratch *s, __u32 off, __u32 end, __u64 *to)
 {
 	__u64 value = 0;
 
@@ -114,6 +113,42 @@ static __always_inline void keep_cut_line(struct scratch *s, struct message *m, 
 	m->line = LINE_START;
 }
 
+/* A block is skipped at once if it has no control character. */
+#define HEAD_BLOCK 64
+
+/* Offset of the first block in [off, end) that may contain LF. */
+VERIFIED_ALONE int skip_blocks(struct scratch *s, __u32 off, __u32 end)
+{
+	if (!s)
+		return off;
+	for (int i = 0; i < TEXT_SIZE / HEAD_BLOCK; i++) {
+		const __u8 *p = text_at(s, off);
+		__u64 found = 0;
+
+		if (off + HEAD_BLOCK > end)
+			break;
+#pragma unroll
+		for (int j = 0; j < HEAD_BLOCK; j += 8)
+			found |= *(const __u64 *)(p + j) - EACH(' ');
+		if (found & HIGH1)
+			break;
+		off += HEAD_BLOCK;
+	}
+	return off;
+}
+
+/* Offset of the LF that ends the line at off, or -1. Most lines are short. */
+static __always_inline int find_line_end(struct scratch *s, __u32 off, __u32 end)
+{
+	__u32 near = off + HEAD_BLOCK;
+	int lf;
+
+	if (near >= end)
+		return find_lf(s, off, end);
+	lf = find_lf(s, off, near);
+	return lf < 0 ? find_lf(s, skip_blocks(s, near, end), end) : lf;
+}
+
 /* Scans the lines in text, [0, end), which continue the head of m. Returns the offset
  * of the head's end, or 0 if it continues.
  */
@@ -124,7 +159,7 @@ VERIFIED_ALONE int scan_head(struct scratch *s, struct message *m, __u32 end)
 	if (!s || !m)
 		return 0;
 	for (int i = 0; i < FRAMING_LINES; i++) {
-		int lf = find_lf(s, off, end);
+		int lf = find_line_end(s, off, end);
 		__u8 line = m->line;
 		__u32 len;
 

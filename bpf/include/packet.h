@@ -51,9 +51,10 @@ struct tcp_header {
 	__be16 urgent;
 };
 
-/* The benchmark repeats one packet and redefines this to make each run a new segment. */
+/* The benchmark repeats one packet and redefines these to make each run a new segment. */
 #ifndef SEQUENCE_NUMBER
 #define SEQUENCE_NUMBER(tcp) bpf_ntohl((tcp).seq)
+#define ACKNOWLEDGEMENT(tcp) bpf_ntohl((tcp).ack)
 #endif
 
 /* What the payload of a segment starts with. */
@@ -463,7 +464,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->option_len = data_off > s->option_off ? data_off - s->option_off : 0;
 	s->payload_off = data_off;
 	s->seq = SEQUENCE_NUMBER(both.tcp);
-	s->ack = bpf_ntohl(both.tcp.ack);
+	s->ack = ACKNOWLEDGEMENT(both.tcp);
 	s->key.ifindex = skb->ifindex;
 	set_ends(s, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
 	return true;

@@ -72,18 +72,28 @@ static __always_inline __u32 empty_line(__u64 head)
 	return (head & 0xffff) == ('\r' | '\n' << 8) ? 2 : 0;
 }
 
+/* Loads the start of the request line. */
+static __always_inline void load_request_line(struct __sk_buff *skb, const struct segment *seg,
+					      struct exchange_record *x, __u32 skip)
+{
+	__u32 len = seg->payload_len - skip;
+
+	if (!len || seg->payload_len < skip)
+		return;
+	if (len > REQUEST_LINE_MAX)
+		len = REQUEST_LINE_MAX;
+	BOUND_LENGTH(len, REQUEST_LINE_MAX_BOUND);
+	if (len <= REQUEST_LINE_MAX)
+		bpf_skb_load_bytes(skb, seg->payload_off + skip, x->request_line, len);
+}
+
 /* Fills the record of a request that begins in the segment. */
 static __always_inline void start_record(struct __sk_buff *skb, const struct segment *seg,
 					 const struct scratch *s, const struct connection *c,
 					 struct exchange_record *x, __u64 now)
 {
-	__u32 off, len;
+	__u64 head;
 
-	off = seg->payload_off + empty_line(load_head(skb, seg->payload_off, seg->payload_len,
-						      ACCESS_LOAD));
-	len = seg->payload_off + seg->payload_len - off;
-	if (len > REQUEST_LINE_MAX)
-		len = REQUEST_LINE_MAX;
 	__builtin_memset(x, 0, sizeof(*x));
 	set_endpoints(x, seg);
 	x->request_first = now;
@@ -98,22 +108,37 @@ static __always_inline void start_record(struct __sk_buff *skb, const struct seg
 		x->connection_id_len = c->syn_option_len;
 		x->flags |= FLAG_OPTION_LOST;
 	}
-	BOUND_LENGTH(len, REQUEST_LINE_MAX_BOUND);
-	if (len <= REQUEST_LINE_MAX)
-		bpf_skb_load_bytes(skb, off, x->request_line, len);
+	load_request_line(skb, seg, x, 0);
+	__builtin_memcpy(&head, x->request_line, sizeof(head));
+	if (empty_line(head))
+		load_request_line(skb, seg, x, 2);
 }
 
-static __always_inline __u8 bodiless(struct __sk_buff *skb, const struct segment *seg)
+static __always_inline __u8 bodiless(__u64 head)
 {
-	__u64 head = load_head(skb, seg->payload_off, seg->payload_len, ACCESS_LOAD);
-
-	if (empty_line(head))
-		head = load_head(skb, seg->payload_off + 2, seg->payload_len - 2, ACCESS_LOAD);
 	if (MATCHES_EXACT(head, 5, 'H', 'E', 'A', 'D', ' ', 0, 0, 0))
 		return BODILESS_HEAD;
 	if (MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' '))
 		return BODILESS_CONNECT;
 	return BODILESS_NONE;
+}
+
+static __always_inline __u8 bodiless_record(const struct exchange_record *x)
+{
+	__u64 head;
+
+	__builtin_memcpy(&head, x->request_line, sizeof(head));
+	return bodiless(head);
+}
+
+/* The same of a request that is not recorded. */
+static __always_inline __u8 bodiless_segment(struct __sk_buff *skb, const struct segment *seg)
+{
+	__u64 head = load_head(skb, seg->payload_off, seg->payload_len, ACCESS_LOAD);
+
+	if (empty_line(head))
+		head = load_head(skb, seg->payload_off + 2, seg->payload_len - 2, ACCESS_LOAD);
+	return bodiless(head);
 }
 
 /* The request that begins at seq becomes the current one. */
@@ -352,7 +377,8 @@ static __always_inline bool make_way(const struct segment *seg, struct connectio
 }
 
 /* The request in the segment waits for the response to an earlier one. */
-VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct connection *c, __u64 now)
+VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct connection *c,
+			   __u64 now)
 {
 	struct queue_key key = {};
 	struct queued_request *q;
@@ -377,10 +403,12 @@ VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct conn
 	__builtin_memset(q, 0, sizeof(*q));
 	q->start = s->segment.seq;
 	q->recorded = recorded;
-	q->bodiless = bodiless(skb, &s->segment);
+	if (!recorded)
+		q->bodiless = bodiless_segment(skb, &s->segment);
 	if (recorded) {
 		read_options(skb, &s->segment, s);
 		start_record(skb, &s->segment, s, c, &q->x, now);
+		q->bodiless = bodiless_record(&q->x);
 		set_context(&q->x, &s->walk);
 		q->x.flags |= FLAG_PIPELINED | (c->unsure ? FLAG_END_GUESSED : 0);
 		set_socket(&q->x, s, c);
@@ -508,11 +536,14 @@ static __always_inline void begin_request(struct __sk_buff *skb, struct segment 
 		return;
 	}
 	c->unsure = 0;
-	become_current(c, seg->seq, bodiless(skb, seg));
-	if (!is_recorded(outcome))
+	become_current(c, seg->seq, BODILESS_NONE);
+	if (!is_recorded(outcome)) {
+		c->bodiless = bodiless_segment(skb, seg);
 		return;
+	}
 	read_options(skb, seg, s);
 	start_record(skb, seg, s, c, &c->x, now);
+	c->bodiless = bodiless_record(&c->x);
 	if (outcome == OUTCOME_FOUND) {
 		set_context(&c->x, &s->walk);
 		record_current(c);
@@ -844,8 +875,8 @@ static __always_inline bool find_response(struct __sk_buff *skb, const struct se
 	enum status_result result;
 
 	if (c->phase == PHASE_RESPONSE) {
-		bool over = m->kind == MESSAGE_ENDS ? !is_inside(m, seg->seq) :
-						      m->kind >= MESSAGE_TAIL;
+		bool over =
+			m->kind == MESSAGE_ENDS ? !is_inside(m, seg->seq) : m->kind >= MESSAGE_TAIL;
 
 		/* The head came after a later segment. */
 		if (m->kind == MESSAGE_NONE && seg->kind.response && !in_order) {
@@ -1085,7 +1116,7 @@ static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct f
 	h->payload_off = off + head;
 	h->payload_len = len - head;
 	h->flags = tcp->flags;
-	h->seq_ack = (__u64)SEQUENCE_NUMBER(*tcp) << 32 | bpf_ntohl(tcp->ack);
+	h->seq_ack = (__u64)SEQUENCE_NUMBER(*tcp) << 32 | ACKNOWLEDGEMENT(*tcp);
 	return true;
 }
 

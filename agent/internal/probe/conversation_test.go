@@ -108,7 +108,7 @@ func TestPipelinedRequests(t *testing.T) {
 				}
 			}
 			for i, s := range test.responses {
-				if s != "" && !(interleaved && i == 0) {
+				if s != "" && (!interleaved || i > 0) {
 					k.receive(c.response(s))
 				}
 			}
@@ -215,13 +215,13 @@ func TestFINBeforeHole(t *testing.T) {
 	}
 }
 
-// User space is told of an exchange that is open for longer than an idle timeout.
+// User space gets a report of an exchange that is open for longer than HoldAfter.
 func TestHeldReport(t *testing.T) {
-	k := newKernel(t, Options{OpenSpanAfter: time.Hour})
+	k := newKernel(t, Options{OpenSpanAfter: time.Hour, HoldAfter: time.Nanosecond})
 	c := newConnection(40000)
 	k.receive(c.request(requestOf(0, "GET /", "", "")))
-	must(t, k.probe.sweep(time.Nanosecond, time.Hour))
-	must(t, k.probe.sweep(time.Nanosecond, time.Hour))
+	must(t, k.probe.sweep(time.Hour, time.Hour))
+	must(t, k.probe.sweep(time.Hour, time.Hour))
 	if got := k.emitted(); len(got) != 1 || got[0].Flags != observe.FlagStillOpen|observe.FlagNoResponse {
 		t.Errorf("reported %+v, want it once", got)
 	}
