@@ -23,8 +23,14 @@ import (
 // packagesOfKernels are the kernels of Debian 12 and of its backports.
 var packagesOfKernels = []string{"linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64"}
 
-// probeTests skips the test that runs tcpdump, which needs libraries.
-const probeTests = "probe.test -test.v -test.skip=^TestOptionsOnTheWire$"
+// What runs on each kernel. TestComplexity is first: a program that the verifier rejects,
+// or takes long for, would fail or delay every other test. The probe's tests leave out
+// the one that runs tcpdump, which needs libraries.
+const (
+	doctor          = "layertrace doctor"
+	complexityTests = "bpf.test -test.v -test.run=^TestComplexity$"
+	probeTests      = "probe.test -test.v -test.skip=^TestOptionsOnTheWire$"
+)
 
 func kernelsCommand() *cobra.Command {
 	var packages []string
