@@ -3,8 +3,10 @@
 package bpf_test
 
 import (
+	"errors"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -64,8 +66,11 @@ func complexity(t *testing.T, spec *ebpf.CollectionSpec, name string) int {
 	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{
 		Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats},
 	})
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		t.Skipf("the kernel lacks it: %v", err)
+	}
 	if err != nil {
-		t.Fatalf("load %s (as root): %v", name, err)
+		t.Fatalf("load %s (as root): %v\n%s", name, err, endOfLog(one))
 	}
 	defer coll.Close()
 	m := processed.FindStringSubmatch(coll.Programs[name].VerifierLog)
@@ -77,4 +82,17 @@ func complexity(t *testing.T, spec *ebpf.CollectionSpec, name string) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// endOfLog loads a program that was rejected once more, and returns the end of what the
+// verifier says about it.
+func endOfLog(spec *ebpf.CollectionSpec) string {
+	const lines = 80
+	coll, err := ebpf.NewCollection(spec)
+	var rejected *ebpf.VerifierError
+	if !errors.As(err, &rejected) {
+		coll.Close()
+		return ""
+	}
+	return strings.Join(rejected.Log[max(0, len(rejected.Log)-lines):], "\n")
 }

@@ -186,8 +186,8 @@ struct connection {
 	__u64 last_ns;
 	struct stream client;
 	struct stream server;
-	struct message request;	       /* the latest one */
-	struct message response;       /* to the request in x */
+	struct message request;	 /* the latest one */
+	struct message response; /* to the request in x */
 	/* Socket: since when data waits to be sent, as far as known: the latest
 	 * acknowledgement, or the first write after it. 0: none waited then.
 	 */

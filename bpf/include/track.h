@@ -1151,9 +1151,10 @@ static __always_inline bool skip_untracked(struct __sk_buff *skb, const struct f
 }
 
 /* The connection ends: emits what is open, and deletes it. */
-static COLD int end_connection(const struct segment *seg, struct connection *c, __u32 *tracked,
-			       __u32 reset)
+static COLD int end_connection(const struct segment *seg, struct connection *c, __u32 reset)
 {
+	__u32 *tracked;
+
 	if (is_open(c))
 		emit(c, c->claim, flags_at_end(c, reset));
 	if (pending(c))
@@ -1161,18 +1162,20 @@ static COLD int end_connection(const struct segment *seg, struct connection *c, 
 	if (c->phase == PHASE_HEAD)
 		count(COUNTER_DISCARDED);
 	forget_partial_head(&seg->key);
-	set_tracked(c, tracked, 0);
+	tracked = tracked_counter_at(&seg->key);
+	if (tracked)
+		set_tracked(c, tracked, 0);
 	return bpf_map_delete_elem(&connections, &seg->key);
 }
 
 /* A new connection: keep its option, drop an older connection with the same key. */
 static COLD struct connection *on_syn(struct __sk_buff *skb, const struct segment *seg,
-				      struct scratch *s, struct connection *c, __u32 *tracked)
+				      struct scratch *s, struct connection *c)
 {
 	if (c && seg->seq + 1 == c->client_start)
 		return c; /* a copy of the connection's SYN */
 	if (c)
-		end_connection(seg, c, tracked, 0);
+		end_connection(seg, c, 0);
 	if (!read_options(skb, seg, s))
 		return NULL;
 	c = new_connection(seg, s);
@@ -1309,7 +1312,7 @@ static __always_inline int track_segment(struct __sk_buff *skb, struct scratch *
 
 	c = bpf_map_lookup_elem(&connections, &seg->key);
 	if (is_syn(seg))
-		c = on_syn(skb, seg, s, c, tracked);
+		c = on_syn(skb, seg, s, c);
 	end = seg->seq + is_syn(seg) + seg->payload_len;
 	if (seg->payload_len) {
 		seg->seq += is_syn(seg);
@@ -1328,7 +1331,7 @@ static __always_inline int track_segment(struct __sk_buff *skb, struct scratch *
 	if (seg->flags & TCP_FIN)
 		on_fin(seg, c, end);
 	if (seg->flags & TCP_RST || has_ended(c)) {
-		end_connection(seg, c, tracked, seg->flags & TCP_RST ? FLAG_RESET : 0);
+		end_connection(seg, c, seg->flags & TCP_RST ? FLAG_RESET : 0);
 		return 0;
 	}
 	set_tracked(c, tracked, expects_more(c));
