@@ -86,6 +86,8 @@ static COLD int unusual_start(struct __sk_buff *skb, struct scratch *s, __u32 of
 {
 	int start = START_DATA;
 
+	if (head == HTTP2_PREFACE)
+		return START_DATA;
 	if ((head & 0xffff) == EMPTY_LINE) {
 		__u32 n;
 

@@ -5,6 +5,7 @@
 #ifndef LAYERTRACE_PACKET_H
 #define LAYERTRACE_PACKET_H
 
+#include "blind.h"
 #include "connection.h"
 #include "tcp_option.h"
 
@@ -14,6 +15,7 @@ const volatile __u8 ports[PORT_BYTES];
 
 #define IPPROTO_TCP 6
 #define IP_MF_OR_OFFSET 0x3fff
+#define IP_OFFSET 0x1fff
 /* Packets with more extension headers before TCP are not parsed. */
 #define IPV6_EXTENSIONS_MAX 6
 
@@ -60,7 +62,7 @@ struct tcp_header {
 struct payload_kind {
 	__s8 outcome; /* of the walk over the request head, or NOT_A_REQUEST */
 	__u8 request_line;
-	__u8 marks; /* set of enum mark */
+	__u8 marks; /* set of enum mark; NOT_A_REQUEST: an enum unseen */
 	__u8 response;
 };
 
@@ -336,6 +338,7 @@ static __always_inline __u32 skip_extensions(struct __sk_buff *skb, __u32 off, _
 			off += (ext.len + 2) * 4;
 			break;
 		default:
+			count_encapsulated(skb, off, next, true);
 			return 0;
 		}
 		next = ext.next;
@@ -414,8 +417,12 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 			has_tcp = load(skb, off, &both, sizeof(both), access);
 		if (!has_tcp && !load(skb, off, &both.ip, sizeof(both.ip), access))
 			return false;
-		if (both.ip.protocol != IPPROTO_TCP)
+		if (both.ip.protocol != IPPROTO_TCP) {
+			if (!(both.ip.fragment & bpf_htons(IP_OFFSET)))
+				count_encapsulated(skb, off + (both.ip.version_ihl & 15) * 4,
+						   both.ip.protocol, false);
 			return false;
+		}
 		if (both.ip.fragment & bpf_htons(IP_MF_OR_OFFSET)) {
 			count(COUNTER_FRAGMENT);
 			return false;
@@ -439,6 +446,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 		__builtin_memcpy(s->key.addr_a, ip.src, sizeof(ip.src));
 		__builtin_memcpy(s->key.addr_b, ip.dst, sizeof(ip.dst));
 	} else {
+		count_other_frame(protocol);
 		return false;
 	}
 	if (!has_tcp && !load(skb, off, &both.tcp, sizeof(both.tcp), access)) {

@@ -86,6 +86,7 @@ func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 		bpf.CaptureMapScratches:          k.Scratches,
 		bpf.CaptureMapPartialHeads:       k.PartialHeads,
 		bpf.CaptureMapTrustedPrefixes:    k.TrustedPrefixes,
+		bpf.CaptureMapUnseenCounters:     k.UnseenCounters,
 	}
 	for name := range shared {
 		if spec.Maps[name] == nil {
