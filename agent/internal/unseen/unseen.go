@@ -66,7 +66,8 @@ func Read(text io.Reader) ([]Sight, error) {
 
 // Of returns what gathered metrics say was not read, in a fixed order: programs ahead,
 // one-way interfaces, encapsulated packets, unreadable connections.
-func Of(families []*dto.MetricFamily) (all []Sight) {
+func Of(families []*dto.MetricFamily) []Sight {
+	all := []Sight{} // JSON readers expect a list
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			labels := map[string]string{}
@@ -103,7 +104,8 @@ func Ahead(where, hook, program string) Sight {
 
 // Since returns what came in addition to before. Programs ahead stay while they are
 // there. The counters of an agent that has started again count from its start.
-func Since(before, now []Sight) (added []Sight) {
+func Since(before, now []Sight) []Sight {
+	added := []Sight{}
 	counts := map[Sight]float64{}
 	for _, s := range before {
 		counts[s.key()] = s.Count
@@ -126,6 +128,9 @@ func IsNew(before []Sight, s Sight) bool {
 
 // IsProgram reports whether s is a program ahead, which is a state and no count.
 func (s Sight) IsProgram() bool { return s.Kind == programAhead }
+
+// IsBlocked reports whether packets that the agent could read may not reach it.
+func (s Sight) IsBlocked() bool { return s.Kind == programAhead || s.Kind == oneWay }
 
 // key is s without its count.
 func (s Sight) key() Sight {
