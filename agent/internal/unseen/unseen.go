@@ -32,7 +32,8 @@ type Sight struct {
 	// Kind is tls, http2, the kind of an encapsulation (vxlan, ipip, ...), one_way, or
 	// program_ahead.
 	Kind string `json:"kind"`
-	// Where is the interface of one_way and program_ahead, "" for others.
+	// Where is the interface of one_way and program_ahead, and the device of an
+	// encapsulation that was found without traffic; "" for others.
 	Where string `json:"where,omitempty"`
 	// Program and Hook are those of program_ahead.
 	Program string `json:"program,omitempty"`
@@ -102,6 +103,12 @@ func Ahead(where, hook, program string) Sight {
 	return Sight{Kind: programAhead, Where: where, Hook: hook, Program: program, Count: 1}.advised()
 }
 
+// Device is the sight of a device of an encapsulation: what it carries passes the
+// interface below inside of other packets.
+func Device(kind, name string) Sight {
+	return Sight{Kind: kind, Where: name, Advice: fmt.Sprintf("what it carries is not read at the interface below: add it with --pnic (such as %s), unless it is captured", name)}
+}
+
 // Since returns what came in addition to before. Programs ahead stay while they are
 // there. The counters of an agent that has started again count from its start.
 func Since(before, now []Sight) []Sight {
@@ -147,9 +154,11 @@ func (s Sight) String() string {
 		return fmt.Sprintf("%s without a response that passed elsewhere at %s", counted(s.Count, "exchange"), s.Where)
 	case "tls", "http2":
 		return fmt.Sprintf("%s with %s", counted(s.Count, "connection"), titles[s.Kind].title)
-	default:
-		return fmt.Sprintf("%s in %s", counted(s.Count, "packet"), s.title())
 	}
+	if s.Where != "" {
+		return fmt.Sprintf("device %s of %s", s.Where, s.title())
+	}
+	return fmt.Sprintf("%s in %s", counted(s.Count, "packet"), s.title())
 }
 
 func counted(n float64, what string) string {
