@@ -73,34 +73,33 @@ static __always_inline bool is_wireguard_port(__u16 port)
 	       port == PORT_WIREGUARD_CILIUM;
 }
 
-/* Kind of a UDP datagram at off, by its ports and the first bytes of its payload. */
-static __always_inline enum unseen datagram_kind(struct __sk_buff *skb, __u32 off)
+struct datagram {
+	__be16 src;
+	__be16 dst;
+	__be16 len;
+	__be16 checksum;
+	__u8 payload[4];
+};
+
+/* Kind of a UDP datagram, by its ports and the first bytes of its payload. */
+static __always_inline enum unseen datagram_kind(const struct datagram *udp)
 {
-	struct {
-		__be16 src;
-		__be16 dst;
-		__be16 len;
-		__be16 checksum;
-		__u8 payload[4];
-	} udp;
 	__u16 src, dst;
 
-	if (bpf_skb_load_bytes(skb, off, &udp, sizeof(udp)))
-		return UNSEEN_NONE;
-	src = bpf_ntohs(udp.src);
-	dst = bpf_ntohs(udp.dst);
+	src = bpf_ntohs(udp->src);
+	dst = bpf_ntohs(udp->dst);
 	switch (dst) {
 	case PORT_VXLAN:
 	case PORT_VXLAN_LINUX: /* with the flag of a valid network identifier */
-		return udp.payload[0] & 8 ? UNSEEN_VXLAN : UNSEEN_NONE;
+		return udp->payload[0] & 8 ? UNSEEN_VXLAN : UNSEEN_NONE;
 	case PORT_GENEVE: /* version 0 */
-		return udp.payload[0] >> 6 ? UNSEEN_NONE : UNSEEN_GENEVE;
+		return udp->payload[0] >> 6 ? UNSEEN_NONE : UNSEEN_GENEVE;
 	case PORT_MPLS:
 		return UNSEEN_MPLS;
 	}
 	/* a message type of 1 to 4 and three bytes of 0 */
-	if ((is_wireguard_port(src) || is_wireguard_port(dst)) && udp.payload[0] - 1U < 4 &&
-	    !(udp.payload[1] | udp.payload[2] | udp.payload[3]))
+	if ((is_wireguard_port(src) || is_wireguard_port(dst)) && udp->payload[0] - 1U < 4 &&
+	    !(udp->payload[1] | udp->payload[2] | udp->payload[3]))
 		return UNSEEN_WIREGUARD;
 	return UNSEEN_NONE;
 }
@@ -113,35 +112,58 @@ static __always_inline enum unseen datagram_kind(struct __sk_buff *skb, __u32 of
 #define PROTOCOL_ESP 50
 #define PROTOCOL_MPLS 137
 
+/* Kind of an IP packet by its protocol alone. */
+static __always_inline enum unseen protocol_kind(__u32 protocol, bool in_ipv6)
+{
+	switch (protocol) {
+	case PROTOCOL_IPV4:
+		return in_ipv6 ? UNSEEN_IP_IN_IP6 : UNSEEN_IPIP;
+	case PROTOCOL_IPV6:
+		return UNSEEN_IP_IN_IP6;
+	case PROTOCOL_GRE:
+		return UNSEEN_GRE;
+	case PROTOCOL_ESP:
+		return UNSEEN_ESP;
+	case PROTOCOL_MPLS:
+		return UNSEEN_MPLS;
+	}
+	return UNSEEN_NONE;
+}
+
+static __always_inline enum unseen loaded_kind(struct __sk_buff *skb, __u32 off)
+{
+	struct datagram udp;
+
+	return bpf_skb_load_bytes(skb, off, &udp, sizeof(udp)) ? UNSEEN_NONE : datagram_kind(&udp);
+}
+
+static __always_inline int count_kind(enum unseen kind)
+{
+	if (kind)
+		count_unseen(kind);
+	return kind;
+}
+
 /* Counts an IP packet whose payload, at off, is not TCP but may have a packet inside. */
 VERIFIED_ALONE int count_encapsulated(struct __sk_buff *skb, __u32 off, __u32 protocol,
 				      __u32 in_ipv6)
 {
-	enum unseen kind = UNSEEN_NONE;
+	return count_kind(protocol == PROTOCOL_UDP ? loaded_kind(skb, off) :
+						     protocol_kind(protocol, in_ipv6));
+}
 
-	switch (protocol) {
-	case PROTOCOL_UDP:
-		kind = datagram_kind(skb, off);
-		break;
-	case PROTOCOL_IPV4:
-		kind = in_ipv6 ? UNSEEN_IP_IN_IP6 : UNSEEN_IPIP;
-		break;
-	case PROTOCOL_IPV6:
-		kind = UNSEEN_IP_IN_IP6;
-		break;
-	case PROTOCOL_GRE:
-		kind = UNSEEN_GRE;
-		break;
-	case PROTOCOL_ESP:
-		kind = UNSEEN_ESP;
-		break;
-	case PROTOCOL_MPLS:
-		kind = UNSEEN_MPLS;
-		break;
-	}
-	if (kind)
-		count_unseen(kind);
-	return kind;
+/* The same where packet pointers may be used. Most UDP is something else, and costs less
+ * this way.
+ */
+VERIFIED_ALONE int count_encapsulated_direct(struct __sk_buff *skb, __u32 off, __u32 protocol,
+					     __u32 in_ipv6)
+{
+	const struct datagram *udp = (void *)(long)skb->data + (off & 255);
+
+	if (protocol == PROTOCOL_UDP && off < 256 &&
+	    (const void *)(udp + 1) <= (void *)(long)skb->data_end)
+		return count_kind(datagram_kind(udp));
+	return count_encapsulated(skb, off, protocol, in_ipv6);
 }
 
 /* EtherTypes: IANA, IEEE 802 Numbers. */

@@ -307,6 +307,15 @@ static __always_inline bool load(struct __sk_buff *skb, __u32 off, void *to, con
 	return bpf_skb_load_bytes(skb, off, to, len) == 0;
 }
 
+static __always_inline void note_other_protocol(struct __sk_buff *skb, __u32 off, __u32 protocol,
+						bool in_ipv6, const enum access access)
+{
+	if (access == ACCESS_DIRECT)
+		count_encapsulated_direct(skb, off, protocol, in_ipv6);
+	else
+		count_encapsulated(skb, off, protocol, in_ipv6);
+}
+
 /* Skips IPv6 extension headers. Returns the offset of TCP, or 0 if this is not a
  * complete TCP packet.
  */
@@ -338,7 +347,7 @@ static __always_inline __u32 skip_extensions(struct __sk_buff *skb, __u32 off, _
 			off += (ext.len + 2) * 4;
 			break;
 		default:
-			count_encapsulated(skb, off, next, true);
+			note_other_protocol(skb, off, next, true, access);
 			return 0;
 		}
 		next = ext.next;
@@ -419,8 +428,8 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 			return false;
 		if (both.ip.protocol != IPPROTO_TCP) {
 			if (!(both.ip.fragment & bpf_htons(IP_OFFSET)))
-				count_encapsulated(skb, off + (both.ip.version_ihl & 15) * 4,
-						   both.ip.protocol, false);
+				note_other_protocol(skb, off + (both.ip.version_ihl & 15) * 4,
+						    both.ip.protocol, false, access);
 			return false;
 		}
 		if (both.ip.fragment & bpf_htons(IP_MF_OR_OFFSET)) {
