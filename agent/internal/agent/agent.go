@@ -82,6 +82,9 @@ func Run(ctx context.Context, opts Options) error {
 	group.Go(func() error { return probe.Run(running) })
 	group.Go(func() error { pipeline.run(probe.Observations(), points); return nil })
 
+	if cfg.Layers() && len(cfg.SocketCgroups) == 0 {
+		log.Warn("--spans=layers without sockets: protocol stack and application are merged; name the cgroup2 directories of the workloads with --socket-cgroup, such as /sys/fs/cgroup/system.slice")
+	}
 	log.Info("layertrace is running", "version", opts.Version, "node", names.node, "metrics", server.Address())
 	<-running.Done()
 	return stop(cfg.ShutdownTimeout, group, probe, pipeline, log)

@@ -282,3 +282,24 @@ func newExchange(ifindex, i int) observe.Observation {
 		Request: observe.Message{First: 1e9, Last: 1e9, Bytes: 100, Packets: 1}, Status: 200,
 	}
 }
+
+// Without sockets, --spans=layers cannot separate protocol stack and application: the
+// agent says so at once, and nothing with sockets.
+func TestLayersWithoutSocketsAreLogged(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want bool
+	}{{[]string{"--spans=layers"}, true}, {[]string{"--spans=layers", "--socket-cgroup=/sys/fs/cgroup"}, false}, {nil, false}} {
+		opts := options(t, newFakeProbe(), c.args...)
+		var log bytes.Buffer
+		opts.Log = slog.New(slog.NewTextHandler(&log, nil))
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		if err := Run(ctx, opts); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(log.String(), "--socket-cgroup"); got != c.want {
+			t.Errorf("%v: the log has %s", c.args, &log)
+		}
+	}
+}
