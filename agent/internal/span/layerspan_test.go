@@ -40,3 +40,26 @@ func TestLayerSpanOfCutHop(t *testing.T) {
 	}
 	t.Error("the span of a cut hop has no flags")
 }
+
+// A preliminary report and the whole have one ID, and the times of a stream of hours,
+// above 32 bits of ns, are written.
+func TestWholeOfAStreamHasTheIDOfItsPreliminaryReport(t *testing.T) {
+	whole := sample()
+	whole.Point = &observe.Point{ID: "node1/7"}
+	whole.Response.First = whole.Request.First + 5e9
+	whole.Response.Last = whole.Request.First + 7200e9
+	early := whole
+	early.Flags, early.Response.Last = observe.FlagStillOpen, early.Response.First
+	if ID(&whole) != ID(&early) {
+		t.Error("two IDs")
+	}
+	want := map[string]int64{"layertrace.response.first_ns": 5e9, "layertrace.response.last_ns": 7200e9}
+	for _, kv := range newEncoder().encode(&whole, whole.Request.First) {
+		if ns, ok := want[string(kv.Key)]; ok && kv.Value.AsInt64() == ns {
+			delete(want, string(kv.Key))
+		}
+	}
+	if len(want) != 0 {
+		t.Errorf("not written: %v", want)
+	}
+}
