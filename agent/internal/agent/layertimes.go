@@ -24,6 +24,7 @@ var layerBuckets = []float64{
 type LayerTimes struct {
 	segments  *prometheus.HistogramVec
 	intervals *prometheus.SummaryVec
+	cut       prometheus.Counter
 
 	mu sync.Mutex
 	// latest is the time of the last exemplar per series and bucket.
@@ -40,7 +41,11 @@ func newLayerTimes() *LayerTimes {
 		Name: "layertrace_hop_duration_seconds",
 		Help: "Time of a request on a hop, including the time in other hops: of the whole hop, seen by the client's node (hop), outside the client's node (outside), and inside the server's node (inside).",
 	}, []string{"interval", "source", "destination"})
-	return &LayerTimes{latest: map[prometheus.Observer][]time.Time{}, intervals: intervals, segments: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	cut := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "layertrace_layer_times_cut_total",
+		Help: "Hops whose times are not counted, because an exchange was reported before its end or its end is not known (flags idle, evicted, still_open, incomplete, end_guessed, packets_missing).",
+	})
+	return &LayerTimes{latest: map[prometheus.Observer][]time.Time{}, intervals: intervals, cut: cut, segments: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "layertrace_layer_duration_seconds",
 		Help: "Time of a request or its response in a layer, by hop (source and destination service) and location. Layers that this node cannot separate are merged and joined by +.",
 		// Native buckets are about 10 % wide, as many as a hop needs.
@@ -50,8 +55,13 @@ func newLayerTimes() *LayerTimes {
 }
 
 // Observe counts a hop: the time in each layer, location and phase, summed over its
-// segments, and the intervals.
+// segments, and the intervals. The times of a hop that was cut are not those of the whole
+// exchange: it is only counted as cut.
 func (t *LayerTimes) Observe(hop *breakdown.Hop) {
+	if hop.Cut() != 0 {
+		t.cut.Inc()
+		return
+	}
 	for _, sum := range sums(hop.Segments) {
 		t.observe(hop, sum)
 	}
@@ -126,10 +136,12 @@ func (t *LayerTimes) exemplarDue(series prometheus.Observer, seconds float64, no
 func (t *LayerTimes) Describe(out chan<- *prometheus.Desc) {
 	t.segments.Describe(out)
 	t.intervals.Describe(out)
+	t.cut.Describe(out)
 }
 
 // Collect implements prometheus.Collector.
 func (t *LayerTimes) Collect(out chan<- prometheus.Metric) {
 	t.segments.Collect(out)
 	t.intervals.Collect(out)
+	t.cut.Collect(out)
 }

@@ -37,7 +37,7 @@ func TestLayerTimes(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(times)
 	families, err := registry.Gather()
-	if err != nil || len(families) != 1 || families[0].GetName() != "layertrace_layer_duration_seconds" {
+	if err != nil || len(families) != 2 || families[0].GetName() != "layertrace_layer_duration_seconds" {
 		t.Fatalf("gathered %v, %v", families, err)
 	}
 	counts := map[string]uint64{}
@@ -94,7 +94,7 @@ layertrace_hop_duration_seconds_count{destination="details",interval="hop",sourc
 layertrace_hop_duration_seconds_sum{destination="details",interval="outside",source="productpage"} 2
 layertrace_hop_duration_seconds_count{destination="details",interval="outside",source="productpage"} 1
 `
-	if err := testutil.CollectAndCompare(times, strings.NewReader(want)); err != nil {
+	if err := testutil.CollectAndCompare(times, strings.NewReader(want), "layertrace_hop_duration_seconds"); err != nil {
 		t.Error(err)
 	}
 }
@@ -121,5 +121,26 @@ func TestExemplars(t *testing.T) {
 		if got := times.exemplarDue(c.series, c.seconds, at.Add(c.after)); got != c.want {
 			t.Errorf("sample %d, %v s after %v: exemplar %t, want %t", i, c.seconds, c.after, got, c.want)
 		}
+	}
+}
+
+// The times of a hop with an exchange that was cut are counted as cut, not as times.
+func TestCutTimesAreNotCounted(t *testing.T) {
+	times := newLayerTimes()
+	for i, flag := range []observe.Flags{
+		observe.FlagIdle, observe.FlagEvicted, observe.FlagStillOpen, observe.FlagIncomplete, observe.FlagEndGuessed, observe.FlagPacketsMissing,
+	} {
+		whole, cut := seenAt("productpage"), seenAt("details")
+		cut.Flags = flag | observe.FlagInterim
+		times.Observe(&breakdown.Hop{
+			Sender: whole, ServerVNIC: cut,
+			Segments: []breakdown.Segment{{Layer: observe.ProtocolStack, Location: "details", Phase: breakdown.Request, Time: 1}},
+		})
+		if n := testutil.ToFloat64(times.cut); n != float64(i+1) {
+			t.Errorf("%v: %v counted as cut, want %d", flag.Names(), n, i+1)
+		}
+	}
+	if n := testutil.CollectAndCount(times, "layertrace_layer_duration_seconds", "layertrace_hop_duration_seconds"); n != 0 {
+		t.Errorf("%d series of times", n)
 	}
 }

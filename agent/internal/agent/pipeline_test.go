@@ -114,3 +114,65 @@ func TestLayerMinDuration(t *testing.T) {
 		}
 	}
 }
+
+// The early report of an open exchange only holds its trace; the later one also gets a
+// span, unless --open-span-after is 0.
+func TestOpenReports(t *testing.T) {
+	const second = uint64(time.Second)
+	for _, c := range []struct {
+		age, after time.Duration
+		flags      observe.Flags
+		only, held bool
+	}{
+		{2 * time.Second, 30 * time.Second, observe.FlagStillOpen, true, true},
+		{30 * time.Second, 30 * time.Second, observe.FlagStillOpen, false, true},
+		{30 * time.Second, 0, observe.FlagStillOpen, true, true},
+		{30 * time.Second, 30 * time.Second, 0, false, false},
+	} {
+		l := newLayers(&config.Config{RequestTimeout: time.Minute}, "node1", nil, prometheus.NewRegistry())
+		p := pipeline{layers: l, openSpanAfter: c.after, monotonic: func() uint64 { return 100*second + uint64(c.age) }}
+		o := newExchange(loopback, 0)
+		o.Request.First, o.Flags = 100*second, c.flags
+		now := time.Unix(1000, 0)
+		if only := p.hold(&o, now); only != c.only {
+			t.Errorf("age %v, span after %v: passed on %t, want %t", c.age, c.after, !only, !c.only)
+		}
+		l.buffer.Flush(now.Add(time.Minute))
+		if _, expired := l.buffer.HoldCounts(); (expired == 1) != c.held {
+			t.Errorf("age %v, flags %v: %d holds", c.age, c.flags.Names(), expired)
+		}
+	}
+}
+
+// Of two interfaces of a node, one sees requests only.
+func TestOneWay(t *testing.T) {
+	world := breakdowntest.New()
+	world.FrontPage()
+	node := world.All[0].Point.Node
+	for _, flag := range []observe.Flags{0, observe.FlagEvicted} {
+		l := newLayers(&config.Config{}, node, nil, prometheus.NewRegistry())
+		var own []observe.Observation
+		blind := ""
+		for _, o := range world.All {
+			if o.Point.Node != node {
+				continue
+			}
+			if blind == "" && o.Point.Kind == observe.KindPNIC {
+				blind = o.Point.Interface
+				o.Response, o.Flags = observe.Message{}, observe.FlagNoResponse|flag
+			}
+			own = append(own, o)
+		}
+		if blind == "" {
+			t.Fatal("no physical interface saw the page")
+		}
+		l.split(own)
+		want := 1.0
+		if flag != 0 {
+			want = 0
+		}
+		if n := testutil.ToFloat64(l.oneWay.WithLabelValues(blind)); n != want {
+			t.Errorf("flags %v: %v counted at %s, want %v", flag.Names(), n, blind, want)
+		}
+	}
+}
