@@ -80,5 +80,5 @@ func (v *Verdict) contradicted(notes []string) {
 	if v.Confidence == High {
 		v.Confidence = Medium
 	}
-	v.Evidence = append(v.Evidence, notes...)
+	v.Evidence = append(v.Evidence, notes[0])
 }

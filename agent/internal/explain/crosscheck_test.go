@@ -11,6 +11,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/span"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
 
 // The span of the root's sender took longer than the root hop: what no agent saw is
@@ -39,5 +40,9 @@ func TestSpanLongerThanItsHop(t *testing.T) {
 				test.longer, report.Total, want, report.Verdict.Confidence, test.want, report.Verdict.Text)
 		}
 		checkReport(t, &report)
+		group := compareTraces([]tracestore.Trace{stored}, baseline)
+		if group.SlowTotal != want || group.Verdict.Confidence != test.want || group.Unattributed != report.Unattributed {
+			t.Errorf("%s longer: the group of one has %d ns, %s confidence: %s", test.longer, group.SlowTotal, group.Verdict.Confidence, group.Verdict.Text)
+		}
 	}
 }
