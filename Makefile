@@ -12,6 +12,7 @@ TRACER   ?= # demo: tracer of the Envoys, zipkin or opentelemetry
 KEEP     ?= # demo: 1 leaves the mesh and Jaeger up until Ctrl-C
 SEED     ?= # test: seed of the random tests; faults: of the faults that are drawn
 CASES    ?= # faults: how many requests, with and without a fault
+CASES_DIR ?= # cases: directory with truth.json, captures and vectors.txt (../shared/cases)
 VERSION  ?= # wasm: version and name of the image (devel)
 
 # Programs that tests and linting call, and the Debian packages that provide them.
@@ -26,7 +27,7 @@ UNIT_PACKAGES  = $(shell go list ./... | grep -Ev '/(bpf|e2e|agent/internal/prob
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; awk -F '[?]= # ' '/[?]= # / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
@@ -65,6 +66,21 @@ reorder: lab ## Test the header-reordering filters against golden files, and mea
 faults: root lab ## Inject faults into each layer of a mesh and check explain's verdicts
 	@exec bin/lab faults $(if $(strip $(SEED)),--seed=$(SEED)) $(if $(strip $(CASES)),--cases=$(CASES))
 
+.PHONY: cases
+cases: root packages lab ## Run captures whose truth is known through decode and the BPF programs (CASES_DIR)
+	@CGO_ENABLED=0 go build -trimpath -o bin/layertrace ./agent/cmd/layertrace
+	dir="$(or $(strip $(CASES_DIR)),../shared/cases)"
+	[ -d "$$dir" ] || { echo "no directory $$dir: only the project's own cases" >&2; dir=; }
+	exec bin/lab cases --dir="$$dir"
+
+.PHONY: live-cases
+live-cases: root lab ## Check explain on pauses, slow readers and an outage, by the client's clock
+	@exec bin/lab live-cases
+
+.PHONY: open-exchanges
+open-exchanges: root lab ## Keep 100,000 responses open for 10 minutes and watch the agent
+	@exec bin/lab open-exchanges
+
 .PHONY: pictures
 pictures: COMMANDS += java mvn
 pictures: PACKAGES += default-jre-headless maven
@@ -85,9 +101,10 @@ structure: ## Measure files, packages and comments, and check the file lists of 
 	@go run tools/structure/main.go
 
 .PHONY: build
-build: ## Build bin/layertrace, bin/bookinfo and bin/lab
+build: ## Build bin/layertrace, bin/bookinfo, bin/peer and bin/lab
 	CGO_ENABLED=0 go build -trimpath -o bin/layertrace ./agent/cmd/layertrace
 	CGO_ENABLED=0 go build -trimpath -o bin/bookinfo ./e2e/bookinfo
+	CGO_ENABLED=0 go build -trimpath -o bin/peer ./e2e/peer
 	CGO_ENABLED=0 go build -trimpath -o bin/lab ./e2e/cmd/lab
 
 .PHONY: wasm

@@ -110,8 +110,9 @@ struct sweep_context {
 #define FORGET_AFTER 2
 
 /* Deletes a connection, unless another request has begun meanwhile. */
-static __always_inline void forget(void *map, struct connection *c,
-				   const struct connection_key *key, __u64 claim, __u8 phase)
+static __always_inline void forget_connection(void *map, struct connection *c,
+					      const struct connection_key *key, __u64 claim,
+					      __u8 phase)
 {
 	__u32 *counter = tracked_counter_at(key);
 	__u32 tracked = c->tracked;
@@ -126,7 +127,7 @@ static __always_inline void forget(void *map, struct connection *c,
 }
 
 /* A complete exchange also waits for the application to read the response. */
-static __always_inline bool is_settled(const struct connection *c)
+static __always_inline bool has_settled(const struct connection *c)
 {
 	return c->phase == PHASE_RESPONSE && c->complete &&
 	       !(c->x.is_client && c->x.far_response_last < c->x.response_last);
@@ -154,7 +155,7 @@ static __always_inline void sweep_rest(void *map, const struct connection_key *k
 	}
 	if (phase == PHASE_HEAD)
 		count(COUNTER_DISCARDED);
-	forget(map, c, key, claim, phase);
+	forget_connection(map, c, key, claim, phase);
 }
 
 static __always_inline __u32 idle_bucket(__u64 idle)
@@ -188,7 +189,7 @@ static long sweep_connection(void *map, const struct connection_key *key, struct
 		sweep_rest(map, key, c, args, claim, idle);
 		return 0;
 	}
-	if (is_settled(c)) {
+	if (has_settled(c)) {
 		limit = args->response_idle;
 		flags = c->guessed ? FLAG_END_GUESSED : 0;
 	} else if (is_unframed(c)) {
@@ -202,7 +203,7 @@ static long sweep_connection(void *map, const struct connection_key *key, struct
 	}
 	if (args->evict_idle && idle >= args->evict_idle && args->evicted < args->evict_max) {
 		emit(c, claim, FLAG_EVICTED);
-		forget(map, c, key, claim | 1, *(volatile __u8 *)&c->phase);
+		forget_connection(map, c, key, claim | 1, *(volatile __u8 *)&c->phase);
 		args->evicted++;
 		return 0;
 	}

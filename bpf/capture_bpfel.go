@@ -75,6 +75,9 @@ type CaptureConnection struct {
 	Bodiless        uint8
 	Reports         uint8
 	Pad2            [3]uint8
+	WaitsSince      uint64
+	RequestEnd      uint32
+	Pad3            uint32
 }
 
 type CaptureConnectionKey struct {
@@ -108,28 +111,29 @@ const (
 	CaptureCounterCOUNTER_HEAD_TRUNCATED      CaptureCounter = 4
 	CaptureCounterCOUNTER_HEAD_UNPARSABLE     CaptureCounter = 5
 	CaptureCounterCOUNTER_CONTEXT_MALFORMED   CaptureCounter = 6
-	CaptureCounterCOUNTER_RESPONSE_UNTRACKED  CaptureCounter = 7
-	CaptureCounterCOUNTER_REQUEST_IN_RESPONSE CaptureCounter = 8
-	CaptureCounterCOUNTER_PIPELINED           CaptureCounter = 9
-	CaptureCounterCOUNTER_RETRANSMITTED       CaptureCounter = 10
-	CaptureCounterCOUNTER_OUT_OF_ORDER        CaptureCounter = 11
-	CaptureCounterCOUNTER_LATE                CaptureCounter = 12
-	CaptureCounterCOUNTER_FRAGMENT            CaptureCounter = 13
-	CaptureCounterCOUNTER_PACKET_TRUNCATED    CaptureCounter = 14
-	CaptureCounterCOUNTER_OPTION_READ         CaptureCounter = 15
-	CaptureCounterCOUNTER_OPTION_UNTRUSTED    CaptureCounter = 16
-	CaptureCounterCOUNTER_STARTED             CaptureCounter = 17
-	CaptureCounterCOUNTER_EMITTED             CaptureCounter = 18
-	CaptureCounterCOUNTER_RING_FULL           CaptureCounter = 19
-	CaptureCounterCOUNTER_MAP_FULL            CaptureCounter = 20
-	CaptureCounterCOUNTER_DISCARDED           CaptureCounter = 21
-	CaptureCounterCOUNTER_SOCKET_FULL         CaptureCounter = 22
-	CaptureCounterCOUNTER_DROPPED             CaptureCounter = 23
-	CaptureCounterCOUNTER_SCRATCH_BUSY        CaptureCounter = 24
-	CaptureCounterCOUNTER_EVICTED             CaptureCounter = 25
-	CaptureCounterCOUNTER_INCOMPLETE          CaptureCounter = 26
-	CaptureCounterCOUNTER_OPEN_REPORT         CaptureCounter = 27
-	CaptureCounterCOUNTERS                    CaptureCounter = 28
+	CaptureCounterCOUNTER_CONTEXT_SEVERAL     CaptureCounter = 7
+	CaptureCounterCOUNTER_RESPONSE_UNTRACKED  CaptureCounter = 8
+	CaptureCounterCOUNTER_REQUEST_IN_RESPONSE CaptureCounter = 9
+	CaptureCounterCOUNTER_PIPELINED           CaptureCounter = 10
+	CaptureCounterCOUNTER_RETRANSMITTED       CaptureCounter = 11
+	CaptureCounterCOUNTER_OUT_OF_ORDER        CaptureCounter = 12
+	CaptureCounterCOUNTER_LATE                CaptureCounter = 13
+	CaptureCounterCOUNTER_FRAGMENT            CaptureCounter = 14
+	CaptureCounterCOUNTER_PACKET_TRUNCATED    CaptureCounter = 15
+	CaptureCounterCOUNTER_OPTION_READ         CaptureCounter = 16
+	CaptureCounterCOUNTER_OPTION_UNTRUSTED    CaptureCounter = 17
+	CaptureCounterCOUNTER_STARTED             CaptureCounter = 18
+	CaptureCounterCOUNTER_EMITTED             CaptureCounter = 19
+	CaptureCounterCOUNTER_RING_FULL           CaptureCounter = 20
+	CaptureCounterCOUNTER_MAP_FULL            CaptureCounter = 21
+	CaptureCounterCOUNTER_DISCARDED           CaptureCounter = 22
+	CaptureCounterCOUNTER_SOCKET_FULL         CaptureCounter = 23
+	CaptureCounterCOUNTER_DROPPED             CaptureCounter = 24
+	CaptureCounterCOUNTER_SCRATCH_BUSY        CaptureCounter = 25
+	CaptureCounterCOUNTER_EVICTED             CaptureCounter = 26
+	CaptureCounterCOUNTER_INCOMPLETE          CaptureCounter = 27
+	CaptureCounterCOUNTER_OPEN_REPORT         CaptureCounter = 28
+	CaptureCounterCOUNTERS                    CaptureCounter = 29
 )
 
 type CaptureDirection uint32
@@ -210,21 +214,41 @@ type CaptureExchangeRecord struct {
 	Pad2             [2]uint8
 	Acknowledged     uint64
 	Stalled          uint64
+	Cgroup           uint64
+	Tgid             uint32
+	ProcessName      [16]uint8
+	Pad3             [4]uint8
 	RequestLine      [96]uint8
 }
 
 type CapturePartialHead struct {
 	_    structs.HostLayout
 	Walk struct {
-		_           structs.HostLayout
-		Pos         uint32
-		End         uint32
-		Base        uint32
-		RequestLine uint8
-		Malformed   uint8
-		SkipLine    uint8
-		Denied      uint8
-		Found       struct {
+		_            structs.HostLayout
+		Pos          uint32
+		End          uint32
+		Base         uint32
+		RequestLine  uint8
+		Marks        uint8
+		SkipLine     uint8
+		Traceparents uint8
+		Seen         uint8
+		Accepted     uint8
+		Pad          [6]uint8
+		Preference   uint64
+		SeenTraceId  uint64
+		SeenSpanId   uint64
+		Found        struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		Traceparent struct {
 			_        structs.HostLayout
 			TraceId  [16]uint8
 			SpanId   [8]uint8
@@ -276,20 +300,36 @@ type CaptureScratch struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
-			Malformed   uint8
+			Marks       uint8
 			Response    uint8
 		}
 	}
 	Walk struct {
-		_           structs.HostLayout
-		Pos         uint32
-		End         uint32
-		Base        uint32
-		RequestLine uint8
-		Malformed   uint8
-		SkipLine    uint8
-		Denied      uint8
-		Found       struct {
+		_            structs.HostLayout
+		Pos          uint32
+		End          uint32
+		Base         uint32
+		RequestLine  uint8
+		Marks        uint8
+		SkipLine     uint8
+		Traceparents uint8
+		Seen         uint8
+		Accepted     uint8
+		Pad          [6]uint8
+		Preference   uint64
+		SeenTraceId  uint64
+		SeenSpanId   uint64
+		Found        struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		Traceparent struct {
 			_        structs.HostLayout
 			TraceId  [16]uint8
 			SpanId   [8]uint8
@@ -337,15 +377,18 @@ type CaptureScratch struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
-			Malformed   uint8
+			Marks       uint8
 			Response    uint8
 		}
 	}
 	Socket struct {
 		_      structs.HostLayout
 		Cookie uint64
+		Cgroup uint64
 		Netns  uint32
 		Uid    uint32
+		Tgid   uint32
+		Pad    uint32
 	}
 	WriteTimes struct {
 		_     structs.HostLayout
@@ -457,8 +500,10 @@ const (
 	CaptureVarDeep               = "deep"
 	CaptureVarDeepWindow         = "deep_window"
 	CaptureVarFilterPorts        = "filter_ports"
+	CaptureVarOrdered            = "ordered"
 	CaptureVarPorts              = "ports"
 	CaptureVarPrefixWindow       = "prefix_window"
+	CaptureVarRanks              = "ranks"
 	CaptureVarRingWakeupFill     = "ring_wakeup_fill"
 )
 
@@ -534,8 +579,10 @@ type CaptureVariableSpecs struct {
 	Deep           *ebpf.VariableSpec `ebpf:"deep"`
 	DeepWindow     *ebpf.VariableSpec `ebpf:"deep_window"`
 	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
+	Ordered        *ebpf.VariableSpec `ebpf:"ordered"`
 	Ports          *ebpf.VariableSpec `ebpf:"ports"`
 	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
+	Ranks          *ebpf.VariableSpec `ebpf:"ranks"`
 	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
 }
 
@@ -588,8 +635,10 @@ type CaptureVariables struct {
 	Deep           *ebpf.Variable `ebpf:"deep"`
 	DeepWindow     *ebpf.Variable `ebpf:"deep_window"`
 	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
+	Ordered        *ebpf.Variable `ebpf:"ordered"`
 	Ports          *ebpf.Variable `ebpf:"ports"`
 	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
+	Ranks          *ebpf.Variable `ebpf:"ranks"`
 	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
 }
 

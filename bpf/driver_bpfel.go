@@ -64,6 +64,10 @@ type DriverConnection struct {
 		Pad2             [2]uint8
 		Acknowledged     uint64
 		Stalled          uint64
+		Cgroup           uint64
+		Tgid             uint32
+		ProcessName      [16]uint8
+		Pad3             [4]uint8
 		RequestLine      [96]uint8
 	}
 	Claim  uint64
@@ -125,6 +129,9 @@ type DriverConnection struct {
 	Bodiless        uint8
 	Reports         uint8
 	Pad2            [3]uint8
+	WaitsSince      uint64
+	RequestEnd      uint32
+	Pad3            uint32
 }
 
 type DriverConnectionKey struct {
@@ -146,28 +153,29 @@ const (
 	DriverCounterCOUNTER_HEAD_TRUNCATED      DriverCounter = 4
 	DriverCounterCOUNTER_HEAD_UNPARSABLE     DriverCounter = 5
 	DriverCounterCOUNTER_CONTEXT_MALFORMED   DriverCounter = 6
-	DriverCounterCOUNTER_RESPONSE_UNTRACKED  DriverCounter = 7
-	DriverCounterCOUNTER_REQUEST_IN_RESPONSE DriverCounter = 8
-	DriverCounterCOUNTER_PIPELINED           DriverCounter = 9
-	DriverCounterCOUNTER_RETRANSMITTED       DriverCounter = 10
-	DriverCounterCOUNTER_OUT_OF_ORDER        DriverCounter = 11
-	DriverCounterCOUNTER_LATE                DriverCounter = 12
-	DriverCounterCOUNTER_FRAGMENT            DriverCounter = 13
-	DriverCounterCOUNTER_PACKET_TRUNCATED    DriverCounter = 14
-	DriverCounterCOUNTER_OPTION_READ         DriverCounter = 15
-	DriverCounterCOUNTER_OPTION_UNTRUSTED    DriverCounter = 16
-	DriverCounterCOUNTER_STARTED             DriverCounter = 17
-	DriverCounterCOUNTER_EMITTED             DriverCounter = 18
-	DriverCounterCOUNTER_RING_FULL           DriverCounter = 19
-	DriverCounterCOUNTER_MAP_FULL            DriverCounter = 20
-	DriverCounterCOUNTER_DISCARDED           DriverCounter = 21
-	DriverCounterCOUNTER_SOCKET_FULL         DriverCounter = 22
-	DriverCounterCOUNTER_DROPPED             DriverCounter = 23
-	DriverCounterCOUNTER_SCRATCH_BUSY        DriverCounter = 24
-	DriverCounterCOUNTER_EVICTED             DriverCounter = 25
-	DriverCounterCOUNTER_INCOMPLETE          DriverCounter = 26
-	DriverCounterCOUNTER_OPEN_REPORT         DriverCounter = 27
-	DriverCounterCOUNTERS                    DriverCounter = 28
+	DriverCounterCOUNTER_CONTEXT_SEVERAL     DriverCounter = 7
+	DriverCounterCOUNTER_RESPONSE_UNTRACKED  DriverCounter = 8
+	DriverCounterCOUNTER_REQUEST_IN_RESPONSE DriverCounter = 9
+	DriverCounterCOUNTER_PIPELINED           DriverCounter = 10
+	DriverCounterCOUNTER_RETRANSMITTED       DriverCounter = 11
+	DriverCounterCOUNTER_OUT_OF_ORDER        DriverCounter = 12
+	DriverCounterCOUNTER_LATE                DriverCounter = 13
+	DriverCounterCOUNTER_FRAGMENT            DriverCounter = 14
+	DriverCounterCOUNTER_PACKET_TRUNCATED    DriverCounter = 15
+	DriverCounterCOUNTER_OPTION_READ         DriverCounter = 16
+	DriverCounterCOUNTER_OPTION_UNTRUSTED    DriverCounter = 17
+	DriverCounterCOUNTER_STARTED             DriverCounter = 18
+	DriverCounterCOUNTER_EMITTED             DriverCounter = 19
+	DriverCounterCOUNTER_RING_FULL           DriverCounter = 20
+	DriverCounterCOUNTER_MAP_FULL            DriverCounter = 21
+	DriverCounterCOUNTER_DISCARDED           DriverCounter = 22
+	DriverCounterCOUNTER_SOCKET_FULL         DriverCounter = 23
+	DriverCounterCOUNTER_DROPPED             DriverCounter = 24
+	DriverCounterCOUNTER_SCRATCH_BUSY        DriverCounter = 25
+	DriverCounterCOUNTER_EVICTED             DriverCounter = 26
+	DriverCounterCOUNTER_INCOMPLETE          DriverCounter = 27
+	DriverCounterCOUNTER_OPEN_REPORT         DriverCounter = 28
+	DriverCounterCOUNTERS                    DriverCounter = 29
 )
 
 type DriverPrefixKey struct {
@@ -188,20 +196,36 @@ type DriverScratch struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
-			Malformed   uint8
+			Marks       uint8
 			Response    uint8
 		}
 	}
 	Walk struct {
-		_           structs.HostLayout
-		Pos         uint32
-		End         uint32
-		Base        uint32
-		RequestLine uint8
-		Malformed   uint8
-		SkipLine    uint8
-		Denied      uint8
-		Found       struct {
+		_            structs.HostLayout
+		Pos          uint32
+		End          uint32
+		Base         uint32
+		RequestLine  uint8
+		Marks        uint8
+		SkipLine     uint8
+		Traceparents uint8
+		Seen         uint8
+		Accepted     uint8
+		Pad          [6]uint8
+		Preference   uint64
+		SeenTraceId  uint64
+		SeenSpanId   uint64
+		Found        struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		Traceparent struct {
 			_        structs.HostLayout
 			TraceId  [16]uint8
 			SpanId   [8]uint8
@@ -249,15 +273,18 @@ type DriverScratch struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
-			Malformed   uint8
+			Marks       uint8
 			Response    uint8
 		}
 	}
 	Socket struct {
 		_      structs.HostLayout
 		Cookie uint64
+		Cgroup uint64
 		Netns  uint32
 		Uid    uint32
+		Tgid   uint32
+		Pad    uint32
 	}
 	WriteTimes struct {
 		_     structs.HostLayout

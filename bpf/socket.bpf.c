@@ -33,9 +33,29 @@ int socket_packet(struct __sk_buff *skb)
 	return LET_THROUGH;
 }
 
-static __always_inline void note_socket(struct connection *c, const struct socket_state *st,
+/* Takes the current process as the one that uses the socket. Its cgroup can be another
+ * than the socket's, which is that of the process that made the socket or its listener.
+ */
+static COLD int learn_process(struct socket_state *st)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	st->facts.tgid = bpf_get_current_pid_tgid() >> 32;
+	st->facts.cgroup = bpf_get_current_cgroup_id();
+	BPF_CORE_READ_INTO(&st->process_name, task, group_leader, comm);
+	return 0;
+}
+
+static __always_inline void note_socket(struct connection *c, struct socket_state *st,
 					const struct tcp_sock *tp)
 {
+	if (!st->facts.tgid)
+		learn_process(st);
+	if (!c->x.process_name[0]) {
+		c->x.cgroup = st->facts.cgroup;
+		c->x.tgid = st->facts.tgid;
+		copy_words(c->x.process_name, st->process_name, PROCESS_NAME_LEN);
+	}
 	c->x.netns = st->facts.netns;
 	c->x.srtt_us = tp->srtt_us >> 3;
 }
@@ -72,14 +92,20 @@ static COLD int tracked_write(struct sock *sk)
 	struct socket_state *st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	struct connection *c;
 	struct tcp_sock *tp;
+	__u64 now;
 
 	if (!st || !st->tracked)
 		return 0;
 	c = open_exchange_at(st);
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!c || !tp || c->client_is_a)
+	if (!c || !tp)
 		return 0;
-	extend_times(&c->x.far_response_first, &c->x.far_response_last, bpf_ktime_get_ns());
+	now = bpf_ktime_get_ns();
+	if (!c->waits_since)
+		c->waits_since = now;
+	if (c->client_is_a)
+		return 0;
+	extend_times(&c->x.far_response_first, &c->x.far_response_last, now);
 	note_socket(c, st, tp);
 	return 0;
 }

@@ -69,6 +69,10 @@ type SocketConnection struct {
 		Pad2             [2]uint8
 		Acknowledged     uint64
 		Stalled          uint64
+		Cgroup           uint64
+		Tgid             uint32
+		ProcessName      [16]uint8
+		Pad3             [4]uint8
 		RequestLine      [96]uint8
 	}
 	Claim  uint64
@@ -130,6 +134,9 @@ type SocketConnection struct {
 	Bodiless        uint8
 	Reports         uint8
 	Pad2            [3]uint8
+	WaitsSince      uint64
+	RequestEnd      uint32
+	Pad3            uint32
 }
 
 type SocketConnectionKey struct {
@@ -163,42 +170,59 @@ const (
 	SocketCounterCOUNTER_HEAD_TRUNCATED      SocketCounter = 4
 	SocketCounterCOUNTER_HEAD_UNPARSABLE     SocketCounter = 5
 	SocketCounterCOUNTER_CONTEXT_MALFORMED   SocketCounter = 6
-	SocketCounterCOUNTER_RESPONSE_UNTRACKED  SocketCounter = 7
-	SocketCounterCOUNTER_REQUEST_IN_RESPONSE SocketCounter = 8
-	SocketCounterCOUNTER_PIPELINED           SocketCounter = 9
-	SocketCounterCOUNTER_RETRANSMITTED       SocketCounter = 10
-	SocketCounterCOUNTER_OUT_OF_ORDER        SocketCounter = 11
-	SocketCounterCOUNTER_LATE                SocketCounter = 12
-	SocketCounterCOUNTER_FRAGMENT            SocketCounter = 13
-	SocketCounterCOUNTER_PACKET_TRUNCATED    SocketCounter = 14
-	SocketCounterCOUNTER_OPTION_READ         SocketCounter = 15
-	SocketCounterCOUNTER_OPTION_UNTRUSTED    SocketCounter = 16
-	SocketCounterCOUNTER_STARTED             SocketCounter = 17
-	SocketCounterCOUNTER_EMITTED             SocketCounter = 18
-	SocketCounterCOUNTER_RING_FULL           SocketCounter = 19
-	SocketCounterCOUNTER_MAP_FULL            SocketCounter = 20
-	SocketCounterCOUNTER_DISCARDED           SocketCounter = 21
-	SocketCounterCOUNTER_SOCKET_FULL         SocketCounter = 22
-	SocketCounterCOUNTER_DROPPED             SocketCounter = 23
-	SocketCounterCOUNTER_SCRATCH_BUSY        SocketCounter = 24
-	SocketCounterCOUNTER_EVICTED             SocketCounter = 25
-	SocketCounterCOUNTER_INCOMPLETE          SocketCounter = 26
-	SocketCounterCOUNTER_OPEN_REPORT         SocketCounter = 27
-	SocketCounterCOUNTERS                    SocketCounter = 28
+	SocketCounterCOUNTER_CONTEXT_SEVERAL     SocketCounter = 7
+	SocketCounterCOUNTER_RESPONSE_UNTRACKED  SocketCounter = 8
+	SocketCounterCOUNTER_REQUEST_IN_RESPONSE SocketCounter = 9
+	SocketCounterCOUNTER_PIPELINED           SocketCounter = 10
+	SocketCounterCOUNTER_RETRANSMITTED       SocketCounter = 11
+	SocketCounterCOUNTER_OUT_OF_ORDER        SocketCounter = 12
+	SocketCounterCOUNTER_LATE                SocketCounter = 13
+	SocketCounterCOUNTER_FRAGMENT            SocketCounter = 14
+	SocketCounterCOUNTER_PACKET_TRUNCATED    SocketCounter = 15
+	SocketCounterCOUNTER_OPTION_READ         SocketCounter = 16
+	SocketCounterCOUNTER_OPTION_UNTRUSTED    SocketCounter = 17
+	SocketCounterCOUNTER_STARTED             SocketCounter = 18
+	SocketCounterCOUNTER_EMITTED             SocketCounter = 19
+	SocketCounterCOUNTER_RING_FULL           SocketCounter = 20
+	SocketCounterCOUNTER_MAP_FULL            SocketCounter = 21
+	SocketCounterCOUNTER_DISCARDED           SocketCounter = 22
+	SocketCounterCOUNTER_SOCKET_FULL         SocketCounter = 23
+	SocketCounterCOUNTER_DROPPED             SocketCounter = 24
+	SocketCounterCOUNTER_SCRATCH_BUSY        SocketCounter = 25
+	SocketCounterCOUNTER_EVICTED             SocketCounter = 26
+	SocketCounterCOUNTER_INCOMPLETE          SocketCounter = 27
+	SocketCounterCOUNTER_OPEN_REPORT         SocketCounter = 28
+	SocketCounterCOUNTERS                    SocketCounter = 29
 )
 
 type SocketPartialHead struct {
 	_    structs.HostLayout
 	Walk struct {
-		_           structs.HostLayout
-		Pos         uint32
-		End         uint32
-		Base        uint32
-		RequestLine uint8
-		Malformed   uint8
-		SkipLine    uint8
-		Denied      uint8
-		Found       struct {
+		_            structs.HostLayout
+		Pos          uint32
+		End          uint32
+		Base         uint32
+		RequestLine  uint8
+		Marks        uint8
+		SkipLine     uint8
+		Traceparents uint8
+		Seen         uint8
+		Accepted     uint8
+		Pad          [6]uint8
+		Preference   uint64
+		SeenTraceId  uint64
+		SeenSpanId   uint64
+		Found        struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		Traceparent struct {
 			_        structs.HostLayout
 			TraceId  [16]uint8
 			SpanId   [8]uint8
@@ -250,20 +274,36 @@ type SocketScratch struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
-			Malformed   uint8
+			Marks       uint8
 			Response    uint8
 		}
 	}
 	Walk struct {
-		_           structs.HostLayout
-		Pos         uint32
-		End         uint32
-		Base        uint32
-		RequestLine uint8
-		Malformed   uint8
-		SkipLine    uint8
-		Denied      uint8
-		Found       struct {
+		_            structs.HostLayout
+		Pos          uint32
+		End          uint32
+		Base         uint32
+		RequestLine  uint8
+		Marks        uint8
+		SkipLine     uint8
+		Traceparents uint8
+		Seen         uint8
+		Accepted     uint8
+		Pad          [6]uint8
+		Preference   uint64
+		SeenTraceId  uint64
+		SeenSpanId   uint64
+		Found        struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		Traceparent struct {
 			_        structs.HostLayout
 			TraceId  [16]uint8
 			SpanId   [8]uint8
@@ -311,15 +351,18 @@ type SocketScratch struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
-			Malformed   uint8
+			Marks       uint8
 			Response    uint8
 		}
 	}
 	Socket struct {
 		_      structs.HostLayout
 		Cookie uint64
+		Cgroup uint64
 		Netns  uint32
 		Uid    uint32
+		Tgid   uint32
+		Pad    uint32
 	}
 	WriteTimes struct {
 		_     structs.HostLayout
@@ -401,10 +444,14 @@ type SocketSocketState struct {
 	Facts   struct {
 		_      structs.HostLayout
 		Cookie uint64
+		Cgroup uint64
 		Netns  uint32
 		Uid    uint32
+		Tgid   uint32
+		Pad    uint32
 	}
-	Key SocketConnectionKey
+	ProcessName [16]uint8
+	Key         SocketConnectionKey
 }
 
 type SocketTargetCgroups struct {
@@ -457,8 +504,10 @@ const (
 	SocketVarFilterPorts        = "filter_ports"
 	SocketVarHaveRxSk           = "have_rx_sk"
 	SocketVarHaveWriteTp        = "have_write_tp"
+	SocketVarOrdered            = "ordered"
 	SocketVarPorts              = "ports"
 	SocketVarPrefixWindow       = "prefix_window"
+	SocketVarRanks              = "ranks"
 	SocketVarRingWakeupFill     = "ring_wakeup_fill"
 	SocketVarTargetCgroups      = "target_cgroups"
 )
@@ -539,8 +588,10 @@ type SocketVariableSpecs struct {
 	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
 	HaveRxSk       *ebpf.VariableSpec `ebpf:"have_rx_sk"`
 	HaveWriteTp    *ebpf.VariableSpec `ebpf:"have_write_tp"`
+	Ordered        *ebpf.VariableSpec `ebpf:"ordered"`
 	Ports          *ebpf.VariableSpec `ebpf:"ports"`
 	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
+	Ranks          *ebpf.VariableSpec `ebpf:"ranks"`
 	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
 	TargetCgroups  *ebpf.VariableSpec `ebpf:"target_cgroups"`
 }
@@ -602,8 +653,10 @@ type SocketVariables struct {
 	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
 	HaveRxSk       *ebpf.Variable `ebpf:"have_rx_sk"`
 	HaveWriteTp    *ebpf.Variable `ebpf:"have_write_tp"`
+	Ordered        *ebpf.Variable `ebpf:"ordered"`
 	Ports          *ebpf.Variable `ebpf:"ports"`
 	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
+	Ranks          *ebpf.Variable `ebpf:"ranks"`
 	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
 	TargetCgroups  *ebpf.Variable `ebpf:"target_cgroups"`
 }

@@ -35,7 +35,7 @@ func TestSource(t *testing.T) {
 
 func TestSourceRefuses(t *testing.T) {
 	for _, c := range []Config{
-		{Formats: []string{"w3c", "xray"}},
+		{Formats: []string{"w3c", "zipkin"}},
 		{Headers: []string{""}},
 		{Headers: []string{`x"] os.exit() --`}},
 		{Headers: []string{"x\ny"}},

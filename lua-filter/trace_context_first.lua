@@ -26,8 +26,10 @@ local known = {
   jaeger = {names = {["uber-trace-id"] = CONTEXT}},
   datadog = {prefix = "x-datadog-"},
   skywalking = {names = {["sw8"] = CONTEXT}},
+  xray = {names = {["x-amzn-trace-id"] = CONTEXT}},
+  gcp = {names = {["x-cloud-trace-context"] = CONTEXT}},
 }
-local all = {"w3c", "b3", "jaeger", "datadog", "skywalking"}
+local all = {"w3c", "b3", "jaeger", "datadog", "skywalking", "xray", "gcp"}
 -- End of the generated part.
 
 local kinds, prefixes = {}, {}

@@ -64,6 +64,10 @@ type BenchConnection struct {
 		Pad2             [2]uint8
 		Acknowledged     uint64
 		Stalled          uint64
+		Cgroup           uint64
+		Tgid             uint32
+		ProcessName      [16]uint8
+		Pad3             [4]uint8
 		RequestLine      [96]uint8
 	}
 	Claim  uint64
@@ -125,6 +129,9 @@ type BenchConnection struct {
 	Bodiless        uint8
 	Reports         uint8
 	Pad2            [3]uint8
+	WaitsSince      uint64
+	RequestEnd      uint32
+	Pad3            uint32
 }
 
 type BenchConnectionKey struct {
@@ -158,42 +165,59 @@ const (
 	BenchCounterCOUNTER_HEAD_TRUNCATED      BenchCounter = 4
 	BenchCounterCOUNTER_HEAD_UNPARSABLE     BenchCounter = 5
 	BenchCounterCOUNTER_CONTEXT_MALFORMED   BenchCounter = 6
-	BenchCounterCOUNTER_RESPONSE_UNTRACKED  BenchCounter = 7
-	BenchCounterCOUNTER_REQUEST_IN_RESPONSE BenchCounter = 8
-	BenchCounterCOUNTER_PIPELINED           BenchCounter = 9
-	BenchCounterCOUNTER_RETRANSMITTED       BenchCounter = 10
-	BenchCounterCOUNTER_OUT_OF_ORDER        BenchCounter = 11
-	BenchCounterCOUNTER_LATE                BenchCounter = 12
-	BenchCounterCOUNTER_FRAGMENT            BenchCounter = 13
-	BenchCounterCOUNTER_PACKET_TRUNCATED    BenchCounter = 14
-	BenchCounterCOUNTER_OPTION_READ         BenchCounter = 15
-	BenchCounterCOUNTER_OPTION_UNTRUSTED    BenchCounter = 16
-	BenchCounterCOUNTER_STARTED             BenchCounter = 17
-	BenchCounterCOUNTER_EMITTED             BenchCounter = 18
-	BenchCounterCOUNTER_RING_FULL           BenchCounter = 19
-	BenchCounterCOUNTER_MAP_FULL            BenchCounter = 20
-	BenchCounterCOUNTER_DISCARDED           BenchCounter = 21
-	BenchCounterCOUNTER_SOCKET_FULL         BenchCounter = 22
-	BenchCounterCOUNTER_DROPPED             BenchCounter = 23
-	BenchCounterCOUNTER_SCRATCH_BUSY        BenchCounter = 24
-	BenchCounterCOUNTER_EVICTED             BenchCounter = 25
-	BenchCounterCOUNTER_INCOMPLETE          BenchCounter = 26
-	BenchCounterCOUNTER_OPEN_REPORT         BenchCounter = 27
-	BenchCounterCOUNTERS                    BenchCounter = 28
+	BenchCounterCOUNTER_CONTEXT_SEVERAL     BenchCounter = 7
+	BenchCounterCOUNTER_RESPONSE_UNTRACKED  BenchCounter = 8
+	BenchCounterCOUNTER_REQUEST_IN_RESPONSE BenchCounter = 9
+	BenchCounterCOUNTER_PIPELINED           BenchCounter = 10
+	BenchCounterCOUNTER_RETRANSMITTED       BenchCounter = 11
+	BenchCounterCOUNTER_OUT_OF_ORDER        BenchCounter = 12
+	BenchCounterCOUNTER_LATE                BenchCounter = 13
+	BenchCounterCOUNTER_FRAGMENT            BenchCounter = 14
+	BenchCounterCOUNTER_PACKET_TRUNCATED    BenchCounter = 15
+	BenchCounterCOUNTER_OPTION_READ         BenchCounter = 16
+	BenchCounterCOUNTER_OPTION_UNTRUSTED    BenchCounter = 17
+	BenchCounterCOUNTER_STARTED             BenchCounter = 18
+	BenchCounterCOUNTER_EMITTED             BenchCounter = 19
+	BenchCounterCOUNTER_RING_FULL           BenchCounter = 20
+	BenchCounterCOUNTER_MAP_FULL            BenchCounter = 21
+	BenchCounterCOUNTER_DISCARDED           BenchCounter = 22
+	BenchCounterCOUNTER_SOCKET_FULL         BenchCounter = 23
+	BenchCounterCOUNTER_DROPPED             BenchCounter = 24
+	BenchCounterCOUNTER_SCRATCH_BUSY        BenchCounter = 25
+	BenchCounterCOUNTER_EVICTED             BenchCounter = 26
+	BenchCounterCOUNTER_INCOMPLETE          BenchCounter = 27
+	BenchCounterCOUNTER_OPEN_REPORT         BenchCounter = 28
+	BenchCounterCOUNTERS                    BenchCounter = 29
 )
 
 type BenchPartialHead struct {
 	_    structs.HostLayout
 	Walk struct {
-		_           structs.HostLayout
-		Pos         uint32
-		End         uint32
-		Base        uint32
-		RequestLine uint8
-		Malformed   uint8
-		SkipLine    uint8
-		Denied      uint8
-		Found       struct {
+		_            structs.HostLayout
+		Pos          uint32
+		End          uint32
+		Base         uint32
+		RequestLine  uint8
+		Marks        uint8
+		SkipLine     uint8
+		Traceparents uint8
+		Seen         uint8
+		Accepted     uint8
+		Pad          [6]uint8
+		Preference   uint64
+		SeenTraceId  uint64
+		SeenSpanId   uint64
+		Found        struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		Traceparent struct {
 			_        structs.HostLayout
 			TraceId  [16]uint8
 			SpanId   [8]uint8
@@ -245,20 +269,36 @@ type BenchScratch struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
-			Malformed   uint8
+			Marks       uint8
 			Response    uint8
 		}
 	}
 	Walk struct {
-		_           structs.HostLayout
-		Pos         uint32
-		End         uint32
-		Base        uint32
-		RequestLine uint8
-		Malformed   uint8
-		SkipLine    uint8
-		Denied      uint8
-		Found       struct {
+		_            structs.HostLayout
+		Pos          uint32
+		End          uint32
+		Base         uint32
+		RequestLine  uint8
+		Marks        uint8
+		SkipLine     uint8
+		Traceparents uint8
+		Seen         uint8
+		Accepted     uint8
+		Pad          [6]uint8
+		Preference   uint64
+		SeenTraceId  uint64
+		SeenSpanId   uint64
+		Found        struct {
+			_        structs.HostLayout
+			TraceId  [16]uint8
+			SpanId   [8]uint8
+			Offset   uint32
+			Format   uint8
+			Sampling uint8
+			Have     uint8
+			Pad      uint8
+		}
+		Traceparent struct {
 			_        structs.HostLayout
 			TraceId  [16]uint8
 			SpanId   [8]uint8
@@ -306,15 +346,18 @@ type BenchScratch struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
-			Malformed   uint8
+			Marks       uint8
 			Response    uint8
 		}
 	}
 	Socket struct {
 		_      structs.HostLayout
 		Cookie uint64
+		Cgroup uint64
 		Netns  uint32
 		Uid    uint32
+		Tgid   uint32
+		Pad    uint32
 	}
 	WriteTimes struct {
 		_     structs.HostLayout
@@ -411,8 +454,10 @@ const (
 	BenchVarDeep               = "deep"
 	BenchVarDeepWindow         = "deep_window"
 	BenchVarFilterPorts        = "filter_ports"
+	BenchVarOrdered            = "ordered"
 	BenchVarPorts              = "ports"
 	BenchVarPrefixWindow       = "prefix_window"
+	BenchVarRanks              = "ranks"
 	BenchVarRingWakeupFill     = "ring_wakeup_fill"
 )
 
@@ -487,8 +532,10 @@ type BenchVariableSpecs struct {
 	Deep           *ebpf.VariableSpec `ebpf:"deep"`
 	DeepWindow     *ebpf.VariableSpec `ebpf:"deep_window"`
 	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
+	Ordered        *ebpf.VariableSpec `ebpf:"ordered"`
 	Ports          *ebpf.VariableSpec `ebpf:"ports"`
 	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
+	Ranks          *ebpf.VariableSpec `ebpf:"ranks"`
 	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
 }
 
@@ -543,8 +590,10 @@ type BenchVariables struct {
 	Deep           *ebpf.Variable `ebpf:"deep"`
 	DeepWindow     *ebpf.Variable `ebpf:"deep_window"`
 	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
+	Ordered        *ebpf.Variable `ebpf:"ordered"`
 	Ports          *ebpf.Variable `ebpf:"ports"`
 	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
+	Ranks          *ebpf.Variable `ebpf:"ranks"`
 	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
 }
 

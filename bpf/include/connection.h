@@ -22,34 +22,49 @@
  * client, server         sequence numbers at the capture point
  * driver_client, _server sequence numbers handed to the driver, at an interface
  * client_is_a            the side that sent the latest request
+ * response_framing,      how the response ends, its length if that is known, and the
+ * _total, chunks         progress in a chunked body
+ * complete               1: the response has ended. guessed: so it seems, after chunks
+ *                        were lost
  *
  * Events (functions in track.h; sweep in capture.bpf.c)
  * -----------------------------------------------------
  * request head       close_previous(): awaiting_response -> pipelined_responses + 1;
  * (begin_request)    REQUEST -> emit with FLAG_PIPELINED, pipelined_responses + 1;
- *                    RESPONSE -> emit; then IDLE. Depending on the head:
+ *                    RESPONSE -> emit (FLAG_PIPELINED, FLAG_INCOMPLETE if its
+ *                    framing says that more was to come); then IDLE. In the body of a
+ *                    request of known length it begins nothing. Depending on the head:
  *                    sampled context -> REQUEST and the next claim;
  *                    incomplete (deep) -> HEAD; anything else -> awaiting_response
  * more client data   HEAD: continue_head(): as for a request head; a gap ends the
  * (on_client_data)   search. REQUEST: added to the request. RESPONSE: in order it is
  *                    added to the request, else ignored. Emitted: COUNTER_LATE
  * response head      HEAD: the search ends first, as above.
- * (begin_response)   1xx (not 101): FLAG_INTERIM, nothing else.
+ * (begin_response)   To a request that did not pass here (answers_request): REQUEST ->
+ *                    emit with FLAG_PACKETS_MISSING, IDLE.
+ *                    1xx (not 101): FLAG_INTERIM, nothing else.
  *                    pipelined_responses > 0: that - 1, in_pipelined_response = 1.
- *                    Else both waiting flags = 0, REQUEST -> RESPONSE
+ *                    Else both waiting flags = 0, REQUEST -> RESPONSE, and
+ *                    frame_response() reads where it ends
  * more server data   ignored while in_pipelined_response or pipelined_responses;
- * (on_server_data)   IDLE: awaiting_response = 0. RESPONSE: added to the response.
- *                    Emitted: COUNTER_LATE
- * SYN (on_syn)       an open exchange is emitted, the connection deleted; a new one
- *                    is stored only to keep the SYN's TCP option
+ * (on_server_data)   IDLE: awaiting_response = 0. RESPONSE: added to the response up
+ *                    to its end; follow_response() sets complete. Emitted:
+ *                    COUNTER_LATE
+ * SYN (on_syn)       a copy of the connection's own: nothing. Else an open exchange is
+ *                    emitted, the connection deleted; a new one is stored only to keep
+ *                    the SYN's TCP option
  * FIN                the second one: emit if open, untrack, delete. The first one
  * (on_fin_or_rst)    changes no state: segments sent earlier may still follow
- * RST                emit if open (REQUEST: FLAG_RESET), untrack, delete
- * sweep              idle in REQUEST for request_idle: emit with FLAG_IDLE; idle in
- *                    RESPONSE for response_idle: emit; for UNTRACK_AFTER times that:
- *                    untrack. The phase stays; the next request starts over,
- *                    after resync() of the sequence numbers
- * LRU eviction       the exchange is lost; user space derives how many
+ * RST                emit if open (FLAG_RESET unless complete), untrack, delete.
+ *                    FIN and RST: FLAG_INCOMPLETE if more of the response was to come
+ * sweep              idle for response_idle, complete and read by the client: emit. For
+ *                    unframed_idle, if the end cannot be known: emit with
+ *                    FLAG_END_GUESSED. For request_idle: emit with FLAG_IDLE. Open for
+ *                    report_after: a copy with FLAG_STILL_OPEN, once. Above the budget
+ *                    of open exchanges: the idlest are emitted with FLAG_EVICTED, and
+ *                    deleted. Emitted, and idle for FORGET_AFTER times response_idle:
+ *                    untrack, delete
+ * full table         a request that would be stored is not recorded: COUNTER_MAP_FULL
  */
 #ifndef LAYERTRACE_CONNECTION_H
 #define LAYERTRACE_CONNECTION_H
@@ -155,6 +170,12 @@ struct connection {
 	__u8 bodiless;	       /* enum bodiless */
 	__u8 reports;	       /* sent while it was open */
 	__u8 pad2[3];
+	/* Socket: since when data waits to be sent, as far as known: the latest
+	 * acknowledgement, or the first write after it. 0: none waited then.
+	 */
+	__u64 waits_since;
+	__u32 request_end; /* sequence number after the request, if request_total is known */
+	__u32 pad3;
 };
 
 /* Small enough to stay in L1: a miss costs what the table saves. Large enough to keep

@@ -16,6 +16,7 @@ enum counter {
 	COUNTER_HEAD_TRUNCATED,
 	COUNTER_HEAD_UNPARSABLE,
 	COUNTER_CONTEXT_MALFORMED,
+	COUNTER_CONTEXT_SEVERAL,
 	COUNTER_RESPONSE_UNTRACKED,
 	COUNTER_REQUEST_IN_RESPONSE,
 	COUNTER_PIPELINED,
@@ -72,6 +73,9 @@ enum exchange_flag {
 	FLAG_SEVERAL_CONTEXTS = 1 << 15,
 	FLAG_OUTSIDE_WINDOW = 1 << 16,
 };
+
+/* TASK_COMM_LEN of include/linux/sched.h. */
+#define PROCESS_NAME_LEN 16
 
 /* Bytes of a request's first line that a record keeps: method and target. */
 #define REQUEST_LINE_MAX 96
@@ -140,6 +144,11 @@ struct exchange_record {
 	__u8 pad2[2];
 	__u64 acknowledged; /* socket: time at which the peer had acknowledged all of it */
 	__u64 stalled;	    /* socket: ns for which the peer's window held the sender up */
+	/* Socket: the process that reads and writes at it, as far as one was seen. */
+	__u64 cgroup; /* ID of the process's cgroup, else of the one that made the socket */
+	__u32 tgid;   /* 0: unknown */
+	__u8 process_name[PROCESS_NAME_LEN];
+	__u8 pad3[4];
 	__u8 request_line[REQUEST_LINE_MAX]; /* its first bytes, padded with zeros */
 };
 

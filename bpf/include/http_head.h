@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Finds the trace context in a request head.
+/* Recognizes a request and finds the trace context in its head.
  *
- * fast_walk*   reads the first lines in place, without a copy. It knows only the
- *              common forms (CRLF, traceparent version 00, x-b3-*) and leaves the
- *              rest to the other walk, from the line at which it stopped
+ * start_of     whether a payload begins a request, by its first bytes
+ * fast_walk*   reads the first lines in place, without a copy, up to a context. It
+ *              knows only the common forms (CRLF, traceparent version 00, x-b3-*) and
+ *              leaves the rest to the other walk, from the line at which it stopped
+ * scan_*       after a context: skips the rest of the head if it has no other one
  * parse_lines  walks lines copied to scratch text, in all forms
  * parse_chunks deep: continues over the rest of the segment and later ones
+ * finish_walk  chooses among the contexts
  */
 #ifndef LAYERTRACE_HTTP_HEAD_H
 #define LAYERTRACE_HTTP_HEAD_H
@@ -15,6 +18,105 @@
 const volatile enum window prefix_window = WINDOW_DEFAULT;
 const volatile bool deep;
 const volatile enum window deep_window = DEEP_WINDOW_DEFAULT;
+
+/* How a payload begins. */
+enum start {
+	START_DATA,
+	START_REQUEST = 1,    /* with a method of RFC 9110 or RFC 5789 */
+	START_TOKEN = 2,      /* with another one: its request line decides */
+	START_AFTER_LINE = 4, /* one of these after an empty line: RFC 9112, section 2.2 */
+};
+
+#define EMPTY_LINE ('\r' | '\n' << 8)
+
+static __always_inline bool is_known_method(__u64 head)
+{
+	return MATCHES_EXACT(head, 4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) ||
+	       MATCHES_EXACT(head, 5, 'P', 'O', 'S', 'T', ' ', 0, 0, 0) ||
+	       MATCHES_EXACT(head, 4, 'P', 'U', 'T', ' ', 0, 0, 0, 0) ||
+	       MATCHES_EXACT(head, 5, 'H', 'E', 'A', 'D', ' ', 0, 0, 0) ||
+	       MATCHES_EXACT(head, 7, 'D', 'E', 'L', 'E', 'T', 'E', ' ', 0) ||
+	       MATCHES_EXACT(head, 6, 'P', 'A', 'T', 'C', 'H', ' ', 0, 0) ||
+	       MATCHES_EXACT(head, 8, 'O', 'P', 'T', 'I', 'O', 'N', 'S', ' ') ||
+	       MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' ') ||
+	       MATCHES_EXACT(head, 6, 'T', 'R', 'A', 'C', 'E', ' ', 0, 0);
+}
+
+static __always_inline bool is_method_byte(__u8 byte)
+{
+	return (__u8)(byte - 'A') < 26 || (__u8)(byte - '0') < 10 || byte == '-' || byte == '_';
+}
+
+/* Whether these are the bytes between a method and the rest of a request target. */
+static __always_inline bool begins_target(__u8 blank, __u8 byte)
+{
+	return blank == ' ' && (byte == '/' || byte == '*' || (byte | 0x20) == 'h');
+}
+
+/* Whether a payload that begins with an upper-case letter begins with any method. */
+static __always_inline bool is_other_method(struct __sk_buff *skb, struct scratch *s, __u32 off,
+					    __u32 len, __u64 head)
+{
+	__u8 *text = s->text;
+
+	/* Most data leaves here, without a load. */
+	for (int i = 1; i < 7; i++) {
+		__u8 byte = head >> (8 * i);
+
+		if (!is_method_byte(byte))
+			return begins_target(byte, head >> (8 * i + 8));
+	}
+	if (len < 9) /* a method of 7 or more, SP, and a target */
+		return false;
+	if (len > METHOD_MAX + 2)
+		len = METHOD_MAX + 2;
+	BOUND_LENGTH(len, 64);
+	if (bpf_skb_load_bytes(skb, off, text, len))
+		return false;
+	text[len] = 0;
+	for (int i = 7; i <= METHOD_MAX; i++)
+		if (!is_method_byte(text[i]))
+			return begins_target(text[i], text[i + 1]);
+	return false;
+}
+
+/* Anything but the usual starts: set of enum start. head has the first bytes. */
+static COLD int unusual_start(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len,
+			      __u64 head)
+{
+	int start = START_DATA;
+
+	if ((head & 0xffff) == EMPTY_LINE) {
+		__u32 n;
+
+		off += 2;
+		len -= 2;
+		if (!len)
+			return START_DATA;
+		n = len < sizeof(head) ? len : sizeof(head);
+		head = 0;
+		BOUND_LENGTH(n, sizeof(head));
+		bpf_skb_load_bytes(skb, off, &head, n);
+		if (is_known_method(head))
+			return START_AFTER_LINE | START_REQUEST;
+		start = START_AFTER_LINE;
+	}
+	if ((__u8)(head - 'A') < 26 && is_other_method(skb, s, off, len, head))
+		return start | START_TOKEN;
+	return START_DATA;
+}
+
+static __always_inline int start_of(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len,
+				    __u64 head)
+{
+	if ((__u8)(head - 'A') < 26) {
+		if (is_known_method(head))
+			return START_REQUEST;
+	} else if ((head & 0xffff) != EMPTY_LINE) {
+		return START_DATA; /* nearly all data */
+	}
+	return unusual_start(skb, s, off, len, head);
+}
 
 /* Shows the verifier that an offset is in range; the compiler would drop a plain & as
  * redundant.
@@ -40,15 +142,26 @@ static __always_inline bool may_be_trace_header(__u64 word)
 {
 	switch ((word | 0x2020) & 0xffff) {
 	case 't' | 'r' << 8:
-		return MATCHES_WORD(word, NAME_TRACEPARENT_0);
+		return reads(FORMAT_W3C) && MATCHES_WORD(word, NAME_TRACEPARENT_0);
 	case 'x' | '-' << 8:
-		return MATCHES_WORD(word, PREFIX_B3_0) || MATCHES_WORD(word, PREFIX_DATADOG_0);
+		return (reads(FORMAT_B3MULTI) && MATCHES_WORD(word, PREFIX_B3_0)) ||
+		       (reads(FORMAT_DATADOG) && MATCHES_WORD(word, PREFIX_DATADOG_0)) ||
+		       (reads(FORMAT_XRAY) && MATCHES_WORD(word, NAME_AMZN_TRACE_ID_0)) ||
+		       (reads(FORMAT_GCP) && MATCHES_WORD(word, NAME_CLOUD_TRACE_CONTEXT_0));
 	case 'b' | '3' << 8:
+		return reads(FORMAT_B3) && MATCHES_WORD(word, NAME_B3_0);
 	case 'u' | 'b' << 8:
+		return reads(FORMAT_JAEGER) && MATCHES_WORD(word, NAME_UBER_TRACE_ID_0);
 	case 's' | 'w' << 8:
-		return true;
+		return reads(FORMAT_SKYWALKING) && MATCHES_WORD(word, NAME_SW8_0);
 	}
 	return false;
+}
+
+/* x-b3-parentspanid, which is not read. */
+static __always_inline bool is_b3_parent(__u64 word)
+{
+	return MATCHES_WORD(word, PREFIX_B3_0) && ((word >> 40 & 0xff) | 0x20) == 'p';
 }
 
 /* Where the lines are. In the packet each look ahead needs a check against its end;
@@ -142,6 +255,9 @@ static __always_inline __s64 fast_b3(const struct fast_text *f, const void *p, s
 	return -1;
 }
 
+/* Not an outcome: the walk has a context, and s->walk.pos is the next line to look at. */
+#define FAST_CONTEXT 16
+
 /* Walks the first lines of a payload at off, of which window bytes may be read.
  * OUTCOME_INCOMPLETE: the other walk continues from s->walk.pos.
  */
@@ -155,25 +271,30 @@ static __always_inline int fast_walk(struct scratch *s, const struct fast_text *
 	for (int i = 0; i < FAST_LINES; i++) {
 		const void *p = f->base + at;
 		__u64 tail, word;
-		bool b3 = false;
 		__u8 part = 0;
 		__s64 len;
 
-		if (!readable(f, p, 8))
+		if (!readable(f, p, 8)) {
+			if ((w->b3.have & PART_IDS) == PART_IDS)
+				return FAST_CONTEXT;
 			break;
+		}
 		word = *(const __u64 *)p;
-		if (!i || !may_be_trace_header(word)) {
-			len = find_control(f, p);
-		} else if (MATCHES_WORD(word, PREFIX_B3_0)) {
-			b3 = true;
+		if (i && reads(FORMAT_B3MULTI) && MATCHES_WORD(word, PREFIX_B3_0))
 			len = fast_b3(f, p, &w->b3, &part);
+		else if ((w->b3.have & PART_IDS) == PART_IDS) {
+			return ends_walk(&w->b3) ? OUTCOME_UNSAMPLED : FAST_CONTEXT;
+		} else if (!i || !may_be_trace_header(word)) {
+			len = find_control(f, p);
 		} else {
 			if (w->b3.have || at - off + TRACEPARENT_LINE > window ||
-			    !fast_traceparent(f, p, &w->found))
+			    !fast_traceparent(f, p, &w->traceparent))
 				break;
-			w->found.offset = at - off;
-			return w->found.sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED :
-								      OUTCOME_FOUND;
+			w->traceparent.offset = at - off;
+			w->traceparent.have = PART_IDS;
+			w->traceparents = 1;
+			w->pos = at - off + TRACEPARENT_LINE;
+			return ends_walk(&w->traceparent) ? OUTCOME_UNSAMPLED : FAST_CONTEXT;
 		}
 		if (len < 9)
 			break; /* no line end found, or too short for a request line */
@@ -182,24 +303,20 @@ static __always_inline int fast_walk(struct scratch *s, const struct fast_text *
 		FORGET(tail, s->high);
 		BOUND(tail);
 		p = f->base + tail;
-		if (!readable(f, p, 11) || *(const __u16 *)(p + 9) != ('\r' | '\n' << 8))
+		if (!readable(f, p, 11) || *(const __u16 *)(p + 9) != EMPTY_LINE)
 			break;
 		if (!i && (*(const __u64 *)p != WORD(' ', 'H', 'T', 'T', 'P', '/', '1', '.') ||
 			   (__u8)(*(const __u8 *)(p + 8) - '0') > 9))
 			break;
 		if (tail + 11 - off > window)
 			break;
-		if (part & PART_IDS) {
+		if (part & PART_IDS)
 			add_id(&w->b3, part, at - off);
-		} else if (part) {
-			set_sampling(w, &w->b3,
+		else if (part)
+			set_sampling(&w->b3,
 				     *(const __u8 *)(p + 8) == '1' ? SAMPLING_ACCEPTED :
-								     SAMPLING_DENIED);
-		} else if (!b3 && (w->b3.have & PART_IDS) == PART_IDS) {
-			break; /* complete, sampling decision deferred */
-		}
-		if (w->b3.have == (PART_IDS | PART_SAMPLING))
-			return use_parts(w, &w->b3, FORMAT_B3MULTI);
+								     SAMPLING_DENIED,
+				     false);
 		at = tail + 11;
 		w->request_line = 1;
 		w->pos = at - off;
@@ -215,6 +332,7 @@ VERIFIED_ALONE int fast_walk_packet(struct __sk_buff *skb, struct scratch *s, __
 
 	if (!s || off >= FAST_REACH)
 		return OUTCOME_INCOMPLETE;
+	s->walk.b3.format = FORMAT_B3MULTI;
 	return fast_walk(s, &f, off, window);
 }
 
@@ -223,6 +341,7 @@ VERIFIED_ALONE int fast_walk_text(struct scratch *s)
 {
 	if (!s)
 		return OUTCOME_INCOMPLETE;
+	s->walk.b3.format = FORMAT_B3MULTI;
 	return fast_walk(s, &(struct fast_text){.base = s->text}, 0, s->walk.end);
 }
 
@@ -231,30 +350,10 @@ VERIFIED_ALONE int fast_walk_text(struct scratch *s)
 /* A line has at least one byte and LF. */
 #define LINES_MAX ((WINDOW_MAX + DEEP_LINE_MAX) / 2)
 
-#define LOW7 0x7f7f7f7f7f7f7f7fULL
-#define LINE_FEEDS 0x0a0a0a0a0a0a0a0aULL
-
-/* Offset of the next LF in [off, end), or -1. Eight bytes at a time: a byte of found is
- * 0x80 exactly where the text has LF.
- */
-VERIFIED_ALONE int find_lf(struct scratch *s, __u32 off, __u32 end)
+/* Offset of the next LF in [off, end), or -1. */
+static __always_inline int find_lf(struct scratch *s, __u32 off, __u32 end)
 {
-	if (!s)
-		return -1;
-	for (int i = 0; i < WINDOW_MAX / 8 + 1; i++) {
-		__u64 x, found;
-
-		if (off >= end)
-			break;
-		x = text64(s, off) ^ LINE_FEEDS;
-		found = ~(((x & LOW7) + LOW7) | x) & HIGH1;
-		if (found) {
-			off += ((found & -found) >> 7) * 0x0001020304050607ULL >> 56;
-			return off < end ? (int)off : -1;
-		}
-		off += 8;
-	}
-	return -1;
+	return find_byte(s, off, end, '\n');
 }
 
 static __always_inline bool is_blank(__u8 byte)
@@ -309,14 +408,242 @@ VERIFIED_ALONE int find_head_end(struct scratch *s, __u32 end)
 	return 0;
 }
 
-/* Result when there are no more lines. */
-static __always_inline int finish_walk(struct walk *w, int outcome)
+/* Order in which contexts and denials are taken: the highest number wins. ids: it is a
+ * context.
+ */
+static __always_inline __u64 preference(const struct context *c, bool ids)
 {
-	if ((w->b3.have & PART_IDS) == PART_IDS)
-		return use_parts(w, &w->b3, FORMAT_B3MULTI);
-	if ((w->datadog.have & PART_IDS) == PART_IDS)
-		return use_parts(w, &w->datadog, FORMAT_DATADOG);
-	return w->denied ? OUTCOME_UNSAMPLED : outcome;
+	__u64 rank = ranks[c->format & (RANKS - 1)];
+
+	if (!ordered && c->sampling == SAMPLING_DENIED)
+		return 1;
+	return (RANKS - rank) << 34 | (__u64)ids << 33 | (__u32)~c->offset;
+}
+
+/* Deep: an accepted context, of the most preferred format, ends the search at the end of
+ * its segment.
+ */
+static __always_inline bool settles(const struct context *c)
+{
+	return c->sampling == SAMPLING_ACCEPTED &&
+	       (!ordered || ranks[c->format & (RANKS - 1)] == 1);
+}
+
+static __always_inline bool walk_is_settled(struct walk *w)
+{
+	w->b3.format = FORMAT_B3MULTI;
+	w->datadog.format = FORMAT_DATADOG;
+	return w->accepted || (w->traceparent.have && settles(&w->traceparent)) ||
+	       ((w->b3.have & PART_IDS) == PART_IDS && settles(&w->b3)) ||
+	       ((w->datadog.have & PART_IDS) == PART_IDS && settles(&w->datadog));
+}
+
+static __always_inline void choose(struct walk *w, const struct context *c, bool ids)
+{
+	__u64 preferred = preference(c, ids);
+
+	if (ids) {
+		__u64 trace_id = *(const __u64 *)(c->trace_id + 8);
+		__u64 span_id = *(const __u64 *)c->span_id;
+
+		if (w->seen && (trace_id != w->seen_trace_id || span_id != w->seen_span_id))
+			w->marks |= MARK_SEVERAL;
+		if (settles(c))
+			w->accepted = 1;
+		w->seen = 1;
+		w->seen_trace_id = trace_id;
+		w->seen_span_id = span_id;
+	}
+	if (preferred > w->preference) {
+		w->preference = preferred;
+		w->found = *c;
+	}
+}
+
+/* The same for s->id. */
+VERIFIED_ALONE int choose_id(struct scratch *s, __u32 ids)
+{
+	if (s)
+		choose(&s->walk, &s->id, ids);
+	return 0;
+}
+
+/* A context in several headers, or the denial of one that is not complete. */
+static __always_inline void choose_parts(struct walk *w, struct context *c, enum format format)
+{
+	c->format = format;
+	if ((c->have & PART_IDS) == PART_IDS)
+		choose(w, c, true);
+	else if (c->sampling == SAMPLING_DENIED)
+		choose(w, c, false);
+}
+
+/* Result when there are no more lines. */
+VERIFIED_ALONE int finish_walk(struct walk *w, int outcome)
+{
+	if (!w)
+		return outcome;
+	if (w->traceparent.have)
+		choose(w, &w->traceparent, true);
+	if (w->b3.have)
+		choose_parts(w, &w->b3, FORMAT_B3MULTI);
+	if (w->datadog.have) {
+		__u64 *high = (__u64 *)w->datadog.trace_id;
+
+		if (!*high && w->traceparent.have && (w->datadog.have & PART_IDS) == PART_IDS &&
+		    *(__u64 *)(w->datadog.trace_id + 8) == *(__u64 *)(w->traceparent.trace_id + 8))
+			*high = *(__u64 *)w->traceparent.trace_id;
+		choose_parts(w, &w->datadog, FORMAT_DATADOG);
+	}
+	if (!w->preference)
+		return outcome;
+	return w->found.sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED : OUTCOME_FOUND;
+}
+
+/* Reach of a scan from the start of the packet, a power of two. */
+#define SCAN_REACH 8192
+#define SCAN_STEPS 32
+#define SCAN_BLOCK 64
+
+/* Position of a single bit, by the six bits that multiplying by it brings to the top. */
+#define DE_BRUIJN 0x03f79d71b4cb0a89ULL
+/* clang-format off */
+static const __u8 lowest_bit[64] = {
+	0, 1, 48, 2, 57, 49, 28, 3, 61, 58, 50, 42, 38, 29, 17, 4,
+	62, 55, 59, 36, 53, 51, 43, 22, 45, 39, 33, 30, 24, 18, 12, 5,
+	63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21, 44, 32, 23, 11,
+	46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9, 13, 8, 7, 6,
+};
+/* clang-format on */
+
+/* Marks the first LF with 0x80, and perhaps bytes after it. */
+static __always_inline __u64 line_feeds(__u64 word)
+{
+	word ^= EACH('\n');
+	return (word - EACH(1)) & ~word & HIGH1;
+}
+
+/* The high bits of eight bytes as one byte. */
+static __always_inline __u64 one_bit_each(__u64 high_bits)
+{
+	return (high_bits >> 7) * 0x0102040810204080ULL >> 56;
+}
+
+/* The one context of the fast walk is the result. */
+static __always_inline int finish_scan(struct walk *w)
+{
+	const struct context *c = w->traceparent.have ? &w->traceparent : &w->b3;
+
+	if (c->sampling == SAMPLING_DENIED)
+		return OUTCOME_UNSAMPLED;
+	w->found = *c;
+	return OUTCOME_FOUND;
+}
+
+/* What the line whose first characters are in word has to be read for. */
+static __always_inline bool ends_head(__u64 word)
+{
+	return (word & 0xffff) == EMPTY_LINE;
+}
+
+static __always_inline bool may_be_context(__u64 word)
+{
+	return (word & 0xff) == '\n' || (may_be_trace_header(word) && !is_b3_parent(word));
+}
+
+/* Skips the lines from s->walk.pos on if none of them may be a trace header. Returns
+ * the outcome, or OUTCOME_INCOMPLETE to leave the rest, from s->walk.pos on, to the
+ * other walk. Two loops, for the verifier: blocks, then what is shorter than one.
+ */
+static __always_inline int scan(struct scratch *s, const struct fast_text *f, __u32 off,
+				__u32 window)
+{
+	struct walk *w = &s->walk;
+	__u32 end = off + window;
+	__u64 at = off + w->pos;
+	bool line = true;
+	const void *p;
+
+	for (int i = 0; i < SCAN_STEPS; i++) {
+		__u64 found = 0, low;
+
+		FORGET(at, s->high);
+		asm volatile("%0 &= %1" : "+r"(at) : "i"(SCAN_REACH - 1));
+		p = f->base + at;
+		if (at >= end || !readable(f, p, SCAN_BLOCK + 16))
+			break;
+		if (line) {
+			__u64 word = *(const __u64 *)p;
+
+			w->pos = at - off;
+			if (ends_head(word))
+				return finish_scan(w);
+			if (may_be_context(word))
+				return OUTCOME_INCOMPLETE;
+			line = false;
+		}
+		/* High bits: control characters, and others than ASCII. */
+#pragma unroll
+		for (int j = 0; j < SCAN_BLOCK; j += 8)
+			found |= *(const __u64 *)(p + j) - EACH(' ');
+		at += SCAN_BLOCK;
+		if (!(found & HIGH1))
+			continue;
+		found = 0;
+#pragma unroll
+		for (int j = 0; j < SCAN_BLOCK; j += 8)
+			found |= one_bit_each(line_feeds(*(const __u64 *)(p + j))) << j;
+		if (!found)
+			continue;
+		low = lowest_bit[(found & -found) * DE_BRUIJN >> 58];
+		at += low + 1 - SCAN_BLOCK;
+		line = true;
+	}
+	for (int i = 0; i < SCAN_BLOCK / 4; i++) {
+		__u64 found, word;
+
+		FORGET(at, s->high);
+		asm volatile("%0 &= %1" : "+r"(at) : "i"(SCAN_REACH - 1));
+		if (at >= end)
+			return deep ? OUTCOME_INCOMPLETE : finish_scan(w);
+		if (line)
+			w->pos = at - off;
+		p = f->base + at;
+		/* No line of a context fits into less, and only --context-format makes a denial
+		 * matter.
+		 */
+		if (!readable(f, p, 8))
+			return deep || ordered ? OUTCOME_INCOMPLETE : finish_scan(w);
+		word = *(const __u64 *)p;
+		if (line) {
+			if (ends_head(word))
+				return finish_scan(w);
+			if (may_be_context(word))
+				return OUTCOME_INCOMPLETE;
+		}
+		found = line_feeds(word);
+		line = found;
+		at += found ? ((found & -found) >> 7) * 0x0001020304050607ULL >> 56 : 7;
+		at++;
+	}
+	return OUTCOME_INCOMPLETE;
+}
+
+VERIFIED_ALONE int scan_packet(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 window)
+{
+	struct fast_text f = {(const void *)(long)skb->data, (const void *)(long)skb->data_end,
+			      true};
+
+	if (!s || off >= FAST_REACH)
+		return OUTCOME_INCOMPLETE;
+	return scan(s, &f, off, window);
+}
+
+VERIFIED_ALONE int scan_text(struct scratch *s)
+{
+	if (!s)
+		return OUTCOME_INCOMPLETE;
+	return scan(s, &(struct fast_text){.base = s->text}, 0, s->walk.end);
 }
 
 /* "METHOD target HTTP/1.x": RFC 9112, section 3. */
@@ -331,33 +658,85 @@ static __always_inline int parse_request_line(struct scratch *s, __u32 off, __u3
 	return OUTCOME_INCOMPLETE;
 }
 
-/* A header with a complete context. */
-static __always_inline int parse_context(struct scratch *s, __u32 header, __u32 value, __u32 end,
-					 __u32 offset)
+/* After the walk over the first segment. */
+static __always_inline bool has_request_line(const struct walk *w, int outcome)
 {
-	int ok;
+	return w->request_line && outcome != OUTCOME_UNPARSABLE;
+}
 
-	switch (header) {
-	case HEADER_TRACEPARENT:
-		ok = read_traceparent(s, value, end);
-		break;
-	case HEADER_B3:
-		ok = read_b3(s, value, end);
-		if (s->walk.denied == 2)
-			return OUTCOME_UNSAMPLED;
-		break;
-	case HEADER_UBER_TRACE_ID:
-		ok = read_uber_trace_id(s, value, end);
-		break;
-	default:
-		ok = read_sw8(s, value, end);
-	}
-	if (!ok) {
-		s->walk.malformed = 1;
+/* A traceparent line. A second one invalidates the first (W3C trace-context,
+ * test_traceparent_duplicated).
+ */
+static __always_inline int parse_traceparent(struct scratch *s, __u32 value, __u32 end,
+					     __u32 offset)
+{
+	struct walk *w = &s->walk;
+
+	if (w->traceparents) {
+		w->traceparent.have = 0;
+		w->marks |= MARK_MALFORMED;
 		return OUTCOME_INCOMPLETE;
 	}
-	s->walk.found.offset = offset;
-	return s->walk.found.sampling == SAMPLING_DENIED ? OUTCOME_UNSAMPLED : OUTCOME_FOUND;
+	w->traceparents = 1;
+	if (read_traceparent(s, value, end) != VALUE_CONTEXT) {
+		w->marks |= MARK_MALFORMED;
+		return OUTCOME_INCOMPLETE;
+	}
+	w->traceparent = s->id;
+	w->traceparent.offset = offset;
+	w->traceparent.have = PART_IDS;
+	return ends_walk(&w->traceparent) ? finish_walk(w, OUTCOME_NOT_FOUND) : OUTCOME_INCOMPLETE;
+}
+
+/* A header with a complete context. */
+static __always_inline int parse_context(struct scratch *s, struct name name, __u32 value,
+					 __u32 end, __u32 offset)
+{
+	struct walk *w = &s->walk;
+	int read;
+
+	switch (name.header) {
+	case HEADER_TRACEPARENT:
+		if (!name.configured)
+			return parse_traceparent(s, value, end, offset);
+		read = read_traceparent(s, value, end);
+		break;
+	case HEADER_B3:
+		read = read_b3(s, value, end);
+		break;
+	case HEADER_UBER_TRACE_ID:
+		read = read_uber_trace_id(s, value, end);
+		break;
+	case HEADER_AMZN_TRACE_ID:
+		read = read_xray(s, value, end);
+		break;
+	case HEADER_CLOUD_TRACE_CONTEXT:
+		read = read_gcp(s, value, end);
+		break;
+	default:
+		read = read_sw8(s, value, end);
+	}
+	if (read == VALUE_MALFORMED)
+		w->marks |= MARK_MALFORMED;
+	if (read != VALUE_CONTEXT && read != VALUE_DENIAL)
+		return OUTCOME_INCOMPLETE;
+	s->id.offset = offset;
+	choose_id(s, read == VALUE_CONTEXT);
+	return ends_walk(&s->id) ? finish_walk(w, OUTCOME_NOT_FOUND) : OUTCOME_INCOMPLETE;
+}
+
+/* Whether the denial of a format in several headers ends the walk at this header. */
+static __always_inline bool parts_end_walk(struct walk *w, __u32 header)
+{
+	if (!ordered)
+		return false;
+	w->b3.format = FORMAT_B3MULTI;
+	if ((w->b3.have & PART_IDS) == PART_IDS && ends_walk(&w->b3) &&
+	    (header < HEADER_B3_OTHER || header > HEADER_B3_FLAGS))
+		return true;
+	w->datadog.format = FORMAT_DATADOG;
+	return (w->datadog.have & PART_IDS) == PART_IDS && ends_walk(&w->datadog) &&
+	       header < HEADER_DATADOG_OTHER;
 }
 
 /* Parses the line in [off, lf). */
@@ -382,11 +761,8 @@ VERIFIED_ALONE int parse_line(struct scratch *s, __u32 off, __u32 lf)
 	if (!len)
 		return finish_walk(w, OUTCOME_NOT_FOUND);
 	name = header_name(s, off);
-	if ((w->b3.have & PART_IDS) == PART_IDS &&
-	    (name.header < HEADER_B3_OTHER || name.header > HEADER_B3_FLAGS))
-		return use_parts(w, &w->b3, FORMAT_B3MULTI);
-	if ((w->datadog.have & PART_IDS) == PART_IDS && name.header < HEADER_DATADOG_OTHER)
-		return use_parts(w, &w->datadog, FORMAT_DATADOG);
+	if (parts_end_walk(w, name.header))
+		return finish_walk(w, OUTCOME_NOT_FOUND);
 	if (!name.len)
 		return OUTCOME_INCOMPLETE;
 	/* The usual form: one blank before the value, none after it. */
@@ -399,23 +775,21 @@ VERIFIED_ALONE int parse_line(struct scratch *s, __u32 off, __u32 lf)
 	if (value < end && is_blank(text8(s, end - 1)))
 		end = trim_blanks(s, value, end);
 	if (value < end && (is_blank(text8(s, value)) || is_blank(text8(s, end - 1)))) {
-		w->malformed = 1; /* more than BLANKS_MAX */
+		w->marks |= MARK_MALFORMED; /* more than BLANKS_MAX */
+		if (name.header == HEADER_TRACEPARENT && !name.configured) {
+			w->traceparents = 1;
+			w->traceparent.have = 0;
+		}
 		return OUTCOME_INCOMPLETE;
 	}
 	if (name.header < HEADER_B3_OTHER)
-		return parse_context(s, name.header, value, end, w->base + off);
-	if (name.header < HEADER_DATADOG_OTHER) {
+		return parse_context(s, name, value, end, w->base + off);
+	if (name.header < HEADER_DATADOG_OTHER)
 		ok = read_b3_part(s, name.header, value, end, w->base + off);
-		if (ok && (w->b3.have & PART_IDS) == PART_IDS && (w->b3.have & PART_SAMPLING))
-			return use_parts(w, &w->b3, FORMAT_B3MULTI);
-	} else {
+	else
 		ok = read_datadog_part(s, name.header, value, end, w->base + off);
-		if (ok && (w->datadog.have & PART_IDS) == PART_IDS &&
-		    (w->datadog.have & PART_SAMPLING))
-			return use_parts(w, &w->datadog, FORMAT_DATADOG);
-	}
 	if (!ok)
-		w->malformed = 1;
+		w->marks |= MARK_MALFORMED;
 	return OUTCOME_INCOMPLETE;
 }
 
@@ -518,6 +892,8 @@ VERIFIED_ALONE int parse_chunks(struct __sk_buff *skb, struct scratch *s, __u32 
 		off += CHUNK_SIZE;
 		len -= len > CHUNK_SIZE ? CHUNK_SIZE : len;
 	}
+	if (outcome == OUTCOME_INCOMPLETE && walk_is_settled(&s->walk))
+		return finish_walk(&s->walk, OUTCOME_NOT_FOUND);
 	return outcome;
 }
 
@@ -543,6 +919,12 @@ static __always_inline bool copy_first(struct __sk_buff *skb, struct scratch *s,
 	return true;
 }
 
+/* Forgets a context except for its IDs. */
+static __always_inline void forget_context(struct context *c)
+{
+	__builtin_memset(&c->offset, 0, sizeof(*c) - offsetof(struct context, offset));
+}
+
 /* Starts a walk over a payload, len bytes at off. OUTCOME_INCOMPLETE: the head
  * continues after what may be read here.
  */
@@ -552,12 +934,15 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 	__u32 window = len < prefix_window ? len : prefix_window, first;
 	int outcome = OUTCOME_INCOMPLETE;
 
-	/* skip found: every path that finds a context sets all of it */
+	/* not the IDs: every path that uses some sets all of them */
 	__builtin_memset(&s->walk, 0, offsetof(struct walk, found));
-	__builtin_memset(&s->walk.b3.offset, 0,
-			 sizeof(struct context) - offsetof(struct context, offset));
+	forget_context(&s->walk.traceparent);
+	forget_context(&s->walk.b3);
+	forget_context(&s->walk.datadog);
 	if (access == ACCESS_DIRECT && !context_headers.len) {
 		outcome = fast_walk_packet(skb, s, off, window);
+		if (outcome == FAST_CONTEXT)
+			outcome = scan_packet(skb, s, off, window);
 		if (outcome != OUTCOME_INCOMPLETE)
 			return outcome;
 	}
@@ -565,10 +950,17 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 	if (!(access == ACCESS_DIRECT && first == FIRST_READ && copy_first(skb, s, off)) &&
 	    !append(skb, s, off, first))
 		return OUTCOME_TRUNCATED;
-	if (!s->walk.pos && !context_headers.len)
+	if (!s->walk.pos && !context_headers.len) {
 		outcome = fast_walk_text(s);
-	if (outcome != OUTCOME_INCOMPLETE)
-		return outcome;
+		if (outcome == FAST_CONTEXT) {
+			if (window > first && !append(skb, s, off + first, window - first))
+				return OUTCOME_TRUNCATED;
+			first = window;
+			outcome = scan_text(s);
+		}
+		if (outcome != OUTCOME_INCOMPLETE)
+			return outcome;
+	}
 	__builtin_memset(&s->walk.datadog, 0, sizeof(s->walk.datadog));
 	outcome = parse_lines(s);
 	if (outcome == OUTCOME_INCOMPLETE && window > first) {

@@ -96,6 +96,11 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
+struct task_struct {
+	struct task_struct *group_leader;
+	char comm[16];
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
@@ -114,6 +119,7 @@ struct tcp_sock {
 	__u32 snd_nxt;	 /* first byte not sent */
 	__u32 snd_wnd;	 /* receive window of the peer, from snd_una on */
 	__u32 mss_cache;
+	__u32 packets_out;     /* sent and not acknowledged */
 	__u64 tcp_clock_cache; /* last time that TCP read the clock, ns of CLOCK_MONOTONIC */
 };
 

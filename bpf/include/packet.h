@@ -60,7 +60,7 @@ struct tcp_header {
 struct payload_kind {
 	__s8 outcome; /* of the walk over the request head, or NOT_A_REQUEST */
 	__u8 request_line;
-	__u8 malformed;
+	__u8 marks; /* set of enum mark */
 	__u8 response;
 };
 
@@ -146,6 +146,13 @@ enum part {
 	PART_SPAN_ID = 2,
 	PART_IDS = 3,
 	PART_SAMPLING = 4,
+	PART_TRACE_ID_HIGH = 8, /* Datadog's tag */
+};
+
+/* What else a walk reports. */
+enum mark {
+	MARK_MALFORMED = 1, /* a value is malformed */
+	MARK_SEVERAL = 2,   /* contexts with different IDs */
 };
 
 /* State of a walk over a request head; deep keeps it between segments. */
@@ -154,10 +161,17 @@ struct walk {
 	__u32 end;  /* length of text */
 	__u32 base; /* offset of text[0] in the request */
 	__u8 request_line;
-	__u8 malformed;
-	__u8 skip_line; /* the current line is too long to keep */
-	__u8 denied;	/* a sampling header denied, no context followed yet */
-	struct context found;
+	__u8 marks;	   /* set of enum mark */
+	__u8 skip_line;	   /* the current line is too long to keep */
+	__u8 traceparents; /* a traceparent line was read */
+	__u8 seen;	   /* a complete context was: seen_trace_id and seen_span_id are set */
+	__u8 accepted;	   /* an accepted context in one header was: see walk_is_settled() */
+	__u8 pad[6];
+	__u64 preference;    /* of found, see preference(); 0: none yet */
+	__u64 seen_trace_id; /* low half */
+	__u64 seen_span_id;
+	struct context found;	    /* the choice so far, the result at the end */
+	struct context traceparent; /* have: valid and the only one */
 	struct context b3;
 	struct context datadog;
 };
@@ -179,8 +193,11 @@ struct cached_segment {
 /* Facts about the socket that a segment passes. */
 struct socket_facts {
 	__u64 cookie; /* 0: the point is an interface */
+	__u64 cgroup; /* as in the record, and the next two */
 	__u32 netns;
 	__u32 uid;
+	__u32 tgid;
+	__u32 pad;
 };
 
 /* First and last write of the latest run without a read in between, in ns of
@@ -210,7 +227,7 @@ struct scratch {
 	struct cached_framing cached_framings[1 << SEGMENT_CACHE_BITS];
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[OPTIONS_MAX_BOUND + 16];
-	struct context id; /* scratch space of read_b3_part() */
+	struct context id; /* scratch space of the readers of values */
 	struct connection blank;
 	__u8 connection_id[8];
 	__u64 option_time;

@@ -69,7 +69,8 @@ struct socket_state {
 	__u32 read;
 	__u32 tracked; /* later segments may belong to an exchange */
 	struct socket_facts facts;
-	struct connection_key key; /* end a is the socket itself */
+	__u8 process_name[PROCESS_NAME_LEN]; /* set with facts.tgid */
+	struct connection_key key;	     /* end a is the socket itself */
 };
 
 struct {
@@ -294,6 +295,7 @@ static COLD struct socket_state *new_socket_state(struct __sk_buff *skb)
 	st->facts.cookie = bpf_get_socket_cookie(skb);
 	st->facts.uid = bpf_get_socket_uid(skb);
 	st->facts.netns = ((struct sock *)tp)->__sk_common.skc_net.net->ns.inum;
+	st->facts.cgroup = ((struct sock *)tp)->sk_cgrp_data.cgroup->kn->id;
 	st->key.ifindex = SOCKET_POINT | (__u32)st->facts.cookie;
 	set_socket_key(&st->key, sk);
 	return st;
@@ -353,6 +355,32 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	st->tracked = track_segment(skb, s, tracked);
 }
 
+/* Whether only the peer's window keeps TCP from sending: all that was sent has been
+ * acknowledged, more waits, and its next segment does not fit; see tcp_snd_wnd_test() in
+ * net/ipv4/tcp_output.c. Data in flight may wait for the network instead.
+ */
+static __always_inline bool is_stalled(const struct tcp_sock *tp)
+{
+	__u32 waiting = tp->write_seq - tp->snd_nxt;
+	__u32 segment = waiting < tp->mss_cache ? waiting : tp->mss_cache;
+
+	return !tp->packets_out && waiting && tp->snd_wnd < segment;
+}
+
+/* An acknowledgement arrives from the peer of a socket that sends a message; TCP has not
+ * processed it yet. The time in which the application had nothing to send is its own.
+ */
+static __always_inline void note_stall(struct connection *c, const struct tcp_sock *tp, __u64 now)
+{
+	__u64 since = c->waits_since;
+
+	if (!tp)
+		return;
+	if (since && now > since && is_stalled(tp))
+		c->x.stalled += now - since;
+	c->waits_since = tp->write_seq != tp->snd_nxt ? now : 0;
+}
+
 /* The peer acknowledges without sending data. */
 static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 {
@@ -366,8 +394,12 @@ static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 	if (!st || !st->tracked)
 		return 0;
 	c = open_exchange_at(st);
-	if (c)
-		note_ack(&c->x, ack, bpf_ktime_get_ns());
+	if (c) {
+		__u64 now = bpf_ktime_get_ns();
+
+		note_stall(c, bpf_skc_to_tcp_sock(sk), now);
+		note_ack(&c->x, ack, now);
+	}
 	return 0;
 }
 

@@ -13,6 +13,9 @@ enum format {
 	FORMAT_JAEGER,
 	FORMAT_DATADOG,
 	FORMAT_SKYWALKING,
+	FORMAT_XRAY,
+	FORMAT_GCP,
+	FORMATS,
 };
 
 /* Headers with a whole context, then the formats with a header per part. *_OTHER: a
@@ -24,6 +27,8 @@ enum header {
 	HEADER_B3,
 	HEADER_UBER_TRACE_ID,
 	HEADER_SW8,
+	HEADER_AMZN_TRACE_ID,
+	HEADER_CLOUD_TRACE_CONTEXT,
 	HEADER_B3_OTHER,
 	HEADER_B3_TRACEID,
 	HEADER_B3_SPANID,
@@ -33,6 +38,7 @@ enum header {
 	HEADER_DATADOG_TRACE_ID,
 	HEADER_DATADOG_PARENT_ID,
 	HEADER_DATADOG_SAMPLING_PRIORITY,
+	HEADER_DATADOG_TAGS,
 };
 
 /* Names in words of up to 8 characters, each after its length, for MATCHES_WORD().
@@ -70,15 +76,27 @@ enum header {
 #define NAME_DATADOG_SAMPLING_PRIORITY_1 8, '-', 'p', 'r', 'i', 'o', 'r', 'i', 't'
 #define NAME_DATADOG_SAMPLING_PRIORITY_2 2, 'y', ':', 0, 0, 0, 0, 0, 0
 #define NAME_DATADOG_SAMPLING_PRIORITY_LEN 28
+#define NAME_DATADOG_TAGS_0 5, 't', 'a', 'g', 's', ':', 0, 0, 0
+#define NAME_DATADOG_TAGS_LEN 15
 #define NAME_SW8_0 4, 's', 'w', '8', ':', 0, 0, 0, 0
 #define NAME_SW8_LEN 4
+#define NAME_AMZN_TRACE_ID_0 8, 'x', '-', 'a', 'm', 'z', 'n', '-', 't'
+#define NAME_AMZN_TRACE_ID_1 8, 'r', 'a', 'c', 'e', '-', 'i', 'd', ':'
+#define NAME_AMZN_TRACE_ID_LEN 16
+#define NAME_CLOUD_TRACE_CONTEXT_0 8, 'x', '-', 'c', 'l', 'o', 'u', 'd', '-'
+#define NAME_CLOUD_TRACE_CONTEXT_1 8, 't', 'r', 'a', 'c', 'e', '-', 'c', 'o'
+#define NAME_CLOUD_TRACE_CONTEXT_2 6, 'n', 't', 'e', 'x', 't', ':', 0, 0
+#define NAME_CLOUD_TRACE_CONTEXT_LEN 22
 
 #define CONTEXT_HEADERS_MAX 4
 #define CONTEXT_HEADER_LEN 32 /* with the colon */
 #define BLANKS_MAX 64 /* at either end of a value */
 #define DEEP_LINE_MAX 512 /* longer lines are skipped */
 #define TRACEPARENT_LEN 55
-#define SW8_PART_MAX 96
+#define SW8_PART_MAX 256
 #define SW8_INDEX_MAX 8
+#define XRAY_FIELDS_MAX 16
+#define DATADOG_TAGS_MAX 32
+#define METHOD_MAX 31
 
 #endif

@@ -21,19 +21,6 @@ struct {
 	__type(value, struct partial_head);
 } partial_heads SEC(".maps");
 
-static __always_inline bool is_method(__u64 head)
-{
-	return MATCHES_EXACT(head, 4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) ||
-	       MATCHES_EXACT(head, 5, 'P', 'O', 'S', 'T', ' ', 0, 0, 0) ||
-	       MATCHES_EXACT(head, 4, 'P', 'U', 'T', ' ', 0, 0, 0, 0) ||
-	       MATCHES_EXACT(head, 5, 'H', 'E', 'A', 'D', ' ', 0, 0, 0) ||
-	       MATCHES_EXACT(head, 7, 'D', 'E', 'L', 'E', 'T', 'E', ' ', 0) ||
-	       MATCHES_EXACT(head, 6, 'P', 'A', 'T', 'C', 'H', ' ', 0, 0) ||
-	       MATCHES_EXACT(head, 8, 'O', 'P', 'T', 'I', 'O', 'N', 'S', ' ') ||
-	       MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' ') ||
-	       MATCHES_EXACT(head, 6, 'T', 'R', 'A', 'C', 'E', ' ', 0, 0);
-}
-
 static __always_inline bool is_response(__u64 head)
 {
 	return MATCHES_EXACT(head, 7, 'H', 'T', 'T', 'P', '/', '1', '.', 0);
@@ -96,6 +83,7 @@ static __always_inline void open_exchange(struct connection *c, const struct seg
 	c->complete = 0;
 	c->guessed = 0;
 	c->reports = 0;
+	c->waits_since = 0;
 	if (c->pipelined_responses)
 		x->flags |= FLAG_PIPELINED;
 	c->client_is_a = seg->from_a;
@@ -120,11 +108,13 @@ static __always_inline void read_request_line(struct __sk_buff *skb, const struc
 	else if (MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' '))
 		c->bodiless = BODILESS_CONNECT;
 	c->request_total = 1; /* no body */
+	c->request_end = seg->seq + 1;
 	if (MATCHES_EXACT(head, 4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) || c->bodiless)
 		return;
 	c->request_total = 0;
 	if (parse_framing(skb, seg, s, 0) && s->framing.kind != FRAMING_CHUNKED)
 		c->request_total = s->framing.head_len + s->framing.length;
+	c->request_end = seg->seq + c->request_total;
 }
 
 static __always_inline void set_connection_id(struct connection *c, const struct scratch *s)
@@ -146,11 +136,13 @@ _Static_assert(COUNTER_HEAD_UNPARSABLE - COUNTER_CONTEXT_FOUND ==
 		       OUTCOME_UNPARSABLE - OUTCOME_FOUND,
 	       "each outcome has its counter, in the same order");
 
-static __always_inline void count_outcome(int outcome, bool malformed)
+static __always_inline void count_outcome(int outcome, __u8 marks)
 {
 	count(COUNTER_CONTEXT_FOUND + outcome - OUTCOME_FOUND);
-	if (malformed)
+	if (marks & MARK_MALFORMED)
 		count(COUNTER_CONTEXT_MALFORMED);
+	if (marks & MARK_SEVERAL)
+		count(COUNTER_CONTEXT_SEVERAL);
 }
 
 /* The context in the walk makes the exchange in c an open one. */
@@ -163,8 +155,10 @@ static __always_inline void adopt_context(struct connection *c, const struct wal
 	x->format = w->found.format;
 	x->sampling = w->found.sampling;
 	x->header_offset = w->found.offset;
-	if (w->malformed)
+	if (w->marks & MARK_MALFORMED)
 		x->flags |= FLAG_MALFORMED;
+	if (w->marks & MARK_SEVERAL)
+		x->flags |= FLAG_SEVERAL_CONTEXTS;
 	c->phase = PHASE_REQUEST;
 	c->claim = (c->claim | 1) + 1;
 	count(COUNTER_STARTED);
@@ -249,12 +243,12 @@ static __always_inline bool is_recorded(int outcome)
 	return outcome == OUTCOME_FOUND || outcome == OUTCOME_INCOMPLETE;
 }
 
-static __always_inline void count_request(int outcome, bool malformed)
+static __always_inline void count_request(int outcome, __u8 marks)
 {
 	if (outcome != OUTCOME_UNPARSABLE)
 		count(COUNTER_REQUESTS);
 	if (outcome != OUTCOME_INCOMPLETE)
-		count_outcome(outcome, malformed);
+		count_outcome(outcome, marks);
 }
 
 /* Handles a segment of an untracked connection, unless it begins a request to be
@@ -265,7 +259,7 @@ static __always_inline bool finish_untracked(struct payload_kind b)
 	if (is_recorded(b.outcome))
 		return false;
 	if (b.outcome != NOT_A_REQUEST)
-		count_request(b.outcome, b.malformed);
+		count_request(b.outcome, b.marks);
 	else if (b.response)
 		count(COUNTER_RESPONSE_UNTRACKED);
 	return true;
@@ -286,7 +280,7 @@ static __always_inline struct connection *begin_request(struct __sk_buff *skb,
 	 */
 	if (c && c->phase == PHASE_REQUEST && !s->walk.request_line)
 		outcome = OUTCOME_UNPARSABLE;
-	count_request(outcome, s->walk.malformed);
+	count_request(outcome, s->walk.marks);
 	if (outcome == OUTCOME_UNPARSABLE)
 		return c && is_open(c) ? c : NULL;
 	if (c)
@@ -324,7 +318,7 @@ static __always_inline void end_head(const struct segment *seg, struct connectio
 {
 	if (outcome == OUTCOME_TRUNCATED)
 		outcome = finish_walk(w, OUTCOME_TRUNCATED);
-	count_outcome(outcome, w->malformed);
+	count_outcome(outcome, w->marks);
 	forget_partial_head(&seg->key);
 	c->phase = PHASE_IDLE;
 	if (outcome == OUTCOME_FOUND) {
@@ -383,10 +377,16 @@ static __always_inline void add_request_bytes(struct connection *c, const struct
 	c->x.request_packets++;
 }
 
-/* Whether the next bytes of the client belong to the body of its request. */
-static __always_inline bool is_in_body(const struct connection *c)
+/* Whether a segment of the client belongs to the body of its request. By sequence numbers,
+ * where they are unambiguous: segments that overtook the head are not in request_bytes.
+ */
+static __always_inline bool is_in_body(const struct connection *c, const struct segment *seg)
 {
-	return is_open(c) && !(c->claim & 1) && c->x.request_bytes < c->request_total;
+	if (!is_open(c) || (c->claim & 1))
+		return false;
+	if (c->request_total >> 31)
+		return c->x.request_bytes < c->request_total;
+	return before(seg->seq, c->request_end);
 }
 
 /* Payload from the client of a stored connection. */
@@ -413,7 +413,7 @@ static __always_inline void on_client_data(struct __sk_buff *skb, const struct s
 		if (arrival != ARRIVAL_AGAIN)
 			continue_head(skb, seg, s, c, arrival == ARRIVAL_IN_ORDER);
 	} else if (arrival != ARRIVAL_AGAIN && seg->kind.outcome != NOT_A_REQUEST &&
-		   !is_in_body(c)) {
+		   !is_in_body(c, seg)) {
 		if (!begin_request(skb, seg, s, c, now))
 			return;
 	}
@@ -429,6 +429,10 @@ static __always_inline void on_client_data(struct __sk_buff *skb, const struct s
 	}
 	if (arrival == ARRIVAL_AHEAD || arrival == ARRIVAL_FILLED)
 		c->x.flags |= FLAG_OUT_OF_ORDER;
+	/* Bytes of the body that overtook the head, if that was all that was missing. */
+	if (arrival == ARRIVAL_FILLED && c->phase == PHASE_REQUEST && !c->x.request_packets &&
+	    c->client.gap_start == c->client.gap_end)
+		fresh += c->client.next - (seg->seq + seg->payload_len);
 	add_request_bytes(c, seg, s, fresh, now);
 }
 
@@ -511,8 +515,7 @@ static __always_inline void frame_response(struct __sk_buff *skb, const struct s
 	}
 	if (!s->framing.head_len)
 		return;
-	if (status == 101 ||
-	    (c->bodiless == BODILESS_CONNECT && status >= 200 && status < 300)) {
+	if (status == 101 || (c->bodiless == BODILESS_CONNECT && status >= 200 && status < 300)) {
 		c->x.flags |= FLAG_UPGRADED;
 		s->framing.kind = FRAMING_LENGTH;
 		s->framing.length = 0;
@@ -556,8 +559,8 @@ static __always_inline __u32 follow_response(struct __sk_buff *skb, const struct
 	else if (arrival != ARRIVAL_IN_ORDER)
 		c->chunks.state = CHUNK_LOST;
 	if (c->chunks.state == CHUNK_LOST) {
-		c->complete = c->guessed = c->server.gap_start == c->server.gap_end &&
-					   ends_like_last_chunk(skb, seg);
+		c->complete = c->guessed =
+			c->server.gap_start == c->server.gap_end && ends_like_last_chunk(skb, seg);
 		return 0;
 	}
 	if (seg->seq + begin == c->response_start)
@@ -714,13 +717,18 @@ static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, s
 	__u64 head = load_head(skb, off, payload_len, access);
 	struct payload_kind b = {.outcome = NOT_A_REQUEST, .response = is_response(head)};
 	__u32 slot = cache_slot(seq_ack >> 32);
+	int start = b.response ? START_DATA : start_of(skb, s, off, payload_len, head);
 
-	if (!b.response && is_method(head)) {
-		b.outcome = walk_head(skb, s, off, payload_len, access);
+	if (start) {
+		__u32 skip = start & START_AFTER_LINE ? 2 : 0;
+
+		b.outcome = walk_head(skb, s, off + skip, payload_len - skip, access);
+		if (start & START_TOKEN && !has_request_line(&s->walk, b.outcome))
+			b.outcome = NOT_A_REQUEST;
 		if (b.outcome == OUTCOME_INCOMPLETE)
 			return b;
 		b.request_line = s->walk.request_line;
-		b.malformed = s->walk.malformed;
+		b.marks = s->walk.marks;
 		if (b.outcome == OUTCOME_FOUND)
 			s->cached_contexts[slot] = s->walk.found;
 	}
@@ -746,7 +754,7 @@ static __always_inline void classify_payload(struct __sk_buff *skb, struct segme
 	}
 	seg->kind = k->kind;
 	s->walk.request_line = k->kind.request_line;
-	s->walk.malformed = k->kind.malformed;
+	s->walk.marks = k->kind.marks;
 	if (seg->kind.outcome == OUTCOME_FOUND)
 		s->walk.found = s->cached_contexts[slot];
 }
@@ -939,6 +947,8 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 		x->cookie = s->socket.cookie;
 		x->netns = s->socket.netns;
 		x->uid = s->socket.uid;
+		x->cgroup = s->socket.cgroup;
+		x->tgid = s->socket.tgid;
 	}
 	if (s->segment.direction == DIRECTION_INGRESS && s->segment.payload_len)
 		note_ack(x, s->segment.ack, c->last_ns);

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab/app"
@@ -35,6 +36,9 @@ var roles = map[string]role{
 	"reviews-v1": {response: reviews("v1")},
 	"reviews-v2": {response: reviews("v2"), calls: []call{{"ratings", "/ratings/0"}}},
 	"reviews-v3": {response: reviews("v3"), calls: []call{{"ratings", "/ratings/0"}}},
+	// Two services without sidecars.
+	"reader": {response: map[string]any{"shelf": 0}, calls: []call{{"store", "/books/0"}}},
+	"store":  {response: map[string]any{"id": 0, "copies": 3}},
 }
 
 func reviews(version string) map[string]any {
@@ -56,57 +60,121 @@ func newHandler(name string, addresses hosts, log *logFile, faults *app.State) (
 	}
 	client := newClient(addresses)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		trace := log.Add(name, r)
+		fault := faults.Begin(trace, r.RemoteAddr)
+		// Until then the server has read no more of the body than its buffer holds.
+		wait(fault.ReadBodyAfter, func(d time.Duration) { faults.Unread(trace, d) })
 		// The fault laboratory may have padded the request.
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			return // the client has gone
 		}
-		trace := log.Add(name, r)
-		fault := faults.Begin(trace, r.RemoteAddr)
-		sleep(faults, fault)
+		wait(fault.Sleep, func(d time.Duration) { faults.Slept(trace, d) })
+		work(r)
 		response := map[string]any{"service": name}
 		for key, value := range role.response {
 			response[key] = value
 		}
 		for _, c := range role.calls {
-			part, err := client.get(r, c, fault.PadRequests[c.service])
+			part, err := client.get(r, c, fault, faults)
 			if err != nil {
 				http.Error(w, fmt.Sprintf("call %s: %v", c.service, err), http.StatusBadGateway)
 				return
 			}
 			response[c.service] = part
 		}
-		write(w, r, response, fault.PadResponse)
+		write(w, r, response, fault, faults)
 	}), nil
 }
 
-// sleep sleeps for the time of the fault, and reports how long it really was.
-func sleep(faults *app.State, fault app.Fault) {
-	if fault.Sleep <= 0 {
+// reportPath ends the path of requests for a report, which takes longer than other
+// requests: a service has fast and slow endpoints.
+const (
+	reportPath = "/report"
+	reportTime = 40 * time.Millisecond
+)
+
+func isReport(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, reportPath) }
+
+// work takes the time of the details service's report.
+func work(r *http.Request) {
+	if isReport(r) && strings.HasPrefix(r.URL.Path, "/details/") {
+		time.Sleep(reportTime) // the work
+	}
+}
+
+// wait waits for d, if any, and reports how long it really was.
+func wait(d time.Duration, report func(time.Duration)) {
+	if d <= 0 {
 		return
 	}
 	start := time.Now()
-	time.Sleep(fault.Sleep)
-	faults.Slept(fault.TraceID, time.Since(start))
+	time.Sleep(d) // the fault
+	report(time.Since(start))
 }
 
-// write writes a response with pad bytes of white space at the end, which a caller
-// drops.
-func write(w http.ResponseWriter, r *http.Request, response map[string]any, pad int) {
+// write writes a response with white space at the end, which a caller drops.
+func write(w http.ResponseWriter, r *http.Request, response map[string]any, fault app.Fault, faults *app.State) {
 	body, err := json.Marshal(response)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	body = append(body, '\n')
-	body = append(body, bytes.Repeat([]byte{' '}, pad)...)
+	body = append(body, bytes.Repeat([]byte{' '}, fault.PadResponse)...)
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	// An error means that the client has gone.
-	if pad > 0 {
-		_ = app.Whole(w, r, body)
-		return
+	if r.Header.Get(closeHeader) != "" {
+		w.Header().Set("Connection", "close")
 	}
-	_, _ = w.Write(body)
+	if fault.Events == 0 {
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	// An error of writing means that the client has gone.
+	switch {
+	case fault.Pause > 0:
+		_ = writePaused(w, body, fault, faults)
+	case fault.PadResponse > 0 && fault.PadResponse <= maxWhole:
+		_ = app.Whole(w, r, body)
+	default:
+		_, _ = w.Write(body)
+	}
+}
+
+// maxWhole is the length up to which a padded response is sent in one piece.
+const maxWhole = 64 << 10
+
+// writePaused sends the head of a response at once, and its body later: after a pause,
+// or with events between parts of it.
+func writePaused(w http.ResponseWriter, body []byte, fault app.Fault, faults *app.State) error {
+	flush := http.NewResponseController(w).Flush
+	sent := 0
+	if fault.Reset {
+		sent = len(body) / 2
+		if _, err := w.Write(body[:sent]); err != nil {
+			return err
+		}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	parts := max(fault.Events, 1)
+	for part := range parts {
+		wait(fault.Pause/time.Duration(parts), func(d time.Duration) { faults.Paused(fault.TraceID, d) })
+		if part == parts-1 {
+			break
+		}
+		// An event is white space, so that the whole is JSON.
+		if _, err := w.Write([]byte("\n")); err != nil {
+			return err
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+	}
+	if fault.Reset {
+		return app.Reset(w)
+	}
+	_, err := w.Write(body[sent:])
+	return err
 }
 
 // traceHeaders are copied from a request to the requests made for it.
@@ -117,14 +185,18 @@ var traceHeaders = []string{
 
 // routeHeaders are copied as well: the lab's Envoys send a request to the pod that
 // the header names, if it belongs to the service.
-var routeHeaders = []string{"X-Lab-Pod"}
+var routeHeaders = []string{"X-Lab-Pod", closeHeader}
+
+// closeHeader makes each application close its connections after the request: the next
+// one needs new ones.
+const closeHeader = "X-Lab-Close"
 
 type client struct{ http *http.Client }
 
 func newClient(addresses hosts) *client {
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
 	return &client{http: &http.Client{
-		Timeout: 15 * time.Second,
+		Timeout: time.Minute,
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 				name, _, err := net.SplitHostPort(address)
@@ -142,12 +214,15 @@ func newClient(addresses hosts) *client {
 	}}
 }
 
-// get calls another service for the request in: by GET, or with pad by POST with a
-// body of pad bytes.
-func (c *client) get(in *http.Request, call call, pad int) (json.RawMessage, error) {
+// get calls another service for the request in: by GET, or with a padded request by
+// POST. It leaves the response unread for the time of the fault.
+func (c *client) get(in *http.Request, call call, fault app.Fault, faults *app.State) (json.RawMessage, error) {
 	url := fmt.Sprintf("http://%s:9080%s", call.service, call.path)
+	if isReport(in) {
+		url += reportPath
+	}
 	method, body := http.MethodGet, io.Reader(nil)
-	if pad > 0 {
+	if pad := fault.PadRequests[call.service]; pad > 0 {
 		method, body = http.MethodPost, bytes.NewReader(make([]byte, pad))
 	}
 	out, err := http.NewRequestWithContext(in.Context(), method, url, body)
@@ -159,11 +234,14 @@ func (c *client) get(in *http.Request, call call, pad int) (json.RawMessage, err
 			out.Header[name] = values
 		}
 	}
+	out.Close = in.Header.Get(closeHeader) != ""
 	response, err := c.http.Do(out)
 	if err != nil {
 		return nil, err
 	}
 	defer response.Body.Close()
+	// The transport has read no more of the body than its buffer holds.
+	wait(fault.ReadCallsAfter[call.service], func(d time.Duration) { faults.Unread(fault.TraceID, d) })
 	data, err := io.ReadAll(response.Body)
 	if err != nil {
 		return nil, err

@@ -2,10 +2,10 @@
 
 // Command bookinfo is one service of the Bookinfo application, chosen by --role:
 // productpage calls details and reviews once each, reviews-v2 and reviews-v3 call
-// ratings. It copies the trace headers of a request to the requests it makes for it,
-// as every application in a mesh has to, and logs the headers of each request it
-// receives, for the lab's ground truth. The fault laboratory makes it slow through a
-// control socket.
+// ratings, and reader calls store. It copies the trace headers of a request to the
+// requests it makes for it, as every application in a mesh has to, and logs the headers
+// of each request it receives, for the lab's ground truth. The fault laboratory makes
+// it slow through a control socket.
 package main
 
 import (
@@ -35,7 +35,7 @@ func main() {
 }
 
 func run() error {
-	role := flag.String("role", "", "productpage, details, reviews-v1, reviews-v2, reviews-v3 or ratings")
+	role := flag.String("role", "", "productpage, details, reviews-v1, reviews-v2, reviews-v3, ratings, reader or store")
 	listen := flag.String("listen", ":9080", "address to serve on")
 	logFile := flag.String("log", "", "file for one JSON line per request received")
 	socket := flag.String("control", "", "Unix socket on which to take faults (none)")

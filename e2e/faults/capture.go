@@ -68,10 +68,19 @@ func (s *recording) message(traceID string, transfer Transfer) (message, error) 
 	return message{}, fmt.Errorf("%w: the message was not captured", ErrMissed)
 }
 
-// captureInside captures between a pod's Envoy and its application while it calls do.
+// captureInside captures between a pod's Envoy and its application while it calls do;
+// at the interface of a pod without Envoy.
 func (in *Injector) captureInside(pod string, do func() error) (seen *recording, err error) {
+	p, err := lab.PodByName(pod)
+	if err != nil {
+		return nil, err
+	}
 	seen = &recording{}
-	t, err := openCapture(in.lab.PodNamespace(pod), "lo", func(s segment) { seen.record(redirectedBack(s)) })
+	nic, handle := "lo", func(s segment) { seen.record(redirectedBack(s)) }
+	if p.Plain {
+		nic, handle = "eth0", seen.record
+	}
+	t, err := openCapture(in.lab.PodNamespace(pod), nic, handle)
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ type Client struct {
 // NewClient returns a client with one connection that writes the trace context in the
 // tracer's format.
 func NewClient(l *lab.Lab, tracer lab.Tracer) *Client {
-	return &Client{tracer, &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+	return &Client{tracer, &http.Client{Timeout: 100 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return l.NodeNamespace(lab.ClientNode).DialContext(ctx, network, address)
 		},
@@ -46,47 +46,94 @@ func randomHex(bytes int) string {
 	return hex.EncodeToString(b)
 }
 
-// Get requests the front page, with a version of reviews ("" for any), and returns how
-// long the response took.
-func (c *Client) Get(ctx context.Context, traceID, version string, sampled bool) (time.Duration, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, lab.FrontPage(), nil)
+// Page is a page to request.
+type Page struct {
+	TraceID string
+	// Version is a version of reviews ("" for any), or PlainVersion for the page of
+	// the pods without sidecars.
+	Version string
+	Sampled bool
+	// Report requests the slow endpoint.
+	Report bool
+	// Foreign is the trace ID of a second context, in the format that is not the
+	// mesh's; "" for none.
+	Foreign string
+	// Churn makes everyone use new connections.
+	Churn bool
+	// MayFail accepts a response that fails.
+	MayFail bool
+}
+
+// Get requests a page and returns how long the response took.
+func (c *Client) Get(ctx context.Context, p Page) (time.Duration, error) {
+	url := lab.FrontPage()
+	if p.Version == PlainVersion {
+		url = lab.PlainPage()
+	}
+	if p.Report {
+		url += "/report"
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, err
 	}
-	c.trace(request.Header, traceID, sampled)
-	if version != "" {
-		request.Header.Set(lab.PodHeader, version)
+	span := c.trace(request.Header, p)
+	if p.Version != "" && p.Version != PlainVersion {
+		request.Header.Set(lab.PodHeader, p.Version)
+	}
+	if p.Churn {
+		request.Header.Set("X-Lab-Close", "1")
+		request.Close = true
 	}
 	start := time.Now()
 	response, err := c.http.Do(request)
 	if err != nil {
-		return 0, fmt.Errorf("request the front page: %w", err)
+		if p.MayFail {
+			return time.Since(start), nil
+		}
+		return 0, fmt.Errorf("request %s: %w", url, err)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		return 0, fmt.Errorf("read the front page: %w", err)
-	}
 	took := time.Since(start)
-	if response.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("request the front page: %s: %.200s", response.Status, body)
+	if p.Version == PlainVersion && p.Sampled {
+		// Without proxies, only the client says that there was a request.
+		own := lab.Span{ID: span, Name: "GET /shelf", Service: "client", Start: start, Duration: took}
+		if err := lab.PostSpan(ctx, c.http, lab.InfraIP, own, p.TraceID); err != nil {
+			return took, err
+		}
+	}
+	switch {
+	case p.MayFail:
+		return took, nil
+	case err != nil:
+		return 0, fmt.Errorf("read %s: %w", url, err)
+	case response.StatusCode != http.StatusOK:
+		return 0, fmt.Errorf("request %s: %s: %.200s", url, response.Status, body)
 	}
 	return took, nil
 }
 
-func (c *Client) trace(header http.Header, traceID string, sampled bool) {
+// trace sets the trace headers, and returns the span ID.
+func (c *Client) trace(header http.Header, p Page) (span string) {
 	flag := "0"
-	if sampled {
+	if p.Sampled {
 		flag = "1"
 	}
-	span := randomHex(8)
+	span = randomHex(8)
+	w3c, b3 := p.Foreign, p.TraceID
 	if c.tracer == lab.OpenTelemetry {
-		header.Set("traceparent", fmt.Sprintf("00-%s-%s-0%s", traceID, span, flag))
-		return
+		w3c, b3 = p.TraceID, p.Foreign
 	}
-	header.Set("x-b3-traceid", traceID)
-	header.Set("x-b3-spanid", span)
-	header.Set("x-b3-sampled", flag)
+	if w3c != "" {
+		header.Set("traceparent", fmt.Sprintf("00-%s-%s-0%s", w3c, span, flag))
+	}
+	if b3 != "" {
+		header.Set("x-b3-traceid", b3)
+		header.Set("x-b3-spanid", span)
+		header.Set("x-b3-sampled", flag)
+	}
+	return span
 }
 
 // Load sends unsampled requests in the background. It counts them, and those that
@@ -144,7 +191,7 @@ func (l *Load) run(ctx context.Context, c *Client, i int) {
 
 func (l *Load) send(c *Client) {
 	l.Sent.Add(1)
-	if _, err := c.Get(context.Background(), newTraceID(), "", false); err != nil {
+	if _, err := c.Get(context.Background(), Page{TraceID: newTraceID()}); err != nil {
 		l.Failed.Add(1)
 	}
 }

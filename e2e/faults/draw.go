@@ -4,26 +4,27 @@ package faults
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"github.com/layertrace/layertrace/e2e/lab"
 )
 
-// DefaultCases is the default number of cases: 510 with a fault and 102 without.
+// DefaultCases is the default number of cases, one in six without a fault: every fault
+// of the deck at least once.
 const DefaultCases = 612
 
 // Draw draws cases from a seed. One in six has no fault. No fault of the deck repeats
-// before all have occurred.
+// before all have occurred, and each kind occurs before one repeats.
 func Draw(seed uint64, n int) []Case {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	var cases, rest []Case
 	for i := range n {
 		if i%6 == 5 {
-			cases = append(cases, Case{Kind: NoFault, Version: reviewsVersions[i/6%3], Load: i/6%2 == 1})
+			cases = append(cases, withoutFault(i/6))
 			continue
 		}
 		if len(rest) == 0 {
-			rest = newDeck()
-			rng.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
+			rest = shuffled(newDeck(), rng)
 		}
 		cases = append(cases, rest[0].choose(rng))
 		rest = rest[1:]
@@ -31,51 +32,127 @@ func Draw(seed uint64, n int) []Case {
 	return cases
 }
 
-// newDeck returns every fault at every location and magnitude, with and without load.
+// withoutFault returns the n-th case without a fault. One in three is mixed traffic,
+// half of it of the slow endpoint.
+func withoutFault(n int) Case {
+	c := Case{Kind: NoFault, Version: reviewsVersions[n%3], Load: n%2 == 1}
+	if n%3 == 2 {
+		c.Kind, c.Report, c.Version = MixedTraffic, n/3%2 == 0, reviewsVersions[n/3%3]
+		c.Load = n/6%2 == 1
+	}
+	return c
+}
+
+// shuffled shuffles the deck. One fault of each kind is in front, none of them a long
+// pause, and no more than one of the long pauses is in the first half.
+func shuffled(deck []Case, rng *rand.Rand) []Case {
+	rng.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+	seen := map[Kind]bool{}
+	var front, rest, long []Case
+	for _, c := range deck {
+		switch {
+		case c.Magnitude == longPause:
+			long = append(long, c)
+		case !seen[c.Kind]:
+			seen[c.Kind] = true
+			front = append(front, c)
+		default:
+			rest = append(rest, c)
+		}
+	}
+	for i, c := range long {
+		at := len(rest) * (2*i + 1) / (2 * len(long))
+		rest = slices.Insert(rest, at, c)
+	}
+	return append(front, rest...)
+}
+
+// newDeck returns every fault at every location and magnitude. Those of the first kinds
+// are with and without load.
 func newDeck() []Case {
 	var deck []Case
-	add := func(c Case) {
-		for _, load := range []bool{false, true} {
+	add := func(c Case, loads ...bool) {
+		for _, load := range loads {
 			c.Load = load
-			if c.Kind == RelayLoss {
+			if magnitudesOf(c.Kind) == nil {
 				deck = append(deck, c)
-				continue
 			}
-			for _, d := range magnitudes {
+			for _, d := range magnitudesOf(c.Kind) {
 				c.Magnitude = d
 				deck = append(deck, c)
 			}
 		}
 	}
 	for _, pod := range lab.Pods {
-		add(Case{Kind: SidecarStarved, Pod: pod.Name})
-		if !pod.Gateway {
-			add(Case{Kind: AppSleep, Pod: pod.Name})
-			add(Case{Kind: AppNotReading, Pod: pod.Name})
-			add(Case{Kind: PodQdisc, Pod: pod.Name})
+		add(Case{Kind: SidecarStarved, Pod: pod.Name}, false, true)
+		if pod.Gateway {
+			continue
 		}
+		add(Case{Kind: AppSleep, Pod: pod.Name}, false, true)
+		add(Case{Kind: AppNotReading, Pod: pod.Name}, false, true)
+		add(Case{Kind: PodQdisc, Pod: pod.Name}, false, true)
+		for _, kind := range []Kind{ResponsePause, EventStream, ResponseReset, SeveralContexts} {
+			add(Case{Kind: kind, Pod: pod.Name}, false)
+		}
+	}
+	for _, kind := range []Kind{ResponsePause, EventStream, ResponseReset, ConnectionChurn} {
+		add(Case{Kind: kind, Pod: "store", Version: PlainVersion}, false)
+	}
+	add(Case{Kind: ConnectionChurn, Pod: "details"}, false)
+	add(Case{Kind: ConnectionChurn, Pod: "ratings"}, false)
+	for _, c := range []Case{
+		{Kind: ResponsePause, Pod: "details"}, {Kind: ResponsePause, Pod: "store", Version: PlainVersion}, {Kind: EventStream, Pod: "ratings"},
+	} {
+		c.Magnitude = longPause
+		deck = append(deck, c)
+	}
+	for _, t := range bulkTransfers() {
+		kind := SlowUploadReader
+		if t.Response {
+			kind = SlowReader
+		}
+		add(Case{Kind: kind, Pod: t.To(), Transfer: t}, false)
 	}
 	for _, node := range lab.Nodes {
 		if node == lab.ClientNode {
 			continue
 		}
-		add(Case{Kind: DriverQdisc, Node: node})
-		add(Case{Kind: SlowBridge, Node: node})
+		add(Case{Kind: DriverQdisc, Node: node}, false, true)
+		add(Case{Kind: SlowBridge, Node: node}, false, true)
 		for _, to := range lab.Nodes {
 			if to != lab.ClientNode && to != node {
-				add(Case{Kind: RelayDelay, FromNode: node, ToNode: to})
-				add(Case{Kind: RelayLoss, FromNode: node, ToNode: to})
-				add(Case{Kind: RelayReorder, FromNode: node, ToNode: to})
+				add(Case{Kind: RelayDelay, FromNode: node, ToNode: to}, false, true)
+				add(Case{Kind: RelayLoss, FromNode: node, ToNode: to}, false, true)
+				add(Case{Kind: RelayReorder, FromNode: node, ToNode: to}, false, true)
+				add(Case{Kind: RetransmissionStorm, FromNode: node, ToNode: to}, false, true)
+				add(Case{Kind: LinkDown, FromNode: node, ToNode: to}, false)
 			}
 		}
 	}
 	return deck
 }
 
+// bulkTransfers are the messages that a slow reader leaves unread: between pods, and
+// between the two without sidecars.
+func bulkTransfers() (bulk []Transfer) {
+	for _, t := range allTransfers() {
+		if t.Caller != "gateway" { // it has no application
+			bulk = append(bulk, t)
+		}
+	}
+	return append(bulk, Transfer{"reader", "store", false}, Transfer{"reader", "store", true})
+}
+
 // choose chooses the message that the fault affects, and a version of reviews whose
 // requests have it.
 func (c Case) choose(rng *rand.Rand) Case {
+	if c.Version == PlainVersion || c.Transfer.Caller == "reader" {
+		c.Version = PlainVersion
+		return c
+	}
 	switch transfers := c.transfers(); {
+	case c.Transfer != (Transfer{}):
+		c.Version = c.Transfer.Version()
 	case len(transfers) > 0 && c.Kind != RelayDelay:
 		c.Transfer = transfers[rng.IntN(len(transfers))]
 		c.Version = c.Transfer.Version()
@@ -103,7 +180,7 @@ func (c Case) transfers() []Transfer {
 			return from == c.Node && to != c.Node
 		case SlowBridge:
 			return from != c.Node && to == c.Node
-		case RelayDelay, RelayLoss, RelayReorder:
+		case RelayDelay, RelayLoss, RelayReorder, LinkDown, RetransmissionStorm:
 			return from == c.FromNode && to == c.ToNode
 		default:
 			return false
@@ -166,12 +243,11 @@ func allTransfers() []Transfer {
 
 // nodeOf returns the node of a pod.
 func nodeOf(pod string) int {
-	for _, p := range lab.Pods {
-		if p.Name == pod {
-			return p.Node
-		}
+	p, err := lab.PodByName(pod)
+	if err != nil {
+		return 0
 	}
-	return 0
+	return p.Node
 }
 
 // transfersWhere returns the transfers that pass a test.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 func TestDrawIsDeterministic(t *testing.T) {
@@ -36,7 +37,7 @@ func TestDrawCovers(t *testing.T) {
 	none := 0
 	for _, c := range Draw(1, DefaultCases) {
 		drawn[key{c.Kind, c.Location(), c.Magnitude, c.Load}]++
-		if c.Kind == NoFault {
+		if c.Kind.Layer() == observe.NoLayer {
 			none++
 		}
 	}
@@ -55,6 +56,33 @@ func TestDrawCovers(t *testing.T) {
 	}
 }
 
+// A short draw has every kind, and no more than one of the pauses that outlast it.
+func TestShortDraw(t *testing.T) {
+	for seed := range uint64(20) {
+		drawn := map[Kind]int{}
+		long := 0
+		for _, c := range Draw(seed, 120) {
+			drawn[c.Kind]++
+			if c.Magnitude == longPause {
+				long++
+			}
+			if c.Kind.Layer() == observe.NoLayer && c.Magnitude != 0 {
+				t.Errorf("seed %d: %v", seed, c)
+			}
+		}
+		if len(drawn) != len(Kinds) || long > 1 {
+			t.Errorf("seed %d: %d of %d kinds, %d long pauses", seed, len(drawn), len(Kinds), long)
+		}
+	}
+	early := map[Kind]bool{}
+	for _, c := range Draw(1, 24) {
+		early[c.Kind] = true
+	}
+	if len(early) != len(Kinds) {
+		t.Errorf("24 cases have %d of %d kinds", len(early), len(Kinds))
+	}
+}
+
 // A fault can affect its request: the request has the message, which passes the
 // location of the fault.
 func TestDrawnFaultsMeetTheirRequest(t *testing.T) {
@@ -65,15 +93,17 @@ func TestDrawnFaultsMeetTheirRequest(t *testing.T) {
 		}
 		affected := true
 		switch c.Kind {
-		case AppSleep, AppNotReading, SidecarStarved:
+		case AppSleep, AppNotReading, SidecarStarved, ResponsePause, EventStream, ResponseReset, SeveralContexts, ConnectionChurn:
 			affected = onPath(c.Pod, c.Version)
+		case SlowReader, SlowUploadReader:
+			affected = c.Transfer.To() == c.Pod && onPath(c.Transfer.From(), c.Version) && onPath(c.Pod, c.Version)
 		case PodQdisc:
 			affected = c.Transfer.From() == c.Pod && onPath(c.Pod, c.Version)
 		case DriverQdisc:
 			affected = from == c.Node && to != from
 		case SlowBridge:
 			affected = to == c.Node && to != from
-		case RelayLoss, RelayReorder:
+		case RelayLoss, RelayReorder, LinkDown, RetransmissionStorm:
 			affected = from == c.FromNode && to == c.ToNode
 		}
 		if !affected {
@@ -83,6 +113,9 @@ func TestDrawnFaultsMeetTheirRequest(t *testing.T) {
 }
 
 func onPath(pod, version string) bool {
+	if version == PlainVersion {
+		return pod == "reader" || pod == "store"
+	}
 	if strings.HasPrefix(pod, "reviews") {
 		return pod == version
 	}
@@ -100,8 +133,11 @@ func TestLocations(t *testing.T) {
 			t.Errorf("%v: %q", c, got)
 		}
 	}
-	if len(Kinds) != len(layerOf) {
-		t.Errorf("%d kinds, %d have a layer", len(Kinds), len(layerOf))
+	for _, k := range Kinds {
+		verdict, truth := k.RightVerdict()
+		if injectFuncs[k] == nil || truth == "" || !strings.HasPrefix(verdict, string(k.Layer())) {
+			t.Errorf("%s: verdict %q, measured by %q, or no injector", k, verdict, truth)
+		}
 	}
 	for _, transfer := range allTransfers() {
 		if nodeOf(transfer.From()) == lab.ClientNode || nodeOf(transfer.To()) == 0 {

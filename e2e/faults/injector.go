@@ -28,7 +28,7 @@ type Injector struct {
 // NewInjector returns an injector for a run.
 func NewInjector(l *lab.Lab, run *lab.Run) (*Injector, error) {
 	in := &Injector{lab: l, run: run, applications: map[string]*app.Client{}, limits: map[string]*sandbox.CPULimit{}}
-	for _, pod := range lab.Pods {
+	for _, pod := range l.Pods() {
 		if !pod.Gateway {
 			in.applications[pod.Name] = app.NewClient(run.ControlSocket(pod.Name))
 		}
@@ -49,6 +49,9 @@ func (in *Injector) Close() error {
 // Request is a request to inject a fault into.
 type Request struct {
 	TraceID string
+	// AppTraceID is the trace ID that the applications take from the request: another
+	// one if it has several contexts.
+	AppTraceID string
 	// Send sends the request and waits for the response.
 	Send func(ctx context.Context) error
 	// Plain sends an equal request with another trace ID and without a fault.
@@ -68,6 +71,11 @@ var injectFuncs = map[Kind]injectFunc{
 	RelayDelay:     (*Injector).delay,
 	RelayLoss:      (*Injector).lose,
 	RelayReorder:   (*Injector).reorder,
+
+	ResponsePause: (*Injector).pause, EventStream: (*Injector).pause, ResponseReset: (*Injector).pause,
+	SlowReader: (*Injector).readLate, SlowUploadReader: (*Injector).readLate,
+	LinkDown: (*Injector).outage, RetransmissionStorm: (*Injector).storm,
+	SeveralContexts: (*Injector).sleep, ConnectionChurn: (*Injector).sleep, MixedTraffic: (*Injector).nothing,
 }
 
 // ErrMissed is returned when the fault did not affect the request.
@@ -80,7 +88,7 @@ func (in *Injector) Inject(ctx context.Context, c Case, r Request) (time.Duratio
 	if !ok {
 		return 0, fmt.Errorf("no injector for fault %q", c.Kind)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second+2*c.Magnitude)
 	defer cancel()
 	injected, err := inject(in, ctx, c, r)
 	if err != nil {
@@ -106,7 +114,7 @@ func (in *Injector) sleep(ctx context.Context, c Case, r Request) (time.Duration
 				return err
 			}
 		}
-		report, err = in.application(ctx, c.Pod, app.Fault{TraceID: r.TraceID, Sleep: c.Magnitude}, r)
+		report, err = in.application(ctx, c.Pod, app.Fault{TraceID: r.AppTraceID, Sleep: c.Magnitude}, r)
 		return err
 	})
 	if err != nil {
@@ -124,6 +132,50 @@ func (in *Injector) sleep(ctx context.Context, c Case, r Request) (time.Duration
 	return orMissed(stayed-in.residences.median(sameClass(c)), nil)
 }
 
+// pause makes an application pause in its response.
+func (in *Injector) pause(ctx context.Context, c Case, r Request) (time.Duration, error) {
+	f := app.Fault{TraceID: r.TraceID, Pause: c.Magnitude, Reset: c.Kind == ResponseReset}
+	if c.Kind == EventStream {
+		f.Events = eventsPerStream
+	}
+	report, err := in.application(ctx, c.Pod, f, r)
+	return orMissed(report.Paused, err)
+}
+
+const (
+	// eventsPerStream is the number of parts of a stream of events.
+	eventsPerStream = 4
+	// bulk is the length of a message that does not fit into the buffers between two
+	// applications, the sidecars' included.
+	bulk = 3 << 20
+)
+
+// readLate makes an application leave a long message unread: the response to its call,
+// or the request that it received.
+func (in *Injector) readLate(ctx context.Context, c Case, r Request) (time.Duration, error) {
+	caller, callee := app.Fault{TraceID: r.TraceID}, app.Fault{TraceID: r.TraceID}
+	service := serviceOf(c.Transfer.Callee)
+	if c.Transfer.Response {
+		callee.PadResponse = bulk
+		caller.ReadCallsAfter = map[string]time.Duration{service: c.Magnitude}
+	} else {
+		caller.PadRequests = map[string]int{service: bulk}
+		callee.ReadBodyAfter = c.Magnitude
+	}
+	writer, reader := in.applications[c.Transfer.From()], in.applications[c.Transfer.To()]
+	toRead, toWrite := caller, callee
+	if !c.Transfer.Response {
+		toRead, toWrite = callee, caller
+	}
+	if err := errors.Join(writer.Arm(ctx, toWrite), reader.Arm(ctx, toRead)); err != nil {
+		return 0, err
+	}
+	err := r.Send(ctx)
+	report, err1 := reader.Disarm(ctx, r.TraceID)
+	_, err2 := writer.Disarm(ctx, r.TraceID)
+	return orMissed(report.Unread, errors.Join(err, err1, err2))
+}
+
 func (in *Injector) notReading(ctx context.Context, c Case, r Request) (time.Duration, error) {
 	report, err := in.application(ctx, c.Pod, app.Fault{TraceID: r.TraceID, Hold: c.Magnitude}, r)
 	return orMissed(report.Held, err)
@@ -136,7 +188,7 @@ func (in *Injector) application(ctx context.Context, pod string, f app.Fault, r 
 		return report, err
 	}
 	err = r.Send(ctx)
-	report, disarmed := client.Disarm(ctx)
+	report, disarmed := client.Disarm(ctx, f.TraceID)
 	return report, errors.Join(err, disarmed)
 }
 
@@ -154,12 +206,13 @@ const plainRequests = 2
 
 // peerKey is what requests with the same residence in a pod have in common.
 type peerKey struct {
-	pod, version string
-	load         bool
+	pod     string
+	version string
+	traffic Traffic
 }
 
 // sameClass returns the key of requests like that of a case.
-func sameClass(c Case) peerKey { return peerKey{c.Pod, c.Version, c.Load} }
+func sameClass(c Case) peerKey { return peerKey{c.Pod, c.Version, c.Traffic()} }
 
 // padding is how many bytes are added to a message. With its head it stays below the
 // ten segments that TCP sends at once.
@@ -188,7 +241,7 @@ func (in *Injector) sendPadded(ctx context.Context, transfer Transfer, r Request
 		return err
 	}
 	err := r.Send(ctx)
-	_, disarmed := in.applications[pod].Disarm(ctx)
+	_, disarmed := in.applications[pod].Disarm(ctx, r.TraceID)
 	return errors.Join(err, disarmed)
 }
 

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,14 +72,20 @@ func (in *Injector) reorder(ctx context.Context, c Case, r Request) (time.Durati
 func (in *Injector) relayed(c Case, plan func(before *recording) relayPlan, do func() error) (before, after *recording, err error) {
 	infra := in.lab.InfraNamespace()
 	sites := []site{{infra, lab.NodeName(c.FromNode)}, {infra, lab.NodeName(c.ToNode)}}
+	ways := [][2]int{{c.FromNode, c.ToNode}}
+	if c.Kind == LinkDown {
+		ways = append(ways, [2]int{c.ToNode, c.FromNode})
+	}
 	seen, err := captureAt(sites, func(seen []*recording) (err error) {
 		in.relay.Set(plan(seen[0]))
 		defer in.relay.Set(passPlan{})
-		node, pods := in.lab.NodeNamespace(c.FromNode), lab.PodSubnet(c.ToNode)
-		if err := node.ReplaceRoute(pods, lab.InfraIP); err != nil {
-			return fmt.Errorf("route through the relay: %w", err)
+		for _, way := range ways {
+			node, pods := in.lab.NodeNamespace(way[0]), lab.PodSubnet(way[1])
+			if err := node.ReplaceRoute(pods, lab.InfraIP); err != nil {
+				return fmt.Errorf("route through the relay: %w", err)
+			}
+			defer func() { err = errors.Join(err, node.ReplaceRoute(pods, lab.NodeIP(way[1]))) }()
 		}
-		defer func() { err = errors.Join(err, node.ReplaceRoute(pods, lab.NodeIP(c.ToNode))) }()
 		if err := do(); err != nil {
 			return err
 		}
@@ -95,7 +102,7 @@ func (in *Injector) relayed(c Case, plan func(before *recording) relayPlan, do f
 
 // nodeOfIP returns the node of the pod with an address, 0 for other addresses.
 func nodeOfIP(ip string) int {
-	for _, pod := range lab.Pods {
+	for _, pod := range slices.Concat(lab.Pods, lab.PlainPods) {
 		if pod.IP == ip {
 			return pod.Node
 		}
@@ -459,7 +466,7 @@ func routeInto(namespace *sandbox.Namespace, bridge, pods string) error {
 	if err := nl.RuleAdd(rule); err != nil {
 		return fmt.Errorf("route packets from %s into %s: %w", bridge, relayDevice, err)
 	}
-	return sysctl(namespace, map[string]string{
+	return namespace.Sysctl(map[string]string{
 		"ip_forward": "1", "conf/all/rp_filter": "0", "conf/" + relayDevice + "/rp_filter": "0",
 	})
 }
@@ -481,15 +488,4 @@ func unroute(namespace *sandbox.Namespace, bridge, pods string) error {
 		return fmt.Errorf("remove the rule for %s: %w", relayDevice, err)
 	}
 	return nil
-}
-
-func sysctl(namespace *sandbox.Namespace, values map[string]string) error {
-	return namespace.Do(func() error {
-		for name, value := range values {
-			if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
-				return fmt.Errorf("configure %s: %w", namespace.Name, err)
-			}
-		}
-		return nil
-	})
 }

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
+	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/stats"
 )
@@ -18,6 +20,7 @@ type Session struct {
 	Client   *Client
 	Load     *Load
 
+	mu       sync.Mutex
 	baseline baseline
 	plain    int
 }
@@ -42,13 +45,14 @@ func (m Injection) Sound() bool {
 
 type baselineKey struct {
 	version string
-	load    bool
+	traffic Traffic
+	report  bool
 }
 
 // WarmUp opens connections and measures the baseline, without and with load.
 func (s *Session) WarmUp(ctx context.Context) error {
-	for _, load := range []bool{true, false} {
-		if err := s.Plain(ctx, load, 10*len(reviewsVersions)); err != nil {
+	for _, t := range []Traffic{{Load: true}, {Plain: true}, {Mixed: true}, {Churn: true}, {Plain: true, Churn: true}, {}} {
+		if err := s.Plain(ctx, t, 10*len(reviewsVersions)); err != nil {
 			return err
 		}
 	}
@@ -56,40 +60,71 @@ func (s *Session) WarmUp(ctx context.Context) error {
 }
 
 // Plain sends requests without a fault. It turns the load on or off, and leaves it so.
-func (s *Session) Plain(ctx context.Context, load bool, requests int) error {
-	s.Load.Set(load)
+func (s *Session) Plain(ctx context.Context, t Traffic, requests int) error {
+	s.Load.Set(t.Load)
 	for range requests {
-		if err := s.sendPlain(ctx, load); err != nil {
+		if err := s.sendPlain(ctx, t); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// sendPlain sends a request without a fault for the baseline.
-func (s *Session) sendPlain(ctx context.Context, load bool) error {
+// sendPlain sends a request without a fault for the baseline. One in three of mixed
+// traffic is for the slow endpoint.
+func (s *Session) sendPlain(ctx context.Context, t Traffic) error {
 	s.plain++
-	return s.sendPlainOf(ctx, newTraceID(), baselineKey{reviewsVersions[s.plain%len(reviewsVersions)], load})
+	of := baselineKey{version: reviewsVersions[s.plain%len(reviewsVersions)], traffic: t}
+	if t.Mixed {
+		of.version, of.report = reviewsVersions[s.plain/3%len(reviewsVersions)], s.plain%3 == 0
+	}
+	if t.Plain {
+		of.version = PlainVersion
+	}
+	return s.sendPlainOf(ctx, newTraceID(), of)
 }
 
 func (s *Session) sendPlainOf(ctx context.Context, traceID string, of baselineKey) error {
-	took, err := s.Client.Get(ctx, traceID, of.version, true)
+	took, err := s.Client.Get(ctx, Page{
+		TraceID: traceID, Version: of.version, Sampled: true, Report: of.report, Churn: of.traffic.Churn,
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.baseline.add(of, took)
 	return err
 }
 
-// Make runs a case once.
+// Make runs a case once. Cases of kinds with Concurrent above 1 may run at the same
+// time; each then has a connection of its own.
 func (s *Session) Make(ctx context.Context, c Case) (m Injection, err error) {
-	s.Load.Set(c.Load)
-	m = Injection{TraceID: newTraceID(), Baseline: s.baseline.median(baselineKey{c.Version, c.Load})}
+	client := s.Client
+	if c.Kind.Concurrent() > 1 {
+		client = NewClient(s.Injector.lab, client.tracer)
+		defer client.Close()
+	} else {
+		s.Load.Set(c.Load)
+	}
+	of := baselineKey{c.Version, c.Traffic(), c.Report}
+	page := Page{
+		TraceID: newTraceID(), Version: c.Version, Sampled: true, Report: c.Report,
+		Churn: c.Kind == ConnectionChurn, MayFail: c.Kind == ResponseReset,
+	}
+	appTraceID := page.TraceID
+	if c.Kind == SeveralContexts {
+		page.Foreign = newTraceID()
+		if client.tracer != lab.OpenTelemetry {
+			appTraceID = page.Foreign // applications prefer traceparent
+		}
+	}
+	m = Injection{TraceID: page.TraceID, Baseline: s.usual(of)}
 	m.Injected, err = s.Injector.Inject(ctx, c, Request{
-		TraceID: m.TraceID,
+		TraceID: m.TraceID, AppTraceID: appTraceID,
 		Send: func(ctx context.Context) (err error) {
-			m.Client, err = s.Client.Get(ctx, m.TraceID, c.Version, true)
+			m.Client, err = client.Get(ctx, page)
 			return err
 		},
 		Plain: func(ctx context.Context, traceID string) error {
-			return s.sendPlainOf(ctx, traceID, baselineKey{c.Version, c.Load})
+			return s.sendPlainOf(ctx, traceID, of)
 		},
 	})
 	if c.Kind.Layer() == observe.RelayNetwork {
@@ -98,11 +133,18 @@ func (s *Session) Make(ctx context.Context, c Case) (m Injection, err error) {
 	return m, err
 }
 
+// usual returns how long a request without a fault takes.
+func (s *Session) usual(of baselineKey) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.baseline.median(of)
+}
+
 // heal lets connections recover their congestion windows after losses, which would
 // slow the next case down.
 func (s *Session) heal(ctx context.Context, version string) error {
 	for range 4 {
-		if _, err := s.Client.Get(ctx, newTraceID(), version, false); err != nil {
+		if _, err := s.Client.Get(ctx, Page{TraceID: newTraceID(), Version: version}); err != nil {
 			return fmt.Errorf("recover from a loss: %w", err)
 		}
 	}

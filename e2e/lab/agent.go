@@ -76,7 +76,7 @@ func (r *Run) agentReady(ctx context.Context, node int) error {
 	if r.setup.NoPNIC[node] {
 		want = 0
 	}
-	for _, pod := range Pods {
+	for _, pod := range r.lab.pods {
 		if pod.Node == node {
 			want++
 		}
@@ -123,7 +123,7 @@ type identity struct {
 // interfaces, and those of all addresses in the cluster.
 func (r *Run) writeIdentity(node int) (path string, err error) {
 	id := identity{Node: NodeName(node), Interfaces: map[string]observe.Workload{}, Addresses: map[string]observe.Workload{}}
-	for _, pod := range Pods {
+	for _, pod := range r.lab.pods {
 		w := observe.Workload{Service: pod.Service, Namespace: "default", Pod: pod.Name}
 		if pod.Node == node {
 			id.Interfaces[pod.VNIC] = w
@@ -167,6 +167,12 @@ func (l *Lab) AgentMetrics(ctx context.Context, node int) (map[string]float64, e
 	if err != nil {
 		return nil, err
 	}
+	return ParseMetrics(body)
+}
+
+// ParseMetrics parses what an agent serves: values by name, with labels where there are
+// any, as in `name{label="value"}`.
+func ParseMetrics(body []byte) (map[string]float64, error) {
 	metrics := map[string]float64{}
 	for line := range strings.Lines(string(body)) {
 		line = strings.TrimSpace(line)
@@ -176,7 +182,7 @@ func (l *Lab) AgentMetrics(ctx context.Context, node int) (map[string]float64, e
 		}
 		value, err := strconv.ParseFloat(line[space+1:], 64)
 		if err != nil {
-			return nil, fmt.Errorf("read metrics of the agent of %s: %q: %w", NodeName(node), line, err)
+			return nil, fmt.Errorf("read an agent's metrics: %q: %w", line, err)
 		}
 		metrics[line[:space]] = value
 	}

@@ -19,7 +19,7 @@ func TestBootstrap(t *testing.T) {
 	}{
 		"gateway": {
 			EnvoyConfig{Gateway: true, GatewayPort: 8080, Clusters: calls, Tracer: Zipkin, AccessLog: "/log"},
-			[]string{"name: gateway", "ZipkinConfig", "shared_span_context: true", metadata(1100), "address: 10.0.0.2", "route: { cluster: reviews-v2 }"},
+			[]string{"name: gateway", "ZipkinConfig", "shared_span_context: true", metadata(1100), "address: 10.0.0.2", "route: { cluster: reviews-v2, timeout: 0s }"},
 			[]string{"name: inbound", "upstream_http_filters", "OpenTelemetryConfig", metadata(1101)},
 		},
 		"sidecar that calls": {

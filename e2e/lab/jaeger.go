@@ -3,10 +3,12 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -176,6 +178,76 @@ func (c *JaegerClient) CompleteTrace(ctx context.Context, traceID string, count 
 		return err
 	})
 	return trace, err
+}
+
+// settleTime is how long no span must arrive for a trace to be complete. Envoys send
+// spans every half second. Agents send them after an exchange was idle, for which they
+// check every second, and hold them for up to another second.
+const settleTime = 3500 * time.Millisecond
+
+// AwaitSpans waits until Jaeger has all spans of the traces. Their number depends
+// on the agents, so it waits until no more arrive.
+func (c *JaegerClient) AwaitSpans(ctx context.Context, ids []string) error {
+	last, since := 0, time.Now()
+	return sandbox.Await(ctx, "all spans in Jaeger", time.Minute, 300*time.Millisecond, func(ctx context.Context) error {
+		count := 0
+		for _, id := range ids {
+			trace, err := c.Trace(ctx, id)
+			if err != nil {
+				return err
+			}
+			if len(trace.Spans) == 0 {
+				since = time.Now()
+				return fmt.Errorf("no spans of trace %s", id)
+			}
+			count += len(trace.Spans)
+		}
+		if count != last {
+			last, since = count, time.Now()
+		}
+		if time.Since(since) < settleTime {
+			return fmt.Errorf("%d spans, and more may arrive", count)
+		}
+		return nil
+	})
+}
+
+// PostSpan sends Jaeger the span of a client without proxy, by the client's clock, as
+// OTLP JSON. post connects to Jaeger's address ip.
+func PostSpan(ctx context.Context, post *http.Client, ip string, s Span, traceID string) error {
+	type object = map[string]any
+	attributes := []object{}
+	for key, value := range s.Tags {
+		attributes = append(attributes, object{"key": key, "value": object{"stringValue": value}})
+	}
+	body, err := json.Marshal(object{"resourceSpans": []object{{
+		"resource": object{"attributes": []object{{"key": "service.name", "value": object{"stringValue": s.Service}}}},
+		"scopeSpans": []object{{"spans": []object{{
+			"traceId": traceID, "spanId": s.ID, "name": s.Name, "kind": 3, "attributes": attributes,
+			"startTimeUnixNano": strconv.FormatInt(s.Start.UnixNano(), 10), "endTimeUnixNano": strconv.FormatInt(s.End().UnixNano(), 10),
+		}}}},
+	}}})
+	if err != nil {
+		return fmt.Errorf("post a span: %w", err)
+	}
+	url := fmt.Sprintf("http://%s/v1/traces", net.JoinHostPort(ip, strconv.Itoa(JaegerOTLPHTTPPort)))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("post a span: %w", err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := post.Do(request)
+	if err != nil {
+		return fmt.Errorf("post a span: %w", err)
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return fmt.Errorf("post a span: %w", err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("post a span: %s", response.Status)
+	}
+	return nil
 }
 
 // Trace is a trace in Jaeger.

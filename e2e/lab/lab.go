@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/sandbox"
@@ -26,6 +27,8 @@ type Options struct {
 	// Dir is a directory for configuration and logs. Up empties it.
 	Dir   string
 	Tools Tools
+	// Plain adds the plain pods.
+	Plain bool
 	// MaxTraces is how many traces Jaeger keeps in memory; default 20,000.
 	MaxTraces int
 	// Progress is called with one line per step; nil for silence.
@@ -34,7 +37,7 @@ type Options struct {
 
 // Tools are the paths of the programs that the lab runs.
 type Tools struct {
-	Envoy, Jaeger, Agent, Bookinfo string
+	Envoy, Jaeger, Agent, Bookinfo, Peer string
 	// Wasm is the module that moves the trace headers to the start.
 	Wasm string
 }
@@ -45,6 +48,7 @@ type Lab struct {
 	Jaeger *JaegerClient
 
 	options Options
+	pods    []Pod
 	prefix  string
 	lock    net.Listener
 	network network
@@ -82,6 +86,10 @@ func Up(ctx context.Context, options Options) (*Lab, error) {
 		options.Progress = func(string, ...any) {}
 	}
 	l := &Lab{options: options, prefix: "lt-" + options.Name + "-", groups: map[string]*sandbox.Group{}}
+	l.pods = Pods
+	if options.Plain {
+		l.pods = slices.Concat(Pods, PlainPods)
+	}
 	var err error
 	if l.lock, err = takeName(options.Name); err != nil {
 		return nil, err
@@ -105,11 +113,11 @@ func (l *Lab) up(ctx context.Context) (err error) {
 	if err := os.MkdirAll(l.options.Dir, 0o755); err != nil {
 		return fmt.Errorf("create the lab's directory: %w", err)
 	}
-	l.options.Progress("creating %d nodes and %d pods as network namespaces %s*", len(Nodes), len(Pods), l.prefix)
+	l.options.Progress("creating %d nodes and %d pods as network namespaces %s*", len(Nodes), len(l.pods), l.prefix)
 	if err := l.makeGroups(); err != nil {
 		return err
 	}
-	if err := l.network.build(l.prefix); err != nil {
+	if err := l.network.build(l.prefix, l.pods); err != nil {
 		return err
 	}
 	l.options.Progress("starting Jaeger")
@@ -145,7 +153,7 @@ func (l *Lab) makeGroups() (err error) {
 			return err
 		}
 	}
-	for _, pod := range Pods {
+	for _, pod := range l.pods {
 		group, err := l.groups[NodeName(pod.Node)].Child(pod.Name)
 		if err != nil {
 			return err
@@ -158,6 +166,9 @@ func (l *Lab) makeGroups() (err error) {
 	}
 	return nil
 }
+
+// Pods returns the pods of the lab.
+func (l *Lab) Pods() []Pod { return l.pods }
 
 // NodeGroup returns the cgroup of a node's pods.
 func (l *Lab) NodeGroup(node int) *sandbox.Group { return l.groups[NodeName(node)] }

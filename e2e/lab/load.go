@@ -28,6 +28,11 @@ func FrontPage() string {
 	panic("the lab has no gateway")
 }
 
+// PlainPage returns the URL of the reader, a plain pod.
+func PlainPage() string {
+	return "http://" + net.JoinHostPort(PlainPods[0].IP, strconv.Itoa(AppPort)) + "/shelf"
+}
+
 // Send sends load from the client node, to the front page unless load has a URL.
 func (l *Lab) Send(ctx context.Context, load Load) (LoadResult, error) {
 	if load.URL == "" {

@@ -34,7 +34,7 @@ const (
 
 // build creates all namespaces, links, addresses and routes. After an error the
 // network has what was created so far, for delete.
-func (n *network) build(prefix string) (err error) {
+func (n *network) build(prefix string, pods []Pod) (err error) {
 	n.nodes, n.pods = map[int]*sandbox.Namespace{}, map[string]*sandbox.Namespace{}
 	if n.infra, err = sandbox.NewNamespace(prefix + "switch"); err != nil {
 		return err
@@ -50,7 +50,7 @@ func (n *network) build(prefix string) (err error) {
 			return err
 		}
 	}
-	for _, pod := range Pods {
+	for _, pod := range pods {
 		if n.pods[pod.Name], err = sandbox.NewNamespace(prefix + pod.Name); err != nil {
 			return err
 		}
@@ -61,7 +61,7 @@ func (n *network) build(prefix string) (err error) {
 		if err := n.pods[pod.Name].AddRoute("0.0.0.0/0", podGateway(pod.Node)); err != nil {
 			return err
 		}
-		if !pod.Gateway {
+		if !pod.Gateway && !pod.Plain {
 			if err := redirectToEnvoy(n.pods[pod.Name], AppPort); err != nil {
 				return err
 			}

@@ -98,7 +98,7 @@ func (r *Run) start(ctx context.Context) error {
 			}
 		}
 	}
-	for _, pod := range Pods {
+	for _, pod := range r.lab.pods {
 		if err := r.startPod(pod); err != nil {
 			return err
 		}
@@ -184,6 +184,9 @@ func (r *Run) startPod(pod Pod) error {
 		}
 		r.apps = append(r.apps, app)
 	}
+	if pod.Plain {
+		return nil
+	}
 	config, err := r.writeEnvoyConfig(pod)
 	if err != nil {
 		return err
@@ -236,14 +239,18 @@ func (r *Run) writeEnvoyConfig(pod Pod) (path string, err error) {
 func (r *Run) podsReady(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	apps, envoys := r.apps, r.envoys
-	for i, pod := range Pods {
+	for _, pod := range r.lab.pods {
 		namespace := r.lab.network.pods[pod.Name]
-		group.Go(func() error {
-			return r.lab.ready(ctx, envoys[i], func(ctx context.Context) error {
-				_, err := namespace.Get(ctx, "http://"+EnvoyAdminAddress+"/ready")
-				return err
+		if !pod.Plain {
+			envoy := envoys[0]
+			envoys = envoys[1:]
+			group.Go(func() error {
+				return r.lab.ready(ctx, envoy, func(ctx context.Context) error {
+					_, err := namespace.Get(ctx, "http://"+EnvoyAdminAddress+"/ready")
+					return err
+				})
 			})
-		})
+		}
 		if pod.Gateway {
 			continue
 		}

@@ -2,7 +2,10 @@
 
 package lab
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Pod is one pod of the testbed.
 type Pod struct {
@@ -20,6 +23,8 @@ type Pod struct {
 	Calls []string
 	// Gateway is set for the ingress gateway, which has no application.
 	Gateway bool
+	// Plain is set for a pod without sidecar.
+	Plain bool
 }
 
 // Nodes are the numbers of the nodes. Load comes from ClientNode; the others run
@@ -44,6 +49,13 @@ var Pods = []Pod{
 		Calls: []string{"details", "reviews"}},
 }
 
+// PlainPods are two pods without sidecars, on two nodes; reader calls store. They exist
+// in labs with Options.Plain.
+var PlainPods = []Pod{
+	{Name: "reader", Service: "reader", Node: 4, IP: "10.244.4.21", VNIC: "vethreader", Calls: []string{"store"}, Plain: true},
+	{Name: "store", Service: "store", Node: 3, IP: "10.244.3.21", VNIC: "vethstore", Plain: true},
+}
+
 // Service is a name that applications call: an address that no interface has, like
 // a ClusterIP, and its pods.
 type Service struct {
@@ -51,12 +63,14 @@ type Service struct {
 	Pods            []string
 }
 
-// Services are the services that pods call, by name.
+// Services are the services that pods call, by name. That of a plain pod has the pod's
+// address.
 var Services = map[string]Service{
 	"productpage": {"productpage", "10.96.0.11", []string{"productpage"}},
 	"details":     {"details", "10.96.0.12", []string{"details"}},
 	"reviews":     {"reviews", "10.96.0.13", []string{"reviews-v1", "reviews-v2", "reviews-v3"}},
 	"ratings":     {"ratings", "10.96.0.14", []string{"ratings"}},
+	"store":       {"store", "10.244.3.21", []string{"store"}},
 }
 
 // Ports and addresses of the testbed.
@@ -86,7 +100,7 @@ func PodSubnet(node int) string { return fmt.Sprintf("10.244.%d.0/24", node) }
 
 // PodByName returns the pod with that name.
 func PodByName(name string) (Pod, error) {
-	for _, p := range Pods {
+	for _, p := range slices.Concat(Pods, PlainPods) {
 		if p.Name == name {
 			return p, nil
 		}

@@ -17,15 +17,15 @@ import (
 // maxPicture is the largest picture, in bytes.
 const maxPicture = 300_000
 
-// A view is a page and the size in which it is shown.
-type view struct {
+// A picture is a page and the size in which it is shown.
+type picture struct {
 	url           string
 	width, height int
 }
 
 // photograph writes a picture of a page as a PNG. The browser runs in the lab's
 // network, with a profile of its own that is removed.
-func photograph(ctx context.Context, l *lab.Lab, v view, file string) (err error) {
+func photograph(ctx context.Context, l *lab.Lab, v picture, file string) (err error) {
 	profile, err := os.MkdirTemp("", "layertrace-pictures-")
 	if err != nil {
 		return fmt.Errorf("photograph %s: %w", v.url, err)

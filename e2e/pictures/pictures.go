@@ -27,19 +27,35 @@ type Maker struct {
 	Progress  func(format string, args ...any)
 }
 
-// The request in the pictures is slow between two nodes: packets from details'
+// The request in the first pictures is slow between two nodes: packets from details'
 // node to productpage's are late.
 var slowNetwork = faults.Case{
 	Kind: faults.RelayDelay, FromNode: 3, ToNode: 4,
 	Magnitude: 20 * time.Millisecond, Version: "reviews-v2",
 }
 
+// Two more requests are slow for seconds: details sends its response as a stream of
+// events, and productpage leaves the long response of reviews unread.
+var (
+	slowStream = faults.Case{
+		Kind: faults.EventStream, Pod: "details", Magnitude: 5 * time.Second, Version: "reviews-v2",
+	}
+	slowReader = faults.Case{
+		Kind: faults.SlowReader, Pod: "productpage", Magnitude: time.Second, Version: "reviews-v2",
+		Transfer: faults.Transfer{Caller: "productpage", Callee: "reviews-v2", Response: true},
+	}
+)
+
 // baseline is how many requests without a fault come before each slow one: few
 // slow ones must be in what explain compares with.
 const baseline = 60
 
-// maxUnexplained is the time, by the client's clock, that the fault does not explain.
-const maxUnexplained = 2 * time.Millisecond
+// maxUnexplained is the time, by the client's clock, that the fault does not explain: of
+// a fault of milliseconds, and of one of seconds.
+const (
+	maxUnexplained     = 2 * time.Millisecond
+	maxUnexplainedLong = 50 * time.Millisecond
+)
 
 // Make makes all pictures.
 func (m *Maker) Make(ctx context.Context) error {
@@ -57,45 +73,63 @@ func (m *Maker) Make(ctx context.Context) error {
 	interfaces.AgentFlags, interfaces.NodeFlags = []string{"--idle-timeout=300ms"}, nil
 
 	m.Progress("a trace with interface spans")
-	err = m.slowTrace(ctx, variant, interfaces, m.zipkinPicture)
+	err = m.slowTraces(ctx, variant, interfaces, view{slowNetwork, m.zipkinPicture})
 	if err != nil {
 		return err
 	}
-	m.Progress("a trace with layers")
-	return m.slowTrace(ctx, variant, layers, m.explainPicture)
+	m.Progress("traces with layers")
+	return m.slowTraces(ctx, variant, layers,
+		view{slowNetwork, m.explainPicture("explain")},
+		view{slowStream, m.explainPicture("explain-stream")},
+		view{slowReader, m.explainPicture("explain-reader")})
 }
 
-// slowTrace runs the mesh in a setup, makes one slow request after others, and
-// calls show with its trace.
-func (m *Maker) slowTrace(ctx context.Context, v matrix.Variant, setup lab.Setup, show func(context.Context, lab.Trace) error) error {
+// view is a slow request and what shows its trace.
+type view struct {
+	one  faults.Case
+	show func(context.Context, lab.Trace) error
+}
+
+// slowTraces runs the mesh in a setup, makes slow requests, each after others, and shows
+// their traces.
+func (m *Maker) slowTraces(ctx context.Context, v matrix.Variant, setup lab.Setup, views ...view) error {
 	return v.WithSession(ctx, m.Lab, lab.Zipkin, setup, func(s *faults.Session) error {
-		slow, err := slowRequest(ctx, s)
-		if err != nil {
-			return err
+		for _, one := range views {
+			slow, err := slowRequest(ctx, s, one.one)
+			if err != nil {
+				return err
+			}
+			if err := m.Lab.Jaeger.AwaitSpans(ctx, []string{slow.TraceID}); err != nil {
+				return err
+			}
+			trace, err := m.Lab.Jaeger.Trace(ctx, slow.TraceID)
+			if err != nil {
+				return err
+			}
+			if err := one.show(ctx, trace); err != nil {
+				return err
+			}
 		}
-		if err := matrix.AwaitSpans(ctx, m.Lab.Jaeger, []string{slow.TraceID}); err != nil {
-			return err
-		}
-		trace, err := m.Lab.Jaeger.Trace(ctx, slow.TraceID)
-		if err != nil {
-			return err
-		}
-		return show(ctx, trace)
+		return nil
 	})
 }
 
 // slowRequest repeats the request until nothing but the fault made it slow, by
 // the client's clock. A busy machine adds delays of its own.
-func slowRequest(ctx context.Context, s *faults.Session) (slow faults.Injection, err error) {
+func slowRequest(ctx context.Context, s *faults.Session, one faults.Case) (slow faults.Injection, err error) {
+	most := maxUnexplained
+	if one.Magnitude >= time.Second {
+		most = maxUnexplainedLong
+	}
 	for range 20 {
-		if err := s.Plain(ctx, false, baseline); err != nil {
+		if err := s.Plain(ctx, faults.Traffic{}, baseline); err != nil {
 			return slow, err
 		}
-		slow, err = s.Make(ctx, slowNetwork)
+		slow, err = s.Make(ctx, one)
 		if err != nil && !errors.Is(err, faults.ErrMissed) {
 			return slow, err
 		}
-		if err == nil && slow.Sound() && slow.Unexplained() <= maxUnexplained {
+		if err == nil && slow.Sound() && slow.Unexplained() <= most {
 			return slow, nil
 		}
 	}
@@ -112,18 +146,26 @@ func (m *Maker) zipkinPicture(ctx context.Context, trace lab.Trace) (err error) 
 	if err := server.send(ctx, trace); err != nil {
 		return err
 	}
-	return m.photograph(ctx, "zipkin-trace.png", view{url: server.page(trace.ID), width: 1360, height: 1250})
+	return m.photograph(ctx, "zipkin-trace.png", picture{url: server.page(trace.ID), width: 1360, height: 1250})
 }
 
-func (m *Maker) explainPicture(ctx context.Context, trace lab.Trace) error {
-	page := filepath.Join(m.Logs, "explain.html")
-	if _, err := m.Lab.Layertrace(ctx, "explain", "--jaeger", lab.JaegerURL(), "--html", page, trace.ID); err != nil {
-		return err
+// explainPicture returns a function that photographs the page of explain, and writes its
+// text into the directory for logs, under a name.
+func (m *Maker) explainPicture(name string) func(context.Context, lab.Trace) error {
+	return func(ctx context.Context, trace lab.Trace) error {
+		page := filepath.Join(m.Logs, name+".html")
+		text, err := m.Lab.Layertrace(ctx, "explain", "--jaeger", lab.JaegerURL(), "--html", page, trace.ID)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(m.Logs, name+".txt"), text, 0o644); err != nil {
+			return fmt.Errorf("write the text of explain: %w", err)
+		}
+		return m.photograph(ctx, name+".png", picture{url: "file://" + page, width: 1200, height: 1000})
 	}
-	return m.photograph(ctx, "explain.png", view{url: "file://" + page, width: 1200, height: 1000})
 }
 
-func (m *Maker) photograph(ctx context.Context, name string, v view) error {
+func (m *Maker) photograph(ctx context.Context, name string, v picture) error {
 	file := filepath.Join(m.Dir, name)
 	if err := photograph(ctx, m.Lab, v, file); err != nil {
 		return err

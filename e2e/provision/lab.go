@@ -26,6 +26,7 @@ func Tools(ctx context.Context, progress Progress) (lab.Tools, error) {
 	tools := lab.Tools{
 		Agent:    filepath.Join(bin, "layertrace"),
 		Bookinfo: filepath.Join(bin, "bookinfo"),
+		Peer:     filepath.Join(bin, "peer"),
 		Wasm:     filepath.Join(bin, "layertrace.wasm"),
 	}
 	if tools.Envoy, err = Envoy(ctx, progress); err != nil {
@@ -37,6 +38,7 @@ func Tools(ctx context.Context, progress Progress) (lab.Tools, error) {
 	commands := [][]string{
 		{"build", "-trimpath", "-o", tools.Agent, "./agent/cmd/layertrace"},
 		{"build", "-trimpath", "-o", tools.Bookinfo, "./e2e/bookinfo"},
+		{"build", "-trimpath", "-o", tools.Peer, "./e2e/peer"},
 	}
 	for _, args := range commands {
 		if err := RunGo(ctx, checkout, progress, args...); err != nil {

@@ -321,6 +321,48 @@ func (s *Namespace) AddPair(name, bridge string, inner *Namespace, address strin
 	return inner.configure(peer, "eth0", address)
 }
 
+// AddRoutedPair makes a veth pair without bridge: name has an address in s, which routes,
+// and its peer is eth0 with addresses in inner.
+func (s *Namespace) AddRoutedPair(name, address string, inner *Namespace, addresses ...string) error {
+	nl, err := s.Netlink()
+	if err != nil {
+		return err
+	}
+	defer nl.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(inner.FD())}
+	if err := nl.LinkAdd(veth); err != nil {
+		return fmt.Errorf("add veth %s in %s: %w", name, s.Name, err)
+	}
+	if err := s.configure(nl, name, address); err != nil {
+		return err
+	}
+	peer, err := inner.Netlink()
+	if err != nil {
+		return err
+	}
+	defer peer.Close()
+	for _, one := range addresses {
+		if err := inner.configure(peer, "eth0", one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Sysctl sets values of the namespace below /proc/sys/net/ipv4.
+func (s *Namespace) Sysctl(values map[string]string) error {
+	return s.Do(func() error {
+		for name, value := range values {
+			if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
+				return fmt.Errorf("configure %s: %w", s.Name, err)
+			}
+		}
+		return nil
+	})
+}
+
 // configure gives a link its address, if any, and brings it up.
 func (s *Namespace) configure(nl *netlink.Handle, name, address string) error {
 	link, err := nl.LinkByName(name)

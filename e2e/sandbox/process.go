@@ -305,3 +305,42 @@ func ReadMemory(pid int) (Memory, error) {
 	}
 	return Memory{Resident: values["VmRSS"], Peak: values["VmHWM"]}, nil
 }
+
+// ReadBPFMemory returns the memory of the BPF maps and programs that a process has open,
+// in bytes, as the kernel counts it (memlock in proc_pid_fdinfo(5)), each once.
+func ReadBPFMemory(pid int) (total uint64, err error) {
+	dir := fmt.Sprintf("/proc/%d/fdinfo", pid)
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, fmt.Errorf("read BPF memory: %w", err)
+	}
+	seen := map[string]bool{}
+	for _, file := range files {
+		text, err := os.ReadFile(filepath.Join(dir, file.Name()))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // closed meanwhile
+		}
+		if err != nil {
+			return 0, fmt.Errorf("read BPF memory: %w", err)
+		}
+		var memlock uint64
+		id := ""
+		for line := range strings.Lines(string(text)) {
+			name, value, _ := strings.Cut(line, ":")
+			value = strings.TrimSpace(value)
+			switch name {
+			case "map_id", "prog_id":
+				id = name + value
+			case "memlock":
+				if memlock, err = strconv.ParseUint(value, 10, 64); err != nil {
+					return 0, fmt.Errorf("read BPF memory of process %d: %w", pid, err)
+				}
+			}
+		}
+		if id != "" && !seen[id] {
+			seen[id] = true
+			total += memlock
+		}
+	}
+	return total, nil
+}

@@ -105,6 +105,47 @@ func TestEnvoysHeads(t *testing.T) {
 	}
 }
 
+// The vectors in the Go parser; package probe runs them in the BPF parser.
+func TestVectors(t *testing.T) {
+	names := map[string]bool{}
+	for _, v := range Vectors() {
+		if names[v.Name] {
+			t.Errorf("two vectors are named %q", v.Name)
+		}
+		names[v.Name] = true
+		opts := tracecontext.Options{Window: 1024}
+		for _, name := range v.Order {
+			f, err := tracecontext.ParsePreference(name)
+			if err != nil {
+				t.Fatalf("%s: %v", v.Name, err)
+			}
+			opts.Preferred = append(opts.Preferred, f)
+		}
+		if got := inWords(tracecontext.Parse(v.Bytes, opts)); got != v.Want {
+			t.Errorf("%s: got %q, want %q\n%q", v.Name, got, v.Want, v.Bytes)
+		}
+	}
+	if len(names) < 100 {
+		t.Errorf("%d vectors, want 100 or more", len(names))
+	}
+}
+
+// inWords describes a result as in testdata/vectors.txt.
+func inWords(r tracecontext.Result) string {
+	words := []string{r.Outcome.String()}
+	if c := r.Context; !c.TraceID.IsZero() {
+		decision := map[tracecontext.Sampling]string{tracecontext.Deferred: "deferred", tracecontext.Denied: "denied", tracecontext.Accepted: "accepted"}
+		words = append(words, c.Format.String(), c.TraceID.String(), c.SpanID.String(), decision[c.Sampling])
+	}
+	if r.Malformed > 0 {
+		words = append(words, "malformed")
+	}
+	if r.Several {
+		words = append(words, "several")
+	}
+	return strings.Join(words, " ")
+}
+
 func TestHeads(t *testing.T) {
 	if n := len(Heads()); n < 40 {
 		t.Errorf("%d heads, want 40 or more", n)
@@ -153,6 +194,15 @@ func TestMutationsReachEverything(t *testing.T) {
 		if r.Malformed > 0 {
 			reached["malformed"]++
 		}
+		if r.Several {
+			reached["several contexts"]++
+		}
+		if r.BeginsRequest && bytes.HasPrefix(m.Bytes, []byte("\r\n")) {
+			reached["empty line first"]++
+		}
+		if r.Outcome == tracecontext.Found && bytes.HasPrefix(m.Bytes, []byte("QUERY ")) {
+			reached["another method"]++
+		}
 		if !r.BeginsRequest {
 			reached["no request"]++
 		}
@@ -169,6 +219,8 @@ func TestMutationsReachEverything(t *testing.T) {
 		"w3c, sampling 1", "w3c, sampling 2", "b3, sampling 0", "b3, sampling 1", "b3, sampling 2",
 		"b3multi, sampling 0", "b3multi, sampling 1", "b3multi, sampling 2", "jaeger, sampling 1", "jaeger, sampling 2",
 		"datadog, sampling 0", "datadog, sampling 1", "datadog, sampling 2", "skywalking, sampling 1", "skywalking, sampling 2",
+		"xray, sampling 0", "xray, sampling 1", "xray, sampling 2", "gcp, sampling 0", "gcp, sampling 1", "gcp, sampling 2",
+		"several contexts", "another method", "empty line first",
 		"lone denial", "malformed", "no request", "deep mode differs",
 	} {
 		if reached[what] < 100 {

@@ -36,6 +36,7 @@ var mutations = []func(*mutator){
 	(*mutator).insertLine, (*mutator).insertLine, (*mutator).insertLine, (*mutator).insertLong,
 	(*mutator).spliceValue, (*mutator).spliceValue, (*mutator).spliceValue,
 	(*mutator).replaceValue, (*mutator).replaceValue, (*mutator).replaceValue,
+	(*mutator).changeMethod, (*mutator).swapTwice, (*mutator).replaceLine, (*mutator).replaceLine,
 }
 
 // special are the bytes that mean more than text to a parser.
@@ -190,20 +191,39 @@ var known = []struct {
 		"a3ce929d0e0e4736-00F067AA0BA902B7-0",
 		"4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
 		"a3ce929d0e0e4736-00f067aa0ba902b7-d-05e3ac9a4f6e3b90",
-		"a3ce929d0e0e4736-00f067aa0ba902b7-0-05e3ac9a4f6e3b9", "0", "1",
+		"a3ce929d0e0e4736-00f067aa0ba902b7-0-05e3ac9a4f6e3b9", "0", "1", "d", "D",
+		"4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-05e3ac9a4f6e3b90",
 	}},
 	{"uber-trace-id", []string{
 		"4bf92f3577b34da6a3ce929d0e0e4736:00f067aa0ba902b7:0:1",
 		"1:1::0", "ABC%3A1%3a0:1", "0:0:0:1", "a%3Ab%3Ac%3A02", "1:1:1:001",
 	}},
-	{"sw8", []string{"1-dHI=-c2U=-3-x", "0-dHI=-c2U=-99999999", "1-a-b-123456789", "0-a-b-1", "1-a-b"}},
-	{"x-b3-traceid", []string{"4bf92f3577b34da6a3ce929d0e0e4736", "A3CE929D0E0E4736", "0000000000000000", "4bf92f3577b34da6a"}},
-	{"x-b3-spanid", []string{"00f067aa0ba902b7", "00F067AA0BA902B7", "0000000000000000", "00f067aa0ba902b"}},
-	{"x-b3-sampled", []string{"0", "1", "true", "false", "d", "D", "True", ""}},
+	{"sw8", []string{"1-dHI=-c2U=-3-x", "0-dHI=-c2U=-99999999", "1-a-b-123456789", "0-a-b-1", "1-a-b",
+		"1-" + strings.Repeat("YQ==", 64) + "-" + strings.Repeat("Yg==", 64) + "-1", "1-" + strings.Repeat("YQ==", 64) + "a-b-1",
+	}},
+	{"x-amzn-trace-id", []string{
+		"Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=00f067aa0ba902b7;Sampled=1",
+		"Sampled=0; Parent=00F067AA0BA902B7; Root=1-4BF92F35-77b34da6a3ce929d0e0e4736", "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736",
+		"Self=1-1-1;Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=00f067aa0ba902b7;Sampled=?", "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=0000000000000000",
+		"Root=2-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=00f067aa0ba902b7", "Parent=00f067aa0ba902b7;Parent=;Sampled=;Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Root=",
+		strings.Repeat(";", 14) + "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=00f067aa0ba902b7", strings.Repeat("a=b;", 16), "",
+	}},
+	{"x-cloud-trace-context", []string{
+		"4bf92f3577b34da6a3ce929d0e0e4736/67667974448284343;o=1", "4BF92F3577B34DA6A3CE929D0E0E4736/1;o=0", "4bf92f3577b34da6a3ce929d0e0e4736/1",
+		"4bf92f3577b34da6a3ce929d0e0e4736", "4bf92f3577b34da6a3ce929d0e0e4736/0;o=1", "4bf92f3577b34da6a3ce929d0e0e4736/18446744073709551616;o=1",
+		"4bf92f3577b34da6a3ce929d0e0e4736;o=1", "4bf92f3577b34da6a3ce929d0e0e4736/1;o=12", "00000000000000000000000000000000/1;o=1", "",
+	}},
+	{"x-b3-traceid", []string{"4bf92f3577b34da6a3ce929d0e0e4736", "A3CE929D0E0E4736", "0000000000000000", "4bf92f3577b34da6a", "F", "04bf92f3577b34da6a3ce929d0e0e4736"}},
+	{"x-b3-spanid", []string{"00f067aa0ba902b7", "00F067AA0BA902B7", "0000000000000000", "00f067aa0ba902b", "e", "000f067aa0ba902b7", "05e3ac9a4f6e3b90"}},
+	{"x-b3-sampled", []string{"0", "1", "true", "false", "d", "D", "True", "FALSE", "fals", ""}},
 	{"x-b3-flags", []string{"0", "1", "2"}},
 	{"x-b3-parentspanid", []string{"05e3ac9a4f6e3b90"}},
-	{"x-datadog-trace-id", []string{"18446744073709551615", "18446744073709551616", "00000000000000000001", "000000000000000000001", "0", "12345"}},
-	{"x-datadog-parent-id", []string{"18446744073709551615", "99999999999999999999", "7", "-7", ""}},
+	{"x-datadog-trace-id", []string{"18446744073709551615", "18446744073709551616", "00000000000000000001", "000000000000000000001", "0", "12345", "11803532876627986230"}},
+	{"x-datadog-parent-id", []string{"18446744073709551615", "99999999999999999999", "7", "-7", "0", "67667974448284343", ""}},
+	{"x-datadog-tags", []string{
+		"_dd.p.dm=-4,_dd.p.tid=4bf92f3577b34da6", "_dd.p.tid=4BF92F3577B34DA6,_dd.p.tid=x", "_dd.p.tid=4bf92f3577b34da", "_dd.p.tid=0000000000000000",
+		"_dd.p.tid=", strings.Repeat("a,", 31) + "_dd.p.tid=4bf92f3577b34da6", strings.Repeat("a,", 32) + "_dd.p.tid=4bf92f3577b34da6", "",
+	}},
 	{"x-datadog-sampling-priority", []string{"-1", "0", "1", "2", "3", "01"}},
 	// These only look like known ones.
 	{"x-datadog-origin", []string{"rum"}},
@@ -212,6 +232,28 @@ var known = []struct {
 	{"x-b3-", []string{"1"}},
 	{"b", []string{"0"}},
 	{"", []string{"0"}},
+}
+
+// changeMethod replaces the method, or what is before it.
+func (m *mutator) changeMethod() {
+	method := m.from([]string{
+		"PROPFIND ", "QUERY ", "VERSION-CONTROL ", "M-SEARCH ", "UPDATEREDIRECTREF ", "A ", "X_1 ", "ABCDEFG ", "ABCDEFGH ", "get ", "Get ", "1GET ",
+		strings.Repeat("M", 31) + " ", strings.Repeat("M", 32) + " ", "PURGE\t", "PURGE", "HTTP/1.1 ", "\r\nGET ", "\r\nPURGE ", "\nGET ", "\r\n\r\nGET ", "\r\n",
+	})
+	if end := bytes.IndexByte(m.head, ' '); end >= 0 {
+		m.head = slices.Replace(m.head, 0, end+1, []byte(method)...)
+	}
+	if m.IntN(4) == 0 {
+		m.head = slices.Insert(m.head, min(len(m.head), len(method)), []byte(m.from([]string{"*", "http://a", "HTTP://a", "a", " "}))...)
+	}
+}
+
+// swapTwice reorders more than one line.
+func (m *mutator) swapTwice() {
+	m.swapLines()
+	if len(m.head) > 0 {
+		m.swapLines()
+	}
 }
 
 // valueOf returns a value for a header, mostly one of its own.
@@ -251,6 +293,17 @@ func (m *mutator) insertLine() {
 	m.head = slices.Insert(m.head, m.lineStart(), []byte(text)...)
 }
 
+// replaceLine puts a line with a known name in place of another one, mostly with one
+// that no recorded head has.
+func (m *mutator) replaceLine() {
+	l := m.pick()
+	k := known[m.IntN(len(known))]
+	for i := 0; i < 40 && !strings.HasPrefix(k.name, "x-amzn-") && !strings.HasPrefix(k.name, "x-cloud-"); i++ {
+		k = known[m.IntN(len(known))]
+	}
+	m.head = slices.Replace(m.head, l.start, l.end, []byte(k.name+": "+m.from(k.values)+m.from(lineEnds))...)
+}
+
 // value returns a line's name and the range of its value without blanks and
 // line end.
 func (m *mutator) value() (name string, start, end int, ok bool) {
@@ -271,8 +324,7 @@ func (m *mutator) replaceValue() {
 	}
 }
 
-// spliceValue changes one part of a value (the formats separate parts by "-"
-// and ":"): to zeros, to an invalid digit, shorter, longer, or in case.
+// spliceValue changes one part of a value (between separators): to zeros, to an invalid digit, shorter, longer, or in case.
 func (m *mutator) spliceValue() {
 	name, start, end, ok := m.value()
 	if !ok || start == end {
@@ -302,11 +354,11 @@ func (m *mutator) spliceValue() {
 	m.head = slices.Replace(m.head, start, end, []byte(strings.Join(parts, ""))...)
 }
 
-// splitKeep splits before and after each "-" and ":".
+// splitKeep splits before and after each separator of a format.
 func splitKeep(s string) []string {
 	var parts []string
 	for len(s) > 0 {
-		i := strings.IndexAny(s, "-:")
+		i := strings.IndexAny(s, "-:;,=/")
 		switch {
 		case i < 0:
 			return append(parts, s)

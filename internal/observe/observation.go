@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
@@ -63,7 +64,7 @@ type Observation struct {
 	// Peers are the names of both endpoints, as far as they are known.
 	Peers Peers
 	// Wall is the Unix time in ns of the earliest byte, for display only. It is 0
-	// until the observation is stored.
+	// until the observation is stored or written.
 	Wall int64
 }
 
@@ -121,6 +122,14 @@ type Socket struct {
 	Netns uint32
 	// UID is the user that created the socket.
 	UID uint32
+	// Cgroup is the ID of the cgroup of the process that uses the socket, else of the
+	// one that made it: the inode number of the directory in the cgroup2 mount. 0 if
+	// unknown.
+	Cgroup uint64
+	// PID and ProcessName are of the process that uses the socket, in the agent's PID
+	// namespace and as in /proc/PID/comm; 0 and "" until it has read or written there.
+	PID         uint32
+	ProcessName string
 	// Client is set for the socket that sent the request.
 	Client bool
 	// SRTT is TCP's last smoothed round-trip time in ns, 0 before the first
@@ -215,7 +224,7 @@ const (
 	FlagEndGuessed
 	// FlagPacketsMissing: a peer acknowledged bytes that did not pass the capture point.
 	FlagPacketsMissing
-	// FlagSeveralContexts: the request has more than one trace context.
+	// FlagSeveralContexts: the request has trace contexts with different IDs.
 	FlagSeveralContexts
 	// FlagOutsideWindow: the context is outside of the window in which an agent's
 	// programs search by default (packet captures only).
@@ -276,6 +285,10 @@ type Point struct {
 	Workload Workload
 }
 
+// IsLoopback reports whether the point is a loopback device: all processes of its
+// network namespace use it, and none owns it.
+func (p *Point) IsLoopback() bool { return p.Interface == "lo" }
+
 // Kind is the kind of a capture point.
 type Kind string
 
@@ -304,7 +317,8 @@ const (
 type Workload struct {
 	// Service is the workload's name, such as reviews.
 	Service string `json:"service"`
-	// Namespace and Pod are the names in Kubernetes, "" elsewhere.
+	// Namespace and Pod are the names in Kubernetes, "" elsewhere. Services of one name
+	// in two namespaces are two.
 	Namespace string `json:"namespace,omitempty"`
 	Pod       string `json:"pod,omitempty"`
 	// Node is the node that the workload runs on.
@@ -317,8 +331,8 @@ type Workload struct {
 }
 
 // Peer is the owner of one endpoint's address. Node is set only if the address belongs
-// to a node and not to a workload.
-type Peer struct{ Service, Node string }
+// to a node and not to a workload, Namespace only for a workload.
+type Peer struct{ Service, Namespace, Node string }
 
 // Peers are the owners of both endpoints' addresses, as seen at the capture point.
 type Peers struct{ Client, Server Peer }
@@ -328,9 +342,24 @@ type Peers struct{ Client, Server Peer }
 func InterfacePointID(node string, index int) string { return node + "/" + strconv.Itoa(index) }
 
 // SocketPointID identifies the sockets of a process in a network namespace on a node,
-// by the namespace's inode number.
-func SocketPointID(node string, netns uint32, process Process) string {
-	return node + "/netns/" + strconv.FormatUint(uint64(netns), 10) + "/" + string(process)
+// by the namespace's inode number. process is the Process in a pod, elsewhere the name
+// of the container, service or program.
+func SocketPointID(node string, netns uint32, process string) string {
+	return node + netnsPart + strconv.FormatUint(uint64(netns), 10) + "/" + process
+}
+
+const netnsPart = "/netns/"
+
+// NetnsOfPoint returns the network namespace in the ID of a point at sockets, 0 if it
+// has none.
+func NetnsOfPoint(id string) uint32 {
+	_, rest, _ := strings.Cut(id, netnsPart)
+	number, _, _ := strings.Cut(rest, "/")
+	netns, err := strconv.ParseUint(number, 10, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(netns)
 }
 
 // Service returns the service name of the point's spans: the workload's or the node's.

@@ -63,6 +63,8 @@ const (
 	FormatJaeger     = formats.Jaeger
 	FormatDatadog    = formats.Datadog
 	FormatSkyWalking = formats.SkyWalking
+	FormatXRay       = formats.XRay
+	FormatGCP        = formats.GCP
 )
 
 // ParseFormat is the inverse of Format.String.
@@ -72,6 +74,47 @@ func ParseFormat(name string) (Format, error) {
 		return FormatNone, fmt.Errorf("unknown trace context format %q (known: %v)", name, formats.All())
 	}
 	return f, nil
+}
+
+// ParsePreference returns the format of one item of --context-format. Both
+// encodings of B3 go by the name b3 there, as in the filters that reorder headers.
+func ParsePreference(name string) (Format, error) {
+	if !slices.Contains(PreferenceNames(), name) {
+		return FormatNone, fmt.Errorf("%q is not a trace context format (known: %v)", name, PreferenceNames())
+	}
+	return ParseFormat(name)
+}
+
+// PreferenceNames returns the names that ParsePreference knows.
+func PreferenceNames() (names []string) {
+	for _, g := range formats.Groups() {
+		names = append(names, g.Name)
+	}
+	return names
+}
+
+// ValidatePreferences checks that no format is listed twice.
+func ValidatePreferences(preferred []Format) error {
+	for i, f := range preferred {
+		if slices.Contains(preferred[:i], f) {
+			return fmt.Errorf("format %v is listed twice", f)
+		}
+	}
+	return nil
+}
+
+// Ranks returns the place of each format, by its number, in an order of preference:
+// 1 for the first one, 0 for formats that are not read. Without preferences all
+// are 0, and all formats are read.
+func Ranks(preferred []Format) []uint8 {
+	ranks := make([]uint8, len(formats.All())+1)
+	for i, f := range preferred {
+		ranks[f] = uint8(i + 1)
+		if f == FormatB3 {
+			ranks[FormatB3Multi] = uint8(i + 1)
+		}
+	}
+	return ranks
 }
 
 // FormatNames returns the names of all formats.

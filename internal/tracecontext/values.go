@@ -12,8 +12,8 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext/formats"
 )
 
-// parseValue reads the value of a header with a whole context. The caller
-// rejects IDs that are all zero, and sets the format.
+// parseValue reads the value of a header with a whole context. The caller sets
+// the format. Of a valid value that is no context both IDs are zero.
 func parseValue(format Format, value string) (Context, bool) {
 	switch format {
 	case FormatW3C:
@@ -24,6 +24,10 @@ func parseValue(format Format, value string) (Context, bool) {
 		return parseJaeger(value)
 	case FormatSkyWalking:
 		return parseSkyWalking(value)
+	case FormatXRay:
+		return parseXRay(value)
+	case FormatGCP:
+		return parseGCP(value)
 	}
 	return Context{}, false
 }
@@ -49,23 +53,28 @@ func parseW3C(value string) (Context, bool) {
 		!consistsOf(flags, lowerHexDigits, 2, 2) {
 		return Context{}, false
 	}
-	return Context{
+	c := Context{
 		TraceID:  traceIDFromHex(trace),
 		SpanID:   spanIDFromHex(span),
 		Sampling: decision(lowBit(flags)),
-	}, true
+	}
+	return c, hasIDs(c)
 }
 
-// parseB3 reads the single b3 header (openzipkin B3 propagation). The caller
-// handles a lone "0", which is not a context.
+// parseB3 reads the single b3 header (openzipkin B3 propagation; a parent without a
+// state: Brave's B3SingleFormat). The caller handles a lone "0".
 func parseB3(value string) (Context, bool) {
+	if value == "1" || value == "d" {
+		return Context{}, true
+	}
 	parts := strings.Split(value, "-")
 	if len(parts) < 2 || len(parts) > 4 || !isB3TraceID(parts[0]) || !consistsOf(parts[1], hexDigits, 16, 16) {
 		return Context{}, false
 	}
 	c := Context{TraceID: traceIDFromHex(parts[0]), SpanID: spanIDFromHex(parts[1])}
-	if len(parts) > 2 {
-		switch parts[2] {
+	rest := parts[2:]
+	if len(rest) > 0 && len(rest[0]) < 16 {
+		switch rest[0] {
 		case "0":
 			c.Sampling = Denied
 		case "1", "d":
@@ -73,16 +82,19 @@ func parseB3(value string) (Context, bool) {
 		default:
 			return Context{}, false
 		}
+		rest = rest[1:]
 	}
-	if len(parts) > 3 && !consistsOf(parts[3], hexDigits, 16, 16) {
+	if len(rest) > 1 || len(rest) == 1 && !consistsOf(rest[0], hexDigits, 16, 16) {
 		return Context{}, false
 	}
-	return c, true
+	return c, hasIDs(c)
 }
 
 func isB3TraceID(s string) bool {
 	return consistsOf(s, hexDigits, 16, 16) || consistsOf(s, hexDigits, 32, 32)
 }
+
+func hasIDs(c Context) bool { return !c.TraceID.IsZero() && !c.SpanID.IsZero() }
 
 // parseJaeger reads an uber-trace-id value (Jaeger client libraries,
 // "Propagation Format"). Some clients escape the colons.
@@ -97,11 +109,12 @@ func parseJaeger(value string) (Context, bool) {
 		!consistsOf(parent, hexDigits, 0, 16) || !consistsOf(flags, hexDigits, 1, 2) {
 		return Context{}, false
 	}
-	return Context{
+	c := Context{
 		TraceID:  traceIDFromHex(trace),
 		SpanID:   spanIDFromHex(span),
 		Sampling: decision(lowBit(flags)),
-	}, true
+	}
+	return c, hasIDs(c)
 }
 
 // parseSkyWalking reads an sw8 value (SkyWalking Cross Process Propagation
@@ -138,28 +151,123 @@ func fnv1a(s string) []byte {
 	return h.Sum(nil)
 }
 
+// parseXRay reads an x-amzn-trace-id value (AWS X-Ray, "Tracing header").
+func parseXRay(value string) (Context, bool) {
+	list := strings.Split(value, ";")
+	if len(list) > formats.MaxXRayFields {
+		return Context{}, false
+	}
+	fields := map[string]string{}
+	for _, field := range list {
+		name, text, ok := strings.Cut(strings.TrimPrefix(field, " "), "=")
+		if _, again := fields[name]; ok && !again {
+			fields[name] = text
+		}
+	}
+	var c Context
+	if root, ok := fields["Root"]; ok {
+		parts := strings.Split(root, "-")
+		if len(parts) != 3 || parts[0] != "1" || !consistsOf(parts[1], hexDigits, 8, 8) || !consistsOf(parts[2], hexDigits, 24, 24) {
+			return Context{}, false
+		}
+		if c.TraceID = traceIDFromHex(parts[1] + parts[2]); c.TraceID.IsZero() {
+			return Context{}, false
+		}
+	}
+	if parent, ok := fields["Parent"]; ok {
+		if !consistsOf(parent, hexDigits, 16, 16) {
+			return Context{}, false
+		}
+		if c.SpanID = spanIDFromHex(parent); c.SpanID.IsZero() {
+			return Context{}, false
+		}
+	}
+	switch fields["Sampled"] {
+	case "", "?":
+	case "0":
+		c.Sampling = Denied
+	case "1":
+		c.Sampling = Accepted
+	default:
+		return Context{}, false
+	}
+	if !hasIDs(c) {
+		return Context{}, true
+	}
+	return c, true
+}
+
+// parseGCP reads an x-cloud-trace-context value (Google Cloud Trace, "Legacy HTTP
+// header").
+func parseGCP(value string) (Context, bool) {
+	value, options, hasOptions := strings.Cut(value, ";")
+	trace, span, hasSpan := strings.Cut(value, "/")
+	c := Context{}
+	if hasOptions {
+		digit, ok := strings.CutPrefix(options, "o=")
+		if !ok || !consistsOf(digit, decimalDigits, 1, 1) {
+			return Context{}, false
+		}
+		c.Sampling = decision(lowBit(digit))
+	}
+	if !consistsOf(trace, hexDigits, 32, 32) {
+		return Context{}, false
+	}
+	if c.TraceID = traceIDFromHex(trace); c.TraceID.IsZero() {
+		return Context{}, false
+	}
+	if hasSpan {
+		var ok bool
+		if c.SpanID, ok = parseDecimal(span); !ok {
+			return Context{}, false
+		}
+	}
+	if c.SpanID.IsZero() {
+		return Context{}, true
+	}
+	return c, true
+}
+
 // parsePartTraceID reads the header of a B3 or Datadog trace ID.
 func parsePartTraceID(format Format, value string) (id TraceID, ok bool) {
 	if format == FormatDatadog {
 		low, ok := parseDecimal(value)
 		copy(id[8:], low[:])
-		return id, ok
+		return id, ok && !id.IsZero()
 	}
-	if !isB3TraceID(value) {
+	if !consistsOf(value, hexDigits, 1, 32) {
 		return id, false
 	}
-	return traceIDFromHex(value), true
+	id = traceIDFromHex(value)
+	return id, !id.IsZero()
 }
 
-// parsePartSpanID reads the header of a B3 or Datadog span ID.
+// parsePartSpanID reads the header of a B3 or Datadog span ID. Datadog's may be 0.
 func parsePartSpanID(format Format, value string) (id SpanID, ok bool) {
 	if format == FormatDatadog {
 		return parseDecimal(value)
 	}
-	if !consistsOf(value, hexDigits, 16, 16) {
+	if !consistsOf(value, hexDigits, 1, 16) {
 		return id, false
 	}
-	return spanIDFromHex(value), true
+	id = spanIDFromHex(value)
+	return id, !id.IsZero()
+}
+
+// parseDatadogTags returns the high half of the trace ID, if the tags have it
+// (dd-trace-go, "_dd.p.tid").
+func parseDatadogTags(value string) (high []byte, ok bool) {
+	list := strings.Split(value, ",")
+	for _, tag := range list[:min(len(list), formats.MaxDatadogTags)] {
+		if digits, found := strings.CutPrefix(tag, "_dd.p.tid="); found {
+			if !consistsOf(digits, hexDigits, 16, 16) {
+				return nil, false
+			}
+			id := spanIDFromHex(digits)
+			return id[:], true
+		}
+	}
+	return nil, true
 }
 
 // parseDecimal reads a Datadog ID: 1 to 20 decimal digits below 2^64.
@@ -175,12 +283,42 @@ func parseDecimal(value string) (id SpanID, ok bool) {
 	return id, true
 }
 
-// decisions are the values of the headers with a sampling decision. Deferred is a
-// valid value without a decision.
-var decisions = map[formats.Kind]map[string]Sampling{
-	formats.Sampled:  {"0": Denied, "false": Denied, "1": Accepted, "true": Accepted, "d": Accepted},
-	formats.B3Flags:  {"0": Deferred, "1": Accepted},
-	formats.Priority: {"-1": Denied, "0": Denied, "1": Accepted, "2": Accepted},
+// choice is what a header with a sampling decision says. It is empty for a valid
+// value without a decision.
+type choice struct {
+	sampling Sampling
+	debug    bool // wins over another decision
+}
+
+// parseDecision reads a header of one of the kinds with a sampling decision.
+func parseDecision(kind formats.Kind, value string) (choice, bool) {
+	switch kind {
+	case formats.Sampled:
+		if value == "d" {
+			return choice{Accepted, true}, true
+		}
+		switch string(lowerASCII([]byte(value))) {
+		case "0", "false":
+			return choice{sampling: Denied}, true
+		case "1", "true":
+			return choice{sampling: Accepted}, true
+		}
+	case formats.B3Flags:
+		switch value {
+		case "0":
+			return choice{}, true
+		case "1":
+			return choice{Accepted, true}, true
+		}
+	case formats.Priority:
+		switch value {
+		case "-1", "0":
+			return choice{sampling: Denied}, true
+		case "1", "2":
+			return choice{sampling: Accepted}, true
+		}
+	}
+	return choice{}, false
 }
 
 func decision(sampled bool) Sampling {

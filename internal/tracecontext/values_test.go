@@ -66,6 +66,7 @@ func TestB3(t *testing.T) {
 		ids + "-0":           Denied,
 		ids + "-1-" + hex16:  Accepted,
 		ids + "-0-" + zero16: Denied,
+		ids + "-" + hex16:    Deferred, // a parent without a state
 		strings.ToUpper(ids): Deferred,
 	} {
 		outcome := Found
@@ -76,14 +77,18 @@ func TestB3(t *testing.T) {
 	}
 	single(t, "B3", hex16+"-"+hex16+"-1", context(FormatB3, hex16, hex16, Accepted), Found)
 	for _, value := range []string{
-		"", "1", "d", "00", "-", hex32, hex32 + "-", hex32 + "-" + hex16 + "-", ids + "-2", ids + "-D",
-		ids + "-01", ids + "-1-", ids + "-1-" + hex16[:15], ids + "-1-" + hex16 + "-", ids + "-" + hex16,
+		"", "2", "D", "00", "-", hex32, hex32 + "-", hex32 + "-" + hex16 + "-", ids + "-2", ids + "-D",
+		ids + "-01", ids + "-1-", ids + "-1-" + hex16[:15], ids + "-1-" + hex16 + "-", ids + "-" + hex16[:15],
+		ids + "-" + hex16 + "-1", ids + "-" + hex16 + "-" + hex16,
 		hex32[:31] + "-" + hex16, hex32[:17] + "-" + hex16, hex32 + "-" + hex16[:15], "g" + ids[1:],
 		zero16 + zero16 + "-" + hex16, zero16 + "-" + hex16, hex32 + "-" + zero16,
 	} {
 		single(t, "b3", value, Context{}, None)
 	}
-	check(t, request("b3: 0", w3c), Options{}, Result{Outcome: Unsampled, Final: true})
+	check(t, request("b3: 0"), Options{}, Result{Outcome: Unsampled, Final: true})
+	for _, decision := range []string{"1", "d"} {
+		check(t, request("b3: "+decision), Options{}, Result{Outcome: None, Final: true})
+	}
 }
 
 func TestJaeger(t *testing.T) {
@@ -120,7 +125,7 @@ func TestSW8(t *testing.T) {
 	single(t, "sw8", "1-dHJhY2U=-c2VnbWVudA==-3-c2Vydmlj-aW5z-L3g=-YTo4MA==", want, Found)
 	single(t, "sw8", "1-dHJhY2U=-c2VnbWVudA==-3", want, Found)
 	single(t, "sw8", "0-dHJhY2U=-c2VnbWVudA==-3-\x00 anything", denied, Unsampled)
-	long := strings.Repeat("x", 97)
+	long := strings.Repeat("x", 257)
 	for _, value := range []string{
 		"", "1", "1-dHI=-c2U=", "1-dHI=-c2U=-", "2-dHI=-c2U=-3", "-dHI=-c2U=-3", "10-dHI=-c2U=-3", "1--c2U=-3", "1-dHI=--3",
 		"1-d.I=-c2U=-3", "1-dHI=-c U=-3", "1-dHI=-c2U=-x", "1-dHI=-c2U=-123456789", "1-" + long + "-c2U=-3", "1-dHI=-" + long + "-3",
@@ -130,5 +135,65 @@ func TestSW8(t *testing.T) {
 	r := Parse([]byte(request("sw8: 1-"+long[1:]+"-"+long[1:]+"-12345678")), Options{})
 	if r.Outcome != Found || r.Context.TraceID.IsZero() {
 		t.Errorf("longest IDs: %+v", r)
+	}
+}
+
+func TestXRay(t *testing.T) {
+	const root, parent = "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736", "Parent=00f067aa0ba902b7"
+	for value, sampling := range map[string]Sampling{
+		root + ";" + parent + ";Sampled=1":   Accepted,
+		"Sampled=0; " + parent + "; " + root: Denied,
+		root + ";" + parent:                  Deferred,
+		root + ";" + parent + ";Sampled=?":   Deferred,
+		root + ";" + parent + ";Sampled=":    Deferred,
+		"Self=1-67891234-12456789abcdef012345678;" + root + ";" + parent + ";Lineage=a:1|b:2;Sampled=1": Accepted,
+		strings.ToUpper(root[7:15]) + ";" + root + ";" + parent:                                         Deferred,
+		root + ";" + parent + ";Sampled=1;Sampled=0;Root=x;Parent=":                                     Accepted,
+		strings.Repeat(";", 14) + root + ";" + parent:                                                   Deferred,
+	} {
+		outcome := Found
+		if sampling == Denied {
+			outcome = Unsampled
+		}
+		single(t, "X-Amzn-Trace-Id", value, context(FormatXRay, hex32, hex16, sampling), outcome)
+	}
+	for _, value := range []string{
+		"Root=2-4bf92f35-77b34da6a3ce929d0e0e4736;" + parent, "Root=1-4bf92f35-77b34da6a3ce929d0e0e473;" + parent,
+		"Root=1-4bf92f35-77b34da6a3ce929d0e0e47366;" + parent, "Root=1-4bf92f3577b34da6a3ce929d0e0e4736;" + parent,
+		"Root=1-4bf92f35-g7b34da6a3ce929d0e0e4736;" + parent, "Root=1-00000000-000000000000000000000000;" + parent,
+		root + ";Parent=00f067aa0ba902b", root + ";Parent=" + zero16, root + ";" + parent + ";Sampled=2", root + ";" + parent + ";Sampled=01",
+		"Root=;" + parent, root + ";Parent=", strings.Repeat(";", 15) + root + ";" + parent,
+	} {
+		single(t, "x-amzn-trace-id", value, Context{}, None)
+	}
+	for _, value := range []string{root, root + ";Sampled=1", parent, "Self=1-67891234-12456789abcdef012345678", "", "root=1", "  " + root + ";  " + parent} {
+		check(t, request("x-amzn-trace-id: "+value), Options{}, Result{Outcome: None, Final: true})
+	}
+}
+
+func TestGCP(t *testing.T) {
+	const trace = hex32
+	for value, sampling := range map[string]Sampling{
+		trace + "/67667974448284343;o=1":                  Accepted,
+		trace + "/67667974448284343;o=3":                  Accepted,
+		trace + "/67667974448284343;o=0":                  Denied,
+		trace + "/00067667974448284343":                   Deferred,
+		strings.ToUpper(trace) + "/67667974448284343;o=1": Accepted,
+	} {
+		outcome := Found
+		if sampling == Denied {
+			outcome = Unsampled
+		}
+		single(t, "X-Cloud-Trace-Context", value, context(FormatGCP, hex32, hex16, sampling), outcome)
+	}
+	for _, value := range []string{
+		"", trace[:31] + "/1;o=1", trace + "0/1;o=1", "g" + trace[1:] + "/1", zero16 + zero16 + "/1", trace + "/", trace + "/;o=1", trace + "/x;o=1",
+		trace + "/18446744073709551616;o=1", trace + "/000000000000000000001", trace + "/1;o=", trace + "/1;o=10", trace + "/1;o=x", trace + "/1;", trace + "/1;p=1",
+		trace + "/1;o=1;", trace + "/1/2",
+	} {
+		single(t, "x-cloud-trace-context", value, Context{}, None)
+	}
+	for _, value := range []string{trace, trace + ";o=1", trace + "/0;o=1"} {
+		check(t, request("x-cloud-trace-context: "+value), Options{}, Result{Outcome: None, Final: true})
 	}
 }

@@ -79,14 +79,16 @@ func TestNewNamesRefuses(t *testing.T) {
 }
 
 func TestFormatsChooseHeaders(t *testing.T) {
-	all := headers("traceparent=1 b3=2 x-b3-traceid=3 uber-trace-id=4 x-datadog-trace-id=5 sw8=6 x-own=7")
+	all := headers("traceparent=1 b3=2 x-b3-traceid=3 uber-trace-id=4 x-datadog-trace-id=5 sw8=6 x-amzn-trace-id=7 x-cloud-trace-context=8 x-own=9")
 	for _, test := range []struct{ formats, want string }{
 		{"w3c", "traceparent"},
 		{"b3", "b3 x-b3-traceid"},
 		{"jaeger", "uber-trace-id"},
 		{"datadog", "x-datadog-trace-id"},
 		{"skywalking", "sw8"},
-		{"w3c b3 jaeger datadog skywalking", "traceparent b3 x-b3-traceid uber-trace-id x-datadog-trace-id sw8"},
+		{"xray", "x-amzn-trace-id"},
+		{"gcp", "x-cloud-trace-context"},
+		{"w3c b3 jaeger datadog skywalking xray gcp", "traceparent b3 x-b3-traceid uber-trace-id x-datadog-trace-id sw8 x-amzn-trace-id x-cloud-trace-context"},
 		{"", ""},
 	} {
 		names, err := NewNames(strings.Fields(test.formats), nil)

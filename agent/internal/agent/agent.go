@@ -10,12 +10,17 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/iface"
+	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/agent/internal/span"
 )
 
@@ -38,7 +43,7 @@ type Options struct {
 // of it fails. Spans that were not delivered in time are logged and counted.
 func Run(ctx context.Context, opts Options) error {
 	cfg, log := opts.Config, opts.Log
-	selector := iface.Selector{VNIC: cfg.VNIC, PNIC: cfg.PNIC}
+	selector, loopback := selectInterfaces(cfg, probe.HavePods)
 	if err := selector.CheckNames(); err != nil {
 		return err
 	}
@@ -77,14 +82,35 @@ func Run(ctx context.Context, opts Options) error {
 
 	group.Go(func() error { return clock.Run(running) })
 	group.Go(func() error { return names.run(running) })
+	if cfg.Identity != "" {
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, unix.SIGHUP)
+		defer signal.Stop(hangups)
+		group.Go(func() error { names.reload(running, hangups, log); return nil })
+	}
 	group.Go(func() error { return watcher.Run(running) })
 	group.Go(func() error { capture.follow(watcher.Events(), watcher.Listed()); return nil })
 	group.Go(func() error { return probe.Run(running) })
 	group.Go(func() error { pipeline.run(probe.Observations(), points); return nil })
 
+	if loopback {
+		log.Info("no pods here: capturing at the loopback device too; set --vnic to choose", "vnic", selector.VNIC)
+	}
 	log.Info("layertrace is running", "version", opts.Version, "node", names.node, "metrics", server.Address())
 	<-running.Done()
 	return stop(cfg.ShutdownTimeout, group, probe, pipeline, log)
+}
+
+// selectInterfaces returns the selector of the settings. On a machine without pods,
+// where nothing else was chosen, it adds the loopback device: a proxy and its
+// application talk there.
+func selectInterfaces(cfg *config.Config, havePods func() bool) (s iface.Selector, loopback bool) {
+	s = iface.Selector{VNIC: cfg.VNIC, PNIC: cfg.PNIC}
+	if !cfg.VNICDefault || cfg.Kubernetes || havePods() {
+		return s, false
+	}
+	s.VNIC = append(slices.Clone(s.VNIC), "kind:loopback")
+	return s, true
 }
 
 // ready reports whether the agent does all of its work: it captures at interfaces

@@ -5,6 +5,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -22,6 +23,7 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
 // loopback is the index of lo, which is in every network namespace.
@@ -58,6 +60,30 @@ func get(t *testing.T, address, path string) (int, string) {
 	return response.StatusCode, string(body)
 }
 
+// checkWallTime: a line has the wall-clock time of the exchange's first byte.
+func checkWallTime(t *testing.T, lines []byte) {
+	t.Helper()
+	first, _, _ := bytes.Cut(lines, []byte("\n"))
+	var line struct {
+		Time    time.Time
+		Request struct {
+			First   time.Time
+			FirstNS int64 `json:"first_ns"`
+		}
+	}
+	if err := json.Unmarshal(first, &line); err != nil {
+		t.Fatal(err)
+	}
+	var monotonic unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic); err != nil {
+		t.Fatal(err)
+	}
+	want := time.Now().Add(time.Duration(line.Request.FirstNS - monotonic.Nano()))
+	if off := line.Time.Sub(want).Abs(); off > time.Second || !line.Time.Equal(line.Request.First) {
+		t.Errorf("the time of the line is %v, want about %v: %s", line.Time, want, first)
+	}
+}
+
 // From the probe's observations to the receiver, the lines and the metrics, and a
 // shutdown that loses nothing.
 func TestRun(t *testing.T) {
@@ -79,6 +105,9 @@ func TestRun(t *testing.T) {
 		probe.out <- newExchange(loopback, i)
 	}
 	probe.out <- newExchange(999, 50) // of no watched interface
+	unnamed := newExchange(0, 52)     // a loopback device has no owner, a socket should have
+	unnamed.Socket = &observe.Socket{Netns: 1}
+	probe.out <- unnamed
 	invalid := newExchange(loopback, 51)
 	invalid.Context.TraceID = [16]byte{}
 	probe.out <- invalid
@@ -89,7 +118,8 @@ func TestRun(t *testing.T) {
 	_, metrics := get(t, opts.Config.MetricsAddress, "/metrics")
 	for _, want := range []string{
 		`layertrace_exchanges_handled_total{kind="vnic"} 11`, "layertrace_exchanges_unknown_interface_total 1",
-		"layertrace_exchanges_unnamed_total 11", "layertrace_spans_accepted_total 10", "layertrace_lines_written_total 11",
+		`layertrace_exchanges_handled_total{kind="socket"} 1`,
+		"layertrace_exchanges_unnamed_total 1", "layertrace_spans_accepted_total 11", "layertrace_lines_written_total 12",
 		`layertrace_interfaces{kind="vnic"} 1`, `layertrace_interfaces{kind="pnic"} 0`, "layertrace_ring_full_total 3",
 		`layertrace_build_info{version="v1"} 1`, "layertrace_ready 1", "process_resident_memory_bytes",
 	} {
@@ -105,17 +135,20 @@ func TestRun(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
-	if n := len(receiver.Spans()); n != 11 {
-		t.Errorf("%d spans arrived, want 11", n)
+	if n := len(receiver.Spans()); n != 12 {
+		t.Errorf("%d spans arrived, want 12", n)
 	}
+	names := map[string]int{}
 	for _, s := range receiver.Spans() {
-		if s.Name != "node2_lo" {
-			t.Errorf("span %s", s.Name)
-		}
+		names[s.Name]++
 	}
-	if n := bytes.Count(lines.Bytes(), []byte("\n")); n != 12 {
-		t.Errorf("%d lines, want 12", n)
+	if names["node2_lo"] != 11 || names["node2_application"] != 1 {
+		t.Errorf("spans %v", names)
 	}
+	if n := bytes.Count(lines.Bytes(), []byte("\n")); n != 13 {
+		t.Errorf("%d lines, want 13", n)
+	}
+	checkWallTime(t, lines.Bytes())
 	if probe.closed != 1 {
 		t.Errorf("the probe was closed %d times", probe.closed)
 	}
@@ -280,5 +313,23 @@ func newExchange(ifindex, i int) observe.Observation {
 		}},
 		Key:     observe.Key{Client: netip.MustParseAddrPort("10.0.0.1:4000"), Server: netip.MustParseAddrPort("10.0.0.2:80")},
 		Request: observe.Message{First: 1e9, Last: 1e9, Bytes: 100, Packets: 1}, Status: 200,
+	}
+}
+
+// The loopback device is added on a machine without pods only, where nothing was chosen.
+func TestLoopbackByDefault(t *testing.T) {
+	for _, test := range []struct {
+		chosen, cluster, pods, want bool
+	}{
+		{want: true}, {chosen: true}, {cluster: true}, {pods: true},
+	} {
+		cfg := &config.Config{VNIC: []string{"kind:veth"}, VNICDefault: !test.chosen, Kubernetes: test.cluster}
+		s, loopback := selectInterfaces(cfg, func() bool { return test.pods })
+		if got := s.Kind("lo", "loopback") == observe.KindVNIC; got != test.want || loopback != test.want {
+			t.Errorf("%+v: loopback is selected: %v, %v", test, got, loopback)
+		}
+		if s.Kind("veth1", "veth") != observe.KindVNIC || len(cfg.VNIC) != 1 {
+			t.Errorf("%+v: %v, settings %v", test, s, cfg.VNIC)
+		}
 	}
 }

@@ -43,6 +43,7 @@ type pipeline struct {
 	queue   *export.Queue
 	layers  *layers
 	metrics pipelineMetrics
+	offset  func() span.ClockOffset
 	warn    func(error)
 	noPaths bool // requests' paths are dropped
 }
@@ -93,7 +94,7 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 	cfg := opts.Config
 	metrics := newPipelineMetrics(r)
 	p := &pipeline{
-		names: names, metrics: metrics, noPaths: !cfg.RequestPaths,
+		names: names, metrics: metrics, offset: clock.Offset, noPaths: !cfg.RequestPaths,
 		pending: pending{waits: metrics.nameWaits, full: metrics.nameWaitFull},
 		warn:    func(err error) { opts.Log.Warn("lost an exchange", "error", err) },
 	}
@@ -166,7 +167,7 @@ func (p *pipeline) handle(o *observe.Observation, points *registry) {
 		return
 	}
 	p.metrics.handled[o.Point.Kind].Inc()
-	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" {
+	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" && !o.Point.IsLoopback() {
 		p.metrics.unnamed.Inc()
 	}
 	if p.noPaths {
@@ -176,7 +177,10 @@ func (p *pipeline) handle(o *observe.Observation, points *registry) {
 		o.Peers = p.names.peers(o)
 	}
 	if p.lines != nil {
-		if err := p.lines.Write(o); err != nil {
+		first, _ := o.Extent()
+		line := *o
+		line.Wall = p.offset().Wall(first).UnixNano()
+		if err := p.lines.Write(&line); err != nil {
 			p.warn(err)
 		}
 	}
@@ -298,17 +302,17 @@ func (l *layers) add(o *observe.Observation) {
 		if len(l.workloads) >= maxWorkloads {
 			clear(l.workloads) // the next observations fill it again
 		}
-		l.workloads[podOrService(w.Pod, w.Service)] = w
+		l.workloads[podOrService(&w)] = w
 	}
 	o.Wall = int64(o.Request.First) // one node has one clock
 	l.buffer.Add(*o, time.Now())
 }
 
-func podOrService(pod, service string) string {
-	if pod != "" {
-		return "pod/" + pod
+func podOrService(w *observe.Workload) string {
+	if w.Pod != "" {
+		return "pod/" + w.Namespace + "/" + w.Pod
 	}
-	return "service/" + service
+	return "service/" + w.Namespace + "/" + w.Service
 }
 
 // split measures the layers of one trace and makes their spans.
@@ -337,8 +341,8 @@ func (l *layers) workload(hop *breakdown.Hop, s *breakdown.Segment) observe.Work
 		return observe.Workload{}
 	}
 	for _, o := range hop.Observations() {
-		if o.Point.Workload.Service == s.Location {
-			return l.workloads[podOrService(o.Point.Workload.Pod, o.Point.Workload.Service)]
+		if w := &o.Point.Workload; w.Service == s.Location && w.Namespace == s.Namespace {
+			return l.workloads[podOrService(&o.Point.Workload)]
 		}
 	}
 	return observe.Workload{}

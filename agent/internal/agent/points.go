@@ -5,12 +5,14 @@ package agent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
@@ -101,7 +103,7 @@ func share(old *observe.Point, p observe.Point) *observe.Point {
 // nameMayChange reports whether the names of an observation may be known soon.
 func (r *registry) nameMayChange(o *observe.Observation) bool {
 	if o.Socket != nil {
-		return r.sockets.isUnknown(o)
+		return r.sockets.mayChange(o)
 	}
 	return r.names.mayChange(o.Interface)
 }
@@ -122,116 +124,24 @@ func (r *registry) purge(now time.Time) (ids []string) {
 	return ids
 }
 
-// socketPoints resolves the capture points of observations at sockets: all sockets
-// of one process in one pod are one point. A socket shows its network namespace,
-// and the pod's address at one end of most connections shows whose namespace that
-// is; the pod is then known for its loopback connections too. It must not be used
-// concurrently.
-type socketPoints struct {
-	names      resolver
-	sidecarUID uint32
-	pods       map[uint32]*netnsOwner // by network namespace
-}
-
-type netnsOwner struct {
-	workload observe.Workload
-	seen     time.Time
-	// points of the last observations, shared with the next. The points of a
-	// namespace without a known owner are not kept, as nothing would purge them.
-	sidecar, application *observe.Point
-}
-
-func newSocketPoints(names resolver, sidecarUID uint32) *socketPoints {
-	return &socketPoints{names: names, sidecarUID: sidecarUID, pods: map[uint32]*netnsOwner{}}
-}
-
-// point returns the capture point of an observation at a socket.
-func (s *socketPoints) point(o *observe.Observation) *observe.Point {
-	s.learn(o)
-	process := observe.AppProcess
-	if o.Socket.UID == s.sidecarUID {
-		process = observe.Sidecar
-	}
-	p := observe.Point{
-		ID:   observe.SocketPointID(s.names.node, o.Socket.Netns, process),
-		Kind: observe.KindSocket, Node: s.names.node, Process: process,
-	}
-	pod := s.pods[o.Socket.Netns]
-	if pod == nil {
-		return &p
-	}
-	p.Workload = pod.workload
-	kept := &pod.application
-	if process == observe.Sidecar {
-		kept = &pod.sidecar
-	}
-	*kept = share(*kept, p)
-	return *kept
-}
-
-// isUnknown reports whether the pod is still unknown. Another of its connections
-// may show it soon.
-func (s *socketPoints) isUnknown(o *observe.Observation) bool {
-	s.learn(o)
-	return s.pods[o.Socket.Netns] == nil
-}
-
-// learn takes the owner of the socket's network namespace from an observation.
-func (s *socketPoints) learn(o *observe.Observation) {
-	if pod := s.pods[o.Socket.Netns]; pod != nil && isLoopback(o) {
-		pod.seen = time.Now()
-		return
-	}
-	own, other := o.Server, o.Client
-	if o.Socket.Client {
-		own, other = other, own
-	}
-	addr := own.Addr()
-	if addr.IsLoopback() { // then the other end is in the same namespace
-		addr = other.Addr()
-	}
-	if o.Socket.Netns == 0 || addr.IsLoopback() {
-		return
-	}
-	w, known := s.names.Peer(addr, o.Request.First)
-	if known && w.Service != "" && (w.Node == "" || w.Node == s.names.node) {
-		pod := s.pods[o.Socket.Netns]
-		if pod == nil {
-			pod = &netnsOwner{}
-			s.pods[o.Socket.Netns] = pod
-		}
-		pod.workload, pod.seen = w, time.Now()
-	}
-}
-
-func isLoopback(o *observe.Observation) bool {
-	return o.Client.Addr().IsLoopback() && o.Server.Addr().IsLoopback()
-}
-
-// purge forgets network namespaces without an observation since a time, because
-// the kernel reuses their numbers. It returns the IDs of their points.
-func (s *socketPoints) purge(since time.Time) (ids []string) {
-	for netns, pod := range s.pods {
-		if pod.seen.Before(since) {
-			delete(s.pods, netns)
-			for _, process := range []observe.Process{observe.Sidecar, observe.AppProcess} {
-				ids = append(ids, observe.SocketPointID(s.names.node, netns, process))
-			}
-		}
-	}
-	return ids
-}
-
 // resolver is the source of names, and the name of this node.
 type resolver struct {
 	identity.Source
-	node    string
-	cluster *identity.Kubernetes // nil: names come from the file only
+	node string
+	file *identity.File
+	// exact is the Source without the file's patterns and prefixes.
+	exact identity.Source
+	// cluster is nil on a machine without one; then processes names what the file
+	// does not.
+	cluster   *identity.Kubernetes
+	processes *identity.Processes
+	netns     uint32 // the agent's network namespace
 }
 
-// newResolver reads the identity file and prepares to watch the cluster. The file
-// takes precedence. The node's name is that of --node, else the file's, else the
-// host name.
+// newResolver reads the identity file and prepares to watch the cluster, or to look at
+// the processes of this machine. The file takes precedence, except for what it has for
+// many interfaces or addresses. The node's name is that of --node, else the file's,
+// else the host name.
 func newResolver(opts Options) (resolver, error) {
 	cfg := opts.Config
 	file := &identity.File{}
@@ -241,7 +151,8 @@ func newResolver(opts Options) (resolver, error) {
 			return resolver{}, err
 		}
 	}
-	n := resolver{Source: file, node: cfg.Node}
+	n := resolver{file: file, exact: file, node: cfg.Node}
+	n.Source = identity.First{file, file.Wildcards()}
 	if n.node == "" {
 		n.node = file.Node()
 	}
@@ -251,7 +162,12 @@ func newResolver(opts Options) (resolver, error) {
 			return resolver{}, fmt.Errorf("get this node's name: %w; set --node", err)
 		}
 	}
+	var err error
+	if n.netns, err = ownNetns(); err != nil {
+		return resolver{}, err
+	}
 	if !cfg.Kubernetes {
+		n.processes = identity.NewProcesses(identity.ProcessOptions{})
 		return n, nil
 	}
 	server, err := identity.LoadKubeConfig(cfg.Kubeconfig)
@@ -261,8 +177,39 @@ func newResolver(opts Options) (resolver, error) {
 	n.cluster, err = identity.NewKubernetes(identity.KubernetesOptions{
 		Config: server, Node: n.node, GracePeriod: gracePeriod(cfg), UserAgent: "layertrace-agent/" + opts.Version, Log: opts.Log,
 	})
-	n.Source = identity.First{file, n.cluster}
+	n.exact = identity.First{file, n.cluster}
+	n.Source = identity.First{file, n.cluster, file.Wildcards()}
 	return n, err
+}
+
+// ownNetns returns the inode number of the agent's network namespace.
+func ownNetns() (uint32, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
+		return 0, fmt.Errorf("find the agent's network namespace: %w; mount /proc", &os.PathError{Op: "stat", Path: "/proc/self/ns/net", Err: err})
+	}
+	return uint32(st.Ino), nil
+}
+
+// reload reads the identity file again at each signal, until ctx is done. With a bad
+// file the names stay.
+func (n resolver) reload(ctx context.Context, signals <-chan os.Signal, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+		}
+		node := n.file.Node()
+		if err := n.file.Reload(); err != nil {
+			log.Error("keeping the names of before", "error", err)
+			continue
+		}
+		log.Info("read the identity file again")
+		if now := n.file.Node(); now != node {
+			log.Warn("the name of this node changes with a restart only", "node", n.node, "file", now)
+		}
+	}
 }
 
 // run watches the cluster, if there is one, until ctx is done.
@@ -332,14 +279,18 @@ func (n resolver) owner(i iface.Interface, o *observe.Observation) observe.Workl
 // peers returns the names of both ends.
 func (n resolver) peers(o *observe.Observation) observe.Peers {
 	start, _ := o.Extent()
-	return observe.Peers{Client: n.peer(o.Client.Addr(), start), Server: n.peer(o.Server.Addr(), start)}
+	peers := observe.Peers{Client: n.peer(o.Client.Addr(), start), Server: n.peer(o.Server.Addr(), start)}
+	if w, ok := n.file.Endpoint(o.Server, o.Socket == nil || o.Socket.Netns == n.netns); ok {
+		peers.Server = observe.Peer{Service: w.Service, Namespace: w.Namespace}
+	}
+	return peers
 }
 
 // peer returns the workload that has an address, or the node if no workload has it.
 func (n resolver) peer(addr netip.Addr, at uint64) observe.Peer {
 	w, _ := n.Peer(addr, at)
 	if w.Service != "" {
-		return observe.Peer{Service: w.Service}
+		return observe.Peer{Service: w.Service, Namespace: w.Namespace}
 	}
 	return observe.Peer{Node: w.Node}
 }

@@ -25,7 +25,7 @@ func (a *asked) Peer(netip.Addr, uint64) (observe.Workload, bool) { return obser
 // The direction shows which end of the connection owns the interface.
 func TestOwnerOfAnExchange(t *testing.T) {
 	source := &asked{}
-	n := resolver{Source: source, node: "node2"}
+	n := resolver{Source: source, exact: source, file: &identity.File{}, node: "node2"}
 	for direction, address := range map[observe.Direction]string{
 		observe.DirectionIngress: "10.0.0.1", observe.DirectionEgress: "10.0.0.2", observe.DirectionUnknown: "invalid IP",
 	} {
@@ -42,7 +42,7 @@ func TestOwnerOfAnExchange(t *testing.T) {
 
 // Without a cluster nothing waits, and there are no metrics.
 func TestNamingWithoutACluster(t *testing.T) {
-	n := resolver{Source: &identity.File{}, node: "node2"}
+	n := resolver{Source: &identity.File{}, exact: &identity.File{}, file: &identity.File{}, node: "node2"}
 	remark, err := n.ready()
 	if n.mayChange(7) || remark != "" || err != nil || len(n.collectors()) != 0 || n.run(t.Context()) != nil {
 		t.Errorf("%q, %v", remark, err)
@@ -61,7 +61,7 @@ func (n named) Peer(a netip.Addr, _ uint64) (observe.Workload, bool) {
 // The observations of a known pod's sockets share a point until it is purged.
 // Namespaces with an unknown owner leave nothing, however many there are.
 func TestSocketPointsAreBounded(t *testing.T) {
-	s := newSocketPoints(resolver{Source: named{netip.MustParseAddr("10.0.0.2")}, node: "node2"}, 1337)
+	s := newSocketPoints(resolver{exact: named{netip.MustParseAddr("10.0.0.2")}, file: &identity.File{}, node: "node2"}, 1337)
 	at := func(netns uint32, server string) *observe.Observation {
 		o := newExchange(0, 0)
 		o.Server = netip.MustParseAddrPort(server)

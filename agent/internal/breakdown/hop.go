@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -71,32 +72,39 @@ func nodeOf(observations ...*observe.Observation) string {
 }
 
 // ClientService returns the service of the sender, "" if unknown.
-func (h *Hop) ClientService() string {
-	return cmp.Or(serviceOf(h.Sender, h.ClientVNIC), h.peer(func(o *observe.Observation) string { return o.Peers.Client.Service }))
-}
+func (h *Hop) ClientService() string { return h.client().name }
+
+// ClientNamespace returns the namespace of ClientService, "" if unknown.
+func (h *Hop) ClientNamespace() string { return h.client().namespace }
 
 // ServerService returns the service of the receiver, "" if unknown.
-func (h *Hop) ServerService() string {
-	return cmp.Or(serviceOf(h.Receiver, h.ServerVNIC), h.peer(func(o *observe.Observation) string { return o.Peers.Server.Service }))
+func (h *Hop) ServerService() string { return h.server().name }
+
+// ServerNamespace returns the namespace of ServerService, "" if unknown.
+func (h *Hop) ServerNamespace() string { return h.server().namespace }
+
+func (h *Hop) client() location {
+	return h.service(func(o *observe.Observation) observe.Peer { return o.Peers.Client }, h.Sender, h.ClientVNIC)
 }
 
-func serviceOf(observations ...*observe.Observation) string {
-	for _, o := range observations {
+func (h *Hop) server() location {
+	return h.service(func(o *observe.Observation) observe.Peer { return o.Peers.Server }, h.Receiver, h.ServerVNIC)
+}
+
+// service returns the service of the first of an end's own observations that has one,
+// else what another observation knows of the end's address.
+func (h *Hop) service(peer func(*observe.Observation) observe.Peer, own ...*observe.Observation) location {
+	for _, o := range own {
 		if o != nil && o.Point.Workload.Service != "" {
-			return o.Point.Workload.Service
+			return location{o.Point.Workload.Service, o.Point.Workload.Namespace}
 		}
 	}
-	return ""
-}
-
-// peer returns the first name that an observation has for an end of the hop.
-func (h *Hop) peer(name func(*observe.Observation) string) string {
 	for _, o := range h.Observations() {
-		if n := name(o); n != "" {
-			return n
+		if p := peer(o); p.Service != "" {
+			return location{p.Service, p.Namespace}
 		}
 	}
-	return ""
+	return location{}
 }
 
 // Hops groups the observations of one trace into hops, in the order of their
@@ -135,19 +143,61 @@ type hopKey struct {
 func keyOf(o *observe.Observation) hopKey {
 	k := hopKey{span: trace.SpanID(o.Context.SpanID), client: netip.AddrPortFrom(o.Client.Addr().Unmap(), o.Client.Port())}
 	if o.Client.Addr().IsLoopback() {
-		k.pod = podKey(o)
+		k.pod = netnsKey(o)
 	}
 	return k
 }
 
 // podKey identifies the pod of an observation by what is known of it.
 func podKey(o *observe.Observation) string {
-	return o.Point.Node + "/" + cmp.Or(o.Point.Workload.Pod, o.Point.Workload.Service)
+	w := &o.Point.Workload
+	return o.Point.Node + "/" + w.Namespace + "/" + cmp.Or(w.Pod, w.Service)
 }
 
-// aliases maps hop keys that differ only by address translation to one of them:
-// observations of one span with the same connection ID in the TCP option.
+// netnsKey identifies the network namespace of a socket, else its pod. On a machine
+// without pods, several services share a namespace.
+func netnsKey(o *observe.Observation) string {
+	if o.Socket != nil && o.Socket.Netns != 0 {
+		return o.Point.Node + "/netns/" + strconv.FormatUint(uint64(o.Socket.Netns), 10)
+	}
+	return podKey(o)
+}
+
+// aliases maps hop keys of one connection to one of them: those that differ by address
+// translation only, and those of loopback devices.
 func aliases(observations []observe.Observation) map[hopKey]hopKey {
+	alias := translated(observations)
+	addLoopback(observations, alias)
+	return alias
+}
+
+// addLoopback maps the key of a loopback device, which shows no network namespace, to
+// the one key of sockets on its node that differs by the namespace only. With several
+// the device's exchange stays a hop of its own.
+func addLoopback(observations []observe.Observation, alias map[hopKey]hopKey) {
+	for i := range observations {
+		o := &observations[i]
+		if !o.Point.IsLoopback() || !o.Client.Addr().IsLoopback() {
+			continue
+		}
+		own := keyOf(o)
+		var found []hopKey
+		for j := range observations {
+			s := &observations[j]
+			k := keyOf(s)
+			if s.Socket != nil && s.Point.Node == o.Point.Node && k.span == own.span && k.client == own.client && !slices.Contains(found, k) {
+				found = append(found, k)
+			}
+		}
+		if len(found) == 1 {
+			alias[own] = found[0]
+		}
+	}
+}
+
+// translated maps the keys of observations of one span with the same connection ID in
+// the TCP option to one of them.
+func translated(observations []observe.Observation) map[hopKey]hopKey {
 	type connection struct {
 		span trace.SpanID
 		id   string

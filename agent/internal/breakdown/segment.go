@@ -17,6 +17,8 @@ type Segment struct {
 	// driver, virtual network), or NODE-NODE in alphabetical order (relay
 	// network).
 	Location string `json:"location"`
+	// Namespace of the service in Location, "" without one.
+	Namespace string `json:"namespace,omitempty"`
 	// Between names the waypoints before and after it.
 	Between string `json:"between"`
 	// Queue of the protocol stack that the message waited in, "" if unknown.
@@ -39,6 +41,10 @@ type Segment struct {
 	At   uint64 `json:"-"`
 
 	from, to string // names of the waypoints, if the segment is between two of one message
+
+	handling bool // between request and response, in the server
+	before   *Hop // handling: the request to a child that it ends with
+	sending  bool // a root's client writes the request
 }
 
 // Phase is the message that a time belongs to.
@@ -72,8 +78,11 @@ var queueFrom = map[position]Queue{fromProcess: SendQueue, fromStack: PodQueue, 
 type step struct {
 	from, to position
 	layer    observe.Layer
-	location string
+	location
 }
+
+// location is a service with its namespace, a node, or two nodes.
+type location struct{ name, namespace string }
 
 // shape is the kind of path between the two ends of a hop.
 type shape int
@@ -89,7 +98,7 @@ func (h *Hop) shape() shape {
 	switch {
 	case h.ClientPNIC != nil || h.ServerPNIC != nil:
 		return remote
-	case h.ClientVNIC == nil && h.ServerVNIC == nil && h.isInPod():
+	case h.hasNoVNIC() && h.isInPod():
 		return loopback
 	case client != "" && client == server:
 		return local
@@ -98,9 +107,20 @@ func (h *Hop) shape() shape {
 	}
 }
 
+// hasNoVNIC reports whether the request was seen at no virtual interface but loopback.
+func (h *Hop) hasNoVNIC() bool {
+	for _, o := range []*observe.Observation{h.ClientVNIC, h.ServerVNIC} {
+		if o != nil && !o.Point.IsLoopback() {
+			return false
+		}
+	}
+	return true
+}
+
+// isInPod reports whether both ends are in one network namespace.
 func (h *Hop) isInPod() bool {
 	if h.Sender != nil && h.Receiver != nil {
-		return podKey(h.Sender) == podKey(h.Receiver)
+		return netnsKey(h.Sender) == netnsKey(h.Receiver)
 	}
 	for _, o := range []*observe.Observation{h.Sender, h.Receiver} {
 		if o != nil && o.Client.Addr().IsLoopback() {
@@ -110,15 +130,18 @@ func (h *Hop) isInPod() bool {
 	return false
 }
 
-// end is one side of a hop.
-type end struct{ service, node string }
+// end is one side of a hop. service is the node if no service is known.
+type end struct {
+	service location
+	node    string
+}
 
 // unknown is the name of a service or node that no capture point knows.
 const unknown = "?"
 
 func (h *Hop) ends() (client, server end) {
-	client = end{cmp.Or(h.ClientService(), h.ClientNode(), unknown), cmp.Or(h.ClientNode(), unknown)}
-	server = end{cmp.Or(h.ServerService(), h.ServerNode(), unknown), cmp.Or(h.ServerNode(), unknown)}
+	client = end{location{cmp.Or(h.ClientService(), h.ClientNode(), unknown), h.ClientNamespace()}, cmp.Or(h.ClientNode(), unknown)}
+	server = end{location{cmp.Or(h.ServerService(), h.ServerNode(), unknown), h.ServerNamespace()}, cmp.Or(h.ServerNode(), unknown)}
 	return client, server
 }
 
@@ -128,15 +151,22 @@ func steps(s shape, from, to end) []step {
 	last := []step{{toVNIC, toStack, observe.ProtocolStack, to.service}, {toStack, toProcess, observe.ProtocolStack, to.service}}
 	switch s {
 	case loopback:
-		return []step{first[0], {fromStack, toStack, observe.ProtocolStack, to.service}, last[1]}
+		return []step{
+			first[0],
+			// A loopback device can lie between both stacks, as either vNIC.
+			{fromStack, fromVNIC, observe.ProtocolStack, to.service},
+			{fromVNIC, toVNIC, observe.ProtocolStack, to.service},
+			{toVNIC, toStack, observe.ProtocolStack, to.service},
+			last[1],
+		}
 	case local:
-		return slices.Concat(first, []step{{fromVNIC, toVNIC, observe.VirtualNetwork, from.node}}, last)
+		return slices.Concat(first, []step{{fromVNIC, toVNIC, observe.VirtualNetwork, location{name: from.node}}}, last)
 	default:
 		return slices.Concat(first, []step{
-			{fromVNIC, fromPNIC, observe.VirtualNetwork, from.node},
-			{fromPNIC, fromDriver, observe.NodeDriver, from.node},
-			{fromDriver, toPNIC, observe.RelayNetwork, nodePair(from.node, to.node)},
-			{toPNIC, toVNIC, observe.VirtualNetwork, to.node},
+			{fromVNIC, fromPNIC, observe.VirtualNetwork, location{name: from.node}},
+			{fromPNIC, fromDriver, observe.NodeDriver, location{name: from.node}},
+			{fromDriver, toPNIC, observe.RelayNetwork, location{name: nodePair(from.node, to.node)}},
+			{toPNIC, toVNIC, observe.VirtualNetwork, location{name: to.node}},
 		}, last)
 	}
 }
@@ -160,14 +190,14 @@ func newSegment(some []step, phase Phase, between string, time int64) Segment {
 	if len(some) == 0 {
 		return s
 	}
-	s.Layer, s.Location = some[0].layer, some[0].location
+	s.Layer, s.Location, s.Namespace = some[0].layer, some[0].name, some[0].namespace
 	if len(some) == 1 && some[0].to == some[0].from+1 {
 		s.Queue = queueFrom[some[0].from]
 	}
 	var layers []observe.Layer
 	several := false
 	for _, step := range some {
-		several = several || step.layer != s.Layer || step.location != s.Location
+		several = several || step.layer != s.Layer || step.location != some[0].location
 		if !slices.Contains(layers, step.layer) {
 			layers = append(layers, step.layer)
 		}
@@ -201,7 +231,7 @@ func (h *Hop) Coalesced() (coalesced []Segment) {
 // continuesIn reports whether t is of the same layer and begins where s ends.
 func (s *Segment) continuesIn(t *Segment) bool {
 	return s.to != "" && s.to == t.from && s.Node == t.Node && s.At+uint64(s.Time) == t.At &&
-		s.Layer == t.Layer && s.Location == t.Location && s.Phase == t.Phase && len(s.MergedLayers)+len(t.MergedLayers) == 0
+		s.Layer == t.Layer && s.Location == t.Location && s.Namespace == t.Namespace && s.Phase == t.Phase && len(s.MergedLayers)+len(t.MergedLayers) == 0
 }
 
 // fromTo is the Between of a segment between two waypoints.

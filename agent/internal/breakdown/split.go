@@ -4,7 +4,9 @@ package breakdown
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"time"
 
 	"github.com/layertrace/layertrace/internal/observe"
 )
@@ -28,9 +30,11 @@ func (h *Hop) split(start int64) {
 	h.shift[first.node] = start - int64(first.at)
 	h.addSending(first)
 	p.addCrossing()
-	h.splitChildren()
+	p.splitChildren()
 	p.addMessages()
+	p.trimRequest()
 	p.addHandling(server)
+	h.noteSpread()
 	slices.SortStableFunc(h.Segments, func(a, b Segment) int { return cmp.Compare(a.Start, b.Start) })
 	h.Unattributed = h.Total
 	for _, s := range h.Segments {
@@ -91,7 +95,9 @@ func (h *Hop) addSending(first waypoint) {
 	client, _ := h.ends()
 	h.Total += took
 	h.shift[first.node] += took
-	h.add([]step{{layer: observe.Application, location: client.service}}, Request, first.name+" writes the request", waypoint{at: written, node: first.node}, took)
+	if s := h.add([]step{{layer: observe.Application, location: client.service}}, Request, first.name+" writes the request", waypoint{at: written, node: first.node}, took); s != nil {
+		s.sending = true
+	}
 }
 
 // addCrossing adds the time between the nodes, of request and response together:
@@ -147,26 +153,33 @@ func changeOfNode(waypoints []waypoint) int {
 }
 
 // splitChildren splits the child hops, whose clocks are known now.
-func (h *Hop) splitChildren() {
-	critical := h.criticalChildren()
+func (p *path) splitChildren() {
+	h := p.hop
+	critical := p.criticalChildren()
 	for _, child := range h.Children {
 		child.OnCriticalPath = critical[child]
-		p := child.clientPeriod()
-		child.split(h.shift[p.point.Point.Node] + int64(p.start))
+		c := child.clientPeriod()
+		child.split(h.shift[c.point.Point.Node] + int64(c.start))
 	}
 }
 
 // criticalChildren returns the children that the response waited for: the one that
-// ended last, then the one that ended last before that one started, and so on.
-func (h *Hop) criticalChildren() map[*Hop]bool {
+// ended last, then the one that ended last before that one started, and so on. Those
+// that ended before the request was read, or after the response was written, are not.
+func (p *path) criticalChildren() map[*Hop]bool {
 	critical := map[*Hop]bool{}
-	byEnd := slices.SortedFunc(slices.Values(h.Children), func(a, b *Hop) int {
+	r, a := p.request[len(p.request)-1], p.response[0]
+	byEnd := slices.SortedFunc(slices.Values(p.hop.Children), func(a, b *Hop) int {
 		return cmp.Compare(b.clientPeriod().end, a.clientPeriod().end)
 	})
 	for until := ^uint64(0); len(byEnd) > 0; byEnd = byEnd[1:] {
-		if p := byEnd[0].clientPeriod(); p.end <= until {
+		c := byEnd[0].clientPeriod()
+		if c.point.Point.Node == r.node && r.node == a.node && (c.end <= r.at || c.end > a.at) {
+			continue
+		}
+		if c.end <= until {
 			critical[byEnd[0]] = true
-			until = p.start
+			until = c.start
 		}
 	}
 	return critical
@@ -202,6 +215,52 @@ func (p *path) addBetween(a, b waypoint, some []step, phase Phase) {
 	}
 }
 
+// trimRequest leaves to a child on the critical path what it shares with the request:
+// a proxy may pass a request on before it has read all of it. Each moment belongs to
+// one hop. The request's segments give it from their end backwards.
+func (p *path) trimRequest() {
+	r, h := p.request[len(p.request)-1], p.hop
+	begin := r.at
+	for _, child := range h.Children {
+		if c := child.clientPeriod(); child.OnCriticalPath && c.point.Point.Node == r.node {
+			begin = min(begin, c.start)
+		}
+	}
+	left := int64(r.at - begin)
+	for _, phase := range []Phase{Request, Both} {
+		for i := len(h.Segments) - 1; i >= 0 && left > 0; i-- {
+			if s := &h.Segments[i]; s.Phase == phase {
+				cut := min(left, s.Time)
+				s.Time -= cut
+				left -= cut
+			}
+		}
+	}
+}
+
+// minSpread is the time in ns between the first and the last byte of a message from
+// which on it is remarked.
+const minSpread = 50_000_000
+
+// noteSpread remarks messages that took long to pass the first capture point after
+// their sender, if nothing tells slow writing from slow reading: its socket does.
+func (h *Hop) noteSpread() {
+	note := func(name string, m *observe.Message) {
+		if m.Last < m.First {
+			return
+		}
+		if spread := int64(m.Last - m.First); spread >= minSpread && spread >= h.Total/4 {
+			h.Notes = append(h.Notes, fmt.Sprintf("between the first and the last byte of the %s: %v, by slow writing or slow reading; sockets would show which", name, time.Duration(spread).Round(time.Microsecond)))
+		}
+	}
+	if h.Sender == nil && h.ClientVNIC != nil {
+		note("request", &h.ClientVNIC.Request)
+	}
+	if h.Receiver == nil && h.ServerVNIC != nil {
+		note("response", &h.ServerVNIC.Response)
+	}
+}
+
 // addHandling adds the time between the last waypoint of the request and the first
 // of the response, except for the children on the critical path: the
 // application's, with the layers that miss a capture point next to it.
@@ -218,16 +277,24 @@ func (p *path) addHandling(server end) {
 	some := stepsBetween(p.out, r.position, positions)
 	some = append(some, step{layer: observe.Application, location: server.service})
 	some = append(some, stepsBetween(p.back, 0, a.position)...)
-	name := server.service
+	name := server.service.name
 	if p.hop.Receiver != nil {
 		name = owner(p.hop.Receiver.Point)
 	}
 	from := r
 	for _, child := range p.hop.Children {
 		if c := child.clientPeriod(); child.OnCriticalPath {
-			p.hop.add(some, Both, name, from, int64(max(c.start, from.at)-from.at))
+			p.addHandled(some, name, from, int64(max(c.start, from.at)-from.at), child)
 			from.at = max(from.at, c.end)
 		}
 	}
-	p.hop.add(some, Both, name, from, int64(max(a.at, from.at)-from.at))
+	p.addHandled(some, name, from, int64(max(a.at, from.at)-from.at), nil)
+}
+
+// addHandled adds a segment of the handling. before is the child whose request it ends
+// with, nil for the response.
+func (p *path) addHandled(some []step, name string, from waypoint, time int64, before *Hop) {
+	if s := p.hop.add(some, Both, name, from, time); s != nil {
+		s.handling, s.before = true, before
+	}
 }

@@ -9,7 +9,8 @@
 //
 // Start at Split; the order of the story is hop.go (observations to hops), tree.go
 // (hops to a tree), waypoint.go (times on a message's path), segment.go (the
-// layers between them) and split.go (the time of each). TraceBuffer collects
+// layers between them), split.go (the time of each) and stall.go (time that belongs to
+// a slow reader). TraceBuffer collects
 // the observations of a trace first, where they come one by one.
 package breakdown
 
@@ -61,6 +62,7 @@ func Split(observations []observe.Observation, parents map[trace.SpanID]trace.Sp
 		}
 		t.add(root)
 	}
+	t.moveStalls()
 	return t
 }
 
@@ -137,7 +139,12 @@ func isBelow(h, root *Hop) bool {
 	return false
 }
 
+// samePod reports whether two observations are of the same process of a pod, or of the
+// same process on a machine without pods.
 func samePod(a, b *observe.Observation) bool {
+	if a.Socket != nil && b.Socket != nil && a.Socket.Netns != 0 && b.Socket.Netns != 0 {
+		return a.Point.ID == b.Point.ID
+	}
 	if podKey(a) != podKey(b) {
 		return false
 	}

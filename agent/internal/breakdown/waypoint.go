@@ -37,12 +37,23 @@ type waypoint struct {
 
 // requestWaypoints returns the known waypoints of the request, in order.
 func (h *Hop) requestWaypoints() []waypoint {
-	return waypoints(requestOf, h.Sender, h.ClientVNIC, h.ClientPNIC, h.ServerPNIC, h.ServerVNIC, h.Receiver)
+	clientVNIC, serverVNIC := h.vnics()
+	return waypoints(requestOf, h.Sender, clientVNIC, h.ClientPNIC, h.ServerPNIC, serverVNIC, h.Receiver)
 }
 
 // responseWaypoints returns the known waypoints of the response, in order.
 func (h *Hop) responseWaypoints() []waypoint {
-	return waypoints(responseOf, h.Receiver, h.ServerVNIC, h.ServerPNIC, h.ClientPNIC, h.ClientVNIC, h.Sender)
+	clientVNIC, serverVNIC := h.vnics()
+	return waypoints(responseOf, h.Receiver, serverVNIC, h.ServerPNIC, h.ClientPNIC, clientVNIC, h.Sender)
+}
+
+// vnics returns the virtual interfaces that separate layers. A loopback device between
+// two known sockets does not: all there is protocol stack.
+func (h *Hop) vnics() (client, server *observe.Observation) {
+	if h.Sender != nil && h.Receiver != nil && h.shape() == loopback {
+		return nil, nil
+	}
+	return h.ClientVNIC, h.ServerVNIC
 }
 
 func requestOf(o *observe.Observation) *observe.Message  { return &o.Request }

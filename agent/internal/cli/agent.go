@@ -87,6 +87,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		Deep:             cfg.Deep,
 		DeepWindow:       cfg.DeepWindow,
 		ContextHeaders:   cfg.ContextHeaders,
+		ContextFormats:   cfg.ContextFormats,
 		MaxConnections:   cfg.MaxConnections,
 		RingBytes:        cfg.RingBytes,
 		ReadInterval:     cfg.ReadInterval,
@@ -98,6 +99,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		TCPOptionCgroups: cfg.TCPOptionCgroups,
 		TCPOptionPorts:   cfg.TCPOptionPorts,
 		SocketCgroups:    cfg.SocketCgroups,
+		Cluster:          cfg.Kubernetes,
 		Drivers:          cfg.Layers(),
 		Log:              log,
 	}

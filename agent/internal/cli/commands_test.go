@@ -96,7 +96,7 @@ func TestRefusals(t *testing.T) {
 		{"unknown flag of explain", []string{"explain", "--typical=3", "ID"}, nil, "unknown flag --typical; see layertrace explain --help", false},
 		{"unknown shorthand", []string{"decode", "-x", "FILE"}, nil, "unknown flag -x; see layertrace decode --help", false},
 		{"no capture file", []string{"decode"}, nil, `needs one capture FILE ("-": stdin), got 0; see layertrace decode --help`, false},
-		{"format of no single header", []string{"agent", "--context-header=x=zip"}, nil, `format "zip" is not one of [w3c b3 jaeger skywalking]`, false},
+		{"format of no single header", []string{"agent", "--context-header=x=zip"}, nil, `format "zip" is not one of [w3c b3 jaeger skywalking xray gcp]`, false},
 		{"bad value", []string{"agent", "--queue-size=many"}, nil, "--queue-size", false},
 		{"bad bool", []string{"agent", "--deep=maybe"}, nil, `"--deep" flag: must be true or false`, false},
 		{"unknown variable", []string{"agent"}, []string{"LAYERTRACE_QUUE_SIZE=1"}, "did you mean LAYERTRACE_QUEUE_SIZE?", false},

@@ -10,46 +10,118 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/decode"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
+// decodeFlags are the settings of layertrace decode.
+type decodeFlags struct {
+	search config.Search
+	all    bool
+	paths  bool
+	format string
+}
+
+// Formats of the output.
+const (
+	formatAuto  = "auto"
+	formatTable = "table"
+	formatJSON  = "json"
+)
+
 func newDecode() *cobra.Command {
-	var search config.Search
+	var f decodeFlags
 	cmd := &cobra.Command{
 		Use:   "decode FILE",
 		Short: "Print the exchanges in a packet capture",
-		Long: `Print the HTTP exchanges with a trace context in a packet capture, one JSON
-object per line, and a summary on stderr. FILE is a pcap or pcapng file, as
-written by tcpdump, or "-" for stdin.`,
+		Long: `Print the HTTP exchanges with a sampled trace context in a packet capture, and a
+summary on stderr. On a terminal it is a table, otherwise one JSON object per line
+(docs/decode.md has the fields). FILE is a pcap or pcapng file, as written by tcpdump,
+or "-" for stdin; it may be compressed by gzip.`,
 		Args: oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opts, err := decodeOptions(&search)
+			opts, err := f.options(cmd)
 			if err != nil {
 				return err
 			}
-			return decodeFile(args[0], opts, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			out, err := f.writer(cmd.OutOrStdout())
+			if err != nil {
+				return err
+			}
+			return decodeFile(args[0], opts, cmd.InOrStdin(), out, cmd.ErrOrStderr())
 		},
 	}
-	config.DefineSearch(cmd.Flags(), &search)
+	flags := cmd.Flags()
+	flags.BoolVar(&f.all, "all", false, "also print requests without a sampled trace context")
+	flags.StringVar(&f.format, "format", formatAuto, "`FORMAT` of the output: table, json, or auto (table on a terminal)")
+	flags.BoolVar(&f.paths, "request-paths", true, "print the paths of requests, without their queries")
+	config.DefineSearch(flags, &f.search)
+	window := flags.Lookup("prefix-window")
+	window.Usage = "search only the first `BYTES` of a request's first segment for the trace context, as an agent does; without it and --deep: the whole head"
+	window.DefValue = "0"
 	return cmd
 }
 
-func decodeOptions(search *config.Search) (decode.Options, error) {
+func (f *decodeFlags) options(cmd *cobra.Command) (decode.Options, error) {
 	// The agent's limits are those of its programs: here any window will do.
-	if search.PrefixWindow < 1 || search.DeepWindow < 1 {
+	if f.search.PrefixWindow < 1 || f.search.DeepWindow < 1 {
 		return decode.Options{}, fmt.Errorf("--prefix-window and --deep-window must be at least 1 byte")
 	}
-	return decode.Options{
-		Ports: search.Ports, PrefixWindow: search.PrefixWindow, Deep: search.Deep,
-		DeepWindow: search.DeepWindow, Headers: search.ContextHeaders,
-	}, search.ValidateHeaders()
+	opts := decode.Options{
+		Ports: f.search.Ports, Deep: f.search.Deep, DeepWindow: f.search.DeepWindow,
+		Headers: f.search.ContextHeaders, Formats: f.search.ContextFormats, All: f.all, NoPaths: !f.paths,
+	}
+	if cmd.Flags().Changed("prefix-window") {
+		opts.PrefixWindow = f.search.PrefixWindow
+	}
+	return opts, f.search.ValidateHeaders()
 }
 
+// exchangeWriter writes exchanges; flush ends the output.
+type exchangeWriter interface {
+	write(observe.Observation) error
+	flush() error
+}
+
+func (f *decodeFlags) writer(out io.Writer) (exchangeWriter, error) {
+	width, terminal := terminalWidth(out)
+	switch {
+	case f.format == formatTable, f.format == formatAuto && terminal:
+		return &exchangeTable{out: bufio.NewWriter(out), width: width}, nil
+	case f.format == formatJSON, f.format == formatAuto:
+		buffered := bufio.NewWriter(out)
+		return &exchangeLines{buffered, json.NewEncoder(buffered)}, nil
+	}
+	return nil, fmt.Errorf("--format %q: want %s, %s or %s", f.format, formatTable, formatJSON, formatAuto)
+}
+
+// terminalWidth returns the width of a terminal in columns, 0 if out is none.
+func terminalWidth(out io.Writer) (width int, terminal bool) {
+	file, ok := out.(*os.File)
+	if !ok {
+		return 0, false
+	}
+	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0, false
+	}
+	return int(size.Col), true
+}
+
+// exchangeLines writes JSON lines.
+type exchangeLines struct {
+	out   *bufio.Writer
+	lines *json.Encoder
+}
+
+func (l *exchangeLines) write(o observe.Observation) error { return l.lines.Encode(o) }
+func (l *exchangeLines) flush() error                      { return l.out.Flush() }
+
 // decodeFile decodes one file. Exchanges before an error are printed too.
-func decodeFile(name string, opts decode.Options, stdin io.Reader, stdout, stderr io.Writer) error {
+func decodeFile(name string, opts decode.Options, stdin io.Reader, out exchangeWriter, stderr io.Writer) error {
 	in := stdin
 	if name != "-" {
 		file, err := os.Open(name)
@@ -59,17 +131,15 @@ func decodeFile(name string, opts decode.Options, stdin io.Reader, stdout, stder
 		defer func() { _ = file.Close() }()
 		in = file
 	}
-	out := bufio.NewWriter(stdout)
-	lines := json.NewEncoder(out)
 	var writeErr error
 	decoder := decode.New(opts, func(o observe.Observation) {
 		if writeErr == nil {
-			writeErr = lines.Encode(o)
+			writeErr = out.write(o)
 		}
 	})
 	readErr := decode.ReadFile(in, decoder.Packet)
 	decoder.Flush()
-	if err := out.Flush(); writeErr == nil {
+	if err := out.flush(); writeErr == nil {
 		writeErr = err
 	}
 	if writeErr != nil {

@@ -32,8 +32,12 @@ const (
 	SpansLayers     = "layers"
 )
 
-// SocketCgroupAuto as the only --socket-cgroup is the pods' cgroup of this node.
-const SocketCgroupAuto = probe.SocketCgroupAuto
+// SocketCgroupAuto as the only --socket-cgroup is the pods' cgroup of this node, or
+// without pods all cgroups; socketCgroupNone is no cgroup.
+const (
+	SocketCgroupAuto = probe.SocketCgroupAuto
+	socketCgroupNone = "none"
+)
 
 // KeyValue is a header of each OTLP request.
 type KeyValue struct{ Key, Value string }
@@ -43,7 +47,8 @@ type KeyValue struct{ Key, Value string }
 type Config struct {
 	File string // --config
 
-	VNIC, PNIC []string // interface patterns
+	VNIC, PNIC  []string // interface patterns
+	VNICDefault bool     // VNIC was not set
 
 	Mode probe.Mode
 	Search
@@ -91,6 +96,7 @@ type Search struct {
 	Deep           bool
 	DeepWindow     int // bytes
 	ContextHeaders []tracecontext.ContextHeader
+	ContextFormats []tracecontext.Format // in order of preference; empty: all, the first on the wire
 }
 
 // Layers reports whether requests are split into layers.
@@ -126,7 +132,7 @@ func Define(fs *pflag.FlagSet) *Config {
 }
 
 func defineInterfaces(fs *pflag.FlagSet, c *Config) {
-	fs.Var(newList(&c.VNIC, "PATTERN", parseText, "kind:veth"), "vnic",
+	fs.Var(newList(&c.VNIC, "PATTERN", parseText, "kind:veth"), vnicFlag,
 		"virtual interfaces to capture at: name, glob or kind:KIND (repeatable)")
 	fs.Var(newList(&c.PNIC, "PATTERN", parseText, "kind:physical"), "pnic",
 		"physical interfaces to capture at; overrides --vnic (repeatable)")
@@ -153,13 +159,16 @@ func DefineSearch(fs *pflag.FlagSet, s *Search) {
 	fs.Var(newList(&s.ContextHeaders, "NAME=FORMAT", tracecontext.ParseContextHeader), "context-header",
 		fmt.Sprintf("additional header with a trace context (repeatable, at most %d); FORMAT is one of %v",
 			tracecontext.MaxContextHeaders, tracecontext.SingleHeaderFormats()))
+	fs.Var(newList(&s.ContextFormats, "FORMAT", tracecontext.ParsePreference), "context-format",
+		fmt.Sprintf("read only trace contexts of these formats, the most preferred first (of %v); empty: all, the first sampled one of a request",
+			tracecontext.PreferenceNames()))
 }
 
 func defineLayers(fs *pflag.FlagSet, c *Config) {
 	fs.Var(newChoice(&c.Spans, SpansInterfaces, SpansInterfaces, SpansLayers), "spans",
 		"interfaces: a span for each interface; layers: also for each socket and each layer")
 	fs.Var(newList(&c.SocketCgroups, "PATH", parseText), "socket-cgroup",
-		"cgroup2 directory whose sockets are captured with --spans=layers (repeatable); auto: the pods' cgroup (default with --kubernetes)")
+		"cgroup2 directory whose sockets are captured with --spans=layers (repeatable); auto (default): the pods' cgroup, or all without pods; none: no sockets")
 	fs.DurationVar(&c.LayerMinDuration, "layer-min-duration", 0, "minimum `TIME` in a layer for a span with --spans=layers; metrics include all")
 	fs.Uint32Var(&c.SidecarUID, "sidecar-uid", 1337, "user `ID` of the proxies, which distinguishes their sockets from the applications'")
 }

@@ -18,6 +18,7 @@ const (
 	environmentPrefix = "LAYERTRACE_"
 
 	configFlag = "config"
+	vnicFlag   = "vnic"
 	helpFlag   = "help" // added by cobra, not a setting
 )
 
@@ -50,6 +51,8 @@ func Load(fs *pflag.FlagSet, c *Config, environ []string) error {
 	if err := apply(fs, settings); err != nil {
 		return err
 	}
+	_, set := settings[vnicFlag]
+	c.VNICDefault = !set && !fs.Changed(vnicFlag)
 	return c.validate()
 }
 

@@ -73,6 +73,7 @@ func TestPrecedence(t *testing.T) {
 func TestValues(t *testing.T) {
 	fromFile := `
 context-header: [x-trace=w3c, X-Other=skywalking]
+context-format: [b3, w3c]
 trusted-prefix: [10.1.2.3, 10.244.1.1/16]
 idle-timeout: 500ms
 ring-bytes: 1048576
@@ -82,7 +83,7 @@ export: [otlp-grpc, stdout]
 mode: clsact
 `
 	fromEnv := []string{
-		"LAYERTRACE_CONTEXT_HEADER=x-trace=w3c,X-Other=skywalking", "LAYERTRACE_TRUSTED_PREFIX=10.1.2.3,10.244.1.1/16",
+		"LAYERTRACE_CONTEXT_HEADER=x-trace=w3c,X-Other=skywalking", "LAYERTRACE_CONTEXT_FORMAT=b3,w3c", "LAYERTRACE_TRUSTED_PREFIX=10.1.2.3,10.244.1.1/16",
 		"LAYERTRACE_IDLE_TIMEOUT=500ms", "LAYERTRACE_RING_BYTES=1048576", "LAYERTRACE_OTLP_INSECURE=true",
 		"LAYERTRACE_OTLP_HEADER=authorization=Bearer a=b", "LAYERTRACE_EXPORT=otlp-grpc,stdout", "LAYERTRACE_MODE=clsact",
 	}
@@ -98,6 +99,9 @@ mode: clsact
 			headers := []tracecontext.ContextHeader{{Name: "x-trace", Format: tracecontext.FormatW3C}, {Name: "X-Other", Format: tracecontext.FormatSkyWalking}}
 			if !reflect.DeepEqual(c.ContextHeaders, headers) {
 				t.Errorf("context-header %v, want %v", c.ContextHeaders, headers)
+			}
+			if want := []tracecontext.Format{tracecontext.FormatB3, tracecontext.FormatW3C}; !reflect.DeepEqual(c.ContextFormats, want) {
+				t.Errorf("context-format %v, want %v", c.ContextFormats, want)
 			}
 			if got := c.TrustedPrefixes[0].String() + " " + c.TrustedPrefixes[1].String(); got != "10.1.2.3/32 10.244.0.0/16" {
 				t.Errorf("trusted-prefix %s", got)

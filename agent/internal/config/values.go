@@ -225,10 +225,14 @@ func (c *Config) validateCapture() error {
 	return nil
 }
 
-// ValidateHeaders checks the additional headers against each other.
+// ValidateHeaders checks the additional headers, and the preferred formats, against
+// each other.
 func (s *Search) ValidateHeaders() error {
 	if err := tracecontext.ValidateContextHeaders(s.ContextHeaders); err != nil {
 		return fmt.Errorf("--context-header: %w", err)
+	}
+	if err := tracecontext.ValidatePreferences(s.ContextFormats); err != nil {
+		return fmt.Errorf("--context-format: %w", err)
 	}
 	return nil
 }
@@ -240,13 +244,19 @@ func (c *Config) validateOptions() error {
 	if len(c.SocketCgroups) > 1 && slices.Contains(c.SocketCgroups, SocketCgroupAuto) {
 		return fmt.Errorf("--socket-cgroup: %s cannot be combined with others: name all directories, or none", SocketCgroupAuto)
 	}
+	if len(c.SocketCgroups) > 1 && slices.Contains(c.SocketCgroups, socketCgroupNone) {
+		return fmt.Errorf("--socket-cgroup: %s cannot be combined with others: remove it", socketCgroupNone)
+	}
 	if c.LayerMinDuration < 0 {
 		return fmt.Errorf("--layer-min-duration is %v: choose 0 or more, such as 20us", c.LayerMinDuration)
 	}
 	if c.LayerMinDuration > 0 && !c.Layers() {
 		return fmt.Errorf("--layer-min-duration has no effect without --spans=%s: set both or none", SpansLayers)
 	}
-	if c.Layers() && c.Kubernetes && len(c.SocketCgroups) == 0 {
+	switch {
+	case slices.Equal(c.SocketCgroups, []string{socketCgroupNone}):
+		c.SocketCgroups = nil
+	case c.Layers() && len(c.SocketCgroups) == 0:
 		c.SocketCgroups = []string{SocketCgroupAuto}
 	}
 	if c.TCPOption != probe.OptionOff && len(c.TCPOptionCgroups) == 0 {

@@ -58,13 +58,14 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// In a cluster the default is the pods' cgroup.
+// With layers the default is to look for the cgroup.
 func TestSocketCgroup(t *testing.T) {
 	for args, want := range map[string][]string{
-		"":                            nil,
-		"--spans=layers":              nil,
-		"--kubernetes":                nil,
-		"--kubernetes --spans=layers": {SocketCgroupAuto},
+		"":                                    nil,
+		"--spans=layers":                      {SocketCgroupAuto},
+		"--spans=layers --socket-cgroup=none": nil,
+		"--kubernetes":                        nil,
+		"--kubernetes --spans=layers":         {SocketCgroupAuto},
 		"--kubernetes --spans=layers --socket-cgroup=/a,/b": {"/a", "/b"},
 		"--spans=layers --socket-cgroup=auto":               {SocketCgroupAuto},
 	} {
@@ -79,11 +80,32 @@ func TestLayersRefused(t *testing.T) {
 	for args, want := range map[string]string{
 		"--socket-cgroup=auto":                    "--spans=layers",
 		"--spans=layers --socket-cgroup=auto,/a":  "cannot be combined",
+		"--spans=layers --socket-cgroup=none,/a":  "cannot be combined",
 		"--layer-min-duration=20us":               "--spans=layers",
 		"--spans=layers --layer-min-duration=-1s": "choose 0 or more",
 	} {
 		if _, err := load(t, strings.Fields(args), nil, ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+// VNICDefault is false when any source sets the patterns.
+func TestVNICDefault(t *testing.T) {
+	for _, test := range []struct {
+		args, environ []string
+		file          string
+		want          bool
+	}{
+		{nil, nil, "", true},
+		{[]string{"--pnic=eth0"}, nil, "", true},
+		{[]string{"--vnic=kind:veth"}, nil, "", false},
+		{nil, []string{"LAYERTRACE_VNIC=kind:veth"}, "", false},
+		{nil, nil, "vnic: [kind:veth]", false},
+	} {
+		c, err := load(t, test.args, test.environ, test.file)
+		if err != nil || c.VNICDefault != test.want {
+			t.Errorf("%+v: %v, %v", test, c.VNICDefault, err)
 		}
 	}
 }

@@ -3,241 +3,283 @@
 package decode
 
 import (
+	"bytes"
 	"net/netip"
+	"time"
 
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// connection is the state of one TCP connection.
+// connection is the state of one TCP connection. Its segments go through three steps:
+// both streams put them in order; deliver passes them on as both ends saw them, a segment
+// after all that it acknowledges; conversation reads the messages.
 type connection struct {
 	d              *Decoder
 	client, server netip.AddrPort
 	toServer       stream
 	toClient       stream
-	synOption      option // of the client's SYN
-	current        *open  // nil: the last request had no sampled context
-	pipeline       pipeline
+	// certain: a SYN has shown which end is the client.
+	certain  bool
+	segments uint64
+	last     uint64 // time of the last packet
+	// stuck is set while acknowledged bytes are missing.
+	stuck  stuck
+	closed bool
+	talk   conversation
 }
 
-// segment passes a TCP segment to its connection. A connection starts with a
-// SYN, or with a request, which shows which end is the client.
+// stuck is since when a connection waits for bytes that its peer already has.
+type stuck struct {
+	waiting  bool
+	since    uint64 // time
+	segments uint64
+}
+
+// Bounds of the wait for missing bytes. Bytes that were acknowledged can only be late in
+// the capture's own order, by a few packets; others may come again at any time, within
+// the memory for what waits.
+const (
+	patience        = uint64(200 * time.Millisecond)
+	patienceInOrder = 64
+	maxHeld         = 4 << 20
+)
+
+// maxJump is the distance in bytes beyond which a sequence number belongs to another
+// connection, whose beginning was not captured. It is the largest window of TCP (RFC
+// 7323, section 2.3).
+const maxJump = 1 << 30
+
+// segment passes a TCP segment to its connection. A connection begins with a SYN, or
+// with a message, which shows which end is the client.
 func (d *Decoder) segment(s segment) {
 	key := s.flow()
 	c := d.connections[key]
-	switch {
-	case s.syn && !s.isAck:
-		if c != nil {
-			c.end(0)
+	if c != nil && c.isTurned(&s) {
+		c.talk.forget()
+		c.end(0)
+		delete(d.connections, key)
+		c = nil
+	}
+	if c != nil && c.isOther(&s) {
+		c.end(0)
+		delete(d.connections, key)
+		c = nil
+	}
+	if c == nil {
+		if c = d.open(&s); c == nil {
+			d.countUntracked(&s)
+			return
 		}
-		c = &connection{d: d, client: s.source, server: s.destination, synOption: s.option}
 		d.connections[key] = c
-	case c != nil:
-	case s.syn:
-		c = &connection{d: d, client: s.destination, server: s.source}
-		c.toServer = stream{known: true, next: s.ack}
-		d.connections[key] = c
-	case s.startsRequest():
-		c = &connection{d: d, client: s.source, server: s.destination}
-		c.segment(s)
-		if c.pipeline.awaiting {
-			d.connections[key] = c
-		} // else it was data, from either end
-		return
-	default:
-		d.countUntracked(s)
-		return
 	}
 	c.segment(s)
 }
 
-func (d *Decoder) countUntracked(s segment) {
-	if s.size == 0 {
-		return
+// open returns the connection that a segment begins, nil if it does not show who is the
+// client.
+func (d *Decoder) open(s *segment) *connection {
+	c := &connection{d: d, client: s.source, server: s.destination, last: s.time}
+	c.talk.c = c
+	switch {
+	case s.syn:
+		c.certain = true
+		if s.isAck {
+			c.client, c.server = c.server, c.client
+		}
+	case s.size > 0 && beginsRequest(skipEmptyLines(s.payload)) == like, s.size >= minSplitHead && beginsRequest(s.payload) == possible:
+	case s.size > 0 && beginsResponse(s.payload) == like:
+		c.client, c.server = c.server, c.client
+	default:
+		return nil
 	}
-	if _, ok := parseStatus(s.payload); ok {
-		d.counts.responseWithoutRequest++
-		return
+	return c
+}
+
+// minSplitHead is the payload from which on a segment is probably a full one, and its
+// request line may continue in the next.
+const minSplitHead = 500
+
+// isOther reports whether a segment belongs to a later connection between the same ends.
+func (c *connection) isOther(s *segment) bool {
+	stream, _ := c.streams(s.source == c.client)
+	if s.syn {
+		return stream.known && s.seq != stream.first // else it is a copy
 	}
-	d.counts.untracked++
+	if s.rst || c.closed && s.size == 0 {
+		return false
+	}
+	return s.size > 0 && stream.known && absolute(distance(s.seq, stream.high)) > maxJump
+}
+
+// isTurned reports whether a segment shows that the guess of who is the client was wrong:
+// the server begins a request where a response should begin.
+func (c *connection) isTurned(s *segment) bool {
+	return !c.certain && s.source == c.server && c.talk.atResponse() && beginsRequest(s.payload) == like
+}
+
+func absolute(d int32) int64 {
+	if d < 0 {
+		return -int64(d)
+	}
+	return int64(d)
+}
+
+// streams returns the stream of a sender and the opposite one.
+func (c *connection) streams(fromClient bool) (own, opposite *stream) {
+	if fromClient {
+		return &c.toServer, &c.toClient
+	}
+	return &c.toClient, &c.toServer
+}
+
+func (d *Decoder) countUntracked(s *segment) {
+	if s.size > 0 {
+		d.counts.untracked++
+	}
 }
 
 func (c *connection) segment(s segment) {
-	fromClient := s.source == c.client
-	direction := &c.toClient
-	if fromClient {
-		direction = &c.toServer
+	c.segments++
+	if s.time > c.last+uint64(settleTime) {
+		c.talk.settle()
 	}
-	if s.syn && !direction.known {
-		*direction = stream{known: true, next: s.seq}
+	c.last = max(c.last, s.time)
+	fromClient := s.source == c.client
+	own, opposite := c.streams(fromClient)
+	if s.syn && !own.known {
+		own.start(s.seq)
+	}
+	if s.syn && fromClient && c.talk.option.id == nil {
+		c.talk.option = s.option
 	}
 	if s.isAck {
-		c.acknowledge(s.ack, fromClient)
-	}
-	if s.size > 0 {
-		order, fresh := direction.add(s.seq, s.size)
-		c.countOrder(order)
-		if fromClient {
-			c.fromClient(s, order, fresh)
-		} else {
-			c.fromServer(s, order, fresh)
+		switch {
+		case !opposite.known:
+			opposite.start(s.ack)
+		case distance(s.ack, opposite.acked) > 0 && absolute(distance(s.ack, opposite.high)) <= maxJump:
+			opposite.acked = s.ack
 		}
 	}
-	if end := s.seq + s.size; s.fin && direction.known && end == direction.next {
-		direction.next++ // a FIN occupies one sequence number, as a SYN does
-	}
-	switch {
-	case s.rst:
+	c.add(own, s, fromClient)
+	c.deliver()
+	c.beImpatient(s.time)
+	if s.rst {
 		c.end(observe.FlagReset)
-	case s.fin && !fromClient:
-		// The client's FIN, before or after this one, changes nothing.
-		c.end(0)
 	}
 }
 
-// acknowledge handles an acknowledgement. Acknowledged bytes have passed this
-// point; a gap in them means that the capture lost packets.
-func (c *connection) acknowledge(ack uint32, byClient bool) {
-	direction := &c.toServer
-	if byClient {
-		direction = &c.toClient
-	}
-	if !direction.known || distance(ack, direction.next) <= 0 {
+// add adds the segment's bytes and its FIN to its stream.
+func (c *connection) add(own *stream, s segment, fromClient bool) {
+	if s.size == 0 && !s.fin {
 		return
 	}
-	direction.skipTo(ack)
-	c.d.counts.missed++
-	if c.current != nil {
-		c.current.Flags |= observe.FlagOutOfOrder
-		if c.current.head != nil && !byClient {
-			c.search(true)
+	p := piece{seq: s.seq, size: s.size, data: s.payload, time: s.time, ack: s.ack, isAck: s.isAck, segment: c.segments, first: true}
+	p.carrier = s
+	p.carrier.payload = nil
+	if s.size > 0 {
+		if p.seq != own.next || len(own.waiting) > 0 || !c.opposite(own).reached(s.ack) {
+			p.data = bytes.Clone(p.data) // it may wait for longer than the packet is valid
+		}
+		switch own.add(p) {
+		case repeated:
+			c.d.counts.retransmits++
+			c.talk.retransmitted(fromClient, s.seq)
+		case ahead, filling:
+			c.d.counts.outOfOrder++
 		}
 	}
-	if byClient {
-		c.pipeline = pipeline{} // any response may have started in the gap
+	if s.fin {
+		p.seq, p.size, p.data, p.fin, p.first = s.seq+s.size, 1, nil, true, false
+		own.add(p)
 	}
 }
 
-func (c *connection) countOrder(o order) {
-	switch o {
-	case repeated:
-		c.d.counts.retransmits++
-	case ahead, filling:
-		c.d.counts.outOfOrder++
+func (c *connection) opposite(s *stream) *stream {
+	if s == &c.toServer {
+		return &c.toClient
 	}
+	return &c.toServer
 }
 
-// end reports the current exchange, if there is one. ifUnanswered is set only
-// if nothing of a final response was seen.
-func (c *connection) end(ifUnanswered observe.Flags) {
-	x := c.current
-	if x != nil && x.head != nil {
-		c.search(true)
-		x = c.current
-	}
-	if x == nil {
-		return
-	}
-	c.current = nil
-	if x.Response.Packets == 0 {
-		x.Flags |= observe.FlagNoResponse | ifUnanswered
-	}
-	c.d.emit(x.Observation)
-}
-
-// stream tracks the sequence numbers of one direction of a connection.
-type stream struct {
-	known bool
-	next  uint32 // after the highest byte seen
-	gaps  []gap  // below next
-}
-
-// gap is a range of unseen sequence numbers, its end excluded.
-type gap struct{ start, end uint32 }
-
-// order is the position of a segment in its stream.
-type order uint8
-
-const (
-	inOrder  order = iota // directly after the bytes seen so far
-	ahead                 // leaves a gap
-	filling               // in a gap
-	repeated              // seen before, at least its first byte
-)
-
-// maxGaps bounds the memory for a stream with lost packets. The oldest gap is
-// dropped first; a segment that fills it then counts as repeated.
-const maxGaps = 64
-
-// add adds a segment and returns the number of bytes not seen before.
-func (s *stream) add(seq, size uint32) (o order, fresh uint32) {
-	end := seq + size
-	if !s.known {
-		s.known, s.next = true, end
-		return inOrder, size
-	}
-	switch d := distance(seq, s.next); {
-	case d == 0:
-		s.next = end
-		return inOrder, size
-	case d > 0:
-		s.skipTo(seq)
-		s.next = end
-		return ahead, size
-	}
-	filled := s.fill(seq, end)
-	if beyond := distance(end, s.next); beyond > 0 {
-		fresh = uint32(beyond)
-		s.next = end
-	}
-	if filled > 0 {
-		return filling, fresh + filled
-	}
-	return repeated, fresh
-}
-
-// skipTo leaves a gap up to a sequence number after next.
-func (s *stream) skipTo(seq uint32) {
-	if len(s.gaps) == maxGaps {
-		s.gaps = s.gaps[1:]
-	}
-	s.gaps = append(s.gaps, gap{s.next, seq})
-	s.next = seq
-}
-
-// fill removes a range from the gaps and returns the number of bytes removed.
-func (s *stream) fill(start, end uint32) (filled uint32) {
-	var left []gap
-	for _, g := range s.gaps {
-		from, to := later(g.start, start), earlier(g.end, end)
-		if distance(to, from) <= 0 {
-			left = append(left, g)
-			continue
+// deliver passes on all pieces that are next. Each waits for what its sender had already
+// received: requests and responses are then read in the order of their causes, even if
+// the capture has them in another.
+func (c *connection) deliver() {
+	for {
+		request, response := c.toServer.ready(), c.toClient.ready()
+		early := request != nil && request.isAck && !c.toClient.reached(request.ack)
+		if response != nil && response.isAck && !c.toServer.reached(response.ack) {
+			if early {
+				early = false // each waits for the other: one was sent again
+			}
+			response = nil
 		}
-		filled += to - from
-		if g.start != from {
-			left = append(left, gap{g.start, from})
+		if early {
+			request = nil
 		}
-		if to != g.end {
-			left = append(left, gap{to, g.end})
+		switch {
+		case request != nil && (response == nil || request.time <= response.time):
+			c.talk.fromClient(c.toServer.take())
+		case response != nil:
+			c.talk.fromServer(c.toClient.take())
+		default:
+			return
 		}
 	}
-	s.gaps = left
-	return filled
 }
 
-// distance returns how far sequence number a is after b. Sequence numbers wrap.
-func distance(a, b uint32) int32 { return int32(a - b) }
-
-func later(a, b uint32) uint32 {
-	if distance(a, b) > 0 {
-		return a
+// beImpatient gives up on bytes that were acknowledged and still did not pass, and on the
+// oldest hole if too much waits for it.
+func (c *connection) beImpatient(now uint64) {
+	for {
+		_, lostRequest := c.toServer.hole()
+		_, lostResponse := c.toClient.hole()
+		full := c.toServer.held+c.toClient.held > maxHeld
+		if !lostRequest && !lostResponse && !full {
+			c.stuck = stuck{}
+			return
+		}
+		if !c.stuck.waiting {
+			c.stuck = stuck{true, now, c.segments}
+		}
+		if !full && now < c.stuck.since+patience && c.segments < c.stuck.segments+patienceInOrder {
+			return
+		}
+		if full {
+			c.d.counts.reassemblyFull++
+		}
+		c.force(full)
 	}
-	return b
 }
 
-func earlier(a, b uint32) uint32 {
-	if distance(a, b) < 0 {
-		return a
+// force skips one hole, an acknowledged one unless any is set, and reports whether there
+// was one.
+func (c *connection) force(any bool) bool {
+	for _, s := range []*stream{&c.toServer, &c.toClient} {
+		if size, acked := s.hole(); size > 0 && (acked || any && s.ready() == nil && len(s.waiting) > 0) {
+			size, acked = s.skip(c.opposite(s))
+			if acked {
+				c.d.counts.missed++
+			}
+			if s == &c.toServer {
+				c.talk.lostRequestBytes(size, acked)
+			} else {
+				c.talk.lostResponseBytes(size, acked)
+			}
+			c.deliver()
+			return true
+		}
 	}
-	return b
+	return false
 }
+
+// end reads what still waits and reports all exchanges. flags are of those that are not
+// complete.
+func (c *connection) end(flags observe.Flags) {
+	for c.force(true) {
+	}
+	c.talk.end(flags)
+	c.closed = true
+}
+
+func skipEmptyLines(b []byte) []byte { return bytes.TrimLeft(b, "\r\n") }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package decode turns captured packets into the exchanges that a probe would
-// have seen at the same point. It reads request heads with
-// internal/tracecontext and shares no code with the BPF programs, so that each
-// can be checked against the other.
+// Package decode turns captured packets into the exchanges that passed. It puts the
+// segments of each connection in order and reads the messages by their framing, so it is
+// the reference for what a probe reports. It reads request heads with
+// internal/tracecontext and shares no code with the BPF programs, so that each can be
+// checked against the other.
 package decode
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -22,15 +24,21 @@ import (
 type Options struct {
 	// Ports are the TCP ports to decode, at either end; empty: all.
 	Ports []uint16
-	// PrefixWindow is the number of bytes of a request's first segment to
-	// search for a trace context; 0: tracecontext.DefaultPrefixWindow.
+	// PrefixWindow is the number of bytes of a request's first segment to search for a
+	// trace context, as an agent does; 0: the whole head, up to 64 KiB.
 	PrefixWindow int
 	// Deep searches the first DeepWindow bytes of the request, in any number of
-	// segments; 0: tracecontext.DefaultDeepWindow.
+	// segments, as an agent does; 0: tracecontext.DefaultDeepWindow.
 	Deep       bool
 	DeepWindow int
 	// Headers are additional headers with a trace context.
 	Headers []tracecontext.ContextHeader
+	// Formats are those to read, the most preferred one first; none: all.
+	Formats []tracecontext.Format
+	// All also reports requests without a sampled context.
+	All bool
+	// NoPaths leaves the paths of requests out.
+	NoPaths bool
 }
 
 // Packet is one captured packet.
@@ -41,7 +49,7 @@ type Packet struct {
 	// than that if the snapshot length cut it. 0: the length of Data.
 	Data   []byte
 	Length int
-	// Source is the interface of the capture (pcapng: the interface ID). Each
+	// Source is the interface of the capture (pcapng: its number in the file). Each
 	// is a capture point, as is each interface in a Linux cooked header v2.
 	Source int
 }
@@ -51,28 +59,28 @@ type Packet struct {
 type Decoder struct {
 	opts        Options
 	emit        func(observe.Observation)
-	frames      *frameReader
 	connections map[flow]*connection
 	counts      counts
+	latest      time.Time // of all packets
+	nextSweep   time.Time
 }
 
-// New returns a Decoder that calls emit at the end of each exchange.
+// New returns a Decoder that calls emit for each exchange, in the order of their ends.
 func New(opts Options, emit func(observe.Observation)) *Decoder {
-	opts.PrefixWindow = cmp.Or(opts.PrefixWindow, tracecontext.DefaultPrefixWindow)
 	opts.DeepWindow = cmp.Or(opts.DeepWindow, tracecontext.DefaultDeepWindow)
-	d := &Decoder{opts: opts, frames: newFrameReader(), connections: map[flow]*connection{}}
-	d.emit = func(x observe.Observation) {
-		d.counts.exchanges++
-		emit(x)
-	}
-	return d
+	return &Decoder{opts: opts, emit: emit, connections: map[flow]*connection{}}
 }
 
 // Packet decodes the next packet. Packets that cannot be used are counted, see
 // Counters.
 func (d *Decoder) Packet(p Packet) {
 	d.counts.packets++
-	s, ok := d.frames.read(p, &d.counts)
+	if p.Time.Before(d.latest) {
+		d.counts.clockBack++
+	} else {
+		d.latest = p.Time
+	}
+	s, ok := readFrame(p, &d.counts)
 	if !ok {
 		return
 	}
@@ -81,35 +89,76 @@ func (d *Decoder) Packet(p Packet) {
 		return
 	}
 	d.segment(s)
+	if d.latest.After(d.nextSweep) || len(d.connections) > maxConnections {
+		d.sweep()
+		d.nextSweep = d.latest.Add(settleTime)
+	}
+}
+
+// maxConnections bounds the memory for connections. forgetTime is how long one that is
+// closed, or that has nothing open, is kept to recognize late copies of its segments.
+const (
+	maxConnections = 1 << 17
+	forgetTime     = 2 * time.Minute
+)
+
+// sweep reports exchanges that are complete, forgets connections that are over, and, if
+// there are too many, those that were idle for the longest.
+func (d *Decoder) sweep() {
+	now := uint64(d.latest.UnixNano())
+	for key, c := range d.connections {
+		idle := time.Duration(now - min(now, c.last))
+		if idle > settleTime {
+			c.talk.settle()
+		}
+		if idle > forgetTime && (c.closed || c.talk.idle() && c.toServer.held+c.toClient.held == 0) {
+			delete(d.connections, key)
+		}
+	}
+	if len(d.connections) <= maxConnections {
+		return
+	}
+	oldest := d.sorted(func(a, b *connection) int { return cmp.Compare(a.last, b.last) })
+	for _, k := range oldest[:len(oldest)-maxConnections*3/4] {
+		d.connections[k].end(observe.FlagEvicted)
+		delete(d.connections, k)
+		d.counts.evicted++
+	}
+}
+
+// sorted returns the keys of the connections in an order.
+func (d *Decoder) sorted(order func(a, b *connection) int) []flow {
+	keys := make([]flow, 0, len(d.connections))
+	for k := range d.connections {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b flow) int {
+		return cmp.Or(order(d.connections[a], d.connections[b]),
+			cmp.Compare(a.point.source, b.point.source),
+			cmp.Compare(a.point.interfaceIndex, b.point.interfaceIndex),
+			cmp.Compare(a.point.inside, b.point.inside),
+			a.ends[0].Compare(b.ends[0]), a.ends[1].Compare(b.ends[1]))
+	})
+	return keys
 }
 
 // Flush ends open exchanges, as at the end of a capture, oldest request first.
 func (d *Decoder) Flush() {
-	var open []*connection
-	for _, c := range d.connections {
-		if c.current != nil {
-			open = append(open, c)
-		}
-	}
-	slices.SortFunc(open, func(a, b *connection) int {
-		return cmp.Or(
-			cmp.Compare(a.current.Request.First, b.current.Request.First),
-			cmp.Compare(a.current.Interface, b.current.Interface),
-			a.current.Client.Compare(b.current.Client),
-			a.current.Server.Compare(b.current.Server))
-	})
-	for _, c := range open {
-		c.end(0)
+	for _, k := range d.sorted(func(a, b *connection) int { return cmp.Compare(a.talk.since(), b.talk.since()) }) {
+		d.connections[k].end(0)
 	}
 }
 
-// searchOptions are the options of the search in a request head.
-func (d *Decoder) searchOptions() tracecontext.Options {
-	opts := tracecontext.Options{Window: d.opts.PrefixWindow, Headers: d.opts.Headers}
-	if d.opts.Deep {
-		opts.Window, opts.MaxLine = d.opts.DeepWindow, tracecontext.DeepMaxLine
+// since returns the time of the first request that was not reported yet, 0 if all were.
+func (t *conversation) since() (first uint64) {
+	for _, list := range [][]*exchange{t.settled, t.queue} {
+		for _, x := range list {
+			if at := x.Request.First; !x.unseen && (first == 0 || at < first) {
+				first = at
+			}
+		}
 	}
-	return opts
+	return first
 }
 
 // flow identifies a connection at a capture point. Both directions have the
@@ -133,41 +182,50 @@ type Counter struct {
 }
 
 type counts struct {
-	packets, exchanges uint64
+	packets, exchanges, clockBack uint64
 
 	otherLink, undecodable, notTCP, fragment, cut, otherPort uint64
+	// encapsulated are the packets inside of a protocol, sealed those of them whose
+	// segment was not read.
+	encapsulated, sealed [encapsulations]uint64
 
-	requests, malformed, multiSegment, optionLost         uint64
-	outcomes                                              [tracecontext.Unparsable + 1]uint64
-	requestInResponse, lateRequests                       uint64
-	responseWithoutRequest, responseOfOther               uint64
-	retransmits, outOfOrder, missed, pipelined, untracked uint64
+	requests, unparsable, malformed, multiSegment uint64
+	optionLost, outsideWindow, several            uint64
+	outcomes                                      [tracecontext.Unparsable + 1]uint64
+	requestInResponse, responseWithoutRequest     uint64
+	retransmits, outOfOrder, missed               uint64
+	pipelined, untracked, tunnel                  uint64
+	reassemblyFull, evicted                       uint64
 }
 
 // Counters returns the numbers of all that was decoded or skipped.
 func (d *Decoder) Counters() []Counter {
 	c := &d.counts
-	return []Counter{
+	all := []Counter{
 		{"packets", "packets read", c.packets},
 		{"exchanges", "exchanges reported", c.exchanges},
-		{"requests", "segments that start a request", c.requests},
+		{"requests", "requests seen", c.requests},
 		{"found", "requests with a sampled trace context", c.outcomes[tracecontext.Found]},
 		{"unsampled", "requests with sampling denied", c.outcomes[tracecontext.Unsampled]},
 		{"no_context", "requests without a trace context", c.outcomes[tracecontext.None]},
-		{"truncated", "requests whose head extends beyond the window", c.outcomes[tracecontext.Truncated]},
-		{"unparsable", "segments that start like a request but have no HTTP/1 request line, treated as data", c.outcomes[tracecontext.Unparsable]},
+		{"truncated", "requests whose head ends after what was captured or searched of it", c.outcomes[tracecontext.Truncated]},
+		{"unparsable", "segments that start like a request but have no HTTP/1 request line, treated as data", c.unparsable + c.outcomes[tracecontext.Unparsable]},
+		{"outside_window", "trace contexts that an agent does not find by default", c.outsideWindow},
 		{"malformed_context", "trace headers with a malformed value", c.malformed},
+		{"several_contexts", "requests with trace contexts of different IDs; see --context-format", c.several},
 		{"multi_segment", "trace contexts found after the first segment", c.multiSegment},
 		{"option_lost", "exchanges with the TCP option on the SYN only", c.optionLost},
-		{"pipelined", "requests sent before the response to the previous one", c.pipelined},
+		{"pipelined", "requests sent before the end of the response to the previous one", c.pipelined},
 		{"retransmits", "segments seen again", c.retransmits},
 		{"out_of_order", "segments that leave or fill a gap", c.outOfOrder},
 		{"missed", "acknowledged gaps: packets missing in the capture", c.missed},
-		{"late_request", "requests seen after one that was sent later, skipped", c.lateRequests},
+		{"reassembly_full", "gaps skipped because too much was waiting for their bytes", c.reassemblyFull},
+		{"evicted", "connections forgotten because there were too many", c.evicted},
+		{"clock_back", "packets with a time before that of an earlier packet", c.clockBack},
 		{"request_in_response", "segments from a server that start like a request, treated as data", c.requestInResponse},
-		{"response_without_request", "responses on connections without a request", c.responseWithoutRequest},
-		{"response_of_other", "responses to pipelined requests that were reported before", c.responseOfOther},
-		{"untracked_data", "segments with payload on unknown connections", c.untracked},
+		{"response_without_request", "responses to no request that was seen", c.responseWithoutRequest},
+		{"untracked_data", "segments with payload outside of any message", c.untracked},
+		{"tunnel", "segments with payload after CONNECT or Upgrade", c.tunnel},
 		{"other_port", "segments on other ports", c.otherPort},
 		{"not_tcp", "packets other than TCP over IPv4 or IPv6", c.notTCP},
 		{"fragment", "IP fragments, skipped", c.fragment},
@@ -175,4 +233,11 @@ func (d *Decoder) Counters() []Counter {
 		{"undecodable", "packets with an invalid header", c.undecodable},
 		{"other_link", "packets of an unknown link type", c.otherLink},
 	}
+	for kind := notEncapsulated + 1; kind < encapsulations; kind++ {
+		name := encapsulationTitles[kind]
+		all = append(all,
+			Counter{"encapsulated_" + encapsulationNames[kind], fmt.Sprintf("packets encapsulated in %s", name), c.encapsulated[kind]},
+			Counter{"not_decoded_" + encapsulationNames[kind], fmt.Sprintf("packets encapsulated in %s and not decoded", name), c.sealed[kind]})
+	}
+	return all
 }

@@ -4,317 +4,183 @@ package decode
 
 import (
 	"bytes"
-	"net/http"
 
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// open is an exchange in progress.
-type open struct {
+// exchange is one exchange of a conversation.
+type exchange struct {
 	observe.Observation
-	// head is the part of the request read so far in deep mode, nil once the
-	// search for a context is over.
-	head []byte
-	// Start of both messages in their streams. Bytes before that belong to an
-	// earlier exchange.
-	requestSeq, responseSeq uint32
-	responseSeqKnown        bool
+	// unseen stands for requests that did not pass here, of any number. unclear: nor is
+	// it known which response is that of the request after them.
+	unseen, unclear bool
+	// doubtful: requests before it were not seen because packets are missing, so that
+	// its response may not be known as its own.
+	doubtful bool
+	// found: it has a sampled context; parsed: its head was searched.
+	found, parsed bool
+	// requestAt and requestEnd, responseAt and responseEnd are the sequence numbers of
+	// what was read so far. responseAt is at first where the client had read to when it
+	// sent the request: there the response begins, unless others come before.
+	requestAt, requestEnd   uint32
+	responseAt, responseEnd uint32
+	// firstSegment is the number of bytes of the head in its first segment.
+	firstSegment                int
+	requestDone, responseDone   bool
+	responseBegun               bool
+	requestPacket, responsePart uint64 // the last segments counted
 }
 
-// fromClient handles payload to the server.
-func (c *connection) fromClient(s segment, o order, fresh uint32) {
-	if x := c.current; x != nil && x.head != nil {
-		switch {
-		case o == inOrder:
-			c.addToRequest(s, o, fresh)
-			x.head = append(x.head, s.payload...)
-			c.search(s.size > uint32(len(s.payload)))
-			return
-		case fresh > 0:
-			c.search(true)
-		}
-	}
-	if o != repeated && s.startsRequest() {
-		switch {
-		case c.current != nil && distance(s.seq, c.current.requestSeq) < 0:
-			c.d.counts.lateRequests++
-		case c.looksLikeBody(s):
-			c.d.counts.outcomes[tracecontext.Unparsable]++
-		default:
-			c.start(s, o)
-			return
-		}
-	}
-	c.addToRequest(s, o, fresh)
+// reply is the part of a response that was read before it is known whether it is interim.
+type reply struct {
+	observe.Message
+	at, end    uint32
+	segment    uint64
+	disordered bool
 }
 
-func (s *segment) startsRequest() bool { return tracecontext.BeginsRequest(s.payload) }
-
-// looksLikeBody distinguishes data that starts with a method from a request: it
-// has no request line. While a request awaits its response, data is more likely
-// its body, and the request line must be complete within the window.
-func (c *connection) looksLikeBody(s segment) bool {
-	opts := c.d.searchOptions()
-	if c.current != nil && c.pipeline.awaiting && !hasLine(s.payload, opts.Window) {
-		return true
+// addRequest adds the first n bytes of a piece to the request.
+func (x *exchange) addRequest(p *piece, n int) {
+	if n == 0 {
+		return
 	}
-	return tracecontext.Parse(s.payload, opts).Outcome == tracecontext.Unparsable
+	add(&x.Request, &x.requestPacket, p, n)
+	x.requestEnd = p.seq + uint32(n)
+	if p.disordered {
+		x.Flags |= observe.FlagOutOfOrder
+	}
 }
 
-func hasLine(head []byte, window int) bool {
-	return bytes.IndexByte(head[:min(len(head), window)], '\n') >= 0
+// addResponse adds the first n bytes of a piece to the response.
+func (x *exchange) addResponse(p *piece, n int) {
+	if n == 0 {
+		return
+	}
+	if !x.responseBegun {
+		x.responseBegun, x.responseAt = true, p.seq
+	}
+	add(&x.Response, &x.responsePart, p, n)
+	x.responseEnd = p.seq + uint32(n)
+	if p.disordered {
+		x.Flags |= observe.FlagOutOfOrder
+	}
 }
 
-// start starts an exchange with the request's first segment. It ends the
-// previous exchange even if the request has no context.
-func (c *connection) start(s segment, o order) {
-	c.d.counts.requests++
-	if c.pipeline.awaiting && c.current != nil {
-		c.current.Flags |= observe.FlagPipelined
+func (r *reply) add(p *piece, n int) {
+	if n == 0 {
+		return
 	}
-	c.end(0)
-	x := &open{
-		Observation: observe.Observation{
-			Interface: s.point.interfaceIndex,
-			Direction: s.direction,
-			Key:       observe.Key{Client: c.client, Server: c.server},
-		},
-		requestSeq:       s.seq,
-		responseSeq:      c.toClient.next,
-		responseSeqKnown: c.toClient.known,
-	}
-	c.current = x
-	if c.pipeline.request() {
-		c.d.counts.pipelined++
-		x.Flags |= observe.FlagPipelined
-	}
-	c.setOption(s.option)
-	c.addToRequest(s, o, s.size)
-	x.head = bytes.Clone(s.payload)
-	c.search(!c.d.opts.Deep || s.size > uint32(len(s.payload)))
+	add(&r.Message, &r.segment, p, n)
+	r.end = p.seq + uint32(n)
+	r.disordered = r.disordered || p.disordered
 }
 
-func (c *connection) setOption(o option) {
-	x := c.current
-	if o.id == nil && c.synOption.id != nil {
-		o = c.synOption
+// add adds n bytes of a segment to a message. Pieces come in the order of the stream, so
+// their times may not be in order.
+func add(m *observe.Message, last *uint64, p *piece, n int) {
+	if m.Packets == 0 {
+		m.First, m.Last = p.time, p.time
+	}
+	m.First, m.Last = min(m.First, p.time), max(m.Last, p.time)
+	m.Bytes += uint64(n)
+	if m.Packets == 0 || *last != p.segment {
+		m.Packets++
+	}
+	*last = p.segment
+}
+
+// setOption takes the TCP option of the request's first segment, or of the SYN.
+func (x *exchange) setOption(o, ofSYN option) {
+	if o.id == nil && ofSYN.id != nil {
+		o = ofSYN
 		x.Flags |= observe.FlagOptionLost
 	}
 	x.ConnectionID, x.OptionTime = o.id, o.time
 }
 
-// search searches the head read so far for a context. Unless the window ends
-// here, only a result that further bytes cannot change counts.
-func (c *connection) search(windowEnds bool) {
-	x := c.current
-	opts := c.d.searchOptions()
-	r := tracecontext.Parse(x.head, opts)
-	if !r.Final && !windowEnds {
-		return
-	}
-	c.d.counts.outcomes[r.Outcome]++
-	c.d.counts.malformed += uint64(r.Malformed)
-	if r.Outcome == tracecontext.Unparsable || r.Outcome == tracecontext.Truncated && !hasLine(x.head, opts.Window) {
-		c.pipeline.notRequest()
-	}
-	x.head = nil
-	if r.Outcome != tracecontext.Found {
-		c.current = nil
-		return
-	}
+// search searches a head, or the beginning of one, for a context.
+func (t *conversation) search(x *exchange, head []byte) {
+	d := t.c.d
+	x.parsed = true
+	x.Method, x.Path = requestLine(head)
+	r := d.parse(head, x.firstSegment)
+	d.counts.outcomes[r.Outcome]++
+	d.counts.malformed += uint64(r.Malformed)
 	x.Context = observe.Context{Context: r.Context, HeaderOffset: r.Offset}
+	if x.found = r.Outcome == tracecontext.Found; !x.found {
+		return
+	}
 	if r.Malformed > 0 {
 		x.Flags |= observe.FlagMalformed
 	}
-	if x.Request.Packets > 1 {
-		c.d.counts.multiSegment++
+	if r.Several {
+		d.counts.several++
+		x.Flags |= observe.FlagSeveralContexts
+	}
+	first := head[:min(x.firstSegment, len(head))]
+	if in := tracecontext.Parse(first, d.search(0)); in.Outcome != r.Outcome || in.Context != r.Context {
+		d.counts.multiSegment++
 		x.Flags |= observe.FlagMultiSegment
 	}
+	if in := tracecontext.Parse(first, d.search(tracecontext.DefaultPrefixWindow)); in.Outcome != r.Outcome || in.Context != r.Context {
+		d.counts.outsideWindow++
+		x.Flags |= observe.FlagOutsideWindow
+	}
 	if x.Flags&observe.FlagOptionLost != 0 {
-		c.d.counts.optionLost++
+		d.counts.optionLost++
 	}
 }
 
-// addToRequest adds payload to the current exchange if it belongs to it.
-func (c *connection) addToRequest(s segment, o order, fresh uint32) {
-	x := c.current
-	if x == nil || distance(s.seq, x.requestSeq) < 0 {
+// search returns the options of a search within a window, 0 for none.
+func (d *Decoder) search(window int) tracecontext.Options {
+	return tracecontext.Options{Window: window, Headers: d.opts.Headers, Preferred: d.opts.Formats}
+}
+
+// parse searches a head as far as the options say; first is the length of its part in the
+// first segment.
+func (d *Decoder) parse(head []byte, first int) tracecontext.Result {
+	switch {
+	case d.opts.Deep:
+		opts := d.search(d.opts.DeepWindow)
+		opts.MaxLine = tracecontext.DeepMaxLine
+		return tracecontext.Parse(head, opts)
+	case d.opts.PrefixWindow > 0:
+		return tracecontext.Parse(head[:min(first, len(head))], d.search(d.opts.PrefixWindow))
+	}
+	r := tracecontext.Parse(head, d.search(0))
+	if !r.BeginsRequest && beginsRequest(head) == like {
+		// A method that agents do not know, in lower case or longer.
+		method := bytes.IndexByte(head, ' ')
+		const known = "GET"
+		r = tracecontext.Parse(append([]byte(known), head[method:]...), d.search(0))
+		r.Offset += uint32(method - len(known))
+	}
+	return r
+}
+
+// report reports a complete exchange.
+func (d *Decoder) report(x *exchange) {
+	if !x.found && !d.opts.All {
 		return
 	}
-	if x.Response.Packets > 0 && (o != inOrder || len(c.toServer.gaps) > 0) {
-		// After the response has started, a segment that leaves or follows a
-		// gap may belong to a request whose head is late or was missed.
-		fresh = 0
-		if o != repeated {
-			return
-		}
+	if d.opts.NoPaths {
+		x.Path = ""
 	}
-	x.add(&x.Request, s, o, fresh)
+	x.keepOrder()
+	if start, _ := x.Extent(); start != 0 {
+		x.Wall = int64(start) // a capture has no other clock
+	}
+	d.counts.exchanges++
+	d.emit(x.Observation)
 }
 
-// add adds a segment to either message.
-func (x *open) add(m *observe.Message, s segment, o order, fresh uint32) {
-	switch o {
-	case repeated:
-		x.Retransmits++
-	case ahead, filling:
+// keepOrder corrects times that contradict each other: the clock of the capture went
+// back, or packets are in another order in the file than on the wire.
+func (x *exchange) keepOrder() {
+	if x.Response.Packets > 0 && x.Response.First < x.Request.First {
+		x.Response.First = x.Request.First
+		x.Response.Last = max(x.Response.Last, x.Response.First)
 		x.Flags |= observe.FlagOutOfOrder
 	}
-	if fresh == 0 {
-		return
-	}
-	if m.Packets == 0 {
-		m.First = s.time
-	}
-	m.Last = s.time
-	m.Bytes += uint64(fresh)
-	m.Packets++
-}
-
-// fromServer handles payload to the client.
-func (c *connection) fromServer(s segment, o order, fresh uint32) {
-	if o != repeated && s.startsRequest() {
-		c.d.counts.requestInResponse++
-	}
-	if o == repeated && fresh == 0 {
-		c.addToResponse(s, o, 0)
-		return
-	}
-	if c.current != nil && c.current.head != nil {
-		c.search(true) // the response came before the head was complete
-	}
-	code, starts := parseStatus(s.payload)
-	for starts && isInterim(code) && o != repeated && !c.hasStatus() {
-		c.markInterim()
-		rest, ok := afterHead(s.payload)
-		if !ok {
-			return
-		}
-		// The next response follows in the same segment.
-		skipped := uint32(len(s.payload) - len(rest))
-		s.payload, s.seq, s.size, fresh = rest, s.seq+skipped, s.size-skipped, fresh-min(fresh, skipped)
-		code, starts = parseStatus(rest)
-	}
-	starts = starts && o != repeated
-	other, startOfOther := c.pipeline.response(starts)
-	if startOfOther {
-		c.d.counts.responseOfOther++
-	}
-	if other {
-		return
-	}
-	c.pipeline.awaiting = false
-	if c.current == nil {
-		return
-	}
-	if starts {
-		c.current.startResponse(code, o)
-	}
-	c.addToResponse(s, o, fresh)
-}
-
-// parseStatus parses the status code at the start of a response: "HTTP/1.", a
-// digit, a space and three digits.
-func parseStatus(payload []byte) (code int, ok bool) {
-	rest, ok := bytes.CutPrefix(payload, []byte("HTTP/1."))
-	if !ok || len(rest) < len("1 200") || !isDigit(rest[0]) || rest[1] != ' ' {
-		return 0, false
-	}
-	for _, digit := range rest[2:5] {
-		if !isDigit(digit) {
-			return 0, false
-		}
-		code = 10*code + int(digit-'0')
-	}
-	return code, true
-}
-
-func isDigit(b byte) bool { return b >= '0' && b <= '9' }
-
-// isInterim reports whether another response follows this one (RFC 9110,
-// section 15.2). 101 is the last response in HTTP.
-func isInterim(code int) bool { return code >= 100 && code < 200 && code != 101 }
-
-// afterHead returns the bytes after an interim response in its segment.
-func afterHead(payload []byte) ([]byte, bool) {
-	_, rest, ok := bytes.Cut(payload, []byte("\r\n\r\n"))
-	return rest, ok && len(rest) > 0
-}
-
-// hasStatus reports whether the final response of the current exchange has
-// started. Everything after that is its body.
-func (c *connection) hasStatus() bool { return c.current != nil && c.current.Status != 0 }
-
-func (c *connection) markInterim() {
-	if c.current != nil && c.pipeline.earlier == 0 && c.current.Response.Packets == 0 {
-		c.current.Flags |= observe.FlagInterim
-	}
-}
-
-// startResponse sets the status of the final response.
-func (x *open) startResponse(code int, o order) {
-	if x.Status != 0 {
-		return // a body that looks like a response
-	}
-	if x.Response.Packets > 0 && o == inOrder {
-		// The bytes before the status line were the end of an earlier response.
-		x.Response = observe.Message{}
-		x.Flags |= observe.FlagPipelined
-	}
-	x.Status = code
-	if code == http.StatusSwitchingProtocols {
-		x.Flags |= observe.FlagUpgraded
-	}
-}
-
-// addToResponse adds payload to the current exchange if it belongs to it.
-func (c *connection) addToResponse(s segment, o order, fresh uint32) {
-	x := c.current
-	if x == nil || x.responseSeqKnown && distance(s.seq, x.responseSeq) < 0 {
-		return
-	}
-	x.add(&x.Response, s, o, fresh)
-}
-
-// pipeline separates the responses to pipelined requests. Responses have the
-// order of their requests (RFC 9112, section 9.3.2), so those to earlier
-// requests precede the response to the last one.
-type pipeline struct {
-	// awaiting: nothing of the final response to the last request was seen.
-	awaiting bool
-	// earlier is the number of responses to expect before that one.
-	earlier int
-	// passing: the payload belongs to an earlier response, up to the start of
-	// the next one.
-	passing bool
-}
-
-// request records a further request and reports whether it was pipelined.
-func (p *pipeline) request() bool {
-	if p.awaiting {
-		p.earlier++
-	}
-	p.awaiting = true
-	return p.earlier > 0
-}
-
-// notRequest reverts the last request, which was data that looked like one.
-func (p *pipeline) notRequest() { p.awaiting = false }
-
-// response reports whether payload of the server responds to an earlier request
-// than the last one, and whether such a response starts here.
-func (p *pipeline) response(startsFinal bool) (other, start bool) {
-	switch {
-	case p.earlier > 0:
-		if startsFinal {
-			p.earlier--
-			p.passing = true
-		}
-		return true, startsFinal
-	case p.passing && !startsFinal:
-		return true, false
-	}
-	p.passing = false
-	return false, false
 }

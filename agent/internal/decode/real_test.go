@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 	"github.com/vishvananda/netlink"
 )
 
@@ -162,7 +163,11 @@ func decodeCapture(t *testing.T, file string, deep bool) (got []observe.Observat
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	d := New(Options{Deep: deep}, func(x observe.Observation) { got = append(got, x) })
+	opts := Options{PrefixWindow: tracecontext.DefaultPrefixWindow}
+	if deep {
+		opts = Options{}
+	}
+	d := New(opts, func(x observe.Observation) { got = append(got, x) })
 	// The file's last packet may be half written while tcpdump runs.
 	if err := ReadFile(f, d.Packet); err != nil {
 		t.Logf("while reading: %v", err)
@@ -206,7 +211,7 @@ func compareOne(t *testing.T, c call, x observe.Observation) {
 		flags |= observe.FlagInterim
 	}
 	if c.deepOnly {
-		flags |= observe.FlagMultiSegment
+		flags |= observe.FlagMultiSegment | observe.FlagOutsideWindow
 	}
 	if x.Context.TraceID.String() != c.trace || x.Client.String() != c.client || x.Status != c.status ||
 		x.Request.Bytes != uint64(c.sent) || x.Response.Bytes != uint64(received) || x.Flags != flags {

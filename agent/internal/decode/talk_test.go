@@ -4,7 +4,9 @@ package decode
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +26,16 @@ const (
 	get = "GET /x HTTP/1.1\r\nHost: a\r\n" + traceLine + "\r\n"
 	ok  = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 )
+
+// post returns a request with a body. Its context is at byte 27.
+func post(body string) string {
+	return fmt.Sprintf("POST /x HTTP/1.1\r\nHost: a\r\n%sContent-Length: %d\r\n\r\n%s", traceLine, len(body), body)
+}
+
+// respond returns a response with a body of a length.
+func respond(status, length int) string {
+	return fmt.Sprintf("HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s", status, length, strings.Repeat("r", length))
+}
 
 var (
 	clientEnd = netip.MustParseAddrPort("10.0.0.1:40000")
@@ -139,6 +151,13 @@ func checkCounter(t *testing.T, d *Decoder, name string, want uint64) {
 	t.Errorf("no counter %q", name)
 }
 
+// posted returns the exchange of a post with these messages.
+func posted(request, response observe.Message, status int, flags observe.Flags) observe.Observation {
+	x := expected(request, response, status, flags)
+	x.Method, x.Context.HeaderOffset = "POST", 27
+	return x
+}
+
 // message returns a message of some packets and size bytes in all; first and last
 // are numbers of packets in the talk.
 func message(first, last, packets, size int) observe.Message {
@@ -148,12 +167,13 @@ func message(first, last, packets, size int) observe.Message {
 // expected returns the exchange of a get with these messages.
 func expected(request, response observe.Message, status int, flags observe.Flags) observe.Observation {
 	x := observe.Observation{
+		Wall: int64(request.First),
 		Context: observe.Context{
 			Context:      tracecontext.Context{Sampling: tracecontext.Accepted, Format: tracecontext.FormatW3C},
 			HeaderOffset: 26,
 		},
 		Key:     observe.Key{Client: clientEnd, Server: serverEnd},
-		Request: request, Response: response, Status: status, Flags: flags,
+		Request: request, Response: response, Status: status, Flags: flags, Method: "GET", Path: "/x",
 	}
 	binary.BigEndian.PutUint64(x.Context.TraceID[:], 0x4bf92f3577b34da6)
 	binary.BigEndian.PutUint64(x.Context.TraceID[8:], 0xa3ce929d0e0e4736)

@@ -41,7 +41,7 @@ func allFeatures() []feature {
 		{namePrivileges, true, "loading and attaching anything", "", privileges},
 		{"btf", true, "reading kernel types", "", btfPresent},
 		{"ring-buffer", true, useCapture + ": exchanges from kernel to agent", "5.8", only(haveMap(ebpf.RingBuf))},
-		{"lru-hash", true, useCapture + ": connections", "4.10", only(haveMap(ebpf.LRUHash))},
+		{"lru-hash", true, useCapture + ": request heads in several segments", "4.10", only(haveMap(ebpf.LRUHash))},
 		{"lpm-trie", true, useCapture + ": trusted prefixes", "4.11", only(haveMap(ebpf.LPMTrie))},
 		{"per-cpu-array", true, useCapture + ": counters", "4.6", only(haveMap(ebpf.PerCPUArray))},
 		{"bounded-loops", true, useCapture + ": reading header lines", "5.3", only(features.HaveBoundedLoops)},

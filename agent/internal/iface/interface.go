@@ -22,8 +22,9 @@ type Interface struct {
 	Index int
 	// Name is the current name.
 	Name string
-	// LinkKind is netlink's IFLA_INFO_KIND (veth, bridge, vxlan, ...),
-	// "physical" for a device without one, "loopback" for the loopback device.
+	// LinkKind is netlink's IFLA_INFO_KIND (veth, bridge, bond, vxlan, ...),
+	// "physical" for a device without one, "loopback" for the loopback device, and
+	// "bond-port" or "team-port" for a device of any kind that belongs to one.
 	LinkKind string
 	// Kind is the kind of capture point, which the Selector sets: KindVNIC, the
 	// host end of a pod's interface, or KindPNIC, the node's link to others.
@@ -34,11 +35,22 @@ type Interface struct {
 const (
 	linkPhysical = "physical"
 	linkLoopback = "loopback"
+	portSuffix   = "-port" // after the kind of an aggregate
 )
 
+// isAggregate reports whether links of a kind spread their packets over several ports.
+// A port sees some of the packets of a connection only, often of one direction: it
+// would give the response to one request to another. The whole counts as one physical
+// interface.
+func isAggregate(kind string) bool { return kind == "bond" || kind == "team" }
+
 // linkKindOf returns a link's kind. A link without IFLA_INFO_KIND is backed by
-// a driver; netlink calls it "device".
-func linkKindOf(link netlink.Link) string {
+// a driver; netlink calls it "device". masterKind is the kind of the link that it
+// belongs to, "" if it belongs to none.
+func linkKindOf(link netlink.Link, masterKind string) string {
+	if isAggregate(masterKind) {
+		return masterKind + portSuffix
+	}
 	if link.Attrs().RawFlags&unix.IFF_LOOPBACK != 0 {
 		return linkLoopback
 	}
@@ -49,7 +61,8 @@ func linkKindOf(link netlink.Link) string {
 }
 
 // Selector selects interfaces by patterns. A pattern is an interface name, a
-// glob (see path.Match), or kind:KIND with a link kind.
+// glob (see path.Match), or kind:KIND with a link kind; physical is also the kind of
+// a bond or team.
 type Selector struct {
 	// VNIC and PNIC are the patterns of each kind; PNIC wins if both match.
 	VNIC, PNIC []string
@@ -70,7 +83,7 @@ func (s Selector) Kind(name, linkKind string) observe.Kind {
 func matchAny(patterns []string, name, linkKind string) bool {
 	for _, p := range patterns {
 		if want, ok := strings.CutPrefix(p, "kind:"); ok {
-			if want == linkKind {
+			if want == linkKind || want == linkPhysical && isAggregate(linkKind) {
 				return true
 			}
 			continue

@@ -48,6 +48,7 @@ type Watcher struct {
 	selector Selector
 	log      *slog.Logger
 	known    map[int]Interface
+	kinds    map[int]string // of all links, by index
 	events   chan Event
 	listed   chan struct{}
 	first    sync.Once
@@ -55,7 +56,7 @@ type Watcher struct {
 
 // NewWatcher returns a watcher that is idle until Run.
 func NewWatcher(selector Selector, log *slog.Logger) *Watcher {
-	return &Watcher{selector: selector, log: log, known: map[int]Interface{}, events: make(chan Event), listed: make(chan struct{})}
+	return &Watcher{selector: selector, log: log, known: map[int]Interface{}, kinds: map[int]string{}, events: make(chan Event), listed: make(chan struct{})}
 }
 
 // Events returns the changes in order. The channel is closed when Run returns;
@@ -135,10 +136,19 @@ func (w *Watcher) follow(ctx context.Context) error {
 // resync compares all known interfaces with the present ones.
 func (w *Watcher) resync(ctx context.Context) error {
 	links, err := list()
-	if err != nil {
-		return err
+	if err == nil {
+		w.compare(ctx, links)
 	}
+	return err
+}
+
+// compare handles all links that are present.
+func (w *Watcher) compare(ctx context.Context, links []netlink.Link) {
 	seen := map[int]bool{}
+	clear(w.kinds)
+	for _, link := range links { // first, as a port can come before its master
+		w.kinds[link.Attrs().Index] = link.Type()
+	}
 	for _, link := range links {
 		seen[link.Attrs().Index] = true
 		w.present(ctx, link)
@@ -148,7 +158,6 @@ func (w *Watcher) resync(ctx context.Context) error {
 			w.gone(ctx, index)
 		}
 	}
-	return nil
 }
 
 // handle applies one message. Messages of the AF_BRIDGE family are about bridge
@@ -158,16 +167,18 @@ func (w *Watcher) handle(ctx context.Context, u netlink.LinkUpdate) {
 		return
 	}
 	if u.Header.Type == unix.RTM_DELLINK {
+		delete(w.kinds, u.Attrs().Index)
 		w.gone(ctx, u.Attrs().Index)
 		return
 	}
+	w.kinds[u.Attrs().Index] = u.Type()
 	w.present(ctx, u.Link)
 }
 
 // present handles a new or known link that is present.
 func (w *Watcher) present(ctx context.Context, link netlink.Link) {
 	attrs := link.Attrs()
-	now := Interface{Index: attrs.Index, Name: attrs.Name, LinkKind: linkKindOf(link)}
+	now := Interface{Index: attrs.Index, Name: attrs.Name, LinkKind: linkKindOf(link, w.kinds[attrs.MasterIndex])}
 	now.Kind = w.selector.Kind(now.Name, now.LinkKind)
 	before, known := w.known[now.Index]
 	switch {

@@ -3,10 +3,12 @@
 package probe
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/layertrace/layertrace/bpf"
@@ -70,21 +72,72 @@ func TestParsersAgreeOnConfiguredNames(t *testing.T) {
 	a.compareMutations(t, deepMutations)
 }
 
+// The vectors of the standards, by which package corpus tests the Go parser.
+func TestParsersAgreeOnVectors(t *testing.T) {
+	byOrder := map[string][]corpus.Head{}
+	for _, v := range corpus.Vectors() {
+		order := strings.Join(v.Order, ",")
+		byOrder[order] = append(byOrder[order], v.Head)
+	}
+	for order, heads := range byOrder {
+		a := inOrder(t, order, false)
+		a.compare(t, heads)
+	}
+}
+
+// With an order of formats, in one segment and with the deep search.
+func TestParsersAgreeInOrder(t *testing.T) {
+	for i, order := range []string{"b3", "w3c,datadog", "jaeger,b3,gcp", "datadog,xray,skywalking,w3c,b3,gcp,jaeger"} {
+		a := inOrder(t, order, i%2 == 1)
+		a.compare(t, corpus.Heads())
+		a.compareMutations(t, deepMutations)
+	}
+}
+
+func inOrder(t *testing.T, order string, deep bool) agreement {
+	t.Helper()
+	var preferred []tracecontext.Format
+	for _, name := range strings.FieldsFunc(order, func(r rune) bool { return r == ',' }) {
+		f, err := tracecontext.ParsePreference(name)
+		must(t, err)
+		preferred = append(preferred, f)
+	}
+	a := agreement{
+		k:     newKernel(t, Options{ContextFormats: preferred, Deep: deep}),
+		opts:  tracecontext.Options{Window: 1024, Preferred: preferred},
+		split: func(head []byte) [][]byte { return [][]byte{head[:min(len(head), packetMax)]} },
+	}
+	if deep {
+		a.opts.Window, a.opts.MaxLine = 65536, tracecontext.DeepMaxLine
+		a.split = randomParts(rand.New(rand.NewPCG(3, 4)))
+	}
+	return a
+}
+
+// randomParts splits heads into segments of random sizes, of which only the first may
+// begin a request.
+func randomParts(random *rand.Rand) func([]byte) [][]byte {
+	return func(head []byte) [][]byte {
+		var parts [][]byte
+		for len(head) > 0 {
+			n := min(len(head), 8+random.IntN(packetMax-8))
+			for n < len(head) && tracecontext.BeginsRequest(head[n:]) {
+				n++
+			}
+			parts = append(parts, head[:n])
+			head = head[n:]
+		}
+		return parts
+	}
+}
+
 // The deep search in heads that are split into segments of random sizes.
 func TestParsersAgreeDeep(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	a := agreement{
-		k:    newKernel(t, Options{Deep: true}),
-		opts: tracecontext.Options{Window: 65536, MaxLine: tracecontext.DeepMaxLine},
-		split: func(head []byte) [][]byte {
-			var parts [][]byte
-			for len(head) > 0 {
-				n := min(len(head), 8+random.IntN(packetMax-8))
-				parts = append(parts, head[:n])
-				head = head[n:]
-			}
-			return parts
-		},
+		k:     newKernel(t, Options{Deep: true}),
+		opts:  tracecontext.Options{Window: 65536, MaxLine: tracecontext.DeepMaxLine},
+		split: randomParts(random),
 	}
 	a.compare(t, corpus.Heads())
 	a.compareMutations(t, deepMutations)
@@ -130,8 +183,8 @@ func TestConstantsAgree(t *testing.T) {
 	if last := observe.Flags(1) << (len(observe.Flags(^uint32(0)).Names()) - 1); last != observe.FlagOutsideWindow {
 		t.Errorf("the last flag is %d, the test has only those up to %d", last, observe.FlagOutsideWindow)
 	}
-	if known := len(tracecontext.SingleHeaderFormats()); known != 4 {
-		t.Errorf("%d formats with a single header, the programs know 4", known)
+	if known := len(tracecontext.SingleHeaderFormats()); known != 6 {
+		t.Errorf("%d formats with a single header, the programs know 6", known)
 	}
 }
 
@@ -152,6 +205,7 @@ func (a *agreement) compareMutations(t *testing.T, n uint64) {
 func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 	t.Helper()
 	a.batch++
+	a.forgetConnections(t)
 	counted := a.counts()
 	want := map[netip.AddrPort]tracecontext.Result{}
 	wantCounts := map[string]uint64{}
@@ -162,18 +216,25 @@ func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 		binary.BigEndian.PutUint32(addr[:], 10<<24|a.batch<<4|1)
 		c.client = netip.AddrPortFrom(netip.AddrFrom4(addr), uint16(20000+i))
 		seen := 0
+		var r tracecontext.Result
 		for _, part := range a.split(head.Bytes) {
 			a.k.receive(c.request(string(part)))
+			first := seen == 0
 			seen += len(part)
+			if first || r.BeginsRequest && !r.Settled {
+				r = tracecontext.Parse(head.Bytes[:seen], a.opts)
+			}
 		}
-		r := tracecontext.Parse(head.Bytes[:seen], a.opts)
-		if r.BeginsRequest && (r.Final || !a.k.probe.opts.Deep) {
+		if r.BeginsRequest && (r.Final || r.Settled || !a.k.probe.opts.Deep) {
 			wantCounts[outcomeCounters[r.Outcome]]++
 			if r.Malformed > 0 {
 				wantCounts["contexts_malformed"]++
 			}
+			if r.Several {
+				wantCounts["contexts_several"]++
+			}
 		}
-		if r.Outcome == tracecontext.Found && (r.Final || !a.k.probe.opts.Deep) {
+		if r.Outcome == tracecontext.Found && (r.Final || r.Settled || !a.k.probe.opts.Deep) {
 			want[c.client] = r
 		}
 		byClient[c.client] = head
@@ -201,8 +262,26 @@ func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 	}
 }
 
+// forgetConnections empties the table, which keeps finished connections for a while
+// and refuses new ones when it is full.
+func (a *agreement) forgetConnections(t *testing.T) {
+	t.Helper()
+	connections := a.k.probe.kernel.Connections
+	var keys [][]byte
+	key, value := make([]byte, connections.KeySize()), make([]byte, connections.ValueSize())
+	iter := connections.Iterate()
+	for iter.Next(&key, &value) {
+		keys = append(keys, bytes.Clone(key))
+	}
+	must(t, iter.Err())
+	for _, key := range keys {
+		must(t, connections.Delete(key))
+	}
+	a.k.wantCount("connections_map_full", 0)
+}
+
 func (a *agreement) counts() map[string]uint64 {
-	counts := map[string]uint64{"contexts_malformed": a.k.count("contexts_malformed")}
+	counts := map[string]uint64{"contexts_malformed": a.k.count("contexts_malformed"), "contexts_several": a.k.count("contexts_several")}
 	for _, name := range outcomeCounters {
 		counts[name] = a.k.count(name)
 	}
@@ -211,6 +290,7 @@ func (a *agreement) counts() map[string]uint64 {
 
 func difference(x observe.Observation, r tracecontext.Result, found bool) string {
 	malformed := x.Flags&observe.FlagMalformed != 0
+	several := x.Flags&observe.FlagSeveralContexts != 0
 	switch {
 	case !found:
 		return fmt.Sprintf("BPF found %+v, Go nothing", x.Context)
@@ -220,6 +300,8 @@ func difference(x observe.Observation, r tracecontext.Result, found bool) string
 		return fmt.Sprintf("offset: BPF %d, Go %d", x.Context.HeaderOffset, r.Offset)
 	case malformed != (r.Malformed > 0):
 		return fmt.Sprintf("malformed: BPF %v, Go %d", malformed, r.Malformed)
+	case several != r.Several:
+		return fmt.Sprintf("several contexts: BPF %v, Go %v", several, r.Several)
 	}
 	return ""
 }

@@ -44,7 +44,7 @@ func (p *Probe) Attach(ifindex int) error {
 		return fmt.Errorf("find interface %d: %w", ifindex, err)
 	}
 	name := device.Attrs().Name
-	a, err := p.attach(ifindex, hasEthernet(device))
+	a, err := p.attach(ifindex, hasEthernet(device), isLoopback(device))
 	if err != nil {
 		return fmt.Errorf("attach capture programs to %s: %w", name, err)
 	}
@@ -88,6 +88,12 @@ func hasEthernet(device netlink.Link) bool {
 	}
 }
 
+// isLoopback reports whether each segment passes the device twice: out, and in again.
+// One of the two has to be left out, or each counts as sent again.
+func isLoopback(device netlink.Link) bool {
+	return device.Attrs().RawFlags&unix.IFF_LOOPBACK != 0
+}
+
 // programs returns the capture programs of the mode for one kind of link: one for
 // each direction, or twice the same if one program sees both directions.
 func (p *Probe) programs(ethernet bool) (in, out *ebpf.Program, err error) {
@@ -106,13 +112,18 @@ func (p *Probe) programs(ethernet bool) (in, out *ebpf.Program, err error) {
 	return in, out, err
 }
 
-func (p *Probe) attach(ifindex int, ethernet bool) (attachment, error) {
+// attach attaches both programs, at a loopback device only the one for packets that
+// leave: it sees those too that are dropped before they arrive.
+func (p *Probe) attach(ifindex int, ethernet, loopback bool) (attachment, error) {
 	in, out, err := p.programs(ethernet)
 	if err != nil {
 		return nil, err
 	}
 	if p.mode == ModeSocketFilter {
-		return attachSocketFilter(ifindex, in)
+		return attachSocketFilter(ifindex, in, loopback)
+	}
+	if loopback {
+		in = nil
 	}
 	if p.mode == ModeClsact {
 		return attachClsact(ifindex, in, out)
@@ -129,12 +140,16 @@ func (p *Probe) attach(ifindex int, ethernet bool) (attachment, error) {
 	return a, err
 }
 
+// attachTCX attaches the programs, of which in may be nil.
 func attachTCX(ifindex int, in, out *ebpf.Program) (attachment, error) {
 	var both attachments
 	for _, one := range []struct {
 		program *ebpf.Program
 		hook    ebpf.AttachType
 	}{{in, ebpf.AttachTCXIngress}, {out, ebpf.AttachTCXEgress}} {
+		if one.program == nil {
+			continue
+		}
 		l, err := link.AttachTCX(link.TCXOptions{
 			Interface: ifindex,
 			Program:   one.program,
@@ -162,7 +177,7 @@ type clsact struct {
 	ownQdisc netlink.Qdisc // nil: created by someone else
 }
 
-// attachClsact replaces filters of an earlier agent.
+// attachClsact replaces filters of an earlier agent. in may be nil.
 func attachClsact(ifindex int, in, out *ebpf.Program) (attachment, error) {
 	c := &clsact{ifindex: ifindex}
 	if err := c.removeFilters(); err != nil && !isGone(err) {
@@ -185,6 +200,9 @@ func attachClsact(ifindex int, in, out *ebpf.Program) (attachment, error) {
 		netlink.HANDLE_MIN_INGRESS: in,
 		netlink.HANDLE_MIN_EGRESS:  out,
 	} {
+		if program == nil {
+			continue
+		}
 		filter := &netlink.BpfFilter{
 			FilterAttrs: netlink.FilterAttrs{
 				LinkIndex: ifindex,
@@ -253,7 +271,8 @@ func isGone(err error) bool {
 // (section 6.2). The program accepts nothing, so the socket queues no packets.
 type packetSocket int
 
-func attachSocketFilter(ifindex int, program *ebpf.Program) (attachment, error) {
+// arrivingOnly: a packet that leaves through a loopback device also arrives.
+func attachSocketFilter(ifindex int, program *ebpf.Program, arrivingOnly bool) (attachment, error) {
 	// Protocol 0 until the filter is attached, so that no packet is queued.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -265,6 +284,11 @@ func attachSocketFilter(ifindex int, program *ebpf.Program) (attachment, error) 
 			err = fmt.Errorf("%w: the program exceeds the option memory of a socket (set sysctl net.core.optmem_max=131072, the default of newer kernels)", err)
 		}
 		return nil, errors.Join(fmt.Errorf("attach socket filter: %w", err), s.Close())
+	}
+	if arrivingOnly {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
+			return nil, errors.Join(fmt.Errorf("ignore the packets that leave (requires Linux 4.20): %w", err), s.Close())
+		}
 	}
 	all := uint16(unix.ETH_P_ALL)<<8 | uint16(unix.ETH_P_ALL)>>8
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: ifindex}); err != nil {

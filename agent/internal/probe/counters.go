@@ -30,6 +30,7 @@ var captureCounters = [...]metric{
 	bpf.CaptureCounterCOUNTER_HEAD_TRUNCATED:      newMetric("layertrace_heads_truncated_total", "Requests without a trace context in the searched window, whose head exceeds it."),
 	bpf.CaptureCounterCOUNTER_HEAD_UNPARSABLE:     newMetric("layertrace_heads_unparsable_total", "Segments that begin like a request but have no HTTP/1 request line."),
 	bpf.CaptureCounterCOUNTER_CONTEXT_MALFORMED:   newMetric("layertrace_contexts_malformed_total", "Requests with a malformed trace header."),
+	bpf.CaptureCounterCOUNTER_CONTEXT_SEVERAL:     newMetric("layertrace_contexts_several_total", "Requests with trace contexts of different IDs (choose with context-format)."),
 	bpf.CaptureCounterCOUNTER_RESPONSE_UNTRACKED:  newMetric("layertrace_responses_untracked_total", "Responses on connections without a tracked request."),
 	bpf.CaptureCounterCOUNTER_REQUEST_IN_RESPONSE: newMetric("layertrace_requests_in_response_total", "Segments of a server that begin like a request, treated as data."),
 	bpf.CaptureCounterCOUNTER_PIPELINED:           newMetric("layertrace_requests_pipelined_total", "Requests followed by another one before their response."),

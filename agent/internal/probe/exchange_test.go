@@ -11,6 +11,7 @@ import (
 
 	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 func TestExchange(t *testing.T) {
@@ -121,6 +122,45 @@ func TestNextRequestReordered(t *testing.T) {
 	}
 	if q := got[0].Request; q.Bytes != uint64(len(first)) || q.Packets != 1 || q.Last != q.First {
 		t.Errorf("first request %+v, want one segment of %d bytes", q, len(first))
+	}
+}
+
+// The body of a request overtakes its head: it is one request, and the next one another.
+// On a connection of which nothing is recorded, the body passes unseen.
+func TestBodyBeforeHead(t *testing.T) {
+	t.Run("after another request", func(t *testing.T) {
+		k := newKernel(t, Options{})
+		c := newConnection(40000)
+		k.receive(c.request(get + traceparent + end))
+		k.receive(c.response(ok200))
+		bodyBeforeHead(t, k, c, 3, 0)
+	})
+	t.Run("after nothing", func(t *testing.T) {
+		bodyBeforeHead(t, newKernel(t, Options{}), newConnection(40000), 2, observe.FlagPacketsMissing)
+	})
+}
+
+// bodyBeforeHead sends two more requests, the first with its head last.
+func bodyBeforeHead(t *testing.T, k *kernel, c *connection, want int, flags observe.Flags) {
+	t.Helper()
+	head, middle, rest := c.request("POST / HTTP/1.1\r\nhost: a\r\n"+traceparent+"content-length: 10\r\n"+end), c.request("12345"), c.request("67890")
+	for _, packet := range [][]byte{middle, rest, head} {
+		k.receive(packet)
+	}
+	k.receive(c.response(ok200))
+	k.receive(c.request(get + traceparent + end))
+	k.receive(c.response(ok200))
+	got := k.exchanges()
+	if len(got) != want {
+		t.Fatalf("%d exchanges, want %d", len(got), want)
+	}
+	for i, x := range got {
+		if x.Status != 200 || x.Flags&observe.FlagNoResponse != 0 || x.Request.Last > x.Response.First {
+			t.Errorf("exchange %d: %+v", i, x)
+		}
+	}
+	if late := got[want-2]; late.Flags&observe.Cut != flags {
+		t.Errorf("flags %v of the request with its head last, want %v", late.Flags.Names(), flags.Names())
 	}
 }
 
@@ -329,7 +369,7 @@ func TestNotHTTP(t *testing.T) {
 	for i, payload := range []string{
 		"GET \x00\x01\x02\xff\n" + traceparent + end,
 		"GET / HTTP/2.0\r\n" + traceparent + end,
-		"GETX / HTTP/1.1\r\n" + traceparent + end,
+		"GETX / HTTP/2.0\r\n" + traceparent + end, // no method of RFC 9110: not even unparsable
 		"get / HTTP/1.1\r\n" + traceparent + end,
 		strings.Repeat("\xff", 1400),
 	} {
@@ -342,6 +382,40 @@ func TestNotHTTP(t *testing.T) {
 	}
 	k.wantCount("heads_unparsable", 2)
 	k.wantCount("responses_untracked", 5)
+}
+
+// Any method is a request, and an empty line may precede it.
+func TestAnyMethod(t *testing.T) {
+	k := newKernel(t, Options{})
+	for i, start := range []string{"PROPFIND /", "VERSION-CONTROL /x", "\r\nGET /", "\r\nPURGE /"} {
+		c := newConnection(uint16(40000 + i))
+		k.receive(c.request(start + " HTTP/1.1\r\n" + traceparent + end))
+		k.receive(c.response(ok200))
+	}
+	for _, x := range k.exchanges() {
+		if x.Status != 200 || x.Flags != 0 {
+			t.Errorf("%+v", x)
+		}
+	}
+	k.wantCount("requests", 4)
+	k.wantCount("exchanges_emitted", 4)
+}
+
+// An unsampled context does not hide a sampled one, unless its format is preferred.
+func TestSeveralContexts(t *testing.T) {
+	for order, want := range map[string]uint64{"": 1, "jaeger": 1, "w3c": 0} {
+		a := inOrder(t, order, false)
+		c := newConnection(40000)
+		a.k.receive(c.request(get + unsampled + "uber-trace-id: 1:2:0:1\r\n" + end))
+		a.k.receive(c.response(ok200))
+		for _, x := range a.k.exchanges() {
+			if x.Context.Format != tracecontext.FormatJaeger || x.Flags&observe.FlagSeveralContexts != 0 != (order == "") {
+				t.Errorf("order %q: %+v", order, x)
+			}
+		}
+		a.k.wantCount("exchanges_emitted", want)
+		a.k.wantCount("contexts_found", want)
+	}
 }
 
 // A body that begins like a request belongs to its request.

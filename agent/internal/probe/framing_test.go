@@ -192,7 +192,7 @@ func TestBodyIsRequest(t *testing.T) {
 	k.wantCount("requests", 1)
 }
 
-// A copy of the SYN behind the request begins nothing.
+// A copy of the SYN after the request begins nothing.
 func TestCopyOfSYN(t *testing.T) {
 	k := newKernel(t, Options{})
 	c := newConnection(40000)

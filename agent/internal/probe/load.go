@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/layertrace/layertrace/bpf"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // kernelSide holds the capture programs and the maps that all programs share.
@@ -113,7 +114,11 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 		headers.Of[i].Format = uint32(h.Format)
 		copy(headers.Of[i].Name[:], name)
 	}
+	var ranks [16]uint8
+	copy(ranks[:], tracecontext.Ranks(o.ContextFormats))
 	return setAll(spec, map[string]any{
+		bpf.CaptureVarOrdered:        len(o.ContextFormats) > 0,
+		bpf.CaptureVarRanks:          ranks,
 		bpf.CaptureVarPrefixWindow:   uint32(o.PrefixWindow),
 		bpf.CaptureVarDeep:           o.Deep,
 		bpf.CaptureVarDeepWindow:     uint32(o.DeepWindow),

@@ -41,6 +41,8 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
 	case "server":
 		serve()
+	case "server on a passed listener":
+		servePassed()
 	case "client":
 		call(0, requests)
 	case "patient client":

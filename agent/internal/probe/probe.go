@@ -76,6 +76,9 @@ type Options struct {
 	DeepWindow int
 	// ContextHeaders are additional header names.
 	ContextHeaders []tracecontext.ContextHeader
+	// ContextFormats are the formats to read, the most preferred one first; none:
+	// all, and the first sampled context on the wire is taken.
+	ContextFormats []tracecontext.Format
 	// MaxConnections is the maximum number of tracked connections.
 	MaxConnections int
 	// RingBytes is the size of the ring buffer, a power of two of at least 4,096.
@@ -99,8 +102,10 @@ type Options struct {
 	TCPOptionPorts   []uint16
 	// SocketCgroups are directories of the cgroup2 mount: capture also at the
 	// sockets of the processes in them. SocketCgroupAuto alone means the cgroups of
-	// the node's pods.
+	// the node's pods, or without Cluster and pods all processes.
 	SocketCgroups []string
+	// Cluster: the machine is a node of a cluster, whose pods are to be captured.
+	Cluster bool
 	// Drivers also reports when the drivers of the interfaces transmit, and which
 	// packets are dropped there.
 	Drivers bool
@@ -164,7 +169,7 @@ func (o *Options) validate() error {
 	if o.RingBytes < 4096 || o.RingBytes&(o.RingBytes-1) != 0 {
 		return fmt.Errorf("ring of %d bytes: use a power of two of at least 4096", o.RingBytes)
 	}
-	return tracecontext.ValidateContextHeaders(o.ContextHeaders)
+	return errors.Join(tracecontext.ValidateContextHeaders(o.ContextHeaders), tracecontext.ValidatePreferences(o.ContextFormats))
 }
 
 // Probe is the kernel side of one agent, and the prometheus.Collector of its

@@ -18,6 +18,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -115,8 +116,10 @@ func decodeRecord(raw []byte, dequeues bool) (observe.Observation, error) {
 		o.Interface, o.Direction = 0, observe.DirectionUnknown
 		o.Socket = &observe.Socket{
 			Cookie: r.Cookie, Netns: r.Netns, UID: r.Uid, Client: r.IsClient != 0,
+			Cgroup: r.Cgroup, PID: r.Tgid, ProcessName: unix.ByteSliceToString(r.ProcessName[:]),
 			SRTT: uint64(r.SrttUs) * 1000, ZeroWindows: r.ZeroWindows,
 		}
+		sent(&o).Stalled = r.Stalled
 		if r.EgressSeqDone == r.EgressSeqEnd {
 			sent(&o).Acknowledged = r.Acknowledged
 		}

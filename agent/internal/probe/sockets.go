@@ -189,8 +189,14 @@ func (s *sockets) Close() error {
 }
 
 // SocketCgroupAuto as the only one of Options.SocketCgroups means the cgroups of
-// the node's pods.
+// the node's pods, or the root of all cgroups on a machine without pods.
 const SocketCgroupAuto = "auto"
+
+// HavePods reports whether this machine has the cgroup of a kubelet's pods.
+func HavePods() bool {
+	_, err := findPodCgroups(cgroupMounts, isCgroup2)
+	return err == nil
+}
 
 // resolveSocketCgroups replaces SocketCgroupAuto by the cgroups below the first of
 // the mounts that has any. Without them the other capture points still work.
@@ -199,12 +205,32 @@ func (o *Options) resolveSocketCgroups(mounts []string) {
 		return
 	}
 	found, err := findPodCgroups(mounts, isCgroup2)
-	if err != nil {
-		o.Log.Warn("no capture at sockets: layers come from interfaces only", "reason", err)
-	} else {
+	if err == nil {
 		o.Log.Info("capturing at the sockets of the pods", "cgroups", found)
+		o.SocketCgroups = found
+		return
 	}
-	o.SocketCgroups = found
+	if root := findRootCgroup(mounts, isCgroup2); root != "" && !o.Cluster {
+		o.Log.Info("no pods here: capturing at the sockets of all processes", "cgroup", root)
+		o.SocketCgroups = []string{root}
+		return
+	}
+	o.Log.Warn("no capture at sockets: layers come from interfaces only", "reason", err)
+	o.SocketCgroups = nil
+}
+
+// findRootCgroup returns the first of the mounts that has the root of all cgroups, ""
+// without one. In a cgroup namespace, as most containers have, the mount begins lower.
+// A machine's processes can be anywhere: in system.slice, below a container runtime's
+// own cgroup, in a login session, or accept connections of a listener that systemd made.
+func findRootCgroup(mounts []string, suitable func(string) bool) string {
+	for _, mount := range mounts {
+		// The root has no type (Documentation/admin-guide/cgroup-v2.rst).
+		if _, err := os.Stat(filepath.Join(mount, "cgroup.type")); os.IsNotExist(err) && suitable(mount) {
+			return mount
+		}
+	}
+	return ""
 }
 
 // cgroupMounts are the places to look for the node's cgroups: the DaemonSet's mount

@@ -550,7 +550,7 @@ func TestFindNothing(t *testing.T) {
 func TestNoCgroupOfPods(t *testing.T) {
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	auto := Options{SocketCgroups: []string{SocketCgroupAuto}, Log: log}
+	auto := Options{SocketCgroups: []string{SocketCgroupAuto}, Log: log, Cluster: true}
 	if auto.resolveSocketCgroups([]string{t.TempDir()}); auto.SocketCgroups != nil {
 		t.Errorf("got %v", auto.SocketCgroups)
 	}
@@ -563,5 +563,25 @@ func TestNoCgroupOfPods(t *testing.T) {
 	o := Options{SocketCgroups: []string{named}, Log: log}
 	if o.resolveSocketCgroups(nil); !slices.Equal(o.SocketCgroups, []string{named}) {
 		t.Errorf("named %v, got %v", named, o.SocketCgroups)
+	}
+}
+
+// Without pods all processes of a machine are captured, in a cluster none.
+func TestRootCgroup(t *testing.T) {
+	mount := filepath.Dir(newCgroup(t))
+	for name, test := range map[string]struct {
+		cluster bool
+		mounts  []string
+		want    []string
+	}{
+		"machine":             {false, []string{t.TempDir(), mount}, []string{mount}},
+		"cluster":             {true, []string{mount}, nil},
+		"cgroup namespace":    {false, []string{newCgroup(t)}, nil},
+		"no cgroup version 2": {false, []string{t.TempDir()}, nil},
+	} {
+		o := Options{SocketCgroups: []string{SocketCgroupAuto}, Log: slog.New(slog.DiscardHandler), Cluster: test.cluster}
+		if o.resolveSocketCgroups(test.mounts); !slices.Equal(o.SocketCgroups, test.want) {
+			t.Errorf("%s: %v, want %v", name, o.SocketCgroups, test.want)
+		}
 	}
 }

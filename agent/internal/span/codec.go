@@ -271,10 +271,12 @@ var fields = []field{
 		},
 	},
 	// Names of the endpoints.
-	peerField("layertrace.client.service", "the client's workload", func(o *observe.Observation) *string { return &o.Peers.Client.Service }),
-	peerField("layertrace.client.node", "the client's node, if its address belongs to a node and not to a workload", func(o *observe.Observation) *string { return &o.Peers.Client.Node }),
-	peerField("layertrace.server.service", "the server's workload", func(o *observe.Observation) *string { return &o.Peers.Server.Service }),
-	peerField("layertrace.server.node", "the server's node, likewise", func(o *observe.Observation) *string { return &o.Peers.Server.Node }),
+	peerService("layertrace.client.service", "the client's workload", clientPeer),
+	peerNamespace("layertrace.client.namespace", "its namespace", clientPeer),
+	peerNode("layertrace.client.node", "the client's node, if its address belongs to a node and not to a workload", clientPeer),
+	peerService("layertrace.server.service", "the server's workload", serverPeer),
+	peerNamespace("layertrace.server.namespace", "its namespace", serverPeer),
+	peerNode("layertrace.server.node", "the server's node, likewise", serverPeer),
 }
 
 // encoder encodes observations. It must not be used concurrently.
@@ -318,7 +320,7 @@ func Decode(s *Stored) (observe.Observation, error) {
 	}
 	o.Point = point
 	if point.Kind == observe.KindSocket {
-		o.Socket = &observe.Socket{}
+		o.Socket = &observe.Socket{Netns: observe.NetnsOfPoint(point.ID)}
 	}
 	start, err := input{s.Attributes, keyMonotonic}.start()
 	if err != nil {
@@ -454,8 +456,7 @@ func portField(key attribute.Key, meaning string, at func(*observe.Observation) 
 	}
 }
 
-// peerField is a field with the name of an endpoint. The point's own workload is not
-// repeated, because the resource has it.
+// textField is a field with a text, not written when it is empty.
 func textField(key attribute.Key, meaning string, at func(*observe.Observation) *string) field {
 	return field{
 		key: key, typ: "string", meaning: meaning, section: sectionStandard,
@@ -467,18 +468,55 @@ func textField(key attribute.Key, meaning string, at func(*observe.Observation) 
 	}
 }
 
-func peerField(key attribute.Key, meaning string, at func(*observe.Observation) *string) field {
+func clientPeer(o *observe.Observation) *observe.Peer { return &o.Peers.Client }
+func serverPeer(o *observe.Observation) *observe.Peer { return &o.Peers.Server }
+
+// isOther reports whether a peer is a workload that the resource does not have already:
+// the point's own is not repeated.
+func isOther(o *observe.Observation, p *observe.Peer) bool {
+	own := &o.Point.Workload
+	return p.Service != "" && (p.Service != own.Service || p.Namespace != own.Namespace)
+}
+
+// peerService is a field with the service of an endpoint.
+func peerService(key attribute.Key, meaning string, of func(*observe.Observation) *observe.Peer) field {
 	return field{
 		key: key, typ: "string", meaning: meaning, section: sectionPeers,
 		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
-			name := *at(o)
-			if name == "" || name == o.Point.Workload.Service {
-				return false
-			}
-			*v = attribute.StringValue(name)
-			return true
+			*v = attribute.StringValue(of(o).Service)
+			return isOther(o, of(o))
 		},
-		set: func(o *observe.Observation, _ uint64, in input) error { *at(o) = in.text(); return nil },
+		set: func(o *observe.Observation, _ uint64, in input) error { of(o).Service = in.text(); return nil },
+	}
+}
+
+// peerNamespace is a field with the namespace of that service. It comes after it.
+func peerNamespace(key attribute.Key, meaning string, of func(*observe.Observation) *observe.Peer) field {
+	return field{
+		key: key, typ: "string", meaning: meaning + "; absent: that of this span's resource", section: sectionPeers,
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(of(o).Namespace)
+			return isOther(o, of(o)) && of(o).Namespace != o.Point.Workload.Namespace
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error {
+			p := of(o)
+			if p.Namespace = in.text(); p.Service != "" && !in.isSet() {
+				p.Namespace = o.Point.Workload.Namespace
+			}
+			return nil
+		},
+	}
+}
+
+// peerNode is a field with the node of an endpoint that is no workload.
+func peerNode(key attribute.Key, meaning string, of func(*observe.Observation) *observe.Peer) field {
+	return field{
+		key: key, typ: "string", meaning: meaning, section: sectionPeers,
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(of(o).Node)
+			return of(o).Node != ""
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error { of(o).Node = in.text(); return nil },
 	}
 }
 

@@ -250,7 +250,7 @@ func TestKeysAreComplete(t *testing.T) {
 	}
 	x.Request.Acknowledged, x.Response.Acknowledged = x.Request.First+5, x.Request.First+6
 	x.Drops, x.DropReason = 1, "qdisc_drop"
-	x.Peers = observe.Peers{Client: observe.Peer{Service: "reviews", Node: "node3"}, Server: observe.Peer{Service: "productpage", Node: "node4"}}
+	x.Peers = observe.Peers{Client: observe.Peer{Service: "reviews", Namespace: "a", Node: "node3"}, Server: observe.Peer{Service: "productpage", Namespace: "b", Node: "node4"}}
 	sets := [][]attribute.KeyValue{newEncoder().encode(&x, start)}
 	socket := observe.Point{ID: "node4/netns/2/sidecar", Kind: observe.KindSocket, Node: "node4", Process: observe.Sidecar}
 	p := *x.Point
@@ -282,6 +282,78 @@ func TestKeysAreComplete(t *testing.T) {
 	for key := range known {
 		if !given[key] {
 			t.Errorf("%s is in a table, but not written for an observation that has everything", key)
+		}
+	}
+}
+
+// Services of one name in two namespaces stay apart: the resource has the point's
+// namespace, and the peers' are written where they differ from it.
+func TestNamespaces(t *testing.T) {
+	for name, test := range map[string]struct {
+		own     observe.Workload
+		peers   observe.Peers
+		written map[string]string
+	}{
+		"all the same": {
+			observe.Workload{Service: "web", Namespace: "prod"},
+			observe.Peers{Client: observe.Peer{Service: "web", Namespace: "prod"}, Server: observe.Peer{Service: "db", Namespace: "prod"}},
+			map[string]string{"layertrace.server.service": "db"},
+		},
+		"one name, two namespaces": {
+			observe.Workload{Service: "web", Namespace: "prod"},
+			observe.Peers{Client: observe.Peer{Service: "web", Namespace: "staging"}, Server: observe.Peer{Service: "db", Namespace: ""}},
+			map[string]string{
+				"layertrace.client.service": "web", "layertrace.client.namespace": "staging",
+				"layertrace.server.service": "db", "layertrace.server.namespace": "",
+			},
+		},
+		"unknown point": {
+			observe.Workload{},
+			observe.Peers{Client: observe.Peer{Service: "web", Namespace: "prod"}, Server: observe.Peer{Node: "node3"}},
+			map[string]string{"layertrace.client.service": "web", "layertrace.client.namespace": "prod", "layertrace.server.node": "node3"},
+		},
+	} {
+		x := vnicObservation()
+		x.Point = &observe.Point{ID: "node1/7", Kind: observe.KindVNIC, Node: "node1", Interface: "veth1", Workload: test.own}
+		x.Peers = test.peers
+		stored := vnicStored()
+		stored.Service = x.Point.Service()
+		stored.Attributes, stored.Resource = Attributes{}, Attributes{}
+		got := map[string]string{}
+		for _, kv := range newEncoder().encode(&x, x.Request.First) {
+			stored.Attributes[string(kv.Key)] = kv.Value.AsInterface()
+			if strings.Contains(string(kv.Key), ".service") || strings.Contains(string(kv.Key), ".namespace") || strings.HasSuffix(string(kv.Key), ".node") {
+				got[string(kv.Key)] = kv.Value.AsString()
+			}
+		}
+		for _, kv := range Resource(x.Point).Attributes() {
+			stored.Resource[string(kv.Key)] = kv.Value.AsInterface()
+		}
+		if !reflect.DeepEqual(got, test.written) {
+			t.Errorf("%s: written %q, want %q", name, got, test.written)
+		}
+		if ns := stored.Resource.Text("service.namespace"); ns != test.own.Namespace {
+			t.Errorf("%s: service.namespace is %q, want %q", name, ns, test.own.Namespace)
+		}
+		for _, dropped := range []string{"", "service.namespace", "k8s.namespace.name"} { // by the store
+			kept := stored
+			kept.Resource = Attributes{}
+			for key, value := range stored.Resource {
+				if key != dropped {
+					kept.Resource[key] = value
+				}
+			}
+			back, err := Decode(&kept)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := test.peers
+			if want.Client == (observe.Peer{Service: test.own.Service, Namespace: test.own.Namespace}) {
+				want.Client = observe.Peer{} // the resource has it
+			}
+			if back.Peers != want || back.Point.Workload != test.own {
+				t.Errorf("%s without %q: %+v of %+v, want %+v of %+v", name, dropped, back.Peers, back.Point.Workload, want, test.own)
+			}
 		}
 	}
 }

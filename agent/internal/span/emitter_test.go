@@ -149,7 +149,7 @@ func TestTimesAreOffsetsFromTheSpansStart(t *testing.T) {
 func TestPeersOfThePoint(t *testing.T) {
 	x := sample()
 	x.Point.Node, x.Point.Workload = "node4", observe.Workload{Service: "productpage", Node: "node4"}
-	x.Peers.Client = observe.Peer{}
+	x.Peers = observe.Peers{Server: observe.Peer{Service: "productpage"}}
 	spans := emit(t, func(e *Emitter) { e.Emit(&x) })
 	for _, kv := range spans[0].Attributes {
 		switch kv.Key {

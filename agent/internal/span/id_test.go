@@ -32,7 +32,9 @@ func sample() observe.Observation {
 		Request:  observe.Message{First: 5_000_000_000, Last: 5_000_100_000, Bytes: 1500, Packets: 2},
 		Response: observe.Message{First: 5_004_000_000, Last: 5_006_000_000, Bytes: 4000, Packets: 3},
 		Status:   200, Retransmits: 1,
-		Peers: observe.Peers{Client: observe.Peer{Service: "gateway"}, Server: observe.Peer{Service: "productpage"}},
+		Peers: observe.Peers{
+			Client: observe.Peer{Service: "gateway", Namespace: "default"}, Server: observe.Peer{Service: "productpage", Namespace: "default"},
+		},
 	}
 }
 

@@ -42,9 +42,14 @@ var resourceFields = []resourceField{
 	{semconv.ServiceNameKey, "string", "the workload at the other end of the interface, with `kubernetes` its canonical service in Istio ([configuration.md](configuration.md#kubernetes)); the node at a physical interface and if the workload is unknown",
 		(*observe.Point).Service, func(p *observe.Point, v string) { p.Workload.Service = v }, false},
 	{semconv.ServiceNamespaceKey, "string", "the workload's namespace",
-		func(p *observe.Point) string { return p.Workload.Namespace }, nil, false},
-	{semconv.K8SNamespaceNameKey, "string", "the pod's namespace",
 		func(p *observe.Point) string { return p.Workload.Namespace }, func(p *observe.Point, v string) { p.Workload.Namespace = v }, false},
+	{semconv.K8SNamespaceNameKey, "string", "the same",
+		func(p *observe.Point) string { return p.Workload.Namespace },
+		func(p *observe.Point, v string) {
+			if v != "" { // a store may have dropped one of the two
+				p.Workload.Namespace = v
+			}
+		}, false},
 	{semconv.K8SPodNameKey, "string", "the pod",
 		func(p *observe.Point) string { return p.Workload.Pod }, func(p *observe.Point, v string) { p.Workload.Pod = v }, false},
 	{semconv.K8SPodUIDKey, "string", "its UID; this and the next attributes with `kubernetes` only",

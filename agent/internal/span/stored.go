@@ -64,6 +64,8 @@ type input struct {
 
 func (in input) text() string { return in.attributes.Text(string(in.key)) }
 
+func (in input) isSet() bool { _, ok := in.attributes[string(in.key)]; return ok }
+
 // integer returns an integer and whether the attribute exists.
 func (in input) integer() (n int64, ok bool, err error) {
 	value, ok := in.attributes[string(in.key)]

@@ -27,6 +27,7 @@ type faultsRun struct {
 	kinds                []string
 	verify               bool
 	accuracy, falseBlame float64
+	inTime               float64
 	markdown             string
 	tracer, out, name    string
 
@@ -39,11 +40,12 @@ func faultsCommand() *cobra.Command {
 		Use:   "faults",
 		Short: "Inject faults into each layer, and check the verdicts of explain",
 		Long: `Sends requests for Bookinfo's front page, most of them with a fault: an application
-that sleeps or does not read, a sidecar without CPU, a slow queue at the interface
-of a pod or node or at a bridge, or packets between two nodes that are delayed, lost
-or reordered. Measures how long each fault held up its request, runs layertrace
-explain on the traces, and compares. Fails when explain finds too few faults, or
-blames a layer for too many requests without a fault. Needs root.`,
+that sleeps, does not read, pauses in its response or resets it, a sidecar without
+CPU, a slow queue at the interface of a pod or node or at a bridge, or packets
+between two nodes that are delayed, lost or reordered. Measures how long each fault
+held up its request, runs layertrace explain on the traces, and compares. Fails when
+explain finds too few faults, blames a layer for too many requests without a fault,
+or is wrong with high confidence. Needs root.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f.progress = progress()
@@ -60,6 +62,7 @@ blames a layer for too many requests without a fault. Needs root.`,
 	flags.BoolVar(&f.verify, "verify", false, "only check the injectors, without agents, against what the client measures")
 	flags.Float64Var(&f.accuracy, "accuracy", 0.99, "share of the faults that must be found")
 	flags.Float64Var(&f.falseBlame, "false-blame", 0.01, "share of requests without a fault that may be blamed on a layer")
+	flags.Float64Var(&f.inTime, "in-time", 0.99, "share of the right verdicts whose time must be within 5 % or 200 µs")
 	flags.StringVar(&f.markdown, "markdown", "", "file for the result as a Markdown page")
 	flags.StringVar(&f.tracer, "tracer", string(lab.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
 	flags.StringVar(&f.out, "out", "out", "directory for faults.json and the logs")
@@ -92,7 +95,7 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 		return err
 	}
 	l, err := lab.Up(ctx, lab.Options{
-		Name: f.name, Dir: filepath.Join(f.out, f.name+"-lab"), Tools: tools, Progress: f.progress,
+		Name: f.name, Dir: filepath.Join(f.out, f.name+"-lab"), Tools: tools, Progress: f.progress, Plain: true,
 	})
 	if err != nil {
 		return err
@@ -113,6 +116,7 @@ func (f *faultsRun) check(ctx context.Context, l *lab.Lab, variant matrix.Varian
 	c := &matrix.Runner{
 		Jaeger: l.Jaeger, Explainer: matrix.ExplainCommand{Lab: l},
 		Seed: f.seed, Batch: f.batch, Requests: f.requests, Progress: f.progress,
+		Wrong: func(ctx context.Context, r matrix.Result) error { return f.keepReport(ctx, l, r) },
 	}
 	f.progress("%s: starting applications, Envoys and agents", variant.Name)
 	err := variant.WithSession(ctx, l, tracer, variant.Setup(l, tracer), func(s *faults.Session) (err error) {
@@ -123,13 +127,29 @@ func (f *faultsRun) check(ctx context.Context, l *lab.Lab, variant matrix.Varian
 	return errors.Join(err, f.report(variant, matrix.File{Cases: results, Again: c.Again, Skipped: c.Skipped, Unsound: c.Unsound}))
 }
 
+// keepReport writes what explain reports on the traces of a result, one by one, into the
+// lab's directory.
+func (f *faultsRun) keepReport(ctx context.Context, l *lab.Lab, r matrix.Result) error {
+	args := append([]string{"explain", "--baseline", "75", "--jaeger", lab.JaegerURL()}, r.TraceIDs...)
+	text, err := l.Layertrace(ctx, args...)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(f.out, f.name+"-lab", fmt.Sprintf("wrong-%s-%.8s.txt", r.Fault, r.TraceIDs[0]))
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		return fmt.Errorf("keep a report: %w", err)
+	}
+	f.progress("wrong: %s at %s: %s at %s; see %s", r.Fault, r.Location, r.VerdictLayer, r.VerdictLocation, file)
+	return nil
+}
+
 // report writes the results, and returns an error when they are not good enough.
 func (f *faultsRun) report(variant matrix.Variant, file matrix.File) error {
 	if len(file.Cases) == 0 {
 		return nil
 	}
 	score := matrix.NewScore(file.Cases)
-	file.Accuracy, file.FalseBlame = score.Accuracy.Value(), score.FalseBlame.Value()
+	file.Accuracy, file.FalseBlame, file.HighButWrong = score.Accuracy.Value(), score.FalseBlame.Value(), score.HighButWrong
 	note := fmt.Sprintf("Variant %s (%s), seed %d, %d cases of %d requests. The fault missed: %d requests were repeated and\n"+
 		"%d cases skipped. Another cause also slowed %d requests down (by more than 1 ms and a quarter of the\n"+
 		"fault, by the client's clock): these count.",
@@ -144,6 +164,12 @@ func (f *faultsRun) report(variant matrix.Variant, file matrix.File) error {
 	}
 	if file.FalseBlame > f.falseBlame {
 		err = errors.Join(err, fmt.Errorf("a layer was blamed for %.2f %% of the cases without a fault, want at most %.2f %%", 100*file.FalseBlame, 100*f.falseBlame))
+	}
+	if score.Close.Value() < f.inTime && score.Close.Of > 0 {
+		err = errors.Join(err, fmt.Errorf("the time was within 5 %% or 200 µs in %.2f %% of the right verdicts, want %.2f %%", 100*score.Close.Value(), 100*f.inTime))
+	}
+	if file.HighButWrong > 0 {
+		err = errors.Join(err, fmt.Errorf("%d verdicts were wrong with high confidence, want none", file.HighButWrong))
 	}
 	return err
 }

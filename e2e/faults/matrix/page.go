@@ -21,17 +21,32 @@ func (s Score) WritePage(out io.Writer, title string, notes ...string) error {
 	fmt.Fprintf(&b, "\n- Right layer and location: %s of the faults of 1 ms and more (without load %s, under load %s).\n",
 		percent(s.Accuracy), percent(*s.ByLoad[false]), percent(*s.ByLoad[true]))
 	fmt.Fprintf(&b, "- A layer blamed without a fault: %s.\n", percent(s.FalseBlame))
+	fmt.Fprintf(&b, "- Wrong with high confidence: %d; of the requests by themselves: %d.\n", s.HighButWrong, s.SingleHighButWrong)
+	fmt.Fprintf(&b, "- Resets in the middle of a response that the spans show by a flag: %s.\n", percent(s.Flagged))
 	fmt.Fprintf(&b, "- Each request by itself: right %s, a layer blamed without a fault %s; in %s of these the client also waited longer, by half of the excess or more.\n",
 		percent(s.SingleAccuracy), percent(s.SingleFalseBlame), percent(s.SingleSeen))
 	fmt.Fprintf(&b, "- Excess within 5 %% or 200 µs of the injected time: %s of the right verdicts.\n", percent(s.Close))
 	fmt.Fprintf(&b, "- Right queue of the protocol stack, if the fault was in one: %s of the right verdicts.\n", percent(s.Queue))
 	fmt.Fprintf(&b, "- Unattributed time, median: %.2f %% of a request.\n", 100*s.Unattributed)
 	fmt.Fprintf(&b, "- Faults of less than 1 ms, not counted: %d.\n", s.Small)
+	rightVerdicts(&b)
 	s.matrix(&b)
 	s.groups(&b)
 	s.wrong(&b)
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// rightVerdicts writes down which verdict is right for each kind of fault, and what
+// measures the fault.
+func rightVerdicts(b *strings.Builder) {
+	b.WriteString("\n## Which verdict is right\n\nDecided before the runs. Nothing of layertrace takes part in a measurement.\n\n")
+	rows := [][]string{{"fault", "right verdict", "measured by"}}
+	for _, kind := range faults.Kinds {
+		verdict, truth := kind.RightVerdict()
+		rows = append(rows, []string{string(kind), verdict, truth})
+	}
+	writeTable(b, rows)
 }
 
 func (s Score) matrix(b *strings.Builder) {
@@ -70,12 +85,12 @@ func (s Score) wrong(b *strings.Builder) {
 		return
 	}
 	b.WriteString("\n## Wrong verdicts\n\n")
-	rows := [][]string{{"fault", "at", "injected ms", "verdict", "at", "measured ms", "load", "trace"}}
+	rows := [][]string{{"fault", "at", "injected ms", "verdict", "at", "measured ms", "confidence", "load", "trace"}}
 	for _, r := range s.Wrong[:min(len(s.Wrong), 50)] {
 		rows = append(rows, []string{
 			string(r.Fault), r.Location, fmt.Sprintf("%.2f", float64(r.InjectedUS)/1000),
 			string(r.VerdictLayer), r.VerdictLocation, fmt.Sprintf("%.2f", float64(r.MeasuredUS)/1000),
-			fmt.Sprint(r.Load), strings.Join(r.TraceIDs[:min(len(r.TraceIDs), 1)], ""),
+			r.Confidence, fmt.Sprint(r.Load), strings.Join(r.TraceIDs[:min(len(r.TraceIDs), 1)], ""),
 		})
 	}
 	writeTable(b, rows)

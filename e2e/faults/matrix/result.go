@@ -35,6 +35,10 @@ type Result struct {
 	Transfer     *faults.Transfer `json:"leg,omitempty"`
 	Version      string           `json:"version"`
 	Load         bool             `json:"load"`
+	// Report is set for requests for the slow endpoint, in mixed traffic.
+	Report bool `json:"report,omitempty"`
+	// Flags are those of all traces' spans at the pod, after a reset.
+	Flags []string `json:"flags,omitempty"`
 	// ClientUS is how long the client waited.
 	ClientUS int64 `json:"client_us"`
 	// TraceIDs are the traces of the case's requests. InjectedUS and ClientUS are
@@ -51,6 +55,7 @@ type Single struct {
 	Layer      observe.Layer `json:"verdict_layer"`
 	Location   string        `json:"verdict_place"`
 	MeasuredUS int64         `json:"measured_us"`
+	Confidence string        `json:"confidence,omitempty"`
 	Right      bool          `json:"right"`
 	// ClientOffUS is how much of the client's wait neither baseline nor fault
 	// explains: another cause.
@@ -72,7 +77,7 @@ type Sample struct {
 func NewResult(c faults.Case, requests []Sample, seed uint64) Result {
 	r := Result{
 		Fault: c.Kind, Layer: c.Kind.Layer(), Location: c.Location(),
-		MagnitudeUS: c.Magnitude.Microseconds(), Version: c.Version, Load: c.Load, Seed: seed,
+		MagnitudeUS: c.Magnitude.Microseconds(), Version: c.Version, Load: c.Load, Report: c.Report, Seed: seed,
 		InjectedUS: stats.MedianOf(requests, func(q Sample) time.Duration { return q.Injected }).Microseconds(),
 		ClientUS:   stats.MedianOf(requests, func(q Sample) time.Duration { return q.Client }).Microseconds(),
 	}
@@ -110,7 +115,7 @@ func (r *Result) JudgeSingle(i int, v Verdict) {
 	s := &r.Singles[i]
 	alone := *r
 	alone.Judge(v)
-	s.Layer, s.Location, s.MeasuredUS, s.Right = v.Layer, v.Location, alone.MeasuredUS, alone.Right()
+	s.Layer, s.Location, s.Confidence, s.MeasuredUS, s.Right = v.Layer, v.Location, v.Confidence, alone.MeasuredUS, alone.Right()
 }
 
 // RightLayer reports whether the verdict names the layer, alone or merged with others.
@@ -127,8 +132,26 @@ func (r Result) Right() bool {
 	return r.RightLayer()
 }
 
-// Counts reports whether the fault must be found: those under 1 ms need not be.
-func (r Result) Counts() bool { return r.Layer != observe.NoLayer && r.InjectedUS >= 1000 }
+// Counts reports whether the fault must be found: those under 1 ms need not be, and
+// those that end in a reset only must not be given a wrong cause.
+func (r Result) Counts() bool {
+	return r.Layer != observe.NoLayer && r.InjectedUS >= 1000 && r.Fault != faults.ResponseReset
+}
+
+// high is the confidence with which a verdict must not be wrong.
+const high = "high"
+
+// HighButWrong reports whether a verdict of high confidence is wrong: on layer or
+// location, on a fault of 1 ms or more that it does not see, or on none that it sees.
+func (r Result) HighButWrong() bool {
+	tooSmall := r.Layer != observe.NoLayer && r.InjectedUS < 1000
+	return r.Confidence == high && !r.Right() && (!tooSmall || r.VerdictLayer != observe.NoLayer)
+}
+
+// Flagged reports whether the spans say that the response was not whole.
+func (r Result) Flagged() bool {
+	return slices.Contains(r.Flags, "reset") || slices.Contains(r.Flags, "incomplete")
+}
 
 // Close reports whether the verdict's time is within 5 % or 200 µs of the injected.
 func (r Result) Close() bool {
@@ -143,6 +166,8 @@ type File struct {
 	// the share of cases without a fault whose verdict blames a layer.
 	Accuracy   float64 `json:"accuracy"`
 	FalseBlame float64 `json:"false_blame"`
+	// HighButWrong is the number of cases whose verdict is wrong with high confidence.
+	HighButWrong int `json:"high_but_wrong"`
 	// Again counts requests that were repeated because the fault missed them,
 	// Skipped the missing cases whose fault always missed. Unsound counts requests
 	// that another cause delayed as well; they are included.
@@ -180,6 +205,11 @@ type Score struct {
 	// Accuracy and FalseBlame are as in File. Close is the share of the right
 	// verdicts with the injected time.
 	Accuracy, FalseBlame, Close Share
+	// HighButWrong and SingleHighButWrong count verdicts that are wrong with high
+	// confidence: on cases, and on each request of them alone.
+	HighButWrong, SingleHighButWrong int
+	// Flagged is the share of the resets that layertrace's spans show.
+	Flagged Share
 	// Queue is the share of the right verdicts on faults in a queue of the protocol
 	// stack that name the queue.
 	Queue Share
@@ -214,6 +244,17 @@ func NewScore(results []Result) Score {
 	}
 	var unattributed []float64
 	for _, r := range results {
+		if r.HighButWrong() {
+			s.HighButWrong++
+		}
+		s.SingleHighButWrong += r.singlesHighButWrong()
+		if r.Fault == faults.ResponseReset {
+			s.Flagged.add(r.Flagged())
+			if r.HighButWrong() {
+				s.Wrong = append(s.Wrong, r)
+			}
+			continue
+		}
 		if r.TotalUS > 0 {
 			unattributed = append(unattributed, float64(r.UnattributedUS)/float64(r.TotalUS))
 		}
@@ -228,6 +269,18 @@ func NewScore(results []Result) Score {
 		return cmp.Or(cmp.Compare(slices.Index(faults.Kinds, a.Kind), slices.Index(faults.Kinds, b.Kind)), cmp.Compare(a.MagnitudeUS, b.MagnitudeUS))
 	})
 	return s
+}
+
+// singlesHighButWrong counts the requests whose verdict alone is wrong with high
+// confidence.
+func (r Result) singlesHighButWrong() (n int) {
+	for _, one := range r.Singles {
+		tooSmall := r.Layer != observe.NoLayer && one.InjectedUS < 1000
+		if one.Confidence == high && !one.Right && (!tooSmall || one.Layer != observe.NoLayer) {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Score) add(r Result) {

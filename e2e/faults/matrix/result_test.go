@@ -52,6 +52,66 @@ func TestScore(t *testing.T) {
 	}
 }
 
+// A verdict of high confidence must not be wrong: neither with a wrong layer or place,
+// nor with none where there was a fault, nor with one where there was none.
+func TestHighButWrong(t *testing.T) {
+	result := func(k faults.Kind, injected int64, verdict observe.Layer, at, confidence string) Result {
+		r := Result{Fault: k, Layer: k.Layer(), InjectedUS: injected, VerdictLayer: verdict, VerdictLocation: at, Confidence: confidence,
+			Singles: []Single{{InjectedUS: injected, Layer: verdict, Location: at, Confidence: confidence}}}
+		if k.Layer() != observe.NoLayer {
+			r.Location = "details"
+		}
+		r.Singles[0].Right = r.Right()
+		return r
+	}
+	wrong := []Result{
+		result(faults.AppSleep, 1000, observe.Application, "ratings", "high"),
+		result(faults.AppSleep, 1000, observe.NoLayer, "", "high"),
+		result(faults.AppSleep, 10, observe.RelayNetwork, "node2-node3", "high"),
+		result(faults.NoFault, 0, observe.Application, "details", "high"),
+		result(faults.MixedTraffic, 0, observe.Application, "details", "high"),
+		result(faults.ResponseReset, 100_000, observe.NoLayer, "", "high"),
+	}
+	right := []Result{
+		result(faults.AppSleep, 1000, observe.Application, "details", "high"),
+		result(faults.AppSleep, 1000, observe.Application, "ratings", "medium"),
+		result(faults.AppSleep, 10, observe.NoLayer, "", "high"),
+		result(faults.NoFault, 0, observe.NoLayer, "", "high"),
+		result(faults.ResponseReset, 100_000, observe.NoLayer, "", "low"),
+	}
+	for _, r := range wrong {
+		if !r.HighButWrong() {
+			t.Errorf("%s with %s at %q: not wrong", r.Fault, r.VerdictLayer, r.VerdictLocation)
+		}
+	}
+	for _, r := range right {
+		if r.HighButWrong() {
+			t.Errorf("%s with %s at %q: wrong", r.Fault, r.VerdictLayer, r.VerdictLocation)
+		}
+	}
+	s := NewScore(append(wrong, right...))
+	if s.HighButWrong != len(wrong) || s.SingleHighButWrong != len(wrong) || s.Flagged != (Share{0, 2}) {
+		t.Errorf("%d wrong, %d of the requests, flagged %v", s.HighButWrong, s.SingleHighButWrong, s.Flagged)
+	}
+}
+
+// Cases that run together have the same traffic, and wait for similar times.
+func TestBatches(t *testing.T) {
+	cases := faults.Draw(1, faults.DefaultCases)
+	total := 0
+	for batch := range (&Runner{Batch: 25}).batches(cases) {
+		total += len(batch)
+		for _, c := range batch {
+			if c.Traffic() != batch[0].Traffic() || c.Kind.Concurrent() != batch[0].Kind.Concurrent() {
+				t.Errorf("%v and %v in one batch", c, batch[0])
+			}
+		}
+	}
+	if total != len(cases) {
+		t.Errorf("%d of %d cases in batches", total, len(cases))
+	}
+}
+
 // The queue counts where the verdict is right and the fault is in a queue.
 func TestScoreOfQueues(t *testing.T) {
 	result := func(k faults.Kind, verdict observe.Layer, queue string) Result {

@@ -6,6 +6,7 @@ package matrix
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,11 +16,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/layertrace/layertrace/e2e/faults"
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/sandbox"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -34,6 +37,9 @@ type Runner struct {
 	// Requests is the number of requests per case, with the same fault.
 	Requests int
 	Progress func(format string, args ...any)
+	// Wrong is called with each result that is not right, while Jaeger has its
+	// traces; nil for nothing.
+	Wrong func(context.Context, Result) error
 
 	// Again counts requests that were repeated because the fault missed them,
 	// Skipped the cases whose fault always missed.
@@ -41,6 +47,8 @@ type Runner struct {
 	// Unsound counts requests that another cause delayed as well, by the client's
 	// measurement. They count: explain has to distinguish chance from cause.
 	Unsound int
+
+	mu sync.Mutex // for the counts
 }
 
 // attempts is how often a request is sent whose fault misses it.
@@ -68,31 +76,33 @@ func (c *Runner) Run(ctx context.Context, cases []faults.Case) (results []Result
 	return results, nil
 }
 
-// batches returns batches of cases all with or all without load: the requests before a
-// batch are its baseline, which depends on load.
+// batches returns batches of cases with the same traffic and similar durations: the
+// requests before a batch are its baseline, and concurrent cases wait for the longest.
 func (c *Runner) batches(cases []faults.Case) iter.Seq[[]faults.Case] {
 	ordered := slices.Clone(cases)
-	slices.SortStableFunc(ordered, func(a, b faults.Case) int { return loadOrder(a) - loadOrder(b) })
-	first := slices.IndexFunc(ordered, func(c faults.Case) bool { return c.Load })
-	if first < 0 {
-		first = len(ordered)
-	}
+	slices.SortStableFunc(ordered, func(a, b faults.Case) int {
+		if by := cmp.Compare(batchOrder(a), batchOrder(b)); by != 0 || a.Kind.Concurrent() == 1 {
+			return by
+		}
+		return cmp.Compare(a.Magnitude, b.Magnitude)
+	})
 	return func(yield func([]faults.Case) bool) {
-		for _, half := range [][]faults.Case{ordered[:first], ordered[first:]} {
-			for batch := range slices.Chunk(half, c.Batch) {
-				if !yield(batch) {
-					return
-				}
+		for len(ordered) > 0 {
+			n := 1
+			for n < min(len(ordered), c.Batch) && batchOrder(ordered[n]) == batchOrder(ordered[0]) {
+				n++
 			}
+			if !yield(ordered[:n]) {
+				return
+			}
+			ordered = ordered[n:]
 		}
 	}
 }
 
-func loadOrder(c faults.Case) int {
-	if c.Load {
-		return 1
-	}
-	return 0
+// batchOrder is the same for cases that may be in one batch.
+func batchOrder(c faults.Case) string {
+	return fmt.Sprintf("%03d %v", c.Kind.Concurrent(), c.Traffic())
 }
 
 // baselineRequests is how many requests without a fault before its first request a
@@ -104,39 +114,86 @@ const connectRequests = 15
 
 // runBatch runs the cases of a batch.
 func (c *Runner) runBatch(ctx context.Context, batch []faults.Case) (made []Result, err error) {
-	if err := c.Session.Plain(ctx, batch[0].Load, connectRequests+baselineRequests); err != nil {
+	if err := c.Session.Plain(ctx, batch[0].Traffic(), connectRequests+baselineRequests); err != nil {
 		return nil, err
 	}
-	for _, one := range batch {
-		result, err := c.runCase(ctx, one)
-		switch {
-		case errors.Is(err, faults.ErrMissed):
-			c.Skipped++
-			c.Progress("skipped after %d attempts: %v", attempts, err)
-		case err != nil:
-			return nil, err
-		default:
-			made = append(made, result)
-		}
+	run := c.inTurn
+	if batch[0].Kind.Concurrent() > 1 {
+		run = c.together
+	}
+	samples, err := run(ctx, batch)
+	if err != nil {
+		return nil, err
 	}
 	c.Session.Load.Set(false)
+	for i, one := range batch {
+		if samples[i] == nil {
+			c.Skipped++
+			c.Progress("skipped after %d attempts: the fault missed the request: %v", attempts, one)
+			continue
+		}
+		made = append(made, NewResult(one, samples[i], c.Seed))
+	}
 	return made, nil
 }
 
-// runCase sends the requests of a case.
-func (c *Runner) runCase(ctx context.Context, one faults.Case) (Result, error) {
-	requests := make([]Sample, c.Requests)
-	for i := range requests {
-		// The baseline comes from requests at the same time.
-		err := c.Session.Plain(ctx, one.Load, 1)
-		if err != nil {
-			return Result{}, err
-		}
-		if requests[i], err = c.sample(ctx, one); err != nil {
-			return Result{}, err
+// inTurn sends the requests of cases one after the other, and returns the samples of
+// each case, nil where the fault always missed a request.
+func (c *Runner) inTurn(ctx context.Context, batch []faults.Case) ([][]Sample, error) {
+	samples := make([][]Sample, len(batch))
+	for i, one := range batch {
+		for range one.Kind.Requests(c.Requests) {
+			// The baseline comes from requests at the same time.
+			if err := c.Session.Plain(ctx, one.Traffic(), 1); err != nil {
+				return nil, err
+			}
+			sample, err := c.sample(ctx, one)
+			if errors.Is(err, faults.ErrMissed) {
+				samples[i] = nil
+				break
+			}
+			if err != nil {
+				return nil, err
+			}
+			samples[i] = append(samples[i], sample)
 		}
 	}
-	return NewResult(one, requests, c.Seed), nil
+	return samples, nil
+}
+
+// together is inTurn with many requests in flight at the same time.
+func (c *Runner) together(ctx context.Context, batch []faults.Case) ([][]Sample, error) {
+	group, inGroup := errgroup.WithContext(ctx)
+	group.SetLimit(batch[0].Kind.Concurrent())
+	var mu sync.Mutex
+	samples, missed := make([][]Sample, len(batch)), make([]bool, len(batch))
+	for i, one := range batch {
+		for range one.Kind.Requests(c.Requests) {
+			if err := c.Session.Plain(ctx, one.Traffic(), 1); err != nil {
+				return nil, errors.Join(err, group.Wait())
+			}
+			group.Go(func() error {
+				sample, err := c.sample(inGroup, one)
+				mu.Lock()
+				defer mu.Unlock()
+				if errors.Is(err, faults.ErrMissed) {
+					missed[i] = true
+					return nil
+				}
+				samples[i] = append(samples[i], sample)
+				return err
+			})
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	for i := range samples {
+		if missed[i] {
+			samples[i] = nil
+		}
+	}
+	return samples, nil
 }
 
 func (c *Runner) sample(ctx context.Context, one faults.Case) (r Sample, err error) {
@@ -144,13 +201,19 @@ func (c *Runner) sample(ctx context.Context, one faults.Case) (r Sample, err err
 		var m faults.Injection
 		if m, err = c.Session.Make(ctx, one); !errors.Is(err, faults.ErrMissed) {
 			if !m.Sound() {
-				c.Unsound++
+				c.count(&c.Unsound)
 			}
 			return Sample{TraceID: m.TraceID, Injected: m.Injected, Client: m.Client, ClientOff: m.Unexplained()}, err
 		}
-		c.Again++
+		c.count(&c.Again)
 	}
 	return r, err
+}
+
+func (c *Runner) count(n *int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	*n++
 }
 
 // judge adds the verdicts, once Jaeger has the traces.
@@ -164,7 +227,7 @@ func (c *Runner) judge(ctx context.Context, made []Result) error {
 			singles = append(singles, []string{id})
 		}
 	}
-	if err := AwaitSpans(ctx, c.Jaeger, ids); err != nil {
+	if err := c.Jaeger.AwaitSpans(ctx, ids); err != nil {
 		return err
 	}
 	verdicts, err := c.Explainer.Explain(ctx, slices.Concat(groups, singles))
@@ -176,13 +239,50 @@ func (c *Runner) judge(ctx context.Context, made []Result) error {
 	}
 	alone := verdicts[len(groups):]
 	for i := range made {
+		if made[i].Fault == faults.ResponseReset {
+			if made[i].Flags, err = flagsOf(ctx, c.Jaeger, made[i].Location, made[i].TraceIDs); err != nil {
+				return err
+			}
+		}
 		made[i].Judge(verdicts[i])
 		for n := range made[i].TraceIDs {
 			made[i].JudgeSingle(n, alone[0])
 			alone = alone[1:]
 		}
+		if c.Wrong != nil && (made[i].HighButWrong() || made[i].Counts() && !made[i].Right()) {
+			if err := c.Wrong(ctx, made[i]); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// flagsOf returns the flags of layertrace's spans at the interface of a service's pod,
+// those that all the traces have.
+func flagsOf(ctx context.Context, jaeger *lab.JaegerClient, service string, ids []string) (common []string, err error) {
+	for i, id := range ids {
+		trace, err := jaeger.Trace(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		var flags []string
+		for _, s := range trace.Spans {
+			if text, ok := s.Tags["layertrace.flags"].(string); ok && strings.HasPrefix(s.Name, service+"_") {
+				var names []string
+				if err := json.Unmarshal([]byte(text), &names); err != nil {
+					return nil, fmt.Errorf("read the flags of span %s: %w", s.ID, err)
+				}
+				flags = append(flags, names...)
+			}
+		}
+		if i == 0 {
+			common = flags
+		}
+		common = slices.DeleteFunc(common, func(f string) bool { return !slices.Contains(flags, f) })
+	}
+	slices.Sort(common)
+	return slices.Compact(common), nil
 }
 
 // Explainer returns layertrace's verdicts on groups of traces, in order.
@@ -246,36 +346,4 @@ func (r explainReport) verdict() Verdict {
 		Layer: r.Verdict.Layer, Location: r.Verdict.Place, Queue: r.Verdict.Queue, MergedLayers: r.Verdict.Covers, Confidence: r.Verdict.Confidence,
 		Excess: time.Duration(r.Verdict.Excess), Unattributed: time.Duration(r.Unattributed), Total: time.Duration(r.Total),
 	}
-}
-
-// settleTime is how long no span must arrive for a trace to be complete. Envoys send
-// spans every half second. Agents send them after an exchange was idle, for which they
-// check every second, and hold them for up to another second.
-const settleTime = 3500 * time.Millisecond
-
-// AwaitSpans waits until Jaeger has all spans of the traces. Their number depends
-// on the agents, so it waits until no more arrive.
-func AwaitSpans(ctx context.Context, jaeger *lab.JaegerClient, ids []string) error {
-	last, since := 0, time.Now()
-	return sandbox.Await(ctx, "all spans in Jaeger", 30*time.Second, 300*time.Millisecond, func(ctx context.Context) error {
-		count := 0
-		for _, id := range ids {
-			trace, err := jaeger.Trace(ctx, id)
-			if err != nil {
-				return err
-			}
-			if len(trace.Spans) == 0 {
-				since = time.Now()
-				return fmt.Errorf("no spans of trace %s", id)
-			}
-			count += len(trace.Spans)
-		}
-		if count != last {
-			last, since = count, time.Now()
-		}
-		if time.Since(since) < settleTime {
-			return fmt.Errorf("%d spans, and more may arrive", count)
-		}
-		return nil
-	})
 }

@@ -51,7 +51,7 @@ var Variants = []Variant{
 		change: func(s *lab.Setup) { s.NoPNIC = map[int]bool{3: true} }},
 	{Name: "parallel64", What: "load on 64 connections in parallel", Connections: 64, Rate: 80},
 	{Name: "loss", What: "only lost and reordered packets, so that all have retransmissions",
-		Kinds: []faults.Kind{faults.RelayLoss, faults.RelayReorder, faults.NoFault}},
+		Kinds: []faults.Kind{faults.RelayLoss, faults.RelayReorder, faults.RetransmissionStorm, faults.NoFault}},
 }
 
 // ParseVariant returns the variant with a name.
@@ -73,13 +73,22 @@ func ParseVariant(name string) (Variant, error) {
 func (v Variant) Setup(l *lab.Lab, tracer lab.Tracer) lab.Setup {
 	s := lab.Setup{
 		Name: "faults-" + v.Name, Tracer: tracer, Reordered: true,
-		AgentFlags: []string{"--idle-timeout=300ms"}, Export: "otlp-grpc",
+		AgentFlags: []string{"--idle-timeout=300ms", "--context-format=" + formats(tracer)}, Export: "otlp-grpc",
 	}
 	EnableLayers(l, &s)
 	if v.change != nil {
 		v.change(&s)
 	}
 	return s
+}
+
+// formats returns the order of trace context formats of a mesh with a tracer: its own
+// before the one that a client brings along.
+func formats(tracer lab.Tracer) string {
+	if tracer == lab.Zipkin {
+		return "b3,w3c"
+	}
+	return "w3c,b3"
 }
 
 // Draw draws cases of the variant.

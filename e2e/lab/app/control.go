@@ -32,6 +32,18 @@ type Fault struct {
 	// all of them: the trace is unknown before the bytes are read. The report
 	// has only the time of the trace.
 	Hold time.Duration `json:"hold_ns,omitempty"`
+	// Pause is how long the application waits in its response, after the head has
+	// been sent. With Events it is spread: each event is sent after an equal part of
+	// it, in a response without Content-Length.
+	Pause  time.Duration `json:"pause_ns,omitempty"`
+	Events int           `json:"events,omitempty"`
+	// Reset makes it reset the connection in the middle of the response's body, after
+	// the pause.
+	Reset bool `json:"reset,omitempty"`
+	// ReadBodyAfter is how long it leaves the body of the request unread.
+	ReadBodyAfter time.Duration `json:"read_body_after_ns,omitempty"`
+	// ReadCallsAfter are how long it leaves the responses of services unread, by name.
+	ReadCallsAfter map[string]time.Duration `json:"read_calls_after_ns,omitempty"`
 	// PadResponse is how many bytes of white space are appended to the response.
 	// The calling application drops them.
 	PadResponse int `json:"pad_response,omitempty"`
@@ -43,73 +55,107 @@ type Fault struct {
 type Report struct {
 	// Requests is the number of requests.
 	Requests int `json:"requests"`
-	// Slept and Held are the measured times, in sum.
-	Slept time.Duration `json:"slept_ns"`
-	Held  time.Duration `json:"held_ns"`
+	// Slept, Held, Paused and Unread are the measured times, in sum: before the
+	// response, with bytes held back, in the response, and with a body unread.
+	Slept  time.Duration `json:"slept_ns"`
+	Held   time.Duration `json:"held_ns"`
+	Paused time.Duration `json:"paused_ns"`
+	Unread time.Duration `json:"unread_ns"`
 }
 
-// State is the armed fault of an application, if any, and its report. The zero
-// value is ready.
+// State is the armed faults of an application, one per trace, and their reports. The
+// zero value is ready.
 type State struct {
-	mu     sync.Mutex
-	fault  Fault
-	report Report
+	mu    sync.Mutex
+	armed map[string]*armedFault
 	// holds has the hold of the next request, by the peer of its connection.
 	holds map[string]time.Duration
 }
 
-// Arm replaces the armed fault and resets the report.
+type armedFault struct {
+	fault  Fault
+	report Report
+}
+
+// Arm arms a fault, and resets the report of its trace.
 func (s *State) Arm(f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f.PadRequests = maps.Clone(f.PadRequests)
-	s.fault, s.report, s.holds = f, Report{}, map[string]time.Duration{}
+	if s.armed == nil {
+		s.armed, s.holds = map[string]*armedFault{}, map[string]time.Duration{}
+	}
+	f.PadRequests, f.ReadCallsAfter = maps.Clone(f.PadRequests), maps.Clone(f.ReadCallsAfter)
+	s.armed[f.TraceID] = &armedFault{fault: f}
 }
 
-// Disarm ends the fault and returns its report.
-func (s *State) Disarm() Report {
+// Disarm ends the fault of a trace and returns its report.
+func (s *State) Disarm(traceID string) (r Report) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fault = Fault{}
-	return s.report
+	if a := s.armed[traceID]; a != nil {
+		r = a.report
+		delete(s.armed, traceID)
+	}
+	if len(s.armed) == 0 {
+		clear(s.holds)
+	}
+	return r
 }
 
 // Begin counts a request of a trace from peer, and returns the fault to apply to
-// it; an empty one when the fault is for another trace.
+// it; an empty one when no fault is for the trace.
 func (s *State) Begin(traceID, peer string) Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	held := s.holds[peer]
 	delete(s.holds, peer)
-	if traceID == "" || s.fault.TraceID != traceID {
+	a := s.armed[traceID]
+	if traceID == "" || a == nil {
 		return Fault{}
 	}
-	s.report.Requests++
-	s.report.Held += held
-	return s.fault
+	a.report.Requests++
+	a.report.Held += held
+	return a.fault
 }
 
 // Slept adds to the time that requests of the trace had to wait.
 func (s *State) Slept(traceID string, d time.Duration) {
+	s.add(traceID, func(r *Report) { r.Slept += d })
+}
+
+// Paused adds to the time for which responses of the trace paused.
+func (s *State) Paused(traceID string, d time.Duration) {
+	s.add(traceID, func(r *Report) { r.Paused += d })
+}
+
+// Unread adds to the time for which bodies were left unread.
+func (s *State) Unread(traceID string, d time.Duration) {
+	s.add(traceID, func(r *Report) { r.Unread += d })
+}
+
+func (s *State) add(traceID string, change func(*Report)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fault.TraceID == traceID {
-		s.report.Slept += d
+	if a := s.armed[traceID]; a != nil {
+		change(&a.report)
 	}
 }
 
 // hold returns how long received bytes stay unread at present.
-func (s *State) hold() time.Duration {
+func (s *State) hold() (longest time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.fault.Hold
+	for _, a := range s.armed {
+		longest = max(longest, a.fault.Hold)
+	}
+	return longest
 }
 
 // held records how long the bytes of peer's next request stayed unread.
 func (s *State) held(peer string, d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fault.Hold > 0 {
+	if len(s.armed) > 0 {
 		s.holds[peer] += d
 	}
 }
@@ -132,10 +178,10 @@ func (s *State) Serve(listener net.Listener) error {
 		s.Arm(f)
 		w.WriteHeader(http.StatusNoContent)
 	})
-	mux.HandleFunc("DELETE /fault", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("DELETE /fault/{trace}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		// An error means that the client has gone.
-		_ = json.NewEncoder(w).Encode(s.Disarm())
+		_ = json.NewEncoder(w).Encode(s.Disarm(r.PathValue("trace")))
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	if err := server.Serve(listener); !errors.Is(err, net.ErrClosed) {
@@ -177,15 +223,15 @@ func (c *Client) Arm(ctx context.Context, f Fault) error {
 	if err != nil {
 		return fmt.Errorf("arm a fault: %w", err)
 	}
-	if _, err := c.do(ctx, http.MethodPut, body); err != nil {
+	if _, err := c.do(ctx, http.MethodPut, "", body); err != nil {
 		return fmt.Errorf("arm a fault: %w", err)
 	}
 	return nil
 }
 
-// Disarm ends the fault and returns its report.
-func (c *Client) Disarm(ctx context.Context) (r Report, err error) {
-	body, err := c.do(ctx, http.MethodDelete, nil)
+// Disarm ends the fault of a trace and returns its report.
+func (c *Client) Disarm(ctx context.Context, traceID string) (r Report, err error) {
+	body, err := c.do(ctx, http.MethodDelete, "/"+traceID, nil)
 	if err == nil {
 		err = json.Unmarshal(body, &r)
 	}
@@ -195,8 +241,8 @@ func (c *Client) Disarm(ctx context.Context) (r Report, err error) {
 	return r, nil
 }
 
-func (c *Client) do(ctx context.Context, method string, body []byte) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, method, "http://application/fault", bytes.NewReader(body))
+func (c *Client) do(ctx context.Context, method, trace string, body []byte) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://application/fault"+trace, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

@@ -74,7 +74,7 @@ func TestOnlyTheTraceIsTouched(t *testing.T) {
 	if body, _ := ask(t, server.URL+"/a"); body != "7 9" {
 		t.Errorf("the trace: %q", body)
 	}
-	if report, err := client.Disarm(ctx); err != nil || report != (Report{Requests: 1, Slept: time.Second}) {
+	if report, err := client.Disarm(ctx, "a"); err != nil || report != (Report{Requests: 1, Slept: time.Second}) {
 		t.Errorf("%+v, %v", report, err)
 	}
 	if body, _ := ask(t, server.URL+"/a"); body != "0 0" {
@@ -93,7 +93,7 @@ func TestBytesAreHeldInTheQueue(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, took := ask(t, server.URL+"/a")
-		report, err := client.Disarm(ctx)
+		report, err := client.Disarm(ctx, "a")
 		if err != nil || report.Held < hold || report.Held > took || report.Requests != 1 {
 			t.Errorf("held %v of %v in %d requests, %v", report.Held, took, report.Requests, err)
 		}
@@ -181,5 +181,26 @@ func TestBadFaultIsRefused(t *testing.T) {
 	_, client := application(t)
 	if err := client.Arm(context.Background(), Fault{}); err == nil || !strings.Contains(err.Error(), "trace_id") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Faults of several traces are armed at the same time, each with its own report.
+func TestFaultsOfSeveralTraces(t *testing.T) {
+	var s State
+	s.Arm(Fault{TraceID: "a", Pause: time.Second})
+	s.Arm(Fault{TraceID: "b", ReadBodyAfter: time.Minute})
+	if a, b := s.Begin("a", "1"), s.Begin("b", "2"); a.Pause != time.Second || b.ReadBodyAfter != time.Minute || b.Pause != 0 {
+		t.Errorf("%+v, %+v", a, b)
+	}
+	s.Paused("a", 2*time.Second)
+	s.Unread("b", 3*time.Second)
+	if r := s.Disarm("a"); r != (Report{Requests: 1, Paused: 2 * time.Second}) {
+		t.Errorf("a: %+v", r)
+	}
+	if r := s.Disarm("a"); r != (Report{}) {
+		t.Errorf("a again: %+v", r)
+	}
+	if r := s.Disarm("b"); r != (Report{Requests: 1, Unread: 3 * time.Second}) {
+		t.Errorf("b: %+v", r)
 	}
 }

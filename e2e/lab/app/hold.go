@@ -121,3 +121,22 @@ func (c *held) cork(on int) (err error) {
 	}
 	return err
 }
+
+// Reset ends a connection by RST, in the middle of what was written. The bytes that
+// TCP has not sent yet are lost.
+func Reset(w http.ResponseWriter) error {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return fmt.Errorf("take the connection over: %w", err)
+	}
+	inner, ok := conn.(*held)
+	if !ok {
+		return errors.Join(fmt.Errorf("reset a %T: not a connection of Listen", conn), conn.Close())
+	}
+	if ctl := inner.raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}); ctl != nil {
+		err = ctl
+	}
+	return errors.Join(err, conn.Close())
+}

@@ -23,6 +23,8 @@ const (
 	Jaeger            // Jaeger client libraries
 	Datadog           // Datadog propagation, a header per part
 	SkyWalking        // SkyWalking cross-process propagation v3
+	XRay              // AWS X-Ray
+	GCP               // Google Cloud Trace
 )
 
 // Info describes a format. It has either Header or Prefix and Parts.
@@ -53,6 +55,7 @@ const (
 	Sampled  // the sampling decision
 	B3Flags  // B3's debug flag, which implies the decision to sample
 	Priority // Datadog's sampling priority
+	Tags     // Datadog's tags, one of which is the high half of the trace ID
 )
 
 // Header names that other packages use too. All header names are in lower case;
@@ -75,8 +78,11 @@ var table = [...]Info{
 	Jaeger: {Name: "jaeger", Header: "uber-trace-id"},
 	Datadog: {Name: "datadog", Prefix: "x-datadog-", Parts: []Part{
 		{"x-datadog-trace-id", TraceID}, {"x-datadog-parent-id", SpanID}, {"x-datadog-sampling-priority", Priority},
+		{"x-datadog-tags", Tags},
 	}},
 	SkyWalking: {Name: "skywalking", Header: "sw8"},
+	XRay:       {Name: "xray", Header: "x-amzn-trace-id"},
+	GCP:        {Name: "gcp", Header: "x-cloud-trace-context"},
 }
 
 // Limits of the parsers and of configured headers.
@@ -87,9 +93,13 @@ const (
 	MaxBlanks   = 64  // SP and HTAB at either end of a value
 	DeepMaxLine = 512 // bytes; the deep search skips longer lines
 
-	TraceParentLen       = 55 // bytes of a traceparent of version 00
-	MaxSkyWalkingID      = 96 // bytes of a trace or segment ID
-	MaxSkyWalkingSpanLen = 8  // digits of a span's index
+	TraceParentLen       = 55  // bytes of a traceparent of version 00
+	MaxSkyWalkingID      = 256 // bytes of a trace or segment ID
+	MaxSkyWalkingSpanLen = 8   // digits of a span's index
+	MaxXRayFields        = 16
+	MaxDatadogTags       = 32
+
+	MaxMethod = 31 // bytes
 )
 
 // All returns the formats in the order of their numbers, without None.

@@ -61,6 +61,7 @@ enum format {
 	for _, f := range formats.All() {
 		fmt.Fprintf(&b, "\tFORMAT_%s,\n", strings.ToUpper(f.String()))
 	}
+	b.WriteString("\tFORMATS,\n")
 	b.WriteString(`};
 
 /* Headers with a whole context, then the formats with a header per part. *_OTHER: a
@@ -109,10 +110,14 @@ enum header {
 #define TRACEPARENT_LEN %d
 #define SW8_PART_MAX %d
 #define SW8_INDEX_MAX %d
+#define XRAY_FIELDS_MAX %d
+#define DATADOG_TAGS_MAX %d
+#define METHOD_MAX %d
 
 #endif
 `, formats.MaxContextHeaders, formats.MaxContextHeaderLen+len(":"), formats.MaxBlanks, formats.DeepMaxLine,
-		formats.TraceParentLen, formats.MaxSkyWalkingID, formats.MaxSkyWalkingSpanLen)
+		formats.TraceParentLen, formats.MaxSkyWalkingID, formats.MaxSkyWalkingSpanLen,
+		formats.MaxXRayFields, formats.MaxDatadogTags, formats.MaxMethod)
 	return b.Bytes(), nil
 }
 

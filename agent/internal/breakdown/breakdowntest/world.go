@@ -67,6 +67,10 @@ type Hop struct {
 	span           trace.SpanID
 	// Time of each step on the path, in ns.
 	Stack, VNet, Driver, Relay uint64
+	// Time in ns for which the reader holds up the sender of a message, between its
+	// first and its last write, and the service that is to blame.
+	RequestStall, ResponseStall uint64
+	Blamed                      string
 }
 
 // Hop prepares a request from one process to another.
@@ -152,9 +156,19 @@ func (h *Hop) path(message func(*observe.Observation) *observe.Message, from, to
 		m.First, m.Last, m.Bytes, m.Packets = h.at(o.Point.Node), h.at(o.Point.Node), 100, 1
 	}
 	w := h.w
-	message(out).App = whole(h.at(from.node))
+	written := whole(h.at(from.node))
+	stall := h.RequestStall
+	if message(out) == &out.Response {
+		stall = h.ResponseStall
+	}
+	if stall > 0 {
+		w.Spend(observe.ProtocolStack, h.Blamed, stall)
+		message(out).Stalled, written.Last = stall, h.at(from.node)
+	}
+	message(out).App = written
 	w.Spend(observe.ProtocolStack, from.service, h.Stack)
 	pass(out)
+	message(out).First = written.First
 	if from != to {
 		w.Spend(observe.ProtocolStack, from.service, h.Stack)
 		pass(outNIC)

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package breakdown_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+// The time that a sender waits for its reader belongs to the reader's receive queue, and
+// with proxies between them to that of the reader at the end of the chain. All else stays.
+func TestStallBelongsToTheReader(t *testing.T) {
+	const stalled = 150_000
+	type socket struct {
+		service string
+		process observe.Process
+		client  bool
+	}
+	app, sidecar := observe.AppProcess, observe.Sidecar
+	for name, test := range map[string]struct {
+		stalled []socket // the sockets that sent the message
+		to      string   // the service that did not read
+		phase   breakdown.Phase
+	}{
+		"response, the next process does not read": {
+			[]socket{{"details", app, false}}, "details", breakdown.Response,
+		},
+		"response, productpage does not read": {
+			[]socket{{"details", app, false}, {"details", sidecar, false}, {"productpage", sidecar, false}},
+			"productpage", breakdown.Response,
+		},
+		"request, the next process does not read": {
+			[]socket{{"details", sidecar, true}}, "details", breakdown.Request,
+		},
+		"request, details does not read": {
+			[]socket{{"productpage", app, true}, {"productpage", sidecar, true}, {"details", sidecar, true}},
+			"details", breakdown.Request,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := breakdowntest.New()
+			w.FrontPage()
+			total := func(tree *breakdown.Tree) (sum uint64) {
+				for _, ns := range times(tree) {
+					sum += ns
+				}
+				return sum
+			}
+			before := total(breakdown.Split(w.All, nil))
+			for i := range w.All {
+				o := &w.All[i]
+				if o.Socket == nil || !slices.Contains(test.stalled, socket{o.Point.Workload.Service, o.Point.Process, o.Socket.Client}) {
+					continue
+				}
+				if o.Context.SpanID[0] == 1 {
+					continue // the gateway reads
+				}
+				if o.Socket.Client {
+					o.Request.Stalled = stalled
+				} else {
+					o.Response.Stalled = stalled
+				}
+			}
+			tree := breakdown.Split(w.All, nil)
+			checkSums(t, tree)
+			if after := total(tree); after != before {
+				t.Errorf("all segments: %d ns, want %d as before", after, before)
+			}
+			moved := uint64(0)
+			for _, h := range tree.Hops {
+				for _, s := range h.Segments {
+					if !strings.Contains(s.Between, " waits for ") {
+						continue
+					}
+					moved += uint64(s.Time)
+					if s.Layer != observe.ProtocolStack || s.Location != test.to || s.Queue != breakdown.ReceiveQueue || s.Phase != test.phase {
+						t.Errorf("segment %+v", s)
+					}
+				}
+			}
+			if moved != stalled {
+				t.Errorf("%d ns in the receive queue of %s, want %d", moved, test.to, stalled)
+			}
+		})
+	}
+}
+
+const second = 1_000_000_000
+
+// unknownPart is the time of the send queue, in ns. A stall counts there first: how much
+// of it was before the last write is not measured.
+const unknownPart = 100_000
+
+// checkTimes compares the time of each layer with the true one.
+func checkTimes(t *testing.T, w *breakdowntest.World) *breakdown.Tree {
+	t.Helper()
+	tree := breakdown.Split(w.All, nil)
+	got := times(tree)
+	for name, want := range w.Took {
+		if diff := int64(got[name] - want); diff < -unknownPart || diff > unknownPart {
+			t.Errorf("%s: %d ns, want %d", name, got[name], want)
+		}
+		delete(got, name)
+	}
+	for name, ns := range got {
+		if ns > unknownPart {
+			t.Errorf("%s: %d ns, want none", name, ns)
+		}
+	}
+	checkSums(t, tree)
+	for _, h := range tree.Hops {
+		if h.OnCriticalPath && h.Unattributed != 0 {
+			t.Errorf("hop %v: %d ns unattributed", h.SpanID, h.Unattributed)
+		}
+	}
+	return tree
+}
+
+// stalled returns the time of the segments of stalled senders.
+func stalled(tree *breakdown.Tree) (ns int64) {
+	for _, h := range tree.Hops {
+		for _, s := range h.Segments {
+			if !strings.Contains(s.Between, " waits for ") {
+				continue
+			}
+			ns += s.Time
+			if s.Queue != breakdown.ReceiveQueue || s.Layer != observe.ProtocolStack {
+				panic("a stall is not in a receive queue")
+			}
+		}
+	}
+	return ns
+}
+
+// One hop: the reader's time, not the writer's, for response and request.
+func TestStallIsTheReaders(t *testing.T) {
+	for name, set := range map[string]func(*breakdowntest.Hop){
+		"response": func(h *breakdowntest.Hop) { h.ResponseStall, h.Blamed = second, "gateway" },
+		"request":  func(h *breakdowntest.Hop) { h.RequestStall, h.Blamed = second, "productpage" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := breakdowntest.New()
+			h := w.Hop(breakdowntest.Gateway, observe.Sidecar, breakdowntest.Page, observe.Sidecar)
+			set(h)
+			h.Run(func() { w.Spend(observe.Application, "productpage", 5_000_000) })
+			if got := stalled(checkTimes(t, w)); got != second {
+				t.Errorf("%d ns stalled, want %d", got, second)
+			}
+		})
+	}
+}
+
+// The last write was early and the data waited in the send queue.
+func TestStallInTheSendQueue(t *testing.T) {
+	w := breakdowntest.New()
+	h := w.Hop(breakdowntest.Gateway, observe.Sidecar, breakdowntest.Page, observe.Sidecar)
+	h.ResponseStall, h.Blamed = second, "gateway"
+	h.Run(func() { w.Spend(observe.Application, "productpage", 5_000_000) })
+	for i := range w.All {
+		if o := &w.All[i]; o.Socket != nil && !o.Socket.Client {
+			o.Response.App.Last = o.Response.App.First
+		}
+	}
+	checkTimes(t, w)
+}
+
+// A proxy stalls the server because its own reader stalls the proxy: the last reader of
+// the chain is named, once.
+func TestStallPassesThroughProxies(t *testing.T) {
+	w := breakdowntest.New()
+	outer := w.Hop(breakdowntest.Gateway, observe.Sidecar, breakdowntest.Page, observe.Sidecar)
+	outer.Run(func() {
+		w.Spend(observe.Application, "productpage", 200_000)
+		inner := w.Hop(breakdowntest.Page, observe.Sidecar, breakdowntest.Details, observe.Sidecar)
+		inner.ResponseStall, inner.Blamed = second, "gateway"
+		inner.Run(func() { w.Spend(observe.Application, "details", 3_000_000) })
+	})
+	// The proxy passed the response on while it read it: its sender stalled as long.
+	for i := range w.All {
+		if o := &w.All[i]; o.Socket != nil && !o.Socket.Client && o.Point.Workload.Service == "productpage" {
+			o.Response.App.First -= second + 200_000
+			o.Response.First = o.Response.App.First
+			o.Response.Stalled = second - 50_000
+		}
+	}
+	tree := checkTimes(t, w)
+	if got := stalled(tree); got != second {
+		t.Errorf("%d ns stalled, want %d", got, second)
+	}
+}
+
+// A child that ran within the reading of the request is not on the critical path, and
+// one that began there shares no moment with its parent.
+func TestChildDuringTheRequest(t *testing.T) {
+	for _, late := range []uint64{40_000, 90_000} {
+		w := breakdowntest.New()
+		begin := w.Now
+		w.Hop(breakdowntest.Page, observe.AppProcess, breakdowntest.Page, observe.Sidecar).Run(func() {
+			w.Hop(breakdowntest.Page, observe.Sidecar, breakdowntest.Details, observe.Sidecar).Run(func() {
+				w.Spend(observe.Application, "details", 400_000)
+			})
+		})
+		for i := range w.All {
+			// The proxy read the end of the request only after it began the child.
+			if o := &w.All[i]; o.Socket != nil && !o.Socket.Client && o.Point.Process == observe.Sidecar && o.Point.Workload.Service == "productpage" {
+				o.Request.App.Last += late
+			}
+		}
+		tree := breakdown.Split(w.All, nil)
+		checkSums(t, tree)
+		if total := tree.Roots[0].Total; total != int64(w.Now-begin) {
+			t.Errorf("total %d ns, want %d", total, w.Now-begin)
+		}
+		for _, h := range tree.Hops {
+			if h.Unattributed != 0 {
+				t.Errorf("read %d ns after the child began: %d ns unattributed", late, h.Unattributed)
+			}
+		}
+	}
+}
+
+// At interfaces a note says that slow writing and slow reading look the same.
+func TestSpreadAtInterfaces(t *testing.T) {
+	for _, sockets := range []bool{false, true} {
+		w := breakdowntest.New()
+		if !sockets {
+			w.Drop = func(o *observe.Observation) bool { return o.Socket != nil }
+		}
+		h := w.Hop(breakdowntest.Gateway, observe.Sidecar, breakdowntest.Page, observe.Sidecar)
+		h.Run(func() { w.Spend(observe.Application, "productpage", second) })
+		for i := range w.All {
+			w.All[i].Response.First -= second / 2
+		}
+		notes := strings.Join(breakdown.Split(w.All, nil).Roots[0].Notes, "; ")
+		if said := strings.Contains(notes, "between the first and the last byte of the response: 500ms"); said == sockets {
+			t.Errorf("sockets %v: notes %q", sockets, notes)
+		}
+	}
+}
