@@ -220,9 +220,10 @@ func TestConfidenceNeedsAttributedTime(t *testing.T) {
 		before, want        Confidence
 	}{
 		{0, 1000, High, High}, {100, 1000, High, High}, {101, 1000, High, Medium},
-		{-101, 1000, High, Medium}, {900, 1000, Low, Low}, {900, 1000, Medium, Medium},
+		{-101, 1000, High, Medium}, {900, 1000, Low, Low}, {400, 1000, Medium, Medium},
+		{501, 1000, High, Low}, {-501, 1000, Medium, Low},
 	} {
-		v := Verdict{Layer: observe.Application, Confidence: test.before}
+		v := Verdict{Layer: observe.Application, Confidence: test.before, Excess: 500}
 		v.capConfidence(test.unattributed, test.whole)
 		if v.Confidence != test.want || (len(v.Evidence) > 0) != (v.Confidence != test.before) {
 			t.Errorf("%d of %d ns unattributed: %s confidence becomes %s, want %s; evidence %q",

@@ -242,12 +242,21 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 const maxUnattributed = 0.1
 
 // capConfidence lowers a high confidence if so much of the time is unattributed, or
-// attributed twice, that it could change the verdict.
+// attributed twice, that it could change the verdict; to low if that is more than the
+// blamed excess, or if none is blamed.
 func (v *Verdict) capConfidence(unattributed, whole int64) {
-	if v.Confidence != High || float64(max(unattributed, -unattributed)) <= maxUnattributed*float64(whole) {
+	missing := max(unattributed, -unattributed)
+	if v.Confidence == Low || float64(missing) <= maxUnattributed*float64(whole) {
 		return
 	}
-	v.Confidence = Medium
+	switch {
+	case missing > v.Excess:
+		v.Confidence = Low
+	case v.Confidence == High:
+		v.Confidence = Medium
+	default:
+		return
+	}
 	v.Evidence = append(v.Evidence, fmt.Sprintf("%s of %s could not be attributed to a layer", duration(unattributed), duration(whole)))
 }
 
