@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // layerBuckets are the bounds of classic buckets in seconds, from 10 µs to 10 s, for
@@ -43,7 +44,8 @@ func newLayerTimes() *LayerTimes {
 	}, []string{"interval", "source", "destination"})
 	cut := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "layertrace_layer_times_cut_total",
-		Help: "Hops whose times are not counted, because an exchange was reported before its end or its end is not known (flags idle, evicted, still_open, incomplete, end_guessed, packets_missing).",
+		Help: "Hops whose times are not counted, because an exchange was reported before its end or its end is not known (flags " +
+			strings.Join(observe.Cut.Names(), ", ") + ").",
 	})
 	return &LayerTimes{latest: map[prometheus.Observer][]time.Time{}, intervals: intervals, cut: cut, segments: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "layertrace_layer_duration_seconds",
