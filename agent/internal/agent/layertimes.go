@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // layerBuckets are the bounds of classic buckets in seconds, from 10 µs to 10 s, for
@@ -40,10 +41,11 @@ func newLayerTimes() *LayerTimes {
 	intervals := prometheus.NewSummaryVec(prometheus.SummaryOpts{
 		Name: "layertrace_hop_duration_seconds",
 		Help: "Time of a request on a hop, including the time in other hops: of the whole hop, seen by the client's node (hop), outside the client's node (outside), and inside the server's node (inside).",
-	}, []string{"interval", "source", "destination"})
+	}, []string{"interval", "source", "source_namespace", "destination", "destination_namespace"})
 	cut := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "layertrace_layer_times_cut_total",
-		Help: "Hops whose times are not counted, because an exchange was reported before its end or its end is not known (flags idle, evicted, still_open, incomplete, end_guessed, packets_missing).",
+		Help: "Hops whose times are not counted, because an exchange was reported before its end or its end is not known (flags " +
+			strings.Join(observe.Cut.Names(), ", ") + ").",
 	})
 	return &LayerTimes{latest: map[prometheus.Observer][]time.Time{}, intervals: intervals, cut: cut, segments: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "layertrace_layer_duration_seconds",
@@ -51,7 +53,7 @@ func newLayerTimes() *LayerTimes {
 		// Native buckets are about 10 % wide, as many as a hop needs.
 		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
 		Buckets: layerBuckets,
-	}, []string{"layer", "location", "source", "destination", "phase"})}
+	}, []string{"layer", "location", "location_namespace", "source", "source_namespace", "destination", "destination_namespace", "phase"})}
 }
 
 // Observe counts a hop: the time in each layer, location and phase, summed over its
@@ -66,22 +68,22 @@ func (t *LayerTimes) Observe(hop *breakdown.Hop) {
 		t.observe(hop, sum)
 	}
 	for interval, ns := range hop.Intervals() {
-		t.intervals.WithLabelValues(string(interval), hop.ClientService(), hop.ServerService()).Observe(float64(ns) / 1e9)
+		t.intervals.WithLabelValues(string(interval), hop.ClientService(), hop.ClientNamespace(), hop.ServerService(), hop.ServerNamespace()).Observe(float64(ns) / 1e9)
 	}
 }
 
 // layerTime is the time of a hop in a layer.
 type layerTime struct {
-	layer, location string
-	phase           breakdown.Phase
-	ns              int64
+	layer, location, namespace string
+	phase                      breakdown.Phase
+	ns                         int64
 }
 
 func sums(segments []breakdown.Segment) (all []layerTime) {
 	for i := range segments {
-		one := layerTime{layerLabel(&segments[i]), segments[i].Location, segments[i].Phase, segments[i].Time}
+		one := layerTime{layerLabel(&segments[i]), segments[i].Location, segments[i].Namespace, segments[i].Phase, segments[i].Time}
 		at := slices.IndexFunc(all, func(s layerTime) bool {
-			return s.layer == one.layer && s.location == one.location && s.phase == one.phase
+			return s.layer == one.layer && s.location == one.location && s.namespace == one.namespace && s.phase == one.phase
 		})
 		if at < 0 {
 			all = append(all, one)
@@ -105,7 +107,8 @@ func layerLabel(s *breakdown.Segment) string {
 }
 
 func (t *LayerTimes) observe(hop *breakdown.Hop, s layerTime) {
-	observer := t.segments.WithLabelValues(s.layer, s.location, hop.ClientService(), hop.ServerService(), string(s.phase))
+	observer := t.segments.WithLabelValues(s.layer, s.location, s.namespace,
+		hop.ClientService(), hop.ClientNamespace(), hop.ServerService(), hop.ServerNamespace(), string(s.phase))
 	seconds := float64(s.ns) / 1e9
 	if o, ok := observer.(prometheus.ExemplarObserver); ok && t.exemplarDue(observer, seconds, time.Now()) {
 		o.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": hop.TraceID.String()})

@@ -215,7 +215,7 @@ func (p *pipeline) handle(o *observe.Observation, points *registry) {
 	}
 	// A preliminary report has no end: its layers come with the whole.
 	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
-		p.layers.add(o)
+		p.layers.add(o, time.Now())
 	}
 }
 
@@ -338,8 +338,8 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 	return l
 }
 
-// add takes an observation of one capture point.
-func (l *layers) add(o *observe.Observation) {
+// add takes an observation of one capture point that arrives now.
+func (l *layers) add(o *observe.Observation, now time.Time) {
 	if w := o.Point.Workload; w.Service != "" {
 		if len(l.workloads) >= maxWorkloads {
 			clear(l.workloads) // the next observations fill it again
@@ -347,7 +347,7 @@ func (l *layers) add(o *observe.Observation) {
 		l.workloads[podOrService(&w)] = w
 	}
 	o.Wall = int64(o.Request.First) // one node has one clock
-	l.buffer.Add(*o, time.Now())
+	l.buffer.Add(*o, now)
 }
 
 func podOrService(w *observe.Workload) string {

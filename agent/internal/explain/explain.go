@@ -71,7 +71,7 @@ func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
 	}
 	r.Verdict = b.hopVerdict(h)
 	r.Verdict.capConfidence(h.Unattributed, h.Total)
-	r.Verdict.capCut(flagsOf(h))
+	r.Verdict.capCut(h.Cut())
 	return r
 }
 

@@ -273,9 +273,10 @@ var cutReasons = []struct {
 	{observe.FlagPacketsMissing, "packets did not pass a capture point that saw their connection: times may be of other bytes"},
 }
 
-// capCut lowers a high confidence if an exchange was cut, and says why.
+// capCut lowers a high confidence if an exchange was cut, by flags of observe.Cut, and
+// says why.
 func (v *Verdict) capCut(flags observe.Flags) {
-	if flags&observe.Cut == 0 {
+	if flags == 0 {
 		return
 	}
 	if v.Confidence == High {
@@ -288,21 +289,13 @@ func (v *Verdict) capCut(flags observe.Flags) {
 	}
 }
 
-// flagsOf returns the flags that any capture point of a hop set.
-func flagsOf(h *breakdown.Hop) (flags observe.Flags) {
-	for _, o := range h.Observations() {
-		flags |= o.Flags
-	}
-	return flags
-}
-
-// cutOf returns the flags of all hops of a trace: one that was cut may have been on the
+// cutOf returns the flags of observe.Cut of all hops of a trace: one that was cut may have been on the
 // critical path.
 func cutOf(tree *breakdown.Tree) (flags observe.Flags) {
 	for _, h := range tree.Hops {
-		flags |= flagsOf(h)
+		flags |= h.Cut()
 	}
-	return flags & observe.Cut
+	return flags
 }
 
 func noVerdict(text string) Verdict {
