@@ -53,9 +53,10 @@ struct tcp_header {
 	__be16 urgent;
 };
 
-/* The benchmark repeats one packet and redefines this to make each run a new segment. */
+/* The benchmark repeats one packet and redefines these to make each run a new segment. */
 #ifndef SEQUENCE_NUMBER
 #define SEQUENCE_NUMBER(tcp) bpf_ntohl((tcp).seq)
+#define ACKNOWLEDGEMENT(tcp) bpf_ntohl((tcp).ack)
 #endif
 
 /* What the payload of a segment starts with. */
@@ -210,10 +211,18 @@ struct write_times {
 	__u64 last;
 };
 
-/* Framing of a response head, for later points of the node. */
-struct cached_framing {
+/* What a scan over the head that begins at a sequence number has found, for later points
+ * of the node.
+ */
+struct cached_head {
 	__u64 seq_ack;
-	struct framing framing;
+	__u64 length;
+	__u32 payload_len;
+	__u32 head_len; /* 0: it continues */
+	__u8 line;
+	__u8 headers;
+	__u8 unread; /* too long */
+	__u8 pad[5];
 };
 
 struct scratch {
@@ -225,12 +234,12 @@ struct scratch {
 	struct socket_facts socket;
 	struct write_times write_times;
 	struct context cached_contexts[1 << SEGMENT_CACHE_BITS]; /* for segment_cache */
-	struct framing framing;
-	struct cached_framing cached_framings[1 << SEGMENT_CACHE_BITS];
+	struct cached_head cached_heads[1 << SEGMENT_CACHE_BITS];
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[OPTIONS_MAX_BOUND + 16];
 	struct context id; /* scratch space of the readers of values */
 	struct connection blank;
+	struct queued_request queued;
 	__u8 connection_id[8];
 	__u64 option_time;
 	__u64 high; /* accumulators of the number readers */
@@ -472,7 +481,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->option_len = data_off > s->option_off ? data_off - s->option_off : 0;
 	s->payload_off = data_off;
 	s->seq = SEQUENCE_NUMBER(both.tcp);
-	s->ack = bpf_ntohl(both.tcp.ack);
+	s->ack = ACKNOWLEDGEMENT(both.tcp);
 	s->key.ifindex = skb->ifindex;
 	set_ends(s, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
 	return true;

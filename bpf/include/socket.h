@@ -347,6 +347,8 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	if (egress)
 		set_write_times(skb, seg, s);
 	tracked = tracked_counter(&st->key, SOCKET_POINT);
+	if (!tracked)
+		return;
 	/* Earlier data has been read: requests and responses take turns. Also after the sweep
 	 * has untracked the connection.
 	 */

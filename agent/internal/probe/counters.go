@@ -83,6 +83,8 @@ var captureCounters = [...]metric{
 	bpf.CaptureCounterCOUNTER_EVICTED:             newMetric("layertrace_exchanges_evicted_total", "Open exchanges reported before their end, with the flag evicted, to make room for others (raise max-connections)."),
 	bpf.CaptureCounterCOUNTER_INCOMPLETE:          newMetric("layertrace_exchanges_incomplete_total", "Exchanges whose connection ended before their response did by its framing, with the flag incomplete."),
 	bpf.CaptureCounterCOUNTER_OPEN_REPORT:         newMetric("layertrace_exchanges_open_reports_total", "Preliminary reports of exchanges that have been open for longer than open-span-after, with the flag still_open."),
+	bpf.CaptureCounterCOUNTER_QUEUE_FULL:          newMetric("layertrace_requests_queue_full_total", "Pipelined requests that are not recorded because too many on their connection, or on the node, wait for a response."),
+	bpf.CaptureCounterCOUNTER_FRAMING_LOST:        newMetric("layertrace_framing_lost_total", "Messages whose head or chunks could not be followed (their segments passed in another order, or more than 64 chunks were in one): their end is guessed, and pipelined requests after them may not be seen."),
 }
 
 // optionCounters has a metric for each counter of the programs that write options.

@@ -85,6 +85,7 @@ func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 		bpf.CaptureMapTrackedConnections: k.TrackedConnections,
 		bpf.CaptureMapScratches:          k.Scratches,
 		bpf.CaptureMapPartialHeads:       k.PartialHeads,
+		bpf.CaptureMapQueuedRequests:     k.QueuedRequests,
 		bpf.CaptureMapTrustedPrefixes:    k.TrustedPrefixes,
 		bpf.CaptureMapUnseenCounters:     k.UnseenCounters,
 	}
