@@ -19,7 +19,8 @@ import (
 )
 
 func liveCasesCommand() *cobra.Command {
-	var out string
+	var out, named string
+	var times int
 	cmd := &cobra.Command{
 		Use:   "live-cases",
 		Short: "Check explain on pauses, streams, slow readers and an outage, by the client's clock",
@@ -30,11 +31,17 @@ forwards nothing for a while. Fails when a total of layertrace explain is not wi
 root; about half a minute.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			cases, err := live.Select(named, times)
+			if err != nil {
+				return err
+			}
 			return withTestbed(cmd.Context(), live.Options{
 				Name: "live", Dir: filepath.Join(out, "live-cases"), ClientAddresses: 1, Export: "otlp-grpc",
-			}, func(ctx context.Context, t *live.Testbed) error { return checkLiveCases(ctx, t, out) })
+			}, func(ctx context.Context, t *live.Testbed) error { return checkLiveCases(ctx, t, cases, out) })
 		},
 	}
+	cmd.Flags().StringVar(&named, "case", "", "only cases whose names contain this")
+	cmd.Flags().IntVar(&times, "times", 1, "how often to run each case")
 	cmd.Flags().StringVar(&out, "out", "out", "directory for the reports and the logs")
 	return cmd
 }
@@ -55,8 +62,8 @@ func withTestbed(ctx context.Context, options live.Options, do func(context.Cont
 	return errors.Join(do(ctx, t), t.Down())
 }
 
-func checkLiveCases(ctx context.Context, t *live.Testbed, out string) error {
-	results, err := t.Check(ctx, live.Cases)
+func checkLiveCases(ctx context.Context, t *live.Testbed, cases []live.Case, out string) error {
+	results, err := t.Check(ctx, cases)
 	if err != nil {
 		return err
 	}
@@ -65,7 +72,7 @@ func checkLiveCases(ctx context.Context, t *live.Testbed, out string) error {
 	}
 	var wrong []string
 	for _, r := range results {
-		file := filepath.Join(out, "live-cases", r.TraceID[28:]+".txt")
+		file := filepath.Join(out, "live-cases", r.TraceID[24:]+".txt")
 		if err := os.WriteFile(file, []byte(r.Text), 0o644); err != nil {
 			return fmt.Errorf("write a report: %w", err)
 		}
