@@ -68,6 +68,12 @@ struct socket_state {
 	/* Data that the application had read while tracked; see copied_seq of struct tcp_sock. */
 	__u32 read;
 	__u32 tracked; /* later segments may belong to an exchange */
+	/* Times in ns: when it last sent data; since when its receive queue is full, and the
+	 * first read since, which ends that. 0: never, or not since then.
+	 */
+	__u64 sent;
+	__u64 full_since;
+	__u64 full_read;
 	struct socket_facts facts;
 	__u8 process_name[PROCESS_NAME_LEN]; /* set with facts.tgid */
 	struct connection_key key;	     /* end a is the socket itself */
@@ -320,15 +326,110 @@ static __always_inline struct connection *open_exchange_at(const struct socket_s
 	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
 }
 
-static __always_inline void set_write_times(struct __sk_buff *skb, const struct segment *seg,
-					    struct scratch *s)
+/* Whether the peer's window keeps TCP from sending: more waits, and its next segment does
+ * not fit; see tcp_snd_wnd_test() in net/ipv4/tcp_output.c. With packets in flight, the
+ * network may be what delays their acknowledgement.
+ */
+static __always_inline bool is_held(const struct tcp_sock *tp)
 {
-	struct bpf_sock *sk = skb->sk;
-	struct tcp_sock *tp;
+	__u32 waiting = tp->write_seq - tp->snd_nxt;
+	__u32 segment = waiting < tp->mss_cache ? waiting : tp->mss_cache;
 
-	tp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
-	if (tp)
-		find_write_times(tp, seg->seq + seg->payload_len, &s->write_times);
+	return waiting && (__s32)(tp->snd_una + tp->snd_wnd - tp->snd_nxt) < (__s32)segment;
+}
+
+/* At a socket that sends a message, a packet arrives or leaves that changes what TCP may
+ * send, or what is in flight; TCP has not processed it yet. The time in which the
+ * application had nothing to send is its own.
+ */
+static __always_inline void note_hold(struct connection *c, const struct socket_state *st,
+				      const struct tcp_sock *tp, __u64 now)
+{
+	__u64 since = c->waits_since;
+
+	if (since && st->sent > since)
+		since = st->sent;
+	if (since && now > since && is_held(tp)) {
+		c->x.held += now - since;
+		if (!tp->packets_out)
+			c->x.stalled += now - since;
+	}
+	c->waits_since = tp->write_seq != tp->snd_nxt ? now : 0;
+}
+
+/* A held sender sends nevertheless: a probe, perhaps with what the window has room for.
+ * Until now nothing of that was in flight.
+ */
+static COLD int on_probe(const struct socket_state *st, const struct tcp_sock *tp)
+{
+	struct connection *c = open_exchange_at(st);
+
+	if (c)
+		note_hold(c, st, tp, bpf_ktime_get_ns());
+	return 0;
+}
+
+/* Whether the peer must wait for the application to read, as soon as TCP has taken this
+ * segment: no other one fits its window, or the memory for received packets. Out of
+ * order, the application could not read it.
+ */
+static __always_inline bool fills_queue(const struct tcp_sock *tp, const struct segment *seg)
+{
+	const struct sock *sk = (const struct sock *)tp;
+	__u32 end = seg->seq + seg->payload_len;
+
+	if (before(tp->rcv_nxt, seg->seq))
+		return false;
+	if (before(end, tp->rcv_nxt))
+		end = tp->rcv_nxt;
+	return (__s32)(tp->rcv_wup + tp->rcv_wnd - end) < tp->advmss ||
+	       sk->sk_backlog.rmem_alloc.counter + (__s64)seg->payload_len > sk->sk_rcvbuf;
+}
+
+/* Whether the socket receives a message of which a part has arrived. */
+static __always_inline bool receives(const struct connection *c)
+{
+	return c->phase == (c->client_is_a ? PHASE_RESPONSE : PHASE_REQUEST);
+}
+
+/* A segment arrives while the queue is full, or fills it. After the last one, time until
+ * the read is known from the read.
+ */
+static COLD int on_full_queue(struct socket_state *st, bool full)
+{
+	struct connection *c = st->full_since ? open_exchange_at(st) : NULL;
+	__u64 now = bpf_ktime_get_ns();
+
+	if (c && receives(c))
+		c->x.unread += (st->full_read ? st->full_read : now) - st->full_since;
+	st->full_since = full ? now : 0;
+	st->full_read = 0;
+	return 0;
+}
+
+/* The application reads. While the window is closed, this read may open it. */
+static __always_inline void note_read(struct socket_state *st, const struct tcp_sock *tp, __u64 now)
+{
+	if (st->full_since && (!st->full_read || (__s32)(tp->rcv_wup + tp->rcv_wnd - tp->rcv_nxt) < tp->advmss))
+		st->full_read = now;
+}
+
+/* Notes who waits for whom at a socket, before TCP processes a segment with data. */
+static __always_inline void note_waits(struct socket_state *st, const struct tcp_sock *tp,
+				       const struct segment *seg, bool egress)
+{
+	if (!seg->payload_len)
+		return;
+	if (egress) {
+		if (is_held(tp))
+			on_probe(st, tp);
+		st->sent = tp->tcp_clock_cache;
+	} else {
+		bool full = fills_queue(tp, seg);
+
+		if (full || st->full_since)
+			on_full_queue(st, full);
+	}
 }
 
 /* The segment in s may change the socket's connection. */
@@ -337,15 +438,20 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	struct segment *seg = &s->segment;
 	bool egress = seg->direction == DIRECTION_EGRESS;
 	struct socket_state *st = socket_state_of(skb);
+	struct bpf_sock *sk = skb->sk;
+	struct tcp_sock *tp;
 	__u32 *tracked;
 
-	if (!st)
+	if (!st || !sk)
 		return;
 	seg->key = st->key;
 	seg->from_a = egress;
 	s->socket = st->facts;
-	if (egress)
-		set_write_times(skb, seg, s);
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp && egress)
+		find_write_times(tp, seg->seq + seg->payload_len, &s->write_times);
+	if (tp && st->tracked)
+		note_waits(st, tp, seg, egress);
 	tracked = tracked_counter(&st->key, SOCKET_POINT);
 	/* Earlier data has been read: requests and responses take turns. Also after the sweep
 	 * has untracked the connection.
@@ -355,38 +461,13 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	st->tracked = track_segment(skb, s, tracked);
 }
 
-/* Whether only the peer's window keeps TCP from sending: all that was sent has been
- * acknowledged, more waits, and its next segment does not fit; see tcp_snd_wnd_test() in
- * net/ipv4/tcp_output.c. Data in flight may wait for the network instead.
- */
-static __always_inline bool is_stalled(const struct tcp_sock *tp)
-{
-	__u32 waiting = tp->write_seq - tp->snd_nxt;
-	__u32 segment = waiting < tp->mss_cache ? waiting : tp->mss_cache;
-
-	return !tp->packets_out && waiting && tp->snd_wnd < segment;
-}
-
-/* An acknowledgement arrives from the peer of a socket that sends a message; TCP has not
- * processed it yet. The time in which the application had nothing to send is its own.
- */
-static __always_inline void note_stall(struct connection *c, const struct tcp_sock *tp, __u64 now)
-{
-	__u64 since = c->waits_since;
-
-	if (!tp)
-		return;
-	if (since && now > since && is_stalled(tp))
-		c->x.stalled += now - since;
-	c->waits_since = tp->write_seq != tp->snd_nxt ? now : 0;
-}
-
 /* The peer acknowledges without sending data. */
 static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
 	struct connection *c;
+	struct tcp_sock *tp;
 
 	if (!sk)
 		return 0;
@@ -397,7 +478,9 @@ static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
 	if (c) {
 		__u64 now = bpf_ktime_get_ns();
 
-		note_stall(c, bpf_skc_to_tcp_sock(sk), now);
+		tp = bpf_skc_to_tcp_sock(sk);
+		if (tp)
+			note_hold(c, st, tp, now);
 		note_ack(&c->x, ack, now);
 	}
 	return 0;
@@ -409,7 +492,7 @@ static __always_inline void handle_at_socket(struct __sk_buff *skb, struct scrat
 	struct segment *seg = &s->segment;
 
 	if (!is_more_than_ack(seg)) {
-		if (*tracked)
+		if (*tracked && seg->direction == DIRECTION_INGRESS)
 			on_bare_ack(skb, seg->ack);
 		return;
 	}

@@ -103,11 +103,16 @@ type Message struct {
 	// Acknowledged is when the peer's TCP acknowledged the last byte. It is set at the
 	// socket that sent the message only, and 0 if the exchange ended before.
 	Acknowledged uint64
-	// Stalled is the time in ns for which the sender had more of the message to write
-	// or to send, but the receiver did not read: its receive window was closed, or the
-	// buffers up to it were full for that reason. It is set at the socket that sent
-	// the message only.
-	Stalled uint64
+	// Held is the time in ns for which the sender had more of the message to send, but
+	// the receive window of its peer had no room for it: as the receiver did not read,
+	// or as the network delayed what was in flight, or its acknowledgement. Stalled is
+	// the part of it with nothing in flight. Both are set at the socket that sent the
+	// message only.
+	Held, Stalled uint64
+	// Unread is the time in ns for which the receive queue had room for no further
+	// segment, up to the read that made room, without what is after the last byte's
+	// arrival. It is set at the socket that received the message only.
+	Unread uint64
 }
 
 // Extent is the time of a message's first and last byte, 0 if unknown.
