@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -32,8 +31,6 @@ type Case struct {
 	// Layers are the layers that a verdict may name, Location its location.
 	Layers   []observe.Layer
 	Location string
-
-	round int
 }
 
 // traceID returns a trace ID of few digits.
@@ -71,20 +68,11 @@ func reader(name string, n int, wait time.Duration) Case {
 	}
 }
 
-// Select returns the cases whose names contain a text, each several times. Each round has
-// trace IDs of its own, and begins when the one before has ended.
-func Select(named string, times int) (selected []Case, err error) {
-	for round := range times {
-		for _, c := range Cases {
-			if !strings.Contains(c.Name, named) {
-				continue
-			}
-			c.TraceID, c.round = fmt.Sprintf("%028x", round)+c.TraceID[28:], round
-			selected = append(selected, c)
-		}
-	}
+// Select returns the cases whose names contain a text.
+func Select(named string) ([]Case, error) {
+	selected := slices.DeleteFunc(slices.Clone(Cases), func(c Case) bool { return !strings.Contains(c.Name, named) })
 	if len(selected) == 0 {
-		return nil, fmt.Errorf("no case's name contains %q, or %d times; choose one of the cases of e2e/live/cases.go", named, times)
+		return nil, fmt.Errorf("select cases: no name contains %q; the names are in e2e/live/cases.go", named)
 	}
 	return selected, nil
 }
@@ -158,28 +146,24 @@ func (t *Testbed) Check(ctx context.Context, cases []Case) (results []Result, er
 	return results, nil
 }
 
-// askCases sends the requests of a round of cases together; those with an outage of the
-// router afterwards, one by one.
+// askCases sends the requests of cases together; those with an outage of the router
+// afterwards, one by one.
 func (t *Testbed) askCases(ctx context.Context, cases []Case) (finished []ask.Event, err error) {
-	rounds := map[int][]ask.Request{}
+	var together []ask.Request
 	for _, c := range cases {
 		if c.Outage == 0 {
-			rounds[c.round] = append(rounds[c.round], c.Request)
+			together = append(together, c.Request)
 		}
 	}
-	for _, round := range slices.Sorted(maps.Keys(rounds)) {
-		events, err := t.ask(ctx, fmt.Sprintf("slow-%d", round), rounds[round], true)
-		if err != nil {
-			return nil, err
-		}
-		finished = append(finished, events...)
+	if finished, err = t.ask(ctx, "slow", together, true); err != nil {
+		return nil, err
 	}
 	for _, c := range cases {
 		if c.Outage == 0 {
 			continue
 		}
 		group, inGroup := errgroup.WithContext(ctx)
-		name := fmt.Sprintf("outage-%d-%s", c.round, c.TraceID[28:])
+		name := "outage-" + c.TraceID[28:]
 		var one []ask.Event
 		group.Go(func() (err error) {
 			one, err = t.ask(inGroup, name, []ask.Request{c.Request}, false)
