@@ -213,6 +213,7 @@ type CaptureExchangeRecord struct {
 	EgressDropped    uint8
 	Pad2             [2]uint8
 	Acknowledged     uint64
+	Waited           uint64
 	Held             uint64
 	Stalled          uint64
 	Unread           uint64

@@ -68,6 +68,7 @@ type SocketConnection struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
+		Waited           uint64
 		Held             uint64
 		Stalled          uint64
 		Unread           uint64

@@ -63,6 +63,7 @@ type BenchConnection struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
+		Waited           uint64
 		Held             uint64
 		Stalled          uint64
 		Unread           uint64

@@ -143,10 +143,11 @@ struct exchange_record {
 	__u8 egress_dropped; /* one of its packets was dropped at the interface */
 	__u8 pad2[2];
 	__u64 acknowledged; /* socket: time at which the peer had acknowledged all of it */
-	/* Socket, ns: for which the peer's window held the sender up, how much of it with
-	 * nothing in flight, and for which a full receive queue was not read. They are of
-	 * the message that leaves, and of the one that arrives.
+	/* Socket, ns: for which the sender had more to send, how much of it without room in
+	 * the peer's window, and with nothing in flight either; and, for the message that
+	 * arrives, for which the receive queue blocked the peer.
 	 */
+	__u64 waited;
 	__u64 held;
 	__u64 stalled;
 	__u64 unread;

@@ -105,11 +105,16 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+struct socket {
+	unsigned long flags;
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
 	struct sock_cgroup_data sk_cgrp_data;
 	struct bpf_local_storage *sk_bpf_storage;
+	struct socket *sk_socket;
 	int sk_rcvbuf; /* bytes of memory that received packets may take */
 	struct {
 		atomic_t rmem_alloc; /* bytes that they take */

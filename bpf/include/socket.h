@@ -68,8 +68,8 @@ struct socket_state {
 	/* Data that the application had read while tracked; see copied_seq of struct tcp_sock. */
 	__u32 read;
 	__u32 tracked; /* later segments may belong to an exchange */
-	/* Times in ns: when it last sent data; since when its receive queue is full, and the
-	 * first read since, which ends that. 0: never, or not since then.
+	/* Times in ns: when it last sent data; since when its receive queue blocks the peer,
+	 * and when a read or acknowledgement ended that. 0: never, or not since then.
 	 */
 	__u64 sent;
 	__u64 full_since;
@@ -326,16 +326,31 @@ static __always_inline struct connection *open_exchange_at(const struct socket_s
 	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
 }
 
+/* Bit of the flags of struct socket, include/linux/net.h. */
+#define SOCK_NOSPACE 2
+
+/* Bytes that wait to be sent: written ones, or any number if a writer waits for room in
+ * the send buffer.
+ */
+static __always_inline __u32 waiting(const struct tcp_sock *tp)
+{
+	__u32 unsent = tp->write_seq - tp->snd_nxt;
+
+	if (unsent)
+		return unsent;
+	return ((const struct sock *)tp)->sk_socket->flags & (1 << SOCK_NOSPACE) ? ~0U : 0;
+}
+
 /* Whether the peer's window keeps TCP from sending: more waits, and its next segment does
  * not fit; see tcp_snd_wnd_test() in net/ipv4/tcp_output.c. With packets in flight, the
  * network may be what delays their acknowledgement.
  */
 static __always_inline bool is_held(const struct tcp_sock *tp)
 {
-	__u32 waiting = tp->write_seq - tp->snd_nxt;
-	__u32 segment = waiting < tp->mss_cache ? waiting : tp->mss_cache;
+	__u32 bytes = waiting(tp);
+	__u32 segment = bytes < tp->mss_cache ? bytes : tp->mss_cache;
 
-	return waiting && (__s32)(tp->snd_una + tp->snd_wnd - tp->snd_nxt) < (__s32)segment;
+	return bytes && (__s32)(tp->snd_una + tp->snd_wnd - tp->snd_nxt) < (__s32)segment;
 }
 
 /* At a socket that sends a message, a packet arrives or leaves that changes what TCP may
@@ -345,22 +360,24 @@ static __always_inline bool is_held(const struct tcp_sock *tp)
 static __always_inline void note_hold(struct connection *c, const struct socket_state *st,
 				      const struct tcp_sock *tp, __u64 now)
 {
-	__u64 since = c->waits_since;
+	__u64 since = c->waits_since > st->sent ? c->waits_since : st->sent;
+	bool waits = waiting(tp);
 
-	if (since && st->sent > since)
-		since = st->sent;
-	if (since && now > since && is_held(tp)) {
-		c->x.held += now - since;
-		if (!tp->packets_out)
-			c->x.stalled += now - since;
+	if (c->waits_since && now > since && waits) {
+		c->x.waited += now - since;
+		if (is_held(tp)) {
+			c->x.held += now - since;
+			if (!tp->packets_out)
+				c->x.stalled += now - since;
+		}
 	}
-	c->waits_since = tp->write_seq != tp->snd_nxt ? now : 0;
+	c->waits_since = waits ? now : 0;
 }
 
-/* A held sender sends nevertheless: a probe, perhaps with what the window has room for.
- * Until now nothing of that was in flight.
+/* TCP sends after it had to wait: a probe, perhaps with what the window has room for. Until
+ * now nothing of that was in flight.
  */
-static COLD int on_probe(const struct socket_state *st, const struct tcp_sock *tp)
+static COLD int on_late_segment(const struct socket_state *st, const struct tcp_sock *tp)
 {
 	struct connection *c = open_exchange_at(st);
 
@@ -369,21 +386,28 @@ static COLD int on_probe(const struct socket_state *st, const struct tcp_sock *t
 	return 0;
 }
 
-/* Whether the peer must wait for the application to read, as soon as TCP has taken this
- * segment: no other one fits its window, or the memory for received packets. Out of
- * order, the application could not read it.
+/* Whether the peer must wait for the application to read when the data up to end has
+ * arrived: no further segment fits its window, or the memory for received packets.
  */
-static __always_inline bool fills_queue(const struct tcp_sock *tp, const struct segment *seg)
+static __always_inline bool is_full(const struct tcp_sock *tp, __u32 end)
 {
 	const struct sock *sk = (const struct sock *)tp;
-	__u32 end = seg->seq + seg->payload_len;
 
-	if (before(tp->rcv_nxt, seg->seq))
-		return false;
-	if (before(end, tp->rcv_nxt))
-		end = tp->rcv_nxt;
 	return (__s32)(tp->rcv_wup + tp->rcv_wnd - end) < tp->advmss ||
-	       sk->sk_backlog.rmem_alloc.counter + (__s64)seg->payload_len > sk->sk_rcvbuf;
+	       sk->sk_backlog.rmem_alloc.counter + tp->advmss > sk->sk_rcvbuf;
+}
+
+/* The receive queue blocks the peer, from the arrival of data on, until the application
+ * reads or TCP acknowledges the data. It acknowledges late while the application does not
+ * read. A queue that is full then still blocks the peer.
+ */
+static __always_inline void note_unblocked(struct socket_state *st, const struct tcp_sock *tp,
+					   bool reads, __u64 now)
+{
+	bool full = is_full(tp, tp->rcv_nxt);
+
+	if (reads ? !st->full_read || full : !st->full_read && !full)
+		st->full_read = now;
 }
 
 /* Whether the socket receives a message of which a part has arrived. */
@@ -392,27 +416,38 @@ static __always_inline bool receives(const struct connection *c)
 	return c->phase == (c->client_is_a ? PHASE_RESPONSE : PHASE_REQUEST);
 }
 
-/* A segment arrives while the queue is full, or fills it. After the last one, time until
- * the read is known from the read.
- */
-static COLD int on_full_queue(struct socket_state *st, bool full)
+/* The queue blocked the peer until a segment arrived, or the time in full_read. */
+static COLD int on_blocked(const struct socket_state *st, __u64 now)
 {
-	struct connection *c = st->full_since ? open_exchange_at(st) : NULL;
-	__u64 now = bpf_ktime_get_ns();
+	struct connection *c = open_exchange_at(st);
 
 	if (c && receives(c))
 		c->x.unread += (st->full_read ? st->full_read : now) - st->full_since;
-	st->full_since = full ? now : 0;
-	st->full_read = 0;
 	return 0;
 }
 
-/* The application reads. While the window is closed, this read may open it. */
-static __always_inline void note_read(struct socket_state *st, const struct tcp_sock *tp, __u64 now)
+/* Shorter times are those of a reader that reads at once. */
+#define UNREAD_MIN 50000
+
+/* A segment arrives. Out of order, the application could not read it. After the last one,
+ * the time until the read is known from the read.
+ */
+static __always_inline void note_arrival(struct socket_state *st, const struct tcp_sock *tp,
+					 const struct segment *seg)
 {
-	if (st->full_since && (!st->full_read || (__s32)(tp->rcv_wup + tp->rcv_wnd - tp->rcv_nxt) < tp->advmss))
-		st->full_read = now;
+	__u64 now;
+
+	if (before(tp->rcv_nxt, seg->seq))
+		return;
+	now = bpf_ktime_get_ns();
+	if (st->full_since && (st->full_read ? st->full_read : now) - st->full_since >= UNREAD_MIN)
+		on_blocked(st, now);
+	st->full_since = now;
+	st->full_read = 0;
 }
+
+/* Segments that follow each other closer than this did not wait, in ns. */
+#define LATE_MIN 1000000
 
 /* Notes who waits for whom at a socket, before TCP processes a segment with data. */
 static __always_inline void note_waits(struct socket_state *st, const struct tcp_sock *tp,
@@ -420,16 +455,13 @@ static __always_inline void note_waits(struct socket_state *st, const struct tcp
 {
 	if (!seg->payload_len)
 		return;
-	if (egress) {
-		if (is_held(tp))
-			on_probe(st, tp);
-		st->sent = tp->tcp_clock_cache;
-	} else {
-		bool full = fills_queue(tp, seg);
-
-		if (full || st->full_since)
-			on_full_queue(st, full);
+	if (!egress) {
+		note_arrival(st, tp, seg);
+		return;
 	}
+	if (tp->tcp_clock_cache - st->sent > LATE_MIN && (tp->packets_out || is_held(tp)))
+		on_late_segment(st, tp);
+	st->sent = tp->tcp_clock_cache;
 }
 
 /* The segment in s may change the socket's connection. */
@@ -461,26 +493,29 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	st->tracked = track_segment(skb, s, tracked);
 }
 
-/* The peer acknowledges without sending data. */
-static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
+/* An acknowledgement without data arrives from the peer, or leaves. */
+static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack, bool egress)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
 	struct connection *c;
 	struct tcp_sock *tp;
+	__u64 now;
 
 	if (!sk)
 		return 0;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
-	if (!st || !st->tracked)
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!st || !tp || !st->tracked || (egress && !st->full_since))
 		return 0;
+	now = bpf_ktime_get_ns();
+	if (egress) {
+		note_unblocked(st, tp, false, now);
+		return 0;
+	}
 	c = open_exchange_at(st);
 	if (c) {
-		__u64 now = bpf_ktime_get_ns();
-
-		tp = bpf_skc_to_tcp_sock(sk);
-		if (tp)
-			note_hold(c, st, tp, now);
+		note_hold(c, st, tp, now);
 		note_ack(&c->x, ack, now);
 	}
 	return 0;
@@ -492,8 +527,8 @@ static __always_inline void handle_at_socket(struct __sk_buff *skb, struct scrat
 	struct segment *seg = &s->segment;
 
 	if (!is_more_than_ack(seg)) {
-		if (*tracked && seg->direction == DIRECTION_INGRESS)
-			on_bare_ack(skb, seg->ack);
+		if (*tracked)
+			on_bare_ack(skb, seg->ack, seg->direction == DIRECTION_EGRESS);
 		return;
 	}
 	classify_payload(skb, seg, s, ACCESS_LOAD);

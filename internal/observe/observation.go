@@ -103,15 +103,16 @@ type Message struct {
 	// Acknowledged is when the peer's TCP acknowledged the last byte. It is set at the
 	// socket that sent the message only, and 0 if the exchange ended before.
 	Acknowledged uint64
-	// Held is the time in ns for which the sender had more of the message to send, but
-	// the receive window of its peer had no room for it: as the receiver did not read,
-	// or as the network delayed what was in flight, or its acknowledgement. Stalled is
-	// the part of it with nothing in flight. Both are set at the socket that sent the
-	// message only.
-	Held, Stalled uint64
-	// Unread is the time in ns for which the receive queue had room for no further
-	// segment, up to the read that made room, without what is after the last byte's
-	// arrival. It is set at the socket that received the message only.
+	// Waited is the time in ns for which the sender had more of the message to send, but
+	// TCP waited: for acknowledgements, or for the peer's receive window. Held is the
+	// part of it in which the window had no room, and Stalled that in which nothing was
+	// in flight either, so that only the receiver's reading was missing. They are set at
+	// the socket that sent the message only.
+	Waited, Held, Stalled uint64
+	// Unread is the time in ns for which data in the receive queue was neither read nor
+	// acknowledged, or left no room for a further segment: the sender could not go on.
+	// What is after the last byte's arrival does not count. It is set at the socket that
+	// received the message only.
 	Unread uint64
 }
 

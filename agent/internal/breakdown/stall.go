@@ -60,7 +60,7 @@ func (h *Hop) StallOf(phase Phase) Stall {
 	s := Stall{ByReader: int64(m.Stalled)}
 	// A socket whose reads are not seen cannot tell.
 	if to != nil && message(to).App.Last != 0 {
-		s.ByReader, s.Witnessed = int64(min(m.Held, message(to).Unread)), true
+		s.ByReader, s.Witnessed = int64(min(m.Waited, message(to).Unread)), true
 	}
 	s.Unexplained = max(int64(m.Held)-s.ByReader, 0)
 	return s

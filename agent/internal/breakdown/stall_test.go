@@ -61,7 +61,7 @@ func TestStallBelongsToTheReader(t *testing.T) {
 				if o.Context.SpanID[0] == 1 {
 					continue // the gateway reads
 				}
-				stall(w, o.Context.SpanID, test.phase, stalled, stalled, stalled)
+				stall(w, o.Context.SpanID, test.phase, stalled, stalled, stalled, stalled)
 			}
 			tree := breakdown.Split(w.All, nil)
 			checkSums(t, tree)
@@ -90,7 +90,7 @@ func TestStallBelongsToTheReader(t *testing.T) {
 const second = 1_000_000_000
 
 // stall sets what the sockets at both ends of a hop measured.
-func stall(w *breakdowntest.World, span tracecontext.SpanID, phase breakdown.Phase, held, stalled, unread uint64) {
+func stall(w *breakdowntest.World, span tracecontext.SpanID, phase breakdown.Phase, waited, held, stalled, unread uint64) {
 	for i := range w.All {
 		o := &w.All[i]
 		if o.Socket == nil || o.Context.SpanID != span {
@@ -101,7 +101,7 @@ func stall(w *breakdowntest.World, span tracecontext.SpanID, phase breakdown.Pha
 			m = &o.Response
 		}
 		if o.Socket.Client == (phase == breakdown.Request) {
-			m.Held, m.Stalled = held, stalled
+			m.Waited, m.Held, m.Stalled = waited, held, stalled
 		} else {
 			m.Unread = unread
 		}
@@ -112,18 +112,18 @@ func stall(w *breakdowntest.World, span tracecontext.SpanID, phase breakdown.Pha
 // the reader's, no one's, or its own.
 func TestWhoHeldTheSender(t *testing.T) {
 	for name, test := range map[string]struct {
-		held, stalled, unread uint64
-		witness               bool
-		reader, rest          int64
+		waited, held, stalled, unread uint64
+		witness                       bool
+		reader, rest                  int64
 	}{
-		"the reader did not read, packets in flight": {second, 0, second, true, second, 0},
-		"the window was small, then closed":          {second, second / 2, second, true, second, 0},
-		"a delayed acknowledgement":                  {second, second - 40_000_000, second, true, second, 0},
-		"the network lost packets, the reader read":  {second, 0, 20_000, true, 20_000, second - 20_000},
-		"the network lost the window's opening":      {second, second, 300_000_000, true, 300_000_000, second - 300_000_000},
-		"the application wrote late":                 {0, 0, second, true, 0, 0},
-		"without the reader's socket":                {second, 700_000_000, 0, false, 700_000_000, 300_000_000},
-		"in flight, without the reader's socket":     {second, 0, 0, false, 0, second},
+		"the reader did not read, packets in flight": {second, second, 0, second, true, second, 0},
+		"the window was small, then closed":          {second, second, second / 2, second, true, second, 0},
+		"a delayed acknowledgement":                  {second, second - 40_000_000, second - 40_000_000, second, true, second, 0},
+		"the network lost packets, the reader read":  {second, second, 0, 20_000, true, 20_000, second - 20_000},
+		"the network lost the window's opening":      {second, second, second, 300_000_000, true, 300_000_000, second - 300_000_000},
+		"the application wrote late":                 {0, 0, 0, second, true, 0, 0},
+		"without the reader's socket":                {second, second, 700_000_000, 0, false, 700_000_000, 300_000_000},
+		"in flight, without the reader's socket":     {second, second, 0, 0, false, 0, second},
 	} {
 		for _, phase := range []breakdown.Phase{breakdown.Response, breakdown.Request} {
 			t.Run(name+", "+string(phase), func(t *testing.T) {
@@ -138,7 +138,7 @@ func TestWhoHeldTheSender(t *testing.T) {
 					}
 					h.Run(func() { each.Spend(observe.Application, "productpage", 5_000_000) })
 				}
-				stall(w, w.All[0].Context.SpanID, phase, test.held, test.stalled, test.unread)
+				stall(w, w.All[0].Context.SpanID, phase, test.waited, test.held, test.stalled, test.unread)
 				if !test.witness {
 					w.All = slices.DeleteFunc(w.All, func(o observe.Observation) bool {
 						return o.Socket != nil && o.Socket.Client == (phase == breakdown.Response)
@@ -263,7 +263,7 @@ func TestStallPassesThroughProxies(t *testing.T) {
 		if o := &w.All[i]; o.Socket != nil && !o.Socket.Client && o.Point.Workload.Service == "productpage" {
 			o.Response.App.First -= second + 200_000
 			o.Response.First = o.Response.App.First
-			stall(w, o.Context.SpanID, breakdown.Response, second-50_000, second-50_000, second-50_000)
+			stall(w, o.Context.SpanID, breakdown.Response, second-50_000, second-50_000, second-50_000, second-50_000)
 		}
 	}
 	tree := checkTimes(t, w)

@@ -119,7 +119,7 @@ func decodeRecord(raw []byte, dequeues bool) (observe.Observation, error) {
 			Cgroup: r.Cgroup, PID: r.Tgid, ProcessName: unix.ByteSliceToString(r.ProcessName[:]),
 			SRTT: uint64(r.SrttUs) * 1000, ZeroWindows: r.ZeroWindows,
 		}
-		sent(&o).Held, sent(&o).Stalled = r.Held, r.Stalled
+		sent(&o).Waited, sent(&o).Held, sent(&o).Stalled = r.Waited, r.Held, r.Stalled
 		arrived(&o).Unread = r.Unread
 		if r.EgressSeqDone == r.EgressSeqEnd {
 			sent(&o).Acknowledged = r.Acknowledged
