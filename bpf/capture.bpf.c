@@ -80,8 +80,9 @@ int capture_sock_l3(struct __sk_buff *skb)
 
 /* Times in ns. An exchange is emitted when it has been idle for response_idle and is
  * complete; for unframed_idle, if the end of its response cannot be known; else for
- * request_idle. One that has been open for report_after is reported once before. With
- * evict_idle, up to evict_max open exchanges that have been idle for longer are emitted.
+ * request_idle. One that has been open for hold_after is reported once before, and again
+ * after report_after. With evict_idle, up to evict_max open exchanges that have been idle
+ * for longer are emitted.
  * Results: open, exchanges left open, and in idle those by the logarithm of their idle
  * time in units of 2^20 ns; tracked, other connections that stay; evicted.
  */
@@ -89,6 +90,7 @@ struct sweep_args {
 	__u64 response_idle;
 	__u64 request_idle;
 	__u64 unframed_idle;
+	__u64 hold_after;
 	__u64 report_after;
 	__u64 evict_idle;
 	__u64 evict_max;
@@ -98,10 +100,11 @@ struct sweep_args {
 	__u64 idle[IDLE_BUCKETS];
 };
 
+/* Not on the stack: there the verifier would follow each value. Sweeps do not overlap. */
 struct sweep_context {
 	__u64 now;
 	struct sweep_args args;
-};
+} sweeping;
 
 /* Idle times after which a connection with an emitted exchange is forgotten; until then
  * late segments are counted. A connection kept open but unused must not stay tracked:
@@ -109,7 +112,9 @@ struct sweep_context {
  */
 #define FORGET_AFTER 2
 
-/* Deletes a connection, unless another request has begun meanwhile. */
+/* Deletes a connection, unless another request has begun meanwhile. Requests in its
+ * queue are emitted by sweep_queued().
+ */
 static __always_inline void forget_connection(void *map, struct connection *c,
 					      const struct connection_key *key, __u64 claim,
 					      __u8 phase)
@@ -129,13 +134,13 @@ static __always_inline void forget_connection(void *map, struct connection *c,
 /* A complete exchange also waits for the application to read the response. */
 static __always_inline bool has_settled(const struct connection *c)
 {
-	return c->phase == PHASE_RESPONSE && c->complete &&
-	       !(c->x.is_client && c->x.far_response_last < c->x.response_last);
+	return is_complete(c) && !(c->x.is_client && c->x.far_response_last < c->x.response_last);
 }
 
 static __always_inline bool is_unframed(const struct connection *c)
 {
-	return c->phase == PHASE_RESPONSE && !c->complete && !is_unfinished(c);
+	return c->phase == PHASE_RESPONSE && !is_whole(&c->response, &c->server) &&
+	       !is_unfinished(&c->response, &c->server);
 }
 
 /* A connection without an exchange to emit. */
@@ -172,9 +177,28 @@ static __always_inline __u32 idle_bucket(__u64 idle)
 	return bucket & (IDLE_BUCKETS - 1);
 }
 
-static long sweep_connection(void *map, const struct connection_key *key, struct connection *c,
-			     struct sweep_context *ctx)
+/* Reports an exchange that goes on, if it is old enough. */
+static __always_inline void report(const struct exchange_record *x, __u8 *reports,
+				   const struct sweep_context *ctx)
 {
+	const struct sweep_args *args = &ctx->args;
+	__u64 age = ctx->now > x->request_first ? ctx->now - x->request_first : 0;
+	__u8 due = 0;
+
+	if (args->hold_after && age >= args->hold_after)
+		due |= REPORT_HELD;
+	if (args->report_after && age >= args->report_after)
+		due |= REPORT_OPEN;
+	if (!(due & ~*reports))
+		return;
+	*reports |= due;
+	report_open(x);
+}
+
+static long sweep_connection(void *map, const struct connection_key *key, struct connection *c,
+			     void *unused)
+{
+	struct sweep_context *ctx = &sweeping;
 	/* Read the claim before what it guards: a request that begins in between changes it,
 	 * and emit() does nothing.
 	 */
@@ -191,7 +215,7 @@ static long sweep_connection(void *map, const struct connection_key *key, struct
 	}
 	if (has_settled(c)) {
 		limit = args->response_idle;
-		flags = c->guessed ? FLAG_END_GUESSED : 0;
+		flags = guessed(c);
 	} else if (is_unframed(c)) {
 		limit = args->unframed_idle;
 		flags = FLAG_END_GUESSED;
@@ -207,33 +231,40 @@ static long sweep_connection(void *map, const struct connection_key *key, struct
 		args->evicted++;
 		return 0;
 	}
-	if (args->report_after && !c->reports && ctx->now > c->x.request_first &&
-	    ctx->now - c->x.request_first >= args->report_after) {
-		c->reports = 1;
-		report_open(c);
-	}
+	report(&c->x, &c->reports, ctx);
 	args->open++;
 	args->idle[idle_bucket(idle)]++;
+	return 0;
+}
+
+/* A request that waits for the response to an earlier one. */
+static long sweep_queued(void *map, const struct queue_key *key, struct queued_request *q,
+			 void *unused)
+{
+	struct sweep_context *ctx = &sweeping;
+	const struct connection *c = bpf_map_lookup_elem(&connections, &key->connection);
+	__u64 last = c ? c->last_ns : 0;
+
+	if (!c || !ctx->args.request_idle || last + ctx->args.request_idle <= ctx->now)
+		emit_queued(key, FLAG_IDLE);
+	else if (q->recorded)
+		report(&q->x, &q->reports, ctx);
 	return 0;
 }
 
 SEC("syscall")
 int sweep(struct sweep_args *args)
 {
-	struct sweep_context ctx = {.now = bpf_ktime_get_ns()};
+	struct sweep_context *ctx = &sweeping;
 
-	ctx.args.response_idle = args->response_idle;
-	ctx.args.request_idle = args->request_idle;
-	ctx.args.unframed_idle = args->unframed_idle;
-	ctx.args.report_after = args->report_after;
-	ctx.args.evict_idle = args->evict_idle;
-	ctx.args.evict_max = args->evict_max;
-	bpf_for_each_map_elem(&connections, sweep_connection, &ctx, 0);
-	args->open = ctx.args.open;
-	args->tracked = ctx.args.tracked;
-	args->evicted = ctx.args.evicted;
-#pragma unroll
-	for (int i = 0; i < IDLE_BUCKETS; i++)
-		args->idle[i] = ctx.args.idle[i];
+	ctx->now = bpf_ktime_get_ns();
+	ctx->args = *args;
+	ctx->args.open = 0;
+	ctx->args.tracked = 0;
+	ctx->args.evicted = 0;
+	__builtin_memset(ctx->args.idle, 0, sizeof(ctx->args.idle));
+	bpf_for_each_map_elem(&connections, sweep_connection, NULL, 0);
+	bpf_for_each_map_elem(&queued_requests, sweep_queued, NULL, 0);
+	*args = ctx->args;
 	return 0;
 }

@@ -23,6 +23,8 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -31,23 +33,68 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
-	ClientIsA           uint8
-	Phase               uint8
-	PipelinedResponses  uint8
-	InPipelinedResponse uint8
-	AwaitingResponse    uint8
-	SynOptionLen        uint8
-	SynConnectionId     [8]uint8
-	Pad                 [6]uint8
-	Tracked             uint32
-	DriverClient        struct {
+	Request struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
+	}
+	Response struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
+	}
+	WaitsSince      uint64
+	StatusNs        uint64
+	StatusLine      [12]uint8
+	StatusLen       uint8
+	ClientIsA       uint8
+	Phase           uint8
+	Recorded        uint8
+	Bodiless        uint8
+	Queued          uint8
+	Answered        uint8
+	Overflow        uint8
+	Strange         uint8
+	Reports         uint8
+	SynOptionLen    uint8
+	Unsure          uint8
+	SynConnectionId [8]uint8
+	Tracked         uint32
+	ClientStart     uint32
+	RequestStart    uint32
+	Pad2            uint32
+	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -56,28 +103,11 @@ type CaptureConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
-	RequestTotal  uint64
-	ResponseTotal uint64
-	Chunks        struct {
-		_     structs.HostLayout
-		Left  uint64
-		State uint32
-		Pad   uint32
-	}
-	ClientStart     uint32
-	ResponseStart   uint32
-	ResponseFraming uint8
-	Complete        uint8
-	Guessed         uint8
-	Bodiless        uint8
-	Reports         uint8
-	Pad2            [3]uint8
-	WaitsSince      uint64
-	RequestEnd      uint32
-	Pad3            uint32
 }
 
 type CaptureConnectionKey struct {
@@ -133,7 +163,9 @@ const (
 	CaptureCounterCOUNTER_EVICTED             CaptureCounter = 26
 	CaptureCounterCOUNTER_INCOMPLETE          CaptureCounter = 27
 	CaptureCounterCOUNTER_OPEN_REPORT         CaptureCounter = 28
-	CaptureCounterCOUNTERS                    CaptureCounter = 29
+	CaptureCounterCOUNTER_QUEUE_FULL          CaptureCounter = 29
+	CaptureCounterCOUNTER_FRAMING_LOST        CaptureCounter = 30
+	CaptureCounterCOUNTERS                    CaptureCounter = 31
 )
 
 type CaptureDirection uint32
@@ -291,6 +323,23 @@ type CapturePrefixKey struct {
 	Addr [2]uint64
 }
 
+type CaptureQueueKey struct {
+	_          structs.HostLayout
+	Connection CaptureConnectionKey
+	Number     uint32
+	Pad        uint32
+}
+
+type CaptureQueuedRequest struct {
+	_        structs.HostLayout
+	X        CaptureExchangeRecord
+	Start    uint32
+	Recorded uint8
+	Bodiless uint8
+	Reports  uint8
+	Pad      uint8
+}
+
 type CaptureScratch struct {
 	_            structs.HostLayout
 	Claimed      uint32
@@ -408,25 +457,16 @@ type CaptureScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Framing struct {
-		_           structs.HostLayout
-		Length      uint64
-		HeadLen     uint32
-		Kind        uint8
-		Contradicts uint8
-		Pad         [2]uint8
-	}
-	CachedFramings [8]struct {
-		_       structs.HostLayout
-		SeqAck  uint64
-		Framing struct {
-			_           structs.HostLayout
-			Length      uint64
-			HeadLen     uint32
-			Kind        uint8
-			Contradicts uint8
-			Pad         [2]uint8
-		}
+	CachedHeads [8]struct {
+		_          structs.HostLayout
+		SeqAck     uint64
+		Length     uint64
+		PayloadLen uint32
+		HeadLen    uint32
+		Line       uint8
+		Headers    uint8
+		Unread     uint8
+		Pad        [5]uint8
 	}
 	Text    [8320]uint8
 	Options [80]uint8
@@ -441,6 +481,7 @@ type CaptureScratch struct {
 		Pad      uint8
 	}
 	Blank           CaptureConnection
+	Queued          CaptureQueuedRequest
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -455,6 +496,7 @@ type CaptureSweepArgs struct {
 	ResponseIdle uint64
 	RequestIdle  uint64
 	UnframedIdle uint64
+	HoldAfter    uint64
 	ReportAfter  uint64
 	EvictIdle    uint64
 	EvictMax     uint64
@@ -464,12 +506,49 @@ type CaptureSweepArgs struct {
 	Idle         [32]uint64
 }
 
+type CaptureSweepContext struct {
+	_    structs.HostLayout
+	Now  uint64
+	Args struct {
+		_            structs.HostLayout
+		ResponseIdle uint64
+		RequestIdle  uint64
+		UnframedIdle uint64
+		HoldAfter    uint64
+		ReportAfter  uint64
+		EvictIdle    uint64
+		EvictMax     uint64
+		Open         uint64
+		Tracked      uint64
+		Evicted      uint64
+		Idle         [32]uint64
+	}
+}
+
 type CaptureTracked struct {
 	_     structs.HostLayout
 	Total uint32
 	Pad   [60]uint8
 	Count [1024]uint32
 }
+
+type CaptureUnseen uint32
+
+const (
+	CaptureUnseenUNSEEN_NONE      CaptureUnseen = 0
+	CaptureUnseenUNSEEN_TLS       CaptureUnseen = 1
+	CaptureUnseenUNSEEN_HTTP2     CaptureUnseen = 2
+	CaptureUnseenUNSEEN_VXLAN     CaptureUnseen = 3
+	CaptureUnseenUNSEEN_GENEVE    CaptureUnseen = 4
+	CaptureUnseenUNSEEN_GRE       CaptureUnseen = 5
+	CaptureUnseenUNSEEN_IPIP      CaptureUnseen = 6
+	CaptureUnseenUNSEEN_IP_IN_IP6 CaptureUnseen = 7
+	CaptureUnseenUNSEEN_MPLS      CaptureUnseen = 8
+	CaptureUnseenUNSEEN_PPPOE     CaptureUnseen = 9
+	CaptureUnseenUNSEEN_ESP       CaptureUnseen = 10
+	CaptureUnseenUNSEEN_WIREGUARD CaptureUnseen = 11
+	CaptureUnseenUNSEEN_KINDS     CaptureUnseen = 12
+)
 
 type CaptureWindow uint32
 
@@ -489,9 +568,11 @@ const (
 	CaptureMapCounters           = "counters"
 	CaptureMapExchanges          = "exchanges"
 	CaptureMapPartialHeads       = "partial_heads"
+	CaptureMapQueuedRequests     = "queued_requests"
 	CaptureMapScratches          = "scratches"
 	CaptureMapTrackedConnections = "tracked_connections"
 	CaptureMapTrustedPrefixes    = "trusted_prefixes"
+	CaptureMapUnseenCounters     = "unseen_counters"
 	CaptureProgCaptureIn         = "capture_in"
 	CaptureProgCaptureInL3       = "capture_in_l3"
 	CaptureProgCaptureOut        = "capture_out"
@@ -508,6 +589,7 @@ const (
 	CaptureVarPrefixWindow       = "prefix_window"
 	CaptureVarRanks              = "ranks"
 	CaptureVarRingWakeupFill     = "ring_wakeup_fill"
+	CaptureVarSweeping           = "sweeping"
 )
 
 // LoadCapture returns the embedded CollectionSpec for Capture.
@@ -569,9 +651,11 @@ type CaptureMapSpecs struct {
 	Counters           *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
 	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
+	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
 }
 
 // CaptureVariableSpecs contains global variables before they are loaded into the kernel.
@@ -587,6 +671,7 @@ type CaptureVariableSpecs struct {
 	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
 	Ranks          *ebpf.VariableSpec `ebpf:"ranks"`
 	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
+	Sweeping       *ebpf.VariableSpec `ebpf:"sweeping"`
 }
 
 // CaptureObjects contains all objects after they have been loaded into the kernel.
@@ -613,9 +698,11 @@ type CaptureMaps struct {
 	Counters           *ebpf.Map `ebpf:"counters"`
 	Exchanges          *ebpf.Map `ebpf:"exchanges"`
 	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
+	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
 	Scratches          *ebpf.Map `ebpf:"scratches"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
 }
 
 func (m *CaptureMaps) Close() error {
@@ -624,9 +711,11 @@ func (m *CaptureMaps) Close() error {
 		m.Counters,
 		m.Exchanges,
 		m.PartialHeads,
+		m.QueuedRequests,
 		m.Scratches,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnseenCounters,
 	)
 }
 
@@ -643,6 +732,7 @@ type CaptureVariables struct {
 	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
 	Ranks          *ebpf.Variable `ebpf:"ranks"`
 	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
+	Sweeping       *ebpf.Variable `ebpf:"sweeping"`
 }
 
 // CapturePrograms contains all programs after they have been loaded into the kernel.

@@ -140,6 +140,10 @@ static __always_inline void on_dequeue(const struct sk_buff *skb, __u32 ifindex,
 	/* A response may start before the end of its request. */
 	if (from_client ? x->direction != DIRECTION_EGRESS : c->phase != PHASE_RESPONSE)
 		return;
+	/* A later request, or bytes after the end of the response. */
+	if (from_client ? pending(c) && !before(seg.seq, x->egress_seq_end) :
+			  is_whole(&c->response, &c->server) && !before(seg.seq, c->response.at))
+		return;
 	/* A retransmission may overtake the original in another class of the qdisc. */
 	if (arrive(from_client ? &c->driver_client : &c->driver_server, seg.seq, seg.payload_len,
 		   &fresh) == ARRIVAL_AGAIN &&

@@ -80,6 +80,8 @@ type DriverConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -88,23 +90,68 @@ type DriverConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
-	ClientIsA           uint8
-	Phase               uint8
-	PipelinedResponses  uint8
-	InPipelinedResponse uint8
-	AwaitingResponse    uint8
-	SynOptionLen        uint8
-	SynConnectionId     [8]uint8
-	Pad                 [6]uint8
-	Tracked             uint32
-	DriverClient        struct {
+	Request struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
+	}
+	Response struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
+	}
+	WaitsSince      uint64
+	StatusNs        uint64
+	StatusLine      [12]uint8
+	StatusLen       uint8
+	ClientIsA       uint8
+	Phase           uint8
+	Recorded        uint8
+	Bodiless        uint8
+	Queued          uint8
+	Answered        uint8
+	Overflow        uint8
+	Strange         uint8
+	Reports         uint8
+	SynOptionLen    uint8
+	Unsure          uint8
+	SynConnectionId [8]uint8
+	Tracked         uint32
+	ClientStart     uint32
+	RequestStart    uint32
+	Pad2            uint32
+	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -113,28 +160,11 @@ type DriverConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
-	RequestTotal  uint64
-	ResponseTotal uint64
-	Chunks        struct {
-		_     structs.HostLayout
-		Left  uint64
-		State uint32
-		Pad   uint32
-	}
-	ClientStart     uint32
-	ResponseStart   uint32
-	ResponseFraming uint8
-	Complete        uint8
-	Guessed         uint8
-	Bodiless        uint8
-	Reports         uint8
-	Pad2            [3]uint8
-	WaitsSince      uint64
-	RequestEnd      uint32
-	Pad3            uint32
 }
 
 type DriverConnectionKey struct {
@@ -178,13 +208,89 @@ const (
 	DriverCounterCOUNTER_EVICTED             DriverCounter = 26
 	DriverCounterCOUNTER_INCOMPLETE          DriverCounter = 27
 	DriverCounterCOUNTER_OPEN_REPORT         DriverCounter = 28
-	DriverCounterCOUNTERS                    DriverCounter = 29
+	DriverCounterCOUNTER_QUEUE_FULL          DriverCounter = 29
+	DriverCounterCOUNTER_FRAMING_LOST        DriverCounter = 30
+	DriverCounterCOUNTERS                    DriverCounter = 31
 )
 
 type DriverPrefixKey struct {
 	_    structs.HostLayout
 	Len  uint32
 	Addr [2]uint64
+}
+
+type DriverQueueKey struct {
+	_          structs.HostLayout
+	Connection DriverConnectionKey
+	Number     uint32
+	Pad        uint32
+}
+
+type DriverQueuedRequest struct {
+	_ structs.HostLayout
+	X struct {
+		_                structs.HostLayout
+		RequestFirst     uint64
+		RequestLast      uint64
+		ResponseFirst    uint64
+		ResponseLast     uint64
+		RequestBytes     uint64
+		ResponseBytes    uint64
+		RequestPackets   uint32
+		ResponsePackets  uint32
+		TraceId          [16]uint8
+		SpanId           [8]uint8
+		ConnectionId     [8]uint8
+		OptionTime       uint64
+		ClientAddr       [16]uint8
+		ServerAddr       [16]uint8
+		ClientPort       uint16
+		ServerPort       uint16
+		Ifindex          uint32
+		HeaderOffset     uint32
+		Flags            uint32
+		Retransmits      uint32
+		Status           uint16
+		Format           uint8
+		Sampling         uint8
+		Direction        uint8
+		ConnectionIdLen  uint8
+		IsSocket         uint8
+		IsClient         uint8
+		Pad              [4]uint8
+		FarRequestFirst  uint64
+		FarRequestLast   uint64
+		FarResponseFirst uint64
+		FarResponseLast  uint64
+		Drops            uint32
+		DropReason       uint32
+		Cookie           uint64
+		Netns            uint32
+		Uid              uint32
+		SrttUs           uint32
+		ZeroWindows      uint32
+		EgressSeqStart   uint32
+		EgressSeqEnd     uint32
+		EgressSeqDone    uint32
+		QdiscBypass      uint8
+		EgressDropped    uint8
+		Pad2             [2]uint8
+		Acknowledged     uint64
+		Waited           uint64
+		Held             uint64
+		Stalled          uint64
+		Unread           uint64
+		Cgroup           uint64
+		Tgid             uint32
+		ProcessName      [16]uint8
+		Pad3             [4]uint8
+		RequestLine      [96]uint8
+	}
+	Start    uint32
+	Recorded uint8
+	Bodiless uint8
+	Reports  uint8
+	Pad      uint8
 }
 
 type DriverScratch struct {
@@ -304,25 +410,16 @@ type DriverScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Framing struct {
-		_           structs.HostLayout
-		Length      uint64
-		HeadLen     uint32
-		Kind        uint8
-		Contradicts uint8
-		Pad         [2]uint8
-	}
-	CachedFramings [8]struct {
-		_       structs.HostLayout
-		SeqAck  uint64
-		Framing struct {
-			_           structs.HostLayout
-			Length      uint64
-			HeadLen     uint32
-			Kind        uint8
-			Contradicts uint8
-			Pad         [2]uint8
-		}
+	CachedHeads [8]struct {
+		_          structs.HostLayout
+		SeqAck     uint64
+		Length     uint64
+		PayloadLen uint32
+		HeadLen    uint32
+		Line       uint8
+		Headers    uint8
+		Unread     uint8
+		Pad        [5]uint8
 	}
 	Text    [8320]uint8
 	Options [80]uint8
@@ -337,6 +434,7 @@ type DriverScratch struct {
 		Pad      uint8
 	}
 	Blank           DriverConnection
+	Queued          DriverQueuedRequest
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -353,6 +451,24 @@ type DriverTracked struct {
 	Count [1024]uint32
 }
 
+type DriverUnseen uint32
+
+const (
+	DriverUnseenUNSEEN_NONE      DriverUnseen = 0
+	DriverUnseenUNSEEN_TLS       DriverUnseen = 1
+	DriverUnseenUNSEEN_HTTP2     DriverUnseen = 2
+	DriverUnseenUNSEEN_VXLAN     DriverUnseen = 3
+	DriverUnseenUNSEEN_GENEVE    DriverUnseen = 4
+	DriverUnseenUNSEEN_GRE       DriverUnseen = 5
+	DriverUnseenUNSEEN_IPIP      DriverUnseen = 6
+	DriverUnseenUNSEEN_IP_IN_IP6 DriverUnseen = 7
+	DriverUnseenUNSEEN_MPLS      DriverUnseen = 8
+	DriverUnseenUNSEEN_PPPOE     DriverUnseen = 9
+	DriverUnseenUNSEEN_ESP       DriverUnseen = 10
+	DriverUnseenUNSEEN_WIREGUARD DriverUnseen = 11
+	DriverUnseenUNSEEN_KINDS     DriverUnseen = 12
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -360,9 +476,11 @@ const (
 	DriverMapConnections        = "connections"
 	DriverMapCounters           = "counters"
 	DriverMapExchanges          = "exchanges"
+	DriverMapQueuedRequests     = "queued_requests"
 	DriverMapScratches          = "scratches"
 	DriverMapTrackedConnections = "tracked_connections"
 	DriverMapTrustedPrefixes    = "trusted_prefixes"
+	DriverMapUnseenCounters     = "unseen_counters"
 	DriverMapWatchedHigh        = "watched_high"
 	DriverMapWatchedInterfaces  = "watched_interfaces"
 	DriverProgPacketDrop        = "packet_drop"
@@ -426,9 +544,11 @@ type DriverMapSpecs struct {
 	Connections        *ebpf.MapSpec `ebpf:"connections"`
 	Counters           *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
+	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
 	WatchedHigh        *ebpf.MapSpec `ebpf:"watched_high"`
 	WatchedInterfaces  *ebpf.MapSpec `ebpf:"watched_interfaces"`
 }
@@ -466,9 +586,11 @@ type DriverMaps struct {
 	Connections        *ebpf.Map `ebpf:"connections"`
 	Counters           *ebpf.Map `ebpf:"counters"`
 	Exchanges          *ebpf.Map `ebpf:"exchanges"`
+	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
 	Scratches          *ebpf.Map `ebpf:"scratches"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
 	WatchedHigh        *ebpf.Map `ebpf:"watched_high"`
 	WatchedInterfaces  *ebpf.Map `ebpf:"watched_interfaces"`
 }
@@ -478,9 +600,11 @@ func (m *DriverMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
+		m.QueuedRequests,
 		m.Scratches,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnseenCounters,
 		m.WatchedHigh,
 		m.WatchedInterfaces,
 	)

@@ -85,6 +85,8 @@ type SocketConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -93,23 +95,68 @@ type SocketConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
-	ClientIsA           uint8
-	Phase               uint8
-	PipelinedResponses  uint8
-	InPipelinedResponse uint8
-	AwaitingResponse    uint8
-	SynOptionLen        uint8
-	SynConnectionId     [8]uint8
-	Pad                 [6]uint8
-	Tracked             uint32
-	DriverClient        struct {
+	Request struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
+	}
+	Response struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
+	}
+	WaitsSince      uint64
+	StatusNs        uint64
+	StatusLine      [12]uint8
+	StatusLen       uint8
+	ClientIsA       uint8
+	Phase           uint8
+	Recorded        uint8
+	Bodiless        uint8
+	Queued          uint8
+	Answered        uint8
+	Overflow        uint8
+	Strange         uint8
+	Reports         uint8
+	SynOptionLen    uint8
+	Unsure          uint8
+	SynConnectionId [8]uint8
+	Tracked         uint32
+	ClientStart     uint32
+	RequestStart    uint32
+	Pad2            uint32
+	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -118,28 +165,11 @@ type SocketConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
-	RequestTotal  uint64
-	ResponseTotal uint64
-	Chunks        struct {
-		_     structs.HostLayout
-		Left  uint64
-		State uint32
-		Pad   uint32
-	}
-	ClientStart     uint32
-	ResponseStart   uint32
-	ResponseFraming uint8
-	Complete        uint8
-	Guessed         uint8
-	Bodiless        uint8
-	Reports         uint8
-	Pad2            [3]uint8
-	WaitsSince      uint64
-	RequestEnd      uint32
-	Pad3            uint32
 }
 
 type SocketConnectionKey struct {
@@ -195,7 +225,9 @@ const (
 	SocketCounterCOUNTER_EVICTED             SocketCounter = 26
 	SocketCounterCOUNTER_INCOMPLETE          SocketCounter = 27
 	SocketCounterCOUNTER_OPEN_REPORT         SocketCounter = 28
-	SocketCounterCOUNTERS                    SocketCounter = 29
+	SocketCounterCOUNTER_QUEUE_FULL          SocketCounter = 29
+	SocketCounterCOUNTER_FRAMING_LOST        SocketCounter = 30
+	SocketCounterCOUNTERS                    SocketCounter = 31
 )
 
 type SocketPartialHead struct {
@@ -263,6 +295,80 @@ type SocketPrefixKey struct {
 	_    structs.HostLayout
 	Len  uint32
 	Addr [2]uint64
+}
+
+type SocketQueueKey struct {
+	_          structs.HostLayout
+	Connection SocketConnectionKey
+	Number     uint32
+	Pad        uint32
+}
+
+type SocketQueuedRequest struct {
+	_ structs.HostLayout
+	X struct {
+		_                structs.HostLayout
+		RequestFirst     uint64
+		RequestLast      uint64
+		ResponseFirst    uint64
+		ResponseLast     uint64
+		RequestBytes     uint64
+		ResponseBytes    uint64
+		RequestPackets   uint32
+		ResponsePackets  uint32
+		TraceId          [16]uint8
+		SpanId           [8]uint8
+		ConnectionId     [8]uint8
+		OptionTime       uint64
+		ClientAddr       [16]uint8
+		ServerAddr       [16]uint8
+		ClientPort       uint16
+		ServerPort       uint16
+		Ifindex          uint32
+		HeaderOffset     uint32
+		Flags            uint32
+		Retransmits      uint32
+		Status           uint16
+		Format           uint8
+		Sampling         uint8
+		Direction        uint8
+		ConnectionIdLen  uint8
+		IsSocket         uint8
+		IsClient         uint8
+		Pad              [4]uint8
+		FarRequestFirst  uint64
+		FarRequestLast   uint64
+		FarResponseFirst uint64
+		FarResponseLast  uint64
+		Drops            uint32
+		DropReason       uint32
+		Cookie           uint64
+		Netns            uint32
+		Uid              uint32
+		SrttUs           uint32
+		ZeroWindows      uint32
+		EgressSeqStart   uint32
+		EgressSeqEnd     uint32
+		EgressSeqDone    uint32
+		QdiscBypass      uint8
+		EgressDropped    uint8
+		Pad2             [2]uint8
+		Acknowledged     uint64
+		Waited           uint64
+		Held             uint64
+		Stalled          uint64
+		Unread           uint64
+		Cgroup           uint64
+		Tgid             uint32
+		ProcessName      [16]uint8
+		Pad3             [4]uint8
+		RequestLine      [96]uint8
+	}
+	Start    uint32
+	Recorded uint8
+	Bodiless uint8
+	Reports  uint8
+	Pad      uint8
 }
 
 type SocketScratch struct {
@@ -382,25 +488,16 @@ type SocketScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Framing struct {
-		_           structs.HostLayout
-		Length      uint64
-		HeadLen     uint32
-		Kind        uint8
-		Contradicts uint8
-		Pad         [2]uint8
-	}
-	CachedFramings [8]struct {
-		_       structs.HostLayout
-		SeqAck  uint64
-		Framing struct {
-			_           structs.HostLayout
-			Length      uint64
-			HeadLen     uint32
-			Kind        uint8
-			Contradicts uint8
-			Pad         [2]uint8
-		}
+	CachedHeads [8]struct {
+		_          structs.HostLayout
+		SeqAck     uint64
+		Length     uint64
+		PayloadLen uint32
+		HeadLen    uint32
+		Line       uint8
+		Headers    uint8
+		Unread     uint8
+		Pad        [5]uint8
 	}
 	Text    [8320]uint8
 	Options [80]uint8
@@ -415,6 +512,7 @@ type SocketScratch struct {
 		Pad      uint8
 	}
 	Blank           SocketConnection
+	Queued          SocketQueuedRequest
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -474,6 +572,24 @@ type SocketTracked struct {
 	Count [1024]uint32
 }
 
+type SocketUnseen uint32
+
+const (
+	SocketUnseenUNSEEN_NONE      SocketUnseen = 0
+	SocketUnseenUNSEEN_TLS       SocketUnseen = 1
+	SocketUnseenUNSEEN_HTTP2     SocketUnseen = 2
+	SocketUnseenUNSEEN_VXLAN     SocketUnseen = 3
+	SocketUnseenUNSEEN_GENEVE    SocketUnseen = 4
+	SocketUnseenUNSEEN_GRE       SocketUnseen = 5
+	SocketUnseenUNSEEN_IPIP      SocketUnseen = 6
+	SocketUnseenUNSEEN_IP_IN_IP6 SocketUnseen = 7
+	SocketUnseenUNSEEN_MPLS      SocketUnseen = 8
+	SocketUnseenUNSEEN_PPPOE     SocketUnseen = 9
+	SocketUnseenUNSEEN_ESP       SocketUnseen = 10
+	SocketUnseenUNSEEN_WIREGUARD SocketUnseen = 11
+	SocketUnseenUNSEEN_KINDS     SocketUnseen = 12
+)
+
 type SocketWindow uint32
 
 const (
@@ -494,10 +610,12 @@ const (
 	SocketMapExchanges          = "exchanges"
 	SocketMapLatestWrites       = "latest_writes"
 	SocketMapPartialHeads       = "partial_heads"
+	SocketMapQueuedRequests     = "queued_requests"
 	SocketMapScratches          = "scratches"
 	SocketMapSocketStates       = "socket_states"
 	SocketMapTrackedConnections = "tracked_connections"
 	SocketMapTrustedPrefixes    = "trusted_prefixes"
+	SocketMapUnseenCounters     = "unseen_counters"
 	SocketProgCgroupCreated     = "cgroup_created"
 	SocketProgSocketDrop        = "socket_drop"
 	SocketProgSocketPacket      = "socket_packet"
@@ -578,10 +696,12 @@ type SocketMapSpecs struct {
 	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
 	LatestWrites       *ebpf.MapSpec `ebpf:"latest_writes"`
 	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
+	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
 	SocketStates       *ebpf.MapSpec `ebpf:"socket_states"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
 }
 
 // SocketVariableSpecs contains global variables before they are loaded into the kernel.
@@ -628,10 +748,12 @@ type SocketMaps struct {
 	Exchanges          *ebpf.Map `ebpf:"exchanges"`
 	LatestWrites       *ebpf.Map `ebpf:"latest_writes"`
 	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
+	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
 	Scratches          *ebpf.Map `ebpf:"scratches"`
 	SocketStates       *ebpf.Map `ebpf:"socket_states"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
 }
 
 func (m *SocketMaps) Close() error {
@@ -642,10 +764,12 @@ func (m *SocketMaps) Close() error {
 		m.Exchanges,
 		m.LatestWrites,
 		m.PartialHeads,
+		m.QueuedRequests,
 		m.Scratches,
 		m.SocketStates,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnseenCounters,
 	)
 }
 

@@ -80,6 +80,8 @@ type BenchConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -88,23 +90,68 @@ type BenchConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
-	ClientIsA           uint8
-	Phase               uint8
-	PipelinedResponses  uint8
-	InPipelinedResponse uint8
-	AwaitingResponse    uint8
-	SynOptionLen        uint8
-	SynConnectionId     [8]uint8
-	Pad                 [6]uint8
-	Tracked             uint32
-	DriverClient        struct {
+	Request struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
+	}
+	Response struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
+	}
+	WaitsSince      uint64
+	StatusNs        uint64
+	StatusLine      [12]uint8
+	StatusLen       uint8
+	ClientIsA       uint8
+	Phase           uint8
+	Recorded        uint8
+	Bodiless        uint8
+	Queued          uint8
+	Answered        uint8
+	Overflow        uint8
+	Strange         uint8
+	Reports         uint8
+	SynOptionLen    uint8
+	Unsure          uint8
+	SynConnectionId [8]uint8
+	Tracked         uint32
+	ClientStart     uint32
+	RequestStart    uint32
+	Pad2            uint32
+	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -113,28 +160,11 @@ type BenchConnection struct {
 		Next     uint32
 		GapStart uint32
 		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
 		Valid    uint16
 		Fin      uint16
 	}
-	RequestTotal  uint64
-	ResponseTotal uint64
-	Chunks        struct {
-		_     structs.HostLayout
-		Left  uint64
-		State uint32
-		Pad   uint32
-	}
-	ClientStart     uint32
-	ResponseStart   uint32
-	ResponseFraming uint8
-	Complete        uint8
-	Guessed         uint8
-	Bodiless        uint8
-	Reports         uint8
-	Pad2            [3]uint8
-	WaitsSince      uint64
-	RequestEnd      uint32
-	Pad3            uint32
 }
 
 type BenchConnectionKey struct {
@@ -190,7 +220,9 @@ const (
 	BenchCounterCOUNTER_EVICTED             BenchCounter = 26
 	BenchCounterCOUNTER_INCOMPLETE          BenchCounter = 27
 	BenchCounterCOUNTER_OPEN_REPORT         BenchCounter = 28
-	BenchCounterCOUNTERS                    BenchCounter = 29
+	BenchCounterCOUNTER_QUEUE_FULL          BenchCounter = 29
+	BenchCounterCOUNTER_FRAMING_LOST        BenchCounter = 30
+	BenchCounterCOUNTERS                    BenchCounter = 31
 )
 
 type BenchPartialHead struct {
@@ -258,6 +290,80 @@ type BenchPrefixKey struct {
 	_    structs.HostLayout
 	Len  uint32
 	Addr [2]uint64
+}
+
+type BenchQueueKey struct {
+	_          structs.HostLayout
+	Connection BenchConnectionKey
+	Number     uint32
+	Pad        uint32
+}
+
+type BenchQueuedRequest struct {
+	_ structs.HostLayout
+	X struct {
+		_                structs.HostLayout
+		RequestFirst     uint64
+		RequestLast      uint64
+		ResponseFirst    uint64
+		ResponseLast     uint64
+		RequestBytes     uint64
+		ResponseBytes    uint64
+		RequestPackets   uint32
+		ResponsePackets  uint32
+		TraceId          [16]uint8
+		SpanId           [8]uint8
+		ConnectionId     [8]uint8
+		OptionTime       uint64
+		ClientAddr       [16]uint8
+		ServerAddr       [16]uint8
+		ClientPort       uint16
+		ServerPort       uint16
+		Ifindex          uint32
+		HeaderOffset     uint32
+		Flags            uint32
+		Retransmits      uint32
+		Status           uint16
+		Format           uint8
+		Sampling         uint8
+		Direction        uint8
+		ConnectionIdLen  uint8
+		IsSocket         uint8
+		IsClient         uint8
+		Pad              [4]uint8
+		FarRequestFirst  uint64
+		FarRequestLast   uint64
+		FarResponseFirst uint64
+		FarResponseLast  uint64
+		Drops            uint32
+		DropReason       uint32
+		Cookie           uint64
+		Netns            uint32
+		Uid              uint32
+		SrttUs           uint32
+		ZeroWindows      uint32
+		EgressSeqStart   uint32
+		EgressSeqEnd     uint32
+		EgressSeqDone    uint32
+		QdiscBypass      uint8
+		EgressDropped    uint8
+		Pad2             [2]uint8
+		Acknowledged     uint64
+		Waited           uint64
+		Held             uint64
+		Stalled          uint64
+		Unread           uint64
+		Cgroup           uint64
+		Tgid             uint32
+		ProcessName      [16]uint8
+		Pad3             [4]uint8
+		RequestLine      [96]uint8
+	}
+	Start    uint32
+	Recorded uint8
+	Bodiless uint8
+	Reports  uint8
+	Pad      uint8
 }
 
 type BenchScratch struct {
@@ -377,25 +483,16 @@ type BenchScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Framing struct {
-		_           structs.HostLayout
-		Length      uint64
-		HeadLen     uint32
-		Kind        uint8
-		Contradicts uint8
-		Pad         [2]uint8
-	}
-	CachedFramings [8]struct {
-		_       structs.HostLayout
-		SeqAck  uint64
-		Framing struct {
-			_           structs.HostLayout
-			Length      uint64
-			HeadLen     uint32
-			Kind        uint8
-			Contradicts uint8
-			Pad         [2]uint8
-		}
+	CachedHeads [8]struct {
+		_          structs.HostLayout
+		SeqAck     uint64
+		Length     uint64
+		PayloadLen uint32
+		HeadLen    uint32
+		Line       uint8
+		Headers    uint8
+		Unread     uint8
+		Pad        [5]uint8
 	}
 	Text    [8320]uint8
 	Options [80]uint8
@@ -410,6 +507,7 @@ type BenchScratch struct {
 		Pad      uint8
 	}
 	Blank           BenchConnection
+	Queued          BenchQueuedRequest
 	ConnectionId    [8]uint8
 	OptionTime      uint64
 	High            uint64
@@ -425,6 +523,24 @@ type BenchTracked struct {
 	Pad   [60]uint8
 	Count [1024]uint32
 }
+
+type BenchUnseen uint32
+
+const (
+	BenchUnseenUNSEEN_NONE      BenchUnseen = 0
+	BenchUnseenUNSEEN_TLS       BenchUnseen = 1
+	BenchUnseenUNSEEN_HTTP2     BenchUnseen = 2
+	BenchUnseenUNSEEN_VXLAN     BenchUnseen = 3
+	BenchUnseenUNSEEN_GENEVE    BenchUnseen = 4
+	BenchUnseenUNSEEN_GRE       BenchUnseen = 5
+	BenchUnseenUNSEEN_IPIP      BenchUnseen = 6
+	BenchUnseenUNSEEN_IP_IN_IP6 BenchUnseen = 7
+	BenchUnseenUNSEEN_MPLS      BenchUnseen = 8
+	BenchUnseenUNSEEN_PPPOE     BenchUnseen = 9
+	BenchUnseenUNSEEN_ESP       BenchUnseen = 10
+	BenchUnseenUNSEEN_WIREGUARD BenchUnseen = 11
+	BenchUnseenUNSEEN_KINDS     BenchUnseen = 12
+)
 
 type BenchWindow uint32
 
@@ -444,9 +560,11 @@ const (
 	BenchMapCounters           = "counters"
 	BenchMapExchanges          = "exchanges"
 	BenchMapPartialHeads       = "partial_heads"
+	BenchMapQueuedRequests     = "queued_requests"
 	BenchMapScratches          = "scratches"
 	BenchMapTrackedConnections = "tracked_connections"
 	BenchMapTrustedPrefixes    = "trusted_prefixes"
+	BenchMapUnseenCounters     = "unseen_counters"
 	BenchProgBenchSock         = "bench_sock"
 	BenchProgBenchTcx          = "bench_tcx"
 	BenchProgEmptySock         = "empty_sock"
@@ -520,9 +638,11 @@ type BenchMapSpecs struct {
 	Counters           *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
 	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
+	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
 }
 
 // BenchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -566,9 +686,11 @@ type BenchMaps struct {
 	Counters           *ebpf.Map `ebpf:"counters"`
 	Exchanges          *ebpf.Map `ebpf:"exchanges"`
 	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
+	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
 	Scratches          *ebpf.Map `ebpf:"scratches"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
 }
 
 func (m *BenchMaps) Close() error {
@@ -577,9 +699,11 @@ func (m *BenchMaps) Close() error {
 		m.Counters,
 		m.Exchanges,
 		m.PartialHeads,
+		m.QueuedRequests,
 		m.Scratches,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnseenCounters,
 	)
 }
 

@@ -3,68 +3,69 @@
  *
  * State of a connection
  * ---------------------
- * phase                  the exchange that is being recorded
+ * phase                  the current request: the oldest one whose response has not ended
  *   IDLE                 none
  *   HEAD                 deep only: its head continues in a later segment
- *   REQUEST              context found, no final response yet
+ *   REQUEST              no final response yet
  *   RESPONSE             its final response has begun
+ * recorded               1: it is sampled, and its exchange is in x
  * claim                  number of the exchange << 1 | emitted. Packet programs and
  *                        sweep run concurrently: emit() sets the lowest bit by
  *                        compare-and-swap, so one of them emits. A new connection
  *                        has 1: nothing to emit.
- * awaiting_response      1: a request that is not recorded (unsampled, no context)
- *                        has no response yet
- * pipelined_responses    responses still to come for requests before the latest one
- * in_pipelined_response  1: the bytes passing now belong to one of those
+ * request                framing of the latest request, which is the current one if none
+ *                        waits
+ * response               framing of the response to the current request
+ * queued - answered      requests that wait for the response to an earlier one: in the map
+ *                        queued_requests, by their number
+ * overflow               requests after those, for which the queue had no room; 255: not
+ *                        known how many
+ * unsure                 1: requests or responses may have passed unseen; exchanges get
+ *                        FLAG_END_GUESSED until a request finds nothing open
+ * strange                1: the server has sent bytes that are no response to the current
+ *                        request
  * tracked                1: counted in tracked_connections, i.e. later segments must
  *                        look up the connection. Always equals expects_more(),
- *                        except that the sweep clears it on emitted, idle ones
+ *                        except that the sweep clears it when it forgets the connection
  * client, server         sequence numbers at the capture point
  * driver_client, _server sequence numbers handed to the driver, at an interface
- * client_is_a            the side that sent the latest request
- * response_framing,      how the response ends, its length if that is known, and the
- * _total, chunks         progress in a chunked body
- * complete               1: the response has ended. guessed: so it seems, after chunks
- *                        were lost
+ * client_is_a            the side that sends the requests
  *
  * Events (functions in track.h; sweep in capture.bpf.c)
  * -----------------------------------------------------
- * request head       close_previous(): awaiting_response -> pipelined_responses + 1;
- * (begin_request)    REQUEST -> emit with FLAG_PIPELINED, pipelined_responses + 1;
- *                    RESPONSE -> emit (FLAG_PIPELINED, FLAG_INCOMPLETE if its
- *                    framing says that more was to come); then IDLE. In the body of a
- *                    request of known length it begins nothing. Depending on the head:
- *                    sampled context -> REQUEST and the next claim;
- *                    incomplete (deep) -> HEAD; anything else -> awaiting_response
- * more client data   HEAD: continue_head(): as for a request head; a gap ends the
- * (on_client_data)   search. REQUEST: added to the request. RESPONSE: in order it is
- *                    added to the request, else ignored. Emitted: COUNTER_LATE
- * response head      HEAD: the search ends first, as above.
- * (begin_response)   To a request that did not pass here (answers_request): REQUEST ->
- *                    emit with FLAG_PACKETS_MISSING, IDLE.
- *                    1xx (not 101): FLAG_INTERIM, nothing else.
- *                    pipelined_responses > 0: that - 1, in_pipelined_response = 1.
- *                    Else both waiting flags = 0, REQUEST -> RESPONSE, and
- *                    frame_response() reads where it ends
- * more server data   ignored while in_pipelined_response or pipelined_responses;
- * (on_server_data)   IDLE: awaiting_response = 0. RESPONSE: added to the response up
- *                    to its end; follow_response() sets complete. Emitted:
- *                    COUNTER_LATE
- * SYN (on_syn)       a copy of the connection's own: nothing. Else an open exchange is
- *                    emitted, the connection deleted; a new one is stored only to keep
- *                    the SYN's TCP option
- * FIN                the second one: emit if open, untrack, delete. The first one
- * (on_fin_or_rst)    changes no state: segments sent earlier may still follow
- * RST                emit if open (FLAG_RESET unless complete), untrack, delete.
- *                    FIN and RST: FLAG_INCOMPLETE if more of the response was to come
- * sweep              idle for response_idle, complete and read by the client: emit. For
- *                    unframed_idle, if the end cannot be known: emit with
- *                    FLAG_END_GUESSED. For request_idle: emit with FLAG_IDLE. Open for
- *                    report_after: a copy with FLAG_STILL_OPEN, once. Above the budget
- *                    of open exchanges: the idlest are emitted with FLAG_EVICTED, and
- *                    deleted. Emitted, and idle for FORGET_AFTER times response_idle:
- *                    untrack, delete
- * full table         a request that would be stored is not recorded: COUNTER_MAP_FULL
+ * A segment is taken apart where a message ends in it, and where it is partly a
+ * retransmission; each part is an event of its own.
+ *
+ * request head       make_way(): the current response has ended, or is of unknown length:
+ * (begin_request)    emit, IDLE. The client acknowledges bytes that did not pass here: emit
+ *                    with FLAG_PACKETS_MISSING, empty the queue, IDLE. Else the new request
+ *                    is put into the queue, and both get FLAG_PIPELINED. Otherwise it
+ *                    becomes current: REQUEST, with a sampled context the next claim;
+ *                    incomplete (deep): HEAD
+ * more client data   HEAD: continue_head(), a gap ends the search. Inside the latest
+ * (on_client_data)   request by its framing, or of unknown framing: added to it. After its
+ *                    end: of no request. Emitted: COUNTER_LATE
+ * response head      HEAD: the search ends first, as above. After the end of the current
+ * (find_response,    response: dequeue() emits it and makes the next request current.
+ *  begin_response)   Does not acknowledge the first byte of the current request: of no
+ *                    request. Acknowledges bytes after it that did not pass here: emit with
+ *                    FLAG_PACKETS_MISSING, IDLE. 1xx (not 101): FLAG_INTERIM, nothing else.
+ *                    101, 2xx to CONNECT: FLAG_UPGRADED, what follows is of no request.
+ *                    Else RESPONSE; a request that is not recorded: IDLE, if none waits
+ * more server data   RESPONSE: added to the response, up to its end by its framing; the
+ * (on_server_data)   exchange is complete, but not emitted yet: transmit times, reads and
+ *                    acknowledgements follow. Emitted: COUNTER_LATE
+ * SYN (on_syn)       a copy of the connection's own: nothing. Else what is open is emitted,
+ *                    the connection deleted; a new one is stored to keep the SYN's TCP
+ *                    option, or for a request on the SYN
+ * FIN (has_ended)    both have passed, and all bytes before them or a complete exchange:
+ *                    emit what is open (unfinished: FLAG_INCOMPLETE), delete
+ * RST                the same, with FLAG_RESET if the exchange is not complete
+ * sweep              complete and idle for response_idle: emit. End not known, for
+ *                    unframed_idle: emit with FLAG_END_GUESSED. Else idle for request_idle:
+ *                    emit with FLAG_IDLE. Above the budget: the idlest with FLAG_EVICTED.
+ *                    The phase stays; after FORGET_AFTER times response_idle the
+ *                    connection is deleted. Open for long: a copy with FLAG_STILL_OPEN
  */
 #ifndef LAYERTRACE_CONNECTION_H
 #define LAYERTRACE_CONNECTION_H
@@ -97,41 +98,76 @@ enum phase {
 struct stream {
 	__u32 next; /* next sequence number expected */
 	__u32 gap_start;
-	__u32 gap_end; /* bytes in [gap_start, gap_end) are missing so far */
+	__u32 gap_end; /* of the bytes in [gap_start, gap_end) some are missing so far */
+	__u32 missing; /* that many */
+	__u32 fin_seq; /* of the FIN */
 	__u16 valid;   /* next is set */
 	__u16 fin;
 };
 
-/* How the end of a message is known: RFC 9112, section 6. */
-enum framing_kind {
-	FRAMING_UNKNOWN, /* by the end of the connection, or not at all */
-	FRAMING_LENGTH,
-	FRAMING_CHUNKED,
+/* How far a message is read, and so how its end is known: RFC 9112, section 6. */
+enum message_kind {
+	MESSAGE_NONE,	 /* no message has begun */
+	MESSAGE_STATUS,	 /* the status line continues in the next segment */
+	MESSAGE_INTERIM, /* in the head of an interim response */
+	MESSAGE_HEAD,	 /* in the head */
+	MESSAGE_CHUNKS,	 /* in a chunked body */
+	MESSAGE_TAIL,	 /* the same, but chunks were lost: the end is guessed */
+	MESSAGE_ENDS,	 /* the end is known */
+	MESSAGE_CLOSE,	 /* ends with the connection */
+	MESSAGE_UNKNOWN, /* its head could not be read */
+	MESSAGE_TUNNEL,	 /* no message: the connection has become a tunnel */
 };
 
-struct framing {
-	__u64 length; /* of the body */
-	__u32 head_len;
-	__u8 kind;
-	__u8 contradicts; /* its headers */
-	__u8 pad[2];
+/* Whether a message without framing headers has a body. */
+enum body {
+	BODY_TO_CLOSE, /* up to the end of the connection: a response */
+	BODY_FRAMED,   /* none: a request */
+	BODY_NONE,     /* none, whatever the headers say */
+};
+
+/* Where a scan is in a line of a head. */
+enum line {
+	LINE_START,
+	LINE_CR, /* after CR at the start */
+	LINE_MIDDLE,
+};
+
+/* Framing headers found in a head. */
+enum framing_header {
+	FRAMING_LENGTH = 1,
+	FRAMING_CHUNKED = 2,
+	FRAMING_UNCLEAR = 4, /* malformed, contradicting, or too long where it is cut */
 };
 
 enum chunk_state {
-	CHUNK_SIZE_LINE,
+	CHUNK_START, /* of a size line, before its first digit */
+	CHUNK_DIGITS,
 	CHUNK_EXTENSION, /* the rest of a size line */
 	CHUNK_DATA,
-	CHUNK_TRAILER,
+	CHUNK_TRAILER, /* at the start of a line */
 	CHUNK_TRAILER_LINE,
-	CHUNK_END,  /* the body is complete */
-	CHUNK_LOST, /* bytes were missing, or there were too many chunks */
+	CHUNK_END, /* the body is complete */
+	CHUNK_LOST,
 };
 
-/* Progress in a chunked body. */
-struct chunks {
-	__u64 left; /* of the chunk and its CRLF */
-	__u32 state;
-	__u32 pad;
+/* Of a framing header that is cut by segments, so many bytes are kept. */
+#define CUT_LINE_MAX 40
+
+/* The message that passes in one direction. */
+struct message {
+	__u64 length; /* Content-Length; of a chunk; with MESSAGE_ENDS what is left after at */
+	__u32 start;  /* sequence number of its first byte */
+	__u32 at;     /* of the next byte to read; with MESSAGE_ENDS, of its end */
+	__u8 kind;    /* enum message_kind */
+	__u8 body;
+	__u8 line;
+	__u8 headers; /* set of enum framing_header */
+	__u8 chunk;   /* enum chunk_state */
+	__u8 tail;    /* with MESSAGE_TAIL: the last chunk seems to end at at */
+	__u8 cut_len;
+	__u8 pad;
+	__u8 cut_line[CUT_LINE_MAX]; /* start of the current line, from an earlier segment */
 };
 
 /* Requests whose response has no body (RFC 9112, section 6.3). */
@@ -141,6 +177,8 @@ enum bodiless {
 	BODILESS_CONNECT, /* if the status is 2xx */
 };
 
+#define STATUS_LINE 12 /* "HTTP/1.1 200" */
+
 struct connection {
 	struct exchange_record x;
 	/* exchange number << 1 | emitted */
@@ -148,34 +186,58 @@ struct connection {
 	__u64 last_ns;
 	struct stream client;
 	struct stream server;
-	__u8 client_is_a;
-	__u8 phase;
-	__u8 pipelined_responses; /* for requests before the latest one */
-	__u8 in_pipelined_response;
-	__u8 awaiting_response; /* to a request that is not recorded */
-	__u8 syn_option_len;	/* length of the connection ID in the SYN's option */
-	__u8 syn_connection_id[8];
-	__u8 pad[6];
-	__u32 tracked;		     /* counted in tracked_connections */
-	struct stream driver_client; /* bytes handed to the interface's driver */
-	struct stream driver_server;
-	__u64 request_total;  /* length in bytes by its framing, 0 if unknown */
-	__u64 response_total; /* the same */
-	struct chunks chunks; /* of the response */
-	__u32 client_start;   /* sequence number of the first byte that the client sent */
-	__u32 response_start;
-	__u8 response_framing; /* enum framing_kind */
-	__u8 complete;	       /* the response has ended by its framing */
-	__u8 guessed;	       /* so it seems, after chunks were lost */
-	__u8 bodiless;	       /* enum bodiless */
-	__u8 reports;	       /* sent while it was open */
-	__u8 pad2[3];
+	struct message request;	 /* the latest one */
+	struct message response; /* to the request in x */
 	/* Socket: since when data waits to be sent, as far as known: the latest
 	 * acknowledgement, or the first write after it. 0: none waited then.
 	 */
 	__u64 waits_since;
-	__u32 request_end; /* sequence number after the request, if request_total is known */
-	__u32 pad3;
+	__u64 status_ns;	       /* time of the first byte in status_line */
+	__u8 status_line[STATUS_LINE]; /* while it is cut by segments */
+	__u8 status_len;
+	__u8 client_is_a;
+	__u8 phase;
+	__u8 recorded;	     /* 0: the current request is not recorded */
+	__u8 bodiless;	     /* enum bodiless */
+	__u8 queued;	     /* requests put into the queue; modulo 256, like answered */
+	__u8 answered;	     /* requests taken from it */
+	__u8 overflow;	     /* requests after those, not in the queue: it is full */
+	__u8 strange;	     /* the server sent bytes that belong to no request */
+	__u8 reports;	     /* set of enum report, sent while it was open */
+	__u8 syn_option_len; /* length of the connection ID in the SYN's option */
+	__u8 unsure;	     /* requests may have passed unseen since the last turn */
+	__u8 syn_connection_id[8];
+	__u32 tracked;	     /* counted in tracked_connections */
+	__u32 client_start;  /* sequence number of the first byte that the client sent */
+	__u32 request_start; /* of the first byte of the request in x */
+	__u32 pad2;
+	struct stream driver_client; /* bytes handed to the interface's driver */
+	struct stream driver_server;
+};
+
+enum report {
+	REPORT_HELD = 1, /* user space keeps the trace */
+	REPORT_OPEN = 2, /* and shows the exchange */
+};
+
+/* Requests sent before the response to the one before, at most so many for each
+ * connection.
+ */
+#define QUEUE_MAX 16
+
+struct queue_key {
+	struct connection_key connection;
+	__u32 number;
+	__u32 pad;
+};
+
+struct queued_request {
+	struct exchange_record x;
+	__u32 start; /* sequence number of its first byte */
+	__u8 recorded;
+	__u8 bodiless;
+	__u8 reports;
+	__u8 pad;
 };
 
 /* Small enough to stay in L1: a miss costs what the table saves. Large enough to keep
@@ -207,6 +269,15 @@ struct {
 	__type(key, struct connection_key);
 	__type(value, struct connection);
 } connections SEC(".maps");
+
+/* Memory is allocated only for requests that wait: few clients pipeline. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct queue_key);
+	__type(value, struct queued_request);
+} queued_requests SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -276,11 +347,16 @@ static __always_inline bool is_open(const struct connection *c)
 	return c->phase == PHASE_REQUEST || c->phase == PHASE_RESPONSE;
 }
 
+/* Requests in the queue. */
+static __always_inline __u8 pending(const struct connection *c)
+{
+	return c->queued - c->answered;
+}
+
 /* Whether later segments may belong to a request seen before. */
 static __always_inline bool expects_more(const struct connection *c)
 {
-	return c->phase != PHASE_IDLE || c->awaiting_response || c->pipelined_responses ||
-	       c->in_pipelined_response;
+	return c->phase != PHASE_IDLE || pending(c) || c->overflow;
 }
 
 /* Width of the band above ring_wakeup_fill, in bytes. */
@@ -328,35 +404,115 @@ static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
 		count(COUNTER_INCOMPLETE);
 }
 
+/* Emits a request that waits in the queue, unless that was done already. */
+static __always_inline void emit_queued(const struct queue_key *key, __u32 flags)
+{
+	struct queued_request *q = bpf_map_lookup_elem(&queued_requests, key);
+	struct exchange_record *record;
+
+	if (!q)
+		return;
+	if (!q->recorded) {
+		bpf_map_delete_elem(&queued_requests, key);
+		return;
+	}
+	record = bpf_ringbuf_reserve(&exchanges, sizeof(*record), 0);
+	if (record)
+		*record = q->x;
+	/* Only one succeeds, of the programs and the sweep. */
+	if (bpf_map_delete_elem(&queued_requests, key)) {
+		if (record)
+			bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+		return;
+	}
+	if (!record) {
+		count(COUNTER_RING_FULL);
+		return;
+	}
+	record->flags |= flags | FLAG_NO_RESPONSE | FLAG_PIPELINED;
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	count(COUNTER_EMITTED);
+}
+
 /* Reports an exchange that goes on: a copy of what is known. */
-static __always_inline void report_open(struct connection *c)
+static __always_inline void report_open(const struct exchange_record *x)
 {
 	__u32 flags = FLAG_STILL_OPEN;
 
-	if (!c->x.response_first)
+	if (!x->response_first)
 		flags |= FLAG_NO_RESPONSE;
-	if (submit(&c->x, flags))
+	if (submit(x, flags))
 		count(COUNTER_OPEN_REPORT);
 }
 
-/* Whether the framing says that more of the response was to come. */
-static __always_inline bool is_unfinished(const struct connection *c)
+/* Modular comparison, RFC 9293 section 3.4. */
+static __always_inline bool before(__u32 a, __u32 b)
 {
-	return c->phase == PHASE_RESPONSE && !c->complete &&
-	       (c->response_framing == FRAMING_LENGTH ||
-		(c->response_framing == FRAMING_CHUNKED && c->chunks.state != CHUNK_LOST));
+	return (__s32)(a - b) < 0;
 }
 
-/* The connection ends with an open exchange. */
-static __always_inline void emit_ended(struct connection *c, __u32 reset)
+/* Whether the message has passed to its end. */
+static __always_inline bool is_whole(const struct message *m, const struct stream *st)
 {
+	if (m->kind == MESSAGE_ENDS)
+		return !m->length && !before(st->next, m->at) &&
+		       (!st->missing || !before(st->gap_start, m->at));
+	return m->kind == MESSAGE_TAIL && m->tail && m->at == st->next && !st->missing;
+}
+
+/* Whether its framing says that more is to come. */
+static __always_inline bool is_unfinished(const struct message *m, const struct stream *st)
+{
+	switch (m->kind) {
+	case MESSAGE_STATUS:
+	case MESSAGE_INTERIM:
+	case MESSAGE_HEAD:
+	case MESSAGE_CHUNKS:
+		return true;
+	case MESSAGE_ENDS:
+		return !is_whole(m, st);
+	}
+	return false;
+}
+
+/* Both messages have passed. */
+static __always_inline bool is_complete(const struct connection *c)
+{
+	return c->phase == PHASE_RESPONSE && is_whole(&c->response, &c->server) &&
+	       (pending(c) || !is_unfinished(&c->request, &c->client));
+}
+
+/* Flags of a response whose end is not known from its framing. */
+static __always_inline __u32 guessed(const struct connection *c)
+{
+	if (c->phase != PHASE_RESPONSE)
+		return 0;
+	switch (c->response.kind) {
+	case MESSAGE_NONE:
+	case MESSAGE_TAIL:
+	case MESSAGE_CLOSE:
+	case MESSAGE_UNKNOWN:
+		return FLAG_END_GUESSED;
+	}
+	return 0;
+}
+
+/* Flags of an exchange whose connection ends. */
+static __always_inline __u32 flags_at_end(const struct connection *c, __u32 reset)
+{
+	bool unfinished = c->phase == PHASE_RESPONSE && is_unfinished(&c->response, &c->server);
 	__u32 flags = 0;
 
-	if (c->phase == PHASE_REQUEST || !c->complete)
-		flags = reset;
-	if (is_unfinished(c))
+	if (c->phase == PHASE_RESPONSE && c->response.kind == MESSAGE_TAIL)
+		flags = FLAG_END_GUESSED;
+	if (!pending(c) && is_unfinished(&c->request, &c->client))
+		unfinished = true;
+	if (!is_complete(c))
+		flags |= reset;
+	/* Without a response it is clear anyway. */
+	if (unfinished && c->phase == PHASE_RESPONSE)
 		flags |= FLAG_INCOMPLETE;
-	emit(c, c->claim, flags);
+	return flags;
 }
 
 enum arrival {
@@ -366,21 +522,41 @@ enum arrival {
 	ARRIVAL_AGAIN,	/* a retransmission, possibly with new bytes at its end */
 };
 
-/* Modular comparison, RFC 9293 section 3.4. */
-static __always_inline bool before(__u32 a, __u32 b)
-{
-	return (__s32)(a - b) < 0;
-}
-
 /* Restarts at next: earlier bytes are not missing. */
 static __always_inline void resync_at(struct stream *st, __u32 next)
 {
 	st->valid = 1;
 	st->next = next;
-	st->gap_start = st->gap_end;
+	st->missing = 0;
 }
 
-/* Accounts for a segment; fresh is the number of bytes not seen before. */
+static __always_inline bool is_in_gap(const struct stream *st, __u32 seq)
+{
+	return st->missing && !before(seq, st->gap_start) && before(seq, st->gap_end);
+}
+
+/* The length of the first part of [seq, seq + len) that is all new, all missing so far,
+ * or all seen before.
+ */
+static __always_inline __u32 uniform_part(const struct stream *st, __u32 seq, __u32 len)
+{
+	__u32 limit = st->next;
+
+	if (!st->valid || !before(seq, limit))
+		return len;
+	if (st->missing && before(seq, st->gap_end))
+		limit = before(seq, st->gap_start) ? st->gap_start : st->gap_end;
+	return limit - seq < len ? limit - seq : len;
+}
+
+static __always_inline bool is_seen(const struct stream *st, __u32 seq)
+{
+	return st->valid && before(seq, st->next) && !is_in_gap(st, seq);
+}
+
+/* Accounts for a segment; fresh is the number of bytes not seen before. Of several gaps
+ * the bytes between them count as one, but not as missing.
+ */
 static __always_inline enum arrival arrive(struct stream *st, __u32 seq, __u32 len, __u32 *fresh)
 {
 	__u32 end = seq + len;
@@ -392,14 +568,15 @@ static __always_inline enum arrival arrive(struct stream *st, __u32 seq, __u32 l
 		return ARRIVAL_IN_ORDER;
 	}
 	if (before(st->next, seq)) {
-		if (st->gap_start == st->gap_end)
+		if (!st->missing)
 			st->gap_start = st->next;
+		st->missing += seq - st->next;
 		st->gap_end = seq;
 		st->next = end;
 		return ARRIVAL_AHEAD;
 	}
-	if (st->gap_start != st->gap_end && !before(seq, st->gap_start) &&
-	    !before(st->gap_end, end)) {
+	if (is_in_gap(st, seq) && !before(st->gap_end, end)) {
+		st->missing -= len < st->missing ? len : st->missing;
 		if (seq == st->gap_start)
 			st->gap_start = end;
 		else if (end == st->gap_end)
@@ -414,35 +591,21 @@ static __always_inline enum arrival arrive(struct stream *st, __u32 seq, __u32 l
 	return ARRIVAL_AGAIN;
 }
 
-/* The response to a request that another request has followed comes first. */
-static __always_inline void expect_pipelined_response(struct connection *c)
+/* Whether the peer has acknowledged bytes that are missing here: they will not come any
+ * more.
+ */
+static __always_inline bool misses_acked(struct stream *st, __u32 ack)
 {
-	if (c->pipelined_responses < 255)
-		c->pipelined_responses++;
-	count(COUNTER_PIPELINED);
+	if (!st->missing || before(ack, st->gap_end))
+		return false;
+	st->missing = 0;
+	return true;
 }
 
-/* The client begins another request. */
-static __always_inline void close_previous(struct connection *c)
+/* The FIN and all bytes before it have passed. */
+static __always_inline bool is_closed(const struct stream *st)
 {
-	if (c->awaiting_response) {
-		c->awaiting_response = 0;
-		expect_pipelined_response(c);
-	}
-	if (is_open(c)) {
-		__u32 flags = 0;
-
-		if (c->phase == PHASE_REQUEST) {
-			flags = FLAG_PIPELINED;
-			expect_pipelined_response(c);
-		} else if (is_unfinished(c)) {
-			flags = FLAG_PIPELINED | FLAG_INCOMPLETE;
-		}
-		emit(c, c->claim, flags);
-	} else if (c->phase == PHASE_HEAD) {
-		count(COUNTER_DISCARDED);
-	}
-	c->phase = PHASE_IDLE;
+	return st->fin && (!st->valid || (!st->missing && !before(st->next, st->fin_seq)));
 }
 
 /* The message that leaves through the point begins at seq. */

@@ -58,13 +58,14 @@ static __always_inline bool is_other_method(struct __sk_buff *skb, struct scratc
 					    __u32 len, __u64 head)
 {
 	__u8 *text = s->text;
+	__u32 i;
 
 	/* Most data leaves here, without a load. */
-	for (int i = 1; i < 7; i++) {
-		__u8 byte = head >> (8 * i);
-
-		if (!is_method_byte(byte))
-			return begins_target(byte, head >> (8 * i + 8));
+	for (i = 1; i < 7; i++) {
+		if (!is_method_byte(head >> 8))
+			return begins_target(head >> 8, head >> 16);
+		head >>= 8;
+		FORGET(head, s->high);
 	}
 	if (len < 9) /* a method of 7 or more, SP, and a target */
 		return false;
@@ -74,18 +75,20 @@ static __always_inline bool is_other_method(struct __sk_buff *skb, struct scratc
 	if (bpf_skb_load_bytes(skb, off, text, len))
 		return false;
 	text[len] = 0;
-	for (int i = 7; i <= METHOD_MAX; i++)
+	for (i = 7; i <= METHOD_MAX; i++)
 		if (!is_method_byte(text[i]))
 			return begins_target(text[i], text[i + 1]);
 	return false;
 }
 
 /* Anything but the usual starts: set of enum start. head has the first bytes. */
-static COLD int unusual_start(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len,
-			      __u64 head)
+VERIFIED_ALONE int unusual_start(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len,
+				 __u64 head)
 {
 	int start = START_DATA;
 
+	if (!s || head == HTTP2_PREFACE)
+		return START_DATA;
 	if ((head & 0xffff) == EMPTY_LINE) {
 		__u32 n;
 
@@ -587,17 +590,16 @@ static __always_inline int scan(struct scratch *s, const struct fast_text *f, __
 		for (int j = 0; j < SCAN_BLOCK; j += 8)
 			found |= *(const __u64 *)(p + j) - EACH(' ');
 		at += SCAN_BLOCK;
-		if (!(found & HIGH1))
-			continue;
-		found = 0;
+		if (found & HIGH1) {
+			found = 0;
 #pragma unroll
-		for (int j = 0; j < SCAN_BLOCK; j += 8)
-			found |= one_bit_each(line_feeds(*(const __u64 *)(p + j))) << j;
-		if (!found)
-			continue;
-		low = lowest_bit[(found & -found) * DE_BRUIJN >> 58];
-		at += low + 1 - SCAN_BLOCK;
-		line = true;
+			for (int j = 0; j < SCAN_BLOCK; j += 8)
+				found |= one_bit_each(line_feeds(*(const __u64 *)(p + j))) << j;
+			low = lowest_bit[(found & -found) * DE_BRUIJN >> 58];
+			line = found;
+			if (found)
+				at += low + 1 - SCAN_BLOCK;
+		}
 	}
 	for (int i = 0; i < SCAN_BLOCK / 4; i++) {
 		__u64 found, word;

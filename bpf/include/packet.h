@@ -5,6 +5,7 @@
 #ifndef LAYERTRACE_PACKET_H
 #define LAYERTRACE_PACKET_H
 
+#include "blind.h"
 #include "connection.h"
 #include "tcp_option.h"
 
@@ -14,6 +15,7 @@ const volatile __u8 ports[PORT_BYTES];
 
 #define IPPROTO_TCP 6
 #define IP_MF_OR_OFFSET 0x3fff
+#define IP_OFFSET 0x1fff
 /* Packets with more extension headers before TCP are not parsed. */
 #define IPV6_EXTENSIONS_MAX 6
 
@@ -51,16 +53,17 @@ struct tcp_header {
 	__be16 urgent;
 };
 
-/* The benchmark repeats one packet and redefines this to make each run a new segment. */
+/* The benchmark repeats one packet and redefines these to make each run a new segment. */
 #ifndef SEQUENCE_NUMBER
 #define SEQUENCE_NUMBER(tcp) bpf_ntohl((tcp).seq)
+#define ACKNOWLEDGEMENT(tcp) bpf_ntohl((tcp).ack)
 #endif
 
 /* What the payload of a segment starts with. */
 struct payload_kind {
 	__s8 outcome; /* of the walk over the request head, or NOT_A_REQUEST */
 	__u8 request_line;
-	__u8 marks; /* set of enum mark */
+	__u8 marks; /* set of enum mark; NOT_A_REQUEST: an enum unseen */
 	__u8 response;
 };
 
@@ -208,10 +211,18 @@ struct write_times {
 	__u64 last;
 };
 
-/* Framing of a response head, for later points of the node. */
-struct cached_framing {
+/* What a scan over the head that begins at a sequence number has found, for later points
+ * of the node.
+ */
+struct cached_head {
 	__u64 seq_ack;
-	struct framing framing;
+	__u64 length;
+	__u32 payload_len;
+	__u32 head_len; /* 0: it continues */
+	__u8 line;
+	__u8 headers;
+	__u8 unread; /* too long */
+	__u8 pad[5];
 };
 
 struct scratch {
@@ -223,12 +234,12 @@ struct scratch {
 	struct socket_facts socket;
 	struct write_times write_times;
 	struct context cached_contexts[1 << SEGMENT_CACHE_BITS]; /* for segment_cache */
-	struct framing framing;
-	struct cached_framing cached_framings[1 << SEGMENT_CACHE_BITS];
+	struct cached_head cached_heads[1 << SEGMENT_CACHE_BITS];
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
 	__u8 options[OPTIONS_MAX_BOUND + 16];
 	struct context id; /* scratch space of the readers of values */
 	struct connection blank;
+	struct queued_request queued;
 	__u8 connection_id[8];
 	__u64 option_time;
 	__u64 high; /* accumulators of the number readers */
@@ -305,6 +316,15 @@ static __always_inline bool load(struct __sk_buff *skb, __u32 off, void *to, con
 	return bpf_skb_load_bytes(skb, off, to, len) == 0;
 }
 
+static __always_inline void note_other_protocol(struct __sk_buff *skb, __u32 off, __u32 protocol,
+						bool in_ipv6, const enum access access)
+{
+	if (access == ACCESS_DIRECT)
+		count_encapsulated_direct(skb, off, protocol, in_ipv6);
+	else
+		count_encapsulated(skb, off, protocol, in_ipv6);
+}
+
 /* Skips IPv6 extension headers. Returns the offset of TCP, or 0 if this is not a
  * complete TCP packet.
  */
@@ -336,6 +356,7 @@ static __always_inline __u32 skip_extensions(struct __sk_buff *skb, __u32 off, _
 			off += (ext.len + 2) * 4;
 			break;
 		default:
+			note_other_protocol(skb, off, next, true, access);
 			return 0;
 		}
 		next = ext.next;
@@ -414,8 +435,12 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 			has_tcp = load(skb, off, &both, sizeof(both), access);
 		if (!has_tcp && !load(skb, off, &both.ip, sizeof(both.ip), access))
 			return false;
-		if (both.ip.protocol != IPPROTO_TCP)
+		if (both.ip.protocol != IPPROTO_TCP) {
+			if (!(both.ip.fragment & bpf_htons(IP_OFFSET)))
+				note_other_protocol(skb, off + (both.ip.version_ihl & 15) * 4,
+						    both.ip.protocol, false, access);
 			return false;
+		}
 		if (both.ip.fragment & bpf_htons(IP_MF_OR_OFFSET)) {
 			count(COUNTER_FRAGMENT);
 			return false;
@@ -439,6 +464,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 		__builtin_memcpy(s->key.addr_a, ip.src, sizeof(ip.src));
 		__builtin_memcpy(s->key.addr_b, ip.dst, sizeof(ip.dst));
 	} else {
+		count_other_frame(protocol);
 		return false;
 	}
 	if (!has_tcp && !load(skb, off, &both.tcp, sizeof(both.tcp), access)) {
@@ -455,7 +481,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->option_len = data_off > s->option_off ? data_off - s->option_off : 0;
 	s->payload_off = data_off;
 	s->seq = SEQUENCE_NUMBER(both.tcp);
-	s->ack = bpf_ntohl(both.tcp.ack);
+	s->ack = ACKNOWLEDGEMENT(both.tcp);
 	s->key.ifindex = skb->ifindex;
 	set_ends(s, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
 	return true;

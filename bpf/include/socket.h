@@ -485,6 +485,8 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	if (tp && st->tracked)
 		note_waits(st, tp, seg, egress);
 	tracked = tracked_counter(&st->key, SOCKET_POINT);
+	if (!tracked)
+		return;
 	/* Earlier data has been read: requests and responses take turns. Also after the sweep
 	 * has untracked the connection.
 	 */

@@ -156,13 +156,13 @@ static __always_inline void store_be64(__u8 *to, __u64 value)
 	__builtin_memcpy(to, &value, sizeof(value));
 }
 
-/* Reads 1 to 20 decimal digits: a 64-bit number. */
-static __always_inline bool read_decimal(const struct scratch *s, __u32 off, __u32 end, __u64 *to)
+/* Reads 1 to 20 decimal digits, a 64-bit number, into s->high. */
+VERIFIED_ALONE int read_decimal(struct scratch *s, __u32 off, __u32 end)
 {
 	const __u64 limit = ~0ULL / 10;
 	__u64 value = 0;
 
-	if (off >= end || end - off > 20)
+	if (!s || off >= end || end - off > 20)
 		return false;
 	for (int i = 0; i < 20; i++) {
 		__u8 digit;
@@ -174,7 +174,7 @@ static __always_inline bool read_decimal(const struct scratch *s, __u32 off, __u
 			return false;
 		value = value * 10 + digit;
 	}
-	*to = value;
+	s->high = value;
 	return true;
 }
 
@@ -553,7 +553,6 @@ VERIFIED_ALONE int read_xray(struct scratch *s, __u32 off, __u32 end)
 VERIFIED_ALONE int read_gcp(struct scratch *s, __u32 off, __u32 end)
 {
 	struct context *c;
-	__u64 span = 0;
 	int options;
 
 	if (!s || end < off || end - off < 32)
@@ -571,15 +570,17 @@ VERIFIED_ALONE int read_gcp(struct scratch *s, __u32 off, __u32 end)
 		c->sampling = digit & 1 ? SAMPLING_ACCEPTED : SAMPLING_DENIED;
 		end = options;
 	}
-	if (end - off < 32 || !read_hex(text_at(s, off), c->trace_id, 16, HEX_ANY_CASE))
+	if (end - off < 32 || take_hex(s, off, off + 32) != off + 32 || !(s->high | s->low))
 		return VALUE_MALFORMED;
+	store_be64(c->trace_id, s->high);
+	store_be64(c->trace_id + 8, s->low);
 	off += 32;
 	if (off == end)
 		return VALUE_NOTHING;
-	if (text8(s, off) != '/' || !read_decimal(s, off + 1, end, &span))
+	if (text8(s, off) != '/' || !read_decimal(s, off + 1, end))
 		return VALUE_MALFORMED;
-	store_be64(c->span_id, span);
-	return span ? VALUE_CONTEXT : VALUE_NOTHING;
+	store_be64(c->span_id, s->high);
+	return s->high ? VALUE_CONTEXT : VALUE_NOTHING;
 }
 
 struct name {
@@ -625,8 +626,11 @@ static __always_inline struct name datadog_name(const struct scratch *s, __u32 o
 	return (struct name){HEADER_DATADOG_OTHER, 0};
 }
 
-static __always_inline struct name context_header(const struct scratch *s, __u32 off)
+/* Which of the configured headers begins at off: its index, or -1. */
+VERIFIED_ALONE int find_configured(struct scratch *s, __u32 off)
 {
+	if (!s)
+		return -1;
 	for (__u32 i = 0; i < CONTEXT_HEADERS_MAX && i < context_headers.len; i++) {
 		__u32 len = context_headers.of[i].len, same = 0;
 
@@ -639,32 +643,40 @@ static __always_inline struct name context_header(const struct scratch *s, __u32
 				break;
 			same++;
 		}
-		if (same != len)
-			continue;
-		if (!reads(context_headers.of[i].format))
-			break;
-		switch (context_headers.of[i].format) {
-		case FORMAT_W3C:
-			return (struct name){HEADER_TRACEPARENT, len, true};
-		case FORMAT_B3:
-			return (struct name){HEADER_B3, len, true};
-		case FORMAT_JAEGER:
-			return (struct name){HEADER_UBER_TRACE_ID, len, true};
-		case FORMAT_SKYWALKING:
-			return (struct name){HEADER_SW8, len, true};
-		case FORMAT_XRAY:
-			return (struct name){HEADER_AMZN_TRACE_ID, len, true};
-		case FORMAT_GCP:
-			return (struct name){HEADER_CLOUD_TRACE_CONTEXT, len, true};
-		default: /* no single header */
-			break;
-		}
+		if (same == len)
+			return i;
 	}
-	return (struct name){HEADER_OTHER, 0};
+	return -1;
+}
+
+static __always_inline struct name configured_header(struct scratch *s, __u32 off)
+{
+	__u32 i = find_configured(s, off), format;
+
+	if (i >= CONTEXT_HEADERS_MAX)
+		return (struct name){HEADER_OTHER, 0};
+	format = context_headers.of[i].format;
+	if (!reads(format))
+		return (struct name){HEADER_OTHER, 0};
+	switch (format) {
+	case FORMAT_W3C:
+		return (struct name){HEADER_TRACEPARENT, context_headers.of[i].len, true};
+	case FORMAT_B3:
+		return (struct name){HEADER_B3, context_headers.of[i].len, true};
+	case FORMAT_JAEGER:
+		return (struct name){HEADER_UBER_TRACE_ID, context_headers.of[i].len, true};
+	case FORMAT_SKYWALKING:
+		return (struct name){HEADER_SW8, context_headers.of[i].len, true};
+	case FORMAT_XRAY:
+		return (struct name){HEADER_AMZN_TRACE_ID, context_headers.of[i].len, true};
+	case FORMAT_GCP:
+		return (struct name){HEADER_CLOUD_TRACE_CONTEXT, context_headers.of[i].len, true};
+	}
+	return (struct name){HEADER_OTHER, 0}; /* no single header */
 }
 
 /* The first character settles most lines of a request. */
-static __always_inline struct name header_name(const struct scratch *s, __u32 off)
+static __always_inline struct name header_name(struct scratch *s, __u32 off)
 {
 	__u64 word = text64(s, off);
 
@@ -703,7 +715,7 @@ static __always_inline struct name header_name(const struct scratch *s, __u32 of
 			return (struct name){HEADER_SW8, NAME_SW8_LEN};
 		break;
 	}
-	return context_headers.len ? context_header(s, off) : (struct name){HEADER_OTHER, 0};
+	return context_headers.len ? configured_header(s, off) : (struct name){HEADER_OTHER, 0};
 }
 
 /* The first valid decision of a format counts, but debug wins. */
@@ -829,25 +841,24 @@ VERIFIED_ALONE int read_datadog_part(struct scratch *s, __u32 header, __u32 off,
 				     __u32 offset)
 {
 	struct context *c;
-	__u64 id = 0;
 
 	if (!s)
 		return 0;
 	c = &s->walk.datadog;
 	switch (header) {
 	case HEADER_DATADOG_TRACE_ID:
-		if (!read_decimal(s, off, end, &id) || !id)
+		if (!read_decimal(s, off, end) || !s->high)
 			return 0;
 		if (!(c->have & PART_TRACE_ID)) {
-			store_be64(c->trace_id + 8, id);
+			store_be64(c->trace_id + 8, s->high);
 			add_id(c, PART_TRACE_ID, offset);
 		}
 		return 1;
 	case HEADER_DATADOG_PARENT_ID:
-		if (!read_decimal(s, off, end, &id))
+		if (!read_decimal(s, off, end))
 			return 0;
 		if (!(c->have & PART_SPAN_ID)) {
-			store_be64(c->span_id, id);
+			store_be64(c->span_id, s->high);
 			add_id(c, PART_SPAN_ID, offset);
 		}
 		return 1;

@@ -26,17 +26,18 @@ static __always_inline bool is_response(__u64 head)
 	return MATCHES_EXACT(head, 7, 'H', 'T', 'T', 'P', '/', '1', '.', 0);
 }
 
-/* Status code of "HTTP/1.x NNN", or 0. */
-static __always_inline __u16 read_status(struct __sk_buff *skb, __u32 off)
+static __always_inline __u64 load_head(struct __sk_buff *skb, __u32 off, __u32 len,
+				       const enum access access)
 {
-	__u8 text[4];
+	__u64 head = 0;
 
-	if (bpf_skb_load_bytes(skb, off + 8, text, sizeof(text)) || text[0] != ' ')
-		return 0;
-	for (int i = 1; i < 4; i++)
-		if (text[i] < '0' || text[i] > '9')
-			return 0;
-	return (text[1] - '0') * 100 + (text[2] - '0') * 10 + text[3] - '0';
+	if (len >= sizeof(head)) {
+		load(skb, off, &head, sizeof(head), access);
+	} else if (len) {
+		BOUND_LENGTH(len, sizeof(head));
+		bpf_skb_load_bytes(skb, off, &head, len);
+	}
+	return head;
 }
 
 static __always_inline void set_endpoints(struct exchange_record *x, const struct segment *seg)
@@ -65,62 +66,39 @@ static __always_inline void note_retransmit(struct connection *c, const struct s
 	note_far_side(x, from_client, seg->seq, seg->seq + seg->payload_len, now);
 }
 
-/* Starts a new exchange in c, with the times and sizes of its first segment. */
-static __always_inline void open_exchange(struct connection *c, const struct segment *seg,
-					  __u64 now)
+/* Length of an empty line before a request line (RFC 9112, section 2.2). */
+static __always_inline __u32 empty_line(__u64 head)
 {
-	struct exchange_record *x = &c->x;
+	return (head & 0xffff) == ('\r' | '\n' << 8) ? 2 : 0;
+}
+
+/* Loads the start of the request line. */
+static __always_inline void load_request_line(struct __sk_buff *skb, const struct segment *seg,
+					      struct exchange_record *x, __u32 skip)
+{
+	__u32 len = seg->payload_len - skip;
+
+	if (!len || seg->payload_len < skip)
+		return;
+	if (len > REQUEST_LINE_MAX)
+		len = REQUEST_LINE_MAX;
+	BOUND_LENGTH(len, REQUEST_LINE_MAX_BOUND);
+	if (len <= REQUEST_LINE_MAX)
+		bpf_skb_load_bytes(skb, seg->payload_off + skip, x->request_line, len);
+}
+
+/* Fills the record of a request that begins in the segment. */
+static __always_inline void start_record(struct __sk_buff *skb, const struct segment *seg,
+					 const struct scratch *s, const struct connection *c,
+					 struct exchange_record *x, __u64 now)
+{
+	__u64 head;
 
 	__builtin_memset(x, 0, sizeof(*x));
 	set_endpoints(x, seg);
 	x->request_first = now;
 	start_egress(x, seg->seq);
-	c->last_ns = now; /* before the claim, which the sweep reads first */
 	x->direction = seg->direction;
-	c->request_total = 0;
-	c->response_total = 0;
-	c->response_framing = FRAMING_UNKNOWN;
-	c->complete = 0;
-	c->guessed = 0;
-	c->reports = 0;
-	c->waits_since = 0;
-	if (c->pipelined_responses)
-		x->flags |= FLAG_PIPELINED;
-	c->client_is_a = seg->from_a;
-	c->in_pipelined_response = 0;
-}
-
-/* Keeps the start of the request line, and what follows from its method. */
-static __always_inline void read_request_line(struct __sk_buff *skb, const struct segment *seg,
-					      struct scratch *s, struct connection *c)
-{
-	__u32 len = seg->payload_len < REQUEST_LINE_MAX ? seg->payload_len : REQUEST_LINE_MAX;
-	__u64 head;
-
-	BOUND_LENGTH(len, REQUEST_LINE_MAX_BOUND);
-	if (!len || len > REQUEST_LINE_MAX ||
-	    bpf_skb_load_bytes(skb, seg->payload_off, c->x.request_line, len))
-		return;
-	__builtin_memcpy(&head, c->x.request_line, sizeof(head));
-	c->bodiless = BODILESS_NONE;
-	if (MATCHES_EXACT(head, 5, 'H', 'E', 'A', 'D', ' ', 0, 0, 0))
-		c->bodiless = BODILESS_HEAD;
-	else if (MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' '))
-		c->bodiless = BODILESS_CONNECT;
-	c->request_total = 1; /* no body */
-	c->request_end = seg->seq + 1;
-	if (MATCHES_EXACT(head, 4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) || c->bodiless)
-		return;
-	c->request_total = 0;
-	if (parse_framing(skb, seg, s, 0) && s->framing.kind != FRAMING_CHUNKED)
-		c->request_total = s->framing.head_len + s->framing.length;
-	c->request_end = seg->seq + c->request_total;
-}
-
-static __always_inline void set_connection_id(struct connection *c, const struct scratch *s)
-{
-	struct exchange_record *x = &c->x;
-
 	if (s->connection_id_len) {
 		__builtin_memcpy(x->connection_id, s->connection_id, sizeof(x->connection_id));
 		x->connection_id_len = s->connection_id_len;
@@ -130,6 +108,51 @@ static __always_inline void set_connection_id(struct connection *c, const struct
 		x->connection_id_len = c->syn_option_len;
 		x->flags |= FLAG_OPTION_LOST;
 	}
+	load_request_line(skb, seg, x, 0);
+	__builtin_memcpy(&head, x->request_line, sizeof(head));
+	if (empty_line(head))
+		load_request_line(skb, seg, x, 2);
+}
+
+static __always_inline __u8 bodiless(__u64 head)
+{
+	if (MATCHES_EXACT(head, 5, 'H', 'E', 'A', 'D', ' ', 0, 0, 0))
+		return BODILESS_HEAD;
+	if (MATCHES_EXACT(head, 8, 'C', 'O', 'N', 'N', 'E', 'C', 'T', ' '))
+		return BODILESS_CONNECT;
+	return BODILESS_NONE;
+}
+
+static __always_inline __u8 bodiless_record(const struct exchange_record *x)
+{
+	__u64 head;
+
+	__builtin_memcpy(&head, x->request_line, sizeof(head));
+	return bodiless(head);
+}
+
+/* The same of a request that is not recorded. */
+static __always_inline __u8 bodiless_segment(struct __sk_buff *skb, const struct segment *seg)
+{
+	__u64 head = load_head(skb, seg->payload_off, seg->payload_len, ACCESS_LOAD);
+
+	if (empty_line(head))
+		head = load_head(skb, seg->payload_off + 2, seg->payload_len - 2, ACCESS_LOAD);
+	return bodiless(head);
+}
+
+/* The request that begins at seq becomes the current one. */
+static __always_inline void become_current(struct connection *c, __u32 seq, __u8 head)
+{
+	c->request_start = seq;
+	c->bodiless = head;
+	c->response.kind = MESSAGE_NONE;
+	c->status_len = 0;
+	c->strange = 0;
+	c->reports = 0;
+	c->waits_since = 0;
+	c->recorded = 0;
+	c->phase = PHASE_REQUEST;
 }
 
 _Static_assert(COUNTER_HEAD_UNPARSABLE - COUNTER_CONTEXT_FOUND ==
@@ -145,11 +168,8 @@ static __always_inline void count_outcome(int outcome, __u8 marks)
 		count(COUNTER_CONTEXT_SEVERAL);
 }
 
-/* The context in the walk makes the exchange in c an open one. */
-static __always_inline void adopt_context(struct connection *c, const struct walk *w)
+static __always_inline void set_context(struct exchange_record *x, const struct walk *w)
 {
-	struct exchange_record *x = &c->x;
-
 	__builtin_memcpy(x->trace_id, w->found.trace_id, sizeof(x->trace_id));
 	__builtin_memcpy(x->span_id, w->found.span_id, sizeof(x->span_id));
 	x->format = w->found.format;
@@ -159,16 +179,28 @@ static __always_inline void adopt_context(struct connection *c, const struct wal
 		x->flags |= FLAG_MALFORMED;
 	if (w->marks & MARK_SEVERAL)
 		x->flags |= FLAG_SEVERAL_CONTEXTS;
+}
+
+/* The exchange in c->x becomes the current one's. */
+static __always_inline void record_current(struct connection *c)
+{
 	c->phase = PHASE_REQUEST;
+	c->recorded = 1;
 	c->claim = (c->claim | 1) + 1;
-	count(COUNTER_STARTED);
 }
 
 /* Deep: stores the walk until the next segment. */
-static __always_inline bool save_partial_head(const struct connection_key *key, struct scratch *s)
+VERIFIED_ALONE int save_partial_head(struct scratch *s)
 {
+	const struct connection_key *key;
 	struct partial_head *found;
 
+	if (!s)
+		return false;
+	s = scratch_as_map_value(s);
+	if (!s)
+		return false;
+	key = &s->segment.key;
 	carry_line(s);
 	/* text starts with the carried line; copy one block */
 	found = bpf_map_lookup_elem(&partial_heads, key);
@@ -228,8 +260,16 @@ static __always_inline struct connection *new_connection(const struct segment *s
  */
 static __always_inline void resync(struct connection *c, const struct segment *seg)
 {
+	if (seg->from_a != c->client_is_a)
+		return;
 	if (!c->client.valid || before(c->client.next, seg->seq))
 		resync_at(&c->client, seg->seq);
+	if (is_syn(seg)) { /* acknowledges nothing */
+		c->server.valid = 0;
+		c->driver_server.valid = 0;
+		resync_at(&c->driver_client, seg->seq);
+		return;
+	}
 	resync_at(&c->server, seg->ack);
 	resync_at(&c->driver_client, seg->seq);
 	resync_at(&c->driver_server, seg->ack);
@@ -262,54 +302,257 @@ static __always_inline bool finish_untracked(struct payload_kind b)
 		count_request(b.outcome, b.marks);
 	else if (b.response)
 		count(COUNTER_RESPONSE_UNTRACKED);
+	else if (b.marks)
+		count_unseen(b.marks);
 	return true;
 }
 
-/* A client segment that starts with a method; c may be NULL. Returns the connection if
- * the segment belongs to an exchange in it.
+/* The kernel's facts about the socket, for a request that begins at one. */
+static __always_inline void set_socket(struct exchange_record *x, const struct scratch *s,
+				       const struct connection *c)
+{
+	if (!s->socket.cookie)
+		return;
+	x->is_socket = 1;
+	x->is_client = c->client_is_a;
+	x->cookie = s->socket.cookie;
+	x->netns = s->socket.netns;
+	x->uid = s->socket.uid;
+	x->cgroup = s->socket.cgroup;
+	x->tgid = s->socket.tgid;
+}
+
+/* Emits the requests in the queue, whose responses will not be seen. */
+VERIFIED_ALONE int drop_queue(struct connection *c, const struct connection_key *connection,
+			      __u32 flags)
+{
+	if (!c || !connection)
+		return 0;
+	for (int i = 0; i < QUEUE_MAX; i++) {
+		struct queue_key key = {.connection = *connection};
+
+		if (!pending(c))
+			break;
+		key.number = c->answered;
+		emit_queued(&key, flags);
+		c->answered++;
+	}
+	c->queued = c->answered;
+	c->overflow = 0;
+	return 0;
+}
+
+/* Ends what is current to make way for a request that begins in the segment. False if
+ * the response to an earlier one has not ended: the request has to wait.
  */
-static __always_inline struct connection *begin_request(struct __sk_buff *skb,
-							const struct segment *seg,
-							struct scratch *s, struct connection *c,
-							__u64 now)
+static __always_inline bool make_way(const struct segment *seg, struct connection *c)
+{
+	bool lost;
+
+	if (c->phase == PHASE_HEAD) {
+		count(COUNTER_DISCARDED);
+		c->phase = PHASE_IDLE;
+	}
+	if (!expects_more(c))
+		return true;
+	/* The client has bytes of the server that did not pass here. A FIN takes one number. */
+	lost = c->strange || (c->server.valid && before(c->server.next + 1, seg->ack));
+	if (!lost) {
+		if (pending(c) || c->overflow || c->phase == PHASE_REQUEST)
+			return false;
+		if (c->phase == PHASE_RESPONSE && is_unfinished(&c->response, &c->server))
+			return false;
+	}
+	if (is_open(c)) {
+		__u32 flags = guessed(c);
+
+		if (lost && !is_complete(c))
+			flags |= FLAG_PACKETS_MISSING;
+		emit(c, c->claim, flags);
+	}
+	if (lost) {
+		drop_queue(c, &seg->key, FLAG_PACKETS_MISSING);
+		resync_at(&c->server, seg->ack);
+	}
+	c->phase = PHASE_IDLE;
+	return true;
+}
+
+/* The request in the segment waits for the response to an earlier one. */
+VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct connection *c,
+			   __u64 now)
+{
+	struct queue_key key = {};
+	struct queued_request *q;
+	__u32 recorded;
+
+	if (!s || !c)
+		return 0;
+	count(COUNTER_PIPELINED);
+	if (c->recorded)
+		c->x.flags |= FLAG_PIPELINED;
+	if (c->overflow || pending(c) >= QUEUE_MAX) {
+		count(COUNTER_QUEUE_FULL);
+		if (c->overflow < 255)
+			c->overflow++;
+		return 0;
+	}
+	recorded = s->segment.kind.outcome == OUTCOME_FOUND;
+	s = scratch_as_map_value(s);
+	if (!s)
+		return 0;
+	q = &s->queued;
+	__builtin_memset(q, 0, sizeof(*q));
+	q->start = s->segment.seq;
+	q->recorded = recorded;
+	if (!recorded)
+		q->bodiless = bodiless_segment(skb, &s->segment);
+	if (recorded) {
+		read_options(skb, &s->segment, s);
+		start_record(skb, &s->segment, s, c, &q->x, now);
+		q->bodiless = bodiless_record(&q->x);
+		set_context(&q->x, &s->walk);
+		q->x.flags |= FLAG_PIPELINED | (c->unsure ? FLAG_END_GUESSED : 0);
+		set_socket(&q->x, s, c);
+	}
+	key.connection = s->segment.key;
+	key.number = c->queued;
+	if (bpf_map_update_elem(&queued_requests, &key, q, BPF_ANY))
+		count(COUNTER_QUEUE_FULL);
+	else if (recorded)
+		count(COUNTER_STARTED);
+	c->queued++;
+	return 0;
+}
+
+/* The next request in the queue becomes the current one. */
+VERIFIED_ALONE int dequeue(struct scratch *s, struct connection *c)
+{
+	struct queued_request *q;
+	struct queue_key key = {};
+
+	if (!s || !c)
+		return 0;
+	emit(c, c->claim, guessed(c));
+	if (!pending(c)) {
+		if (c->overflow < 255)
+			c->overflow--;
+		become_current(c, c->request_start, BODILESS_NONE);
+		return 0;
+	}
+	key.connection = s->segment.key;
+	key.number = c->answered;
+	q = bpf_map_lookup_elem(&queued_requests, &key);
+	c->answered++;
+	become_current(c, c->request_start, BODILESS_NONE);
+	if (!q)
+		return 0;
+	c->request_start = q->start;
+	c->bodiless = q->bodiless;
+	if (q->recorded) {
+		c->x = q->x;
+		c->reports = q->reports;
+	}
+	/* Otherwise the sweep has emitted it. */
+	if (!bpf_map_delete_elem(&queued_requests, &key) && q->recorded)
+		record_current(c);
+	if (c->unsure && c->recorded)
+		c->x.flags |= FLAG_END_GUESSED;
+	return 0;
+}
+
+static __always_inline void extend_egress(struct exchange_record *x, __u32 end)
+{
+	if (before(x->egress_seq_end, end))
+		x->egress_seq_end = end;
+}
+
+/* Adds a segment to the request. At the sending socket, its bytes were written before
+ * the packet was seen.
+ */
+static __always_inline void add_request_bytes(struct exchange_record *x, const struct segment *seg,
+					      const struct scratch *s, __u32 fresh, __u64 now)
+{
+	if (x->direction == DIRECTION_EGRESS)
+		extend_egress(x, seg->seq + seg->payload_len);
+	if (s->socket.cookie && seg->direction == DIRECTION_EGRESS) {
+		if (!x->far_request_first)
+			x->far_request_first = s->write_times.first;
+		x->far_request_last = s->write_times.last;
+	}
+	x->request_last = now;
+	x->request_bytes += fresh;
+	x->request_packets++;
+}
+
+/* Bytes that overtook a head, or the end of a message, were not counted as its own, or
+ * counted though they are not. Its framing gives the right number.
+ */
+static __always_inline void correct_bytes(struct exchange_record *x, __u64 *bytes,
+					  const struct message *m, const struct stream *st)
+{
+	__s32 wrong = m->at - m->start - (__u32)*bytes;
+
+	if (m->kind != MESSAGE_ENDS || !wrong || !is_whole(m, st))
+		return;
+	*bytes += wrong;
+	x->flags |= FLAG_OUT_OF_ORDER;
+}
+
+/* Adds a segment to the request that is that far back in the queue. */
+VERIFIED_ALONE int add_to_queued(struct scratch *s, struct connection *c, __u32 fresh, __u64 now,
+				 __u32 back)
+{
+	struct queue_key key = {};
+	struct queued_request *q;
+
+	if (!s || !c)
+		return 0;
+	key.connection = s->segment.key;
+	key.number = (__u8)(c->queued - 1 - back);
+	q = bpf_map_lookup_elem(&queued_requests, &key);
+	if (!q || !q->recorded || before(s->segment.seq, q->start))
+		return 0;
+	add_request_bytes(&q->x, &s->segment, s, fresh, now);
+	if (back || fresh != s->segment.payload_len)
+		q->x.flags |= FLAG_OUT_OF_ORDER;
+	if (c->unsure)
+		q->x.flags |= FLAG_END_GUESSED;
+	if (!back)
+		correct_bytes(&q->x, &q->x.request_bytes, &c->request, &c->client);
+	return 1;
+}
+
+/* A request head at the start of the segment. */
+static __always_inline void begin_request(struct __sk_buff *skb, struct segment *seg,
+					  struct scratch *s, struct connection *c, __u64 now)
 {
 	int outcome = seg->kind.outcome;
 
-	/* Without a complete request line this is more likely the body of a request that has no
-	 * response yet.
-	 */
-	if (c && c->phase == PHASE_REQUEST && !s->walk.request_line)
-		outcome = OUTCOME_UNPARSABLE;
-	count_request(outcome, s->walk.marks);
-	if (outcome == OUTCOME_UNPARSABLE)
-		return c && is_open(c) ? c : NULL;
-	if (c)
-		close_previous(c);
+	c->last_ns = now; /* before the claim, which the sweep reads first */
+	start_message(&c->request, seg->seq, BODY_FRAMED);
+	if (!make_way(seg, c)) {
+		if (outcome == OUTCOME_INCOMPLETE) /* deep: its context cannot be searched */
+			count(COUNTER_DISCARDED);
+		enqueue(skb, s, c, now);
+		return;
+	}
+	c->unsure = 0;
+	become_current(c, seg->seq, BODILESS_NONE);
 	if (!is_recorded(outcome)) {
-		if (c)
-			c->awaiting_response = 1;
-		return NULL;
+		c->bodiless = bodiless_segment(skb, seg);
+		return;
 	}
-	if (!c) {
-		c = new_connection(seg, s);
-		if (!c)
-			return NULL;
-		resync(c, seg);
-		arrive(&c->client, seg->seq, seg->payload_len, &(__u32){0});
-		c->client_start = seg->seq;
-	}
-	open_exchange(c, seg, now);
-	if (outcome == OUTCOME_INCOMPLETE) {
-		if (!save_partial_head(&seg->key, s))
-			return NULL;
-		c->phase = PHASE_HEAD;
-	} else {
-		adopt_context(c, &s->walk);
-	}
-	read_request_line(skb, seg, s, c);
 	read_options(skb, seg, s);
-	set_connection_id(c, s);
-	return c;
+	start_record(skb, seg, s, c, &c->x, now);
+	c->bodiless = bodiless_record(&c->x);
+	if (outcome == OUTCOME_FOUND) {
+		set_context(&c->x, &s->walk);
+		record_current(c);
+		count(COUNTER_STARTED);
+	} else if (save_partial_head(s)) {
+		c->phase = PHASE_HEAD;
+	}
 }
 
 /* Deep: the search is over; a context found belongs to the exchange. */
@@ -320,12 +563,12 @@ static __always_inline void end_head(const struct segment *seg, struct connectio
 		outcome = finish_walk(w, OUTCOME_TRUNCATED);
 	count_outcome(outcome, w->marks);
 	forget_partial_head(&seg->key);
-	c->phase = PHASE_IDLE;
+	c->phase = PHASE_REQUEST;
 	if (outcome == OUTCOME_FOUND) {
-		adopt_context(c, w);
+		set_context(&c->x, w);
 		c->x.flags |= FLAG_MULTI_SEGMENT;
-	} else {
-		c->awaiting_response = 1;
+		record_current(c);
+		count(COUNTER_STARTED);
 	}
 }
 
@@ -338,102 +581,161 @@ static __always_inline void continue_head(struct __sk_buff *skb, const struct se
 	int outcome = OUTCOME_TRUNCATED;
 
 	if (!load_partial_head(&seg->key, s)) {
-		c->phase = PHASE_IDLE;
+		c->phase = PHASE_REQUEST;
 		count(COUNTER_HEAD_TRUNCATED);
 		return;
 	}
 	if (continues) {
 		outcome = parse_chunks(skb, s, seg->payload_off, seg->payload_len);
 		if (outcome == OUTCOME_INCOMPLETE) {
-			if (!save_partial_head(&seg->key, s))
-				c->phase = PHASE_IDLE;
+			if (!save_partial_head(s))
+				c->phase = PHASE_REQUEST;
 			return;
 		}
 	}
 	end_head(seg, c, &s->walk, outcome);
 }
 
-static __always_inline void extend_egress(struct exchange_record *x, __u32 end)
+/* Bytes that passed before. */
+static __always_inline void on_seen_bytes(const struct segment *seg, struct connection *c,
+					  bool from_client, __u64 now)
 {
-	if (before(x->egress_seq_end, end))
-		x->egress_seq_end = end;
+	arrive(from_client ? &c->client : &c->server, seg->seq, seg->payload_len, &(__u32){0});
+	c->x.retransmits++;
+	count(COUNTER_RETRANSMITTED);
+	note_retransmit(c, seg, from_client, now);
 }
 
-/* Adds a segment to the request. At the sending socket, its bytes were written before
- * the packet was seen.
- */
-static __always_inline void add_request_bytes(struct connection *c, const struct segment *seg,
-					      const struct scratch *s, __u32 fresh, __u64 now)
+/* Whether the bytes at seq belong to m by its framing. */
+static __always_inline bool is_inside(const struct message *m, __u32 seq)
 {
-	if (c->x.direction == DIRECTION_EGRESS)
-		extend_egress(&c->x, seg->seq + seg->payload_len);
-	if (s->socket.cookie && seg->direction == DIRECTION_EGRESS) {
-		if (!c->x.far_request_first)
-			c->x.far_request_first = s->write_times.first;
-		c->x.far_request_last = s->write_times.last;
+	switch (m->kind) {
+	case MESSAGE_HEAD:
+	case MESSAGE_CHUNKS:
+		return true;
+	case MESSAGE_ENDS:
+		return m->length || before(seq, m->at);
 	}
-	c->x.request_last = now;
-	c->x.request_bytes += fresh;
-	c->x.request_packets++;
+	return false;
 }
 
-/* Whether a segment of the client belongs to the body of its request. By sequence numbers,
- * where they are unambiguous: segments that overtook the head are not in request_bytes.
+/* What a segment starts with that is not the first part of its packet. */
+static __always_inline void classify_rest(struct __sk_buff *skb, struct segment *seg,
+					  struct scratch *s)
+{
+	__u32 off = seg->payload_off, len = seg->payload_len, skip;
+	__u64 head = load_head(skb, off, len, ACCESS_LOAD);
+	struct payload_kind b = {.outcome = NOT_A_REQUEST, .response = is_response(head)};
+	int start = b.response ? START_DATA : start_of(skb, s, off, len, head);
+
+	if (start) {
+		skip = start & START_AFTER_LINE ? 2 : 0;
+		b.outcome = walk_loaded(skb, s, off + skip, len - skip);
+		if (start & START_TOKEN && !has_request_line(&s->walk, b.outcome))
+			b.outcome = NOT_A_REQUEST;
+		b.request_line = s->walk.request_line;
+		b.marks = s->walk.marks;
+	}
+	seg->kind = b;
+}
+
+/* A request is not recorded that came before the latest one: which response is whose is
+ * uncertain.
  */
-static __always_inline bool is_in_body(const struct connection *c, const struct segment *seg)
+static __always_inline void lose_order(struct connection *c)
 {
-	if (!is_open(c) || (c->claim & 1))
-		return false;
-	if (c->request_total >> 31)
-		return c->x.request_bytes < c->request_total;
-	return before(seg->seq, c->request_end);
+	c->unsure = 1;
+	c->x.flags |= FLAG_END_GUESSED;
+	count(COUNTER_FRAMING_LOST);
 }
 
-/* Payload from the client of a stored connection. */
-static __always_inline void on_client_data(struct __sk_buff *skb, const struct segment *seg,
-					   struct scratch *s, struct connection *c, __u64 now)
+/* Payload from the client. Returns the length of the first part that is uniform, to
+ * which it shortens the segment.
+ */
+static __always_inline __u32 on_client_data(struct __sk_buff *skb, struct segment *seg,
+					    struct scratch *s, struct connection *c, __u64 now)
 {
+	__u32 len = seg->payload_len, fresh, part;
+	struct message *m = &c->request;
 	enum arrival arrival;
-	__u32 fresh;
+	bool begins = false;
 
-	if (!c->tracked)
-		resync(c, seg);
-	arrival = arrive(&c->client, seg->seq, seg->payload_len, &fresh);
-	if (arrival == ARRIVAL_AGAIN) {
-		c->x.retransmits++;
-		count(COUNTER_RETRANSMITTED);
-		if (!fresh) {
-			note_retransmit(c, seg, true, now);
-			return;
+	part = uniform_part(&c->client, seg->seq, len);
+	if (is_seen(&c->client, seg->seq)) {
+		seg->payload_len = part;
+		if (before(seg->seq, c->client_start))
+			lose_order(c); /* overtaken by the first segment seen */
+		on_seen_bytes(seg, c, true, now);
+		return part;
+	}
+	if (misses_acked(&c->server, seg->ack)) {
+		give_up_missing(&c->response, &c->server);
+		if (is_open(c) && !is_whole(&c->response, &c->server))
+			c->x.flags |= FLAG_PACKETS_MISSING;
+	}
+	if (seg->kind.outcome != NOT_A_REQUEST && m->kind != MESSAGE_TUNNEL &&
+	    c->phase != PHASE_HEAD && (!is_inside(m, seg->seq) || before(seg->seq, m->start))) {
+		int outcome = seg->kind.outcome;
+
+		/* Without a complete request line this is more likely the body of a request that
+		 * has no response yet.
+		 */
+		if (c->phase == PHASE_REQUEST && m->kind != MESSAGE_ENDS && !seg->kind.request_line)
+			outcome = OUTCOME_UNPARSABLE;
+		count_request(outcome, seg->kind.marks);
+		begins = outcome != OUTCOME_UNPARSABLE;
+		if (begins && m->kind != MESSAGE_NONE && before(seg->seq, m->start) &&
+		    expects_more(c)) {
+			/* A later one was taken before it. */
+			begins = false;
+			lose_order(c);
 		}
-	} else if (arrival != ARRIVAL_IN_ORDER) {
+	}
+	if (begins)
+		begin_request(skb, seg, s, c, now);
+	if (is_inside(m, seg->seq) && !before(seg->seq, m->start))
+		part = follow(skb, s, m, seg->payload_off, part);
+	seg->payload_len = part;
+	arrival = arrive(&c->client, seg->seq, part, &fresh);
+	if (arrival != ARRIVAL_IN_ORDER)
 		count(COUNTER_OUT_OF_ORDER);
+	if (m->kind == MESSAGE_TUNNEL ||
+	    (m->kind == MESSAGE_ENDS && !m->length && !before(seg->seq, m->at)))
+		return part; /* of no request */
+	if (lose_framing(skb, seg, m, &c->client)) {
+		c->unsure = 1;
+		if (!pending(c) && !c->overflow)
+			c->x.flags |= FLAG_END_GUESSED;
 	}
-	if (c->phase == PHASE_HEAD) {
-		if (arrival != ARRIVAL_AGAIN)
-			continue_head(skb, seg, s, c, arrival == ARRIVAL_IN_ORDER);
-	} else if (arrival != ARRIVAL_AGAIN && seg->kind.outcome != NOT_A_REQUEST &&
-		   !is_in_body(c, seg)) {
-		if (!begin_request(skb, seg, s, c, now))
-			return;
+	if (c->overflow)
+		return part; /* its request is not in the queue */
+	if (pending(c)) {
+		__u32 back = before(seg->seq, m->start);
+
+		/* Late bytes of a request before the latest. */
+		if (back < pending(c)) {
+			if (!add_to_queued(s, c, fresh, now, back))
+				c->unsure |= back;
+			return part;
+		}
+	} else if (before(seg->seq, m->start)) {
+		return part;
 	}
-	if (c->phase == PHASE_IDLE)
-		return;
+	if (!c->recorded && c->phase != PHASE_HEAD)
+		return part;
 	/* Indistinguishable from the next request with its head late or missing. */
-	if (c->phase == PHASE_RESPONSE &&
-	    (arrival != ARRIVAL_IN_ORDER || c->client.gap_start != c->client.gap_end))
-		return;
-	if (is_open(c) && (c->claim & 1)) {
+	if (c->phase == PHASE_RESPONSE && m->kind != MESSAGE_ENDS && m->kind != MESSAGE_CHUNKS &&
+	    (arrival != ARRIVAL_IN_ORDER || c->client.missing))
+		return part;
+	if (c->phase != PHASE_HEAD && (c->claim & 1)) {
 		count(COUNTER_LATE);
-		return;
+		return part;
 	}
-	if (arrival == ARRIVAL_AHEAD || arrival == ARRIVAL_FILLED)
+	if (arrival != ARRIVAL_IN_ORDER)
 		c->x.flags |= FLAG_OUT_OF_ORDER;
-	/* Bytes of the body that overtook the head, if that was all that was missing. */
-	if (arrival == ARRIVAL_FILLED && c->phase == PHASE_REQUEST && !c->x.request_packets &&
-	    c->client.gap_start == c->client.gap_end)
-		fresh += c->client.next - (seg->seq + seg->payload_len);
-	add_request_bytes(c, seg, s, fresh, now);
+	add_request_bytes(&c->x, seg, s, fresh, now);
+	correct_bytes(&c->x, &c->x.request_bytes, m, &c->client);
+	return part;
 }
 
 static __always_inline bool is_interim(__u16 status)
@@ -441,249 +743,253 @@ static __always_inline bool is_interim(__u16 status)
 	return status >= 100 && status < 200 && status != 101;
 }
 
-/* Length of the interim response at the start of the segment, or 0 if it exceeds the
- * first read.
- */
-static __always_inline __u32 interim_len(struct __sk_buff *skb, const struct segment *seg,
-					 struct scratch *s)
+/* Status code of "HTTP/1.x NNN", or 0. */
+static __always_inline __u16 read_status(const __u8 *line)
 {
-	__u32 len = seg->payload_len < FIRST_READ ? seg->payload_len : FIRST_READ;
-
-	s->walk.end = 0;
-	return append(skb, s, seg->payload_off, len) ? find_head_end(s, len) : 0;
+	if (line[8] != ' ')
+		return 0;
+	for (int i = 9; i < STATUS_LINE; i++)
+		if (line[i] < '0' || line[i] > '9')
+			return 0;
+	return (line[9] - '0') * 100 + (line[10] - '0') * 10 + line[11] - '0';
 }
 
-/* Start of a response. False if it belongs to another request or is not the final one.
- * skipped: bytes of interim responses before it.
- */
-static __always_inline bool begin_response(struct __sk_buff *skb, const struct segment *seg,
-					   struct scratch *s, struct connection *c, __u32 *skipped)
+enum status_result {
+	STATUS_NONE, /* not a response head */
+	STATUS_CUT,  /* continues in the next segment */
+	STATUS_READ,
+};
+
+/* Reads the status line at the start of the segment, or what is left of one. */
+VERIFIED_ALONE int read_status_line(struct __sk_buff *skb, struct scratch *s, struct connection *c)
 {
-	__u16 status = read_status(skb, seg->payload_off);
+	const __u64 magic = WORD('H', 'T', 'T', 'P', '/', '1', '.', 0);
+	__u64 head, mask = ~0ULL >> 8;
+	const struct segment *seg;
+	__u8 bytes[16] = {};
+	__u32 have, n;
 
-	if (is_interim(status)) {
-		__u64 head = 0;
-
-		if (!c->pipelined_responses && is_open(c))
-			c->x.flags |= FLAG_INTERIM;
-		*skipped = interim_len(skb, seg, s);
-		if (!*skipped || *skipped + sizeof(head) > seg->payload_len ||
-		    bpf_skb_load_bytes(skb, seg->payload_off + *skipped, &head, sizeof(head)) ||
-		    !is_response(head))
-			return false;
-		status = read_status(skb, seg->payload_off + *skipped);
-		if (is_interim(status))
-			return false;
-	}
-	if (c->pipelined_responses) {
-		c->in_pipelined_response = 1;
-		c->pipelined_responses--;
-		return false;
-	}
-	c->in_pipelined_response = 0;
-	c->awaiting_response = 0;
-	c->x.status = status;
-	if (status == 101)
-		c->x.flags |= FLAG_UPGRADED;
-	return true;
-}
-
-/* A segment passes several points of a node (sockets and interfaces) one right after
- * the other, mostly on the same CPU: later points reuse what the first one read.
- */
-static __always_inline __u32 cache_slot(__u32 seq)
-{
-	return (__u32)(seq * (__u32)(HASH_FACTOR >> 32)) >> (32 - SEGMENT_CACHE_BITS);
-}
-
-/* Reads the framing of the response that begins in the segment, at offset skipped. */
-static __always_inline void frame_response(struct __sk_buff *skb, const struct segment *seg,
-					   struct scratch *s, struct connection *c, __u32 skipped)
-{
-	__u64 seq_ack = (__u64)seg->seq << 32 | seg->ack;
-	struct cached_framing *k = &s->cached_framings[cache_slot(seg->seq)];
-	__u16 status = c->x.status;
-
-	if (!skipped && k->seq_ack == seq_ack) {
-		s->framing = k->framing;
+	if (!s || !c)
+		return STATUS_NONE;
+	seg = &s->segment;
+	have = c->status_len;
+	if (have >= STATUS_LINE)
+		have = 0;
+	n = STATUS_LINE - have;
+	if (n > seg->payload_len)
+		n = seg->payload_len;
+	BOUND_LENGTH(n, 16);
+	if (bpf_skb_load_bytes(skb, seg->payload_off, bytes, n))
+		return STATUS_NONE;
+	if (!have) {
+		__builtin_memcpy(c->status_line, bytes, STATUS_LINE);
 	} else {
-		parse_framing(skb, seg, s, skipped);
-		if (!skipped) {
-			k->framing = s->framing;
-			k->seq_ack = seq_ack;
-		}
+		for (__u32 i = 0; i < STATUS_LINE; i++)
+			if (i >= have)
+				c->status_line[i] = bytes[(i - have) & 15];
 	}
-	if (!s->framing.head_len)
-		return;
-	if (status == 101 || (c->bodiless == BODILESS_CONNECT && status >= 200 && status < 300)) {
-		c->x.flags |= FLAG_UPGRADED;
-		s->framing.kind = FRAMING_LENGTH;
-		s->framing.length = 0;
-	} else if (c->bodiless == BODILESS_HEAD || status == 204 || status == 304) {
-		s->framing.kind = FRAMING_LENGTH;
-		s->framing.length = 0;
-	}
-	c->response_framing = s->framing.kind;
-	if (s->framing.kind == FRAMING_LENGTH)
-		c->response_total = s->framing.head_len + s->framing.length;
-	c->chunks.left = 0;
-	c->chunks.state = CHUNK_SIZE_LINE;
+	have += n;
+	__builtin_memcpy(&head, c->status_line, sizeof(head));
+	if (have < 7)
+		mask >>= 8 * (7 - have);
+	if ((head ^ magic) & mask)
+		return STATUS_NONE;
+	c->status_len = have;
+	return have < STATUS_LINE ? STATUS_CUT : STATUS_READ;
 }
 
-/* Follows the framing over a segment of the response, from offset skipped on, of which
- * fresh bytes are new. Returns how many of its bytes are after the end of the response.
- */
-static __always_inline __u32 follow_response(struct __sk_buff *skb, const struct segment *seg,
-					     struct scratch *s, struct connection *c,
-					     enum arrival arrival, __u32 skipped, __u32 fresh)
-{
-	__u32 begin = skipped, len = seg->payload_len - skipped, after = 0, known;
-
-	if (c->response_framing == FRAMING_LENGTH) {
-		/* Offsets are modulo 4 GiB. */
-		__u64 end = (__u64)(seg->seq + skipped - c->response_start) + len;
-
-		if (c->response_total <= ~0U && end > c->response_total)
-			after = end - c->response_total < len ? end - c->response_total : len;
-		known = after < fresh ? fresh - after : 0;
-		if (c->x.response_bytes + known >= c->response_total)
-			c->complete = 1;
-		return after;
-	}
-	if (c->response_framing != FRAMING_CHUNKED)
-		return 0;
-	if (c->complete && !c->guessed)
-		return len;
-	if (arrival == ARRIVAL_AGAIN)
-		begin = seg->payload_len - fresh;
-	else if (arrival != ARRIVAL_IN_ORDER)
-		c->chunks.state = CHUNK_LOST;
-	if (c->chunks.state == CHUNK_LOST) {
-		c->complete = c->guessed =
-			c->server.gap_start == c->server.gap_end && ends_like_last_chunk(skb, seg);
-		return 0;
-	}
-	if (seg->seq + begin == c->response_start)
-		begin += s->framing.head_len;
-	if (begin < seg->payload_len)
-		after = follow_chunks(skb, &c->chunks, seg->payload_off + begin,
-				      seg->payload_len - begin);
-	c->complete = c->chunks.state == CHUNK_END;
-	return after;
-}
-
-/* Whether the request that waits for a response has been seen to its end. */
-static __always_inline bool is_request_whole(const struct connection *c)
-{
-	return c->request_total && c->x.request_bytes >= c->request_total;
-}
-
-/* A response head while a request waits for its response: false if the server had not
- * seen that request, or answers one that did not pass this point. In the second case the
- * request that waits gets no response here.
+/* Whether the current request's response may begin with the segment. False if the server
+ * had not seen that request, or answers one that did not pass this point.
  */
 static __always_inline bool answers_request(const struct segment *seg, struct connection *c)
 {
-	if (c->phase != PHASE_REQUEST || c->pipelined_responses)
-		return true;
-	if (!before(c->x.egress_seq_start, seg->ack))
+	if (!before(c->request_start, seg->ack)) {
+		c->strange = 1;
 		return false;
+	}
 	/* A FIN takes one sequence number. */
 	if (!before(c->client.next + 1, seg->ack))
 		return true;
-	if (!is_request_whole(c)) {
-		c->x.flags |= FLAG_PACKETS_MISSING;
+	c->x.flags |= FLAG_PACKETS_MISSING;
+	if (pending(c) || !is_whole(&c->request, &c->client)) {
+		resync_at(&c->client, seg->ack);
+		c->unsure |= give_up_missing(&c->request, &c->client);
 		return true;
 	}
-	emit(c, c->claim, FLAG_PACKETS_MISSING);
+	if (c->recorded)
+		emit(c, c->claim, 0);
 	c->phase = PHASE_IDLE;
 	return false;
 }
 
-/* Whether the segment is the head of a response whose next segment overtook it. */
-static __always_inline bool is_late_head(const struct segment *seg, const struct connection *c,
-					 enum arrival arrival)
+/* A response to the current request begins in the segment, or continues after a part of
+ * its status line. Without one the response has no head.
+ */
+static __always_inline void begin_response(const struct segment *seg, struct connection *c,
+					   enum status_result result, __u64 now)
 {
-	return seg->kind.response && c->phase == PHASE_RESPONSE && !c->x.status &&
-	       arrival == ARRIVAL_FILLED && before(seg->seq, c->response_start);
+	struct message *m = &c->response;
+	__u32 cut = m->kind == MESSAGE_STATUS ? seg->seq - m->start : 0;
+	struct exchange_record *x = &c->x;
+	__u16 status = 0;
+
+	if (result == STATUS_READ)
+		status = read_status(c->status_line);
+	if (!status)
+		result = STATUS_NONE;
+	c->status_len = 0;
+	c->strange = 0;
+	start_message(m, seg->seq, BODY_TO_CLOSE);
+	m->start -= cut;
+	if (cut)
+		m->line = LINE_MIDDLE;
+	if (is_interim(status)) {
+		m->kind = MESSAGE_INTERIM;
+		x->flags |= FLAG_INTERIM;
+		return;
+	}
+	if (result == STATUS_NONE)
+		m->kind = MESSAGE_UNKNOWN;
+	c->phase = PHASE_RESPONSE;
+	x->status = status;
+	x->response_first = cut ? c->status_ns : now;
+	x->response_bytes += cut;
+	x->response_packets += cut != 0;
+	if (x->direction == DIRECTION_INGRESS)
+		start_egress(x, m->start);
+	if (status == 101 || (c->bodiless == BODILESS_CONNECT && status >= 200 && status < 300)) {
+		x->flags |= FLAG_UPGRADED;
+		m->body = BODY_NONE;
+		c->request.kind = MESSAGE_TUNNEL;
+	} else if (c->bodiless == BODILESS_HEAD || status == 204 || status == 304) {
+		m->body = BODY_NONE;
+	}
 }
 
-/* Payload from the server of a stored connection. */
-static __always_inline void on_server_data(struct __sk_buff *skb, const struct segment *seg,
-					   struct scratch *s, struct connection *c, __u64 now)
+/* Whose the bytes at the start of the segment are, which passes for the first time.
+ * Returns whether they belong to the current response or to an interim one before it.
+ */
+static __always_inline bool find_response(struct __sk_buff *skb, const struct segment *seg,
+					  struct scratch *s, struct connection *c, __u64 now)
 {
-	__u32 fresh, skipped = 0, after;
-	enum arrival arrival = arrive(&c->server, seg->seq, seg->payload_len, &fresh);
+	bool in_order = !c->server.valid || seg->seq == c->server.next;
+	struct message *m = &c->response;
+	enum status_result result;
 
-	if (arrival == ARRIVAL_AGAIN) {
-		c->x.retransmits++;
-		count(COUNTER_RETRANSMITTED);
-		if (!fresh) {
-			note_retransmit(c, seg, false, now);
-			return;
+	if (c->phase == PHASE_RESPONSE) {
+		bool over =
+			m->kind == MESSAGE_ENDS ? !is_inside(m, seg->seq) : m->kind >= MESSAGE_TAIL;
+
+		/* The head came after a later segment. */
+		if (m->kind == MESSAGE_NONE && seg->kind.response && !in_order) {
+			__u64 first = c->x.response_first;
+
+			c->status_len = 0;
+			if (read_status_line(skb, s, c) != STATUS_READ)
+				return true;
+			m->kind = MESSAGE_NONE;
+			begin_response(seg, c, STATUS_READ, first);
+			return true;
 		}
-	} else if (arrival != ARRIVAL_IN_ORDER) {
-		count(COUNTER_OUT_OF_ORDER);
+		if (!over || !(pending(c) || c->overflow))
+			return m->kind != MESSAGE_ENDS || !over;
+		/* Fewer than 7 bytes may be the start of a head. */
+		if (!seg->kind.response && (m->kind != MESSAGE_ENDS || seg->payload_len >= 7))
+			return m->kind != MESSAGE_ENDS;
+		dequeue(s, c);
+	}
+	if (m->kind == MESSAGE_INTERIM)
+		return true;
+	if (!answers_request(seg, c))
+		return false;
+	if (!in_order && m->kind == MESSAGE_STATUS)
+		m->kind = MESSAGE_NONE; /* its rest is not read */
+	if (!in_order && !seg->kind.response) {
+		/* Bytes before it are missing, perhaps the head. */
+		c->phase = PHASE_RESPONSE;
+		c->x.response_first = now;
+		m->start = seg->seq;
+		if (c->x.direction == DIRECTION_INGRESS)
+			start_egress(&c->x, seg->seq);
+		return true;
+	}
+	if (m->kind != MESSAGE_STATUS)
+		c->status_len = 0;
+	result = read_status_line(skb, s, c);
+	if (result == STATUS_CUT) {
+		if (m->kind != MESSAGE_STATUS) {
+			m->kind = MESSAGE_STATUS;
+			m->start = seg->seq;
+			c->status_ns = now;
+		}
+		m->at = seg->seq + seg->payload_len;
+		return true;
+	}
+	begin_response(seg, c, result, now);
+	return true;
+}
+
+/* Payload from the server: like on_client_data(). */
+static __always_inline __u32 on_server_data(struct __sk_buff *skb, struct segment *seg,
+					    struct scratch *s, struct connection *c, __u64 now)
+{
+	struct message *m = &c->response;
+	struct exchange_record *x = &c->x;
+	enum arrival arrival;
+	__u32 fresh, part;
+	bool own = false;
+
+	part = uniform_part(&c->server, seg->seq, seg->payload_len);
+	if (is_seen(&c->server, seg->seq)) {
+		seg->payload_len = part;
+		on_seen_bytes(seg, c, false, now);
+		return part;
+	}
+	if (misses_acked(&c->client, seg->ack)) {
+		c->unsure |= give_up_missing(&c->request, &c->client);
+		if (is_open(c) && before(c->request_start, c->client.gap_end))
+			x->flags |= FLAG_PACKETS_MISSING;
 	}
 	if (seg->kind.outcome != NOT_A_REQUEST)
 		count(COUNTER_REQUEST_IN_RESPONSE);
-	if (c->phase == PHASE_HEAD)
-		continue_head(skb, seg, s, c, false);
-	if (c->phase == PHASE_IDLE && !c->pipelined_responses) {
-		c->awaiting_response = 0;
-		return;
+	if (is_open(c))
+		own = find_response(skb, seg, s, c, now);
+	if (own && (m->kind == MESSAGE_INTERIM || c->phase == PHASE_RESPONSE))
+		part = follow(skb, s, m, seg->payload_off, part);
+	seg->payload_len = part;
+	arrival = arrive(&c->server, seg->seq, part, &fresh);
+	if (arrival != ARRIVAL_IN_ORDER)
+		count(COUNTER_OUT_OF_ORDER);
+	if (!own) {
+		if (is_open(c) && c->recorded && (c->claim & 1))
+			count(COUNTER_LATE);
+		return part;
 	}
-	if (seg->kind.response && (c->phase != PHASE_RESPONSE || c->in_pipelined_response)) {
-		if (!answers_request(seg, c) || !begin_response(skb, seg, s, c, &skipped))
-			return;
-		fresh -= skipped < fresh ? skipped : fresh;
-	} else if (c->in_pipelined_response || c->pipelined_responses) {
-		return;
-	} else if (is_late_head(seg, c, arrival)) {
-		c->x.status = read_status(skb, seg->payload_off);
-		c->response_start = seg->seq;
-		frame_response(skb, seg, s, c, 0);
+	if (lose_framing(skb, seg, m, &c->server) && c->phase == PHASE_REQUEST)
+		begin_response(seg, c, STATUS_NONE, now);
+	if (c->phase != PHASE_RESPONSE)
+		return part; /* interim, or the start of a status line */
+	/* It may contain the responses to requests that wait. */
+	if (m->kind >= MESSAGE_TAIL && m->kind != MESSAGE_ENDS)
+		c->unsure = 1;
+	if (!c->recorded) {
+		if (!pending(c) && !c->overflow)
+			c->phase = PHASE_IDLE;
+		return part;
 	}
-	if (!is_open(c))
-		return;
 	if (c->claim & 1) {
 		count(COUNTER_LATE);
-		return;
+		return part;
 	}
-	if (arrival == ARRIVAL_AHEAD || arrival == ARRIVAL_FILLED)
-		c->x.flags |= FLAG_OUT_OF_ORDER;
-	if (c->phase == PHASE_REQUEST) {
-		c->phase = PHASE_RESPONSE;
-		c->x.response_first = now;
-		c->response_start = seg->seq + skipped;
-		if (seg->kind.response)
-			frame_response(skb, seg, s, c, skipped);
-		if (c->x.direction == DIRECTION_INGRESS)
-			start_egress(&c->x, seg->seq + skipped);
-	}
-	after = follow_response(skb, seg, s, c, arrival, skipped, fresh);
-	if (after >= fresh)
-		return; /* not of this response */
-	fresh -= after;
-	if (c->x.direction == DIRECTION_INGRESS)
-		extend_egress(&c->x, seg->seq + seg->payload_len - after);
-	c->x.response_last = now;
-	c->x.response_bytes += fresh;
-	c->x.response_packets++;
-}
-
-static __always_inline __u64 load_head(struct __sk_buff *skb, __u32 off, __u32 len,
-				       const enum access access)
-{
-	__u64 head = 0;
-
-	if (len >= sizeof(head)) {
-		load(skb, off, &head, sizeof(head), access);
-	} else if (len) {
-		BOUND_LENGTH(len, sizeof(head));
-		bpf_skb_load_bytes(skb, off, &head, len);
-	}
-	return head;
+	if (arrival != ARRIVAL_IN_ORDER)
+		x->flags |= FLAG_OUT_OF_ORDER;
+	if (x->direction == DIRECTION_INGRESS)
+		extend_egress(x, seg->seq + part);
+	x->response_last = now;
+	x->response_bytes += fresh;
+	x->response_packets++;
+	correct_bytes(x, &x->response_bytes, m, &c->server);
+	return part;
 }
 
 /* Identified by its numbers and length: both numbers start at random values (RFC 9293,
@@ -717,20 +1023,25 @@ static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, s
 	__u64 head = load_head(skb, off, payload_len, access);
 	struct payload_kind b = {.outcome = NOT_A_REQUEST, .response = is_response(head)};
 	__u32 slot = cache_slot(seq_ack >> 32);
+
 	int start = b.response ? START_DATA : start_of(skb, s, off, payload_len, head);
 
 	if (start) {
 		__u32 skip = start & START_AFTER_LINE ? 2 : 0;
 
 		b.outcome = walk_head(skb, s, off + skip, payload_len - skip, access);
-		if (start & START_TOKEN && !has_request_line(&s->walk, b.outcome))
+		if (start & START_TOKEN && !has_request_line(&s->walk, b.outcome)) {
 			b.outcome = NOT_A_REQUEST;
-		if (b.outcome == OUTCOME_INCOMPLETE)
-			return b;
+			s->walk.marks = 0;
+		}
 		b.request_line = s->walk.request_line;
 		b.marks = s->walk.marks;
+		if (b.outcome == OUTCOME_INCOMPLETE)
+			return b;
 		if (b.outcome == OUTCOME_FOUND)
 			s->cached_contexts[slot] = s->walk.found;
+	} else {
+		b.marks = unreadable_start(head);
 	}
 	cache_segment(&s->segment_cache[slot], seq_ack, payload_len, b);
 	return b;
@@ -745,7 +1056,7 @@ static __always_inline void classify_payload(struct __sk_buff *skb, struct segme
 	struct cached_segment *k = &s->segment_cache[slot];
 
 	seg->kind = (struct payload_kind){.outcome = NOT_A_REQUEST};
-	if (!seg->payload_len || is_syn(seg))
+	if (!seg->payload_len)
 		return;
 	if (!is_cached(k, seq_ack, seg->payload_len)) {
 		seg->kind =
@@ -811,7 +1122,7 @@ static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct f
 	h->payload_off = off + head;
 	h->payload_len = len - head;
 	h->flags = tcp->flags;
-	h->seq_ack = (__u64)SEQUENCE_NUMBER(*tcp) << 32 | bpf_ntohl(tcp->ack);
+	h->seq_ack = (__u64)SEQUENCE_NUMBER(*tcp) << 32 | ACKNOWLEDGEMENT(*tcp);
 	return true;
 }
 
@@ -845,83 +1156,132 @@ static __always_inline bool skip_untracked(struct __sk_buff *skb, const struct f
 	return finish_untracked(b);
 }
 
+/* The connection ends: emits what is open, and deletes it. */
+static COLD int end_connection(const struct segment *seg, struct connection *c, __u32 reset)
+{
+	__u32 *tracked;
+
+	if (is_open(c))
+		emit(c, c->claim, flags_at_end(c, reset));
+	if (pending(c))
+		drop_queue(c, &seg->key, reset);
+	if (c->phase == PHASE_HEAD)
+		count(COUNTER_DISCARDED);
+	forget_partial_head(&seg->key);
+	tracked = tracked_counter_at(&seg->key);
+	if (tracked)
+		set_tracked(c, tracked, 0);
+	return bpf_map_delete_elem(&connections, &seg->key);
+}
+
 /* A new connection: keep its option, drop an older connection with the same key. */
-static __always_inline void on_syn(struct __sk_buff *skb, const struct segment *seg,
-				   struct scratch *s, struct connection *c, __u32 *tracked)
+static COLD struct connection *on_syn(struct __sk_buff *skb, const struct segment *seg,
+				      struct scratch *s, struct connection *c)
 {
 	if (c && seg->seq + 1 == c->client_start)
-		return; /* a copy of the connection's SYN */
-	if (c) {
-		if (is_open(c))
-			emit_ended(c, 0);
-		set_tracked(c, tracked, 0);
-		bpf_map_delete_elem(&connections, &seg->key);
-	}
+		return c; /* a copy of the connection's SYN */
+	if (c)
+		end_connection(seg, c, 0);
 	if (!read_options(skb, seg, s))
-		return;
+		return NULL;
 	c = new_connection(seg, s);
 	if (!c)
-		return;
+		return NULL;
 	c->client.valid = 1;
 	c->client.next = seg->seq + 1;
 	c->client_start = seg->seq + 1;
 	c->last_ns = bpf_ktime_get_ns();
 	c->syn_option_len = s->connection_id_len;
 	__builtin_memcpy(c->syn_connection_id, s->connection_id, sizeof(c->syn_connection_id));
+	return c;
 }
 
-/* Returns the connection unless it has ended. */
-static __always_inline struct connection *on_fin_or_rst(const struct segment *seg,
-							struct connection *c, __u32 *tracked)
+/* Whether the connection has ended. Servers often close with the last byte of the
+ * response. More follows: the driver transmits it, and the client application reads it
+ * before it closes. Bytes before a FIN can pass after it.
+ */
+static __always_inline bool has_ended(const struct connection *c)
 {
-	bool from_client = seg->from_a == c->client_is_a;
-
-	if (seg->flags & TCP_RST) {
-		if (is_open(c))
-			emit_ended(c, FLAG_RESET);
-	} else {
-		if (from_client)
-			c->client.fin = 1;
-		else
-			c->server.fin = 1;
-		/* Servers often close with the last byte of the response. More follows: the
-		 * driver transmits it, and the client application reads it before it closes.
-		 */
-		if (!c->client.fin || !c->server.fin)
-			return c;
-		if (is_open(c))
-			emit_ended(c, 0);
-	}
-	if (c->phase == PHASE_HEAD)
-		count(COUNTER_DISCARDED);
-	forget_partial_head(&seg->key);
-	set_tracked(c, tracked, 0);
-	bpf_map_delete_elem(&connections, &seg->key);
-	return NULL;
+	return c->client.fin && c->server.fin &&
+	       ((is_closed(&c->client) && is_closed(&c->server)) || is_complete(c));
 }
 
-/* Applies a segment with payload to its connection. */
-static __always_inline struct connection *on_payload(struct __sk_buff *skb,
-						     const struct segment *seg, struct scratch *s,
-						     struct connection *c)
+static __always_inline void on_fin(const struct segment *seg, struct connection *c, __u32 end)
 {
+	struct stream *st = seg->from_a == c->client_is_a ? &c->client : &c->server;
+
+	st->fin = 1;
+	/* Untracked bytes are not missing. */
+	st->fin_seq = c->tracked ? end : st->next;
+}
+
+/* Deep: a segment while the search for the context goes on. */
+VERIFIED_ALONE int search_on(struct __sk_buff *skb, struct scratch *s, struct connection *c)
+{
+	const struct segment *seg;
+	bool from_client;
+
+	if (!s || !c)
+		return 0;
+	s = scratch_as_map_value(s);
+	if (!s)
+		return 0;
+	seg = &s->segment;
+	from_client = seg->from_a == c->client_is_a;
+	if (!is_seen(from_client ? &c->client : &c->server, seg->seq))
+		continue_head(skb, seg, s, c, from_client && seg->seq == c->client.next);
+	return 0;
+}
+
+/* Applies the first part of a segment with payload to its connection. Returns the length
+ * of the part.
+ */
+VERIFIED_ALONE int track_part(struct __sk_buff *skb, struct scratch *s, struct connection *c)
+{
+	struct segment *seg;
+	__u32 part;
 	__u64 now;
 
-	if (!c && finish_untracked(seg->kind))
-		return NULL;
+	if (!s || !c)
+		return 0;
+	seg = &s->segment;
 	now = bpf_ktime_get_ns();
-	if (!c) {
-		c = begin_request(skb, seg, s, NULL, now);
-		if (!c)
-			return NULL;
-		add_request_bytes(c, seg, s, seg->payload_len, now);
-	} else if (seg->from_a == c->client_is_a) {
-		on_client_data(skb, seg, s, c, now);
-	} else {
-		on_server_data(skb, seg, s, c, now);
-	}
+	if (seg->from_a == c->client_is_a)
+		part = on_client_data(skb, seg, s, c, now);
+	else
+		part = on_server_data(skb, seg, s, c, now);
 	c->last_ns = now;
-	return c;
+	return part;
+}
+
+/* Messages in one segment. */
+#define PARTS_MAX 24
+
+/* Applies a segment with payload to its connection. */
+static __always_inline void on_payload(struct __sk_buff *skb, struct segment *seg,
+				       struct scratch *s, struct connection *c)
+{
+	__u32 end = seg->payload_off + seg->payload_len;
+
+	if (!c->tracked)
+		resync(c, seg);
+	for (int i = 0; i < PARTS_MAX; i++) {
+		__u32 part;
+
+		if (deep && c->phase == PHASE_HEAD)
+			search_on(skb, s, c);
+		part = track_part(skb, s, c);
+
+		seg->payload_off += part;
+		seg->seq += part;
+		if (!part || seg->payload_off >= end)
+			return;
+		seg->payload_len = end - seg->payload_off;
+		classify_rest(skb, seg, s);
+	}
+	/* What follows belongs to requests that are not seen. */
+	count(COUNTER_QUEUE_FULL);
+	c->overflow = 255;
 }
 
 /* The peer has acknowledged all bytes before ack: also the end of the message that the
@@ -941,15 +1301,8 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 {
 	struct exchange_record *x = &c->x;
 
-	if (!x->is_socket) {
-		x->is_socket = 1;
-		x->is_client = c->client_is_a;
-		x->cookie = s->socket.cookie;
-		x->netns = s->socket.netns;
-		x->uid = s->socket.uid;
-		x->cgroup = s->socket.cgroup;
-		x->tgid = s->socket.tgid;
-	}
+	if (!x->is_socket)
+		set_socket(x, s, c);
 	if (s->segment.direction == DIRECTION_INGRESS && s->segment.payload_len)
 		note_ack(x, s->segment.ack, c->last_ns);
 }
@@ -957,28 +1310,36 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 /* Tracks the segment in s; tracked is the counter of its connection. Returns whether
  * later segments may belong to an exchange.
  */
-VERIFIED_ALONE int track_segment(struct __sk_buff *skb, struct scratch *s, __u32 *tracked)
+static __always_inline int track_segment(struct __sk_buff *skb, struct scratch *s, __u32 *tracked)
 {
-	const struct segment *seg;
+	struct segment *seg = &s->segment;
 	struct connection *c;
+	__u32 end;
 
-	if (!s || !tracked)
-		return 0;
-	s = scratch_as_map_value(s);
-	if (!s)
-		return 0;
-	seg = &s->segment;
 	c = bpf_map_lookup_elem(&connections, &seg->key);
-	if (is_syn(seg)) {
-		on_syn(skb, seg, s, c, tracked);
-		return 0;
+	if (is_syn(seg))
+		c = on_syn(skb, seg, s, c);
+	end = seg->seq + is_syn(seg) + seg->payload_len;
+	if (seg->payload_len) {
+		seg->seq += is_syn(seg);
+		if (!c) {
+			if (finish_untracked(seg->kind))
+				return 0;
+			c = new_connection(seg, s);
+			if (!c)
+				return 0;
+			c->client_start = seg->seq;
+		}
+		on_payload(skb, seg, s, c);
 	}
-	if (seg->payload_len)
-		c = on_payload(skb, seg, s, c);
-	if (c && is_fin_or_rst(seg))
-		c = on_fin_or_rst(seg, c, tracked);
 	if (!c)
 		return 0;
+	if (seg->flags & TCP_FIN)
+		on_fin(seg, c, end);
+	if (seg->flags & TCP_RST || has_ended(c)) {
+		end_connection(seg, c, seg->flags & TCP_RST ? FLAG_RESET : 0);
+		return 0;
+	}
 	set_tracked(c, tracked, expects_more(c));
 	if (s->socket.cookie && c->phase != PHASE_IDLE)
 		describe_socket(c, s);

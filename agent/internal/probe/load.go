@@ -85,7 +85,9 @@ func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 		bpf.CaptureMapTrackedConnections: k.TrackedConnections,
 		bpf.CaptureMapScratches:          k.Scratches,
 		bpf.CaptureMapPartialHeads:       k.PartialHeads,
+		bpf.CaptureMapQueuedRequests:     k.QueuedRequests,
 		bpf.CaptureMapTrustedPrefixes:    k.TrustedPrefixes,
+		bpf.CaptureMapUnseenCounters:     k.UnseenCounters,
 	}
 	for name := range shared {
 		if spec.Maps[name] == nil {

@@ -92,6 +92,9 @@ type Options struct {
 	// OpenSpanAfter is the age at which an exchange that goes on is reported with
 	// observe.FlagStillOpen; negative: never.
 	OpenSpanAfter time.Duration
+	// HoldAfter is the age at which it is reported in the same way for the first time,
+	// so that the receiver keeps its trace; 0: never.
+	HoldAfter time.Duration
 	// TrustedPrefixes are the sources whose TCP options are trusted; none: the
 	// private and local ranges.
 	TrustedPrefixes []netip.Prefix

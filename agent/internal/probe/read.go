@@ -292,7 +292,7 @@ func (p *Probe) sweep(response, request time.Duration) error {
 	}
 	args := bpf.CaptureSweepArgs{
 		ResponseIdle: uint64(response), RequestIdle: uint64(request),
-		UnframedIdle: uint64(min(request, maxUnframedIdle)), ReportAfter: uint64(max(p.opts.OpenSpanAfter, 0)),
+		UnframedIdle: uint64(min(request, maxUnframedIdle)), HoldAfter: uint64(p.opts.HoldAfter), ReportAfter: uint64(max(p.opts.OpenSpanAfter, 0)),
 	}
 	result, err := p.runSweep(args)
 	if err != nil {

@@ -297,7 +297,7 @@ func checkWaiting(t *testing.T, k *kernel) {
 	head := fmt.Sprintf(" / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
 	for name, messages := range map[string][]string{
 		"after others": {long, "GET" + head},
-		"long":         {"POST" + head + long},
+		"long":         {strings.Replace("POST"+head, end+end, fmt.Sprintf("\r\ncontent-length: %d\r\n\r\n", len(long)), 1) + long},
 	} {
 		t.Run(name, func(t *testing.T) {
 			written := writeUnread(t, messages)
@@ -346,13 +346,13 @@ func TestWriteAfterOneThatWaited(t *testing.T) {
 	k := newLoopback(t)
 	client, server := connect(t)
 
-	head := fmt.Sprintf("POST / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\n\r\n", traceID(0), spanID(0))
-	first := head + strings.Repeat("no HTTP\n", 1<<15)
+	body, last := strings.Repeat("no HTTP\n", 1<<15), "the end"
+	first := fmt.Sprintf("POST / HTTP/1.1\r\ntraceparent: 00-%s-%s-01\r\ncontent-length: %d\r\n\r\n", traceID(0), spanID(0), len(body+last)) + body
 	must(t, client.SetWriteBuffer(1<<20))
 	send(t, client, server, first)
 	poll(t, "all of it is acknowledged", func() bool { return tcpInfo(t, client).Unacked == 0 })
 	before := monotonic(t)
-	send(t, client, server, "the end")
+	send(t, client, server, last)
 	send(t, server, client, ok200)
 	x := onlyAtClient(t, k)
 	if h := x.Request.App; h.First == 0 || h.First > before || h.Last < before {

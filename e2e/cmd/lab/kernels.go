@@ -23,8 +23,14 @@ import (
 // packagesOfKernels are the kernels of Debian 12 and of its backports.
 var packagesOfKernels = []string{"linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64"}
 
-// probeTests skips the test that runs tcpdump, which needs libraries.
-const probeTests = "probe.test -test.v -test.skip=^TestOptionsOnTheWire$"
+// What runs on each kernel. TestComplexity is first: a program that the verifier rejects,
+// or takes long for, would fail or delay every other test. The probe's tests leave out
+// the one that runs tcpdump, which needs libraries.
+const (
+	doctor          = "layertrace doctor"
+	complexityTests = "bpf.test -test.v -test.run=^TestComplexity$"
+	probeTests      = "probe.test -test.v -test.skip=^TestOptionsOnTheWire$"
+)
 
 func kernelsCommand() *cobra.Command {
 	var packages []string
@@ -64,24 +70,13 @@ func runKernels(ctx context.Context, packages []string, progress provision.Progr
 			return err
 		}
 		progress("booting Linux %s", kernel.Release)
-		results, err := kernel.Run(ctx, programs, []string{"layertrace doctor", probeTests})
+		tests, captures, err := testKernel(ctx, kernel, programs)
 		if err != nil {
 			return err
 		}
-		tests, err := kernels.ReadTests(results[1])
-		if err != nil {
-			return errors.Join(fmt.Errorf("test on Linux %s: %w", kernel.Release, err), keep(kernel, results))
-		}
-		captures := results[0].Code == "0"
 		fmt.Fprintf(table, "%s\t%v\t%d\t%d\t%d\n", kernel.Release, captures, tests.Passed, len(tests.Failed), len(tests.Skipped))
 		for _, test := range slices.Sorted(maps.Keys(tests.Skipped)) {
 			details = append(details, fmt.Sprintf("Linux %s: %s: %s", kernel.Release, test, tests.Skipped[test]))
-			if !strings.HasPrefix(tests.Skipped[test], "the kernel lacks it: ") {
-				tests.Failed = append(tests.Failed, test)
-			}
-		}
-		if len(tests.Failed) > 0 || !captures {
-			return errors.Join(fmt.Errorf("kernel %s: failed tests: %v; exit code of doctor: %s", kernel.Release, tests.Failed, results[0].Code), keep(kernel, results))
 		}
 	}
 	if err := table.Flush(); err != nil {
@@ -92,15 +87,45 @@ func runKernels(ctx context.Context, packages []string, progress provision.Progr
 	return nil
 }
 
+// testKernel boots a kernel. captures: doctor says that the agent can capture there. A
+// failed test, and one that skips itself for another reason than the kernel, is an error.
+func testKernel(ctx context.Context, kernel kernels.Kernel, programs []string) (all kernels.Tests, captures bool, err error) {
+	results, err := kernel.Run(ctx, programs, []string{doctor, complexityTests, probeTests})
+	if err != nil {
+		return all, false, errors.Join(err, keep(kernel, results))
+	}
+	all.Skipped = map[string]string{}
+	for _, result := range results[1:] {
+		tests, err := kernels.ReadTests(result)
+		if err != nil {
+			return all, false, errors.Join(fmt.Errorf("test on Linux %s: %w", kernel.Release, err), keep(kernel, results))
+		}
+		all.Passed += tests.Passed
+		all.Failed = append(all.Failed, tests.Failed...)
+		maps.Copy(all.Skipped, tests.Skipped)
+	}
+	for test, why := range all.Skipped {
+		if !strings.HasPrefix(why, "the kernel lacks it: ") {
+			all.Failed = append(all.Failed, test)
+		}
+	}
+	captures = results[0].Code == "0"
+	if len(all.Failed) > 0 || !captures {
+		return all, captures, errors.Join(fmt.Errorf("kernel %s: failed tests: %v; exit code of doctor: %s", kernel.Release, all.Failed, results[0].Code), keep(kernel, results))
+	}
+	return all, captures, nil
+}
+
 // programsForKernels builds the static programs that run on the kernels.
 func programsForKernels(ctx context.Context, dir string, progress provision.Progress) ([]string, error) {
 	checkout, err := provision.Checkout()
 	if err != nil {
 		return nil, err
 	}
-	agent, tests := filepath.Join(dir, "layertrace"), filepath.Join(dir, "probe.test")
+	agent, programs, tests := filepath.Join(dir, "layertrace"), filepath.Join(dir, "bpf.test"), filepath.Join(dir, "probe.test")
 	for _, args := range [][]string{
 		{"build", "-trimpath", "-o", agent, "./agent/cmd/layertrace"},
+		{"test", "-c", "-trimpath", "-o", programs, "./bpf"},
 		{"test", "-c", "-trimpath", "-o", tests, "./agent/internal/probe"},
 	} {
 		progress("go %s", strings.Join(args, " "))
@@ -110,7 +135,7 @@ func programsForKernels(ctx context.Context, dir string, progress provision.Prog
 			return nil, fmt.Errorf("build for other kernels: %w\n%s", err, out)
 		}
 	}
-	return []string{agent, tests}, nil
+	return []string{agent, programs, tests}, nil
 }
 
 // keep writes the output on a kernel to out/, and returns an error with the file.
