@@ -75,7 +75,7 @@ cases: root packages lab ## Run captures whose truth is known through decode and
 
 .PHONY: live-cases
 live-cases: root lab ## Check explain on pauses, slow readers and an outage, by the client's clock
-	@exec bin/lab live-cases
+	@exec bin/lab live-cases $(if $(strip $(CASE)),--case="$(strip $(CASE))") $(if $(strip $(TIMES)),--times=$(TIMES))
 
 .PHONY: open-exchanges
 open-exchanges: root lab ## Keep 100,000 responses open for 10 minutes and watch the agent

@@ -63,7 +63,10 @@ type DriverConnection struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
+		Waited           uint64
+		Held             uint64
 		Stalled          uint64
+		Unread           uint64
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8
@@ -273,7 +276,10 @@ type DriverQueuedRequest struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
+		Waited           uint64
+		Held             uint64
 		Stalled          uint64
+		Unread           uint64
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8

@@ -101,7 +101,7 @@ static COLD int tracked_write(struct sock *sk)
 	if (!c || !tp)
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (!c->waits_since)
+	if (!c->waits_since || tp->write_seq == tp->snd_nxt) /* nothing waited so far */
 		c->waits_since = now;
 	if (c->client_is_a)
 		return 0;
@@ -226,6 +226,8 @@ int BPF_PROG(socket_read, struct sock *sk)
 		extend_times(&c->x.far_response_first, &c->x.far_response_last, now);
 	else if (!c->client_is_a && c->phase == PHASE_REQUEST)
 		extend_times(&c->x.far_request_first, &c->x.far_request_last, now);
+	if (st->full_since)
+		note_unblocked(st, tp, true, now);
 	/* The announced window is used up: the peer had to wait until now. */
 	if ((__s32)(tp->rcv_wup + tp->rcv_wnd - tp->rcv_nxt) <= 0)
 		c->x.zero_windows++;

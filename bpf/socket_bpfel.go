@@ -68,7 +68,10 @@ type SocketConnection struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
+		Waited           uint64
+		Held             uint64
 		Stalled          uint64
+		Unread           uint64
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8
@@ -351,7 +354,10 @@ type SocketQueuedRequest struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
+		Waited           uint64
+		Held             uint64
 		Stalled          uint64
+		Unread           uint64
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8
@@ -533,10 +539,13 @@ type SocketSkWrites struct {
 }
 
 type SocketSocketState struct {
-	_       structs.HostLayout
-	Read    uint32
-	Tracked uint32
-	Facts   struct {
+	_         structs.HostLayout
+	Read      uint32
+	Tracked   uint32
+	Sent      uint64
+	FullSince uint64
+	FullRead  uint64
+	Facts     struct {
 		_      structs.HostLayout
 		Cookie uint64
 		Cgroup uint64

@@ -145,7 +145,14 @@ struct exchange_record {
 	__u8 egress_dropped; /* one of its packets was dropped at the interface */
 	__u8 pad2[2];
 	__u64 acknowledged; /* socket: time at which the peer had acknowledged all of it */
-	__u64 stalled;	    /* socket: ns for which the peer's window held the sender up */
+	/* Socket, ns: for which the sender had more to send, how much of it without room in
+	 * the peer's window, and with nothing in flight either; and, for the message that
+	 * arrives, for which the receive queue blocked the peer.
+	 */
+	__u64 waited;
+	__u64 held;
+	__u64 stalled;
+	__u64 unread;
 	/* Socket: the process that reads and writes at it, as far as one was seen. */
 	__u64 cgroup; /* ID of the process's cgroup, else of the one that made the socket */
 	__u32 tgid;   /* 0: unknown */

@@ -101,11 +101,24 @@ struct task_struct {
 	char comm[16];
 };
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct socket {
+	unsigned long flags;
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
 	struct sock_cgroup_data sk_cgrp_data;
 	struct bpf_local_storage *sk_bpf_storage;
+	struct socket *sk_socket;
+	int sk_rcvbuf; /* bytes of memory that received packets may take */
+	struct {
+		atomic_t rmem_alloc; /* bytes that they take */
+	} sk_backlog;
 };
 
 struct tcp_sock {
@@ -119,6 +132,7 @@ struct tcp_sock {
 	__u32 snd_nxt;	 /* first byte not sent */
 	__u32 snd_wnd;	 /* receive window of the peer, from snd_una on */
 	__u32 mss_cache;
+	__u16 advmss;	       /* longest segment that the peer may send */
 	__u32 packets_out;     /* sent and not acknowledged */
 	__u64 tcp_clock_cache; /* last time that TCP read the clock, ns of CLOCK_MONOTONIC */
 };

@@ -68,6 +68,12 @@ struct socket_state {
 	/* Data that the application had read while tracked; see copied_seq of struct tcp_sock. */
 	__u32 read;
 	__u32 tracked; /* later segments may belong to an exchange */
+	/* Times in ns: when it last sent data; since when its receive queue blocks the peer,
+	 * and when a read or acknowledgement ended that. 0: never, or not since then.
+	 */
+	__u64 sent;
+	__u64 full_since;
+	__u64 full_read;
 	struct socket_facts facts;
 	__u8 process_name[PROCESS_NAME_LEN]; /* set with facts.tgid */
 	struct connection_key key;	     /* end a is the socket itself */
@@ -320,15 +326,142 @@ static __always_inline struct connection *open_exchange_at(const struct socket_s
 	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
 }
 
-static __always_inline void set_write_times(struct __sk_buff *skb, const struct segment *seg,
-					    struct scratch *s)
-{
-	struct bpf_sock *sk = skb->sk;
-	struct tcp_sock *tp;
+/* Bit of the flags of struct socket, include/linux/net.h. */
+#define SOCK_NOSPACE 2
 
-	tp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
-	if (tp)
-		find_write_times(tp, seg->seq + seg->payload_len, &s->write_times);
+/* Bytes that wait to be sent: written ones, or any number if a writer waits for room in
+ * the send buffer.
+ */
+static __always_inline __u32 waiting(const struct tcp_sock *tp)
+{
+	__u32 unsent = tp->write_seq - tp->snd_nxt;
+
+	if (unsent)
+		return unsent;
+	return ((const struct sock *)tp)->sk_socket->flags & (1 << SOCK_NOSPACE) ? ~0U : 0;
+}
+
+/* Whether the peer's window keeps TCP from sending: more waits, and its next segment does
+ * not fit; see tcp_snd_wnd_test() in net/ipv4/tcp_output.c. With packets in flight, the
+ * network may be what delays their acknowledgement.
+ */
+static __always_inline bool is_held(const struct tcp_sock *tp)
+{
+	__u32 bytes = waiting(tp);
+	__u32 segment = bytes < tp->mss_cache ? bytes : tp->mss_cache;
+
+	return bytes && (__s32)(tp->snd_una + tp->snd_wnd - tp->snd_nxt) < (__s32)segment;
+}
+
+/* At a socket that sends a message, a packet arrives or leaves that changes what TCP may
+ * send, or what is in flight; TCP has not processed it yet. The time in which the
+ * application had nothing to send is its own.
+ */
+static __always_inline void note_hold(struct connection *c, const struct socket_state *st,
+				      const struct tcp_sock *tp, __u64 now)
+{
+	__u64 since = c->waits_since > st->sent ? c->waits_since : st->sent;
+	bool waits = waiting(tp);
+
+	if (c->waits_since && now > since && waits) {
+		c->x.waited += now - since;
+		if (is_held(tp)) {
+			c->x.held += now - since;
+			if (!tp->packets_out)
+				c->x.stalled += now - since;
+		}
+	}
+	c->waits_since = waits ? now : 0;
+}
+
+/* TCP sends after it had to wait: a probe, perhaps with what the window has room for. Until
+ * now nothing of that was in flight.
+ */
+static COLD int on_late_segment(const struct socket_state *st, const struct tcp_sock *tp)
+{
+	struct connection *c = open_exchange_at(st);
+
+	if (c)
+		note_hold(c, st, tp, bpf_ktime_get_ns());
+	return 0;
+}
+
+/* Whether the peer must wait for the application to read when the data up to end has
+ * arrived: no further segment fits its window, or the memory for received packets.
+ */
+static __always_inline bool is_full(const struct tcp_sock *tp, __u32 end)
+{
+	const struct sock *sk = (const struct sock *)tp;
+
+	return (__s32)(tp->rcv_wup + tp->rcv_wnd - end) < tp->advmss ||
+	       sk->sk_backlog.rmem_alloc.counter + tp->advmss > sk->sk_rcvbuf;
+}
+
+/* The receive queue blocks the peer, from the arrival of data on, until the application
+ * reads or TCP acknowledges the data. It acknowledges late while the application does not
+ * read. A queue that is full then still blocks the peer.
+ */
+static __always_inline void note_unblocked(struct socket_state *st, const struct tcp_sock *tp,
+					   bool reads, __u64 now)
+{
+	bool full = is_full(tp, tp->rcv_nxt);
+
+	if (reads ? !st->full_read || full : !st->full_read && !full)
+		st->full_read = now;
+}
+
+/* Whether the socket receives a message of which a part has arrived. */
+static __always_inline bool receives(const struct connection *c)
+{
+	return c->phase == (c->client_is_a ? PHASE_RESPONSE : PHASE_REQUEST);
+}
+
+/* The queue blocked the peer until a segment arrived, or the time in full_read. */
+static COLD int on_blocked(const struct socket_state *st, __u64 now)
+{
+	struct connection *c = open_exchange_at(st);
+
+	if (c && receives(c))
+		c->x.unread += (st->full_read ? st->full_read : now) - st->full_since;
+	return 0;
+}
+
+/* Shorter times are those of a reader that reads at once. */
+#define UNREAD_MIN 50000
+
+/* A segment arrives. Out of order, the application could not read it. After the last one,
+ * the time until the read is known from the read.
+ */
+static __always_inline void note_arrival(struct socket_state *st, const struct tcp_sock *tp,
+					 const struct segment *seg)
+{
+	__u64 now;
+
+	if (before(tp->rcv_nxt, seg->seq))
+		return;
+	now = bpf_ktime_get_ns();
+	if (st->full_since && (st->full_read ? st->full_read : now) - st->full_since >= UNREAD_MIN)
+		on_blocked(st, now);
+	st->full_since = now;
+	st->full_read = 0;
+}
+
+/* Segments that follow each other closer than this did not wait, in ns. */
+#define LATE_MIN 1000000
+
+/* Notes who waits for whom at a socket, before TCP processes a segment with data. */
+static __always_inline void note_waits(struct socket_state *st, const struct tcp_sock *tp,
+				       const struct segment *seg, bool egress)
+{
+	if (!seg->payload_len)
+		return;
+	if (!egress) {
+		note_arrival(st, tp, seg);
+		return;
+	}
+	if (tp->tcp_clock_cache - st->sent > LATE_MIN && (tp->packets_out || is_held(tp)))
+		on_late_segment(st, tp);
+	st->sent = tp->tcp_clock_cache;
 }
 
 /* The segment in s may change the socket's connection. */
@@ -337,15 +470,20 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	struct segment *seg = &s->segment;
 	bool egress = seg->direction == DIRECTION_EGRESS;
 	struct socket_state *st = socket_state_of(skb);
+	struct bpf_sock *sk = skb->sk;
+	struct tcp_sock *tp;
 	__u32 *tracked;
 
-	if (!st)
+	if (!st || !sk)
 		return;
 	seg->key = st->key;
 	seg->from_a = egress;
 	s->socket = st->facts;
-	if (egress)
-		set_write_times(skb, seg, s);
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp && egress)
+		find_write_times(tp, seg->seq + seg->payload_len, &s->write_times);
+	if (tp && st->tracked)
+		note_waits(st, tp, seg, egress);
 	tracked = tracked_counter(&st->key, SOCKET_POINT);
 	if (!tracked)
 		return;
@@ -357,49 +495,29 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	st->tracked = track_segment(skb, s, tracked);
 }
 
-/* Whether only the peer's window keeps TCP from sending: all that was sent has been
- * acknowledged, more waits, and its next segment does not fit; see tcp_snd_wnd_test() in
- * net/ipv4/tcp_output.c. Data in flight may wait for the network instead.
- */
-static __always_inline bool is_stalled(const struct tcp_sock *tp)
-{
-	__u32 waiting = tp->write_seq - tp->snd_nxt;
-	__u32 segment = waiting < tp->mss_cache ? waiting : tp->mss_cache;
-
-	return !tp->packets_out && waiting && tp->snd_wnd < segment;
-}
-
-/* An acknowledgement arrives from the peer of a socket that sends a message; TCP has not
- * processed it yet. The time in which the application had nothing to send is its own.
- */
-static __always_inline void note_stall(struct connection *c, const struct tcp_sock *tp, __u64 now)
-{
-	__u64 since = c->waits_since;
-
-	if (!tp)
-		return;
-	if (since && now > since && is_stalled(tp))
-		c->x.stalled += now - since;
-	c->waits_since = tp->write_seq != tp->snd_nxt ? now : 0;
-}
-
-/* The peer acknowledges without sending data. */
-static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack)
+/* An acknowledgement without data arrives from the peer, or leaves. */
+static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack, bool egress)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
 	struct connection *c;
+	struct tcp_sock *tp;
+	__u64 now;
 
 	if (!sk)
 		return 0;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
-	if (!st || !st->tracked)
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!st || !tp || !st->tracked || (egress && !st->full_since))
 		return 0;
+	now = bpf_ktime_get_ns();
+	if (egress) {
+		note_unblocked(st, tp, false, now);
+		return 0;
+	}
 	c = open_exchange_at(st);
 	if (c) {
-		__u64 now = bpf_ktime_get_ns();
-
-		note_stall(c, bpf_skc_to_tcp_sock(sk), now);
+		note_hold(c, st, tp, now);
 		note_ack(&c->x, ack, now);
 	}
 	return 0;
@@ -412,7 +530,7 @@ static __always_inline void handle_at_socket(struct __sk_buff *skb, struct scrat
 
 	if (!is_more_than_ack(seg)) {
 		if (*tracked)
-			on_bare_ack(skb, seg->ack);
+			on_bare_ack(skb, seg->ack, seg->direction == DIRECTION_EGRESS);
 		return;
 	}
 	classify_payload(skb, seg, s, ACCESS_LOAD);

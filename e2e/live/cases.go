@@ -68,6 +68,15 @@ func reader(name string, n int, wait time.Duration) Case {
 	}
 }
 
+// Select returns the cases whose names contain a text.
+func Select(named string) ([]Case, error) {
+	selected := slices.DeleteFunc(slices.Clone(Cases), func(c Case) bool { return !strings.Contains(c.Name, named) })
+	if len(selected) == 0 {
+		return nil, fmt.Errorf("select cases: no name contains %q; the names are in e2e/live/cases.go", named)
+	}
+	return selected, nil
+}
+
 // Result is a case and what layertrace explain found.
 type Result struct {
 	Case

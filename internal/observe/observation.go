@@ -103,11 +103,17 @@ type Message struct {
 	// Acknowledged is when the peer's TCP acknowledged the last byte. It is set at the
 	// socket that sent the message only, and 0 if the exchange ended before.
 	Acknowledged uint64
-	// Stalled is the time in ns for which the sender had more of the message to write
-	// or to send, but the receiver did not read: its receive window was closed, or the
-	// buffers up to it were full for that reason. It is set at the socket that sent
-	// the message only.
-	Stalled uint64
+	// Waited is the time in ns for which the sender had more of the message to send, but
+	// TCP waited: for acknowledgements, or for the peer's receive window. Held is the
+	// part of it in which the window had no room, and Stalled that in which nothing was
+	// in flight either, so that only the receiver's reading was missing. They are set at
+	// the socket that sent the message only.
+	Waited, Held, Stalled uint64
+	// Unread is the time in ns for which data in the receive queue was neither read nor
+	// acknowledged, or left no room for a further segment: the sender could not go on.
+	// What is after the last byte's arrival does not count. It is set at the socket that
+	// received the message only.
+	Unread uint64
 }
 
 // Extent is the time of a message's first and last byte, 0 if unknown.

@@ -8,12 +8,15 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// A sender that has more to send while its peer's receive window is closed is not slow:
-// the peer does not read. moveStalls gives that time (observe.Message.Stalled) to the
-// receive queue of the reader: it takes it out of what the sender seemed to take, so that
-// segments still add up.
+// A sender that has more to send while its peer's receive window has no room is not slow
+// (observe.Message.Held). The peer does not read, or the network delays what is in flight.
+// The reader's socket tells which: for how long its full receive queue was not read
+// (observe.Message.Unread). moveStalls gives that time to the receive queue of the reader:
+// it takes it out of what the sender seemed to take, so that segments still add up. The
+// rest of the hold is no one's: it becomes unattributed, where it counted as the sender's
+// application.
 //
-// A stall passes through proxies, whose own senders are then stalled at the same time. It
+// A hold passes through proxies, whose own senders are then held at the same time. It
 // counts once: for a response where the data comes from, which is the innermost hop, and
 // for a request at the outermost.
 func (t *Tree) moveStalls() {
@@ -32,47 +35,85 @@ func (t *Tree) moveStalls() {
 	}
 }
 
+// Stall is for how long the sender of a message was held up, in ns.
+type Stall struct {
+	// ByReader: the reader did not read.
+	ByReader int64
+	// Unexplained: as far as is known, the network may have delayed data or
+	// acknowledgements as well.
+	Unexplained int64
+	// Witnessed: the reader's own socket tells.
+	Witnessed bool
+}
+
+// StallOf returns the stall of the request or response of a hop, by the sockets at both
+// ends. Without the reader's, only a stall with nothing in flight is the reader's.
+func (h *Hop) StallOf(phase Phase) Stall {
+	from, to, message := h.Sender, h.Receiver, requestOf
+	if phase == Response {
+		from, to, message = h.Receiver, h.Sender, responseOf
+	}
+	if from == nil {
+		return Stall{}
+	}
+	m := message(from)
+	s := Stall{ByReader: int64(m.Stalled)}
+	// A socket whose reads are not seen cannot tell.
+	if to != nil && message(to).App.Last != 0 {
+		s.ByReader, s.Witnessed = int64(min(m.Waited, message(to).Unread)), true
+	}
+	s.Unexplained = max(int64(m.Held)-s.ByReader, 0)
+	return s
+}
+
 // moveResponseStall moves the time that the server waited for its client to read. The
 // send queue holds what was written meanwhile, and the rest of the wait is between writes.
 // It returns how much it moved; known was moved elsewhere.
 func (h *Hop) moveResponseStall(known int64) int64 {
-	if h.Receiver == nil || int64(h.Receiver.Response.Stalled) <= known {
+	s := h.StallOf(Response)
+	if s.ByReader+s.Unexplained <= known {
 		return 0
 	}
 	reader := h.responseReader()
 	client, _ := reader.ends()
-	m := stall{
-		left: int64(h.Receiver.Response.Stalled) - known, phase: Response, location: client.service,
+	m := move{
+		left: s.ByReader - known, phase: Response, location: client.service,
 		between: owner(h.Receiver.Point) + " waits for " + readerName(reader.Sender, client) + " to read",
 	}
 	m.takeFrom(h, func(s *Segment) bool { return s.Queue == SendQueue && s.Phase == Response })
 	m.takeFrom(h, func(s *Segment) bool { return s.handling })
-	return m.moved
+	rest := move{left: s.Unexplained - max(known-s.ByReader, 0), nobodys: true}
+	rest.takeFrom(h, func(s *Segment) bool { return s.handling && s.before == nil })
+	return m.moved + rest.moved
 }
 
 // moveRequestStall moves the time that the client waited for its server to read: from the
 // send queue, from a root's writing, or from the handling in which the request was written.
 func (h *Hop) moveRequestStall(known int64) int64 {
-	if h.Sender == nil || int64(h.Sender.Request.Stalled) <= known {
+	s := h.StallOf(Request)
+	if s.ByReader+s.Unexplained <= known {
 		return 0
 	}
 	reader := h.requestReader()
 	_, server := reader.ends()
-	m := stall{
-		left: int64(h.Sender.Request.Stalled) - known, phase: Request, location: server.service,
+	m := move{
+		left: s.ByReader - known, phase: Request, location: server.service,
 		between: owner(h.Sender.Point) + " waits for " + readerName(reader.Receiver, server) + " to read",
 	}
+	rest := move{left: s.Unexplained - max(known-s.ByReader, 0), nobodys: true}
 	m.takeFrom(h, func(s *Segment) bool { return s.sending || s.Queue == SendQueue && s.Phase == Request })
 	if h.Parent != nil {
 		m.takeFrom(h.Parent, func(s *Segment) bool { return s.handling && s.before == h })
+		rest.takeFrom(h.Parent, func(s *Segment) bool { return s.handling && s.before == h })
 	}
-	return m.moved
+	rest.takeFrom(h, func(s *Segment) bool { return s.sending })
+	return m.moved + rest.moved
 }
 
 // responseReader returns the hop whose client does not read. A proxy that cannot send the
 // response on does not read it either: then the reader is further out.
 func (h *Hop) responseReader() *Hop {
-	for p := h.Parent; p != nil && p.Receiver != nil && holds(p.Receiver.Response.Stalled, h.Receiver.Response.Stalled); p = p.Parent {
+	for p := h.Parent; p != nil && holds(p.StallOf(Response), h.StallOf(Response)); p = p.Parent {
 		h = p
 	}
 	return h
@@ -82,7 +123,7 @@ func (h *Hop) responseReader() *Hop {
 func (h *Hop) requestReader() *Hop {
 	for {
 		i := slices.IndexFunc(h.Children, func(c *Hop) bool {
-			return c.Sender != nil && holds(c.Sender.Request.Stalled, h.Sender.Request.Stalled)
+			return holds(c.StallOf(Request), h.StallOf(Request))
 		})
 		if i < 0 {
 			return h
@@ -93,7 +134,9 @@ func (h *Hop) requestReader() *Hop {
 
 // holds reports whether a stall explains another one, on the other side of a proxy: its
 // buffers fill before the other begins, so it need not be as long.
-func holds(cause, stalled uint64) bool { return 2*cause >= stalled }
+func holds(cause, stalled Stall) bool {
+	return cause.ByReader > 0 && 2*cause.ByReader >= stalled.ByReader
+}
 
 func readerName(o *observe.Observation, e end) string {
 	if o != nil {
@@ -102,17 +145,18 @@ func readerName(o *observe.Observation, e end) string {
 	return e.service.name
 }
 
-// stall is time that has to move to the receive queue of a reader.
-type stall struct {
+// move is time that has to move to the receive queue of a reader.
+type move struct {
 	left     int64 // ns
 	moved    int64 // ns
+	nobodys  bool  // it becomes unattributed instead
 	phase    Phase
 	location location
 	between  string
 }
 
 // takeFrom moves time out of the end of segments that are chosen, latest first.
-func (m *stall) takeFrom(h *Hop, chosen func(*Segment) bool) {
+func (m *move) takeFrom(h *Hop, chosen func(*Segment) bool) {
 	var moved []Segment
 	for i := len(h.Segments) - 1; i >= 0 && m.left > 0; i-- {
 		s := &h.Segments[i]
@@ -124,6 +168,10 @@ func (m *stall) takeFrom(h *Hop, chosen func(*Segment) bool) {
 		m.moved += take
 		s.Time -= take
 		s.to = "" // no longer up to that waypoint
+		if m.nobodys {
+			h.Unattributed += take
+			continue
+		}
 		moved = append(moved, Segment{
 			Layer: observe.ProtocolStack, Location: m.location.name, Namespace: m.location.namespace, Between: m.between, Queue: ReceiveQueue, Phase: m.phase,
 			Start: s.Start + s.Time, Time: take, Node: s.Node, At: s.At + uint64(s.Time),

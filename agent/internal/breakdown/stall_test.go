@@ -10,6 +10,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // The time that a sender waits for its reader belongs to the reader's receive queue, and
@@ -60,11 +61,7 @@ func TestStallBelongsToTheReader(t *testing.T) {
 				if o.Context.SpanID[0] == 1 {
 					continue // the gateway reads
 				}
-				if o.Socket.Client {
-					o.Request.Stalled = stalled
-				} else {
-					o.Response.Stalled = stalled
-				}
+				stall(w, o.Context.SpanID, test.phase, stalled, stalled, stalled, stalled)
 			}
 			tree := breakdown.Split(w.All, nil)
 			checkSums(t, tree)
@@ -91,6 +88,87 @@ func TestStallBelongsToTheReader(t *testing.T) {
 }
 
 const second = 1_000_000_000
+
+// stall sets what the sockets at both ends of a hop measured.
+func stall(w *breakdowntest.World, span tracecontext.SpanID, phase breakdown.Phase, waited, held, stalled, unread uint64) {
+	for i := range w.All {
+		o := &w.All[i]
+		if o.Socket == nil || o.Context.SpanID != span {
+			continue
+		}
+		m := &o.Request
+		if phase == breakdown.Response {
+			m = &o.Response
+		}
+		if o.Socket.Client == (phase == breakdown.Request) {
+			m.Waited, m.Held, m.Stalled = waited, held, stalled
+		} else {
+			m.Unread = unread
+		}
+	}
+}
+
+// What the sockets at both ends say decides whose time it is that the sender was held up:
+// the reader's, no one's, or its own.
+func TestWhoHeldTheSender(t *testing.T) {
+	for name, test := range map[string]struct {
+		waited, held, stalled, unread uint64
+		witness                       bool
+		reader, rest                  int64
+	}{
+		"the reader did not read, packets in flight": {second, second, 0, second, true, second, 0},
+		"the window was small, then closed":          {second, second, second / 2, second, true, second, 0},
+		"a delayed acknowledgement":                  {second, second - 40_000_000, second - 40_000_000, second, true, second, 0},
+		"the network lost packets, the reader read":  {second, second, 0, 20_000, true, 20_000, second - 20_000},
+		"the network lost the window's opening":      {second, second, second, 300_000_000, true, 300_000_000, second - 300_000_000},
+		"the application wrote late":                 {0, 0, 0, second, true, 0, 0},
+		"without the reader's socket":                {second, second, 700_000_000, 0, false, 700_000_000, 300_000_000},
+		"in flight, without the reader's socket":     {second, second, 0, 0, false, 0, second},
+	} {
+		for _, phase := range []breakdown.Phase{breakdown.Response, breakdown.Request} {
+			t.Run(name+", "+string(phase), func(t *testing.T) {
+				w := breakdowntest.New()
+				fast := breakdowntest.New()
+				for _, each := range []*breakdowntest.World{w, fast} {
+					h := each.Hop(breakdowntest.Gateway, observe.Sidecar, breakdowntest.Page, observe.Sidecar)
+					if each == w && phase == breakdown.Response {
+						h.ResponseStall, h.Blamed = second, "gateway"
+					} else if each == w {
+						h.RequestStall, h.Blamed = second, "productpage"
+					}
+					h.Run(func() { each.Spend(observe.Application, "productpage", 5_000_000) })
+				}
+				stall(w, w.All[0].Context.SpanID, phase, test.waited, test.held, test.stalled, test.unread)
+				if !test.witness {
+					w.All = slices.DeleteFunc(w.All, func(o observe.Observation) bool {
+						return o.Socket != nil && o.Socket.Client == (phase == breakdown.Response)
+					})
+				}
+				tree := breakdown.Split(w.All, nil)
+				checkSums(t, tree)
+				if got := stalled(tree); got != test.reader {
+					t.Errorf("%d ns of the reader, want %d", got, test.reader)
+				}
+				if got := tree.Roots[0].Unattributed; got != test.rest {
+					t.Errorf("%d ns unattributed, want %d", got, test.rest)
+				}
+				// What is neither remains with the sender, whose writes were late.
+				own := func(w *breakdowntest.World) int64 {
+					ns := int64(0)
+					for _, s := range breakdown.Split(w.All, nil).Roots[0].Segments {
+						if s.Layer == observe.Application {
+							ns += s.Time
+						}
+					}
+					return ns
+				}
+				if late, want := own(w)-own(fast), second-test.reader-test.rest; test.witness && (late < want || late > want+unknownPart) {
+					t.Errorf("%d ns of the applications, want %d", late, want)
+				}
+			})
+		}
+	}
+}
 
 // unknownPart is the time of the send queue, in ns. A stall counts there first: how much
 // of it was before the last write is not measured.
@@ -185,7 +263,7 @@ func TestStallPassesThroughProxies(t *testing.T) {
 		if o := &w.All[i]; o.Socket != nil && !o.Socket.Client && o.Point.Workload.Service == "productpage" {
 			o.Response.App.First -= second + 200_000
 			o.Response.First = o.Response.App.First
-			o.Response.Stalled = second - 50_000
+			stall(w, o.Context.SpanID, breakdown.Response, second-50_000, second-50_000, second-50_000, second-50_000)
 		}
 	}
 	tree := checkTimes(t, w)

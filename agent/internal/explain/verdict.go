@@ -376,8 +376,15 @@ func evidence(h *breakdown.Hop, s breakdown.Segment) []string {
 	if zeroWindows > 0 {
 		e = append(e, "the receiver announced a zero window "+counted(zeroWindows, "time", "times")+": the reader was too slow")
 	}
-	if stalled := stalledAt(h, s.Phase); stalled > 0 && s.Queue == breakdown.ReceiveQueue {
-		e = append(e, "the sender had more to send, but the peer's window was closed for "+duration(stalled)+": the reader did not read")
+	if stall := h.StallOf(s.Phase); stall.ByReader > 0 && s.Queue == breakdown.ReceiveQueue {
+		text := "the sender had more to send, but the peer's window was closed for " + duration(stall.ByReader) + ": the reader did not read"
+		if stall.Witnessed {
+			text = "the sender had more to send, but the reader's receive queue was full for " + duration(stall.ByReader) + " before it read"
+		}
+		e = append(e, text)
+	}
+	if stall := h.StallOf(s.Phase); stall.Unexplained >= minExcess {
+		e = append(e, "for "+duration(stall.Unexplained)+" the peer's window had no room, but the reader is not known to be the cause: packets or acknowledgements may have been late")
 	}
 	if srtt > 0 && s.Layer == observe.RelayNetwork {
 		e = append(e, "TCP's smoothed round-trip time is "+duration(int64(srtt)))
@@ -386,17 +393,6 @@ func evidence(h *breakdown.Hop, s breakdown.Segment) []string {
 		e = append(e, "the peer's TCP acknowledged the request "+duration(took)+" after it was sent")
 	}
 	return e
-}
-
-// stalledAt returns how long the sender of a message waited for its reader, in ns.
-func stalledAt(h *breakdown.Hop, phase breakdown.Phase) int64 {
-	switch {
-	case phase == breakdown.Response && h.Receiver != nil:
-		return int64(h.Receiver.Response.Stalled)
-	case phase == breakdown.Request && h.Sender != nil:
-		return int64(h.Sender.Request.Stalled)
-	}
-	return 0
 }
 
 // acknowledged returns how long after sending the last byte of the request its

@@ -119,7 +119,8 @@ func decodeRecord(raw []byte, dequeues bool) (observe.Observation, error) {
 			Cgroup: r.Cgroup, PID: r.Tgid, ProcessName: unix.ByteSliceToString(r.ProcessName[:]),
 			SRTT: uint64(r.SrttUs) * 1000, ZeroWindows: r.ZeroWindows,
 		}
-		sent(&o).Stalled = r.Stalled
+		sent(&o).Waited, sent(&o).Held, sent(&o).Stalled = r.Waited, r.Held, r.Stalled
+		arrived(&o).Unread = r.Unread
 		if r.EgressSeqDone == r.EgressSeqEnd {
 			sent(&o).Acknowledged = r.Acknowledged
 		}
@@ -166,6 +167,14 @@ func sent(o *observe.Observation) *observe.Message {
 		return &o.Request
 	}
 	return &o.Response
+}
+
+// arrived returns the message that the socket received.
+func arrived(o *observe.Observation) *observe.Message {
+	if o.Socket.Client {
+		return &o.Response
+	}
+	return &o.Request
 }
 
 // egress returns the message that leaves through the interface, nil at a socket.

@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -112,6 +115,179 @@ func TestSlowLinkIsNoStall(t *testing.T) {
 			t.Fatalf("the link is not slow: the message passed in %v", lasted)
 		}
 		checkStalled(t, k, upload, 0, uint64(20*time.Millisecond))
+	}
+}
+
+// waits are the sums of what an exchange's sockets measured, in ns.
+type waits struct{ waited, held, stalled, unread uint64 }
+
+// waitsOf returns what the sender's socket (waited, held, stalled) and the reader's (unread) say
+// of a message, and checks that they say nothing of the other message.
+func waitsOf(t *testing.T, k *kernel, upload bool) (w waits) {
+	t.Helper()
+	exchanges := k.exchanges()
+	if len(exchanges) != 2 {
+		t.Fatalf("%d exchanges, want one at each socket", len(exchanges))
+	}
+	for _, x := range exchanges {
+		m, other := &x.Response, &x.Request
+		if upload {
+			m, other = other, m
+		}
+		if x.Socket.Client == upload {
+			w.waited, w.held, w.stalled = m.Waited, m.Held, m.Stalled
+			if m.Unread != 0 {
+				t.Errorf("the sender's socket: unread for %d ns", m.Unread)
+			}
+		} else {
+			w.unread = m.Unread
+			if m.Waited != 0 || m.Held != 0 || m.Stalled != 0 {
+				t.Errorf("the reader's socket: %+v", *m)
+			}
+		}
+		if other.Waited > uint64(time.Millisecond) || other.Held != 0 || other.Stalled != 0 || other.Unread != 0 {
+			t.Errorf("client %v, the short message: %+v", x.Socket.Client, *other)
+		}
+	}
+	return w
+}
+
+// setMTU lets packets over loopback be as long as on Ethernet.
+func setMTU(t *testing.T) netlink.Link {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetMTU(lo, 1500))
+	return lo
+}
+
+// The time until a read counts as unread at the reader's socket, and the sender waits as
+// long: when the reader's TCP delays the last acknowledgement, when
+// the window is small but not closed, so that probes carry data, and when the reader drops
+// packets for lack of memory.
+func TestUnread(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	k := newLoopback(t)
+	setMTU(t)
+	const slack = uint64(25 * time.Millisecond) // two processors, and the first flight
+	for _, upload := range []bool{false, true} {
+		for _, blocking := range []bool{false, true} {
+			for _, buffer := range []int{4 << 10, 8 << 10, 64 << 10, 65<<10 + 300, 0} {
+				for _, pause := range []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second} {
+					t.Run(fmt.Sprintf("upload %v, blocking %v, buffer %d, %v", upload, blocking, buffer, pause), func(t *testing.T) {
+						x := newTransfer(t, upload, 3_000_000)
+						if buffer > 0 {
+							must(t, x.to.SetReadBuffer(buffer))
+						}
+						written := x.write(blocking, x.message)
+						begin := monotonic(t)
+						wait(t, pause)
+						paused := monotonic(t) - begin
+						x.finish(written)
+						w := waitsOf(t, k, upload)
+						if w.unread+slack < paused || w.unread > monotonic(t)-x.begin {
+							t.Errorf("unread for %d ns of %d ns", w.unread, paused)
+						}
+						if w.waited+slack < paused || w.waited > monotonic(t)-x.begin {
+							t.Errorf("the sender waited for %d ns of %d ns", w.waited, paused)
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+// A reader that reads little at a time is slow all the time.
+func TestUnreadByATrickle(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	k := newLoopback(t)
+	setMTU(t)
+	for _, upload := range []bool{false, true} {
+		x := newTransfer(t, upload, 1_000_000)
+		must(t, x.to.SetReadBuffer(32<<10))
+		written := x.write(false, x.message)
+		begin, read := monotonic(t), 0
+		for range 20 {
+			wait(t, 20*time.Millisecond)
+			n, err := x.to.Read(make([]byte, 2000))
+			must(t, err)
+			read += n
+		}
+		paused := monotonic(t) - begin
+		x.message = x.message[read:]
+		x.finish(written)
+		w := waitsOf(t, k, upload)
+		if ready := min(w.unread, w.waited); ready < paused*3/4 || max(w.unread, w.waited) > monotonic(t)-x.begin {
+			t.Errorf("%+v, the reader was slow for %d ns", w, paused)
+		}
+	}
+}
+
+// The network holds the sender up, by a slow link or by lost packets: a reader that reads
+// at once leaves nothing unread.
+func TestNetworkIsNoReader(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	k := newLoopback(t)
+	lo := setMTU(t)
+	for name, begin := range map[string]func(t *testing.T, lo netlink.Link) (end func()){"slow": slowDown, "lossy": loseSome} {
+		for _, upload := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, upload %v", name, upload), func(t *testing.T) {
+				x := newTransfer(t, upload, 1_000_000)
+				must(t, x.to.SetReadBuffer(64<<10))
+				end := begin(t, lo)
+				x.finish(x.write(false, x.message))
+				end()
+				took, lost := monotonic(t)-x.begin, tcpInfo(t, x.from).Total_retrans
+				w := waitsOf(t, k, upload)
+				t.Logf("%+v of %d ns, %d packets sent again", w, took, lost)
+				if took < uint64(300*time.Millisecond) || (lost > 0) != (name == "lossy") {
+					t.Errorf("the network has no fault")
+				}
+				if w.waited < took/2 || w.unread > took/20 {
+					t.Errorf("the sender waited for %d ns of %d ns, unread for %d ns", w.waited, took, w.unread)
+				}
+			})
+		}
+	}
+}
+
+// slowDown lets 2 MiB pass in a second.
+func slowDown(t *testing.T, lo netlink.Link) (end func()) {
+	t.Helper()
+	qdisc := &netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: lo.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		Rate:       2 << 20, Limit: 8 << 20, Buffer: 1 << 20,
+	}
+	must(t, netlink.QdiscAdd(qdisc))
+	return func() { must(t, netlink.QdiscDel(qdisc)) }
+}
+
+// loseSome loses a fifth of the packets on their way, acknowledgements too.
+func loseSome(t *testing.T, lo netlink.Link) (end func()) {
+	t.Helper()
+	const drop, pass = 1, 2 // enum xdp_action
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{
+		asm.FnGetPrandomU32.Call(),
+		asm.Mod.Imm(asm.R0, 5),
+		asm.JEq.Imm(asm.R0, 0, "drop"),
+		asm.Mov.Imm(asm.R0, pass),
+		asm.Return(),
+		asm.Mov.Imm(asm.R0, drop).WithSymbol("drop"),
+		asm.Return(),
+	}})
+	must(t, err)
+	attached, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: lo.Attrs().Index, Flags: link.XDPGenericMode})
+	must(t, err)
+	return func() {
+		must(t, attached.Close())
+		must(t, program.Close())
 	}
 }
 
@@ -229,6 +405,9 @@ func checkStalled(t *testing.T, k *kernel, atClient bool, low, high uint64) {
 		}
 		if got < wantLow || got > wantHigh || other != 0 {
 			t.Errorf("client %v: stalled for %d ns, want %d to %d; the message that came in: %d", x.Socket.Client, got, wantLow, wantHigh, other)
+		}
+		if held := x.Request.Held + x.Response.Held; held < got {
+			t.Errorf("client %v: held up for %d ns, but stalled for %d", x.Socket.Client, held, got)
 		}
 	}
 }

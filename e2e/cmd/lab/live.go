@@ -19,7 +19,8 @@ import (
 )
 
 func liveCasesCommand() *cobra.Command {
-	var out string
+	var out, named string
+	var times int
 	cmd := &cobra.Command{
 		Use:   "live-cases",
 		Short: "Check explain on pauses, streams, slow readers and an outage, by the client's clock",
@@ -30,11 +31,22 @@ forwards nothing for a while. Fails when a total of layertrace explain is not wi
 root; about half a minute.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withTestbed(cmd.Context(), live.Options{
-				Name: "live", Dir: filepath.Join(out, "live-cases"), ClientAddresses: 1, Export: "otlp-grpc",
-			}, func(ctx context.Context, t *live.Testbed) error { return checkLiveCases(ctx, t, out) })
+			cases, err := live.Select(named)
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for range times {
+				// A new one each time: slow requests would become part of the baseline.
+				errs = append(errs, withTestbed(cmd.Context(), live.Options{
+					Name: "live", Dir: filepath.Join(out, "live-cases"), ClientAddresses: 1, Export: "otlp-grpc",
+				}, func(ctx context.Context, t *live.Testbed) error { return checkLiveCases(ctx, t, cases, out) }))
+			}
+			return errors.Join(errs...)
 		},
 	}
+	cmd.Flags().StringVar(&named, "case", "", "only cases whose names contain this")
+	cmd.Flags().IntVar(&times, "times", 1, "how often to run the cases")
 	cmd.Flags().StringVar(&out, "out", "out", "directory for the reports and the logs")
 	return cmd
 }
@@ -55,8 +67,8 @@ func withTestbed(ctx context.Context, options live.Options, do func(context.Cont
 	return errors.Join(do(ctx, t), t.Down())
 }
 
-func checkLiveCases(ctx context.Context, t *live.Testbed, out string) error {
-	results, err := t.Check(ctx, live.Cases)
+func checkLiveCases(ctx context.Context, t *live.Testbed, cases []live.Case, out string) error {
+	results, err := t.Check(ctx, cases)
 	if err != nil {
 		return err
 	}

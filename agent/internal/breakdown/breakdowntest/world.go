@@ -163,7 +163,8 @@ func (h *Hop) path(message func(*observe.Observation) *observe.Message, from, to
 	}
 	if stall > 0 {
 		w.Spend(observe.ProtocolStack, h.Blamed, stall)
-		message(out).Stalled, written.Last = stall, h.at(from.node)
+		message(out).Waited, message(out).Held, message(out).Stalled, written.Last = stall, stall, stall, h.at(from.node)
+		message(in).Unread = stall
 	}
 	message(out).App = written
 	w.Spend(observe.ProtocolStack, from.service, h.Stack)
