@@ -250,7 +250,7 @@ func (h *Hop) noteSpread() {
 			return
 		}
 		if spread := int64(m.Last - m.First); spread >= minSpread && spread >= h.Total/4 {
-			h.Notes = append(h.Notes, fmt.Sprintf("between the first and the last byte of the %s: %v, by slow writing or slow reading; sockets would show which", name, time.Duration(spread).Round(time.Microsecond)))
+			h.Notes = append(h.Notes, fmt.Sprintf("between the first and the last byte of the %s: %v, by slow writing or slow reading; sockets would show which", name, ms(spread)))
 		}
 	}
 	if h.Sender == nil && h.ClientVNIC != nil {
@@ -281,20 +281,33 @@ func (p *path) addHandling(server end) {
 	if p.hop.Receiver != nil {
 		name = owner(p.hop.Receiver.Point)
 	}
-	from := r
+	from, after := r, (*Hop)(nil)
 	for _, child := range p.hop.Children {
 		if c := child.clientPeriod(); child.OnCriticalPath {
-			p.addHandled(some, name, from, int64(max(c.start, from.at)-from.at), child)
-			from.at = max(from.at, c.end)
+			p.addHandled(some, name, from, int64(max(c.start, from.at)-from.at), after, child)
+			from.at, after = max(from.at, c.end), child
 		}
 	}
-	p.addHandled(some, name, from, int64(max(a.at, from.at)-from.at), nil)
+	p.addHandled(some, name, from, int64(max(a.at, from.at)-from.at), after, nil)
 }
 
-// addHandled adds a segment of the handling. before is the child whose request it ends
-// with, nil for the response.
-func (p *path) addHandled(some []step, name string, from waypoint, time int64, before *Hop) {
+// minAfterCut is the time in ns after a child hop that was cut from which on it is
+// remarked.
+const minAfterCut = 700_000
+
+// addHandled adds a segment of the handling. after is the child that ended before it, nil
+// for the request; before is the child whose request it ends with, nil for the response.
+// What follows a child that was cut may have been the child's time: nobody gets it.
+func (p *path) addHandled(some []step, name string, from waypoint, time int64, after, before *Hop) {
+	if after != nil && after.Cut() != 0 {
+		if time >= minAfterCut {
+			p.hop.Notes = append(p.hop.Notes, fmt.Sprintf("%v after the exchange with %s, whose end was not seen, may be its time or that of %s", ms(time), cmp.Or(after.ServerService(), "?"), name))
+		}
+		return
+	}
 	if s := p.hop.add(some, Both, name, from, time); s != nil {
 		s.handling, s.before = true, before
 	}
 }
+
+func ms(ns int64) time.Duration { return time.Duration(ns).Round(time.Microsecond) }

@@ -307,3 +307,45 @@ func spoil(r *rand.Rand, o *observe.Observation) {
 		}
 	}
 }
+
+// The time after a child whose end was not seen may be the child's or its parent's
+// application's: it is nobody's.
+func TestTimeAfterACutChild(t *testing.T) {
+	w := breakdowntest.New()
+	w.FrontPage()
+	whole := breakdown.Split(w.All, nil)
+	var child *breakdown.Hop
+	for _, h := range whole.Hops {
+		if len(h.Children) == 0 && h.OnCriticalPath && h.Parent != nil {
+			child = h
+		}
+	}
+	parent := child.Parent
+	last := parent.Segments[len(parent.Segments)-1]
+	for _, s := range parent.Segments {
+		if s.Layer == observe.Application && s.Phase == breakdown.Both {
+			last = s // the one after the child
+		}
+	}
+	if last.Start < child.Start || last.Time == 0 {
+		t.Fatalf("no application's time after the child: %+v", parent.Segments)
+	}
+	for i := range w.All {
+		if trace.SpanID(w.All[i].Context.SpanID) == child.SpanID {
+			w.All[i].Flags |= observe.FlagIdle
+		}
+	}
+	for _, h := range breakdown.Split(w.All, nil).Hops {
+		if h.SpanID != parent.SpanID || h.ServerService() != parent.ServerService() {
+			continue
+		}
+		if got := h.Unattributed - parent.Unattributed; got != last.Time {
+			t.Errorf("%d ns more unattributed, want %d", got, last.Time)
+		}
+		if len(h.Segments) != len(parent.Segments)-1 {
+			t.Errorf("%d segments of %d", len(h.Segments), len(parent.Segments))
+		}
+		return
+	}
+	t.Error("the parent hop is gone")
+}
