@@ -167,8 +167,12 @@ func (c *Comparison) summary() []string {
 		if c.Threshold > 0 {
 			slow += ", above " + duration(c.Threshold) + ","
 		}
-		lines = append(lines, fmt.Sprintf("%s took %s; %s took %s (medians)",
-			slow, duration(c.SlowTotal), counted(c.Baseline, "baseline trace", "baseline traces"), duration(c.BaselineTotal)))
+		line := fmt.Sprintf("%s took %s (median); no baseline to compare with", slow, duration(c.SlowTotal))
+		if c.Baseline > 0 {
+			line = fmt.Sprintf("%s took %s; %s took %s (medians)",
+				slow, duration(c.SlowTotal), counted(c.Baseline, "baseline trace", "baseline traces"), duration(c.BaselineTotal))
+		}
+		lines = append(lines, line)
 	}
 	if c.Skipped > 0 {
 		var reasons []string
@@ -226,7 +230,7 @@ func (r *Report) layerTable() layerTable {
 }
 
 func (c *Comparison) layerTable() layerTable {
-	t := layerTable{compared: true}
+	t := layerTable{compared: c.Baseline > 0}
 	for _, d := range c.Layers {
 		t.add(LayerTime{Layer: d.Layer, Location: d.Location, Time: d.Slow, Baseline: d.Baseline, Share: d.Share, MergedLayers: d.MergedLayers}, &c.Verdict)
 	}

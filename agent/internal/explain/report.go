@@ -152,7 +152,7 @@ type Comparison struct {
 	Slow      int   `json:"slow"`
 	Baseline  int   `json:"baseline"`
 	Threshold int64 `json:"threshold_ns"`
-	// SlowTotal and BaselineTotal are medians.
+	// SlowTotal and BaselineTotal are medians; -1: there is no trace.
 	SlowTotal     int64 `json:"slow_total_ns"`
 	BaselineTotal int64 `json:"baseline_total_ns"`
 	// Unattributed is the median of the slow traces.
@@ -167,7 +167,7 @@ type Comparison struct {
 }
 
 // LayerDelta compares the time of a layer at a location. Slow and Baseline are
-// medians.
+// medians; a Baseline of -1 is unknown.
 type LayerDelta struct {
 	Layer    observe.Layer `json:"layer"`
 	Location string        `json:"location"`
