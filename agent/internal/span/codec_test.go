@@ -244,6 +244,7 @@ func TestKeysAreComplete(t *testing.T) {
 	x.Client, x.Server = netip.MustParseAddrPort("[fd00::1]:40000"), netip.MustParseAddrPort("[fd00::2]:9080")
 	x.ConnectionID, x.OptionTime, x.Flags = []byte{1, 2, 3, 4}, 1, 1<<10-1
 	x.Method, x.Path, x.Request.Stalled, x.Response.Stalled = "GET", "/", 1, 1
+	x.Request.Waited, x.Request.Held, x.Request.Unread, x.Response.Waited, x.Response.Held, x.Response.Unread = 1, 1, 1, 1, 1, 1
 	start := x.Request.First - 1
 	for i, e := range []*observe.Extent{&x.Request.App, &x.Response.App, &x.Request.Tx, &x.Response.Tx} {
 		*e = observe.Extent{First: x.Request.First + uint64(2*i), Last: x.Request.First + uint64(2*i) + 1}
