@@ -87,7 +87,7 @@ func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) 
 var initScript string
 
 // modulesNeeded are the kernel modules, or directories of them, that the tests use.
-var modulesNeeded = []string{"net", "lib", "crypto", "drivers/net/veth.ko", "drivers/net/tun.ko", "drivers/net/dummy.ko"}
+var modulesNeeded = []string{"net", "lib", "crypto", "drivers/net/veth.ko", "drivers/net/tun.ko", "drivers/net/dummy.ko", "drivers/net/vxlan", "drivers/net/geneve.ko"}
 
 // initrd packs an initial root file system: busybox, the kernel's network modules,
 // the programs, and an init script that runs the commands and prints their exit

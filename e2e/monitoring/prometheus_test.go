@@ -150,7 +150,8 @@ func (p *prometheus) exemplars(ctx context.Context, expr string) ([]string, erro
 // query is a query of the dashboard or the rules, with the name of its panel or rule.
 type query struct{ name, expr string }
 
-// dashboardQueries returns the queries of all panels, with everything selected.
+// dashboardQueries returns the queries of all panels, with everything selected in the
+// example's namespace.
 func dashboardQueries(t *testing.T) []query {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(folder, "layertrace-layers.json"))
@@ -166,7 +167,8 @@ func dashboardQueries(t *testing.T) []query {
 	if err := json.Unmarshal(data, &dashboard); err != nil {
 		t.Fatal(err)
 	}
-	chosen := strings.NewReplacer("$__rate_interval", "10s", "$source", ".*", "$destination", ".*", "$layer", ".*")
+	chosen := strings.NewReplacer("$__rate_interval", "10s", "$source_namespace", "bookinfo", "$destination_namespace", "bookinfo",
+		"$source", ".*", "$destination", ".*", "$layer", ".*")
 	var all []query
 	for _, p := range dashboard.Panels {
 		for _, target := range p.Targets {

@@ -95,6 +95,9 @@ func Run(ctx context.Context, opts Options) error {
 	group.Go(func() error { unseen.run(running); return nil })
 	group.Go(func() error { pipeline.run(probe.Observations(), points); return nil })
 
+	if cfg.Layers() && len(cfg.SocketCgroups) == 0 {
+		log.Warn("--spans=layers without sockets: protocol stack and application are merged; remove --socket-cgroup=none, or name the cgroup2 directories of the workloads")
+	}
 	if loopback {
 		log.Info("no pods here: capturing at the loopback device too; set --vnic to choose", "vnic", selector.VNIC)
 	}

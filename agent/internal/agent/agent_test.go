@@ -320,6 +320,31 @@ func newExchange(ifindex, i int) observe.Observation {
 	}
 }
 
+// Without sockets, --spans=layers cannot separate protocol stack and application: the
+// agent says so at once, and nothing with sockets.
+func TestLayersWithoutSocketsAreLogged(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want bool
+	}{
+		{[]string{"--spans=layers", "--socket-cgroup=none"}, true},
+		{[]string{"--spans=layers", "--socket-cgroup=/sys/fs/cgroup"}, false},
+		{nil, false},
+	} {
+		opts := options(t, newFakeProbe(), c.args...)
+		var log bytes.Buffer
+		opts.Log = slog.New(slog.NewTextHandler(&log, nil))
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		if err := Run(ctx, opts); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(log.String(), "without sockets"); got != c.want {
+			t.Errorf("%v: the log has %s", c.args, &log)
+		}
+	}
+}
+
 // The loopback device is added on a machine without pods only, where nothing was chosen.
 func TestLoopbackByDefault(t *testing.T) {
 	for _, test := range []struct {

@@ -111,6 +111,10 @@ func (c *capture) setListed() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.listed = true
+	if len(c.attached) == 0 {
+		c.log.Warn("capturing at no interface: none of those present matches --vnic or --pnic, or attaching failed; " +
+			"list them with ip -d link, and select them by name or kind")
+	}
 }
 
 func (c *capture) handle(e iface.Event) {

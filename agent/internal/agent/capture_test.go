@@ -3,7 +3,9 @@
 package agent
 
 import (
+	"bytes"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -106,4 +108,20 @@ func pointAt(r *registry, index int) *observe.Point {
 	o := at(index)
 	r.resolve(o)
 	return o.Point
+}
+
+// An agent that captures nowhere says so once, when the present interfaces are handled.
+func TestNoInterfaceIsLogged(t *testing.T) {
+	for _, present := range []bool{true, false} {
+		c, _ := newTestCapture(t)
+		var log bytes.Buffer
+		c.log = slog.New(slog.NewTextHandler(&log, nil))
+		if present {
+			c.handle(iface.Event{Change: iface.Added, Interface: iface.Interface{Index: 7, Name: "veth1", Kind: observe.KindVNIC}})
+		}
+		c.setListed()
+		if warned := strings.Contains(log.String(), "capturing at no interface"); warned == present {
+			t.Errorf("an interface is present: %t; the log has %s", present, &log)
+		}
+	}
 }

@@ -37,7 +37,7 @@ func TestLayerTimes(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(times)
 	families, err := registry.Gather()
-	if err != nil || len(families) != 1 || families[0].GetName() != "layertrace_layer_duration_seconds" {
+	if err != nil || len(families) != 2 || families[0].GetName() != "layertrace_layer_duration_seconds" {
 		t.Fatalf("gathered %v, %v", families, err)
 	}
 	counts := map[string]uint64{}
@@ -87,22 +87,60 @@ func TestHopTimes(t *testing.T) {
 	const want = `
 # HELP layertrace_hop_duration_seconds Time of a request on a hop, including the time in other hops: of the whole hop, seen by the client's node (hop), outside the client's node (outside), and inside the server's node (inside).
 # TYPE layertrace_hop_duration_seconds summary
-layertrace_hop_duration_seconds_sum{destination="details",interval="inside",source=""} 1
-layertrace_hop_duration_seconds_count{destination="details",interval="inside",source=""} 1
-layertrace_hop_duration_seconds_sum{destination="details",interval="hop",source="productpage"} 3
-layertrace_hop_duration_seconds_count{destination="details",interval="hop",source="productpage"} 1
-layertrace_hop_duration_seconds_sum{destination="details",interval="outside",source="productpage"} 2
-layertrace_hop_duration_seconds_count{destination="details",interval="outside",source="productpage"} 1
+layertrace_hop_duration_seconds_sum{destination="details",destination_namespace="",interval="inside",source="",source_namespace=""} 1
+layertrace_hop_duration_seconds_count{destination="details",destination_namespace="",interval="inside",source="",source_namespace=""} 1
+layertrace_hop_duration_seconds_sum{destination="details",destination_namespace="",interval="hop",source="productpage",source_namespace=""} 3
+layertrace_hop_duration_seconds_count{destination="details",destination_namespace="",interval="hop",source="productpage",source_namespace=""} 1
+layertrace_hop_duration_seconds_sum{destination="details",destination_namespace="",interval="outside",source="productpage",source_namespace=""} 2
+layertrace_hop_duration_seconds_count{destination="details",destination_namespace="",interval="outside",source="productpage",source_namespace=""} 1
 `
-	if err := testutil.CollectAndCompare(times, strings.NewReader(want)); err != nil {
+	if err := testutil.CollectAndCompare(times, strings.NewReader(want), "layertrace_hop_duration_seconds"); err != nil {
 		t.Error(err)
+	}
+}
+
+// Services of one name in two namespaces are two, at either end of a hop and as the
+// location of a layer.
+func TestNamespacesAreApart(t *testing.T) {
+	times := newLayerTimes()
+	at := func(service, namespace string) *observe.Observation {
+		return &observe.Observation{
+			Point:   &observe.Point{Kind: observe.KindVNIC, Node: "node1", Workload: observe.Workload{Service: service, Namespace: namespace}},
+			Request: observe.Message{Last: 1e9}, Response: observe.Message{Last: 2e9},
+		}
+	}
+	for _, namespaces := range [][2]string{{"shop", "test"}, {"test", "shop"}, {"shop", "shop"}} {
+		segment := breakdown.Segment{Layer: observe.Application, Location: "web", Namespace: namespaces[1], Phase: breakdown.Both, Time: 1e9}
+		callee := segment
+		callee.Namespace = namespaces[0]
+		times.Observe(&breakdown.Hop{
+			ClientVNIC: at("web", namespaces[0]), ServerVNIC: at("web", namespaces[1]),
+			Segments: []breakdown.Segment{segment, callee},
+		})
+	}
+	const want = `
+# HELP layertrace_hop_duration_seconds Time of a request on a hop, including the time in other hops: of the whole hop, seen by the client's node (hop), outside the client's node (outside), and inside the server's node (inside).
+# TYPE layertrace_hop_duration_seconds summary
+layertrace_hop_duration_seconds_sum{destination="web",destination_namespace="shop",interval="hop",source="web",source_namespace="shop"} 1
+layertrace_hop_duration_seconds_count{destination="web",destination_namespace="shop",interval="hop",source="web",source_namespace="shop"} 1
+layertrace_hop_duration_seconds_sum{destination="web",destination_namespace="shop",interval="hop",source="web",source_namespace="test"} 1
+layertrace_hop_duration_seconds_count{destination="web",destination_namespace="shop",interval="hop",source="web",source_namespace="test"} 1
+layertrace_hop_duration_seconds_sum{destination="web",destination_namespace="test",interval="hop",source="web",source_namespace="shop"} 1
+layertrace_hop_duration_seconds_count{destination="web",destination_namespace="test",interval="hop",source="web",source_namespace="shop"} 1
+`
+	if err := testutil.CollectAndCompare(times, strings.NewReader(want), "layertrace_hop_duration_seconds"); err != nil {
+		t.Error(err)
+	}
+	// Two locations for each of the first two hops, one for the third.
+	if n := testutil.CollectAndCount(times, "layertrace_layer_duration_seconds"); n != 5 {
+		t.Errorf("%d series of layers, want 5", n)
 	}
 }
 
 func TestExemplars(t *testing.T) {
 	times, at := newLayerTimes(), time.Unix(1000, 0)
-	series := times.segments.WithLabelValues("application", "details", "productpage", "details", "request")
-	other := times.segments.WithLabelValues("application", "reviews", "productpage", "reviews", "request")
+	series := times.segments.WithLabelValues("application", "details", "", "productpage", "", "details", "", "request")
+	other := times.segments.WithLabelValues("application", "reviews", "", "productpage", "", "reviews", "", "request")
 	for i, c := range []struct {
 		series  prometheus.Observer
 		seconds float64
@@ -121,5 +159,26 @@ func TestExemplars(t *testing.T) {
 		if got := times.exemplarDue(c.series, c.seconds, at.Add(c.after)); got != c.want {
 			t.Errorf("sample %d, %v s after %v: exemplar %t, want %t", i, c.seconds, c.after, got, c.want)
 		}
+	}
+}
+
+// The times of a hop with an exchange that was cut are counted as cut, not as times.
+func TestCutTimesAreNotCounted(t *testing.T) {
+	times := newLayerTimes()
+	for i, flag := range []observe.Flags{
+		observe.FlagIdle, observe.FlagEvicted, observe.FlagStillOpen, observe.FlagIncomplete, observe.FlagEndGuessed, observe.FlagPacketsMissing,
+	} {
+		whole, cut := seenAt("productpage"), seenAt("details")
+		cut.Flags = flag | observe.FlagInterim
+		times.Observe(&breakdown.Hop{
+			Sender: whole, ServerVNIC: cut,
+			Segments: []breakdown.Segment{{Layer: observe.ProtocolStack, Location: "details", Phase: breakdown.Request, Time: 1}},
+		})
+		if n := testutil.ToFloat64(times.cut); n != float64(i+1) {
+			t.Errorf("%v: %v counted as cut, want %d", flag.Names(), n, i+1)
+		}
+	}
+	if n := testutil.CollectAndCount(times, "layertrace_layer_duration_seconds", "layertrace_hop_duration_seconds"); n != 0 {
+		t.Errorf("%d series of times", n)
 	}
 }

@@ -112,7 +112,7 @@ func dashboardExpressions(t *testing.T) (all []string) {
 }
 
 // ruleExpressions also adds the recorded metrics to names. Their names begin with
-// their labels.
+// their labels; those of services have a namespace too.
 func ruleExpressions(t *testing.T, names map[string][]string) (all []string) {
 	t.Helper()
 	var rules struct {
@@ -125,7 +125,9 @@ func ruleExpressions(t *testing.T, names map[string][]string) (all []string) {
 		for _, r := range g.Rules {
 			all = append(all, r.Expr)
 			if level, _, ok := strings.Cut(r.Record, ":"); ok {
-				names[r.Record] = strings.Split(level, "_")
+				for label := range strings.SplitSeq(level, "_") {
+					names[r.Record] = append(names[r.Record], label, label+"_namespace")
+				}
 			}
 		}
 	}

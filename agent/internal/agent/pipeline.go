@@ -3,7 +3,9 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +31,10 @@ const (
 	// maxObservations is the maximum number of observations that wait for the rest
 	// of their traces.
 	maxObservations = 65536
+	// maxHolds is the maximum number of open exchanges that hold their trace.
+	maxHolds = 16384
+	// maxOneWayNames bounds the series by interface: pods come and go.
+	maxOneWayNames = 256
 	// maxWorkloads is the number of pods remembered to describe layer spans.
 	maxWorkloads = 4096
 )
@@ -46,6 +52,9 @@ type pipeline struct {
 	offset  func() span.ClockOffset
 	warn    func(error)
 	noPaths bool // requests' paths are dropped
+
+	openSpanAfter time.Duration // age at which an open exchange gets a span; 0: never
+	monotonic     func() uint64
 }
 
 type pipelineMetrics struct {
@@ -95,6 +104,7 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 	metrics := newPipelineMetrics(r)
 	p := &pipeline{
 		names: names, metrics: metrics, offset: clock.Offset, noPaths: !cfg.RequestPaths,
+		openSpanAfter: cfg.OpenSpanAfter, monotonic: span.Monotonic,
 		pending: pending{waits: metrics.nameWaits, full: metrics.nameWaitFull},
 		warn:    func(err error) { opts.Log.Warn("lost an exchange", "error", err) },
 	}
@@ -143,7 +153,7 @@ func (p *pipeline) run(observations <-chan observe.Observation, points *registry
 				}
 				return
 			}
-			if !p.pending.keep(&o, time.Now()) {
+			if !p.hold(&o, time.Now()) && !p.pending.keep(&o, time.Now()) {
 				handle(&o)
 			}
 		case now := <-check.C:
@@ -161,9 +171,25 @@ func (p *pipeline) run(observations <-chan observe.Observation, points *registry
 	}
 }
 
+// hold keeps the trace of an exchange that is reported to be open from being split, and
+// reports whether that is all that the report is for: the first, early one.
+func (p *pipeline) hold(o *observe.Observation, now time.Time) bool {
+	if o.Flags&observe.FlagStillOpen == 0 {
+		return false
+	}
+	if p.layers != nil {
+		p.layers.buffer.Hold(o, now)
+	}
+	age := time.Duration(p.monotonic() - o.Request.First)
+	return p.openSpanAfter == 0 || age < p.openSpanAfter
+}
+
 func (p *pipeline) handle(o *observe.Observation, points *registry) {
 	if !points.resolve(o) {
 		p.metrics.unknownInterface.Inc()
+		if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
+			p.layers.buffer.Drop(o, time.Now())
+		}
 		return
 	}
 	p.metrics.handled[o.Point.Kind].Inc()
@@ -189,7 +215,7 @@ func (p *pipeline) handle(o *observe.Observation, points *registry) {
 	}
 	// A preliminary report has no end: its layers come with the whole.
 	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
-		p.layers.add(o)
+		p.layers.add(o, time.Now())
 	}
 }
 
@@ -265,19 +291,23 @@ type layers struct {
 
 	minDuration  int64 // ns, of a segment that gets a span
 	belowMinimum prometheus.Counter
+	oneWay       *prometheus.CounterVec
+	oneWayNames  map[string]bool
 }
 
 // newLayers returns layers of a node and registers their metrics.
 func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometheus.Registerer) *layers {
 	l := &layers{
 		node: node, emitter: emitter, times: newLayerTimes(), workloads: map[string]observe.Workload{},
+		oneWayNames: map[string]bool{},
 		minDuration: cfg.LayerMinDuration.Nanoseconds(),
 	}
 	l.buffer = breakdown.NewTraceBuffer(breakdown.TraceBufferOptions{
 		// The last record of a trace leaves the kernel up to one and a half idle
 		// timeouts after the first (the sweep runs twice per timeout), and is read
 		// an interval later.
-		Wait: 2*cfg.IdleTimeout + cfg.ReadInterval, MaxObservations: maxObservations, Done: l.split,
+		Wait: 2*cfg.IdleTimeout + cfg.ReadInterval, MaxObservations: maxObservations,
+		MaxHolds: maxHolds, HoldTime: cfg.RequestTimeout + 2*cfg.IdleTimeout + cfg.ReadInterval, Done: l.split,
 	})
 	r.MustRegister(l.times)
 	with := promauto.With(r)
@@ -293,11 +323,23 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 		Name: "layertrace_observations_late_total",
 		Help: "Observations that came after their trace was split: their layers are computed without the rest.",
 	}, func() float64 { _, late := l.buffer.Counts(); return float64(late) })
+	with.NewCounterFunc(prometheus.CounterOpts{
+		Name: "layertrace_trace_holds_full_total",
+		Help: "Open exchanges that did not keep their trace from being split, because too many others did.",
+	}, func() float64 { full, _ := l.buffer.HoldCounts(); return float64(full) })
+	with.NewCounterFunc(prometheus.CounterOpts{
+		Name: "layertrace_trace_holds_expired_total",
+		Help: "Open exchanges whose end did not come within --request-timeout: their trace was split without them.",
+	}, func() float64 { _, expired := l.buffer.HoldCounts(); return float64(expired) })
+	l.oneWay = with.NewCounterVec(prometheus.CounterOpts{
+		Name: "layertrace_exchanges_one_way_total",
+		Help: "Exchanges of which a capture point saw no response although another of this node did, by interface (socket: a socket; other: one of more than 256): responses take another path, or do not pass the hook.",
+	}, []string{"interface"})
 	return l
 }
 
-// add takes an observation of one capture point.
-func (l *layers) add(o *observe.Observation) {
+// add takes an observation of one capture point that arrives now.
+func (l *layers) add(o *observe.Observation, now time.Time) {
 	if w := o.Point.Workload; w.Service != "" {
 		if len(l.workloads) >= maxWorkloads {
 			clear(l.workloads) // the next observations fill it again
@@ -305,7 +347,7 @@ func (l *layers) add(o *observe.Observation) {
 		l.workloads[podOrService(&w)] = w
 	}
 	o.Wall = int64(o.Request.First) // one node has one clock
-	l.buffer.Add(*o, time.Now())
+	l.buffer.Add(*o, now)
 }
 
 func podOrService(w *observe.Workload) string {
@@ -320,6 +362,7 @@ func (l *layers) split(observations []observe.Observation) {
 	tree := breakdown.Split(observations, nil)
 	for _, hop := range tree.Hops {
 		l.times.Observe(hop)
+		l.countOneWay(hop)
 		if l.emitter == nil {
 			continue
 		}
@@ -329,8 +372,28 @@ func (l *layers) split(observations []observe.Observation) {
 				continue
 			}
 			l.emitter.EmitLayer(&span.LayerSpan{
-				TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: s, Node: l.node, Workload: l.workload(hop, &s),
+				TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: s, Node: l.node, Workload: l.workload(hop, &s), Flags: hop.Cut(),
 			})
+		}
+	}
+}
+
+// countOneWay counts the capture points of a hop that saw no response that another saw.
+func (l *layers) countOneWay(hop *breakdown.Hop) {
+	all := hop.Observations()
+	if !slices.ContainsFunc(all, func(o *observe.Observation) bool { return o.Response.First != 0 }) {
+		return
+	}
+	for _, o := range all {
+		// One that was evicted may have seen it later.
+		if o.Flags&observe.FlagNoResponse != 0 && o.Response.First == 0 && o.Flags&observe.FlagEvicted == 0 {
+			name := cmp.Or(o.Point.Interface, string(o.Point.Kind))
+			if !l.oneWayNames[name] && len(l.oneWayNames) >= maxOneWayNames {
+				name = "other"
+			} else {
+				l.oneWayNames[name] = true
+			}
+			l.oneWay.WithLabelValues(name).Inc()
 		}
 	}
 }

@@ -3,18 +3,22 @@
 package agent
 
 import (
+	"cmp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 func TestHold(t *testing.T) {
@@ -111,6 +115,184 @@ func TestLayerMinDuration(t *testing.T) {
 	for _, took := range got {
 		if took < shortest {
 			t.Errorf("a span of %v", took)
+		}
+	}
+}
+
+// The early report of an open exchange only holds its trace; the later one also gets a
+// span, unless --open-span-after is 0.
+func TestOpenReports(t *testing.T) {
+	const second = uint64(time.Second)
+	for _, c := range []struct {
+		age, after time.Duration
+		flags      observe.Flags
+		only, held bool
+	}{
+		{2 * time.Second, 30 * time.Second, observe.FlagStillOpen, true, true},
+		{30 * time.Second, 30 * time.Second, observe.FlagStillOpen, false, true},
+		{30 * time.Second, 0, observe.FlagStillOpen, true, true},
+		{30 * time.Second, 30 * time.Second, 0, false, false},
+	} {
+		l := newLayers(&config.Config{RequestTimeout: time.Minute}, "node1", nil, prometheus.NewRegistry())
+		p := pipeline{layers: l, openSpanAfter: c.after, monotonic: func() uint64 { return 100*second + uint64(c.age) }}
+		o := newExchange(loopback, 0)
+		o.Request.First, o.Flags = 100*second, c.flags
+		now := time.Unix(1000, 0)
+		if only := p.hold(&o, now); only != c.only {
+			t.Errorf("age %v, span after %v: passed on %t, want %t", c.age, c.after, !only, !c.only)
+		}
+		l.buffer.Flush(now.Add(time.Minute))
+		if _, expired := l.buffer.HoldCounts(); (expired == 1) != c.held {
+			t.Errorf("age %v, flags %v: %d holds", c.age, c.flags.Names(), expired)
+		}
+	}
+}
+
+// longPage is what the node of productpage sees of a page that asks ratings, then waits
+// for details, whose answer takes a time.
+func longPage(takes time.Duration) (own []observe.Observation, w *breakdowntest.World) {
+	w = breakdowntest.New()
+	w.Hop(breakdowntest.Gateway, observe.Sidecar, breakdowntest.Page, observe.AppProcess).Run(func() {
+		w.Spend(observe.Application, "productpage", 300_000)
+		w.Hop(breakdowntest.Page, observe.AppProcess, breakdowntest.Ratings, observe.AppProcess).Run(func() {
+			w.Spend(observe.Application, "ratings", 100_000)
+		})
+		w.Hop(breakdowntest.Page, observe.AppProcess, breakdowntest.Details, observe.AppProcess).Run(func() {
+			w.Spend(observe.Application, "details", uint64(takes))
+		})
+		w.Spend(observe.Application, "productpage", 200_000)
+	})
+	for _, o := range w.All {
+		if o.Point.Node == "node4" {
+			own = append(own, o)
+		}
+	}
+	return own, w
+}
+
+// layerSums returns the time per name of layer spans.
+func layerSums(spans []sdktrace.ReadOnlySpan) map[string]time.Duration {
+	sums := map[string]time.Duration{}
+	for _, s := range spans {
+		sums[s.Name()] += s.EndTime().Sub(s.StartTime())
+	}
+	return sums
+}
+
+// A trace whose exchanges take longer than the trace buffer waits becomes one trace with
+// all layers: reports of open exchanges hold it. Without them it is split, and the time
+// of the application contains that of what it waited for.
+func TestLongExchangesAreOneTrace(t *testing.T) {
+	const sweep, read, idle = time.Second, time.Second, 2 * time.Second
+	cfg := &config.Config{IdleTimeout: idle, ReadInterval: read, RequestTimeout: 15 * time.Minute}
+	for _, takes := range []time.Duration{10 * time.Second, 45 * time.Second, 10 * time.Minute} {
+		for _, held := range []bool{true, false} {
+			own, world := longPage(takes)
+			recorder := tracetest.NewSpanRecorder()
+			emitter := span.NewEmitter(span.Options{Processor: recorder, Offset: func() span.ClockOffset { return 0 }, Version: "v1"})
+			l := newLayers(cfg, "node4", emitter, prometheus.NewRegistry())
+			var now uint64
+			p := pipeline{layers: l, openSpanAfter: 30 * time.Second, monotonic: func() uint64 { return now }}
+			// A report is read up to a sweep and a read interval after it is due.
+			type report struct {
+				at uint64
+				o  observe.Observation
+			}
+			var reports []report
+			start, preliminary := own[0].Request.First, 0
+			for _, o := range own {
+				start = min(start, o.Request.First)
+				reports = append(reports, report{o.Response.Last + uint64(idle+sweep+read), o})
+				open := o
+				open.Response, open.Flags = observe.Message{}, observe.FlagStillOpen|observe.FlagNoResponse
+				for _, after := range []time.Duration{idle, p.openSpanAfter} {
+					if at := o.Request.First + uint64(after); held && at < o.Response.Last {
+						reports = append(reports, report{at + uint64(sweep+read), open})
+					}
+				}
+			}
+			slices.SortStableFunc(reports, func(a, b report) int { return cmp.Compare(a.at, b.at) })
+			for now = start; now < start+uint64(takes+time.Minute); now += uint64(pendingInterval) {
+				wall := time.Unix(0, int64(now))
+				for len(reports) > 0 && reports[0].at <= now {
+					o := reports[0].o
+					reports = reports[1:]
+					if p.hold(&o, wall) {
+						continue
+					}
+					if o.Flags&observe.FlagStillOpen != 0 {
+						preliminary++ // gets a span of its own
+						continue
+					}
+					l.add(&o, wall)
+				}
+				l.buffer.Flush(wall)
+			}
+			_, late := l.buffer.Counts()
+			got := layerSums(recorder.Ended())["application"]
+			right := time.Duration(world.Took["application productpage"])
+			if (got == right) != held || held && late != 0 {
+				t.Errorf("%v, held %v: %v in the application of %v, %d observations late", takes, held, got, right, late)
+			}
+			// At the sockets and interfaces of three hops, the longer two are reported again.
+			if want := takes >= p.openSpanAfter && held; (preliminary == 6) != want || (preliminary == 0) == want {
+				t.Errorf("%v, held %v: %d preliminary reports", takes, held, preliminary)
+			}
+			if _, expired := l.buffer.HoldCounts(); expired != 0 {
+				t.Errorf("%v: %d holds expired", takes, expired)
+			}
+		}
+	}
+}
+
+// The number of holds is bounded, and those above it are counted.
+func TestHoldsAboveTheMaximumAreCounted(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	l := newLayers(&config.Config{RequestTimeout: time.Minute}, "node1", nil, registry)
+	for i := range maxHolds + 3 {
+		o := newExchange(loopback, 0)
+		o.Context.TraceID = tracecontext.TraceID{1, byte(i >> 8), byte(i)}
+		l.buffer.Hold(&o, time.Unix(1000, 0))
+	}
+	const want = `
+# HELP layertrace_trace_holds_full_total Open exchanges that did not keep their trace from being split, because too many others did.
+# TYPE layertrace_trace_holds_full_total counter
+layertrace_trace_holds_full_total 3
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "layertrace_trace_holds_full_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Of two interfaces of a node, one sees requests only.
+func TestOneWay(t *testing.T) {
+	world := breakdowntest.New()
+	world.FrontPage()
+	node := world.All[0].Point.Node
+	for _, flag := range []observe.Flags{0, observe.FlagEvicted} {
+		l := newLayers(&config.Config{}, node, nil, prometheus.NewRegistry())
+		var own []observe.Observation
+		blind := ""
+		for _, o := range world.All {
+			if o.Point.Node != node {
+				continue
+			}
+			if blind == "" && o.Point.Kind == observe.KindPNIC {
+				blind = o.Point.Interface
+				o.Response, o.Flags = observe.Message{}, observe.FlagNoResponse|flag
+			}
+			own = append(own, o)
+		}
+		if blind == "" {
+			t.Fatal("no physical interface saw the page")
+		}
+		l.split(own)
+		want := 1.0
+		if flag != 0 {
+			want = 0
+		}
+		if n := testutil.ToFloat64(l.oneWay.WithLabelValues(blind)); n != want {
+			t.Errorf("flags %v: %v counted at %s, want %v", flag.Names(), n, blind, want)
 		}
 	}
 }

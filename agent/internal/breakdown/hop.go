@@ -59,6 +59,15 @@ func (h *Hop) Observations() (all []*observe.Observation) {
 // ClientNode returns the node of the sender, "" if unknown.
 func (h *Hop) ClientNode() string { return nodeOf(h.Sender, h.ClientVNIC, h.ClientPNIC) }
 
+// Cut returns the flags of observe.Cut that any capture point of the hop set: its times
+// are then not those of the whole exchange.
+func (h *Hop) Cut() (flags observe.Flags) {
+	for _, o := range h.Observations() {
+		flags |= o.Flags
+	}
+	return flags & observe.Cut
+}
+
 // ServerNode returns the node of the receiver, "" if unknown.
 func (h *Hop) ServerNode() string { return nodeOf(h.Receiver, h.ServerVNIC, h.ServerPNIC) }
 

@@ -3,6 +3,7 @@
 package breakdown
 
 import (
+	"cmp"
 	"container/list"
 	"sync/atomic"
 	"time"
@@ -19,19 +20,28 @@ type TraceBufferOptions struct {
 	// MaxObservations bounds the buffer, at about 400 bytes each. When it is full,
 	// the trace that has waited longest is released incomplete.
 	MaxObservations int
+	// MaxHolds bounds the exchanges that are known to be open, at about 200 bytes each.
+	// One above does not hold its trace.
+	MaxHolds int
+	// HoldTime is the time after its last report when an open exchange holds its trace
+	// no longer.
+	HoldTime time.Duration
 	// Done takes the observations of one trace.
 	Done func([]observe.Observation)
 }
 
-// TraceBuffer collects observations by trace. It is for one goroutine; others may
-// read Counts.
+// TraceBuffer collects observations by trace. A trace with an exchange that is known to
+// be open is held: without its late hops, the time of an application would contain that
+// of its children. It is for one goroutine; others may read Counts.
 type TraceBuffer struct {
 	opts   TraceBufferOptions
 	traces map[trace.TraceID]*list.Element
-	queue  *list.List // of *bufferedTrace, longest waiting first
+	queue  *list.List // of *bufferedTrace without holds, longest waiting first
+	held   *list.List // of *bufferedTrace with holds, the first to expire first
 	size   int        // observations
+	holds  int
 
-	early, late atomic.Uint64
+	early, late, holdsFull, holdsExpired atomic.Uint64
 	// released has the traces that were released within the last Wait, and within
 	// the one before.
 	released [2]map[trace.TraceID]struct{}
@@ -41,34 +51,121 @@ type TraceBuffer struct {
 type bufferedTrace struct {
 	id           trace.TraceID
 	observations []observe.Observation
-	last         time.Time
+	last         time.Time // of the last observation, or the last report of an open exchange
+	holds        map[hold]struct{}
+	again        bool // released before
+}
+
+// hold identifies an open exchange of a trace by what its preliminary report and the
+// whole have in common.
+type hold struct {
+	observe.Key
+	networkInterface int
+	direction        observe.Direction
+	cookie           uint64
+	client           bool
+	first            uint64
+}
+
+func holdOf(o *observe.Observation) hold {
+	h := hold{Key: o.Key, networkInterface: o.Interface, direction: o.Direction, first: o.Request.First}
+	if o.Socket != nil {
+		h.cookie, h.client = o.Socket.Cookie, o.Socket.Client
+	}
+	return h
 }
 
 // NewTraceBuffer returns an empty TraceBuffer.
 func NewTraceBuffer(opts TraceBufferOptions) *TraceBuffer {
-	b := &TraceBuffer{opts: opts, traces: map[trace.TraceID]*list.Element{}, queue: list.New()}
+	b := &TraceBuffer{opts: opts, traces: map[trace.TraceID]*list.Element{}, queue: list.New(), held: list.New()}
 	b.released[0], b.released[1] = map[trace.TraceID]struct{}{}, map[trace.TraceID]struct{}{}
 	return b
 }
 
 // Add takes an observation that arrives now.
 func (b *TraceBuffer) Add(o observe.Observation, now time.Time) {
-	id := trace.TraceID(o.Context.TraceID)
-	if e, ok := b.traces[id]; ok {
-		t := e.Value.(*bufferedTrace)
-		t.observations, t.last = append(t.observations, o), now
-		b.queue.MoveToBack(e)
-	} else {
-		if b.wasReleased(id) {
-			b.late.Add(1)
-		}
-		b.traces[id] = b.queue.PushBack(&bufferedTrace{id, []observe.Observation{o}, now})
+	t := b.trace(trace.TraceID(o.Context.TraceID))
+	if t.again && len(t.observations) == 0 {
+		b.late.Add(1)
 	}
+	t.observations = append(t.observations, o)
 	b.size++
+	b.unhold(t, &o)
+	if len(t.holds) == 0 {
+		t.last = now
+		b.moveTo(b.queue, t)
+	}
 	for b.size > b.opts.MaxObservations {
 		b.early.Add(1)
-		b.release(b.queue.Front())
+		b.release(cmp.Or(b.queue.Front(), b.held.Front()))
 	}
+}
+
+// Hold keeps the trace of an exchange that is reported to be open now. The hold ends
+// with Add or Drop of the whole, or after HoldTime.
+func (b *TraceBuffer) Hold(o *observe.Observation, now time.Time) {
+	id := trace.TraceID(o.Context.TraceID)
+	if !id.IsValid() {
+		return
+	}
+	h := holdOf(o)
+	if e, ok := b.traces[id]; !ok || !e.Value.(*bufferedTrace).has(h) {
+		if b.holds >= b.opts.MaxHolds {
+			b.holdsFull.Add(1)
+			return
+		}
+		b.holds++
+	}
+	t := b.trace(id)
+	if t.holds == nil {
+		t.holds = map[hold]struct{}{}
+	}
+	t.holds[h] = struct{}{}
+	t.last = now
+	b.moveTo(b.held, t)
+}
+
+// Drop ends the hold of an exchange whose whole is not added.
+func (b *TraceBuffer) Drop(o *observe.Observation, now time.Time) {
+	e, ok := b.traces[trace.TraceID(o.Context.TraceID)]
+	if !ok {
+		return
+	}
+	t := e.Value.(*bufferedTrace)
+	if b.unhold(t, o); len(t.holds) == 0 {
+		t.last = now
+		b.moveTo(b.queue, t)
+	}
+}
+
+func (b *TraceBuffer) unhold(t *bufferedTrace, o *observe.Observation) {
+	if h := holdOf(o); t.has(h) {
+		delete(t.holds, h)
+		b.holds--
+	}
+}
+
+func (t *bufferedTrace) has(h hold) bool {
+	_, ok := t.holds[h]
+	return ok
+}
+
+// trace returns the trace with an ID, a new one if necessary.
+func (b *TraceBuffer) trace(id trace.TraceID) *bufferedTrace {
+	if e, ok := b.traces[id]; ok {
+		return e.Value.(*bufferedTrace)
+	}
+	t := &bufferedTrace{id: id, again: b.wasReleased(id)}
+	b.traces[id] = b.queue.PushBack(t)
+	return t
+}
+
+// moveTo makes a trace the last of a list.
+func (b *TraceBuffer) moveTo(to *list.List, t *bufferedTrace) {
+	e := b.traces[t.id]
+	b.queue.Remove(e) // does nothing to an element of the other list
+	b.held.Remove(e)
+	b.traces[t.id] = to.PushBack(t)
 }
 
 // wasReleased reports whether a trace was released recently: an observation of it
@@ -87,19 +184,31 @@ func (b *TraceBuffer) Flush(now time.Time) {
 	for e := b.queue.Front(); e != nil && now.Sub(e.Value.(*bufferedTrace).last) >= b.opts.Wait; e = b.queue.Front() {
 		b.release(e)
 	}
-}
-
-// Close releases all traces.
-func (b *TraceBuffer) Close() {
-	for e := b.queue.Front(); e != nil; e = b.queue.Front() {
+	for e := b.held.Front(); e != nil && now.Sub(e.Value.(*bufferedTrace).last) >= b.opts.HoldTime; e = b.held.Front() {
+		b.holdsExpired.Add(uint64(len(e.Value.(*bufferedTrace).holds)))
 		b.release(e)
 	}
 }
 
+// Close releases all traces.
+func (b *TraceBuffer) Close() {
+	for _, l := range []*list.List{b.queue, b.held} {
+		for e := l.Front(); e != nil; e = l.Front() {
+			b.release(e)
+		}
+	}
+}
+
 func (b *TraceBuffer) release(e *list.Element) {
-	t := b.queue.Remove(e).(*bufferedTrace)
+	t := e.Value.(*bufferedTrace)
+	b.queue.Remove(e)
+	b.held.Remove(e)
+	b.holds -= len(t.holds)
 	delete(b.traces, t.id)
 	b.size -= len(t.observations)
+	if len(t.observations) == 0 {
+		return
+	}
 	b.released[0][t.id] = struct{}{}
 	b.opts.Done(t.observations)
 }
@@ -107,3 +216,9 @@ func (b *TraceBuffer) release(e *list.Element) {
 // Counts returns how many traces were released incomplete because the buffer was
 // full, and how many traces had an observation after they were released.
 func (b *TraceBuffer) Counts() (early, late uint64) { return b.early.Load(), b.late.Load() }
+
+// HoldCounts returns how many open exchanges did not hold their trace because too many
+// others did, and how many holds ended by time.
+func (b *TraceBuffer) HoldCounts() (full, expired uint64) {
+	return b.holdsFull.Load(), b.holdsExpired.Load()
+}

@@ -56,3 +56,84 @@ func TestTraceBuffer(t *testing.T) {
 		t.Errorf("%d traces and %d observations are left", len(b.traces), b.size)
 	}
 }
+
+// The events of a request that takes 20 s, in their order: the inner hop ends at once,
+// the outer is reported open after 2 s and 10 s, and ends at 20 s. Both are split together.
+func TestOpenExchangeHoldsItsTrace(t *testing.T) {
+	var done [][]observe.Observation
+	b := NewTraceBuffer(TraceBufferOptions{
+		Wait: 5 * time.Second, MaxObservations: 8, MaxHolds: 2, HoldTime: time.Minute,
+		Done: func(o []observe.Observation) { done = append(done, o) },
+	})
+	start := time.Unix(1000, 0)
+	inner, outer := observation(1), observation(1)
+	inner.Interface, inner.Request.First = 7, 1_000_000
+	outer.Interface, outer.Request.First = 8, 500_000
+	open := outer
+	open.Flags = observe.FlagStillOpen | observe.FlagNoResponse
+	for second := range 27 {
+		now := start.Add(time.Duration(second) * time.Second)
+		switch second {
+		case 0:
+			b.Add(inner, now)
+		case 2, 10:
+			b.Hold(&open, now)
+		case 20:
+			b.Add(outer, now)
+		}
+		b.Flush(now)
+		if want := second >= 25; (len(done) == 1) != want || len(done) > 1 {
+			t.Fatalf("after %d s: %d traces were split", second, len(done))
+		}
+	}
+	if len(done[0]) != 2 {
+		t.Errorf("the trace was split with %d observations, want 2", len(done[0]))
+	}
+	if b.holds != 0 || b.held.Len() != 0 || len(b.traces) != 0 {
+		t.Errorf("%d holds and %d traces are left", b.holds, len(b.traces))
+	}
+}
+
+func TestHoldsAreBounded(t *testing.T) {
+	var done []observe.Observation
+	b := NewTraceBuffer(TraceBufferOptions{
+		Wait: time.Second, MaxObservations: 3, MaxHolds: 2, HoldTime: time.Minute,
+		Done: func(o []observe.Observation) { done = append(done, o...) },
+	})
+	at := time.Unix(1000, 0)
+	for id := byte(1); id <= 3; id++ {
+		o := observation(id)
+		b.Hold(&o, at)
+		b.Hold(&o, at) // again: the same hold
+	}
+	if full, expired := b.HoldCounts(); full != 2 || expired != 0 || b.holds != 2 {
+		t.Errorf("%d had no room, %d expired, %d hold", full, expired, b.holds)
+	}
+	other := observation(1)
+	other.Interface = 9
+	b.Add(other, at)
+	b.Flush(at.Add(59 * time.Second))
+	if len(done) != 0 {
+		t.Errorf("split while it was held: %v", done)
+	}
+	b.Flush(at.Add(60 * time.Second))
+	if _, expired := b.HoldCounts(); len(done) != 1 || expired != 2 || b.holds != 0 || len(b.traces) != 0 {
+		t.Errorf("%d observations, %d expired, %d hold, %d traces", len(done), expired, b.holds, len(b.traces))
+	}
+	// A full buffer releases held traces last. A whole that is dropped ends its hold.
+	done = nil
+	held, dropped := observation(4), observation(5)
+	b.Hold(&held, at)
+	b.Hold(&dropped, at)
+	b.Drop(&dropped, at)
+	rest := observation(4)
+	rest.Interface = 9
+	b.Add(rest, at)
+	for id := byte(6); id <= 8; id++ {
+		b.Add(observation(id), at)
+	}
+	early, _ := b.Counts()
+	if len(done) != 1 || done[0].Context.TraceID[0] != 6 || b.holds != 1 || early == 0 {
+		t.Errorf("released %v early (%d), %d hold", done, early, b.holds)
+	}
+}

@@ -94,6 +94,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		IdleTimeout:      cfg.IdleTimeout,
 		RequestTimeout:   cfg.RequestTimeout,
 		OpenSpanAfter:    neverIfZero(cfg.OpenSpanAfter),
+		HoldAfter:        holdAfter(cfg),
 		TrustedPrefixes:  cfg.TrustedPrefixes,
 		TCPOption:        cfg.TCPOption,
 		TCPOptionCgroups: cfg.TCPOptionCgroups,
@@ -103,6 +104,15 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		Drivers:          cfg.Layers(),
 		Log:              log,
 	}
+}
+
+// holdAfter returns the age at which an open exchange makes the pipeline keep its trace:
+// before the trace buffer's time for the others of the trace is over. Only layers need it.
+func holdAfter(cfg *config.Config) time.Duration {
+	if !cfg.Layers() {
+		return 0
+	}
+	return cfg.IdleTimeout
 }
 
 // neverIfZero translates a setting of 0, which means never, for an option whose 0 means

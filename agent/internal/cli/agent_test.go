@@ -17,7 +17,9 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/spf13/pflag"
 
+	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -140,4 +142,27 @@ func TestAgent(t *testing.T) {
 	killed.end()
 	request(t, client, 7)
 	awaitNoPrograms(t, node, index)
+}
+
+// Open exchanges are reported early where a trace buffer needs it: before it splits a
+// trace whose other exchanges have ended.
+func TestHoldAfter(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want time.Duration
+	}{
+		{nil, 0},
+		{[]string{"--spans=layers"}, 2 * time.Second},
+		{[]string{"--spans=layers", "--idle-timeout=500ms"}, 500 * time.Millisecond},
+		{[]string{"--spans=interfaces"}, 0},
+	} {
+		fs := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+		cfg := config.Define(fs)
+		if err := fs.Parse(c.args); err != nil {
+			t.Fatal(err)
+		}
+		if got := probeOptions(cfg, nil).HoldAfter; got != c.want {
+			t.Errorf("%v: held after %v, want %v", c.args, got, c.want)
+		}
+	}
 }

@@ -153,13 +153,15 @@ func TestExplain(t *testing.T) {
 		"requests, but 3 packets in VXLAN": agent(func(a *Agent) {
 			a.Traffic, a.Unseen = Traffic{}, []unseen.Sight{{Kind: "vxlan", Count: 3}}
 		}),
-		"program lb ahead at xdp of eth0: packets": agent(func(a *Agent) { a.Unseen = []unseen.Sight{unseen.Ahead("eth0", "xdp", "lb")} }),
-		"none of 10 requests":                      agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Without: 10} }),
-		"40.0 % of the contexts":                   agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Found: 4, Missed: 6} }),
-		"3 spans were lost":                        agent(func(a *Agent) { a.SpansLost = 3 }),
-		"no workload is traced":                    {Installed: true, Agents: agent(func(*Agent) {}).Agents, Workloads: []Workload{{}}},
-		"no pod has a sidecar":                     {Installed: true, Agents: agent(func(*Agent) {}).Agents},
-		"a --reorder other than n":                 {Installed: true, Reorder: install.ReorderNone, Agents: agent(func(a *Agent) { a.Missed = 90 }).Agents, Workloads: workloads},
+		"program cni ahead at tcx-ingress of eth0: if": agent(func(a *Agent) {
+			a.Unseen = []unseen.Sight{unseen.Ahead("eth0", "xdp", "lb"), unseen.Ahead("eth0", "tcx-ingress", "cni")}
+		}),
+		"none of 10 requests":      agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Without: 10} }),
+		"40.0 % of the contexts":   agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Found: 4, Missed: 6} }),
+		"3 spans were lost":        agent(func(a *Agent) { a.SpansLost = 3 }),
+		"no workload is traced":    {Installed: true, Agents: agent(func(*Agent) {}).Agents, Workloads: []Workload{{}}},
+		"no pod has a sidecar":     {Installed: true, Agents: agent(func(*Agent) {}).Agents},
+		"a --reorder other than n": {Installed: true, Reorder: install.ReorderNone, Agents: agent(func(a *Agent) { a.Missed = 90 }).Agents, Workloads: workloads},
 	} {
 		got := strings.Join(s.findProblems(), "\n")
 		if !strings.Contains(got, want) || (want == "") != (got == "") || len(s.findProblems()) > 1 {

@@ -250,7 +250,7 @@ func inCgroup(try func(dir string) error) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: no cgroup2", errUnknown)
 	}
-	dir, err := os.MkdirTemp(root, "layertrace-doctor-")
+	dir, err := os.MkdirTemp(root, fmt.Sprintf("layertrace-doctor-%d-", os.Getpid()))
 	if err != nil {
 		return fmt.Errorf("%w: make a cgroup: %w", errUnknown, err)
 	}

@@ -71,6 +71,7 @@ func newComparison(traces int) Comparison {
 type measured struct {
 	id                  string
 	total, unattributed int64
+	contradictions      []string // spans that took longer than what was seen
 	cut                 observe.Flags
 	sums                sums
 }
@@ -96,7 +97,8 @@ func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 			c.SkippedReasons["no hop seen from request to response"]++
 		default:
 			s, unattributed := sumOfTree(tree)
-			all = append(all, measured{t.ID.String(), tree.Roots[0].Total, unattributed, cutOf(tree), s})
+			missing, contradictions := unseen(t, tree)
+			all = append(all, measured{t.ID.String(), tree.Roots[0].Total + missing, unattributed + missing, contradictions, cutOf(tree), s})
 		}
 	}
 	return all
@@ -124,10 +126,18 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	})
 	c.Verdict = judge(found, c.SlowTotal, len(baseline))
 	c.Verdict.capConfidence(c.Unattributed, c.SlowTotal)
-	cut := observe.Flags(0)
+	cut, contradictions := observe.Flags(0), []string(nil)
 	for _, m := range slow {
+		if len(m.contradictions) > 0 {
+			contradictions = append(contradictions, m.contradictions[0])
+		}
 		cut |= m.cut
 	}
+	c.Verdict.contradicted(contradictions)
+	if n := len(contradictions); n > 3 {
+		contradictions = append(contradictions[:3], counted(n-3, "more trace has such a span", "more traces have such a span"))
+	}
+	c.Notes = append(c.Notes, contradictions...)
 	c.Verdict.capCut(cut)
 	if c.Verdict.Layer != observe.NoLayer {
 		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.BaselineTotal)

@@ -34,9 +34,12 @@ func (b *baselineTimes) explain(t tracestore.Trace) Report {
 		r.Verdict.Confidence = Low
 		return r
 	}
-	r.Total = tree.Roots[0].Total
+	missing, contradictions := unseen(t, tree)
+	r.Total = tree.Roots[0].Total + missing
+	r.Notes = append(r.Notes, contradictions...)
 	r.Baseline = Baseline{Traces: b.traces, BaselineTotal: max(b.total, 0)}
 	sums, unattributed := sumOfTree(tree)
+	unattributed += missing
 	r.Unattributed = unattributed
 	r.Layers = b.layerTimes(sums, r.Total)
 	if n := len(tree.Roots) - 1; n > 0 {
@@ -44,6 +47,7 @@ func (b *baselineTimes) explain(t tracestore.Trace) Report {
 	}
 	r.Verdict = b.verdict(sums, r.Total, tree)
 	r.Verdict.capConfidence(unattributed, r.Total)
+	r.Verdict.contradicted(contradictions)
 	r.Verdict.capCut(cutOf(tree))
 	return r
 }
@@ -67,7 +71,7 @@ func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
 	}
 	r.Verdict = b.hopVerdict(h)
 	r.Verdict.capConfidence(h.Unattributed, h.Total)
-	r.Verdict.capCut(flagsOf(h))
+	r.Verdict.capCut(h.Cut())
 	return r
 }
 
@@ -264,7 +268,7 @@ func share(part, whole int64) float64 {
 	if whole <= 0 {
 		return 0
 	}
-	return float64(part) / float64(whole)
+	return min(float64(part)/float64(whole), 1)
 }
 
 // counted writes a number with its noun.

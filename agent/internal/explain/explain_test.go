@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
@@ -162,6 +163,28 @@ func TestNothingToExplain(t *testing.T) {
 	}
 }
 
+// eachCut returns the flags of observe.Cut.
+func eachCut() (flags []observe.Flags) {
+	for f := observe.Flags(1); f != 0; f <<= 1 {
+		if f&observe.Cut != 0 {
+			flags = append(flags, f)
+		}
+	}
+	return flags
+}
+
+// A verdict says why for each flag of a hop that is cut, and for no other.
+func TestCutReasons(t *testing.T) {
+	for f := observe.Flags(1); f != 0; f <<= 1 {
+		hop := &breakdown.Hop{Sender: &observe.Observation{}, ServerVNIC: &observe.Observation{Flags: f}}
+		v := Verdict{Confidence: High}
+		v.capCut(hop.Cut())
+		if cut := f&observe.Cut != 0; cut != (v.Confidence == Medium) || cut != (len(v.Evidence) == 1) {
+			t.Errorf("flag %v: confidence %s, evidence %q", f.Names(), v.Confidence, v.Evidence)
+		}
+	}
+}
+
 // No verdict on an exchange that was cut has high confidence: that of its trace and hop,
 // of a group, and that nothing is slow.
 func TestCutIsNotHigh(t *testing.T) {
@@ -173,10 +196,7 @@ func TestCutIsNotHigh(t *testing.T) {
 		if c := Explain(whole, baseline).Verdict.Confidence; c != High {
 			t.Fatalf("confidence %s without a cut", c)
 		}
-		for _, flag := range []observe.Flags{
-			observe.FlagIdle, observe.FlagEvicted, observe.FlagStillOpen, observe.FlagIncomplete,
-			observe.FlagEndGuessed, observe.FlagPacketsMissing,
-		} {
+		for _, flag := range eachCut() {
 			for i := range whole.Observations {
 				cut := whole
 				cut.Observations = slices.Clone(whole.Observations)
@@ -220,9 +240,10 @@ func TestConfidenceNeedsAttributedTime(t *testing.T) {
 		before, want        Confidence
 	}{
 		{0, 1000, High, High}, {100, 1000, High, High}, {101, 1000, High, Medium},
-		{-101, 1000, High, Medium}, {900, 1000, Low, Low}, {900, 1000, Medium, Medium},
+		{-101, 1000, High, Medium}, {900, 1000, Low, Low}, {400, 1000, Medium, Medium},
+		{501, 1000, High, Low}, {-501, 1000, Medium, Low},
 	} {
-		v := Verdict{Layer: observe.Application, Confidence: test.before}
+		v := Verdict{Layer: observe.Application, Confidence: test.before, Excess: 500}
 		v.capConfidence(test.unattributed, test.whole)
 		if v.Confidence != test.want || (len(v.Evidence) > 0) != (v.Confidence != test.before) {
 			t.Errorf("%d of %d ns unattributed: %s confidence becomes %s, want %s; evidence %q",

@@ -230,6 +230,9 @@ func (c *Comparison) layerTable() layerTable {
 	for _, d := range c.Layers {
 		t.add(LayerTime{Layer: d.Layer, Location: d.Location, Time: d.Slow, Baseline: d.Baseline, Share: d.Share, MergedLayers: d.MergedLayers}, &c.Verdict)
 	}
+	if c.Unattributed > 0 {
+		t.add(LayerTime{Layer: unattributed, Time: c.Unattributed, Baseline: -1, Share: share(c.Unattributed, c.SlowTotal)}, &c.Verdict)
+	}
 	return t
 }
 

@@ -242,12 +242,21 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 const maxUnattributed = 0.1
 
 // capConfidence lowers a high confidence if so much of the time is unattributed, or
-// attributed twice, that it could change the verdict.
+// attributed twice, that it could change the verdict; to low if that is more than the
+// blamed excess, or if none is blamed.
 func (v *Verdict) capConfidence(unattributed, whole int64) {
-	if v.Confidence != High || float64(max(unattributed, -unattributed)) <= maxUnattributed*float64(whole) {
+	missing := max(unattributed, -unattributed)
+	if v.Confidence == Low || float64(missing) <= maxUnattributed*float64(whole) {
 		return
 	}
-	v.Confidence = Medium
+	switch {
+	case missing > v.Excess:
+		v.Confidence = Low
+	case v.Confidence == High:
+		v.Confidence = Medium
+	default:
+		return
+	}
 	v.Evidence = append(v.Evidence, fmt.Sprintf("%s of %s could not be attributed to a layer", duration(unattributed), duration(whole)))
 }
 
@@ -264,9 +273,10 @@ var cutReasons = []struct {
 	{observe.FlagPacketsMissing, "packets did not pass a capture point that saw their connection: times may be of other bytes"},
 }
 
-// capCut lowers a high confidence if an exchange was cut, and says why.
+// capCut lowers a high confidence if an exchange was cut, by flags of observe.Cut, and
+// says why.
 func (v *Verdict) capCut(flags observe.Flags) {
-	if flags&observe.Cut == 0 {
+	if flags == 0 {
 		return
 	}
 	if v.Confidence == High {
@@ -279,21 +289,13 @@ func (v *Verdict) capCut(flags observe.Flags) {
 	}
 }
 
-// flagsOf returns the flags that any capture point of a hop set.
-func flagsOf(h *breakdown.Hop) (flags observe.Flags) {
-	for _, o := range h.Observations() {
-		flags |= o.Flags
-	}
-	return flags
-}
-
-// cutOf returns the flags of all hops of a trace: one that was cut may have been on the
+// cutOf returns the flags of observe.Cut of all hops of a trace: one that was cut may have been on the
 // critical path.
 func cutOf(tree *breakdown.Tree) (flags observe.Flags) {
 	for _, h := range tree.Hops {
-		flags |= flagsOf(h)
+		flags |= h.Cut()
 	}
-	return flags & observe.Cut
+	return flags
 }
 
 func noVerdict(text string) Verdict {

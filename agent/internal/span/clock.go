@@ -55,6 +55,15 @@ func NewClock() (*Clock, error) {
 // Offset returns the offset of the last measurement.
 func (c *Clock) Offset() ClockOffset { return ClockOffset(c.offset.Load()) }
 
+// Monotonic returns the present CLOCK_MONOTONIC in ns, 0 if it cannot be read.
+func Monotonic() uint64 {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) != nil {
+		return 0
+	}
+	return uint64(ts.Nano())
+}
+
 // Run measures again every few seconds until ctx is done.
 func (c *Clock) Run(ctx context.Context) error {
 	ticker := time.NewTicker(clockInterval)

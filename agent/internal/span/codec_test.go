@@ -243,8 +243,10 @@ func TestKeysAreComplete(t *testing.T) {
 	x := sample()
 	x.Client, x.Server = netip.MustParseAddrPort("[fd00::1]:40000"), netip.MustParseAddrPort("[fd00::2]:9080")
 	x.ConnectionID, x.OptionTime, x.Flags = []byte{1, 2, 3, 4}, 1, 1<<10-1
-	x.Method, x.Path, x.Request.Stalled, x.Response.Stalled = "GET", "/", 1, 1
-	x.Request.Waited, x.Request.Held, x.Request.Unread, x.Response.Waited, x.Response.Held, x.Response.Unread = 1, 1, 1, 1, 1, 1
+	x.Method, x.Path = "GET", "/"
+	for _, m := range []*observe.Message{&x.Request, &x.Response} {
+		m.Waited, m.Held, m.Stalled, m.Unread = 4, 3, 2, 1
+	}
 	start := x.Request.First - 1
 	for i, e := range []*observe.Extent{&x.Request.App, &x.Response.App, &x.Request.Tx, &x.Response.Tx} {
 		*e = observe.Extent{First: x.Request.First + uint64(2*i), Last: x.Request.First + uint64(2*i) + 1}
@@ -262,7 +264,7 @@ func TestKeysAreComplete(t *testing.T) {
 		}
 	}
 	sets = append(sets, newEncoder().encode(&x, start), Resource(&socket).Attributes(),
-		encodeLayer(&LayerSpan{Segment: breakdown.Segment{Layer: observe.ProtocolStack, MergedLayers: []observe.Layer{observe.ProtocolStack, observe.Application}}}))
+		encodeLayer(&LayerSpan{Flags: observe.FlagIdle, Segment: breakdown.Segment{Layer: observe.ProtocolStack, Queue: breakdown.SendQueue, MergedLayers: []observe.Layer{observe.ProtocolStack, observe.Application}}}))
 	p.Workload.PodUID, p.Workload.Name = "11111111-2222-3333-4444-555555555555", "gateway"
 	for p.Workload.Kind = range controllerKeys {
 		sets = append(sets, Resource(&p).Attributes())

@@ -45,12 +45,16 @@ func NewEmitter(opts Options) *Emitter {
 
 // Emit makes the span of an observation, whose Point must be set, and passes it to the
 // processor. The span is a child of the one in the request's header. Without a valid
-// trace context or time Emit makes no span and returns false.
+// trace context or time Emit makes no span and returns false. The span of an exchange
+// that is still open ends now.
 func (e *Emitter) Emit(o *observe.Observation) bool {
 	start, end := o.Extent()
 	ctx, ok := withParent(trace.TraceID(o.Context.TraceID), trace.SpanID(o.Context.SpanID))
 	if !ok || start == 0 {
 		return false
+	}
+	if o.Flags&observe.FlagStillOpen != 0 {
+		end = max(end, Monotonic()) // it lasted until now at least
 	}
 	offset := e.opts.Offset() // one for all times of the span
 	point := e.tracer(o.Point, Resource)

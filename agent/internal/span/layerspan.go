@@ -5,6 +5,7 @@ package span
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -23,6 +24,8 @@ type LayerSpan struct {
 	// Node is this node. Workload spent the time; it is empty if the node did.
 	Node     string
 	Workload observe.Workload
+	// Flags are those of observe.Cut that the hop has.
+	Flags observe.Flags
 }
 
 // keyLayer marks spans that are derived from others.
@@ -32,32 +35,40 @@ const keyLayer = attribute.Key("layertrace.layer")
 type layerField struct {
 	key          attribute.Key
 	typ, meaning string
-	get          func(*breakdown.Segment) (attribute.Value, bool)
+	get          func(*LayerSpan) (attribute.Value, bool)
 }
 
 var layerFields = []layerField{
 	{keyLayer, "string", "`application`, `protocol-stack`, `virtual-network`, `node-driver`, `relay-network`",
-		func(s *breakdown.Segment) (attribute.Value, bool) {
-			return attribute.StringValue(string(s.Layer)), true
+		func(s *LayerSpan) (attribute.Value, bool) {
+			return attribute.StringValue(string(s.Segment.Layer)), true
 		}},
 	{"layertrace.location", "string", "the service (application, protocol stack), the node, or two nodes; `?` where nothing is captured",
-		func(s *breakdown.Segment) (attribute.Value, bool) { return attribute.StringValue(s.Location), true }},
+		func(s *LayerSpan) (attribute.Value, bool) { return attribute.StringValue(s.Segment.Location), true }},
 	{"layertrace.phase", "string", "`request`, `response`, or `both`: the time between them",
-		func(s *breakdown.Segment) (attribute.Value, bool) {
-			return attribute.StringValue(string(s.Phase)), true
+		func(s *LayerSpan) (attribute.Value, bool) {
+			return attribute.StringValue(string(s.Segment.Phase)), true
 		}},
 	{"layertrace.between", "string", "the two waypoints around it",
-		func(s *breakdown.Segment) (attribute.Value, bool) { return attribute.StringValue(s.Between), true }},
+		func(s *LayerSpan) (attribute.Value, bool) { return attribute.StringValue(s.Segment.Between), true }},
 	{"layertrace.merged_layers", "string[]", "the layers, when a missing capture point leaves several together; absent: one",
-		func(s *breakdown.Segment) (attribute.Value, bool) {
-			if len(s.MergedLayers) == 0 {
+		func(s *LayerSpan) (attribute.Value, bool) {
+			if len(s.Segment.MergedLayers) == 0 {
 				return attribute.Value{}, false
 			}
-			names := make([]string, len(s.MergedLayers))
-			for i, l := range s.MergedLayers {
+			names := make([]string, len(s.Segment.MergedLayers))
+			for i, l := range s.Segment.MergedLayers {
 				names[i] = string(l)
 			}
 			return attribute.StringSliceValue(names), true
+		}},
+	{"layertrace.queue", "string", "the queue of the protocol stack: `send` (written, not yet sent), `pod` (sent, not yet at the host end of the pod's interface) or `receive` (received, not yet read); absent: several, or not in the protocol stack",
+		func(s *LayerSpan) (attribute.Value, bool) {
+			return attribute.StringValue(string(s.Segment.Queue)), s.Segment.Queue != ""
+		}},
+	{keyFlags, "string[]", "what was cut: an exchange of the hop was reported before its end, or its end is not known, so the time is not that of the whole; absent: nothing",
+		func(s *LayerSpan) (attribute.Value, bool) {
+			return attribute.StringSliceValue(s.Flags.Names()), s.Flags != 0
 		}},
 }
 
@@ -73,17 +84,37 @@ func (e *Emitter) EmitLayer(s *LayerSpan) bool {
 		ID:   "layers/" + s.Workload.Namespace + "/" + s.Workload.Pod + "/" + s.Workload.Service,
 		Node: s.Node, Workload: s.Workload,
 	}
-	_, span := e.tracer(&p, layerResource).tracer.Start(withID(ctx, layerID(s)), s.Segment.Layer.Title(),
+	_, span := e.tracer(&p, layerResource).tracer.Start(withID(ctx, layerID(s)), layerName(&s.Segment),
 		trace.WithSpanKind(trace.SpanKindInternal), trace.WithTimestamp(offset.Wall(s.Segment.At)))
 	e.attach.attributes = encodeLayer(s)
 	span.End(trace.WithTimestamp(offset.Wall(s.Segment.At + uint64(s.Segment.Time))))
 	return true
 }
 
+// layerName names the span of a segment for lists of spans: all of its layers, the queue
+// of which service, and the message. There are few names: none has an ID.
+func layerName(s *breakdown.Segment) string {
+	name := s.Layer.Title()
+	if len(s.MergedLayers) > 0 {
+		titles := make([]string, len(s.MergedLayers))
+		for i, l := range s.MergedLayers {
+			titles[i] = l.Title()
+		}
+		name = strings.Join(titles, " + ")
+	}
+	if s.Queue != "" {
+		name += ": " + string(s.Queue) + " queue of " + s.Location
+	}
+	if s.Phase != breakdown.Both {
+		name += ", " + string(s.Phase)
+	}
+	return name
+}
+
 func encodeLayer(s *LayerSpan) []attribute.KeyValue {
 	kv := make([]attribute.KeyValue, 0, len(layerFields))
 	for i := range layerFields {
-		if v, ok := layerFields[i].get(&s.Segment); ok {
+		if v, ok := layerFields[i].get(s); ok {
 			kv = append(kv, attribute.KeyValue{Key: layerFields[i].key, Value: v})
 		}
 	}

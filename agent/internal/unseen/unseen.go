@@ -136,8 +136,11 @@ func IsNew(before []Sight, s Sight) bool {
 // IsProgram reports whether s is a program ahead, which is a state and no count.
 func (s Sight) IsProgram() bool { return s.Kind == programAhead }
 
-// IsBlocked reports whether packets that the agent could read may not reach it.
-func (s Sight) IsBlocked() bool { return s.Kind == programAhead || s.Kind == oneWay }
+// IsBlocked reports whether packets that the agent could read probably do not reach it.
+// An XDP program is named, but most pass nearly all packets on.
+func (s Sight) IsBlocked() bool {
+	return s.Kind == oneWay || s.Kind == programAhead && s.Hook != "xdp"
+}
 
 // key is s without its count.
 func (s Sight) key() Sight {

@@ -109,12 +109,23 @@ func withFarSide(ns, farSide uint64) observe.Message {
 	return m
 }
 
+// namespace of the services.
+const namespace = "bookinfo"
+
+// workload of a service; a node has none.
+func workload(service string) observe.Workload {
+	if service == "" {
+		return observe.Workload{}
+	}
+	return observe.Workload{Service: service, Namespace: namespace}
+}
+
 func (h *hop) observation(kind observe.Kind, node, service string, d observe.Direction, request, response observe.Message) observe.Observation {
 	o := observe.Observation{
 		Key:       observe.Key{Client: netip.AddrPortFrom(netip.MustParseAddr("10.0.1.1"), h.port), Server: netip.MustParseAddrPort("10.0.2.1:9080")},
-		Point:     &observe.Point{Kind: kind, Node: node, Interface: "eth0", Workload: observe.Workload{Service: service}},
+		Point:     &observe.Point{Kind: kind, Node: node, Interface: "eth0", Workload: workload(service)},
 		Direction: d, Request: request, Response: response,
-		Peers: observe.Peers{Client: observe.Peer{Service: "productpage"}, Server: observe.Peer{Service: h.server}},
+		Peers: observe.Peers{Client: observe.Peer{Service: "productpage", Namespace: namespace}, Server: observe.Peer{Service: h.server, Namespace: namespace}},
 	}
 	o.Context.TraceID, o.Context.SpanID = tracecontext.TraceID(h.id), tracecontext.SpanID{h.span}
 	if kind == observe.KindSocket {

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"fmt"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
+)
+
+const (
+	// minUnseen is the smallest time in ns by which a proxy's span must exceed its hop
+	// to contradict it, minUnseenShare its smallest share of the span. A span also has
+	// the proxy's own work, which no hop has if the proxy's request was not seen.
+	minUnseen      = int64(2_000_000)
+	minUnseenShare = 0.05
+)
+
+// unseen returns the time in ns by which the spans that proxies and applications
+// reported exceed the root hop: they have a clock of their own. 0: none contradicts.
+//
+// The span in a hop's header is its sender's, so it lasts as long as all attempts at
+// least, and at most as long as the request that the sender handles.
+func unseen(t tracestore.Trace, tree *breakdown.Tree) (most int64, notes []string) {
+	if len(tree.Roots) == 0 {
+		return 0, nil
+	}
+	reported := map[trace.SpanID]int64{}
+	for _, s := range t.Spans {
+		reported[s.ID] = max(reported[s.ID], s.Duration.Nanoseconds())
+	}
+	seen, root := map[trace.SpanID]int64{}, tree.Roots[0]
+	for _, h := range tree.Hops {
+		if !hasAncestorOf(h, h.SpanID) {
+			seen[h.SpanID] += h.Total // several attempts
+		}
+	}
+	for _, h := range tree.Hops {
+		time, known := reported[h.SpanID]
+		if !known || !h.OnCriticalPath || hasAncestorOf(h, h.SpanID) {
+			continue
+		}
+		within := seen[h.SpanID]
+		if h.Parent != nil {
+			within = max(within, h.Parent.Total)
+		}
+		if !contradicts(time, within) {
+			continue
+		}
+		notes = append(notes, fmt.Sprintf("the span %s, reported by a proxy or application, took %s; the hop %s was seen for %s of it",
+			h.SpanID, duration(time), hopName(h), duration(within)))
+		most = max(most, time-max(root.Total, within))
+	}
+	return most, notes
+}
+
+func contradicts(reported, seen int64) bool {
+	return reported-seen > max(minUnseen, int64(minUnseenShare*float64(reported)))
+}
+
+// hasAncestorOf reports whether a hop above h has this span in its header:
+// applications pass on the header that they receive.
+func hasAncestorOf(h *breakdown.Hop, id trace.SpanID) bool {
+	for p := h.Parent; p != nil; p = p.Parent {
+		if p.SpanID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// contradicted lowers the confidence because spans took longer than what was seen.
+func (v *Verdict) contradicted(notes []string) {
+	if len(notes) == 0 {
+		return
+	}
+	if v.Confidence == High {
+		v.Confidence = Medium
+	}
+	v.Evidence = append(v.Evidence, notes[0])
+}
