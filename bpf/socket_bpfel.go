@@ -545,6 +545,7 @@ type SocketSocketState struct {
 	Sent      uint64
 	FullSince uint64
 	FullRead  uint64
+	FullMin   uint64
 	Facts     struct {
 		_      structs.HostLayout
 		Cookie uint64
