@@ -113,40 +113,37 @@ static __always_inline void keep_cut_line(struct scratch *s, struct message *m, 
 	m->line = LINE_START;
 }
 
-/* A block is skipped at once if it has no control character. */
 #define HEAD_BLOCK 64
 
-/* Offset of the first block in [off, end) that may contain LF. */
-VERIFIED_ALONE int skip_blocks(struct scratch *s, __u32 off, __u32 end)
+/* Offset of the LF that ends the line at off, or -1. A block at a time, which is skipped
+ * at once if it has no control character.
+ */
+VERIFIED_ALONE int find_line_end(struct scratch *s, __u32 off, __u32 end)
 {
 	if (!s)
-		return off;
+		return -1;
 	for (int i = 0; i < TEXT_SIZE / HEAD_BLOCK; i++) {
 		const __u8 *p = text_at(s, off);
 		__u64 found = 0;
 
-		if (off + HEAD_BLOCK > end)
-			break;
+		if (off >= end)
+			return -1;
 #pragma unroll
 		for (int j = 0; j < HEAD_BLOCK; j += 8)
 			found |= *(const __u64 *)(p + j) - EACH(' ');
-		if (found & HIGH1)
-			break;
+		if (found & HIGH1) {
+			found = 0;
+#pragma unroll
+			for (int j = 0; j < HEAD_BLOCK; j += 8)
+				found |= one_bit_each(line_feeds(*(const __u64 *)(p + j))) << j;
+			if (found) {
+				off += lowest_bit[(found & -found) * DE_BRUIJN >> 58];
+				return off < end ? (int)off : -1;
+			}
+		}
 		off += HEAD_BLOCK;
 	}
-	return off;
-}
-
-/* Offset of the LF that ends the line at off, or -1. Most lines are short. */
-static __always_inline int find_line_end(struct scratch *s, __u32 off, __u32 end)
-{
-	__u32 near = off + HEAD_BLOCK;
-	int lf;
-
-	if (near >= end)
-		return find_lf(s, off, end);
-	lf = find_lf(s, off, near);
-	return lf < 0 ? find_lf(s, skip_blocks(s, near, end), end) : lf;
+	return -1;
 }
 
 /* Scans the lines in text, [0, end), which continue the head of m. Returns the offset
@@ -184,7 +181,8 @@ VERIFIED_ALONE int scan_head(struct scratch *s, struct message *m, __u32 end)
 		}
 		if (!len && (line == LINE_START || (line == LINE_CR && lf == off)))
 			return lf + 1;
-		if (line == LINE_START && len > CONTENT_LENGTH_NAME)
+		if (line == LINE_START && len > CONTENT_LENGTH_NAME &&
+		    may_be_framing(text64(s, off)))
 			read_framing_line(s, m, off, off + len);
 		off = lf + 1;
 	}

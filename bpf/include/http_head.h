@@ -567,6 +567,25 @@ static __always_inline int finish_head(struct walk *w)
 	return finish_scan(w);
 }
 
+/* The same for the last bytes, which are too few for another line. An empty line at
+ * their end ends the head, unless there is one before it.
+ */
+static __always_inline int finish_tail(struct scratch *s, const struct fast_text *f, __u32 off,
+				       __u32 end)
+{
+	__u64 at = end - 6;
+	const void *p;
+
+	FORGET(at, s->high);
+	asm volatile("%0 &= %1" : "+r"(at) : "i"(SCAN_REACH - 1));
+	p = f->base + at;
+	if (!readable(f, p, 6) || *(const __u16 *)p == EMPTY_LINE ||
+	    *(const __u16 *)(p + 2) != EMPTY_LINE || *(const __u16 *)(p + 4) != EMPTY_LINE)
+		return finish_scan(&s->walk);
+	s->walk.pos = end - 2 - off;
+	return finish_head(&s->walk);
+}
+
 static __always_inline bool may_be_context(__u64 word)
 {
 	return (word & 0xff) == '\n' || (may_be_trace_header(word) && !is_b3_parent(word));
@@ -634,8 +653,11 @@ static __always_inline int scan(struct scratch *s, const struct fast_text *f, __
 		/* No line of a context fits into less, and only --context-format makes a denial
 		 * matter.
 		 */
-		if (!readable(f, p, 8))
-			return deep || ordered ? OUTCOME_INCOMPLETE : finish_scan(w);
+		if (!readable(f, p, 8)) {
+			if (deep || ordered)
+				return OUTCOME_INCOMPLETE;
+			return finish_tail(s, f, off, end);
+		}
 		word = *(const __u64 *)p;
 		if (line) {
 			if (ends_head(word))
