@@ -40,10 +40,16 @@ func (b *baselineTimes) verdict(s sums, whole int64, tree *breakdown.Tree) Verdi
 	if b.traces == 0 {
 		v.Evidence = append(v.Evidence, "no baseline to compare with: this layer took the longest, which may be normal")
 	}
-	if len(tree.Roots) > 1 && v.Confidence == High {
+	v.capRoots(len(tree.Roots))
+	return v
+}
+
+// capRoots lowers a high confidence if a trace has hops without a known parent: its
+// critical path may be another one.
+func (v *Verdict) capRoots(roots int) {
+	if roots > 1 && v.Confidence == High {
 		v.Confidence = Medium
 	}
-	return v
 }
 
 // hopVerdict does the same for one hop.
@@ -162,14 +168,23 @@ func slowSegments(totals []*total, slow int, baseline map[segmentKey]distributio
 	return distributionOf(sumPerTrace).median - medians, segments
 }
 
-// longest returns the longest of these segments, or of all if none is given.
+// longest returns the longest of these segments, or of all if none is given, in the
+// trace with the median time of those that have one: the verdict's times are medians,
+// and a segment of the slowest trace may be longer than the whole of them.
 func longest(totals []*total, segments map[segmentKey]bool) (most amount) {
-	for _, t := range totals {
-		for k, a := range t.segments {
+	inOrder := slices.Clone(totals)
+	slices.SortFunc(inOrder, func(a, b *total) int { return cmp.Compare(a.time, b.time) })
+	for n := len(inOrder); n > 0; n = len(inOrder) {
+		middle := (n - 1) / 2
+		for k, a := range inOrder[middle].segments {
 			if len(segments) == 0 || segments[k] {
 				most = most.plus(a)
 			}
 		}
+		if most.hop != nil {
+			return most
+		}
+		inOrder = slices.Delete(inOrder, middle, middle+1)
 	}
 	return most
 }
