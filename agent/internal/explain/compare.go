@@ -168,8 +168,8 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	if c.Verdict.Layer != observe.NoLayer {
 		c.Verdict.Share = share(c.Verdict.Excess, c.difference())
 		if found[0].compared && !found[0].isPartial() {
-			c.Verdict.Text = fmt.Sprintf("The slow traces are slow in the %s: %s, in the baseline %s.",
-				found[0].title(), duration(found[0].time), duration(found[0].baseline))
+			c.Verdict.Text = found[0].withWay(fmt.Sprintf("The slow traces are slow in the %s: %s, in the baseline %s.",
+				found[0].title(), duration(found[0].time), duration(found[0].baseline)))
 		}
 	}
 }

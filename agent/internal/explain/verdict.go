@@ -72,6 +72,9 @@ type candidate struct {
 	merged         []observe.Layer
 	// longest segment; of the slow ones, if there are any.
 	longest amount
+	// way that the longest segments of all traces but the exceptions lost most of their
+	// time on, "" if unknown.
+	way breakdown.Phase
 }
 
 // candidates returns the layers of slow traces, largest excess first. A layer that
@@ -133,6 +136,15 @@ func (c *candidate) weigh(totals []*total, slow int, baseline reference, tail fl
 		segments = nil
 	}
 	c.longest = longest(totals, segments)
+	ways := map[breakdown.Phase]int{}
+	for _, t := range totals {
+		ways[longest([]*total{t}, segments).segment.Way]++
+	}
+	for _, way := range []breakdown.Phase{breakdown.Request, breakdown.Response} {
+		if ways[way] >= len(totals)-exceptions(len(totals)) {
+			c.way = way
+		}
+	}
 }
 
 // slowSegments returns the segments that are slower than the baseline, and their
@@ -241,12 +253,13 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 		if c.isPartial() {
 			v.Text = fmt.Sprintf("Segments of the %s took %s more than the baseline; the whole layer took %s.", c.title(), duration(c.excess), duration(c.time))
 		}
+		v.Text = c.withWay(v.Text)
 		v.Evidence = append(v.Evidence, fmt.Sprintf("%s, in the baseline %s (median of %s)", duration(c.time), duration(c.baseline), counted(traces, "trace", "traces")))
 		if e := c.elsewhere(); e != "" {
 			v.Evidence = append(v.Evidence, e)
 		}
 	} else {
-		v.Text = fmt.Sprintf("The %s took the longest: %s of %s.", c.title(), duration(c.time), duration(whole))
+		v.Text = c.withWay(fmt.Sprintf("The %s took the longest: %s of %s.", c.title(), duration(c.time), duration(whole)))
 	}
 	v.Evidence = append(v.Evidence, evidence(c.longest.hop, c.longest.segment)...)
 	return v
@@ -334,6 +347,14 @@ func (c candidate) title() string {
 	return strings.Join(layerTitles(c.layer, c.merged), " or ") + " of " + c.location
 }
 
+// withWay adds to a sentence which way was slow, if it is known.
+func (c candidate) withWay(sentence string) string {
+	if c.way == "" {
+		return sentence
+	}
+	return strings.TrimSuffix(sentence, ".") + ", on the way of the " + string(c.way) + "."
+}
+
 // difference is the time of the whole layer above the baseline.
 func (c candidate) difference() int64 { return c.time - c.baseline }
 
@@ -411,6 +432,11 @@ func evidence(h *breakdown.Hop, s breakdown.Segment) []string {
 	}
 	if srtt > 0 && s.Layer == observe.RelayNetwork {
 		e = append(e, "TCP's smoothed round-trip time is "+duration(int64(srtt)))
+	}
+	if s.Way != "" {
+		other := map[breakdown.Phase]breakdown.Phase{breakdown.Request: breakdown.Response, breakdown.Response: breakdown.Request}[s.Way]
+		return append(e, fmt.Sprintf("at least %s of it on the way of the %s: the %s was acknowledged %s after it had left its node",
+			duration(s.AtLeast), s.Way, other, duration(s.Time-s.AtLeast)))
 	}
 	if took := acknowledged(h); took > 0 && s.Phase != breakdown.Response && s.Layer != observe.Application {
 		e = append(e, "the peer's TCP acknowledged the request "+duration(took)+" after it was sent")
