@@ -36,7 +36,11 @@ const (
 // verdict names the layer of a trace that is slower than the baseline; without a
 // baseline, the one that took the longest.
 func (b *baselineTimes) verdict(s sums, whole int64, tree *breakdown.Tree) Verdict {
-	v := judge(candidates([]sums{s}, b.whole, whole), whole, b.traces)
+	all := candidates([]sums{s}, b.whole, whole)
+	v := judge(all, whole, b.traces)
+	if v.Layer != observe.NoLayer && b.traces > 0 {
+		v.capMixed(b.doubt(&v, all[0].longest.hop))
+	}
 	if b.traces == 0 {
 		v.Evidence = append(v.Evidence, "no baseline to compare with: this layer took the longest, which may be normal")
 	}
@@ -57,7 +61,23 @@ func (b *baselineTimes) hopVerdict(h *breakdown.Hop) Verdict {
 	if len(h.Segments) == 0 {
 		return noVerdict("This hop was not seen from its request to its response.")
 	}
-	return judge(candidates([]sums{sumOfHop(h)}, b.hops[hopName(h)], h.Total), h.Total, b.traces)
+	r, mixed := b.ofHop(h)
+	v := judge(candidates([]sums{sumOfHop(h)}, r.reference, h.Total), h.Total, min(r.hops, b.traces))
+	v.capMixed(mixed)
+	return v
+}
+
+// doubt returns why the hop that a verdict on a trace blames may be as slow as ever there:
+// what it asked for is slow, or rare; "" if it is not.
+func (b *baselineTimes) doubt(v *Verdict, h *breakdown.Hop) string {
+	r, mixed := b.ofHop(h)
+	if mixed != "" || r.hops == b.hops[hopKey{name: hopName(h)}].hops || len(h.Segments) == 0 {
+		return mixed
+	}
+	if alone := b.hopVerdict(h); alone.Layer != v.Layer || alone.Location != v.Location {
+		return fmt.Sprintf("the hop %s alone, compared with %s for %s: %s", hopName(h), counted(r.hops, "request", "requests"), requestOfHop(h), alone.Text)
+	}
+	return ""
 }
 
 // candidate is a layer that may be blamed, in one trace or in several.
