@@ -83,8 +83,8 @@ func TestExplain(t *testing.T) {
 	}
 	const minutes15 = 15 * 60 * 1_000_000
 	for i, want := range []map[string]int{
-		{"start": 1_700_000_000_000_001 - minutes15, "end": 1_700_000_000_000_002, "limit": 106},
-		{"start": 1_700_000_000_000_002, "end": 1_700_000_000_000_002 + minutes15, "limit": 106},
+		{"start": 1_700_000_000_000_001 - minutes15, "end": 1_700_000_000_000_002, "limit": 306},
+		{"start": 1_700_000_000_000_002, "end": 1_700_000_000_000_002 + minutes15, "limit": 306},
 	} {
 		q := (*searches)[i]
 		if q.Get("service") != "gateway" || q.Get("operation") != "GET /" {
