@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -229,7 +230,7 @@ func (o output) comparisons(comparisons []*explain.Comparison) error {
 // result writes number i as text or JSON, unless the page takes its place.
 func (o output) result(i int, result interface {
 	WriteJSON(io.Writer) error
-	WriteText(io.Writer, bool) error
+	WriteText(io.Writer, explain.TextOptions) error
 }) error {
 	switch {
 	case o.html == "-":
@@ -240,7 +241,7 @@ func (o output) result(i int, result interface {
 	if i > 0 {
 		fmt.Fprintln(o.stdout)
 	}
-	return result.WriteText(o.stdout, useColor(o.stdout))
+	return result.WriteText(o.stdout, explain.TextOptions{Color: useColor(o.stdout), Width: columnsOf(o.stdout)})
 }
 
 // page writes the page to its destination, if it is wanted.
@@ -266,4 +267,19 @@ func (o output) page(write func(io.Writer) error) error {
 func useColor(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(file.Fd()))
+}
+
+// columnsOf returns the width of the terminal that w is, else that of COLUMNS; 0 if
+// neither is known.
+func columnsOf(w io.Writer) int {
+	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 0 {
+			return columns
+		}
+	}
+	columns, err := strconv.Atoi(os.Getenv("COLUMNS"))
+	if err != nil {
+		return 0
+	}
+	return columns
 }

@@ -54,7 +54,9 @@ type LayerTime struct {
 	// Location is the service (application, protocol stack), the node (node
 	// driver, virtual network), or NODE-NODE (relay network).
 	Location string `json:"location"`
-	Time     int64  `json:"time_ns"`
+	// Namespace of the service in Location, "" without one.
+	Namespace string `json:"namespace"`
+	Time      int64  `json:"time_ns"`
 	// Baseline is the median of the baseline, -1 if unknown.
 	Baseline int64 `json:"baseline_ns"`
 	// Share of the trace's total time, 0 to 1.
@@ -75,6 +77,9 @@ type Hop struct {
 	// proxy.
 	From string `json:"from"`
 	To   string `json:"to"`
+	// FromNamespace and ToNamespace are those of the services, "" if unknown.
+	FromNamespace string `json:"from_namespace"`
+	ToNamespace   string `json:"to_namespace"`
 	// FromNode and ToNode are the nodes, "" if unknown.
 	FromNode string    `json:"from_node"`
 	ToNode   string    `json:"to_node"`
@@ -86,9 +91,11 @@ type Hop struct {
 	Unattributed int64 `json:"unattributed_ns"`
 	// OnCriticalPath is false if the trace did not wait for this hop: a parallel
 	// one ended later.
-	OnCriticalPath bool     `json:"on_critical_path"`
-	Verdict        Verdict  `json:"verdict"`
-	Notes          []string `json:"notes"`
+	OnCriticalPath bool `json:"on_critical_path"`
+	// Flags are the names of the remarks of its capture points (observe.Flags).
+	Flags   []string `json:"flags"`
+	Verdict Verdict  `json:"verdict"`
+	Notes   []string `json:"notes"`
 }
 
 // Segment is a piece of a hop's time; breakdown, which sees one trace, has no baseline.
@@ -103,6 +110,8 @@ type Verdict struct {
 	// Layer is observe.NoLayer if none is slower than the baseline.
 	Layer    observe.Layer `json:"layer"`
 	Location string        `json:"location"`
+	// Namespace of the service in Location, "" without one.
+	Namespace string `json:"namespace"`
 	// Between is that of the longest segment.
 	Between string `json:"between,omitempty"`
 	// Queue is that of the longest segment.
@@ -171,9 +180,11 @@ type Comparison struct {
 type LayerDelta struct {
 	Layer    observe.Layer `json:"layer"`
 	Location string        `json:"location"`
-	Slow     int64         `json:"slow_ns"`
-	Baseline int64         `json:"baseline_ns"`
-	Excess   int64         `json:"excess_ns"`
+	// Namespace of the service in Location, "" without one.
+	Namespace string `json:"namespace"`
+	Slow      int64  `json:"slow_ns"`
+	Baseline  int64  `json:"baseline_ns"`
+	Excess    int64  `json:"excess_ns"`
 	// Share of Excess in that of the whole traces.
 	Share        float64         `json:"share"`
 	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
@@ -186,6 +197,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	c.Hops = slices.Clone(notNull(c.Hops))
 	for i := range c.Hops {
 		h := &c.Hops[i]
+		h.Flags = h.flags().Names()
 		h.Segments, h.Notes, h.Verdict.Evidence = notNull(h.Segments), notNull(h.Notes), notNull(h.Verdict.Evidence)
 	}
 	return encode(w, c)
