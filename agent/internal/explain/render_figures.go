@@ -3,6 +3,7 @@
 package explain
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"strconv"
@@ -159,7 +160,7 @@ func percents(shares []float64) []string {
 		}
 	}
 	slices.SortStableFunc(up, func(a, b int) int {
-		return int(math.Round(1e6 * (fraction(a) - fraction(b))))
+		return cmp.Or(cmp.Compare(math.Round(1e6*fraction(a)), math.Round(1e6*fraction(b))), cmp.Compare(shares[a], shares[b]), cmp.Compare(b, a))
 	})
 	for _, i := range up {
 		if sum <= 100 {

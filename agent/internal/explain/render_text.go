@@ -15,10 +15,10 @@ import (
 )
 
 // Widths of text, in columns. Tables are as wide as their longest names, and bars have
-// the rest; only if that is less than they need at least, names are cut.
+// the rest, if it is enough for them. Names are cut in tables that have no other room.
 const (
 	defaultWidth  = 100
-	minWidth      = 60
+	minWidth      = 72
 	maxWidth      = 240
 	timeColumns   = 8
 	statusColumns = 4
@@ -29,7 +29,7 @@ const (
 // TextOptions describe where text is written to.
 type TextOptions struct {
 	Color bool
-	// Width in columns, held between 60 and 240; 0: 100.
+	// Width in columns, held between 72 and 240; 0: 100.
 	Width int
 }
 
@@ -132,7 +132,7 @@ func (t *layerTable) writeText(b *strings.Builder, p canvas, timeTitle string) {
 		numbers = append(numbers, right("BASELINE", timeColumns), right("EXCESS", timeColumns))
 	}
 	tail := strings.Join(append(numbers, shareTitle), " ")
-	places = min(places, max(p.width-layers-columnsOf(tail)-2-1-minBarColumns, len("LOCATION")))
+	places = min(places, max(p.width-layers-columnsOf(tail)-2, len("LOCATION")))
 	title := fit("LAYER", layers) + " " + fit("LOCATION", places) + " " + tail
 	columns := p.width - columnsOf(title) - 1
 	if text := "  (| baseline)"; t.compared && len(text) <= columns {
@@ -258,7 +258,7 @@ func (r *Report) writeHops(b *strings.Builder, p canvas, names names) {
 			p.in(sgr, right(status, statusColumns)) + " |" + paintLane(p.paint, lane(r.Hops, i, from, to, bar)) + "|\n")
 		h.writeDetails(b, p, names, h.indent()+"  ")
 	}
-	b.WriteString("\n" + legend(p.paint))
+	b.WriteString("\n" + p.legend())
 }
 
 func (h *Hop) indent() string { return strings.Repeat("  ", min(h.Depth, maxIndent)) }
@@ -354,14 +354,22 @@ func paintLane(p paint, cells []byte) string {
 	return b.String()
 }
 
-// legend explains the letters of lanes, in two lines.
-func legend(p paint) string {
+// legend explains the letters of lanes: the layers, and in a line of its own the rest.
+func (c canvas) legend() string {
 	var b strings.Builder
-	for i, s := range layerStyles {
-		if i > 0 {
+	used := 0
+	for _, s := range layerStyles {
+		columns := len("A ") + columnsOf(s.layer.Title())
+		switch {
+		case used > 0 && used+len("  ")+columns > c.width:
+			b.WriteByte('\n')
+			used = 0
+		case used > 0:
 			b.WriteString("  ")
+			used += len("  ")
 		}
-		b.WriteString(p.in(s.background(), string(s.letter)) + " " + s.layer.Title())
+		b.WriteString(c.in(s.background(), string(s.letter)) + " " + s.layer.Title())
+		used += columns
 	}
 	return b.String() + "\n" + string(rune(cellChild)) + " " + childHops + "  " + string(rune(cellUnattributed)) + " " + unattributed + "\n"
 }
