@@ -68,12 +68,13 @@ struct socket_state {
 	/* Data that the application had read while tracked; see copied_seq of struct tcp_sock. */
 	__u32 read;
 	__u32 tracked; /* later segments may belong to an exchange */
-	/* Times in ns: when it last sent data; since when its receive queue blocks the peer,
-	 * and when a read or acknowledgement ended that. 0: never, or not since then.
+	/* Times in ns: when it last sent data; since when its receive queue may block the
+	 * peer, and when a read or acknowledgement ended that. 0: never, or not since then.
 	 */
 	__u64 sent;
 	__u64 full_since;
 	__u64 full_read;
+	__u64 full_min; /* ns: shorter times do not count */
 	struct socket_facts facts;
 	__u8 process_name[PROCESS_NAME_LEN]; /* set with facts.tgid */
 	struct connection_key key;	     /* end a is the socket itself */
@@ -399,14 +400,15 @@ static __always_inline bool is_full(const struct tcp_sock *tp, __u32 end)
 
 /* The receive queue blocks the peer, from the arrival of data on, until the application
  * reads or TCP acknowledges the data. It acknowledges late while the application does not
- * read. A queue that is full then still blocks the peer.
+ * read. A queue that is full then still blocks the peer, unless all of it that is in order
+ * has been read: what misses is lost.
  */
 static __always_inline void note_unblocked(struct socket_state *st, const struct tcp_sock *tp,
 					   bool reads, __u64 now)
 {
-	bool full = is_full(tp, tp->rcv_nxt);
+	bool full = tp->copied_seq != tp->rcv_nxt && is_full(tp, tp->rcv_nxt);
 
-	if (reads ? !st->full_read || full : !st->full_read && !full)
+	if (!st->full_read ? reads || !full : reads && full)
 		st->full_read = now;
 }
 
@@ -426,8 +428,12 @@ static COLD int on_blocked(const struct socket_state *st, __u64 now)
 	return 0;
 }
 
-/* Shorter times are those of a reader that reads at once. */
-#define UNREAD_MIN 50000
+/* Shorter times, in ns, are those of a reader that reads as soon as it has a processor. They
+ * would add up over a slow link, where they hold no one up: there the queue is not full.
+ * TCP delays an acknowledgement by 40 ms or more; see TCP_DELACK_MIN of include/net/tcp.h.
+ */
+#define FULL_MIN 1000000
+#define UNACKED_MIN 20000000
 
 /* A segment arrives. Out of order, the application could not read it. After the last one,
  * the time until the read is known from the read.
@@ -435,14 +441,20 @@ static COLD int on_blocked(const struct socket_state *st, __u64 now)
 static __always_inline void note_arrival(struct socket_state *st, const struct tcp_sock *tp,
 					 const struct segment *seg)
 {
+	__u32 end = seg->seq + seg->payload_len;
 	__u64 now;
 
 	if (before(tp->rcv_nxt, seg->seq))
 		return;
 	now = bpf_ktime_get_ns();
-	if (st->full_since && (st->full_read ? st->full_read : now) - st->full_since >= UNREAD_MIN)
+	if (st->full_since &&
+	    (st->full_read ? st->full_read : now) - st->full_since >= st->full_min)
 		on_blocked(st, now);
-	st->full_since = now;
+	/* A copy of data that was read leaves nothing to read. */
+	if (before(end, tp->rcv_nxt + 1))
+		end = tp->rcv_nxt;
+	st->full_since = end != tp->copied_seq ? now : 0;
+	st->full_min = is_full(tp, end) ? FULL_MIN : UNACKED_MIN;
 	st->full_read = 0;
 }
 

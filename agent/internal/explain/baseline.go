@@ -110,8 +110,12 @@ func Select(ctx context.Context, store tracestore.Store, groups [][]trace.TraceI
 func (s *Selection) ExplainAll(ctx context.Context) (reports []*Report) {
 	for _, group := range s.Groups {
 		for _, t := range group {
-			baseline, note := s.baseline(ctx, t)
+			baseline, mixed, note := s.baseline(ctx, t)
 			r := Explain(t, baseline)
+			r.Verdict.capMixed(mixed)
+			for i := range r.Hops {
+				r.Hops[i].Verdict.capMixed(mixed)
+			}
 			if note != "" {
 				r.Notes = append(r.Notes, note)
 			}
@@ -124,8 +128,9 @@ func (s *Selection) ExplainAll(ctx context.Context) (reports []*Report) {
 // CompareAll compares each group with its baseline.
 func (s *Selection) CompareAll(ctx context.Context) (comparisons []*Comparison) {
 	for _, group := range s.Groups {
-		baseline, note := s.baseline(ctx, group...)
+		baseline, mixed, note := s.baseline(ctx, group...)
 		c := compareTraces(group, baseline)
+		c.Verdict.capMixed(mixed)
 		if note != "" {
 			c.Notes = append(c.Notes, note)
 		}
@@ -137,28 +142,45 @@ func (s *Selection) CompareAll(ctx context.Context) (comparisons []*Comparison) 
 // baseline returns the traces that a trace, or a group with a common root
 // operation, is compared with, or a note on why there are none. It takes the
 // latest ones before the trace, or before the last of the group. Later ones may
-// share the cause of the slowness, so they only count if there are too few.
-func (s *Selection) baseline(ctx context.Context, group ...tracestore.Trace) ([]tracestore.Trace, string) {
+// share the cause of the slowness, so they only count if there are too few. They asked
+// for the same path, if there are enough of them; mixed says why not.
+func (s *Selection) baseline(ctx context.Context, group ...tracestore.Trace) (baseline []tracestore.Trace, mixed, note string) {
 	if s.opts.Traces == 0 {
-		return nil, ""
+		return nil, "", ""
 	}
 	last := slices.MaxFunc(group, func(a, b tracestore.Trace) int { return a.Start().Compare(b.Start()) })
 	root := rootOperationOf(group[0])
 	if root.service == "" {
-		return nil, "No baseline: the trace has no span of a proxy or an application, so its service and operation are unknown."
+		return nil, "", "No baseline: the trace has no span of a proxy or an application, so its service and operation are unknown."
 	}
 	found, done := s.found[root]
 	if !done {
 		var err error
 		if found, err = s.search(ctx, root); err != nil {
-			return nil, fmt.Sprintf("No baseline: %v.", err)
+			return nil, "", fmt.Sprintf("No baseline: %v.", err)
 		}
 		s.found[root] = found
 	}
+	found, mixed = alike(found, commonRequest(group))
 	later, _ := slices.BinarySearchFunc(found, last.Start(), func(f tracestore.Trace, at time.Time) int { return f.Start().Compare(at) })
 	first := max(later-s.opts.Traces, 0)
-	return found[first:min(first+s.opts.Traces, len(found))], ""
+	return found[first:min(first+s.opts.Traces, len(found))], mixed, ""
 }
+
+// commonRequest returns what all traces of a group asked for, unknown if they differ.
+func commonRequest(group []tracestore.Trace) request {
+	r := requestOf(group[0])
+	for _, t := range group[1:] {
+		if requestOf(t) != r {
+			return request{}
+		}
+	}
+	return r
+}
+
+// searchFactor: so many times the traces that are needed are searched, since some may
+// have asked for another path.
+const searchFactor = 3
 
 // search reads, once for each root operation, the traces before the last of the
 // explained ones, and those after it if there are too few.
@@ -179,13 +201,13 @@ func (s *Selection) search(ctx context.Context, root rootOperation) ([]tracestor
 	baseline := []tracestore.Trace{}
 	known := map[trace.TraceID]bool{}
 	for _, window := range [][2]time.Time{{first.Add(-s.opts.Last), last}, {last, last.Add(s.opts.Last)}} {
-		if len(baseline) >= s.opts.Traces {
+		if len(baseline) >= searchFactor*s.opts.Traces {
 			break
 		}
 		traces, err := s.store.Search(ctx, tracestore.Query{
 			Service: root.service, Operation: root.operation,
 			// Some of them may lie between the explained ones.
-			From: window[0], To: window[1], Limit: s.opts.Traces + 3*len(s.explained),
+			From: window[0], To: window[1], Limit: searchFactor*s.opts.Traces + 3*len(s.explained),
 		})
 		if err != nil {
 			return nil, err

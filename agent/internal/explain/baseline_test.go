@@ -58,7 +58,7 @@ func TestBaselineIsTheTracesBefore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		baseline, note := s.baseline(t.Context(), s.Groups[2]...)
+		baseline, _, note := s.baseline(t.Context(), s.Groups[2]...)
 		var got []byte
 		for _, one := range baseline {
 			got = append(got, one.ID[0])

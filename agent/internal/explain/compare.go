@@ -29,12 +29,29 @@ func CompareService(service string, traces []tracestore.Trace, slowQuantile floa
 		c.Verdict.Confidence = Low
 		return c
 	}
-	slices.SortFunc(all, byTotal)
-	first := min(max(int(float64(len(all))*slowQuantile), 1), len(all)-1)
-	baseline, slow := all[:first], all[first:]
+	mixed := ""
+	chosen, leftOut := mostDelayed(all, slowQuantile)
+	if leftOut > 0 {
+		c.Notes = append(c.Notes, fmt.Sprintf("compared are requests for %s, which lost the most time; %s for other paths", chosen[0].request, counted(leftOut, "trace is", "traces are")))
+	} else if requests := requestsOf(all); requests > 1 {
+		mixed = fmt.Sprintf("the traces have requests for %d different paths, too few for each to be compared by itself", requests)
+	}
+	slices.SortFunc(chosen, byTotal)
+	first := firstSlow(len(chosen), slowQuantile)
+	baseline, slow := chosen[:first], chosen[first:]
 	c.Threshold = slow[0].total
 	c.compare(baseline, slow)
+	c.Verdict.capMixed(mixed)
 	return c
+}
+
+// requestsOf is the number of different requests.
+func requestsOf(all []measured) int {
+	requests := map[request]bool{}
+	for _, m := range all {
+		requests[m.request] = true
+	}
+	return len(requests)
 }
 
 // compareTraces compares some traces with a baseline, and names the layer that is
@@ -54,6 +71,10 @@ func compareTraces(traces, baseline []tracestore.Trace) Comparison {
 	}
 	slices.SortFunc(slow, byTotal)
 	c.compare(before, slow)
+	if len(traces) == 1 { // the same as of the one
+		r := Explain(traces[0], baseline)
+		c.SlowTotal, c.Unattributed, c.Verdict = r.Total, r.Unattributed, r.Verdict
+	}
 	if len(before) == 0 {
 		c.Notes = append(c.Notes, "no baseline to compare with: the verdict is the layer that took the longest, which may be normal")
 	}
@@ -70,6 +91,7 @@ func newComparison(traces int) Comparison {
 // measured is a trace with its sums.
 type measured struct {
 	id                  string
+	request             request
 	total, unattributed int64
 	contradictions      []string // spans that took longer than what was seen
 	cut                 observe.Flags
@@ -98,7 +120,7 @@ func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 		default:
 			s, unattributed := sumOfTree(tree)
 			missing, contradictions := unseen(t, tree)
-			all = append(all, measured{t.ID.String(), tree.Roots[0].Total + missing, unattributed + missing, contradictions, cutOf(tree), s})
+			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, contradictions, cutOf(tree), s})
 		}
 	}
 	return all
@@ -117,8 +139,8 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	found := candidates(sumsOf(slow), referenceOf(sumsOf(baseline)), c.SlowTotal)
 	for _, f := range found {
 		c.Layers = append(c.Layers, LayerDelta{
-			Layer: f.layer, Location: f.location, Slow: f.time, Baseline: f.baseline, Excess: f.difference(),
-			Share: share(f.difference(), c.SlowTotal-c.BaselineTotal), MergedLayers: f.merged,
+			Layer: f.layer, Location: f.location, Slow: f.time, Baseline: f.usual(), Excess: f.difference(),
+			Share: share(f.difference(), c.difference()), MergedLayers: f.merged,
 		})
 	}
 	slices.SortFunc(c.Layers, func(a, b LayerDelta) int {
@@ -140,13 +162,16 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	c.Notes = append(c.Notes, contradictions...)
 	c.Verdict.capCut(cut)
 	if c.Verdict.Layer != observe.NoLayer {
-		c.Verdict.Share = share(c.Verdict.Excess, c.SlowTotal-c.BaselineTotal)
+		c.Verdict.Share = share(c.Verdict.Excess, c.difference())
 		if found[0].compared && !found[0].isPartial() {
 			c.Verdict.Text = fmt.Sprintf("The slow traces are slow in the %s: %s, in the baseline %s.",
 				found[0].title(), duration(found[0].time), duration(found[0].baseline))
 		}
 	}
 }
+
+// difference is the time in ns above the baseline, or all of it without one.
+func (c *Comparison) difference() int64 { return c.SlowTotal - max(c.BaselineTotal, 0) }
 
 func sumsOf(all []measured) []sums {
 	s := make([]sums, len(all))
@@ -156,10 +181,10 @@ func sumsOf(all []measured) []sums {
 	return s
 }
 
-// medianOf returns the median of a value, 0 without traces.
+// medianOf returns the median of a value, -1 without traces.
 func medianOf(all []measured, value func(measured) int64) int64 {
 	if len(all) == 0 {
-		return 0
+		return -1
 	}
 	values := make([]int64, len(all))
 	for i, m := range all {

@@ -78,9 +78,25 @@ func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
 // hopName identifies hops that are alike in several traces.
 func hopName(h *breakdown.Hop) string { return from(h) + " > " + to(h) }
 
-func from(h *breakdown.Hop) string { return end(h, h.Sender, h.ClientService(), h.ClientNode()) }
+func from(h *breakdown.Hop) string {
+	return end(h, h.Sender, qualified(h, h.ClientService(), h.ClientNamespace()), h.ClientNode())
+}
 
-func to(h *breakdown.Hop) string { return end(h, h.Receiver, h.ServerService(), h.ServerNode()) }
+func to(h *breakdown.Hop) string {
+	return end(h, h.Receiver, qualified(h, h.ServerService(), h.ServerNamespace()), h.ServerNode())
+}
+
+// qualified returns the name of a service, with its namespace if that is not the one of
+// the service that the trace begins at: services of one name in two namespaces are two.
+func qualified(h *breakdown.Hop, service, namespace string) string {
+	for h.Parent != nil {
+		h = h.Parent
+	}
+	if service == "" || namespace == "" || namespace == h.ServerNamespace() {
+		return service
+	}
+	return service + "." + namespace
+}
 
 // end names an end of a hop. Inside a pod it marks the sidecar.
 func end(h *breakdown.Hop, socket *observe.Observation, service, node string) string {
@@ -169,8 +185,8 @@ type key struct {
 	merged   string // the layers, "" for one
 }
 
-func keyOf(s breakdown.Segment) key {
-	k := key{layer: s.Layer, location: s.Location}
+func keyOf(h *breakdown.Hop, s breakdown.Segment) key {
+	k := key{layer: s.Layer, location: qualified(h, s.Location, s.Namespace)}
 	if len(s.MergedLayers) > 0 {
 		k.merged = fmt.Sprint(s.MergedLayers)
 	}
@@ -235,7 +251,7 @@ func sumOfHop(h *breakdown.Hop) sums {
 
 func (s sums) add(h *breakdown.Hop) {
 	for _, segment := range h.Segments {
-		k := keyOf(segment)
+		k := keyOf(h, segment)
 		t := s[k]
 		if t == nil {
 			t = &total{segments: map[segmentKey]amount{}, merged: segment.MergedLayers}

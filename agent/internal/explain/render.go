@@ -163,8 +163,12 @@ func (c *Comparison) summary() []string {
 		if c.Threshold > 0 {
 			slow += ", above " + duration(c.Threshold) + ","
 		}
-		lines = append(lines, fmt.Sprintf("%s took %s; %s took %s (medians)",
-			slow, duration(c.SlowTotal), counted(c.Baseline, "baseline trace", "baseline traces"), duration(c.BaselineTotal)))
+		line := fmt.Sprintf("%s took %s (median); no baseline to compare with", slow, duration(c.SlowTotal))
+		if c.Baseline > 0 {
+			line = fmt.Sprintf("%s took %s; %s took %s (medians)",
+				slow, duration(c.SlowTotal), counted(c.Baseline, "baseline trace", "baseline traces"), duration(c.BaselineTotal))
+		}
+		lines = append(lines, line)
 	}
 	if c.Unattributed != 0 {
 		lines = append(lines, remainderText(c.Unattributed, c.SlowTotal)+" (medians of the slow traces)")
@@ -203,13 +207,20 @@ const minShown = 0.02
 const maxIndent = 8
 
 // details describes a hop: its route, and what took most of its time.
-func (h *Hop) details() string {
+func (h *Hop) details(names names) string {
 	var parts []string
 	if route := h.route(); route != "" {
 		parts = append(parts, route)
 	}
-	for _, s := range h.largest(3) {
-		text := strings.Join(layerTitles(s.Layer, s.MergedLayers), " + ") + " " + duration(s.Time)
+	largest := h.largest(3)
+	for _, s := range largest {
+		text := strings.Join(layerTitles(s.Layer, s.MergedLayers), " + ")
+		if slices.ContainsFunc(largest, func(o Segment) bool {
+			return o.Layer == s.Layer && (o.Location != s.Location || o.Namespace != s.Namespace)
+		}) {
+			text += " of " + names.place(s.Layer, s.Location, s.Namespace)
+		}
+		text += " " + duration(s.Time)
 		if s.Baseline >= 0 {
 			text += " (baseline " + duration(s.Baseline) + ")"
 		}
@@ -313,7 +324,7 @@ func (h *Hop) largest(most int) []Segment {
 	var sums []Segment
 	for _, s := range h.Segments {
 		i := slices.IndexFunc(sums, func(o Segment) bool {
-			return o.Layer == s.Layer && o.Location == s.Location && slices.Equal(o.MergedLayers, s.MergedLayers)
+			return o.Layer == s.Layer && o.Location == s.Location && o.Namespace == s.Namespace && slices.Equal(o.MergedLayers, s.MergedLayers)
 		})
 		if i < 0 {
 			sums = append(sums, s)

@@ -8,12 +8,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// This file has the figures and names of a report, formatted once for text and page.
+// This file has the figures of a report, formatted once for text and page.
 
 // layerTable is the table of layers of a report or a comparison. All numbers in text
 // and page are from here.
@@ -66,7 +65,10 @@ func (r *Report) layerTable() layerTable {
 
 func (c *Comparison) layerTable() layerTable {
 	names := c.names()
-	t := layerTable{compared: true, shareTitle: shareOfExcess}
+	t := layerTable{compared: c.Baseline > 0, shareTitle: shareOfExcess}
+	if !t.compared {
+		t.shareTitle = shareOfTime
+	}
 	for _, d := range c.Layers {
 		t.add(LayerTime{
 			Layer: d.Layer, Location: d.Location, Namespace: d.Namespace, Time: d.Slow, Baseline: d.Baseline, MergedLayers: d.MergedLayers,
@@ -77,8 +79,11 @@ func (c *Comparison) layerTable() layerTable {
 		}
 	}
 	if c.Unattributed != 0 {
-		// Its baseline is unknown, so it has no share in the excess.
 		t.add(remainder(c.Unattributed, c.SlowTotal), names, &c.Verdict)
+		// Its baseline is unknown, so it has no share in the excess.
+		if row := &t.rows[len(t.rows)-1]; !t.compared && row.Share >= 0 {
+			row.ShareText = percent(row.Share)
+		}
 	}
 	return t
 }
@@ -170,150 +175,4 @@ func percents(shares []float64) []string {
 		sum--
 	}
 	return texts
-}
-
-// names are the readable names of services and nodes in a report.
-type names struct {
-	common string              // the namespace that is not shown, "" for none
-	spaces map[string][]string // the namespaces of each service
-	relays map[string]string   // the names of pairs of nodes, by location
-}
-
-func (n *names) add(service, namespace string) {
-	if service == "" || slices.Contains(n.spaces[service], namespace) {
-		return
-	}
-	n.spaces[service] = append(n.spaces[service], namespace)
-}
-
-// setCommon chooses the namespace of most services; none if two have as many.
-func (n *names) setCommon() {
-	count := map[string]int{}
-	for _, spaces := range n.spaces {
-		for _, s := range spaces {
-			count[s]++
-		}
-	}
-	most := 0
-	for s, c := range count {
-		switch {
-		case c > most:
-			n.common, most = s, c
-		case c == most:
-			n.common = ""
-		}
-	}
-}
-
-func (r *Report) names() names {
-	n := names{spaces: map[string][]string{}, relays: map[string]string{}}
-	for _, l := range r.Layers {
-		if isOfService(l.Layer) {
-			n.add(l.Location, l.Namespace)
-		}
-	}
-	ways := map[string][2]bool{} // by location: from the first node, from the second
-	for i := range r.Hops {
-		h := &r.Hops[i]
-		n.add(strings.TrimSuffix(h.From, sidecarMark), h.FromNamespace)
-		n.add(strings.TrimSuffix(h.To, sidecarMark), h.ToNamespace)
-		for _, s := range h.Segments {
-			if isOfService(s.Layer) {
-				n.add(s.Location, s.Namespace)
-			}
-		}
-		if h.FromNode == h.ToNode {
-			continue
-		}
-		from, to := orQuestion(h.FromNode), orQuestion(h.ToNode)
-		location, forth := min(from, to)+"-"+max(from, to), from < to
-		way := ways[location]
-		way[0], way[1] = way[0] || forth, way[1] || !forth
-		ways[location] = way
-		switch {
-		case from == "?":
-			n.relays[location] = "beyond " + to
-		case to == "?":
-			n.relays[location] = "beyond " + from
-		case way[0] && way[1]:
-			n.relays[location] = min(from, to) + " ↔ " + max(from, to)
-		default:
-			n.relays[location] = from + " → " + to
-		}
-	}
-	n.setCommon()
-	return n
-}
-
-func (c *Comparison) names() names {
-	n := names{spaces: map[string][]string{}, relays: map[string]string{}}
-	for _, l := range c.Layers {
-		if isOfService(l.Layer) {
-			n.add(l.Location, l.Namespace)
-		} else if l.Layer == observe.RelayNetwork {
-			// The hops are not here. One hyphen can only be that between two names.
-			if a, b, ok := strings.Cut(l.Location, "-"); ok && !strings.Contains(b, "-") {
-				n.relays[l.Location] = a + " ↔ " + b
-			}
-			if node, ok := strings.CutPrefix(l.Location, "?-"); ok {
-				n.relays[l.Location] = "beyond " + node
-			}
-		}
-	}
-	n.setCommon()
-	return n
-}
-
-func orQuestion(name string) string {
-	if name == "" {
-		return "?"
-	}
-	return name
-}
-
-// isOfService reports whether the location of a layer is a service.
-func isOfService(l observe.Layer) bool { return l == observe.Application || l == observe.ProtocolStack }
-
-// sidecarMark is at the end of the name of a hop's end that is a sidecar.
-const sidecarMark = " (sidecar)"
-
-// service names a service: with its namespace if that is not the common one, or if
-// another service has the same name.
-func (n names) service(name, namespace string) string {
-	name, sidecar := strings.CutSuffix(name, sidecarMark)
-	if namespace != "" && (namespace != n.common || len(n.spaces[name]) > 1) {
-		name += "." + namespace
-	}
-	if sidecar {
-		name += sidecarMark
-	}
-	return name
-}
-
-// place names the location of a layer.
-func (n names) place(l observe.Layer, location, namespace string) string {
-	if name := n.relays[location]; name != "" && !isOfService(l) {
-		return name
-	}
-	return n.service(location, namespace)
-}
-
-// sentence names pairs of nodes in a sentence of a verdict as in the tables.
-func (n names) sentence(text string) string {
-	for location, name := range n.relays {
-		found := " of " + location
-		for from := 0; ; {
-			i := strings.Index(text[from:], found)
-			if i < 0 {
-				break
-			}
-			start, end := from+i+len(" of "), from+i+len(found)
-			from = end
-			if next, _ := utf8.DecodeRuneInString(text[end:]); end == len(text) || strings.ContainsRune(" ,;:", next) || text[end:] == "." {
-				text = text[:start] + name + text[end:]
-				from = start + len(name)
-			}
-		}
-	}
-	return text
 }

@@ -320,6 +320,44 @@ func TestNamespacesAreShown(t *testing.T) {
 	}
 }
 
+// The same from observations, in which all have a namespace.
+func TestNamespacesOfATrace(t *testing.T) {
+	w := breakdowntest.New()
+	w.FrontPage()
+	spaces := map[string]string{"gateway": "prod", "productpage": "prod", "details": "staging"}
+	for i := range w.All {
+		p := *w.All[i].Point
+		p.Workload.Namespace = spaces[p.Workload.Service]
+		// Details becomes the productpage of another namespace.
+		if p.Workload.Service == "details" {
+			p.Workload.Service = "productpage"
+		}
+		w.All[i].Point = &p
+	}
+	r := Explain(tracestore.Trace{ID: w.ID, Observations: w.All}, nil)
+	f := formsOfReport(t, &r)
+	f.check(t)
+	for form, text := range map[string]string{"text": f.text, "page": f.page} {
+		for _, want := range []string{"productpage.prod", "productpage.staging", "gateway "} {
+			if !strings.Contains(tags.ReplaceAllString(text, " "), want) {
+				t.Errorf("%s lacks %s:\n%s", form, want, f.text)
+			}
+		}
+		if strings.Contains(text, "gateway.prod") {
+			t.Errorf("%s names the common namespace", form)
+		}
+	}
+	found := map[string]int{}
+	for _, l := range f.parsed.Layers {
+		if isOfService(l.Layer) {
+			found[*l.Namespace]++
+		}
+	}
+	if found["prod"] == 0 || found["staging"] == 0 || found[""] != 0 {
+		t.Errorf("namespaces of layers in JSON: %v", found)
+	}
+}
+
 // A pair of nodes is readable though their names have hyphens.
 func TestPairsOfNodes(t *testing.T) {
 	r := slowNetwork()

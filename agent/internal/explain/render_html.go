@@ -55,10 +55,10 @@ type (
 	// verdictView is a verdict; N is unique on the page.
 	verdictView struct {
 		Verdict
-		N            int
-		Blames       bool
-		Text, Excess string
-		Location     string
+		N        int
+		Blames   bool
+		Excess   string
+		Location string
 	}
 	legendView struct{ Class, Name string }
 	tableView  struct {
@@ -142,6 +142,7 @@ func visible(r rune) rune {
 // view prepares report number n of the page. firstHop is the number of hops of the
 // reports before.
 func (r *Report) view(n, firstHop int) reportView {
+	r = r.withNamespaces()
 	names, table := r.names(), r.layerTable()
 	v := reportView{
 		Heading: strings.TrimSpace(r.title()), TraceID: r.TraceID, Start: r.Start.UTC().Format(traceTimeFormat),
@@ -164,13 +165,7 @@ func (r *Report) view(n, firstHop int) reportView {
 
 // view prepares a verdict. table has its figures, nil for that of a hop.
 func (v *Verdict) view(n int, names names, table *layerTable) verdictView {
-	view := verdictView{
-		Verdict: *v, N: n, Blames: v.blames(), Text: names.sentence(v.sentence()), Location: names.place(v.Layer, v.Location, v.Namespace),
-	}
-	view.Evidence = nil
-	for _, each := range v.Evidence {
-		view.Evidence = append(view.Evidence, names.sentence(each))
-	}
+	view := verdictView{Verdict: v.asShown(names), N: n, Blames: v.blames(), Location: names.place(v.Layer, v.Location, v.Namespace)}
 	if table != nil {
 		view.Excess = table.excessText(v)
 	}
@@ -199,7 +194,7 @@ func (t *layerTable) view() tableView {
 func hopViewOf(hops []Hop, i, id int, from, to int64, names names) hopView {
 	h := &hops[i]
 	v := hopView{
-		ID: id, Ends: h.ends(names), SpanID: h.SpanID, TimeText: h.timeText(), Exact: exact(h.Total), Details: h.details(),
+		ID: id, Ends: h.ends(names), SpanID: h.SpanID, TimeText: h.timeText(), Exact: exact(h.Total), Details: h.details(names),
 		Indent: min(h.Depth, maxIndent), Status: h.Status, OnCriticalPath: h.OnCriticalPath,
 		Blamed: h.Verdict.blames(), Verdict: h.Verdict.view(id, names, nil), Notes: h.allNotes(),
 	}

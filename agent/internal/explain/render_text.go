@@ -49,6 +49,7 @@ type canvas struct {
 
 // WriteText writes the report for people: the verdict, the layers and the hops.
 func (r *Report) WriteText(w io.Writer, o TextOptions) error {
+	r = r.withNamespaces()
 	p := o.canvas()
 	var b strings.Builder
 	names, table := r.names(), r.layerTable()
@@ -91,7 +92,7 @@ func (v *Verdict) writeText(b *strings.Builder, p canvas, names names, excess st
 	if !v.blames() {
 		sgr = bold
 	}
-	text := strings.TrimPrefix(p.wrap(head, names.sentence(v.sentence())), head)
+	text := strings.TrimPrefix(p.wrap(head, names.sentence(v)), head)
 	b.WriteString(p.in(sgr, "VERDICT") + "  " + p.in(bold, strings.TrimSuffix(text, "\n")) + "\n")
 	indent := strings.Repeat(" ", len(head))
 	if v.Confidence != "" {
@@ -101,7 +102,7 @@ func (v *Verdict) writeText(b *strings.Builder, p canvas, names names, excess st
 		b.WriteString(p.wrap(indent, excess))
 	}
 	for _, each := range v.Evidence {
-		b.WriteString(p.wrap(indent+"- ", names.sentence(each)))
+		b.WriteString(p.wrap(indent+"- ", names.evidence(each)))
 	}
 }
 
@@ -265,11 +266,11 @@ func (h *Hop) indent() string { return strings.Repeat("  ", min(h.Depth, maxInde
 
 // writeDetails writes the lines below a hop.
 func (h *Hop) writeDetails(b *strings.Builder, p canvas, names names, indent string) {
-	if text := h.details(); text != "" {
+	if text := h.details(names); text != "" {
 		b.WriteString(p.in(faint, strings.TrimSuffix(p.wrap(indent, text), "\n")) + "\n")
 	}
 	if h.Verdict.blames() {
-		b.WriteString(p.in(alarm, strings.TrimSuffix(p.wrap(indent+"> ", names.sentence(h.Verdict.sentence())), "\n")) + "\n")
+		b.WriteString(p.in(alarm, strings.TrimSuffix(p.wrap(indent+"> ", names.sentence(&h.Verdict)), "\n")) + "\n")
 	}
 	for _, note := range h.allNotes() {
 		b.WriteString(p.wrap(indent+"note: ", note))

@@ -10,7 +10,6 @@ package explain
 import (
 	"encoding/json"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
@@ -105,6 +104,15 @@ type Segment struct {
 	Baseline int64 `json:"baseline_ns"`
 }
 
+// MarshalJSON writes the namespace also if it is "".
+func (s Segment) MarshalJSON() ([]byte, error) {
+	type fields Segment
+	return json.Marshal(struct {
+		fields
+		Namespace string `json:"namespace"`
+	}{fields(s), s.Namespace})
+}
+
 // Verdict names the layer and location that explain the excess.
 type Verdict struct {
 	// Layer is observe.NoLayer if none is slower than the baseline.
@@ -161,7 +169,7 @@ type Comparison struct {
 	Slow      int   `json:"slow"`
 	Baseline  int   `json:"baseline"`
 	Threshold int64 `json:"threshold_ns"`
-	// SlowTotal and BaselineTotal are medians.
+	// SlowTotal and BaselineTotal are medians; -1: there is no trace.
 	SlowTotal     int64 `json:"slow_total_ns"`
 	BaselineTotal int64 `json:"baseline_total_ns"`
 	// Unattributed is the median of the slow traces.
@@ -176,7 +184,7 @@ type Comparison struct {
 }
 
 // LayerDelta compares the time of a layer at a location. Slow and Baseline are
-// medians.
+// medians; a Baseline of -1 is unknown.
 type LayerDelta struct {
 	Layer    observe.Layer `json:"layer"`
 	Location string        `json:"location"`
@@ -192,13 +200,13 @@ type LayerDelta struct {
 
 // WriteJSON writes the report as one line of JSON. No list is null.
 func (r *Report) WriteJSON(w io.Writer) error {
-	c := *r
-	c.Layers, c.Notes, c.Verdict.Evidence = notNull(c.Layers), notNull(c.Notes), notNull(c.Verdict.Evidence)
-	c.Hops = slices.Clone(notNull(c.Hops))
+	c := r.withNamespaces()
+	names := c.names()
+	c.Notes, c.Verdict = notNull(c.Notes), c.Verdict.asShown(names)
 	for i := range c.Hops {
 		h := &c.Hops[i]
 		h.Flags = h.flags().Names()
-		h.Segments, h.Notes, h.Verdict.Evidence = notNull(h.Segments), notNull(h.Notes), notNull(h.Verdict.Evidence)
+		h.Segments, h.Notes, h.Verdict = notNull(h.Segments), notNull(h.Notes), h.Verdict.asShown(names)
 	}
 	return encode(w, c)
 }
@@ -206,7 +214,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 // WriteJSON writes the comparison as one line of JSON. No list is null.
 func (c *Comparison) WriteJSON(w io.Writer) error {
 	d := *c
-	d.Layers, d.SlowTraces, d.Notes, d.Verdict.Evidence = notNull(d.Layers), notNull(d.SlowTraces), notNull(d.Notes), notNull(d.Verdict.Evidence)
+	d.Layers, d.SlowTraces, d.Notes, d.Verdict = notNull(d.Layers), notNull(d.SlowTraces), notNull(d.Notes), d.Verdict.asShown(c.names())
 	if d.SkippedReasons == nil {
 		d.SkippedReasons = map[string]int{}
 	}

@@ -322,6 +322,14 @@ func (c candidate) title() string {
 // difference is the time of the whole layer above the baseline.
 func (c candidate) difference() int64 { return c.time - c.baseline }
 
+// usual is the median of the baseline, -1 if unknown.
+func (c candidate) usual() int64 {
+	if !c.compared {
+		return -1
+	}
+	return c.baseline
+}
+
 // isPartial reports whether the whole layer lost less than its slow segments: other
 // segments were faster.
 func (c candidate) isPartial() bool {

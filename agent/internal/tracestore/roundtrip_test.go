@@ -98,6 +98,7 @@ func TestRoundTrip(t *testing.T) {
 	atSocket.Direction, atSocket.Context.Format, atSocket.Context.HeaderOffset = observe.DirectionUnknown, tracecontext.FormatNone, 0
 	atSocket.Request.App = observe.Extent{First: 4_999_999_000, Last: 5_000_000_500} // written before it was sent
 	atSocket.Request.Acknowledged, atSocket.Request.Stalled = 5_000_300_000, 90_000
+	atSocket.Request.Waited, atSocket.Request.Held, atSocket.Response.Unread = 130_000, 110_000, 70_000
 	atSocket.ConnectionID, atSocket.OptionTime = []byte{1, 2, 3, 4, 5, 6, 7, 8}, 12 // µs
 	atSocket.Socket = &observe.Socket{Cookie: 9, Netns: 5, Client: true, SRTT: 70_000, ZeroWindows: 3}
 	for _, c := range []struct {

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+// slowEndpoint is how long the application takes longer for "/b": that is usual for it.
+const slowEndpoint = 40_000_000
+
+// endpoint is a page under a path; "/b" takes long in details. "" is not known.
+func endpoint(r *rand.Rand, id byte, path string, known bool, change ...func(*breakdowntest.Hop)) tracestore.Trace {
+	if path == "/b" {
+		change = append(change, toDetails(func(h *breakdowntest.Hop) { h.Stack += slowEndpoint }))
+	}
+	t := pageTrace(r, id, nil, change...)
+	for i := range t.Observations {
+		if known {
+			t.Observations[i].Method, t.Observations[i].Path = "GET", path
+		}
+	}
+	return t
+}
+
+// What is slow by its nature is compared with its like. Where that is not known, or there
+// are too few, the verdict is not certain.
+func TestEndpointsAreComparedWithTheirLike(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	for name, test := range map[string]struct {
+		fast, slow byte
+		known      bool
+		layer      observe.Layer
+		mixed      bool
+	}{
+		"path known":   {30, 12, true, observe.NoLayer, false},
+		"few alike":    {30, 2, true, observe.ProtocolStack, true},
+		"path unknown": {30, 12, false, observe.ProtocolStack, false}, // nothing tells that they differ
+	} {
+		var baseline []tracestore.Trace
+		for id := range test.fast {
+			baseline = append(baseline, endpoint(r, 50+id, "/a", test.known))
+		}
+		for id := range test.slow {
+			baseline = append(baseline, endpoint(r, 150+id, "/b", test.known))
+		}
+		one := endpoint(r, 1, "/b", test.known)
+		like, mixed := alike(baseline, requestOf(one))
+		v := Explain(one, like).Verdict
+		v.capMixed(mixed)
+		if v.Layer != test.layer || (mixed != "") != test.mixed || test.mixed && v.Confidence == High {
+			t.Errorf("%s: %s of confidence %s (%s, mixed: %q)", name, v.Layer, v.Confidence, v.Text, mixed)
+		}
+	}
+}
+
+// Slow traces of a service are slow for what they asked for.
+func TestServiceComparesOneEndpoint(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 8))
+	var traces []tracestore.Trace
+	for id := range byte(100) {
+		path, change := "/a", func(*breakdowntest.Hop) {}
+		switch {
+		case id < 40:
+			path = "/b"
+		case id < 44:
+			change = toDetails(func(h *breakdowntest.Hop) { h.Driver += 20_000_000 })
+		}
+		traces = append(traces, endpoint(r, id+1, path, true, change))
+	}
+	c := CompareService("gateway", traces, 0.95)
+	if c.Verdict.Layer != observe.NodeDriver || c.Verdict.Confidence == Low || c.Slow+c.Baseline != 60 {
+		t.Errorf("%s (%s), %d slow, %d baseline", c.Verdict.Text, c.Verdict.Confidence, c.Slow, c.Baseline)
+	}
+	if !strings.Contains(strings.Join(c.Notes, "\n"), "GET /a") {
+		t.Errorf("notes: %q", c.Notes)
+	}
+}
+
+// A group of one trace has the verdict and the numbers of the trace.
+func TestGroupOfOne(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 9))
+	baseline := baselineOf(r, 40, nil)
+	one := pageTrace(r, 1, nil, toDetails(func(h *breakdowntest.Hop) { h.Driver += 20_000_000 }))
+	for name, before := range map[string][]tracestore.Trace{"with a baseline": baseline, "without": nil} {
+		single, group := Explain(one, before), compareTraces([]tracestore.Trace{one}, before)
+		if group.Verdict.Text != single.Verdict.Text || group.Verdict.Confidence != single.Verdict.Confidence ||
+			group.Verdict.Share != single.Verdict.Share || group.SlowTotal != single.Total || group.Unattributed != single.Unattributed {
+			t.Errorf("%s: group %+v\nsingle %+v", name, group.Verdict, single.Verdict)
+		}
+		if before == nil && (group.BaselineTotal != -1 || group.Layers[0].Baseline != -1) {
+			t.Errorf("baseline of nothing: %d ns in total, %d ns in a layer, want -1", group.BaselineTotal, group.Layers[0].Baseline)
+		}
+	}
+}
+
+// Services of one name in two namespaces are two.
+func TestServicesOfTwoNamespaces(t *testing.T) {
+	page := pageTrace(rand.New(rand.NewPCG(3, 3)), 1, nil)
+	for i := range page.Observations {
+		o := &page.Observations[i]
+		o.Point.Workload.Namespace = "prod"
+		o.Peers.Client.Namespace, o.Peers.Server.Namespace = "prod", "prod"
+		// details is the productpage of another team
+		for service, namespace := range map[*string]*string{
+			&o.Point.Workload.Service: &o.Point.Workload.Namespace,
+			&o.Peers.Client.Service:   &o.Peers.Client.Namespace,
+			&o.Peers.Server.Service:   &o.Peers.Server.Namespace,
+		} {
+			if *service == "details" {
+				*service, *namespace = "productpage", "other"
+			}
+		}
+	}
+	locations := map[string]bool{}
+	r := Explain(page, nil)
+	for _, l := range r.Layers {
+		locations[l.Location] = true
+	}
+	ends := map[string]bool{}
+	for _, h := range r.Hops {
+		ends[h.From], ends[h.To] = true, true
+	}
+	for _, name := range []string{"productpage", "productpage.other"} {
+		if !locations[name] || !ends[name] {
+			t.Errorf("%s is missing: layers at %v, hops between %v", name, locations, ends)
+		}
+	}
+}
