@@ -10,7 +10,9 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/explain"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // jaegerVariable is the environment variable for --jaeger.
@@ -84,7 +87,7 @@ The exit code is 0 if the traces were found, else 1.`,
 	fs.StringVar(&f.file, "file", "", "read traces from a `FILE` instead (\"-\": standard input)")
 	fs.IntVar(&f.baseline, "baseline", 100, "compare with at most `N` traces of the same operation (0: none)")
 	fs.DurationVar(&f.baselineLast, "baseline-last", 15*time.Minute, "take the baseline from this `TIME` before the trace, or after it if there are too few traces")
-	fs.StringVar(&f.service, "service", "", "compare the slow traces of a `SERVICE` with its other traces")
+	fs.StringVar(&f.service, "service", "", "compare the slow traces of a `SERVICE` with its other traces (SERVICE.NAMESPACE: only in that namespace)")
 	fs.StringVar(&f.operation, "operation", "", "only traces with this `OPERATION` of the service")
 	fs.DurationVar(&f.last, "last", 15*time.Minute, "look back this `TIME`")
 	fs.Float64Var(&f.slowQuantile, "slow-quantile", 0.95, "traces above this `QUANTILE` of all times are slow")
@@ -179,7 +182,7 @@ func (f *explainFlags) compareService(ctx context.Context, store tracestore.Stor
 		q.From = q.To.Add(-f.last)
 		when, advice = fmt.Sprintf(" in the last %v", f.last), "correct --service, or look back further with --last"
 	}
-	traces, err := store.Search(ctx, q)
+	traces, err := searchService(ctx, store, q)
 	if err != nil {
 		return err
 	}
@@ -192,6 +195,30 @@ func (f *explainFlags) compareService(ctx context.Context, store tracestore.Stor
 	}
 	c := explain.CompareService(f.service, traces, f.slowQuantile)
 	return out.comparisons([]*explain.Comparison{&c})
+}
+
+// searchService returns the traces of a service. Proxies may report SERVICE.NAMESPACE as
+// the name of their service; if the store has none of that name, they are those of the
+// service in which an agent saw it in that namespace.
+func searchService(ctx context.Context, store tracestore.Store, q tracestore.Query) ([]tracestore.Trace, error) {
+	traces, err := store.Search(ctx, q)
+	i := strings.LastIndexByte(q.Service, '.')
+	if err != nil || len(traces) > 0 || i <= 0 || i == len(q.Service)-1 {
+		return traces, err
+	}
+	service, namespace := q.Service[:i], q.Service[i+1:]
+	q.Service = service
+	if traces, err = store.Search(ctx, q); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(traces, func(t tracestore.Trace) bool {
+		return !slices.ContainsFunc(t.Observations, func(o observe.Observation) bool {
+			w := o.Point.Workload
+			return w.Service == service && w.Namespace == namespace ||
+				o.Peers.Client.Service == service && o.Peers.Client.Namespace == namespace ||
+				o.Peers.Server.Service == service && o.Peers.Server.Namespace == namespace
+		})
+	}), nil
 }
 
 // output is the destination and the form of results.
