@@ -41,7 +41,7 @@ func TestEndpointsAreComparedWithTheirLike(t *testing.T) {
 	}{
 		"path known":   {30, 12, true, observe.NoLayer, false},
 		"few alike":    {30, 2, true, observe.ProtocolStack, true},
-		"path unknown": {30, 12, false, observe.ProtocolStack, false}, // nothing tells that they differ
+		"path unknown": {30, 12, false, observe.ProtocolStack, true},
 	} {
 		var baseline []tracestore.Trace
 		for id := range test.fast {
