@@ -221,6 +221,9 @@ func (h *Hop) details(names names) string {
 			text += " of " + names.place(s.Layer, s.Location, s.Namespace)
 		}
 		text += " " + duration(s.Time)
+		if way := s.wayText(); way != "" {
+			text += " (" + way + ")"
+		}
 		if s.Baseline >= 0 {
 			text += " (baseline " + duration(s.Baseline) + ")"
 		}
@@ -331,6 +334,10 @@ func (h *Hop) largest(most int) []Segment {
 			continue
 		}
 		sums[i].Time += s.Time
+		if s.Way != sums[i].Way {
+			sums[i].Way = ""
+		}
+		sums[i].AtLeast += s.AtLeast
 		if sums[i].Baseline < 0 || s.Baseline < 0 {
 			sums[i].Baseline = -1
 		} else {
@@ -360,9 +367,27 @@ func children(hops []Hop, i int) []Hop {
 	return found
 }
 
+// wayText says which message had most of a time of both, "" if that is unknown.
+func (s *Segment) wayText() string {
+	if s.Way == "" {
+		return ""
+	}
+	return "at least " + duration(s.AtLeast) + " on the way of the " + string(s.Way)
+}
+
+// phaseText is the phase, and which message had most of a time of both.
+func (s *Segment) phaseText() string {
+	if way := s.wayText(); way != "" {
+		return string(s.Phase) + ", " + way
+	}
+	return string(s.Phase)
+}
+
 // piece is a time that a segment is drawn over.
 type piece struct{ start, time int64 }
 
+// pieces are where a segment is drawn: a time of both messages in two halves, or on the
+// way that had most of it.
 func (s *Segment) pieces() []piece {
 	if s.ResponseStart == 0 {
 		return []piece{{s.Start, s.Time}}

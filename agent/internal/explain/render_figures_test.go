@@ -388,6 +388,61 @@ func TestPairsOfNodes(t *testing.T) {
 	}
 }
 
+// The time between nodes is drawn where it passed: before the server's work, after it, or
+// half and half if nothing shows which.
+func TestDrawnOnTheWay(t *testing.T) {
+	const short, long = uint64(50_000), uint64(8_000_000)
+	for name, test := range map[string]struct {
+		request, response uint64
+		acknowledged      func(o *observe.Observation) *observe.Message // by the peer, 100 µs after it left
+		before, after     bool                                          // drawn there
+		text              string
+	}{
+		"response": {short, long, func(o *observe.Observation) *observe.Message { return &o.Request }, false, true, "8.05 ms (at least 7.95 ms on the way of the response)"},
+		"request":  {long, short, func(o *observe.Observation) *observe.Message { return &o.Response }, true, false, "8.05 ms (at least 7.95 ms on the way of the request)"},
+		"unknown":  {short, long, nil, true, true, "relay network 8.05 ms"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := breakdowntest.New()
+			hop := w.Hop(breakdowntest.Page, observe.Sidecar, breakdowntest.Details, observe.Sidecar)
+			hop.Relay = test.request
+			hop.Run(func() {
+				w.Spend(observe.Application, "details", 4_000_000)
+				hop.Relay = test.response
+			})
+			for i := range w.All {
+				o := &w.All[i]
+				if test.acknowledged == nil || o.Socket == nil {
+					continue
+				}
+				for k := range w.All {
+					left := test.acknowledged(&w.All[k]).Tx.Last
+					if w.All[k].Point.Kind == observe.KindPNIC && w.All[k].Point.Node == o.Point.Node && left != 0 {
+						test.acknowledged(o).Acknowledged = left + 2*short
+					}
+				}
+			}
+			r := Explain(tracestore.Trace{ID: w.ID, Observations: w.All}, nil)
+			f := formsOfReport(t, &r)
+			f.check(t)
+			from, to := r.extent()
+			drawn := string(lane(r.Hops, 0, from, to, 100))
+			application := strings.Index(drawn, "A")
+			before, after := strings.Count(drawn[:application], "R") > 2, strings.Count(drawn[application:], "R") > 2
+			if before != test.before || after != test.after {
+				t.Errorf("relay network drawn as %s", drawn)
+			}
+			want := map[bool]int{false: 1, true: 2}[before && after]
+			if got := strings.Count(f.page, `<i class="lr" style="left:`) - 1; got != want { // one is a gauge
+				t.Errorf("%d pieces on the page, want %d", got, want)
+			}
+			if !strings.Contains(strings.Join(strings.Fields(f.text), " "), test.text) {
+				t.Errorf("text lacks %q:\n%s", test.text, f.text)
+			}
+		})
+	}
+}
+
 // What is cut, open or strange is named at its hop, in all forms.
 func TestFlagsAreNamed(t *testing.T) {
 	r := slowNetwork()

@@ -214,10 +214,10 @@ func hopViewOf(hops []Hop, i, id int, from, to int64, names names) hopView {
 	for k := range h.Segments {
 		s := &h.Segments[k]
 		row := segmentView{
-			Class: styleOf(s.Layer).class(), Name: layerList(s.Layer, s.MergedLayers), Location: names.place(s.Layer, s.Location, s.Namespace), Between: s.Between, Phase: string(s.Phase),
+			Class: styleOf(s.Layer).class(), Name: layerList(s.Layer, s.MergedLayers), Location: names.place(s.Layer, s.Location, s.Namespace), Between: s.Between, Phase: s.phaseText(),
 			Start: duration(s.Start), Time: duration(s.Time), Exact: exact(s.Time),
 		}
-		title := fmt.Sprintf("%s, %s: %s from %s on (%s, %s)", row.Name, row.Location, row.Exact, exact(s.Start), s.Phase, s.Between)
+		title := fmt.Sprintf("%s, %s: %s from %s on (%s, %s)", row.Name, row.Location, row.Exact, exact(s.Start), row.Phase, s.Between)
 		if s.Baseline >= 0 {
 			row.Baseline = duration(s.Baseline)
 			title += ", baseline " + exact(s.Baseline)

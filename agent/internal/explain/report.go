@@ -53,7 +53,7 @@ type LayerTime struct {
 	// Location is the service (application, protocol stack), the node (node
 	// driver, virtual network), or NODE-NODE (relay network).
 	Location string `json:"location"`
-	// Namespace of the service in Location, "" without one.
+	// Namespace of the service in Location, "" without one or if it is unknown.
 	Namespace string `json:"namespace"`
 	Time      int64  `json:"time_ns"`
 	// Baseline is the median of the baseline, -1 if unknown.
@@ -118,7 +118,7 @@ type Verdict struct {
 	// Layer is observe.NoLayer if none is slower than the baseline.
 	Layer    observe.Layer `json:"layer"`
 	Location string        `json:"location"`
-	// Namespace of the service in Location, "" without one.
+	// Namespace of the service in Location, "" without one or if it is unknown.
 	Namespace string `json:"namespace"`
 	// Between is that of the longest segment.
 	Between string `json:"between,omitempty"`
@@ -188,7 +188,7 @@ type Comparison struct {
 type LayerDelta struct {
 	Layer    observe.Layer `json:"layer"`
 	Location string        `json:"location"`
-	// Namespace of the service in Location, "" without one.
+	// Namespace of the service in Location, "" without one or if it is unknown.
 	Namespace string `json:"namespace"`
 	Slow      int64  `json:"slow_ns"`
 	Baseline  int64  `json:"baseline_ns"`
