@@ -495,3 +495,33 @@ func TestWidths(t *testing.T) {
 		t.Errorf("cut to %q", got)
 	}
 }
+
+// The flags of observations reach the hop in all forms.
+func TestFlagsOfObservations(t *testing.T) {
+	w := breakdowntest.New()
+	w.FrontPage()
+	for i := range w.All {
+		if o := &w.All[i]; o.Socket != nil && !o.Socket.Client && o.Point.Workload.Service == "details" {
+			o.Flags |= observe.FlagStillOpen | observe.FlagEndGuessed
+		}
+	}
+	r := Explain(tracestore.Trace{ID: w.ID, Observations: w.All}, nil)
+	f := formsOfReport(t, &r)
+	f.check(t)
+	flagged := 0
+	for _, h := range f.parsed.Hops {
+		if slices.Equal(h.Flags, []string{"still_open", "end_guessed"}) {
+			flagged++
+			for form, text := range map[string]string{"text": f.text, "page": f.page} {
+				if !strings.Contains(text, "still open, "+duration(h.Total)+" so far") {
+					t.Errorf("%s does not call %s → %s open", form, h.From, h.To)
+				}
+			}
+		} else if len(h.Flags) > 0 {
+			t.Errorf("%s → %s has the flags %q", h.From, h.To, h.Flags)
+		}
+	}
+	if flagged == 0 || !strings.Contains(f.text, "is still open, ") {
+		t.Errorf("%d hops have the flags:\n%s", flagged, f.text)
+	}
+}
