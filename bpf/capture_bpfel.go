@@ -269,7 +269,9 @@ type CapturePartialHead struct {
 		Traceparents uint8
 		Seen         uint8
 		Accepted     uint8
-		Pad          [6]uint8
+		Framed       uint8
+		Pad          uint8
+		HeadEnd      uint32
 		Preference   uint64
 		SeenTraceId  uint64
 		SeenSpanId   uint64
@@ -367,7 +369,9 @@ type CaptureScratch struct {
 		Traceparents uint8
 		Seen         uint8
 		Accepted     uint8
-		Pad          [6]uint8
+		Framed       uint8
+		Pad          uint8
+		HeadEnd      uint32
 		Preference   uint64
 		SeenTraceId  uint64
 		SeenSpanId   uint64

@@ -320,7 +320,9 @@ type DriverScratch struct {
 		Traceparents uint8
 		Seen         uint8
 		Accepted     uint8
-		Pad          [6]uint8
+		Framed       uint8
+		Pad          uint8
+		HeadEnd      uint32
 		Preference   uint64
 		SeenTraceId  uint64
 		SeenSpanId   uint64

@@ -243,7 +243,9 @@ type SocketPartialHead struct {
 		Traceparents uint8
 		Seen         uint8
 		Accepted     uint8
-		Pad          [6]uint8
+		Framed       uint8
+		Pad          uint8
+		HeadEnd      uint32
 		Preference   uint64
 		SeenTraceId  uint64
 		SeenSpanId   uint64
@@ -398,7 +400,9 @@ type SocketScratch struct {
 		Traceparents uint8
 		Seen         uint8
 		Accepted     uint8
-		Pad          [6]uint8
+		Framed       uint8
+		Pad          uint8
+		HeadEnd      uint32
 		Preference   uint64
 		SeenTraceId  uint64
 		SeenSpanId   uint64

@@ -238,7 +238,9 @@ type BenchPartialHead struct {
 		Traceparents uint8
 		Seen         uint8
 		Accepted     uint8
-		Pad          [6]uint8
+		Framed       uint8
+		Pad          uint8
+		HeadEnd      uint32
 		Preference   uint64
 		SeenTraceId  uint64
 		SeenSpanId   uint64
@@ -393,7 +395,9 @@ type BenchScratch struct {
 		Traceparents uint8
 		Seen         uint8
 		Accepted     uint8
-		Pad          [6]uint8
+		Framed       uint8
+		Pad          uint8
+		HeadEnd      uint32
 		Preference   uint64
 		SeenTraceId  uint64
 		SeenSpanId   uint64

@@ -237,6 +237,22 @@ static __always_inline __u32 cache_slot(__u32 seq)
 	return (__u32)(seq * (__u32)(HASH_FACTOR >> 32)) >> (32 - SEGMENT_CACHE_BITS);
 }
 
+/* The walk over a head for its context has come to its end, and seen no framing header. */
+static __always_inline void cache_head(struct scratch *s, __u64 seq_ack, __u32 payload_len,
+				       __u32 head_len)
+{
+	struct cached_head *k = &s->cached_heads[cache_slot(seq_ack >> 32)];
+
+	k->seq_ack = 0;
+	k->length = 0;
+	k->payload_len = payload_len;
+	k->head_len = head_len;
+	k->line = LINE_START;
+	k->headers = 0;
+	k->unread = 0;
+	k->seq_ack = seq_ack;
+}
+
 /* Reads the head of m in len bytes of the packet at off, which begin at m->at. */
 static __always_inline void read_head(struct __sk_buff *skb, struct scratch *s, struct message *m,
 				      __u32 off, __u32 len)

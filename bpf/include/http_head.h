@@ -167,6 +167,14 @@ static __always_inline bool is_b3_parent(__u64 word)
 	return MATCHES_WORD(word, PREFIX_B3_0) && ((word >> 40 & 0xff) | 0x20) == 'p';
 }
 
+/* Whether the line with these first characters may say how long the message is. */
+static __always_inline bool may_be_framing(__u64 word)
+{
+	word |= EACH(0x20);
+	return word == WORD('c', 'o', 'n', 't', 'e', 'n', 't', '-') ||
+	       word == WORD('t', 'r', 'a', 'n', 's', 'f', 'e', 'r');
+}
+
 /* Where the lines are. In the packet each look ahead needs a check against its end;
  * scratch text is padded.
  */
@@ -288,6 +296,8 @@ static __always_inline int fast_walk(struct scratch *s, const struct fast_text *
 		else if ((w->b3.have & PART_IDS) == PART_IDS) {
 			return ends_walk(&w->b3) ? OUTCOME_UNSAMPLED : FAST_CONTEXT;
 		} else if (!i || !may_be_trace_header(word)) {
+			if (may_be_framing(word))
+				w->framed = 1;
 			len = find_control(f, p);
 		} else {
 			if (w->b3.have || at - off + TRACEPARENT_LINE > window ||
@@ -549,6 +559,14 @@ static __always_inline bool ends_head(__u64 word)
 	return (word & 0xffff) == EMPTY_LINE;
 }
 
+/* The same at the end of the head, all of whose lines were seen. */
+static __always_inline int finish_head(struct walk *w)
+{
+	if (!w->framed)
+		w->head_end = w->pos + 2;
+	return finish_scan(w);
+}
+
 static __always_inline bool may_be_context(__u64 word)
 {
 	return (word & 0xff) == '\n' || (may_be_trace_header(word) && !is_b3_parent(word));
@@ -580,9 +598,11 @@ static __always_inline int scan(struct scratch *s, const struct fast_text *f, __
 
 			w->pos = at - off;
 			if (ends_head(word))
-				return finish_scan(w);
+				return finish_head(w);
 			if (may_be_context(word))
 				return OUTCOME_INCOMPLETE;
+			if (may_be_framing(word))
+				w->framed = 1;
 			line = false;
 		}
 		/* High bits: control characters, and others than ASCII. */
@@ -619,9 +639,11 @@ static __always_inline int scan(struct scratch *s, const struct fast_text *f, __
 		word = *(const __u64 *)p;
 		if (line) {
 			if (ends_head(word))
-				return finish_scan(w);
+				return finish_head(w);
 			if (may_be_context(word))
 				return OUTCOME_INCOMPLETE;
+			if (may_be_framing(word))
+				w->framed = 1;
 		}
 		found = line_feeds(word);
 		line = found;

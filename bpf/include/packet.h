@@ -169,8 +169,10 @@ struct walk {
 	__u8 traceparents; /* a traceparent line was read */
 	__u8 seen;	   /* a complete context was: seen_trace_id and seen_span_id are set */
 	__u8 accepted;	   /* an accepted context in one header was: see walk_is_settled() */
-	__u8 pad[6];
-	__u64 preference;    /* of found, see preference(); 0: none yet */
+	__u8 framed;	   /* a line may be Content-Length or Transfer-Encoding */
+	__u8 pad;
+	__u32 head_end;	  /* offset after the empty line, if it was seen with every line before */
+	__u64 preference; /* of found, see preference(); 0: none yet */
 	__u64 seen_trace_id; /* low half */
 	__u64 seen_span_id;
 	struct context found;	    /* the choice so far, the result at the end */

@@ -1038,8 +1038,11 @@ static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, s
 		b.marks = s->walk.marks;
 		if (b.outcome == OUTCOME_INCOMPLETE)
 			return b;
-		if (b.outcome == OUTCOME_FOUND)
+		if (b.outcome == OUTCOME_FOUND) {
 			s->cached_contexts[slot] = s->walk.found;
+			if (s->walk.head_end)
+				cache_head(s, seq_ack, payload_len, s->walk.head_end + skip);
+		}
 	} else {
 		b.marks = unreadable_start(head);
 	}
