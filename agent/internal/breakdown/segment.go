@@ -32,6 +32,11 @@ type Segment struct {
 	// Time at Start for the request, the other here for the response. No clock
 	// measures how the relay network's time is divided between them.
 	ResponseStart int64 `json:"response_start_ns,omitempty"`
+	// Way is the message that had most of the time of Phase Both, by the
+	// acknowledgement of the other one; "" if unknown. AtLeast is the least time in
+	// ns that it had.
+	Way     Phase `json:"way,omitempty"`
+	AtLeast int64 `json:"way_at_least_ns,omitempty"`
 	// MergedLayers are the layers of a segment of several, in the order of the
 	// path. Layer and Location are those of the first.
 	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`

@@ -129,7 +129,9 @@ func (p *path) addCrossing() {
 			some = append(some, s)
 		}
 	}
-	h.shift[b.node] = h.shift[a.node] + int64(a.at) + time/2 - int64(b.at)
+	way, atLeast := h.wayOf(time, a, b, c, d)
+	there := map[Phase]int64{Request: time, "": time / 2}[way]
+	h.shift[b.node] = h.shift[a.node] + int64(a.at) + there - int64(b.at)
 	between := fromTo(a.name, b.name) + " and back"
 	if time < 0 {
 		h.Notes = append(h.Notes, "the request took longer on the server's node than the client's node waited: "+between)
@@ -137,8 +139,44 @@ func (p *path) addCrossing() {
 	}
 	if s := h.add(some, Both, between, a, time); s != nil {
 		s.Node, s.At = "", 0
-		s.ResponseStart = h.shift[b.node] + int64(c.at)
+		s.Way, s.AtLeast = way, atLeast
+		switch way {
+		case Request: // drawn in one piece, from Start
+		case Response:
+			s.Start = h.shift[b.node] + int64(c.at)
+		default:
+			s.ResponseStart = h.shift[b.node] + int64(c.at)
+		}
 	}
+}
+
+// maxOtherWay is the largest share of a time between nodes that the acknowledgement of one
+// message may leave to it, so that the time is that of the other message.
+const maxOtherWay = 0.25
+
+// wayOf returns the message that had most of the time between nodes, and the least time
+// that it had: the other one had arrived when its acknowledgement had come back. The
+// request passes a and b, the response c and d.
+func (h *Hop) wayOf(time int64, a, b, c, d waypoint) (way Phase, atLeast int64) {
+	limit := int64(maxOtherWay * float64(time))
+	if most, known := untilAcknowledged(h.Sender, requestOf, a, b); known && most <= limit {
+		return Response, time - most
+	}
+	if most, known := untilAcknowledged(h.Receiver, responseOf, c, d); known && most <= limit {
+		return Request, time - most
+	}
+	return "", 0
+}
+
+// untilAcknowledged returns the most time in ns that a message took between two waypoints
+// of different nodes: its sender's TCP had the acknowledgement that much later. A reader
+// may read later than TCP acknowledges, so this says nothing on a read.
+func untilAcknowledged(sender *observe.Observation, message func(*observe.Observation) *observe.Message, from, to waypoint) (most int64, known bool) {
+	if sender == nil || sender.Point.Node != from.node || to.position > toStack {
+		return 0, false
+	}
+	acknowledged := message(sender).Acknowledged
+	return int64(acknowledged - from.at), acknowledged > from.at
 }
 
 // changeOfNode returns the index of the last waypoint before the node changes, -1
@@ -297,9 +335,10 @@ const minAfterCut = 700_000
 
 // addHandled adds a segment of the handling. after is the child that ended before it, nil
 // for the request; before is the child whose request it ends with, nil for the response.
-// What follows a child that was cut may have been the child's time: nobody gets it.
+// What follows a child that was cut, or whose response was not seen, may have been the
+// child's time: nobody gets it.
 func (p *path) addHandled(some []step, name string, from waypoint, time int64, after, before *Hop) {
-	if after != nil && after.Cut() != 0 {
+	if after != nil && (after.Cut() != 0 || after.Total == 0) {
 		if time >= minAfterCut {
 			p.hop.Notes = append(p.hop.Notes, fmt.Sprintf("%v after the exchange with %s, whose end was not seen, may be its time or that of %s", ms(time), cmp.Or(after.ServerService(), "?"), name))
 		}

@@ -311,6 +311,16 @@ func spoil(r *rand.Rand, o *observe.Observation) {
 // The time after a child whose end was not seen may be the child's or its parent's
 // application's: it is nobody's.
 func TestTimeAfterACutChild(t *testing.T) {
+	for name, cut := range map[string]func(*observe.Observation){
+		"idle": func(o *observe.Observation) { o.Flags |= observe.FlagIdle },
+		// Of its time, only the request's is known.
+		"no response": func(o *observe.Observation) { o.Flags, o.Response = observe.FlagNoResponse, observe.Message{} },
+	} {
+		t.Run(name, func(t *testing.T) { afterCutChild(t, cut) })
+	}
+}
+
+func afterCutChild(t *testing.T, cut func(*observe.Observation)) {
 	w := breakdowntest.New()
 	w.FrontPage()
 	whole := breakdown.Split(w.All, nil)
@@ -332,15 +342,24 @@ func TestTimeAfterACutChild(t *testing.T) {
 	}
 	for i := range w.All {
 		if trace.SpanID(w.All[i].Context.SpanID) == child.SpanID {
-			w.All[i].Flags |= observe.FlagIdle
+			cut(&w.All[i])
 		}
 	}
 	for _, h := range breakdown.Split(w.All, nil).Hops {
 		if h.SpanID != parent.SpanID || h.ServerService() != parent.ServerService() {
 			continue
 		}
-		if got := h.Unattributed - parent.Unattributed; got != last.Time {
-			t.Errorf("%d ns more unattributed, want %d", got, last.Time)
+		want, seen := last.Time, false
+		for _, c := range h.Children {
+			if c.SpanID == child.SpanID {
+				seen = c.Total > 0
+			}
+		}
+		if !seen { // its own time is nobody's either
+			want += child.Total
+		}
+		if got := h.Unattributed - parent.Unattributed; got != want {
+			t.Errorf("%d ns more unattributed, want %d", got, want)
 		}
 		if len(h.Segments) != len(parent.Segments)-1 {
 			t.Errorf("%d segments of %d", len(h.Segments), len(parent.Segments))

@@ -10,6 +10,9 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,6 +21,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/explain"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // jaegerVariable is the environment variable for --jaeger.
@@ -83,7 +87,7 @@ The exit code is 0 if the traces were found, else 1.`,
 	fs.StringVar(&f.file, "file", "", "read traces from a `FILE` instead (\"-\": standard input)")
 	fs.IntVar(&f.baseline, "baseline", 100, "compare with at most `N` traces of the same operation (0: none)")
 	fs.DurationVar(&f.baselineLast, "baseline-last", 15*time.Minute, "take the baseline from this `TIME` before the trace, or after it if there are too few traces")
-	fs.StringVar(&f.service, "service", "", "compare the slow traces of a `SERVICE` with its other traces")
+	fs.StringVar(&f.service, "service", "", "compare the slow traces of a `SERVICE` with its other traces (SERVICE.NAMESPACE: only in that namespace)")
 	fs.StringVar(&f.operation, "operation", "", "only traces with this `OPERATION` of the service")
 	fs.DurationVar(&f.last, "last", 15*time.Minute, "look back this `TIME`")
 	fs.Float64Var(&f.slowQuantile, "slow-quantile", 0.95, "traces above this `QUANTILE` of all times are slow")
@@ -178,7 +182,7 @@ func (f *explainFlags) compareService(ctx context.Context, store tracestore.Stor
 		q.From = q.To.Add(-f.last)
 		when, advice = fmt.Sprintf(" in the last %v", f.last), "correct --service, or look back further with --last"
 	}
-	traces, err := store.Search(ctx, q)
+	traces, err := searchService(ctx, store, q)
 	if err != nil {
 		return err
 	}
@@ -191,6 +195,30 @@ func (f *explainFlags) compareService(ctx context.Context, store tracestore.Stor
 	}
 	c := explain.CompareService(f.service, traces, f.slowQuantile)
 	return out.comparisons([]*explain.Comparison{&c})
+}
+
+// searchService returns the traces of a service. Proxies may report SERVICE.NAMESPACE as
+// the name of their service; if the store has none of that name, they are those of the
+// service in which an agent saw it in that namespace.
+func searchService(ctx context.Context, store tracestore.Store, q tracestore.Query) ([]tracestore.Trace, error) {
+	traces, err := store.Search(ctx, q)
+	i := strings.LastIndexByte(q.Service, '.')
+	if err != nil || len(traces) > 0 || i <= 0 || i == len(q.Service)-1 {
+		return traces, err
+	}
+	service, namespace := q.Service[:i], q.Service[i+1:]
+	q.Service = service
+	if traces, err = store.Search(ctx, q); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(traces, func(t tracestore.Trace) bool {
+		return !slices.ContainsFunc(t.Observations, func(o observe.Observation) bool {
+			w := o.Point.Workload
+			return w.Service == service && w.Namespace == namespace ||
+				o.Peers.Client.Service == service && o.Peers.Client.Namespace == namespace ||
+				o.Peers.Server.Service == service && o.Peers.Server.Namespace == namespace
+		})
+	}), nil
 }
 
 // output is the destination and the form of results.
@@ -229,7 +257,7 @@ func (o output) comparisons(comparisons []*explain.Comparison) error {
 // result writes number i as text or JSON, unless the page takes its place.
 func (o output) result(i int, result interface {
 	WriteJSON(io.Writer) error
-	WriteText(io.Writer, bool) error
+	WriteText(io.Writer, explain.TextOptions) error
 }) error {
 	switch {
 	case o.html == "-":
@@ -240,7 +268,7 @@ func (o output) result(i int, result interface {
 	if i > 0 {
 		fmt.Fprintln(o.stdout)
 	}
-	return result.WriteText(o.stdout, useColor(o.stdout))
+	return result.WriteText(o.stdout, explain.TextOptions{Color: useColor(o.stdout), Width: columnsOf(o.stdout)})
 }
 
 // page writes the page to its destination, if it is wanted.
@@ -266,4 +294,19 @@ func (o output) page(write func(io.Writer) error) error {
 func useColor(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(file.Fd()))
+}
+
+// columnsOf returns the width of the terminal that w is, else that of COLUMNS; 0 if
+// neither is known.
+func columnsOf(w io.Writer) int {
+	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 0 {
+			return columns
+		}
+	}
+	columns, err := strconv.Atoi(os.Getenv("COLUMNS"))
+	if err != nil {
+		return 0
+	}
+	return columns
 }

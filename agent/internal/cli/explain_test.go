@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -10,8 +11,15 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 const explained = "00000000000000000000000000000001"
@@ -81,10 +89,11 @@ func TestExplain(t *testing.T) {
 	if len(*searches) != 2 { // before, and as there are too few, after
 		t.Fatalf("%d searches", len(*searches))
 	}
+	// Three times the baseline, since not all of it is alike, and three for each explained trace.
 	const minutes15 = 15 * 60 * 1_000_000
 	for i, want := range []map[string]int{
-		{"start": 1_700_000_000_000_001 - minutes15, "end": 1_700_000_000_000_002, "limit": 106},
-		{"start": 1_700_000_000_000_002, "end": 1_700_000_000_000_002 + minutes15, "limit": 106},
+		{"start": 1_700_000_000_000_001 - minutes15, "end": 1_700_000_000_000_002, "limit": 306},
+		{"start": 1_700_000_000_000_002, "end": 1_700_000_000_000_002 + minutes15, "limit": 306},
 	} {
 		q := (*searches)[i]
 		if q.Get("service") != "gateway" || q.Get("operation") != "GET /" {
@@ -172,6 +181,58 @@ func TestExplainRefuses(t *testing.T) {
 		code, stdout, stderr := runHere(t, append([]string{"explain"}, test.args...)...)
 		if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, test.want) {
 			t.Errorf("%q: exit code %d, want %q: %s%s", test.args, code, test.want, stdout, stderr)
+		}
+	}
+}
+
+// services is a store with traces by the service that is searched.
+type services map[string][]tracestore.Trace
+
+func (s services) Trace(context.Context, trace.TraceID) (tracestore.Trace, error) {
+	return tracestore.Trace{}, tracestore.ErrNotFound
+}
+func (s services) Search(_ context.Context, q tracestore.Query) ([]tracestore.Trace, error) {
+	return slices.Clone(s[q.Service]), nil
+}
+func (s services) Name() string { return "a test" }
+
+// SERVICE.NAMESPACE is the name that proxies report, else the service in that namespace.
+func TestServiceOfANamespace(t *testing.T) {
+	seen := func(id byte, w observe.Workload, p observe.Peers) tracestore.Trace {
+		return tracestore.Trace{ID: trace.TraceID{id}, Observations: []observe.Observation{{Point: &observe.Point{Workload: w}, Peers: p}}}
+	}
+	prod, staging := observe.Workload{Service: "reviews", Namespace: "prod"}, observe.Workload{Service: "reviews", Namespace: "staging"}
+	peer := observe.Peers{Server: observe.Peer{Service: "reviews", Namespace: "prod"}}
+	store := services{
+		"reviews":       {seen(1, prod, observe.Peers{}), seen(2, staging, observe.Peers{}), seen(3, observe.Workload{Service: "page", Namespace: "web"}, peer), {ID: trace.TraceID{4}}},
+		"details.front": {seen(5, staging, observe.Peers{})},
+	}
+	for service, want := range map[string][]byte{
+		"reviews": {1, 2, 3, 4}, "reviews.prod": {1, 3}, "reviews.staging": {2}, "reviews.test": nil,
+		"details.front": {5}, "reviews.": nil, ".prod": nil, "nobody": nil,
+	} {
+		traces, err := searchService(context.Background(), store, tracestore.Query{Service: service})
+		var got []byte
+		for _, t := range traces {
+			got = append(got, t.ID[0])
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: traces %v, want %v (%v)", service, got, want, err)
+		}
+	}
+}
+
+// The width is that of COLUMNS where output is no terminal.
+func TestExplainFitsColumns(t *testing.T) {
+	for columns, want := range map[string]int{"80": 80, "": 100, "many": 100} {
+		t.Setenv("COLUMNS", columns)
+		_, stdout, _ := runHere(t, "explain", "--file", "../tracestore/testdata/otlp.jsonl", "4bf92f3577b34da6a3ce929d0e0e4736")
+		widest := 0
+		for line := range strings.Lines(stdout) {
+			widest = max(widest, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")))
+		}
+		if widest > want || widest < want-10 {
+			t.Errorf("COLUMNS=%q: %d columns, want up to %d", columns, widest, want)
 		}
 	}
 }

@@ -228,14 +228,26 @@ type baselineTimes struct {
 	traces int
 	total  int64 // median in ns, -1 without a trace
 	whole  reference
-	hops   map[string]reference
+	hops   map[hopKey]hopReference
+}
+
+// hopKey identifies hops that are alike; with an unknown request, all of a name.
+type hopKey struct {
+	name    string
+	request request
+}
+
+// hopReference is the reference of some hops.
+type hopReference struct {
+	reference
+	hops int
 }
 
 // newBaselineTimes ignores traces without a hop of known time.
 func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 	var totals []int64
 	var whole []sums
-	hops := map[string][]sums{}
+	hops := map[hopKey][]sums{}
 	for _, t := range baseline {
 		tree := breakdown.Split(t.Observations, parents(t))
 		if len(tree.Roots) == 0 || tree.Roots[0].Total == 0 {
@@ -245,15 +257,20 @@ func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 		s, _ := sumOfTree(tree)
 		whole = append(whole, s)
 		for _, h := range tree.Hops {
-			hops[hopName(h)] = append(hops[hopName(h)], sumOfHop(h))
+			any := hopKey{name: hopName(h)}
+			hops[any] = append(hops[any], sumOfHop(h))
+			if r := requestOfHop(h); r.known() {
+				same := hopKey{any.name, r}
+				hops[same] = append(hops[same], sumOfHop(h))
+			}
 		}
 	}
 	b := &baselineTimes{
 		traces: len(totals), total: distributionOf(totals).median,
-		whole: referenceOf(whole), hops: make(map[string]reference, len(hops)),
+		whole: referenceOf(whole), hops: make(map[hopKey]hopReference, len(hops)),
 	}
-	for name, all := range hops {
-		b.hops[name] = referenceOf(all)
+	for k, all := range hops {
+		b.hops[k] = hopReference{referenceOf(all), len(all)}
 	}
 	return b
 }
@@ -263,7 +280,23 @@ func (b *baselineTimes) of(k key) int64 { return orUnknown(b.whole.layers, k).me
 
 // ofSegment returns the median of a segment of a hop, -1 if unknown.
 func (b *baselineTimes) ofSegment(h *breakdown.Hop, s breakdown.Segment) int64 {
-	return orUnknown(b.hops[hopName(h)].segments, segmentKeyOf(h, s)).median
+	r, _ := b.ofHop(h)
+	return orUnknown(r.segments, segmentKeyOf(h, s)).median
+}
+
+// ofHop returns the reference of the hops that asked for the same, if there are enough;
+// else that of all hops between the same ends, and why others are among them ("" if it is
+// not known that there are any).
+func (b *baselineTimes) ofHop(h *breakdown.Hop) (r hopReference, mixed string) {
+	q := requestOfHop(h)
+	all, same := b.hops[hopKey{name: hopName(h)}], b.hops[hopKey{hopName(h), q}]
+	switch {
+	case !q.known() || same.hops == all.hops:
+		return all, ""
+	case same.hops >= minAlike:
+		return same, ""
+	}
+	return all, fmt.Sprintf("on the hop %s only %s of the baseline asked for %s: the baseline has others", hopName(h), counted(same.hops, "request", "requests"), q)
 }
 
 // reference is the distribution of the time of each layer and segment, in traces

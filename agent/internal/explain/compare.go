@@ -33,7 +33,9 @@ func CompareService(service string, traces []tracestore.Trace, slowQuantile floa
 	chosen, leftOut := mostDelayed(all, slowQuantile)
 	if leftOut > 0 {
 		c.Notes = append(c.Notes, fmt.Sprintf("compared are requests for %s, which lost the most time; %s for other paths", chosen[0].request, counted(leftOut, "trace is", "traces are")))
-	} else if requests := requestsOf(all); requests > 1 {
+	} else if requests := requestsOf(all); requests == 1 && !all[0].request.known() {
+		mixed = pathUnknown
+	} else if requests > 1 {
 		mixed = fmt.Sprintf("the traces have requests for %d different paths, too few for each to be compared by itself", requests)
 	}
 	slices.SortFunc(chosen, byTotal)
@@ -95,6 +97,7 @@ type measured struct {
 	total, unattributed int64
 	contradictions      []string // spans that took longer than what was seen
 	cut                 observe.Flags
+	roots               int // more than one: hops without a known parent
 	sums                sums
 }
 
@@ -120,7 +123,7 @@ func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 		default:
 			s, unattributed := sumOfTree(tree)
 			missing, contradictions := unseen(t, tree)
-			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, contradictions, cutOf(tree), s})
+			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, contradictions, cutOf(tree), len(tree.Roots), s})
 		}
 	}
 	return all
@@ -161,11 +164,12 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	}
 	c.Notes = append(c.Notes, contradictions...)
 	c.Verdict.capCut(cut)
+	c.Verdict.capRoots(slices.MaxFunc(slow, func(a, b measured) int { return cmp.Compare(a.roots, b.roots) }).roots)
 	if c.Verdict.Layer != observe.NoLayer {
 		c.Verdict.Share = share(c.Verdict.Excess, c.difference())
 		if found[0].compared && !found[0].isPartial() {
-			c.Verdict.Text = fmt.Sprintf("The slow traces are slow in the %s: %s, in the baseline %s.",
-				found[0].title(), duration(found[0].time), duration(found[0].baseline))
+			c.Verdict.Text = found[0].withWay(fmt.Sprintf("The slow traces are slow in the %s: %s, in the baseline %s.",
+				found[0].title(), duration(found[0].time), duration(found[0].baseline)))
 		}
 	}
 }

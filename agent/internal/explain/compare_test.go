@@ -77,3 +77,38 @@ func TestLayersSometimesTogether(t *testing.T) {
 		}
 	}
 }
+
+// A hop without a known parent in one of the traces lowers the confidence of the group
+// as it does for the trace alone.
+func TestGroupWithSecondRoot(t *testing.T) {
+	relay := key{layer: observe.RelayNetwork, location: "node3-node4"}
+	trace := func(ns int64, roots int) measured {
+		return measured{total: ns, roots: roots, sums: sums{relay: {time: ns, segments: map[segmentKey]amount{
+			{between: "a"}: {ns, &breakdown.Hop{}, breakdown.Segment{Time: ns}},
+		}}}}
+	}
+	for roots, want := range map[int]Confidence{1: High, 2: Medium} {
+		var baseline []measured
+		for range 50 {
+			baseline = append(baseline, trace(1_000_000, 1))
+		}
+		var c Comparison
+		c.compare(baseline, []measured{trace(90_000_000, 1), trace(100_000_000, roots)})
+		if c.Verdict.Layer != observe.RelayNetwork || c.Verdict.Confidence != want {
+			t.Errorf("%d roots: %s confidence, want %s: %s", roots, c.Verdict.Confidence, want, c.Verdict.Text)
+		}
+	}
+}
+
+// The segment that a verdict of several traces shows as evidence is no longer than the
+// layer's median time: it is of the median trace, not of the slowest.
+func TestEvidenceOfMedianTrace(t *testing.T) {
+	one := func(ns int64) *total {
+		return &total{time: ns, segments: map[segmentKey]amount{
+			{between: "a"}: {ns, &breakdown.Hop{}, breakdown.Segment{Time: ns}},
+		}}
+	}
+	if got := longest([]*total{one(225), one(53), one(40)}, nil).time; got != 53 {
+		t.Errorf("the longest segment has %d ns, want 53", got)
+	}
+}

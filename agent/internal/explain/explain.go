@@ -36,7 +36,7 @@ func (b *baselineTimes) explain(t tracestore.Trace) Report {
 	}
 	missing, contradictions := unseen(t, tree)
 	r.Total = tree.Roots[0].Total + missing
-	r.Notes = append(r.Notes, contradictions...)
+	r.Notes = append(append(r.Notes, contradictions...), endings(tree)...)
 	r.Baseline = Baseline{Traces: b.traces, BaselineTotal: max(b.total, 0)}
 	sums, unattributed := sumOfTree(tree)
 	unattributed += missing
@@ -50,6 +50,27 @@ func (b *baselineTimes) explain(t tracestore.Trace) Report {
 	r.Verdict.contradicted(contradictions)
 	r.Verdict.capCut(cutOf(tree))
 	return r
+}
+
+// maxEndings is the number of hops whose data ends that are noted one by one.
+const maxEndings = 3
+
+// endings says where the data of a trace ends in the middle: at hops on the critical path
+// whose response, or whose server's side, was not seen.
+func endings(tree *breakdown.Tree) (notes []string) {
+	for _, h := range tree.Hops {
+		switch {
+		case !h.OnCriticalPath:
+		case h.Total == 0:
+			notes = append(notes, "the data ends in the middle of the hop "+hopName(h)+": its response was not seen")
+		case h.Receiver == nil && h.ServerVNIC == nil && h.ServerPNIC == nil:
+			notes = append(notes, "the data ends at the hop "+hopName(h)+": nothing was seen on its server's side; no agent is there, or its spans have not arrived")
+		}
+	}
+	if n := len(notes); n > maxEndings {
+		notes = append(notes[:maxEndings], counted(n-maxEndings, "more hop has", "more hops have")+" such an end")
+	}
+	return notes
 }
 
 // hop is the only conversion of a hop for the report.

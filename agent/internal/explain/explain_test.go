@@ -252,6 +252,38 @@ func TestConfidenceNeedsAttributedTime(t *testing.T) {
 	}
 }
 
+// Where the data of a trace ends in the middle, a note says so; there is none of a whole one.
+func TestDataEndsInTheMiddle(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 24))
+	for name, test := range map[string]struct {
+		drop func(*observe.Observation) bool
+		want string
+	}{
+		"whole":                {func(*observe.Observation) bool { return false }, ""},
+		"no agent on the node": {func(o *observe.Observation) bool { return o.Point.Node == "node3" }, "nothing was seen on its server's side"},
+		"one point missing": {func(o *observe.Observation) bool {
+			return o.Point.Kind == observe.KindVNIC && o.Point.Workload.Service == "details"
+		}, ""},
+	} {
+		notes := strings.Join(Explain(pageTrace(r, 1, test.drop), nil).Notes, "\n")
+		if got := strings.Contains(notes, "the data ends"); got != (test.want != "") || !strings.Contains(notes, test.want) {
+			t.Errorf("%s: notes %q", name, notes)
+		}
+	}
+	cut := pageTrace(r, 1, nil)
+	last := breakdown.Split(cut.Observations, nil).Hops
+	id := last[len(last)-1].SpanID
+	for i := range cut.Observations {
+		if o := &cut.Observations[i]; trace.SpanID(o.Context.SpanID) == id {
+			o.Flags, o.Response = observe.FlagNoResponse, observe.Message{}
+		}
+	}
+	report := Explain(cut, baselineOf(r, 20, nil))
+	if notes := strings.Join(report.Notes, "\n"); !strings.Contains(notes, "its response was not seen") {
+		t.Errorf("no response: notes %q", notes)
+	}
+}
+
 // Spans of one agent are late: until then the verdict uses the others, names merged
 // layers, and blames no other layer.
 func TestLateSpans(t *testing.T) {

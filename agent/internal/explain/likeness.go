@@ -26,6 +26,9 @@ func (r request) String() string { return r.method + " " + r.path }
 // known reports whether an agent stored the path (--request-paths).
 func (r request) known() bool { return r.path != "" }
 
+// pathUnknown is why a baseline may have other requests.
+const pathUnknown = "the path of the request is not known, so the baseline may have requests for other paths"
+
 func requestOf(t tracestore.Trace) request {
 	tree := breakdown.Split(t.Observations, parents(t))
 	if len(tree.Roots) == 0 {
@@ -44,21 +47,18 @@ func requestOfHop(h *breakdown.Hop) (r request) {
 // alike returns the traces that asked for the same, and why others are among them
 // ("" if none are).
 func alike(all []tracestore.Trace, r request) (same []tracestore.Trace, mixed string) {
-	requests := map[request]int{}
 	for _, t := range all {
-		q := requestOf(t)
-		requests[q]++
-		if q == r {
+		if requestOf(t) == r {
 			same = append(same, t)
 		}
 	}
 	switch {
-	case len(same) == len(all):
-		return all, ""
-	case !r.known() && len(requests) == 1:
+	case len(all) == 0:
 		return all, ""
 	case !r.known():
-		return all, "the path of the request is not known, so the baseline has requests for other paths"
+		return all, pathUnknown
+	case len(same) == len(all):
+		return all, ""
 	case len(same) >= minAlike:
 		return same, ""
 	}

@@ -41,7 +41,7 @@ func TestEndpointsAreComparedWithTheirLike(t *testing.T) {
 	}{
 		"path known":   {30, 12, true, observe.NoLayer, false},
 		"few alike":    {30, 2, true, observe.ProtocolStack, true},
-		"path unknown": {30, 12, false, observe.ProtocolStack, false}, // nothing tells that they differ
+		"path unknown": {30, 12, false, observe.ProtocolStack, true},
 	} {
 		var baseline []tracestore.Trace
 		for id := range test.fast {
@@ -130,6 +130,56 @@ func TestServicesOfTwoNamespaces(t *testing.T) {
 	for _, name := range []string{"productpage", "productpage.other"} {
 		if !locations[name] || !ends[name] {
 			t.Errorf("%s is missing: layers at %v, hops between %v", name, locations, ends)
+		}
+	}
+}
+
+// The front page is always for the same path, but what it asks of details differs. What is
+// slow there by its nature is not blamed with high confidence, and the hop's verdict is right.
+func TestChildrenAreComparedWithTheirLike(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 24))
+	page := func(id byte, path string, change ...func(*breakdowntest.Hop)) tracestore.Trace {
+		t := endpoint(r, id, path, true, change...)
+		for i := range t.Observations {
+			if o := &t.Observations[i]; o.Point.Workload.Service == "gateway" || o.Peers.Client.Service == "gateway" {
+				o.Path = "/productpage"
+			}
+		}
+		return t
+	}
+	baselines := map[int][]tracestore.Trace{}
+	for slow := range 20 {
+		for id := range byte(40) {
+			path := "/a"
+			if int(id) < slow {
+				path = "/b"
+			}
+			baselines[slow] = append(baselines[slow], page(100+id, path))
+		}
+	}
+	relay := toDetails(func(h *breakdowntest.Hop) { h.Relay += 20_000_000 })
+	for name, test := range map[string]struct {
+		slow   int // of the baseline, for "/b"
+		path   string
+		change func(*breakdowntest.Hop)
+		layer  observe.Layer // of the hop to details
+		high   bool
+		why    string
+	}{
+		"usual for it":            {4, "/b", func(*breakdowntest.Hop) {}, observe.NoLayer, false, "compared with 4 requests for GET /b: No layer"},
+		"rare":                    {1, "/b", func(*breakdowntest.Hop) {}, observe.ProtocolStack, false, "asked for GET /b"},
+		"fast one is slow":        {4, "/a", relay, observe.RelayNetwork, true, ""},
+		"all for the same, slow":  {0, "/a", relay, observe.RelayNetwork, true, ""},
+		"slow one is even slower": {12, "/b", relay, observe.RelayNetwork, false, "compared with 12 requests for GET /b: The relay network"},
+	} {
+		report := Explain(page(1, test.path, test.change), baselines[test.slow])
+		if v := report.Verdict; (v.Confidence == High) != test.high || !strings.Contains(strings.Join(v.Evidence, "\n"), test.why) {
+			t.Errorf("%s: %s confidence, %s %q", name, v.Confidence, v.Text, v.Evidence)
+		}
+		for _, h := range report.Hops {
+			if h.From == "productpage" && h.To == "details" && h.Verdict.Layer != test.layer {
+				t.Errorf("%s: the hop's verdict: %s", name, h.Verdict.Text)
+			}
 		}
 	}
 }

@@ -61,14 +61,6 @@ func signedDuration(ns int64) string {
 // exact writes all digits of a time.
 func exact(ns int64) string { return strconv.FormatInt(ns, 10) + " ns" }
 
-// percent writes a share of 1.
-func percent(share float64) string {
-	if share > 0 && share < 0.01 {
-		return "<1 %"
-	}
-	return strconv.FormatFloat(100*share, 'f', 0, 64) + " %"
-}
-
 // printable replaces characters that would move a terminal's cursor, change its
 // colours or the direction of writing: names come from whoever sent the spans.
 func printable(text string) string { return strings.Map(printableRune, text) }
@@ -83,7 +75,8 @@ func printableRune(r rune) rune {
 const (
 	timeFormat      = "2006-01-02 15:04:05"
 	traceTimeFormat = "2006-01-02 15:04:05.000000 UTC"
-	unattributed    = "unattributed"
+	unattributed    = "not attributed"
+	attributedTwice = "attributed twice"
 	childHops       = "waits for child hops"
 )
 
@@ -147,6 +140,9 @@ func (r *Report) title() string {
 		name = "A request whose first span is unknown"
 	}
 	title := name + " took " + duration(r.Total)
+	if r.isOpen() {
+		title = name + " is still open, " + duration(r.Total) + " so far"
+	}
 	switch {
 	case r.Total == 0:
 		return name + ", of unknown duration"
@@ -174,6 +170,9 @@ func (c *Comparison) summary() []string {
 		}
 		lines = append(lines, line)
 	}
+	if c.Unattributed != 0 {
+		lines = append(lines, remainderText(c.Unattributed, c.SlowTotal)+" (medians of the slow traces)")
+	}
 	if c.Skipped > 0 {
 		var reasons []string
 		for _, reason := range slices.Sorted(maps.Keys(c.SkippedReasons)) {
@@ -198,61 +197,6 @@ func (v *Verdict) sentence() string {
 	return fmt.Sprintf("The %s of %s took %s.", v.Layer.Title(), v.Location, duration(v.Time))
 }
 
-// layerTable is the table of layers of a report or a comparison.
-type layerTable struct {
-	rows     []layerRow
-	compared bool            // with a baseline
-	longest  int64           // the full width of a bar, in ns
-	merged   []observe.Layer // those after the first, of all rows and segments
-}
-
-// layerRow is a row of the table, formatted; BaselineText and ExcessText are "" if unknown.
-type layerRow struct {
-	LayerTime
-	TimeText, Exact, BaselineText, ExcessText, ShareText string
-	Blamed                                               bool
-}
-
-func (r *Report) layerTable() layerTable {
-	t := layerTable{compared: r.Baseline.Traces > 0}
-	for _, l := range r.Layers {
-		t.add(l, &r.Verdict)
-	}
-	if r.Unattributed > 0 {
-		t.add(LayerTime{Layer: unattributed, Time: r.Unattributed, Baseline: -1, Share: share(r.Unattributed, r.Total)}, &r.Verdict)
-	}
-	for i := range r.Hops {
-		for _, s := range r.Hops[i].Segments {
-			t.merged = append(t.merged, others(s.Layer, s.MergedLayers)...)
-		}
-	}
-	return t
-}
-
-func (c *Comparison) layerTable() layerTable {
-	t := layerTable{compared: c.Baseline > 0}
-	for _, d := range c.Layers {
-		t.add(LayerTime{Layer: d.Layer, Location: d.Location, Time: d.Slow, Baseline: d.Baseline, Share: d.Share, MergedLayers: d.MergedLayers}, &c.Verdict)
-	}
-	if c.Unattributed > 0 {
-		t.add(LayerTime{Layer: unattributed, Time: c.Unattributed, Baseline: -1, Share: share(c.Unattributed, c.SlowTotal)}, &c.Verdict)
-	}
-	return t
-}
-
-func (t *layerTable) add(l LayerTime, v *Verdict) {
-	row := layerRow{
-		LayerTime: l, TimeText: duration(l.Time), Exact: exact(l.Time), ShareText: percent(l.Share),
-		Blamed: v.blames() && l.Layer == v.Layer && l.Location == v.Location,
-	}
-	if l.Baseline >= 0 {
-		row.BaselineText, row.ExcessText = duration(l.Baseline), signedDuration(l.Time-l.Baseline)
-	}
-	t.rows = append(t.rows, row)
-	t.longest = max(t.longest, l.Time, l.Baseline)
-	t.merged = append(t.merged, others(l.Layer, l.MergedLayers)...)
-}
-
 // mergedNote explains rows of several layers.
 const mergedNote = "A row of several layers has their time together: no capture point separates them."
 
@@ -263,25 +207,103 @@ const minShown = 0.02
 const maxIndent = 8
 
 // details describes a hop: its route, and what took most of its time.
-func (h *Hop) details() string {
+func (h *Hop) details(names names) string {
 	var parts []string
 	if route := h.route(); route != "" {
 		parts = append(parts, route)
 	}
-	for _, s := range h.largest(3) {
-		text := strings.Join(layerTitles(s.Layer, s.MergedLayers), " + ") + " " + duration(s.Time)
+	largest := h.largest(3)
+	for _, s := range largest {
+		text := strings.Join(layerTitles(s.Layer, s.MergedLayers), " + ")
+		if slices.ContainsFunc(largest, func(o Segment) bool {
+			return o.Layer == s.Layer && (o.Location != s.Location || o.Namespace != s.Namespace)
+		}) {
+			text += " of " + names.place(s.Layer, s.Location, s.Namespace)
+		}
+		text += " " + duration(s.Time)
+		if way := s.wayText(); way != "" {
+			text += " (" + way + ")"
+		}
 		if s.Baseline >= 0 {
 			text += " (baseline " + duration(s.Baseline) + ")"
 		}
 		parts = append(parts, text)
 	}
-	if float64(h.Unattributed) >= minShown*float64(h.Total) && h.Unattributed > 0 {
-		parts = append(parts, unattributed+" "+duration(h.Unattributed))
+	if h.Unattributed != 0 && h.Total > 0 {
+		parts = append(parts, remainderText(h.Unattributed, h.Total))
 	}
 	if !h.OnCriticalPath {
 		parts = append(parts, "not on the critical path")
 	}
 	return strings.Join(parts, ", ")
+}
+
+// remainderText describes the part of a whole that no layer has, or that several have.
+func remainderText(ns, whole int64) string {
+	if ns < 0 {
+		return duration(-ns) + " of " + duration(whole) + " " + attributedTwice + ": times contradict each other"
+	}
+	return duration(ns) + " of " + duration(whole) + " " + unattributed
+}
+
+// ends names the services at both ends of a hop.
+func (h *Hop) ends(names names) string {
+	return names.service(h.From, h.FromNamespace) + " → " + names.service(h.To, h.ToNamespace)
+}
+
+// timeText is how long the hop took, as far as it is known.
+func (h *Hop) timeText() string {
+	if h.Total == 0 && len(h.Segments) == 0 {
+		return "?"
+	}
+	return duration(h.Total)
+}
+
+// flagWords are the words for flags that are no reason to doubt a time, see cutReasons.
+var flagWords = []struct {
+	flag observe.Flags
+	text string
+}{
+	{observe.FlagNoResponse, "no response was seen"},
+	{observe.FlagReset, "RST ended the connection before the exchange was complete"},
+	{observe.FlagSeveralContexts, "the request has several trace contexts with different IDs: it may belong to another trace"},
+	{observe.FlagOutsideWindow, "the trace context is outside of what an agent reads of a request"},
+	{observe.FlagUpgraded, "the connection became a tunnel: the time ends there"},
+}
+
+// flags are those of the hop, with those that its verdict names.
+func (h *Hop) flags() observe.Flags {
+	flags := observe.FlagsOf(h.Flags)
+	for _, r := range cutReasons {
+		if slices.Contains(h.Verdict.Evidence, r.text) {
+			flags |= r.flag
+		}
+	}
+	return flags
+}
+
+// allNotes are the hop's notes, and what its flags mean.
+func (h *Hop) allNotes() (notes []string) {
+	flags := h.flags()
+	if flags&observe.FlagStillOpen != 0 {
+		notes = append(notes, "still open, "+duration(h.Total)+" so far")
+	}
+	for _, r := range cutReasons {
+		if flags&r.flag&^observe.FlagStillOpen != 0 {
+			notes = append(notes, r.text)
+		}
+	}
+	for _, w := range flagWords {
+		if flags&w.flag != 0 && !slices.Contains(h.Notes, w.text) {
+			notes = append(notes, w.text)
+		}
+	}
+	return append(notes, h.Notes...)
+}
+
+// isOpen reports whether the trace waits for an exchange that is still open.
+func (r *Report) isOpen() bool {
+	return slices.ContainsFunc(r.Hops, func(h Hop) bool { return h.OnCriticalPath && h.flags()&observe.FlagStillOpen != 0 })
 }
 
 // route describes the nodes of a hop, "" if both are unknown.
@@ -305,13 +327,17 @@ func (h *Hop) largest(most int) []Segment {
 	var sums []Segment
 	for _, s := range h.Segments {
 		i := slices.IndexFunc(sums, func(o Segment) bool {
-			return o.Layer == s.Layer && o.Location == s.Location && slices.Equal(o.MergedLayers, s.MergedLayers)
+			return o.Layer == s.Layer && o.Location == s.Location && o.Namespace == s.Namespace && slices.Equal(o.MergedLayers, s.MergedLayers)
 		})
 		if i < 0 {
 			sums = append(sums, s)
 			continue
 		}
 		sums[i].Time += s.Time
+		if s.Way != sums[i].Way {
+			sums[i].Way = ""
+		}
+		sums[i].AtLeast += s.AtLeast
 		if sums[i].Baseline < 0 || s.Baseline < 0 {
 			sums[i].Baseline = -1
 		} else {
@@ -341,9 +367,27 @@ func children(hops []Hop, i int) []Hop {
 	return found
 }
 
+// wayText says which message had most of a time of both, "" if that is unknown.
+func (s *Segment) wayText() string {
+	if s.Way == "" {
+		return ""
+	}
+	return "at least " + duration(s.AtLeast) + " on the way of the " + string(s.Way)
+}
+
+// phaseText is the phase, and which message had most of a time of both.
+func (s *Segment) phaseText() string {
+	if way := s.wayText(); way != "" {
+		return string(s.Phase) + ", " + way
+	}
+	return string(s.Phase)
+}
+
 // piece is a time that a segment is drawn over.
 type piece struct{ start, time int64 }
 
+// pieces are where a segment is drawn: a time of both messages in two halves, or on the
+// way that had most of it.
 func (s *Segment) pieces() []piece {
 	if s.ResponseStart == 0 {
 		return []piece{{s.Start, s.Time}}

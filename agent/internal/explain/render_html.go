@@ -20,7 +20,6 @@ var templates embed.FS
 var style string
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
-	"duration": duration, "percent": percent, "exact": exact,
 	"class": func(l observe.Layer) string { return styleOf(l).class() }, "layers": layerList,
 }).ParseFS(templates, "page/*.tmpl"))
 
@@ -56,13 +55,15 @@ type (
 	// verdictView is a verdict; N is unique on the page.
 	verdictView struct {
 		Verdict
-		N                int
-		Blames, Compared bool
-		Text             string
+		N        int
+		Blames   bool
+		Excess   string
+		Location string
 	}
 	legendView struct{ Class, Name string }
 	tableView  struct {
 		Compared   bool
+		ShareTitle string
 		Rows       []rowView
 		MergedNote string
 	}
@@ -75,10 +76,10 @@ type (
 	// hopView is a hop: a line of pieces, and a table of its segments.
 	hopView struct {
 		ID                     int
-		From, To, SpanID       string
-		Route, Details         string
+		Ends, SpanID, TimeText string
+		Details                string
 		Indent, Status         int
-		Total                  int64
+		Exact                  string
 		OnCriticalPath, Blamed bool
 		Verdict                verdictView
 		Pieces                 []pieceView
@@ -113,7 +114,7 @@ func WriteHTML(w io.Writer, reports ...*Report) error {
 func (c *Comparison) WriteHTML(w io.Writer) error {
 	table := c.layerTable()
 	v := pageView{Title: "Slow traces of " + c.Service, Comparison: &comparisonView{
-		Service: c.Service, Summary: c.summary(), Verdict: c.Verdict.view(0, true),
+		Service: c.Service, Summary: c.summary(), Verdict: c.Verdict.view(0, c.names(), &table),
 		Layers: table.view(), SlowTraces: c.SlowTraces, Notes: c.Notes,
 	}}
 	return v.write(w)
@@ -141,10 +142,11 @@ func visible(r rune) rune {
 // view prepares report number n of the page. firstHop is the number of hops of the
 // reports before.
 func (r *Report) view(n, firstHop int) reportView {
-	table := r.layerTable()
+	r = r.withNamespaces()
+	names, table := r.names(), r.layerTable()
 	v := reportView{
 		Heading: strings.TrimSpace(r.title()), TraceID: r.TraceID, Start: r.Start.UTC().Format(traceTimeFormat),
-		Verdict: r.Verdict.view(n, table.compared), Layers: table.view(), Notes: r.Notes,
+		Verdict: r.Verdict.view(n, names, &table), Layers: table.view(), Notes: r.Notes,
 	}
 	for _, s := range layerStyles {
 		v.Legend = append(v.Legend, legendView{s.class(), s.layer.Title()})
@@ -156,23 +158,28 @@ func (r *Report) view(n, firstHop int) reportView {
 		v.Ticks = append(v.Ticks, duration(from+(to-from)/ticks*i))
 	}
 	for i := range r.Hops {
-		v.Hops = append(v.Hops, hopViewOf(r.Hops, i, firstHop+i, from, to))
+		v.Hops = append(v.Hops, hopViewOf(r.Hops, i, firstHop+i, from, to, names))
 	}
 	return v
 }
 
-func (v *Verdict) view(n int, compared bool) verdictView {
-	return verdictView{Verdict: *v, N: n, Blames: v.blames(), Compared: compared, Text: v.sentence()}
+// view prepares a verdict. table has its figures, nil for that of a hop.
+func (v *Verdict) view(n int, names names, table *layerTable) verdictView {
+	view := verdictView{Verdict: v.asShown(names), N: n, Blames: v.blames(), Location: names.place(v.Layer, v.Location, v.Namespace)}
+	if table != nil {
+		view.Excess = table.excessText(v)
+	}
+	return view
 }
 
 func (t *layerTable) view() tableView {
-	v := tableView{Compared: t.compared}
+	v := tableView{Compared: t.compared, ShareTitle: t.shareTitle}
 	if len(t.merged) > 0 {
 		v.MergedNote = mergedNote
 	}
 	for _, r := range t.rows {
 		row := rowView{layerRow: r, Class: styleOf(r.Layer).class(), Name: layerList(r.Layer, r.MergedLayers), Bar: box(0, r.Time, 0, t.longest)}
-		if r.Layer == unattributed {
+		if r.Layer == unattributed || r.Layer == attributedTwice {
 			row.Class = "lrest"
 		}
 		if r.Baseline >= 0 {
@@ -184,12 +191,12 @@ func (t *layerTable) view() tableView {
 }
 
 // hopViewOf prepares a hop, whose line shows the time between from and to.
-func hopViewOf(hops []Hop, i, id int, from, to int64) hopView {
+func hopViewOf(hops []Hop, i, id int, from, to int64, names names) hopView {
 	h := &hops[i]
 	v := hopView{
-		ID: id, From: h.From, To: h.To, SpanID: h.SpanID, Route: h.route(), Details: h.details(),
-		Indent: min(h.Depth, maxIndent), Status: h.Status, Total: h.Total, OnCriticalPath: h.OnCriticalPath,
-		Blamed: h.Verdict.blames(), Verdict: h.Verdict.view(id, true), Notes: h.Notes,
+		ID: id, Ends: h.ends(names), SpanID: h.SpanID, TimeText: h.timeText(), Exact: exact(h.Total), Details: h.details(names),
+		Indent: min(h.Depth, maxIndent), Status: h.Status, OnCriticalPath: h.OnCriticalPath,
+		Blamed: h.Verdict.blames(), Verdict: h.Verdict.view(id, names, nil), Notes: h.allNotes(),
 	}
 	add := func(class, title string, start, time int64) {
 		if !h.OnCriticalPath {
@@ -197,20 +204,20 @@ func hopViewOf(hops []Hop, i, id int, from, to int64) hopView {
 		}
 		v.Pieces = append(v.Pieces, pieceView{class, title, box(start, time, from, to)})
 	}
-	add("whole lrest", fmt.Sprintf("%s → %s: %s, %s %s", h.From, h.To, exact(h.Total), unattributed, exact(h.Unattributed)), h.Start, h.Total)
+	add("whole lrest", fmt.Sprintf("%s: %s, %s %s", v.Ends, exact(h.Total), unattributed, exact(h.Unattributed)), h.Start, h.Total)
 	for _, c := range children(hops, i) {
 		start, end := max(c.Start, h.Start), min(c.Start+c.Total, h.Start+h.Total)
 		if end > start {
-			add("lwait", fmt.Sprintf("waits for %s: %s", c.To, exact(c.Total)), start, end-start)
+			add("lwait", fmt.Sprintf("waits for %s: %s", names.service(c.To, c.ToNamespace), exact(c.Total)), start, end-start)
 		}
 	}
 	for k := range h.Segments {
 		s := &h.Segments[k]
 		row := segmentView{
-			Class: styleOf(s.Layer).class(), Name: layerList(s.Layer, s.MergedLayers), Location: s.Location, Between: s.Between, Phase: string(s.Phase),
+			Class: styleOf(s.Layer).class(), Name: layerList(s.Layer, s.MergedLayers), Location: names.place(s.Layer, s.Location, s.Namespace), Between: s.Between, Phase: s.phaseText(),
 			Start: duration(s.Start), Time: duration(s.Time), Exact: exact(s.Time),
 		}
-		title := fmt.Sprintf("%s, %s: %s from %s on (%s, %s)", row.Name, s.Location, row.Exact, exact(s.Start), s.Phase, s.Between)
+		title := fmt.Sprintf("%s, %s: %s from %s on (%s, %s)", row.Name, row.Location, row.Exact, exact(s.Start), row.Phase, s.Between)
 		if s.Baseline >= 0 {
 			row.Baseline = duration(s.Baseline)
 			title += ", baseline " + exact(s.Baseline)

@@ -14,45 +14,66 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// Columns. Text is at most width wide; bars have what the tables leave.
+// Widths of text, in columns. Tables are as wide as their longest names, and bars have
+// the rest, if it is enough for them. Names are cut in tables that have no other room.
 const (
-	width           = 100
-	layerColumns    = 21
-	locationColumns = 22
-	timeColumns     = 8
-	shareColumns    = 5
-	hopColumns      = 40
-	statusColumns   = 4
-	barColumns      = width - hopColumns - timeColumns - statusColumns - 5
+	defaultWidth  = 100
+	minWidth      = 72
+	maxWidth      = 240
+	timeColumns   = 8
+	statusColumns = 4
+	minBarColumns = 10
+	minLane       = 20
 )
 
-// WriteText writes the report for people, 100 columns wide: the verdict, the layers
-// and the hops.
-func (r *Report) WriteText(w io.Writer, color bool) error {
-	p := paint(color)
+// TextOptions describe where text is written to.
+type TextOptions struct {
+	Color bool
+	// Width in columns, held between 72 and 240; 0: 100.
+	Width int
+}
+
+func (o TextOptions) canvas() canvas {
+	c := canvas{paint: paint(o.Color), width: defaultWidth}
+	if o.Width > 0 {
+		c.width = min(max(o.Width, minWidth), maxWidth)
+	}
+	return c
+}
+
+// canvas is the width and the colours of text.
+type canvas struct {
+	paint
+	width int
+}
+
+// WriteText writes the report for people: the verdict, the layers and the hops.
+func (r *Report) WriteText(w io.Writer, o TextOptions) error {
+	r = r.withNamespaces()
+	p := o.canvas()
 	var b strings.Builder
-	r.Verdict.writeText(&b, p)
+	names, table := r.names(), r.layerTable()
+	r.Verdict.writeText(&b, p, names, table.excessText(&r.Verdict))
 	b.WriteByte('\n')
-	b.WriteString(wrap("", r.title()))
+	b.WriteString(p.wrap("", r.title()))
 	b.WriteString(p.in(faint, fmt.Sprintf("trace %s, %s", printable(r.TraceID), r.Start.UTC().Format(traceTimeFormat))) + "\n")
-	table := r.layerTable()
 	table.writeText(&b, p, "TIME")
-	r.writeHops(&b, p)
-	writeNotes(&b, r.Notes)
+	r.writeHops(&b, p, names)
+	writeNotes(&b, p, r.Notes)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-// WriteText writes the comparison for people, 100 columns wide.
-func (c *Comparison) WriteText(w io.Writer, color bool) error {
-	p := paint(color)
+// WriteText writes the comparison for people.
+func (c *Comparison) WriteText(w io.Writer, o TextOptions) error {
+	p := o.canvas()
 	var b strings.Builder
-	c.Verdict.writeText(&b, p)
+	table := c.layerTable()
+	c.Verdict.writeText(&b, p, c.names(), table.excessText(&c.Verdict))
 	b.WriteByte('\n')
 	for _, line := range c.summary() {
-		b.WriteString(wrap("", line))
+		b.WriteString(p.wrap("", line))
 	}
-	table := c.layerTable()
 	table.writeText(&b, p, "SLOW")
 	if len(c.SlowTraces) > 0 {
 		b.WriteString("\n" + p.in(bold, "Slowest traces") + " (layertrace explain TRACE_ID)\n")
@@ -60,70 +81,85 @@ func (c *Comparison) WriteText(w io.Writer, color bool) error {
 			b.WriteString(printable(id) + "\n")
 		}
 	}
-	writeNotes(&b, c.Notes)
+	writeNotes(&b, p, c.Notes)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-func (v *Verdict) writeText(b *strings.Builder, p paint) {
+func (v *Verdict) writeText(b *strings.Builder, p canvas, names names, excess string) {
 	const head = "VERDICT  "
 	sgr := alarm
 	if !v.blames() {
 		sgr = bold
 	}
-	text := strings.TrimPrefix(wrap(head, v.sentence()), head)
+	text := strings.TrimPrefix(p.wrap(head, names.sentence(v)), head)
 	b.WriteString(p.in(sgr, "VERDICT") + "  " + p.in(bold, strings.TrimSuffix(text, "\n")) + "\n")
 	indent := strings.Repeat(" ", len(head))
 	if v.Confidence != "" {
 		b.WriteString(indent + "confidence: " + printable(string(v.Confidence)) + "\n")
 	}
+	if excess != "" {
+		b.WriteString(p.wrap(indent, excess))
+	}
 	for _, each := range v.Evidence {
-		b.WriteString(wrap(indent+"- ", each))
+		b.WriteString(p.wrap(indent+"- ", names.evidence(each)))
 	}
 }
 
-func writeNotes(b *strings.Builder, notes []string) {
+func writeNotes(b *strings.Builder, p canvas, notes []string) {
 	if len(notes) == 0 {
 		return
 	}
 	b.WriteString("\nNotes\n")
 	for _, note := range notes {
-		b.WriteString(wrap("- ", note))
+		b.WriteString(p.wrap("- ", note))
 	}
 }
 
 // writeText writes the table of layers, with a bar for each row. timeTitle is the
 // title of the column of times.
-func (t *layerTable) writeText(b *strings.Builder, p paint, timeTitle string) {
+func (t *layerTable) writeText(b *strings.Builder, p canvas, timeTitle string) {
 	if len(t.rows) == 0 {
 		return
 	}
-	head := []string{fit("LAYER", layerColumns), fit("LOCATION", locationColumns), right(timeTitle, timeColumns)}
-	if t.compared {
-		head = append(head, right("BASELINE", timeColumns), right("EXCESS", timeColumns))
+	shareTitle := strings.ToUpper(t.shareTitle)
+	layers, places := len("LAYER"), len("LOCATION")
+	for i := range t.rows {
+		layers = max(layers, 2+columnsOf(nameWithLetters(t.rows[i].Layer, t.rows[i].MergedLayers)))
+		places = max(places, columnsOf(t.rows[i].Place))
 	}
-	title := strings.Join(append(head, right("SHARE", shareColumns)), " ")
-	columns := width - len(title) - 1
+	numbers := []string{right(timeTitle, timeColumns)}
 	if t.compared {
-		title += "  (| baseline)"
+		numbers = append(numbers, right("BASELINE", timeColumns), right("EXCESS", timeColumns))
+	}
+	tail := strings.Join(append(numbers, shareTitle), " ")
+	places = min(places, max(p.width-layers-columnsOf(tail)-2, len("LOCATION")))
+	title := fit("LAYER", layers) + " " + fit("LOCATION", places) + " " + tail
+	columns := p.width - columnsOf(title) - 1
+	if text := "  (| baseline)"; t.compared && len(text) <= columns {
+		title += text
 	}
 	b.WriteString("\n" + p.in(bold, title) + "\n")
 	for i := range t.rows {
 		row := &t.rows[i]
-		b.WriteString(row.text(p, t.compared) + " " + row.bar(p, t.longest, columns) + "\n")
+		line := row.text(p.paint, t.compared, layers, places, len(shareTitle))
+		if bar := row.bar(p.paint, t.longest, columns); bar != "" {
+			line += " " + bar
+		}
+		b.WriteString(line + "\n")
 	}
 	if len(t.merged) > 0 {
-		b.WriteString(wrap("", mergedNote+" "+letters(t.merged)))
+		b.WriteString(p.wrap("", mergedNote+" "+letters(t.merged)))
 	}
 }
 
 // text is the row without its bar.
-func (r *layerRow) text(p paint, compared bool) string {
+func (r *layerRow) text(p paint, compared bool, layers, places, shares int) string {
 	mark := " "
 	if s := styleOf(r.Layer); s.letter != '?' {
 		mark = p.in(s.background(), string(s.letter))
 	}
-	cells := []string{mark + " " + fit(nameWithLetters(r.Layer, r.MergedLayers), layerColumns-2), fit(r.Location, locationColumns), right(r.TimeText, timeColumns)}
+	cells := []string{mark + " " + fit(nameWithLetters(r.Layer, r.MergedLayers), layers-2), fit(r.Place, places), right(r.TimeText, timeColumns)}
 	if compared {
 		excess := right(r.ExcessText, timeColumns)
 		if r.Blamed {
@@ -131,7 +167,7 @@ func (r *layerRow) text(p paint, compared bool) string {
 		}
 		cells = append(cells, right(r.BaselineText, timeColumns), excess)
 	}
-	return strings.Join(append(cells, right(r.ShareText, shareColumns)), " ")
+	return strings.Join(append(cells, right(r.ShareText, shares)), " ")
 }
 
 // nameWithLetters names a layer, and the layers merged with it by their letters, as
@@ -157,7 +193,7 @@ func letters(layers []observe.Layer) string {
 
 // bar draws the time of a row, with a mark where the baseline ends.
 func (r *layerRow) bar(p paint, longest int64, columns int) string {
-	if longest <= 0 {
+	if longest <= 0 || columns < minBarColumns {
 		return ""
 	}
 	cells := func(ns int64) int {
@@ -192,14 +228,23 @@ func (r *layerRow) bar(p paint, longest int64, columns int) string {
 
 // writeHops writes the tree of hops: a line with a lane for each, and below it what
 // took most of its time.
-func (r *Report) writeHops(b *strings.Builder, p paint) {
+func (r *Report) writeHops(b *strings.Builder, p canvas, names names) {
 	if len(r.Hops) == 0 {
 		return
 	}
+	labels, longest := make([]string, len(r.Hops)), len("HOPS")
+	for i := range r.Hops {
+		h := &r.Hops[i]
+		labels[i] = h.indent() + h.ends(names)
+		longest = max(longest, columnsOf(labels[i]))
+	}
+	const besides = timeColumns + statusColumns + len("  ") + len(" ||")
+	hops := min(longest, p.width-besides-minLane)
+	bar := p.width - besides - hops
 	from, to := r.extent()
 	left, end := duration(from), duration(to)
-	axis := left + right(end, barColumns+2-utf8.RuneCountInString(left))
-	b.WriteString("\n" + p.in(bold, fit("HOPS", hopColumns)+" "+right("TIME", timeColumns)+" "+right("HTTP", statusColumns)) + " " + p.in(faint, axis) + "\n")
+	axis := left + right(end, bar+2-utf8.RuneCountInString(left))
+	b.WriteString("\n" + p.in(bold, fit("HOPS", hops)+" "+right("TIME", timeColumns)+" "+right("HTTP", statusColumns)) + " " + p.in(faint, axis) + "\n")
 	for i := range r.Hops {
 		h := &r.Hops[i]
 		status := ""
@@ -210,24 +255,25 @@ func (r *Report) writeHops(b *strings.Builder, p paint) {
 		if h.Status >= 500 {
 			sgr = alarm
 		}
-		indent := strings.Repeat("  ", min(h.Depth, maxIndent))
-		b.WriteString(fit(indent+h.From+" → "+h.To, hopColumns) + " " + right(duration(h.Total), timeColumns) + " " +
-			p.in(sgr, right(status, statusColumns)) + " |" + paintLane(p, lane(r.Hops, i, from, to, barColumns)) + "|\n")
-		h.writeDetails(b, p, indent+"  ")
+		b.WriteString(fit(labels[i], hops) + " " + right(h.timeText(), timeColumns) + " " +
+			p.in(sgr, right(status, statusColumns)) + " |" + paintLane(p.paint, lane(r.Hops, i, from, to, bar)) + "|\n")
+		h.writeDetails(b, p, names, h.indent()+"  ")
 	}
-	b.WriteString("\n" + legend(p))
+	b.WriteString("\n" + p.legend())
 }
 
+func (h *Hop) indent() string { return strings.Repeat("  ", min(h.Depth, maxIndent)) }
+
 // writeDetails writes the lines below a hop.
-func (h *Hop) writeDetails(b *strings.Builder, p paint, indent string) {
-	if text := h.details(); text != "" {
-		b.WriteString(p.in(faint, strings.TrimSuffix(wrap(indent, text), "\n")) + "\n")
+func (h *Hop) writeDetails(b *strings.Builder, p canvas, names names, indent string) {
+	if text := h.details(names); text != "" {
+		b.WriteString(p.in(faint, strings.TrimSuffix(p.wrap(indent, text), "\n")) + "\n")
 	}
 	if h.Verdict.blames() {
-		b.WriteString(p.in(alarm, strings.TrimSuffix(wrap(indent+"> ", h.Verdict.sentence()), "\n")) + "\n")
+		b.WriteString(p.in(alarm, strings.TrimSuffix(p.wrap(indent+"> ", names.sentence(&h.Verdict)), "\n")) + "\n")
 	}
-	for _, note := range h.Notes {
-		b.WriteString(wrap(indent+"note: ", note))
+	for _, note := range h.allNotes() {
+		b.WriteString(p.wrap(indent+"note: ", note))
 	}
 }
 
@@ -309,14 +355,22 @@ func paintLane(p paint, cells []byte) string {
 	return b.String()
 }
 
-// legend explains the letters of lanes, in two lines.
-func legend(p paint) string {
+// legend explains the letters of lanes: the layers, and in a line of its own the rest.
+func (c canvas) legend() string {
 	var b strings.Builder
-	for i, s := range layerStyles {
-		if i > 0 {
+	used := 0
+	for _, s := range layerStyles {
+		columns := len("A ") + columnsOf(s.layer.Title())
+		switch {
+		case used > 0 && used+len("  ")+columns > c.width:
+			b.WriteByte('\n')
+			used = 0
+		case used > 0:
 			b.WriteString("  ")
+			used += len("  ")
 		}
-		b.WriteString(p.in(s.background(), string(s.letter)) + " " + s.layer.Title())
+		b.WriteString(c.in(s.background(), string(s.letter)) + " " + s.layer.Title())
+		used += columns
 	}
 	return b.String() + "\n" + string(rune(cellChild)) + " " + childHops + "  " + string(rune(cellUnattributed)) + " " + unattributed + "\n"
 }
@@ -355,11 +409,16 @@ func (s layerStyle) foreground() string {
 	return "3" + string(s.color)
 }
 
-// fit makes a text exactly so many columns wide: it cuts the end or adds spaces.
+// columnsOf is the width of a text.
+func columnsOf(text string) int { return utf8.RuneCountInString(printable(text)) }
+
+// fit makes a text exactly so many columns wide: it adds spaces or cuts the middle, since
+// names of a kind differ at their ends.
 func fit(text string, columns int) string {
 	text = printable(text)
-	if utf8.RuneCountInString(text) > columns {
-		text = string([]rune(text)[:max(columns-1, 0)]) + "…"
+	if all := []rune(text); len(all) > columns {
+		end := max((columns-1)/2, 0)
+		text = string(all[:max(columns-1-end, 0)]) + "…" + string(all[len(all)-end:])
 	}
 	return text + strings.Repeat(" ", max(columns-utf8.RuneCountInString(text), 0))
 }
@@ -371,7 +430,7 @@ func right(text string, columns int) string {
 
 // wrap breaks a text into lines. The first begins with first, the others with as
 // many spaces.
-func wrap(first, text string) string {
+func (c canvas) wrap(first, text string) string {
 	indent := strings.Repeat(" ", utf8.RuneCountInString(first))
 	var b strings.Builder
 	line := first
@@ -379,7 +438,7 @@ func wrap(first, text string) string {
 		switch {
 		case i == 0:
 			line += word
-		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width:
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > c.width:
 			b.WriteString(line + "\n")
 			line = indent + word
 		default:

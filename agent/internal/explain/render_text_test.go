@@ -35,10 +35,10 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
-func written(t *testing.T, write func(io.Writer, bool) error, color bool) []byte {
+func written(t *testing.T, write func(io.Writer, TextOptions) error, o TextOptions) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if err := write(&b, color); err != nil {
+	if err := write(&b, o); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -47,18 +47,18 @@ func written(t *testing.T, write func(io.Writer, bool) error, color bool) []byte
 func TestText(t *testing.T) {
 	for name, r := range reports() {
 		t.Run(name, func(t *testing.T) {
-			text := written(t, r.WriteText, false)
+			text := written(t, r.WriteText, TextOptions{})
 			golden(t, name+".txt", text)
-			checkPlain(t, string(text))
+			checkPlain(t, string(text), defaultWidth)
 		})
 	}
 	t.Run("comparison", func(t *testing.T) {
-		text := written(t, slowTail().WriteText, false)
+		text := written(t, slowTail().WriteText, TextOptions{})
 		golden(t, "comparison.txt", text)
-		checkPlain(t, string(text))
+		checkPlain(t, string(text), defaultWidth)
 	})
 	t.Run("no traces", func(t *testing.T) {
-		text := written(t, (&Comparison{Service: "front"}).WriteText, false)
+		text := written(t, (&Comparison{Service: "front"}).WriteText, TextOptions{})
 		if !strings.Contains(string(text), "front: no traces were found.") {
 			t.Errorf("%s", text)
 		}
@@ -66,13 +66,13 @@ func TestText(t *testing.T) {
 }
 
 // checkPlain holds text to 100 columns without control characters.
-func checkPlain(t *testing.T, text string) {
+func checkPlain(t *testing.T, text string, columns int) {
 	t.Helper()
 	if strings.ContainsAny(text, "\x1b\r\u202e") {
 		t.Error("control characters got through")
 	}
 	for line := range strings.Lines(text) {
-		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > width && strings.Contains(strings.TrimSpace(line), " ") {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > columns && strings.Contains(strings.TrimSpace(line), " ") {
 			t.Errorf("%d columns: %s", n, line)
 		}
 	}
@@ -81,7 +81,7 @@ func checkPlain(t *testing.T, text string) {
 // Colours change nothing but the colour.
 func TestColor(t *testing.T) {
 	for name, r := range reports() {
-		plain, colored := written(t, r.WriteText, false), written(t, r.WriteText, true)
+		plain, colored := written(t, r.WriteText, TextOptions{}), written(t, r.WriteText, TextOptions{Color: true})
 		if !bytes.Contains(colored, []byte("\x1b[1")) {
 			t.Errorf("%s: no colours", name)
 		}

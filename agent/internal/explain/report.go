@@ -10,7 +10,6 @@ package explain
 import (
 	"encoding/json"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
@@ -54,7 +53,9 @@ type LayerTime struct {
 	// Location is the service (application, protocol stack), the node (node
 	// driver, virtual network), or NODE-NODE (relay network).
 	Location string `json:"location"`
-	Time     int64  `json:"time_ns"`
+	// Namespace of the service in Location, "" without one or if it is unknown.
+	Namespace string `json:"namespace"`
+	Time      int64  `json:"time_ns"`
 	// Baseline is the median of the baseline, -1 if unknown.
 	Baseline int64 `json:"baseline_ns"`
 	// Share of the trace's total time, 0 to 1.
@@ -75,6 +76,9 @@ type Hop struct {
 	// proxy.
 	From string `json:"from"`
 	To   string `json:"to"`
+	// FromNamespace and ToNamespace are those of the services, "" if unknown.
+	FromNamespace string `json:"from_namespace"`
+	ToNamespace   string `json:"to_namespace"`
 	// FromNode and ToNode are the nodes, "" if unknown.
 	FromNode string    `json:"from_node"`
 	ToNode   string    `json:"to_node"`
@@ -86,9 +90,11 @@ type Hop struct {
 	Unattributed int64 `json:"unattributed_ns"`
 	// OnCriticalPath is false if the trace did not wait for this hop: a parallel
 	// one ended later.
-	OnCriticalPath bool     `json:"on_critical_path"`
-	Verdict        Verdict  `json:"verdict"`
-	Notes          []string `json:"notes"`
+	OnCriticalPath bool `json:"on_critical_path"`
+	// Flags are the names of the remarks of its capture points (observe.Flags).
+	Flags   []string `json:"flags"`
+	Verdict Verdict  `json:"verdict"`
+	Notes   []string `json:"notes"`
 }
 
 // Segment is a piece of a hop's time; breakdown, which sees one trace, has no baseline.
@@ -98,11 +104,22 @@ type Segment struct {
 	Baseline int64 `json:"baseline_ns"`
 }
 
+// MarshalJSON writes the namespace also if it is "".
+func (s Segment) MarshalJSON() ([]byte, error) {
+	type fields Segment
+	return json.Marshal(struct {
+		fields
+		Namespace string `json:"namespace"`
+	}{fields(s), s.Namespace})
+}
+
 // Verdict names the layer and location that explain the excess.
 type Verdict struct {
 	// Layer is observe.NoLayer if none is slower than the baseline.
 	Layer    observe.Layer `json:"layer"`
 	Location string        `json:"location"`
+	// Namespace of the service in Location, "" without one or if it is unknown.
+	Namespace string `json:"namespace"`
 	// Between is that of the longest segment.
 	Between string `json:"between,omitempty"`
 	// Queue is that of the longest segment.
@@ -171,9 +188,11 @@ type Comparison struct {
 type LayerDelta struct {
 	Layer    observe.Layer `json:"layer"`
 	Location string        `json:"location"`
-	Slow     int64         `json:"slow_ns"`
-	Baseline int64         `json:"baseline_ns"`
-	Excess   int64         `json:"excess_ns"`
+	// Namespace of the service in Location, "" without one or if it is unknown.
+	Namespace string `json:"namespace"`
+	Slow      int64  `json:"slow_ns"`
+	Baseline  int64  `json:"baseline_ns"`
+	Excess    int64  `json:"excess_ns"`
 	// Share of Excess in that of the whole traces.
 	Share        float64         `json:"share"`
 	MergedLayers []observe.Layer `json:"merged_layers,omitempty"`
@@ -181,12 +200,13 @@ type LayerDelta struct {
 
 // WriteJSON writes the report as one line of JSON. No list is null.
 func (r *Report) WriteJSON(w io.Writer) error {
-	c := *r
-	c.Layers, c.Notes, c.Verdict.Evidence = notNull(c.Layers), notNull(c.Notes), notNull(c.Verdict.Evidence)
-	c.Hops = slices.Clone(notNull(c.Hops))
+	c := r.withNamespaces()
+	names := c.names()
+	c.Notes, c.Verdict = notNull(c.Notes), c.Verdict.asShown(names)
 	for i := range c.Hops {
 		h := &c.Hops[i]
-		h.Segments, h.Notes, h.Verdict.Evidence = notNull(h.Segments), notNull(h.Notes), notNull(h.Verdict.Evidence)
+		h.Flags = h.flags().Names()
+		h.Segments, h.Notes, h.Verdict = notNull(h.Segments), notNull(h.Notes), h.Verdict.asShown(names)
 	}
 	return encode(w, c)
 }
@@ -194,7 +214,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 // WriteJSON writes the comparison as one line of JSON. No list is null.
 func (c *Comparison) WriteJSON(w io.Writer) error {
 	d := *c
-	d.Layers, d.SlowTraces, d.Notes, d.Verdict.Evidence = notNull(d.Layers), notNull(d.SlowTraces), notNull(d.Notes), notNull(d.Verdict.Evidence)
+	d.Layers, d.SlowTraces, d.Notes, d.Verdict = notNull(d.Layers), notNull(d.SlowTraces), notNull(d.Notes), d.Verdict.asShown(c.names())
 	if d.SkippedReasons == nil {
 		d.SkippedReasons = map[string]int{}
 	}

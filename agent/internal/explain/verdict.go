@@ -36,14 +36,24 @@ const (
 // verdict names the layer of a trace that is slower than the baseline; without a
 // baseline, the one that took the longest.
 func (b *baselineTimes) verdict(s sums, whole int64, tree *breakdown.Tree) Verdict {
-	v := judge(candidates([]sums{s}, b.whole, whole), whole, b.traces)
+	all := candidates([]sums{s}, b.whole, whole)
+	v := judge(all, whole, b.traces)
+	if v.Layer != observe.NoLayer && b.traces > 0 {
+		v.capMixed(b.doubt(&v, all[0].longest.hop))
+	}
 	if b.traces == 0 {
 		v.Evidence = append(v.Evidence, "no baseline to compare with: this layer took the longest, which may be normal")
 	}
-	if len(tree.Roots) > 1 && v.Confidence == High {
+	v.capRoots(len(tree.Roots))
+	return v
+}
+
+// capRoots lowers a high confidence if a trace has hops without a known parent: its
+// critical path may be another one.
+func (v *Verdict) capRoots(roots int) {
+	if roots > 1 && v.Confidence == High {
 		v.Confidence = Medium
 	}
-	return v
 }
 
 // hopVerdict does the same for one hop.
@@ -51,7 +61,23 @@ func (b *baselineTimes) hopVerdict(h *breakdown.Hop) Verdict {
 	if len(h.Segments) == 0 {
 		return noVerdict("This hop was not seen from its request to its response.")
 	}
-	return judge(candidates([]sums{sumOfHop(h)}, b.hops[hopName(h)], h.Total), h.Total, b.traces)
+	r, mixed := b.ofHop(h)
+	v := judge(candidates([]sums{sumOfHop(h)}, r.reference, h.Total), h.Total, min(r.hops, b.traces))
+	v.capMixed(mixed)
+	return v
+}
+
+// doubt returns why the hop that a verdict on a trace blames may be as slow as ever there:
+// what it asked for is slow, or rare; "" if it is not.
+func (b *baselineTimes) doubt(v *Verdict, h *breakdown.Hop) string {
+	r, mixed := b.ofHop(h)
+	if mixed != "" || r.hops == b.hops[hopKey{name: hopName(h)}].hops || len(h.Segments) == 0 {
+		return mixed
+	}
+	if alone := b.hopVerdict(h); alone.Layer != v.Layer || alone.Location != v.Location {
+		return fmt.Sprintf("the hop %s alone, compared with %s for %s: %s", hopName(h), counted(r.hops, "request", "requests"), requestOfHop(h), alone.Text)
+	}
+	return ""
 }
 
 // candidate is a layer that may be blamed, in one trace or in several.
@@ -66,6 +92,9 @@ type candidate struct {
 	merged         []observe.Layer
 	// longest segment; of the slow ones, if there are any.
 	longest amount
+	// way that the longest segments of all traces but the exceptions lost most of their
+	// time on, "" if unknown.
+	way breakdown.Phase
 }
 
 // candidates returns the layers of slow traces, largest excess first. A layer that
@@ -127,6 +156,15 @@ func (c *candidate) weigh(totals []*total, slow int, baseline reference, tail fl
 		segments = nil
 	}
 	c.longest = longest(totals, segments)
+	ways := map[breakdown.Phase]int{}
+	for _, t := range totals {
+		ways[longest([]*total{t}, segments).segment.Way]++
+	}
+	for _, way := range []breakdown.Phase{breakdown.Request, breakdown.Response} {
+		if ways[way] >= len(totals)-exceptions(len(totals)) {
+			c.way = way
+		}
+	}
 }
 
 // slowSegments returns the segments that are slower than the baseline, and their
@@ -162,14 +200,23 @@ func slowSegments(totals []*total, slow int, baseline map[segmentKey]distributio
 	return distributionOf(sumPerTrace).median - medians, segments
 }
 
-// longest returns the longest of these segments, or of all if none is given.
+// longest returns the longest of these segments, or of all if none is given, in the
+// trace with the median time of those that have one: the verdict's times are medians,
+// and a segment of the slowest trace may be longer than the whole of them.
 func longest(totals []*total, segments map[segmentKey]bool) (most amount) {
-	for _, t := range totals {
-		for k, a := range t.segments {
+	inOrder := slices.Clone(totals)
+	slices.SortFunc(inOrder, func(a, b *total) int { return cmp.Compare(a.time, b.time) })
+	for n := len(inOrder); n > 0; n = len(inOrder) {
+		middle := (n - 1) / 2
+		for k, a := range inOrder[middle].segments {
 			if len(segments) == 0 || segments[k] {
 				most = most.plus(a)
 			}
 		}
+		if most.hop != nil {
+			return most
+		}
+		inOrder = slices.Delete(inOrder, middle, middle+1)
 	}
 	return most
 }
@@ -226,12 +273,13 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 		if c.isPartial() {
 			v.Text = fmt.Sprintf("Segments of the %s took %s more than the baseline; the whole layer took %s.", c.title(), duration(c.excess), duration(c.time))
 		}
+		v.Text = c.withWay(v.Text)
 		v.Evidence = append(v.Evidence, fmt.Sprintf("%s, in the baseline %s (median of %s)", duration(c.time), duration(c.baseline), counted(traces, "trace", "traces")))
 		if e := c.elsewhere(); e != "" {
 			v.Evidence = append(v.Evidence, e)
 		}
 	} else {
-		v.Text = fmt.Sprintf("The %s took the longest: %s of %s.", c.title(), duration(c.time), duration(whole))
+		v.Text = c.withWay(fmt.Sprintf("The %s took the longest: %s of %s.", c.title(), duration(c.time), duration(whole)))
 	}
 	v.Evidence = append(v.Evidence, evidence(c.longest.hop, c.longest.segment)...)
 	return v
@@ -319,6 +367,14 @@ func (c candidate) title() string {
 	return strings.Join(layerTitles(c.layer, c.merged), " or ") + " of " + c.location
 }
 
+// withWay adds to a sentence which way was slow, if it is known.
+func (c candidate) withWay(sentence string) string {
+	if c.way == "" {
+		return sentence
+	}
+	return strings.TrimSuffix(sentence, ".") + ", on the way of the " + string(c.way) + "."
+}
+
 // difference is the time of the whole layer above the baseline.
 func (c candidate) difference() int64 { return c.time - c.baseline }
 
@@ -396,6 +452,11 @@ func evidence(h *breakdown.Hop, s breakdown.Segment) []string {
 	}
 	if srtt > 0 && s.Layer == observe.RelayNetwork {
 		e = append(e, "TCP's smoothed round-trip time is "+duration(int64(srtt)))
+	}
+	if s.Way != "" {
+		other := map[breakdown.Phase]breakdown.Phase{breakdown.Request: breakdown.Response, breakdown.Response: breakdown.Request}[s.Way]
+		return append(e, fmt.Sprintf("at least %s of it on the way of the %s: the %s was acknowledged %s after it had left its node",
+			duration(s.AtLeast), s.Way, other, duration(s.Time-s.AtLeast)))
 	}
 	if took := acknowledged(h); took > 0 && s.Phase != breakdown.Response && s.Layer != observe.Application {
 		e = append(e, "the peer's TCP acknowledged the request "+duration(took)+" after it was sent")

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -201,6 +203,38 @@ func TestEvidenceOfTheQueue(t *testing.T) {
 		e := evidence(&breakdown.Hop{}, breakdown.Segment{Layer: observe.ProtocolStack, Queue: queue})
 		if want == "" && len(e) != 1 || want != "" && (len(e) != 2 || !strings.Contains(e[1], want)) {
 			t.Errorf("%q: %q", queue, e)
+		}
+	}
+}
+
+// Where an acknowledgement shows which way was slow, the verdict of a trace and of a group
+// say so. The relay network delays the response by 30 ms.
+func TestVerdictNamesTheWay(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	baseline := baselineOf(r, 40, nil)
+	slow := func(id byte, acknowledged uint64) tracestore.Trace {
+		// Only the sum of both ways is measured, so it does not matter which one is slow.
+		w := pageTrace(r, id, nil, toDetails(func(h *breakdowntest.Hop) { h.Relay += 15_000_000 }))
+		for i := range w.Observations {
+			if o := &w.Observations[i]; acknowledged > 0 && o.Socket != nil && o.Socket.Client {
+				o.Request.Acknowledged = o.Request.Last + acknowledged
+			}
+		}
+		return w
+	}
+	const way, atLeast = ", on the way of the response.", "of it on the way of the response: the request was acknowledged"
+	for acknowledged, want := range map[uint64]bool{0: false, 300_000: true, 40_000_000: false} {
+		var group []tracestore.Trace
+		for id := range byte(4) {
+			group = append(group, slow(id+1, acknowledged))
+		}
+		for _, v := range []Verdict{Explain(group[0], baseline).Verdict, compareTraces(group, baseline).Verdict, Explain(group[0], nil).Verdict} {
+			if v.Layer != observe.RelayNetwork || v.Location != "node3-node4" {
+				t.Fatalf("%s", v.Text)
+			}
+			if strings.HasSuffix(v.Text, way) != want || strings.Contains(strings.Join(v.Evidence, "\n"), atLeast) != want {
+				t.Errorf("acknowledged after %d ns: %s %q", acknowledged, v.Text, v.Evidence)
+			}
 		}
 	}
 }
