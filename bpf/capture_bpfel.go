@@ -529,6 +529,24 @@ type CaptureTracked struct {
 	Count [1024]uint32
 }
 
+type CaptureUnseen uint32
+
+const (
+	CaptureUnseenUNSEEN_NONE      CaptureUnseen = 0
+	CaptureUnseenUNSEEN_TLS       CaptureUnseen = 1
+	CaptureUnseenUNSEEN_HTTP2     CaptureUnseen = 2
+	CaptureUnseenUNSEEN_VXLAN     CaptureUnseen = 3
+	CaptureUnseenUNSEEN_GENEVE    CaptureUnseen = 4
+	CaptureUnseenUNSEEN_GRE       CaptureUnseen = 5
+	CaptureUnseenUNSEEN_IPIP      CaptureUnseen = 6
+	CaptureUnseenUNSEEN_IP_IN_IP6 CaptureUnseen = 7
+	CaptureUnseenUNSEEN_MPLS      CaptureUnseen = 8
+	CaptureUnseenUNSEEN_PPPOE     CaptureUnseen = 9
+	CaptureUnseenUNSEEN_ESP       CaptureUnseen = 10
+	CaptureUnseenUNSEEN_WIREGUARD CaptureUnseen = 11
+	CaptureUnseenUNSEEN_KINDS     CaptureUnseen = 12
+)
+
 type CaptureWindow uint32
 
 const (
@@ -551,6 +569,7 @@ const (
 	CaptureMapScratches          = "scratches"
 	CaptureMapTrackedConnections = "tracked_connections"
 	CaptureMapTrustedPrefixes    = "trusted_prefixes"
+	CaptureMapUnseenCounters     = "unseen_counters"
 	CaptureProgCaptureIn         = "capture_in"
 	CaptureProgCaptureInL3       = "capture_in_l3"
 	CaptureProgCaptureOut        = "capture_out"
@@ -633,6 +652,7 @@ type CaptureMapSpecs struct {
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
 }
 
 // CaptureVariableSpecs contains global variables before they are loaded into the kernel.
@@ -679,6 +699,7 @@ type CaptureMaps struct {
 	Scratches          *ebpf.Map `ebpf:"scratches"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
 }
 
 func (m *CaptureMaps) Close() error {
@@ -691,6 +712,7 @@ func (m *CaptureMaps) Close() error {
 		m.Scratches,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnseenCounters,
 	)
 }
 

@@ -445,6 +445,24 @@ type DriverTracked struct {
 	Count [1024]uint32
 }
 
+type DriverUnseen uint32
+
+const (
+	DriverUnseenUNSEEN_NONE      DriverUnseen = 0
+	DriverUnseenUNSEEN_TLS       DriverUnseen = 1
+	DriverUnseenUNSEEN_HTTP2     DriverUnseen = 2
+	DriverUnseenUNSEEN_VXLAN     DriverUnseen = 3
+	DriverUnseenUNSEEN_GENEVE    DriverUnseen = 4
+	DriverUnseenUNSEEN_GRE       DriverUnseen = 5
+	DriverUnseenUNSEEN_IPIP      DriverUnseen = 6
+	DriverUnseenUNSEEN_IP_IN_IP6 DriverUnseen = 7
+	DriverUnseenUNSEEN_MPLS      DriverUnseen = 8
+	DriverUnseenUNSEEN_PPPOE     DriverUnseen = 9
+	DriverUnseenUNSEEN_ESP       DriverUnseen = 10
+	DriverUnseenUNSEEN_WIREGUARD DriverUnseen = 11
+	DriverUnseenUNSEEN_KINDS     DriverUnseen = 12
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -456,6 +474,7 @@ const (
 	DriverMapScratches          = "scratches"
 	DriverMapTrackedConnections = "tracked_connections"
 	DriverMapTrustedPrefixes    = "trusted_prefixes"
+	DriverMapUnseenCounters     = "unseen_counters"
 	DriverMapWatchedHigh        = "watched_high"
 	DriverMapWatchedInterfaces  = "watched_interfaces"
 	DriverProgPacketDrop        = "packet_drop"
@@ -523,6 +542,7 @@ type DriverMapSpecs struct {
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
 	WatchedHigh        *ebpf.MapSpec `ebpf:"watched_high"`
 	WatchedInterfaces  *ebpf.MapSpec `ebpf:"watched_interfaces"`
 }
@@ -564,6 +584,7 @@ type DriverMaps struct {
 	Scratches          *ebpf.Map `ebpf:"scratches"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
 	WatchedHigh        *ebpf.Map `ebpf:"watched_high"`
 	WatchedInterfaces  *ebpf.Map `ebpf:"watched_interfaces"`
 }
@@ -577,6 +598,7 @@ func (m *DriverMaps) Close() error {
 		m.Scratches,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnseenCounters,
 		m.WatchedHigh,
 		m.WatchedInterfaces,
 	)

@@ -563,6 +563,24 @@ type SocketTracked struct {
 	Count [1024]uint32
 }
 
+type SocketUnseen uint32
+
+const (
+	SocketUnseenUNSEEN_NONE      SocketUnseen = 0
+	SocketUnseenUNSEEN_TLS       SocketUnseen = 1
+	SocketUnseenUNSEEN_HTTP2     SocketUnseen = 2
+	SocketUnseenUNSEEN_VXLAN     SocketUnseen = 3
+	SocketUnseenUNSEEN_GENEVE    SocketUnseen = 4
+	SocketUnseenUNSEEN_GRE       SocketUnseen = 5
+	SocketUnseenUNSEEN_IPIP      SocketUnseen = 6
+	SocketUnseenUNSEEN_IP_IN_IP6 SocketUnseen = 7
+	SocketUnseenUNSEEN_MPLS      SocketUnseen = 8
+	SocketUnseenUNSEEN_PPPOE     SocketUnseen = 9
+	SocketUnseenUNSEEN_ESP       SocketUnseen = 10
+	SocketUnseenUNSEEN_WIREGUARD SocketUnseen = 11
+	SocketUnseenUNSEEN_KINDS     SocketUnseen = 12
+)
+
 type SocketWindow uint32
 
 const (
@@ -588,6 +606,7 @@ const (
 	SocketMapSocketStates       = "socket_states"
 	SocketMapTrackedConnections = "tracked_connections"
 	SocketMapTrustedPrefixes    = "trusted_prefixes"
+	SocketMapUnseenCounters     = "unseen_counters"
 	SocketProgCgroupCreated     = "cgroup_created"
 	SocketProgSocketDrop        = "socket_drop"
 	SocketProgSocketPacket      = "socket_packet"
@@ -673,6 +692,7 @@ type SocketMapSpecs struct {
 	SocketStates       *ebpf.MapSpec `ebpf:"socket_states"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
 }
 
 // SocketVariableSpecs contains global variables before they are loaded into the kernel.
@@ -724,6 +744,7 @@ type SocketMaps struct {
 	SocketStates       *ebpf.Map `ebpf:"socket_states"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
 }
 
 func (m *SocketMaps) Close() error {
@@ -739,6 +760,7 @@ func (m *SocketMaps) Close() error {
 		m.SocketStates,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnseenCounters,
 	)
 }
 

@@ -518,6 +518,24 @@ type BenchTracked struct {
 	Count [1024]uint32
 }
 
+type BenchUnseen uint32
+
+const (
+	BenchUnseenUNSEEN_NONE      BenchUnseen = 0
+	BenchUnseenUNSEEN_TLS       BenchUnseen = 1
+	BenchUnseenUNSEEN_HTTP2     BenchUnseen = 2
+	BenchUnseenUNSEEN_VXLAN     BenchUnseen = 3
+	BenchUnseenUNSEEN_GENEVE    BenchUnseen = 4
+	BenchUnseenUNSEEN_GRE       BenchUnseen = 5
+	BenchUnseenUNSEEN_IPIP      BenchUnseen = 6
+	BenchUnseenUNSEEN_IP_IN_IP6 BenchUnseen = 7
+	BenchUnseenUNSEEN_MPLS      BenchUnseen = 8
+	BenchUnseenUNSEEN_PPPOE     BenchUnseen = 9
+	BenchUnseenUNSEEN_ESP       BenchUnseen = 10
+	BenchUnseenUNSEEN_WIREGUARD BenchUnseen = 11
+	BenchUnseenUNSEEN_KINDS     BenchUnseen = 12
+)
+
 type BenchWindow uint32
 
 const (
@@ -540,6 +558,7 @@ const (
 	BenchMapScratches          = "scratches"
 	BenchMapTrackedConnections = "tracked_connections"
 	BenchMapTrustedPrefixes    = "trusted_prefixes"
+	BenchMapUnseenCounters     = "unseen_counters"
 	BenchProgBenchSock         = "bench_sock"
 	BenchProgBenchTcx          = "bench_tcx"
 	BenchProgEmptySock         = "empty_sock"
@@ -617,6 +636,7 @@ type BenchMapSpecs struct {
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
 }
 
 // BenchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -664,6 +684,7 @@ type BenchMaps struct {
 	Scratches          *ebpf.Map `ebpf:"scratches"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
 }
 
 func (m *BenchMaps) Close() error {
@@ -676,6 +697,7 @@ func (m *BenchMaps) Close() error {
 		m.Scratches,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnseenCounters,
 	)
 }
 

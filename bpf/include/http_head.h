@@ -87,7 +87,7 @@ VERIFIED_ALONE int unusual_start(struct __sk_buff *skb, struct scratch *s, __u32
 {
 	int start = START_DATA;
 
-	if (!s)
+	if (!s || head == HTTP2_PREFACE)
 		return START_DATA;
 	if ((head & 0xffff) == EMPTY_LINE) {
 		__u32 n;

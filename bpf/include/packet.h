@@ -5,6 +5,7 @@
 #ifndef LAYERTRACE_PACKET_H
 #define LAYERTRACE_PACKET_H
 
+#include "blind.h"
 #include "connection.h"
 #include "tcp_option.h"
 
@@ -14,6 +15,7 @@ const volatile __u8 ports[PORT_BYTES];
 
 #define IPPROTO_TCP 6
 #define IP_MF_OR_OFFSET 0x3fff
+#define IP_OFFSET 0x1fff
 /* Packets with more extension headers before TCP are not parsed. */
 #define IPV6_EXTENSIONS_MAX 6
 
@@ -61,7 +63,7 @@ struct tcp_header {
 struct payload_kind {
 	__s8 outcome; /* of the walk over the request head, or NOT_A_REQUEST */
 	__u8 request_line;
-	__u8 marks; /* set of enum mark */
+	__u8 marks; /* set of enum mark; NOT_A_REQUEST: an enum unseen */
 	__u8 response;
 };
 
@@ -314,6 +316,15 @@ static __always_inline bool load(struct __sk_buff *skb, __u32 off, void *to, con
 	return bpf_skb_load_bytes(skb, off, to, len) == 0;
 }
 
+static __always_inline void note_other_protocol(struct __sk_buff *skb, __u32 off, __u32 protocol,
+						bool in_ipv6, const enum access access)
+{
+	if (access == ACCESS_DIRECT)
+		count_encapsulated_direct(skb, off, protocol, in_ipv6);
+	else
+		count_encapsulated(skb, off, protocol, in_ipv6);
+}
+
 /* Skips IPv6 extension headers. Returns the offset of TCP, or 0 if this is not a
  * complete TCP packet.
  */
@@ -345,6 +356,7 @@ static __always_inline __u32 skip_extensions(struct __sk_buff *skb, __u32 off, _
 			off += (ext.len + 2) * 4;
 			break;
 		default:
+			note_other_protocol(skb, off, next, true, access);
 			return 0;
 		}
 		next = ext.next;
@@ -423,8 +435,12 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 			has_tcp = load(skb, off, &both, sizeof(both), access);
 		if (!has_tcp && !load(skb, off, &both.ip, sizeof(both.ip), access))
 			return false;
-		if (both.ip.protocol != IPPROTO_TCP)
+		if (both.ip.protocol != IPPROTO_TCP) {
+			if (!(both.ip.fragment & bpf_htons(IP_OFFSET)))
+				note_other_protocol(skb, off + (both.ip.version_ihl & 15) * 4,
+						    both.ip.protocol, false, access);
 			return false;
+		}
 		if (both.ip.fragment & bpf_htons(IP_MF_OR_OFFSET)) {
 			count(COUNTER_FRAGMENT);
 			return false;
@@ -448,6 +464,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 		__builtin_memcpy(s->key.addr_a, ip.src, sizeof(ip.src));
 		__builtin_memcpy(s->key.addr_b, ip.dst, sizeof(ip.dst));
 	} else {
+		count_other_frame(protocol);
 		return false;
 	}
 	if (!has_tcp && !load(skb, off, &both.tcp, sizeof(both.tcp), access)) {

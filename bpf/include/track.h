@@ -302,6 +302,8 @@ static __always_inline bool finish_untracked(struct payload_kind b)
 		count_request(b.outcome, b.marks);
 	else if (b.response)
 		count(COUNTER_RESPONSE_UNTRACKED);
+	else if (b.marks)
+		count_unseen(b.marks);
 	return true;
 }
 
@@ -1028,14 +1030,18 @@ static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, s
 		__u32 skip = start & START_AFTER_LINE ? 2 : 0;
 
 		b.outcome = walk_head(skb, s, off + skip, payload_len - skip, access);
-		if (start & START_TOKEN && !has_request_line(&s->walk, b.outcome))
+		if (start & START_TOKEN && !has_request_line(&s->walk, b.outcome)) {
 			b.outcome = NOT_A_REQUEST;
+			s->walk.marks = 0;
+		}
 		b.request_line = s->walk.request_line;
 		b.marks = s->walk.marks;
 		if (b.outcome == OUTCOME_INCOMPLETE)
 			return b;
 		if (b.outcome == OUTCOME_FOUND)
 			s->cached_contexts[slot] = s->walk.found;
+	} else {
+		b.marks = unreadable_start(head);
 	}
 	cache_segment(&s->segment_cache[slot], seq_ack, payload_len, b);
 	return b;

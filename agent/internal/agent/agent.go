@@ -75,6 +75,7 @@ func Run(ctx context.Context, opts Options) error {
 	points := newRegistry(names, gracePeriod(cfg), cfg.SidecarUID)
 	watcher := iface.NewWatcher(selector, log)
 	capture := newCapture(probe, points, log, newCaptureMetrics(metrics))
+	unseen := newUnseenWatch(probe, capture, metrics, log)
 	group, running := errgroup.WithContext(ctx)
 	isReady := func() (string, error) { return ready(running, capture, names) }
 	newReady(metrics, isReady)
@@ -91,6 +92,7 @@ func Run(ctx context.Context, opts Options) error {
 	group.Go(func() error { return watcher.Run(running) })
 	group.Go(func() error { capture.follow(watcher.Events(), watcher.Listed()); return nil })
 	group.Go(func() error { return probe.Run(running) })
+	group.Go(func() error { unseen.run(running); return nil })
 	group.Go(func() error { pipeline.run(probe.Observations(), points); return nil })
 
 	if cfg.Layers() && len(cfg.SocketCgroups) == 0 {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/testkit"
 	"github.com/layertrace/layertrace/internal/tracecontext"
@@ -244,6 +245,7 @@ type fakeProbe struct {
 	mu       sync.Mutex
 	refuse   map[int]bool // interfaces that cannot be attached to
 	attached map[int]bool
+	ahead    map[int][]probe.Foreign
 	closed   int
 }
 
@@ -267,6 +269,8 @@ func (f *fakeProbe) Detach(ifindex int) error {
 	delete(f.attached, ifindex)
 	return nil
 }
+
+func (f *fakeProbe) Ahead(ifindex int) ([]probe.Foreign, error) { return f.ahead[ifindex], nil }
 
 func (f *fakeProbe) Run(ctx context.Context) error {
 	<-ctx.Done()

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/layertrace/layertrace/agent/internal/iface"
+	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -25,6 +26,8 @@ type Probe interface {
 	// before and during Run.
 	Attach(ifindex int) error
 	Detach(ifindex int) error
+	// Ahead returns the programs of others that get an interface's packets first.
+	Ahead(ifindex int) ([]probe.Foreign, error)
 	// Run reads until the context is done, then flushes and closes Observations.
 	Run(context.Context) error
 	Observations() <-chan observe.Observation
@@ -178,6 +181,12 @@ func (c *capture) pendingNow() []iface.Interface {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Collect(maps.Values(c.pending))
+}
+
+func (c *capture) attachedNow() []iface.Interface {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.attached))
 }
 
 // count updates the gauges. The caller holds the lock.

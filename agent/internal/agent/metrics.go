@@ -62,6 +62,7 @@ func ExampleMetrics(version string) (*prometheus.Registry, *LayerTimes) {
 	newReady(metrics, func() (string, error) { return "", nil })
 	newCapture(nil, nil, nil, newCaptureMetrics(metrics)).setExample()
 	newPipelineMetrics(metrics)
+	newAheadMetric(metrics)
 	metrics.MustRegister(new(export.Queue), export.NewLines(nil))
 	return metrics, newLayers(&config.Config{}, "", nil, metrics).times
 }

@@ -119,6 +119,7 @@ func TestDocumentationListsAllMetrics(t *testing.T) {
 		newReady(r, nil)
 		newBuildInfo(r, "")
 		newCaptureMetrics(r)
+		newAheadMetric(r)
 		newPipelineMetrics(r)
 		r.MustRegister(export.NewLines(nil))
 	})

@@ -8,8 +8,14 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/doctor"
 )
 
+// agentMetrics is the default of the agent's --metrics-address.
+const agentMetrics = "127.0.0.1:9464"
+
 func newDoctor() *cobra.Command {
-	var asJSON bool
+	var (
+		asJSON  bool
+		address string
+	)
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check which features this kernel supports",
@@ -17,11 +23,16 @@ func newDoctor() *cobra.Command {
 the missing ones.
 
 Each feature is tried: small programs are loaded, attached in a network namespace
-and a cgroup of their own, and removed. The exit code is 0 if the agent can capture
+and a cgroup of their own, and removed.
+
+It also names traffic that an agent here does not read: by the counters of a running
+agent, by overlay devices, and by BPF programs of others that get packets first.
+
+The exit code is 0 if the agent can capture
 on this machine, else 1.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			report := doctor.Examine()
+			report := doctor.Examine(cmd.Context(), address)
 			write := report.WriteText
 			if asJSON {
 				write = report.WriteJSON
@@ -35,6 +46,7 @@ on this machine, else 1.`,
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&address, "metrics-address", agentMetrics, "`ADDRESS` at which an agent of this machine serves metrics; empty: ask none")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -7,11 +7,13 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/install"
+	"github.com/layertrace/layertrace/agent/internal/unseen"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -38,6 +40,8 @@ type Agent struct {
 	// Interfaces is the number of captured interfaces.
 	Interfaces int `json:"interfaces"`
 	Traffic
+	// Unseen is what passed by unread.
+	Unseen []unseen.Sight `json:"unseen"`
 	// SpansLost were refused by the receiver, or dropped.
 	SpansLost float64 `json:"spans_lost"`
 	// SpansExported were accepted by the receiver.
@@ -94,6 +98,7 @@ func readAgents(ctx context.Context, c *install.Cluster, window time.Duration) (
 	later := askAgents(ctx, c, pods)
 	for i := range later {
 		later[i].Traffic = later[i].plus(all[i].Traffic, -1)
+		later[i].Unseen = unseen.Since(all[i].Unseen, later[i].Unseen)
 	}
 	return true, later, nil
 }
@@ -115,12 +120,12 @@ func askAgents(ctx context.Context, c *install.Cluster, pods []*corev1.Pod) []Ag
 }
 
 func askAgent(ctx context.Context, c *install.Cluster, pod *corev1.Pod) Agent {
-	a := Agent{Node: pod.Spec.NodeName, Pod: pod.Namespace + "/" + pod.Name, Ready: isReady(pod)}
+	a := Agent{Node: pod.Spec.NodeName, Pod: pod.Namespace + "/" + pod.Name, Ready: isReady(pod), Unseen: []unseen.Sight{}}
 	if pod.Status.PodIP == "" {
 		a.Problem = podProblem(pod)
 		return a
 	}
-	m, err := podMetrics(ctx, c, pod, agentPort, "metrics")
+	families, err := podMetrics(ctx, c, pod, agentPort, "metrics")
 	if err != nil {
 		a.Problem = podProblem(pod)
 		if a.Problem == "" {
@@ -131,6 +136,8 @@ func askAgent(ctx context.Context, c *install.Cluster, pod *corev1.Pod) Agent {
 	if !a.Ready {
 		a.Problem = podProblem(pod)
 	}
+	m := sums(families)
+	a.Unseen = unseen.Of(slices.Collect(maps.Values(families)))
 	a.Interfaces = int(m["layertrace_interfaces"])
 	a.Traffic = Traffic{
 		Requests: m["layertrace_requests_total"],
@@ -183,7 +190,7 @@ func podProblem(pod *corev1.Pod) string {
 type metrics map[string]float64
 
 // podMetrics reads the metrics that a pod serves.
-func podMetrics(ctx context.Context, c *install.Cluster, pod *corev1.Pod, port int, path string) (metrics, error) {
+func podMetrics(ctx context.Context, c *install.Cluster, pod *corev1.Pod, port int, path string) (map[string]*dto.MetricFamily, error) {
 	data, err := c.GetFromPod(ctx, pod.Namespace, pod.Name, port, path)
 	if err != nil {
 		return nil, err
@@ -192,19 +199,23 @@ func podMetrics(ctx context.Context, c *install.Cluster, pod *corev1.Pod, port i
 }
 
 // parseMetrics parses Prometheus' text format.
-func parseMetrics(data []byte) (metrics, error) {
+func parseMetrics(data []byte) (map[string]*dto.MetricFamily, error) {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("parse metrics: %w", err)
 	}
-	sums := metrics{}
+	return families, nil
+}
+
+func sums(families map[string]*dto.MetricFamily) metrics {
+	m := metrics{}
 	for name, family := range families {
-		for _, m := range family.GetMetric() {
-			sums[name] += value(m)
+		for _, one := range family.GetMetric() {
+			m[name] += value(one)
 		}
 	}
-	return sums, nil
+	return m
 }
 
 func value(m *dto.Metric) float64 {

@@ -92,6 +92,7 @@ func (s *Status) findProblems() []string {
 	}
 	for _, a := range s.Agents {
 		problems = append(problems, a.findProblems(s.Reorder)...)
+		problems = append(problems, a.findBlocked()...)
 	}
 	traced := slices.ContainsFunc(s.Workloads, func(w Workload) bool { return w.Tracing.On })
 	if len(s.Workloads) > 0 && !traced {
@@ -120,6 +121,8 @@ func (a Agent) findProblems(reorder string) []string {
 	share, known := a.Share()
 	switch {
 	case a.Problem != "":
+	case a.Requests == 0 && len(a.Unseen) > 0:
+		add("it saw no HTTP/1 requests, but %s", a.Unseen[0])
 	case a.Requests == 0:
 		add("it saw no HTTP/1 requests: there was no traffic, or it is encrypted (mutual TLS) or HTTP/2")
 	case !known:
@@ -131,6 +134,17 @@ func (a Agent) findProblems(reorder string) []string {
 	}
 	if a.SpansLost > 0 {
 		add("%.0f spans were lost: the receiver is slow, unreachable or refuses them; see kubectl logs -n %s", a.SpansLost, a.Pod)
+	}
+	return problems
+}
+
+// findBlocked returns the interfaces at which programs of others or a CNI may keep
+// packets from the agent.
+func (a Agent) findBlocked() (problems []string) {
+	for _, s := range a.Unseen {
+		if s.IsBlocked() {
+			problems = append(problems, fmt.Sprintf("agent on %s: %s: %s", a.Node, s, s.Advice))
+		}
 	}
 	return problems
 }

@@ -4,11 +4,13 @@ package clusterstatus
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/layertrace/layertrace/agent/internal/install"
+	"github.com/layertrace/layertrace/agent/internal/unseen"
 	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
@@ -142,18 +144,22 @@ func TestExplain(t *testing.T) {
 		return Status{Installed: true, Reorder: install.ReorderLua, Agents: []Agent{a}, Workloads: workloads}
 	}
 	for want, s := range map[string]Status{
-		"":                         agent(func(*Agent) {}),
-		"not installed":            {},
-		"no pods":                  {Installed: true},
-		"ImagePullBackOff":         agent(func(a *Agent) { a.Ready, a.Problem = false, "ImagePullBackOff: no such image" }),
-		"kubectl logs":             agent(func(a *Agent) { a.Ready = false }),
-		"mutual TLS":               agent(func(a *Agent) { a.Traffic = Traffic{} }),
-		"none of 10 requests":      agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Without: 10} }),
-		"40.0 % of the contexts":   agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Found: 4, Missed: 6} }),
-		"3 spans were lost":        agent(func(a *Agent) { a.SpansLost = 3 }),
-		"no workload is traced":    {Installed: true, Agents: agent(func(*Agent) {}).Agents, Workloads: []Workload{{}}},
-		"no pod has a sidecar":     {Installed: true, Agents: agent(func(*Agent) {}).Agents},
-		"a --reorder other than n": {Installed: true, Reorder: install.ReorderNone, Agents: agent(func(a *Agent) { a.Missed = 90 }).Agents, Workloads: workloads},
+		"":                 agent(func(*Agent) {}),
+		"not installed":    {},
+		"no pods":          {Installed: true},
+		"ImagePullBackOff": agent(func(a *Agent) { a.Ready, a.Problem = false, "ImagePullBackOff: no such image" }),
+		"kubectl logs":     agent(func(a *Agent) { a.Ready = false }),
+		"mutual TLS":       agent(func(a *Agent) { a.Traffic = Traffic{} }),
+		"requests, but 3 packets in VXLAN": agent(func(a *Agent) {
+			a.Traffic, a.Unseen = Traffic{}, []unseen.Sight{{Kind: "vxlan", Count: 3}}
+		}),
+		"program lb ahead at xdp of eth0: packets": agent(func(a *Agent) { a.Unseen = []unseen.Sight{unseen.Ahead("eth0", "xdp", "lb")} }),
+		"none of 10 requests":                      agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Without: 10} }),
+		"40.0 % of the contexts":                   agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Found: 4, Missed: 6} }),
+		"3 spans were lost":                        agent(func(a *Agent) { a.SpansLost = 3 }),
+		"no workload is traced":                    {Installed: true, Agents: agent(func(*Agent) {}).Agents, Workloads: []Workload{{}}},
+		"no pod has a sidecar":                     {Installed: true, Agents: agent(func(*Agent) {}).Agents},
+		"a --reorder other than n":                 {Installed: true, Reorder: install.ReorderNone, Agents: agent(func(a *Agent) { a.Missed = 90 }).Agents, Workloads: workloads},
 	} {
 		got := strings.Join(s.findProblems(), "\n")
 		if !strings.Contains(got, want) || (want == "") != (got == "") || len(s.findProblems()) > 1 {
@@ -167,9 +173,37 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// What agents do not read is named with what to do, and is no problem.
+func TestUnseen(t *testing.T) {
+	families, err := parseMetrics([]byte(`# TYPE layertrace_packets_encapsulated_total counter
+layertrace_packets_encapsulated_total{kind="vxlan"} 3
+layertrace_packets_encapsulated_total{kind="ipip"} 0
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Status{Installed: true, Reorder: install.ReorderLua, Workloads: []Workload{{Tracing: Tracing{On: true}}}, Agents: []Agent{
+		{Node: "n1", Ready: true, Traffic: Traffic{Requests: 1, Found: 1}, Unseen: unseen.Of(slices.Collect(maps.Values(families)))},
+		{Node: "n2", Ready: true, Traffic: Traffic{Requests: 1, Found: 1}},
+	}}
+	s.Problems = s.findProblems()
+	var out bytes.Buffer
+	if err := s.WriteText(&out); err != nil {
+		t.Fatal(err)
+	}
+	if text := out.String(); strings.Count(text, "Not read") != 1 || !strings.Contains(text, "- n1: 3 packets in VXLAN: ") || !strings.Contains(text, "No problems") {
+		t.Error(text)
+	}
+	s.Agents = s.Agents[1:]
+	out.Reset()
+	if err := s.WriteText(&out); err != nil || strings.Contains(out.String(), "Not read") {
+		t.Errorf("%v: %s", err, out.String())
+	}
+}
+
 // Counters of the filter are found with any prefix of their name.
 func TestParseMetrics(t *testing.T) {
-	m, err := parseMetrics([]byte(`# TYPE layertrace_interfaces gauge
+	families, err := parseMetrics([]byte(`# TYPE layertrace_interfaces gauge
 layertrace_interfaces{kind="vnic"} 3
 layertrace_interfaces{kind="pnic"} 1
 # TYPE layertrace_requests_total counter
@@ -180,6 +214,7 @@ istio_layertrace_requests_reordered{} 5
 	if err != nil {
 		t.Fatal(err)
 	}
+	m := sums(families)
 	if m["layertrace_interfaces"] != 4 || m["layertrace_requests_total"] != 12 {
 		t.Errorf("metrics %v", m)
 	}

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/layertrace/layertrace/agent/internal/install"
+	"github.com/layertrace/layertrace/agent/internal/unseen"
 )
 
 // WriteJSON writes the status as one JSON object.
@@ -51,6 +52,22 @@ func (s *Status) writeAgents(b *bytes.Buffer) {
 			a.Node, a.Pod, yes(a.Ready), a.Interfaces, a.Requests, a.Traffic, a.SpansExported, a.SpansLost)
 	}
 	endTable(table, b)
+	s.writeUnseen(b)
+}
+
+// writeUnseen names what the agents passed over. It is no problem by itself: parts of
+// every cluster speak TLS.
+func (s *Status) writeUnseen(b *bytes.Buffer) {
+	title := "Not read (see docs/not-read.md):\n"
+	for _, a := range s.Agents {
+		for _, line := range unseen.Lines(a.Unseen) {
+			fmt.Fprintf(b, "%s- %s: %s\n", title, a.Node, line)
+			title = ""
+		}
+	}
+	if title == "" {
+		fmt.Fprintln(b)
+	}
 }
 
 func (s *Status) writeWorkloads(b *bytes.Buffer) {

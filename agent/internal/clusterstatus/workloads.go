@@ -172,11 +172,11 @@ func countReordered(ctx context.Context, c *install.Cluster, pods []*corev1.Pod)
 		if proxyImage(pod) == "" || pod.Status.PodIP == "" || !isReady(pod) {
 			continue
 		}
-		m, err := podMetrics(ctx, c, pod, proxyStatsPort, "stats/prometheus")
+		families, err := podMetrics(ctx, c, pod, proxyStatsPort, "stats/prometheus")
 		if err != nil {
 			continue // the report has no figure then
 		}
-		if sum, found := m.withSuffix("layertrace_requests_reordered"); found {
+		if sum, found := sums(families).withSuffix("layertrace_requests_reordered"); found {
 			return &sum
 		}
 		return nil

@@ -7,6 +7,7 @@ package doctor
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/agent/internal/unseen"
 )
 
 // Report is the state of this machine.
@@ -27,6 +30,10 @@ type Report struct {
 	// Reason is why the agent cannot capture.
 	Reason string  `json:"reason,omitempty"`
 	Checks []Check `json:"checks"`
+	// Unseen is traffic here that an agent does not read, or may not get.
+	Unseen []unseen.Sight `json:"unseen"`
+	// UnseenProblem is why Unseen may not be all.
+	UnseenProblem string `json:"unseen_problem,omitempty"`
 }
 
 // Check is the outcome for one feature.
@@ -56,9 +63,10 @@ const (
 // untried is the detail of checks that need privileges.
 const untried = "needs privileges"
 
-// Examine makes all checks. Without privileges most of them would only report
+// Examine makes all checks, and asks the agent that serves metrics at address, if one
+// does, for what it does not read. Without privileges most checks would only report
 // "not permitted" and are skipped.
-func Examine() Report {
+func Examine(ctx context.Context, address string) Report {
 	r := Report{Kernel: kernel()}
 	privileged := true
 	for _, f := range allFeatures() {
@@ -73,6 +81,7 @@ func Examine() Report {
 		r.Checks = append(r.Checks, c)
 	}
 	r.conclude()
+	r.lookAround(ctx, address)
 	return r
 }
 
@@ -154,6 +163,7 @@ func (r Report) WriteText(out io.Writer) error {
 	default:
 		fmt.Fprintf(&b, "The agent can capture here (--mode auto selects %s).\n", r.Mode)
 	}
+	r.writeUnseen(&b)
 	_, err := out.Write(b.Bytes())
 	return err
 }

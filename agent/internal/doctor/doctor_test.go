@@ -82,7 +82,7 @@ func TestExamineLeavesNothing(t *testing.T) {
 		t.Skip("needs root to try anything")
 	}
 	before := programs(t)
-	r := Examine()
+	r := Examine(t.Context(), "")
 	if !r.Capture {
 		t.Fatalf("cannot capture: %s", r.Reason)
 	}

@@ -14,11 +14,42 @@ import (
 // metric is a counter of a probe, without its value.
 type metric struct {
 	name string
+	kind string // value of the label kind, "" without one
 	desc *prometheus.Desc
 }
 
 func newMetric(name, help string) metric {
-	return metric{name, prometheus.NewDesc(name, help, nil, nil)}
+	return metric{name: name, desc: prometheus.NewDesc(name, help, nil, nil)}
+}
+
+// ofKind is one of several counters of a metric, told apart by the label kind.
+func ofKind(m metric, kind string) metric {
+	m.kind = kind
+	return m
+}
+
+func newMetricOfKinds(name, help string) metric {
+	return metric{name: name, desc: prometheus.NewDesc(name, help, []string{"kind"}, nil)}
+}
+
+var (
+	unreadableConnections = newMetricOfKinds("layertrace_connections_unreadable_total", "Connections at captured interfaces and sockets that begin with a protocol that is not read, by kind: tls or http2.")
+	encapsulatedPackets   = newMetricOfKinds("layertrace_packets_encapsulated_total", "Packets at captured interfaces that have another packet inside, which is not read, by kind of encapsulation.")
+)
+
+// unseenCounters has a counter for each kind of traffic that the programs cannot read.
+var unseenCounters = [...]metric{
+	bpf.CaptureUnseenUNSEEN_TLS:       ofKind(unreadableConnections, "tls"),
+	bpf.CaptureUnseenUNSEEN_HTTP2:     ofKind(unreadableConnections, "http2"),
+	bpf.CaptureUnseenUNSEEN_VXLAN:     ofKind(encapsulatedPackets, "vxlan"),
+	bpf.CaptureUnseenUNSEEN_GENEVE:    ofKind(encapsulatedPackets, "geneve"),
+	bpf.CaptureUnseenUNSEEN_GRE:       ofKind(encapsulatedPackets, "gre"),
+	bpf.CaptureUnseenUNSEEN_IPIP:      ofKind(encapsulatedPackets, "ipip"),
+	bpf.CaptureUnseenUNSEEN_IP_IN_IP6: ofKind(encapsulatedPackets, "ip_in_ip6"),
+	bpf.CaptureUnseenUNSEEN_MPLS:      ofKind(encapsulatedPackets, "mpls"),
+	bpf.CaptureUnseenUNSEEN_PPPOE:     ofKind(encapsulatedPackets, "pppoe"),
+	bpf.CaptureUnseenUNSEEN_ESP:       ofKind(encapsulatedPackets, "esp"),
+	bpf.CaptureUnseenUNSEEN_WIREGUARD: ofKind(encapsulatedPackets, "wireguard"),
 }
 
 // captureCounters has a metric for each counter of the programs that capture.
@@ -83,6 +114,11 @@ func (p *Probe) values() ([]value, error) {
 	if err != nil {
 		return nil, err
 	}
+	unseen, err := readCounters(p.kernel.UnseenCounters, unseenCounters[:])
+	if err != nil {
+		return nil, err
+	}
+	values = append(values, unseen[1:]...) // the first kind is none
 	if p.options != nil {
 		more, err := readCounters(p.options.objs.OptionCounters, optionCounters[:])
 		if err != nil {
@@ -142,7 +178,11 @@ func (p *Probe) Collect(out chan<- prometheus.Metric) {
 }
 
 func (v value) sample() prometheus.Metric {
-	return prometheus.MustNewConstMetric(v.desc, prometheus.CounterValue, float64(v.count))
+	var labels []string
+	if v.kind != "" {
+		labels = []string{v.kind}
+	}
+	return prometheus.MustNewConstMetric(v.desc, prometheus.CounterValue, float64(v.count), labels...)
 }
 
 // ZeroCounters collects every counter that a probe can have, each with value 0: to
@@ -160,12 +200,17 @@ func (ZeroCounters) Collect(out chan<- prometheus.Metric) {
 }
 
 func describe(out chan<- *prometheus.Desc) {
+	described := map[string]bool{}
 	for _, m := range allMetrics() {
-		out <- m.desc
+		if !described[m.name] {
+			out <- m.desc
+		}
+		described[m.name] = true
 	}
 }
 
 func allMetrics() []metric {
 	all := append([]metric{receivedCounter, unreadableCounter, txMissingCounter}, captureCounters[:]...)
+	all = append(all, unseenCounters[1:]...)
 	return append(all, optionCounters[:]...)
 }

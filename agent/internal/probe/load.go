@@ -87,6 +87,7 @@ func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 		bpf.CaptureMapPartialHeads:       k.PartialHeads,
 		bpf.CaptureMapQueuedRequests:     k.QueuedRequests,
 		bpf.CaptureMapTrustedPrefixes:    k.TrustedPrefixes,
+		bpf.CaptureMapUnseenCounters:     k.UnseenCounters,
 	}
 	for name := range shared {
 		if spec.Maps[name] == nil {
