@@ -84,9 +84,12 @@ func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
 	for p := h.Parent; p != nil; p = p.Parent {
 		r.Depth++
 	}
+	flags := observe.Flags(0)
 	for _, o := range h.Observations() {
 		r.Status = cmp.Or(r.Status, o.Status)
+		flags |= o.Flags
 	}
+	r.Flags = flags.Names()
 	for _, s := range h.Segments {
 		r.Segments = append(r.Segments, Segment{s, b.ofSegment(h, s)})
 	}

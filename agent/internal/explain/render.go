@@ -271,20 +271,9 @@ var flagWords = []struct {
 	{observe.FlagUpgraded, "the connection became a tunnel: the time ends there"},
 }
 
-// flags are those of the hop, with those that its verdict names.
-func (h *Hop) flags() observe.Flags {
-	flags := observe.FlagsOf(h.Flags)
-	for _, r := range cutReasons {
-		if slices.Contains(h.Verdict.Evidence, r.text) {
-			flags |= r.flag
-		}
-	}
-	return flags
-}
-
 // allNotes are the hop's notes, and what its flags mean.
 func (h *Hop) allNotes() (notes []string) {
-	flags := h.flags()
+	flags := observe.FlagsOf(h.Flags)
 	if flags&observe.FlagStillOpen != 0 {
 		notes = append(notes, "still open, "+duration(h.Total)+" so far")
 	}
@@ -303,7 +292,7 @@ func (h *Hop) allNotes() (notes []string) {
 
 // isOpen reports whether the trace waits for an exchange that is still open.
 func (r *Report) isOpen() bool {
-	return slices.ContainsFunc(r.Hops, func(h Hop) bool { return h.OnCriticalPath && h.flags()&observe.FlagStillOpen != 0 })
+	return slices.ContainsFunc(r.Hops, func(h Hop) bool { return h.OnCriticalPath && observe.FlagsOf(h.Flags)&observe.FlagStillOpen != 0 })
 }
 
 // route describes the nodes of a hop, "" if both are unknown.

@@ -448,8 +448,7 @@ func TestFlagsAreNamed(t *testing.T) {
 	r := slowNetwork()
 	r.Hops[0].Flags = observe.FlagStillOpen.Names()
 	r.Hops[1].Flags = (observe.FlagEvicted | observe.FlagPacketsMissing | observe.FlagSeveralContexts | observe.FlagReset).Names()
-	// A verdict's evidence names the flag as well.
-	r.Hops[3].Verdict.capCut(observe.FlagIncomplete)
+	r.Hops[3].Flags = observe.FlagIncomplete.Names()
 	f := formsOfReport(t, r)
 	plain := strings.Join(strings.Fields(f.text), " ")
 	for _, want := range []string{

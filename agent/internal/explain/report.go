@@ -205,7 +205,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	c.Notes, c.Verdict = notNull(c.Notes), c.Verdict.asShown(names)
 	for i := range c.Hops {
 		h := &c.Hops[i]
-		h.Flags = h.flags().Names()
+		h.Flags = notNull(h.Flags)
 		h.Segments, h.Notes, h.Verdict = notNull(h.Segments), notNull(h.Notes), h.Verdict.asShown(names)
 	}
 	return encode(w, c)
