@@ -296,7 +296,7 @@ func (b *baselineTimes) ofHop(h *breakdown.Hop) (r hopReference, mixed string) {
 	case same.hops >= minAlike:
 		return same, ""
 	}
-	return all, fmt.Sprintf("on the hop %s only %s of the baseline asked for %s: the baseline has others", hopName(h), counted(same.hops, "request", "requests"), q)
+	return all, fmt.Sprintf("on the hop %s, %s of the baseline asked for %s: the baseline has others", hopName(h), counted(same.hops, "request", "requests"), q)
 }
 
 // reference is the distribution of the time of each layer and segment, in traces

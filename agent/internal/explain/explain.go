@@ -313,7 +313,10 @@ func share(part, whole int64) float64 {
 
 // counted writes a number with its noun.
 func counted[N int | uint32](n N, one, many string) string {
-	if n == 1 {
+	switch n {
+	case 0:
+		return "no " + many
+	case 1:
 		return "1 " + one
 	}
 	return fmt.Sprintf("%d %s", n, many)

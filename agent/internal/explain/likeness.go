@@ -62,7 +62,7 @@ func alike(all []tracestore.Trace, r request) (same []tracestore.Trace, mixed st
 	case len(same) >= minAlike:
 		return same, ""
 	}
-	return all, fmt.Sprintf("only %s of the baseline asked for %s: the baseline has requests for other paths", counted(len(same), "trace", "traces"), r)
+	return all, fmt.Sprintf("%s of the baseline asked for %s: the baseline has requests for other paths", counted(len(same), "trace", "traces"), r)
 }
 
 // mostDelayed returns those of the traces that asked for the same as the ones that lost
