@@ -89,7 +89,9 @@ type candidate struct {
 	compared          bool // there is a baseline
 	// withinBaseline: so many baseline traces are as slow that it may be chance.
 	withinBaseline bool
-	merged         []observe.Layer
+	// strange is the time in ns of segments that the baseline does not have, per trace.
+	strange int64
+	merged  []observe.Layer
 	// longest segment; of the slow ones, if there are any.
 	longest amount
 	// way that the longest segments of all traces but the exceptions lost most of their
@@ -155,6 +157,7 @@ func (c *candidate) weigh(totals []*total, slow int, baseline reference, tail fl
 	} else {
 		segments = nil
 	}
+	c.strange = strange(totals, baseline.segments)
 	c.longest = longest(totals, segments)
 	ways := map[breakdown.Phase]int{}
 	for _, t := range totals {
@@ -165,6 +168,19 @@ func (c *candidate) weigh(totals []*total, slow int, baseline reference, tail fl
 			c.way = way
 		}
 	}
+}
+
+// strange returns the time in ns per trace of segments that the baseline does not have: a
+// capture point between two of them may be missing.
+func strange(totals []*total, baseline map[segmentKey]distribution) (ns int64) {
+	for _, t := range totals {
+		for k, a := range t.segments {
+			if len(baseline[k].sorted) < minBaseline {
+				ns += a.time
+			}
+		}
+	}
+	return ns / int64(len(totals))
 }
 
 // slowSegments returns the segments that are slower than the baseline, and their
@@ -355,11 +371,28 @@ func confidence(all []candidate, traces int) Confidence {
 	switch {
 	case len(c.merged) > 0 || !c.compared:
 		return Low
-	case traces < minBaseline || len(all) > 1 && !all[1].withinBaseline && all[1].excess > c.excess/2 || c.excess < 2*c.threshold:
+	case traces < minBaseline || rival(all) > c.excess/2 || c.excess < 2*c.threshold:
 		return Medium
 	default:
 		return High
 	}
+}
+
+// rival returns the largest excess in ns that another layer than the first candidate may
+// have: its own, and what cannot be told from others or has no baseline.
+func rival(all []candidate) int64 {
+	most, unclear := int64(0), int64(0)
+	for _, c := range all[1:] {
+		excess := max(c.excess, 0)
+		switch {
+		case c.withinBaseline:
+		case len(c.merged) > 0 || !c.compared:
+			unclear += excess
+		default:
+			most = max(most, max(excess, min(excess+c.strange, c.difference())))
+		}
+	}
+	return most + unclear
 }
 
 // title names the layers and the location.

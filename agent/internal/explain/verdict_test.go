@@ -238,3 +238,29 @@ func TestVerdictNamesTheWay(t *testing.T) {
 		}
 	}
 }
+
+// A second layer with more than half of the excess lowers the confidence, also if part of
+// it cannot be told from a third one, or has no baseline.
+func TestRivals(t *testing.T) {
+	ms := func(n int64) int64 { return n * 1_000_000 }
+	layer := func(excess, strange int64, merged ...observe.Layer) candidate {
+		return candidate{time: excess + strange, excess: excess, strange: strange, compared: true, threshold: minExcess, merged: merged}
+	}
+	for name, test := range map[string]struct {
+		others []candidate
+		want   Confidence
+	}{
+		"none":                       {nil, High},
+		"half":                       {[]candidate{layer(ms(5), 0)}, High},
+		"more":                       {[]candidate{layer(ms(6), 0)}, Medium},
+		"partly merged":              {[]candidate{layer(ms(3), 0), layer(ms(3), 0, observe.ProtocolStack, observe.VirtualNetwork)}, Medium},
+		"in a segment of its own":    {[]candidate{layer(ms(3), ms(3))}, Medium},
+		"two that are told apart":    {[]candidate{layer(ms(3), 0), layer(ms(3), 0)}, High},
+		"without a baseline":         {[]candidate{{time: ms(6), excess: ms(6)}}, Medium},
+		"as slow as in the baseline": {[]candidate{{time: ms(6), excess: ms(6), compared: true, withinBaseline: true}}, High},
+	} {
+		if got := confidence(append([]candidate{layer(ms(10), 0)}, test.others...), minBaseline); got != test.want {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
+		}
+	}
+}
