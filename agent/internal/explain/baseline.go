@@ -229,6 +229,7 @@ type baselineTimes struct {
 	total  int64 // median in ns, -1 without a trace
 	whole  reference
 	hops   map[hopKey]hopReference
+	calls  usualCalls
 }
 
 // hopKey identifies hops that are alike; with an unknown request, all of a name.
@@ -247,13 +248,16 @@ type hopReference struct {
 func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 	var totals []int64
 	var whole []sums
+	var made []calls
 	hops := map[hopKey][]sums{}
 	for _, t := range baseline {
 		tree := breakdown.Split(t.Observations, parents(t))
 		if len(tree.Roots) == 0 || tree.Roots[0].Total == 0 {
 			continue
 		}
-		totals = append(totals, tree.Roots[0].Total)
+		missing, _ := unseen(t, tree)
+		totals = append(totals, tree.Roots[0].Total+missing)
+		made = append(made, callsOf(tree))
 		s, _ := sumOfTree(tree)
 		whole = append(whole, s)
 		for _, h := range tree.Hops {
@@ -267,7 +271,7 @@ func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 	}
 	b := &baselineTimes{
 		traces: len(totals), total: distributionOf(totals).median,
-		whole: referenceOf(whole), hops: make(map[hopKey]hopReference, len(hops)),
+		whole: referenceOf(whole), hops: make(map[hopKey]hopReference, len(hops)), calls: usualCallsOf(made),
 	}
 	for k, all := range hops {
 		b.hops[k] = hopReference{referenceOf(all), len(all)}

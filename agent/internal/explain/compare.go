@@ -98,6 +98,7 @@ type measured struct {
 	contradictions      []string // spans that took longer than what was seen
 	cut                 observe.Flags
 	roots               int // more than one: hops without a known parent
+	calls               calls
 	sums                sums
 }
 
@@ -123,7 +124,7 @@ func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 		default:
 			s, unattributed := sumOfTree(tree)
 			missing, contradictions := unseen(t, tree)
-			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, contradictions, cutOf(tree), len(tree.Roots), s})
+			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, contradictions, cutOf(tree), len(tree.Roots), callsOf(tree), s})
 		}
 	}
 	return all
@@ -164,6 +165,7 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	}
 	c.Notes = append(c.Notes, contradictions...)
 	c.Verdict.capCut(cut)
+	c.Verdict.capMissing(missingInMost(baseline, slow))
 	c.Verdict.capRoots(slices.MaxFunc(slow, func(a, b measured) int { return cmp.Compare(a.roots, b.roots) }).roots)
 	if c.Verdict.Layer != observe.NoLayer {
 		c.Verdict.Share = share(c.Verdict.Excess, c.difference())
@@ -172,6 +174,26 @@ func (c *Comparison) compare(baseline, slow []measured) {
 				found[0].title(), duration(found[0].time), duration(found[0].baseline)))
 		}
 	}
+}
+
+// missingInMost returns which hop more of the slow traces than the exceptions lack, "" if
+// none.
+func missingInMost(baseline, slow []measured) (why string) {
+	made := make([]calls, len(baseline))
+	for i, m := range baseline {
+		made[i] = m.calls
+	}
+	usual, lacking := usualCallsOf(made), 0
+	for _, m := range slow {
+		if text := usual.missing(m.calls); text != "" {
+			why = text
+			lacking++
+		}
+	}
+	if lacking <= exceptions(len(slow)) {
+		return ""
+	}
+	return why
 }
 
 // difference is the time in ns above the baseline, or all of it without one.

@@ -49,6 +49,7 @@ func (b *baselineTimes) explain(t tracestore.Trace) Report {
 	r.Verdict.capConfidence(unattributed, r.Total)
 	r.Verdict.contradicted(contradictions)
 	r.Verdict.capCut(cutOf(tree))
+	r.Verdict.capMissing(b.calls.missing(callsOf(tree)))
 	return r
 }
 
@@ -96,6 +97,7 @@ func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
 	r.Verdict = b.hopVerdict(h)
 	r.Verdict.capConfidence(h.Unattributed, h.Total)
 	r.Verdict.capCut(h.Cut())
+	r.Verdict.capMissing(b.calls.missingBelow(hopName(h), len(h.Children)))
 	return r
 }
 
