@@ -76,6 +76,9 @@ func compareTraces(traces, baseline []tracestore.Trace) Comparison {
 	if len(traces) == 1 { // the same as of the one
 		r := Explain(traces[0], baseline)
 		c.SlowTotal, c.Unattributed, c.Verdict = r.Total, r.Unattributed, r.Verdict
+		if c.Verdict.blames() { // here of what the trace took more
+			c.Verdict.Share = share(c.Verdict.Excess, c.difference())
+		}
 	}
 	if len(before) == 0 {
 		c.Notes = append(c.Notes, "no baseline to compare with: the verdict is the layer that took the longest, which may be normal")
@@ -151,6 +154,7 @@ func (c *Comparison) compare(baseline, slow []measured) {
 		return cmp.Or(cmp.Compare(b.Excess, a.Excess), cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Location, b.Location))
 	})
 	c.Verdict = judge(found, c.SlowTotal, len(baseline))
+	c.Verdict.capUnexplained(c.SlowTotal, c.BaselineTotal)
 	c.Verdict.capConfidence(c.Unattributed, c.SlowTotal)
 	cut, contradictions := observe.Flags(0), []string(nil)
 	for _, m := range slow {

@@ -41,7 +41,9 @@ func (b *baselineTimes) verdict(s sums, whole int64, tree *breakdown.Tree) Verdi
 	if v.Layer != observe.NoLayer && b.traces > 0 {
 		v.capMixed(b.doubt(&v, all[0].longest.hop))
 	}
-	if b.traces == 0 {
+	if b.traces > 0 {
+		v.capUnexplained(whole, b.total)
+	} else {
 		v.Evidence = append(v.Evidence, "no baseline to compare with: this layer took the longest, which may be normal")
 	}
 	v.capRoots(len(tree.Roots))
@@ -278,7 +280,14 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 	c := all[0]
 	if traces > 0 && (c.withinBaseline || c.excess < c.threshold) {
 		most := slices.MaxFunc(all, func(a, b candidate) int { return cmp.Compare(a.difference(), b.difference()) })
-		return noVerdict(fmt.Sprintf("No layer is clearly slower than the baseline; the largest difference is %s, in the %s.", duration(most.difference()), most.title()))
+		v := noVerdict(fmt.Sprintf("No layer is clearly slower than the baseline; the largest difference is %s, in the %s.", duration(most.difference()), most.title()))
+		switch {
+		case traces < minBaseline:
+			v.doubt("only " + counted(traces, "trace", "traces") + " to compare with")
+		case most.difference() >= most.threshold:
+			v.doubt("some traces of the baseline took as long in the " + most.title() + ", so it may be chance, or they have the same cause")
+		}
+		return v
 	}
 	v := Verdict{
 		Layer: c.layer, Location: c.location, Between: c.longest.segment.Between, Queue: c.longest.segment.Queue, Time: c.time, Excess: c.excess,
@@ -393,6 +402,24 @@ func rival(all []candidate) int64 {
 		}
 	}
 	return most + unclear
+}
+
+// doubt lowers a high confidence, and says why.
+func (v *Verdict) doubt(why string) {
+	if v.Confidence == High {
+		v.Confidence = Medium
+	}
+	v.Evidence = append(v.Evidence, why)
+}
+
+// capUnexplained lowers the confidence that nothing is slow if the whole took longer than
+// the baseline.
+func (v *Verdict) capUnexplained(whole, baseline int64) {
+	more := whole - baseline
+	if v.Layer != observe.NoLayer || baseline < 0 || more < 2*max(minExcess, int64(minShare*float64(whole))) {
+		return
+	}
+	v.doubt("the whole took " + duration(more) + " more than the baseline, but no layer by itself explains it")
 }
 
 // title names the layers and the location.
