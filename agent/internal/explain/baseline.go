@@ -241,7 +241,26 @@ type hopKey struct {
 // hopReference is the reference of some hops.
 type hopReference struct {
 	reference
-	hops int
+	pieces map[pieceKey]distribution
+	hops   int
+}
+
+// pieceKey is one of the segments of a hop that are alike, as before and after a request
+// that it caused, in their order.
+type pieceKey struct {
+	segmentKey
+	n int
+}
+
+// piecesOf returns the keys of a hop's segments.
+func piecesOf(h *breakdown.Hop) []pieceKey {
+	keys, seen := make([]pieceKey, len(h.Segments)), map[segmentKey]int{}
+	for i, s := range h.Segments {
+		k := segmentKeyOf(h, s)
+		keys[i] = pieceKey{k, seen[k]}
+		seen[k]++
+	}
+	return keys
 }
 
 // newBaselineTimes ignores traces without a hop of known time.
@@ -249,7 +268,16 @@ func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 	var totals []int64
 	var whole []sums
 	var made []calls
-	hops := map[hopKey][]sums{}
+	hops, pieces := map[hopKey][]sums{}, map[hopKey]map[pieceKey][]int64{}
+	add := func(k hopKey, h *breakdown.Hop) {
+		hops[k] = append(hops[k], sumOfHop(h))
+		if pieces[k] == nil {
+			pieces[k] = map[pieceKey][]int64{}
+		}
+		for i, piece := range piecesOf(h) {
+			pieces[k][piece] = append(pieces[k][piece], h.Segments[i].Time)
+		}
+	}
 	for _, t := range baseline {
 		tree := breakdown.Split(t.Observations, parents(t))
 		if len(tree.Roots) == 0 || tree.Roots[0].Total == 0 {
@@ -262,10 +290,9 @@ func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 		whole = append(whole, s)
 		for _, h := range tree.Hops {
 			any := hopKey{name: hopName(h)}
-			hops[any] = append(hops[any], sumOfHop(h))
+			add(any, h)
 			if r := requestOfHop(h); r.known() {
-				same := hopKey{any.name, r}
-				hops[same] = append(hops[same], sumOfHop(h))
+				add(hopKey{any.name, r}, h)
 			}
 		}
 	}
@@ -274,7 +301,7 @@ func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 		whole: referenceOf(whole), hops: make(map[hopKey]hopReference, len(hops)), calls: usualCallsOf(made),
 	}
 	for k, all := range hops {
-		b.hops[k] = hopReference{referenceOf(all), len(all)}
+		b.hops[k] = hopReference{referenceOf(all), distributions(pieces[k]), len(all)}
 	}
 	return b
 }
@@ -282,10 +309,14 @@ func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 // of returns the median of a layer at a location, -1 if unknown.
 func (b *baselineTimes) of(k key) int64 { return orUnknown(b.whole.layers, k).median }
 
-// ofSegment returns the median of a segment of a hop, -1 if unknown.
-func (b *baselineTimes) ofSegment(h *breakdown.Hop, s breakdown.Segment) int64 {
+// ofSegments returns the medians of the segments of a hop, -1 if unknown.
+func (b *baselineTimes) ofSegments(h *breakdown.Hop) []int64 {
 	r, _ := b.ofHop(h)
-	return orUnknown(r.segments, segmentKeyOf(h, s)).median
+	medians := make([]int64, len(h.Segments))
+	for i, k := range piecesOf(h) {
+		medians[i] = orUnknown(r.pieces, k).median
+	}
+	return medians
 }
 
 // ofHop returns the reference of the hops that asked for the same, if there are enough;

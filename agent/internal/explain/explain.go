@@ -91,8 +91,8 @@ func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
 		flags |= o.Flags
 	}
 	r.Flags = flags.Names()
-	for _, s := range h.Segments {
-		r.Segments = append(r.Segments, Segment{s, b.ofSegment(h, s)})
+	for i, usual := range b.ofSegments(h) {
+		r.Segments = append(r.Segments, Segment{h.Segments[i], usual})
 	}
 	r.Verdict = b.hopVerdict(h)
 	r.Verdict.capConfidence(h.Unattributed, h.Total)
