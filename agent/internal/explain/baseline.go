@@ -286,7 +286,7 @@ func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 		missing, _ := unseen(t, tree)
 		totals = append(totals, tree.Roots[0].Total+missing)
 		made = append(made, callsOf(tree))
-		s, _ := sumOfTree(tree)
+		s, _, _ := sumOfTree(tree)
 		whole = append(whole, s)
 		for _, h := range tree.Hops {
 			any := hopKey{name: hopName(h)}

@@ -98,6 +98,7 @@ type measured struct {
 	id                  string
 	request             request
 	total, unattributed int64
+	unclear             int64    // of sumOfTree
 	contradictions      []string // spans that took longer than what was seen
 	cut                 observe.Flags
 	roots               int // more than one: hops without a known parent
@@ -125,9 +126,9 @@ func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 		case tree.Roots[0].Total == 0:
 			c.SkippedReasons["no hop seen from request to response"]++
 		default:
-			s, unattributed := sumOfTree(tree)
+			s, unattributed, unclear := sumOfTree(tree)
 			missing, contradictions := unseen(t, tree)
-			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, contradictions, cutOf(tree), len(tree.Roots), callsOf(tree), s})
+			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, unclear + missing, contradictions, cutOf(tree), len(tree.Roots), callsOf(tree), s})
 		}
 	}
 	return all
@@ -155,7 +156,7 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	})
 	c.Verdict = judge(found, c.SlowTotal, len(baseline))
 	c.Verdict.capUnexplained(c.SlowTotal, c.BaselineTotal)
-	c.Verdict.capConfidence(c.Unattributed, c.SlowTotal)
+	c.Verdict.capConfidence(medianOf(slow, func(m measured) int64 { return m.unclear }), c.SlowTotal)
 	cut, contradictions := observe.Flags(0), []string(nil)
 	for _, m := range slow {
 		if len(m.contradictions) > 0 {

@@ -347,3 +347,14 @@ func TestBaselineOfEachSegment(t *testing.T) {
 		t.Errorf("%d segments", segments)
 	}
 }
+
+// Time without a layer in one hop does not make up for time with two in another.
+func TestUnclearTimeAddsUp(t *testing.T) {
+	hop := func(unattributed int64, critical bool) *breakdown.Hop {
+		return &breakdown.Hop{Total: 1000, Unattributed: unattributed, OnCriticalPath: critical}
+	}
+	_, unattributed, unclear := sumOfTree(&breakdown.Tree{Hops: []*breakdown.Hop{hop(120, true), hop(-100, true), hop(700, false)}})
+	if unattributed != 20 || unclear != 220 {
+		t.Errorf("%d ns unattributed, %d unclear, want 20 and 220", unattributed, unclear)
+	}
+}

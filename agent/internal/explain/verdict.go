@@ -314,11 +314,11 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 // verdict of high confidence.
 const maxUnattributed = 0.1
 
-// capConfidence lowers a high confidence if so much of the time is unattributed, or
-// attributed twice, that it could change the verdict; to low if that is more than the
-// blamed excess, or if none is blamed.
-func (v *Verdict) capConfidence(unattributed, whole int64) {
-	missing := max(unattributed, -unattributed)
+// capConfidence lowers a high confidence if so much of the time is unclear, that is
+// unattributed or attributed twice, that it could change the verdict; to low if that is more
+// than the blamed excess, or if none is blamed.
+func (v *Verdict) capConfidence(unclear, whole int64) {
+	missing := max(unclear, -unclear)
 	if v.Confidence == Low || float64(missing) <= maxUnattributed*float64(whole) {
 		return
 	}
@@ -330,7 +330,7 @@ func (v *Verdict) capConfidence(unattributed, whole int64) {
 	default:
 		return
 	}
-	v.Evidence = append(v.Evidence, fmt.Sprintf("%s of %s could not be attributed to a layer", duration(unattributed), duration(whole)))
+	v.Evidence = append(v.Evidence, fmt.Sprintf("%s of %s could not be attributed to a layer, or belong to two", duration(missing), duration(whole)))
 }
 
 // cutReasons say what the flags of observe.Cut mean for a verdict.
