@@ -230,6 +230,7 @@ type baselineTimes struct {
 	whole  reference
 	hops   map[hopKey]hopReference
 	calls  usualCalls
+	ahead  int64 // median of aheadOf in ns, -1 without a trace
 }
 
 // hopKey identifies hops that are alike; with an unknown request, all of a name.
@@ -265,7 +266,7 @@ func piecesOf(h *breakdown.Hop) []pieceKey {
 
 // newBaselineTimes ignores traces without a hop of known time.
 func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
-	var totals []int64
+	var totals, ahead []int64
 	var whole []sums
 	var made []calls
 	hops, pieces := map[hopKey][]sums{}, map[hopKey]map[pieceKey][]int64{}
@@ -285,6 +286,7 @@ func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 		}
 		missing, _ := unseen(t, tree)
 		totals = append(totals, tree.Roots[0].Total+missing)
+		ahead = append(ahead, aheadOf(t, tree))
 		made = append(made, callsOf(tree))
 		s, _, _ := sumOfTree(tree)
 		whole = append(whole, s)
@@ -298,7 +300,7 @@ func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 	}
 	b := &baselineTimes{
 		traces: len(totals), total: distributionOf(totals).median,
-		whole: referenceOf(whole), hops: make(map[hopKey]hopReference, len(hops)), calls: usualCallsOf(made),
+		whole: referenceOf(whole), hops: make(map[hopKey]hopReference, len(hops)), calls: usualCallsOf(made), ahead: distributionOf(ahead).median,
 	}
 	for k, all := range hops {
 		b.hops[k] = hopReference{referenceOf(all), distributions(pieces[k]), len(all)}

@@ -99,6 +99,7 @@ type measured struct {
 	request             request
 	total, unattributed int64
 	unclear             int64    // of sumOfTree
+	ahead               int64    // of aheadOf
 	contradictions      []string // spans that took longer than what was seen
 	cut                 observe.Flags
 	roots               int // more than one: hops without a known parent
@@ -128,7 +129,7 @@ func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 		default:
 			s, unattributed, unclear := sumOfTree(tree)
 			missing, contradictions := unseen(t, tree)
-			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, unclear + missing, contradictions, cutOf(tree), len(tree.Roots), callsOf(tree), s})
+			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, unclear + missing, aheadOf(t, tree), contradictions, cutOf(tree), len(tree.Roots), callsOf(tree), s})
 		}
 	}
 	return all
@@ -171,6 +172,9 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	c.Notes = append(c.Notes, contradictions...)
 	c.Verdict.capCut(cut)
 	c.Verdict.capMissing(missingInMost(baseline, slow))
+	aheadIn := func(m measured) int64 { return m.ahead }
+	ahead, usual := medianOf(slow, aheadIn), medianOf(baseline, aheadIn)
+	c.Verdict.capAhead(slowAhead(ahead, usual, c.SlowTotal), ahead-usual)
 	c.Verdict.capRoots(slices.MaxFunc(slow, func(a, b measured) int { return cmp.Compare(a.roots, b.roots) }).roots)
 	if c.Verdict.Layer != observe.NoLayer {
 		c.Verdict.Share = share(c.Verdict.Excess, c.difference())

@@ -51,6 +51,8 @@ func (b *baselineTimes) explain(t tracestore.Trace) Report {
 	r.Verdict.contradicted(contradictions)
 	r.Verdict.capCut(cutOf(tree))
 	r.Verdict.capMissing(b.calls.missing(callsOf(tree)))
+	ahead := aheadOf(t, tree)
+	r.Verdict.capAhead(slowAhead(ahead, b.ahead, r.Total), ahead-b.ahead)
 	return r
 }
 
