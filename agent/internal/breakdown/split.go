@@ -71,9 +71,13 @@ type path struct {
 }
 
 // add adds a segment that begins at a waypoint, and returns it until the next one
-// is added; nil without steps.
+// is added; nil without steps, or if it would be longer than the hop.
 func (h *Hop) add(some []step, phase Phase, between string, from waypoint, time int64) *Segment {
 	if len(some) == 0 {
+		return nil
+	}
+	if time > h.Total {
+		h.Notes = append(h.Notes, fmt.Sprintf("contradictory times: %s, %v of a hop of %v", between, ms(time), ms(h.Total)))
 		return nil
 	}
 	s := newSegment(some, phase, between, time)

@@ -397,3 +397,31 @@ func TestHandlingUntilAnUnseenSocket(t *testing.T) {
 		checkSums(t, tree)
 	}
 }
+
+// No segment is longer than its hop: then its times are not of one request.
+func TestSegmentLongerThanItsHop(t *testing.T) {
+	w := breakdowntest.New()
+	w.FrontPage()
+	const hour = 3600_000_000_000
+	for i := range w.All {
+		if o := &w.All[i]; o.Context.SpanID[0] == 4 && o.Socket != nil && !o.Socket.Client {
+			o.Request.App.Last += hour // read long after the response
+		}
+	}
+	tree := breakdown.Split(w.All, nil)
+	noted := false
+	for _, h := range tree.Hops {
+		for _, s := range h.Segments {
+			if s.Time > h.Total {
+				t.Errorf("%s: %d ns of a hop of %d", s.Between, s.Time, h.Total)
+			}
+		}
+		for _, n := range h.Notes {
+			noted = noted || strings.HasPrefix(n, "contradictory times: TCP of the sidecar of details to the sidecar of details, 1h0m0.0001s of a hop of 2.136ms")
+		}
+	}
+	if !noted {
+		t.Errorf("no note: %q", tree.Hops[3].Notes)
+	}
+	checkSums(t, tree)
+}

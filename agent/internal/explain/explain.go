@@ -42,11 +42,14 @@ func (b *baselineTimes) explain(t tracestore.Trace) Report {
 	unattributed += missing
 	unclear += missing
 	r.Unattributed = unattributed
-	r.Layers = b.layerTimes(sums, r.Total)
+	// What two layers have counts twice in the whole that shares are of.
+	whole := r.Total - min(unattributed, 0)
+	r.Layers = b.layerTimes(sums, whole)
 	if n := len(tree.Roots) - 1; n > 0 {
 		r.Notes = append(r.Notes, counted(n, "hop has", "hops have")+" no parent: the requests that caused them were not seen")
 	}
 	r.Verdict = b.verdict(sums, r.Total, tree)
+	r.Verdict.Share = share(r.Verdict.Excess, whole)
 	r.Verdict.capConfidence(unclear, r.Total)
 	r.Verdict.contradicted(contradictions)
 	r.Verdict.capCut(cutOf(tree))
