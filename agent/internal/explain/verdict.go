@@ -281,6 +281,9 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 	if traces > 0 && (c.withinBaseline || c.excess < c.threshold) {
 		most := slices.MaxFunc(all, func(a, b candidate) int { return cmp.Compare(a.difference(), b.difference()) })
 		v := noVerdict(fmt.Sprintf("No layer is clearly slower than the baseline; the largest difference is %s, in the %s.", duration(most.difference()), most.title()))
+		if most.difference() <= 0 {
+			v = noVerdict("No layer is slower than the baseline.")
+		}
 		switch {
 		case traces < minBaseline:
 			v.doubt("only " + counted(traces, "trace", "traces") + " to compare with")

@@ -298,3 +298,15 @@ func TestConfidenceInNothing(t *testing.T) {
 		}
 	}
 }
+
+// A trace that is as fast as the baseline everywhere has no largest difference.
+func TestNothingIsSlower(t *testing.T) {
+	one := pageTrace(rand.New(rand.NewPCG(17, 17)), 1, nil)
+	var baseline []tracestore.Trace
+	for range 10 {
+		baseline = append(baseline, one)
+	}
+	if v := Explain(one, baseline).Verdict; v.Text != "No layer is slower than the baseline." || v.Confidence != High {
+		t.Errorf("%s confidence: %s", v.Confidence, v.Text)
+	}
+}
