@@ -36,6 +36,7 @@ type Selection struct {
 	explained []tracestore.Trace
 	asked     map[trace.TraceID]bool
 	found     map[rootOperation][]tracestore.Trace // oldest first
+	requests  map[trace.TraceID]request
 }
 
 // rootOperation is what a trace has in common with its baseline: the service and
@@ -80,7 +81,7 @@ func ParseTraceIDs(args []string) (groups [][]trace.TraceID, together bool, err 
 
 // Select reads the traces of each group from a store.
 func Select(ctx context.Context, store tracestore.Store, groups [][]trace.TraceID, opts BaselineOptions) (*Selection, error) {
-	s := &Selection{store: store, opts: opts, asked: map[trace.TraceID]bool{}, found: map[rootOperation][]tracestore.Trace{}}
+	s := &Selection{store: store, opts: opts, asked: map[trace.TraceID]bool{}, found: map[rootOperation][]tracestore.Trace{}, requests: map[trace.TraceID]request{}}
 	known := map[trace.TraceID]tracestore.Trace{}
 	for _, ids := range groups {
 		group := make([]tracestore.Trace, len(ids))
@@ -161,19 +162,29 @@ func (s *Selection) baseline(ctx context.Context, group ...tracestore.Trace) (ba
 		}
 		s.found[root] = found
 	}
-	found, mixed = alike(found, commonRequest(group))
+	found, mixed = alike(found, s.commonRequest(group), s.requestOf)
 	later, _ := slices.BinarySearchFunc(found, last.Start(), func(f tracestore.Trace, at time.Time) int { return f.Start().Compare(at) })
 	first := max(later-s.opts.Traces, 0)
 	return found[first:min(first+s.opts.Traces, len(found))], mixed, ""
 }
 
 // commonRequest returns what all traces of a group asked for, unknown if they differ.
-func commonRequest(group []tracestore.Trace) request {
-	r := requestOf(group[0])
+func (s *Selection) commonRequest(group []tracestore.Trace) request {
+	r := s.requestOf(group[0])
 	for _, t := range group[1:] {
-		if requestOf(t) != r {
+		if s.requestOf(t) != r {
 			return request{}
 		}
+	}
+	return r
+}
+
+// requestOf remembers the requests of traces: many explained ones share a baseline.
+func (s *Selection) requestOf(t tracestore.Trace) request {
+	r, known := s.requests[t.ID]
+	if !known {
+		r = requestOf(t)
+		s.requests[t.ID] = r
 	}
 	return r
 }

@@ -46,7 +46,7 @@ func requestOfHop(h *breakdown.Hop) (r request) {
 
 // alike returns the traces that asked for the same, and why others are among them
 // ("" if none are).
-func alike(all []tracestore.Trace, r request) (same []tracestore.Trace, mixed string) {
+func alike(all []tracestore.Trace, r request, requestOf func(tracestore.Trace) request) (same []tracestore.Trace, mixed string) {
 	for _, t := range all {
 		if requestOf(t) == r {
 			same = append(same, t)

@@ -51,7 +51,7 @@ func TestEndpointsAreComparedWithTheirLike(t *testing.T) {
 			baseline = append(baseline, endpoint(r, 150+id, "/b", test.known))
 		}
 		one := endpoint(r, 1, "/b", test.known)
-		like, mixed := alike(baseline, requestOf(one))
+		like, mixed := alike(baseline, requestOf(one), requestOf)
 		v := Explain(one, like).Verdict
 		v.capMixed(mixed)
 		if v.Layer != test.layer || (mixed != "") != test.mixed || test.mixed && v.Confidence == High {
