@@ -29,14 +29,6 @@ func (r request) known() bool { return r.path != "" }
 // pathUnknown is why a baseline may have other requests.
 const pathUnknown = "the path of the request is not known, so the baseline may have requests for other paths"
 
-func requestOf(t tracestore.Trace) request {
-	tree := breakdown.Split(t.Observations, parents(t))
-	if len(tree.Roots) == 0 {
-		return request{}
-	}
-	return requestOfHop(tree.Roots[0])
-}
-
 func requestOfHop(h *breakdown.Hop) (r request) {
 	for _, o := range h.Observations() {
 		r.method, r.path = cmp.Or(r.method, o.Method), cmp.Or(r.path, o.Path)

@@ -12,6 +12,8 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
+func requestOf(t tracestore.Trace) request { return newBaselineTrace(t).request }
+
 // slowEndpoint is how long the application takes longer for "/b": that is usual for it.
 const slowEndpoint = 40_000_000
 
