@@ -17,6 +17,8 @@ type baselineTimes struct {
 	total  int64 // median in ns, -1 without a trace
 	whole  reference
 	hops   map[hopKey]hopReference
+	calls  usualCalls
+	ahead  int64 // median of aheadOf in ns, -1 without a trace
 }
 
 // hopKey identifies hops that are alike; with an unknown request, all of a name.
@@ -28,13 +30,34 @@ type hopKey struct {
 // hopReference is the reference of some hops.
 type hopReference struct {
 	reference
-	hops int
+	pieces map[pieceKey]distribution
+	hops   int
+}
+
+// pieceKey is one of the segments of a hop that are alike, as before and after a request
+// that it caused, in their order.
+type pieceKey struct {
+	segmentKey
+	n int
+}
+
+// piecesOf returns the keys of a hop's segments.
+func piecesOf(h *breakdown.Hop) []pieceKey {
+	keys, seen := make([]pieceKey, len(h.Segments)), map[segmentKey]int{}
+	for i, s := range h.Segments {
+		k := segmentKeyOf(h, s)
+		keys[i] = pieceKey{k, seen[k]}
+		seen[k]++
+	}
+	return keys
 }
 
 // baselineTrace is a trace of a baseline, with its sums.
 type baselineTrace struct {
 	request request
 	total   int64 // 0: no hop of known time
+	ahead   int64 // see aheadOf
+	made    calls
 	whole   sums
 	hops    []baselineHop
 }
@@ -42,6 +65,8 @@ type baselineTrace struct {
 type baselineHop struct {
 	key hopKey
 	sums
+	pieces   []pieceKey
+	segments []breakdown.Segment // as many
 }
 
 func newBaselineTrace(t tracestore.Trace) *baselineTrace {
@@ -50,10 +75,15 @@ func newBaselineTrace(t tracestore.Trace) *baselineTrace {
 	if len(tree.Roots) == 0 {
 		return b
 	}
-	b.request, b.total = requestOfHop(tree.Roots[0]), tree.Roots[0].Total
-	b.whole, _ = sumOfTree(tree)
+	b.request = requestOfHop(tree.Roots[0])
+	if tree.Roots[0].Total == 0 {
+		return b
+	}
+	missing, _ := unseen(t, tree)
+	b.total, b.ahead, b.made = tree.Roots[0].Total+missing, aheadOf(t, tree), callsOf(tree)
+	b.whole, _, _ = sumOfTree(tree)
 	for _, h := range tree.Hops {
-		b.hops = append(b.hops, baselineHop{hopKey{hopName(h), requestOfHop(h)}, sumOfHop(h)})
+		b.hops = append(b.hops, baselineHop{hopKey{hopName(h), requestOfHop(h)}, sumOfHop(h), piecesOf(h), h.Segments})
 	}
 	return b
 }
@@ -68,29 +98,39 @@ func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
 }
 
 func timesOf(baseline []*baselineTrace) *baselineTimes {
-	var totals []int64
+	var totals, ahead []int64
 	var whole []sums
-	hops := map[hopKey][]sums{}
+	var made []calls
+	hops, pieces := map[hopKey][]sums{}, map[hopKey]map[pieceKey][]int64{}
+	add := func(k hopKey, h *baselineHop) {
+		hops[k] = append(hops[k], h.sums)
+		if pieces[k] == nil {
+			pieces[k] = map[pieceKey][]int64{}
+		}
+		for i, piece := range h.pieces {
+			pieces[k][piece] = append(pieces[k][piece], h.segments[i].Time)
+		}
+	}
 	for _, t := range baseline {
 		if t.total == 0 {
 			continue
 		}
-		totals = append(totals, t.total)
-		whole = append(whole, t.whole)
-		for _, h := range t.hops {
-			any := hopKey{name: h.key.name}
-			hops[any] = append(hops[any], h.sums)
+		totals, ahead, made, whole = append(totals, t.total), append(ahead, t.ahead), append(made, t.made), append(whole, t.whole)
+		for i := range t.hops {
+			h := &t.hops[i]
+			add(hopKey{name: h.key.name}, h)
 			if h.key.request.known() {
-				hops[h.key] = append(hops[h.key], h.sums)
+				add(h.key, h)
 			}
 		}
 	}
 	b := &baselineTimes{
 		traces: len(totals), total: distributionOf(totals).median,
 		whole: referenceOf(whole), hops: make(map[hopKey]hopReference, len(hops)),
+		calls: usualCallsOf(made), ahead: distributionOf(ahead).median,
 	}
 	for k, all := range hops {
-		b.hops[k] = hopReference{referenceOf(all), len(all)}
+		b.hops[k] = hopReference{referenceOf(all), distributions(pieces[k]), len(all)}
 	}
 	return b
 }
@@ -98,10 +138,14 @@ func timesOf(baseline []*baselineTrace) *baselineTimes {
 // of returns the median of a layer at a location, -1 if unknown.
 func (b *baselineTimes) of(k key) int64 { return orUnknown(b.whole.layers, k).median }
 
-// ofSegment returns the median of a segment of a hop, -1 if unknown.
-func (b *baselineTimes) ofSegment(h *breakdown.Hop, s breakdown.Segment) int64 {
+// ofSegments returns the medians of the segments of a hop, -1 if unknown.
+func (b *baselineTimes) ofSegments(h *breakdown.Hop) []int64 {
 	r, _ := b.ofHop(h)
-	return orUnknown(r.segments, segmentKeyOf(h, s)).median
+	medians := make([]int64, len(h.Segments))
+	for i, k := range piecesOf(h) {
+		medians[i] = orUnknown(r.pieces, k).median
+	}
+	return medians
 }
 
 // ofHop returns the reference of the hops that asked for the same, if there are enough;
