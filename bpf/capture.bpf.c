@@ -13,13 +13,10 @@
  * classify_payload          segment cache, else read_payload -> walk_head
  * walk_head                 fast_walk_packet, then parse_lines -> parse_line,
  *                             deep: parse_chunks
- * track_segment             on_syn | on_payload, then on_fin_or_rst, set_tracked
- * on_payload                begin_request | on_client_data | on_server_data
- * on_client_data            continue_head (deep) | begin_request, add_request_bytes
- * begin_request             close_previous -> emit; open_exchange, adopt_context,
- *                             read_options
- * on_server_data            begin_response, response times and sizes
- * sweep                     sweep_connection -> emit, untrack
+ * track_segment             on_syn | on_payload, then on_fin, end_connection, set_tracked
+ * on_payload                for each part: search_on (deep), track_part
+ * track_part                on_client_data (request.h) | on_server_data (response.h)
+ * sweep                     sweep_connection -> emit, untrack, report; sweep_queued
  */
 #include "include/track.h"
 
@@ -81,7 +78,8 @@ int capture_sock_l3(struct __sk_buff *skb)
 /* Times in ns. An exchange is emitted when it has been idle for response_idle and is
  * complete; for unframed_idle, if the end of its response cannot be known; else for
  * request_idle. One that has been open for hold_after is reported once before, and again
- * after report_after. With evict_idle, up to evict_max open exchanges that have been idle
+ * after report_after. A connection is forgotten when it has been idle for forget_idle after
+ * its exchange was emitted. With evict_idle, up to evict_max open exchanges that have been idle
  * for longer are emitted.
  * Results: open, exchanges left open, and in idle those by the logarithm of their idle
  * time in units of 2^20 ns; tracked, other connections that stay; evicted.
@@ -92,6 +90,7 @@ struct sweep_args {
 	__u64 unframed_idle;
 	__u64 hold_after;
 	__u64 report_after;
+	__u64 forget_idle;
 	__u64 evict_idle;
 	__u64 evict_max;
 	__u64 open;
@@ -106,28 +105,36 @@ struct sweep_context {
 	struct sweep_args args;
 } sweeping;
 
-/* Idle times after which a connection with an emitted exchange is forgotten; until then
- * late segments are counted. A connection kept open but unused must not stay tracked:
- * it would send other connections in the same slot down the slow path.
+/* Idle times after which a connection with an emitted exchange is no longer tracked; until
+ * then late segments are counted. A connection kept open but unused must not stay
+ * tracked: it would send other connections in the same slot down the slow path. It stays
+ * in the table for longer: a copy of its request, sent while the response is lost, is no
+ * new request.
  */
-#define FORGET_AFTER 2
+#define UNTRACK_AFTER 2
 
-/* Deletes a connection, unless another request has begun meanwhile. Requests in its
- * queue are emitted by sweep_queued().
- */
-static __always_inline void forget_connection(void *map, struct connection *c,
-					      const struct connection_key *key, __u64 claim,
-					      __u8 phase)
+/* Stops tracking a connection, unless another request has begun meanwhile. */
+static __always_inline bool untrack(struct connection *c, const struct connection_key *key,
+				    __u64 claim, __u8 phase)
 {
 	__u32 *counter = tracked_counter_at(key);
 	__u32 tracked = c->tracked;
 
 	if (!counter)
-		return;
+		return false;
 	set_tracked(c, counter, 0);
-	if (*(volatile __u64 *)&c->claim != claim || *(volatile __u8 *)&c->phase != phase)
-		set_tracked(c, counter, tracked);
-	else
+	if (*(volatile __u64 *)&c->claim == claim && *(volatile __u8 *)&c->phase == phase)
+		return true;
+	set_tracked(c, counter, tracked);
+	return false;
+}
+
+/* Requests in its queue are emitted by sweep_queued(). */
+static __always_inline void forget_connection(void *map, struct connection *c,
+					      const struct connection_key *key, __u64 claim,
+					      __u8 phase)
+{
+	if (untrack(c, key, claim, phase))
 		bpf_map_delete_elem(map, key);
 }
 
@@ -151,9 +158,15 @@ static __always_inline void sweep_rest(void *map, const struct connection_key *k
 	__u8 phase = *(volatile __u8 *)&c->phase;
 	__u64 limit = args->request_idle;
 
-	if (phase == PHASE_RESPONSE ||
-	    (phase == PHASE_IDLE && !expects_more(c) && !c->syn_option_len))
-		limit = FORGET_AFTER * args->response_idle;
+	if (phase == PHASE_RESPONSE) {
+		limit = UNTRACK_AFTER * args->response_idle;
+		if (args->request_idle && c->tracked && idle >= limit)
+			untrack(c, key, claim, phase);
+		if (limit < args->forget_idle)
+			limit = args->forget_idle;
+	} else if (phase == PHASE_IDLE && !expects_more(c) && !c->syn_option_len) {
+		limit = UNTRACK_AFTER * args->response_idle;
+	}
 	if (!args->request_idle || idle < limit) {
 		args->tracked++;
 		return;

@@ -502,6 +502,7 @@ type CaptureSweepArgs struct {
 	UnframedIdle uint64
 	HoldAfter    uint64
 	ReportAfter  uint64
+	ForgetIdle   uint64
 	EvictIdle    uint64
 	EvictMax     uint64
 	Open         uint64
@@ -520,6 +521,7 @@ type CaptureSweepContext struct {
 		UnframedIdle uint64
 		HoldAfter    uint64
 		ReportAfter  uint64
+		ForgetIdle   uint64
 		EvictIdle    uint64
 		EvictMax     uint64
 		Open         uint64

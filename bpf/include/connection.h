@@ -26,12 +26,12 @@
  *                        request
  * tracked                1: counted in tracked_connections, i.e. later segments must
  *                        look up the connection. Always equals expects_more(),
- *                        except that the sweep clears it when it forgets the connection
+ *                        except that the sweep clears it on idle ones with an emitted exchange
  * client, server         sequence numbers at the capture point
  * driver_client, _server sequence numbers handed to the driver, at an interface
  * client_is_a            the side that sends the requests
  *
- * Events (functions in track.h; sweep in capture.bpf.c)
+ * Events (functions in request.h, response.h and track.h; sweep in capture.bpf.c)
  * -----------------------------------------------------
  * A segment is taken apart where a message ends in it, and where it is partly a
  * retransmission; each part is an event of its own.
@@ -64,8 +64,9 @@
  * sweep              complete and idle for response_idle: emit. End not known, for
  *                    unframed_idle: emit with FLAG_END_GUESSED. Else idle for request_idle:
  *                    emit with FLAG_IDLE. Above the budget: the idlest with FLAG_EVICTED.
- *                    The phase stays; after FORGET_AFTER times response_idle the
- *                    connection is deleted. Open for long: a copy with FLAG_STILL_OPEN
+ *                    The phase stays; after UNTRACK_AFTER times response_idle the
+ *                    connection is no longer tracked, after forget_idle deleted. Open for long: a
+ * copy with FLAG_STILL_OPEN
  */
 #ifndef LAYERTRACE_CONNECTION_H
 #define LAYERTRACE_CONNECTION_H

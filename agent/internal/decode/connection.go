@@ -49,6 +49,11 @@ const (
 // 7323, section 2.3).
 const maxJump = 1 << 30
 
+// maxReset is the distance in bytes beyond which a RST is not of this connection, but of
+// an earlier one or a forged one: its receiver ignores what is outside of its window (RFC
+// 9293, section 3.10.7.4), and windows above 64 MiB are not in use.
+const maxReset = 64 << 20
+
 // segment passes a TCP segment to its connection. A connection begins with a SYN, or
 // with a message, which shows which end is the client.
 func (d *Decoder) segment(s segment) {
@@ -163,6 +168,10 @@ func (c *connection) segment(s segment) {
 	c.add(own, s, fromClient)
 	c.deliver()
 	c.beImpatient(s.time)
+	if s.rst && own.known && absolute(distance(s.seq, own.high)) > maxReset {
+		c.d.counts.resetIgnored++
+		return
+	}
 	if s.rst {
 		c.end(observe.FlagReset)
 	}

@@ -136,7 +136,7 @@ func (t *conversation) notRequest(x *exchange) {
 // beginRequest opens an exchange.
 func (t *conversation) beginRequest(p *piece) {
 	t.settle()
-	t.catchUp()
+	t.catchUp(p)
 	at := p.ack
 	if !p.isAck && t.c.toClient.known {
 		at = t.c.toClient.next
@@ -173,9 +173,15 @@ func (t *conversation) beginRequest(p *piece) {
 // catchUp uses what a new request shows: its client has read all responses so far. What
 // is still open because bytes are missing is over, unless the client sends requests
 // before it has the responses, which is rare.
-func (t *conversation) catchUp() {
+func (t *conversation) catchUp(p *piece) {
 	if t.responses.phase == inTunnel {
 		return
+	}
+	if x := t.response; x != nil && t.responses.phase == untilClose && p.isAck && distance(p.ack, x.responseAt) > 0 {
+		// The client has read the head, and takes the response to be over.
+		t.queue = t.queue[1:]
+		t.responseIsDone(x, false)
+		t.response, t.responses.phase = nil, between
 	}
 	onlyUnseen := !slices.ContainsFunc(t.queue, func(q *exchange) bool { return !q.unseen || !t.answeredSince(q) })
 	lost := t.responses.phase == astray || t.responses.phase != between && t.response == nil

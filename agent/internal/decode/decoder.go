@@ -195,7 +195,7 @@ type counts struct {
 	requestInResponse, responseWithoutRequest     uint64
 	retransmits, outOfOrder, missed               uint64
 	pipelined, untracked, tunnel                  uint64
-	reassemblyFull, evicted                       uint64
+	reassemblyFull, evicted, resetIgnored         uint64
 }
 
 // Counters returns the numbers of all that was decoded or skipped.
@@ -220,6 +220,7 @@ func (d *Decoder) Counters() []Counter {
 		{"out_of_order", "segments that leave or fill a gap", c.outOfOrder},
 		{"missed", "acknowledged gaps: packets missing in the capture", c.missed},
 		{"reassembly_full", "gaps skipped because too much was waiting for their bytes", c.reassemblyFull},
+		{"reset_ignored", "RST segments whose sequence number is not of their connection", c.resetIgnored},
 		{"evicted", "connections forgotten because there were too many", c.evicted},
 		{"clock_back", "packets with a time before that of an earlier packet", c.clockBack},
 		{"request_in_response", "segments from a server that start like a request, treated as data", c.requestInResponse},

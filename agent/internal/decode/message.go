@@ -211,6 +211,8 @@ type framing struct {
 func requestFraming(head []byte) (f framing, ok bool) {
 	fields := framingFields(head)
 	switch {
+	case fields.odd:
+		return framing{}, false
 	case fields.chunked:
 		return framing{phase: inSize}, true
 	case fields.encoded:
@@ -228,6 +230,8 @@ func responseFraming(head []byte, method string, status int) (f framing, ok bool
 	switch {
 	case method == http.MethodHead, status == http.StatusNoContent, status == http.StatusNotModified:
 		return framing{phase: inBody}, true
+	case fields.odd:
+		return framing{}, false
 	case fields.chunked:
 		return framing{phase: inSize}, true
 	case fields.encoded:
@@ -243,16 +247,27 @@ func responseFraming(head []byte, method string, status int) (f framing, ok bool
 type fields struct {
 	chunked, encoded   bool // chunked is the last transfer coding; there is one
 	hasLength, invalid bool
-	length             uint64
+	// odd: one of them is in a form that recipients read differently (RFC 9112, sections
+	// 5.1 and 5.2).
+	odd    bool
+	length uint64
 }
 
 // framingFields reads Transfer-Encoding and Content-Length of a head.
 func framingFields(head []byte) (f fields) {
 	_, rest, _ := bytes.Cut(head, []byte("\n"))
+	framed := false // the line before is one of the fields
 	for len(rest) > 0 {
 		var line []byte
 		line, rest, _ = bytes.Cut(rest, []byte("\n"))
-		name, value, _ := bytes.Cut(line, []byte(":"))
+		if len(line) > 0 && (line[0] == ' ' || line[0] == '\t') { // it continues the line before
+			f.odd = f.odd || framed
+			continue
+		}
+		field, value, _ := bytes.Cut(line, []byte(":"))
+		name := bytes.TrimRight(field, " \t")
+		framed = bytes.EqualFold(name, []byte("Transfer-Encoding")) || bytes.EqualFold(name, []byte("Content-Length"))
+		f.odd = f.odd || framed && len(name) < len(field)
 		switch text := strings.TrimSpace(string(value)); {
 		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
 			last := text[strings.LastIndexByte(text, ',')+1:]

@@ -13,6 +13,8 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
+func requestOf(t tracestore.Trace) request { return newBaselineTrace(t).request }
+
 // slowEndpoint is how long the application takes longer for "/b": that is usual for it.
 const slowEndpoint = 40_000_000
 
@@ -52,7 +54,7 @@ func TestEndpointsAreComparedWithTheirLike(t *testing.T) {
 			baseline = append(baseline, endpoint(r, 150+id, "/b", test.known))
 		}
 		one := endpoint(r, 1, "/b", test.known)
-		like, mixed := alike(baseline, requestOf(one))
+		like, mixed := alike(baseline, requestOf(one), requestOf)
 		v := Explain(one, like).Verdict
 		v.capMixed(mixed)
 		if v.Layer != test.layer || (mixed != "") != test.mixed || test.mixed && v.Confidence == High {

@@ -600,10 +600,38 @@ func TestIdleConnectionIsUntracked(t *testing.T) {
 		k.receive(c.request(get + unsampled + end))
 		k.receive(c.response(ok200))
 	}
-	if k.probe.swept.left {
-		t.Error("the sweep goes on without anything to do")
-	}
+	poll(t, "the connection is forgotten, and the sweep has nothing to do", func() bool {
+		must(t, k.probe.sweep(idle, time.Hour))
+		return !k.probe.swept.left
+	})
 	k.wantCount("segments_late", 0)
+}
+
+// While the response is lost on its way, TCP sends the request again, and later the
+// response: minutes after the exchange was reported that is no new request.
+func TestCopyOfARequestIsNoNewOne(t *testing.T) {
+	k := newKernel(t, Options{})
+	c := newConnection(40000)
+	request, response := c.request(get+traceparent+end), c.response(ok200)
+	k.receive(request)
+	k.receive(response)
+	const idle = 100 * time.Millisecond // kept for six seconds
+	for range 3 {
+		poll(t, "the connection is untracked", func() bool {
+			must(t, k.probe.sweep(idle, time.Hour))
+			return k.tracked() == 0
+		})
+		k.receive(request)
+		k.receive(response)
+	}
+	if got := k.exchanges(); len(got) != 1 || got[0].Status != 200 || got[0].Flags != 0 {
+		t.Errorf("exchanges: %+v", got)
+	}
+	k.receive(c.request(get + traceparent + end))
+	k.receive(c.response(ok200))
+	if got := k.one(); got.Status != 200 || got.Flags != 0 {
+		t.Errorf("the next exchange: %+v", got)
+	}
 }
 
 // Late segments are counted while the connection is tracked.

@@ -277,8 +277,23 @@ const maxUnframedIdle = time.Minute
 // swept is the result of the last sweep: how many exchanges had begun by then, and
 // whether anything was left to do.
 type swept struct {
-	started uint64
-	left    bool
+	started     uint64
+	left        bool
+	connections uint64 // in the table
+}
+
+// maxForgetIdle is the time without a packet after which a connection is forgotten: the
+// longest time between two copies of a segment (TCP_RTO_MAX of include/net/tcp.h). A copy
+// of a request must not be taken for a new one.
+const maxForgetIdle = 2 * time.Minute
+
+// forgetIdle returns how long a connection is kept whose exchange was emitted: in short
+// tests, and while the table is half full, not longer than needed.
+func (p *Probe) forgetIdle(response time.Duration) time.Duration {
+	if p.swept.connections > uint64(p.opts.MaxConnections/2) {
+		return 0
+	}
+	return min(60*response, maxForgetIdle)
 }
 
 // sweep emits exchanges that have been idle for longer: complete ones for response,
@@ -293,6 +308,7 @@ func (p *Probe) sweep(response, request time.Duration) error {
 	args := bpf.CaptureSweepArgs{
 		ResponseIdle: uint64(response), RequestIdle: uint64(request),
 		UnframedIdle: uint64(min(request, maxUnframedIdle)), HoldAfter: uint64(p.opts.HoldAfter), ReportAfter: uint64(max(p.opts.OpenSpanAfter, 0)),
+		ForgetIdle: uint64(p.forgetIdle(response)),
 	}
 	result, err := p.runSweep(args)
 	if err != nil {
@@ -305,7 +321,7 @@ func (p *Probe) sweep(response, request time.Duration) error {
 			return err
 		}
 	}
-	p.swept = swept{started: started, left: result.Open > 0 || result.Tracked > 0}
+	p.swept = swept{started: started, left: result.Open > 0 || result.Tracked > 0, connections: result.Open + result.Tracked}
 	return nil
 }
 
