@@ -141,9 +141,11 @@ func (r *Report) title() string {
 	}
 	title := name + " took " + duration(r.Total)
 	if r.isOpen() {
-		title = name + " is still open, " + duration(r.Total) + " so far"
+		title = name + " is " + openText(r.Total)
 	}
 	switch {
+	case r.Total == 0 && r.isOpen():
+		return title
 	case r.Total == 0:
 		return name + ", of unknown duration"
 	case r.Baseline.Traces == 0:
@@ -259,6 +261,15 @@ func (h *Hop) timeText() string {
 	return duration(h.Total)
 }
 
+// openText says for how long an exchange that is still open has lasted. Without any response
+// that is unknown.
+func openText(ns int64) string {
+	if ns == 0 {
+		return "still open, without a response so far"
+	}
+	return "still open, " + duration(ns) + " so far"
+}
+
 // flagWords are the words for flags that are no reason to doubt a time, see cutReasons.
 var flagWords = []struct {
 	flag observe.Flags
@@ -275,7 +286,7 @@ var flagWords = []struct {
 func (h *Hop) allNotes() (notes []string) {
 	flags := observe.FlagsOf(h.Flags)
 	if flags&observe.FlagStillOpen != 0 {
-		notes = append(notes, "still open, "+duration(h.Total)+" so far")
+		notes = append(notes, openText(h.Total))
 	}
 	for _, r := range cutReasons {
 		if flags&r.flag&^observe.FlagStillOpen != 0 {

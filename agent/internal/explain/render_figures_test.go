@@ -524,3 +524,29 @@ func TestFlagsOfObservations(t *testing.T) {
 		t.Errorf("%d hops have the flags:\n%s", flagged, f.text)
 	}
 }
+
+// An exchange that is still open without a response is not said to have lasted for 0 ns, and
+// what is beyond a node is not "of" it.
+func TestWordsForWhatIsMissing(t *testing.T) {
+	r := rand.New(rand.NewPCG(18, 18))
+	open := pageTrace(r, 1, nil)
+	for i := range open.Observations {
+		o := &open.Observations[i]
+		o.Response, o.Status, o.Flags = observe.Message{}, 0, observe.FlagStillOpen|observe.FlagNoResponse
+	}
+	oneNode := pageTrace(r, 1, func(o *observe.Observation) bool { return o.Point.Node != "node4" })
+	for name, test := range map[string]struct {
+		one       tracestore.Trace
+		has, lack string
+	}{
+		"open":     {open, "is still open, without a response so far", "0 ns so far"},
+		"one node": {oneNode, "node driver beyond node4 took the longest", "of beyond"},
+	} {
+		report := Explain(test.one, nil)
+		f := formsOfReport(t, &report)
+		text := strings.Join(strings.Fields(f.text), " ")
+		if !strings.Contains(text, test.has) || strings.Contains(text, test.lack) || strings.Contains(f.page, test.lack) || strings.Contains(report.Verdict.Text, test.lack) {
+			t.Errorf("%s: want %q, not %q:\n%s", name, test.has, test.lack, f.text)
+		}
+	}
+}

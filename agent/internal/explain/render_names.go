@@ -76,9 +76,9 @@ func (r *Report) names() names {
 		ways[location] = way
 		switch {
 		case from == "?":
-			n.relays[location] = "beyond " + to
+			n.relays[location] = beyond + to
 		case to == "?":
-			n.relays[location] = "beyond " + from
+			n.relays[location] = beyond + from
 		case way[0] && way[1]:
 			n.relays[location] = min(from, to) + " ↔ " + max(from, to)
 		default:
@@ -100,7 +100,7 @@ func (c *Comparison) names() names {
 				n.relays[l.Location] = a + " ↔ " + b
 			}
 			if node, ok := strings.CutPrefix(l.Location, "?-"); ok {
-				n.relays[l.Location] = "beyond " + node
+				n.relays[l.Location] = beyond + node
 			}
 		}
 	}
@@ -137,6 +137,9 @@ func (n names) service(name, namespace string) string {
 	return name
 }
 
+// beyond is before the one node of a relay network that is known.
+const beyond = "beyond "
+
 // place names the location of a layer.
 func (n names) place(l observe.Layer, location, namespace string) string {
 	if name := n.relays[location]; name != "" && !isOfService(l) {
@@ -169,6 +172,9 @@ func replaced(text string, shown map[string]string) string {
 			start, end := from+i+len(" of "), from+i+len(found)
 			from = end
 			if next, _ := utf8.DecodeRuneInString(text[end:]); end == len(text) || strings.ContainsRune(" ,;:", next) || text[end:] == "." {
+				if strings.HasPrefix(name, beyond) { // no "of beyond"
+					start -= len("of ")
+				}
 				text = text[:start] + name + text[end:]
 				from = start + len(name)
 			}
