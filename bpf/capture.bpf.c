@@ -13,13 +13,10 @@
  * classify_payload          segment cache, else read_payload -> walk_head
  * walk_head                 fast_walk_packet, then parse_lines -> parse_line,
  *                             deep: parse_chunks
- * track_segment             on_syn | on_payload, then on_fin_or_rst, set_tracked
- * on_payload                begin_request | on_client_data | on_server_data
- * on_client_data            continue_head (deep) | begin_request, add_request_bytes
- * begin_request             close_previous -> emit; open_exchange, adopt_context,
- *                             read_options
- * on_server_data            begin_response, response times and sizes
- * sweep                     sweep_connection -> emit, untrack
+ * track_segment             on_syn | on_payload, then on_fin, end_connection, set_tracked
+ * on_payload                for each part: search_on (deep), track_part
+ * track_part                on_client_data (request.h) | on_server_data (response.h)
+ * sweep                     sweep_connection -> emit, untrack, report; sweep_queued
  */
 #include "include/track.h"
 

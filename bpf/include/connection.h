@@ -31,7 +31,7 @@
  * driver_client, _server sequence numbers handed to the driver, at an interface
  * client_is_a            the side that sends the requests
  *
- * Events (functions in track.h; sweep in capture.bpf.c)
+ * Events (functions in request.h, response.h and track.h; sweep in capture.bpf.c)
  * -----------------------------------------------------
  * A segment is taken apart where a message ends in it, and where it is partly a
  * retransmission; each part is an event of its own.

@@ -68,6 +68,19 @@ func (h *Hop) Cut() (flags observe.Flags) {
 	return flags & observe.Cut
 }
 
+// Seen returns the first and the last point that the hop's time is known of, on the side of
+// its sender: "process", "TCP", "pod" or "node"; "" if none.
+func (h *Hop) Seen() (from, to string) {
+	request, response := h.requestWaypoints(), h.responseWaypoints()
+	if len(request) > 0 {
+		from = pointNames[request[0].position]
+	}
+	if len(response) > 0 {
+		to = pointNames[response[len(response)-1].position]
+	}
+	return from, to
+}
+
 // ServerNode returns the node of the receiver, "" if unknown.
 func (h *Hop) ServerNode() string { return nodeOf(h.Receiver, h.ServerVNIC, h.ServerPNIC) }
 

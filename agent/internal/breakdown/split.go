@@ -344,9 +344,34 @@ func (p *path) addHandled(some []step, name string, from waypoint, time int64, a
 		}
 		return
 	}
-	if s := p.hop.add(some, Both, name, from, time); s != nil {
+	if s := p.hop.add(handled(some, after, before), Both, name, from, time); s != nil {
 		s.handling, s.before = true, before
 	}
+}
+
+// handled returns the layers of the handling between two child hops, either nil: with those
+// of the child before the first point that saw it, and after the last one.
+func handled(some []step, after, before *Hop) []step {
+	extend := func(more []step) {
+		for _, s := range more {
+			if !slices.ContainsFunc(some, func(o step) bool { return o.layer == s.layer && o.location == s.location }) {
+				some = append(slices.Clone(some), s)
+			}
+		}
+	}
+	if after != nil {
+		client, server := after.ends()
+		if w := after.responseWaypoints(); len(w) > 0 {
+			extend(stepsBetween(steps(after.shape(), server, client), w[len(w)-1].position, toProcess))
+		}
+	}
+	if before != nil {
+		client, server := before.ends()
+		if w := before.requestWaypoints(); len(w) > 0 {
+			extend(stepsBetween(steps(before.shape(), client, server), fromProcess, w[0].position))
+		}
+	}
+	return some
 }
 
 func ms(ns int64) time.Duration { return time.Duration(ns).Round(time.Microsecond) }

@@ -4,6 +4,7 @@ package breakdown_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -367,4 +368,32 @@ func afterCutChild(t *testing.T, cut func(*observe.Observation)) {
 		return
 	}
 	t.Error("the parent hop is gone")
+}
+
+// If the socket that sent a child hop was not seen, the handling that it ended has its
+// protocol stack too, and says so.
+func TestHandlingUntilAnUnseenSocket(t *testing.T) {
+	for _, unseen := range []bool{false, true} {
+		w := breakdowntest.New()
+		w.Drop = func(o *observe.Observation) bool {
+			return unseen && o.Context.SpanID[0] == 4 && o.Socket != nil && o.Socket.Client
+		}
+		w.FrontPage()
+		tree := breakdown.Split(w.All, nil)
+		merged := map[string]int64{}
+		for _, s := range tree.Hops[2].Segments {
+			if s.Layer == observe.Application {
+				merged[fmt.Sprint(s.MergedLayers)] += s.Time
+			}
+		}
+		// 100 µs in the send queue and 100 µs in the pod, of request and response each.
+		want := map[string]int64{"[]": 150_000 + 110_000}
+		if unseen {
+			want = map[string]int64{"[application protocol-stack]": 150_000 + 110_000 + 4*100_000}
+		}
+		if !maps.Equal(merged, want) {
+			t.Errorf("unseen %v: handling %v, want %v", unseen, merged, want)
+		}
+		checkSums(t, tree)
+	}
 }

@@ -117,12 +117,15 @@ func findParent(h *Hop, hops []*Hop, parents map[trace.SpanID]trace.SpanID) (par
 	best, bestRelated := period{}, false
 	for _, candidate := range hops {
 		p := candidate.serverPeriod()
-		if candidate == h || p.point == nil || !samePod(own.point, p.point) || own.start < p.start || own.end > p.end || isBelow(candidate, h) ||
-			defect(candidate.requestWaypoints(), candidate.responseWaypoints()) != "" {
+		// The cheap conditions first: a trace may have a thousand hops.
+		if candidate == h || p.point == nil || own.start < p.start || own.end > p.end {
 			continue
 		}
 		related := isRelated(h.SpanID, candidate.SpanID, parents)
-		if parent == nil || related && !bestRelated || related == bestRelated && p.start > best.start {
+		if parent != nil && (!related && bestRelated || related == bestRelated && p.start <= best.start) {
+			continue
+		}
+		if samePod(own.point, p.point) && !isBelow(candidate, h) && defect(candidate.requestWaypoints(), candidate.responseWaypoints()) == "" {
 			parent, best, bestRelated = candidate, p, related
 		}
 	}

@@ -26,6 +26,12 @@ const (
 	positions
 )
 
+// pointNames are what positions are at.
+var pointNames = [positions]string{
+	fromProcess: "process", fromStack: "TCP", fromVNIC: "pod", fromPNIC: "node", fromDriver: "node",
+	toPNIC: "node", toVNIC: "pod", toStack: "TCP", toProcess: "process",
+}
+
 // waypoint is the time at which the last byte of a message passed a position, on
 // the clock of a node. The receiver waits for the last byte, so it counts.
 type waypoint struct {

@@ -12,9 +12,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
-	"github.com/layertrace/layertrace/internal/stats"
 )
 
 // BaselineOptions choose the traces to compare with.
@@ -36,6 +34,7 @@ type Selection struct {
 	explained []tracestore.Trace
 	asked     map[trace.TraceID]bool
 	found     map[rootOperation][]tracestore.Trace // oldest first
+	measured  map[trace.TraceID]*baselineTrace
 }
 
 // rootOperation is what a trace has in common with its baseline: the service and
@@ -80,7 +79,7 @@ func ParseTraceIDs(args []string) (groups [][]trace.TraceID, together bool, err 
 
 // Select reads the traces of each group from a store.
 func Select(ctx context.Context, store tracestore.Store, groups [][]trace.TraceID, opts BaselineOptions) (*Selection, error) {
-	s := &Selection{store: store, opts: opts, asked: map[trace.TraceID]bool{}, found: map[rootOperation][]tracestore.Trace{}}
+	s := &Selection{store: store, opts: opts, asked: map[trace.TraceID]bool{}, found: map[rootOperation][]tracestore.Trace{}, measured: map[trace.TraceID]*baselineTrace{}}
 	known := map[trace.TraceID]tracestore.Trace{}
 	for _, ids := range groups {
 		group := make([]tracestore.Trace, len(ids))
@@ -111,7 +110,11 @@ func (s *Selection) ExplainAll(ctx context.Context) (reports []*Report) {
 	for _, group := range s.Groups {
 		for _, t := range group {
 			baseline, mixed, note := s.baseline(ctx, t)
-			r := Explain(t, baseline)
+			measured := make([]*baselineTrace, len(baseline))
+			for i, b := range baseline {
+				measured[i] = s.measure(b)
+			}
+			r := timesOf(measured).explain(t)
 			r.Verdict.capMixed(mixed)
 			for i := range r.Hops {
 				r.Hops[i].Verdict.capMixed(mixed)
@@ -161,22 +164,34 @@ func (s *Selection) baseline(ctx context.Context, group ...tracestore.Trace) (ba
 		}
 		s.found[root] = found
 	}
-	found, mixed = alike(found, commonRequest(group))
+	found, mixed = alike(found, s.commonRequest(group), s.requestOf)
 	later, _ := slices.BinarySearchFunc(found, last.Start(), func(f tracestore.Trace, at time.Time) int { return f.Start().Compare(at) })
 	first := max(later-s.opts.Traces, 0)
 	return found[first:min(first+s.opts.Traces, len(found))], mixed, ""
 }
 
 // commonRequest returns what all traces of a group asked for, unknown if they differ.
-func commonRequest(group []tracestore.Trace) request {
-	r := requestOf(group[0])
+func (s *Selection) commonRequest(group []tracestore.Trace) request {
+	r := s.requestOf(group[0])
 	for _, t := range group[1:] {
-		if requestOf(t) != r {
+		if s.requestOf(t) != r {
 			return request{}
 		}
 	}
 	return r
 }
+
+// measure remembers traces with their sums: many explained ones share a baseline.
+func (s *Selection) measure(t tracestore.Trace) *baselineTrace {
+	m := s.measured[t.ID]
+	if m == nil {
+		m = newBaselineTrace(t)
+		s.measured[t.ID] = m
+	}
+	return m
+}
+
+func (s *Selection) requestOf(t tracestore.Trace) request { return s.measure(t).request }
 
 // searchFactor: so many times the traces that are needed are searched, since some may
 // have asked for another path.
@@ -221,142 +236,4 @@ func (s *Selection) search(ctx context.Context, root rootOperation) ([]tracestor
 	}
 	slices.SortStableFunc(baseline, func(a, b tracestore.Trace) int { return a.Start().Compare(b.Start()) })
 	return baseline, nil
-}
-
-// baselineTimes is how long layers and segments take in the traces of a baseline.
-type baselineTimes struct {
-	traces int
-	total  int64 // median in ns, -1 without a trace
-	whole  reference
-	hops   map[hopKey]hopReference
-}
-
-// hopKey identifies hops that are alike; with an unknown request, all of a name.
-type hopKey struct {
-	name    string
-	request request
-}
-
-// hopReference is the reference of some hops.
-type hopReference struct {
-	reference
-	hops int
-}
-
-// newBaselineTimes ignores traces without a hop of known time.
-func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
-	var totals []int64
-	var whole []sums
-	hops := map[hopKey][]sums{}
-	for _, t := range baseline {
-		tree := breakdown.Split(t.Observations, parents(t))
-		if len(tree.Roots) == 0 || tree.Roots[0].Total == 0 {
-			continue
-		}
-		totals = append(totals, tree.Roots[0].Total)
-		s, _ := sumOfTree(tree)
-		whole = append(whole, s)
-		for _, h := range tree.Hops {
-			any := hopKey{name: hopName(h)}
-			hops[any] = append(hops[any], sumOfHop(h))
-			if r := requestOfHop(h); r.known() {
-				same := hopKey{any.name, r}
-				hops[same] = append(hops[same], sumOfHop(h))
-			}
-		}
-	}
-	b := &baselineTimes{
-		traces: len(totals), total: distributionOf(totals).median,
-		whole: referenceOf(whole), hops: make(map[hopKey]hopReference, len(hops)),
-	}
-	for k, all := range hops {
-		b.hops[k] = hopReference{referenceOf(all), len(all)}
-	}
-	return b
-}
-
-// of returns the median of a layer at a location, -1 if unknown.
-func (b *baselineTimes) of(k key) int64 { return orUnknown(b.whole.layers, k).median }
-
-// ofSegment returns the median of a segment of a hop, -1 if unknown.
-func (b *baselineTimes) ofSegment(h *breakdown.Hop, s breakdown.Segment) int64 {
-	r, _ := b.ofHop(h)
-	return orUnknown(r.segments, segmentKeyOf(h, s)).median
-}
-
-// ofHop returns the reference of the hops that asked for the same, if there are enough;
-// else that of all hops between the same ends, and why others are among them ("" if it is
-// not known that there are any).
-func (b *baselineTimes) ofHop(h *breakdown.Hop) (r hopReference, mixed string) {
-	q := requestOfHop(h)
-	all, same := b.hops[hopKey{name: hopName(h)}], b.hops[hopKey{hopName(h), q}]
-	switch {
-	case !q.known() || same.hops == all.hops:
-		return all, ""
-	case same.hops >= minAlike:
-		return same, ""
-	}
-	return all, fmt.Sprintf("on the hop %s, %s of the baseline asked for %s: the baseline has others", hopName(h), counted(same.hops, "request", "requests"), q)
-}
-
-// reference is the distribution of the time of each layer and segment, in traces
-// or hops that are alike.
-type reference struct {
-	layers   map[key]distribution
-	segments map[segmentKey]distribution
-}
-
-func referenceOf(all []sums) reference {
-	layers, segments := map[key][]int64{}, map[segmentKey][]int64{}
-	for _, s := range all {
-		for k, t := range s {
-			layers[k] = append(layers[k], t.time)
-			for segment, a := range t.segments {
-				segments[segment] = append(segments[segment], a.time)
-			}
-		}
-	}
-	return reference{distributions(layers), distributions(segments)}
-}
-
-// distribution of times in ns.
-type distribution struct {
-	sorted []int64
-	median int64 // -1: unknown
-}
-
-func distributionOf(values []int64) distribution {
-	if len(values) == 0 {
-		return distribution{median: -1}
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	return distribution{sorted: sorted, median: stats.Quantile(sorted, 0.5)}
-}
-
-func distributions[K comparable](values map[K][]int64) map[K]distribution {
-	all := make(map[K]distribution, len(values))
-	for k, v := range values {
-		all[k] = distributionOf(v)
-	}
-	return all
-}
-
-func orUnknown[K comparable](all map[K]distribution, k K) distribution {
-	if d, ok := all[k]; ok {
-		return d
-	}
-	return distribution{median: -1}
-}
-
-// exceededBy returns the time that a share (0 to 1) of the distribution exceeds;
-// the largest time if the share is less than one value.
-func (d distribution) exceededBy(share float64) int64 {
-	n := len(d.sorted)
-	return d.sorted[max(n-1-int(share*float64(n)), 0)]
-}
-
-// lowest returns the time that all but the exceptions of so many slow traces took
-// at least.
-func (d distribution) lowest(slow int) int64 {
-	return d.sorted[min(exceptions(slow), len(d.sorted)-1)]
 }

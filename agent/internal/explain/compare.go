@@ -76,6 +76,9 @@ func compareTraces(traces, baseline []tracestore.Trace) Comparison {
 	if len(traces) == 1 { // the same as of the one
 		r := Explain(traces[0], baseline)
 		c.SlowTotal, c.Unattributed, c.Verdict = r.Total, r.Unattributed, r.Verdict
+		if c.Verdict.blames() { // here of what the trace took more
+			c.Verdict.Share = share(c.Verdict.Excess, c.difference())
+		}
 	}
 	if len(before) == 0 {
 		c.Notes = append(c.Notes, "no baseline to compare with: the verdict is the layer that took the longest, which may be normal")
@@ -95,9 +98,12 @@ type measured struct {
 	id                  string
 	request             request
 	total, unattributed int64
+	unclear             int64    // of sumOfTree
+	ahead               int64    // of aheadOf
 	contradictions      []string // spans that took longer than what was seen
 	cut                 observe.Flags
 	roots               int // more than one: hops without a known parent
+	calls               calls
 	sums                sums
 }
 
@@ -121,9 +127,9 @@ func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 		case tree.Roots[0].Total == 0:
 			c.SkippedReasons["no hop seen from request to response"]++
 		default:
-			s, unattributed := sumOfTree(tree)
+			s, unattributed, unclear := sumOfTree(tree)
 			missing, contradictions := unseen(t, tree)
-			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, contradictions, cutOf(tree), len(tree.Roots), s})
+			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, unclear + missing, aheadOf(t, tree), contradictions, cutOf(tree), len(tree.Roots), callsOf(tree), s})
 		}
 	}
 	return all
@@ -150,7 +156,8 @@ func (c *Comparison) compare(baseline, slow []measured) {
 		return cmp.Or(cmp.Compare(b.Excess, a.Excess), cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Location, b.Location))
 	})
 	c.Verdict = judge(found, c.SlowTotal, len(baseline))
-	c.Verdict.capConfidence(c.Unattributed, c.SlowTotal)
+	c.Verdict.capUnexplained(c.SlowTotal, c.BaselineTotal)
+	c.Verdict.capConfidence(medianOf(slow, func(m measured) int64 { return m.unclear }), c.SlowTotal)
 	cut, contradictions := observe.Flags(0), []string(nil)
 	for _, m := range slow {
 		if len(m.contradictions) > 0 {
@@ -164,6 +171,10 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	}
 	c.Notes = append(c.Notes, contradictions...)
 	c.Verdict.capCut(cut)
+	c.Verdict.capMissing(missingInMost(baseline, slow))
+	aheadIn := func(m measured) int64 { return m.ahead }
+	ahead, usual := medianOf(slow, aheadIn), medianOf(baseline, aheadIn)
+	c.Verdict.capAhead(slowAhead(ahead, usual, c.SlowTotal), ahead-usual)
 	c.Verdict.capRoots(slices.MaxFunc(slow, func(a, b measured) int { return cmp.Compare(a.roots, b.roots) }).roots)
 	if c.Verdict.Layer != observe.NoLayer {
 		c.Verdict.Share = share(c.Verdict.Excess, c.difference())
@@ -172,6 +183,26 @@ func (c *Comparison) compare(baseline, slow []measured) {
 				found[0].title(), duration(found[0].time), duration(found[0].baseline)))
 		}
 	}
+}
+
+// missingInMost returns which hop more of the slow traces than the exceptions lack, "" if
+// none.
+func missingInMost(baseline, slow []measured) (why string) {
+	made := make([]calls, len(baseline))
+	for i, m := range baseline {
+		made[i] = m.calls
+	}
+	usual, lacking := usualCallsOf(made), 0
+	for _, m := range slow {
+		if text := usual.missing(m.calls); text != "" {
+			why = text
+			lacking++
+		}
+	}
+	if lacking <= exceptions(len(slow)) {
+		return ""
+	}
+	return why
 }
 
 // difference is the time in ns above the baseline, or all of it without one.

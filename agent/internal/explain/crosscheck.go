@@ -57,6 +57,48 @@ func unseen(t tracestore.Trace, tree *breakdown.Tree) (most int64, notes []strin
 	return most, notes
 }
 
+// aheadOf returns the time in ns by which the spans above a trace's first hop exceed it: of a
+// client or a proxy whose own request carried no context, so that no agent saw it. 0: none.
+func aheadOf(t tracestore.Trace, tree *breakdown.Tree) (ahead int64) {
+	above, reported := parents(t), map[trace.SpanID]int64{}
+	for _, s := range t.Spans {
+		reported[s.ID] = max(reported[s.ID], s.Duration.Nanoseconds())
+	}
+	root := tree.Roots[0]
+	id := root.SpanID
+	for range len(above) { // spans may be their own ancestors
+		parent, known := above[id]
+		if !known {
+			break
+		}
+		id = parent
+		ahead = max(ahead, reported[id]-root.Total)
+	}
+	return ahead
+}
+
+// slowAhead says that the spans above a trace's first hop took much longer than those of the
+// baseline, "" if they did not. usual is the median of the baseline in ns, -1 if unknown.
+func slowAhead(ahead, usual, whole int64) string {
+	more := ahead - max(usual, 0)
+	if usual < 0 || more <= max(minUnseen, int64(minUnseenShare*float64(whole))) {
+		return ""
+	}
+	return fmt.Sprintf("the spans above the first hop took %s more than it, in the baseline %s: no agent saw that time", duration(ahead), duration(usual))
+}
+
+// capAhead lowers the confidence for the reason of slowAhead: to low if that is more time than
+// the verdict blames.
+func (v *Verdict) capAhead(why string, more int64) {
+	if why == "" {
+		return
+	}
+	v.doubt(why)
+	if more > v.Excess {
+		v.Confidence = Low
+	}
+}
+
 func contradicts(reported, seen int64) bool {
 	return reported-seen > max(minUnseen, int64(minUnseenShare*float64(reported)))
 }

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
+	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
@@ -45,4 +46,45 @@ func TestSpanLongerThanItsHop(t *testing.T) {
 			t.Errorf("%s longer: the group of one has %d ns, %s confidence: %s", test.longer, group.SlowTotal, group.Verdict.Confidence, group.Verdict.Text)
 		}
 	}
+}
+
+// A client's own span, which no hop has in its header, tells that the trace took longer than
+// what was seen, if it does not always.
+func TestSpanAboveTheFirstHop(t *testing.T) {
+	r := rand.New(rand.NewPCG(15, 15))
+	with := func(t tracestore.Trace, more time.Duration) tracestore.Trace {
+		root := breakdown.Split(t.Observations, nil).Roots[0]
+		t.Spans = []span.Span{
+			{ID: trace.SpanID{0xee}, Duration: time.Duration(root.Total) + more},
+			{ID: root.SpanID, Parent: trace.SpanID{0xee}, Duration: time.Duration(root.Total)},
+		}
+		return t
+	}
+	seen := pageTrace(r, 1, nil)
+	relay := pageTrace(r, 1, nil, toDetails(func(h *breakdowntest.Hop) { h.Relay += 100_000_000 }))
+	for name, test := range map[string]struct {
+		one         tracestore.Trace
+		more, usual time.Duration
+		want        Confidence
+	}{
+		"as long":              {seen, 0, 0, High},
+		"always a second":      {seen, time.Second, time.Second, High},
+		"a second":             {seen, time.Second, time.Millisecond, Low},
+		"a slow hop besides":   {relay, 50 * time.Millisecond, 0, Medium},
+		"a slow hop, and more": {relay, time.Second, 0, Low},
+	} {
+		var baseline []tracestore.Trace
+		for _, b := range baselineOf(r, 20, nil) {
+			baseline = append(baseline, with(b, test.usual))
+		}
+		one := with(test.one, test.more)
+		report, group := Explain(one, baseline), compareTraces([]tracestore.Trace{one, one}, baseline)
+		if report.Verdict.Confidence != test.want || group.Verdict.Confidence != test.want {
+			t.Errorf("%s: %s confidence, together %s, want %s: %s %q", name, report.Verdict.Confidence, group.Verdict.Confidence, test.want, report.Verdict.Text, report.Verdict.Evidence)
+		}
+	}
+	// Spans that are their own ancestors end.
+	circle := seen
+	circle.Spans = []span.Span{{ID: trace.SpanID{1}, Parent: trace.SpanID{2}}, {ID: trace.SpanID{2}, Parent: trace.SpanID{1}}}
+	Explain(circle, nil)
 }

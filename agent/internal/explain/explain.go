@@ -38,17 +38,21 @@ func (b *baselineTimes) explain(t tracestore.Trace) Report {
 	r.Total = tree.Roots[0].Total + missing
 	r.Notes = append(append(r.Notes, contradictions...), endings(tree)...)
 	r.Baseline = Baseline{Traces: b.traces, BaselineTotal: max(b.total, 0)}
-	sums, unattributed := sumOfTree(tree)
+	sums, unattributed, unclear := sumOfTree(tree)
 	unattributed += missing
+	unclear += missing
 	r.Unattributed = unattributed
 	r.Layers = b.layerTimes(sums, r.Total)
 	if n := len(tree.Roots) - 1; n > 0 {
 		r.Notes = append(r.Notes, counted(n, "hop has", "hops have")+" no parent: the requests that caused them were not seen")
 	}
 	r.Verdict = b.verdict(sums, r.Total, tree)
-	r.Verdict.capConfidence(unattributed, r.Total)
+	r.Verdict.capConfidence(unclear, r.Total)
 	r.Verdict.contradicted(contradictions)
 	r.Verdict.capCut(cutOf(tree))
+	r.Verdict.capMissing(b.calls.missing(callsOf(tree)))
+	ahead := aheadOf(t, tree)
+	r.Verdict.capAhead(slowAhead(ahead, b.ahead, r.Total), ahead-b.ahead)
 	return r
 }
 
@@ -90,12 +94,13 @@ func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
 		flags |= o.Flags
 	}
 	r.Flags = flags.Names()
-	for _, s := range h.Segments {
-		r.Segments = append(r.Segments, Segment{s, b.ofSegment(h, s)})
+	for i, usual := range b.ofSegments(h) {
+		r.Segments = append(r.Segments, Segment{h.Segments[i], usual})
 	}
 	r.Verdict = b.hopVerdict(h)
 	r.Verdict.capConfidence(h.Unattributed, h.Total)
 	r.Verdict.capCut(h.Cut())
+	r.Verdict.capMissing(b.calls.missingBelow(hopName(h), len(h.Children)))
 	return r
 }
 
@@ -254,16 +259,18 @@ func (a amount) plus(b amount) amount {
 	return a
 }
 
-// sumOfTree adds up the critical path of a trace.
-func sumOfTree(tree *breakdown.Tree) (s sums, unattributed int64) {
+// sumOfTree adds up the critical path of a trace. unclear is the time in ns that no layer
+// has, and that several have: in unattributed one hop may make up for the other.
+func sumOfTree(tree *breakdown.Tree) (s sums, unattributed, unclear int64) {
 	s = sums{}
 	for _, h := range tree.Hops {
 		if h.OnCriticalPath {
 			unattributed += h.Unattributed
+			unclear += max(h.Unattributed, -h.Unattributed)
 			s.add(h)
 		}
 	}
-	return s, unattributed
+	return s, unattributed, unclear
 }
 
 // sumOfHop adds up a hop by itself.

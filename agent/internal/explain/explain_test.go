@@ -325,3 +325,36 @@ func TestRoot(t *testing.T) {
 		}
 	}
 }
+
+// Segments that are alike, as before and after a request to another service, have a
+// baseline of their own: that of both would be counted twice.
+func TestBaselineOfEachSegment(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 13))
+	report := Explain(pageTrace(r, 1, nil), baselineOf(r, 20, nil))
+	segments := 0
+	for _, h := range report.Hops {
+		for _, s := range h.Segments {
+			segments++
+			if d := s.Time - s.Baseline; max(d, -d) > s.Time/10 {
+				t.Errorf("%s > %s: %s, %d ns, in the baseline %d", h.From, h.To, s.Between, s.Time, s.Baseline)
+			}
+			if s.Layer == observe.Application && s.Time != s.Baseline { // the same in all
+				t.Errorf("%s > %s: %d ns of the application, in the baseline %d", h.From, h.To, s.Time, s.Baseline)
+			}
+		}
+	}
+	if segments < 30 {
+		t.Errorf("%d segments", segments)
+	}
+}
+
+// Time without a layer in one hop does not make up for time with two in another.
+func TestUnclearTimeAddsUp(t *testing.T) {
+	hop := func(unattributed int64, critical bool) *breakdown.Hop {
+		return &breakdown.Hop{Total: 1000, Unattributed: unattributed, OnCriticalPath: critical}
+	}
+	_, unattributed, unclear := sumOfTree(&breakdown.Tree{Hops: []*breakdown.Hop{hop(120, true), hop(-100, true), hop(700, false)}})
+	if unattributed != 20 || unclear != 220 {
+		t.Errorf("%d ns unattributed, %d unclear, want 20 and 220", unattributed, unclear)
+	}
+}

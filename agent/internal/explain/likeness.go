@@ -29,14 +29,6 @@ func (r request) known() bool { return r.path != "" }
 // pathUnknown is why a baseline may have other requests.
 const pathUnknown = "the path of the request is not known, so the baseline may have requests for other paths"
 
-func requestOf(t tracestore.Trace) request {
-	tree := breakdown.Split(t.Observations, parents(t))
-	if len(tree.Roots) == 0 {
-		return request{}
-	}
-	return requestOfHop(tree.Roots[0])
-}
-
 func requestOfHop(h *breakdown.Hop) (r request) {
 	for _, o := range h.Observations() {
 		r.method, r.path = cmp.Or(r.method, o.Method), cmp.Or(r.path, o.Path)
@@ -46,7 +38,7 @@ func requestOfHop(h *breakdown.Hop) (r request) {
 
 // alike returns the traces that asked for the same, and why others are among them
 // ("" if none are).
-func alike(all []tracestore.Trace, r request) (same []tracestore.Trace, mixed string) {
+func alike(all []tracestore.Trace, r request, requestOf func(tracestore.Trace) request) (same []tracestore.Trace, mixed string) {
 	for _, t := range all {
 		if requestOf(t) == r {
 			same = append(same, t)

@@ -3,6 +3,7 @@
 package explain
 
 import (
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -11,6 +12,8 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
 )
+
+func requestOf(t tracestore.Trace) request { return newBaselineTrace(t).request }
 
 // slowEndpoint is how long the application takes longer for "/b": that is usual for it.
 const slowEndpoint = 40_000_000
@@ -51,7 +54,7 @@ func TestEndpointsAreComparedWithTheirLike(t *testing.T) {
 			baseline = append(baseline, endpoint(r, 150+id, "/b", test.known))
 		}
 		one := endpoint(r, 1, "/b", test.known)
-		like, mixed := alike(baseline, requestOf(one))
+		like, mixed := alike(baseline, requestOf(one), requestOf)
 		v := Explain(one, like).Verdict
 		v.capMixed(mixed)
 		if v.Layer != test.layer || (mixed != "") != test.mixed || test.mixed && v.Confidence == High {
@@ -91,13 +94,25 @@ func TestGroupOfOne(t *testing.T) {
 	for name, before := range map[string][]tracestore.Trace{"with a baseline": baseline, "without": nil} {
 		single, group := Explain(one, before), compareTraces([]tracestore.Trace{one}, before)
 		if group.Verdict.Text != single.Verdict.Text || group.Verdict.Confidence != single.Verdict.Confidence ||
-			group.Verdict.Share != single.Verdict.Share || group.SlowTotal != single.Total || group.Unattributed != single.Unattributed {
+			group.Verdict.Excess != single.Verdict.Excess || group.BaselineTotal != baselineOrUnknown(single) || group.SlowTotal != single.Total || group.Unattributed != single.Unattributed {
 			t.Errorf("%s: group %+v\nsingle %+v", name, group.Verdict, single.Verdict)
+		}
+		// 20 ms on the way of the request at one node and of the response at the other: half
+		// of what the trace took more.
+		if before != nil && (group.Verdict.Share < 0.49 || group.Verdict.Share > 0.51 || math.Abs(group.Layers[0].Share-group.Verdict.Share) > 0.01) {
+			t.Errorf("%s: the verdict has a share of %v, its layer one of %v", name, group.Verdict.Share, group.Layers[0].Share)
 		}
 		if before == nil && (group.BaselineTotal != -1 || group.Layers[0].Baseline != -1) {
 			t.Errorf("baseline of nothing: %d ns in total, %d ns in a layer, want -1", group.BaselineTotal, group.Layers[0].Baseline)
 		}
 	}
+}
+
+func baselineOrUnknown(r Report) int64 {
+	if r.Baseline.Traces == 0 {
+		return -1
+	}
+	return r.Baseline.BaselineTotal
 }
 
 // Services of one name in two namespaces are two.

@@ -41,7 +41,9 @@ func (b *baselineTimes) verdict(s sums, whole int64, tree *breakdown.Tree) Verdi
 	if v.Layer != observe.NoLayer && b.traces > 0 {
 		v.capMixed(b.doubt(&v, all[0].longest.hop))
 	}
-	if b.traces == 0 {
+	if b.traces > 0 {
+		v.capUnexplained(whole, b.total)
+	} else {
 		v.Evidence = append(v.Evidence, "no baseline to compare with: this layer took the longest, which may be normal")
 	}
 	v.capRoots(len(tree.Roots))
@@ -89,7 +91,9 @@ type candidate struct {
 	compared          bool // there is a baseline
 	// withinBaseline: so many baseline traces are as slow that it may be chance.
 	withinBaseline bool
-	merged         []observe.Layer
+	// strange is the time in ns of segments that the baseline does not have, per trace.
+	strange int64
+	merged  []observe.Layer
 	// longest segment; of the slow ones, if there are any.
 	longest amount
 	// way that the longest segments of all traces but the exceptions lost most of their
@@ -155,6 +159,7 @@ func (c *candidate) weigh(totals []*total, slow int, baseline reference, tail fl
 	} else {
 		segments = nil
 	}
+	c.strange = strange(totals, baseline.segments)
 	c.longest = longest(totals, segments)
 	ways := map[breakdown.Phase]int{}
 	for _, t := range totals {
@@ -165,6 +170,19 @@ func (c *candidate) weigh(totals []*total, slow int, baseline reference, tail fl
 			c.way = way
 		}
 	}
+}
+
+// strange returns the time in ns per trace of segments that the baseline does not have: a
+// capture point between two of them may be missing.
+func strange(totals []*total, baseline map[segmentKey]distribution) (ns int64) {
+	for _, t := range totals {
+		for k, a := range t.segments {
+			if len(baseline[k].sorted) < minBaseline {
+				ns += a.time
+			}
+		}
+	}
+	return ns / int64(len(totals))
 }
 
 // slowSegments returns the segments that are slower than the baseline, and their
@@ -262,7 +280,14 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 	c := all[0]
 	if traces > 0 && (c.withinBaseline || c.excess < c.threshold) {
 		most := slices.MaxFunc(all, func(a, b candidate) int { return cmp.Compare(a.difference(), b.difference()) })
-		return noVerdict(fmt.Sprintf("No layer is clearly slower than the baseline; the largest difference is %s, in the %s.", duration(most.difference()), most.title()))
+		v := noVerdict(fmt.Sprintf("No layer is clearly slower than the baseline; the largest difference is %s, in the %s.", duration(most.difference()), most.title()))
+		switch {
+		case traces < minBaseline:
+			v.doubt("only " + counted(traces, "trace", "traces") + " to compare with")
+		case most.difference() >= most.threshold:
+			v.doubt("some traces of the baseline took as long in the " + most.title() + ", so it may be chance, or they have the same cause")
+		}
+		return v
 	}
 	v := Verdict{
 		Layer: c.layer, Location: c.location, Between: c.longest.segment.Between, Queue: c.longest.segment.Queue, Time: c.time, Excess: c.excess,
@@ -289,11 +314,11 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 // verdict of high confidence.
 const maxUnattributed = 0.1
 
-// capConfidence lowers a high confidence if so much of the time is unattributed, or
-// attributed twice, that it could change the verdict; to low if that is more than the
-// blamed excess, or if none is blamed.
-func (v *Verdict) capConfidence(unattributed, whole int64) {
-	missing := max(unattributed, -unattributed)
+// capConfidence lowers a high confidence if so much of the time is unclear, that is
+// unattributed or attributed twice, that it could change the verdict; to low if that is more
+// than the blamed excess, or if none is blamed.
+func (v *Verdict) capConfidence(unclear, whole int64) {
+	missing := max(unclear, -unclear)
 	if v.Confidence == Low || float64(missing) <= maxUnattributed*float64(whole) {
 		return
 	}
@@ -305,7 +330,7 @@ func (v *Verdict) capConfidence(unattributed, whole int64) {
 	default:
 		return
 	}
-	v.Evidence = append(v.Evidence, fmt.Sprintf("%s of %s could not be attributed to a layer", duration(unattributed), duration(whole)))
+	v.Evidence = append(v.Evidence, fmt.Sprintf("%s of %s could not be attributed to a layer, or belong to two", duration(missing), duration(whole)))
 }
 
 // cutReasons say what the flags of observe.Cut mean for a verdict.
@@ -355,11 +380,46 @@ func confidence(all []candidate, traces int) Confidence {
 	switch {
 	case len(c.merged) > 0 || !c.compared:
 		return Low
-	case traces < minBaseline || len(all) > 1 && !all[1].withinBaseline && all[1].excess > c.excess/2 || c.excess < 2*c.threshold:
+	case traces < minBaseline || rival(all) > c.excess/2 || c.excess < 2*c.threshold:
 		return Medium
 	default:
 		return High
 	}
+}
+
+// rival returns the largest excess in ns that another layer than the first candidate may
+// have: its own, and what cannot be told from others or has no baseline.
+func rival(all []candidate) int64 {
+	most, unclear := int64(0), int64(0)
+	for _, c := range all[1:] {
+		excess := max(c.excess, 0)
+		switch {
+		case c.withinBaseline:
+		case len(c.merged) > 0 || !c.compared:
+			unclear += excess
+		default:
+			most = max(most, max(excess, min(excess+c.strange, c.difference())))
+		}
+	}
+	return most + unclear
+}
+
+// doubt lowers a high confidence, and says why.
+func (v *Verdict) doubt(why string) {
+	if v.Confidence == High {
+		v.Confidence = Medium
+	}
+	v.Evidence = append(v.Evidence, why)
+}
+
+// capUnexplained lowers the confidence that nothing is slow if the whole took longer than
+// the baseline.
+func (v *Verdict) capUnexplained(whole, baseline int64) {
+	more := whole - baseline
+	if v.Layer != observe.NoLayer || baseline < 0 || more < 2*max(minExcess, int64(minShare*float64(whole))) {
+		return
+	}
+	v.doubt("the whole took " + duration(more) + " more than the baseline, but no layer by itself explains it")
 }
 
 // title names the layers and the location.

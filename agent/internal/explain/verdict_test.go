@@ -238,3 +238,63 @@ func TestVerdictNamesTheWay(t *testing.T) {
 		}
 	}
 }
+
+// A second layer with more than half of the excess lowers the confidence, also if part of
+// it cannot be told from a third one, or has no baseline.
+func TestRivals(t *testing.T) {
+	ms := func(n int64) int64 { return n * 1_000_000 }
+	layer := func(excess, strange int64, merged ...observe.Layer) candidate {
+		return candidate{time: excess + strange, excess: excess, strange: strange, compared: true, threshold: minExcess, merged: merged}
+	}
+	for name, test := range map[string]struct {
+		others []candidate
+		want   Confidence
+	}{
+		"none":                       {nil, High},
+		"half":                       {[]candidate{layer(ms(5), 0)}, High},
+		"more":                       {[]candidate{layer(ms(6), 0)}, Medium},
+		"partly merged":              {[]candidate{layer(ms(3), 0), layer(ms(3), 0, observe.ProtocolStack, observe.VirtualNetwork)}, Medium},
+		"in a segment of its own":    {[]candidate{layer(ms(3), ms(3))}, Medium},
+		"two that are told apart":    {[]candidate{layer(ms(3), 0), layer(ms(3), 0)}, High},
+		"without a baseline":         {[]candidate{{time: ms(6), excess: ms(6)}}, Medium},
+		"as slow as in the baseline": {[]candidate{{time: ms(6), excess: ms(6), compared: true, withinBaseline: true}}, High},
+	} {
+		if got := confidence(append([]candidate{layer(ms(10), 0)}, test.others...), minBaseline); got != test.want {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
+		}
+	}
+}
+
+// That nothing is slow is as uncertain as a blame: with few traces to compare with, if some
+// of them are as slow, or if the whole is slower than any layer explains.
+func TestConfidenceInNothing(t *testing.T) {
+	r := rand.New(rand.NewPCG(12, 12))
+	slower := func(relay uint64) func(*breakdowntest.Hop) {
+		return toDetails(func(h *breakdowntest.Hop) { h.Relay += relay })
+	}
+	few := baselineOf(r, minBaseline-1, nil)
+	enough := append(slices.Clone(few), pageTrace(r, 98, nil))
+	for name, test := range map[string]struct {
+		baseline []tracestore.Trace
+		change   func(*breakdowntest.Hop)
+		want     Confidence
+	}{
+		"enough":         {enough, slower(0), High},
+		"one":            {few[:1], slower(0), Medium},
+		"few":            {few, slower(0), Medium},
+		"one as slow":    {append(slices.Clone(few), pageTrace(r, 98, nil, slower(9_000_000))), slower(8_000_000), Medium},
+		"slow all over":  {enough, func(h *breakdowntest.Hop) { h.Relay += 300_000; h.VNet += 100_000 }, Medium},
+		"little slower":  {enough, slower(100_000), High},
+		"slow, not none": {enough, slower(8_000_000), High},
+	} {
+		one := pageTrace(r, 1, nil, test.change)
+		v := Explain(one, test.baseline).Verdict
+		if v.Confidence != test.want || (v.Layer == observe.NoLayer) != (name != "slow, not none") {
+			t.Errorf("%s: %s confidence, want %s: %s %q", name, v.Confidence, test.want, v.Text, v.Evidence)
+		}
+		group := compareTraces([]tracestore.Trace{one, pageTrace(r, 2, nil, test.change)}, test.baseline).Verdict
+		if group.Confidence != test.want && (group.Layer != v.Layer || name == "one") {
+			t.Errorf("%s: %s confidence together, want %s: %s %q", name, group.Confidence, test.want, group.Text, group.Evidence)
+		}
+	}
+}
