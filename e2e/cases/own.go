@@ -5,6 +5,7 @@ package cases
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -233,7 +234,7 @@ var ownCaptures = []own{
 
 // ownCases writes the project's own captures to a directory.
 func ownCases(dir string) (cases []Case, err error) {
-	for _, o := range ownCaptures {
+	for _, o := range slices.Concat(ownCaptures, ownMixed) {
 		c := newConversation(40000)
 		c.handshake()
 		o.write(c)

@@ -153,7 +153,7 @@ func (t *conversation) beginRequest(p *piece) {
 	t.c.d.counts.requests++
 	for _, q := range t.queue {
 		if q.unseen {
-			x.doubtful = x.doubtful || q.doubtful
+			x.doubtful, x.unclear = x.doubtful || q.doubtful, x.unclear || q.unclear
 			continue
 		}
 		q.Flags |= observe.FlagPipelined
@@ -187,20 +187,26 @@ func (t *conversation) catchUp(p *piece) {
 	lost := t.responses.phase == astray || t.responses.phase != between && t.response == nil
 	switch {
 	case lost:
-		open := 0
+		open, missing := 0, false
 		for _, q := range t.queue {
 			switch {
 			case !q.unseen:
 				open++
+				missing = missing || q.Flags&observe.FlagPacketsMissing != 0
 			case !t.answeredSince(q):
 				open += 2
+			}
+		}
+		if open > 1 { // the bytes that were not read may be the response to any of them
+			for _, q := range t.queue {
+				q.doubtful, q.unclear = q.doubtful || missing, true
 			}
 		}
 		t.abandon(0)
 		t.responses.phase = between
 		if open > 1 {
 			unseen := t.unseen(t.c.toClient.next)
-			unseen.unclear = true
+			unseen.doubtful, unseen.unclear = missing, true
 			t.queue = append(t.queue, unseen)
 		}
 	case onlyUnseen && t.responses.phase == between:

@@ -12,8 +12,8 @@ import (
 // exchange is one exchange of a conversation.
 type exchange struct {
 	observe.Observation
-	// unseen stands for requests that did not pass here, of any number. unclear: nor is
-	// it known which response is that of the request after them.
+	// unseen stands for requests that did not pass here, of any number. unclear: it is not
+	// known which response is that of this request, or of the one after the unseen ones.
 	unseen, unclear bool
 	// doubtful: requests before it were not seen because packets are missing, so that
 	// its response may not be known as its own.

@@ -246,8 +246,11 @@ func (t *conversation) responseIsDone(x *exchange, whole bool) {
 
 func (x *exchange) hasNoResponse() {
 	x.Flags |= observe.FlagNoResponse
-	if x.doubtful {
+	switch {
+	case x.doubtful:
 		x.Flags |= observe.FlagPacketsMissing
+	case x.unclear:
+		x.Flags |= observe.FlagEndGuessed
 	}
 }
 

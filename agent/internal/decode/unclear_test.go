@@ -104,3 +104,40 @@ func TestForeignReset(t *testing.T) {
 		c.count("reset_ignored", 2)
 	}
 }
+
+// TestUnreadResponses: the end of a response and most of the next were lost, or cannot be
+// read. That the requests after it have no response is not certain.
+func TestUnreadResponses(t *testing.T) {
+	const pipelined = observe.FlagPipelined
+	long := respond(200, 500)
+	c := newTalk(t, Options{})
+	c.handshake()
+	c.client(get + get)
+	c.server(long[:100])
+	c.sseq += uint32(len(long)-100) + 20
+	c.server(ok[20:])
+	c.packet(clientEnd, serverEnd, layers.TCP{ACK: true, Seq: c.cseq, Ack: c.sseq}, "")
+	c.now += uint64(patience)
+	at := int(c.now/1000) + 1
+	c.client(get)
+	c.server(ok)
+	c.d.Flush()
+	missing := observe.FlagPacketsMissing
+	c.emitted(
+		expected(message(4, 4, 1, len(get)), message(5, 6, 2, 100+len(ok)-20), 200, pipelined|endGuessed|missing),
+		expected(message(4, 4, 1, len(get)), observe.Message{}, 0, pipelined|noResponse|missing),
+		expected(message(at, at, 1, len(get)), observe.Message{}, 0, noResponse|missing))
+
+	const broken = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n"
+	c = newTalk(t, Options{})
+	c.handshake()
+	c.client(get + get)
+	c.server(broken + ok)
+	c.client(get)
+	c.server(ok)
+	c.d.Flush()
+	c.emitted(
+		expected(message(4, 4, 1, len(get)), message(5, 5, 1, len(broken+ok)), 200, pipelined|endGuessed),
+		expected(message(4, 4, 1, len(get)), observe.Message{}, 0, pipelined|noResponse|endGuessed),
+		expected(message(6, 6, 1, len(get)), observe.Message{}, 0, noResponse|endGuessed))
+}
