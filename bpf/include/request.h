@@ -662,7 +662,7 @@ static __always_inline __u32 on_client_data(struct __sk_buff *skb, struct segmen
 	__u32 len = seg->payload_len, fresh, part;
 	struct message *m = &c->request;
 	enum arrival arrival;
-	bool begins = false;
+	bool begins = false, whole;
 
 	part = uniform_part(&c->client, seg->seq, len);
 	if (is_seen(&c->client, seg->seq)) {
@@ -672,9 +672,10 @@ static __always_inline __u32 on_client_data(struct __sk_buff *skb, struct segmen
 		on_seen_bytes(seg, c, true, now);
 		return part;
 	}
+	whole = is_whole(&c->response, &c->server); /* misses_acked() forgets the gap */
 	if (misses_acked(&c->server, seg->ack)) {
 		give_up_missing(&c->response, &c->server);
-		if (is_open(c) && !is_whole(&c->response, &c->server))
+		if (is_open(c) && !whole)
 			c->x.flags |= FLAG_PACKETS_MISSING;
 	}
 	if (seg->kind.outcome != NOT_A_REQUEST && m->kind != MESSAGE_TUNNEL &&

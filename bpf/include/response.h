@@ -165,14 +165,19 @@ static __always_inline bool find_response(struct __sk_buff *skb, const struct se
 		if (!over || !(pending(c) || c->overflow))
 			return m->kind != MESSAGE_ENDS || !over;
 		/* Fewer than 7 bytes may be the start of a head. */
-		if (!seg->kind.response && (m->kind != MESSAGE_ENDS || seg->payload_len >= 7))
+		if (!seg->kind.response && (m->kind != MESSAGE_ENDS || seg->payload_len >= 7)) {
+			if (!in_order)
+				lose_order(c); /* the head of the next response is missing */
 			return m->kind != MESSAGE_ENDS;
+		}
 		dequeue(s, c);
 	}
 	if (m->kind == MESSAGE_INTERIM)
 		return true;
 	if (!answers_request(seg, c))
 		return false;
+	if (!in_order && (pending(c) || c->overflow))
+		lose_order(c); /* the bytes before it may be the response */
 	if (!in_order && m->kind == MESSAGE_STATUS)
 		m->kind = MESSAGE_NONE; /* its rest is not read */
 	if (!in_order && !seg->kind.response) {

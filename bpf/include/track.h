@@ -182,7 +182,7 @@ static COLD int end_connection(const struct segment *seg, struct connection *c, 
 	if (is_open(c))
 		emit(c, c->claim, flags_at_end(c, reset));
 	if (pending(c))
-		drop_queue(c, &seg->key, reset);
+		drop_queue(c, &seg->key, reset | (c->unsure ? FLAG_END_GUESSED : 0));
 	if (c->phase == PHASE_HEAD)
 		count(COUNTER_DISCARDED);
 	forget_partial_head(&seg->key);
@@ -231,6 +231,20 @@ static __always_inline void on_fin(const struct segment *seg, struct connection 
 	st->fin = 1;
 	/* Untracked bytes are not missing. */
 	st->fin_seq = c->tracked ? end : st->next;
+}
+
+/* Windows above this are not in use. */
+#define RESET_DISTANCE (64U << 20)
+
+/* The receiver of a RST outside of its window ignores it: RFC 9293, section 3.10.7.4. */
+static __always_inline bool is_reset(const struct segment *seg, const struct connection *c)
+{
+	const struct stream *st = seg->from_a == c->client_is_a ? &c->client : &c->server;
+
+	if (!(seg->flags & TCP_RST))
+		return false;
+	return !c->tracked || !st->valid ||
+	       seg->seq - st->next + RESET_DISTANCE <= 2 * RESET_DISTANCE;
 }
 
 /* Deep: a segment while the search for the context goes on. */
@@ -354,7 +368,7 @@ static __always_inline int track_segment(struct __sk_buff *skb, struct scratch *
 		return 0;
 	if (seg->flags & TCP_FIN)
 		on_fin(seg, c, end);
-	if (seg->flags & TCP_RST || has_ended(c)) {
+	if (is_reset(seg, c) || has_ended(c)) {
 		end_connection(seg, c, seg->flags & TCP_RST ? FLAG_RESET : 0);
 		return 0;
 	}

@@ -170,6 +170,35 @@ var ownMixed = []own{
 		c.clientACK()
 		c.next()
 	}, []Expected{exchange(1, 200, 5, 5, len(answer(200, 3))), nextTruth}},
+	{"lost_body_part", func(c *conversation) {
+		text := answer(200, 2000)
+		c.client(request(1))
+		c.after(5)
+		c.server(text[:500])
+		c.sseq += 500
+		c.server(text[1000:])
+		c.next()
+	}, []Expected{{Trace: 1, Status: 200, Flags: []string{"packets_missing"}}, nextTruth}},
+	{"lost_answer_end_and_request", func(c *conversation) {
+		text := answer(200, 2000)
+		c.client(request(1))
+		c.after(5)
+		c.server(text[:500])
+		c.sseq += uint32(len(text) - 500)
+		c.cseq += 150
+		c.after(50)
+		c.server(answer(500, 20)) // to the lost request
+		c.clientACK()
+		c.next()
+	}, []Expected{{Trace: 1, Status: 200, Flags: []string{"packets_missing"}}, nextTruth}},
+	{"foreign_reset", func(c *conversation) {
+		c.client(request(1))
+		c.after(5)
+		c.send(false, c.sseq-400_000_000, layers.TCP{ACK: true, RST: true}, "")
+		c.after(9)
+		c.server(answer(200, 3))
+		c.next()
+	}, []Expected{exchange(1, 200, 9, 9, len(answer(200, 3))), nextTruth}},
 	{"middle_of_answer", func(c *conversation) {
 		c.packets = nil // no handshake
 		c.server("HTTP/1.1 500 x\r\nContent-Length: 900\r\n\r\n")
