@@ -56,13 +56,13 @@ func newStage(ctx context.Context, dir, agent, name string, n int, flags ...stri
 		}
 	}()
 	if s.group, err = sandbox.NewGroup("layertrace-" + name); err != nil {
-		return nil, err
+		return s, err
 	}
 	if s.namespace, err = sandbox.NewNamespace("layertrace-" + name); err != nil {
-		return nil, err
+		return s, err
 	}
 	if err := s.addPairs(n); err != nil {
-		return nil, fmt.Errorf("make the interfaces of the cases: %w", err)
+		return s, fmt.Errorf("make the interfaces of the cases: %w", err)
 	}
 	s.agent, err = sandbox.Start(sandbox.Spec{
 		Name: "agent", Path: agent,
@@ -74,7 +74,7 @@ func newStage(ctx context.Context, dir, agent, name string, n int, flags ...stri
 		Namespace: s.namespace, Cgroup: s.group, Stdout: s.lines, Stderr: filepath.Join(dir, name+".log"),
 	})
 	if err != nil {
-		return nil, err
+		return s, err
 	}
 	return s, sandbox.AwaitReady(ctx, s.agent, time.Minute, 20*time.Millisecond, func(ctx context.Context) error {
 		if _, err := s.namespace.Get(ctx, "http://"+metricsAddress+"/readyz"); err != nil {
