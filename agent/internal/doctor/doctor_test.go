@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/layertrace/layertrace/internal/testkit"
 )
 
 func TestCheck(t *testing.T) {
@@ -98,13 +98,7 @@ func TestExamineLeavesNothing(t *testing.T) {
 		}
 	}
 	// Other processes may be trying the same on this device.
-	now := programs(t)
-	for end := time.Now().Add(10 * time.Second); now > before && time.Now().Before(end); now = programs(t) {
-		time.Sleep(50 * time.Millisecond)
-	}
-	if now > before {
-		t.Errorf("%d programs on lo, %d before", now, before)
-	}
+	testkit.Eventually(t, "lo has no more programs than before", func() bool { return programs(t) <= before })
 }
 
 // programs counts the TCX programs on this namespace's loopback device.

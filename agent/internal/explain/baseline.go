@@ -34,7 +34,7 @@ type Selection struct {
 	explained []tracestore.Trace
 	asked     map[trace.TraceID]bool
 	found     map[rootOperation][]tracestore.Trace // oldest first
-	measured  map[trace.TraceID]*baselineTrace
+	measured  map[trace.TraceID]*measuredTrace
 }
 
 // rootOperation is what a trace has in common with its baseline: the service and
@@ -79,7 +79,7 @@ func ParseTraceIDs(args []string) (groups [][]trace.TraceID, together bool, err 
 
 // Select reads the traces of each group from a store.
 func Select(ctx context.Context, store tracestore.Store, groups [][]trace.TraceID, opts BaselineOptions) (*Selection, error) {
-	s := &Selection{store: store, opts: opts, asked: map[trace.TraceID]bool{}, found: map[rootOperation][]tracestore.Trace{}, measured: map[trace.TraceID]*baselineTrace{}}
+	s := &Selection{store: store, opts: opts, asked: map[trace.TraceID]bool{}, found: map[rootOperation][]tracestore.Trace{}, measured: map[trace.TraceID]*measuredTrace{}}
 	known := map[trace.TraceID]tracestore.Trace{}
 	for _, ids := range groups {
 		group := make([]tracestore.Trace, len(ids))
@@ -110,14 +110,10 @@ func (s *Selection) ExplainAll(ctx context.Context) (reports []*Report) {
 	for _, group := range s.Groups {
 		for _, t := range group {
 			baseline, mixed, note := s.baseline(ctx, t)
-			measured := make([]*baselineTrace, len(baseline))
-			for i, b := range baseline {
-				measured[i] = s.measure(b)
-			}
-			r := timesOf(measured).explain(t)
-			r.Verdict.capMixed(mixed)
+			r := timesOf(baseline, s.measure).explain(t)
+			r.Verdict.doubt(mixed)
 			for i := range r.Hops {
-				r.Hops[i].Verdict.capMixed(mixed)
+				r.Hops[i].Verdict.doubt(mixed)
 			}
 			if note != "" {
 				r.Notes = append(r.Notes, note)
@@ -132,8 +128,8 @@ func (s *Selection) ExplainAll(ctx context.Context) (reports []*Report) {
 func (s *Selection) CompareAll(ctx context.Context) (comparisons []*Comparison) {
 	for _, group := range s.Groups {
 		baseline, mixed, note := s.baseline(ctx, group...)
-		c := compareTraces(group, baseline)
-		c.Verdict.capMixed(mixed)
+		c := compareTraces(group, baseline, s.measure)
+		c.Verdict.doubt(mixed)
 		if note != "" {
 			c.Notes = append(c.Notes, note)
 		}
@@ -181,11 +177,11 @@ func (s *Selection) commonRequest(group []tracestore.Trace) request {
 	return r
 }
 
-// measure remembers traces with their sums: many explained ones share a baseline.
-func (s *Selection) measure(t tracestore.Trace) *baselineTrace {
+// measure remembers what it measured: many explained traces share a baseline.
+func (s *Selection) measure(t tracestore.Trace) *measuredTrace {
 	m := s.measured[t.ID]
 	if m == nil {
-		m = newBaselineTrace(t)
+		m = newMeasuredTrace(t)
 		s.measured[t.ID] = m
 	}
 	return m

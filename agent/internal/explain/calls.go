@@ -100,11 +100,8 @@ func (v *Verdict) capMissing(why string) {
 	if why == "" {
 		return
 	}
-	switch {
-	case v.Layer == observe.Application:
+	v.doubt(why)
+	if v.Layer == observe.Application {
 		v.Confidence = Low
-	case v.Confidence == High:
-		v.Confidence = Medium
 	}
-	v.Evidence = append(v.Evidence, why)
 }

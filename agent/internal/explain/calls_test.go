@@ -42,7 +42,7 @@ func TestMissingHop(t *testing.T) {
 			t.Errorf("%s: evidence %q lacks %q", name, v.Evidence, test.evidence)
 		}
 		group := []tracestore.Trace{one, pageTrace(r, 2, test.drop), pageTrace(r, 3, test.drop), pageTrace(r, 4, test.drop)}
-		if c := compareTraces(group, baseline); c.Verdict.Confidence != test.want {
+		if c := compareAnew(group, baseline); c.Verdict.Confidence != test.want {
 			t.Errorf("%s: %s confidence together, want %s: %s", name, c.Verdict.Confidence, test.want, c.Verdict.Text)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
 )
@@ -22,7 +21,7 @@ const maxListed = 10
 func CompareService(service string, traces []tracestore.Trace, slowQuantile float64) Comparison {
 	c := newComparison(len(traces))
 	c.Service = service
-	all := c.measure(traces)
+	all := c.take(traces, newMeasuredTrace)
 	c.Skipped = len(traces) - len(all)
 	if len(all) < 2 {
 		c.Verdict = noVerdict("There are too few traces to compare.")
@@ -43,7 +42,7 @@ func CompareService(service string, traces []tracestore.Trace, slowQuantile floa
 	baseline, slow := chosen[:first], chosen[first:]
 	c.Threshold = slow[0].total
 	c.compare(baseline, slow)
-	c.Verdict.capMixed(mixed)
+	c.Verdict.doubt(mixed)
 	return c
 }
 
@@ -58,13 +57,13 @@ func requestsOf(all []measured) int {
 
 // compareTraces compares some traces with a baseline, and names the layer that is
 // slower in most of them. Chance in one of them does not count.
-func compareTraces(traces, baseline []tracestore.Trace) Comparison {
+func compareTraces(traces, baseline []tracestore.Trace, measure measuring) Comparison {
 	c := newComparison(len(traces) + len(baseline))
 	for _, t := range traces {
 		c.TraceIDs = append(c.TraceIDs, t.ID.String())
 		c.Service, _ = rootOf(t)
 	}
-	before, slow := c.measure(baseline), c.measure(traces)
+	before, slow := c.take(baseline, measure), c.take(traces, measure)
 	c.Skipped = c.Traces - len(before) - len(slow)
 	if len(slow) == 0 {
 		c.Verdict = noVerdict("No hop of these traces was seen from its request to its response.")
@@ -74,7 +73,7 @@ func compareTraces(traces, baseline []tracestore.Trace) Comparison {
 	slices.SortFunc(slow, byTotal)
 	c.compare(before, slow)
 	if len(traces) == 1 { // the same as of the one
-		r := Explain(traces[0], baseline)
+		r := timesOf(baseline, measure).explain(traces[0])
 		c.SlowTotal, c.Unattributed, c.Verdict = r.Total, r.Unattributed, r.Verdict
 		if c.Verdict.blames() { // here of what the trace took more
 			c.Verdict.Share = share(c.Verdict.Excess, c.difference())
@@ -93,24 +92,10 @@ func newComparison(traces int) Comparison {
 	}
 }
 
-// measured is a trace with its sums.
-type measured struct {
-	id                  string
-	request             request
-	total, unattributed int64
-	unclear             int64    // of sumOfTree
-	ahead               int64    // of aheadOf
-	contradictions      []string // spans that took longer than what was seen
-	cut                 observe.Flags
-	roots               int // more than one: hops without a known parent
-	calls               calls
-	sums                sums
-}
-
 func byTotal(a, b measured) int { return cmp.Compare(a.total, b.total) }
 
-// measure splits traces, and counts those that it skips.
-func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
+// take returns the traces that can be compared, and counts those that it skips.
+func (c *Comparison) take(traces []tracestore.Trace, measure measuring) (all []measured) {
 	for _, t := range traces {
 		if at := t.Start(); !at.IsZero() {
 			if c.From.IsZero() || at.Before(c.From) {
@@ -120,16 +105,15 @@ func (c *Comparison) measure(traces []tracestore.Trace) (all []measured) {
 				c.To = at
 			}
 		}
-		tree := breakdown.Split(t.Observations, parents(t))
-		switch {
+		switch m := measure(t); {
 		case len(t.Observations) == 0:
 			c.SkippedReasons["no spans of layertrace"]++
-		case tree.Roots[0].Total == 0:
+		case m.total == 0:
 			c.SkippedReasons["no hop seen from request to response"]++
 		default:
-			s, unattributed, unclear := sumOfTree(tree)
-			missing, contradictions := unseen(t, tree)
-			all = append(all, measured{t.ID.String(), requestOfHop(tree.Roots[0]), tree.Roots[0].Total + missing, unattributed + missing, unclear + missing, aheadOf(t, tree), contradictions, cutOf(tree), len(tree.Roots), callsOf(tree), s})
+			one := m.measured
+			one.sums = maps.Clone(one.sums) // alignMerged changes them
+			all = append(all, one)
 		}
 	}
 	return all
@@ -148,7 +132,7 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	found := candidates(sumsOf(slow), referenceOf(sumsOf(baseline)), c.SlowTotal)
 	for _, f := range found {
 		c.Layers = append(c.Layers, LayerDelta{
-			Layer: f.layer, Location: f.location, Slow: f.time, Baseline: f.usual(), Excess: f.difference(),
+			Layer: f.layer, Location: f.location, Namespace: f.namespace, Slow: f.time, Baseline: f.usual(), Excess: f.difference(),
 			Share: share(f.difference(), c.difference()), MergedLayers: f.merged,
 		})
 	}
@@ -286,6 +270,7 @@ func (s sums) move(from, to key) {
 	both.segments = maps.Clone(t.segments)
 	if other := s[to]; other != nil {
 		both.time += other.time
+		both.namespace = cmp.Or(both.namespace, other.namespace)
 		for k, a := range other.segments {
 			both.segments[k] = both.segments[k].plus(a)
 		}

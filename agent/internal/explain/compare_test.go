@@ -13,6 +13,11 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
+// compareAnew remembers no trace.
+func compareAnew(traces, baseline []tracestore.Trace) Comparison {
+	return compareTraces(traces, baseline, newMeasuredTrace)
+}
+
 // The slow traces of a service have one layer in common.
 func TestCompare(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 5))

@@ -28,10 +28,7 @@ func unseen(t tracestore.Trace, tree *breakdown.Tree) (most int64, notes []strin
 	if len(tree.Roots) == 0 {
 		return 0, nil
 	}
-	reported := map[trace.SpanID]int64{}
-	for _, s := range t.Spans {
-		reported[s.ID] = max(reported[s.ID], s.Duration.Nanoseconds())
-	}
+	reported := reportedTimes(t)
 	seen, root := map[trace.SpanID]int64{}, tree.Roots[0]
 	for _, h := range tree.Hops {
 		if !hasAncestorOf(h, h.SpanID) {
@@ -57,13 +54,20 @@ func unseen(t tracestore.Trace, tree *breakdown.Tree) (most int64, notes []strin
 	return most, notes
 }
 
+// reportedTimes are the times in ns of the spans that proxies and applications reported.
+// Client and server may share an ID: the longer one counts.
+func reportedTimes(t tracestore.Trace) map[trace.SpanID]int64 {
+	times := map[trace.SpanID]int64{}
+	for _, s := range t.Spans {
+		times[s.ID] = max(times[s.ID], s.Duration.Nanoseconds())
+	}
+	return times
+}
+
 // aheadOf returns the time in ns by which the spans above a trace's first hop exceed it: of a
 // client or a proxy whose own request carried no context, so that no agent saw it. 0: none.
 func aheadOf(t tracestore.Trace, tree *breakdown.Tree) (ahead int64) {
-	above, reported := parents(t), map[trace.SpanID]int64{}
-	for _, s := range t.Spans {
-		reported[s.ID] = max(reported[s.ID], s.Duration.Nanoseconds())
-	}
+	above, reported := parents(t), reportedTimes(t)
 	root := tree.Roots[0]
 	id := root.SpanID
 	for range len(above) { // spans may be their own ancestors
@@ -116,11 +120,7 @@ func hasAncestorOf(h *breakdown.Hop, id trace.SpanID) bool {
 
 // contradicted lowers the confidence because spans took longer than what was seen.
 func (v *Verdict) contradicted(notes []string) {
-	if len(notes) == 0 {
-		return
+	if len(notes) > 0 {
+		v.doubt(notes[0])
 	}
-	if v.Confidence == High {
-		v.Confidence = Medium
-	}
-	v.Evidence = append(v.Evidence, notes[0])
 }

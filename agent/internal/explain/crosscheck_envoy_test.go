@@ -52,7 +52,7 @@ func TestEnvoySpansAgainstHops(t *testing.T) {
 	if half.Verdict.Confidence != Low || len(half.Notes) != 1 || half.Total != reported || half.Unattributed != unseen {
 		t.Errorf("%d of %d ns unattributed: %s confidence, %s, notes %q", half.Unattributed, half.Total, half.Verdict.Confidence, half.Verdict.Text, half.Notes)
 	}
-	group := compareTraces([]tracestore.Trace{cut, cut}, baseline)
+	group := compareAnew([]tracestore.Trace{cut, cut}, baseline)
 	if group.Verdict.Confidence != Low || group.Unattributed != unseen {
 		t.Errorf("group: %d ns unattributed, %s confidence", group.Unattributed, group.Verdict.Confidence)
 	}

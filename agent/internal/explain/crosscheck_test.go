@@ -41,7 +41,7 @@ func TestSpanLongerThanItsHop(t *testing.T) {
 				test.longer, report.Total, want, report.Verdict.Confidence, test.want, report.Verdict.Text)
 		}
 		checkReport(t, &report)
-		group := compareTraces([]tracestore.Trace{stored}, baseline)
+		group := compareAnew([]tracestore.Trace{stored}, baseline)
 		if group.SlowTotal != want || group.Verdict.Confidence != test.want || group.Unattributed != report.Unattributed {
 			t.Errorf("%s longer: the group of one has %d ns, %s confidence: %s", test.longer, group.SlowTotal, group.Verdict.Confidence, group.Verdict.Text)
 		}
@@ -78,7 +78,7 @@ func TestSpanAboveTheFirstHop(t *testing.T) {
 			baseline = append(baseline, with(b, test.usual))
 		}
 		one := with(test.one, test.more)
-		report, group := Explain(one, baseline), compareTraces([]tracestore.Trace{one, one}, baseline)
+		report, group := Explain(one, baseline), compareAnew([]tracestore.Trace{one, one}, baseline)
 		if report.Verdict.Confidence != test.want || group.Verdict.Confidence != test.want {
 			t.Errorf("%s: %s confidence, together %s, want %s: %s %q", name, report.Verdict.Confidence, group.Verdict.Confidence, test.want, report.Verdict.Text, report.Verdict.Evidence)
 		}

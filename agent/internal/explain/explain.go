@@ -19,7 +19,7 @@ import (
 // the baseline: traces of the same operation. Without a baseline the verdict
 // names the layer that took the longest.
 func Explain(t tracestore.Trace, baseline []tracestore.Trace) Report {
-	return newBaselineTimes(baseline).explain(t)
+	return timesOf(baseline, newMeasuredTrace).explain(t)
 }
 
 func (b *baselineTimes) explain(t tracestore.Trace) Report {
@@ -84,6 +84,7 @@ func endings(tree *breakdown.Tree) (notes []string) {
 func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
 	r := Hop{
 		SpanID: h.SpanID.String(), From: from(h), To: to(h),
+		FromNamespace: h.ClientNamespace(), ToNamespace: h.ServerNamespace(),
 		FromNode: h.ClientNode(), ToNode: h.ServerNode(),
 		Start: h.Start, Total: h.Total, Unattributed: h.Unattributed,
 		OnCriticalPath: h.OnCriticalPath, Notes: append([]string{}, h.Notes...), Segments: []Segment{},
@@ -231,9 +232,10 @@ func (k key) String() string { return string(k.layer) + " " + k.location + k.mer
 type sums map[key]*total
 
 type total struct {
-	time     int64
-	segments map[segmentKey]amount
-	merged   []observe.Layer
+	time      int64
+	segments  map[segmentKey]amount
+	merged    []observe.Layer
+	namespace string // of the service, "" without one or if it is unknown
 }
 
 // segmentKey identifies segments that are alike in several traces.
@@ -292,6 +294,7 @@ func (s sums) add(h *breakdown.Hop) {
 			s[k] = t
 		}
 		t.time += segment.Time
+		t.namespace = cmp.Or(t.namespace, segment.Namespace)
 		alike := segmentKeyOf(h, segment)
 		t.segments[alike] = t.segments[alike].plus(amount{segment.Time, h, segment})
 	}
@@ -302,7 +305,7 @@ func (b *baselineTimes) layerTimes(s sums, whole int64) []LayerTime {
 	all := []LayerTime{}
 	for k, t := range s {
 		all = append(all, LayerTime{
-			Layer: k.layer, Location: k.location, Time: t.time, Baseline: b.of(k),
+			Layer: k.layer, Location: k.location, Namespace: t.namespace, Time: t.time, Baseline: b.of(k),
 			Share: share(t.time, whole), MergedLayers: t.merged,
 		})
 	}

@@ -71,7 +71,7 @@ func TestVerdict(t *testing.T) {
 				t.Errorf("excess %d ns with %s confidence, want %d, high", v.Excess, v.Confidence, c.excess)
 			}
 			checkReport(t, &report)
-			together := compareTraces([]tracestore.Trace{
+			together := compareAnew([]tracestore.Trace{
 				pageTrace(r, 1, nil, c.change), pageTrace(r, 2, nil, c.change), pageTrace(r, 3, nil, c.change), pageTrace(r, 4, nil),
 			}, baseline)
 			if together.Verdict.Layer != c.layer || together.Verdict.Location != c.location {
@@ -156,7 +156,7 @@ func TestNothingToExplain(t *testing.T) {
 				t.Error("neither a note nor a hop")
 			}
 			checkReport(t, &report)
-			if c := compareTraces([]tracestore.Trace{trace}, baseline); c.Verdict.Layer != observe.NoLayer || c.Verdict.Confidence != Low {
+			if c := compareAnew([]tracestore.Trace{trace}, baseline); c.Verdict.Layer != observe.NoLayer || c.Verdict.Confidence != Low {
 				t.Errorf("together: %+v", c.Verdict)
 			}
 		})
@@ -202,7 +202,7 @@ func TestCutIsNotHigh(t *testing.T) {
 				cut.Observations = slices.Clone(whole.Observations)
 				cut.Observations[i].Flags = flag
 				report := Explain(cut, baseline)
-				for _, v := range []Verdict{report.Verdict, compareTraces([]tracestore.Trace{cut}, baseline).Verdict} {
+				for _, v := range []Verdict{report.Verdict, compareAnew([]tracestore.Trace{cut}, baseline).Verdict} {
 					if v.Confidence == High || len(v.Evidence) == 0 {
 						t.Errorf("%v: confidence %s, evidence %q", flag.Names(), v.Confidence, v.Evidence)
 					}

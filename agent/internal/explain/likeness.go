@@ -97,14 +97,3 @@ func mostDelayed(all []measured, slow float64) (chosen []measured, leftOut int) 
 func firstSlow(n int, quantile float64) int {
 	return min(max(int(float64(n)*quantile), 1), n-1)
 }
-
-// capMixed lowers a high confidence because the baseline has other requests.
-func (v *Verdict) capMixed(why string) {
-	if why == "" {
-		return
-	}
-	if v.Confidence == High {
-		v.Confidence = Medium
-	}
-	v.Evidence = append(v.Evidence, why)
-}

@@ -13,7 +13,7 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-func requestOf(t tracestore.Trace) request { return newBaselineTrace(t).request }
+func requestOf(t tracestore.Trace) request { return newMeasuredTrace(t).request }
 
 // slowEndpoint is how long the application takes longer for "/b": that is usual for it.
 const slowEndpoint = 40_000_000
@@ -56,7 +56,7 @@ func TestEndpointsAreComparedWithTheirLike(t *testing.T) {
 		one := endpoint(r, 1, "/b", test.known)
 		like, mixed := alike(baseline, requestOf(one), requestOf)
 		v := Explain(one, like).Verdict
-		v.capMixed(mixed)
+		v.doubt(mixed)
 		if v.Layer != test.layer || (mixed != "") != test.mixed || test.mixed && v.Confidence == High {
 			t.Errorf("%s: %s of confidence %s (%s, mixed: %q)", name, v.Layer, v.Confidence, v.Text, mixed)
 		}
@@ -92,7 +92,7 @@ func TestGroupOfOne(t *testing.T) {
 	baseline := baselineOf(r, 40, nil)
 	one := pageTrace(r, 1, nil, toDetails(func(h *breakdowntest.Hop) { h.Driver += 20_000_000 }))
 	for name, before := range map[string][]tracestore.Trace{"with a baseline": baseline, "without": nil} {
-		single, group := Explain(one, before), compareTraces([]tracestore.Trace{one}, before)
+		single, group := Explain(one, before), compareAnew([]tracestore.Trace{one}, before)
 		if group.Verdict.Text != single.Verdict.Text || group.Verdict.Confidence != single.Verdict.Confidence ||
 			group.Verdict.Excess != single.Verdict.Excess || group.BaselineTotal != baselineOrUnknown(single) || group.SlowTotal != single.Total || group.Unattributed != single.Unattributed {
 			t.Errorf("%s: group %+v\nsingle %+v", name, group.Verdict, single.Verdict)

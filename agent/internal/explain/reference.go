@@ -8,6 +8,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/stats"
 )
 
@@ -52,57 +53,65 @@ func piecesOf(h *breakdown.Hop) []pieceKey {
 	return keys
 }
 
-// baselineTrace is a trace of a baseline, with its sums.
-type baselineTrace struct {
-	request request
-	total   int64 // 0: no hop of known time
-	ahead   int64 // see aheadOf
-	made    calls
-	whole   sums
-	hops    []baselineHop
+// measured is what is compared of a trace.
+type measured struct {
+	id                  string
+	request             request
+	total, unattributed int64    // total 0: no hop of known time, and nothing else is set
+	unclear             int64    // of sumOfTree
+	ahead               int64    // of aheadOf
+	contradictions      []string // spans that took longer than what was seen
+	cut                 observe.Flags
+	roots               int // more than one: hops without a known parent
+	calls               calls
+	sums                sums
 }
 
-type baselineHop struct {
+// measuredTrace also has what hops are compared by.
+type measuredTrace struct {
+	measured
+	hops []measuredHop
+}
+
+type measuredHop struct {
 	key hopKey
 	sums
 	pieces   []pieceKey
 	segments []breakdown.Segment // as many
 }
 
-func newBaselineTrace(t tracestore.Trace) *baselineTrace {
+// measuring measures a trace, or remembers it from before.
+type measuring func(tracestore.Trace) *measuredTrace
+
+func newMeasuredTrace(t tracestore.Trace) *measuredTrace {
 	tree := breakdown.Split(t.Observations, parents(t))
-	b := &baselineTrace{}
-	if len(tree.Roots) == 0 {
-		return b
+	m := &measuredTrace{measured: measured{id: t.ID.String(), roots: len(tree.Roots)}}
+	if m.roots == 0 {
+		return m
 	}
-	b.request = requestOfHop(tree.Roots[0])
+	m.request = requestOfHop(tree.Roots[0])
 	if tree.Roots[0].Total == 0 {
-		return b
+		return m
 	}
-	missing, _ := unseen(t, tree)
-	b.total, b.ahead, b.made = tree.Roots[0].Total+missing, aheadOf(t, tree), callsOf(tree)
-	b.whole, _, _ = sumOfTree(tree)
+	missing, contradictions := unseen(t, tree)
+	m.total, m.contradictions = tree.Roots[0].Total+missing, contradictions
+	m.sums, m.unattributed, m.unclear = sumOfTree(tree)
+	m.unattributed += missing
+	m.unclear += missing
+	m.ahead, m.cut, m.calls = aheadOf(t, tree), cutOf(tree), callsOf(tree)
 	for _, h := range tree.Hops {
-		b.hops = append(b.hops, baselineHop{hopKey{hopName(h), requestOfHop(h)}, sumOfHop(h), piecesOf(h), h.Segments})
+		m.hops = append(m.hops, measuredHop{hopKey{hopName(h), requestOfHop(h)}, sumOfHop(h), piecesOf(h), h.Segments})
 	}
-	return b
+	return m
 }
 
-// newBaselineTimes ignores traces without a hop of known time.
-func newBaselineTimes(baseline []tracestore.Trace) *baselineTimes {
-	all := make([]*baselineTrace, len(baseline))
-	for i, t := range baseline {
-		all[i] = newBaselineTrace(t)
-	}
-	return timesOf(all)
-}
-
-func timesOf(baseline []*baselineTrace) *baselineTimes {
+// timesOf ignores traces without a hop of known time.
+func timesOf(baseline []tracestore.Trace, measure measuring) *baselineTimes {
 	var totals, ahead []int64
 	var whole []sums
 	var made []calls
 	hops, pieces := map[hopKey][]sums{}, map[hopKey]map[pieceKey][]int64{}
-	add := func(k hopKey, h *baselineHop) {
+	add := func(k hopKey, h *measuredHop) {
 		hops[k] = append(hops[k], h.sums)
 		if pieces[k] == nil {
 			pieces[k] = map[pieceKey][]int64{}
@@ -111,11 +120,12 @@ func timesOf(baseline []*baselineTrace) *baselineTimes {
 			pieces[k][piece] = append(pieces[k][piece], h.segments[i].Time)
 		}
 	}
-	for _, t := range baseline {
+	for _, one := range baseline {
+		t := measure(one)
 		if t.total == 0 {
 			continue
 		}
-		totals, ahead, made, whole = append(totals, t.total), append(ahead, t.ahead), append(made, t.made), append(whole, t.whole)
+		totals, ahead, made, whole = append(totals, t.total), append(ahead, t.ahead), append(made, t.calls), append(whole, t.sums)
 		for i := range t.hops {
 			h := &t.hops[i]
 			add(hopKey{name: h.key.name}, h)

@@ -223,7 +223,7 @@ func TestOneSetOfNumbers(t *testing.T) {
 			f.check(t)
 		})
 	}
-	together := compareTraces([]tracestore.Trace{pageTrace(r, 1, nil, slow), pageTrace(r, 2, nil, slow), pageTrace(r, 3, nil, slow)}, baseline)
+	together := compareAnew([]tracestore.Trace{pageTrace(r, 1, nil, slow), pageTrace(r, 2, nil, slow), pageTrace(r, 3, nil, slow)}, baseline)
 	missing := slowTail()
 	missing.Unattributed = 30_550 * us
 	for name, c := range map[string]*Comparison{"comparison by hand": slowTail(), "measured together": &together, "much is missing": missing} {

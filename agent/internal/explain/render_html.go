@@ -142,7 +142,6 @@ func visible(r rune) rune {
 // view prepares report number n of the page. firstHop is the number of hops of the
 // reports before.
 func (r *Report) view(n, firstHop int) reportView {
-	r = r.withNamespaces()
 	names, table := r.names(), r.layerTable()
 	v := reportView{
 		Heading: strings.TrimSpace(r.title()), TraceID: r.TraceID, Start: r.Start.UTC().Format(traceTimeFormat),

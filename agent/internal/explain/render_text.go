@@ -49,7 +49,6 @@ type canvas struct {
 
 // WriteText writes the report for people: the verdict, the layers and the hops.
 func (r *Report) WriteText(w io.Writer, o TextOptions) error {
-	r = r.withNamespaces()
 	p := o.canvas()
 	var b strings.Builder
 	names, table := r.names(), r.layerTable()

@@ -10,6 +10,7 @@ package explain
 import (
 	"encoding/json"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
@@ -200,8 +201,8 @@ type LayerDelta struct {
 
 // WriteJSON writes the report as one line of JSON. No list is null.
 func (r *Report) WriteJSON(w io.Writer) error {
-	c := r.withNamespaces()
-	names := c.names()
+	c, names := *r, r.names()
+	c.Layers, c.Hops = notNull(c.Layers), slices.Clone(notNull(c.Hops))
 	c.Notes, c.Verdict = notNull(c.Notes), c.Verdict.asShown(names)
 	for i := range c.Hops {
 		h := &c.Hops[i]

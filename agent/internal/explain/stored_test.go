@@ -67,7 +67,7 @@ func TestAnyStoredTrace(t *testing.T) {
 		copied.ID = trace.TraceID{0xb0, id}
 		baseline = append(baseline, copied)
 	}
-	times := newBaselineTimes(baseline)
+	times := timesOf(baseline, newMeasuredTrace)
 	const rounds = 120
 	explained := 0
 	for range rounds {
@@ -91,7 +91,7 @@ func TestAnyStoredTrace(t *testing.T) {
 		if v := report.Verdict; v.Excess > report.Total-min(report.Unattributed, 0) || v.Share < 0 || v.Share > 1 || report.Total < 0 {
 			t.Errorf("excess %d, share %v of %d ns", v.Excess, v.Share, report.Total)
 		}
-		group := compareTraces([]tracestore.Trace{one}, baseline)
+		group := compareAnew([]tracestore.Trace{one}, baseline)
 		if group.Verdict.Text != report.Verdict.Text || group.Verdict.Confidence != report.Verdict.Confidence || group.Unattributed != report.Unattributed {
 			t.Errorf("the group of one: %s %s %d; the one: %s %s %d", group.Verdict.Confidence, group.Verdict.Text, group.Unattributed,
 				report.Verdict.Confidence, report.Verdict.Text, report.Unattributed)

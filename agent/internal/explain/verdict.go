@@ -39,7 +39,7 @@ func (b *baselineTimes) verdict(s sums, whole int64, tree *breakdown.Tree) Verdi
 	all := candidates([]sums{s}, b.whole, whole)
 	v := judge(all, whole, b.traces)
 	if v.Layer != observe.NoLayer && b.traces > 0 {
-		v.capMixed(b.doubt(&v, all[0].longest.hop))
+		v.doubt(b.doubt(&v, all[0].longest.hop))
 	}
 	if b.traces > 0 {
 		v.capUnexplained(whole, b.total)
@@ -65,7 +65,7 @@ func (b *baselineTimes) hopVerdict(h *breakdown.Hop) Verdict {
 	}
 	r, mixed := b.ofHop(h)
 	v := judge(candidates([]sums{sumOfHop(h)}, r.reference, h.Total), h.Total, min(r.hops, b.traces))
-	v.capMixed(mixed)
+	v.doubt(mixed)
 	return v
 }
 
@@ -92,8 +92,9 @@ type candidate struct {
 	// withinBaseline: so many baseline traces are as slow that it may be chance.
 	withinBaseline bool
 	// strange is the time in ns of segments that the baseline does not have, per trace.
-	strange int64
-	merged  []observe.Layer
+	strange   int64
+	merged    []observe.Layer
+	namespace string // of total
 	// longest segment; of the slow ones, if there are any.
 	longest amount
 	// way that the longest segments of all traces but the exceptions lost most of their
@@ -122,6 +123,7 @@ func candidates(slow []sums, baseline reference, whole int64) []candidate {
 			if len(t.merged) > len(c.merged) {
 				c.merged = t.merged
 			}
+			c.namespace = cmp.Or(c.namespace, t.namespace)
 		}
 		c.weigh(totals, len(slow), baseline, tail)
 		all = append(all, c)
@@ -293,7 +295,7 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 		return v
 	}
 	v := Verdict{
-		Layer: c.layer, Location: c.location, Between: c.longest.segment.Between, Queue: c.longest.segment.Queue, Time: c.time, Excess: c.excess,
+		Layer: c.layer, Location: c.location, Namespace: c.namespace, Between: c.longest.segment.Between, Queue: c.longest.segment.Queue, Time: c.time, Excess: c.excess,
 		Share: share(c.excess, whole), MergedLayers: c.merged, Evidence: []string{}, Confidence: confidence(all, traces),
 	}
 	if c.compared {
@@ -407,8 +409,11 @@ func rival(all []candidate) int64 {
 	return most + unclear
 }
 
-// doubt lowers a high confidence, and says why.
+// doubt lowers a high confidence, and says why; "" is no reason.
 func (v *Verdict) doubt(why string) {
+	if why == "" {
+		return
+	}
 	if v.Confidence == High {
 		v.Confidence = Medium
 	}

@@ -228,7 +228,7 @@ func TestVerdictNamesTheWay(t *testing.T) {
 		for id := range byte(4) {
 			group = append(group, slow(id+1, acknowledged))
 		}
-		for _, v := range []Verdict{Explain(group[0], baseline).Verdict, compareTraces(group, baseline).Verdict, Explain(group[0], nil).Verdict} {
+		for _, v := range []Verdict{Explain(group[0], baseline).Verdict, compareAnew(group, baseline).Verdict, Explain(group[0], nil).Verdict} {
 			if v.Layer != observe.RelayNetwork || v.Location != "node3-node4" {
 				t.Fatalf("%s", v.Text)
 			}
@@ -292,7 +292,7 @@ func TestConfidenceInNothing(t *testing.T) {
 		if v.Confidence != test.want || (v.Layer == observe.NoLayer) != (name != "slow, not none") {
 			t.Errorf("%s: %s confidence, want %s: %s %q", name, v.Confidence, test.want, v.Text, v.Evidence)
 		}
-		group := compareTraces([]tracestore.Trace{one, pageTrace(r, 2, nil, test.change)}, test.baseline).Verdict
+		group := compareAnew([]tracestore.Trace{one, pageTrace(r, 2, nil, test.change)}, test.baseline).Verdict
 		if group.Confidence != test.want && (group.Layer != v.Layer || name == "one") {
 			t.Errorf("%s: %s confidence together, want %s: %s %q", name, group.Confidence, test.want, group.Text, group.Evidence)
 		}

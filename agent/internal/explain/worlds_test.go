@@ -129,7 +129,7 @@ func TestHighIsRight(t *testing.T) {
 		}
 	}
 	high, blamed := 0, 0
-	times := newBaselineTimes(baseline)
+	times := timesOf(baseline, newMeasuredTrace)
 	for range 2000 {
 		w := newAnyWorld(r, 1, true)
 		report := times.explain(w.Trace)
