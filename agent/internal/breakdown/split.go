@@ -340,7 +340,7 @@ const minAfterCut = 700_000
 // addHandled adds a segment of the handling. after is the child that ended before it, nil
 // for the request; before is the child whose request it ends with, nil for the response.
 // What follows a child that was cut, or whose response was not seen, may have been the
-// child's time: nobody gets it.
+// child's time: it stays unattributed.
 func (p *path) addHandled(some []step, name string, from waypoint, time int64, after, before *Hop) {
 	if after != nil && (after.Cut() != 0 || after.Total == 0) {
 		if time >= minAfterCut {

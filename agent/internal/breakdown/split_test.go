@@ -310,7 +310,7 @@ func spoil(r *rand.Rand, o *observe.Observation) {
 }
 
 // The time after a child whose end was not seen may be the child's or its parent's
-// application's: it is nobody's.
+// application's: it stays unattributed.
 func TestTimeAfterACutChild(t *testing.T) {
 	for name, cut := range map[string]func(*observe.Observation){
 		"idle": func(o *observe.Observation) { o.Flags |= observe.FlagIdle },
@@ -356,7 +356,7 @@ func afterCutChild(t *testing.T, cut func(*observe.Observation)) {
 				seen = c.Total > 0
 			}
 		}
-		if !seen { // its own time is nobody's either
+		if !seen { // its own time is unattributed too
 			want += child.Total
 		}
 		if got := h.Unattributed - parent.Unattributed; got != want {

@@ -82,7 +82,7 @@ func (h *Hop) moveResponseStall(known int64) int64 {
 	}
 	m.takeFrom(h, func(s *Segment) bool { return s.Queue == SendQueue && s.Phase == Response })
 	m.takeFrom(h, func(s *Segment) bool { return s.handling })
-	rest := move{left: s.Unexplained - max(known-s.ByReader, 0), nobodys: true}
+	rest := move{left: s.Unexplained - max(known-s.ByReader, 0), unattributed: true}
 	rest.takeFrom(h, func(s *Segment) bool { return s.handling && s.before == nil })
 	return m.moved + rest.moved
 }
@@ -100,7 +100,7 @@ func (h *Hop) moveRequestStall(known int64) int64 {
 		left: s.ByReader - known, phase: Request, location: server.service,
 		between: owner(h.Sender.Point) + " waits for " + readerName(reader.Receiver, server) + " to read",
 	}
-	rest := move{left: s.Unexplained - max(known-s.ByReader, 0), nobodys: true}
+	rest := move{left: s.Unexplained - max(known-s.ByReader, 0), unattributed: true}
 	m.takeFrom(h, func(s *Segment) bool { return s.sending || s.Queue == SendQueue && s.Phase == Request })
 	if h.Parent != nil {
 		m.takeFrom(h.Parent, func(s *Segment) bool { return s.handling && s.before == h })
@@ -147,12 +147,12 @@ func readerName(o *observe.Observation, e end) string {
 
 // move is time that has to move to the receive queue of a reader.
 type move struct {
-	left     int64 // ns
-	moved    int64 // ns
-	nobodys  bool  // it becomes unattributed instead
-	phase    Phase
-	location location
-	between  string
+	left         int64 // ns
+	moved        int64 // ns
+	unattributed bool  // it becomes that instead
+	phase        Phase
+	location     location
+	between      string
 }
 
 // takeFrom moves time out of the end of segments that are chosen, latest first.
@@ -168,7 +168,7 @@ func (m *move) takeFrom(h *Hop, chosen func(*Segment) bool) {
 		m.moved += take
 		s.Time -= take
 		s.to = "" // no longer up to that waypoint
-		if m.nobodys {
+		if m.unattributed {
 			h.Unattributed += take
 			continue
 		}

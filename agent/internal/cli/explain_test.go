@@ -209,7 +209,7 @@ func TestServiceOfANamespace(t *testing.T) {
 	}
 	for service, want := range map[string][]byte{
 		"reviews": {1, 2, 3, 4}, "reviews.prod": {1, 3}, "reviews.staging": {2}, "reviews.test": nil,
-		"details.front": {5}, "reviews.": nil, ".prod": nil, "nobody": nil,
+		"details.front": {5}, "reviews.": nil, ".prod": nil, "unknown": nil,
 	} {
 		traces, err := searchService(context.Background(), store, tracestore.Query{Service: service})
 		var got []byte

@@ -142,6 +142,11 @@ func TestServicesOfTwoNamespaces(t *testing.T) {
 	for _, h := range r.Hops {
 		ends[h.From], ends[h.To] = true, true
 	}
+	for _, l := range compareAnew([]tracestore.Trace{page}, nil).Layers {
+		if want := map[string]string{"productpage": "prod", "productpage.other": "other"}[l.Location]; want != "" && l.Namespace != want {
+			t.Errorf("compared, %s is in the namespace %q, want %q", l.Location, l.Namespace, want)
+		}
+	}
 	for _, name := range []string{"productpage", "productpage.other"} {
 		if !locations[name] || !ends[name] {
 			t.Errorf("%s is missing: layers at %v, hops between %v", name, locations, ends)

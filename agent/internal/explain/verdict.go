@@ -393,7 +393,7 @@ func confidence(all []candidate, traces int) Confidence {
 }
 
 // rival returns the largest excess in ns that another layer than the first candidate may
-// have: its own, and what cannot be told from others or has no baseline.
+// have: its own, and that of merged layers or without a baseline.
 func rival(all []candidate) int64 {
 	most, unclear := int64(0), int64(0)
 	for _, c := range all[1:] {

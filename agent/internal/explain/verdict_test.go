@@ -240,7 +240,7 @@ func TestVerdictNamesTheWay(t *testing.T) {
 }
 
 // A second layer with more than half of the excess lowers the confidence, also if part of
-// it cannot be told from a third one, or has no baseline.
+// it is merged with a third one, or has no baseline.
 func TestRivals(t *testing.T) {
 	ms := func(n int64) int64 { return n * 1_000_000 }
 	layer := func(excess, strange int64, merged ...observe.Layer) candidate {
@@ -255,7 +255,7 @@ func TestRivals(t *testing.T) {
 		"more":                       {[]candidate{layer(ms(6), 0)}, Medium},
 		"partly merged":              {[]candidate{layer(ms(3), 0), layer(ms(3), 0, observe.ProtocolStack, observe.VirtualNetwork)}, Medium},
 		"in a segment of its own":    {[]candidate{layer(ms(3), ms(3))}, Medium},
-		"two that are told apart":    {[]candidate{layer(ms(3), 0), layer(ms(3), 0)}, High},
+		"two of a third each":        {[]candidate{layer(ms(3), 0), layer(ms(3), 0)}, High},
 		"without a baseline":         {[]candidate{{time: ms(6), excess: ms(6)}}, Medium},
 		"as slow as in the baseline": {[]candidate{{time: ms(6), excess: ms(6), compared: true, withinBaseline: true}}, High},
 	} {

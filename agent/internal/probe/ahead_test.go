@@ -34,7 +34,7 @@ func wantAhead(t *testing.T, find func(int) ([]Foreign, error), ifindex int, wan
 
 const tcxPass = 0
 
-// Programs behind ours are harmless; those put before it, and XDP, are named.
+// Programs after ours are harmless. The agent names those before it, and XDP.
 func TestProgramsAheadOfTCX(t *testing.T) {
 	if !inNamespace(t) {
 		return

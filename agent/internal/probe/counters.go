@@ -22,7 +22,7 @@ func newMetric(name, help string) metric {
 	return metric{name: name, desc: prometheus.NewDesc(name, help, nil, nil)}
 }
 
-// ofKind is one of several counters of a metric, told apart by the label kind.
+// ofKind is one of several counters of a metric, one for each value of the label kind.
 func ofKind(m metric, kind string) metric {
 	m.kind = kind
 	return m
