@@ -274,12 +274,10 @@ func (p *Probe) sweepUntil(ctx context.Context) error {
 // whose end its framing does not tell.
 const maxUnframedIdle = time.Minute
 
-// swept is the result of the last sweep: how many exchanges had begun by then, and
-// whether anything was left to do.
+// swept is the result of the last sweep: how many exchanges had begun by then, and how
+// many connections are left in the table.
 type swept struct {
-	started     uint64
-	left        bool
-	connections uint64 // in the table
+	started, left uint64
 }
 
 // maxForgetIdle is the time without a packet after which a connection is forgotten: the
@@ -290,7 +288,7 @@ const maxForgetIdle = 2 * time.Minute
 // forgetIdle returns how long a connection is kept whose exchange was emitted: in short
 // tests, and while the table is half full, not longer than needed.
 func (p *Probe) forgetIdle(response time.Duration) time.Duration {
-	if p.swept.connections > uint64(p.opts.MaxConnections/2) {
+	if p.swept.left > uint64(p.opts.MaxConnections/2) {
 		return 0
 	}
 	return min(60*response, maxForgetIdle)
@@ -302,7 +300,7 @@ func (p *Probe) forgetIdle(response time.Duration) time.Duration {
 // Of more open exchanges than the budget it evicts those that were idle for longest.
 func (p *Probe) sweep(response, request time.Duration) error {
 	started, err := p.counter(bpf.CaptureCounterCOUNTER_STARTED)
-	if err != nil || started == p.swept.started && !p.swept.left {
+	if err != nil || started == p.swept.started && p.swept.left == 0 {
 		return err
 	}
 	args := bpf.CaptureSweepArgs{
@@ -321,7 +319,7 @@ func (p *Probe) sweep(response, request time.Duration) error {
 			return err
 		}
 	}
-	p.swept = swept{started: started, left: result.Open > 0 || result.Tracked > 0, connections: result.Open + result.Tracked}
+	p.swept = swept{started, result.Open + result.Tracked}
 	return nil
 }
 
