@@ -402,25 +402,6 @@ VERIFIED_ALONE int trim_blanks(struct scratch *s, __u32 off, __u32 end)
 	return end;
 }
 
-/* Offset after the empty line that ends the head at the start of text, or 0. */
-VERIFIED_ALONE int find_head_end(struct scratch *s, __u32 end)
-{
-	__u32 off = 0;
-
-	if (!s)
-		return 0;
-	for (int i = 0; i < FIRST_READ / 2; i++) {
-		int lf = find_lf(s, off, end);
-
-		if (lf < 0)
-			break;
-		if (lf == off || (lf == off + 1 && text8(s, off) == '\r'))
-			return lf + 1;
-		off = lf + 1;
-	}
-	return 0;
-}
-
 /* Order in which contexts and denials are taken: the highest number wins. ids: it is a
  * context.
  */
