@@ -141,7 +141,8 @@ static __always_inline void forget_connection(void *map, struct connection *c,
 /* A complete exchange also waits for the application to read the response. */
 static __always_inline bool has_settled(const struct connection *c)
 {
-	return is_complete(c) && !(c->x.is_client && c->x.far_response_last < c->x.response_last);
+	return is_complete(c) &&
+	       !(c->x.is_client && (c->left_unread || c->x.far_response_last < c->x.response_last));
 }
 
 static __always_inline bool is_unframed(const struct connection *c)

@@ -144,7 +144,8 @@ type DriverConnection struct {
 	Tracked         uint32
 	ClientStart     uint32
 	RequestStart    uint32
-	Pad2            uint32
+	LeftUnread      uint8
+	Pad2            [3]uint8
 	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32

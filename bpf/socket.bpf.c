@@ -198,6 +198,9 @@ int BPF_PROG(cgroup_created, const struct cgroup *group)
 	return 0;
 }
 
+/* A reader may leave so many bytes for good: the end of the last chunk, trailers. */
+#define UNREAD_TAIL 64
+
 /* tcp_rcv_space_adjust, net/ipv4/tcp_input.c: after bytes were copied to the
  * application, also by a peek.
  */
@@ -222,10 +225,12 @@ int BPF_PROG(socket_read, struct sock *sk)
 	if (!c)
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (c->client_is_a && c->phase == PHASE_RESPONSE)
+	if (c->client_is_a && c->phase == PHASE_RESPONSE) {
 		extend_times(&c->x.far_response_first, &c->x.far_response_last, now);
-	else if (!c->client_is_a && c->phase == PHASE_REQUEST)
+		c->left_unread = before(tp->copied_seq + UNREAD_TAIL, c->server.next);
+	} else if (!c->client_is_a && c->phase == PHASE_REQUEST) {
 		extend_times(&c->x.far_request_first, &c->x.far_request_last, now);
+	}
 	if (st->full_since)
 		note_unblocked(st, tp, true, now);
 	/* The announced window is used up: the peer had to wait until now. */

@@ -211,7 +211,8 @@ struct connection {
 	__u32 tracked;	     /* counted in tracked_connections */
 	__u32 client_start;  /* sequence number of the first byte that the client sent */
 	__u32 request_start; /* of the first byte of the request in x */
-	__u32 pad2;
+	__u8 left_unread;    /* socket of the client: its latest read left data of the response */
+	__u8 pad2[3];
 	struct stream driver_client; /* bytes handed to the interface's driver */
 	struct stream driver_server;
 };

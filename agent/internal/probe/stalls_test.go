@@ -253,6 +253,40 @@ func (x *unread) of(exchanges []observe.Observation) (own []observe.Observation)
 	return own
 }
 
+// A response that has arrived as a whole ends with the read of its last part.
+func TestReaderOfAPart(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	k := newLoopback(t)
+	x := newTransfer(t, false, 50_000)
+	must(t, <-x.write(true, x.message))
+	poll(t, "all of it has arrived", func() bool {
+		waiting := 0
+		control(t, x.client, func(fd int) (err error) {
+			waiting, err = unix.IoctlGetInt(fd, unix.SIOCINQ)
+			return err
+		})
+		return waiting == len(x.message)
+	})
+	read := func(n int) {
+		_, err := io.ReadFull(x.client, make([]byte, n))
+		must(t, err)
+	}
+	read(4096)
+	for _, o := range k.settle() {
+		if o.Socket.Client {
+			t.Fatalf("reported while %d bytes are unread: %+v", len(x.message)-4096, o)
+		}
+	}
+	again := monotonic(t)
+	read(len(x.message) - 4096 - 2) // some readers leave the last CRLF
+	got := k.settle()
+	if len(got) != 1 || !got[0].Socket.Client || got[0].Flags != 0 || got[0].Response.App.Last < again {
+		t.Errorf("want the client's exchange, read until after %d: %+v", again, got)
+	}
+}
+
 // A reader that reads little at a time is slow all the time.
 func TestUnreadByATrickle(t *testing.T) {
 	if !inNamespace(t) {
