@@ -19,24 +19,28 @@ import (
 
 const guard = "envoy.reloadable_features.trace_context_first"
 
-// TestPatchIsWellFormed checks that git am accepts the patch: git counts the same
+// TestPatchesAreWellFormed checks that git am accepts each patch: git counts the same
 // lines as a reader that accepts nothing between or after the hunks.
-func TestPatchIsWellFormed(t *testing.T) {
-	message, files := readPatch(t)
-	for _, want := range []string{"From ", "\nFrom: ", "\nDate: ", "\nSubject: [PATCH] tracing: ", "\nSigned-off-by: ", "\n---\n"} {
-		if !strings.Contains("\n"+message, want) {
+func TestPatchesAreWellFormed(t *testing.T) {
+	for _, dir := range []string{".", "changelog"} {
+		for _, patch := range readPatches(t, dir) {
+			t.Run(patch.name, func(t *testing.T) { checkWellFormed(t, patch) })
+		}
+	}
+}
+
+func checkWellFormed(t *testing.T, patch patchFile) {
+	t.Helper()
+	for _, want := range []string{"From ", "\nFrom: ", "\nDate: ", "\nSubject: [PATCH ", "\nSigned-off-by: ", "\n---\n"} {
+		if !strings.Contains("\n"+patch.message, want) {
 			t.Errorf("no %q in the message", want)
 		}
 	}
-	patches, err := Patches(".")
+	absolute, err := filepath.Abs(patch.name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	patch, err := filepath.Abs(patches[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("git", "apply", "--numstat", patch)
+	cmd := exec.Command("git", "apply", "--numstat", absolute)
 	// In a repository git skips files outside the directory.
 	cmd.Dir = t.TempDir()
 	cmd.Env = append(os.Environ(), "GIT_CEILING_DIRECTORIES="+filepath.Dir(cmd.Dir))
@@ -51,54 +55,79 @@ func TestPatchIsWellFormed(t *testing.T) {
 		if _, err := fmt.Sscanf(line, "%d %d %s", &added, &removed, &name); err != nil {
 			t.Fatalf("git apply --numstat printed %q", line)
 		}
-		if file := files[name]; len(file.added) != added || len(file.removed) != removed {
-			t.Errorf("%s: git counts +%d -%d, the hunks have +%d -%d", name, added, removed, len(file.added), len(file.removed))
+		if file := patch.file(name); len(file.added()) != added || len(file.removed()) != removed {
+			t.Errorf("%s: git counts +%d -%d, the hunks have +%d -%d", name, added, removed, len(file.added()), len(file.removed()))
 		}
 		counted++
 	}
-	if counted != len(files) {
-		t.Errorf("git counts %d files, the patch has %d", counted, len(files))
+	if counted != len(patch.files) {
+		t.Errorf("git counts %d files, the patch has %d", counted, len(patch.files))
 	}
 }
 
-// TestPatchHasAllPieces names what has to be in the patch beside the code that
-// compilers and Envoy's tests look after.
-func TestPatchHasAllPieces(t *testing.T) {
-	_, files := readPatch(t)
-	tracers := "test/extensions/tracers/"
-	for _, piece := range []struct{ file, text string }{
-		{"source/common/runtime/runtime_features.cc", "RUNTIME_GUARD(envoy_reloadable_features_trace_context_first);"},
-		{"changelogs/current.yaml", "``" + guard + "`` to ``false``"},
-		{"envoy/http/header_map.h", "virtual void insertTraceContext(HeaderString&& key, HeaderString&& value) PURE;"},
-		{"envoy/http/header_map.h", "virtual void insertTraceContext(Handle handle, HeaderString&& value) PURE;"},
-		{"source/common/tracing/trace_context_impl.cc", guard},
-		{"source/common/tracing/trace_context_impl.cc", "insert(*header_map, copyOf(key_), copyOf(value));"},
-		{"source/common/tracing/trace_context_impl.cc", "insert(*header_map, Http::HeaderString(key_), copyOf(value));"},
-		{"source/common/tracing/trace_context_impl.cc", "insert(*header_map, Http::HeaderString(key_), Http::HeaderString(value));"},
-		{"source/common/tracing/http_tracer_impl.h", guard},
-		{"source/common/tracing/BUILD", `"//source/common/runtime:runtime_features_lib",`},
-		{"test/common/http/BUILD", `srcs = ["header_map_trace_context_test.cc"],`},
-		{"test/common/http/header_map_trace_context_test.cc", "AgreesWithTheModel"},
-		{"test/common/http/header_map_impl_speed_test.cc", "BENCHMARK(headerMapImplInsertTraceContext)"},
-		{"test/common/tracing/trace_context_impl_test.cc", `{{"` + guard + `", "false"}}`},
-		{tracers + "zipkin/zipkin_tracer_impl_test.cc", "TraceContextFirst"},
-		{tracers + "opentelemetry/opentelemetry_tracer_impl_test.cc", "TraceContextFirst"},
-		{tracers + "datadog/span_test.cc", "TraceContextFirst"},
-		{tracers + "skywalking/tracer_test.cc", "TraceContextFirst"},
-		{tracers + "xray/tracer_test.cc", "TraceContextFirst"},
-		{tracers + "fluentd/tracer_impl_test.cc", "TraceContextFirst"},
-	} {
-		if !strings.Contains(strings.Join(files[piece.file].added, "\n"), piece.text) {
-			t.Errorf("the patch adds no %q to %s", piece.text, piece.file)
+// The parts of Envoy's template for pull requests (PULL_REQUESTS.md).
+func TestMessagesFollowEnvoysTemplate(t *testing.T) {
+	for _, patch := range readPatches(t, ".")[:2] { // the third is for the image only
+		for _, part := range []string{"Commit Message: ", "Additional Description:", "Risk Level: ", "Testing: ", "Docs Changes: ", "Release Notes: ", "Platform Specific Features: "} {
+			if !strings.Contains(patch.message, "\n"+part) {
+				t.Errorf("%s: no part %q in the message", patch.name, part)
+			}
 		}
 	}
-	for name, file := range files {
-		// Tests of the release that assert something else would be changed.
-		if strings.HasPrefix(name, "test/") && len(file.removed) > 0 {
-			t.Errorf("%s: %d lines removed, while the message says that no test is changed", name, len(file.removed))
+}
+
+// TestPatchesHaveAllPieces names what has to be in the patches beside the code that
+// compilers and Envoy's tests look after.
+func TestPatchesHaveAllPieces(t *testing.T) {
+	list := readPatches(t, ".")
+	if len(list) != 3 {
+		t.Fatalf("%d patches; these tests know three", len(list))
+	}
+	fix, front, image := list[0], list[1], list[2]
+	tracers := "test/extensions/tracers/"
+	for _, piece := range []struct {
+		patch      patchFile
+		file, text string
+	}{
+		{fix, "source/common/http/header_map_impl.cc", "  HeaderString ref_key(key);"},
+		{fix, "test/common/http/header_map_impl_test.cc", "SetToPartOfOwnValue"},
+		{front, "source/common/runtime/runtime_features.cc", "FALSE_RUNTIME_GUARD(envoy_reloadable_features_trace_context_first);"},
+		{front, "envoy/http/header_map.h", "virtual uint32_t setInFront(HeaderString&& key, HeaderString&& value, uint32_t lead) PURE;"},
+		{front, "envoy/http/header_map.h", "virtual uint32_t moveInFront(const LowerCaseString& key, uint32_t lead) PURE;"},
+		{front, "source/common/tracing/trace_context_impl.cc", "trace_context.setInFront(copyOf(key_.get()), copyOf(value));"},
+		{front, "source/common/tracing/trace_context_impl.cc", "trace_context.setInFront(Http::HeaderString(key_), copyOf(value));"},
+		{front, "source/common/tracing/trace_context_impl.cc", "trace_context.setInFront(Http::HeaderString(key_), Http::HeaderString(value));"},
+		{front, "source/common/tracing/http_tracer_impl.cc", "Runtime::traceContextFirst()"},
+		{front, "source/common/tracing/http_tracer_impl.cc", "moveInFront(Http::Headers::get().GrpcTimeout, lead_)"},
+		{front, "source/common/tracing/BUILD", `"//source/common/runtime:runtime_features_lib",`},
+		{front, "test/common/http/BUILD", `srcs = ["header_map_in_front_test.cc"],`},
+		{front, "test/common/http/header_map_in_front_test.cc", "AgreesWithTheModel"},
+		{front, "test/common/http/header_map_impl_fuzz.proto", "SetInFront set_in_front = 14;"},
+		{front, "test/common/http/header_map_impl_fuzz_test.cc", "Action::kMoveInFront"},
+		{front, "test/common/http/header_map_impl_speed_test.cc", "BENCHMARK(headerMapImplSetInFront)"},
+		{front, "test/common/tracing/trace_context_impl_test.cc", `{{"` + guard + `", value}}`},
+		{front, tracers + "opentelemetry/trace_context_order_integration_test.cc", "FirstBytes"},
+		{front, tracers + "zipkin/zipkin_tracer_impl_test.cc", "TraceContextFirst"},
+		{front, tracers + "opentelemetry/opentelemetry_tracer_impl_test.cc", "TraceContextFirst"},
+		{front, tracers + "datadog/span_test.cc", "TraceContextFirst"},
+		{front, tracers + "skywalking/tracer_test.cc", "TraceContextFirst"},
+		{front, tracers + "xray/tracer_test.cc", "TraceContextFirst"},
+		{front, tracers + "fluentd/tracer_impl_test.cc", "TraceContextFirst"},
+		{image, "source/common/runtime/runtime_features.cc", "\nRUNTIME_GUARD(envoy_reloadable_features_trace_context_first);"},
+	} {
+		if !strings.Contains("\n"+strings.Join(piece.patch.file(piece.file).added(), "\n"), piece.text) {
+			t.Errorf("%s adds no %q to %s", piece.patch.name, piece.text, piece.file)
 		}
-		if path.Ext(name) == "" && path.Base(name) != "BUILD" {
-			t.Errorf("%s: what is it?", name)
+	}
+	for _, patch := range list {
+		for _, file := range patch.files {
+			// Tests of the release that assert something else would be changed.
+			if strings.HasPrefix(file.path, "test/") && len(file.removed()) > 0 {
+				t.Errorf("%s: %d lines removed, while no test of the release is to be changed", file.path, len(file.removed()))
+			}
+			if path.Ext(file.path) == "" && path.Base(file.path) != "BUILD" && !strings.Contains(file.path, "_corpus/") {
+				t.Errorf("%s: what is it?", file.path)
+			}
 		}
 	}
 }
@@ -152,12 +181,12 @@ func wireCases(added []string) (map[string]wireCase, error) {
 // the golden files, to which the Wasm filter and the Lua script are held on a
 // real Envoy.
 func TestWireOrder(t *testing.T) {
-	_, files := readPatch(t)
+	front := readPatches(t, ".")[1]
 	for tracer, file := range map[string]string{
 		"zipkin":        "test/extensions/tracers/zipkin/zipkin_tracer_impl_test.cc",
 		"opentelemetry": "test/extensions/tracers/opentelemetry/opentelemetry_tracer_impl_test.cc",
 	} {
-		cases, err := wireCases(files[file].added)
+		cases, err := wireCases(front.file(file).added())
 		if err != nil {
 			t.Fatalf("%s: %v", tracer, err)
 		}
@@ -165,7 +194,7 @@ func TestWireOrder(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, name := range []string{"root", "continued", "not-sampled", "other-tracers-headers"} {
+		for _, name := range []string{"root", "continued", "not-sampled", "other-tracers-headers", "grpc"} {
 			at := slices.IndexFunc(goldens, func(c reorder.Case) bool { return c.Name == name })
 			if at < 0 {
 				t.Errorf("%s: no golden file %s.txtar", tracer, name)
@@ -217,12 +246,44 @@ func compareWithGolden(t *testing.T, name string, c wireCase, want reorder.Case)
 	}
 }
 
+// patchFile is a patch: the output of git format-patch.
+type patchFile struct {
+	name, message string
+	files         []fileDiff
+}
+
+// file returns what the patch does to a file, nothing if it does not name it.
+func (p patchFile) file(name string) fileDiff {
+	at := slices.IndexFunc(p.files, func(f fileDiff) bool { return f.path == name })
+	if at < 0 {
+		return fileDiff{}
+	}
+	return p.files[at]
+}
+
 // fileDiff is what a patch does to one file.
 type fileDiff struct {
-	path           string
-	created        bool
-	added, removed []string // lines without their sign
-	before         []string // the lines of all hunks as they have to stand in the tree
+	path    string
+	created bool
+	hunks   []hunk
+}
+
+// hunk has lines without their sign: those added and removed, and all of the hunk as
+// they are before and after it.
+type hunk struct{ added, removed, before, after []string }
+
+func (f fileDiff) added() (lines []string) {
+	for _, h := range f.hunks {
+		lines = append(lines, h.added...)
+	}
+	return lines
+}
+
+func (f fileDiff) removed() (lines []string) {
+	for _, h := range f.hunks {
+		lines = append(lines, h.removed...)
+	}
+	return lines
 }
 
 var (
@@ -255,17 +316,19 @@ func parsePatch(text string) (message string, files []fileDiff, err error) {
 			}
 		}
 		for at < len(lines) && hunkLine.MatchString(lines[at]) {
-			if at, err = file.hunk(lines, at); err != nil {
+			var h hunk
+			if h, at, err = parseHunk(lines, at); err != nil {
 				return "", nil, fmt.Errorf("%s: %w", file.path, err)
 			}
+			file.hunks = append(file.hunks, h)
 		}
 		files = append(files, file)
 	}
 	return message, files, nil
 }
 
-// hunk reads the hunk that begins at lines[at] and returns where it ends.
-func (f *fileDiff) hunk(lines []string, at int) (int, error) {
+// parseHunk reads the hunk that begins at lines[at] and returns where it ends.
+func parseHunk(lines []string, at int) (h hunk, end int, err error) {
 	m := hunkLine.FindStringSubmatch(lines[at])
 	count := func(s string) int {
 		if n, err := strconv.Atoi(s); err == nil {
@@ -277,54 +340,50 @@ func (f *fileDiff) hunk(lines []string, at int) (int, error) {
 	before, after := count(m[2]), count(m[4])
 	for at++; before > 0 || after > 0; at++ {
 		if at == len(lines) {
-			return at, fmt.Errorf("the hunk of line %d ends early", first)
+			return h, at, fmt.Errorf("the hunk of line %d ends early", first)
 		}
 		line := lines[at]
 		sign, rest := line[:min(1, len(line))], line[min(1, len(line)):]
 		switch sign {
 		case "+":
-			f.added = append(f.added, rest)
+			h.added, h.after = append(h.added, rest), append(h.after, rest)
 			after--
 		case "-":
-			f.removed, f.before = append(f.removed, rest), append(f.before, rest)
+			h.removed, h.before = append(h.removed, rest), append(h.before, rest)
 			before--
 		case " ":
-			f.before = append(f.before, rest)
+			h.before, h.after = append(h.before, rest), append(h.after, rest)
 			before, after, context = before-1, after-1, context+1
 		default:
-			return at, fmt.Errorf("line %d: %q in a hunk", at+1, line)
+			return h, at, fmt.Errorf("line %d: %q in a hunk", at+1, line)
 		}
 		if sign != " " {
 			context = 0
 		}
 		if context > 2 { // after one change and before the next
-			return at, fmt.Errorf("line %d: more than one line of context", at+1)
+			return h, at, fmt.Errorf("line %d: more than one line of context", at+1)
 		}
 	}
-	return at, nil
+	return h, at, nil
 }
 
-// readPatch returns the one patch and its diffs by path.
-func readPatch(t *testing.T) (message string, files map[string]fileDiff) {
+// readPatches returns the patches of a directory, in their order.
+func readPatches(t *testing.T, dir string) (list []patchFile) {
 	t.Helper()
-	patches, err := Patches(".")
+	names, err := Patches(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(patches) != 1 {
-		t.Fatalf("%d patches; these tests know one", len(patches))
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		message, files, err := parsePatch(string(text))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		list = append(list, patchFile{name, message, files})
 	}
-	text, err := os.ReadFile(patches[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	message, list, err := parsePatch(string(text))
-	if err != nil {
-		t.Fatalf("%s: %v", patches[0], err)
-	}
-	files = map[string]fileDiff{}
-	for _, file := range list {
-		files[file.path] = file
-	}
-	return message, files
+	return list
 }

@@ -6,6 +6,7 @@ package envoypatch
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -76,7 +77,7 @@ func (v Version) check(path string) error {
 }
 
 // Patches returns the paths of the patches in dir (NNNN-*.patch), in the order of
-// their application.
+// their application: what the image is built with.
 func Patches(dir string) ([]string, error) {
 	patches, err := filepath.Glob(filepath.Join(dir, "[0-9][0-9][0-9][0-9]-*.patch"))
 	if err != nil {
@@ -87,6 +88,11 @@ func Patches(dir string) ([]string, error) {
 	}
 	return patches, nil
 }
+
+// Changelogs returns the paths of the patches of Envoy's changelog that belong to the
+// patches in dir. Only a pull request needs them, and they fit only Envoy's
+// development tree: a release has another changelog.
+func Changelogs(dir string) ([]string, error) { return Patches(filepath.Join(dir, "changelog")) }
 
 // TreeVersion returns the minor release of the Envoy source tree in dir, from its
 // VERSION.txt: 1.37 for 1.37.0-dev or 1.37.2.
@@ -105,23 +111,25 @@ func TreeVersion(dir string) (string, error) {
 // ErrDoesNotApply is the error of Check for a tree that the patches do not fit.
 var ErrDoesNotApply = errors.New("the patches do not apply")
 
-// Check returns an error unless git can apply the patches to the source tree in
-// dir, which stays unchanged and need not be a git repository. The error names the
-// files and lines that differ.
+// Check returns an error unless git can apply the patches, one after the other, to
+// the source tree in dir, which stays unchanged and need not be a git repository. The
+// error names the files and lines that differ.
 func Check(dir string, patches []string) error {
-	args := []string{"-C", dir, "apply", "--check", "--whitespace=error-all"}
+	// As one: of several files git apply --check tries each on the tree as it is.
+	var all bytes.Buffer
 	for _, patch := range patches {
-		absolute, err := filepath.Abs(patch)
+		text, err := os.ReadFile(patch)
 		if err != nil {
-			return fmt.Errorf("locate a patch: %w", err)
+			return fmt.Errorf("read a patch: %w", err)
 		}
-		args = append(args, absolute)
+		all.Write(text)
 	}
 	absolute, err := filepath.Abs(dir)
 	if err != nil {
 		return fmt.Errorf("locate the source tree: %w", err)
 	}
-	cmd := exec.Command("git", args...)
+	cmd := exec.Command("git", "-C", dir, "apply", "--check", "--whitespace=error-all", "-")
+	cmd.Stdin = &all
 	// Outside a repository, git apply takes paths relative to the directory.
 	cmd.Env = append(os.Environ(), "GIT_CEILING_DIRECTORIES="+filepath.Dir(absolute), "LC_ALL=C")
 	output, err := cmd.CombinedOutput()

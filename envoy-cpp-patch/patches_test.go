@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -46,37 +47,58 @@ func TestReadVersionRefuses(t *testing.T) {
 }
 
 // contextTree writes a tree that has nothing of Envoy but the lines that the
-// patch expects to find, and returns its directory.
-func contextTree(t *testing.T, files map[string]fileDiff) string {
+// patches expect to find, and returns its directory.
+func contextTree(t *testing.T, patches []patchFile) string {
 	t.Helper()
+	before, after := map[string][]string{}, map[string][]string{}
+	for _, patch := range patches {
+		for _, file := range patch.files {
+			if file.created {
+				continue
+			}
+			for _, h := range file.hunks {
+				at := indexOf(after[file.path], h.before)
+				if at < 0 { // not what an earlier patch has left
+					at = len(after[file.path])
+					before[file.path] = append(before[file.path], h.before...)
+					after[file.path] = append(after[file.path], h.before...)
+				}
+				after[file.path] = slices.Replace(after[file.path], at, at+len(h.before), h.after...)
+			}
+		}
+	}
 	dir := t.TempDir()
-	write := func(name, text string) {
+	before["VERSION.txt"] = []string{"1.37.0-dev"}
+	for name, lines := range before {
 		name = filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(name), 0o750); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(name, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 			t.Fatal(err)
-		}
-	}
-	write("VERSION.txt", "1.37.0-dev\n")
-	for name, file := range files {
-		if !file.created {
-			write(name, strings.Join(file.before, "\n")+"\n")
 		}
 	}
 	return dir
 }
 
+// indexOf returns where the lines of part are in all, or -1.
+func indexOf(all, part []string) int {
+	for at := 0; at+len(part) <= len(all); at++ {
+		if slices.Equal(all[at:at+len(part)], part) {
+			return at
+		}
+	}
+	return -1
+}
+
 func TestCheckReportsWhatDoesNotFit(t *testing.T) {
-	_, files := readPatch(t)
 	patches, err := Patches(".")
 	if err != nil {
 		t.Fatal(err)
 	}
-	tree := contextTree(t, files)
+	tree := contextTree(t, readPatches(t, "."))
 	if err := Check(tree, patches); err != nil {
-		t.Fatalf("a tree with the patch's own context: %v", err)
+		t.Fatalf("a tree with the patches' own context: %v", err)
 	}
 
 	header := filepath.Join(tree, "source/common/http/header_map_impl.h")
@@ -84,7 +106,7 @@ func TestCheckReportsWhatDoesNotFit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	changed := strings.Replace(string(text), "pseudo_headers_end_++", "++pseudo_headers_end_", 1)
+	changed := strings.Replace(string(text), "pseudo_headers_end_ == headers_.end()", "!pseudo_headers_end_", 1)
 	if err := os.WriteFile(header, []byte(changed), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -97,23 +119,48 @@ func TestCheckReportsWhatDoesNotFit(t *testing.T) {
 	}
 }
 
-// TestGitAm applies the patch as the image build does.
+// A release has another changelog than the development tree; the image needs none.
+func TestPatchesDoNotNeedTheChangelog(t *testing.T) {
+	for _, patch := range readPatches(t, ".") {
+		for _, file := range patch.files {
+			if strings.HasPrefix(file.path, "changelogs/") {
+				t.Errorf("%s changes %s, which differs between the commits of a release", patch.name, file.path)
+			}
+		}
+	}
+	changelogs, err := Changelogs(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Check(contextTree(t, readPatches(t, ".")), changelogs); !errors.Is(err, ErrDoesNotApply) {
+		t.Errorf("the changelog of a tree without one: %v", err)
+	}
+	if err := Check(contextTree(t, readPatches(t, "changelog")), changelogs); err != nil {
+		t.Errorf("the changelog in its own context: %v", err)
+	}
+}
+
+// TestGitAm applies the patches as the image build does.
 func TestGitAm(t *testing.T) {
-	_, files := readPatch(t)
+	list := readPatches(t, ".")
 	patches, err := Patches(".")
 	if err != nil {
 		t.Fatal(err)
 	}
-	tree := contextTree(t, files)
-	patch, err := filepath.Abs(patches[0])
-	if err != nil {
-		t.Fatal(err)
+	tree := contextTree(t, list)
+	am := []string{"am", "-q"}
+	for _, patch := range patches {
+		absolute, err := filepath.Abs(patch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		am = append(am, absolute)
 	}
 	for _, args := range [][]string{
 		{"init", "-q"},
 		{"add", "-A"},
 		{"commit", "-q", "-m", "release"},
-		{"am", "-q", patch},
+		am,
 	} {
 		cmd := exec.Command("git", append([]string{"-C", tree, "-c", "commit.gpgsign=false", "-c", "user.name=test", "-c", "user.email=test@test.example"}, args...)...)
 		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
@@ -121,14 +168,19 @@ func TestGitAm(t *testing.T) {
 			t.Fatalf("git %v: %v\n%s", args, err, output)
 		}
 	}
-	for name, file := range files {
-		text, err := os.ReadFile(filepath.Join(tree, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, line := range file.added {
-			if !strings.Contains(string(text), line+"\n") {
-				t.Fatalf("%s has no line %q after git am", name, line)
+	for n, patch := range list {
+		for _, file := range patch.files {
+			text, err := os.ReadFile(filepath.Join(tree, file.path))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, line := range file.added() {
+				removedLater := slices.ContainsFunc(list[n+1:], func(later patchFile) bool {
+					return slices.Contains(later.file(file.path).removed(), line)
+				})
+				if !removedLater && !strings.Contains(string(text), line+"\n") {
+					t.Fatalf("%s has no line %q after git am", file.path, line)
+				}
 			}
 		}
 	}

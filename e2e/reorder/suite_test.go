@@ -168,6 +168,7 @@ func checkLog(ctx context.Context, t *testing.T, b *Testbed) {
 var pool = []string{
 	"traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-", "uber-trace-id", "sw8",
 	"x-datadog-trace-id", "x-datadog", "X-B3-Sampled", "cookie", "accept", "x-own", "x-other", "user-agent",
+	"te", "grpc-timeout", "content-type",
 }
 
 // checkAlike sends random requests through the Lua script and the Wasm filter, without
@@ -185,6 +186,9 @@ func checkAlike(ctx context.Context, t *testing.T, b *Testbed) {
 			field := Field{Name: pool[random.IntN(len(pool))], Value: strconv.Itoa(i)}
 			if random.IntN(8) == 0 {
 				field.Value = strings.Repeat("v", random.IntN(500)) // also empty
+			}
+			if field.Name == "content-type" && random.IntN(2) == 0 {
+				field.Value = []string{"application/grpc", "application/grpc+proto", "application/grpc-web"}[random.IntN(3)]
 			}
 			c.Client = append(c.Client, field)
 		}

@@ -8,9 +8,11 @@
 // It takes one source tree (a checkout or an unpacked archive) per supported
 // release, and further ones, such as that of a future release. It changes nothing,
 // and fails if the patches do not fit a tree or a supported release is missing.
+// Whether the changelog fits too is only reported: the image is built without it.
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -38,6 +40,10 @@ func run(out io.Writer, dir string, trees []string) error {
 	if err != nil {
 		return err
 	}
+	changelogs, err := envoypatch.Changelogs(dir)
+	if err != nil {
+		return err
+	}
 	missing := slices.Clone(version.Supported)
 	bad := 0
 	for _, tree := range trees {
@@ -56,7 +62,13 @@ func run(out io.Writer, dir string, trees []string) error {
 			fmt.Fprintf(out, "Envoy %s%s in %s: %v\n", release, note, tree, err)
 			continue
 		}
-		fmt.Fprintf(out, "Envoy %s%s in %s: %d patch(es) apply\n", release, note, tree, len(patches))
+		changelog := "so does the changelog"
+		if err := envoypatch.Check(tree, changelogs); errors.Is(err, envoypatch.ErrDoesNotApply) {
+			changelog = "the changelog does not, which only a pull request needs"
+		} else if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "Envoy %s%s in %s: %d patches apply; %s\n", release, note, tree, len(patches), changelog)
 	}
 	switch {
 	case bad > 0:

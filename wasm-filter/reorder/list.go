@@ -18,6 +18,7 @@ type List struct {
 	entries []entry
 	runs    []run
 	out     []byte
+	grpc    bool // the list is of a gRPC request
 }
 
 // NewList returns a List that moves the headers of these names.
@@ -44,9 +45,12 @@ type entry struct {
 type class uint8
 
 const (
-	head  class = iota // pseudo headers, and host if it leads
-	trace              // the trace context
-	state              // tracestate: after the last traceparent
+	head        class = iota // pseudo headers, and host if it leads
+	te                       // of a gRPC request, which sends these three
+	timeout                  // before custom metadata, such as a trace context
+	contentType              // (gRPC over HTTP2, "Requests")
+	trace                    // the trace context
+	state                    // tracestate: after the last traceparent
 	rest
 )
 
@@ -61,7 +65,8 @@ const (
 // Reorder returns the list with the trace context right after the pseudo headers
 // and a leading host. Within these three groups the order stays, repeated headers
 // included, except for tracestate: it follows the last traceparent, and without
-// one it is an ordinary header.
+// one it is an ordinary header. In a gRPC request te, grpc-timeout and content-type
+// precede the trace context, in this order.
 //
 // The result is nil unless the outcome is Reordered, and valid until the next
 // call. pairs is never written to.
@@ -73,7 +78,8 @@ func (l *List) Reorder(pairs []byte) ([]byte, Outcome) {
 	if !traced {
 		return nil, NoContext
 	}
-	l.arrange(lastParent)
+	l.runs = l.runs[:0]
+	l.arrange(head, rest, lastParent)
 	if len(l.runs) == 1 {
 		return nil, AlreadyFirst
 	}
@@ -108,7 +114,8 @@ func (l *List) read(pairs []byte) bool {
 // traceparent, or -1, and whether there is a trace context.
 func (l *List) classify(pairs []byte) (lastParent int, traced bool) {
 	lastParent = -1
-	states := false
+	l.grpc = false
+	states, calls := false, false
 	leading := true // only pseudo headers and host so far
 	for i := range l.entries {
 		e := &l.entries[i]
@@ -124,13 +131,50 @@ func (l *List) classify(pairs []byte) (lastParent int, traced bool) {
 			if equalFold(name, traceparent) {
 				lastParent = i
 			}
+		default:
+			e.class = call(name)
+			calls = calls || e.class != rest
+			l.grpc = l.grpc || e.class == contentType && isGRPC(l.Value(pairs, i))
 		}
 		leading = leading && e.class == head
 	}
 	if states && lastParent < 0 {
 		traced = l.ordinaryStates() || traced
 	}
+	if calls && !l.grpc {
+		l.ordinaryCalls()
+	}
 	return lastParent, traced
+}
+
+// call returns the class of a header by which gRPC defines a call, or rest.
+func call(name []byte) class {
+	switch {
+	case equalFold(name, "te"):
+		return te
+	case equalFold(name, "grpc-timeout"):
+		return timeout
+	case equalFold(name, "content-type"):
+		return contentType
+	}
+	return rest
+}
+
+// isGRPC reports whether a content type is that of gRPC, by Envoy's definition: not
+// that of gRPC-Web, which a browser sends to a proxy.
+func isGRPC(value []byte) bool {
+	const grpc = "application/grpc"
+	return len(value) >= len(grpc) && string(value[:len(grpc)]) == grpc &&
+		(len(value) == len(grpc) || value[len(grpc)] == '+')
+}
+
+// ordinaryCalls handles requests other than gRPC's.
+func (l *List) ordinaryCalls() {
+	for i := range l.entries {
+		if c := l.entries[i].class; c == te || c == timeout || c == contentType {
+			l.entries[i].class = rest
+		}
+	}
 }
 
 // ordinaryStates handles lists without a traceparent, where tracestate is a
@@ -148,10 +192,13 @@ func (l *List) ordinaryStates() bool {
 	return c == trace
 }
 
-// arrange fills the runs in their new order. A single run is the list as it was.
-func (l *List) arrange(lastParent int) {
-	l.runs = l.runs[:0]
-	for _, c := range [...]class{head, trace, rest} {
+// arrange adds the entries of the classes from first to last to the runs, in their
+// new order. A single run of all classes is the list as it was.
+func (l *List) arrange(first, last class, lastParent int) {
+	for c := first; c <= last; c++ {
+		if c == state || te <= c && c <= contentType && !l.grpc {
+			continue
+		}
 		for i := range l.entries {
 			if l.entries[i].class != c {
 				continue
@@ -186,13 +233,22 @@ func (l *List) write(pairs []byte) []byte {
 		l.out = make([]byte, 0, 2*len(pairs))
 	}
 	out := append(l.out[:0], pairs[:countSize]...)
-	for _, r := range l.runs {
+	out = l.appendSizes(out, pairs, l.runs)
+	l.out = l.appendData(out, pairs, l.runs)
+	return l.out
+}
+
+func (l *List) appendSizes(out, pairs []byte, runs []run) []byte {
+	for _, r := range runs {
 		out = append(out, pairs[countSize+sizesSize*r.first:countSize+sizesSize*r.end]...)
 	}
-	for _, r := range l.runs {
+	return out
+}
+
+func (l *List) appendData(out, pairs []byte, runs []run) []byte {
+	for _, r := range runs {
 		out = append(out, pairs[l.offset(r.first):l.offset(r.end)]...)
 	}
-	l.out = out
 	return out
 }
 
@@ -239,27 +295,28 @@ func (l *List) Any(pairs []byte, names *Names) bool {
 	return false
 }
 
-// Insert returns the list with further headers (name, value) right after the
-// pseudo headers and a leading host. The result is valid until the next call of
-// Insert or Reorder.
+// Insert returns the list with further headers (name, value) where a trace context
+// goes: right after the pseudo headers, a leading host, and what precedes it in a
+// gRPC request. The result is valid until the next call of Insert or Reorder.
 func (l *List) Insert(pairs []byte, headers [][2]string) []byte {
-	before := 0 // entries
-	for before < len(l.entries) && l.entries[before].class == head {
-		before++
-	}
-	sizesCut := countSize + sizesSize*before
-	dataCut := l.offset(before)
+	l.runs = l.runs[:0]
+	l.arrange(head, contentType, -1)
+	before := len(l.runs)
+	l.runs = append(l.runs, run{}) // keeps the runs before and after the headers apart
+	l.arrange(trace, rest, -1)
+
 	out := appendNumber(l.out[:0], uint32(len(l.entries)+len(headers)))
-	out = append(out, pairs[countSize:sizesCut]...)
+	out = l.appendSizes(out, pairs, l.runs[:before])
 	for _, h := range headers {
 		out = appendNumber(appendNumber(out, uint32(len(h[0]))), uint32(len(h[1])))
 	}
-	out = append(out, pairs[sizesCut:dataCut]...)
+	out = l.appendSizes(out, pairs, l.runs[before:])
+	out = l.appendData(out, pairs, l.runs[:before])
 	for _, h := range headers {
 		out = append(append(out, h[0]...), 0)
 		out = append(append(out, h[1]...), 0)
 	}
-	l.out = append(out, pairs[dataCut:]...)
+	l.out = l.appendData(out, pairs, l.runs[before:])
 	return l.out
 }
 

@@ -20,7 +20,11 @@ var pool = []string{
 	":authority", ":path", ":method", "host", "x-request-id", "cookie", "accept",
 	"traceparent", "tracestate", "b3", "x-b3-traceid", "X-B3-SpanId", "uber-trace-id",
 	"x-datadog-trace-id", "sw8", "x-envoy-peer-metadata", "x-own",
+	"te", "grpc-timeout", "content-type", "Content-Type",
 }
+
+// values of content-type: half of the random requests are gRPC's.
+var contentTypes = []string{"application/grpc", "application/grpc+proto", "application/grpc-web", "text/plain"}
 
 // TestFrontProperties checks the invariants on random header lists: nothing is
 // added, lost or changed; the order within a name and of the ordinary headers stays;
@@ -37,10 +41,14 @@ func TestFrontProperties(t *testing.T) {
 		in := make([][2]string, random.IntN(12))
 		for i := range in {
 			in[i] = [2]string{pool[random.IntN(len(pool))], strconv.Itoa(i)}
+			if strings.EqualFold(in[i][0], "content-type") && random.IntN(2) == 0 {
+				in[i][1] = contentTypes[random.IntN(len(contentTypes))]
+			}
 		}
 		out := checkReorder(t, list, in)
 		for name, keep := range map[string]func(string) bool{
-			"ordinary headers":        func(n string) bool { return !names.Has(n) && n != "tracestate" && !isHead(n) },
+			"ordinary headers":        func(n string) bool { return !names.Has(n) && n != "tracestate" && !isHead(n) && !isCall(n) },
+			"headers of a call":       func(n string) bool { return n == "te" },
 			"trace headers":           names.Has,
 			"tracestate":              func(n string) bool { return n == "tracestate" },
 			"pseudo headers":          func(n string) bool { return strings.HasPrefix(n, ":") },
@@ -52,7 +60,7 @@ func TestFrontProperties(t *testing.T) {
 			}
 		}
 		if slices.ContainsFunc(in, func(h [2]string) bool { return names.Has(h[0]) }) {
-			checkGroups(t, names, out)
+			checkGroups(t, names, out, isGRPCRequest(in))
 		}
 	}
 }
@@ -101,11 +109,18 @@ func pick(list [][2]string, want func(string) bool) [][2]string {
 }
 
 // checkGroups fails unless only pseudo headers, host and the trace context precede
-// the last trace header.
-func checkGroups(t *testing.T, names *Names, out [][2]string) {
+// the last trace header, in a gRPC request also the headers of its call: they precede
+// the context.
+func checkGroups(t *testing.T, names *Names, out [][2]string, grpc bool) {
 	t.Helper()
 	ordinary, traced := false, false
 	for _, h := range out {
+		if grpc && isCall(h[0]) {
+			if ordinary || traced {
+				t.Fatalf("%s follows others: %v", h[0], out)
+			}
+			continue
+		}
 		switch {
 		case isHead(h[0]):
 			if strings.HasPrefix(h[0], ":") && (ordinary || traced) {
@@ -120,6 +135,18 @@ func checkGroups(t *testing.T, names *Names, out [][2]string) {
 			ordinary = true
 		}
 	}
+}
+
+func isCall(name string) bool {
+	return slices.Contains([]string{"te", "grpc-timeout", "content-type"}, strings.ToLower(name))
+}
+
+// isGRPCRequest is Envoy's definition (Grpc::Common::hasGrpcContentType).
+func isGRPCRequest(headers [][2]string) bool {
+	return slices.ContainsFunc(headers, func(h [2]string) bool {
+		return strings.EqualFold(h[0], "content-type") &&
+			(h[1] == "application/grpc" || strings.HasPrefix(h[1], "application/grpc+"))
+	})
 }
 
 func isHead(name string) bool { return strings.HasPrefix(name, ":") || name == "host" }
@@ -140,6 +167,7 @@ func modelReorder(n *Names, headers [][2]string) [][2]string {
 			leading++
 		}
 	}
+	grpc := isGRPCRequest(headers)
 	group := func(i int) class {
 		switch name := headers[i][0]; {
 		case i < leading, strings.HasPrefix(name, ":"):
@@ -148,6 +176,12 @@ func modelReorder(n *Names, headers [][2]string) [][2]string {
 			return state
 		case n.Has(name):
 			return trace
+		case grpc && strings.EqualFold(name, "te"):
+			return te
+		case grpc && strings.EqualFold(name, "grpc-timeout"):
+			return timeout
+		case grpc && strings.EqualFold(name, "content-type"):
+			return contentType
 		}
 		return rest
 	}
@@ -162,7 +196,7 @@ func modelReorder(n *Names, headers [][2]string) [][2]string {
 		}
 		return list
 	}
-	out := slices.Concat(pick(head), pick(trace), pick(rest))
+	out := slices.Concat(pick(head), pick(te), pick(timeout), pick(contentType), pick(trace), pick(rest))
 	if at := slices.Index(out, stateMark); at >= 0 {
 		out = slices.Replace(out, at, at+1, pick(state)...)
 	}
@@ -188,6 +222,8 @@ func FuzzFront(f *testing.F) {
 	for _, text := range []string{
 		"", ":path=/ x=1 b3=0", "x=1 traceparent=p tracestate= tracestate=s host=a",
 		":authority=a x-request-id=1 x-envoy-decorator-operation=o",
+		":path=/ content-type=application/grpc te=trailers b3=0 grpc-timeout=1S",
+		":path=/ x=1 content-type=application/grpc+proto te=trailers",
 	} {
 		f.Add(reordertest.Encode(headers(text)))
 	}

@@ -45,6 +45,14 @@ func TestFront(t *testing.T) {
 		{"any case", "X=1 TraceParent=p X-B3-TraceId=t TraceState=s", "TraceParent=p TraceState=s X-B3-TraceId=t X=1"},
 		{"configured", "x=1 x-own=2 x-other=3", "x-own=2 x=1 x-other=3"},
 		{"near misses stay", "x=1 traceparent2=p b33=1 xx-b3-traceid=1 x-b3=1", "x=1 traceparent2=p b33=1 xx-b3-traceid=1 x-b3=1"},
+		{"gRPC: te, grpc-timeout and content-type first", ":path=/ content-type=application/grpc user-agent=u te=trailers grpc-timeout=1S x=1 traceparent=p",
+			":path=/ te=trailers grpc-timeout=1S content-type=application/grpc traceparent=p user-agent=u x=1"},
+		{"gRPC with a subtype", "traceparent=p tracestate=s TE=trailers Content-Type=application/grpc+proto",
+			"TE=trailers Content-Type=application/grpc+proto traceparent=p tracestate=s"},
+		{"gRPC, without a context", ":path=/ content-type=application/grpc te=trailers", ":path=/ content-type=application/grpc te=trailers"},
+		{"gRPC, in its order", ":path=/ te=trailers grpc-timeout=1S content-type=application/grpc b3=0 x=1", ":path=/ te=trailers grpc-timeout=1S content-type=application/grpc b3=0 x=1"},
+		{"gRPC-Web", "te=trailers content-type=application/grpc-web b3=0", "b3=0 te=trailers content-type=application/grpc-web"},
+		{"no gRPC", "te=trailers grpc-timeout=1S content-type=text/plain b3=0", "b3=0 te=trailers grpc-timeout=1S content-type=text/plain"},
 		{"already first", ":authority=a host=a traceparent=p tracestate=s b3=0 x=1 y=2", ":authority=a host=a traceparent=p tracestate=s b3=0 x=1 y=2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -178,6 +186,8 @@ func TestInsert(t *testing.T) {
 		{":path=/ host=a x=1", ":path=/ host=a b3=0 tracestate= x=1"},
 		{"x=1 y=", "b3=0 tracestate= x=1 y="},
 		{":path=/ :method=GET", ":path=/ :method=GET b3=0 tracestate="},
+		{":path=/ content-type=application/grpc x=1 te=trailers", ":path=/ te=trailers content-type=application/grpc b3=0 tracestate= x=1"},
+		{"te=trailers content-type=application/grpc", "te=trailers content-type=application/grpc b3=0 tracestate="},
 	} {
 		pairs := reordertest.Encode(headers(test.in))
 		if _, outcome := list.Reorder(pairs); outcome != NoContext {
