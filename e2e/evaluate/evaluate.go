@@ -40,7 +40,7 @@ type Options struct {
 // cases. The default takes less than 20 minutes.
 const (
 	DefaultRuns        = 10
-	DefaultRequests    = 250
+	DefaultRequests    = 200
 	DefaultAcquisition = 10_000
 )
 

@@ -4,6 +4,7 @@ package evaluate
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"image/color"
 	"slices"
@@ -67,7 +68,7 @@ func (r Results) figures(s Summary) []figure {
 	all := []figure{{
 		Name: "figure4", Title: "Figure 4. Acquisition rate of trace IDs at the ten capture points",
 		Alt:   "Bars per capture point: Envoy's order in the paper and here, and reordered in the paper and here. The table below has the values.",
-		width: 10 * vg.Inch, height: 4 * vg.Inch,
+		width: 11 * vg.Inch, height: 3.8 * vg.Inch,
 		draw: func(t theme) (*plot.Plot, error) { return drawRates(s, t) },
 	}}
 	for i, rate := range Rates {
@@ -75,7 +76,7 @@ func (r Results) figures(s Summary) []figure {
 			Name:  fmt.Sprintf("figure%d", 5+i),
 			Title: fmt.Sprintf("Figure %d. Distribution of mean response times at %g requests/s", 5+i, rate),
 			Alt:   "One step curve per case: the share of runs whose mean response time is at most that of the horizontal axis. The table below has the ratios.",
-			width: 7 * vg.Inch, height: 4 * vg.Inch,
+			width: 9 * vg.Inch, height: 3.8 * vg.Inch,
 			draw: func(t theme) (*plot.Plot, error) { return r.drawCDF(rate, t) },
 		})
 	}
@@ -102,7 +103,7 @@ func (t theme) write(style *text.Style, size float64) {
 	style.Font = font.Font{Typeface: "Liberation", Variant: "Sans", Size: vg.Points(size)}
 }
 
-// save returns the plot as an SVG and as a PNG.
+// save returns the figure as an SVG and as a PNG.
 func (f figure) save(t theme) (svg, png []byte, err error) {
 	p, err := f.draw(t)
 	if err != nil {
@@ -110,16 +111,32 @@ func (f figure) save(t theme) (svg, png []byte, err error) {
 	}
 	var vector, image bytes.Buffer
 	canvas := vgsvg.New(f.width, f.height)
-	p.Draw(draw.New(canvas))
+	place(p, draw.New(canvas), t)
 	if _, err := canvas.WriteTo(&vector); err != nil {
 		return nil, nil, fmt.Errorf("draw %s: %w", f.Name, err)
 	}
 	pixels := vgimg.PngCanvas{Canvas: vgimg.NewWith(vgimg.UseWH(f.width, f.height), vgimg.UseDPI(144))}
-	p.Draw(draw.New(pixels))
+	place(p, draw.New(pixels), t)
 	if _, err := pixels.WriteTo(&image); err != nil {
 		return nil, nil, fmt.Errorf("draw %s: %w", f.Name, err)
 	}
 	return vector.Bytes(), image.Bytes(), nil
+}
+
+// place draws a plot with its legend beside it, where it hides nothing.
+func place(p *plot.Plot, canvas draw.Canvas, t theme) {
+	canvas.SetColor(t.back)
+	canvas.Fill(canvas.Rectangle.Path())
+	const margin = 8 // points
+	canvas = draw.Crop(canvas, margin, -margin, margin, -margin)
+	legend := p.Legend
+	legend.Top, legend.Left = true, true
+	// An SVG's reader may have no Liberation fonts but wider ones.
+	width := 1.2*legend.Rectangle(canvas).Size().X + vg.Points(2*margin)
+	legend.Draw(draw.Crop(canvas, canvas.Size().X-width+vg.Points(margin), 0, 0, 0))
+	shown := *p
+	shown.Legend = plot.NewLegend()
+	shown.Draw(draw.Crop(canvas, 0, -width, 0, 0))
 }
 
 // drawRates draws Figure 4: per capture point a bar of the paper and one of this
@@ -127,12 +144,12 @@ func (f figure) save(t theme) (svg, png []byte, err error) {
 func drawRates(s Summary, t theme) (*plot.Plot, error) {
 	p := newPlot(t)
 	p.Y.Label.Text = "trace IDs acquired, %"
-	p.Y.Min, p.Y.Max = 0, 112
+	p.Y.Min, p.Y.Max = 0, 102
 	p.Y.Tick.Marker = plot.ConstantTicks{{Value: 0, Label: "0"}, {Value: 25, Label: "25"}, {Value: 50, Label: "50"}, {Value: 75, Label: "75"}, {Value: 100, Label: "100"}}
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = nil, t.grid
 	p.Add(grid)
-	const width = 13
+	const width = 12
 	bars := []struct {
 		name  string
 		value func(PointRates) float64
@@ -167,17 +184,13 @@ func drawRates(s Summary, t theme) (*plot.Plot, error) {
 	}
 	var names []string
 	for i, point := range lab.Points() {
-		name := strings.TrimPrefix(point.Interface, "veth")
-		if point.Interface == lab.PNIC {
-			name = point.Node
-		}
-		names = append(names, name+"\n"+paperPoints[s.Figure4[i].Point].name)
+		name := strings.TrimPrefix(strings.TrimSuffix(point.Name, "_"+point.Interface), "istio-ingress")
+		// The paper's name, or an empty line, so that all are at the same height.
+		names = append(names, name+"\n"+cmp.Or(paperPoints[s.Figure4[i].Point].name, " "))
 	}
 	p.NominalX(names...)
 	p.X.Tick.Label.YAlign = draw.YTop
 	p.X.Min, p.X.Max = -0.6, float64(len(names))-0.4
-	p.Legend.Top, p.Legend.Left = true, false
-	p.Legend.YOffs = vg.Points(2)
 	return p, nil
 }
 
@@ -207,7 +220,8 @@ func (r Results) drawCDF(rate float64, t theme) (*plot.Plot, error) {
 	p := newPlot(t)
 	p.X.Label.Text = fmt.Sprintf("mean response time of a run at %g requests/s, ms", rate)
 	p.Y.Label.Text = "share of the runs"
-	p.Y.Min, p.Y.Max = 0, 1
+	p.Y.Min, p.Y.Max = 0, 1.02
+	p.Y.Tick.Marker = plot.ConstantTicks{{Value: 0, Label: "0"}, {Value: 0.25, Label: "¼"}, {Value: 0.5, Label: "½"}, {Value: 0.75, Label: "¾"}, {Value: 1, Label: "1"}}
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = t.grid, t.grid
 	p.Add(grid)
@@ -243,8 +257,6 @@ func (r Results) drawCDF(rate float64, t theme) (*plot.Plot, error) {
 		p.Legend.Add(c.Title, line)
 	}
 	p.X.Min, p.X.Max = lowest-margin, highest+margin
-	p.Legend.Top, p.Legend.Left = false, false
-	p.Legend.XOffs, p.Legend.YOffs = -vg.Points(4), vg.Points(4)
 	return p, nil
 }
 

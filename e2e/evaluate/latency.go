@@ -40,7 +40,7 @@ type Round struct {
 
 const (
 	// warmUp is how many requests a mesh gets after its start, before it is measured.
-	warmUp = 600
+	warmUp = 400
 	// leadIn is the usual lead of a meter. Agents hold what they read for five
 	// seconds, until a trace is complete.
 	leadIn = 6 * time.Second
