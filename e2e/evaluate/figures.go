@@ -126,7 +126,7 @@ func (f figure) save(t theme) (svg, png []byte, err error) {
 // place draws a plot with its legend beside it, where it hides nothing.
 func place(p *plot.Plot, canvas draw.Canvas, t theme) {
 	canvas.SetColor(t.back)
-	canvas.Fill(canvas.Rectangle.Path())
+	canvas.Fill(canvas.Path())
 	const margin = 8 // points
 	canvas = draw.Crop(canvas, margin, -margin, margin, -margin)
 	legend := p.Legend
