@@ -70,18 +70,17 @@ type TraceInfo struct {
 
 // Run measures what is not measured yet, and returns all measurements.
 func Run(ctx context.Context, o Options) (Results, error) {
-	settings, err := currentSettings(o)
+	wanted, err := currentSettings(o)
 	if err != nil {
 		return Results{}, err
 	}
-	s, err := openStore(o.Dir, settings)
-	if err != nil {
+	e := &evaluation{Options: o}
+	e.agenda()
+	var settings Settings
+	if e.store, settings, err = openStore(o.Dir, wanted, e.left.steps()); err != nil {
 		return Results{}, err
 	}
-	e := &evaluation{Options: o, store: s}
-	if err := e.agenda(); err != nil {
-		return Results{}, err
-	}
+	e.skipDone()
 	if err := e.once(ctx); err != nil {
 		return Results{}, err
 	}
@@ -104,8 +103,8 @@ func acquisitionFile(setup string) string { return "acquisition-" + setup + ".js
 
 func roundFile(number int) string { return fmt.Sprintf("round-%04d.json", number+1) }
 
-// agenda estimates how long what is not done yet takes.
-func (e *evaluation) agenda() error {
+// agenda lists the steps, and estimates how long they take.
+func (e *evaluation) agenda() {
 	load := 0.0
 	for _, rate := range Rates {
 		load += float64(e.Requests) / rate
@@ -124,6 +123,10 @@ func (e *evaluation) agenda() error {
 	for number := range e.Runs {
 		e.left.add(roundFile(number), round)
 	}
+}
+
+// skipDone takes the steps that are done from the agenda.
+func (e *evaluation) skipDone() {
 	done := 0
 	for _, file := range e.left.steps() {
 		if e.store.has(file) {
@@ -135,7 +138,6 @@ func (e *evaluation) agenda() error {
 		e.Progress("going on with an evaluation in %s: %d of %d steps are done", e.Dir, done, done+len(e.left.steps()))
 	}
 	e.Progress("%s", e.left.text())
-	return nil
 }
 
 // step does a step unless it is done, and stores its result.

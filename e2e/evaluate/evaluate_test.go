@@ -271,7 +271,8 @@ func TestFindingsFollowTheData(t *testing.T) {
 func TestAnInterruptedEvaluationGoesOn(t *testing.T) {
 	dir := t.TempDir()
 	settings := Settings{Requests: 5, Cases: []string{stock}, Kernel: "6.18", Programs: map[string]string{"agent": "a"}}
-	s, err := openStore(dir, settings)
+	files := []string{roundFile(0), roundFile(1)}
+	s, _, err := openStore(dir, settings, files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,21 +293,30 @@ func TestAnInterruptedEvaluationGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s, err = openStore(dir, settings); err != nil {
+	if s, _, err = openStore(dir, settings, files); err != nil {
 		t.Fatal(err)
 	}
 	var r Round
 	if err := s.read(roundFile(0), &r); err != nil || r.Samples[0].Latencies[0] != 2 || calls != 2 {
 		t.Errorf("the store has %+v after %d calls (%v), want the second's round", r, calls, err)
 	}
-	settings.Programs = map[string]string{"agent": "b"}
-	if _, err := openStore(dir, settings); !errors.Is(err, ErrDifferent) || !strings.Contains(err.Error(), "[programs]") {
+	other := settings
+	other.Programs = map[string]string{"agent": "b"}
+	if _, _, err := openStore(dir, other, files); !errors.Is(err, ErrDifferent) || !strings.Contains(err.Error(), "(programs)") {
 		t.Errorf("another agent goes on with these rounds: %v", err)
+	}
+	// Nothing is left to measure: the report names the programs that were.
+	if _, got, err := openStore(dir, other, files[:1]); err != nil || got.Programs["agent"] != "a" {
+		t.Errorf("a complete evaluation: %+v (%v), want the settings it was measured with", got, err)
+	}
+	other.Requests++
+	if _, _, err := openStore(dir, other, files[:1]); !errors.Is(err, ErrDifferent) {
+		t.Errorf("a complete evaluation is taken for one with more requests: %v", err)
 	}
 	if err := Discard(dir); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = openStore(dir, settings); err != nil || s.has(roundFile(0)) {
+	if s, _, err = openStore(dir, settings, files); err != nil || s.has(roundFile(0)) {
 		t.Errorf("a fresh evaluation has a round (%v)", err)
 	}
 }

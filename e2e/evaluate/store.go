@@ -16,6 +16,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -85,26 +86,33 @@ type store struct{ dir string }
 const settingsFile = "settings.json"
 
 // ErrDifferent is the error of an evaluation that was begun with other settings.
-var ErrDifferent = errors.New("an evaluation with other settings is not complete")
+var ErrDifferent = errors.New("it was begun with other settings")
 
-// openStore opens the store in a directory. It fails when what the store has was
-// measured with other settings.
-func openStore(dir string, settings Settings) (*store, error) {
+// openStore opens the store in a directory, and returns the settings with which what it
+// has was measured. It fails when these are others than what is wanted now. Once the
+// store has all of the files, other programs make no difference: nothing is measured,
+// only the report is written again.
+func openStore(dir string, wanted Settings, files []string) (*store, Settings, error) {
 	s := &store{filepath.Join(dir, "steps")}
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
-		return nil, fmt.Errorf("create the directory for measurements: %w", err)
+		return nil, Settings{}, fmt.Errorf("create the directory for measurements: %w", err)
 	}
 	if !s.has(settingsFile) {
-		return s, s.write(settingsFile, settings)
+		return s, wanted, s.write(settingsFile, wanted)
 	}
 	var begun Settings
 	if err := s.read(settingsFile, &begun); err != nil {
-		return nil, err
+		return nil, Settings{}, err
 	}
-	if names := settings.difference(begun); len(names) > 0 {
-		return nil, fmt.Errorf("go on with the evaluation in %s: %w (%v): repeat it with those, or start anew with --fresh", dir, ErrDifferent, names)
+	names := wanted.difference(begun)
+	if !slices.ContainsFunc(files, func(file string) bool { return !s.has(file) }) {
+		names = slices.DeleteFunc(names, func(name string) bool { return name == "programs" || name == "kernel" || name == "cpus" })
 	}
-	return s, nil
+	if len(names) > 0 {
+		return nil, Settings{}, fmt.Errorf("go on with the evaluation in %s: %w (%s): repeat it with those, or start anew with --fresh",
+			dir, ErrDifferent, strings.Join(names, ", "))
+	}
+	return s, begun, nil
 }
 
 func (s *store) has(file string) bool {

@@ -12,11 +12,11 @@ import (
 // Sizes of a trace in Zipkin's UI, in pixels.
 const (
 	pairWidth = 1360
-	// aboveSpans is what precedes the first span, rowHeight a span's row, atLeast the
-	// height of the details beside them.
-	aboveSpans = 300
-	rowHeight  = 31
-	atLeast    = 700
+	// aroundSpans is what precedes the first span and follows the last, rowHeight a
+	// span's row, atLeast the height of the details beside them.
+	aroundSpans = 470
+	rowHeight   = 30
+	atLeast     = 700
 )
 
 // WithoutAndWith photographs one trace in Zipkin's UI twice: first without the spans for
@@ -46,7 +46,7 @@ func (m *Maker) WithoutAndWith(ctx context.Context, trace lab.Trace, added func(
 		if err := server.awaitSpans(ctx, trace.ID, stored); err != nil {
 			return err
 		}
-		page := picture{url: server.page(trace.ID), width: pairWidth, height: max(atLeast, aboveSpans+rowHeight*stored)}
+		page := picture{url: server.page(trace.ID), width: pairWidth, height: max(atLeast, aroundSpans+rowHeight*stored)}
 		if err := m.photograph(ctx, step.file, page); err != nil {
 			return err
 		}
