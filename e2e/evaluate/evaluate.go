@@ -40,7 +40,7 @@ type Options struct {
 // cases. The default takes less than 20 minutes.
 const (
 	DefaultRuns        = 10
-	DefaultRequests    = 200
+	DefaultRequests    = 150
 	DefaultAcquisition = 10_000
 )
 
@@ -109,17 +109,17 @@ func (e *evaluation) agenda() {
 	for _, rate := range Rates {
 		load += float64(e.Requests) / rate
 	}
-	round := 20 * time.Second // starting and stopping three meshes
+	round := 26 * time.Second // starting and stopping three meshes
 	for _, c := range e.Cases {
 		round += leadIn + time.Duration(load*float64(time.Second))
 		if c.agents != nil {
 			round += 4 * time.Second
 		}
 	}
-	acquisition := 15*time.Second + time.Duration(e.Acquisition)*4*time.Millisecond
+	acquisition := 10*time.Second + time.Duration(e.Acquisition)*3*time.Millisecond
 	e.left.add(acquisitionFile(stock), acquisition)
 	e.left.add(acquisitionFile(reordered), acquisition)
-	e.left.add(traceFile, 45*time.Second)
+	e.left.add(traceFile, 30*time.Second)
 	for number := range e.Runs {
 		e.left.add(roundFile(number), round)
 	}

@@ -43,7 +43,7 @@ const (
 	warmUp = 400
 	// leadIn is the usual lead of a meter. Agents hold what they read for five
 	// seconds, until a trace is complete.
-	leadIn = 6 * time.Second
+	leadIn = 5 * time.Second
 	// leadInRate is between the two rates.
 	leadInRate = 65
 )
