@@ -182,11 +182,13 @@ func (e *evaluation) once(ctx context.Context) (err error) {
 
 func (e *evaluation) acquire(ctx context.Context, l *lab.Lab, setup lab.Setup) ([]measure.Acquired, error) {
 	e.Progress("acquisition rate, %s", setup.Name)
+	reported := 0
 	out, err := measure.Acquisition(ctx, l, setup, lab.Load{
 		Requests: e.Acquisition,
 		Progress: func(done int) {
-			if done/2000 != (done-500)/2000 {
-				e.Progress("acquisition rate, %s: %d of %d requests", setup.Name, done, e.Acquisition)
+			if done-reported >= e.Acquisition/5 {
+				reported = done
+				e.Progress("acquisition rate, %s: %d of %d requests (%s)", setup.Name, done, e.Acquisition, e.left.text())
 			}
 		},
 	})

@@ -329,8 +329,9 @@ func TestRemaining(t *testing.T) {
 	if got := r.left(); got != 3*time.Minute {
 		t.Errorf("at first %v", got)
 	}
-	// The first step took twice the estimate, so the others will.
-	r.current, r.began = "a", time.Now().Add(-2*time.Minute)
+	// The first step took three times the estimate. The minute that is trusted beside
+	// the measurement makes that twice for the others.
+	r.current, r.began = "a", time.Now().Add(-3*time.Minute)
 	r.done("a")
 	if got := r.left(); got.Round(time.Second) != 4*time.Minute {
 		t.Errorf("after the first %v, want 4 minutes", got)

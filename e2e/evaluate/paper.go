@@ -5,6 +5,7 @@ package evaluate
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/measure"
@@ -73,7 +74,7 @@ func (r Results) findings(s Summary) ([]Finding, error) {
 			}
 			here += fmt.Sprintf("%g requests/s: %s, %s. ", rate, ratio, ratio.reading())
 		}
-		rows = append(rows, Finding{step.what, step.paper, here, step.why})
+		rows = append(rows, Finding{step.what, step.paper, strings.TrimSpace(here), step.why})
 	}
 	return append(rows, r.traceFinding()), nil
 }
@@ -125,7 +126,7 @@ func (r Results) reorderedFinding() Finding {
 	for _, p := range r.Reordered {
 		passed += p.Passed
 	}
-	f.Here = fmt.Sprintf("100 %% at all ten points: %s contexts, none missed, doubled or wrong", thousands(passed))
+	f.Here = fmt.Sprintf("100 %% at all ten points: %s sightings of a context, none missed, doubled or wrong", thousands(passed))
 	return f
 }
 

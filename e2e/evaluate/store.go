@@ -207,12 +207,13 @@ func (r *remaining) done(name string) {
 	r.drop(name)
 }
 
+// trusted is how much time the estimates count for, beside what was measured: one slow
+// step at the beginning does not say much of the others.
+const trusted = time.Minute
+
 // left returns the estimate.
 func (r *remaining) left() time.Duration {
-	factor := 1.0
-	if r.planned > 0 {
-		factor = r.took.Seconds() / r.planned.Seconds()
-	}
+	factor := (r.took + trusted).Seconds() / (r.planned + trusted).Seconds()
 	total := time.Duration(0)
 	for _, name := range r.order {
 		one := time.Duration(float64(r.estimates[name]) * factor)
