@@ -7,7 +7,9 @@ SHELL         := /bin/bash
 
 # Variables, set on the command line or in the environment; the programs read
 # them from there too:
-REQUESTS ?= # demo: front page requests per setup
+REQUESTS ?= # demo: front page requests per setup; evaluate: requests of a run
+RUNS     ?= # evaluate: runs of each case at each rate
+FRESH    ?= # evaluate: 1 starts anew instead of going on
 TRACER   ?= # demo: tracer of the Envoys, zipkin or opentelemetry
 KEEP     ?= # demo: 1 leaves the mesh and Jaeger up until Ctrl-C
 SEED     ?= # test: seed of the random tests; faults: of the faults that are drawn
@@ -57,6 +59,12 @@ kernels: packages lab ## Test the BPF programs on older kernels, in emulated mac
 .PHONY: bench
 bench: root lab ## Measure the cost of a packet, a request and the agent
 	@exec bin/lab bench
+
+.PHONY: evaluate
+evaluate: COMMANDS += java mvn
+evaluate: PACKAGES += default-jre-headless maven
+evaluate: root packages lab ## Repeat the paper's evaluation, less than 20 minutes (RUNS, REQUESTS, FRESH=1)
+	@exec bin/lab evaluate $(if $(strip $(RUNS)),--runs=$(RUNS)) $(if $(strip $(REQUESTS)),--requests=$(REQUESTS))
 
 .PHONY: reorder
 reorder: lab ## Test the header-reordering filters against golden files, and measure their cost

@@ -47,7 +47,7 @@ func (r *Run) launchAgent(node int) error {
 	exchanges := r.file("exchanges", generation)
 	args := []string{
 		"agent", "--node", name, "--identity", identity,
-		"--vnic", "veth*", "--pnic", r.pnic(node),
+		"--vnic", r.vnic(), "--pnic", r.pnic(node),
 		"--export", cmp.Or(r.setup.Export, "otlp-grpc,stdout"),
 		"--otlp-endpoint", fmt.Sprintf("%s:%d", InfraIP, JaegerOTLPPort), "--otlp-insecure",
 		"--queue-size", "65536",
@@ -77,7 +77,7 @@ func (r *Run) agentReady(ctx context.Context, node int) error {
 		want = 0
 	}
 	for _, pod := range r.lab.pods {
-		if pod.Node == node {
+		if pod.Node == node && !r.setup.OptionOnly {
 			want++
 		}
 	}
@@ -94,9 +94,20 @@ func (r *Run) agentReady(ctx context.Context, node int) error {
 	})
 }
 
+// vnic returns the pattern of the pods' interfaces.
+func (r *Run) vnic() string {
+	if r.setup.OptionOnly {
+		return ""
+	}
+	return "veth*"
+}
+
 // pnic returns the pattern of a node's physical interface, empty to skip it.
 func (r *Run) pnic(node int) string {
-	if r.setup.NoPNIC[node] {
+	switch {
+	case r.setup.OptionOnly:
+		return "lo"
+	case r.setup.NoPNIC[node]:
 		return ""
 	}
 	return PNIC
@@ -159,6 +170,10 @@ func (r *Run) StartAgents(ctx context.Context) error {
 	}
 	return group.Wait()
 }
+
+// UseAgents makes the agents that StartAgents starts from now on those of another
+// setup. The mesh stays as it was started.
+func (r *Run) UseAgents(setup Setup) { r.setup = setup }
 
 // AgentMetrics reads the metrics of a node's agent: values by name, with labels
 // where there are any, as in `name{label="value"}`.

@@ -38,6 +38,9 @@ type Setup struct {
 	NoAgents   bool
 	// NodeFlags are further flags of some nodes' agents, after AgentFlags.
 	NodeFlags map[int][]string
+	// OptionOnly makes the agents write TCP options and watch nothing but their
+	// node's loopback interface, which no request passes.
+	OptionOnly bool
 	// NoPNIC are the nodes whose agents skip the physical interface.
 	NoPNIC map[int]bool
 	// ClockOffset shifts the monotonic clocks of some nodes' agents, and with

@@ -76,6 +76,25 @@ func (z *zipkin) send(ctx context.Context, trace lab.Trace) error {
 	})
 }
 
+// awaitSpans waits until the server has a number of spans of a trace.
+func (z *zipkin) awaitSpans(ctx context.Context, traceID string, count int) error {
+	what := fmt.Sprintf("%d spans of the trace in Zipkin", count)
+	return sandbox.Await(ctx, what, 20*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
+		body, err := sandbox.Get(ctx, z.http, z.base+"/api/v2/trace/"+traceID)
+		if err != nil {
+			return err
+		}
+		var spans []json.RawMessage
+		if err := json.Unmarshal(body, &spans); err != nil {
+			return fmt.Errorf("read the trace from Zipkin: %w", err)
+		}
+		if len(spans) != count {
+			return fmt.Errorf("it has %d", len(spans))
+		}
+		return nil
+	})
+}
+
 // page is the address of a trace in the server's UI.
 func (z *zipkin) page(traceID string) string { return z.base + "/zipkin/traces/" + traceID }
 

@@ -35,10 +35,11 @@ func Tools(ctx context.Context, progress Progress) (lab.Tools, error) {
 	if tools.Jaeger, err = Jaeger(ctx, checkout, progress); err != nil {
 		return lab.Tools{}, err
 	}
+	// Without the commit in it, a program is the same as long as its sources are.
 	commands := [][]string{
-		{"build", "-trimpath", "-o", tools.Agent, "./agent/cmd/layertrace"},
-		{"build", "-trimpath", "-o", tools.Bookinfo, "./e2e/bookinfo"},
-		{"build", "-trimpath", "-o", tools.Peer, "./e2e/peer"},
+		{"build", "-trimpath", "-buildvcs=false", "-o", tools.Agent, "./agent/cmd/layertrace"},
+		{"build", "-trimpath", "-buildvcs=false", "-o", tools.Bookinfo, "./e2e/bookinfo"},
+		{"build", "-trimpath", "-buildvcs=false", "-o", tools.Peer, "./e2e/peer"},
 	}
 	for _, args := range commands {
 		if err := RunGo(ctx, checkout, progress, args...); err != nil {
