@@ -27,7 +27,7 @@ func TestComplexity(t *testing.T) {
 	// Kernels before 5.11 charge BPF memory to this limit.
 	_ = rlimit.RemoveMemlock()
 	for object, load := range map[string]func() (*ebpf.CollectionSpec, error){
-		"capture": bpf.LoadCapture, "socket": bpf.LoadSocket, "driver": bpf.LoadDriver, "sockops": bpf.LoadSockops,
+		"capture": bpf.LoadCapture, "device": bpf.LoadDevice, "socket": bpf.LoadSocket, "driver": bpf.LoadDriver, "sockops": bpf.LoadSockops,
 	} {
 		for _, deep := range []bool{false, true} {
 			spec, err := load()
