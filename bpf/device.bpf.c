@@ -117,7 +117,8 @@ struct sighting_record {
 	enum sighting_flag flags; /* set */
 	__u8 direction;
 	__u8 connection_id_len;
-	__u8 pad[2];
+	__u8 ttl; /* of the first packet; each router on the way takes one */
+	__u8 pad;
 };
 
 struct flow {
@@ -144,7 +145,7 @@ struct flow {
 	__u8 id_len;
 	__u8 opened; /* syn is set */
 	__u8 valid;  /* next is set */
-	__u8 pad;
+	__u8 ttl;
 };
 
 struct {
@@ -194,6 +195,7 @@ struct headers {
 	__u32 option_off;
 	__u32 option_len;
 	__u32 flags;
+	__u32 ttl;
 };
 
 static __always_inline bool before(__u32 a, __u32 b)
@@ -288,6 +290,7 @@ static __always_inline bool parse(struct __sk_buff *skb, __u32 l2, struct header
 		}
 		/* 0: too long for the field (BIG TCP) */
 		end = ip.total_len ? off + bpf_ntohs(ip.total_len) : skb->len;
+		h->ttl = ip.ttl;
 		map_ipv4(h->key.src, ip.src);
 		map_ipv4(h->key.dst, ip.dst);
 		return parse_tcp(skb, off + (ip.version_ihl & 15) * 4, end, h);
@@ -300,6 +303,7 @@ static __always_inline bool parse(struct __sk_buff *skb, __u32 l2, struct header
 			return false;
 		/* 0: jumbo payload, RFC 2675 */
 		end = ip.payload_len ? off + sizeof(ip) + bpf_ntohs(ip.payload_len) : skb->len;
+		h->ttl = ip.hop_limit;
 		__builtin_memcpy(h->key.src, ip.src, sizeof(ip.src));
 		__builtin_memcpy(h->key.dst, ip.dst, sizeof(ip.dst));
 		off = skip_extensions(skb, off + sizeof(ip), ip.next_header);
@@ -453,7 +457,8 @@ static __noinline int emit(const struct flow_key *key, struct flow *f, __u64 cla
 	r->flags = flags;
 	r->direction = key->direction;
 	r->connection_id_len = f->id_len;
-	__builtin_memset(r->pad, 0, sizeof(r->pad));
+	r->ttl = f->ttl;
+	r->pad = 0;
 	bpf_ringbuf_submit(r, bpf_ringbuf_query(&sightings, BPF_RB_AVAIL_DATA) >= ring_wakeup_fill ?
 				      BPF_RB_FORCE_WAKEUP :
 				      BPF_RB_NO_WAKEUP);
@@ -524,6 +529,7 @@ static __always_inline void begin_run(const struct headers *h, struct flow *f, _
 	f->tx_first = 0;
 	f->tx_last = 0;
 	f->option_time = o->time;
+	f->ttl = h->ttl;
 	f->start = start;
 	f->tx_next = start;
 	f->ack = h->ack;

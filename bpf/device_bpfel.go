@@ -64,7 +64,7 @@ type DeviceFlow struct {
 	IdLen       uint8
 	Opened      uint8
 	Valid       uint8
-	Pad         uint8
+	Ttl         uint8
 }
 
 type DeviceFlowKey struct {
@@ -126,7 +126,8 @@ type DeviceSightingRecord struct {
 	Flags           DeviceSightingFlag
 	Direction       uint8
 	ConnectionIdLen uint8
-	Pad             [2]uint8
+	Ttl             uint8
+	Pad             uint8
 }
 
 // Names of all BPF objects in the ELF.

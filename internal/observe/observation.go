@@ -92,6 +92,8 @@ type Message struct {
 	// Seq is the TCP sequence number of the first byte, where the exchange has a
 	// ConnectionID; 0 if unknown.
 	Seq uint32
+	// TTL is the time to live, or hop limit, of the first packet. It is set at devices only.
+	TTL uint8
 	// Bytes is the TCP payload, HTTP head included, without retransmissions.
 	Bytes uint64
 	// Packets is the number of TCP segments with payload as seen here: a segment that

@@ -4,6 +4,7 @@ package observe
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"net/netip"
 	"slices"
 )
@@ -36,6 +37,8 @@ type Sighting struct {
 	// Packets is the number of TCP segments as seen here, Retransmits of those that were
 	// seen again.
 	Packets, Retransmits uint32
+	// TTL is the time to live, or hop limit, of the first packet: each router takes one.
+	TTL uint8
 	// Flags are remarks.
 	Flags SightingFlags
 	// Wall is the Unix time in ns of First, for display only; 0 until it is stored.
@@ -89,4 +92,37 @@ func SightingFlagsOf(names []string) (f SightingFlags) {
 		}
 	}
 	return f
+}
+
+// MarshalJSON encodes the sighting as one JSON object; times are in ns of the device's
+// CLOCK_MONOTONIC.
+func (s *Sighting) MarshalJSON() ([]byte, error) {
+	w := struct {
+		Device       string         `json:"device"`
+		Interface    string         `json:"interface"`
+		Direction    string         `json:"direction"`
+		Source       netip.AddrPort `json:"source"`
+		Destination  netip.AddrPort `json:"destination"`
+		ConnectionID string         `json:"connection_id"`
+		OptionTime   uint64         `json:"option_time"`
+		Seq          uint32         `json:"seq"`
+		EndSeq       uint32         `json:"end_seq"`
+		FirstNS      uint64         `json:"first_ns"`
+		LastNS       uint64         `json:"last_ns"`
+		TxFirstNS    uint64         `json:"tx_first_ns,omitempty"`
+		TxLastNS     uint64         `json:"tx_last_ns,omitempty"`
+		Packets      uint32         `json:"packets"`
+		Retransmits  uint32         `json:"retransmits"`
+		TTL          uint8          `json:"ttl"`
+		Flags        []string       `json:"flags"`
+	}{
+		Direction: s.Direction.String(), Source: s.Source, Destination: s.Destination,
+		ConnectionID: s.ConnectionIDHex(), OptionTime: s.OptionTime, Seq: s.Start, EndSeq: s.End,
+		FirstNS: s.First, LastNS: s.Last, TxFirstNS: s.Tx.First, TxLastNS: s.Tx.Last,
+		Packets: s.Packets, Retransmits: s.Retransmits, TTL: s.TTL, Flags: s.Flags.Names(),
+	}
+	if s.Point != nil {
+		w.Device, w.Interface = s.Point.Node, s.Point.Interface
+	}
+	return json.Marshal(w)
 }

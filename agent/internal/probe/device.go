@@ -244,7 +244,7 @@ func decodeSighting(raw []byte, dequeues bool) (observe.Sighting, error) {
 		ConnectionID: append([]byte(nil), r.ConnectionId[:r.ConnectionIdLen]...),
 		OptionTime:   r.OptionTime, Start: r.Start, End: r.End,
 		First: r.First, Last: r.Last, Packets: r.Packets, Retransmits: r.Retransmits,
-		Flags: observe.SightingFlags(r.Flags & kept),
+		Flags: observe.SightingFlags(r.Flags & kept), TTL: r.Ttl,
 	}
 	if dequeues && s.Direction == observe.DirectionEgress {
 		s.Tx = transmitted(&observe.Message{First: r.First, Last: r.Last, Tx: observe.Extent{First: r.TxFirst, Last: r.TxLast}}, dequeued{

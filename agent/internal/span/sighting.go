@@ -92,6 +92,15 @@ var sightingFields = []sightingField{
 	sightingPort("destination.port", "its port", func(s *observe.Sighting) *netip.AddrPort { return &s.Destination }),
 	sightingCount("layertrace.sighting.packets", "packets", "TCP segments as seen here", func(s *observe.Sighting) *uint32 { return &s.Packets }),
 	sightingCount("layertrace.sighting.retransmits", "packets", "TCP segments that were seen again", func(s *observe.Sighting) *uint32 { return &s.Retransmits }),
+	{"layertrace.sighting.ttl", "int", "", "time to live, or hop limit, of the first packet: each router takes one",
+		func(s *observe.Sighting) (attribute.Value, bool) {
+			return attribute.Int64Value(int64(s.TTL)), true
+		},
+		func(s *observe.Sighting, in input) error {
+			ttl, err := in.count(0, math.MaxUint8)
+			s.TTL = uint8(ttl)
+			return err
+		}},
 	{keyFlags, "string[]", "", "remarks: " + list(observe.SightingFlagNames()),
 		func(s *observe.Sighting) (attribute.Value, bool) {
 			return attribute.StringSliceValue(s.Flags.Names()), s.Flags != 0
