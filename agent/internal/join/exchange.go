@@ -70,7 +70,7 @@ func (t *Table) passages(e *exchange, key messageKey, length lengths, request bo
 			continue
 		}
 		if e.ambiguous {
-			first.outcome = Ambiguous
+			t.settle([]*sighting{first}, Ambiguous)
 			continue
 		}
 		parts, outcome := t.follow(first, end, known)
@@ -78,7 +78,7 @@ func (t *Table) passages(e *exchange, key messageKey, length lengths, request bo
 			outcome = Contradicting
 		}
 		if outcome != Joined {
-			settle(parts, outcome)
+			t.settle(parts, outcome)
 			continue
 		}
 		p := place{first.Point.ID, first.Direction}
@@ -116,9 +116,13 @@ func (t *Table) follow(first *sighting, end uint32, known bool) (parts []*sighti
 	}
 }
 
-func settle(parts []*sighting, outcome Outcome) {
+// settle decides what became of sightings.
+func (t *Table) settle(parts []*sighting, outcome Outcome) {
 	for _, s := range parts {
-		s.outcome = outcome
+		if s.outcome == "" {
+			s.outcome = outcome
+			t.counts[outcome]++
+		}
 	}
 }
 
@@ -156,10 +160,10 @@ func (t *Table) emit(e *exchange, p place, request, response *passage) {
 		}
 	}
 	if request != nil && response != nil && !e.isPossible(p, request, response) {
-		settle(parts, Contradicting)
+		t.settle(parts, Contradicting)
 		return
 	}
-	settle(parts, Joined)
+	t.settle(parts, Joined)
 	o := observe.Observation{
 		Key: e.Key, Context: e.Context, Point: parts[0].Point, Direction: p.direction,
 		Method: e.Method, Path: e.Path, Status: e.Status,

@@ -284,7 +284,7 @@ func (t *Table) forgetDone() {
 	}
 }
 
-// forget removes a sighting and counts its outcome.
+// forget removes a sighting and settles its outcome, if it has none.
 func (t *Table) forget(s *sighting, otherwise Outcome) {
 	rest := slices.DeleteFunc(t.sightings[s.key], func(o *sighting) bool { return o == s })
 	if len(rest) == 0 {
@@ -292,20 +292,17 @@ func (t *Table) forget(s *sighting, otherwise Outcome) {
 	} else {
 		t.sightings[s.key] = rest
 	}
-	if s.outcome == "" {
-		s.outcome = otherwise
-		e := t.exchanges[s.key]
-		if e == nil {
-			e = t.responses[s.key]
-		}
-		switch {
-		case s.bad:
-			s.outcome = Conflicting
-		case e != nil && e.joined:
-			s.outcome = Late
-		}
+	e := t.exchanges[s.key]
+	if e == nil {
+		e = t.responses[s.key]
 	}
-	t.counts[s.outcome]++
+	switch {
+	case s.bad:
+		otherwise = Conflicting
+	case e != nil && e.joined:
+		otherwise = Late
+	}
+	t.settle([]*sighting{s}, otherwise)
 }
 
 // Counts returns how many sightings had each outcome so far, how many spans were made, how
