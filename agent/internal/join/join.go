@@ -24,6 +24,8 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
+//go:generate go test . -run TestDocumentationListsAllMetrics -update
+
 // Options of Run. All are required.
 type Options struct {
 	// Config holds the validated settings.
