@@ -241,7 +241,8 @@ static __always_inline __u32 skip_extensions(struct __sk_buff *skb, __u32 off, _
 	return next == IPPROTO_TCP ? off : 0;
 }
 
-static __always_inline bool parse_tcp(struct __sk_buff *skb, __u32 off, __u32 end, struct headers *h)
+static __always_inline bool parse_tcp(struct __sk_buff *skb, __u32 off, __u32 end,
+				      struct headers *h)
 {
 	struct tcp_header tcp = {};
 	__u32 data_off;
@@ -484,7 +485,8 @@ static __always_inline struct flow *peer_of(const struct flow_key *key)
 }
 
 /* Stores a flow with an ID and without a run. */
-static __always_inline struct flow *new_flow(const struct flow_key *key, const __u8 *id, __u32 id_len)
+static __always_inline struct flow *new_flow(const struct flow_key *key, const __u8 *id,
+					     __u32 id_len)
 {
 	struct flow f = {.claim = 1, .id_len = id_len};
 
@@ -582,8 +584,8 @@ static __always_inline void on_old_bytes(const struct headers *h, struct flow *f
 	count(DEVICE_COUNTER_RETRANSMITTED);
 }
 
-static __always_inline void on_data(const struct headers *h, struct flow *f,
-				    const struct option *o, __u64 now)
+static __always_inline void on_data(const struct headers *h, struct flow *f, const struct option *o,
+				    __u64 now)
 {
 	__u32 end = h->seq + h->payload_len, start = h->seq;
 	bool begins;
@@ -665,7 +667,8 @@ static __always_inline void on_segment(struct __sk_buff *skb, struct headers *h)
 	on_data(h, f, &o, now);
 }
 
-static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum device_direction direction)
+static __always_inline void capture(struct __sk_buff *skb, __u32 l2,
+				    enum device_direction direction)
 {
 	struct headers h = {};
 

@@ -362,7 +362,7 @@ func TestRandomJoins(t *testing.T) {
 			}
 			for _, clientSide := range []bool{true, false} {
 				q, r := w.sighting(true, clientSide), w.sighting(false, clientSide)
-				passed[fmt.Sprint(q.Point.ID, w.request, w.id)] = truth{w.client().Context, q.Last, r.Last}
+				passed[fmt.Sprintf("%s %d %x", q.Point.ID, w.request, w.id)] = truth{w.client().Context, q.Last, r.Last}
 				for _, s := range []*observe.Sighting{q, r} {
 					switch rng.IntN(12) {
 					case 0:
@@ -395,7 +395,7 @@ func TestRandomJoins(t *testing.T) {
 			t.Fatalf("seed %d: no spans", seed)
 		}
 		for _, o := range table.spans {
-			want, ok := passed[fmt.Sprint(o.Point.ID, o.Request.Seq, o.ConnectionID)]
+			want, ok := passed[fmt.Sprintf("%s %d %x", o.Point.ID, o.Request.Seq, o.ConnectionID)]
 			if !ok || want.context != o.Context || o.Request.Last != 0 && o.Request.Last != want.from || o.Response.Last != 0 && o.Response.Last != want.to {
 				t.Errorf("seed %d: a wrong span: %+v", seed, o)
 			}
