@@ -117,8 +117,8 @@ struct exchange_record {
 	__u8 sampling;
 	__u8 direction;
 	__u8 connection_id_len;
-	__u8 is_socket; /* the point is a socket; the socket fields below are set */
-	__u8 is_client; /* the socket sent the request */
+	__u8 is_socket;	   /* the point is a socket; the socket fields below are set */
+	__u8 is_client;	   /* the socket sent the request */
 	__u32 request_seq; /* sequence number of the first byte */
 	/* The same times on the far side of the point: the application's writes and reads at a
 	 * socket; at an interface, when the qdisc gave it to the driver. 0: unknown.
