@@ -269,9 +269,11 @@ type CapturePartialHead struct {
 		Traceparents uint8
 		Seen         uint8
 		Accepted     uint8
-		Framed       uint8
+		InLine       uint8
 		Pad          uint8
+		Framing      uint32
 		HeadEnd      uint32
+		Unframed     uint32
 		Preference   uint64
 		SeenTraceId  uint64
 		SeenSpanId   uint64
@@ -369,9 +371,11 @@ type CaptureScratch struct {
 		Traceparents uint8
 		Seen         uint8
 		Accepted     uint8
-		Framed       uint8
+		InLine       uint8
 		Pad          uint8
+		Framing      uint32
 		HeadEnd      uint32
+		Unframed     uint32
 		Preference   uint64
 		SeenTraceId  uint64
 		SeenSpanId   uint64
@@ -467,10 +471,11 @@ type CaptureScratch struct {
 		Length     uint64
 		PayloadLen uint32
 		HeadLen    uint32
+		Unframed   uint32
 		Line       uint8
 		Headers    uint8
 		Unread     uint8
-		Pad        [5]uint8
+		Pad        [1]uint8
 	}
 	Text    [8320]uint8
 	Options [80]uint8

@@ -44,7 +44,7 @@ type BenchConnection struct {
 		ConnectionIdLen  uint8
 		IsSocket         uint8
 		IsClient         uint8
-		Pad              [4]uint8
+		RequestSeq       uint32
 		FarRequestFirst  uint64
 		FarRequestLast   uint64
 		FarResponseFirst uint64
@@ -70,7 +70,7 @@ type BenchConnection struct {
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8
-		Pad3             [4]uint8
+		ResponseSeq      uint32
 		RequestLine      [96]uint8
 	}
 	Claim  uint64
@@ -238,9 +238,11 @@ type BenchPartialHead struct {
 		Traceparents uint8
 		Seen         uint8
 		Accepted     uint8
-		Framed       uint8
+		InLine       uint8
 		Pad          uint8
+		Framing      uint32
 		HeadEnd      uint32
+		Unframed     uint32
 		Preference   uint64
 		SeenTraceId  uint64
 		SeenSpanId   uint64
@@ -332,7 +334,7 @@ type BenchQueuedRequest struct {
 		ConnectionIdLen  uint8
 		IsSocket         uint8
 		IsClient         uint8
-		Pad              [4]uint8
+		RequestSeq       uint32
 		FarRequestFirst  uint64
 		FarRequestLast   uint64
 		FarResponseFirst uint64
@@ -358,7 +360,7 @@ type BenchQueuedRequest struct {
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8
-		Pad3             [4]uint8
+		ResponseSeq      uint32
 		RequestLine      [96]uint8
 	}
 	Start    uint32
@@ -395,9 +397,11 @@ type BenchScratch struct {
 		Traceparents uint8
 		Seen         uint8
 		Accepted     uint8
-		Framed       uint8
+		InLine       uint8
 		Pad          uint8
+		Framing      uint32
 		HeadEnd      uint32
+		Unframed     uint32
 		Preference   uint64
 		SeenTraceId  uint64
 		SeenSpanId   uint64
@@ -493,10 +497,11 @@ type BenchScratch struct {
 		Length     uint64
 		PayloadLen uint32
 		HeadLen    uint32
+		Unframed   uint32
 		Line       uint8
 		Headers    uint8
 		Unread     uint8
-		Pad        [5]uint8
+		Pad        [1]uint8
 	}
 	Text    [8320]uint8
 	Options [80]uint8

@@ -235,9 +235,11 @@ static __always_inline __u32 cache_slot(__u32 seq)
 	return (__u32)(seq * (__u32)(HASH_FACTOR >> 32)) >> (32 - SEGMENT_CACHE_BITS);
 }
 
-/* The walk over a head for its context has come to its end, and seen no framing header. */
+/* What the walk over a head for its context has seen of its framing: the whole head
+ * without a framing header, or the lines up to unframed.
+ */
 static __always_inline void cache_head(struct scratch *s, __u64 seq_ack, __u32 payload_len,
-				       __u32 head_len)
+				       __u32 head_len, __u32 unframed, __u8 line)
 {
 	struct cached_head *k = &s->cached_heads[cache_slot(seq_ack >> 32)];
 
@@ -245,7 +247,8 @@ static __always_inline void cache_head(struct scratch *s, __u64 seq_ack, __u32 p
 	k->length = 0;
 	k->payload_len = payload_len;
 	k->head_len = head_len;
-	k->line = LINE_START;
+	k->unframed = unframed;
+	k->line = line;
 	k->headers = 0;
 	k->unread = 0;
 	k->seq_ack = seq_ack;
@@ -255,16 +258,16 @@ static __always_inline void cache_head(struct scratch *s, __u64 seq_ack, __u32 p
 static __always_inline void read_head(struct __sk_buff *skb, struct scratch *s, struct message *m,
 				      __u32 off, __u32 len)
 {
-	bool first = true;
-	struct cached_head *k;
-	__u64 seq_ack;
-	__u32 n = len, kept = m->cut_len;
+	__u64 seq_ack = (__u64)m->at << 32 | s->segment.ack;
+	struct cached_head *k = &s->cached_heads[cache_slot(m->at)];
+	__u32 kept = m->cut_len, payload_len = len, unframed = 0, n;
+	bool first = m->line == LINE_START && !m->headers && !kept;
+	bool cached = first && k->seq_ack == seq_ack && k->payload_len == len;
 	int end;
 
-	first = m->line == LINE_START && !m->headers && !kept;
-	seq_ack = (__u64)m->at << 32 | s->segment.ack;
-	k = &s->cached_heads[cache_slot(m->at)];
-	if (first && k->seq_ack == seq_ack && k->payload_len == len) {
+	if (cached)
+		unframed = k->unframed;
+	if (cached && !unframed) {
 		m->length = k->length;
 		m->line = k->line;
 		m->headers = k->headers;
@@ -278,8 +281,13 @@ static __always_inline void read_head(struct __sk_buff *skb, struct scratch *s, 
 			*(__u64 *)(s->text + i) = *(__u64 *)(m->cut_line + i);
 		m->cut_len = 0;
 		s->walk.end = kept;
-		if (n > WINDOW_MAX)
-			n = WINDOW_MAX;
+		if (unframed && unframed < len) {
+			m->line = k->line;
+			m->at += unframed;
+			off += unframed;
+			len -= unframed;
+		}
+		n = len < WINDOW_MAX ? len : WINDOW_MAX;
 		end = append(skb, s, off, n) ? scan_head(s, m, kept + n) : 0;
 		if (!end && len > WINDOW_MAX)
 			m->kind = MESSAGE_UNKNOWN;
@@ -288,8 +296,9 @@ static __always_inline void read_head(struct __sk_buff *skb, struct scratch *s, 
 		if (first && !m->cut_len) {
 			k->seq_ack = 0;
 			k->length = m->length;
-			k->payload_len = len;
-			k->head_len = end;
+			k->payload_len = payload_len;
+			k->head_len = end ? payload_len - len + end : 0;
+			k->unframed = 0;
 			k->line = m->line;
 			k->headers = m->headers;
 			k->unread = m->kind != kind;

@@ -266,6 +266,13 @@ static __always_inline __s64 fast_b3(const struct fast_text *f, const void *p, s
 	return -1;
 }
 
+/* The line at offset may be a framing header. */
+static __always_inline void note_framing(struct walk *w, __u32 offset)
+{
+	if (!w->framing)
+		w->framing = offset;
+}
+
 /* Not an outcome: the walk has a context, and s->walk.pos is the next line to look at. */
 #define FAST_CONTEXT 16
 
@@ -297,7 +304,7 @@ static __always_inline int fast_walk(struct scratch *s, const struct fast_text *
 			return ends_walk(&w->b3) ? OUTCOME_UNSAMPLED : FAST_CONTEXT;
 		} else if (!i || !may_be_trace_header(word)) {
 			if (may_be_framing(word))
-				w->framed = 1;
+				note_framing(w, at - off);
 			len = find_control(f, p);
 		} else {
 			if (w->b3.have || at - off + TRACEPARENT_LINE > window ||
@@ -531,6 +538,7 @@ static __always_inline int finish_scan(struct walk *w)
 	if (c->sampling == SAMPLING_DENIED)
 		return OUTCOME_UNSAMPLED;
 	w->found = *c;
+	w->unframed = w->framing ? w->framing : w->pos;
 	return OUTCOME_FOUND;
 }
 
@@ -543,7 +551,7 @@ static __always_inline bool ends_head(__u64 word)
 /* The same at the end of the head, all of whose lines were seen. */
 static __always_inline int finish_head(struct walk *w)
 {
-	if (!w->framed)
+	if (!w->framing)
 		w->head_end = w->pos + 2;
 	return finish_scan(w);
 }
@@ -565,6 +573,20 @@ static __always_inline int finish_tail(struct scratch *s, const struct fast_text
 		return finish_scan(&s->walk);
 	s->walk.pos = end - 2 - off;
 	return finish_head(&s->walk);
+}
+
+/* The same at the end of the window, after all lines that start before at. line: at is
+ * the start of another one. A block may reach beyond the window.
+ */
+static __always_inline int finish_window(struct walk *w, __u32 at, __u32 window, bool line)
+{
+	int outcome = finish_scan(w);
+
+	if (!w->framing) {
+		w->in_line = !line || at > window;
+		w->unframed = window;
+	}
+	return outcome;
 }
 
 static __always_inline bool may_be_context(__u64 word)
@@ -602,7 +624,7 @@ static __always_inline int scan(struct scratch *s, const struct fast_text *f, __
 			if (may_be_context(word))
 				return OUTCOME_INCOMPLETE;
 			if (may_be_framing(word))
-				w->framed = 1;
+				note_framing(w, w->pos);
 			line = false;
 		}
 		/* High bits: control characters, and others than ASCII. */
@@ -627,7 +649,7 @@ static __always_inline int scan(struct scratch *s, const struct fast_text *f, __
 		FORGET(at, s->high);
 		asm volatile("%0 &= %1" : "+r"(at) : "i"(SCAN_REACH - 1));
 		if (at >= end)
-			return deep ? OUTCOME_INCOMPLETE : finish_scan(w);
+			return deep ? OUTCOME_INCOMPLETE : finish_window(w, at - off, window, line);
 		if (line)
 			w->pos = at - off;
 		p = f->base + at;
@@ -646,7 +668,7 @@ static __always_inline int scan(struct scratch *s, const struct fast_text *f, __
 			if (may_be_context(word))
 				return OUTCOME_INCOMPLETE;
 			if (may_be_framing(word))
-				w->framed = 1;
+				note_framing(w, w->pos);
 		}
 		found = line_feeds(word);
 		line = found;

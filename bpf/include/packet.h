@@ -133,9 +133,11 @@ struct walk {
 	__u8 traceparents; /* a traceparent line was read */
 	__u8 seen;	   /* a complete context was: seen_trace_id and seen_span_id are set */
 	__u8 accepted;	   /* an accepted context in one header was: see walk_is_settled() */
-	__u8 framed;	   /* a line may be Content-Length or Transfer-Encoding */
+	__u8 in_line;	   /* unframed is not the start of a line */
 	__u8 pad;
+	__u32 framing;	  /* offset of the first line that may be a framing header */
 	__u32 head_end;	  /* offset after the empty line, if it was seen with every line before */
+	__u32 unframed;	  /* no line that starts before this offset is such a line, or empty */
 	__u64 preference; /* of found, see preference(); 0: none yet */
 	__u64 seen_trace_id; /* low half */
 	__u64 seen_span_id;
@@ -185,10 +187,11 @@ struct cached_head {
 	__u64 length;
 	__u32 payload_len;
 	__u32 head_len; /* 0: it continues */
+	__u32 unframed; /* 0: read; else as in struct walk, and the rest is not known yet */
 	__u8 line;
 	__u8 headers;
 	__u8 unread; /* too long */
-	__u8 pad[5];
+	__u8 pad[1];
 };
 
 struct scratch {

@@ -56,7 +56,11 @@ static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, s
 		if (b.outcome == OUTCOME_FOUND) {
 			s->cached_contexts[slot] = s->walk.found;
 			if (s->walk.head_end)
-				cache_head(s, seq_ack, payload_len, s->walk.head_end + skip);
+				cache_head(s, seq_ack, payload_len, s->walk.head_end + skip, 0,
+					   LINE_START);
+			else if (s->walk.unframed)
+				cache_head(s, seq_ack, payload_len, 0, s->walk.unframed + skip,
+					   s->walk.in_line ? LINE_MIDDLE : LINE_START);
 		}
 	} else {
 		b.marks = unreadable_start(head);

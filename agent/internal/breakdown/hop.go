@@ -192,7 +192,55 @@ func netnsKey(o *observe.Observation) string {
 func aliases(observations []observe.Observation) map[hopKey]hopKey {
 	alias := translated(observations)
 	addLoopback(observations, alias)
+	addRedirected(observations, alias)
 	return alias
+}
+
+// addRedirected maps the key of a receiver's socket to that of the sender's in the same
+// network namespace if they differ by the client's port only. A redirection to a sidecar
+// changes the source port too when another connection to the sidecar has it: a program may
+// use one port for connections to two servers (net/netfilter/nf_nat_core.c,
+// get_unique_tuple). Each of the two is the only one that fits the other, or they stay apart.
+func addRedirected(observations []observe.Observation, alias map[hopKey]hopKey) {
+	count := map[hopKey]int{}
+	for i := range observations {
+		count[keyOf(&observations[i])]++
+	}
+	var senders, receivers []*observe.Observation
+	for i := range observations {
+		o := &observations[i]
+		k := keyOf(o)
+		if _, known := alias[k]; known || o.Socket == nil || count[k] > 1 {
+			continue
+		}
+		if o.Socket.Client {
+			senders = append(senders, o)
+		} else {
+			receivers = append(receivers, o)
+		}
+	}
+	fits := map[*observe.Observation][]*observe.Observation{}
+	for _, s := range senders {
+		for _, r := range receivers {
+			if isRedirected(s, r) {
+				fits[s], fits[r] = append(fits[s], r), append(fits[r], s)
+			}
+		}
+	}
+	for _, s := range senders {
+		if len(fits[s]) == 1 && len(fits[fits[s][0]]) == 1 {
+			alias[keyOf(fits[s][0])] = keyOf(s)
+		}
+	}
+}
+
+// isRedirected reports whether sender and receiver may be the ends of one connection within
+// a network namespace, but for the client's port: the same bytes, one after the other.
+func isRedirected(sender, receiver *observe.Observation) bool {
+	return sender.Context.SpanID == receiver.Context.SpanID && netnsKey(sender) == netnsKey(receiver) &&
+		sender.Client.Addr().Unmap() == receiver.Client.Addr().Unmap() &&
+		sender.Request.Bytes == receiver.Request.Bytes && sender.Response.Bytes == receiver.Response.Bytes &&
+		sender.Request.First <= receiver.Request.First && receiver.Response.Last <= sender.Response.Last
 }
 
 // addLoopback maps the key of a loopback device, which shows no network namespace, to

@@ -110,6 +110,37 @@ func TestLoopbackOfTwoNamespaces(t *testing.T) {
 	}
 }
 
+// A program may use one port for connections to two servers. If both are redirected to the
+// sidecar, it sees one of them come from another port.
+func TestRedirectedFromATakenPort(t *testing.T) {
+	for name, c := range map[string]struct {
+		netns uint32 // of the second attempt, which the sidecar sees from port 40899
+		begin uint64
+		joins bool
+	}{
+		"one":                       {0, 0, true},
+		"another one, at that time": {host, 2000, false},
+		"another one, later":        {host, 9500, true},
+		"of another pod":            {other, 2000, true},
+	} {
+		b := &box{}
+		b.socket(host, "app", true, 1, "10.0.0.1:40000", "10.0.0.7:80", 1000, 9000)
+		b.socket(host, "proxy", false, 1, "10.0.0.1:40899", "127.0.0.1:15001", 1010, 8990)
+		if c.netns != 0 {
+			b.socket(c.netns, "proxy", false, 1, "10.0.0.1:40898", "127.0.0.1:15001", c.begin, c.begin+100)
+		}
+		joined := false
+		for _, h := range breakdown.Split(b.all, nil).Hops {
+			if h.Sender != nil && h.Receiver != nil {
+				joined = h.Receiver.Client.Port() == 40899
+			}
+		}
+		if joined != c.joins {
+			t.Errorf("%s: joined %v, want %v", name, joined, c.joins)
+		}
+	}
+}
+
 // A process with the same name in another namespace did not send the request.
 func TestParentIsInTheSameNamespace(t *testing.T) {
 	b := &box{}

@@ -420,14 +420,24 @@ func (v *Verdict) doubt(why string) {
 	v.Evidence = append(v.Evidence, why)
 }
 
-// capUnexplained lowers the confidence that nothing is slow if the whole took longer than
-// the baseline.
+// minOfWhole is the least share of a blamed layer's excess that the whole has to have lost
+// too for a verdict of high confidence. With less, other layers were faster than usual, and
+// the baseline is of other work, or it is chance.
+const minOfWhole = 0.75
+
+// capUnexplained lowers a high confidence if the whole and its layers disagree: it took
+// longer than the baseline, and no layer is blamed; or a layer is, by much more than that.
 func (v *Verdict) capUnexplained(whole, baseline int64) {
 	more := whole - baseline
-	if v.Layer != observe.NoLayer || baseline < 0 || more < 2*max(minExcess, int64(minShare*float64(whole))) {
-		return
+	switch {
+	case baseline < 0:
+	case v.Layer != observe.NoLayer:
+		if float64(more) < minOfWhole*float64(v.Excess) {
+			v.doubt("the whole took only " + duration(max(more, 0)) + " more than the baseline: other layers took less than usual")
+		}
+	case more >= 2*max(minExcess, int64(minShare*float64(whole))):
+		v.doubt("the whole took " + duration(more) + " more than the baseline, but no layer by itself explains it")
 	}
-	v.doubt("the whole took " + duration(more) + " more than the baseline, but no layer by itself explains it")
 }
 
 // title names the layers and the location.

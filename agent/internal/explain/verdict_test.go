@@ -299,6 +299,27 @@ func TestConfidenceInNothing(t *testing.T) {
 	}
 }
 
+// A layer that lost much more than the whole did is no sure cause: other layers were faster.
+func TestConfidenceInABlameOfMoreThanTheWhole(t *testing.T) {
+	v := Verdict{Layer: observe.RelayNetwork, Excess: 8_000_000, Confidence: High}
+	for name, test := range map[string]struct {
+		whole int64
+		want  Confidence
+		said  string
+	}{
+		"as much":       {28_000_000, High, ""},
+		"three fourths": {26_100_000, High, ""},
+		"less":          {25_000_000, Medium, "only 5.00 ms more"},
+		"faster":        {19_000_000, Medium, "only 0 ns more"},
+	} {
+		got := v
+		got.capUnexplained(test.whole, 20_000_000)
+		if got.Confidence != test.want || !strings.Contains(strings.Join(got.Evidence, "\n"), test.said) || (len(got.Evidence) > 0) != (test.said != "") {
+			t.Errorf("%s: %s confidence, want %s: %q", name, got.Confidence, test.want, got.Evidence)
+		}
+	}
+}
+
 // A trace that is as fast as the baseline everywhere has no largest difference.
 func TestNothingIsSlower(t *testing.T) {
 	one := pageTrace(rand.New(rand.NewPCG(17, 17)), 1, nil)

@@ -53,6 +53,34 @@ func TestHeadCutAnywhere(t *testing.T) {
 	}
 }
 
+// Wherever the window for the context ends in a head, its framing headers and its end are
+// found. The first walk leaves lines as short as "host: a" to the other one.
+func TestFramingAroundWindowEnd(t *testing.T) {
+	k := newKernel(t, Options{PrefixWindow: 256})
+	for name, test := range map[string]struct{ method, before, after, body string }{
+		"length":           {"POST /", "x-pad: ", "\r\ncontent-length: 7", "GET / a"},
+		"length in front":  {"POST /", "content-length: 7\r\nx-pad: ", "", "GET / a"},
+		"chunks":           {"POST /", "x-pad: ", "\r\nTransfer-Encoding: chunked\r\na: b", "3\r\nGET\r\n0\r\n\r\n"},
+		"no body":          {"GET /", "x-pad: ", "", ""},
+		"lines after it":   {"GET /", "x-pad: ", "\r\n" + strings.Repeat("a: b\r\n", 60) + "c: d", ""},
+		"a space in front": {"GET /", "x-pad:  ", "\r\n content-length: 7", ""},
+	} {
+		for i := range 600 {
+			host, pad := []string{"host: a", "host: example"}[i%2], i/2
+			c := newConnection(40000)
+			first := requestOf(0, test.method, test.before+strings.Repeat("p", pad)+test.after+"\r\n", test.body)
+			first = strings.Replace(first, "host: a", host, 1)
+			k.receive(c.request(first + requestOf(1, "GET /", "", "")))
+			k.receive(c.response(ok200 + r404))
+			got := k.settle()
+			if len(got) != 2 || got[0].Request.Bytes != uint64(len(first)) || got[1].Status != 404 || got[1].Context.SpanID.String() != spanOf(1) {
+				t.Fatalf("%s, %d bytes of padding: want two requests, the first one of %d bytes; got %+v", name, pad, len(first), got)
+			}
+			k.receive(c.build(segment{seq: c.clientSeq, rst: true}))
+		}
+	}
+}
+
 // Requests that are sent before the response to the one before get their own.
 func TestPipelinedRequests(t *testing.T) {
 	for name, test := range map[string]struct {
