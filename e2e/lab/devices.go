@@ -80,6 +80,38 @@ func DevicePath(from, to int) (points []Point) {
 	return points
 }
 
+// Station is a device or a link that a message passes, by the interfaces where it comes in and
+// goes out.
+type Station struct{ Name, In, Out string }
+
+// Stations returns the links and devices between two nodes, in the order of a message.
+func Stations(from, to int) (stations []Station) {
+	if from == to {
+		return nil
+	}
+	way := []string{NodeName(from), DeviceOf(from).Name}
+	if DeviceOf(to).Name != way[1] {
+		way = append(way, DeviceOf(to).Name)
+	}
+	way = append(way, NodeName(to))
+	for i := 1; i < len(way); i++ {
+		link := Link{way[i-1], way[i]}
+		if !slices.Contains(Links(), link) {
+			link = Link{way[i], way[i-1]}
+		}
+		stations = append(stations, Station{link.Name(), way[i-1], way[i]})
+		if i < len(way)-1 {
+			stations = append(stations, Station{way[i], way[i-1], way[i+1]})
+		}
+	}
+	return stations
+}
+
+// IsOnTheWay reports whether a message from one node to another passes a device or link.
+func IsOnTheWay(name string, from, to int) bool {
+	return slices.ContainsFunc(Stations(from, to), func(s Station) bool { return s.Name == name })
+}
+
 // JoinOTLPPort is the port of join's OTLP receiver, at Jaeger's address.
 const JoinOTLPPort = 4327
 
@@ -245,6 +277,14 @@ func (l *Lab) DeviceNamespace(name string) *sandbox.Namespace { return l.network
 
 // LinkNamespace returns a link's network namespace.
 func (l *Lab) LinkNamespace(link Link) *sandbox.Namespace { return l.network.links[link.Name()] }
+
+// StationNamespace returns the network namespace of a device or link.
+func (l *Lab) StationNamespace(name string) *sandbox.Namespace {
+	if s := l.network.devices[name]; s != nil {
+		return s
+	}
+	return l.network.links[name]
+}
 
 // HasDevices reports whether the lab has routers instead of a switch.
 func (l *Lab) HasDevices() bool { return l.options.Devices }
