@@ -28,6 +28,13 @@ type Options struct {
 	Interfaces map[string][]string
 	// JoinFlags are further flags of join.
 	JoinFlags []string
+	// OneWay are the device and the node of which one way of each connection passes it.
+	OneWay struct {
+		Device string
+		Node   int
+	}
+	// Translated: the first device translates the clients' addresses.
+	Translated bool
 }
 
 // Result says what devices saw, compared with what passed.
@@ -45,7 +52,8 @@ type Result struct {
 	// other ends. Doubled are further ones of the same passage.
 	Wrong   int `json:"wrong"`
 	Doubled int `json:"doubled"`
-	// OneWay spans have only one of both messages.
+	// OneWay spans have only one of both messages where both passed, or both where only one
+	// did.
 	OneWay int `json:"one_way"`
 	// Unmarked messages had no option on the wire at a device, by its count; they are joined
 	// all the same.
@@ -89,7 +97,7 @@ func Check(ctx context.Context, l *lab.Lab, o Options, progress func(string, ...
 	if err := errors.Join(err, err2); err != nil {
 		return result, err
 	}
-	result.compare(hops, passages, o.Interfaces)
+	result.compare(hops, passages, &o)
 	return result, nil
 }
 
@@ -169,7 +177,7 @@ type place struct {
 }
 
 // compare compares the spans of devices with the hops.
-func (r *Result) compare(hops []measure.Hop, passages []passage, watched map[string][]string) {
+func (r *Result) compare(hops []measure.Hop, passages []passage, o *Options) {
 	expected := map[place]measure.Hop{}
 	for _, hop := range hops {
 		points := lab.DevicePath(hop.From.Node, hop.To.Node)
@@ -177,7 +185,7 @@ func (r *Result) compare(hops []measure.Hop, passages []passage, watched map[str
 			r.Hops++
 		}
 		for i, p := range points {
-			if nics := watched[p.Node]; nics != nil && !slices.Contains(nics, p.Interface) {
+			if nics := o.Interfaces[p.Node]; nics != nil && !slices.Contains(nics, p.Interface) {
 				continue
 			}
 			direction := "ingress"
@@ -196,7 +204,7 @@ func (r *Result) compare(hops []measure.Hop, passages []passage, watched map[str
 		case !ok:
 			r.Wrong++
 			r.example("%s %s: trace %s, span %s did not pass", p.point, p.direction, p.traceID, p.spanID)
-		case hop.Client != p.client || hop.Server != p.server:
+		case hop.Server != p.server || hop.Client != p.client && !o.translates(hop, p):
 			r.Wrong++
 			r.example("%s %s: %v to %v, passed %v to %v", p.point, p.direction, p.client, p.server, hop.Client, hop.Server)
 		case seen[at]:
@@ -205,9 +213,9 @@ func (r *Result) compare(hops []measure.Hop, passages []passage, watched map[str
 		default:
 			seen[at] = true
 			r.Seen++
-			if p.oneWay != "" {
+			if want := o.way(hop, p); p.oneWay != want {
 				r.OneWay++
-				r.example("%s %s: trace %s, span %s has only its %s", p.point, p.direction, p.traceID, p.spanID, p.oneWay)
+				r.example("%s %s: trace %s, span %s has %q, want %q", p.point, p.direction, p.traceID, p.spanID, p.oneWay, want)
 			}
 		}
 	}
@@ -217,6 +225,27 @@ func (r *Result) compare(hops []measure.Hop, passages []passage, watched map[str
 			r.example("%s %s: no span of trace %s, span %s, %v to %v", at.point, at.direction, at.TraceID, at.SpanID, hop.Client, hop.Server)
 		}
 	}
+}
+
+// way returns the message that is the only one to pass at a place, "" if both do.
+func (o *Options) way(hop measure.Hop, p passage) string {
+	switch device, _, _ := strings.Cut(p.point, "_"); {
+	case device != o.OneWay.Device:
+		return ""
+	case hop.To.Node == o.OneWay.Node:
+		return "response"
+	case hop.From.Node == o.OneWay.Node:
+		return "request"
+	default:
+		return ""
+	}
+}
+
+// translates reports whether a device has translated the client's address before a place.
+func (o *Options) translates(hop measure.Hop, p passage) bool {
+	first, second := lab.Devices[0], lab.Devices[1]
+	return o.Translated && slices.Contains(first.Nodes, hop.From.Node) && slices.Contains(second.Nodes, hop.To.Node) &&
+		p.point != first.Name+"_"+lab.NodeName(hop.From.Node)
 }
 
 func (r *Result) example(format string, args ...any) {

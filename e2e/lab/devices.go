@@ -11,7 +11,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
@@ -78,6 +81,70 @@ func DevicePath(from, to int) (points []Point) {
 	}
 	point(b, NodeName(to))
 	return points
+}
+
+// Bypass routes what goes to the first device's second node past this device, from the link
+// between the devices to the link of the node, until back is called: the device sees one way
+// of each connection of this node.
+func (l *Lab) Bypass() (node int, back func() error, err error) {
+	links := Links()
+	between := l.network.links[links[len(links)-1].Name()]
+	node = Devices[0].Nodes[1]
+	beside := l.network.links[Link{NodeName(node), Devices[0].Name}.Name()]
+	const here, there = "10.11.250.1", "10.11.250.2"
+	if err := addPair(between, "bypass", here+"/30", beside, "bypass", there+"/30"); err != nil {
+		return 0, nil, err
+	}
+	_, first := linkAddresses(100 + len(links) - 1)
+	route := func(via string) error {
+		return errors.Join(between.ReplaceRoute(PodSubnet(node), via), between.ReplaceRoute(NodeIP(node)+"/32", via))
+	}
+	back = func() error {
+		err := route(first)
+		nl, err2 := between.Netlink()
+		if err2 != nil {
+			return errors.Join(err, err2)
+		}
+		defer nl.Close()
+		link, err2 := nl.LinkByName("bypass")
+		if err2 == nil {
+			err2 = nl.LinkDel(link)
+		}
+		return errors.Join(err, err2)
+	}
+	if err := route(there); err != nil {
+		return 0, nil, errors.Join(err, back())
+	}
+	return node, back, nil
+}
+
+// Masquerade makes the first device translate the addresses of the connections that its nodes
+// open to those of the other device, until back is called.
+func (l *Lab) Masquerade() (back func() error, err error) {
+	device := l.network.devices[Devices[0].Name]
+	conn, err := nftables.New(nftables.WithNetNSFd(device.FD()))
+	if err != nil {
+		return nil, fmt.Errorf("open nftables in %s: %w", device.Name, err)
+	}
+	table := conn.AddTable(&nftables.Table{Name: "layertrace-lab", Family: nftables.TableFamilyIPv4})
+	chain := conn.AddChain(&nftables.Chain{
+		Name: "masquerade", Table: table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	})
+	nic := make([]byte, unix.IFNAMSIZ)
+	copy(nic, Devices[1].Name)
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: nic},
+		&expr.Masq{},
+	}})
+	if err := conn.Flush(); err != nil {
+		return nil, fmt.Errorf("translate addresses in %s (needs nft_masq): %w", device.Name, err)
+	}
+	return func() error {
+		conn.DelTable(table)
+		return conn.Flush()
+	}, nil
 }
 
 // Station is a device or a link that a message passes, by the interfaces where it comes in and
@@ -178,6 +245,10 @@ func (n *network) connect(i int, l Link) error {
 	node := n.nodeOf(l.From)
 	ip := NodeIP(node)
 	if err := link.AddRoutedPair(l.From, fmt.Sprintf("10.10.0.%d/32", 100+i), n.nodes[node], ip+"/24"); err != nil {
+		return err
+	}
+	// Devices have addresses of their own, which a device that translates addresses uses.
+	if err := n.nodes[node].AddRoute("10.11.0.0/16", InfraIP); err != nil {
 		return err
 	}
 	if err := errors.Join(addLinkRoute(link, ip+"/32", l.From), answerForOthers(link, l.From)); err != nil {

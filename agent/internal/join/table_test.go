@@ -70,8 +70,10 @@ func (w *world) sighting(request, clientSide bool) *observe.Sighting {
 	if !clientSide {
 		s.Point = &observe.Point{ID: "router1/4", Kind: observe.KindDevice, Node: "router1", Interface: "b"}
 		at = 20
-		// The device translates the client's address.
+		// The device translates the client's address, and the service's.
 		s.Source = netip.MustParseAddrPort("10.9.9.9:50000")
+	} else {
+		s.Destination = netip.MustParseAddrPort("10.96.0.1:80")
 	}
 	if !request {
 		s.Source, s.Destination = s.Destination, s.Source
