@@ -150,6 +150,10 @@ func (j *joiner) take(ctx context.Context, resources []*tracepb.ResourceSpans) e
 	now := time.Now()
 	wanted := func(scope string) bool { return scope == span.ScopeName || scope == span.SightingScopeName }
 	tracestore.ReadReceived(resources, wanted, func(s *span.Stored, err error) {
+		// A Collector that routes by the ID has moved it there.
+		if id := s.Resource.Text(span.KeyConnectionID); id != "" && s.Attributes.Text(span.KeyConnectionID) == "" {
+			s.Attributes[span.KeyConnectionID] = id
+		}
 		switch {
 		case err != nil:
 		case s.IsSighting():

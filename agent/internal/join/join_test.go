@@ -11,7 +11,9 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/spf13/pflag"
@@ -133,6 +135,64 @@ func TestRun(t *testing.T) {
 				t.Errorf("spans %v, want %v", got, want)
 			}
 		})
+	}
+}
+
+// TestIDInTheResource: a Collector that groups spans by connection moves the ID from the spans
+// to the resource, which is then one for each connection.
+func TestIDInTheResource(t *testing.T) {
+	r := startJoin(t)
+	var mu sync.Mutex
+	var sent []*tracepb.ResourceSpans
+	collector := &receiver{take: func(_ context.Context, resources []*tracepb.ResourceSpans) error {
+		mu.Lock()
+		defer mu.Unlock()
+		sent = append(sent, resources...)
+		return nil
+	}}
+	direct := r.grpc
+	r.grpc = testkit.FreeAddress(t)
+	serve, err := collector.listen(r.grpc, "", quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve()
+	w := newWorld(3)
+	r.send(t, w)
+	if err := collector.close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	moved := 0
+	for _, resource := range sent {
+		for _, scope := range resource.GetScopeSpans() {
+			for _, s := range scope.GetSpans() {
+				s.Attributes = slices.DeleteFunc(s.Attributes, func(kv *commonpb.KeyValue) bool {
+					if kv.GetKey() != span.KeyConnectionID {
+						return false
+					}
+					moved++
+					if !slices.ContainsFunc(resource.Resource.Attributes, func(other *commonpb.KeyValue) bool { return other.GetKey() == kv.GetKey() }) {
+						resource.Resource.Attributes = append(resource.Resource.Attributes, kv)
+					}
+					return true
+				})
+			}
+		}
+	}
+	if moved != 6 {
+		t.Fatalf("%d IDs moved, want 6", moved)
+	}
+	client, err := export.NewClient(t.Context(), export.OTLPOptions{Endpoint: direct, Insecure: true, Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.UploadTraces(t.Context(), sent); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, "the spans are there", func() bool { return len(r.receiver.Spans()) >= 2 })
+	r.stop()
+	if got := r.names(t, w); got["router1_a"] != 1 || got["router1_b"] != 1 {
+		t.Errorf("spans %v", got)
 	}
 }
 
