@@ -104,6 +104,16 @@ func TestCountRecords(t *testing.T) {
 	}
 }
 
+// A record may be missing if the agent says so.
+func TestProblemsOfLostRecords(t *testing.T) {
+	for lost, problems := range []int{2, 1, 0} {
+		r := OpenReport{EvictedCounted: 10, EvictedRecords: 8, Ordinary: 1, OrdinaryMissing: 1, Lost: lost}
+		if got := r.Problems(); len(got) != problems {
+			t.Errorf("%d lost: %q, want %d problems", lost, got, problems)
+		}
+	}
+}
+
 func TestJudge(t *testing.T) {
 	r := Result{Case: reader("", 1, time.Second), Client: time.Second, Total: 980 * time.Millisecond}
 	r.Verdict.Layer, r.Verdict.Location = observe.ProtocolStack, "client"
