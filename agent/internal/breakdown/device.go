@@ -184,7 +184,7 @@ func (p *path) addLinks(a, b, c, d waypoint) bool {
 			p.addDevice(w.phase, fromTo(pointTitle(w.enter.Point), pointTitle(w.leave.Point)), w.enter.Point.Node, w.message(w.enter).Last, spent)
 		}
 		h.shift[inner.place] = h.shift[outer.place] + int64(outer.at) + time/2 - int64(inner.at)
-		link := location{name: nodePair(outer.place, inner.place)}
+		link := location{name: nodePair(outer.place, inner.place) + unseen(sides, i)}
 		some := p.linkSteps(link, i == 1, i == len(sides)-1, [4]waypoint{a, b, c, d})
 		if s := h.add(some, Both, fromTo(outer.name, inner.name)+" and back"+without, waypoint{at: outer.at, node: outer.place}, time); s != nil {
 			s.Node, s.At = "", 0
@@ -192,6 +192,19 @@ func (p *path) addLinks(a, b, c, d waypoint) bool {
 		}
 	}
 	return true
+}
+
+// unseen completes the name of the link before side i: of a device of which only one interface
+// saw both messages, the time inside is part of the link on its other side.
+func unseen(sides []side, i int) (with string) {
+	outer, inner := &sides[i-1], &sides[i]
+	if outer.gate != nil && enters(outer.gate.Observation) {
+		with += " with " + outer.place
+	}
+	if inner.gate != nil && !enters(inner.gate.Observation) {
+		with += " with " + inner.place
+	}
+	return with
 }
 
 // addInside adds the time of both messages between two interfaces of a device, which its

@@ -156,7 +156,7 @@ func TestDevicesSplitTheRelayNetwork(t *testing.T) {
 		}},
 		{"one interface of the first is not watched", []string{"router1", "router2"}, func(r *route) { r.hidden["router1 out"] = true }, func(r *route) map[string]int64 {
 			return map[string]int64{
-				"node2-router1 both": both(r, 0), "router1-router2 both": both(r, 1) + r.device[0][0] + r.device[1][0],
+				"node2-router1 both": both(r, 0), "router1-router2 with router1 both": both(r, 1) + r.device[0][0] + r.device[1][0],
 				"router2 request": r.device[0][1], "router2 response": r.device[1][1], "node3-router2 both": both(r, 2),
 			}
 		}},
