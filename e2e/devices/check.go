@@ -33,7 +33,7 @@ type Options struct {
 		Device string
 		Node   int
 	}
-	// Translated: the first device translates the clients' addresses.
+	// Translated: the first device translates addresses, see lab.Translate.
 	Translated bool
 }
 
@@ -90,7 +90,7 @@ func Check(ctx context.Context, l *lab.Lab, o Options, progress func(string, ...
 	setup.Name, setup.TCPOption = "devices-"+o.Layout, o.Layout
 	setup.AgentFlags = append(setup.AgentFlags, "--idle-timeout=300ms")
 	setup.JoinTo, setup.JoinFlags, setup.DeviceFlags, setup.DevicePNIC = address, o.JoinFlags, o.Flags, o.Interfaces
-	setup.Export = "otlp-grpc"
+	setup.Export, setup.Virtual = "otlp-grpc", o.Translated
 	result = Result{Layout: o.Layout, Requests: o.Requests, Sightings: map[string]int{}, Lost: map[string]int{}}
 	hops, err := result.run(ctx, l, setup, o, progress)
 	passages, err2 := receiver.stop()
@@ -204,7 +204,7 @@ func (r *Result) compare(hops []measure.Hop, passages []passage, o *Options) {
 		case !ok:
 			r.Wrong++
 			r.example("%s %s: trace %s, span %s did not pass", p.point, p.direction, p.traceID, p.spanID)
-		case hop.Server != p.server || hop.Client != p.client && !o.translates(hop, p):
+		case !o.isServer(hop, p) || hop.Client != p.client && !o.translates(hop, p):
 			r.Wrong++
 			r.example("%s %s: %v to %v, passed %v to %v", p.point, p.direction, p.client, p.server, hop.Client, hop.Server)
 		case seen[at]:
@@ -246,6 +246,15 @@ func (o *Options) translates(hop measure.Hop, p passage) bool {
 	first, second := lab.Devices[0], lab.Devices[1]
 	return o.Translated && slices.Contains(first.Nodes, hop.From.Node) && slices.Contains(second.Nodes, hop.To.Node) &&
 		p.point != first.Name+"_"+lab.NodeName(hop.From.Node)
+}
+
+// isServer reports whether the server's address at a place is that of the request's receiver:
+// the virtual one before a device has translated it.
+func (o *Options) isServer(hop measure.Hop, p passage) bool {
+	if hop.Server.Addr().String() != lab.VirtualIP || p.point == lab.Devices[0].Name+"_"+lab.NodeName(hop.From.Node) {
+		return hop.Server == p.server
+	}
+	return p.server.Addr().String() == hop.To.IP && p.server.Port() == hop.Server.Port()
 }
 
 func (r *Result) example(format string, args ...any) {

@@ -68,10 +68,10 @@ func TestTwoDevices(t *testing.T) {
 	check(t, Options{Layout: "paper", Tracer: lab.OpenTelemetry})
 }
 
-// TestAddressTranslation: a device that translates the clients' addresses sees the connection
-// under two pairs of addresses, and the next device under the second. All are joined.
+// TestAddressTranslation: a device that translates the addresses of client and server sees a
+// connection under two pairs of addresses, and the next device under the second. All are joined.
 func TestAddressTranslation(t *testing.T) {
-	back, err := theLab(t).Masquerade()
+	back, err := theLab(t).Translate()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,12 +98,4 @@ func TestOneWay(t *testing.T) {
 	o := Options{Layout: "compact", Tracer: lab.Zipkin}
 	o.OneWay.Device, o.OneWay.Node = lab.Devices[0].Name, node
 	check(t, o)
-}
-
-// TestOneInterface: of a device that watches one interface, this one has spans.
-func TestOneInterface(t *testing.T) {
-	check(t, Options{
-		Layout: "compact", Tracer: lab.Zipkin,
-		Interfaces: map[string][]string{lab.Devices[0].Name: {lab.NodeName(2)}},
-	})
 }

@@ -118,28 +118,47 @@ func (l *Lab) Bypass() (node int, back func() error, err error) {
 	return node, back, nil
 }
 
-// Masquerade makes the first device translate the addresses of the connections that its nodes
-// open to those of the other device, until back is called.
-func (l *Lab) Masquerade() (back func() error, err error) {
+// VirtualIP stands for productpage in a setup with Virtual. Only a device that translates it
+// leads there.
+const VirtualIP = "10.244.4.99"
+
+// Translate makes the first device translate addresses until back is called: VirtualIP into that
+// of productpage, and the clients' of connections to the other device into its own.
+func (l *Lab) Translate() (back func() error, err error) {
 	device := l.network.devices[Devices[0].Name]
 	conn, err := nftables.New(nftables.WithNetNSFd(device.FD()))
 	if err != nil {
 		return nil, fmt.Errorf("open nftables in %s: %w", device.Name, err)
 	}
+	page, err := PodByName("productpage")
+	if err != nil {
+		return nil, err
+	}
 	table := conn.AddTable(&nftables.Table{Name: "layertrace-lab", Family: nftables.TableFamilyIPv4})
-	chain := conn.AddChain(&nftables.Chain{
-		Name: "masquerade", Table: table, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	chain := func(name string, hook *nftables.ChainHook, priority *nftables.ChainPriority) *nftables.Chain {
+		return conn.AddChain(&nftables.Chain{Name: name, Table: table, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: priority})
+	}
+	conn.AddRule(&nftables.Rule{
+		Table: table, Chain: chain("destination", nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest),
+		Exprs: []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: net.ParseIP(VirtualIP).To4()},
+			&expr.Immediate{Register: 1, Data: net.ParseIP(page.IP).To4()},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1},
+		},
 	})
 	nic := make([]byte, unix.IFNAMSIZ)
 	copy(nic, Devices[1].Name)
-	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: nic},
-		&expr.Masq{},
-	}})
+	conn.AddRule(&nftables.Rule{
+		Table: table, Chain: chain("source", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource),
+		Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: nic},
+			&expr.Masq{},
+		},
+	})
 	if err := conn.Flush(); err != nil {
-		return nil, fmt.Errorf("translate addresses in %s (needs nft_masq): %w", device.Name, err)
+		return nil, fmt.Errorf("translate addresses in %s (needs nft_nat, nft_masq): %w", device.Name, err)
 	}
 	return func() error {
 		conn.DelTable(table)

@@ -59,6 +59,8 @@ type Setup struct {
 	JoinTo                 string
 	JoinFlags, DeviceFlags []string
 	DevicePNIC             map[string][]string
+	// Virtual: the gateway calls productpage by VirtualIP; see Translate.
+	Virtual bool
 }
 
 func (s Setup) sampling() float64 { return cmp.Or(s.Sampling, 100) }
@@ -248,6 +250,9 @@ func (r *Run) writeEnvoyConfig(pod Pod) (path string, err error) {
 		endpoints, err := Services[name].Endpoints()
 		if err != nil {
 			return "", err
+		}
+		if r.setup.Virtual && pod.Gateway {
+			endpoints[0].IP = VirtualIP
 		}
 		config.Clusters = append(config.Clusters, EnvoyCluster{Name: name, Endpoints: endpoints})
 	}

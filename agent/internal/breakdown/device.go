@@ -171,7 +171,7 @@ func (p *path) addLinks(a, b, c, d waypoint) bool {
 			continue
 		}
 		crossed := slices.DeleteFunc(slices.Clone(ways), func(w oneWay) bool { return !between(&w, outer.gate, inner.gate) })
-		without := ""
+		without, with := "", unseen(sides, i)
 		for _, w := range crossed {
 			spent := int64(left(w.message(w.leave)) - w.message(w.enter).Last)
 			if spent > time {
@@ -179,12 +179,16 @@ func (p *path) addLinks(a, b, c, d waypoint) bool {
 				continue
 			}
 			time -= spent
-			without += ", without " + w.enter.Point.Node
+			if w.message(w.leave).Tx.Last == 0 {
+				with += " with " + w.enter.Point.Node // its queue
+			} else {
+				without += ", without " + w.enter.Point.Node
+			}
 			h.shift[w.enter.Point.Node] = h.shift[outer.place] + int64(outer.at) - int64(w.message(w.enter).Last)
 			p.addDevice(w.phase, fromTo(pointTitle(w.enter.Point), pointTitle(w.leave.Point)), w.enter.Point.Node, w.message(w.enter).Last, spent)
 		}
 		h.shift[inner.place] = h.shift[outer.place] + int64(outer.at) + time/2 - int64(inner.at)
-		link := location{name: nodePair(outer.place, inner.place) + unseen(sides, i)}
+		link := location{name: nodePair(outer.place, inner.place) + with}
 		some := p.linkSteps(link, i == 1, i == len(sides)-1, [4]waypoint{a, b, c, d})
 		if s := h.add(some, Both, fromTo(outer.name, inner.name)+" and back"+without, waypoint{at: outer.at, node: outer.place}, time); s != nil {
 			s.Node, s.At = "", 0
@@ -194,14 +198,15 @@ func (p *path) addLinks(a, b, c, d waypoint) bool {
 	return true
 }
 
-// unseen completes the name of the link before side i: of a device of which only one interface
-// saw both messages, the time inside is part of the link on its other side.
+// unseen completes the name of the link before side i with the devices whose time, or part of
+// it, is in the link's: only one interface saw both messages, and the link is on the other side;
+// or it is not known when a message left the queue towards the link.
 func unseen(sides []side, i int) (with string) {
 	outer, inner := &sides[i-1], &sides[i]
-	if outer.gate != nil && enters(outer.gate.Observation) {
+	if g := outer.gate; g != nil && (enters(g.Observation) || g.Request.Tx.Last == 0) {
 		with += " with " + outer.place
 	}
-	if inner.gate != nil && !enters(inner.gate.Observation) {
+	if g := inner.gate; g != nil && (!enters(g.Observation) || g.Response.Tx.Last == 0) {
 		with += " with " + inner.place
 	}
 	return with
