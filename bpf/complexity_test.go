@@ -4,15 +4,18 @@ package bpf_test
 
 import (
 	"errors"
+	"maps"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/layertrace/layertrace/bpf"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // complexityMax is how many instructions the verifier may process for one program. The
@@ -22,27 +25,86 @@ const complexityMax = 500_000
 
 var processed = regexp.MustCompile(`processed (\d+) insns`)
 
-// TestComplexity loads each program and compares what the verifier reports.
+// variants are values for the constants of the programs, as the agent sets them for its
+// options. The verifier follows other paths with each.
+func variants(t *testing.T) map[string]map[string]any {
+	t.Helper()
+	headers := bpf.CaptureContextHeaders{Len: 1}
+	const name = "x-request-id:"
+	headers.Of[0].Len, headers.Of[0].Format = uint8(len(name)), uint32(tracecontext.FormatB3)
+	copy(headers.Of[0].Name[:], name)
+	var ranks [16]uint8
+	copy(ranks[:], tracecontext.Ranks([]tracecontext.Format{tracecontext.FormatJaeger, tracecontext.FormatB3, tracecontext.FormatW3C}))
+	ports := [65536 / 8]uint8{80 / 8: 1 << (80 % 8), 65535 / 8: 1 << (65535 % 8)}
+	everything := map[string]any{
+		bpf.CaptureVarDeep:              true,
+		bpf.CaptureVarPrefixWindow:      uint32(bpf.CaptureWindowWINDOW_MAX),
+		bpf.CaptureVarDeepWindow:        uint32(bpf.CaptureWindowDEEP_WINDOW_MAX),
+		bpf.CaptureVarFilterPorts:       true,
+		bpf.CaptureVarPorts:             ports,
+		bpf.CaptureVarOrdered:           true,
+		bpf.CaptureVarRanks:             ranks,
+		bpf.CaptureVarContextHeaders:    headers,
+		bpf.SocketVarHaveWriteTp:        true,
+		bpf.SocketVarHaveRxSk:           haveReceiver(t),
+		bpf.SocketVarTargetCgroups:      bpf.SocketTargetCgroups{Len: 2, Ids: [16]uint64{1, 2}},
+		bpf.SockopsVarFilterOptionPorts: true,
+		bpf.SockopsVarOptionPorts:       ports,
+		bpf.SockopsVarOptionLayout:      bpf.SockopsOptionLayoutOPTION_PAPER,
+	}
+	notDeep := maps.Clone(everything)
+	delete(notDeep, bpf.CaptureVarDeep)
+	return map[string]map[string]any{
+		"default": {}, "deep": {bpf.CaptureVarDeep: true}, "all but deep": notDeep, "everything": everything,
+	}
+}
+
+// haveReceiver reports whether this kernel's kfree_skb has the receiving socket as its
+// fourth argument: without it the verifier rejects what uses it, rightly.
+func haveReceiver(t *testing.T) bool {
+	t.Helper()
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var traced *btf.Typedef // of a pointer to a function of a context and the arguments
+	if err := kernel.TypeByName("btf_trace_kfree_skb", &traced); err != nil {
+		t.Fatal(err)
+	}
+	return len(traced.Type.(*btf.Pointer).Target.(*btf.FuncProto).Params) > 4
+}
+
+// TestComplexity loads each program in all variants that it has, and compares what the
+// verifier reports.
 func TestComplexity(t *testing.T) {
 	// Kernels before 5.11 charge BPF memory to this limit.
 	_ = rlimit.RemoveMemlock()
+	used := map[string]bool{}
+	all := variants(t)
 	for object, load := range map[string]func() (*ebpf.CollectionSpec, error){
 		"capture": bpf.LoadCapture, "device": bpf.LoadDevice, "socket": bpf.LoadSocket, "driver": bpf.LoadDriver, "sockops": bpf.LoadSockops,
 	} {
-		for _, deep := range []bool{false, true} {
+		for variant, values := range all {
 			spec, err := load()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if v := spec.Variables[bpf.CaptureVarDeep]; v != nil {
-				if err := v.Set(deep); err != nil {
+			differs := variant == "default"
+			for name, value := range values {
+				v := spec.Variables[name]
+				if v == nil {
+					continue
+				}
+				differs, used[name] = true, true
+				if err := v.Set(value); err != nil {
 					t.Fatal(err)
 				}
-			} else if deep {
+			}
+			if !differs {
 				continue
 			}
 			for name := range spec.Programs {
-				t.Run(object+"/"+name+"/deep="+strconv.FormatBool(deep), func(t *testing.T) {
+				t.Run(object+"/"+name+"/"+variant, func(t *testing.T) {
 					n := complexity(t, spec, name)
 					t.Logf("%d instructions", n)
 					if n > complexityMax {
@@ -50,6 +112,11 @@ func TestComplexity(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+	for name := range all["everything"] {
+		if !used[name] {
+			t.Errorf("no program has the constant %s", name)
 		}
 	}
 }

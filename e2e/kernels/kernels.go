@@ -221,7 +221,8 @@ func ReadTests(r Result) (Tests, error) {
 	return t, nil
 }
 
-// whySkipped returns the last message of a skipped test.
+// whySkipped returns the first message of a skipped test, or of its last run if it runs
+// itself again.
 func whySkipped(output, name string) string {
 	if i := strings.LastIndex(output, "=== RUN   "+name+"\n"); i >= 0 {
 		if said := reason.FindStringSubmatch(output[i:]); said != nil {

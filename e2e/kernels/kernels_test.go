@@ -16,6 +16,9 @@ const console = "SeaBIOS\r\n=== command doctor\r\nkernel 6.1\r\n=== exit code 1\
 	"            needs_test.go:44: the kernel lacks it: no hook\r\n        === RUN   TestThree/clsact\r\n" +
 	"        --- PASS: TestThree (0.10s)\r\n            --- SKIP: TestThree/tcx (0.00s)\r\n            --- PASS: TestThree/clsact (0.00s)\r\n" +
 	"--- PASS: TestThree (0.10s)\r\n" +
+	"=== RUN   TestFour\r\n    x_test.go:1: in the namespace:\r\n        === RUN   TestFour\r\n" +
+	"            needs_test.go:9: the kernel lacks it: no TCX\r\n        --- SKIP: TestFour (0.00s)\r\n        PASS\r\n" +
+	"    x_test.go:1: the kernel lacks it: no TCX\r\n--- SKIP: TestFour (0.10s)\r\n" +
 	"PASS\r\n=== exit code 0\r\n=== command cut off\r\n"
 
 func TestParse(t *testing.T) {
@@ -26,6 +29,7 @@ func TestParse(t *testing.T) {
 	tests, err := ReadTests(got[1])
 	want := Tests{Passed: 2, Skipped: map[string]string{
 		"TestTwo": "the kernel lacks it: no TCX", "TestThree/tcx": "the kernel lacks it: no hook",
+		"TestFour": "the kernel lacks it: no TCX",
 	}}
 	if err != nil || !reflect.DeepEqual(tests, want) {
 		t.Errorf("got %+v, %v, want %+v", tests, err, want)

@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // other loads a program of someone else.
@@ -74,44 +75,84 @@ func TestProgramsAheadOfTCX(t *testing.T) {
 	wantAhead(t, p.Ahead, n.ifindex)
 }
 
-// With clsact, all TCX programs are first, and filters by their order.
+// capturing returns a probe that captures at the network's interface.
+func capturing(t *testing.T, n *network, mode Mode) *Probe {
+	t.Helper()
+	p := newKernel(t, Options{Mode: mode}).probe
+	must(t, p.Attach(n.ifindex))
+	return p
+}
+
+// addFilter adds a clsact filter of someone else, behind those of the agent.
+func addFilter(t *testing.T, ifindex int, parent uint32, name string) {
+	t.Helper()
+	must(t, netlink.FilterAdd(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: ifindex, Parent: parent, Protocol: unix.ETH_P_ALL, Priority: 9},
+		Fd:          other(t, name, ebpf.SchedCLS, -1).FD(), Name: name, DirectAction: true,
+	}))
+}
+
+// addTCX adds a TCX program of someone else until the test ends.
+func addTCX(t *testing.T, ifindex int, hook ebpf.AttachType, name string) {
+	t.Helper()
+	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: other(t, name, ebpf.SchedCLS, -1), Attach: hook})
+	must(t, err)
+	t.Cleanup(func() { must(t, l.Close()) })
+}
+
+// With clsact, filters are in their order, and XDP is first.
 func TestProgramsAheadOfClsact(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
 	n := newNetwork(t)
-	p, err := Open(Options{Mode: ModeClsact})
-	must(t, err)
-	defer p.Close()
-	must(t, p.Attach(n.ifindex))
-	device, err := netlink.LinkByIndex(n.ifindex)
-	must(t, err)
-	must(t, netlink.FilterAdd(&netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: device.Attrs().Index, Parent: netlink.HANDLE_MIN_EGRESS, Protocol: 3, Priority: 9},
-		Fd:          other(t, "later", ebpf.SchedCLS, -1).FD(), Name: "later", DirectAction: true,
-	}))
+	p := capturing(t, n, ModeClsact)
+	addFilter(t, n.ifindex, netlink.HANDLE_MIN_INGRESS, "later")
+	addFilter(t, n.ifindex, netlink.HANDLE_MIN_EGRESS, "later")
 	wantAhead(t, p.Ahead, n.ifindex)
-	l, err := link.AttachTCX(link.TCXOptions{Interface: n.ifindex, Program: other(t, "tcx_cni", ebpf.SchedCLS, -1), Attach: ebpf.AttachTCXIngress})
-	needs(t, err)
-	defer l.Close()
-	wantAhead(t, p.Ahead, n.ifindex, Foreign{"tcx-ingress", "tcx_cni"})
+	xdp, err := link.AttachXDP(link.XDPOptions{Interface: n.ifindex, Program: other(t, "early", ebpf.XDP, 2), Flags: link.XDPGenericMode})
+	must(t, err)
+	defer xdp.Close()
+	wantAhead(t, p.Ahead, n.ifindex, Foreign{"xdp", "early"})
 }
 
-// A packet socket gets what leaves after the filters.
-func TestProgramsAheadOfSocketFilter(t *testing.T) {
+// All TCX programs are before clsact.
+func TestTCXIsAheadOfClsact(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
 	needsTCX(t)
 	n := newNetwork(t)
-	p, err := Open(Options{Mode: ModeSocketFilter})
-	must(t, err)
-	defer p.Close()
-	must(t, p.Attach(n.ifindex))
-	for _, hook := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
-		l, err := link.AttachTCX(link.TCXOptions{Interface: n.ifindex, Program: other(t, "cni", ebpf.SchedCLS, -1), Attach: hook})
-		must(t, err)
-		defer l.Close()
+	p := capturing(t, n, ModeClsact)
+	addTCX(t, n.ifindex, ebpf.AttachTCXIngress, "tcx_cni")
+	wantAhead(t, p.Ahead, n.ifindex, Foreign{"tcx-ingress", "tcx_cni"})
+}
+
+// A packet socket gets what leaves after all filters, and what arrives before them.
+func TestProgramsAheadOfSocketFilter(t *testing.T) {
+	if !inNamespace(t) {
+		return
 	}
-	wantAhead(t, p.Ahead, n.ifindex, Foreign{"tcx-egress", "cni"})
+	n := newNetwork(t)
+	p := capturing(t, n, ModeSocketFilter)
+	must(t, netlink.QdiscAdd(&netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: n.ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+		QdiscType:  "clsact",
+	}))
+	addFilter(t, n.ifindex, netlink.HANDLE_MIN_INGRESS, "arriving")
+	addFilter(t, n.ifindex, netlink.HANDLE_MIN_EGRESS, "leaving")
+	wantAhead(t, p.Ahead, n.ifindex, Foreign{"clsact-egress", "leaving"})
+}
+
+// So it is with TCX.
+func TestTCXIsAheadOfSocketFilter(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	needsTCX(t)
+	n := newNetwork(t)
+	p := capturing(t, n, ModeSocketFilter)
+	addTCX(t, n.ifindex, ebpf.AttachTCXIngress, "arriving")
+	addTCX(t, n.ifindex, ebpf.AttachTCXEgress, "leaving")
+	wantAhead(t, p.Ahead, n.ifindex, Foreign{"tcx-egress", "leaving"})
 }

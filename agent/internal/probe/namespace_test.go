@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -104,8 +105,11 @@ func call(from, to int) {
 	}
 }
 
+// said finds the messages in the output of a test.
+var said = regexp.MustCompile(`\S+_test\.go:\d+: (.*)`)
+
 // inNamespace runs the calling test again in a new network namespace, and reports
-// whether this is that run.
+// whether this is that run. If that one is skipped, so is this one, for its reason.
 func inNamespace(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(roleEnv) == "inside" {
@@ -116,7 +120,13 @@ func inNamespace(t *testing.T) bool {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	t.Logf("in the namespace:\n%s", out)
-	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+	if before, _, skipped := strings.Cut(string(out), "--- SKIP: "+t.Name()+" ("); skipped && err == nil {
+		if reasons := said.FindAllStringSubmatch(before, -1); len(reasons) > 0 {
+			t.Skip(reasons[len(reasons)-1][1])
+		}
+		t.Skip("no reason given")
+	}
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()+" (") {
 		t.Errorf("failed in its namespace (does it run as root?): %v", err)
 	}
 	return false

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // A sender is stalled for as long as its peer does not read, whether its writes block or
@@ -126,9 +129,8 @@ type waits struct{ waited, held, stalled, unread uint64 }
 
 // waitsOf returns what the sender's socket (waited, held, stalled) and the reader's (unread) say
 // of a message, and checks that they say nothing of the other message.
-func waitsOf(t *testing.T, k *kernel, upload bool) (w waits) {
+func waitsOf(t *testing.T, exchanges []observe.Observation, upload bool) (w waits) {
 	t.Helper()
-	exchanges := k.exchanges()
 	if len(exchanges) != 2 {
 		t.Fatalf("%d exchanges, want one at each socket", len(exchanges))
 	}
@@ -178,30 +180,76 @@ func TestUnread(t *testing.T) {
 	for _, upload := range []bool{false, true} {
 		for _, blocking := range []bool{false, true} {
 			for _, buffer := range []int{4 << 10, 8 << 10, 64 << 10, 65<<10 + 300, 0} {
-				for _, pause := range []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second} {
-					t.Run(fmt.Sprintf("upload %v, blocking %v, buffer %d, %v", upload, blocking, buffer, pause), func(t *testing.T) {
-						x := newTransfer(t, upload, 3_000_000)
-						if buffer > 0 {
-							must(t, x.to.SetReadBuffer(buffer))
-						}
-						written := x.write(blocking, x.message)
-						poll(t, "the sender waits", func() bool { return tcpInfo(t, x.from).Notsent_bytes != 0 })
-						begin := monotonic(t)
-						wait(t, pause)
-						paused := monotonic(t) - begin
-						x.finish(written)
-						w := waitsOf(t, k, upload)
-						if w.unread+slack < paused || w.unread > monotonic(t)-x.begin {
-							t.Errorf("unread for %d ns of %d ns", w.unread, paused)
-						}
-						if w.waited+slack < paused || w.waited > monotonic(t)-x.begin {
-							t.Errorf("the sender waited for %d ns of %d ns", w.waited, paused)
-						}
-					})
-				}
+				t.Run(fmt.Sprintf("upload %v, blocking %v, buffer %d", upload, blocking, buffer), func(t *testing.T) {
+					// The longest pause begins first, and the others pass within it.
+					pauses := []time.Duration{time.Second, 300 * time.Millisecond, 100 * time.Millisecond}
+					all := make([]*unread, len(pauses))
+					for i := range all {
+						all[i] = beginUnread(t, upload, blocking, buffer)
+					}
+					for i, x := range slices.Backward(all) {
+						x.finish(pauses[i])
+					}
+					exchanges := k.exchanges()
+					if len(exchanges) != 2*len(all) {
+						t.Errorf("%d exchanges, want one at each of %d sockets", len(exchanges), 2*len(all))
+					}
+					for i, x := range all {
+						t.Run(pauses[i].String(), func(t *testing.T) {
+							w := waitsOf(t, x.of(exchanges), upload)
+							if w.unread+slack < x.paused || w.unread > x.took {
+								t.Errorf("unread for %d ns of %d ns", w.unread, x.paused)
+							}
+							if w.waited+slack < x.paused || w.waited > x.took {
+								t.Errorf("the sender waited for %d ns of %d ns", w.waited, x.paused)
+							}
+						})
+					}
+				})
 			}
 		}
 	}
+}
+
+// unread is a message whose sender waits for the reader.
+type unread struct {
+	*transferred
+	written      <-chan error
+	since        uint64 // the sender waits
+	paused, took uint64 // ns: the reader did not read; all of it
+}
+
+// beginUnread begins a transfer, with a receive buffer of this size unless it is 0.
+func beginUnread(t *testing.T, upload, blocking bool, buffer int) *unread {
+	t.Helper()
+	x := &unread{transferred: newTransfer(t, upload, 3_000_000)}
+	if buffer > 0 {
+		must(t, x.to.SetReadBuffer(buffer))
+	}
+	x.written = x.write(blocking, x.message)
+	poll(t, "the sender waits", func() bool { return tcpInfo(t, x.from).Notsent_bytes != 0 })
+	x.since = monotonic(t)
+	return x
+}
+
+// finish reads after the pause.
+func (x *unread) finish(pause time.Duration) {
+	x.t.Helper()
+	poll(x.t, "the pause is over", func() bool { return monotonic(x.t) >= x.since+uint64(pause) })
+	x.paused = monotonic(x.t) - x.since
+	x.transferred.finish(x.written)
+	x.took = monotonic(x.t) - x.begin
+}
+
+// of returns those of these exchanges that are of the transfer's connection.
+func (x *unread) of(exchanges []observe.Observation) (own []observe.Observation) {
+	port := x.client.LocalAddr().(*net.TCPAddr).AddrPort().Port()
+	for _, o := range exchanges {
+		if o.Client.Port() == port {
+			own = append(own, o)
+		}
+	}
+	return own
 }
 
 // A reader that reads little at a time is slow all the time.
@@ -225,7 +273,7 @@ func TestUnreadByATrickle(t *testing.T) {
 		paused := monotonic(t) - begin
 		x.message = x.message[read:]
 		x.finish(written)
-		w := waitsOf(t, k, upload)
+		w := waitsOf(t, k.exchanges(), upload)
 		if ready := min(w.unread, w.waited); ready < paused*3/4 || max(w.unread, w.waited) > monotonic(t)-x.begin {
 			t.Errorf("%+v, the reader was slow for %d ns", w, paused)
 		}
@@ -250,7 +298,7 @@ func TestNetworkIsNoReader(t *testing.T) {
 					x.finish(x.write(false, x.message))
 					took, lost := monotonic(t)-x.begin, tcpInfo(t, x.from).Total_retrans
 					end()
-					w := waitsOf(t, k, upload)
+					w := waitsOf(t, k.exchanges(), upload)
 					t.Logf("%+v of %d ns, %d packets sent again", w, took, lost)
 					if took < uint64(100*time.Millisecond) || lost == 0 && name == "lossy" {
 						t.Errorf("the network has no fault")

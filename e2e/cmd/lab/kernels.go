@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -49,8 +50,9 @@ only where the kernel lacks a feature.`,
 	return cmd
 }
 
-// runKernels runs the tests on one kernel after the other. It fails when a kernel
-// cannot capture or a test fails.
+// runKernels runs the tests on all kernels at the same time: each machine keeps one
+// processor busy. It fails when a kernel cannot capture or a test fails, after the
+// results of all.
 func runKernels(ctx context.Context, packages []string, progress provision.Progress) error {
 	dir, err := os.MkdirTemp("", "layertrace-kernels-")
 	if err != nil {
@@ -61,30 +63,50 @@ func runKernels(ctx context.Context, packages []string, progress provision.Progr
 	if err != nil {
 		return err
 	}
+	tested := make([]testedKernel, len(packages))
+	for i, name := range packages {
+		if tested[i].Kernel, err = kernels.Fetch(ctx, name, dir); err != nil {
+			return err
+		}
+	}
+	var running sync.WaitGroup
+	for i := range tested {
+		k := &tested[i]
+		running.Go(func() {
+			progress("booting Linux %s", k.Release)
+			k.tests, k.captures, k.err = testKernel(ctx, k.Kernel, programs)
+			progress("Linux %s: %d tests passed, %d failed", k.Release, k.tests.Passed, len(k.tests.Failed))
+		})
+	}
+	running.Wait()
+	return printKernels(tested)
+}
+
+// testedKernel is a kernel with the results of its tests. An error is one of them.
+type testedKernel struct {
+	kernels.Kernel
+	tests    kernels.Tests
+	captures bool
+	err      error
+}
+
+// printKernels prints a table and the reasons of skipped tests, and returns the errors.
+func printKernels(all []testedKernel) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "kernel\tcaptures\ttests passed\tfailed\tskipped")
 	var details []string
-	for _, name := range packages {
-		kernel, err := kernels.Fetch(ctx, name, dir)
-		if err != nil {
-			return err
+	var errs []error
+	for _, k := range all {
+		fmt.Fprintf(table, "%s\t%v\t%d\t%d\t%d\n", k.Release, k.captures, k.tests.Passed, len(k.tests.Failed), len(k.tests.Skipped))
+		for _, test := range slices.Sorted(maps.Keys(k.tests.Skipped)) {
+			details = append(details, fmt.Sprintf("Linux %s: %s: %s", k.Release, test, k.tests.Skipped[test]))
 		}
-		progress("booting Linux %s", kernel.Release)
-		tests, captures, err := testKernel(ctx, kernel, programs)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(table, "%s\t%v\t%d\t%d\t%d\n", kernel.Release, captures, tests.Passed, len(tests.Failed), len(tests.Skipped))
-		for _, test := range slices.Sorted(maps.Keys(tests.Skipped)) {
-			details = append(details, fmt.Sprintf("Linux %s: %s: %s", kernel.Release, test, tests.Skipped[test]))
-		}
+		errs = append(errs, k.err)
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
+	errs = append(errs, table.Flush())
 	fmt.Println()
 	fmt.Println(strings.Join(details, "\n"))
-	return nil
+	return errors.Join(errs...)
 }
 
 // testKernel boots a kernel. captures: doctor says that the agent can capture there. A
