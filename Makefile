@@ -85,6 +85,10 @@ cases: root packages lab ## Run captures whose truth is known through decode and
 live-cases: root lab ## Check explain on pauses, slow readers and an outage, by the client's clock
 	@exec bin/lab live-cases $(if $(strip $(CASE)),--case="$(strip $(CASE))") $(if $(strip $(TIMES)),--times=$(TIMES))
 
+.PHONY: devices
+devices: root lab ## Send 10,000 requests through two routers that read TCP headers only, and check their spans
+	@exec bin/lab devices $(if $(strip $(REQUESTS)),--requests=$(REQUESTS))
+
 .PHONY: open-exchanges
 open-exchanges: root lab ## Keep 100,000 responses open for 10 minutes and watch the agent
 	@exec bin/lab open-exchanges
@@ -125,7 +129,7 @@ image: ## Build the agent's image, layertrace/agent:devel (needs docker)
 
 .PHONY: generate
 generate: packages ## Compile the BPF programs and update all generated files
-	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent
+	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join
 
 .PHONY: setup
 setup: packages lab ## Install what the tests need: packages, Envoy, Jaeger, Prometheus

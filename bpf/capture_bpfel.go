@@ -227,7 +227,7 @@ type CaptureExchangeRecord struct {
 	ConnectionIdLen  uint8
 	IsSocket         uint8
 	IsClient         uint8
-	Pad              [4]uint8
+	RequestSeq       uint32
 	FarRequestFirst  uint64
 	FarRequestLast   uint64
 	FarResponseFirst uint64
@@ -253,7 +253,7 @@ type CaptureExchangeRecord struct {
 	Cgroup           uint64
 	Tgid             uint32
 	ProcessName      [16]uint8
-	Pad3             [4]uint8
+	ResponseSeq      uint32
 	RequestLine      [96]uint8
 }
 

@@ -83,7 +83,7 @@ func TestComplexity(t *testing.T) {
 	used := map[string]bool{}
 	all := variants(t)
 	for object, load := range map[string]func() (*ebpf.CollectionSpec, error){
-		"capture": bpf.LoadCapture, "socket": bpf.LoadSocket, "driver": bpf.LoadDriver, "sockops": bpf.LoadSockops,
+		"capture": bpf.LoadCapture, "device": bpf.LoadDevice, "socket": bpf.LoadSocket, "driver": bpf.LoadDriver, "sockops": bpf.LoadSockops,
 	} {
 		for variant, values := range all {
 			spec, err := load()

@@ -9,3 +9,4 @@ package bpf
 //go:generate go tool bpf2go -cc clang -target bpfel -go-package bpf -type option_counter Sockops sockops.bpf.c -- -mcpu=v3 -Wall -Werror -I/usr/include/x86_64-linux-gnu
 //go:generate go tool bpf2go -cc clang -target bpfel -go-package bpf -type cgroup_cache Socket socket.bpf.c -- -mcpu=v3 -Wall -Werror -Wno-initializer-overrides -D__TARGET_ARCH_x86 -I/usr/include/x86_64-linux-gnu
 //go:generate go tool bpf2go -cc clang -target bpfel -go-package bpf Driver driver.bpf.c -- -mcpu=v3 -Wall -Werror -Wno-initializer-overrides -D__TARGET_ARCH_x86 -I/usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -cc clang -target bpfel -go-package bpf -type device_counter -type sighting_record -type sighting_flag -type flow -type flow_key -type prefix_key -type device_sweep_args Device device.bpf.c -- -mcpu=v3 -Wall -Werror -D__TARGET_ARCH_x86 -I/usr/include/x86_64-linux-gnu

@@ -44,7 +44,7 @@ type DriverConnection struct {
 		ConnectionIdLen  uint8
 		IsSocket         uint8
 		IsClient         uint8
-		Pad              [4]uint8
+		RequestSeq       uint32
 		FarRequestFirst  uint64
 		FarRequestLast   uint64
 		FarResponseFirst uint64
@@ -70,7 +70,7 @@ type DriverConnection struct {
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8
-		Pad3             [4]uint8
+		ResponseSeq      uint32
 		RequestLine      [96]uint8
 	}
 	Claim  uint64
@@ -258,7 +258,7 @@ type DriverQueuedRequest struct {
 		ConnectionIdLen  uint8
 		IsSocket         uint8
 		IsClient         uint8
-		Pad              [4]uint8
+		RequestSeq       uint32
 		FarRequestFirst  uint64
 		FarRequestLast   uint64
 		FarResponseFirst uint64
@@ -284,7 +284,7 @@ type DriverQueuedRequest struct {
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8
-		Pad3             [4]uint8
+		ResponseSeq      uint32
 		RequestLine      [96]uint8
 	}
 	Start    uint32

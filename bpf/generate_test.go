@@ -56,8 +56,8 @@ func TestObjectsAreCurrent(t *testing.T) {
 			compared++
 		}
 	}
-	if compared != 10 {
-		t.Errorf("%d generated files, want 10: an object and its binding for capture, socket, driver, sockops and bench", compared)
+	if compared != 12 {
+		t.Errorf("%d generated files, want 12: an object and its binding for capture, device, socket, driver, sockops and bench", compared)
 	}
 }
 

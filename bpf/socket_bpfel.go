@@ -49,7 +49,7 @@ type SocketConnection struct {
 		ConnectionIdLen  uint8
 		IsSocket         uint8
 		IsClient         uint8
-		Pad              [4]uint8
+		RequestSeq       uint32
 		FarRequestFirst  uint64
 		FarRequestLast   uint64
 		FarResponseFirst uint64
@@ -75,7 +75,7 @@ type SocketConnection struct {
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8
-		Pad3             [4]uint8
+		ResponseSeq      uint32
 		RequestLine      [96]uint8
 	}
 	Claim  uint64
@@ -340,7 +340,7 @@ type SocketQueuedRequest struct {
 		ConnectionIdLen  uint8
 		IsSocket         uint8
 		IsClient         uint8
-		Pad              [4]uint8
+		RequestSeq       uint32
 		FarRequestFirst  uint64
 		FarRequestLast   uint64
 		FarResponseFirst uint64
@@ -366,7 +366,7 @@ type SocketQueuedRequest struct {
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8
-		Pad3             [4]uint8
+		ResponseSeq      uint32
 		RequestLine      [96]uint8
 	}
 	Start    uint32

@@ -44,7 +44,7 @@ type BenchConnection struct {
 		ConnectionIdLen  uint8
 		IsSocket         uint8
 		IsClient         uint8
-		Pad              [4]uint8
+		RequestSeq       uint32
 		FarRequestFirst  uint64
 		FarRequestLast   uint64
 		FarResponseFirst uint64
@@ -70,7 +70,7 @@ type BenchConnection struct {
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8
-		Pad3             [4]uint8
+		ResponseSeq      uint32
 		RequestLine      [96]uint8
 	}
 	Claim  uint64
@@ -335,7 +335,7 @@ type BenchQueuedRequest struct {
 		ConnectionIdLen  uint8
 		IsSocket         uint8
 		IsClient         uint8
-		Pad              [4]uint8
+		RequestSeq       uint32
 		FarRequestFirst  uint64
 		FarRequestLast   uint64
 		FarResponseFirst uint64
@@ -361,7 +361,7 @@ type BenchQueuedRequest struct {
 		Cgroup           uint64
 		Tgid             uint32
 		ProcessName      [16]uint8
-		Pad3             [4]uint8
+		ResponseSeq      uint32
 		RequestLine      [96]uint8
 	}
 	Start    uint32

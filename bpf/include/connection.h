@@ -396,6 +396,7 @@ static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
 	if ((seen & 1) || __sync_val_compare_and_swap(&c->claim, seen, seen | 1) != seen)
 		return;
 	c->x.flags |= flags;
+	c->x.response_seq = c->response.start;
 	if (!c->x.response_first)
 		c->x.flags |= FLAG_NO_RESPONSE;
 	if (submit(&c->x, 0))

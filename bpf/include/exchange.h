@@ -117,9 +117,9 @@ struct exchange_record {
 	__u8 sampling;
 	__u8 direction;
 	__u8 connection_id_len;
-	__u8 is_socket; /* the point is a socket; the socket fields below are set */
-	__u8 is_client; /* the socket sent the request */
-	__u8 pad[4];
+	__u8 is_socket;	   /* the point is a socket; the socket fields below are set */
+	__u8 is_client;	   /* the socket sent the request */
+	__u32 request_seq; /* sequence number of the first byte */
 	/* The same times on the far side of the point: the application's writes and reads at a
 	 * socket; at an interface, when the qdisc gave it to the driver. 0: unknown.
 	 */
@@ -157,7 +157,7 @@ struct exchange_record {
 	__u64 cgroup; /* ID of the process's cgroup, else of the one that made the socket */
 	__u32 tgid;   /* 0: unknown */
 	__u8 process_name[PROCESS_NAME_LEN];
-	__u8 pad3[4];
+	__u32 response_seq; /* sequence number of its first byte, if response_first is set */
 	__u8 request_line[REQUEST_LINE_MAX]; /* its first bytes, padded with zeros */
 };
 

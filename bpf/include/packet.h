@@ -7,51 +7,15 @@
 
 #include "blind.h"
 #include "connection.h"
+#include "ip.h"
 #include "tcp_option.h"
 
 /* Ports to capture, when filter_ports is set. */
 const volatile bool filter_ports;
 const volatile __u8 ports[PORT_BYTES];
 
-#define IPPROTO_TCP 6
-#define IP_MF_OR_OFFSET 0x3fff
-#define IP_OFFSET 0x1fff
 /* Packets with more extension headers before TCP are not parsed. */
 #define IPV6_EXTENSIONS_MAX 6
-
-struct ipv4_header {
-	__u8 version_ihl;
-	__u8 tos;
-	__be16 total_len;
-	__be16 id;
-	__be16 fragment;
-	__u8 ttl;
-	__u8 protocol;
-	__be16 checksum;
-	__be32 src;
-	__be32 dst;
-};
-
-struct ipv6_header {
-	__be32 version_class_flow;
-	__be16 payload_len;
-	__u8 next_header;
-	__u8 hop_limit;
-	__u64 src[2];
-	__u64 dst[2];
-};
-
-struct tcp_header {
-	__be16 src;
-	__be16 dst;
-	__be32 seq;
-	__be32 ack;
-	__u8 data_offset;
-	__u8 flags;
-	__be16 window;
-	__be16 checksum;
-	__be16 urgent;
-};
 
 /* The benchmark repeats one packet and redefines these to make each run a new segment. */
 #ifndef SEQUENCE_NUMBER
@@ -266,20 +230,6 @@ struct {
 	__type(value, struct scratch);
 } scratches SEC(".maps");
 
-/* Networks whose TCP options are trusted. */
-struct prefix_key {
-	__u32 len;
-	__u64 addr[2];
-} __attribute__((packed));
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, 256);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct prefix_key);
-	__type(value, __u8);
-} trusted_prefixes SEC(".maps");
-
 #define COPY_ALIGNED(to, from, len, align)                    \
 	__builtin_memcpy(__builtin_assume_aligned(to, align), \
 			 __builtin_assume_aligned(from, align), len)
@@ -395,18 +345,6 @@ static __always_inline void set_ends(struct segment *s, __u16 sport, __u16 dport
 static __always_inline bool ports_match(const struct segment *s)
 {
 	return !filter_ports || has_port(ports, s->key.port_a) || has_port(ports, s->key.port_b);
-}
-
-/* IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2): the second half, then both. */
-static __always_inline __u64 mapped_ipv4(__be32 addr)
-{
-	return (__u64)addr << 32 | bpf_htonl(0xffff);
-}
-
-static __always_inline void map_ipv4(__u64 *to, __be32 addr)
-{
-	to[0] = 0;
-	to[1] = mapped_ipv4(addr);
 }
 
 /* Whether a segment is more than a bare acknowledgement. */

@@ -101,6 +101,7 @@ static __always_inline void start_record(struct __sk_buff *skb, const struct seg
 	__builtin_memset(x, 0, sizeof(*x));
 	set_endpoints(x, seg);
 	x->request_first = now;
+	x->request_seq = seg->seq;
 	start_egress(x, seg->seq);
 	x->direction = seg->direction;
 	if (s->connection_id_len) {

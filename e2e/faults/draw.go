@@ -15,7 +15,13 @@ const DefaultCases = 612
 
 // Draw draws cases from a seed. One in six has no fault. No fault of the deck repeats
 // before all have occurred, and each kind occurs before one repeats.
-func Draw(seed uint64, n int) []Case {
+func Draw(seed uint64, n int) []Case { return draw(seed, n, newDeck) }
+
+// DrawDevices draws cases like Draw for a lab with devices: queues of devices and links, and
+// of the nodes at their ends.
+func DrawDevices(seed uint64, n int) []Case { return draw(seed, n, newDeviceDeck) }
+
+func draw(seed uint64, n int, newDeck func() []Case) []Case {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	var cases, rest []Case
 	for i := range n {
@@ -71,18 +77,7 @@ func shuffled(deck []Case, rng *rand.Rand) []Case {
 // are with and without load.
 func newDeck() []Case {
 	var deck []Case
-	add := func(c Case, loads ...bool) {
-		for _, load := range loads {
-			c.Load = load
-			if magnitudesOf(c.Kind) == nil {
-				deck = append(deck, c)
-			}
-			for _, d := range magnitudesOf(c.Kind) {
-				c.Magnitude = d
-				deck = append(deck, c)
-			}
-		}
-	}
+	add := func(c Case, loads ...bool) { deck = append(deck, c.all(loads...)...) }
 	for _, pod := range lab.Pods {
 		add(Case{Kind: SidecarStarved, Pod: pod.Name}, false, true)
 		if pod.Gateway {
@@ -127,6 +122,40 @@ func newDeck() []Case {
 				add(Case{Kind: RetransmissionStorm, FromNode: node, ToNode: to}, false, true)
 				add(Case{Kind: LinkDown, FromNode: node, ToNode: to}, false)
 			}
+		}
+	}
+	return deck
+}
+
+// all returns the case at every magnitude, with the loads.
+func (c Case) all(loads ...bool) (cases []Case) {
+	for _, load := range loads {
+		c.Load = load
+		if magnitudesOf(c.Kind) == nil {
+			cases = append(cases, c)
+		}
+		for _, d := range magnitudesOf(c.Kind) {
+			c.Magnitude = d
+			cases = append(cases, c)
+		}
+	}
+	return cases
+}
+
+// newDeviceDeck returns the faults of DrawDevices at every location and magnitude, with and
+// without load. No message that can be padded passes the link of the client's node.
+func newDeviceDeck() (deck []Case) {
+	for _, d := range lab.Devices {
+		deck = append(deck, Case{Kind: DeviceQueue, Device: d.Name}.all(false, true)...)
+	}
+	for _, l := range lab.Links() {
+		if l.From != lab.NodeName(lab.ClientNode) {
+			deck = append(deck, Case{Kind: LinkQueue, Link: l}.all(false, true)...)
+		}
+	}
+	for _, node := range lab.Nodes {
+		if node != lab.ClientNode {
+			deck = append(deck, Case{Kind: DriverQdisc, Node: node}.all(false, true)...)
 		}
 	}
 	return deck
@@ -182,6 +211,10 @@ func (c Case) transfers() []Transfer {
 			return from != c.Node && to == c.Node
 		case RelayDelay, RelayLoss, RelayReorder, LinkDown, RetransmissionStorm:
 			return from == c.FromNode && to == c.ToNode
+		case DeviceQueue:
+			return lab.IsOnTheWay(c.Device, from, to)
+		case LinkQueue:
+			return lab.IsOnTheWay(c.Link.Name(), from, to)
 		default:
 			return false
 		}

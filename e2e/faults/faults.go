@@ -36,6 +36,10 @@ const (
 	RelayDelay   Kind = "relay-delay"
 	RelayLoss    Kind = "relay-loss"
 	RelayReorder Kind = "relay-reorder"
+	// DeviceQueue and LinkQueue: in a lab with devices, the queue of a device, or a link
+	// between a node and a device or between two devices, is slow.
+	DeviceQueue Kind = "device-queue"
+	LinkQueue   Kind = "link-queue"
 	// ResponsePause: the application sends the head of its response at once and the
 	// body after the magnitude. EventStream: it sends a chunked response in four
 	// parts, spread over the magnitude.
@@ -86,6 +90,8 @@ var kinds = []kindInfo{
 	{RelayDelay, observe.RelayNetwork, "", "the two nodes", "packets at both ends of the relay"},
 	{RelayLoss, observe.RelayNetwork, "", "the two nodes", "packets at both ends of the relay"},
 	{RelayReorder, observe.RelayNetwork, "", "the two nodes", "packets at both ends of the relay"},
+	{DeviceQueue, observe.RelayNetwork, "", "the device", "packets before and after its queue"},
+	{LinkQueue, observe.RelayNetwork, "", "both ends of the link", "packets before and after it"},
 	{ResponsePause, observe.Application, "", "the service that pauses", "the application's clock"},
 	{EventStream, observe.Application, "", "the service that sends the events", "the application's clock"},
 	{SlowReader, observe.ProtocolStack, "receive", "the service that does not read", "the reader's clock"},
@@ -213,6 +219,9 @@ type Case struct {
 	Pod              string
 	Node             int
 	FromNode, ToNode int
+	// Device is the location of DeviceQueue, Link that of LinkQueue.
+	Device string
+	Link   lab.Link
 	// Magnitude is the intended duration of the fault.
 	Magnitude time.Duration
 	// Transfer is the affected message, for queues, loss and reordering.
@@ -227,6 +236,12 @@ type Case struct {
 
 // Location returns the location that a verdict must name with the layer.
 func (c Case) Location() string {
+	switch c.Kind {
+	case DeviceQueue:
+		return c.Device
+	case LinkQueue:
+		return min(c.Link.From, c.Link.To) + "-" + max(c.Link.From, c.Link.To)
+	}
 	switch c.Kind.Layer() {
 	case observe.Application, observe.ProtocolStack:
 		pod, _ := lab.PodByName(c.Pod) // exists in a drawn case

@@ -71,6 +71,8 @@ var injectFuncs = map[Kind]injectFunc{
 	RelayDelay:     (*Injector).delay,
 	RelayLoss:      (*Injector).lose,
 	RelayReorder:   (*Injector).reorder,
+	DeviceQueue:    (*Injector).stationQueue,
+	LinkQueue:      (*Injector).stationQueue,
 
 	ResponsePause: (*Injector).pause, EventStream: (*Injector).pause, ResponseReset: (*Injector).pause,
 	SlowReader: (*Injector).readLate, SlowUploadReader: (*Injector).readLate,

@@ -76,6 +76,26 @@ func (in *Injector) bridgeQueue(ctx context.Context, c Case, r Request) (time.Du
 	return timeBetween(seen[0], seen[1], r.TraceID, c.Transfer)
 }
 
+// stationQueue makes the queue slow in which the message leaves a device or a link.
+func (in *Injector) stationQueue(ctx context.Context, c Case, r Request) (time.Duration, error) {
+	name := c.Device
+	if c.Kind == LinkQueue {
+		name = c.Link.Name()
+	}
+	for _, s := range lab.Stations(nodeOf(c.Transfer.From()), nodeOf(c.Transfer.To())) {
+		if s.Name != name {
+			continue
+		}
+		namespace := in.lab.StationNamespace(name)
+		seen, err := in.slow(ctx, slowQueue{Namespace: namespace, NIC: s.Out}, c, r, site{namespace, s.In}, site{namespace, s.Out})
+		if err != nil {
+			return 0, err
+		}
+		return timeBetween(seen[0], seen[1], r.TraceID, c.Transfer)
+	}
+	return 0, fmt.Errorf("%v is not on the way from %s to %s", name, c.Transfer.From(), c.Transfer.To())
+}
+
 // slow sends a request whose affected message is padded, with a queue slow for it,
 // and returns what was captured at the sites.
 func (in *Injector) slow(ctx context.Context, s slowQueue, c Case, r Request, sites ...site) (seen []*recording, err error) {

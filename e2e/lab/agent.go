@@ -49,7 +49,7 @@ func (r *Run) launchAgent(node int) error {
 		"agent", "--node", name, "--identity", identity,
 		"--vnic", r.vnic(), "--pnic", r.pnic(node),
 		"--export", cmp.Or(r.setup.Export, "otlp-grpc,stdout"),
-		"--otlp-endpoint", fmt.Sprintf("%s:%d", InfraIP, JaegerOTLPPort), "--otlp-insecure",
+		"--otlp-endpoint", fmt.Sprintf("%s:%d", InfraIP, r.otlpPort()), "--otlp-insecure",
 		"--queue-size", "65536",
 		"--metrics-address", AgentMetricsAddress,
 	}
@@ -67,6 +67,14 @@ func (r *Run) launchAgent(node int) error {
 	r.agents[node] = agent
 	r.agentFiles[node] = append(r.agentFiles[node], AgentFile{Path: exchanges})
 	return nil
+}
+
+// otlpPort is that of join in a lab with devices, else of Jaeger.
+func (r *Run) otlpPort() int {
+	if r.join != nil {
+		return JoinOTLPPort
+	}
+	return JaegerOTLPPort
 }
 
 // agentReady waits until an agent is ready and attached to the interfaces of all

@@ -29,6 +29,8 @@ type Options struct {
 	Tools Tools
 	// Plain adds the plain pods.
 	Plain bool
+	// Devices puts two routers with agents between the nodes.
+	Devices bool
 	// MaxTraces is how many traces Jaeger keeps in memory; default 20,000.
 	MaxTraces int
 	// Progress is called with one line per step; nil for silence.
@@ -117,7 +119,7 @@ func (l *Lab) up(ctx context.Context) (err error) {
 	if err := l.makeGroups(); err != nil {
 		return err
 	}
-	if err := l.network.build(l.prefix, l.pods); err != nil {
+	if err := l.network.build(l.prefix, l.pods, l.options.Devices); err != nil {
 		return err
 	}
 	l.options.Progress("starting Jaeger")

@@ -23,6 +23,8 @@ type network struct {
 	infra *sandbox.Namespace
 	nodes map[int]*sandbox.Namespace
 	pods  map[string]*sandbox.Namespace
+	// devices and links are by name; empty: a switch connects the nodes.
+	devices, links map[string]*sandbox.Namespace
 }
 
 // Bridges of the switch between the nodes, and of every node for its pods. A port
@@ -34,7 +36,7 @@ const (
 
 // build creates all namespaces, links, addresses and routes. After an error the
 // network has what was created so far, for delete.
-func (n *network) build(prefix string, pods []Pod) (err error) {
+func (n *network) build(prefix string, pods []Pod, devices bool) (err error) {
 	n.nodes, n.pods = map[int]*sandbox.Namespace{}, map[string]*sandbox.Namespace{}
 	if n.infra, err = sandbox.NewNamespace(prefix + "switch"); err != nil {
 		return err
@@ -46,7 +48,14 @@ func (n *network) build(prefix string, pods []Pod) (err error) {
 		if n.nodes[node], err = sandbox.NewNamespace(prefix + NodeName(node)); err != nil {
 			return err
 		}
-		if err := n.connectNode(node); err != nil {
+	}
+	if devices {
+		if err := n.buildDevices(prefix); err != nil {
+			return err
+		}
+	}
+	for _, node := range Nodes {
+		if err := n.connectNode(node, devices); err != nil {
 			return err
 		}
 	}
@@ -70,11 +79,14 @@ func (n *network) build(prefix string, pods []Pod) (err error) {
 	return nil
 }
 
-// connectNode connects a node to the switch and routes the pod subnets.
-func (n *network) connectNode(node int) error {
+// connectNode connects a node to the switch, unless a device does, and routes the pod
+// subnets.
+func (n *network) connectNode(node int, devices bool) error {
 	namespace := n.nodes[node]
-	if err := n.infra.AddPair(NodeName(node), SwitchBridge, namespace, NodeIP(node)+"/24"); err != nil {
-		return err
+	if !devices {
+		if err := n.infra.AddPair(NodeName(node), SwitchBridge, namespace, NodeIP(node)+"/24"); err != nil {
+			return err
+		}
 	}
 	if err := namespace.AddBridge(NodeBridge, podGateway(node)+"/24"); err != nil {
 		return err
@@ -99,7 +111,8 @@ func (n *network) connectNode(node int) error {
 // delete removes every namespace that was created, and the links with them.
 func (n *network) delete() error {
 	var errs []error
-	all := slices.Concat([]*sandbox.Namespace{n.infra}, slices.Collect(maps.Values(n.nodes)), slices.Collect(maps.Values(n.pods)))
+	all := slices.Concat([]*sandbox.Namespace{n.infra}, slices.Collect(maps.Values(n.nodes)), slices.Collect(maps.Values(n.pods)),
+		slices.Collect(maps.Values(n.devices)), slices.Collect(maps.Values(n.links)))
 	for _, s := range all {
 		if s != nil {
 			errs = append(errs, s.Delete())

@@ -56,6 +56,14 @@ type Setup struct {
 	// Sampling is the share of requests that the mesh samples, in percent; 0 for
 	// all.
 	Sampling float64
+	// JoinTo is the receiver of join's spans in a lab with devices, by default Jaeger.
+	// JoinFlags are further flags of join, DeviceFlags of the devices' agents. DevicePNIC are
+	// the interfaces that some devices watch, by default all that lead to nodes and devices.
+	JoinTo                 string
+	JoinFlags, DeviceFlags []string
+	DevicePNIC             map[string][]string
+	// Virtual: the gateway calls productpage by VirtualIP; see Translate.
+	Virtual bool
 }
 
 func (s Setup) sampling() float64 { return cmp.Or(s.Sampling, 100) }
@@ -69,6 +77,9 @@ type Run struct {
 	apps, envoys []*sandbox.Process
 	agents       map[int]*sandbox.Process
 	agentFiles   map[int][]AgentFile
+
+	join    *sandbox.Process            // in a lab with devices
+	devices map[string]*sandbox.Process // their agents
 }
 
 // Start starts applications, Envoys and agents, and waits until all are ready.
@@ -91,6 +102,12 @@ func (l *Lab) Start(ctx context.Context, setup Setup) (*Run, error) {
 // start starts everything at once, as loading BPF programs and starting Envoys
 // both take long, and waits for all.
 func (r *Run) start(ctx context.Context) error {
+	withDevices := r.lab.options.Devices && !r.setup.NoAgents
+	if withDevices {
+		if err := r.startDevices(); err != nil {
+			return err
+		}
+	}
 	if !r.setup.NoAgents {
 		for _, node := range Nodes {
 			if node == ClientNode {
@@ -110,6 +127,12 @@ func (r *Run) start(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for node := range r.agents {
 		group.Go(func() error { return r.agentReady(ctx, node) })
+	}
+	if withDevices {
+		group.Go(func() error { return r.joinReady(ctx) })
+		for _, d := range Devices {
+			group.Go(func() error { return r.deviceReady(ctx, d) })
+		}
 	}
 	group.Go(func() error { return r.podsReady(ctx) })
 	return group.Wait()
@@ -140,7 +163,7 @@ func (r *Run) StopAgents() error {
 		agents = append(agents, p)
 	}
 	clear(r.agents)
-	return stopAll(agents)
+	return errors.Join(stopAll(agents), r.stopDevices())
 }
 
 func stopAll(processes []*sandbox.Process) error {
@@ -157,6 +180,13 @@ func (r *Run) killAll() error {
 	for _, p := range r.agents {
 		errs = append(errs, p.Kill())
 	}
+	if r.join != nil {
+		errs = append(errs, r.join.Kill())
+	}
+	for _, p := range r.devices {
+		errs = append(errs, p.Kill())
+	}
+	r.join, r.devices = nil, nil
 	for _, p := range append(r.envoys, r.apps...) {
 		errs = append(errs, p.Kill())
 	}
@@ -223,6 +253,9 @@ func (r *Run) writeEnvoyConfig(pod Pod) (path string, err error) {
 		endpoints, err := Services[name].Endpoints()
 		if err != nil {
 			return "", err
+		}
+		if r.setup.Virtual && pod.Gateway {
+			endpoints[0].IP = VirtualIP
 		}
 		config.Clusters = append(config.Clusters, EnvoyCluster{Name: name, Endpoints: endpoints})
 	}

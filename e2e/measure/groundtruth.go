@@ -50,6 +50,9 @@ func Hops(run *lab.Run) ([]Hop, error) {
 			return nil, fmt.Errorf("address of %s: %w", pod.Name, err)
 		}
 		byIP[ip] = pod
+		if pod.Name == "productpage" {
+			byIP[netip.MustParseAddr(lab.VirtualIP)] = pod
+		}
 	}
 	var hops []Hop
 	for _, pod := range lab.Pods {

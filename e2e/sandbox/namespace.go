@@ -363,6 +363,16 @@ func (s *Namespace) Sysctl(values map[string]string) error {
 	})
 }
 
+// Configure gives a link its address, if any, and brings it up.
+func (s *Namespace) Configure(name, address string) error {
+	nl, err := s.Netlink()
+	if err != nil {
+		return err
+	}
+	defer nl.Close()
+	return s.configure(nl, name, address)
+}
+
 // configure gives a link its address, if any, and brings it up.
 func (s *Namespace) configure(nl *netlink.Handle, name, address string) error {
 	link, err := nl.LinkByName(name)

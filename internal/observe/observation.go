@@ -89,6 +89,11 @@ type Message struct {
 	// First and Last are the times of the first and the last byte at the capture
 	// point. Both are 0 if nothing of the message was seen.
 	First, Last uint64
+	// Seq is the TCP sequence number of the first byte, where the exchange has a
+	// ConnectionID; 0 if unknown.
+	Seq uint32
+	// TTL is the time to live, or hop limit, of the first packet. It is set at devices only.
+	TTL uint8
 	// Bytes is the TCP payload, HTTP head included, without retransmissions.
 	Bytes uint64
 	// Packets is the number of TCP segments with payload as seen here: a segment that
@@ -280,7 +285,7 @@ type Point struct {
 	// agent; see InterfacePointID and SocketPointID.
 	ID   string
 	Kind Kind
-	// Node is the name of the node that the agent runs on.
+	// Node is the name of the node or device that the agent runs on.
 	Node string
 	// Interface is the present name of the interface, "" at a socket.
 	Interface string
@@ -306,6 +311,8 @@ const (
 	KindVNIC Kind = "vnic"
 	// KindPNIC: a physical interface of a node.
 	KindPNIC Kind = "pnic"
+	// KindDevice: an interface of a device between the nodes, which reads headers only.
+	KindDevice Kind = "device"
 )
 
 // Process is the owner of a socket in a pod.
@@ -377,8 +384,8 @@ func (p *Point) Service() string {
 }
 
 // SpanName returns the name of the point's spans (the paper, section 6): a vNIC's is
-// <service>_<interface>, a pNIC's <node>_<interface>, a socket's
-// <service>_<process>.
+// <service>_<interface>, a pNIC's <node>_<interface>, a device's <device>_<interface>, a
+// socket's <service>_<process>.
 func (p *Point) SpanName() string {
 	if p.Kind == KindSocket {
 		return p.Service() + "_" + string(p.Process)

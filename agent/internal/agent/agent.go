@@ -130,7 +130,7 @@ func ready(running context.Context, capture *capture, names resolver) (remark st
 // stop ends everything once, in the order of the data: the probe flushes its open
 // exchanges and closes their channel, which ends the pipeline; then the programs
 // are detached and the queued spans are sent.
-func stop(timeout time.Duration, group *errgroup.Group, probe Probe, pipeline *pipeline, log *slog.Logger) error {
+func stop(timeout time.Duration, group *errgroup.Group, probe io.Closer, pipeline interface{ close(context.Context) error }, log *slog.Logger) error {
 	log.Info("stopping", "timeout", timeout)
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()

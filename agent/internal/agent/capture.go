@@ -22,10 +22,7 @@ import (
 // Probe is the kernel side as the agent needs it. It collects its own metrics.
 type Probe interface {
 	prometheus.Collector
-	// Attach and Detach start and end the capture at an interface. Attach works
-	// before and during Run.
-	Attach(ifindex int) error
-	Detach(ifindex int) error
+	attacher
 	// Ahead returns the programs of others that get an interface's packets first.
 	Ahead(ifindex int) ([]probe.Foreign, error)
 	// Run reads until the context is done, then flushes and closes Observations.
@@ -35,12 +32,19 @@ type Probe interface {
 	Close() error
 }
 
+// attacher starts and ends the capture at an interface. Attach works before and during
+// Run.
+type attacher interface {
+	Attach(ifindex int) error
+	Detach(ifindex int) error
+}
+
 // retryInterval is the time between two attempts to attach after a failure.
 const retryInterval = 5 * time.Second
 
 // capture keeps the probe attached to the selected interfaces.
 type capture struct {
-	probe   Probe
+	probe   attacher
 	points  *registry
 	log     *slog.Logger
 	metrics captureMetrics
@@ -75,7 +79,7 @@ func newCaptureMetrics(r prometheus.Registerer) captureMetrics {
 	}
 }
 
-func newCapture(probe Probe, points *registry, log *slog.Logger, metrics captureMetrics) *capture {
+func newCapture(probe attacher, points *registry, log *slog.Logger, metrics captureMetrics) *capture {
 	c := &capture{
 		probe: probe, points: points, log: log, metrics: metrics,
 		attached: map[int]iface.Interface{}, pending: map[int]iface.Interface{},

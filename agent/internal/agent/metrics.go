@@ -29,15 +29,21 @@ import (
 // runtime, the process and the build. Each part registers its own.
 func newMetrics(version string) *prometheus.Registry {
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	newBuildInfo(metrics, version)
+	RegisterProcess(metrics, version)
 	return metrics
+}
+
+// RegisterProcess registers the metrics that all commands that serve metrics have: of the Go
+// runtime, the process and the build.
+func RegisterProcess(r prometheus.Registerer, version string) {
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	newBuildInfo(r, version)
 }
 
 func newBuildInfo(r prometheus.Registerer, version string) {
 	promauto.With(r).NewGaugeVec(prometheus.GaugeOpts{
 		Name: "layertrace_build_info",
-		Help: "1, with the version of the agent.",
+		Help: "1, with the version of layertrace.",
 	}, []string{"version"}).WithLabelValues(version).Set(1)
 }
 

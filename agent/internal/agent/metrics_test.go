@@ -126,6 +126,10 @@ func TestDocumentationListsAllMetrics(t *testing.T) {
 	section("spans", func(r prometheus.Registerer) { r.MustRegister(new(export.Queue)) })
 	section("probe", func(r prometheus.Registerer) { r.MustRegister(probe.ZeroCounters{}) })
 	section("names", func(r prometheus.Registerer) { r.MustRegister(new(identity.Kubernetes)) })
+	section("device", func(r prometheus.Registerer) {
+		newSightingMetrics(r)
+		r.MustRegister(probe.DeviceMetrics{})
+	})
 	doctable.Check(t, "../../../docs/metrics.md", tables)
 
 	all, _ := ExampleMetrics("v1")

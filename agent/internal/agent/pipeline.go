@@ -113,13 +113,9 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 		r.MustRegister(p.lines)
 	}
 	if cfg.Exports(config.ExportOTLPGRPC) || cfg.Exports(config.ExportOTLPHTTP) {
-		headers := map[string]string{}
-		for _, h := range cfg.OTLPHeaders {
-			headers[h.Key] = h.Value
-		}
 		exporter, err := export.NewOTLP(ctx, export.OTLPOptions{
 			HTTP: cfg.Exports(config.ExportOTLPHTTP), Endpoint: cfg.OTLPEndpoint,
-			Insecure: cfg.OTLPInsecure, Headers: headers, Log: opts.Log,
+			Insecure: cfg.OTLPInsecure, Headers: cfg.HeaderMap(), Log: opts.Log,
 		})
 		if err != nil {
 			return nil, err

@@ -23,6 +23,8 @@ type Hop struct {
 	Sender, Receiver       *observe.Observation
 	ClientVNIC, ClientPNIC *observe.Observation
 	ServerPNIC, ServerVNIC *observe.Observation
+	// Devices are what devices between the nodes saw, in no order.
+	Devices []*observe.Observation
 
 	// Parent is the hop whose handling made this request, nil for a root.
 	// Children are in the order of their starts.
@@ -46,7 +48,7 @@ type Hop struct {
 	shift map[string]int64 // per node: from its clock to offsets from the root's start
 }
 
-// Observations returns the hop's observations in the order of the request.
+// Observations returns the hop's observations at its nodes in the order of the request.
 func (h *Hop) Observations() (all []*observe.Observation) {
 	for _, o := range []*observe.Observation{h.Sender, h.ClientVNIC, h.ClientPNIC, h.ServerPNIC, h.ServerVNIC, h.Receiver} {
 		if o != nil {
@@ -299,7 +301,12 @@ func attempts(group []*observe.Observation) []*Hop {
 	slots := []**observe.Observation{&layout.Sender, &layout.ClientVNIC, &layout.ClientPNIC, &layout.ServerPNIC, &layout.ServerVNIC, &layout.Receiver}
 	seen := map[slotOnNode][]*observe.Observation{}
 	count := 0
+	var devices []*observe.Observation
 	for _, o := range group {
+		if o.Point.Kind == observe.KindDevice {
+			devices = append(devices, o)
+			continue
+		}
 		at := slotOnNode{slices.Index(slots, layout.slot(o)), o.Point.Node}
 		seen[at] = append(seen[at], o)
 		count = max(count, len(seen[at]))
@@ -323,6 +330,7 @@ func attempts(group []*observe.Observation) []*Hop {
 			hops[i].put(o)
 		}
 	}
+	assignDevices(hops, devices)
 	return hops
 }
 

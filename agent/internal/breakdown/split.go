@@ -141,6 +141,9 @@ func (p *path) addCrossing() {
 		h.Notes = append(h.Notes, "the request took longer on the server's node than the client's node waited: "+between)
 		return
 	}
+	if p.addLinks(a, b, c, d) {
+		return
+	}
 	if s := h.add(some, Both, between, a, time); s != nil {
 		s.Node, s.At = "", 0
 		s.Way, s.AtLeast = way, atLeast

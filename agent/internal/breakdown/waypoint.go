@@ -114,7 +114,7 @@ func pointTitle(p *observe.Point) string {
 	switch p.Kind {
 	case observe.KindSocket:
 		return "the socket of " + owner(p)
-	case observe.KindPNIC:
+	case observe.KindPNIC, observe.KindDevice:
 		return p.Node + " " + p.Interface
 	default:
 		return p.Interface

@@ -36,10 +36,14 @@ environment overrides the file.`,
 				return err
 			}
 			setGCPercent()
-			return agent.Run(cmd.Context(), agent.Options{
+			opts := agent.Options{
 				Config: cfg, OpenProbe: openProbe, Stdout: cmd.OutOrStdout(),
 				Log: newLog(cmd.ErrOrStderr(), cfg), Version: Version(),
-			})
+			}
+			if cfg.HeadersOnly {
+				return agent.RunDevice(cmd.Context(), opts, openDevice)
+			}
+			return agent.Run(cmd.Context(), opts)
 		},
 	}
 	cmd.Flags().SortFlags = false // keep the order of the sections
@@ -77,6 +81,14 @@ func openProbe(cfg *config.Config, log *slog.Logger) (agent.Probe, error) {
 		return nil, err // not p, which would be a non-nil interface
 	}
 	return p, nil
+}
+
+func openDevice(cfg *config.Config, log *slog.Logger) (agent.Device, error) {
+	d, err := probe.OpenDevice(probeOptions(cfg, log))
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {

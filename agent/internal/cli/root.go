@@ -67,7 +67,7 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	flaghelp.Use(root)
-	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newStatus(), newUninstall(), newVersion())
+	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newJoin(), newStatus(), newUninstall(), newVersion())
 	return root
 }
 

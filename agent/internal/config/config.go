@@ -50,7 +50,8 @@ type Config struct {
 	VNIC, PNIC  []string // interface patterns
 	VNICDefault bool     // VNIC was not set
 
-	Mode probe.Mode
+	Mode        probe.Mode
+	HeadersOnly bool
 	Search
 	IdleTimeout    time.Duration
 	RequestTimeout time.Duration
@@ -140,6 +141,7 @@ func defineInterfaces(fs *pflag.FlagSet, c *Config) {
 
 func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.Var(newChoice(&c.Mode, probe.ModeAuto, probe.ModeAuto, probe.ModeTCX, probe.ModeClsact, probe.ModeSocketFilter), "mode", "kernel hook")
+	fs.BoolVar(&c.HeadersOnly, "headers-only", false, "on a network device: read nothing but headers, at the interfaces of --pnic, and send what passed to layertrace join")
 	DefineSearch(fs, &c.Search)
 	fs.DurationVar(&c.IdleTimeout, "idle-timeout", probe.DefaultIdleTimeout, "report an exchange whose response has ended after this `TIME` without a packet")
 	fs.DurationVar(&c.RequestTimeout, "request-timeout", probe.DefaultRequestTimeout, "report an exchange that is not complete after this `TIME` without a packet")

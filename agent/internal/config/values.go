@@ -162,7 +162,7 @@ func oneOf(allowed []string) func(string) (string, error) {
 // is also the name in the environment and in the file.
 func (c *Config) validate() error {
 	checks := []func() error{
-		c.validatePatterns, c.validateCapture, c.validateOptions, c.validateNames, c.validateExport, c.validateMetrics,
+		c.validatePatterns, c.validateCapture, c.validateDevice, c.validateOptions, c.validateNames, c.validateExport, c.validateMetrics,
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
@@ -221,6 +221,28 @@ func (c *Config) validateCapture() error {
 	}
 	if c.OpenSpanAfter < 0 {
 		return fmt.Errorf("--open-span-after is %v: choose 0 (never) or more, such as 30s", c.OpenSpanAfter)
+	}
+	return nil
+}
+
+// validateDevice checks that nothing needs more than headers.
+func (c *Config) validateDevice() error {
+	if !c.HeadersOnly {
+		return nil
+	}
+	switch {
+	case !c.VNICDefault:
+		return fmt.Errorf("--vnic has no effect with --headers-only: name all interfaces with --pnic")
+	case len(c.PNIC) == 0:
+		return fmt.Errorf("--pnic is empty: name the interfaces of this device")
+	case c.Layers():
+		return fmt.Errorf("--spans=%s has no effect with --headers-only: remove one of them", SpansLayers)
+	case c.TCPOption != probe.OptionOff:
+		return fmt.Errorf("--tcp-option has no effect with --headers-only: devices only read options; set it on the nodes")
+	case c.Kubernetes:
+		return fmt.Errorf("--kubernetes has no effect with --headers-only: a device has no pods; remove one of them")
+	case c.Deep || len(c.ContextHeaders) > 0 || len(c.ContextFormats) > 0:
+		return fmt.Errorf("--deep, --context-header and --context-format have no effect with --headers-only: no payload is read; remove them")
 	}
 	return nil
 }

@@ -168,6 +168,12 @@ func (d *Decoder) report(x *exchange) {
 		x.Path = ""
 	}
 	x.keepOrder()
+	if x.ConnectionID != nil {
+		x.Request.Seq = x.requestAt
+		if x.responseBegun {
+			x.Response.Seq = x.responseAt
+		}
+	}
 	if start, _ := x.Extent(); start != 0 {
 		x.Wall = int64(start) // a capture has no other clock
 	}

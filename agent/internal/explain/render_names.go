@@ -85,8 +85,23 @@ func (r *Report) names() names {
 			n.relays[location] = from + " → " + to
 		}
 	}
+	for i := range r.Hops {
+		for _, s := range r.Hops[i].Segments {
+			if s.Layer == observe.RelayNetwork && n.relays[s.Location] == "" {
+				n.addLink(s.Location)
+			}
+		}
+	}
 	n.setCommon()
 	return n
+}
+
+// addLink names a link to a device, or two nodes whose hops are not known. One hyphen can only
+// be that between two names.
+func (n names) addLink(location string) {
+	if a, b, ok := strings.Cut(location, "-"); ok && !strings.Contains(b, "-") {
+		n.relays[location] = a + " ↔ " + b
+	}
 }
 
 func (c *Comparison) names() names {
@@ -95,10 +110,7 @@ func (c *Comparison) names() names {
 		if isOfService(l.Layer) {
 			n.add(l.Location, l.Namespace)
 		} else if l.Layer == observe.RelayNetwork {
-			// The hops are not here. One hyphen can only be that between two names.
-			if a, b, ok := strings.Cut(l.Location, "-"); ok && !strings.Contains(b, "-") {
-				n.relays[l.Location] = a + " ↔ " + b
-			}
+			n.addLink(l.Location)
 			if node, ok := strings.CutPrefix(l.Location, "?-"); ok {
 				n.relays[l.Location] = beyond + node
 			}

@@ -28,7 +28,7 @@ type anyWorld struct {
 
 // slowAnywhere returns a change that makes one layer of one hop slow.
 func slowAnywhere(r *rand.Rand) (change func(*breakdowntest.Hop), what string) {
-	chosen, kind, ns := r.IntN(5), r.IntN(7), 300_000+r.Uint64N(30_000_000)
+	chosen, kind, ns := r.IntN(5), r.IntN(9), 300_000+r.Uint64N(30_000_000)
 	hop := -1
 	return func(h *breakdowntest.Hop) {
 		hop++
@@ -44,11 +44,17 @@ func slowAnywhere(r *rand.Rand) (change func(*breakdowntest.Hop), what string) {
 		case 2:
 			h.Driver += ns
 		case 3:
-			h.Relay += ns
+			if h.Device == "" {
+				h.Relay += ns // on both links it would be of two locations
+			}
 		case 4:
 			h.RequestStall, h.Blamed = ns, to
 		case 5:
 			h.ResponseStall, h.Blamed = ns, from
+		case 6:
+			h.InDevice += ns
+		case 7:
+			h.SlowLink, h.SlowNode = ns, "node4" // an end of both hops between nodes
 		}
 	}, fmt.Sprintf("kind %d, hop %d, %d ns", kind, chosen, ns)
 }
@@ -94,11 +100,12 @@ func lose(r *rand.Rand, w *anyWorld) {
 	}
 }
 
-func newAnyWorld(r *rand.Rand, id byte, faulty bool) *anyWorld {
+func newAnyWorld(r *rand.Rand, id byte, faulty bool, device string) *anyWorld {
 	w := breakdowntest.New()
 	w.ID = trace.TraceID{id}
 	vary := func(h *breakdowntest.Hop) {
-		for _, ns := range []*uint64{&h.Stack, &h.VNet, &h.Driver, &h.Relay} {
+		h.Device, h.InDevice = device, 40_000
+		for _, ns := range []*uint64{&h.Stack, &h.VNet, &h.Driver, &h.Relay, &h.InDevice} {
 			*ns += r.Uint64N(*ns / 10)
 		}
 	}
@@ -118,11 +125,18 @@ func newAnyWorld(r *rand.Rand, id byte, faulty bool) *anyWorld {
 
 // Whatever is missing: a verdict of high confidence names a layer that truly took the time.
 func TestHighIsRight(t *testing.T) {
+	t.Run("a network", func(t *testing.T) { highIsRight(t, "") })
+	t.Run("a device", func(t *testing.T) { highIsRight(t, "router1") })
+}
+
+// highIsRight checks worlds with a device between the nodes, "" for none.
+func highIsRight(t *testing.T, device string) {
+	t.Helper()
 	r := rand.New(rand.NewPCG(24, 24))
 	var baseline []tracestore.Trace
 	usual := map[string]uint64{}
 	for id := range byte(30) {
-		w := newAnyWorld(r, 100+id, false)
+		w := newAnyWorld(r, 100+id, false, device)
 		baseline = append(baseline, w.Trace)
 		for k, ns := range w.took {
 			usual[k] = max(usual[k], ns)
@@ -131,7 +145,7 @@ func TestHighIsRight(t *testing.T) {
 	high, blamed := 0, 0
 	times := timesOf(baseline, newMeasuredTrace)
 	for range 2000 {
-		w := newAnyWorld(r, 1, true)
+		w := newAnyWorld(r, 1, true, device)
 		report := times.explain(w.Trace)
 		v := report.Verdict
 		if err := report.WriteJSON(io.Discard); err != nil {

@@ -51,6 +51,15 @@ type OTLPOptions struct {
 // NewOTLP returns an exporter. It does not connect yet: a receiver that is down
 // now is treated like one that goes down later.
 func NewOTLP(ctx context.Context, opts OTLPOptions) (sdktrace.SpanExporter, error) {
+	client, err := NewClient(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &uploader{client: client}, nil
+}
+
+// NewClient returns a client that sends spans as they were received.
+func NewClient(ctx context.Context, opts OTLPOptions) (otlptrace.Client, error) {
 	// receiverLog reports failed attempts, and the queue counts lost spans.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { opts.Log.Debug("opentelemetry", "error", err) }))
 	log := &receiverLog{log: opts.Log, endpoint: opts.Endpoint}
@@ -65,7 +74,7 @@ func NewOTLP(ctx context.Context, opts OTLPOptions) (sdktrace.SpanExporter, erro
 	if err != nil {
 		return nil, fmt.Errorf("set up OTLP export to %s: %w", opts.Endpoint, err)
 	}
-	return &uploader{client: client}, nil
+	return client, nil
 }
 
 func grpcClient(opts OTLPOptions, log *receiverLog) (otlptrace.Client, error) {

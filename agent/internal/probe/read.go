@@ -132,6 +132,10 @@ func decodeRecord(raw []byte, dequeues bool) (observe.Observation, error) {
 	}
 	if n := int(r.ConnectionIdLen); n > 0 && n <= len(r.ConnectionId) {
 		o.ConnectionID = append([]byte(nil), r.ConnectionId[:n]...)
+		o.Request.Seq = r.RequestSeq
+		if r.ResponseFirst != 0 {
+			o.Response.Seq = r.ResponseSeq
+		}
 	}
 	return o, nil
 }

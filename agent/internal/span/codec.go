@@ -282,6 +282,36 @@ var fields = []field{
 			return err
 		},
 	},
+	count("layertrace.request.seq", "", sectionOption, "TCP sequence number of the request's first byte; with the ID of the connection it says which message a device saw",
+		func(o *observe.Observation) *uint32 { return sequenceField(o, &o.Request) }, nil),
+	count("layertrace.response.seq", "", sectionOption, "the same for the response; absent: no response was seen",
+		func(o *observe.Observation) *uint32 { return sequenceField(o, &o.Response) }, nil),
+	ttlField("layertrace.request.ttl", "time to live, or hop limit, of the request's first packet at a device: each router takes one", func(o *observe.Observation) *uint8 { return &o.Request.TTL }),
+	ttlField("layertrace.response.ttl", "the same of the response", func(o *observe.Observation) *uint8 { return &o.Response.TTL }),
+	{
+		key: "layertrace.device.one_way", typ: "string", section: sectionOption,
+		meaning: "`request` or `response`: the only message that passed the device; absent: both did, or the point is not a device's",
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			if o.Point.Kind != observe.KindDevice {
+				return false
+			}
+			switch {
+			case o.Request.First == 0:
+				*v = attribute.StringValue("response")
+			case o.Response.First == 0:
+				*v = attribute.StringValue("request")
+			default:
+				return false
+			}
+			return true
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error {
+			if o.Point.Kind == observe.KindDevice && in.text() == "response" {
+				o.Request.First, o.Request.Last, o.Request.Packets = 0, 0, 0
+			}
+			return nil
+		},
+	},
 	// Names of the endpoints.
 	peerService("layertrace.client.service", "the client's workload", clientPeer),
 	peerNamespace("layertrace.client.namespace", "its namespace", clientPeer),
@@ -427,6 +457,29 @@ func socketField[N any](o *observe.Observation, of func(*observe.Socket) *N) *N 
 		return nil
 	}
 	return of(o.Socket)
+}
+
+func ttlField(key attribute.Key, meaning string, at func(*observe.Observation) *uint8) field {
+	return field{
+		key: key, typ: "int", meaning: meaning + "; absent: not at a device", section: sectionOption,
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.Int64Value(int64(*at(o)))
+			return *at(o) != 0
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error {
+			ttl, err := in.count(0, math.MaxUint8)
+			*at(o) = uint8(ttl)
+			return err
+		},
+	}
+}
+
+// sequenceField returns the sequence number of a message, nil on a connection without ID.
+func sequenceField(o *observe.Observation, m *observe.Message) *uint32 {
+	if len(o.ConnectionID) == 0 {
+		return nil
+	}
+	return &m.Seq
 }
 
 func addressField(key attribute.Key, meaning string, at func(*observe.Observation) *netip.AddrPort) field {

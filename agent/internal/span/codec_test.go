@@ -210,6 +210,7 @@ func TestDocumentationListsAllAttributes(t *testing.T) {
 	tables := map[string]*doctable.Table{
 		"resource": doctable.New("attribute", "type", "meaning"),
 		"layers":   doctable.New("attribute", "type", "meaning"),
+		"sighting": doctable.New("attribute", "type", "unit", "meaning"),
 	}
 	code := func(key attribute.Key) string { return "`" + string(key) + "`" }
 	for _, f := range resourceFields {
@@ -223,6 +224,9 @@ func TestDocumentationListsAllAttributes(t *testing.T) {
 	}
 	for _, f := range layerFields {
 		tables["layers"].Row(code(f.key), f.typ, f.meaning)
+	}
+	for _, f := range sightingFields {
+		tables["sighting"].Row(code(f.key), f.typ, f.unit, f.meaning)
 	}
 	doctable.Check(t, "../../../docs/attributes.md", tables)
 }
@@ -244,6 +248,7 @@ func TestKeysAreComplete(t *testing.T) {
 	x.Client, x.Server = netip.MustParseAddrPort("[fd00::1]:40000"), netip.MustParseAddrPort("[fd00::2]:9080")
 	x.ConnectionID, x.OptionTime, x.Flags = []byte{1, 2, 3, 4}, 1, 1<<10-1
 	x.Method, x.Path = "GET", "/"
+	x.Request.Seq, x.Response.Seq, x.Request.TTL, x.Response.TTL = 1, 2, 63, 62
 	for _, m := range []*observe.Message{&x.Request, &x.Response} {
 		m.Waited, m.Held, m.Stalled, m.Unread = 4, 3, 2, 1
 	}
@@ -255,6 +260,9 @@ func TestKeysAreComplete(t *testing.T) {
 	x.Drops, x.DropReason = 1, "qdisc_drop"
 	x.Peers = observe.Peers{Client: observe.Peer{Service: "reviews", Namespace: "a", Node: "node3"}, Server: observe.Peer{Service: "productpage", Namespace: "b", Node: "node4"}}
 	sets := [][]attribute.KeyValue{newEncoder().encode(&x, start)}
+	oneWay := x
+	oneWay.Point, oneWay.Request = &observe.Point{ID: "router1/2", Kind: observe.KindDevice, Node: "router1", Interface: "eth0"}, observe.Message{}
+	sets = append(sets, newEncoder().encode(&oneWay, start))
 	socket := observe.Point{ID: "node4/netns/2/sidecar", Kind: observe.KindSocket, Node: "node4", Process: observe.Sidecar}
 	p := *x.Point
 	x.Socket, x.Point = &observe.Socket{}, &socket

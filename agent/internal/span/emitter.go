@@ -36,6 +36,8 @@ type pointTracer struct {
 	point    observe.Point // as of when the tracer was made
 	spanName string
 	tracer   trace.Tracer
+	// sightings has the scope of sightings.
+	sightings trace.Tracer
 }
 
 // NewEmitter returns an emitter.
@@ -56,14 +58,29 @@ func (e *Emitter) Emit(o *observe.Observation) bool {
 	if o.Flags&observe.FlagStillOpen != 0 {
 		end = max(end, Monotonic()) // it lasted until now at least
 	}
-	offset := e.opts.Offset() // one for all times of the span
+	e.emit(ctx, o, start, end, e.opts.Offset())
+	return true
+}
+
+// EmitStored is Emit for an observation of another machine: its clock is that of Wall.
+func (e *Emitter) EmitStored(o *observe.Observation) bool {
+	start, end := o.Extent()
+	ctx, ok := withParent(trace.TraceID(o.Context.TraceID), trace.SpanID(o.Context.SpanID))
+	if !ok || start == 0 || o.Wall == 0 {
+		return false
+	}
+	e.emit(ctx, o, start, end, ClockOffset(o.Wall-int64(start)))
+	return true
+}
+
+// emit makes the span of an observation. offset is one for all times of the span.
+func (e *Emitter) emit(ctx context.Context, o *observe.Observation, start, end uint64, offset ClockOffset) {
 	point := e.tracer(o.Point, Resource)
 	_, s := point.tracer.Start(withID(ctx, ID(o)), point.spanName,
 		trace.WithSpanKind(trace.SpanKindInternal),
 		trace.WithTimestamp(offset.Wall(start)))
 	e.attach.attributes = e.encoder.encode(o, start)
 	s.End(trace.WithTimestamp(offset.Wall(end)))
-	return true
 }
 
 // withParent returns a context in which spans are children of a remote span, and
@@ -95,7 +112,8 @@ func (e *Emitter) tracer(p *observe.Point, describe func(*observe.Point) *resour
 	)
 	t := pointTracer{
 		point: *p, spanName: p.SpanName(),
-		tracer: provider.Tracer(ScopeName, trace.WithInstrumentationVersion(e.opts.Version)),
+		tracer:    provider.Tracer(ScopeName, trace.WithInstrumentationVersion(e.opts.Version)),
+		sightings: provider.Tracer(SightingScopeName, trace.WithInstrumentationVersion(e.opts.Version)),
 	}
 	e.tracers[p.ID] = t
 	return t

@@ -29,9 +29,9 @@ type resourceField struct {
 // resourceFields describe the workload or node of the spans, and the capture point.
 // k8s.* is written for pods only.
 var resourceFields = []resourceField{
-	{semconv.HostNameKey, "string", "the node, always",
+	{semconv.HostNameKey, "string", "the node or device, always",
 		func(p *observe.Point) string { return p.Node }, func(p *observe.Point, v string) { p.Node = v }, false},
-	{keyKind, "string", "`vnic` (host end of a pod's interface), `pnic` (physical interface) or `socket`",
+	{keyKind, "string", "`vnic` (host end of a pod's interface), `pnic` (physical interface), `device` (interface of a device between the nodes) or `socket`",
 		func(p *observe.Point) string { return string(p.Kind) }, func(p *observe.Point, v string) { p.Kind = observe.Kind(v) }, true},
 	{"layertrace.capture_point", "string", "node and interface index, which stay the same while the interface exists; for sockets: node, inode number of the network namespace, and process",
 		func(p *observe.Point) string { return p.ID }, func(p *observe.Point, v string) { p.ID = v }, true},
@@ -131,7 +131,7 @@ func decodePoint(s *Stored) (*observe.Point, error) {
 	}
 	switch p.Kind {
 	case observe.KindVNIC:
-	case observe.KindPNIC:
+	case observe.KindPNIC, observe.KindDevice:
 		p.Workload = observe.Workload{}
 	case observe.KindSocket:
 		p.Interface = ""

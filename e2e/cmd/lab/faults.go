@@ -57,7 +57,7 @@ or is wrong with high confidence. Needs root.`,
 	flags.IntVar(&f.cases, "cases", faults.DefaultCases, "number of cases; one in six has no fault")
 	flags.IntVar(&f.requests, "requests", 7, "requests per case, with the same fault, which are explained together")
 	flags.IntVar(&f.batch, "batch", 25, "number of cases to run before their traces are explained")
-	flags.StringVar(&f.variant, "variant", "default", "condition: default, options, clock, missing-pnic, parallel64 or loss")
+	flags.StringVar(&f.variant, "variant", "default", "condition: default, options, clock, missing-pnic, parallel64, loss or devices")
 	flags.StringSliceVar(&f.kinds, "fault", nil, "only these kinds of faults, by their names in faults.json, instead of the variant's")
 	flags.BoolVar(&f.verify, "verify", false, "only check the injectors, without agents, against what the client measures")
 	flags.Float64Var(&f.accuracy, "accuracy", 0.99, "share of the faults that must be found")
@@ -95,7 +95,7 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 		return err
 	}
 	l, err := lab.Up(ctx, lab.Options{
-		Name: f.name, Dir: filepath.Join(f.out, f.name+"-lab"), Tools: tools, Progress: f.progress, Plain: true,
+		Name: f.name, Dir: filepath.Join(f.out, f.name+"-lab"), Tools: tools, Progress: f.progress, Plain: true, Devices: variant.Devices,
 	})
 	if err != nil {
 		return err

@@ -34,6 +34,9 @@ type Variant struct {
 	Rate        float64
 	// Kinds are the kinds of faults; nil for all.
 	Kinds []faults.Kind
+	// Devices: the lab has devices between the nodes, and the faults are those of
+	// faults.DrawDevices.
+	Devices bool
 
 	change func(*lab.Setup)
 }
@@ -52,6 +55,18 @@ var Variants = []Variant{
 	{Name: "parallel64", What: "load on 64 connections in parallel", Connections: 64, Rate: 80},
 	{Name: "loss", What: "only lost and reordered packets, so that all have retransmissions",
 		Kinds: []faults.Kind{faults.RelayLoss, faults.RelayReorder, faults.RetransmissionStorm, faults.NoFault}},
+	{Name: "devices", What: "two routers with agents that read headers only between the nodes, slow queues in them and on each link",
+		Devices: true, change: useDevices},
+}
+
+// useDevices makes agents write the option and send to join, which passes their spans on. The
+// spans of devices have to be there soon after those of nodes, because the runner waits until
+// no more come.
+func useDevices(s *lab.Setup) {
+	s.TCPOption = "compact"
+	s.AgentFlags = append(s.AgentFlags, "--read-interval=100ms")
+	s.DeviceFlags = []string{"--read-interval=100ms"}
+	s.JoinFlags = []string{"--forward", "--wait=2s"}
 }
 
 // ParseVariant returns the variant with a name.
@@ -93,12 +108,16 @@ func formats(tracer lab.Tracer) string {
 
 // Draw draws cases of the variant.
 func (v Variant) Draw(seed uint64, n int) []faults.Case {
+	draw := faults.Draw
+	if v.Devices {
+		draw = faults.DrawDevices
+	}
 	if v.Kinds == nil {
-		return faults.Draw(seed, n)
+		return draw(seed, n)
 	}
 	var cases []faults.Case
 	for all := n; len(cases) < n; all *= 2 {
-		cases = slices.DeleteFunc(faults.Draw(seed, all), func(c faults.Case) bool { return !slices.Contains(v.Kinds, c.Kind) })
+		cases = slices.DeleteFunc(draw(seed, all), func(c faults.Case) bool { return !slices.Contains(v.Kinds, c.Kind) })
 	}
 	return cases[:n]
 }

@@ -47,7 +47,7 @@ var (
 func New() *World {
 	return &World{
 		Now: 1e9, ID: trace.TraceID{1},
-		clock: map[string]uint64{"node2": 5e12, "node3": 77, "node4": 9e15},
+		clock: map[string]uint64{"node2": 5e12, "node3": 77, "node4": 9e15, "router1": 3e13},
 		Took:  map[string]uint64{},
 	}
 }
@@ -67,10 +67,17 @@ type Hop struct {
 	span           trace.SpanID
 	// Time of each step on the path, in ns.
 	Stack, VNet, Driver, Relay uint64
+	// Device is between two nodes, "" for none. A message is InDevice in it, and Relay on the
+	// link at each side, with SlowLink more on that of the node SlowNode.
+	Device             string
+	InDevice, SlowLink uint64
+	SlowNode           string
 	// Time in ns for which the reader holds up the sender of a message, between its
 	// first and its last write, and the service that is to blame.
 	RequestStall, ResponseStall uint64
 	Blamed                      string
+
+	enter, leave *observe.Observation // of the device
 }
 
 // Hop prepares a request from one process to another.
@@ -130,6 +137,16 @@ func (h *Hop) Run(handle func()) {
 	for _, change := range w.change {
 		change(h)
 	}
+	if h.Device != "" && h.from.node != h.to.node {
+		h.enter, h.leave = h.observation(observe.KindDevice, h.Device), h.observation(observe.KindDevice, h.Device)
+		for i, o := range []*observe.Observation{h.enter, h.leave} {
+			o.Point.Interface, o.Direction = []string{h.from.node, h.to.node}[i], []observe.Direction{observe.DirectionIngress, observe.DirectionEgress}[i]
+			o.Request.TTL, o.Response.TTL = uint8(64-i), uint8(63+i)
+		}
+		for _, o := range []*observe.Observation{cp, sp, h.enter, h.leave} {
+			o.ConnectionID, o.Request.Seq, o.Response.Seq = []byte{1, 2, 3, h.span[0]}, 100*uint32(h.span[0]), 5000
+		}
+	}
 	h.path(request, h.from, h.to, sender, cv, cp, sp, sv, receiver)
 	handle()
 	h.path(response, h.to, h.from, receiver, sv, sp, cp, cv, sender)
@@ -139,6 +156,9 @@ func (h *Hop) Run(handle func()) {
 		seen = append(seen, cv, sv)
 		if h.from.node != h.to.node {
 			seen = append(seen, cp, sp)
+			if h.enter != nil {
+				seen = append(seen, h.enter, h.leave)
+			}
 		}
 	}
 	for _, o := range seen {
@@ -153,7 +173,7 @@ func (h *Hop) Run(handle func()) {
 func (h *Hop) path(message func(*observe.Observation) *observe.Message, from, to Pod, out, outNIC, outPhysical, inPhysical, inNIC, in *observe.Observation) {
 	pass := func(o *observe.Observation) {
 		m := message(o)
-		m.First, m.Last, m.Bytes, m.Packets = h.at(o.Point.Node), h.at(o.Point.Node), 100, 1
+		m.First, m.Last, m.Bytes, m.Packets = h.at(o.Point.Node), h.at(o.Point.Node), 100, 1 // Seq and TTL stay
 	}
 	w := h.w
 	written := whole(h.at(from.node))
@@ -180,7 +200,7 @@ func (h *Hop) path(message func(*observe.Observation) *observe.Message, from, to
 			pass(outPhysical)
 			w.Spend(observe.NodeDriver, from.node, h.Driver)
 			message(outPhysical).Tx = whole(h.at(from.node))
-			w.Spend(observe.RelayNetwork, min(from.node, to.node)+"-"+max(from.node, to.node), h.Relay)
+			h.relay(message, from, to, pass)
 			pass(inPhysical)
 			w.Spend(observe.VirtualNetwork, to.node, h.VNet)
 		}
@@ -190,6 +210,32 @@ func (h *Hop) path(message func(*observe.Observation) *observe.Message, from, to
 	pass(in)
 	w.Spend(observe.ProtocolStack, to.service, h.Stack)
 	message(in).App = whole(h.at(to.node))
+}
+
+// relay passes a message between two nodes, and notes when it is in the device.
+func (h *Hop) relay(message func(*observe.Observation) *observe.Message, from, to Pod, pass func(*observe.Observation)) {
+	w := h.w
+	between := func(a, b string) string { return min(a, b) + "-" + max(a, b) }
+	if h.enter == nil {
+		w.Spend(observe.RelayNetwork, between(from.node, to.node), h.Relay)
+		return
+	}
+	in, out := h.enter, h.leave
+	if from == h.to {
+		in, out = out, in
+	}
+	link := func(node string) uint64 {
+		if node == h.SlowNode {
+			return h.Relay + h.SlowLink
+		}
+		return h.Relay
+	}
+	w.Spend(observe.RelayNetwork, between(from.node, h.Device), link(from.node))
+	pass(in)
+	w.Spend(observe.RelayNetwork, h.Device, h.InDevice)
+	pass(out)
+	message(out).Tx = whole(h.at(h.Device))
+	w.Spend(observe.RelayNetwork, between(h.Device, to.node), link(to.node))
 }
 
 // FrontPage is a request as in the lab: from the gateway to productpage, which

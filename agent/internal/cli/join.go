@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/agent/internal/join"
+)
+
+func newJoin() *cobra.Command {
+	var cfg *config.Join
+	cmd := &cobra.Command{
+		Use:   "join",
+		Short: "Put what network devices saw into the traces that it belongs to",
+		Long: `Receive the spans of agents and the sightings of devices (agents with
+--headers-only) by OTLP, and send a span for each exchange and interface of a device, in
+the trace of the exchange.
+
+A message is the same only if its connection ID, first byte and last byte are. Several
+joins share the work if an OpenTelemetry Collector routes to them by the attribute
+layertrace.connection_id (docs/devices.md).`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cfg.Validate(); err != nil {
+				return err
+			}
+			setGCPercent()
+			return join.Run(cmd.Context(), join.Options{Config: cfg, Log: newLog(cmd.ErrOrStderr(), &cfg.Config), Version: Version()})
+		},
+	}
+	cmd.Flags().SortFlags = false // keep the order of the sections
+	cfg = config.DefineJoin(cmd.Flags())
+	return cmd
+}

@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/layertrace/layertrace/bpf"
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+// Device is the kernel side of an agent that reads nothing but headers
+// (bpf/device.bpf.c), and the prometheus.Collector of its counters. Its methods may be
+// called concurrently.
+type Device struct {
+	log      *slog.Logger
+	opts     Options
+	objects  *ebpf.Collection
+	links    attachments // to tracepoints
+	dequeues bool        // packets that leave the qdiscs of interfaces are seen
+	reader   *ringbuf.Reader
+	out      chan observe.Sighting
+
+	mu       sync.Mutex
+	mode     Mode
+	attached map[int]attachment
+
+	received, unreadable, txMissing atomic.Uint64
+}
+
+// devicePoints are the tracepoints of the device's programs.
+var devicePoints = []tracepoint{
+	{bpf.DeviceProgDeviceDequeue, "qdisc_dequeue", 4, "times at which drivers transmit are unknown: time in the queues of this device counts as that of the link after it"},
+}
+
+// OpenDevice loads the programs. Of the options it uses Mode, Ports, MaxConnections,
+// RingBytes, ReadInterval, IdleTimeout, TrustedPrefixes and Log.
+func OpenDevice(opts Options) (*Device, error) {
+	if err := opts.complete(); err != nil {
+		return nil, err
+	}
+	spec, err := bpf.LoadDevice()
+	if err != nil {
+		return nil, fmt.Errorf("read device programs: %w", err)
+	}
+	netns, err := ownNetns()
+	if err != nil {
+		return nil, err
+	}
+	spec.Maps[bpf.DeviceMapFlows].MaxEntries = uint32(opts.MaxConnections)
+	spec.Maps[bpf.DeviceMapSightings].MaxEntries = uint32(opts.RingBytes)
+	if err := setAll(spec, map[string]any{
+		bpf.DeviceVarFilterPorts:    len(opts.Ports) > 0,
+		bpf.DeviceVarPorts:          portBits(opts.Ports),
+		bpf.DeviceVarRingWakeupFill: uint64(opts.RingBytes / 4),
+		bpf.DeviceVarWatchedNetns:   netns,
+	}); err != nil {
+		return nil, err
+	}
+	supported, err := removeUnsupported(spec, devicePoints, opts.Log)
+	if err != nil {
+		return nil, err
+	}
+	_ = rlimit.RemoveMemlock() // see loadKernelSide
+	d := &Device{
+		log: opts.Log, opts: opts, mode: opts.Mode, dequeues: supported > 0,
+		attached: map[int]attachment{}, out: make(chan observe.Sighting, 256),
+	}
+	if d.objects, err = ebpf.NewCollection(spec); err != nil {
+		return nil, loadError("device", err)
+	}
+	if err := d.start(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func (d *Device) start() (err error) {
+	if err := trust(d.objects.Maps[bpf.DeviceMapTrustedPrefixes], d.opts.TrustedPrefixes); err != nil {
+		return err
+	}
+	if d.reader, err = ringbuf.NewReader(d.objects.Maps[bpf.DeviceMapSightings]); err != nil {
+		return fmt.Errorf("open ring buffer: %w", err)
+	}
+	return d.links.trace(d.objects, devicePoints)
+}
+
+// Sightings returns what passed. It is closed when Run returns.
+func (d *Device) Sightings() <-chan observe.Sighting { return d.out }
+
+// Attach attaches the programs to the interface with this index in the network namespace of
+// the process. Attaching twice has no effect.
+func (d *Device) Attach(ifindex int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.attached[ifindex]; ok {
+		return nil
+	}
+	nic, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return fmt.Errorf("find interface %d: %w", ifindex, err)
+	}
+	a, err := d.attach(ifindex, hasEthernet(nic), isLoopback(nic))
+	if err != nil {
+		return fmt.Errorf("attach device programs to %s: %w", nic.Attrs().Name, err)
+	}
+	d.attached[ifindex] = a
+	if err := d.objects.Maps[bpf.DeviceMapWatched].Put(uint32(ifindex), uint8(1)); err != nil {
+		d.log.Warn("transmit times of this interface's driver will be unknown", "interface", nic.Attrs().Name, "error", err)
+	}
+	return nil
+}
+
+func (d *Device) attach(ifindex int, ethernet, loopback bool) (attachment, error) {
+	names := [2]string{bpf.DeviceProgDeviceIn, bpf.DeviceProgDeviceOut}
+	if d.mode == ModeSocketFilter {
+		names = [2]string{bpf.DeviceProgDeviceSock, bpf.DeviceProgDeviceSock}
+	}
+	if !ethernet {
+		names[0] += "_l3"
+		names[1] += "_l3"
+	}
+	in, out := d.objects.Programs[names[0]], d.objects.Programs[names[1]]
+	if d.mode == ModeSocketFilter {
+		return attachSocketFilter(ifindex, in, loopback)
+	}
+	if loopback {
+		in = nil
+	}
+	if d.mode == ModeClsact {
+		return attachClsact(ifindex, in, out)
+	}
+	a, err := attachTCX(ifindex, in, out)
+	if d.mode == ModeAuto && errors.Is(err, ebpf.ErrNotSupported) {
+		d.log.Info("this kernel has no TCX (requires 6.6): using clsact")
+		d.mode = ModeClsact
+		return attachClsact(ifindex, in, out)
+	}
+	if err == nil {
+		d.mode = ModeTCX
+	}
+	return a, err
+}
+
+// Detach detaches the programs from an interface, which may be gone already.
+func (d *Device) Detach(ifindex int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a, ok := d.attached[ifindex]
+	if !ok {
+		return fmt.Errorf("interface %d: %w", ifindex, errNotAttached)
+	}
+	delete(d.attached, ifindex)
+	err := a.Close()
+	if e := d.objects.Maps[bpf.DeviceMapWatched].Delete(uint32(ifindex)); !errors.Is(e, ebpf.ErrKeyNotExist) {
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		return fmt.Errorf("detach device programs from interface %d: %w", ifindex, err)
+	}
+	return nil
+}
+
+// Run reads and sweeps until ctx is done, then flushes what is open and closes Sightings.
+func (d *Device) Run(ctx context.Context) error {
+	defer close(d.out)
+	reading, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var group errgroup.Group
+	group.Go(func() error { return d.read(reading) })
+	group.Go(func() error {
+		defer stop()
+		return d.sweepUntil(ctx)
+	})
+	return group.Wait()
+}
+
+// read forwards records until ctx is done and the ring is empty; see Probe.read.
+func (d *Device) read(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = d.reader.Flush() }) // ends a wait
+	defer stop()
+	var record ringbuf.Record
+	for {
+		d.reader.SetDeadline(time.Now().Add(d.opts.ReadInterval))
+		err := d.reader.ReadInto(&record)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
+			if ctx.Err() != nil {
+				return nil
+			}
+			continue
+		case errors.Is(err, ringbuf.ErrClosed):
+			return nil
+		case err != nil:
+			return fmt.Errorf("read ring buffer: %w", err)
+		}
+		d.received.Add(1)
+		s, err := decodeSighting(record.RawSample, d.dequeues)
+		if err != nil {
+			d.unreadable.Add(1)
+			d.log.Error("cannot decode record", "error", err)
+			continue
+		}
+		if d.dequeues && s.Direction == observe.DirectionEgress && s.Tx == (observe.Extent{}) {
+			d.txMissing.Add(1)
+		}
+		d.out <- s
+	}
+}
+
+// decodeSighting decodes a record of the ring buffer. dequeues: packets that leave the
+// qdiscs of interfaces are seen.
+func decodeSighting(raw []byte, dequeues bool) (observe.Sighting, error) {
+	const size = int(unsafe.Sizeof(bpf.DeviceSightingRecord{}))
+	if len(raw) < size {
+		return observe.Sighting{}, fmt.Errorf("record of %d bytes, want %d", len(raw), size)
+	}
+	var r bpf.DeviceSightingRecord
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), size), raw)
+	if n := int(r.ConnectionIdLen); n == 0 || n > len(r.ConnectionId) {
+		return observe.Sighting{}, fmt.Errorf("record with a connection ID of %d bytes", n)
+	}
+	const kept = bpf.DeviceSightingFlagSIGHTING_BYPASS - 1
+	s := observe.Sighting{
+		Interface: int(r.Ifindex), Direction: observe.Direction(r.Direction),
+		Source: endpointOfWords(r.Src, r.Sport), Destination: endpointOfWords(r.Dst, r.Dport),
+		ConnectionID: append([]byte(nil), r.ConnectionId[:r.ConnectionIdLen]...),
+		OptionTime:   r.OptionTime, Start: r.Start, End: r.End,
+		First: r.First, Last: r.Last, Packets: r.Packets, Retransmits: r.Retransmits,
+		Flags: observe.SightingFlags(r.Flags & kept), TTL: r.Ttl,
+	}
+	if dequeues && s.Direction == observe.DirectionEgress {
+		s.Tx = transmitted(&observe.Message{First: r.First, Last: r.Last, Tx: observe.Extent{First: r.TxFirst, Last: r.TxLast}}, dequeued{
+			bypass: r.Flags&bpf.DeviceSightingFlagSIGHTING_BYPASS != 0,
+			whole:  r.Flags&bpf.DeviceSightingFlagSIGHTING_TX_WHOLE != 0,
+		})
+	}
+	return s, nil
+}
+
+func endpointOfWords(words [2]uint64, port uint16) netip.AddrPort {
+	var addr [16]byte
+	binary.NativeEndian.PutUint64(addr[:8], words[0])
+	binary.NativeEndian.PutUint64(addr[8:], words[1])
+	return endpoint(addr, port)
+}
+
+// sweepUntil emits what is idle at intervals, and all at the end.
+func (d *Device) sweepUntil(ctx context.Context) error {
+	tick := time.NewTicker(max(d.opts.IdleTimeout/2, 10*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			_, err := d.sweep(0, maxForgetIdle)
+			return err
+		case <-tick.C:
+			if _, err := d.sweep(d.opts.IdleTimeout, maxForgetIdle); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// sweep emits messages of flows that were idle for longer, and returns the number of flows
+// that are left.
+func (d *Device) sweep(idle, forget time.Duration) (left uint64, err error) {
+	args := bpf.DeviceDeviceSweepArgs{Idle: uint64(idle), Forget: uint64(forget)}
+	if _, err := d.objects.Programs[bpf.DeviceProgDeviceSweep].Run(&ebpf.RunOptions{Context: &args, ContextOut: &args}); err != nil {
+		return 0, fmt.Errorf("sweep idle messages: %w", err)
+	}
+	return args.Left, nil
+}
+
+// Close detaches all programs and unloads them. Run must have returned or never been
+// called.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	for ifindex, a := range d.attached {
+		if err := a.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("detach from interface %d: %w", ifindex, err))
+		}
+		delete(d.attached, ifindex)
+	}
+	errs = append(errs, d.links.Close())
+	if d.reader != nil {
+		errs = append(errs, d.reader.Close())
+	}
+	d.objects.Close()
+	return errors.Join(errs...)
+}
+
+// deviceCounters has a metric for each counter of the device's programs.
+var deviceCounters = [...]metric{
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_OPTION_READ:        newMetric("layertrace_device_options_read_total", "Layertrace TCP options read."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_OPTION_UNTRUSTED:   newMetric("layertrace_device_options_untrusted_total", "Layertrace TCP options ignored because their source is not in a trusted prefix."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_OPTION_CONFLICTING: newMetric("layertrace_device_options_conflicting_total", "Layertrace TCP options ignored because their connection has another ID: they are forged, or of another experiment."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_EMITTED:            newMetric("layertrace_sightings_emitted_total", "Messages written to the ring buffer."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_UNMARKED:           newMetric("layertrace_sightings_unmarked_total", "Messages of connections with an ID whose first segment had no option: there was no room, it was sent again, or the sender writes none."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_INCOMPLETE:         newMetric("layertrace_sightings_incomplete_total", "Messages of which some bytes did not pass the interface: their times do not count."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_RETRANSMITTED:      newMetric("layertrace_device_segments_retransmitted_total", "Segments of connections with an ID seen again."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_OUT_OF_ORDER:       newMetric("layertrace_device_segments_out_of_order_total", "Segments of connections with an ID seen out of order."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_LATE:               newMetric("layertrace_device_segments_late_total", "Segments of messages already emitted."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_RING_FULL:          newMetric("layertrace_sightings_ring_full_total", "Messages lost because the ring buffer was full (raise ring-bytes)."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_MAP_FULL:           newMetric("layertrace_device_map_full_total", "Segments of connections that could not be followed because the table was full (raise max-connections)."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_FRAGMENT:           newMetric("layertrace_device_packets_fragmented_total", "IP fragments, which are skipped."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_TRUNCATED:          newMetric("layertrace_device_packets_truncated_total", "TCP packets shorter than their headers say."),
+	bpf.DeviceDeviceCounterDEVICE_COUNTER_SCRATCH_BUSY:       newMetric("layertrace_device_options_skipped_total", "Options not read because the working memory of their CPU was in use."),
+}
+
+// Counters of the reader.
+var (
+	sightingsReceived   = newMetric("layertrace_sightings_received_total", "Messages read from the ring buffer.")
+	sightingsUnreadable = newMetric("layertrace_sightings_unreadable_total", "Records that could not be decoded.")
+	sightingsTxMissing  = newMetric("layertrace_sightings_tx_missing_total", "Messages whose first or last byte was not seen in the qdisc that they passed: the time in it counts as that of the link.")
+)
+
+// DeviceMetrics collects every counter of a Device, each with value 0.
+type DeviceMetrics struct{}
+
+// Describe sends the descriptions of all counters.
+func (DeviceMetrics) Describe(out chan<- *prometheus.Desc) {
+	for _, m := range deviceCounters {
+		out <- m.desc
+	}
+	for _, m := range []metric{sightingsReceived, sightingsUnreadable, sightingsTxMissing} {
+		out <- m.desc
+	}
+}
+
+// Collect sends the counters.
+func (DeviceMetrics) Collect(out chan<- prometheus.Metric) {
+	for _, m := range deviceCounters {
+		out <- value{m, 0}.sample()
+	}
+	for _, m := range []metric{sightingsReceived, sightingsUnreadable, sightingsTxMissing} {
+		out <- value{m, 0}.sample()
+	}
+}
+
+// Describe sends the descriptions of all counters.
+func (*Device) Describe(out chan<- *prometheus.Desc) { DeviceMetrics{}.Describe(out) }
+
+// Collect sends the counters. An error makes the scrape report this collector as failed.
+func (d *Device) Collect(out chan<- prometheus.Metric) {
+	values, err := readCounters(d.objects.Maps[bpf.DeviceMapDeviceCounters], deviceCounters[:])
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(prometheus.NewInvalidDesc(err), err)
+		return
+	}
+	values = append(values,
+		value{sightingsReceived, d.received.Load()},
+		value{sightingsUnreadable, d.unreadable.Load()},
+		value{sightingsTxMissing, d.txMissing.Load()})
+	for _, v := range values {
+		out <- v.sample()
+	}
+}
