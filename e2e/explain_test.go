@@ -35,8 +35,9 @@ func TestExplainNamesTheFault(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(results) != len(faults.Kinds) {
-				t.Errorf("%d cases, want %d", len(results), len(faults.Kinds))
+			const deviceKinds = 2 // of a lab with devices, which have tests of their own
+			if len(results) != len(faults.Kinds)-deviceKinds {
+				t.Errorf("%d cases, want %d", len(results), len(faults.Kinds)-deviceKinds)
 			}
 			for _, r := range results {
 				t.Logf("%s at %s: %d µs injected, %s at %s with %d µs", r.Fault, r.Location, r.InjectedUS, r.VerdictLayer, r.VerdictLocation, r.MeasuredUS)
