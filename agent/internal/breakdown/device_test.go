@@ -27,7 +27,7 @@ type route struct {
 	request, response map[string]bool
 	// hidden are points that nothing captures: "router1 in", "router1 out".
 	hidden map[string]bool
-	// noQueue are devices of which nobody sees when packets leave their queues.
+	// noQueue are devices whose kernels do not report when packets leave a queue.
 	noQueue map[string]bool
 	clock   map[string]int64
 }

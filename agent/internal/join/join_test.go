@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/layertrace/layertrace/internal/doctable"
+
 	"github.com/spf13/pflag"
 	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
@@ -299,4 +301,21 @@ func scopeOf(name string) *tracepb.ScopeSpans {
 	s := &tracepb.ScopeSpans{Spans: []*tracepb.Span{{Name: "sighting"}}}
 	s.Scope = &commonpb.InstrumentationScope{Name: name}
 	return s
+}
+
+// The table of docs/devices.md is generated from the registered metrics.
+func TestDocumentationListsAllMetrics(t *testing.T) {
+	families, err := ExampleMetrics().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := doctable.New("metric", "type", "labels", "what")
+	for _, f := range families {
+		labels := ""
+		for _, l := range f.GetMetric()[0].GetLabel() {
+			labels = "`" + l.GetName() + "`"
+		}
+		table.Row("`"+f.GetName()+"`", strings.ToLower(f.GetType().String()), labels, f.GetHelp())
+	}
+	doctable.Check(t, "../../../docs/devices.md", map[string]*doctable.Table{"join": table})
 }

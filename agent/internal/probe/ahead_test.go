@@ -83,7 +83,7 @@ func capturing(t *testing.T, n *network, mode Mode) *Probe {
 	return p
 }
 
-// addFilter adds a clsact filter of someone else, behind those of the agent.
+// addFilter adds a clsact filter that is not the agent's, behind the agent's.
 func addFilter(t *testing.T, ifindex int, parent uint32, name string) {
 	t.Helper()
 	must(t, netlink.FilterAdd(&netlink.BpfFilter{

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -192,37 +191,21 @@ func (d *Device) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// read forwards records until ctx is done and the ring is empty; see Probe.read.
+// read forwards records until ctx is done and the ring is empty.
 func (d *Device) read(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { _ = d.reader.Flush() }) // ends a wait
-	defer stop()
-	var record ringbuf.Record
-	for {
-		d.reader.SetDeadline(time.Now().Add(d.opts.ReadInterval))
-		err := d.reader.ReadInto(&record)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
-			if ctx.Err() != nil {
-				return nil
-			}
-			continue
-		case errors.Is(err, ringbuf.ErrClosed):
-			return nil
-		case err != nil:
-			return fmt.Errorf("read ring buffer: %w", err)
-		}
+	return readRing(ctx, d.reader, d.opts.ReadInterval, func(raw []byte) {
 		d.received.Add(1)
-		s, err := decodeSighting(record.RawSample, d.dequeues)
+		s, err := decodeSighting(raw, d.dequeues)
 		if err != nil {
 			d.unreadable.Add(1)
 			d.log.Error("cannot decode record", "error", err)
-			continue
+			return
 		}
 		if d.dequeues && s.Direction == observe.DirectionEgress && s.Tx == (observe.Extent{}) {
 			d.txMissing.Add(1)
 		}
 		d.out <- s
-	}
+	})
 }
 
 // decodeSighting decodes a record of the ring buffer. dequeues: packets that leave the

@@ -25,18 +25,35 @@ import (
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
-// read forwards records until ctx is done and the ring is empty. The programs wake
-// it only when a quarter of the ring is full: a wakeup starts Go's system monitor,
-// which polls every 20 µs for a millisecond, with cold caches. Few large batches
-// are cheaper.
+// read forwards records until ctx is done and the ring is empty.
 func (p *Probe) read(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { _ = p.reader.Flush() }) // ends a wait
+	dequeues := p.drivers.seesDequeues()
+	return readRing(ctx, p.reader, p.opts.ReadInterval, func(raw []byte) {
+		p.received.Add(1)
+		o, err := decodeRecord(raw, dequeues)
+		if err != nil {
+			p.unreadable.Add(1)
+			p.log.Error("cannot decode record", "error", err)
+			return
+		}
+		if dequeues && !txKnown(&o) {
+			p.txMissing.Add(1)
+		}
+		p.out <- o
+	})
+}
+
+// readRing passes on records, which are valid during the call only, until ctx is done and
+// the ring is empty. The programs wake it only when a quarter of the ring is full: a wakeup
+// starts Go's system monitor, which polls every 20 µs for a millisecond, with cold caches.
+// Few large batches are cheaper.
+func readRing(ctx context.Context, reader *ringbuf.Reader, interval time.Duration, take func(raw []byte)) error {
+	stop := context.AfterFunc(ctx, func() { _ = reader.Flush() }) // ends a wait
 	defer stop()
 	var record ringbuf.Record
-	dequeues := p.drivers.seesDequeues()
 	for {
-		p.reader.SetDeadline(time.Now().Add(p.opts.ReadInterval))
-		err := p.reader.ReadInto(&record)
+		reader.SetDeadline(time.Now().Add(interval))
+		err := reader.ReadInto(&record)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
 			if ctx.Err() != nil {
@@ -48,17 +65,7 @@ func (p *Probe) read(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("read ring buffer: %w", err)
 		}
-		p.received.Add(1)
-		o, err := decodeRecord(record.RawSample, dequeues)
-		if err != nil {
-			p.unreadable.Add(1)
-			p.log.Error("cannot decode record", "error", err)
-			continue
-		}
-		if dequeues && !txKnown(&o) {
-			p.txMissing.Add(1)
-		}
-		p.out <- o
+		take(record.RawSample)
 	}
 }
 

@@ -250,3 +250,25 @@ func attributesOf(list []*commonpb.KeyValue) span.Attributes {
 	}
 	return a
 }
+
+// ReadReceived passes on the spans of an OTLP request of the instrumentation scopes that are
+// wanted, and the error of each that cannot be read.
+func ReadReceived(resources []*tracepb.ResourceSpans, wanted func(scope string) bool, take func(*span.Stored, error)) {
+	for _, resource := range resources {
+		var about span.Attributes
+		for _, scope := range resource.GetScopeSpans() {
+			name := scope.GetScope().GetName()
+			if !wanted(name) {
+				continue
+			}
+			if about == nil {
+				about = attributesOf(resource.GetResource().GetAttributes())
+			}
+			for _, s := range scope.GetSpans() {
+				stored, err := storedOf(s)
+				stored.Scope, stored.Resource, stored.Service = name, about, about.Text(string(semconv.ServiceNameKey))
+				take(&stored, err)
+			}
+		}
+	}
+}
