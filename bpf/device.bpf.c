@@ -23,6 +23,7 @@
  * device_dequeue            dequeue_batch -> on_dequeue
  * device_sweep              sweep_flow -> emit
  */
+#include "include/dequeue.h"
 #include "include/ip.h"
 #include "include/tcp_option.h"
 
@@ -821,32 +822,6 @@ struct {
 	__type(key, __u32);
 	__type(value, __u8);
 } watched SEC(".maps");
-
-/* Maximum number of packets dequeued at once; see driver.bpf.c. */
-#define DEQUEUE_MAX 128
-
-static COLD int dequeue_batch(const struct sk_buff *skb, const __u64 *skb_arg, __u32 ifindex,
-			      bool bypass)
-{
-	__u64 first;
-
-	/* There may be no packet. Verifiers before 6.13 assume a valid pointer argument and
-	 * optimize a check of it away.
-	 */
-	if (bpf_probe_read_kernel(&first, sizeof(first), skb_arg) || !first)
-		return 0;
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < DEQUEUE_MAX; i++) {
-		if (!skb)
-			break;
-		on_dequeue(skb, ifindex, bypass);
-		skb = skb->next;
-	}
-	return 0;
-}
-
-/* include/net/sch_generic.h */
-#define TCQ_F_CAN_BYPASS 4
 
 /* dequeue_skb, net/sched/sch_generic.c: root qdiscs of interfaces, not nested ones. */
 SEC("tp_btf/qdisc_dequeue")

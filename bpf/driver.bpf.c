@@ -10,6 +10,7 @@
  *                   note_far_side
  * packet_drop     on_drop: parse_skb, open_exchange_of, note_drop
  */
+#include "include/dequeue.h"
 #include "include/packet.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -152,34 +153,6 @@ static __always_inline void on_dequeue(const struct sk_buff *skb, __u32 ifindex,
 	x->qdisc_bypass = bypass;
 	note_far_side(x, from_client, seg.seq, seg.seq + seg.payload_len, bpf_ktime_get_ns());
 }
-
-/* Maximum number of packets dequeued at once, limited by a driver's byte limit. The
- * times of any more are unknown, which the agent counts.
- */
-#define DEQUEUE_MAX 128
-
-static COLD int dequeue_batch(const struct sk_buff *skb, const __u64 *skb_arg, __u32 ifindex,
-			      bool bypass)
-{
-	__u64 first;
-
-	/* There may be no packet. Verifiers before 6.13 assume a valid pointer argument and
-	 * optimize a check of it away.
-	 */
-	if (bpf_probe_read_kernel(&first, sizeof(first), skb_arg) || !first)
-		return 0;
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < DEQUEUE_MAX; i++) {
-		if (!skb)
-			break;
-		on_dequeue(skb, ifindex, bypass);
-		skb = skb->next;
-	}
-	return 0;
-}
-
-/* include/net/sch_generic.h */
-#define TCQ_F_CAN_BYPASS 4
 
 /* dequeue_skb, net/sched/sch_generic.c: root qdiscs of interfaces, not nested ones. */
 SEC("tp_btf/qdisc_dequeue")
