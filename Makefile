@@ -7,19 +7,22 @@ SHELL         := /bin/bash
 
 # Variables, set on the command line or in the environment; the programs read
 # them from there too:
-REQUESTS ?= # demo: front page requests per setup; evaluate: requests of a run
+REQUESTS ?= # demo: front page requests per setup; evaluate: requests of a run; mtls: of a main case
 RUNS     ?= # evaluate: runs of each case at each rate
 FRESH    ?= # evaluate: 1 starts anew instead of going on
 TRACER   ?= # demo: tracer of the Envoys, zipkin or opentelemetry
-KEEP     ?= # demo: 1 leaves the mesh and Jaeger up until Ctrl-C
-SEED     ?= # test: seed of the random tests; faults: of the faults that are drawn
+UI       ?= # demo: trace store and its UI, jaeger (API only) or zipkin (needs Java, Maven)
+KEEP     ?= # demo: 1 leaves the mesh and the trace store up until Ctrl-C
+SEED     ?= # test: seed of the random tests; faults: of the faults that are drawn; mtls: of the load and of what happens to records
 CASES    ?= # faults: how many requests, with and without a fault
+VARIANT  ?= # faults: mtls, devices, or a condition of the network (bin/lab faults --help)
 CASES_DIR ?= # cases: directory with truth.json, captures and vectors.txt (../shared/cases)
+TEMPO    ?= # stores: a program of Grafana Tempo, tested as well
 VERSION  ?= # wasm: version and name of the image (devel)
 
 # Programs that tests and linting call, and the Debian packages that provide them.
-COMMANDS := clang ip clang-format llvm-strip tcpdump tshark curl pip3 chromium
-PACKAGES := clang iproute2 clang-format llvm libbpf-dev tcpdump tshark curl python3-pip chromium
+COMMANDS := clang ip clang-format llvm-strip tcpdump tshark ngrep nginx curl pip3 chromium
+PACKAGES := clang iproute2 clang-format llvm libbpf-dev tcpdump tshark ngrep nginx-light curl python3-pip chromium
 
 GOTEST        := go test
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
@@ -33,8 +36,8 @@ help: ## Show this list
 	@echo; awk -F '[?]= # ' '/[?]= # / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: root lab ## Follow requests through a mesh: rates, one trace, Jaeger (KEEP=1)
-	@exec bin/lab demo $(if $(strip $(REQUESTS)),--requests=$(REQUESTS)) $(if $(strip $(TRACER)),--tracer=$(TRACER))
+demo: root lab ## Follow requests through a mesh, and find where a slow one was slow (KEEP=1, UI=zipkin)
+	@exec bin/lab demo $(if $(strip $(REQUESTS)),--requests=$(REQUESTS)) $(if $(strip $(TRACER)),--tracer=$(TRACER)) $(if $(strip $(UI)),--ui=$(UI))
 
 .PHONY: test
 test: root packages ## Run all tests, including the end-to-end test of the lab
@@ -60,6 +63,14 @@ kernels: packages lab ## Test the BPF programs on older kernels, in emulated mac
 bench: root lab ## Measure the cost of a packet, a request and the agent
 	@exec bin/lab bench
 
+.PHONY: bench-peers
+bench-peers: root packages lab ## Compare the cost with that of tcpdump, ngrep and tshark, half an hour
+	@exec bin/lab bench-peers
+
+.PHONY: growth
+growth: root packages lab ## Measure how the cost grows with interfaces, connections, pods and spans
+	@exec bin/lab growth
+
 .PHONY: evaluate
 evaluate: COMMANDS += java mvn
 evaluate: PACKAGES += default-jre-headless maven
@@ -72,7 +83,7 @@ reorder: lab ## Test the header-reordering filters against golden files, and mea
 
 .PHONY: faults
 faults: root lab ## Inject faults into each layer of a mesh and check explain's verdicts
-	@exec bin/lab faults $(if $(strip $(SEED)),--seed=$(SEED)) $(if $(strip $(CASES)),--cases=$(CASES))
+	@exec bin/lab faults $(if $(strip $(SEED)),--seed=$(SEED)) $(if $(strip $(CASES)),--cases=$(CASES)) $(if $(strip $(VARIANT)),--variant=$(VARIANT))
 
 .PHONY: cases
 cases: root packages lab ## Run captures whose truth is known through decode and the BPF programs (CASES_DIR)
@@ -81,17 +92,38 @@ cases: root packages lab ## Run captures whose truth is known through decode and
 	[ -d "$$dir" ] || { echo "no directory $$dir: only the project's own cases" >&2; dir=; }
 	exec bin/lab cases --dir="$$dir"
 
+.PHONY: attack
+attack: root lab ## Do to an agent what hostile traffic does, and check that each bound holds (CASE)
+	@CGO_ENABLED=0 go build -trimpath -o bin/layertrace ./agent/cmd/layertrace
+	exec bin/lab attack $(if $(strip $(CASE)),--case="$(strip $(CASE))")
+
 .PHONY: live-cases
 live-cases: root lab ## Check explain on pauses, slow readers and an outage, by the client's clock
-	@exec bin/lab live-cases $(if $(strip $(CASE)),--case="$(strip $(CASE))") $(if $(strip $(TIMES)),--times=$(TIMES))
+	@exec bin/lab live-cases $(if $(strip $(VARIANT)),--variant="$(strip $(VARIANT))") $(if $(strip $(CASE)),--case="$(strip $(CASE))") $(if $(strip $(TIMES)),--times=$(TIMES))
 
 .PHONY: devices
 devices: root lab ## Send 10,000 requests through two routers that read TCP headers only, and check their spans
 	@exec bin/lab devices $(if $(strip $(REQUESTS)),--requests=$(REQUESTS))
 
+.PHONY: mtls
+mtls: root packages lab ## Check the joins of encrypted connections against captures that tshark decrypts (SEED)
+	@exec bin/lab mtls $(if $(strip $(REQUESTS)),--requests=$(REQUESTS)) $(if $(strip $(SEED)),--seed=$(SEED))
+
+.PHONY: mtls-cost
+mtls-cost: COMMANDS += valgrind
+mtls-cost: PACKAGES += valgrind
+mtls-cost: root packages lab ## Measure what the access log for the agents costs Envoy
+	@exec bin/lab mtls-cost
+
 .PHONY: open-exchanges
 open-exchanges: root lab ## Keep 100,000 responses open for 10 minutes and watch the agent
 	@exec bin/lab open-exchanges
+
+.PHONY: stores
+stores: COMMANDS += java mvn
+stores: PACKAGES += default-jre-headless maven
+stores: root packages ## Test that explain reads the same from Jaeger, Zipkin, Tempo (TEMPO=program) and files
+	$(GOTEST) -count=1 -timeout=15m ./e2e/stores -args -zipkin $(if $(strip $(TEMPO)),-tempo=$(abspath $(TEMPO)))
 
 .PHONY: pictures
 pictures: COMMANDS += java mvn
@@ -156,6 +188,11 @@ packages:
 		exit 1
 	fi
 	apt-get update -qq
+	if [ -d /run/systemd/system ] && ! command -v nginx >/dev/null; then
+		# Only the program is needed: Debian would start a server on port 80, now and at each boot.
+		systemctl mask --runtime --quiet nginx
+		trap 'systemctl unmask --runtime --quiet nginx; systemctl disable --quiet nginx || true' EXIT
+	fi
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES)
 
 .PHONY: root

@@ -12,7 +12,7 @@
  * slow_path                 parse -> classify_payload -> track_segment
  * classify_payload          segment cache, else read_payload -> walk_head
  * walk_head                 fast_walk_packet, then parse_lines -> parse_line,
- *                             deep: parse_chunks
+ *                             deep: search_chunks
  * track_segment             on_syn | on_payload, then on_fin, end_connection, set_tracked
  * on_payload                for each part: search_on (deep), track_part
  * track_part                on_client_data (request.h) | on_server_data (response.h)
@@ -22,56 +22,7 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-SEC("tcx/ingress")
-int capture_in(struct __sk_buff *skb)
-{
-	capture(skb, ETH_HLEN, DIRECTION_INGRESS, ACCESS_DIRECT);
-	return TCX_NEXT_VERDICT;
-}
-
-SEC("tcx/egress")
-int capture_out(struct __sk_buff *skb)
-{
-	capture(skb, ETH_HLEN, DIRECTION_EGRESS, ACCESS_DIRECT);
-	return TCX_NEXT_VERDICT;
-}
-
-/* Devices without a link-layer header: tun, ipip, wireguard, ... */
-SEC("tcx/ingress")
-int capture_in_l3(struct __sk_buff *skb)
-{
-	capture(skb, 0, DIRECTION_INGRESS, ACCESS_DIRECT);
-	return TCX_NEXT_VERDICT;
-}
-
-SEC("tcx/egress")
-int capture_out_l3(struct __sk_buff *skb)
-{
-	capture(skb, 0, DIRECTION_EGRESS, ACCESS_DIRECT);
-	return TCX_NEXT_VERDICT;
-}
-
-/* A packet socket sees both directions. It receives a copy of length 0. */
-static __always_inline int capture_socket(struct __sk_buff *skb, __u32 l2)
-{
-	enum direction direction =
-		skb->pkt_type == PACKET_OUTGOING ? DIRECTION_EGRESS : DIRECTION_INGRESS;
-
-	capture(skb, l2, direction, ACCESS_LOAD);
-	return 0;
-}
-
-SEC("socket")
-int capture_sock(struct __sk_buff *skb)
-{
-	return capture_socket(skb, ETH_HLEN);
-}
-
-SEC("socket")
-int capture_sock_l3(struct __sk_buff *skb)
-{
-	return capture_socket(skb, 0);
-}
+CAPTURE_PROGRAMS(capture)
 
 #define IDLE_BUCKETS 32
 

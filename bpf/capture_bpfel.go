@@ -166,7 +166,19 @@ const (
 	CaptureCounterCOUNTER_OPEN_REPORT         CaptureCounter = 28
 	CaptureCounterCOUNTER_QUEUE_FULL          CaptureCounter = 29
 	CaptureCounterCOUNTER_FRAMING_LOST        CaptureCounter = 30
-	CaptureCounterCOUNTERS                    CaptureCounter = 31
+	CaptureCounterCOUNTER_SEARCH              CaptureCounter = 31
+	CaptureCounterCOUNTER_SEARCH_BYTES        CaptureCounter = 32
+	CaptureCounterCOUNTER_SEARCH_BUDGET       CaptureCounter = 33
+	CaptureCounterCOUNTER_CONTEXT_BEHIND      CaptureCounter = 34
+	CaptureCounterCOUNTERS                    CaptureCounter = 35
+)
+
+type CaptureDeepMode uint32
+
+const (
+	CaptureDeepModeDEEP_OFF  CaptureDeepMode = 0
+	CaptureDeepModeDEEP_ON   CaptureDeepMode = 1
+	CaptureDeepModeDEEP_AUTO CaptureDeepMode = 2
 )
 
 type CaptureDirection uint32
@@ -246,15 +258,18 @@ type CaptureExchangeRecord struct {
 	EgressDropped    uint8
 	Pad2             [2]uint8
 	Acknowledged     uint64
-	Waited           uint64
-	Held             uint64
-	Stalled          uint64
-	Unread           uint64
-	Cgroup           uint64
-	Tgid             uint32
-	ProcessName      [16]uint8
-	ResponseSeq      uint32
-	RequestLine      [96]uint8
+	Waits            struct {
+		_       structs.HostLayout
+		Waited  uint64
+		Held    uint64
+		Stalled uint64
+		Unread  uint64
+	}
+	Cgroup      uint64
+	Tgid        uint32
+	ProcessName [16]uint8
+	ResponseSeq uint32
+	RequestLine [96]uint8
 }
 
 type CapturePartialHead struct {
@@ -271,7 +286,7 @@ type CapturePartialHead struct {
 		Seen         uint8
 		Accepted     uint8
 		InLine       uint8
-		Pad          uint8
+		Behind       uint8
 		Framing      uint32
 		HeadEnd      uint32
 		Unframed     uint32
@@ -349,6 +364,8 @@ type CaptureScratch struct {
 	_            structs.HostLayout
 	Claimed      uint32
 	Slot         uint32
+	Unfinished   uint64
+	Resume       uint64
 	SegmentCache [8]struct {
 		_          structs.HostLayout
 		SeqAck     uint64
@@ -373,7 +390,7 @@ type CaptureScratch struct {
 		Seen         uint8
 		Accepted     uint8
 		InLine       uint8
-		Pad          uint8
+		Behind       uint8
 		Framing      uint32
 		HeadEnd      uint32
 		Unframed     uint32
@@ -479,8 +496,15 @@ type CaptureScratch struct {
 		Pad        [1]uint8
 	}
 	Text    [8320]uint8
-	Options [80]uint8
-	Id      struct {
+	Options struct {
+		_        structs.HostLayout
+		Time     uint64
+		Id       [8]uint8
+		IdLen    uint32
+		Position uint32
+		Bytes    [80]uint8
+	}
+	Id struct {
 		_        structs.HostLayout
 		TraceId  [16]uint8
 		SpanId   [8]uint8
@@ -490,15 +514,16 @@ type CaptureScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Blank           CaptureConnection
-	Queued          CaptureQueuedRequest
-	ConnectionId    [8]uint8
-	OptionTime      uint64
-	High            uint64
-	Low             uint64
-	OptionPos       uint32
-	ConnectionIdLen uint8
-	Pad             [3]uint8
+	Blank  CaptureConnection
+	Queued CaptureQueuedRequest
+	High   uint64
+	Low    uint64
+}
+
+type CaptureSearchBudget struct {
+	_    structs.HostLayout
+	At   uint64
+	Left int64
 }
 
 type CaptureSweepArgs struct {
@@ -570,6 +595,9 @@ const (
 	CaptureWindowWINDOW_MAX          CaptureWindow = 4096
 	CaptureWindowDEEP_WINDOW_DEFAULT CaptureWindow = 65536
 	CaptureWindowDEEP_WINDOW_MAX     CaptureWindow = 16777216
+	CaptureWindowDEEP_BUDGET_MIN     CaptureWindow = 65536
+	CaptureWindowDEEP_BUDGET_DEFAULT CaptureWindow = 16777216
+	CaptureWindowDEEP_BUDGET_MAX     CaptureWindow = 1073741824
 )
 
 // Names of all BPF objects in the ELF.
@@ -582,6 +610,7 @@ const (
 	CaptureMapPartialHeads       = "partial_heads"
 	CaptureMapQueuedRequests     = "queued_requests"
 	CaptureMapScratches          = "scratches"
+	CaptureMapSearchBudgets      = "search_budgets"
 	CaptureMapTrackedConnections = "tracked_connections"
 	CaptureMapTrustedPrefixes    = "trusted_prefixes"
 	CaptureMapUnseenCounters     = "unseen_counters"
@@ -594,6 +623,7 @@ const (
 	CaptureProgSweep             = "sweep"
 	CaptureVarContextHeaders     = "context_headers"
 	CaptureVarDeep               = "deep"
+	CaptureVarDeepBudget         = "deep_budget"
 	CaptureVarDeepWindow         = "deep_window"
 	CaptureVarFilterPorts        = "filter_ports"
 	CaptureVarOrdered            = "ordered"
@@ -665,6 +695,7 @@ type CaptureMapSpecs struct {
 	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
 	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
+	SearchBudgets      *ebpf.MapSpec `ebpf:"search_budgets"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
 	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
@@ -676,6 +707,7 @@ type CaptureMapSpecs struct {
 type CaptureVariableSpecs struct {
 	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
 	Deep           *ebpf.VariableSpec `ebpf:"deep"`
+	DeepBudget     *ebpf.VariableSpec `ebpf:"deep_budget"`
 	DeepWindow     *ebpf.VariableSpec `ebpf:"deep_window"`
 	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
 	Ordered        *ebpf.VariableSpec `ebpf:"ordered"`
@@ -712,6 +744,7 @@ type CaptureMaps struct {
 	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
 	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
 	Scratches          *ebpf.Map `ebpf:"scratches"`
+	SearchBudgets      *ebpf.Map `ebpf:"search_budgets"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
 	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
@@ -725,6 +758,7 @@ func (m *CaptureMaps) Close() error {
 		m.PartialHeads,
 		m.QueuedRequests,
 		m.Scratches,
+		m.SearchBudgets,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
 		m.UnseenCounters,
@@ -737,6 +771,7 @@ func (m *CaptureMaps) Close() error {
 type CaptureVariables struct {
 	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
 	Deep           *ebpf.Variable `ebpf:"deep"`
+	DeepBudget     *ebpf.Variable `ebpf:"deep_budget"`
 	DeepWindow     *ebpf.Variable `ebpf:"deep_window"`
 	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
 	Ordered        *ebpf.Variable `ebpf:"ordered"`

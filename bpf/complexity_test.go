@@ -4,7 +4,6 @@ package bpf_test
 
 import (
 	"errors"
-	"maps"
 	"regexp"
 	"strconv"
 	"strings"
@@ -24,6 +23,13 @@ import (
 // most.
 const complexityMax = 520_000
 
+// A packet socket takes a program of this size: the kernel's default of
+// net.core.optmem_max, of which struct bpf_prog takes some bytes.
+const (
+	optionMemory    = 131072
+	programOverhead = 128
+)
+
 var processed = regexp.MustCompile(`processed (\d+) insns`)
 
 // variants are values for the constants of the programs, as the agent sets them for its
@@ -38,7 +44,7 @@ func variants(t *testing.T) map[string]map[string]any {
 	copy(ranks[:], tracecontext.Ranks([]tracecontext.Format{tracecontext.FormatJaeger, tracecontext.FormatB3, tracecontext.FormatW3C}))
 	ports := [65536 / 8]uint8{80 / 8: 1 << (80 % 8), 65535 / 8: 1 << (65535 % 8)}
 	everything := map[string]any{
-		bpf.CaptureVarDeep:              true,
+		bpf.CaptureVarDeep:              uint32(bpf.CaptureDeepModeDEEP_ON),
 		bpf.CaptureVarPrefixWindow:      uint32(bpf.CaptureWindowWINDOW_MAX),
 		bpf.CaptureVarDeepWindow:        uint32(bpf.CaptureWindowDEEP_WINDOW_MAX),
 		bpf.CaptureVarFilterPorts:       true,
@@ -53,10 +59,18 @@ func variants(t *testing.T) map[string]map[string]any {
 		bpf.SockopsVarOptionPorts:       ports,
 		bpf.SockopsVarOptionLayout:      bpf.SockopsOptionLayoutOPTION_PAPER,
 	}
-	notDeep := maps.Clone(everything)
-	delete(notDeep, bpf.CaptureVarDeep)
+	with := func(mode bpf.CaptureDeepMode, values map[string]any) map[string]any {
+		all := map[string]any{bpf.CaptureVarDeep: uint32(mode)}
+		for name, value := range values {
+			if name != bpf.CaptureVarDeep {
+				all[name] = value
+			}
+		}
+		return all
+	}
 	return map[string]map[string]any{
-		"default": {}, "deep": {bpf.CaptureVarDeep: true}, "all but deep": notDeep, "everything": everything,
+		"default": {}, "deep": with(bpf.CaptureDeepModeDEEP_ON, nil), "not deep": with(bpf.CaptureDeepModeDEEP_OFF, nil),
+		"everything": everything, "all but deep": with(bpf.CaptureDeepModeDEEP_OFF, everything), "everything, auto": with(bpf.CaptureDeepModeDEEP_AUTO, everything),
 	}
 }
 
@@ -83,7 +97,7 @@ func TestComplexity(t *testing.T) {
 	used := map[string]bool{}
 	all := variants(t)
 	for object, load := range map[string]func() (*ebpf.CollectionSpec, error){
-		"capture": bpf.LoadCapture, "device": bpf.LoadDevice, "socket": bpf.LoadSocket, "driver": bpf.LoadDriver, "sockops": bpf.LoadSockops,
+		"capture": bpf.LoadCapture, "device": bpf.LoadDevice, "encrypted": bpf.LoadEncrypted, "socket": bpf.LoadSocket, "driver": bpf.LoadDriver, "sockops": bpf.LoadSockops,
 	} {
 		for variant, values := range all {
 			spec, err := load()
@@ -141,6 +155,15 @@ func complexity(t *testing.T, spec *ebpf.CollectionSpec, name string) int {
 		t.Fatalf("load %s (as root): %v\n%s", name, err, endOfLog(one))
 	}
 	defer coll.Close()
+	if p := coll.Programs[name]; p.Type() == ebpf.SocketFilter {
+		info, err := p.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if size, err := info.TranslatedSize(); err != nil || size+programOverhead > optionMemory {
+			t.Errorf("%d bytes (%v), want at most %d, as a socket's option memory takes no more", size, err, optionMemory-programOverhead)
+		}
+	}
 	m := processed.FindStringSubmatch(coll.Programs[name].VerifierLog)
 	if m == nil {
 		t.Fatalf("no number of instructions in the verifier's log: %q", coll.Programs[name].VerifierLog)

@@ -24,8 +24,9 @@
  * device_sweep              sweep_flow -> emit
  */
 #include "include/dequeue.h"
+#include "include/hooks.h"
 #include "include/ip.h"
-#include "include/tcp_option.h"
+#include "include/walk_options.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -34,8 +35,6 @@ const volatile bool filter_ports;
 const volatile __u8 ports[PORT_BYTES];
 /* Ring fill in bytes at which user space is woken. */
 const volatile __u64 ring_wakeup_fill = 1 << 20;
-/* Network namespace of the watched interfaces, whose indexes are unique only there. */
-const volatile __u32 watched_netns;
 
 /* Metric names and help texts: agent/internal/probe/device.go. */
 enum device_counter {
@@ -68,11 +67,6 @@ static __always_inline void count(enum device_counter which)
 	increment(&device_counters, which);
 }
 
-enum device_direction {
-	DEVICE_INGRESS = 1,
-	DEVICE_EGRESS = 2,
-};
-
 /* One direction of a connection at an interface. The direction through the interface is
  * part of the key: a router may send a packet back where it came from.
  */
@@ -82,7 +76,7 @@ struct flow_key {
 	__u16 dport;
 	__u64 src[2];
 	__u64 dst[2];
-	__u32 direction; /* enum device_direction */
+	__u32 direction; /* enum direction */
 	__u32 pad;
 };
 
@@ -92,8 +86,10 @@ enum sighting_flag {
 	SIGHTING_INCOMPLETE = 1 << 1, /* some of its bytes did not pass */
 	SIGHTING_OUT_OF_ORDER = 1 << 2,
 	SIGHTING_FROM_OPENER = 1 << 3, /* its sender has sent the SYN */
-	SIGHTING_BYPASS = 1 << 4,      /* packets bypass the qdisc while it is empty */
-	SIGHTING_TX_WHOLE = 1 << 5,    /* the last byte was seen at the qdisc */
+	SIGHTING_BOTH_WAYS = 1 << 4,   /* the other direction of the connection passes too */
+	SIGHTING_BYPASS = 1 << 5,      /* packets bypass the qdisc while it is empty */
+	SIGHTING_TX_WHOLE = 1 << 6,    /* the last byte was seen at the qdisc */
+	SIGHTING_TX_SKIPPED = 1 << 7,  /* some byte before it was not, without a bypass */
 };
 
 /* A run as user space reads it from the ring buffer. Times are in ns of CLOCK_MONOTONIC,
@@ -122,6 +118,19 @@ struct sighting_record {
 	__u8 pad;
 };
 
+/* Bytes from start on and before end; empty if they are the same. */
+struct hole {
+	__u32 start;
+	__u32 end;
+};
+
+#define HOLES 3
+
+struct holes {
+	struct hole some[HOLES];
+	__u32 more; /* there were more at once */
+};
+
 struct flow {
 	/* number of the run << 1 | emitted; see struct connection in connection.h */
 	__u64 claim;
@@ -133,11 +142,11 @@ struct flow {
 	__u64 option_time;
 	__u8 id[8];
 	__u32 start;
-	__u32 next; /* highest sequence number seen, of all runs */
-	__u32 ack;  /* of the run's segments */
-	__u32 gap_start;
-	__u32 gap_end; /* of the bytes in [gap_start, gap_end) some are missing so far */
-	__u32 missing; /* that many */
+	__u32 next;	       /* highest sequence number seen, of all runs */
+	__u32 ack;	       /* of the run's segments */
+	__u32 floor;	       /* bytes between it and start may be of the run */
+	struct holes holes;    /* in the run: these bytes did not pass so far */
+	struct holes tx_holes; /* and these did not leave the qdisc */
 	__u32 tx_next;
 	__u32 packets;
 	__u32 retransmits;
@@ -164,21 +173,13 @@ struct {
 /* Puts the type into the object, for the Go bindings. */
 const struct sighting_record *unused_record __attribute__((unused));
 
-/* Longest options of a TCP header, and the next power of two. */
-#define OPTIONS_MAX 40
-#define OPTIONS_BOUND 64
-
-/* The headers of a segment, and working memory for its options: the verifier would follow
- * each value of a position that is kept on the stack.
+/* Working memory: the verifier would follow each value of a position that is kept on the
+ * stack.
  */
 struct scratch {
 	__u32 claimed;
-	__u32 position;
-	__u8 options[OPTIONS_BOUND + OPTIONS_SIZE];
-	__u8 id[8];
-	__u64 time;
-	__u32 id_len;
 	__u32 pad;
+	struct options options;
 };
 
 struct {
@@ -187,6 +188,12 @@ struct {
 	__type(key, __u32);
 	__type(value, struct scratch);
 } scratches SEC(".maps");
+
+/* The benchmark repeats one packet and redefines these to make each run a new segment. */
+#ifndef SEQUENCE_NUMBER
+#define SEQUENCE_NUMBER(tcp) bpf_ntohl((tcp).seq)
+#define ACKNOWLEDGEMENT(tcp) bpf_ntohl((tcp).ack)
+#endif
 
 struct headers {
 	struct flow_key key;
@@ -198,11 +205,6 @@ struct headers {
 	__u32 flags;
 	__u32 ttl;
 };
-
-static __always_inline bool before(__u32 a, __u32 b)
-{
-	return (__s32)(a - b) < 0;
-}
 
 /* The only function that reads a packet at an interface. len is the length of a header, or
  * of the options as the TCP header has it.
@@ -262,8 +264,8 @@ static __always_inline bool parse_tcp(struct __sk_buff *skb, __u32 off, __u32 en
 	h->option_len = data_off - h->option_off;
 	h->payload_len = end - data_off;
 	h->flags = tcp.flags;
-	h->seq = bpf_ntohl(tcp.seq);
-	h->ack = bpf_ntohl(tcp.ack);
+	h->seq = SEQUENCE_NUMBER(tcp);
+	h->ack = ACKNOWLEDGEMENT(tcp);
 	h->key.sport = bpf_ntohs(tcp.src);
 	h->key.dport = bpf_ntohs(tcp.dst);
 	return true;
@@ -323,55 +325,6 @@ static __always_inline bool is_trusted(const struct flow_key *key)
 	return bpf_map_lookup_elem(&trusted_prefixes, &prefix) != NULL;
 }
 
-/* Parses len bytes of s->options into id and time. Returns 1 if one of our options was
- * found.
- */
-VERIFIED_ALONE int walk_options(struct scratch *s, __u32 len)
-{
-	if (!s)
-		return 0;
-	s->position = 0;
-	s->id_len = 0;
-	s->time = 0;
-	for (int n = 0; n < OPTIONS_MAX; n++) {
-		__u32 i = *(volatile __u32 *)&s->position;
-		__u8 *option = s->options + (i & (OPTIONS_BOUND - 1));
-		__u8 kind = option[0], size = option[1];
-
-		if (i >= len || kind == OPTION_END)
-			break;
-		if (kind == OPTION_NOP) {
-			s->position = i + 1;
-			continue;
-		}
-		if (size < 2 || i + size > len)
-			break;
-		if (kind == OPTION_EXP2 && size == sizeof(struct compact_option)) {
-			struct compact_option *o = (void *)option;
-
-			if (o->exid == bpf_htons(OPTION_EXID)) {
-				__builtin_memcpy(s->id, o->id, sizeof(o->id));
-				s->id_len = sizeof(o->id);
-				s->time = bpf_ntohl(o->time_us);
-				break;
-			}
-		} else if (kind == OPTION_EXP1 && size == sizeof(struct paper_id_option)) {
-			struct paper_id_option *o = (void *)option;
-
-			__builtin_memset(s->id, 0, sizeof(s->id));
-			__builtin_memcpy(s->id, o->id, sizeof(o->id));
-			s->id_len = sizeof(o->id);
-		} else if (kind == OPTION_EXP2 && size == sizeof(struct paper_time_option) &&
-			   s->id_len) {
-			struct paper_time_option *o = (void *)option;
-
-			s->time = bpf_be64_to_cpu(o->time_ns);
-		}
-		s->position = i + size;
-	}
-	return s->id_len != 0;
-}
-
 /* Usual options of a data segment: NOP, NOP, timestamps. */
 #define TIMESTAMPS_LEN 12
 
@@ -400,10 +353,11 @@ static __noinline int find_option(struct __sk_buff *skb, const struct headers *h
 		count(DEVICE_COUNTER_SCRATCH_BUSY);
 		return 0;
 	}
-	if (!load_header(skb, h->option_off, s->options, len) && walk_options(s, len)) {
-		o->id_len = s->id_len;
-		o->time = s->time ?: 1;
-		__builtin_memcpy(o->id, s->id, sizeof(o->id));
+	if (!load_header(skb, h->option_off, s->options.bytes, len) &&
+	    walk_options(&s->options, len)) {
+		o->id_len = s->options.id_len;
+		o->time = s->options.time ?: 1;
+		__builtin_memcpy(o->id, s->options.id, sizeof(o->id));
 	}
 	asm volatile("" ::: "memory");
 	*(volatile __u32 *)&s->claimed = 0;
@@ -418,22 +372,95 @@ static __noinline int find_option(struct __sk_buff *skb, const struct headers *h
 	return 1;
 }
 
+/* The key of the other direction of the connection at the interface. */
+static __always_inline struct flow_key other_direction(const struct flow_key *key)
+{
+	struct flow_key other = {
+		.ifindex = key->ifindex,
+		.sport = key->dport,
+		.dport = key->sport,
+		.direction = DIRECTION_INGRESS + DIRECTION_EGRESS - key->direction,
+	};
+
+	for (int i = 0; i < 2; i++) {
+		other.src[i] = key->dst[i];
+		other.dst[i] = key->src[i];
+	}
+	return other;
+}
+
+static __always_inline bool has_holes(const struct holes *holes)
+{
+	bool has = holes->more;
+
+	for (int i = 0; i < HOLES; i++)
+		has |= holes->some[i].start != holes->some[i].end;
+	return has;
+}
+
+static COLD int open_hole(struct holes *holes, __u32 start, __u32 end)
+{
+	for (int i = 0; i < HOLES; i++) {
+		struct hole *hole = &holes->some[i];
+
+		if (hole->start != hole->end)
+			continue;
+		hole->start = start;
+		hole->end = end;
+		return 0;
+	}
+	holes->more = 1;
+	return 0;
+}
+
+/* Reports whether any of these bytes was missing. */
+static COLD int fill_holes(struct holes *holes, __u32 start, __u32 end)
+{
+	struct hole rest = {};
+	bool filled = false;
+
+	for (int i = 0; i < HOLES; i++) {
+		struct hole *hole = &holes->some[i];
+
+		if (hole->start == hole->end || !before(start, hole->end) ||
+		    !before(hole->start, end))
+			continue;
+		filled = true;
+		if (before(hole->start, start) && before(end, hole->end))
+			rest = (struct hole){end, hole->end};
+		if (before(hole->start, start))
+			hole->end = start;
+		else
+			hole->start = before(end, hole->end) ? end : hole->end;
+	}
+	if (rest.start != rest.end)
+		open_hole(holes, rest.start, rest.end);
+	return filled;
+}
+
 /* Emits the run unless that was done. */
 static __noinline int emit(const struct flow_key *key, struct flow *f, __u64 claim)
 {
+	struct flow_key other = other_direction(key);
 	struct sighting_record *r;
 	__u32 flags = f->flags;
+	struct flow *peer;
 
 	if (claim & 1 || __sync_val_compare_and_swap(&f->claim, claim, claim | 1) != claim)
 		return 0;
 	if (flags & SIGHTING_UNMARKED)
 		count(DEVICE_COUNTER_UNMARKED);
-	if (f->missing) {
+	if (has_holes(&f->holes)) {
 		flags |= SIGHTING_INCOMPLETE;
 		count(DEVICE_COUNTER_INCOMPLETE);
 	}
 	if (f->tx_next == f->next)
 		flags |= SIGHTING_TX_WHOLE;
+	if (has_holes(&f->tx_holes))
+		flags |= SIGHTING_TX_SKIPPED;
+	peer = bpf_map_lookup_elem(&flows, &other);
+	if (peer && *(__u64 *)peer->id == *(__u64 *)f->id)
+		flags |= SIGHTING_BOTH_WAYS;
 	r = bpf_ringbuf_reserve(&sightings, sizeof(*r), 0);
 	if (!r) {
 		count(DEVICE_COUNTER_RING_FULL);
@@ -468,23 +495,6 @@ static __noinline int emit(const struct flow_key *key, struct flow *f, __u64 cla
 	return 0;
 }
 
-/* The other direction of the connection at the interface. */
-static __always_inline struct flow *peer_of(const struct flow_key *key)
-{
-	struct flow_key peer = {
-		.ifindex = key->ifindex,
-		.sport = key->dport,
-		.dport = key->sport,
-		.direction = DEVICE_INGRESS + DEVICE_EGRESS - key->direction,
-	};
-
-	for (int i = 0; i < 2; i++) {
-		peer.src[i] = key->dst[i];
-		peer.dst[i] = key->src[i];
-	}
-	return bpf_map_lookup_elem(&flows, &peer);
-}
-
 /* Stores a flow with an ID and without a run. */
 static __always_inline struct flow *new_flow(const struct flow_key *key, const __u8 *id,
 					     __u32 id_len)
@@ -502,11 +512,21 @@ static __always_inline struct flow *new_flow(const struct flow_key *key, const _
 static __always_inline void on_syn(const struct headers *h, struct flow *f, const struct option *o,
 				   __u64 now)
 {
+	struct flow_key other;
+	struct flow *peer;
+
 	if (f && f->opened && f->syn == h->seq)
 		return; /* a copy */
+	/* What is known of these addresses and ports is of an earlier connection. */
 	if (f) {
 		emit(&h->key, f, f->claim);
 		bpf_map_delete_elem(&flows, &h->key);
+	}
+	other = other_direction(&h->key);
+	peer = bpf_map_lookup_elem(&flows, &other);
+	if (peer) {
+		emit(&other, peer, peer->claim);
+		bpf_map_delete_elem(&flows, &other);
 	}
 	if (!o->id_len)
 		return;
@@ -536,10 +556,9 @@ static __always_inline void begin_run(const struct headers *h, struct flow *f, _
 	f->start = start;
 	f->tx_next = start;
 	f->ack = h->ack;
-	/* Bytes of the run may be in the gap before it. */
-	f->gap_start = f->valid ? f->next : start;
-	f->gap_end = start;
-	f->missing = 0;
+	f->floor = f->valid ? f->next : start;
+	__builtin_memset(&f->holes, 0, sizeof(f->holes));
+	__builtin_memset(&f->tx_holes, 0, sizeof(f->tx_holes));
 	f->packets = 0;
 	f->retransmits = 0;
 	f->flags = (f->opened ? SIGHTING_FROM_OPENER : 0) | (o->id_len ? 0 : SIGHTING_UNMARKED);
@@ -548,19 +567,21 @@ static __always_inline void begin_run(const struct headers *h, struct flow *f, _
 }
 
 /* A segment, or the rest of one, without a byte after next. */
-static __always_inline void on_old_bytes(const struct headers *h, struct flow *f,
-					 const struct option *o, __u64 now)
+static COLD int on_old_bytes(const struct headers *h, struct flow *f, const struct option *o,
+			     __u64 now)
 {
-	__u32 end = h->seq + h->payload_len, fill;
+	__u32 end = h->seq + h->payload_len;
 
 	if (f->claim & 1) {
 		count(DEVICE_COUNTER_LATE);
-		return;
+		return 0;
 	}
 	if (h->ack == f->ack && before(h->seq, f->start) && !before(f->start, end) &&
-	    !before(h->seq, f->gap_start)) {
+	    !before(h->seq, f->floor)) {
 		/* The start of the run, later than what follows. */
-		f->missing += f->start - end;
+		if (end != f->start)
+			open_hole(&f->holes, end, f->start);
+		open_hole(&f->tx_holes, h->seq, f->start);
 		f->start = h->seq;
 		f->last = now;
 		f->packets++;
@@ -570,19 +591,18 @@ static __always_inline void on_old_bytes(const struct headers *h, struct flow *f
 			f->flags &= ~SIGHTING_UNMARKED;
 		}
 		count(DEVICE_COUNTER_OUT_OF_ORDER);
-		return;
+		return 0;
 	}
-	if (f->missing && before(h->seq, f->gap_end) && before(f->gap_start, end)) {
-		fill = h->payload_len;
-		f->missing -= fill < f->missing ? fill : f->missing;
+	if (fill_holes(&f->holes, h->seq, end)) {
 		f->last = now;
 		f->packets++;
 		f->flags |= SIGHTING_OUT_OF_ORDER;
 		count(DEVICE_COUNTER_OUT_OF_ORDER);
-		return;
+		return 0;
 	}
 	f->retransmits++;
 	count(DEVICE_COUNTER_RETRANSMITTED);
+	return 0;
 }
 
 static __always_inline void on_data(const struct headers *h, struct flow *f, const struct option *o,
@@ -605,10 +625,7 @@ static __always_inline void on_data(const struct headers *h, struct flow *f, con
 	if (begins) {
 		begin_run(h, f, start, o, now);
 	} else if (before(f->next, start)) {
-		if (!f->missing)
-			f->gap_start = f->next;
-		f->gap_end = start;
-		f->missing += start - f->next;
+		open_hole(&f->holes, f->next, start);
 		f->flags |= SIGHTING_OUT_OF_ORDER;
 	}
 	f->next = end;
@@ -624,6 +641,7 @@ static __always_inline void on_data(const struct headers *h, struct flow *f, con
 static __always_inline void on_segment(struct __sk_buff *skb, struct headers *h)
 {
 	struct option o = {};
+	struct flow_key other;
 	struct flow *f, *peer;
 	__u64 now = bpf_ktime_get_ns();
 
@@ -643,7 +661,8 @@ static __always_inline void on_segment(struct __sk_buff *skb, struct headers *h)
 	if (!f && o.id_len) {
 		f = new_flow(&h->key, o.id, o.id_len);
 	} else if (!f) {
-		peer = peer_of(&h->key);
+		other = other_direction(&h->key);
+		peer = bpf_map_lookup_elem(&flows, &other);
 		if (peer)
 			f = new_flow(&h->key, peer->id, peer->id_len);
 	}
@@ -668,8 +687,9 @@ static __always_inline void on_segment(struct __sk_buff *skb, struct headers *h)
 	on_data(h, f, &o, now);
 }
 
-static __always_inline void capture(struct __sk_buff *skb, __u32 l2,
-				    enum device_direction direction)
+/* Body of the programs at interfaces. Both kinds of access use the same helper here. */
+static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direction direction,
+				    const enum access access)
 {
 	struct headers h = {};
 
@@ -684,53 +704,7 @@ static __always_inline void capture(struct __sk_buff *skb, __u32 l2,
 	on_segment(skb, &h);
 }
 
-SEC("tcx/ingress")
-int device_in(struct __sk_buff *skb)
-{
-	capture(skb, ETH_HLEN, DEVICE_INGRESS);
-	return TCX_NEXT_VERDICT;
-}
-
-SEC("tcx/egress")
-int device_out(struct __sk_buff *skb)
-{
-	capture(skb, ETH_HLEN, DEVICE_EGRESS);
-	return TCX_NEXT_VERDICT;
-}
-
-/* Devices without a link-layer header: tun, ipip, wireguard, ... */
-SEC("tcx/ingress")
-int device_in_l3(struct __sk_buff *skb)
-{
-	capture(skb, 0, DEVICE_INGRESS);
-	return TCX_NEXT_VERDICT;
-}
-
-SEC("tcx/egress")
-int device_out_l3(struct __sk_buff *skb)
-{
-	capture(skb, 0, DEVICE_EGRESS);
-	return TCX_NEXT_VERDICT;
-}
-
-/* A packet socket sees both directions. It receives a copy of length 0. */
-static __always_inline int capture_socket(struct __sk_buff *skb, __u32 l2)
-{
-	capture(skb, l2, skb->pkt_type == PACKET_OUTGOING ? DEVICE_EGRESS : DEVICE_INGRESS);
-	return 0;
-}
-
-SEC("socket")
-int device_sock(struct __sk_buff *skb)
-{
-	return capture_socket(skb, ETH_HLEN);
-}
-
-SEC("socket")
-int device_sock_l3(struct __sk_buff *skb)
-{
-	return capture_socket(skb, 0);
-}
+CAPTURE_PROGRAMS(device)
 
 /* The only function that reads a packet at a qdisc. len is the length of a header. */
 static __noinline long read_header(void *to, __u32 len, const void *from)
@@ -793,7 +767,7 @@ static __always_inline bool read_headers(const struct sk_buff *skb, struct heade
 /* A watched interface's qdisc releases a packet. */
 static __always_inline void on_dequeue(const struct sk_buff *skb, __u32 ifindex, bool bypass)
 {
-	struct headers h = {.key = {.ifindex = ifindex, .direction = DEVICE_EGRESS}};
+	struct headers h = {.key = {.ifindex = ifindex, .direction = DIRECTION_EGRESS}};
 	struct flow *f;
 	__u32 end;
 	__u64 now;
@@ -802,41 +776,31 @@ static __always_inline void on_dequeue(const struct sk_buff *skb, __u32 ifindex,
 		return;
 	f = bpf_map_lookup_elem(&flows, &h.key);
 	end = h.seq + h.payload_len;
-	/* Only bytes of the run that have not left yet. */
-	if (!f || f->claim & 1 || before(h.seq, f->start) || before(f->next, end) ||
-	    !before(f->tx_next, end))
+	if (!f || f->claim & 1 || before(h.seq, f->start) || before(f->next, end))
 		return;
 	now = bpf_ktime_get_ns();
+	if (!before(f->tx_next, end)) {
+		/* Old bytes: what was dropped before, or what copies have overtaken. */
+		if (fill_holes(&f->tx_holes, h.seq, end))
+			f->tx_last = now;
+		return;
+	}
+	if (bypass)
+		f->flags |= SIGHTING_BYPASS;
+	else if (before(f->tx_next, h.seq))
+		open_hole(&f->tx_holes, f->tx_next, h.seq);
 	if (!f->tx_first)
 		f->tx_first = now;
 	f->tx_last = now;
 	f->tx_next = end;
-	if (bypass)
-		f->flags |= SIGHTING_BYPASS;
 }
-
-/* Watched interfaces. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, __u32);
-	__type(value, __u8);
-} watched SEC(".maps");
 
 /* dequeue_skb, net/sched/sch_generic.c: root qdiscs of interfaces, not nested ones. */
 SEC("tp_btf/qdisc_dequeue")
 int BPF_PROG(device_dequeue, const struct Qdisc *queue, const struct netdev_queue *to, int packets,
 	     const struct sk_buff *skb)
 {
-	const struct net_device *dev = to->dev;
-	__u32 ifindex;
-
-	if (!dev || dev->nd_net.net->ns.inum != watched_netns)
-		return 0;
-	ifindex = dev->ifindex;
-	if (!bpf_map_lookup_elem(&watched, &ifindex))
-		return 0;
-	return dequeue_batch(skb, &ctx[3], ifindex, queue->flags & TCQ_F_CAN_BYPASS);
+	return dequeue_batch_from(queue, to, skb, &ctx[3]);
 }
 
 /* Times in ns: a run is emitted when no segment of its flow has passed for idle, and the

@@ -41,21 +41,37 @@ type DeviceDeviceSweepArgs struct {
 }
 
 type DeviceFlow struct {
-	_           structs.HostLayout
-	Claim       uint64
-	Touched     uint64
-	First       uint64
-	Last        uint64
-	TxFirst     uint64
-	TxLast      uint64
-	OptionTime  uint64
-	Id          [8]uint8
-	Start       uint32
-	Next        uint32
-	Ack         uint32
-	GapStart    uint32
-	GapEnd      uint32
-	Missing     uint32
+	_          structs.HostLayout
+	Claim      uint64
+	Touched    uint64
+	First      uint64
+	Last       uint64
+	TxFirst    uint64
+	TxLast     uint64
+	OptionTime uint64
+	Id         [8]uint8
+	Start      uint32
+	Next       uint32
+	Ack        uint32
+	Floor      uint32
+	Holes      struct {
+		_    structs.HostLayout
+		Some [3]struct {
+			_     structs.HostLayout
+			Start uint32
+			End   uint32
+		}
+		More uint32
+	}
+	TxHoles struct {
+		_    structs.HostLayout
+		Some [3]struct {
+			_     structs.HostLayout
+			Start uint32
+			End   uint32
+		}
+		More uint32
+	}
 	TxNext      uint32
 	Packets     uint32
 	Retransmits uint32
@@ -85,14 +101,17 @@ type DevicePrefixKey struct {
 }
 
 type DeviceScratch struct {
-	_        structs.HostLayout
-	Claimed  uint32
-	Position uint32
-	Options  [80]uint8
-	Id       [8]uint8
-	Time     uint64
-	IdLen    uint32
-	Pad      uint32
+	_       structs.HostLayout
+	Claimed uint32
+	Pad     uint32
+	Options struct {
+		_        structs.HostLayout
+		Time     uint64
+		Id       [8]uint8
+		IdLen    uint32
+		Position uint32
+		Bytes    [80]uint8
+	}
 }
 
 type DeviceSightingFlag uint32
@@ -102,8 +121,10 @@ const (
 	DeviceSightingFlagSIGHTING_INCOMPLETE   DeviceSightingFlag = 2
 	DeviceSightingFlagSIGHTING_OUT_OF_ORDER DeviceSightingFlag = 4
 	DeviceSightingFlagSIGHTING_FROM_OPENER  DeviceSightingFlag = 8
-	DeviceSightingFlagSIGHTING_BYPASS       DeviceSightingFlag = 16
-	DeviceSightingFlagSIGHTING_TX_WHOLE     DeviceSightingFlag = 32
+	DeviceSightingFlagSIGHTING_BOTH_WAYS    DeviceSightingFlag = 16
+	DeviceSightingFlagSIGHTING_BYPASS       DeviceSightingFlag = 32
+	DeviceSightingFlagSIGHTING_TX_WHOLE     DeviceSightingFlag = 64
+	DeviceSightingFlagSIGHTING_TX_SKIPPED   DeviceSightingFlag = 128
 )
 
 type DeviceSightingRecord struct {
@@ -134,26 +155,27 @@ type DeviceSightingRecord struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DeviceMapDeviceCounters  = "device_counters"
-	DeviceMapFlows           = "flows"
-	DeviceMapScratches       = "scratches"
-	DeviceMapSightings       = "sightings"
-	DeviceMapTrustedPrefixes = "trusted_prefixes"
-	DeviceMapWatched         = "watched"
-	DeviceProgDeviceDequeue  = "device_dequeue"
-	DeviceProgDeviceIn       = "device_in"
-	DeviceProgDeviceInL3     = "device_in_l3"
-	DeviceProgDeviceOut      = "device_out"
-	DeviceProgDeviceOutL3    = "device_out_l3"
-	DeviceProgDeviceSock     = "device_sock"
-	DeviceProgDeviceSockL3   = "device_sock_l3"
-	DeviceProgDeviceSweep    = "device_sweep"
-	DeviceVarDeviceSweeping  = "device_sweeping"
-	DeviceVarFilterPorts     = "filter_ports"
-	DeviceVarPorts           = "ports"
-	DeviceVarRingWakeupFill  = "ring_wakeup_fill"
-	DeviceVarUnusedRecord    = "unused_record"
-	DeviceVarWatchedNetns    = "watched_netns"
+	DeviceMapDeviceCounters    = "device_counters"
+	DeviceMapFlows             = "flows"
+	DeviceMapScratches         = "scratches"
+	DeviceMapSightings         = "sightings"
+	DeviceMapTrustedPrefixes   = "trusted_prefixes"
+	DeviceMapWatchedHigh       = "watched_high"
+	DeviceMapWatchedInterfaces = "watched_interfaces"
+	DeviceProgDeviceDequeue    = "device_dequeue"
+	DeviceProgDeviceIn         = "device_in"
+	DeviceProgDeviceInL3       = "device_in_l3"
+	DeviceProgDeviceOut        = "device_out"
+	DeviceProgDeviceOutL3      = "device_out_l3"
+	DeviceProgDeviceSock       = "device_sock"
+	DeviceProgDeviceSockL3     = "device_sock_l3"
+	DeviceProgDeviceSweep      = "device_sweep"
+	DeviceVarDeviceSweeping    = "device_sweeping"
+	DeviceVarFilterPorts       = "filter_ports"
+	DeviceVarPorts             = "ports"
+	DeviceVarRingWakeupFill    = "ring_wakeup_fill"
+	DeviceVarUnusedRecord      = "unused_record"
+	DeviceVarWatchedNetns      = "watched_netns"
 )
 
 // LoadDevice returns the embedded CollectionSpec for Device.
@@ -212,12 +234,13 @@ type DeviceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeviceMapSpecs struct {
-	DeviceCounters  *ebpf.MapSpec `ebpf:"device_counters"`
-	Flows           *ebpf.MapSpec `ebpf:"flows"`
-	Scratches       *ebpf.MapSpec `ebpf:"scratches"`
-	Sightings       *ebpf.MapSpec `ebpf:"sightings"`
-	TrustedPrefixes *ebpf.MapSpec `ebpf:"trusted_prefixes"`
-	Watched         *ebpf.MapSpec `ebpf:"watched"`
+	DeviceCounters    *ebpf.MapSpec `ebpf:"device_counters"`
+	Flows             *ebpf.MapSpec `ebpf:"flows"`
+	Scratches         *ebpf.MapSpec `ebpf:"scratches"`
+	Sightings         *ebpf.MapSpec `ebpf:"sightings"`
+	TrustedPrefixes   *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	WatchedHigh       *ebpf.MapSpec `ebpf:"watched_high"`
+	WatchedInterfaces *ebpf.MapSpec `ebpf:"watched_interfaces"`
 }
 
 // DeviceVariableSpecs contains global variables before they are loaded into the kernel.
@@ -252,12 +275,13 @@ func (o *DeviceObjects) Close() error {
 //
 // It can be passed to LoadDeviceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeviceMaps struct {
-	DeviceCounters  *ebpf.Map `ebpf:"device_counters"`
-	Flows           *ebpf.Map `ebpf:"flows"`
-	Scratches       *ebpf.Map `ebpf:"scratches"`
-	Sightings       *ebpf.Map `ebpf:"sightings"`
-	TrustedPrefixes *ebpf.Map `ebpf:"trusted_prefixes"`
-	Watched         *ebpf.Map `ebpf:"watched"`
+	DeviceCounters    *ebpf.Map `ebpf:"device_counters"`
+	Flows             *ebpf.Map `ebpf:"flows"`
+	Scratches         *ebpf.Map `ebpf:"scratches"`
+	Sightings         *ebpf.Map `ebpf:"sightings"`
+	TrustedPrefixes   *ebpf.Map `ebpf:"trusted_prefixes"`
+	WatchedHigh       *ebpf.Map `ebpf:"watched_high"`
+	WatchedInterfaces *ebpf.Map `ebpf:"watched_interfaces"`
 }
 
 func (m *DeviceMaps) Close() error {
@@ -267,7 +291,8 @@ func (m *DeviceMaps) Close() error {
 		m.Scratches,
 		m.Sightings,
 		m.TrustedPrefixes,
-		m.Watched,
+		m.WatchedHigh,
+		m.WatchedInterfaces,
 	)
 }
 

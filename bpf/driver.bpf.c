@@ -15,93 +15,18 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* Network namespace of the watched interfaces, whose indexes are unique only there. */
-const volatile __u32 watched_netns;
-
-/* Watched interfaces: one bit for each index below WATCHED_BITS, as nearly all are.
- * Checked without a call, since every packet of the machine gets here.
- */
-#define WATCHED_BITS (1 << 16)
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, WATCHED_BITS / 64);
-	__type(key, __u32);
-	__type(value, __u64);
-} watched_interfaces SEC(".maps");
-
-/* Those with higher indexes. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, __u32);
-	__type(value, __u8);
-} watched_high SEC(".maps");
-
-static __always_inline bool is_watched(const struct net_device *dev)
-{
-	__u32 ifindex = dev->ifindex, word = ifindex / 64;
-	__u64 *bits;
-
-	if (dev->nd_net.net->ns.inum != watched_netns)
-		return false;
-	if (ifindex >= WATCHED_BITS)
-		return bpf_map_lookup_elem(&watched_high, &ifindex);
-	bits = bpf_map_lookup_elem(&watched_interfaces, &word);
-	return bits && (*bits >> (ifindex % 64) & 1);
-}
-
-static __always_inline bool parse_tcp(const struct sk_buff *skb, __u32 off, __u32 ip_len,
-				      struct segment *seg)
-{
-	struct tcp_header tcp;
-	__u32 header;
-
-	if (bpf_probe_read_kernel(&tcp, sizeof(tcp), skb->head + off))
-		return false;
-	header = (tcp.data_offset >> 4) * 4;
-	if (ip_len <= header)
-		return false;
-	seg->payload_len = ip_len - header;
-	seg->seq = bpf_ntohl(tcp.seq);
-	set_ends(seg, bpf_ntohs(tcp.src), bpf_ntohs(tcp.dst));
-	return true;
-}
-
-/* Fills key, from_a, seq and payload_len from a TCP packet with payload: IPv4, or IPv6
- * without extension headers.
- */
+/* Fills key, from_a, seq and payload_len. */
 static __always_inline bool parse_skb(const struct sk_buff *skb, __u32 ifindex, struct segment *seg)
 {
-	__u32 off = skb->network_header;
+	struct dequeued d = {};
 
+	if (!read_dequeued(skb, seg->key.addr_a, seg->key.addr_b, &d))
+		return false;
 	seg->key.ifindex = ifindex;
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct ipv4_header ip;
-		__u32 len, header;
-
-		if (bpf_probe_read_kernel(&ip, sizeof(ip), skb->head + off) ||
-		    ip.protocol != IPPROTO_TCP || ip.fragment & bpf_htons(IP_MF_OR_OFFSET))
-			return false;
-		header = (ip.version_ihl & 15) * 4;
-		len = ip.total_len ? bpf_ntohs(ip.total_len) : skb->len;
-		map_ipv4(seg->key.addr_a, ip.src);
-		map_ipv4(seg->key.addr_b, ip.dst);
-		return len > header && parse_tcp(skb, off + header, len - header, seg);
-	}
-	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6_header ip;
-		__u32 len;
-
-		if (bpf_probe_read_kernel(&ip, sizeof(ip), skb->head + off) ||
-		    ip.next_header != IPPROTO_TCP)
-			return false;
-		len = ip.payload_len ? bpf_ntohs(ip.payload_len) : skb->len;
-		__builtin_memcpy(seg->key.addr_a, ip.src, sizeof(ip.src));
-		__builtin_memcpy(seg->key.addr_b, ip.dst, sizeof(ip.dst));
-		return parse_tcp(skb, off + sizeof(ip), len, seg);
-	}
-	return false;
+	seg->seq = d.seq;
+	seg->payload_len = d.payload_len;
+	set_ends(seg, d.sport, d.dport);
+	return true;
 }
 
 /* The exchange that the segment may belong to: an open one, or one whose head is
@@ -159,14 +84,7 @@ SEC("tp_btf/qdisc_dequeue")
 int BPF_PROG(qdisc_dequeue, const struct Qdisc *queue, const struct netdev_queue *to, int packets,
 	     const struct sk_buff *skb)
 {
-	const struct net_device *dev;
-
-	if (!any_tracked())
-		return 0;
-	dev = to->dev;
-	if (!dev || !is_watched(dev))
-		return 0;
-	return dequeue_batch(skb, &ctx[3], dev->ifindex, queue->flags & TCQ_F_CAN_BYPASS);
+	return any_tracked() ? dequeue_batch_from(queue, to, skb, &ctx[3]) : 0;
 }
 
 /* The kernel drops a packet at a watched interface. */

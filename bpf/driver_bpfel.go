@@ -63,15 +63,18 @@ type DriverConnection struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
-		Waited           uint64
-		Held             uint64
-		Stalled          uint64
-		Unread           uint64
-		Cgroup           uint64
-		Tgid             uint32
-		ProcessName      [16]uint8
-		ResponseSeq      uint32
-		RequestLine      [96]uint8
+		Waits            struct {
+			_       structs.HostLayout
+			Waited  uint64
+			Held    uint64
+			Stalled uint64
+			Unread  uint64
+		}
+		Cgroup      uint64
+		Tgid        uint32
+		ProcessName [16]uint8
+		ResponseSeq uint32
+		RequestLine [96]uint8
 	}
 	Claim  uint64
 	LastNs uint64
@@ -211,7 +214,11 @@ const (
 	DriverCounterCOUNTER_OPEN_REPORT         DriverCounter = 28
 	DriverCounterCOUNTER_QUEUE_FULL          DriverCounter = 29
 	DriverCounterCOUNTER_FRAMING_LOST        DriverCounter = 30
-	DriverCounterCOUNTERS                    DriverCounter = 31
+	DriverCounterCOUNTER_SEARCH              DriverCounter = 31
+	DriverCounterCOUNTER_SEARCH_BYTES        DriverCounter = 32
+	DriverCounterCOUNTER_SEARCH_BUDGET       DriverCounter = 33
+	DriverCounterCOUNTER_CONTEXT_BEHIND      DriverCounter = 34
+	DriverCounterCOUNTERS                    DriverCounter = 35
 )
 
 type DriverPrefixKey struct {
@@ -277,15 +284,18 @@ type DriverQueuedRequest struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
-		Waited           uint64
-		Held             uint64
-		Stalled          uint64
-		Unread           uint64
-		Cgroup           uint64
-		Tgid             uint32
-		ProcessName      [16]uint8
-		ResponseSeq      uint32
-		RequestLine      [96]uint8
+		Waits            struct {
+			_       structs.HostLayout
+			Waited  uint64
+			Held    uint64
+			Stalled uint64
+			Unread  uint64
+		}
+		Cgroup      uint64
+		Tgid        uint32
+		ProcessName [16]uint8
+		ResponseSeq uint32
+		RequestLine [96]uint8
 	}
 	Start    uint32
 	Recorded uint8
@@ -298,6 +308,8 @@ type DriverScratch struct {
 	_            structs.HostLayout
 	Claimed      uint32
 	Slot         uint32
+	Unfinished   uint64
+	Resume       uint64
 	SegmentCache [8]struct {
 		_          structs.HostLayout
 		SeqAck     uint64
@@ -322,7 +334,7 @@ type DriverScratch struct {
 		Seen         uint8
 		Accepted     uint8
 		InLine       uint8
-		Pad          uint8
+		Behind       uint8
 		Framing      uint32
 		HeadEnd      uint32
 		Unframed     uint32
@@ -428,8 +440,15 @@ type DriverScratch struct {
 		Pad        [1]uint8
 	}
 	Text    [8320]uint8
-	Options [80]uint8
-	Id      struct {
+	Options struct {
+		_        structs.HostLayout
+		Time     uint64
+		Id       [8]uint8
+		IdLen    uint32
+		Position uint32
+		Bytes    [80]uint8
+	}
+	Id struct {
 		_        structs.HostLayout
 		TraceId  [16]uint8
 		SpanId   [8]uint8
@@ -439,15 +458,10 @@ type DriverScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Blank           DriverConnection
-	Queued          DriverQueuedRequest
-	ConnectionId    [8]uint8
-	OptionTime      uint64
-	High            uint64
-	Low             uint64
-	OptionPos       uint32
-	ConnectionIdLen uint8
-	Pad             [3]uint8
+	Blank  DriverConnection
+	Queued DriverQueuedRequest
+	High   uint64
+	Low    uint64
 }
 
 type DriverTracked struct {

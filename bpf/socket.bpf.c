@@ -86,6 +86,14 @@ static __always_inline bool may_be_tracked(const struct sock *sk)
 		addrs, common->skc_num + bpf_ntohs(common->skc_dport), SOCKET_POINT));
 }
 
+/* Whether the server may write the response: it has read some of the request. The write
+ * of the response before may end, or be reported, when the next request has arrived.
+ */
+static __always_inline bool may_respond(const struct connection *c, const struct tcp_sock *tp)
+{
+	return !c->client_is_a && before(c->request_start, tp->copied_seq);
+}
+
 /* Response write on a tracked socket. Request writes are matched later, at transmit. */
 static COLD int tracked_write(struct sock *sk)
 {
@@ -101,9 +109,8 @@ static COLD int tracked_write(struct sock *sk)
 	if (!c || !tp)
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (!c->waits_since || tp->write_seq == tp->snd_nxt) /* nothing waited so far */
-		c->waits_since = now;
-	if (c->client_is_a)
+	note_waiting(&c->waits_since, tp, now);
+	if (!may_respond(c, tp))
 		return 0;
 	extend_times(&c->x.far_response_first, &c->x.far_response_last, now);
 	note_socket(c, st, tp);
@@ -153,7 +160,7 @@ static COLD int tracked_write_end(struct sock *sk, bool blocked)
 		return 0;
 	c = open_exchange_at(st);
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!c || !tp || c->client_is_a)
+	if (!c || !tp || !may_respond(c, tp))
 		return 0;
 	x = &c->x;
 	now = bpf_ktime_get_ns();
@@ -231,24 +238,12 @@ int BPF_PROG(socket_read, struct sock *sk)
 	} else if (!c->client_is_a && c->phase == PHASE_REQUEST) {
 		extend_times(&c->x.far_request_first, &c->x.far_request_last, now);
 	}
-	if (st->full_since)
-		note_unblocked(st, tp, true, now);
-	/* The announced window is used up: the peer had to wait until now. */
-	if ((__s32)(tp->rcv_wup + tp->rcv_wnd - tp->rcv_nxt) <= 0)
+	if (st->queue.full_since)
+		note_unblocked(&st->queue, tp, true, now);
+	if (is_closed_window(tp))
 		c->x.zero_windows++;
 	note_socket(c, st, tp);
 	return 0;
-}
-
-/* Compares with a reason by name, which the running kernel may lack. */
-#define IS_REASON(reason, name)                                                      \
-	(bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_##name) && \
-	 (reason) == bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_##name))
-
-/* The receiver has the data already: no loss. */
-static __always_inline bool is_duplicate_data(__u32 reason)
-{
-	return IS_REASON(reason, TCP_OLD_DATA) || IS_REASON(reason, TCP_OLD_SEQUENCE);
 }
 
 /* netns: of the interface, or 0 after TCP has detached the packet from it. */

@@ -68,15 +68,18 @@ type SocketConnection struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
-		Waited           uint64
-		Held             uint64
-		Stalled          uint64
-		Unread           uint64
-		Cgroup           uint64
-		Tgid             uint32
-		ProcessName      [16]uint8
-		ResponseSeq      uint32
-		RequestLine      [96]uint8
+		Waits            struct {
+			_       structs.HostLayout
+			Waited  uint64
+			Held    uint64
+			Stalled uint64
+			Unread  uint64
+		}
+		Cgroup      uint64
+		Tgid        uint32
+		ProcessName [16]uint8
+		ResponseSeq uint32
+		RequestLine [96]uint8
 	}
 	Claim  uint64
 	LastNs uint64
@@ -228,7 +231,19 @@ const (
 	SocketCounterCOUNTER_OPEN_REPORT         SocketCounter = 28
 	SocketCounterCOUNTER_QUEUE_FULL          SocketCounter = 29
 	SocketCounterCOUNTER_FRAMING_LOST        SocketCounter = 30
-	SocketCounterCOUNTERS                    SocketCounter = 31
+	SocketCounterCOUNTER_SEARCH              SocketCounter = 31
+	SocketCounterCOUNTER_SEARCH_BYTES        SocketCounter = 32
+	SocketCounterCOUNTER_SEARCH_BUDGET       SocketCounter = 33
+	SocketCounterCOUNTER_CONTEXT_BEHIND      SocketCounter = 34
+	SocketCounterCOUNTERS                    SocketCounter = 35
+)
+
+type SocketDeepMode uint32
+
+const (
+	SocketDeepModeDEEP_OFF  SocketDeepMode = 0
+	SocketDeepModeDEEP_ON   SocketDeepMode = 1
+	SocketDeepModeDEEP_AUTO SocketDeepMode = 2
 )
 
 type SocketPartialHead struct {
@@ -245,7 +260,7 @@ type SocketPartialHead struct {
 		Seen         uint8
 		Accepted     uint8
 		InLine       uint8
-		Pad          uint8
+		Behind       uint8
 		Framing      uint32
 		HeadEnd      uint32
 		Unframed     uint32
@@ -359,15 +374,18 @@ type SocketQueuedRequest struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
-		Waited           uint64
-		Held             uint64
-		Stalled          uint64
-		Unread           uint64
-		Cgroup           uint64
-		Tgid             uint32
-		ProcessName      [16]uint8
-		ResponseSeq      uint32
-		RequestLine      [96]uint8
+		Waits            struct {
+			_       structs.HostLayout
+			Waited  uint64
+			Held    uint64
+			Stalled uint64
+			Unread  uint64
+		}
+		Cgroup      uint64
+		Tgid        uint32
+		ProcessName [16]uint8
+		ResponseSeq uint32
+		RequestLine [96]uint8
 	}
 	Start    uint32
 	Recorded uint8
@@ -380,6 +398,8 @@ type SocketScratch struct {
 	_            structs.HostLayout
 	Claimed      uint32
 	Slot         uint32
+	Unfinished   uint64
+	Resume       uint64
 	SegmentCache [8]struct {
 		_          structs.HostLayout
 		SeqAck     uint64
@@ -404,7 +424,7 @@ type SocketScratch struct {
 		Seen         uint8
 		Accepted     uint8
 		InLine       uint8
-		Pad          uint8
+		Behind       uint8
 		Framing      uint32
 		HeadEnd      uint32
 		Unframed     uint32
@@ -510,8 +530,15 @@ type SocketScratch struct {
 		Pad        [1]uint8
 	}
 	Text    [8320]uint8
-	Options [80]uint8
-	Id      struct {
+	Options struct {
+		_        structs.HostLayout
+		Time     uint64
+		Id       [8]uint8
+		IdLen    uint32
+		Position uint32
+		Bytes    [80]uint8
+	}
+	Id struct {
 		_        structs.HostLayout
 		TraceId  [16]uint8
 		SpanId   [8]uint8
@@ -521,15 +548,16 @@ type SocketScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Blank           SocketConnection
-	Queued          SocketQueuedRequest
-	ConnectionId    [8]uint8
-	OptionTime      uint64
-	High            uint64
-	Low             uint64
-	OptionPos       uint32
-	ConnectionIdLen uint8
-	Pad             [3]uint8
+	Blank  SocketConnection
+	Queued SocketQueuedRequest
+	High   uint64
+	Low    uint64
+}
+
+type SocketSearchBudget struct {
+	_    structs.HostLayout
+	At   uint64
+	Left int64
 }
 
 type SocketSkWrites struct {
@@ -549,14 +577,17 @@ type SocketSkWrites struct {
 }
 
 type SocketSocketState struct {
-	_         structs.HostLayout
-	Read      uint32
-	Tracked   uint32
-	Sent      uint64
-	FullSince uint64
-	FullRead  uint64
-	FullMin   uint64
-	Facts     struct {
+	_       structs.HostLayout
+	Read    uint32
+	Tracked uint32
+	Sent    uint64
+	Queue   struct {
+		_         structs.HostLayout
+		FullSince uint64
+		FullRead  uint64
+		FullMin   uint64
+	}
+	Facts struct {
 		_      structs.HostLayout
 		Cookie uint64
 		Cgroup uint64
@@ -609,6 +640,9 @@ const (
 	SocketWindowWINDOW_MAX          SocketWindow = 4096
 	SocketWindowDEEP_WINDOW_DEFAULT SocketWindow = 65536
 	SocketWindowDEEP_WINDOW_MAX     SocketWindow = 16777216
+	SocketWindowDEEP_BUDGET_MIN     SocketWindow = 65536
+	SocketWindowDEEP_BUDGET_DEFAULT SocketWindow = 16777216
+	SocketWindowDEEP_BUDGET_MAX     SocketWindow = 1073741824
 )
 
 // Names of all BPF objects in the ELF.
@@ -623,6 +657,7 @@ const (
 	SocketMapPartialHeads       = "partial_heads"
 	SocketMapQueuedRequests     = "queued_requests"
 	SocketMapScratches          = "scratches"
+	SocketMapSearchBudgets      = "search_budgets"
 	SocketMapSocketStates       = "socket_states"
 	SocketMapTrackedConnections = "tracked_connections"
 	SocketMapTrustedPrefixes    = "trusted_prefixes"
@@ -635,6 +670,7 @@ const (
 	SocketProgSocketWrote       = "socket_wrote"
 	SocketVarContextHeaders     = "context_headers"
 	SocketVarDeep               = "deep"
+	SocketVarDeepBudget         = "deep_budget"
 	SocketVarDeepWindow         = "deep_window"
 	SocketVarFilterPorts        = "filter_ports"
 	SocketVarHaveRxSk           = "have_rx_sk"
@@ -709,6 +745,7 @@ type SocketMapSpecs struct {
 	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
 	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
+	SearchBudgets      *ebpf.MapSpec `ebpf:"search_budgets"`
 	SocketStates       *ebpf.MapSpec `ebpf:"socket_states"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
@@ -721,6 +758,7 @@ type SocketMapSpecs struct {
 type SocketVariableSpecs struct {
 	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
 	Deep           *ebpf.VariableSpec `ebpf:"deep"`
+	DeepBudget     *ebpf.VariableSpec `ebpf:"deep_budget"`
 	DeepWindow     *ebpf.VariableSpec `ebpf:"deep_window"`
 	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
 	HaveRxSk       *ebpf.VariableSpec `ebpf:"have_rx_sk"`
@@ -761,6 +799,7 @@ type SocketMaps struct {
 	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
 	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
 	Scratches          *ebpf.Map `ebpf:"scratches"`
+	SearchBudgets      *ebpf.Map `ebpf:"search_budgets"`
 	SocketStates       *ebpf.Map `ebpf:"socket_states"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
@@ -777,6 +816,7 @@ func (m *SocketMaps) Close() error {
 		m.PartialHeads,
 		m.QueuedRequests,
 		m.Scratches,
+		m.SearchBudgets,
 		m.SocketStates,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
@@ -790,6 +830,7 @@ func (m *SocketMaps) Close() error {
 type SocketVariables struct {
 	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
 	Deep           *ebpf.Variable `ebpf:"deep"`
+	DeepBudget     *ebpf.Variable `ebpf:"deep_budget"`
 	DeepWindow     *ebpf.Variable `ebpf:"deep_window"`
 	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
 	HaveRxSk       *ebpf.Variable `ebpf:"have_rx_sk"`

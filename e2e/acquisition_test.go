@@ -97,6 +97,14 @@ func TestStockOrderDeep(t *testing.T) {
 	exact(t, acquire(t, measure.StockDeep(lab.Zipkin), 900).Points)
 }
 
+// Stock order and agents as they are by default, with either tracer: nothing is missed, and
+// Envoys and agents had no option for it.
+func TestStockOrderAuto(t *testing.T) {
+	for _, tracer := range []lab.Tracer{lab.Zipkin, lab.OpenTelemetry} {
+		exact(t, acquire(t, measure.StockAuto(tracer), 900).Points)
+	}
+}
+
 // The other tracer: traceparent instead of B3.
 func TestReorderedOpenTelemetry(t *testing.T) {
 	setup := measure.Reordered(lab.OpenTelemetry)
@@ -108,8 +116,8 @@ func TestReorderedOpenTelemetry(t *testing.T) {
 
 // inJaeger checks the last traces in Jaeger. Each has the Envoys' spans and, below
 // them, exactly the interface spans on the paths of its requests: a hop within a node
-// has no physical interface.
-func inJaeger(t *testing.T, hops []measure.Hop, tracer lab.Tracer) {
+// has no physical interface. more are further checks of each trace.
+func inJaeger(t *testing.T, hops []measure.Hop, tracer lab.Tracer, more ...func(*testing.T, lab.Trace, measure.Trace)) {
 	t.Helper()
 	wanted := map[string]bool{}
 	for _, hop := range slices.Backward(hops) {
@@ -125,16 +133,35 @@ func inJaeger(t *testing.T, hops []measure.Hop, tracer lab.Tracer) {
 			continue
 		}
 		checkTrace(t, trace, want)
+		for _, check := range more {
+			check(t, trace, want)
+		}
 	}
 	testrun.Report("%s: read %d traces from Jaeger", tracer, len(wanted))
 }
 
-func checkTrace(t *testing.T, trace lab.Trace, want measure.Trace) {
-	t.Helper()
+// senderOf returns the ID of the span of the Envoy that sent the request of an interface
+// span.
+func senderOf(spans map[string]lab.Span, span lab.Span) string {
+	if parent := spans[span.Parent]; parent.Kind() == "server" {
+		// Zipkin's client and server share a span ID. Jaeger gives the
+		// server's span a new one and moves its children there.
+		return parent.Parent
+	}
+	return span.Parent
+}
+
+func byID(trace lab.Trace) map[string]lab.Span {
 	spans := map[string]lab.Span{}
 	for _, span := range trace.Spans {
 		spans[span.ID] = span
 	}
+	return spans
+}
+
+func checkTrace(t *testing.T, trace lab.Trace, want measure.Trace) {
+	t.Helper()
+	spans := byID(trace)
 	ofHop := map[string][]string{} // names of interface spans, by the hop's span ID
 	envoys := 0
 	for _, span := range trace.Spans {
@@ -147,12 +174,7 @@ func checkTrace(t *testing.T, trace lab.Trace, want measure.Trace) {
 		if span.Resource["host.name"] != point.Node || span.Resource["network.interface.name"] != point.Interface {
 			t.Errorf("trace %s: the resource of %s is %v", trace.ID, span.Name, span.Resource)
 		}
-		hop := span.Parent
-		if parent := spans[hop]; parent.Kind() == "server" {
-			// Zipkin's client and server share a span ID. Jaeger gives the
-			// server's span a new one and moves its children there.
-			hop = parent.Parent
-		}
+		hop := senderOf(spans, span)
 		if kind := spans[hop].Kind(); kind != "client" {
 			t.Errorf("trace %s: %s is below a span of kind %q, not an Envoy's client span", trace.ID, span.Name, kind)
 		}

@@ -63,15 +63,18 @@ type BenchConnection struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
-		Waited           uint64
-		Held             uint64
-		Stalled          uint64
-		Unread           uint64
-		Cgroup           uint64
-		Tgid             uint32
-		ProcessName      [16]uint8
-		ResponseSeq      uint32
-		RequestLine      [96]uint8
+		Waits            struct {
+			_       structs.HostLayout
+			Waited  uint64
+			Held    uint64
+			Stalled uint64
+			Unread  uint64
+		}
+		Cgroup      uint64
+		Tgid        uint32
+		ProcessName [16]uint8
+		ResponseSeq uint32
+		RequestLine [96]uint8
 	}
 	Claim  uint64
 	LastNs uint64
@@ -223,7 +226,19 @@ const (
 	BenchCounterCOUNTER_OPEN_REPORT         BenchCounter = 28
 	BenchCounterCOUNTER_QUEUE_FULL          BenchCounter = 29
 	BenchCounterCOUNTER_FRAMING_LOST        BenchCounter = 30
-	BenchCounterCOUNTERS                    BenchCounter = 31
+	BenchCounterCOUNTER_SEARCH              BenchCounter = 31
+	BenchCounterCOUNTER_SEARCH_BYTES        BenchCounter = 32
+	BenchCounterCOUNTER_SEARCH_BUDGET       BenchCounter = 33
+	BenchCounterCOUNTER_CONTEXT_BEHIND      BenchCounter = 34
+	BenchCounterCOUNTERS                    BenchCounter = 35
+)
+
+type BenchDeepMode uint32
+
+const (
+	BenchDeepModeDEEP_OFF  BenchDeepMode = 0
+	BenchDeepModeDEEP_ON   BenchDeepMode = 1
+	BenchDeepModeDEEP_AUTO BenchDeepMode = 2
 )
 
 type BenchPartialHead struct {
@@ -240,7 +255,7 @@ type BenchPartialHead struct {
 		Seen         uint8
 		Accepted     uint8
 		InLine       uint8
-		Pad          uint8
+		Behind       uint8
 		Framing      uint32
 		HeadEnd      uint32
 		Unframed     uint32
@@ -354,15 +369,18 @@ type BenchQueuedRequest struct {
 		EgressDropped    uint8
 		Pad2             [2]uint8
 		Acknowledged     uint64
-		Waited           uint64
-		Held             uint64
-		Stalled          uint64
-		Unread           uint64
-		Cgroup           uint64
-		Tgid             uint32
-		ProcessName      [16]uint8
-		ResponseSeq      uint32
-		RequestLine      [96]uint8
+		Waits            struct {
+			_       structs.HostLayout
+			Waited  uint64
+			Held    uint64
+			Stalled uint64
+			Unread  uint64
+		}
+		Cgroup      uint64
+		Tgid        uint32
+		ProcessName [16]uint8
+		ResponseSeq uint32
+		RequestLine [96]uint8
 	}
 	Start    uint32
 	Recorded uint8
@@ -375,6 +393,8 @@ type BenchScratch struct {
 	_            structs.HostLayout
 	Claimed      uint32
 	Slot         uint32
+	Unfinished   uint64
+	Resume       uint64
 	SegmentCache [8]struct {
 		_          structs.HostLayout
 		SeqAck     uint64
@@ -399,7 +419,7 @@ type BenchScratch struct {
 		Seen         uint8
 		Accepted     uint8
 		InLine       uint8
-		Pad          uint8
+		Behind       uint8
 		Framing      uint32
 		HeadEnd      uint32
 		Unframed     uint32
@@ -505,8 +525,15 @@ type BenchScratch struct {
 		Pad        [1]uint8
 	}
 	Text    [8320]uint8
-	Options [80]uint8
-	Id      struct {
+	Options struct {
+		_        structs.HostLayout
+		Time     uint64
+		Id       [8]uint8
+		IdLen    uint32
+		Position uint32
+		Bytes    [80]uint8
+	}
+	Id struct {
 		_        structs.HostLayout
 		TraceId  [16]uint8
 		SpanId   [8]uint8
@@ -516,15 +543,16 @@ type BenchScratch struct {
 		Have     uint8
 		Pad      uint8
 	}
-	Blank           BenchConnection
-	Queued          BenchQueuedRequest
-	ConnectionId    [8]uint8
-	OptionTime      uint64
-	High            uint64
-	Low             uint64
-	OptionPos       uint32
-	ConnectionIdLen uint8
-	Pad             [3]uint8
+	Blank  BenchConnection
+	Queued BenchQueuedRequest
+	High   uint64
+	Low    uint64
+}
+
+type BenchSearchBudget struct {
+	_    structs.HostLayout
+	At   uint64
+	Left int64
 }
 
 type BenchTracked struct {
@@ -560,6 +588,9 @@ const (
 	BenchWindowWINDOW_MAX          BenchWindow = 4096
 	BenchWindowDEEP_WINDOW_DEFAULT BenchWindow = 65536
 	BenchWindowDEEP_WINDOW_MAX     BenchWindow = 16777216
+	BenchWindowDEEP_BUDGET_MIN     BenchWindow = 65536
+	BenchWindowDEEP_BUDGET_DEFAULT BenchWindow = 16777216
+	BenchWindowDEEP_BUDGET_MAX     BenchWindow = 1073741824
 )
 
 // Names of all BPF objects in the ELF.
@@ -572,6 +603,7 @@ const (
 	BenchMapPartialHeads       = "partial_heads"
 	BenchMapQueuedRequests     = "queued_requests"
 	BenchMapScratches          = "scratches"
+	BenchMapSearchBudgets      = "search_budgets"
 	BenchMapTrackedConnections = "tracked_connections"
 	BenchMapTrustedPrefixes    = "trusted_prefixes"
 	BenchMapUnseenCounters     = "unseen_counters"
@@ -583,6 +615,7 @@ const (
 	BenchVarBenchStep          = "bench_step"
 	BenchVarContextHeaders     = "context_headers"
 	BenchVarDeep               = "deep"
+	BenchVarDeepBudget         = "deep_budget"
 	BenchVarDeepWindow         = "deep_window"
 	BenchVarFilterPorts        = "filter_ports"
 	BenchVarOrdered            = "ordered"
@@ -650,6 +683,7 @@ type BenchMapSpecs struct {
 	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
 	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
+	SearchBudgets      *ebpf.MapSpec `ebpf:"search_budgets"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
 	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
@@ -663,6 +697,7 @@ type BenchVariableSpecs struct {
 	BenchStep      *ebpf.VariableSpec `ebpf:"bench_step"`
 	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
 	Deep           *ebpf.VariableSpec `ebpf:"deep"`
+	DeepBudget     *ebpf.VariableSpec `ebpf:"deep_budget"`
 	DeepWindow     *ebpf.VariableSpec `ebpf:"deep_window"`
 	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
 	Ordered        *ebpf.VariableSpec `ebpf:"ordered"`
@@ -698,6 +733,7 @@ type BenchMaps struct {
 	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
 	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
 	Scratches          *ebpf.Map `ebpf:"scratches"`
+	SearchBudgets      *ebpf.Map `ebpf:"search_budgets"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
 	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
 	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
@@ -711,6 +747,7 @@ func (m *BenchMaps) Close() error {
 		m.PartialHeads,
 		m.QueuedRequests,
 		m.Scratches,
+		m.SearchBudgets,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
 		m.UnseenCounters,
@@ -725,6 +762,7 @@ type BenchVariables struct {
 	BenchStep      *ebpf.Variable `ebpf:"bench_step"`
 	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
 	Deep           *ebpf.Variable `ebpf:"deep"`
+	DeepBudget     *ebpf.Variable `ebpf:"deep_budget"`
 	DeepWindow     *ebpf.Variable `ebpf:"deep_window"`
 	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
 	Ordered        *ebpf.Variable `ebpf:"ordered"`

@@ -202,15 +202,23 @@ const (
 // turn.
 type cold struct {
 	OffNS float64 `json:"off_ns"`
-	// Time that empty programs and ours add to unsampled requests and responses.
+	// Time that empty programs and ours add to requests and responses.
 	RequestEmptyNS  float64 `json:"request_empty_ns"`
 	RequestOursNS   float64 `json:"request_ours_ns"`
 	ResponseEmptyNS float64 `json:"response_empty_ns"`
 	ResponseOursNS  float64 `json:"response_ours_ns"`
 }
 
-// measureCold sends messages in turns: no programs, empty ones, ours.
-func measureCold() (c cold, err error) {
+// Headers of the requests.
+const (
+	coldUnsampled = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00\r\n"
+	coldSampled   = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
+	// coldRing holds all exchanges that are sampled: nothing reads the ring.
+	coldRing = 32 << 20
+)
+
+// measureCold sends messages with a context in turns: no programs, empty ones, ours.
+func measureCold(context string) (c cold, err error) {
 	err = withEmptyHooks(func(l loopback, group string, empty []hook) error {
 		ours, err := ourHooks(empty, group)
 		if err != nil {
@@ -223,7 +231,7 @@ func measureCold() (c cold, err error) {
 		for turn := range coldTurns + 1 {
 			for i := range states {
 				state := (i + turn) % len(states) // the first one rotates
-				request, response, err := timeCold(l, states[state], other)
+				request, response, err := timeCold(l, states[state], context, other)
 				if err != nil {
 					return err
 				}
@@ -254,6 +262,9 @@ func ourHooks(empty []hook, group string) (ours []hook, err error) {
 		return nil, err
 	}
 	delete(socket.Programs, bpf.SocketProgSocketWrote) // for older kernels only
+	for _, spec := range []*ebpf.CollectionSpec{capture, socket} {
+		spec.Maps[bpf.CaptureMapExchanges].MaxEntries = coldRing
+	}
 	id, err := inode(group)
 	if err != nil {
 		return nil, err
@@ -299,8 +310,8 @@ func closeHooks(hooks []hook) {
 }
 
 // timeCold returns the median CPU time of the thread in ns from the write of a
-// request, and of a response, to its read, with the programs attached.
-func timeCold(l loopback, hooks []hook, other []byte) (request, response float64, err error) {
+// request with a context, and of a response, to its read, with the programs attached.
+func timeCold(l loopback, hooks []hook, context string, other []byte) (request, response float64, err error) {
 	var links []link.Link
 	defer func() {
 		for _, attached := range links {
@@ -316,8 +327,8 @@ func timeCold(l loopback, hooks []hook, other []byte) (request, response float64
 	}
 	pad := strings.Repeat("x", messageBytes)
 	messages := []string{
-		"GET /reviews/0 HTTP/1.1\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00\r\nx-pad: " + pad + "\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nx-pad: " + pad + "\r\n\r\n",
+		"GET /reviews/0 HTTP/1.1\r\n" + context + "x-pad: " + pad + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-pad: " + pad + "\r\n\r\n",
 	}
 	var times [2][]float64
 	from, to := l.writer, l.reader

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bench measures the cost of the BPF programs: of one packet in the capture
-// programs (in ns and as a ratio to an empty program, measured alternately), of a
+// programs and in those of a device that reads headers only (in ns and as a ratio to an
+// empty program, measured alternately), of a
 // write outside the target cgroups, of an empty program at each hook, and of empty
 // programs and ours for a message with cold caches.
 package main
@@ -22,6 +23,7 @@ import (
 	"github.com/layertrace/layertrace/internal/stats"
 )
 
+//go:generate go tool bpf2go -cc clang -target bpfel -go-package main BenchDevice device.bpf.c -- -mcpu=v3 -Wall -Werror -D__TARGET_ARCH_x86 -I/usr/include/x86_64-linux-gnu
 //go:generate go tool bpf2go -cc clang -target bpfel -go-package main Bench bench.bpf.c -- -mcpu=v3 -Wall -Werror -Wno-initializer-overrides -I/usr/include/x86_64-linux-gnu
 
 // sendTurns is the number of turns (off, empty, on) of the writes.
@@ -29,26 +31,50 @@ const sendTurns = 400
 
 func main() {
 	rounds := flag.Int("rounds", 31, "measurements of each case, of which the median is reported")
+	packets := flag.Bool("packets", false, "measure packets only")
+	device := flag.Bool("device", false, "measure packets in the programs of a device only")
+	onlyCold := flag.Bool("cold", false, "measure messages with cold caches only")
 	out := flag.String("out", "out/bench.json", "JSON `FILE` to update with the results")
 	flag.Parse()
-	if err := run(*rounds, *out); err != nil {
+	if err := run(*rounds, *packets, *device, *onlyCold, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(rounds int, out string) error {
+func run(rounds int, packets, device, onlyCold bool, out string) error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("raise memlock limit (run as root): %w", err)
+	}
+	if onlyCold {
+		cold, err := measureColdMessages()
+		if err != nil {
+			return err
+		}
+		return writeJSON(out, cold)
 	}
 	all, err := cases()
 	if err != nil {
 		return err
 	}
-	var runs []*measured
-	for _, mode := range []string{"tcx", "socket-filter"} {
+	runs, err := prepareDevice()
+	if err != nil {
+		return err
+	}
+	modes := []string{"tcx", "socket-filter"}
+	if device {
+		modes = nil
+	}
+	for _, mode := range modes {
 		for _, c := range all {
 			m, err := prepare(c, mode)
+			if err != nil {
+				return fmt.Errorf("case %s, %s: %w", c.name, mode, err)
+			}
+			runs = append(runs, m)
+		}
+		for _, c := range encryptedCases() {
+			m, err := prepareEncrypted(c, mode)
 			if err != nil {
 				return fmt.Errorf("case %s, %s: %w", c.name, mode, err)
 			}
@@ -73,6 +99,12 @@ func run(rounds int, out string) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
+	switch {
+	case device:
+		return writeJSON(out, map[string]any{"device": runs})
+	case packets:
+		return writeJSON(out, map[string]any{"packet": runs})
+	}
 	s, err := measureSends(sendTurns)
 	if err != nil {
 		return err
@@ -91,13 +123,31 @@ func run(rounds int, out string) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	c, err := measureCold()
+	cold, err := measureColdMessages()
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\nA message over loopback that passes each hook once, after %d KiB of other work: %.0f ns.\nEmpty programs add %.0f ns to a request and %.0f ns to a response, ours %.0f and %.0f ns.\n",
-		coldBytes>>10, c.OffNS, c.RequestEmptyNS, c.ResponseEmptyNS, c.RequestOursNS, c.ResponseOursNS)
-	return writeJSON(out, map[string]any{"packet": runs, "send": s, "hooks": hooks, "cold": c})
+	results := map[string]any{"packet": runs, "send": s, "hooks": hooks}
+	maps.Copy(results, cold)
+	return writeJSON(out, results)
+}
+
+// measureColdMessages measures and prints what messages cost with cold caches.
+func measureColdMessages() (map[string]any, error) {
+	unsampled, err := measureCold(coldUnsampled)
+	if err != nil {
+		return nil, err
+	}
+	sampled, err := measureCold(coldSampled)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Printf("\nA message over loopback that passes each hook once, after %d KiB of other work: %.0f ns.\n", coldBytes>>10, unsampled.OffNS)
+	for kind, c := range map[string]cold{"not sampled": unsampled, "sampled": sampled} {
+		fmt.Printf("%s: empty programs add %.0f ns to a request and %.0f ns to a response, ours %.0f and %.0f ns.\n",
+			kind, c.RequestEmptyNS, c.ResponseEmptyNS, c.RequestOursNS, c.ResponseOursNS)
+	}
+	return map[string]any{"cold": unsampled, "cold_sampled": sampled}, nil
 }
 
 // medianDifference returns the median of the differences within a turn.

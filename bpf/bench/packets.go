@@ -27,6 +27,8 @@ type benchCase struct {
 	window uint32
 	// step is added to the sequence number after each run.
 	step uint32
+	// messages: each segment begins a message, which only a device takes from it.
+	messages bool
 }
 
 const (
@@ -53,15 +55,18 @@ func cases() ([]benchCase, error) {
 		{name: "request-context-first", payload: requestLine + sampled + metadata + others},
 		// A window large enough to find the context.
 		{name: "request-context-after-1100", payload: requestLine + metadata + sampled + others, window: 2048},
+		// The window ends before it, and the search goes on.
+		{name: "request-context-after-1100-searched", payload: requestLine + metadata + sampled + others},
+		{name: "request-context-after-2100-searched", payload: requestLine + "cookie: " + strings.Repeat("c", 2100) + "\r\n" + sampled + others},
 		{name: "unsampled-request", payload: requestLine + denied + metadata + others},
 	} {
-		packet, err := build(c.udp, c.payload)
+		packet, err := build(c.udp, false, c.payload)
 		if err != nil {
 			return nil, fmt.Errorf("build packet of case %s: %w", c.name, err)
 		}
 		one := benchCase{name: c.name, packet: packet, window: max(c.window, 1024), step: uint32(len(c.payload))}
 		if c.before != "" {
-			if one.before, err = build(false, c.before); err != nil {
+			if one.before, err = build(false, false, c.before); err != nil {
 				return nil, fmt.Errorf("build packet before case %s: %w", c.name, err)
 			}
 		}
@@ -70,14 +75,19 @@ func cases() ([]benchCase, error) {
 	return built, nil
 }
 
-func build(udp bool, payload string) ([]byte, error) {
+// build returns a packet, with layertrace's option if it is TCP and marked.
+func build(udp, marked bool, payload string) ([]byte, error) {
+	return buildOf(udp, marked, payload, []byte{10, 0, 0, 1}, []byte{10, 0, 0, 2})
+}
+
+func buildOf(udp, marked bool, payload string, src, dst []byte) ([]byte, error) {
 	eth := &layers.Ethernet{
 		SrcMAC: []byte{2, 0, 0, 0, 0, 1}, DstMAC: []byte{2, 0, 0, 0, 0, 2},
 		EthernetType: layers.EthernetTypeIPv4,
 	}
 	ip := &layers.IPv4{
 		Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP,
-		SrcIP: []byte{10, 0, 0, 1}, DstIP: []byte{10, 0, 0, 2},
+		SrcIP: src, DstIP: dst,
 	}
 	stack := []gopacket.SerializableLayer{eth, ip}
 	if udp {
@@ -93,6 +103,9 @@ func build(udp bool, payload string) ([]byte, error) {
 				{OptionType: layers.TCPOptionKindNop}, {OptionType: layers.TCPOptionKindNop},
 				{OptionType: layers.TCPOptionKindTimestamps, OptionLength: 10, OptionData: make([]byte, 8)},
 			},
+		}
+		if marked {
+			t.Options = append(t.Options, layers.TCPOption{OptionType: 254, OptionLength: 16, OptionData: []byte("LT" + "connectn" + "time")})
 		}
 		_ = t.SetNetworkLayerForChecksum(ip)
 		stack = append(stack, t)
@@ -125,7 +138,10 @@ func prepare(c benchCase, mode string) (*measured, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(spec.Variables["bench_step"].Set(c.step), spec.Variables["prefix_window"].Set(c.window)); err != nil {
+	// No budget: the cases repeat more than any machine sends.
+	err = errors.Join(spec.Variables["bench_step"].Set(c.step), spec.Variables["prefix_window"].Set(c.window),
+		spec.Variables["deep_budget"].Set(uint64(BenchWindowDEEP_BUDGET_MAX)))
+	if err != nil {
 		return nil, err
 	}
 	names := map[string][2]string{"tcx": {"bench_tcx", "empty_tcx"}, "socket-filter": {"bench_sock", "empty_sock"}}[mode]
@@ -168,6 +184,9 @@ func (m *measured) round() error {
 
 // drain empties the ring, to make room for the next round.
 func (m *measured) drain() error {
+	if m.ring == nil {
+		return nil
+	}
 	var record ringbuf.Record
 	m.ring.SetDeadline(time.Now().Add(-time.Second))
 	for {

@@ -73,7 +73,7 @@
 
 #include "exchange.h"
 
-/* Ring fill in bytes at which user space is woken: a quarter of its size. */
+/* Ring fill in bytes at which user space is woken. */
 const volatile __u64 ring_wakeup_fill = 1 << 20;
 
 /* Key of a connection at a capture point. End a has the lower port (with equal ports
@@ -370,7 +370,7 @@ static __always_inline bool submit(const struct exchange_record *x, __u32 flags)
 	__u64 wakeup = BPF_RB_NO_WAKEUP, filled;
 	struct exchange_record *record;
 
-	/* User space drains the ring at intervals. Wake it only as the fill passes a quarter,
+	/* User space drains the ring at intervals. Wake it only as the fill passes that size,
 	 * not for every record above: on a busy node a wakeup per record costs ten times as
 	 * much as the record.
 	 */
@@ -379,7 +379,7 @@ static __always_inline bool submit(const struct exchange_record *x, __u32 flags)
 		wakeup = BPF_RB_FORCE_WAKEUP;
 	record = bpf_ringbuf_reserve(&exchanges, sizeof(*record), 0);
 	if (!record) {
-		count(COUNTER_RING_FULL);
+		count_rare(COUNTER_RING_FULL);
 		return false;
 	}
 	*record = *x; /* inline: starting the helper's string copy is slow */
@@ -402,9 +402,9 @@ static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
 	if (submit(&c->x, 0))
 		count(COUNTER_EMITTED);
 	if (flags & FLAG_EVICTED)
-		count(COUNTER_EVICTED);
+		count_rare(COUNTER_EVICTED);
 	if (c->x.flags & FLAG_INCOMPLETE)
-		count(COUNTER_INCOMPLETE);
+		count_rare(COUNTER_INCOMPLETE);
 }
 
 /* Emits a request that waits in the queue, unless that was done already. */
@@ -429,7 +429,7 @@ static __always_inline void emit_queued(const struct queue_key *key, __u32 flags
 		return;
 	}
 	if (!record) {
-		count(COUNTER_RING_FULL);
+		count_rare(COUNTER_RING_FULL);
 		return;
 	}
 	record->flags |= flags | FLAG_NO_RESPONSE | FLAG_PIPELINED;
@@ -445,13 +445,7 @@ static __always_inline void report_open(const struct exchange_record *x)
 	if (!x->response_first)
 		flags |= FLAG_NO_RESPONSE;
 	if (submit(x, flags))
-		count(COUNTER_OPEN_REPORT);
-}
-
-/* Modular comparison, RFC 9293 section 3.4. */
-static __always_inline bool before(__u32 a, __u32 b)
-{
-	return (__s32)(a - b) < 0;
+		count_rare(COUNTER_OPEN_REPORT);
 }
 
 /* Whether the message has passed to its end. */
@@ -640,7 +634,7 @@ static __always_inline void note_drop(struct connection *c, __u32 reason)
 {
 	c->x.drops++;
 	c->x.drop_reason = reason;
-	count(COUNTER_DROPPED);
+	count_rare(COUNTER_DROPPED);
 }
 
 #endif

@@ -5,7 +5,8 @@
 #ifndef LAYERTRACE_EXCHANGE_H
 #define LAYERTRACE_EXCHANGE_H
 
-#include "kernel.h"
+#include "hooks.h"
+#include "waits.h"
 
 /* Metric names and help texts: agent/internal/probe/counters.go. */
 enum counter {
@@ -40,6 +41,10 @@ enum counter {
 	COUNTER_OPEN_REPORT,
 	COUNTER_QUEUE_FULL,
 	COUNTER_FRAMING_LOST,
+	COUNTER_SEARCH,
+	COUNTER_SEARCH_BYTES,
+	COUNTER_SEARCH_BUDGET,
+	COUNTER_CONTEXT_BEHIND,
 	COUNTERS,
 };
 
@@ -53,6 +58,23 @@ struct {
 static __always_inline void count(enum counter which)
 {
 	increment(&counters, which);
+}
+
+/* The same out of line, for what is rare: the programs of a packet socket have to fit into
+ * its option memory (131072 bytes).
+ */
+VERIFIED_ALONE int count_rare(__u32 which)
+{
+	increment(&counters, which);
+	return 0;
+}
+
+static __always_inline void count_more(enum counter which, __u64 n)
+{
+	__u64 *value = bpf_map_lookup_elem(&counters, &(__u32){which});
+
+	if (value)
+		*value += n;
 }
 
 /* A test compares these with the flags of the Go package observe. */
@@ -82,11 +104,6 @@ enum exchange_flag {
 /* Bytes of a request's first line that a record keeps: method and target. */
 #define REQUEST_LINE_MAX 96
 #define REQUEST_LINE_MAX_BOUND 128 /* next power of two */
-
-enum direction {
-	DIRECTION_INGRESS = 1,
-	DIRECTION_EGRESS = 2,
-};
 
 /* An exchange as user space reads it from the ring buffer. Times are in ns of
  * CLOCK_MONOTONIC, addresses IPv6 or IPv4-mapped, ports in host order.
@@ -145,14 +162,7 @@ struct exchange_record {
 	__u8 egress_dropped; /* one of its packets was dropped at the interface */
 	__u8 pad2[2];
 	__u64 acknowledged; /* socket: time at which the peer had acknowledged all of it */
-	/* Socket, ns: for which the sender had more to send, how much of it without room in
-	 * the peer's window, and with nothing in flight either; and, for the message that
-	 * arrives, for which the receive queue blocked the peer.
-	 */
-	__u64 waited;
-	__u64 held;
-	__u64 stalled;
-	__u64 unread;
+	struct waits waits; /* socket */
 	/* Socket: the process that reads and writes at it, as far as one was seen. */
 	__u64 cgroup; /* ID of the process's cgroup, else of the one that made the socket */
 	__u32 tgid;   /* 0: unknown */

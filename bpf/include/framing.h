@@ -354,7 +354,7 @@ static __always_inline void lose_chunks(struct message *m)
 {
 	m->kind = MESSAGE_TAIL;
 	m->tail = 0;
-	count(COUNTER_FRAMING_LOST);
+	count_rare(COUNTER_FRAMING_LOST);
 }
 
 struct chunk_bytes {
@@ -382,7 +382,7 @@ VERIFIED_ALONE int read_size_line(struct message *m, struct chunk_bytes *bytes, 
 static __always_inline void lose_head(struct message *m)
 {
 	m->kind = MESSAGE_UNKNOWN;
-	count(COUNTER_FRAMING_LOST);
+	count_rare(COUNTER_FRAMING_LOST);
 }
 
 /* Follows the chunks of m in len bytes of the packet at off, which begin at m->at. */

@@ -7,7 +7,7 @@
  *              leaves the rest to the other walk, from the line at which it stopped
  * scan_*       after a context: skips the rest of the head if it has no other one
  * parse_lines  walks lines copied to scratch text, in all forms
- * parse_chunks deep: continues over the rest of the segment and later ones
+ * search_chunks deep: continues over the rest of the segment and later ones, within a budget
  * finish_walk  chooses among the contexts
  */
 #ifndef LAYERTRACE_HTTP_HEAD_H
@@ -16,8 +16,23 @@
 #include "trace_context.h"
 
 const volatile enum window prefix_window = WINDOW_DEFAULT;
-const volatile bool deep;
 const volatile enum window deep_window = DEEP_WINDOW_DEFAULT;
+
+/* Whether a head is searched behind the prefix window, over the rest of its segment and
+ * later ones.
+ */
+enum deep_mode {
+	DEEP_OFF,
+	DEEP_ON,
+	DEEP_AUTO, /* if the window has no context; at most deep_budget bytes */
+};
+
+const volatile enum deep_mode deep = DEEP_AUTO;
+
+/* DEEP_AUTO: bytes that a CPU searches behind the window, per second. What it does not use
+ * it keeps for up to a second.
+ */
+const volatile __u64 deep_budget = DEEP_BUDGET_DEFAULT;
 
 /* How a payload begins. */
 enum start {
@@ -649,7 +664,8 @@ static __always_inline int scan(struct scratch *s, const struct fast_text *f, __
 		FORGET(at, s->high);
 		asm volatile("%0 &= %1" : "+r"(at) : "i"(SCAN_REACH - 1));
 		if (at >= end)
-			return deep ? OUTCOME_INCOMPLETE : finish_window(w, at - off, window, line);
+			return deep == DEEP_ON ? OUTCOME_INCOMPLETE :
+						 finish_window(w, at - off, window, line);
 		if (line)
 			w->pos = at - off;
 		p = f->base + at;
@@ -657,7 +673,7 @@ static __always_inline int scan(struct scratch *s, const struct fast_text *f, __
 		 * matter.
 		 */
 		if (!readable(f, p, 8)) {
-			if (deep || ordered)
+			if (deep == DEEP_ON || ordered)
 				return OUTCOME_INCOMPLETE;
 			return finish_tail(s, f, off, end);
 		}
@@ -801,7 +817,7 @@ VERIFIED_ALONE int parse_line(struct scratch *s, __u32 off, __u32 lf)
 	w = &s->walk;
 	if (len && text8(s, lf - 1) == '\r')
 		len--;
-	if (deep && (w->skip_line || len > DEEP_LINE_MAX)) {
+	if (deep && (deep == DEEP_ON || w->behind) && (w->skip_line || len > DEEP_LINE_MAX)) {
 		w->request_line = 1; /* too long to be checked */
 		return OUTCOME_INCOMPLETE;
 	}
@@ -918,6 +934,59 @@ static __always_inline int parse_chunk(struct __sk_buff *skb, struct scratch *s,
 	return parse_lines(s);
 }
 
+struct search_budget {
+	__u64 at; /* ns of CLOCK_MONOTONIC */
+	__s64 left;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct search_budget);
+} search_budgets SEC(".maps");
+
+#define SECOND 1000000000ULL
+#define BUDGET_TIME_MAX (10 * SECOND) /* no overflow with DEEP_BUDGET_MAX */
+#define BUDGET_STEP (SECOND / 1000)   /* adds more than a byte even with DEEP_BUDGET_MIN */
+
+/* DEEP_AUTO: whether this CPU may search behind the window now. A search may take more than
+ * is left, by one segment: later ones pay for it. Out of line, as note_searched is: older
+ * kernels have no stack left for their variables.
+ */
+static COLD bool may_search(void)
+{
+	struct search_budget *b = bpf_map_lookup_elem(&search_budgets, &(__u32){0});
+	__u64 now = bpf_ktime_get_ns(), passed;
+
+	if (!b)
+		return false;
+	passed = now > b->at ? now - b->at : 0; /* another program may have interrupted this one */
+	if (passed > BUDGET_TIME_MAX)
+		passed = BUDGET_TIME_MAX;
+	if (passed > BUDGET_STEP) {
+		b->left += passed * deep_budget / SECOND;
+		if (b->left > (__s64)deep_budget)
+			b->left = deep_budget;
+		b->at = now;
+	}
+	return b->left > 0;
+}
+
+/* Bytes were searched behind the window. */
+static COLD int note_searched(__u32 bytes)
+{
+	struct search_budget *b;
+
+	count_more(COUNTER_SEARCH_BYTES, bytes);
+	if (deep != DEEP_AUTO)
+		return 0;
+	b = bpf_map_lookup_elem(&search_budgets, &(__u32){0});
+	if (b)
+		b->left -= bytes;
+	return 0;
+}
+
 /* Deep: continues the walk in s over len bytes at off. */
 VERIFIED_ALONE int parse_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
 {
@@ -929,8 +998,10 @@ VERIFIED_ALONE int parse_chunks(struct __sk_buff *skb, struct scratch *s, __u32 
 		__u32 seen = s->walk.base + s->walk.end;
 
 		FORGET(len, seen);
-		if (seen >= deep_window)
-			return OUTCOME_TRUNCATED;
+		if (seen >= deep_window) {
+			outcome = OUTCOME_TRUNCATED;
+			break;
+		}
 		if (!len)
 			break;
 		if (len > deep_window - seen)
@@ -941,9 +1012,35 @@ VERIFIED_ALONE int parse_chunks(struct __sk_buff *skb, struct scratch *s, __u32 
 		off += CHUNK_SIZE;
 		len -= len > CHUNK_SIZE ? CHUNK_SIZE : len;
 	}
+	return outcome;
+}
+
+/* The same, within the budget. */
+static __always_inline int search_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off,
+					 __u32 len)
+{
+	int outcome;
+	__u32 from;
+
+	if (deep == DEEP_AUTO && !may_search()) {
+		count_rare(COUNTER_SEARCH_BUDGET);
+		return OUTCOME_TRUNCATED;
+	}
+	s->walk.behind = 1;
+	from = s->walk.base + s->walk.end;
+	outcome = parse_chunks(skb, s, off, len);
+	note_searched(s->walk.base + s->walk.end - from);
 	if (outcome == OUTCOME_INCOMPLETE && walk_is_settled(&s->walk))
 		return finish_walk(&s->walk, OUTCOME_NOT_FOUND);
 	return outcome;
+}
+
+/* Deep: after a search. */
+static __always_inline void mark_behind(struct walk *w, int outcome)
+{
+	if ((outcome == OUTCOME_FOUND || outcome == OUTCOME_UNSAMPLED) &&
+	    (deep == DEEP_AUTO || w->found.offset >= prefix_window))
+		w->marks |= MARK_BEHIND;
 }
 
 /* The first read with direct access: 8-byte moves take a third of the time of the
@@ -1017,42 +1114,71 @@ static __always_inline int begin_walk(struct __sk_buff *skb, struct scratch *s, 
 			return OUTCOME_TRUNCATED;
 		outcome = parse_lines(s);
 	}
-	if (deep && outcome == OUTCOME_INCOMPLETE)
-		outcome = parse_chunks(skb, s, off + window, len - window);
+	return outcome;
+}
+
+/* Deep: whether the head is searched behind the window, which has outcome. What begins
+ * with an unknown method is more likely no request if its first line does not end there.
+ */
+static __always_inline bool goes_on(const struct walk *w, int outcome, __u32 start)
+{
+	if (!deep || outcome != OUTCOME_TRUNCATED)
+		return false;
+	return deep == DEEP_ON || w->request_line || !(start & START_TOKEN);
+}
+
+/* The same, of a head whose window ended before it did. */
+static __always_inline int search_behind(struct __sk_buff *skb, struct scratch *s, __u32 off,
+					 __u32 len)
+{
+	__u32 window = len < prefix_window ? len : prefix_window;
+	struct walk *w = &s->walk;
+	int outcome = search_chunks(skb, s, off + window, len - window);
+
+	if (w->behind)
+		count_rare(COUNTER_SEARCH);
+	if (outcome == OUTCOME_TRUNCATED)
+		outcome = finish_walk(w, OUTCOME_TRUNCATED);
+	mark_behind(w, outcome);
 	return outcome;
 }
 
 static __always_inline int walk_whole(struct __sk_buff *skb, struct scratch *s, __u32 off,
-				      __u32 len, const enum access access)
+				      __u32 len, __u32 start, const enum access access)
 {
 	int outcome;
 
 	if (!s)
 		return OUTCOME_UNPARSABLE;
 	outcome = begin_walk(skb, s, off, len, access);
-	if (outcome == OUTCOME_INCOMPLETE && !deep)
-		outcome = OUTCOME_TRUNCATED;
-	return outcome == OUTCOME_TRUNCATED ? finish_walk(&s->walk, OUTCOME_TRUNCATED) : outcome;
+	if (outcome == OUTCOME_TRUNCATED)
+		return finish_walk(&s->walk, OUTCOME_TRUNCATED);
+	if (outcome != OUTCOME_INCOMPLETE)
+		return outcome;
+	outcome = deep == DEEP_ON ? OUTCOME_TRUNCATED : finish_walk(&s->walk, OUTCOME_TRUNCATED);
+	return goes_on(&s->walk, outcome, start) ? search_behind(skb, s, off, len) : outcome;
 }
 
-/* Walk the head at the start of a payload, len bytes at off; s->walk.found is the
- * context if the outcome is OUTCOME_FOUND.
+/* Walk the head at the start of a payload, len bytes at off, which begins like start;
+ * s->walk.found is the context if the outcome is OUTCOME_FOUND.
  */
-VERIFIED_ALONE int walk_direct(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
+VERIFIED_ALONE int walk_direct(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len,
+			       __u32 start)
 {
-	return walk_whole(skb, s, off, len, ACCESS_DIRECT);
+	return walk_whole(skb, s, off, len, start, ACCESS_DIRECT);
 }
 
-VERIFIED_ALONE int walk_loaded(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
+VERIFIED_ALONE int walk_loaded(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len,
+			       __u32 start)
 {
-	return walk_whole(skb, s, off, len, ACCESS_LOAD);
+	return walk_whole(skb, s, off, len, start, ACCESS_LOAD);
 }
 
 static __always_inline int walk_head(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len,
-				     const enum access access)
+				     __u32 start, const enum access access)
 {
-	return access == ACCESS_DIRECT ? walk_direct(skb, s, off, len) :
-					 walk_loaded(skb, s, off, len);
+	return access == ACCESS_DIRECT ? walk_direct(skb, s, off, len, start) :
+					 walk_loaded(skb, s, off, len, start);
 }
 
 #endif

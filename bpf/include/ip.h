@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The headers of IP and TCP on the wire, and the networks whose TCP options are trusted. */
+/* The headers of IP and TCP on the wire. */
 #ifndef LAYERTRACE_IP_H
 #define LAYERTRACE_IP_H
 
@@ -54,19 +54,5 @@ static __always_inline void map_ipv4(__u64 *to, __be32 addr)
 	to[0] = 0;
 	to[1] = mapped_ipv4(addr);
 }
-
-/* Networks whose TCP options are trusted. */
-struct prefix_key {
-	__u32 len;
-	__u64 addr[2];
-} __attribute__((packed));
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, 256);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct prefix_key);
-	__type(value, __u8);
-} trusted_prefixes SEC(".maps");
 
 #endif

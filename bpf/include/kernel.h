@@ -183,6 +183,17 @@ static __always_inline bool is_drop_reason(__u32 reason)
 	return reason >= bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_NOT_SPECIFIED);
 }
 
+/* Compares with a reason by name, which the running kernel may lack. */
+#define IS_REASON(reason, name)                                                      \
+	(bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_##name) && \
+	 (reason) == bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_##name))
+
+/* The receiver has the data already: no loss. */
+static __always_inline bool is_duplicate_data(__u32 reason)
+{
+	return IS_REASON(reason, TCP_OLD_DATA) || IS_REASON(reason, TCP_OLD_SEQUENCE);
+}
+
 /* Shows the verifier that a length is from 1 to max, a power of two, as helpers
  * require: the one in 6.1 learns nothing from a comparison with 0.
  */
@@ -202,6 +213,12 @@ static __always_inline void increment(void *map, __u32 key)
 
 	if (value)
 		(*value)++;
+}
+
+/* Modular comparison, RFC 9293 section 3.4. */
+static __always_inline bool before(__u32 a, __u32 b)
+{
+	return (__s32)(a - b) < 0;
 }
 
 /* One bit per port. */

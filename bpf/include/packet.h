@@ -8,7 +8,7 @@
 #include "blind.h"
 #include "connection.h"
 #include "ip.h"
-#include "tcp_option.h"
+#include "walk_options.h"
 
 /* Ports to capture, when filter_ports is set. */
 const volatile bool filter_ports;
@@ -56,11 +56,6 @@ static __always_inline bool is_fin_or_rst(const struct segment *seg)
 	return seg->flags & (TCP_FIN | TCP_RST);
 }
 
-enum access {
-	ACCESS_DIRECT, /* packet pointers, for TCX and clsact */
-	ACCESS_LOAD,   /* bpf_skb_load_bytes only, for socket filters */
-};
-
 /* Bytes of a request searched for a trace context: in its first segment, and with deep
  * in total. User space takes its limits from here; a test compares the defaults.
  */
@@ -70,6 +65,9 @@ enum window {
 	WINDOW_MAX = 4096,
 	DEEP_WINDOW_DEFAULT = 65536,
 	DEEP_WINDOW_MAX = 1 << 24,
+	DEEP_BUDGET_MIN = 1 << 16, /* bytes per second and CPU, as the next two */
+	DEEP_BUDGET_DEFAULT = 16 << 20,
+	DEEP_BUDGET_MAX = 1 << 30,
 };
 
 /* A power of two, so that a mask keeps offsets inside. */
@@ -79,8 +77,6 @@ enum window {
 #define TEXT_PADDING 128
 /* Deep: size of a read. */
 #define CHUNK_SIZE 1024
-#define OPTIONS_MAX 40
-#define OPTIONS_MAX_BOUND 64 /* next power of two */
 
 enum outcome {
 	OUTCOME_INCOMPLETE, /* continues with the next bytes, if any */
@@ -120,6 +116,7 @@ enum part {
 enum mark {
 	MARK_MALFORMED = 1, /* a value is malformed */
 	MARK_SEVERAL = 2,   /* contexts with different IDs */
+	MARK_BEHIND = 4,    /* the context is behind the prefix window */
 };
 
 /* State of a walk over a request head; deep keeps it between segments. */
@@ -134,11 +131,11 @@ struct walk {
 	__u8 seen;	   /* a complete context was: seen_trace_id and seen_span_id are set */
 	__u8 accepted;	   /* an accepted context in one header was: see walk_is_settled() */
 	__u8 in_line;	   /* unframed is not the start of a line */
-	__u8 pad;
-	__u32 framing;	  /* offset of the first line that may be a framing header */
-	__u32 head_end;	  /* offset after the empty line, if it was seen with every line before */
-	__u32 unframed;	  /* no line that starts before this offset is such a line, or empty */
-	__u64 preference; /* of found, see preference(); 0: none yet */
+	__u8 behind;	   /* the walk goes on behind the prefix window */
+	__u32 framing;	   /* offset of the first line that may be a framing header */
+	__u32 head_end;	   /* offset after the empty line, if it was seen with every line before */
+	__u32 unframed;	   /* no line that starts before this offset is such a line, or empty */
+	__u64 preference;  /* of found, see preference(); 0: none yet */
 	__u64 seen_trace_id; /* low half */
 	__u64 seen_span_id;
 	struct context found;	    /* the choice so far, the result at the end */
@@ -196,7 +193,9 @@ struct cached_head {
 
 struct scratch {
 	__u32 claimed;
-	__u32 slot; /* key of this element */
+	__u32 slot;	  /* key of this element */
+	__u64 unfinished; /* seq_ack of the segment whose unfinished walk was left here */
+	__u64 resume;	  /* the same for the run that has claimed it */
 	struct cached_segment segment_cache[1 << SEGMENT_CACHE_BITS];
 	struct walk walk;
 	struct segment segment; /* the segment being tracked */
@@ -205,17 +204,12 @@ struct scratch {
 	struct context cached_contexts[1 << SEGMENT_CACHE_BITS]; /* for segment_cache */
 	struct cached_head cached_heads[1 << SEGMENT_CACHE_BITS];
 	__u8 text[TEXT_SIZE + TEXT_PADDING];
-	__u8 options[OPTIONS_MAX_BOUND + 16];
+	struct options options;
 	struct context id; /* scratch space of the readers of values */
 	struct connection blank;
 	struct queued_request queued;
-	__u8 connection_id[8];
-	__u64 option_time;
 	__u64 high; /* accumulators of the number readers */
 	__u64 low;
-	__u32 option_pos;
-	__u8 connection_id_len;
-	__u8 pad[3];
 };
 
 /* Programs can nest on a CPU: a socket program runs in a sending process, which an
@@ -440,6 +434,8 @@ static __always_inline struct scratch *claim_scratch(void)
 
 		if (s && !__sync_lock_test_and_set(&s->claimed, 1)) {
 			s->slot = i;
+			s->resume = s->unfinished;
+			s->unfinished = 0;
 			return s;
 		}
 	}
@@ -492,66 +488,14 @@ static __always_inline bool is_trusted(const struct segment *seg)
 	return bpf_map_lookup_elem(&trusted_prefixes, &key) != NULL;
 }
 
-/* Parses len bytes of s->options into connection_id, its length and option_time.
- * Returns 1 if one of our options was found.
- */
-VERIFIED_ALONE int walk_options(struct scratch *s, __u32 len)
-{
-	if (!s)
-		return 0;
-	/* Keep the position in memory: for a register the verifier explores every value and
-	 * exceeds its limit of a million instructions.
-	 */
-	s->option_pos = 0;
-	s->connection_id_len = 0;
-	s->option_time = 0;
-	for (int n = 0; n < OPTIONS_MAX; n++) {
-		__u32 i = *(volatile __u32 *)&s->option_pos;
-		__u8 *option = s->options + (i & 63);
-		__u8 kind = option[0], size = option[1];
-
-		if (i >= len || kind == OPTION_END)
-			break;
-		if (kind == OPTION_NOP) {
-			s->option_pos = i + 1;
-			continue;
-		}
-		if (size < 2 || i + size > len)
-			break;
-		if (kind == OPTION_EXP2 && size == sizeof(struct compact_option)) {
-			struct compact_option *o = (void *)option;
-
-			if (o->exid == bpf_htons(OPTION_EXID)) {
-				__builtin_memcpy(s->connection_id, o->id, sizeof(o->id));
-				s->connection_id_len = sizeof(o->id);
-				s->option_time = bpf_ntohl(o->time_us);
-				break;
-			}
-		} else if (kind == OPTION_EXP1 && size == sizeof(struct paper_id_option)) {
-			struct paper_id_option *o = (void *)option;
-
-			__builtin_memset(s->connection_id, 0, sizeof(s->connection_id));
-			__builtin_memcpy(s->connection_id, o->id, sizeof(o->id));
-			s->connection_id_len = sizeof(o->id);
-		} else if (kind == OPTION_EXP2 && size == sizeof(struct paper_time_option) &&
-			   s->connection_id_len) {
-			struct paper_time_option *o = (void *)option;
-
-			s->option_time = bpf_be64_to_cpu(o->time_ns);
-		}
-		s->option_pos = i + size;
-	}
-	return s->connection_id_len != 0;
-}
-
 /* Reads our option from the segment; false if there is none or it is not trusted. */
 static __always_inline bool read_options(struct __sk_buff *skb, const struct segment *seg,
 					 struct scratch *s)
 {
 	__u32 len = seg->option_len;
 
-	s->connection_id_len = 0;
-	s->option_time = 0;
+	s->options.id_len = 0;
+	s->options.time = 0;
 	if (!len || len > OPTIONS_MAX)
 		return false;
 	if (len == TIMESTAMPS_LEN) {
@@ -561,13 +505,14 @@ static __always_inline bool read_options(struct __sk_buff *skb, const struct seg
 		    first == bpf_htonl(TIMESTAMPS_ONLY))
 			return false;
 	}
-	BOUND_LENGTH(len, OPTIONS_MAX_BOUND);
-	if (bpf_skb_load_bytes(skb, seg->option_off, s->options, len) || !walk_options(s, len))
+	BOUND_LENGTH(len, OPTIONS_BOUND);
+	if (bpf_skb_load_bytes(skb, seg->option_off, s->options.bytes, len) ||
+	    !walk_options(&s->options, len))
 		return false;
 	if (!is_trusted(seg)) {
 		count(COUNTER_OPTION_UNTRUSTED);
-		s->connection_id_len = 0;
-		s->option_time = 0;
+		s->options.id_len = 0;
+		s->options.time = 0;
 		return false;
 	}
 	count(COUNTER_OPTION_READ);

@@ -104,10 +104,10 @@ static __always_inline void start_record(struct __sk_buff *skb, const struct seg
 	x->request_seq = seg->seq;
 	start_egress(x, seg->seq);
 	x->direction = seg->direction;
-	if (s->connection_id_len) {
-		__builtin_memcpy(x->connection_id, s->connection_id, sizeof(x->connection_id));
-		x->connection_id_len = s->connection_id_len;
-		x->option_time = s->option_time;
+	if (s->options.id_len) {
+		__builtin_memcpy(x->connection_id, s->options.id, sizeof(x->connection_id));
+		x->connection_id_len = s->options.id_len;
+		x->option_time = s->options.time;
 	} else if (c->syn_option_len) {
 		__builtin_memcpy(x->connection_id, c->syn_connection_id, sizeof(x->connection_id));
 		x->connection_id_len = c->syn_option_len;
@@ -164,13 +164,16 @@ _Static_assert(COUNTER_HEAD_UNPARSABLE - COUNTER_CONTEXT_FOUND ==
 		       OUTCOME_UNPARSABLE - OUTCOME_FOUND,
 	       "each outcome has its counter, in the same order");
 
-static __always_inline void count_outcome(int outcome, __u8 marks)
+VERIFIED_ALONE int count_outcome(int outcome, __u32 marks)
 {
 	count(COUNTER_CONTEXT_FOUND + outcome - OUTCOME_FOUND);
 	if (marks & MARK_MALFORMED)
-		count(COUNTER_CONTEXT_MALFORMED);
+		count_rare(COUNTER_CONTEXT_MALFORMED);
 	if (marks & MARK_SEVERAL)
-		count(COUNTER_CONTEXT_SEVERAL);
+		count_rare(COUNTER_CONTEXT_SEVERAL);
+	if (marks & MARK_BEHIND)
+		count(COUNTER_CONTEXT_BEHIND);
+	return 0;
 }
 
 static __always_inline void set_context(struct exchange_record *x, const struct walk *w)
@@ -212,7 +215,7 @@ VERIFIED_ALONE int save_partial_head(struct scratch *s)
 	if (!found) {
 		/* any bytes will do for a new entry: overwritten below */
 		if (bpf_map_update_elem(&partial_heads, key, s->text, BPF_ANY)) {
-			count(COUNTER_MAP_FULL);
+			count_rare(COUNTER_MAP_FULL);
 			return false;
 		}
 		found = bpf_map_lookup_elem(&partial_heads, key);
@@ -250,12 +253,12 @@ static __always_inline struct connection *new_connection(const struct segment *s
 	s->blank.claim = 1;
 	s->blank.client_is_a = seg->from_a;
 	if (bpf_map_update_elem(&connections, &seg->key, &s->blank, BPF_ANY)) {
-		count(COUNTER_MAP_FULL);
+		count_rare(COUNTER_MAP_FULL);
 		return NULL;
 	}
 	c = bpf_map_lookup_elem(&connections, &seg->key);
 	if (!c)
-		count(COUNTER_MAP_FULL);
+		count_rare(COUNTER_MAP_FULL);
 	return c;
 }
 
@@ -355,7 +358,7 @@ static __always_inline bool make_way(const struct segment *seg, struct connectio
 	bool lost;
 
 	if (c->phase == PHASE_HEAD) {
-		count(COUNTER_DISCARDED);
+		count_rare(COUNTER_DISCARDED);
 		c->phase = PHASE_IDLE;
 	}
 	if (!expects_more(c))
@@ -393,11 +396,11 @@ VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct conn
 
 	if (!s || !c)
 		return 0;
-	count(COUNTER_PIPELINED);
+	count_rare(COUNTER_PIPELINED);
 	if (c->recorded)
 		c->x.flags |= FLAG_PIPELINED;
 	if (c->overflow || pending(c) >= QUEUE_MAX) {
-		count(COUNTER_QUEUE_FULL);
+		count_rare(COUNTER_QUEUE_FULL);
 		if (c->overflow < 255)
 			c->overflow++;
 		return 0;
@@ -423,7 +426,7 @@ VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct conn
 	key.connection = s->segment.key;
 	key.number = c->queued;
 	if (bpf_map_update_elem(&queued_requests, &key, q, BPF_ANY))
-		count(COUNTER_QUEUE_FULL);
+		count_rare(COUNTER_QUEUE_FULL);
 	else if (recorded)
 		count(COUNTER_STARTED);
 	c->queued++;
@@ -538,7 +541,7 @@ static __always_inline void begin_request(struct __sk_buff *skb, struct segment 
 	start_message(&c->request, seg->seq, BODY_FRAMED);
 	if (!make_way(seg, c)) {
 		if (outcome == OUTCOME_INCOMPLETE) /* deep: its context cannot be searched */
-			count(COUNTER_DISCARDED);
+			count_rare(COUNTER_DISCARDED);
 		enqueue(skb, s, c, now);
 		return;
 	}
@@ -566,6 +569,7 @@ static __always_inline void end_head(const struct segment *seg, struct connectio
 {
 	if (outcome == OUTCOME_TRUNCATED)
 		outcome = finish_walk(w, OUTCOME_TRUNCATED);
+	mark_behind(w, outcome);
 	count_outcome(outcome, w->marks);
 	forget_partial_head(&seg->key);
 	c->phase = PHASE_REQUEST;
@@ -591,7 +595,7 @@ static __always_inline void continue_head(struct __sk_buff *skb, const struct se
 		return;
 	}
 	if (continues) {
-		outcome = parse_chunks(skb, s, seg->payload_off, seg->payload_len);
+		outcome = search_chunks(skb, s, seg->payload_off, seg->payload_len);
 		if (outcome == OUTCOME_INCOMPLETE) {
 			if (!save_partial_head(s))
 				c->phase = PHASE_REQUEST;
@@ -607,7 +611,7 @@ static __always_inline void on_seen_bytes(const struct segment *seg, struct conn
 {
 	arrive(from_client ? &c->client : &c->server, seg->seq, seg->payload_len, &(__u32){0});
 	c->x.retransmits++;
-	count(COUNTER_RETRANSMITTED);
+	count_rare(COUNTER_RETRANSMITTED);
 	note_retransmit(c, seg, from_client, now);
 }
 
@@ -635,7 +639,7 @@ static __always_inline void classify_rest(struct __sk_buff *skb, struct segment 
 
 	if (start) {
 		skip = start & START_AFTER_LINE ? 2 : 0;
-		b.outcome = walk_loaded(skb, s, off + skip, len - skip);
+		b.outcome = walk_loaded(skb, s, off + skip, len - skip, start);
 		if (start & START_TOKEN && !has_request_line(&s->walk, b.outcome))
 			b.outcome = NOT_A_REQUEST;
 		b.request_line = s->walk.request_line;
@@ -651,7 +655,7 @@ static __always_inline void lose_order(struct connection *c)
 {
 	c->unsure = 1;
 	c->x.flags |= FLAG_END_GUESSED;
-	count(COUNTER_FRAMING_LOST);
+	count_rare(COUNTER_FRAMING_LOST);
 }
 
 /* Payload from the client. Returns the length of the first part that is uniform, to
@@ -704,7 +708,7 @@ static __always_inline __u32 on_client_data(struct __sk_buff *skb, struct segmen
 	seg->payload_len = part;
 	arrival = arrive(&c->client, seg->seq, part, &fresh);
 	if (arrival != ARRIVAL_IN_ORDER)
-		count(COUNTER_OUT_OF_ORDER);
+		count_rare(COUNTER_OUT_OF_ORDER);
 	if (m->kind == MESSAGE_TUNNEL ||
 	    (m->kind == MESSAGE_ENDS && !m->length && !before(seg->seq, m->at)))
 		return part; /* of no request */
@@ -734,7 +738,7 @@ static __always_inline __u32 on_client_data(struct __sk_buff *skb, struct segmen
 	    (arrival != ARRIVAL_IN_ORDER || c->client.missing))
 		return part;
 	if (c->phase != PHASE_HEAD && (c->claim & 1)) {
-		count(COUNTER_LATE);
+		count_rare(COUNTER_LATE);
 		return part;
 	}
 	if (arrival != ARRIVAL_IN_ORDER)

@@ -227,7 +227,7 @@ static __always_inline __u32 on_server_data(struct __sk_buff *skb, struct segmen
 			x->flags |= FLAG_PACKETS_MISSING;
 	}
 	if (seg->kind.outcome != NOT_A_REQUEST)
-		count(COUNTER_REQUEST_IN_RESPONSE);
+		count_rare(COUNTER_REQUEST_IN_RESPONSE);
 	if (is_open(c))
 		own = find_response(skb, seg, s, c, now);
 	if (own && (m->kind == MESSAGE_INTERIM || c->phase == PHASE_RESPONSE))
@@ -235,10 +235,10 @@ static __always_inline __u32 on_server_data(struct __sk_buff *skb, struct segmen
 	seg->payload_len = part;
 	arrival = arrive(&c->server, seg->seq, part, &fresh);
 	if (arrival != ARRIVAL_IN_ORDER)
-		count(COUNTER_OUT_OF_ORDER);
+		count_rare(COUNTER_OUT_OF_ORDER);
 	if (!own) {
 		if (is_open(c) && c->recorded && (c->claim & 1))
-			count(COUNTER_LATE);
+			count_rare(COUNTER_LATE);
 		return part;
 	}
 	if (lose_framing(skb, seg, m, &c->server) && c->phase == PHASE_REQUEST)
@@ -254,7 +254,7 @@ static __always_inline __u32 on_server_data(struct __sk_buff *skb, struct segmen
 		return part;
 	}
 	if (c->claim & 1) {
-		count(COUNTER_LATE);
+		count_rare(COUNTER_LATE);
 		return part;
 	}
 	if (arrival != ARRIVAL_IN_ORDER)

@@ -8,6 +8,7 @@
 #define LAYERTRACE_SOCKET_H
 
 #include "track.h"
+#include "waits.h"
 
 #define TARGET_CGROUPS_MAX 16
 /* A target cgroup nested deeper than this is not found. */
@@ -68,13 +69,8 @@ struct socket_state {
 	/* Data that the application had read while tracked; see copied_seq of struct tcp_sock. */
 	__u32 read;
 	__u32 tracked; /* later segments may belong to an exchange */
-	/* Times in ns: when it last sent data; since when its receive queue may block the
-	 * peer, and when a read or acknowledgement ended that. 0: never, or not since then.
-	 */
-	__u64 sent;
-	__u64 full_since;
-	__u64 full_read;
-	__u64 full_min; /* ns: shorter times do not count */
+	__u64 sent;    /* ns: when it last sent data, 0: never */
+	struct receive_queue queue;
 	struct socket_facts facts;
 	__u8 process_name[PROCESS_NAME_LEN]; /* set with facts.tgid */
 	struct connection_key key;	     /* end a is the socket itself */
@@ -327,89 +323,14 @@ static __always_inline struct connection *open_exchange_at(const struct socket_s
 	return c && is_open(c) && !(c->claim & 1) ? c : NULL;
 }
 
-/* Bit of the flags of struct socket, include/linux/net.h. */
-#define SOCK_NOSPACE 2
-
-/* Bytes that wait to be sent: written ones, or any number if a writer waits for room in
- * the send buffer.
- */
-static __always_inline __u32 waiting(const struct tcp_sock *tp)
-{
-	__u32 unsent = tp->write_seq - tp->snd_nxt;
-
-	if (unsent)
-		return unsent;
-	return ((const struct sock *)tp)->sk_socket->flags & (1 << SOCK_NOSPACE) ? ~0U : 0;
-}
-
-/* Whether the peer's window keeps TCP from sending: more waits, and its next segment does
- * not fit; see tcp_snd_wnd_test() in net/ipv4/tcp_output.c. With packets in flight, the
- * network may be what delays their acknowledgement.
- */
-static __always_inline bool is_held(const struct tcp_sock *tp)
-{
-	__u32 bytes = waiting(tp);
-	__u32 segment = bytes < tp->mss_cache ? bytes : tp->mss_cache;
-
-	return bytes && (__s32)(tp->snd_una + tp->snd_wnd - tp->snd_nxt) < (__s32)segment;
-}
-
-/* At a socket that sends a message, a packet arrives or leaves that changes what TCP may
- * send, or what is in flight; TCP has not processed it yet. The time in which the
- * application had nothing to send is its own.
- */
-static __always_inline void note_hold(struct connection *c, const struct socket_state *st,
-				      const struct tcp_sock *tp, __u64 now)
-{
-	__u64 since = c->waits_since > st->sent ? c->waits_since : st->sent;
-	bool waits = waiting(tp);
-
-	if (c->waits_since && now > since && waits) {
-		c->x.waited += now - since;
-		if (is_held(tp)) {
-			c->x.held += now - since;
-			if (!tp->packets_out)
-				c->x.stalled += now - since;
-		}
-	}
-	c->waits_since = waits ? now : 0;
-}
-
-/* TCP sends after it had to wait: a probe, perhaps with what the window has room for. Until
- * now nothing of that was in flight.
- */
+/* TCP sends after it had to wait. */
 static COLD int on_late_segment(const struct socket_state *st, const struct tcp_sock *tp)
 {
 	struct connection *c = open_exchange_at(st);
 
 	if (c)
-		note_hold(c, st, tp, bpf_ktime_get_ns());
+		note_hold(&c->x.waits, &c->waits_since, st->sent, tp, bpf_ktime_get_ns());
 	return 0;
-}
-
-/* Whether the peer must wait for the application to read when the data up to end has
- * arrived: no further segment fits its window, or the memory for received packets.
- */
-static __always_inline bool is_full(const struct tcp_sock *tp, __u32 end)
-{
-	const struct sock *sk = (const struct sock *)tp;
-
-	return (__s32)(tp->rcv_wup + tp->rcv_wnd - end) < tp->advmss ||
-	       sk->sk_backlog.rmem_alloc.counter + tp->advmss > sk->sk_rcvbuf;
-}
-
-/* The receive queue blocks the peer, from the arrival of data on, until the application
- * reads or TCP acknowledges the data. It acknowledges late while the application does not
- * read. A queue that is full then still blocks the peer, unless all of it that is in order
- * has been read: what misses is lost.
- */
-static __always_inline void note_unblocked(struct socket_state *st, const struct tcp_sock *tp,
-					   bool reads, __u64 now)
-{
-	bool full = tp->copied_seq != tp->rcv_nxt && is_full(tp, tp->rcv_nxt);
-
-	if (!st->full_read ? reads || !full : reads && full)
-		st->full_read = now;
 }
 
 /* Whether the socket receives a message of which a part has arrived. */
@@ -418,48 +339,25 @@ static __always_inline bool receives(const struct connection *c)
 	return c->phase == (c->client_is_a ? PHASE_RESPONSE : PHASE_REQUEST);
 }
 
-/* The queue blocked the peer until a segment arrived, or the time in full_read. */
-static COLD int on_blocked(const struct socket_state *st, __u64 now)
+/* The queue blocked the peer for so long before a segment arrived, in ns. */
+static COLD int on_blocked(const struct socket_state *st, __u64 blocked)
 {
 	struct connection *c = open_exchange_at(st);
 
 	if (c && receives(c))
-		c->x.unread += (st->full_read ? st->full_read : now) - st->full_since;
+		c->x.waits.unread += blocked;
 	return 0;
 }
 
-/* Shorter times, in ns, are those of a reader that reads as soon as it has a processor. They
- * would add up over a slow link, where they hold no one up: there the queue is not full.
- * TCP delays an acknowledgement by 40 ms or more; see TCP_DELACK_MIN of include/net/tcp.h.
- */
-#define FULL_MIN 1000000
-#define UNACKED_MIN 20000000
-
-/* A segment arrives. Out of order, the application could not read it. After the last one,
- * the time until the read is known from the read.
- */
-static __always_inline void note_arrival(struct socket_state *st, const struct tcp_sock *tp,
+static __always_inline void note_segment(struct socket_state *st, const struct tcp_sock *tp,
 					 const struct segment *seg)
 {
-	__u32 end = seg->seq + seg->payload_len;
-	__u64 now;
+	__u64 blocked = note_arrival(&st->queue, tp, seg->seq, seg->seq + seg->payload_len,
+				     bpf_ktime_get_ns());
 
-	if (before(tp->rcv_nxt, seg->seq))
-		return;
-	now = bpf_ktime_get_ns();
-	if (st->full_since &&
-	    (st->full_read ? st->full_read : now) - st->full_since >= st->full_min)
-		on_blocked(st, now);
-	/* A copy of data that was read leaves nothing to read. */
-	if (before(end, tp->rcv_nxt + 1))
-		end = tp->rcv_nxt;
-	st->full_since = end != tp->copied_seq ? now : 0;
-	st->full_min = is_full(tp, end) ? FULL_MIN : UNACKED_MIN;
-	st->full_read = 0;
+	if (blocked)
+		on_blocked(st, blocked);
 }
-
-/* Segments that follow each other closer than this did not wait, in ns. */
-#define LATE_MIN 1000000
 
 /* Notes who waits for whom at a socket, before TCP processes a segment with data. */
 static __always_inline void note_waits(struct socket_state *st, const struct tcp_sock *tp,
@@ -468,10 +366,10 @@ static __always_inline void note_waits(struct socket_state *st, const struct tcp
 	if (!seg->payload_len)
 		return;
 	if (!egress) {
-		note_arrival(st, tp, seg);
+		note_segment(st, tp, seg);
 		return;
 	}
-	if (tp->tcp_clock_cache - st->sent > LATE_MIN && (tp->packets_out || is_held(tp)))
+	if (is_late(tp, st->sent))
 		on_late_segment(st, tp);
 	st->sent = tp->tcp_clock_cache;
 }
@@ -520,16 +418,16 @@ static COLD int on_bare_ack(struct __sk_buff *skb, __u32 ack, bool egress)
 		return 0;
 	st = bpf_sk_storage_get(&socket_states, sk, NULL, 0);
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!st || !tp || !st->tracked || (egress && !st->full_since))
+	if (!st || !tp || !st->tracked || (egress && !st->queue.full_since))
 		return 0;
 	now = bpf_ktime_get_ns();
 	if (egress) {
-		note_unblocked(st, tp, false, now);
+		note_unblocked(&st->queue, tp, false, now);
 		return 0;
 	}
 	c = open_exchange_at(st);
 	if (c) {
-		note_hold(c, st, tp, now);
+		note_hold(&c->x.waits, &c->waits_since, st->sent, tp, now);
 		note_ack(&c->x, ack, now);
 	}
 	return 0;

@@ -29,22 +29,31 @@ static __always_inline void cache_segment(struct cached_segment *k, __u64 seq_ac
 }
 
 /* Reads the start of an uncached segment, payload_len bytes at off. The context, if
- * found, is in s->walk. An incomplete walk is more than its start and is not cached.
+ * found, is in s->walk. An incomplete walk is more than its start and is not cached: if the
+ * fast path has just left it, it is taken up.
  */
 static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, struct scratch *s,
 							__u64 seq_ack, __u32 off, __u32 payload_len,
 							const enum access access)
 {
-	__u64 head = load_head(skb, off, payload_len, access);
-	struct payload_kind b = {.outcome = NOT_A_REQUEST, .response = is_response(head)};
+	struct payload_kind b = {.outcome = OUTCOME_INCOMPLETE};
 	__u32 slot = cache_slot(seq_ack >> 32);
+	__u64 head;
+	int start;
 
-	int start = b.response ? START_DATA : start_of(skb, s, off, payload_len, head);
-
+	if (deep && s->resume && s->resume == seq_ack) {
+		b.request_line = s->walk.request_line;
+		b.marks = s->walk.marks;
+		return b;
+	}
+	head = load_head(skb, off, payload_len, access);
+	b.outcome = NOT_A_REQUEST;
+	b.response = is_response(head);
+	start = b.response ? START_DATA : start_of(skb, s, off, payload_len, head);
 	if (start) {
 		__u32 skip = start & START_AFTER_LINE ? 2 : 0;
 
-		b.outcome = walk_head(skb, s, off + skip, payload_len - skip, access);
+		b.outcome = walk_head(skb, s, off + skip, payload_len - skip, start, access);
 		if (start & START_TOKEN && !has_request_line(&s->walk, b.outcome)) {
 			b.outcome = NOT_A_REQUEST;
 			s->walk.marks = 0;
@@ -172,7 +181,9 @@ static __always_inline bool skip_untracked(struct __sk_buff *skb, const struct f
 	} else {
 		if (__sync_lock_test_and_set(&s->claimed, 1))
 			return false;
+		s->resume = 0;
 		b = read_payload(skb, s, h->seq_ack, h->payload_off, h->payload_len, access);
+		s->unfinished = b.outcome == OUTCOME_INCOMPLETE ? h->seq_ack : 0;
 		release_scratch(s);
 	}
 	return finish_untracked(b);
@@ -188,7 +199,7 @@ static COLD int end_connection(const struct segment *seg, struct connection *c, 
 	if (pending(c))
 		drop_queue(c, &seg->key, reset | (c->unsure ? FLAG_END_GUESSED : 0));
 	if (c->phase == PHASE_HEAD)
-		count(COUNTER_DISCARDED);
+		count_rare(COUNTER_DISCARDED);
 	forget_partial_head(&seg->key);
 	tracked = tracked_counter_at(&seg->key);
 	if (tracked)
@@ -213,8 +224,8 @@ static COLD struct connection *on_syn(struct __sk_buff *skb, const struct segmen
 	c->client.next = seg->seq + 1;
 	c->client_start = seg->seq + 1;
 	c->last_ns = bpf_ktime_get_ns();
-	c->syn_option_len = s->connection_id_len;
-	__builtin_memcpy(c->syn_connection_id, s->connection_id, sizeof(c->syn_connection_id));
+	c->syn_option_len = s->options.id_len;
+	__builtin_memcpy(c->syn_connection_id, s->options.id, sizeof(c->syn_connection_id));
 	return c;
 }
 
@@ -316,7 +327,7 @@ static __always_inline void on_payload(struct __sk_buff *skb, struct segment *se
 		classify_rest(skb, seg, s);
 	}
 	/* What follows belongs to requests that are not seen. */
-	count(COUNTER_QUEUE_FULL);
+	count_rare(COUNTER_QUEUE_FULL);
 	c->overflow = 255;
 }
 

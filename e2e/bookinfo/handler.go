@@ -58,9 +58,13 @@ func newHandler(name string, addresses hosts, log *logFile, faults *app.State) (
 			return nil, fmt.Errorf("role %s calls %s: give --host %s=IP:PORT", name, c.service, c.service)
 		}
 	}
-	client := newClient(addresses)
+	client, rough := newClient(addresses), &rough{}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		trace := log.Add(name, r)
+		if r.URL.Path == roughPath {
+			rough.serve(w, r)
+			return
+		}
 		fault := faults.Begin(trace, r.RemoteAddr)
 		// Until then the server has read no more of the body than its buffer holds.
 		wait(fault.ReadBodyAfter, func(d time.Duration) { faults.Unread(trace, d) })
@@ -95,7 +99,8 @@ const (
 
 func isReport(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, reportPath) }
 
-// work takes the time of the details service's report.
+// work sleeps for the time of the details service's report. It stands for an application
+// that waits, and uses no CPU.
 func work(r *http.Request) {
 	if isReport(r) && strings.HasPrefix(r.URL.Path, "/details/") {
 		time.Sleep(reportTime) // the work

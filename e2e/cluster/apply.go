@@ -46,6 +46,11 @@ func Objects(manifests []byte) (objects []*unstructured.Unstructured, err error)
 // Apply creates or updates objects by server-side apply with strict field
 // validation: an unknown or duplicate field is an error.
 func (c *Cluster) Apply(ctx context.Context, manifests []byte) error {
+	return c.ApplyAs(ctx, "layertrace-test", manifests)
+}
+
+// ApplyAs is Apply as a field manager, whose fields that are not in the manifests it removes.
+func (c *Cluster) ApplyAs(ctx context.Context, manager string, manifests []byte) error {
 	return c.each(manifests, func(r dynamic.ResourceInterface, object *unstructured.Unstructured) error {
 		data, err := json.Marshal(object)
 		if err != nil {
@@ -53,7 +58,7 @@ func (c *Cluster) Apply(ctx context.Context, manifests []byte) error {
 		}
 		force := true
 		_, err = r.Patch(ctx, object.GetName(), types.ApplyPatchType, data, v1.PatchOptions{
-			FieldManager: "layertrace-test", Force: &force, FieldValidation: v1.FieldValidationStrict,
+			FieldManager: manager, Force: &force, FieldValidation: v1.FieldValidationStrict,
 		})
 		return err
 	})

@@ -40,6 +40,7 @@ type Mesh struct {
 	istiod  *sandbox.Process
 	hosts   string
 	rootCA  string
+	nodes   []*MeshNode
 }
 
 // AppNamespace is the pods' namespace, RootNamespace that of mesh-wide objects.
@@ -57,7 +58,7 @@ func StartMesh(ctx context.Context, c *Cluster, tools MeshTools) (*Mesh, error) 
 	if err := c.Apply(ctx, meshManifests); err != nil {
 		return nil, fmt.Errorf("apply the mesh's configuration: %w", err)
 	}
-	if err := m.registerNode(ctx); err != nil {
+	if err := m.registerNode(ctx, hostNode, nil); err != nil {
 		return nil, err
 	}
 	if err := c.AwaitServiceAccount(ctx, AppNamespace); err != nil {
@@ -69,17 +70,17 @@ func StartMesh(ctx context.Context, c *Cluster, tools MeshTools) (*Mesh, error) 
 	return m, m.writeShared(ctx)
 }
 
-// hostNode is the node of all pods of the mesh: this machine, without a kubelet.
+// hostNode is the node of the pods that name none: this machine, without a kubelet.
 const hostNode = "node"
 
-// registerNode registers hostNode: without a node no service has endpoints.
-func (m *Mesh) registerNode(ctx context.Context) error {
+// registerNode registers a node: without one no service has endpoints.
+func (m *Mesh) registerNode(ctx context.Context, name string, labels map[string]string) error {
 	var host unix.Utsname
 	if err := unix.Uname(&host); err != nil {
 		return fmt.Errorf("read the kernel's version: %w", err)
 	}
 	node := &core.Node{
-		ObjectMeta: meta.ObjectMeta{Name: hostNode},
+		ObjectMeta: meta.ObjectMeta{Name: name, Labels: labels},
 		Status: core.NodeStatus{
 			NodeInfo: core.NodeSystemInfo{
 				KernelVersion: unix.ByteSliceToString(host.Release[:]), OperatingSystem: "linux", Architecture: runtime.GOARCH,
@@ -144,13 +145,23 @@ func (m *Mesh) writeShared(ctx context.Context) error {
 type PodSpec struct {
 	// Name is the pod's name and the value of its label app.
 	Name string
-	// IP is an address in BridgeIP's network.
+	// IP is an address of its node's pods, without a node one in BridgeIP's network.
 	IP string
-	// Sidecar is set for a pod with pilot-agent and Envoy.
-	Sidecar bool
+	// Node is the pod's node; nil: this machine.
+	Node *MeshNode
+	// Sidecar is set for a pod with pilot-agent and Envoy, Gateway for one with them alone:
+	// its traffic is not redirected.
+	Sidecar, Gateway bool
 	// BootstrapOverride is JSON to merge into Envoy's bootstrap, as with the
 	// annotation sidecar.istio.io/bootstrapOverride; may be empty.
 	BootstrapOverride string
+}
+
+func (s PodSpec) node() string {
+	if s.Node == nil {
+		return hostNode
+	}
+	return s.Node.Name
 }
 
 // Pod is a pod without containers: what a test starts or dials in its network
@@ -170,8 +181,8 @@ type Pod struct {
 // is ready.
 func (m *Mesh) AddPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 	pod, err := m.makePod(ctx, spec)
-	if err == nil && spec.Sidecar {
-		err = m.startSidecar(ctx, pod)
+	if err == nil && (spec.Sidecar || spec.Gateway) {
+		err = m.startProxy(ctx, pod)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("create pod %s: %w", spec.Name, err)
@@ -184,7 +195,11 @@ func (m *Mesh) makePod(ctx context.Context, spec PodSpec) (*Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	namespace, err := m.cluster.AddPodNamespace(spec.Name, spec.IP)
+	add := m.cluster.AddPodNamespace
+	if spec.Node != nil {
+		add = spec.Node.addPod
+	}
+	namespace, err := add(spec.Name, spec.IP)
 	if err != nil {
 		return nil, err
 	}
@@ -202,13 +217,13 @@ func (m *Mesh) register(ctx context.Context, spec PodSpec) error {
 	pods := m.cluster.Client.CoreV1().Pods(AppNamespace)
 	containers := []core.Container{{Name: "app", Image: "app"}}
 	labels := map[string]string{"app": spec.Name}
-	if spec.Sidecar {
+	if spec.Sidecar || spec.Gateway {
 		containers = append(containers, core.Container{Name: "istio-proxy", Image: "proxyv2"})
 		labels["security.istio.io/tlsMode"] = "istio"
 	}
 	pod, err := pods.Create(ctx, &core.Pod{
 		ObjectMeta: meta.ObjectMeta{Name: spec.Name, Labels: labels},
-		Spec:       core.PodSpec{NodeName: hostNode, Containers: containers},
+		Spec:       core.PodSpec{NodeName: spec.node(), Containers: containers},
 	}, meta.CreateOptions{})
 	if err != nil {
 		return err
@@ -229,11 +244,15 @@ func writeFile(path, text string) error {
 	return os.WriteFile(path, []byte(text), 0o644)
 }
 
-// startSidecar redirects the pod's traffic and starts pilot-agent, which starts
+// startProxy redirects a sidecar's traffic and starts pilot-agent, which starts
 // Envoy. It waits until Envoy has its configuration and is ready.
-func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
-	if err := m.redirect(ctx, pod); err != nil {
-		return err
+func (m *Mesh) startProxy(ctx context.Context, pod *Pod) error {
+	role := "router"
+	if pod.Sidecar {
+		role = "sidecar"
+		if err := m.redirect(ctx, pod); err != nil {
+			return err
+		}
 	}
 	if err := m.writeSidecar(ctx, pod); err != nil {
 		return err
@@ -242,7 +261,7 @@ func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 		"binaryPath": m.tools.Envoy, "discoveryAddress": "istiod.istio-system.svc:15012",
 		"concurrency": 1, "tracing": map[string]any{},
 		// Counters that tests read and Istio disables.
-		"proxyStatsMatcher": map[string]any{"inclusionPrefixes": []string{"extension_config_discovery"}},
+		"proxyStatsMatcher": map[string]any{"inclusionPrefixes": []string{"extension_config_discovery", "access_logs"}},
 	})
 	if err != nil {
 		return err
@@ -250,7 +269,7 @@ func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 	env := []string{
 		"PROXY_CONFIG=" + string(config), "CA_ADDR=istiod.istio-system.svc:15012", "TRUST_DOMAIN=cluster.local",
 		"POD_NAME=" + pod.Name, "POD_NAMESPACE=" + AppNamespace, "INSTANCE_IP=" + pod.IP, "SERVICE_ACCOUNT=default",
-		"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_NODE_NAME=" + hostNode, "ISTIO_META_INTERCEPTION_MODE=REDIRECT",
+		"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_NODE_NAME=" + pod.node(), "ISTIO_META_INTERCEPTION_MODE=REDIRECT",
 		"ISTIO_META_WORKLOAD_NAME=" + pod.Name, "ISTIO_META_MESH_ID=cluster.local",
 	}
 	if pod.BootstrapOverride != "" {
@@ -265,7 +284,7 @@ func (m *Mesh) startSidecar(ctx context.Context, pod *Pod) error {
 		Path: "unshare",
 		Args: []string{"--mount", "--propagation=private", "sh", "-c", script, "sh",
 			m.hosts, filepath.Join(pod.dir, "var", "lib"),
-			m.tools.PilotAgent, "proxy", "sidecar", "--domain=" + AppNamespace + ".svc.cluster.local"},
+			m.tools.PilotAgent, "proxy", role, "--domain=" + AppNamespace + ".svc.cluster.local"},
 	})
 	if err != nil {
 		return err

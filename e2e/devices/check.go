@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/measure"
 	"github.com/layertrace/layertrace/e2e/sandbox"
@@ -35,6 +37,11 @@ type Options struct {
 	}
 	// Translated: the first device translates addresses, see lab.Translate.
 	Translated bool
+	// Balancer is the program of a Collector before two joins; empty: one join.
+	Balancer string
+	// During are called one after the other, each while another part of the requests is sent.
+	// The first part is sent before.
+	During []func(context.Context, *lab.Run) error
 }
 
 // Result says what devices saw, compared with what passed.
@@ -48,6 +55,8 @@ type Result struct {
 	Expected int `json:"expected"`
 	Seen     int `json:"seen"`
 	Missing  int `json:"missing"`
+	// MissingAt are those by interface.
+	MissingAt map[string]int `json:"missing_at,omitempty"`
 	// Wrong spans are in a trace, or below a span, whose request did not pass there, or have
 	// other ends. Doubled are further ones of the same passage.
 	Wrong   int `json:"wrong"`
@@ -58,22 +67,52 @@ type Result struct {
 	// Unmarked messages had no option on the wire at a device, by its count; they are joined
 	// all the same.
 	Unmarked int `json:"unmarked"`
-	// Sightings by what became of them in join.
+	// Sightings by what became of them in the joins.
 	Sightings map[string]int `json:"sightings"`
+	// Joins have the connections, and the spans that each has made.
+	Joins map[string]Share `json:"joins,omitempty"`
+	// Exchanges are the agents' spans with a connection ID that came to the joins, Stored
+	// those that came to the trace store.
+	Exchanges int `json:"exchanges"`
+	Stored    int `json:"stored"`
 	// Lost is what devices or join counted as lost.
 	Lost map[string]int `json:"lost,omitempty"`
-	// PerSecond is the rate of front page requests.
+	// PerSecond is the rate of front page requests, of the last part of them.
 	PerSecond float64  `json:"per_second"`
 	Examples  []string `json:"examples,omitempty"` // of what is wrong or missing
 }
 
+// Share is what one of several joins has done.
+type Share struct {
+	Connections int `json:"connections"`
+	Spans       int `json:"spans"`
+	// Divided are the connections of which another join has made spans too.
+	Divided int `json:"divided"`
+}
+
 // Exact returns an error unless there is one span for each passage, and no other.
 func (r *Result) Exact() error {
-	if r.Expected > 0 && r.Seen == r.Expected && r.Wrong+r.Doubled+r.OneWay == 0 && len(r.Lost) == 0 {
+	if len(r.Joins) > 1 && r.Stored != r.Exchanges {
+		return fmt.Errorf("%s: %d agents' spans came to the joins, %d to the trace store: want the same", r.Layout, r.Exchanges, r.Stored)
+	}
+	if r.Expected == 0 || r.Seen != r.Expected {
+		return errors.Join(fmt.Errorf("%s: %d of %d passages have a span", r.Layout, r.Seen, r.Expected), r.NeverWrong())
+	}
+	return r.NeverWrong()
+}
+
+// NeverWrong returns an error if a span is wrong, if one message passed where both did, or if
+// a connection was divided between joins. Missing spans are none.
+func (r *Result) NeverWrong() error {
+	divided := 0
+	for _, s := range r.Joins {
+		divided += s.Divided
+	}
+	if r.Seen > 0 && r.Wrong+r.Doubled+r.OneWay+divided == 0 && len(r.Lost) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s: %d of %d passages have a span, %d wrong, %d doubled, %d of one way, lost %v: %s",
-		r.Layout, r.Seen, r.Expected, r.Wrong, r.Doubled, r.OneWay, r.Lost, strings.Join(r.Examples, "; "))
+	return fmt.Errorf("%s: %d spans, %d wrong, %d doubled, %d of one way, %d connections divided, lost %v: %s",
+		r.Layout, r.Seen, r.Wrong, r.Doubled, r.OneWay, divided, r.Lost, strings.Join(r.Examples, "; "))
 }
 
 // receiverPort is for join's spans.
@@ -90,14 +129,14 @@ func Check(ctx context.Context, l *lab.Lab, o Options, progress func(string, ...
 	setup.Name, setup.TCPOption = "devices-"+o.Layout, o.Layout
 	setup.AgentFlags = append(setup.AgentFlags, "--idle-timeout=300ms")
 	setup.JoinTo, setup.JoinFlags, setup.DeviceFlags, setup.DevicePNIC = address, o.JoinFlags, o.Flags, o.Interfaces
-	setup.Export, setup.Virtual = "otlp-grpc", o.Translated
-	result = Result{Layout: o.Layout, Requests: o.Requests, Sightings: map[string]int{}, Lost: map[string]int{}}
+	setup.Export, setup.Virtual, setup.Balancer = "otlp-grpc", o.Translated, o.Balancer
+	result = Result{Layout: o.Layout, Requests: o.Requests, Sightings: map[string]int{}, Lost: map[string]int{}, MissingAt: map[string]int{}}
 	hops, err := result.run(ctx, l, setup, o, progress)
-	passages, err2 := receiver.stop()
-	if err := errors.Join(err, err2); err != nil {
+	if err := errors.Join(err, receiver.stop()); err != nil {
 		return result, err
 	}
-	result.compare(hops, passages, &o)
+	result.compare(hops, receiver.passages, &o)
+	result.share(receiver)
 	return result, nil
 }
 
@@ -108,14 +147,13 @@ func (r *Result) run(ctx context.Context, l *lab.Lab, setup lab.Setup, o Options
 		return nil, err
 	}
 	progress("sending %d requests", o.Requests)
-	load, err := l.Send(ctx, lab.Load{Requests: o.Requests, Connections: o.Connections})
+	err = r.send(ctx, l, run, o)
 	if err == nil {
-		r.PerSecond = load.PerSecond()
 		err = run.Drain(ctx)
 	}
 	if err == nil {
 		progress("%.0f requests/s; stopping agents and devices", r.PerSecond)
-		err = run.StopSenders(func() error { return r.readMetrics(ctx, l) })
+		err = run.StopSenders(func() error { return r.readMetrics(ctx, l, run) })
 	}
 	if err := errors.Join(err, run.Stop()); err != nil {
 		return nil, err
@@ -126,6 +164,27 @@ func (r *Result) run(ctx context.Context, l *lab.Lab, setup lab.Setup, o Options
 	return hops, measure.CheckReceived(run, o.Tracer, hops)
 }
 
+// send sends the requests.
+func (r *Result) send(ctx context.Context, l *lab.Lab, run *lab.Run, o Options) error {
+	parts := len(o.During) + 1
+	for part := range parts {
+		requests := o.Requests*(part+1)/parts - o.Requests*part/parts
+		var group errgroup.Group
+		group.Go(func() error {
+			load, err := l.Send(ctx, lab.Load{Requests: requests, Connections: o.Connections})
+			r.PerSecond = load.PerSecond()
+			return err
+		})
+		if part > 0 {
+			group.Go(func() error { return o.During[part-1](ctx, run) })
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // lossCounters count what is lost.
 var lossCounters = []string{
 	"layertrace_sightings_ring_full_total", "layertrace_device_map_full_total", "layertrace_device_options_skipped_total",
@@ -134,22 +193,26 @@ var lossCounters = []string{
 	"layertrace_join_unreadable_total", "layertrace_join_exchanges_evicted_total",
 }
 
-// readMetrics reads what devices and join counted.
-func (r *Result) readMetrics(ctx context.Context, l *lab.Lab) error {
-	var metrics map[string]float64
-	err := sandbox.Await(ctx, "join to be done", time.Minute, 200*time.Millisecond, func(ctx context.Context) (err error) {
-		if metrics, err = l.JoinMetrics(ctx); err == nil && metrics["layertrace_join_exchanges_waiting"] > 0 {
-			err = fmt.Errorf("%.0f exchanges wait", metrics["layertrace_join_exchanges_waiting"])
+// readMetrics reads what devices and joins counted, once no agent's span waits.
+func (r *Result) readMetrics(ctx context.Context, l *lab.Lab, run *lab.Run) error {
+	var all []map[string]float64
+	for i := range run.Joins() {
+		var metrics map[string]float64
+		err := sandbox.Await(ctx, "join to be done", time.Minute, 200*time.Millisecond, func(ctx context.Context) (err error) {
+			if metrics, err = run.JoinMetrics(ctx, i); err == nil && metrics["layertrace_join_exchanges_waiting"] > 0 {
+				err = fmt.Errorf("%.0f exchanges wait", metrics["layertrace_join_exchanges_waiting"])
+			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	all := []map[string]float64{metrics}
-	for name, value := range metrics {
-		if rest, ok := strings.CutPrefix(name, `layertrace_join_sightings_total{outcome="`); ok && value > 0 {
-			r.Sightings[strings.TrimSuffix(rest, `"}`)] = int(value)
+		all = append(all, metrics)
+		r.Exchanges += int(metrics["layertrace_join_exchanges_received_total"])
+		for name, value := range metrics {
+			if rest, ok := strings.CutPrefix(name, `layertrace_join_sightings_total{outcome="`); ok && value > 0 {
+				r.Sightings[strings.TrimSuffix(rest, `"}`)] += int(value)
+			}
 		}
 	}
 	for _, d := range lab.Devices {
@@ -222,7 +285,36 @@ func (r *Result) compare(hops []measure.Hop, passages []passage, o *Options) {
 	for at, hop := range expected {
 		if !seen[at] {
 			r.Missing++
+			r.MissingAt[at.point]++
 			r.example("%s %s: no span of trace %s, span %s, %v to %v", at.point, at.direction, at.TraceID, at.SpanID, hop.Client, hop.Server)
+		}
+	}
+}
+
+// share counts what each join has done.
+func (r *Result) share(receiver *receiver) {
+	for _, n := range receiver.others {
+		r.Stored += n
+	}
+	joins := map[string]map[string]bool{} // of a connection
+	r.Joins = map[string]Share{}
+	for _, p := range receiver.passages {
+		if joins[p.connection] == nil {
+			joins[p.connection] = map[string]bool{}
+		}
+		joins[p.connection][p.join] = true
+		s := r.Joins[p.join]
+		s.Spans++
+		r.Joins[p.join] = s
+	}
+	for _, some := range joins {
+		for join := range some {
+			s := r.Joins[join]
+			s.Connections++
+			if len(some) > 1 {
+				s.Divided++
+			}
+			r.Joins[join] = s
 		}
 	}
 }

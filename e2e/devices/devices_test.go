@@ -5,6 +5,7 @@ package devices
 import (
 	"context"
 	"flag"
+	"strings"
 	"testing"
 
 	"github.com/layertrace/layertrace/e2e/lab"
@@ -98,4 +99,29 @@ func TestOneWay(t *testing.T) {
 	o := Options{Layout: "compact", Tracer: lab.Zipkin}
 	o.OneWay.Device, o.OneWay.Node = lab.Devices[0].Name, node
 	check(t, o)
+}
+
+// TestRestart: a device's agent that is stopped, or killed, while requests pass, and starts
+// again, has no span that is wrong, doubled, or of one way only. What it did not see is
+// missing, at its own interfaces.
+func TestRestart(t *testing.T) {
+	o := Options{Layout: "compact", Tracer: lab.Zipkin, Requests: 5 * *frontPages, Connections: 8} // some still come after a restart
+	for _, crash := range []bool{false, true} {
+		o.During = append(o.During, func(ctx context.Context, run *lab.Run) error {
+			return run.RestartDevice(ctx, lab.Devices[0], crash)
+		})
+	}
+	r, err := Check(interrupted, theLab(t), o, testrun.Report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d of %d passages seen, %v", r.Seen, r.Expected, r.Sightings)
+	if err := r.NeverWrong(); err != nil {
+		t.Error(err)
+	}
+	for point, missing := range r.MissingAt {
+		if !strings.HasPrefix(point, lab.Devices[0].Name+"_") {
+			t.Errorf("%d passages are missing at %s, whose agent ran", missing, point)
+		}
+	}
 }

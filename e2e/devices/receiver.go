@@ -8,6 +8,7 @@ package devices
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -17,7 +18,10 @@ import (
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+	_ "google.golang.org/grpc/encoding/gzip" // the Collector compresses
+	"google.golang.org/grpc/metadata"
 
+	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
@@ -28,6 +32,8 @@ type passage struct {
 	client, server   netip.AddrPort
 	bytes, response  int64
 	oneWay           string
+	connection       string
+	join             string // that made it
 }
 
 // receiver is an OTLP receiver that keeps the spans of devices.
@@ -37,7 +43,8 @@ type receiver struct {
 
 	mu       sync.Mutex
 	passages []passage
-	others   int
+	others   map[string]int // spans of agents on connections with an ID, by their ID
+	strange  int            // sightings
 	err      error
 }
 
@@ -47,36 +54,45 @@ func receive(namespace *sandbox.Namespace, address string) (*receiver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receive spans at %s: %w", address, err)
 	}
-	r := &receiver{server: grpc.NewServer(grpc.MaxRecvMsgSize(64 << 20))}
+	r := &receiver{server: grpc.NewServer(grpc.MaxRecvMsgSize(64 << 20)), others: map[string]int{}}
 	coltracepb.RegisterTraceServiceServer(r.server, r)
 	go func() { _ = r.server.Serve(listener) }() // ends with stop
 	return r, nil
 }
 
 // Export is the gRPC method.
-func (r *receiver) Export(_ context.Context, request *coltracepb.ExportTraceServiceRequest) (*coltracepb.ExportTraceServiceResponse, error) {
+func (r *receiver) Export(ctx context.Context, request *coltracepb.ExportTraceServiceRequest) (*coltracepb.ExportTraceServiceResponse, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	join := ""
+	if of := metadata.ValueFromIncomingContext(ctx, lab.JoinHeader); len(of) > 0 {
+		join = of[0]
+	}
 	for _, resource := range request.GetResourceSpans() {
 		about := texts(resource.GetResource().GetAttributes())
 		for _, scope := range resource.GetScopeSpans() {
 			for _, s := range scope.GetSpans() {
-				if about["layertrace.capture_point.kind"] != "device" {
-					r.others++
-					continue
+				if about["layertrace.capture_point.kind"] == "device" {
+					r.keep(s, join)
+				} else if id := texts(s.GetAttributes())["layertrace.connection_id"]; id != "" {
+					r.others[id]++
 				}
-				r.keep(s)
 			}
 		}
 	}
 	return &coltracepb.ExportTraceServiceResponse{}, nil
 }
 
-func (r *receiver) keep(s *tracepb.Span) {
+func (r *receiver) keep(s *tracepb.Span, join string) {
 	a := texts(s.GetAttributes())
+	if s.GetName() == "sighting" {
+		r.strange++
+		return
+	}
 	p := passage{
 		point: s.GetName(), direction: a["layertrace.direction"], oneWay: a["layertrace.device.one_way"],
 		traceID: hex.EncodeToString(s.GetTraceId()), spanID: hex.EncodeToString(s.GetParentSpanId()),
+		connection: a["layertrace.connection_id"], join: join,
 	}
 	var errs [4]error
 	p.client, errs[0] = netip.ParseAddrPort(a["client.address"] + ":" + a["client.port"])
@@ -91,10 +107,13 @@ func (r *receiver) keep(s *tracepb.Span) {
 	r.passages = append(r.passages, p)
 }
 
-// stop ends the receiver and returns what it has kept.
-func (r *receiver) stop() ([]passage, error) {
+// stop ends the receiver. Afterwards it has everything.
+func (r *receiver) stop() error {
 	r.server.GracefulStop()
-	return r.passages, r.err
+	if r.strange > 0 {
+		return errors.Join(r.err, fmt.Errorf("%d sightings came to the trace store, want none", r.strange))
+	}
+	return r.err
 }
 
 // texts returns attributes as text.

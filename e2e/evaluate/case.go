@@ -94,7 +94,7 @@ func (c Case) mesh() string {
 func (c Case) setup(l *lab.Lab) lab.Setup {
 	s := lab.Setup{
 		Name: c.mesh(), Tracer: lab.Zipkin, Reordered: c.Reordered,
-		NoAgents: !c.fromStart, Export: "otlp-grpc", AgentFlags: []string{"--prefix-window=1024"},
+		NoAgents: !c.fromStart, Export: "otlp-grpc", AgentFlags: []string{"--prefix-window=1024", "--deep=false"},
 	}
 	if c.agents != nil {
 		c.agents(l, &s)

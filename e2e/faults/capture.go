@@ -27,11 +27,11 @@ type site struct {
 type recording struct{ recorder }
 
 // captureAt captures at sites while it calls do.
-func captureAt(sites []site, do func(seen []*recording) error) (seen []*recording, err error) {
+func (in *Injector) captureAt(sites []site, do func(seen []*recording) error) (seen []*recording, err error) {
 	var captures []*capture
 	for _, s := range sites {
 		one := &recording{}
-		c, err := openCapture(s.namespace, s.nic, one.record)
+		c, err := openCapture(s.namespace, s.nic, func(s segment) { one.record(in.secrets.reveal(s)) })
 		if err != nil {
 			return nil, errors.Join(err, closeAll(captures))
 		}

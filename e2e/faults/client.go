@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +21,9 @@ import (
 // Client requests front pages from the client node, with trace contexts of its own:
 // the fault laboratory knows a trace ID before it sends the request. Close it.
 type Client struct {
+	// Sent, if set, is called with the trace ID of each request before it is sent.
+	Sent func(traceID string)
+
 	tracer lab.Tracer
 	http   *http.Client
 }
@@ -27,7 +31,7 @@ type Client struct {
 // NewClient returns a client with one connection that writes the trace context in the
 // tracer's format.
 func NewClient(l *lab.Lab, tracer lab.Tracer) *Client {
-	return &Client{tracer, &http.Client{Timeout: 100 * time.Second, Transport: &http.Transport{
+	return &Client{tracer: tracer, http: &http.Client{Timeout: 100 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return l.NodeNamespace(lab.ClientNode).DialContext(ctx, network, address)
 		},
@@ -64,6 +68,13 @@ type Page struct {
 	MayFail bool
 }
 
+// ErrFailed is returned when a request got no answer or one that is not 200: a busy
+// machine may keep a proxy from connecting in time.
+var ErrFailed = errors.New("the request failed")
+
+// Useless reports whether a request says nothing about its fault: it has to be repeated.
+func Useless(err error) bool { return errors.Is(err, ErrMissed) || errors.Is(err, ErrFailed) }
+
 // Get requests a page and returns how long the response took.
 func (c *Client) Get(ctx context.Context, p Page) (time.Duration, error) {
 	url := lab.FrontPage()
@@ -76,6 +87,9 @@ func (c *Client) Get(ctx context.Context, p Page) (time.Duration, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, err
+	}
+	if c.Sent != nil {
+		c.Sent(p.TraceID)
 	}
 	span := c.trace(request.Header, p)
 	if p.Version != "" && p.Version != PlainVersion {
@@ -91,7 +105,7 @@ func (c *Client) Get(ctx context.Context, p Page) (time.Duration, error) {
 		if p.MayFail {
 			return time.Since(start), nil
 		}
-		return 0, fmt.Errorf("request %s: %w", url, err)
+		return 0, fmt.Errorf("%w: %s: %w", ErrFailed, url, err)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
@@ -107,9 +121,9 @@ func (c *Client) Get(ctx context.Context, p Page) (time.Duration, error) {
 	case p.MayFail:
 		return took, nil
 	case err != nil:
-		return 0, fmt.Errorf("read %s: %w", url, err)
+		return 0, fmt.Errorf("%w: read %s: %w", ErrFailed, url, err)
 	case response.StatusCode != http.StatusOK:
-		return 0, fmt.Errorf("request %s: %s: %.200s", url, response.Status, body)
+		return 0, fmt.Errorf("%w: %s: %s: %.200s", ErrFailed, url, response.Status, body)
 	}
 	return took, nil
 }

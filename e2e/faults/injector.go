@@ -19,6 +19,8 @@ type Injector struct {
 	run          *lab.Run
 	applications map[string]*app.Client
 	relay        *relay
+	// secrets reveal what encrypted segments are; nil for plain text.
+	secrets *revealer
 	// limits has the CPU limits of Envoys, by pod, after their first use.
 	limits map[string]*sandbox.CPULimit
 
@@ -34,7 +36,12 @@ func NewInjector(l *lab.Lab, run *lab.Run) (*Injector, error) {
 		}
 	}
 	var err error
-	in.relay, err = startRelay(l.InfraNamespace(), lab.SwitchBridge, lab.AllPods)
+	if run.Encrypted() {
+		if in.secrets, err = startRevealer(l, run); err != nil {
+			return nil, err
+		}
+	}
+	in.relay, err = startRelay(l.InfraNamespace(), lab.SwitchBridge, lab.AllPods, in.secrets.reveal)
 	return in, err
 }
 
@@ -43,7 +50,11 @@ func (in *Injector) Close() error {
 	for _, app := range in.applications {
 		app.Close()
 	}
-	return in.relay.Close()
+	err := in.relay.Close()
+	if in.secrets != nil {
+		err = errors.Join(err, in.secrets.Close())
+	}
+	return err
 }
 
 // Request is a request to inject a fault into.

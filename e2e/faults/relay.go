@@ -76,7 +76,7 @@ func (in *Injector) relayed(c Case, plan func(before *recording) relayPlan, do f
 	if c.Kind == LinkDown {
 		ways = append(ways, [2]int{c.ToNode, c.FromNode})
 	}
-	seen, err := captureAt(sites, func(seen []*recording) (err error) {
+	seen, err := in.captureAt(sites, func(seen []*recording) (err error) {
 		in.relay.Set(plan(seen[0]))
 		defer in.relay.Set(passPlan{})
 		for _, way := range ways {
@@ -156,6 +156,7 @@ type relay struct {
 	bridge, pods string
 	file         *os.File
 	in           chan packet
+	reveal       func(segment) segment
 	group        sync.WaitGroup
 
 	mu   sync.Mutex
@@ -164,9 +165,10 @@ type relay struct {
 }
 
 // startRelay starts a relay on the switch: packets arrive through bridge, pods is the
-// subnet of all pods. Nothing goes through it until a node has a route to it.
-func startRelay(namespace *sandbox.Namespace, bridge, pods string) (*relay, error) {
-	r := &relay{namespace: namespace, bridge: bridge, pods: pods, in: make(chan packet, 4096), plan: passPlan{}}
+// subnet of all pods. Nothing goes through it until a node has a route to it. Plans see
+// segments as reveal returns them.
+func startRelay(namespace *sandbox.Namespace, bridge, pods string, reveal func(segment) segment) (*relay, error) {
+	r := &relay{reveal: reveal, namespace: namespace, bridge: bridge, pods: pods, in: make(chan packet, 4096), plan: passPlan{}}
 	err := namespace.Do(func() (err error) {
 		r.file, err = openDevice()
 		return err
@@ -215,7 +217,11 @@ func (r *relay) read() {
 			r.fail(err)
 			return
 		}
-		r.in <- parsePacket(raw[:n:n])
+		p := parsePacket(raw[:n:n])
+		if p.Data {
+			p.Segment = r.reveal(p.Segment)
+		}
+		r.in <- p
 	}
 }
 

@@ -19,6 +19,8 @@ type Session struct {
 	Injector *Injector
 	Client   *Client
 	Load     *Load
+	// Failed counts requests that failed; they were repeated.
+	Failed int
 
 	mu       sync.Mutex
 	baseline baseline
@@ -59,11 +61,20 @@ func (s *Session) WarmUp(ctx context.Context) error {
 	return nil
 }
 
+// Attempts is how often a request is sent that fails or whose fault misses it.
+const Attempts = 3
+
 // Plain sends requests without a fault. It turns the load on or off, and leaves it so.
 func (s *Session) Plain(ctx context.Context, t Traffic, requests int) error {
 	s.Load.Set(t.Load)
 	for range requests {
-		if err := s.sendPlain(ctx, t); err != nil {
+		var err error
+		for range Attempts {
+			if err = s.sendPlain(ctx, t); !errors.Is(err, ErrFailed) {
+				break
+			}
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -85,13 +96,27 @@ func (s *Session) sendPlain(ctx context.Context, t Traffic) error {
 }
 
 func (s *Session) sendPlainOf(ctx context.Context, traceID string, of baselineKey) error {
-	took, err := s.Client.Get(ctx, Page{
+	took, err := s.get(ctx, s.Client, Page{
 		TraceID: traceID, Version: of.version, Sampled: true, Report: of.report, Churn: of.traffic.Churn,
 	})
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.baseline.add(of, took)
-	return err
+	return nil
+}
+
+// get counts requests that fail.
+func (s *Session) get(ctx context.Context, client *Client, p Page) (time.Duration, error) {
+	took, err := client.Get(ctx, p)
+	if errors.Is(err, ErrFailed) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.Failed++
+	}
+	return took, err
 }
 
 // Make runs a case once. Cases of kinds with Concurrent above 1 may run at the same
@@ -120,7 +145,7 @@ func (s *Session) Make(ctx context.Context, c Case) (m Injection, err error) {
 	m.Injected, err = s.Injector.Inject(ctx, c, Request{
 		TraceID: m.TraceID, AppTraceID: appTraceID,
 		Send: func(ctx context.Context) (err error) {
-			m.Client, err = client.Get(ctx, page)
+			m.Client, err = s.get(ctx, client, page)
 			return err
 		},
 		Plain: func(ctx context.Context, traceID string) error {
@@ -144,7 +169,7 @@ func (s *Session) usual(of baselineKey) time.Duration {
 // slow the next case down.
 func (s *Session) heal(ctx context.Context, version string) error {
 	for range 4 {
-		if _, err := s.Client.Get(ctx, Page{TraceID: newTraceID(), Version: version}); err != nil {
+		if _, err := s.get(ctx, s.Client, Page{TraceID: newTraceID(), Version: version}); err != nil {
 			return fmt.Errorf("recover from a loss: %w", err)
 		}
 	}

@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"net/http"
 	"testing"
 	"time"
 )
@@ -42,5 +43,35 @@ func TestBaselineIsTheMedianOfTheLatest(t *testing.T) {
 	}
 	if got := latest.median("a"); got != baselineSize/2*time.Second {
 		t.Errorf("%v", got)
+	}
+}
+
+// answers is a transport that answers with these statuses in turn, then with 200.
+type answers []int
+
+func (a *answers) RoundTrip(*http.Request) (*http.Response, error) {
+	status := http.StatusOK
+	if len(*a) > 0 {
+		status, *a = (*a)[0], (*a)[1:]
+	}
+	return &http.Response{StatusCode: status, Status: http.StatusText(status), Body: http.NoBody}, nil
+}
+
+func TestPlainRepeatsRequestsThatFail(t *testing.T) {
+	for _, row := range []struct {
+		answers answers
+		failed  int
+		useless bool
+	}{
+		{answers: answers{}, failed: 0},
+		{answers: answers{503, 200, 502, 504}, failed: 3},
+		{answers: answers{502, 502, 502}, failed: 3, useless: true},
+	} {
+		left := row.answers
+		s := &Session{Load: &Load{}, Client: &Client{http: &http.Client{Transport: &left}}}
+		err := s.Plain(t.Context(), Traffic{}, 2)
+		if (err != nil) != row.useless || Useless(err) != row.useless || s.Failed != row.failed {
+			t.Errorf("%v: %d requests failed, error %v", row.answers, s.Failed, err)
+		}
 	}
 }

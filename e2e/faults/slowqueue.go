@@ -108,7 +108,7 @@ func (in *Injector) slow(ctx context.Context, s slowQueue, c Case, r Request, si
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	return captureAt(sites, func([]*recording) error { return in.sendPadded(ctx, c.Transfer, r) })
+	return in.captureAt(sites, func([]*recording) error { return in.sendPadded(ctx, c.Transfer, r) })
 }
 
 // timeBetween returns the time from when a message had passed the first site until it

@@ -202,7 +202,7 @@ func (in *Injector) watchArrival(pod, traceID string) (*arrivalWatch, error) {
 		return nil, err
 	}
 	a := &arrivalWatch{pod: p, traceID: []byte(traceID), arrived: make(chan arrival, 1)}
-	a.capture, err = openCapture(in.lab.PodNamespace(pod), "eth0", a.see)
+	a.capture, err = openCapture(in.lab.PodNamespace(pod), "eth0", func(s segment) { a.see(in.secrets.reveal(s)) })
 	return a, err
 }
 

@@ -14,6 +14,7 @@ import (
 	"math"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,6 +34,8 @@ type Options struct {
 	// Dir is a directory for configuration and logs. Run empties it.
 	Dir   string
 	Tools Tools
+	// Groups of steps to run, of the variable of that name.
+	Groups []string
 	// Progress is called with one line per step.
 	Progress func(format string, args ...any)
 }
@@ -100,8 +103,11 @@ type chain struct {
 	modules *cluster.Modules
 	// upstream is the application in the pod server.
 	upstream *reorder.Upstream
-	// client is the pod whose sidecar the steps configure.
+	// client is the pod whose sidecar the steps configure, url where it sends requests.
 	client *cluster.Pod
+	url    string
+	// encrypted is what the steps for mutual TLS add.
+	encrypted encrypted
 	// jaeger reads the agents' spans.
 	jaeger *lab.JaegerClient
 }
@@ -109,7 +115,7 @@ type chain struct {
 // Run runs all steps and removes everything. After a failed step the others still
 // run, unless they need it. The error has every failure.
 func Run(ctx context.Context, options Options) ([]Step, error) {
-	c := &chain{options: options}
+	c := &chain{options: options, url: serviceURL}
 	results, err := c.run(ctx)
 	options.Progress("taking the cluster down")
 	return results, errors.Join(err, c.close())
@@ -117,7 +123,7 @@ func Run(ctx context.Context, options Options) ([]Step, error) {
 
 func (c *chain) run(ctx context.Context) (results []Step, err error) {
 	var errs []error
-	for _, step := range steps() {
+	for _, step := range steps(c.options.Groups) {
 		c.options.Progress("%s", step.name)
 		start := time.Now()
 		err := step.do(ctx, c)
@@ -138,8 +144,10 @@ func (c *chain) close() error {
 	if c.jaeger != nil {
 		c.jaeger.Close()
 	}
-	if c.upstream != nil {
-		c.upstream.Close()
+	for _, server := range []*reorder.Upstream{c.upstream, c.encrypted.app} {
+		if server != nil {
+			server.Close()
+		}
 	}
 	if c.modules != nil {
 		errs = append(errs, c.modules.Close())
@@ -157,24 +165,45 @@ type step struct {
 	do     func(context.Context, *chain) error
 }
 
-// steps returns all steps in their order.
-func steps() []step {
+// Groups of steps that can be chosen; those before them always run.
+const (
+	// StepsReorder are those of the methods to move the trace context.
+	StepsReorder = "reorder"
+	// StepsNode are those of a node with a kubelet.
+	StepsNode = "node"
+	// StepsMTLS are those of encrypted traffic.
+	StepsMTLS = "mtls"
+)
+
+// Groups are all groups of steps.
+var Groups = []string{StepsReorder, StepsNode, StepsMTLS}
+
+// steps returns the steps of these groups in their order.
+func steps(groups []string) []step {
 	all := []step{
 		{"API server with Istio's resources", true, startCluster},
 		{"istiod", true, startMesh},
 		{"sidecar", true, startPods},
 		{"stock order without layertrace", true, showsStockOrder},
+		{"Jaeger", true, startJaeger},
 	}
-	for _, m := range methods {
-		all = append(all, m.steps()...)
+	if slices.Contains(groups, StepsReorder) {
+		for _, m := range methods {
+			all = append(all, m.steps()...)
+		}
+		all = append(all, inlineMethod.inlineSteps()...)
 	}
-	all = append(all, inlineMethod.inlineSteps()...)
-	return append(all,
-		step{"node with kubelet, containerd and CNI", true, startNode},
-		step{"Jaeger", true, startJaeger},
-		step{"agent's pod from the project's image, ready", true, agentRuns},
-		step{"pod that starts later is named in its spans in Jaeger", false, laterPodIsNamed},
-		step{"agent uninstalled, its pod removed", false, agentGoes})
+	if slices.Contains(groups, StepsNode) {
+		all = append(all,
+			step{"node with kubelet, containerd and CNI", true, startNode},
+			step{"agent's pod from the project's image, ready", true, agentRuns},
+			step{"pod that starts later is named in its spans in Jaeger", false, laterPodIsNamed},
+			step{"agent uninstalled, its pod removed", false, agentGoes})
+	}
+	if slices.Contains(groups, StepsMTLS) {
+		all = append(all, mtlsSteps()...)
+	}
+	return all
 }
 
 func startCluster(ctx context.Context, c *chain) (err error) {
@@ -241,9 +270,8 @@ func (c *chain) uninstall(ctx context.Context) error {
 // awaitGone waits until the agents' namespace is gone: nothing can be installed into
 // it while it terminates.
 func (c *chain) awaitGone(ctx context.Context) error {
-	const namespace = "layertrace-system"
-	return sandbox.Await(ctx, "the end of namespace "+namespace, configLimit, 100*time.Millisecond, func(ctx context.Context) error {
-		_, err := c.cluster.Client.CoreV1().Namespaces().Get(ctx, namespace, meta.GetOptions{})
+	return sandbox.Await(ctx, "the end of namespace "+agentNamespace, configLimit, 100*time.Millisecond, func(ctx context.Context) error {
+		_, err := c.cluster.Client.CoreV1().Namespaces().Get(ctx, agentNamespace, meta.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}

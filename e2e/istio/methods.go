@@ -294,11 +294,16 @@ func (m method) validates(ctx context.Context, c *chain) error {
 	if err := os.WriteFile(file, []byte(manifest), 0o644); err != nil {
 		return err
 	}
+	return c.checkManifest(ctx, file)
+}
+
+// checkManifest lets istioctl check a file.
+func (c *chain) checkManifest(ctx context.Context, file string) error {
 	return errors.Join(
 		c.istioctl(ctx, "validate", "-f", file),
 		// IST0133 warns of every EnvoyFilter.
 		c.istioctl(ctx, "analyze", "--use-kube=false", "--all-namespaces", "--failure-threshold=Warning",
-			"--suppress=IST0133=EnvoyFilter istio-system/layertrace", file))
+			"--suppress=IST0133=EnvoyFilter istio-system/layertrace", "--suppress=IST0133=EnvoyFilter istio-system/layertrace-mtls", file))
 }
 
 // istioctl runs istioctl. An unknown field, of which istioctl only warns inside a

@@ -86,7 +86,7 @@ func agentRuns(ctx context.Context, c *chain) error {
 	if _, err := c.layertrace(ctx, "install", "--yes", "--reorder=none", "--otlp-endpoint="+endpoint); err != nil {
 		return err
 	}
-	return c.awaitPod(ctx, "layertrace-system", func(pod *core.Pod) bool { return boundTo(pod) == worker })
+	return c.awaitPod(ctx, agentNamespace, func(pod *core.Pod) bool { return boundTo(pod) == worker })
 }
 
 // laterPodIsNamed starts a pod and waits until Jaeger has a span of the pod's

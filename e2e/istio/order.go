@@ -67,7 +67,7 @@ const markHeader = "x-mark"
 // trace context if it continues a trace. mark is the value of the header that
 // identifies it. A status other than 200 is an error.
 func (c *chain) send(ctx context.Context, client *http.Client, mark string, continued bool) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, serviceURL, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url, nil)
 	if err != nil {
 		return err
 	}

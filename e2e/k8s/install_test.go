@@ -138,6 +138,7 @@ func TestInstall(t *testing.T) {
 		{"uninstall leaves what is not its", testUninstallLeavesWhatIsNotIts},
 		{"asks", testAsks},
 		{"what the cluster decides", testCluster},
+		{"encrypted traffic", testEncrypted},
 		{"the agent's role", testAgentRole},
 		{"status", testStatus},
 	} {

@@ -49,6 +49,12 @@ kind: Telemetry
 metadata: {name: mesh-default, namespace: istio-system}
 spec: {tracing: [{randomSamplingPercentage: 5}]}
 `), []string{"--reorder=lua", "--tracing-provider=otel-tracing"}, "Telemetry istio-system/mesh-default already applies to the whole mesh"},
+		{"another Telemetry, for the access log", object(`
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh-default, namespace: istio-system}
+spec: {tracing: [{randomSamplingPercentage: 5}]}
+`), []string{"--reorder=lua", "--mtls=on", "--mtls-log=telemetry"}, "Telemetry istio-system/mesh-default already applies to the whole mesh"},
 		{"another EnvoyFilter", object(`
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter

@@ -39,6 +39,7 @@ type statusReport struct {
 		Requests   float64 `json:"requests"`
 		Found      float64 `json:"contexts_found"`
 		Missed     float64 `json:"contexts_missed"`
+		Behind     float64 `json:"contexts_behind_window"`
 		Without    float64 `json:"contexts_none"`
 	} `json:"agents"`
 	Workloads []struct {
@@ -114,7 +115,7 @@ func testStatus(t *testing.T, c *cluster.Cluster) {
 		}
 		return nil
 	})
-	if a := report.Agents[0]; a.Found != leading || a.Missed != late || a.Without != without || a.Interfaces == 0 || a.Node != statusNode {
+	if a := report.Agents[0]; a.Found != leading+late || a.Behind != late || a.Missed != 0 || a.Without != without || a.Interfaces == 0 || a.Node != statusNode {
 		t.Errorf("the agent: %+v", a)
 	}
 	if report.Reorder != "lua" {

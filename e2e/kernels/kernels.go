@@ -145,6 +145,11 @@ type Result struct {
 	Code    string
 }
 
+// parameters of the kernel (Documentation/admin-guide/kernel-parameters.txt): the
+// emulated machine takes a tenth less without clearing memory that it allocates, without
+// a fifth level of page tables, and with the processor's clock instead of a device's.
+const parameters = "console=ttyS0 quiet panic=-1 mitigations=off init_on_alloc=0 no5lvl tsc=reliable"
+
 // Run boots the kernel and runs the commands. Their programs are static files of this
 // machine. QEMU emulates the machine, which is slower than KVM but works everywhere.
 // An error has the end of the console's output.
@@ -156,7 +161,7 @@ func (k Kernel) Run(ctx context.Context, programs, commands []string) ([]Result,
 	var out bytes.Buffer
 	cmd := exec.CommandContext(
 		ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2560",
-		"-kernel", k.image(), "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
+		"-kernel", k.image(), "-initrd", initrd, "-append", parameters,
 		"-nographic", "-no-reboot", "-net", "none",
 	)
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -49,9 +49,12 @@ func (r *Run) launchAgent(node int) error {
 		"agent", "--node", name, "--identity", identity,
 		"--vnic", r.vnic(), "--pnic", r.pnic(node),
 		"--export", cmp.Or(r.setup.Export, "otlp-grpc,stdout"),
-		"--otlp-endpoint", fmt.Sprintf("%s:%d", InfraIP, r.otlpPort()), "--otlp-insecure",
+		"--otlp-endpoint", fmt.Sprintf("%s:%d", r.setup.collectorIP(), r.otlpPort()), "--otlp-insecure",
 		"--queue-size", "65536",
 		"--metrics-address", AgentMetricsAddress,
+	}
+	if r.setup.TLS != nil {
+		args = append(args, "--mtls", "--access-log-address", fmt.Sprintf(":%d", AccessLogPort))
 	}
 	if r.setup.TCPOption != "" {
 		args = append(args, "--tcp-option", r.setup.TCPOption, "--tcp-option-cgroup", r.lab.NodeGroup(node).Path)
@@ -71,7 +74,7 @@ func (r *Run) launchAgent(node int) error {
 
 // otlpPort is that of join in a lab with devices, else of Jaeger.
 func (r *Run) otlpPort() int {
-	if r.join != nil {
+	if r.joins != nil {
 		return JoinOTLPPort
 	}
 	return JaegerOTLPPort
@@ -285,6 +288,31 @@ func (r *Run) AgentMemory() (now, peak uint64, err error) {
 		now, peak = max(now, memory.Resident), max(peak, memory.Peak)
 	}
 	return now, peak, nil
+}
+
+// Memory is the memory of an agent in bytes: of its process, resident now and at its peak, and
+// of the BPF maps and programs that it has open, which is the kernel's.
+type Memory struct {
+	Resident uint64 `json:"resident"`
+	Peak     uint64 `json:"peak"`
+	BPF      uint64 `json:"bpf"`
+}
+
+// AgentsMemory returns the memory of the running agents by the name of their node.
+func (r *Run) AgentsMemory() (map[string]Memory, error) {
+	all := map[string]Memory{}
+	for node, agent := range r.agents {
+		process, err := sandbox.ReadMemory(agent.PID())
+		if err != nil {
+			return nil, fmt.Errorf("memory of the agent of %s: %w", NodeName(node), err)
+		}
+		kernel, err := sandbox.ReadBPFMemory(agent.PID())
+		if err != nil {
+			return nil, fmt.Errorf("memory of the agent of %s: %w", NodeName(node), err)
+		}
+		all[NodeName(node)] = Memory{Resident: process.Resident, Peak: process.Peak, BPF: kernel}
+	}
+	return all, nil
 }
 
 // Layertrace runs a layertrace command in Jaeger's network namespace and returns

@@ -198,12 +198,6 @@ func IsOnTheWay(name string, from, to int) bool {
 	return slices.ContainsFunc(Stations(from, to), func(s Station) bool { return s.Name == name })
 }
 
-// JoinOTLPPort is the port of join's OTLP receiver, at Jaeger's address.
-const JoinOTLPPort = 4327
-
-// joinMetricsAddress is in Jaeger's network namespace.
-const joinMetricsAddress = "127.0.0.1:9465"
-
 // buildDevices creates routers and links instead of a switch. The addresses of nodes, pods
 // and Jaeger are the same: where nodes look for others in their own network, the links
 // answer for them (proxy ARP, RFC 1027).
@@ -379,45 +373,53 @@ func (l *Lab) StationNamespace(name string) *sandbox.Namespace {
 // HasDevices reports whether the lab has routers instead of a switch.
 func (l *Lab) HasDevices() bool { return l.options.Devices }
 
-// startDevices starts join and the agents of the devices.
-func (r *Run) startDevices() (err error) {
-	to := r.setup.JoinTo
-	if to == "" {
-		to = fmt.Sprintf("%s:%d", InfraIP, JaegerOTLPPort)
-	}
-	args := []string{
-		"join", "--listen", fmt.Sprintf("%s:%d", InfraIP, JoinOTLPPort), "--otlp-endpoint", to, "--otlp-insecure",
-		"--wait", "4s", "--sighting-wait", "60s", "--queue-size", "65536", "--metrics-address", joinMetricsAddress,
-	}
-	r.join, err = sandbox.Start(sandbox.Spec{
-		Name: "join", Path: r.lab.options.Tools.Agent, Args: slices.Concat(args, r.setup.JoinFlags),
-		Namespace: r.lab.network.infra, Cgroup: r.lab.groups["infra"],
-		Stdout: r.file("join", "out"), Stderr: r.file("join", "log"),
-	})
-	if err != nil {
-		return err
-	}
+// startDevices starts the agents of the devices.
+func (r *Run) startDevices() error {
 	r.devices = map[string]*sandbox.Process{}
 	for _, d := range Devices {
-		nics := r.setup.DevicePNIC[d.Name]
-		if nics == nil {
-			nics = deviceInterfaces(d)
-		}
-		args := []string{
-			"agent", "--headers-only", "--node", d.Name, "--pnic", strings.Join(nics, ","),
-			"--otlp-endpoint", fmt.Sprintf("%s:%d", InfraIP, JoinOTLPPort), "--otlp-insecure",
-			"--queue-size", "65536", "--metrics-address", AgentMetricsAddress, "--idle-timeout", "300ms",
-		}
-		r.devices[d.Name], err = sandbox.Start(sandbox.Spec{
-			Name: "agent of " + d.Name, Path: r.lab.options.Tools.Agent, Args: slices.Concat(args, r.setup.DeviceFlags),
-			Namespace: r.lab.network.devices[d.Name], Cgroup: r.lab.groups["infra"],
-			Stdout: r.file("sightings", d.Name), Stderr: r.file("agent", d.Name+".log"),
-		})
-		if err != nil {
+		if err := r.launchDevice(d); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// RestartDevice ends the agent of a device, by SIGTERM or as a crash does, starts it again and
+// waits until it is ready.
+func (r *Run) RestartDevice(ctx context.Context, d Device, crash bool) error {
+	var err error
+	if crash {
+		err = r.devices[d.Name].Kill()
+	} else {
+		err = stopAll([]*sandbox.Process{r.devices[d.Name]})
+	}
+	if err == nil {
+		err = r.launchDevice(d)
+	}
+	if err != nil {
+		return err
+	}
+	return r.deviceReady(ctx, d)
+}
+
+func (r *Run) launchDevice(d Device) (err error) {
+	nics := r.setup.DevicePNIC[d.Name]
+	if nics == nil {
+		nics = deviceInterfaces(d)
+	}
+	args := []string{
+		"agent", "--headers-only", "--node", d.Name, "--pnic", strings.Join(nics, ","),
+		"--otlp-endpoint", fmt.Sprintf("%s:%d", InfraIP, JoinOTLPPort), "--otlp-insecure",
+		"--queue-size", "65536", "--metrics-address", AgentMetricsAddress, "--idle-timeout", "300ms",
+	}
+	r.launches++
+	file := fmt.Sprintf("%s-%d", d.Name, r.launches)
+	r.devices[d.Name], err = sandbox.Start(sandbox.Spec{
+		Name: "agent of " + d.Name, Path: r.lab.options.Tools.Agent, Args: slices.Concat(args, r.setup.DeviceFlags),
+		Namespace: r.lab.network.devices[d.Name], Cgroup: r.lab.groups["infra"],
+		Stdout: r.file("sightings", file), Stderr: r.file("agent", file+".log"),
+	})
+	return err
 }
 
 // deviceInterfaces returns the interfaces of a device that lead to nodes and devices.
@@ -452,25 +454,9 @@ func (r *Run) deviceReady(ctx context.Context, d Device) error {
 	})
 }
 
-func (r *Run) joinReady(ctx context.Context) error {
-	return r.lab.ready(ctx, r.join, func(ctx context.Context) error {
-		_, err := r.lab.network.infra.Get(ctx, "http://"+joinMetricsAddress+"/readyz")
-		return err
-	})
-}
-
 // DeviceMetrics reads the metrics of a device's agent, as AgentMetrics does.
 func (l *Lab) DeviceMetrics(ctx context.Context, device string) (map[string]float64, error) {
 	body, err := l.network.devices[device].Get(ctx, "http://"+AgentMetricsAddress+"/metrics")
-	if err != nil {
-		return nil, err
-	}
-	return ParseMetrics(body)
-}
-
-// JoinMetrics reads the metrics of join.
-func (l *Lab) JoinMetrics(ctx context.Context) (map[string]float64, error) {
-	body, err := l.network.infra.Get(ctx, "http://"+joinMetricsAddress+"/metrics")
 	if err != nil {
 		return nil, err
 	}
@@ -488,14 +474,10 @@ func (r *Run) StopSenders(look func() error) error {
 	return errors.Join(look(), r.stopDevices())
 }
 
-// stopDevices ends the agents of the devices, which send what they have, and then join.
+// stopDevices ends the agents of the devices, which send what they have, and then joins and
+// their Collector.
 func (r *Run) stopDevices() error {
 	devices := slices.Collect(maps.Values(r.devices))
 	r.devices = nil
-	err := stopAll(devices)
-	if r.join != nil {
-		err = errors.Join(err, stopAll([]*sandbox.Process{r.join}))
-		r.join = nil
-	}
-	return err
+	return errors.Join(stopAll(devices), r.stopJoins())
 }

@@ -67,6 +67,24 @@ type EnvoyConfig struct {
 	Wasm string
 	// AccessLog is the file for one JSON line per request sent to another pod.
 	AccessLog string
+	// TLS is empty for plain text between pods.
+	TLS EnvoyTLS
+	// Rough makes what goes wrong in a mesh go wrong here: see Setup.Rough.
+	Rough bool
+}
+
+// EnvoyTLS is what an Envoy needs for TLS: parts of its configuration, in JSON.
+type EnvoyTLS struct {
+	// Server is the transport socket for connections that it accepts from pods; empty for
+	// plain text, and of a gateway.
+	Server string
+	// ClientLog, AttemptLog and ServerLog are the loggers for the agent, empty for none.
+	ClientLog, AttemptLog, ServerLog string
+	// Incoming is the filter that keeps the context that a request came with.
+	Incoming string
+	// RecordsIP and RecordsPort are where records go.
+	RecordsIP   string
+	RecordsPort int
 }
 
 // EnvoyCluster is a service with its endpoints, which are used in turn. A request
@@ -74,10 +92,13 @@ type EnvoyConfig struct {
 type EnvoyCluster struct {
 	Name      string
 	Endpoints []Endpoint
+	// TransportSocket is how connections to the service are encrypted, in JSON; empty for
+	// plain text.
+	TransportSocket string
 }
 
-// Endpoint is a pod of a service.
-type Endpoint struct{ Pod, IP string }
+// Endpoint is a pod of a service. Service is the name in its certificate.
+type Endpoint struct{ Pod, Service, IP string }
 
 // PodHeader is the request header that chooses a pod.
 const PodHeader = "x-lab-pod"

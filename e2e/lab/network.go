@@ -67,11 +67,11 @@ func (n *network) build(prefix string, pods []Pod, devices bool) (err error) {
 		if err := node.AddPair(pod.VNIC, NodeBridge, n.pods[pod.Name], pod.IP+"/24"); err != nil {
 			return err
 		}
-		if err := n.pods[pod.Name].AddRoute("0.0.0.0/0", podGateway(pod.Node)); err != nil {
+		if err := n.pods[pod.Name].AddRoute("0.0.0.0/0", PodGateway(pod.Node)); err != nil {
 			return err
 		}
 		if !pod.Gateway && !pod.Plain {
-			if err := redirectToEnvoy(n.pods[pod.Name], AppPort); err != nil {
+			if err := RedirectToEnvoy(n.pods[pod.Name], AppPort); err != nil {
 				return err
 			}
 		}
@@ -88,7 +88,7 @@ func (n *network) connectNode(node int, devices bool) error {
 			return err
 		}
 	}
-	if err := namespace.AddBridge(NodeBridge, podGateway(node)+"/24"); err != nil {
+	if err := namespace.AddBridge(NodeBridge, PodGateway(node)+"/24"); err != nil {
 		return err
 	}
 	err := namespace.Do(func() error {
@@ -128,11 +128,11 @@ const (
 	GID = 1337
 )
 
-// redirectToEnvoy redirects the pod's TCP traffic as Istio's init container does:
+// RedirectToEnvoy redirects the pod's TCP traffic as Istio's init container does:
 // connections to inboundPort go to Envoy's inbound listener, and connections that
 // other processes than Envoy open, except to loopback addresses, go to its outbound
 // listener.
-func redirectToEnvoy(pod *sandbox.Namespace, inboundPort uint16) error {
+func RedirectToEnvoy(pod *sandbox.Namespace, inboundPort uint16) error {
 	conn, err := nftables.New(nftables.WithNetNSFd(pod.FD()))
 	if err != nil {
 		return fmt.Errorf("open nftables in %s: %w", pod.Name, err)

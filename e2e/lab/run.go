@@ -53,6 +53,9 @@ type Setup struct {
 	// Export is the agents' --export. By default they export over OTLP, and to
 	// the files of exchanges that are compared with the ground truth.
 	Export string
+	// Collector sends the spans to the Collector, which StartCollector started, instead of
+	// to Jaeger.
+	Collector bool
 	// Sampling is the share of requests that the mesh samples, in percent; 0 for
 	// all.
 	Sampling float64
@@ -62,6 +65,14 @@ type Setup struct {
 	JoinTo                 string
 	JoinFlags, DeviceFlags []string
 	DevicePNIC             map[string][]string
+	// Balancer is the program of a Collector that shares spans and sightings between two
+	// joins by connection. Empty: one join, without a Collector.
+	Balancer string
+	// TLS encrypts between pods; nil for plain text.
+	TLS *TLS
+	// Rough makes connections and requests end early: Envoys retry, use a connection for 50
+	// requests and at most 2 s, and pass Expect: 100-continue on.
+	Rough bool
 	// Virtual: the gateway calls productpage by VirtualIP; see Translate.
 	Virtual bool
 }
@@ -78,8 +89,12 @@ type Run struct {
 	agents       map[int]*sandbox.Process
 	agentFiles   map[int][]AgentFile
 
-	join    *sandbox.Process            // in a lab with devices
-	devices map[string]*sandbox.Process // their agents
+	devices  map[string]*sandbox.Process // their agents, in a lab with devices
+	joins    []*sandbox.Process
+	launches int // of joins and devices
+	balancer *sandbox.Process
+
+	authority *Authority // with TLS
 }
 
 // Start starts applications, Envoys and agents, and waits until all are ready.
@@ -93,6 +108,12 @@ func (l *Lab) Start(ctx context.Context, setup Setup) (*Run, error) {
 	if err := os.Mkdir(r.dir, 0o755); err != nil {
 		return nil, fmt.Errorf("create the run's directory: %w", err)
 	}
+	if setup.TLS != nil {
+		var err error
+		if r.authority, err = NewAuthority(setup.TLS.Chain); err != nil {
+			return nil, err
+		}
+	}
 	if err := r.start(ctx); err != nil {
 		return nil, errors.Join(err, r.killAll())
 	}
@@ -104,7 +125,7 @@ func (l *Lab) Start(ctx context.Context, setup Setup) (*Run, error) {
 func (r *Run) start(ctx context.Context) error {
 	withDevices := r.lab.options.Devices && !r.setup.NoAgents
 	if withDevices {
-		if err := r.startDevices(); err != nil {
+		if err := errors.Join(r.startJoins(), r.startDevices()); err != nil {
 			return err
 		}
 	}
@@ -129,7 +150,7 @@ func (r *Run) start(ctx context.Context) error {
 		group.Go(func() error { return r.agentReady(ctx, node) })
 	}
 	if withDevices {
-		group.Go(func() error { return r.joinReady(ctx) })
+		group.Go(func() error { return r.joinsReady(ctx) })
 		for _, d := range Devices {
 			group.Go(func() error { return r.deviceReady(ctx, d) })
 		}
@@ -180,13 +201,12 @@ func (r *Run) killAll() error {
 	for _, p := range r.agents {
 		errs = append(errs, p.Kill())
 	}
-	if r.join != nil {
-		errs = append(errs, r.join.Kill())
+	for _, p := range slices.Concat(slices.Collect(maps.Values(r.devices)), r.joins, []*sandbox.Process{r.balancer}) {
+		if p != nil {
+			errs = append(errs, p.Kill())
+		}
 	}
-	for _, p := range r.devices {
-		errs = append(errs, p.Kill())
-	}
-	r.join, r.devices = nil, nil
+	r.joins, r.balancer, r.devices = nil, nil, nil
 	for _, p := range append(r.envoys, r.apps...) {
 		errs = append(errs, p.Kill())
 	}
@@ -224,11 +244,15 @@ func (r *Run) startPod(pod Pod) error {
 	if err != nil {
 		return err
 	}
+	flush := "500"
+	if r.Encrypted() {
+		flush = "20" // captures need the secrets soon
+	}
 	proxy, err := sandbox.Start(sandbox.Spec{
 		Name: "Envoy of " + pod.Name, Path: r.lab.options.Tools.Envoy,
 		Args: []string{
 			"--config-path", config, "--concurrency", "1", "--disable-hot-restart",
-			"--log-level", "warn", "--file-flush-interval-msec", "500",
+			"--log-level", "warn", "--file-flush-interval-msec", flush,
 		},
 		Namespace: namespace, Cgroup: r.lab.SidecarGroup(pod.Name), UID: UID, GID: GID, Stderr: r.file("envoy", pod.Name+".log"),
 	})
@@ -243,8 +267,8 @@ func (r *Run) writeEnvoyConfig(pod Pod) (path string, err error) {
 	config := EnvoyConfig{
 		Pod: pod.Name, Service: pod.Service,
 		Gateway: pod.Gateway, GatewayPort: GatewayPort, AppPort: AppPort,
-		Tracer: r.setup.Tracer, Sampling: r.setup.sampling(), CollectorIP: InfraIP,
-		AccessLog: r.file("access", pod.Name),
+		Tracer: r.setup.Tracer, Sampling: r.setup.sampling(), CollectorIP: r.setup.collectorIP(),
+		AccessLog: r.file("access", pod.Name), Rough: r.setup.Rough,
 	}
 	if r.setup.Reordered {
 		config.Wasm = r.lab.options.Tools.Wasm
@@ -258,6 +282,11 @@ func (r *Run) writeEnvoyConfig(pod Pod) (path string, err error) {
 			endpoints[0].IP = VirtualIP
 		}
 		config.Clusters = append(config.Clusters, EnvoyCluster{Name: name, Endpoints: endpoints})
+	}
+	if r.setup.TLS != nil {
+		if err := r.setup.TLS.Configure(&config, r.authority, pod, PodGateway(pod.Node), r.file("tls", pod.Name), r.KeyLog(pod.Name)); err != nil {
+			return "", err
+		}
 	}
 	data, err := config.Bootstrap()
 	if err != nil {
@@ -388,6 +417,23 @@ func spanCounts(ctx context.Context, namespace *sandbox.Namespace) (requests, sp
 	if err != nil {
 		return 0, 0, err
 	}
+	stats, err := parseStats(data)
+	if err != nil {
+		return 0, 0, err
+	}
+	for name, value := range stats {
+		switch {
+		case strings.HasSuffix(name, ".spans_sent"):
+			spans += value
+		case name == "http.inbound.downstream_rq_total", name == "http.outbound.downstream_rq_total":
+			requests += value
+		}
+	}
+	return requests, spans, nil
+}
+
+// parseStats parses statistics of an Envoy.
+func parseStats(data []byte) (map[string]uint64, error) {
 	var body struct {
 		Stats []struct {
 			Name  string `json:"name"`
@@ -395,17 +441,13 @@ func spanCounts(ctx context.Context, namespace *sandbox.Namespace) (requests, sp
 		} `json:"stats"`
 	}
 	if err := json.Unmarshal(data, &body); err != nil {
-		return 0, 0, fmt.Errorf("read Envoy statistics: %w", err)
+		return nil, fmt.Errorf("read Envoy statistics: %w", err)
 	}
+	stats := map[string]uint64{}
 	for _, stat := range body.Stats {
-		switch {
-		case strings.HasSuffix(stat.Name, ".spans_sent"):
-			spans += stat.Value
-		case stat.Name == "http.inbound.downstream_rq_total", stat.Name == "http.outbound.downstream_rq_total":
-			requests += stat.Value
-		}
+		stats[stat.Name] = stat.Value
 	}
-	return requests, spans, nil
+	return stats, nil
 }
 
 // AccessLog returns the file in which a pod's Envoy logs the requests it sent to
@@ -415,6 +457,13 @@ func (r *Run) AccessLog(pod string) string { return r.file("access", pod) }
 // RequestLog returns the file in which a pod's application logs the requests it
 // received, complete after Stop.
 func (r *Run) RequestLog(pod string) string { return r.file("requests", pod) }
+
+// Encrypted reports whether Envoys speak TLS with each other.
+func (r *Run) Encrypted() bool { return r.setup.TLS != nil }
+
+// KeyLog returns the file of the secrets of a pod's TLS connections, in the NSS key log
+// format, complete after Stop.
+func (r *Run) KeyLog(pod string) string { return r.file("keys", pod) }
 
 // ControlSocket returns the Unix socket on which a pod's application takes faults.
 func (r *Run) ControlSocket(pod string) string { return r.file("control", pod) }

@@ -26,6 +26,25 @@ type PacketCapture struct {
 // CapturePackets starts a tcpdump that writes the packets of TCP port 9080 at a
 // node's interface to a file. It returns when tcpdump listens.
 func (l *Lab) CapturePackets(ctx context.Context, node int, nic, file string) (*PacketCapture, error) {
+	return l.capture(ctx, node, file, "--immediate-mode", "-s", "0", "-i", nic, "tcp", "port", strconv.Itoa(AppPort))
+}
+
+// CaptureCalls captures like CapturePackets what a pod sends to other pods, and receives
+// from them, at the host end of its interface. The times are in ns.
+func (l *Lab) CaptureCalls(ctx context.Context, pod Pod, file string) (*PacketCapture, error) {
+	filter := fmt.Sprintf("tcp and ((src host %[1]s and dst port %[2]d) or (dst host %[1]s and src port %[2]d))", pod.IP, AppPort)
+	return l.capture(ctx, pod.Node, file, "--time-stamp-precision=nano", "-s", "0", "-i", pod.VNIC, filter)
+}
+
+// CaptureHeaders captures like CapturePackets the headers of the packets at all interfaces
+// of a node. The link type is LINUX_SLL2, which has the interface's index. The times are in
+// ns.
+func (l *Lab) CaptureHeaders(ctx context.Context, node int, file string) (*PacketCapture, error) {
+	return l.capture(ctx, node, file, "--time-stamp-precision=nano", "-s", "100", "-i", "any", "-y", "LINUX_SLL2",
+		"tcp", "port", strconv.Itoa(AppPort))
+}
+
+func (l *Lab) capture(ctx context.Context, node int, file string, args ...string) (*PacketCapture, error) {
 	path, err := exec.LookPath("tcpdump")
 	if err != nil {
 		return nil, fmt.Errorf("capture packets (install tcpdump): %w", err)
@@ -33,11 +52,8 @@ func (l *Lab) CapturePackets(ctx context.Context, node int, nic, file string) (*
 	c := &PacketCapture{log: file + ".log"}
 	c.process, err = sandbox.Start(sandbox.Spec{
 		Name: "tcpdump", Path: path,
-		// Whole packets, through a buffer of 32 MiB, immediately, written as root.
-		Args: []string{
-			"-i", nic, "-s", "0", "-B", "32768", "--immediate-mode", "-Z", "root", "-w", file,
-			"tcp", "port", strconv.Itoa(AppPort),
-		},
+		// Through a buffer of 32 MiB, written as root.
+		Args:      append([]string{"-B", "32768", "-Z", "root", "-w", file}, args...),
 		Namespace: l.network.nodes[node], Cgroup: l.groups["infra"], Stderr: c.log,
 	})
 	if err != nil {

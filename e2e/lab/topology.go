@@ -89,8 +89,8 @@ func NodeName(node int) string { return fmt.Sprintf("node%d", node) }
 // NodeIP returns the address of a node's physical interface.
 func NodeIP(node int) string { return fmt.Sprintf("10.10.0.%d", node) }
 
-// podGateway returns the address of a node's bridge.
-func podGateway(node int) string { return fmt.Sprintf("10.244.%d.1", node) }
+// PodGateway returns the address of the bridge of a node's pods.
+func PodGateway(node int) string { return fmt.Sprintf("10.244.%d.1", node) }
 
 // AllPods is the subnet of all pods.
 const AllPods = "10.244.0.0/16"
@@ -116,7 +116,7 @@ func (s Service) Endpoints() ([]Endpoint, error) {
 		if err != nil {
 			return nil, err
 		}
-		endpoints = append(endpoints, Endpoint{Pod: pod.Name, IP: pod.IP})
+		endpoints = append(endpoints, Endpoint{Pod: pod.Name, Service: pod.Service, IP: pod.IP})
 	}
 	return endpoints, nil
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/peer/ask"
 	"github.com/layertrace/layertrace/e2e/provision"
 	"github.com/layertrace/layertrace/e2e/testrun"
@@ -46,20 +47,40 @@ func up(t *testing.T, options Options) *Testbed {
 
 // The cases of no more than three seconds. All of them are `make live-cases`.
 func TestExplainAgreesWithTheClient(t *testing.T) {
-	short := slices.DeleteFunc(slices.Clone(Cases), func(c Case) bool {
+	checkCases(t, up(t, Options{ClientAddresses: 1, Export: "otlp-grpc"}), 3, slices.DeleteFunc(Cases(false), func(c Case) bool {
 		return c.Outage > 0 || c.ReadAfter > time.Second || c.Name == "4 events, each after 2.5 s"
-	})
-	results, err := up(t, Options{ClientAddresses: 1, Export: "otlp-grpc"}).Check(interrupted, short)
+	}))
+}
+
+// A response that pauses, and readers, over sidecars with mutual TLS. All of the cases are
+// `make live-cases VARIANT=mtls`.
+func TestExplainAgreesWithTheClientOverTLS(t *testing.T) {
+	testbed := up(t, Options{ClientAddresses: 1, Export: "otlp-grpc", TLS: &lab.TLS{Version: lab.TLS13}})
+	checkCases(t, testbed, 3, slices.DeleteFunc(Cases(true), func(c Case) bool {
+		return c.Outage > 0 || c.Body > 0 || c.ReadAfter > 0 && c.ReadAfter != time.Second || c.Name == "4 events, each after 2.5 s"
+	}))
+}
+
+func checkCases(t *testing.T, testbed *Testbed, want int, short []Case) {
+	t.Helper()
+	results, err := testbed.Check(interrupted, short)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(short) != 3 || len(results) != len(short) {
-		t.Errorf("%d results of %d cases", len(results), len(short))
+	if len(short) != want || len(results) != len(short) {
+		t.Errorf("%d results of %d cases, want %d", len(results), len(short), want)
 	}
+	known := 0
 	for _, r := range results {
+		if !r.NotKnown {
+			known++
+		}
 		for _, problem := range r.Problems {
 			t.Errorf("%s: %s, with confidence %s, %v by the client's clock\n%s", r.Name, problem, r.Verdict.Confidence, r.Client, r.Text)
 		}
+	}
+	if known == 0 {
+		t.Error("no verdict is known")
 	}
 }
 
@@ -115,7 +136,7 @@ func TestProblemsOfLostRecords(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	r := Result{Case: reader("", 1, time.Second), Client: time.Second, Total: 980 * time.Millisecond}
+	r := Result{Case: reader("", 1, time.Second, bulkPath), Client: time.Second, Total: 980 * time.Millisecond}
 	r.Verdict.Layer, r.Verdict.Location = observe.ProtocolStack, "client"
 	if r.judge(); len(r.Problems) > 0 {
 		t.Errorf("%v", r.Problems)
@@ -123,5 +144,13 @@ func TestJudge(t *testing.T) {
 	r.Total, r.Verdict.Location = 979*time.Millisecond, "server"
 	if r.judge(); len(r.Problems) != 2 {
 		t.Errorf("%v", r.Problems)
+	}
+	for confidence, problems := range map[string]int{"low": 0, "medium": 1, "high": 1} {
+		r := Result{Case: r.Case, Client: time.Second, Total: time.Second}
+		r.MayBeUnknown = true
+		r.Verdict.Layer, r.Verdict.Location, r.Verdict.Confidence = observe.RelayNetwork, "a-b", confidence
+		if r.judge(); len(r.Problems) != problems || r.NotKnown != (problems == 0) {
+			t.Errorf("%s: %v, not known: %v", confidence, r.Problems, r.NotKnown)
+		}
 	}
 }

@@ -33,7 +33,10 @@ type Options struct {
 	// AgentFlags are further flags of the agent. Export is its --export.
 	AgentFlags []string
 	Export     string
-	Progress   func(format string, args ...any)
+	// TLS encrypts between the pods of client and server, which get a sidecar each; nil for
+	// plain text without sidecars.
+	TLS      *lab.TLS
+	Progress func(format string, args ...any)
 }
 
 // Testbed is a router with an agent between a client's and a server's namespace.
@@ -52,6 +55,7 @@ type Testbed struct {
 const (
 	nodeName   = "router"
 	serverIP   = "10.78.2.2"
+	serverPort = 8080
 	serverAddr = serverIP + ":8080"
 	loopback   = "127.0.0.1"
 )
@@ -97,10 +101,17 @@ func (t *Testbed) up(ctx context.Context) (err error) {
 	if err := t.startJaeger(ctx); err != nil {
 		return err
 	}
-	if err := t.startServer(ctx, "server", serverAddr); err != nil {
+	address := serverAddr
+	if t.options.TLS != nil {
+		address = loopback + ":8080" // only its sidecar connects
+	}
+	if err := t.startServer(ctx, "server", address); err != nil {
 		return err
 	}
-	return t.startAgent(ctx)
+	if err := t.startAgent(ctx); err != nil || t.options.TLS == nil {
+		return err
+	}
+	return t.startSidecars(ctx)
 }
 
 func (t *Testbed) groupName() string { return "layertrace-live-" + t.options.Name }
@@ -139,7 +150,7 @@ func (t *Testbed) start(name, path string, in *sandbox.Namespace, group *sandbox
 func (t *Testbed) output(name string) string { return filepath.Join(t.options.Dir, name+".out") }
 
 func (t *Testbed) startJaeger(ctx context.Context) error {
-	config, err := lab.JaegerConfig(loopback, 20_000)
+	config, err := lab.JaegerConfig("0.0.0.0", 20_000)
 	if err != nil {
 		return err
 	}
@@ -163,8 +174,12 @@ func (t *Testbed) startServer(ctx context.Context, name, address string) error {
 	if err != nil {
 		return err
 	}
+	from := t.client
+	if strings.HasPrefix(address, loopback) {
+		from = t.server
+	}
 	return sandbox.AwaitReady(ctx, server, 10*time.Second, 20*time.Millisecond, func(ctx context.Context) error {
-		conn, err := t.client.DialContext(ctx, "tcp4", address)
+		conn, err := from.DialContext(ctx, "tcp4", address)
 		if err != nil {
 			return err
 		}
@@ -194,6 +209,9 @@ func (t *Testbed) startAgent(ctx context.Context) (err error) {
 		"--otlp-endpoint", loopback + ":" + strconv.Itoa(lab.JaegerOTLPPort), "--otlp-insecure",
 		"--metrics-address", lab.AgentMetricsAddress,
 	}, t.options.AgentFlags...)
+	if t.options.TLS != nil {
+		args = append(args, "--mtls", "--access-log-address", fmt.Sprintf(":%d", lab.AccessLogPort))
+	}
 	if t.agent, err = t.start("agent", t.options.Tools.Agent, t.router, t.group, args...); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/lab/app"
@@ -26,14 +27,40 @@ type Outcome struct {
 // Acquisition starts the mesh, sends load from the client node, stops the mesh and
 // compares the agents' exchanges with the ground truth.
 func Acquisition(ctx context.Context, l *lab.Lab, setup lab.Setup, load lab.Load) (out Outcome, err error) {
+	return AcquisitionAnd(ctx, l, setup, load, More{})
+}
+
+// More is what AcquisitionAnd does with the mesh beside the load; each can be nil.
+type More struct {
+	// Before is called before the load.
+	Before func(*lab.Run) error
+	// After is called when the Envoys have sent all spans of the load. Its requests do not
+	// count: it returns their trace IDs.
+	After func(*lab.Run) ([]string, error)
+}
+
+// AcquisitionAnd does more with the mesh before it stops.
+func AcquisitionAnd(ctx context.Context, l *lab.Lab, setup lab.Setup, load lab.Load, more More) (out Outcome, err error) {
 	run, err := l.Start(ctx, setup)
 	if err != nil {
 		return out, err
 	}
 	out.Run = run
-	out.Load, err = l.Send(ctx, load)
+	if more.Before != nil {
+		err = more.Before(run)
+	}
+	if err == nil {
+		out.Load, err = l.Send(ctx, load)
+	}
 	if err == nil {
 		err = run.Drain(ctx)
+	}
+	var own []string
+	if err == nil && more.After != nil {
+		own, err = more.After(run)
+	}
+	if err == nil && setup.TLS != nil {
+		_, err = l.DrainRecords(ctx, nil)
 	}
 	if err := errors.Join(err, run.Stop()); err != nil {
 		return out, err
@@ -41,16 +68,26 @@ func Acquisition(ctx context.Context, l *lab.Lab, setup lab.Setup, load lab.Load
 	if out.Hops, err = Hops(run); err != nil {
 		return out, err
 	}
+	ignored := map[string]bool{}
+	for _, id := range own {
+		ignored[id] = true
+	}
+	out.Hops = slices.DeleteFunc(out.Hops, func(h Hop) bool { return ignored[h.TraceID] })
 	if !setup.NoAgents {
-		out.Points, err = Compare(l, run, out.Hops)
+		out.Points, err = compare(l, run, out.Hops, ignored)
 	}
 	return out, err
 }
 
 // Stock is the unmodified mesh, with agents that parse the first 1,024 bytes of a
-// request: the paper's starting point.
+// request and no more: the paper's starting point.
 func Stock(tracer lab.Tracer) lab.Setup {
-	return lab.Setup{Name: "stock", Tracer: tracer, AgentFlags: []string{"--prefix-window=1024"}}
+	return lab.Setup{Name: "stock", Tracer: tracer, AgentFlags: []string{"--prefix-window=1024", "--deep=false"}}
+}
+
+// StockAuto is the unmodified mesh, with agents as they are by default.
+func StockAuto(tracer lab.Tracer) lab.Setup {
+	return lab.Setup{Name: "stock-auto-" + string(tracer), Tracer: tracer}
 }
 
 // StockDeep is the unmodified mesh, with agents that search further.
@@ -60,7 +97,13 @@ func StockDeep(tracer lab.Tracer) lab.Setup {
 
 // Reordered is the mesh with the trace headers at the start, agents as for Stock.
 func Reordered(tracer lab.Tracer) lab.Setup {
-	return lab.Setup{Name: "reordered", Tracer: tracer, Reordered: true, AgentFlags: []string{"--prefix-window=1024"}}
+	return lab.Setup{Name: "reordered", Tracer: tracer, Reordered: true, AgentFlags: []string{"--prefix-window=1024", "--deep=false"}}
+}
+
+// Encrypted is the mesh with mutual TLS between pods: agents know contexts from the records
+// of the Envoys' access logs.
+func Encrypted(tracer lab.Tracer) lab.Setup {
+	return lab.Setup{Name: "encrypted", Tracer: tracer, TLS: &lab.TLS{Version: lab.TLS13}}
 }
 
 // Acquired is what the agents acquired at one capture point.
@@ -89,6 +132,11 @@ func (a Acquired) Rate() float64 {
 
 // Compare compares the reports of the agents of a stopped run with the hops.
 func Compare(l *lab.Lab, run *lab.Run, hops []Hop) ([]Acquired, error) {
+	return compare(l, run, hops, nil)
+}
+
+// compare ignores the reports of some traces.
+func compare(l *lab.Lab, run *lab.Run, hops []Hop, ignored map[string]bool) ([]Acquired, error) {
 	expected := map[string]map[Key]Hop{}
 	for _, hop := range hops {
 		for _, point := range lab.Path(hop.From, hop.To) {
@@ -98,7 +146,7 @@ func Compare(l *lab.Lab, run *lab.Run, hops []Hop) ([]Acquired, error) {
 			expected[point.Name][hop.Key] = hop
 		}
 	}
-	reported, err := readExchanges(l, run)
+	reported, err := ReadExchanges(l, run)
 	if err != nil {
 		return nil, err
 	}
@@ -107,8 +155,10 @@ func Compare(l *lab.Lab, run *lab.Run, hops []Hop) ([]Acquired, error) {
 		passed := expected[point.Name]
 		result := Acquired{Point: point, Passed: len(passed)}
 		seen := map[Key]bool{}
-		for _, x := range reported[location{point.Node, point.Interface}] {
-			result.count(x, passed, seen)
+		for _, x := range reported[Location{point.Node, point.Interface}] {
+			if !ignored[x.Context.TraceID.String()] {
+				result.count(x, passed, seen)
+			}
 		}
 		results = append(results, result)
 	}
@@ -143,12 +193,12 @@ func (a Acquired) Exact() error {
 		a.Name, a.Acquired, a.Passed, a.Doubled, a.Unknown, a.WrongEnds)
 }
 
-// location is an interface of a node, by names.
-type location struct{ node, nic string }
+// Location is an interface of a node, by names.
+type Location struct{ Node, Interface string }
 
-// readExchanges reads the reports of all agents of a run.
-func readExchanges(l *lab.Lab, run *lab.Run) (map[location][]observe.Observation, error) {
-	all := map[location][]observe.Observation{}
+// ReadExchanges reads the reports of all agents of a run.
+func ReadExchanges(l *lab.Lab, run *lab.Run) (map[Location][]observe.Observation, error) {
+	all := map[Location][]observe.Observation{}
 	for _, node := range lab.Nodes {
 		if node == lab.ClientNode {
 			continue
@@ -162,7 +212,7 @@ func readExchanges(l *lab.Lab, run *lab.Run) (map[location][]observe.Observation
 			return nil, err
 		}
 		for _, x := range exchanges {
-			at := location{lab.NodeName(node), names[x.Interface]}
+			at := Location{lab.NodeName(node), names[x.Interface]}
 			all[at] = append(all[at], x)
 		}
 	}

@@ -26,16 +26,25 @@ type Program struct {
 	Time time.Duration
 }
 
-// programs starts the agents and sends load at saturation while the kernel counts
+// programs starts the agents and counts the runs of their programs at saturation.
+func (m *meter) programs(ctx context.Context) ([]Program, error) {
+	load := lab.Load{Connections: 16, Requests: max(1, int(m.limit*m.Duration.Seconds()))}
+	return CountPrograms(load.Requests, func() error { return m.flip(ctx) }, func() error {
+		_, err := m.lab.Send(ctx, load)
+		return err
+	})
+}
+
+// CountPrograms starts the agents, and sends requests while the kernel counts
 // (BPF_ENABLE_STATS, kernel/bpf/syscall.c). The agents' programs are those that do
 // not exist without agents. Counting takes time, so nothing else is measured
 // meanwhile.
-func (m *meter) programs(ctx context.Context) (programs []Program, err error) {
+func CountPrograms(requests int, start, send func() error) (programs []Program, err error) {
 	others, err := loaded()
 	if err != nil {
 		return nil, err
 	}
-	if err := m.flip(ctx); err != nil {
+	if err := start(); err != nil {
 		return nil, err
 	}
 	counting, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
@@ -47,15 +56,14 @@ func (m *meter) programs(ctx context.Context) (programs []Program, err error) {
 	if err != nil {
 		return nil, err
 	}
-	load := lab.Load{Connections: 16, Requests: max(1, int(m.limit*m.Duration.Seconds()))}
-	if _, err := m.lab.Send(ctx, load); err != nil {
+	if err := send(); err != nil {
 		return nil, err
 	}
 	after, err := loaded()
 	if err != nil {
 		return nil, err
 	}
-	return perRequest(load.Requests, others, before, after), nil
+	return perRequest(requests, others, before, after), nil
 }
 
 // perRequest sums up the work of all programs but others, by name, as each agent

@@ -120,11 +120,15 @@ func exchange(server string, r ask.Request, fresh bool) error {
 	if fresh {
 		r.TraceID = ask.NewTraceID()
 	}
+	message := ask.Head(r.TraceID, r.Path)
+	if r.Body > 0 {
+		message = append(ask.UploadHead(r.TraceID, r.Path, r.Body), make([]byte, r.Body)...)
+	}
 	start := time.Now()
 	if err := say(ask.Event{TraceID: r.TraceID, Path: r.Path, Start: start}); err != nil {
 		return err
 	}
-	if _, err := conn.Write(ask.Head(r.TraceID, r.Path)); err != nil {
+	if _, err := conn.Write(message); err != nil {
 		return fmt.Errorf("send %s: %w", r.Path, err)
 	}
 	reader := &response{conn: conn}

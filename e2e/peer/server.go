@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"strconv"
@@ -83,10 +84,36 @@ func answer(conn net.Conn, endless *endlessResponses) (kept bool) {
 			endless.add(conn)
 			return true
 		}
+		if target.Path == ask.Upload {
+			if err := readLate(conn, target, request); err != nil {
+				return false
+			}
+		}
 		if err := respond(conn, target); err != nil {
 			return false
 		}
 	}
+}
+
+// readLate waits, and then reads the rest of a request, of which this part was read.
+func readLate(conn net.Conn, target *url.URL, part []byte) error {
+	head, body, _ := bytes.Cut(part, []byte("\r\n\r\n"))
+	length := 0
+	for line := range bytes.Lines(head) {
+		name, value, _ := bytes.Cut(bytes.TrimSpace(line), []byte(": "))
+		if bytes.EqualFold(name, []byte("content-length")) {
+			length, _ = strconv.Atoi(string(value)) // 0: nothing to read
+		}
+	}
+	time.Sleep(waitOf(target)) // the slow reader
+	_, err := io.CopyN(io.Discard, conn, int64(length-len(body)))
+	return err
+}
+
+// waitOf returns the query's wait_ms, 0 if absent.
+func waitOf(target *url.URL) time.Duration {
+	ms, _ := strconv.Atoi(target.Query().Get("wait_ms"))
+	return time.Duration(ms) * time.Millisecond
 }
 
 const (
@@ -100,7 +127,7 @@ func respond(conn net.Conn, target *url.URL) error {
 		n, _ := strconv.Atoi(target.Query().Get(name)) // 0 if absent
 		return n
 	}
-	wait := time.Duration(number("wait_ms")) * time.Millisecond
+	wait := waitOf(target)
 	write := func(format string, args ...any) error {
 		_, err := fmt.Fprintf(conn, format, args...)
 		return err
@@ -123,7 +150,9 @@ func respond(conn net.Conn, target *url.URL) error {
 			}
 		}
 		return write("0\r\n\r\n")
-	case ask.Bulk: // one write, however long
+	case ask.Upload: // it has waited
+		return write(lengthHead+"ok", 2)
+	case ask.Bulk, ask.Long: // one write, however long
 		body := bytes.Repeat([]byte("x"), number("n"))
 		_, err := conn.Write(append(fmt.Appendf(nil, lengthHead, len(body)), body...))
 		return err

@@ -27,15 +27,16 @@ type Maker struct {
 	Progress  func(format string, args ...any)
 }
 
-// The request in the first pictures is slow between two nodes: packets from details'
+// The request in the pictures is slow between two nodes: packets from details'
 // node to productpage's are late.
 var slowNetwork = faults.Case{
 	Kind: faults.RelayDelay, FromNode: 3, ToNode: 4,
 	Magnitude: 20 * time.Millisecond, Version: "reviews-v2",
 }
 
-// Two more requests are slow for seconds: details sends its response as a stream of
-// events, and productpage leaves the long response of reviews unread.
+// Two more requests are slow for seconds, for the texts in docs/explain.md: details sends
+// its response as a stream of events, and productpage leaves the long response of reviews
+// unread.
 var (
 	slowStream = faults.Case{
 		Kind: faults.EventStream, Pod: "details", Magnitude: 5 * time.Second, Version: "reviews-v2",
@@ -79,9 +80,9 @@ func (m *Maker) Make(ctx context.Context) error {
 	}
 	m.Progress("traces with layers")
 	return m.slowTraces(ctx, variant, layers,
-		view{slowNetwork, m.explainPicture("explain")},
-		view{slowStream, m.explainPicture("explain-stream")},
-		view{slowReader, m.explainPicture("explain-reader")})
+		view{slowNetwork, m.explainPicture},
+		view{slowStream, m.explainText("explain-stream")},
+		view{slowReader, m.explainText("explain-reader")})
 }
 
 // view is a slow request and what shows its trace.
@@ -126,7 +127,7 @@ func slowRequest(ctx context.Context, s *faults.Session, one faults.Case) (slow 
 			return slow, err
 		}
 		slow, err = s.Make(ctx, one)
-		if err != nil && !errors.Is(err, faults.ErrMissed) {
+		if err != nil && !faults.Useless(err) {
 			return slow, err
 		}
 		if err == nil && slow.Sound() && slow.Unexplained() <= most {
@@ -137,32 +138,50 @@ func slowRequest(ctx context.Context, s *faults.Session, one faults.Case) (slow 
 }
 
 func (m *Maker) zipkinPicture(ctx context.Context, trace lab.Trace) (err error) {
-	m.Progress("starting Zipkin")
-	server, err := startZipkin(ctx, m.Lab, m.ZipkinJAR, m.Logs)
+	server, err := m.startZipkin(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, server.stop()) }()
-	if err := server.send(ctx, trace); err != nil {
+	if err := server.send(ctx, trace, len(trace.Spans)); err != nil {
 		return err
 	}
 	return m.photograph(ctx, "zipkin-trace.png", picture{url: server.page(trace.ID), width: 1360, height: 1250})
 }
 
-// explainPicture returns a function that photographs the page of explain, and writes its
-// text into the directory for logs, under a name.
-func (m *Maker) explainPicture(name string) func(context.Context, lab.Trace) error {
-	return func(ctx context.Context, trace lab.Trace) error {
-		page := filepath.Join(m.Logs, name+".html")
-		text, err := m.Lab.Layertrace(ctx, "explain", "--jaeger", lab.JaegerURL(), "--html", page, trace.ID)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(m.Logs, name+".txt"), text, 0o644); err != nil {
-			return fmt.Errorf("write the text of explain: %w", err)
-		}
-		return m.photograph(ctx, name+".png", picture{url: "file://" + page, width: 1200, height: 1000})
+// explainPicture photographs the page of explain.
+func (m *Maker) explainPicture(ctx context.Context, trace lab.Trace) error {
+	page, err := m.explain(ctx, trace, "explain")
+	if err != nil {
+		return err
 	}
+	return m.photograph(ctx, "explain.png", picture{url: "file://" + page, width: 1200, height: 1000})
+}
+
+// explainText returns a function that only writes what explain says, under a name, for the
+// examples in docs/explain.md.
+func (m *Maker) explainText(name string) func(context.Context, lab.Trace) error {
+	return func(ctx context.Context, trace lab.Trace) error {
+		page, err := m.explain(ctx, trace, name)
+		if err == nil {
+			m.Progress("wrote %s", page)
+		}
+		return err
+	}
+}
+
+// explain writes the page and the text of explain into the directory for logs, and returns
+// the page's file.
+func (m *Maker) explain(ctx context.Context, trace lab.Trace, name string) (page string, err error) {
+	page = filepath.Join(m.Logs, name+".html")
+	text, err := m.Lab.Layertrace(ctx, "explain", "--jaeger", lab.JaegerURL(), "--html", page, trace.ID)
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(m.Logs, name+".txt"), text, 0o644); err != nil {
+		return "", fmt.Errorf("write the text of explain: %w", err)
+	}
+	return page, nil
 }
 
 func (m *Maker) photograph(ctx context.Context, name string, v picture) error {

@@ -8,9 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -21,41 +19,19 @@ import (
 
 // zipkin is a Zipkin server in the lab's network.
 type zipkin struct {
+	lab     *lab.Lab
 	process *sandbox.Process
 	http    *http.Client
-	base    string
 }
 
-// Beside the port of Jaeger's receiver for Zipkin's format.
-const zipkinPort = lab.JaegerZipkinPort + 1
-
-func startZipkin(ctx context.Context, l *lab.Lab, jar, dir string) (*zipkin, error) {
-	namespace := l.InfraNamespace()
-	process, err := sandbox.Start(sandbox.Spec{
-		Name: "zipkin", Path: "/usr/bin/env", Args: []string{"java", "-Xmx256m", "-jar", jar},
-		Env:       []string{"QUERY_PORT=" + strconv.Itoa(zipkinPort), "SELF_TRACING_ENABLED=false"},
-		Namespace: namespace, Cgroup: l.InfraGroup(),
-		Stderr: filepath.Join(dir, "zipkin.log"),
-	})
+func (m *Maker) startZipkin(ctx context.Context) (*zipkin, error) {
+	m.Progress("starting Zipkin")
+	process, err := m.Lab.StartZipkin(ctx, m.ZipkinJAR)
 	if err != nil {
 		return nil, err
 	}
-	z := &zipkin{
-		process: process,
-		http:    &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: namespace.DialContext}},
-		base:    "http://" + net.JoinHostPort(lab.InfraIP, strconv.Itoa(zipkinPort)),
-	}
-	err = sandbox.Await(ctx, "Zipkin", 2*time.Minute, 300*time.Millisecond, func(ctx context.Context) error {
-		if err := process.Running(); err != nil {
-			return fmt.Errorf("%w\n%s", err, process.Tail())
-		}
-		return z.do(ctx, http.MethodGet, "/health", nil)
-	})
-	if err != nil {
-		_ = process.Kill()
-		return nil, err
-	}
-	return z, nil
+	transport := &http.Transport{DialContext: m.Lab.InfraNamespace().DialContext}
+	return &zipkin{m.Lab, process, &http.Client{Timeout: 20 * time.Second, Transport: transport}}, nil
 }
 
 func (z *zipkin) stop() error {
@@ -63,57 +39,45 @@ func (z *zipkin) stop() error {
 	return z.process.Kill()
 }
 
-// send stores a trace and waits until the server can show it.
-func (z *zipkin) send(ctx context.Context, trace lab.Trace) error {
+// send stores spans of a trace, and waits until the server has a number of spans of it.
+func (z *zipkin) send(ctx context.Context, trace lab.Trace, count int) error {
 	body, err := json.Marshal(zipkinSpans(trace))
 	if err != nil {
 		return fmt.Errorf("convert trace %s: %w", trace.ID, err)
 	}
-	if err := z.do(ctx, http.MethodPost, "/api/v2/spans", body); err != nil {
-		return err
+	if err := z.post(ctx, body); err != nil {
+		return fmt.Errorf("send trace %s to Zipkin: %w", trace.ID, err)
 	}
-	return sandbox.Await(ctx, "the trace in Zipkin", 20*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
-		return z.do(ctx, http.MethodGet, "/api/v2/trace/"+trace.ID, nil)
-	})
-}
-
-// awaitSpans waits until the server has a number of spans of a trace.
-func (z *zipkin) awaitSpans(ctx context.Context, traceID string, count int) error {
 	what := fmt.Sprintf("%d spans of the trace in Zipkin", count)
 	return sandbox.Await(ctx, what, 20*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
-		body, err := sandbox.Get(ctx, z.http, z.base+"/api/v2/trace/"+traceID)
-		if err != nil {
-			return err
+		have, err := z.lab.ZipkinSpans(ctx, trace.ID)
+		if err == nil && have != count {
+			err = fmt.Errorf("it has %d", have)
 		}
-		var spans []json.RawMessage
-		if err := json.Unmarshal(body, &spans); err != nil {
-			return fmt.Errorf("read the trace from Zipkin: %w", err)
-		}
-		if len(spans) != count {
-			return fmt.Errorf("it has %d", len(spans))
-		}
-		return nil
+		return err
 	})
 }
 
-// page is the address of a trace in the server's UI.
-func (z *zipkin) page(traceID string) string { return z.base + "/zipkin/traces/" + traceID }
-
-func (z *zipkin) do(ctx context.Context, method, path string, body []byte) error {
-	request, err := http.NewRequestWithContext(ctx, method, z.base+path, bytes.NewReader(body))
+func (z *zipkin) post(ctx context.Context, body []byte) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, lab.ZipkinReceiver(), bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("call Zipkin: %w", err)
+		return err
 	}
 	request.Header.Set("Content-Type", "application/json")
 	response, err := z.http.Do(request)
 	if err != nil {
-		return fmt.Errorf("call Zipkin: %w", err)
+		return err
 	}
 	defer response.Body.Close()
 	if response.StatusCode/100 != 2 {
-		return fmt.Errorf("call Zipkin: %s %s: %s", method, path, response.Status)
+		return errors.New(response.Status)
 	}
 	return nil
+}
+
+// page is the address of a trace in the server's UI.
+func (z *zipkin) page(traceID string) string {
+	return lab.URL(lab.ZipkinPort) + "/zipkin/traces/" + traceID
 }
 
 // zipkinSpan is a span in Zipkin's JSON, version 2.
@@ -177,8 +141,7 @@ const (
 // WithoutAndWith photographs one trace in Zipkin's UI twice: first without the spans for
 // which added returns true, then with them. The names are those of the PNG files.
 func (m *Maker) WithoutAndWith(ctx context.Context, trace lab.Trace, added func(lab.Span) bool, without, with string) (err error) {
-	m.Progress("starting Zipkin")
-	server, err := startZipkin(ctx, m.Lab, m.ZipkinJAR, m.Logs)
+	server, err := m.startZipkin(ctx)
 	if err != nil {
 		return err
 	}
@@ -194,11 +157,8 @@ func (m *Maker) WithoutAndWith(ctx context.Context, trace lab.Trace, added func(
 		part lab.Trace
 		file string
 	}{{parts[false], without}, {parts[true], with}} {
-		if err := server.send(ctx, step.part); err != nil {
-			return err
-		}
 		stored += len(step.part.Spans)
-		if err := server.awaitSpans(ctx, trace.ID, stored); err != nil {
+		if err := server.send(ctx, step.part, stored); err != nil {
 			return err
 		}
 		page := picture{url: server.page(trace.ID), width: pairWidth, height: max(atLeast, aroundSpans+rowHeight*stored)}

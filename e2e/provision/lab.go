@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -158,7 +159,50 @@ func Prometheus(ctx context.Context, checkout string, progress Progress) (server
 	return server, promtool, err
 }
 
+// Collector gets the OpenTelemetry Collector of e2e/tools/collector in the checkout.
+func Collector(ctx context.Context, checkout string, progress Progress) (string, error) {
+	return buildCollector(ctx, checkout, "collector", "0.148.0", "2", progress)
+}
+
+// Balancer gets the OpenTelemetry Collector of e2e/tools/balancer, which shares spans between
+// several joins.
+func Balancer(ctx context.Context, checkout string, progress Progress) (string, error) {
+	return buildCollector(ctx, checkout, "balancer", "0.161.0", "10", progress)
+}
+
+// buildCollector gets a Collector with the components of builder.yaml in a folder of e2e/tools,
+// made by the Collector's builder.
+func buildCollector(ctx context.Context, checkout, name, version, minutes string, progress Progress) (string, error) {
+	path, err := cached(name, version, func(dir string) error {
+		progress("building an OpenTelemetry Collector %s with its builder (about %s minutes on 2 cores, once)", version, minutes)
+		defer progress.while("building the Collector")()
+		sources := filepath.Join(dir, "sources")
+		// The builder takes settings from variables of their names.
+		err := command(ctx, filepath.Join(checkout, "e2e", "tools", name), []string{"dist.output_path=" + sources},
+			"go", "tool", "builder", "--skip-strict-versioning=false", "--config", "builder.yaml")
+		if err != nil {
+			return err
+		}
+		if err := os.Rename(filepath.Join(sources, name), filepath.Join(dir, name)); err != nil {
+			return err
+		}
+		return os.RemoveAll(sources)
+	})
+	if err != nil {
+		return "", fmt.Errorf("get the Collector %s: %w", name, err)
+	}
+	return path, nil
+}
+
 const zipkinVersion = "3.5.1"
+
+// CheckJava returns an error that says what to do when there is no Java to run Zipkin.
+func CheckJava() error {
+	if _, err := exec.LookPath("java"); err != nil {
+		return fmt.Errorf("find Java, which Zipkin needs: %w; on Debian: apt-get install default-jre-headless maven", err)
+	}
+	return nil
+}
 
 // Zipkin returns the path of Zipkin's server with its web UI, a program for
 // Java. When it is not in the cache, Maven downloads it.

@@ -3,18 +3,15 @@
 package reorder
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -68,11 +65,11 @@ func MeasureCost(ctx context.Context, o CostOptions) (results []Cost, err error)
 			return nil, err
 		}
 	}
-	upstream, err := startCostUpstream(costResponse)
+	upstream, err := StartCostUpstream(costResponse)
 	if err != nil {
 		return nil, err
 	}
-	defer upstream.close()
+	defer upstream.Close()
 	runs := make([]*variantRun, 0, len(o.Variants))
 	defer func() {
 		for _, r := range runs {
@@ -81,7 +78,7 @@ func MeasureCost(ctx context.Context, o CostOptions) (results []Cost, err error)
 	}()
 	for _, v := range o.Variants {
 		o.Progress("starting Envoy for %s", v.Name)
-		r, err := startVariant(ctx, o, v, upstream.address())
+		r, err := startVariant(ctx, o, v, upstream.Address())
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", v.Name, err)
 		}
@@ -274,7 +271,10 @@ const costRequest = "GET /reviews/0 HTTP/1.1\r\n" +
 	"\r\n"
 
 // costResponse is the response of the upstream. Envoy adds headers to it.
-const costResponse = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+const (
+	costResponse = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n" + costBody
+	costBody     = "{}"
+)
 
 // sendAll sends costRequest over keep-alive connections, one after the other on each,
 // and returns the latency of every request.
@@ -304,82 +304,10 @@ func sendOn(ctx context.Context, address netip.AddrPort, request string, request
 	buffer := make([]byte, 4096)
 	for range requests {
 		began := time.Now()
-		if _, err := io.WriteString(conn, request); err != nil {
-			return nil, err
-		}
-		if err := readResponse(conn, buffer); err != nil {
+		if err := Exchange(conn, request, costBody, buffer); err != nil {
 			return nil, err
 		}
 		latencies = append(latencies, time.Since(began))
 	}
 	return latencies, nil
 }
-
-// readResponse reads a response, which ends with the upstream's body.
-func readResponse(conn net.Conn, buffer []byte) error {
-	size := 0
-	for {
-		n, err := conn.Read(buffer[size:])
-		if err != nil {
-			return fmt.Errorf("read the response: %w", err)
-		}
-		size += n
-		response := string(buffer[:size])
-		if strings.HasSuffix(response, "\r\n\r\n{}") {
-			if !strings.HasPrefix(response, "HTTP/1.1 200 ") {
-				return fmt.Errorf("response %.60q", response)
-			}
-			return nil
-		}
-		if size == len(buffer) || strings.Contains(response, "\r\n\r\n") && !strings.Contains(response, " 200 ") {
-			return fmt.Errorf("response %.60q", response)
-		}
-	}
-}
-
-// costUpstream responds to every request without parsing it, to take little CPU time
-// from Envoy.
-type costUpstream struct{ listener net.Listener }
-
-// startCostUpstream starts an upstream that sends response to every HTTP/1.1 request
-// without a body.
-func startCostUpstream(response string) (*costUpstream, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, fmt.Errorf("listen for the upstream: %w", err)
-	}
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return // closed
-			}
-			go reply(conn, response)
-		}
-	}()
-	return &costUpstream{listener}, nil
-}
-
-func reply(conn net.Conn, response string) {
-	defer conn.Close()
-	buffer := make([]byte, 64<<10)
-	size := 0
-	for {
-		n, err := conn.Read(buffer[size:])
-		if err != nil {
-			return // the proxy closed the connection
-		}
-		size += n
-		// Without pipelining, an empty line at the end is the end of the request.
-		if bytes.HasSuffix(buffer[:size], []byte("\r\n\r\n")) {
-			size = 0
-			if _, err := io.WriteString(conn, response); err != nil {
-				return
-			}
-		}
-	}
-}
-
-func (s *costUpstream) address() netip.AddrPort { return s.listener.Addr().(*net.TCPAddr).AddrPort() }
-
-func (s *costUpstream) close() { _ = s.listener.Close() }

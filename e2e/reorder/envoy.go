@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -148,8 +149,8 @@ func toJSON(value any) (string, error) {
 }
 
 // envoyStartLimit is how long an Envoy may take to be ready: compiling a module takes
-// seconds, many of them on a busy machine.
-const envoyStartLimit = 3 * time.Minute
+// seconds, many of them on a busy machine, and Valgrind is slow.
+const envoyStartLimit = 10 * time.Minute
 
 // Envoy is a running Envoy.
 type Envoy struct {
@@ -166,14 +167,33 @@ func startEnvoy(ctx context.Context, c envoyConfig) (*Envoy, error) {
 	if err != nil {
 		return nil, err
 	}
-	configFile, adminFile := filepath.Join(c.Dir, "envoy.yaml"), filepath.Join(c.Dir, "admin")
-	if err := os.WriteFile(configFile, config, 0o600); err != nil {
+	return StartEnvoy(ctx, Start{Envoy: c.Envoy, Dir: c.Dir, Config: config, Concurrency: c.Concurrency})
+}
+
+// Start describes an Envoy to start.
+type Start struct {
+	// Envoy is the path of the program, Dir an existing directory for its
+	// configuration and log.
+	Envoy, Dir string
+	// Config is the configuration, YAML or JSON. Its admin interface has port 0.
+	Config []byte
+	// Concurrency is the number of worker threads; 0 means 1.
+	Concurrency int
+	// Under is a command that runs Envoy, which is appended to it; nil for none.
+	Under []string
+}
+
+// StartEnvoy starts an Envoy and waits until it is ready. Call Stop.
+func StartEnvoy(ctx context.Context, s Start) (*Envoy, error) {
+	configFile, adminFile := filepath.Join(s.Dir, "envoy.yaml"), filepath.Join(s.Dir, "admin")
+	if err := os.WriteFile(configFile, s.Config, 0o600); err != nil {
 		return nil, fmt.Errorf("write the Envoy configuration: %w", err)
 	}
-	p := &Envoy{exited: make(chan struct{}), log: filepath.Join(c.Dir, "envoy.log")}
-	p.cmd = exec.Command(c.Envoy, "--config-path", configFile, "--admin-address-path", adminFile,
+	p := &Envoy{exited: make(chan struct{}), log: filepath.Join(s.Dir, "envoy.log")}
+	command := append(slices.Clone(s.Under), s.Envoy, "--config-path", configFile, "--admin-address-path", adminFile,
 		"--log-path", p.log, "--log-level", "warning", "--file-flush-interval-msec", "100",
-		"--concurrency", strconv.Itoa(max(1, c.Concurrency)), "--use-dynamic-base-id")
+		"--concurrency", strconv.Itoa(max(1, s.Concurrency)), "--use-dynamic-base-id")
+	p.cmd = exec.Command(command[0], command[1:]...)
 	// A process group of its own, so that Ctrl-C on the terminal does not reach it.
 	// It ends with this process.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -57,11 +57,11 @@ func (r SoakResult) Lasted() error {
 
 // Soak keeps the filter busy in both placements with requests of all kinds.
 func Soak(ctx context.Context, o SoakOptions) (results []SoakResult, err error) {
-	upstream, err := startCostUpstream(costResponse)
+	upstream, err := StartCostUpstream(costResponse)
 	if err != nil {
 		return nil, err
 	}
-	defer upstream.close()
+	defer upstream.Close()
 	var runs []*variantRun
 	defer func() {
 		for _, r := range runs {
@@ -70,7 +70,7 @@ func Soak(ctx context.Context, o SoakOptions) (results []SoakResult, err error) 
 	}()
 	for _, v := range filterVariants(o.Module) {
 		o.Progress("starting Envoy for %s", v.Name)
-		r, err := startVariant(ctx, o.CostOptions, v, upstream.address())
+		r, err := startVariant(ctx, o.CostOptions, v, upstream.Address())
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", v.Name, err)
 		}

@@ -391,6 +391,16 @@ func (s *Namespace) configure(nl *netlink.Handle, name, address string) error {
 	return nil
 }
 
+// AddAddress gives an interface one more address, such as 10.0.0.2/24.
+func (s *Namespace) AddAddress(name, address string) error {
+	nl, err := s.Netlink()
+	if err != nil {
+		return err
+	}
+	defer nl.Close()
+	return s.configure(nl, name, address)
+}
+
 // AddRoute routes a destination such as 10.1.0.0/24 via a router.
 func (s *Namespace) AddRoute(destination, via string) error {
 	return s.route((*netlink.Handle).RouteAdd, destination, via)

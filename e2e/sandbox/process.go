@@ -216,21 +216,28 @@ func AwaitReady(ctx context.Context, p *Process, limit, interval time.Duration, 
 }
 
 // Await calls ready every interval until it returns nil. When ctx ends or limit
-// passes first, the error has what was waited for and the last error of ready.
+// passes first, the error has what was waited for and the last error of ready: of the
+// call before, if the end interrupted a call.
 func Await(ctx context.Context, what string, limit, interval time.Duration, ready func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	var last error
 	for {
 		err := ready(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s (at most %v): %w: %w", what, limit, ctx.Err(), err)
 		case <-tick.C:
+		}
+		if ctx.Err() != nil { // also when both were ready
+			return fmt.Errorf("wait for %s (at most %v): %w: %w", what, limit, ctx.Err(), last)
 		}
 	}
 }

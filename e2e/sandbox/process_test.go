@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -119,5 +120,21 @@ func TestReadMemoryFollowsAnAllocation(t *testing.T) {
 func TestReadMemoryOfNoProcess(t *testing.T) {
 	if memory, err := ReadMemory(1 << 30); err == nil {
 		t.Errorf("%+v and no error", memory)
+	}
+}
+
+// The error of a wait has the cause, also if the limit interrupts a later call.
+func TestAwaitReturnsTheCause(t *testing.T) {
+	cause := errors.New("3 of 4 spans")
+	calls := 0
+	err := Await(t.Context(), "the spans", 20*time.Millisecond, time.Millisecond, func(ctx context.Context) error {
+		if calls++; calls < 3 {
+			return cause
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if !errors.Is(err, cause) || !errors.Is(err, context.DeadlineExceeded) || calls != 3 {
+		t.Errorf("%v after %d calls, want %v after 3", err, calls, cause)
 	}
 }

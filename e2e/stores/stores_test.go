@@ -66,6 +66,12 @@ func TestPreliminarySpanAndWhole(t *testing.T) {
 			want  []string
 		}{startZipkin, both}
 	}
+	if *tempoProgram != "" {
+		stores["Tempo"] = struct {
+			start func(*testing.T) store
+			want  []string
+		}{startTempo, both}
+	}
 	for name, s := range stores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // mostly waits
@@ -131,21 +137,80 @@ func startJaeger(t *testing.T, ip, storage string) store {
 	})
 	return store{
 		send: func(ctx context.Context, took time.Duration, flags string) error {
-			attributes := "[]"
-			if flags != "" {
-				attributes = fmt.Sprintf(`[{"key": "layertrace.flags", "value": {"arrayValue": {"values": [{"stringValue": %q}]}}}]`, flags)
-			}
-			return post(ctx, fmt.Sprintf("http://%s:%d/v1/traces", ip, lab.JaegerOTLPHTTPPort), fmt.Sprintf(`{"resourceSpans": [{
-				"resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "web"}}]},
-				"scopeSpans": [{"spans": [{"traceId": %q, "spanId": %q, "name": "eth0", "kind": 1,
-					"startTimeUnixNano": "%d", "endTimeUnixNano": "%d", "attributes": %s}]}]}]}`,
-				traceID, spanID, int64(start)*1000, int64(start)*1000+took.Nanoseconds(), attributes))
+			return post(ctx, fmt.Sprintf("http://%s:%d/v1/traces", ip, lab.JaegerOTLPHTTPPort), otlp(took, flags))
 		},
 		spans: func(ctx context.Context) (all []string, err error) {
 			trace, err := jaeger.Trace(ctx, traceID)
 			for _, s := range trace.Spans {
 				flags, _ := s.Tags["layertrace.flags"].(string)
 				all = append(all, shown(s.Duration, strings.Trim(flags, `[]"`)))
+			}
+			slices.Sort(all)
+			return all, err
+		},
+	}
+}
+
+// otlp is the span as OTLP JSON.
+func otlp(took time.Duration, flags string) string {
+	attributes := "[]"
+	if flags != "" {
+		attributes = fmt.Sprintf(`[{"key": "layertrace.flags", "value": {"arrayValue": {"values": [{"stringValue": %q}]}}}]`, flags)
+	}
+	return fmt.Sprintf(`{"resourceSpans": [{
+		"resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "web"}}]},
+		"scopeSpans": [{"spans": [{"traceId": %q, "spanId": %q, "name": "eth0", "kind": 1,
+			"startTimeUnixNano": "%d", "endTimeUnixNano": "%d", "attributes": %s}]}]}]}`,
+		traceID, spanID, int64(start)*1000, int64(start)*1000+took.Nanoseconds(), attributes)
+}
+
+// startTempo starts Tempo, which keeps spans on disk.
+func startTempo(t *testing.T) store {
+	t.Helper()
+	const ip = "127.93.0.3"
+	dir := t.TempDir()
+	config := filepath.Join(dir, "tempo.yaml")
+	if err := os.WriteFile(config, []byte(lab.TempoConfig(ip, dir)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	base := fmt.Sprintf("http://%s:%d", ip, lab.TempoPort)
+	run(t, exec.CommandContext(t.Context(), *tempoProgram, "-target=all", "-config.file="+config), func(ctx context.Context) error {
+		return get(ctx, base+"/api/v2/traces/"+traceID, &struct{}{}) // without spans yet
+	})
+	return store{
+		send: func(ctx context.Context, took time.Duration, flags string) error {
+			return post(ctx, fmt.Sprintf("http://%s:%d/v1/traces", ip, lab.TempoOTLPHTTPPort), otlp(took, flags))
+		},
+		spans: func(ctx context.Context) (all []string, err error) {
+			var response struct {
+				Trace struct {
+					ResourceSpans []struct {
+						ScopeSpans []struct {
+							Spans []struct {
+								Start int64 `json:"startTimeUnixNano,string"`
+								End   int64 `json:"endTimeUnixNano,string"`
+
+								Attributes []struct {
+									Value struct {
+										ArrayValue struct{ Values []map[string]string }
+									}
+								}
+							}
+						}
+					}
+				}
+			}
+			err = get(ctx, base+"/api/v2/traces/"+traceID, &response)
+			for _, resource := range response.Trace.ResourceSpans {
+				for _, scope := range resource.ScopeSpans {
+					for _, s := range scope.Spans {
+						flags := ""
+						for _, a := range s.Attributes {
+							flags = a.Value.ArrayValue.Values[0]["stringValue"]
+						}
+						all = append(all, shown(time.Duration(s.End-s.Start), flags))
+					}
+				}
 			}
 			slices.Sort(all)
 			return all, err

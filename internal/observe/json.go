@@ -40,6 +40,7 @@ type wireExchange struct {
 	HeaderOffset  uint32         `json:"header_offset"`
 	Retransmits   uint32         `json:"retransmits"`
 	Flags         []string       `json:"flags"`
+	Join          Join           `json:"join,omitempty"`
 	Direction     string         `json:"direction,omitempty"`
 	Interface     int            `json:"interface,omitempty"`
 }
@@ -79,6 +80,7 @@ func (o Observation) MarshalJSON() ([]byte, error) {
 		HeaderOffset: o.Context.HeaderOffset,
 		Retransmits:  o.Retransmits,
 		Flags:        o.Flags.Names(),
+		Join:         o.Join,
 		Interface:    o.Interface,
 	}
 	if o.HasContext() {
@@ -122,6 +124,7 @@ func (o *Observation) UnmarshalJSON(data []byte) error {
 		Response:    Message{First: w.Response.FirstNS, Last: w.Response.LastNS, Bytes: w.Response.Bytes},
 		Method:      w.Method,
 		Path:        w.Path,
+		Join:        w.Join,
 		Retransmits: w.Retransmits,
 		Flags:       FlagsOf(w.Flags),
 	}

@@ -61,6 +61,8 @@ type Observation struct {
 	DropReason string
 	// Flags are remarks about unusual events.
 	Flags Flags
+	// Join is set for encrypted bytes: how surely they belong to Context.
+	Join Join
 	// Peers are the names of both endpoints, as far as they are known.
 	Peers Peers
 	// Wall is the Unix time in ns of the earliest byte, for display only. It is 0
@@ -94,7 +96,8 @@ type Message struct {
 	Seq uint32
 	// TTL is the time to live, or hop limit, of the first packet. It is set at devices only.
 	TTL uint8
-	// Bytes is the TCP payload, HTTP head included, without retransmissions.
+	// Bytes is the TCP payload, HTTP head included, without retransmissions: of encrypted
+	// bytes that on the wire, with what TLS adds.
 	Bytes uint64
 	// Packets is the number of TCP segments with payload as seen here: a segment that
 	// offloading merged counts once.
@@ -240,6 +243,9 @@ const (
 	// FlagOutsideWindow: the context is outside of the window in which an agent's
 	// programs search by default (packet captures only).
 	FlagOutsideWindow
+	// FlagTraceLimited: the last span that the agent makes of the trace for some time, because
+	// it would have too many. The agent sets it, not the BPF side.
+	FlagTraceLimited
 )
 
 // Cut is the set of flags of exchanges whose times are not those of the whole: no
@@ -250,7 +256,7 @@ var flagNames = []string{
 	"no_response", "pipelined", "out_of_order", "interim", "reset", "idle",
 	"malformed_context", "multi_segment", "option_lost", "upgraded",
 	"incomplete", "evicted", "still_open", "end_guessed", "packets_missing",
-	"several_contexts", "outside_window",
+	"several_contexts", "outside_window", "trace_limited",
 }
 
 // Names returns the names of the set flags, never nil.

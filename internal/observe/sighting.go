@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Sighting is a message, or a part of one, as it passed an interface of a device that
@@ -37,6 +38,9 @@ type Sighting struct {
 	// Packets is the number of TCP segments as seen here, Retransmits of those that were
 	// seen again.
 	Packets, Retransmits uint32
+	// Watched is for how long in ns the interface had been watched when the first byte passed;
+	// 0: longer than MaxWatched.
+	Watched uint64
 	// TTL is the time to live, or hop limit, of the first packet: each router takes one.
 	TTL uint8
 	// Flags are remarks.
@@ -50,6 +54,9 @@ func (s *Sighting) ConnectionIDHex() string { return hex.EncodeToString(s.Connec
 
 // Bytes returns the number of bytes, without retransmissions.
 func (s *Sighting) Bytes() uint32 { return s.End - s.Start }
+
+// MaxWatched is the longest time in ns that Sighting.Watched distinguishes.
+const MaxWatched = uint64(10 * time.Minute)
 
 // SightingFlags is a set of remarks about a sighting. The values are those of the BPF side
 // (bpf/device.bpf.c, enum sighting_flag).
@@ -66,9 +73,12 @@ const (
 	SightingOutOfOrder
 	// SightingFromOpener: the sender has opened the connection.
 	SightingFromOpener
+	// SightingBothWays: the other direction of the connection passes the interface too, or may:
+	// the device stopped watching before it could.
+	SightingBothWays
 )
 
-var sightingFlagNames = []string{"unmarked", "incomplete", "out_of_order", "from_opener"}
+var sightingFlagNames = []string{"unmarked", "incomplete", "out_of_order", "from_opener", "both_ways"}
 
 // Names returns the names of the set flags, never nil.
 func (f SightingFlags) Names() []string {

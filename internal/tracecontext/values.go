@@ -32,6 +32,59 @@ func parseValue(format Format, value string) (Context, bool) {
 	return Context{}, false
 }
 
+// FromValues returns the trace context of a request whose header values are known one by
+// one, as in a proxy's log: in W3C's format, B3's, or B3's with a header for each part, the
+// first sampled one in the order of preferred, else the first. value returns the value of a
+// header, "" if it is absent.
+func FromValues(value func(header string) string, preferred []Format) (first Context, ok bool) {
+	if len(preferred) == 0 {
+		preferred = []Format{FormatW3C, FormatB3}
+	}
+	for _, format := range preferred {
+		for _, c := range [...]Context{contextOf(format, value), contextOf(multiOf(format), value)} {
+			switch {
+			case !hasIDs(c):
+			case c.Sampling != Denied:
+				return c, true
+			case !ok:
+				first, ok = c, true
+			}
+		}
+	}
+	return first, ok
+}
+
+// multiOf returns the encoding of a format with a header for each part.
+func multiOf(format Format) Format {
+	if format == FormatB3 {
+		return FormatB3Multi
+	}
+	return FormatNone
+}
+
+func contextOf(format Format, value func(header string) string) (c Context) {
+	ok := false
+	switch format {
+	case FormatW3C:
+		c, ok = parseW3C(value("traceparent"))
+	case FormatB3:
+		c, ok = parseB3(value("b3"))
+	case FormatB3Multi:
+		trace, okTrace := parsePartTraceID(format, value("x-b3-traceid"))
+		span, okSpan := parsePartSpanID(format, value("x-b3-spanid"))
+		c, ok = Context{TraceID: trace, SpanID: span}, okTrace && okSpan
+		if sampled := value("x-b3-sampled"); sampled != "" {
+			decided, known := parseDecision(formats.Sampled, sampled)
+			c.Sampling, ok = decided.sampling, ok && known
+		}
+	}
+	if !ok {
+		return Context{}
+	}
+	c.Format = format
+	return c
+}
+
 // parseW3C reads a traceparent value (W3C Trace Context, section 3.2).
 func parseW3C(value string) (Context, bool) {
 	const length = formats.TraceParentLen

@@ -27,8 +27,9 @@ type Options struct {
 	Window int
 	// Headers are configured names, matched after the built-in ones.
 	Headers []ContextHeader
-	// MaxLine is the length in bytes above which lines are skipped; 0: no limit.
-	MaxLine int
+	// MaxLine is the length in bytes above which lines are skipped that do not end within
+	// the first MaxLineBehind bytes; 0: no limit.
+	MaxLine, MaxLineBehind int
 	// Preferred are the formats to read, the most preferred one first; none: all,
 	// and the first sampled context on the wire is taken.
 	Preferred []Format
@@ -159,7 +160,7 @@ func (w *walk) lines(window []byte) (ended bool) {
 		w.hasLine = true
 		line := bytes.TrimSuffix(window[start:start+length], []byte("\r"))
 		switch {
-		case w.opts.MaxLine > 0 && len(line) > w.opts.MaxLine:
+		case w.opts.MaxLine > 0 && len(line) > w.opts.MaxLine && start+length >= w.opts.MaxLineBehind:
 			// skipped
 		case start == 0:
 			if !isRequestLine(line) {

@@ -48,30 +48,48 @@ func writeScript() error {
 	})
 }
 
-var hashText = regexp.MustCompile(`(?m)^( +layertrace/config-sha256:).*\n`)
+var (
+	hashText     = regexp.MustCompile(`(?m)^( +layertrace/config-sha256:).*\n`)
+	mtlsHashText = regexp.MustCompile(`(?m)(layertrace~1mtls-sha256\n +value:).*\n`)
+)
 
-// writeHash writes the hash of both configurations: the one for interfaces and the
-// component for layers.
+// writeHash writes the hash of each configuration: the one for interfaces and those of the
+// components for layers and for encrypted traffic.
 func writeHash() error {
 	for _, dir := range []string{"agent", "layers"} {
-		if err := writeHashIn(dir); err != nil {
+		var config struct{ Data map[string]string }
+		if err := read(dir+"/configmap.yaml", &config); err != nil {
 			return err
 		}
+		if err := replaceHash(dir, hashText, config.Data["config.yaml"]); err != nil {
+			return err
+		}
+	}
+	var patch []struct{ Value string }
+	if err := read("mtls/agent/configmap.yaml", &patch); err != nil {
+		return err
+	}
+	if len(patch) != 1 {
+		return fmt.Errorf("mtls/agent/configmap.yaml has %d operations, want 1", len(patch))
+	}
+	return replaceHash("mtls/agent", mtlsHashText, patch[0].Value)
+}
+
+func read(file string, into any) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if err := yaml.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
 	}
 	return nil
 }
 
-func writeHashIn(dir string) error {
-	data, err := os.ReadFile(dir + "/configmap.yaml")
-	if err != nil {
-		return err
-	}
-	var config struct{ Data map[string]string }
-	if err := yaml.Unmarshal(data, &config); err != nil {
-		return err
-	}
-	sum := sha256.Sum256([]byte(config.Data["config.yaml"]))
-	return replace(dir+"/daemonset.yaml", hashText, func(match []string) string {
+// replaceHash writes the hash of a configuration into a DaemonSet, or a patch of it.
+func replaceHash(dir string, pattern *regexp.Regexp, config string) error {
+	sum := sha256.Sum256([]byte(config))
+	return replace(dir+"/daemonset.yaml", pattern, func(match []string) string {
 		return match[1] + " " + hex.EncodeToString(sum[:]) + "\n"
 	})
 }

@@ -24,7 +24,7 @@ func TestManifestsAreGenerated(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(dir)
-	files := []string{"reorder/lua/envoyfilter.yaml", "agent/daemonset.yaml", "layers/daemonset.yaml", ruleObject}
+	files := []string{"reorder/lua/envoyfilter.yaml", "agent/daemonset.yaml", "layers/daemonset.yaml", "mtls/agent/daemonset.yaml", ruleObject}
 	before := map[string][]byte{}
 	for _, file := range files {
 		var err error

@@ -7,12 +7,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,12 +26,14 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/span"
 )
 
-// Options of Run. All are required.
+// Options of Run. All are required, OpenEncrypted with --mtls only.
 type Options struct {
 	// Config holds the validated settings.
 	Config *config.Config
 	// OpenProbe loads the kernel side.
 	OpenProbe func(*config.Config, *slog.Logger) (Probe, error)
+	// OpenEncrypted loads the kernel side for encrypted connections.
+	OpenEncrypted func(*config.Config, *slog.Logger) (Encrypted, error)
 	// Stdout receives the JSON lines of --export=stdout.
 	Stdout io.Writer
 	// Log receives everything else.
@@ -61,7 +65,11 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	defer server.closeAtExit()
 	metrics := newMetrics(opts.Version)
+	metrics.MustRegister(server)
 	metrics.MustRegister(names.collectors()...)
+	if cfg.Kubernetes && len(cfg.MetricsNamespaces) > 0 {
+		server.Admit(names.admits(cfg.MetricsNamespaces, log))
+	}
 	pipeline, err := newPipeline(ctx, opts, names, clock, metrics)
 	if err != nil {
 		return err
@@ -73,11 +81,23 @@ func Run(ctx context.Context, opts Options) error {
 	metrics.MustRegister(probe)
 
 	points := newRegistry(names, gracePeriod(cfg), cfg.SidecarUID)
+	pipeline.find(points)
+	kernel, attached := closers{probe}, attachers{probe}
+	var join *joining // nil: encrypted connections are not followed
+	if cfg.MTLS {
+		if join, err = newJoining(opts, names, points, clock, metrics); err != nil {
+			return errors.Join(err, probe.Close())
+		}
+		if cfg.MTLSInfer {
+			pipeline.infer, pipeline.sidecarUID = join.joiner.AddPlain, cfg.SidecarUID
+		}
+		kernel, attached = append(kernel, join.kernel), append(attached, join.kernel)
+	}
 	watcher := iface.NewWatcher(selector, log)
-	capture := newCapture(probe, points, log, newCaptureMetrics(metrics))
+	capture := newCapture(attached, points, log, newCaptureMetrics(metrics))
 	unseen := newUnseenWatch(probe, capture, metrics, log)
 	group, running := errgroup.WithContext(ctx)
-	isReady := func() (string, error) { return ready(running, capture, names) }
+	isReady := func() (string, error) { return ready(running, capture, names, pipeline) }
 	newReady(metrics, isReady)
 	server.Serve(metrics, isReady, log)
 
@@ -91,9 +111,13 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	group.Go(func() error { return watcher.Run(running) })
 	group.Go(func() error { capture.follow(watcher.Events(), watcher.Listed()); return nil })
-	group.Go(func() error { return probe.Run(running) })
+	captured := make(chan struct{})
+	group.Go(func() error { defer close(captured); return probe.Run(running, pipeline.take) })
 	group.Go(func() error { unseen.run(running); return nil })
-	group.Go(func() error { pipeline.run(probe.Observations(), points); return nil })
+	if join != nil {
+		join.run(running, group)
+	}
+	group.Go(func() error { pipeline.run(captured, join.joined()); return nil })
 
 	if cfg.Layers() && len(cfg.SocketCgroups) == 0 {
 		log.Warn("--spans=layers without sockets: protocol stack and application are merged; remove --socket-cgroup=none, or name the cgroup2 directories of the workloads")
@@ -101,9 +125,9 @@ func Run(ctx context.Context, opts Options) error {
 	if loopback {
 		log.Info("no pods here: capturing at the loopback device too; set --vnic to choose", "vnic", selector.VNIC)
 	}
-	log.Info("layertrace is running", "version", opts.Version, "node", names.node, "metrics", server.Address())
+	log.Info("layertrace is running", "version", opts.Version, "node", names.node, "metrics", server.Address(), "access_log", join.address())
 	<-running.Done()
-	return stop(cfg.ShutdownTimeout, group, probe, pipeline, log)
+	return stop(cfg.ShutdownTimeout, group, kernel, pipeline, log)
 }
 
 // selectInterfaces returns the selector of the settings. On a machine without pods,
@@ -118,17 +142,26 @@ func selectInterfaces(cfg *config.Config, havePods func() bool) (s iface.Selecto
 	return s, true
 }
 
-// ready reports whether the agent does all of its work: it captures at interfaces
-// and knows names. The remark is about an API server that is out of reach.
-func ready(running context.Context, capture *capture, names resolver) (remark string, err error) {
+// ready reports whether the agent does all of its work: it captures at interfaces,
+// knows names, and nothing in it stands still. The remark is about an API server or a
+// receiver that is out of reach.
+func ready(running context.Context, capture *capture, names resolver, pipeline *pipeline) (remark string, err error) {
 	if err := capture.ready(running); err != nil {
 		return "", err
 	}
-	return names.ready()
+	named, err := names.ready()
+	if err != nil {
+		return "", err
+	}
+	delivered, err := pipeline.ready()
+	if err != nil {
+		return "", err
+	}
+	return strings.Join(slices.DeleteFunc([]string{named, delivered}, func(s string) bool { return s == "" }), "\n"), nil
 }
 
 // stop ends everything once, in the order of the data: the probe flushes its open
-// exchanges and closes their channel, which ends the pipeline; then the programs
+// exchanges, and the pipeline ends with it; then the programs
 // are detached and the queued spans are sent.
 func stop(timeout time.Duration, group *errgroup.Group, probe io.Closer, pipeline interface{ close(context.Context) error }, log *slog.Logger) error {
 	log.Info("stopping", "timeout", timeout)

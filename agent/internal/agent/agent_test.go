@@ -242,18 +242,27 @@ type fakeProbe struct {
 	flush []observe.Observation // returned at the end
 	deaf  bool                  // Run never ends
 
-	mu       sync.Mutex
-	refuse   map[int]bool // interfaces that cannot be attached to
-	attached map[int]bool
-	ahead    map[int][]probe.Foreign
-	closed   int
+	*fakeAttacher
+	ahead  map[int][]probe.Foreign
+	closed int
 }
 
 func newFakeProbe() *fakeProbe {
-	return &fakeProbe{out: make(chan observe.Observation), refuse: map[int]bool{}, attached: map[int]bool{}}
+	return &fakeProbe{out: make(chan observe.Observation), fakeAttacher: newFakeAttacher()}
 }
 
-func (f *fakeProbe) Attach(ifindex int) error {
+// fakeAttacher remembers where it is attached.
+type fakeAttacher struct {
+	mu       sync.Mutex
+	refuse   map[int]bool // interfaces that cannot be attached to
+	attached map[int]bool
+}
+
+func newFakeAttacher() *fakeAttacher {
+	return &fakeAttacher{refuse: map[int]bool{}, attached: map[int]bool{}}
+}
+
+func (f *fakeAttacher) Attach(ifindex int) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.refuse[ifindex] {
@@ -263,7 +272,7 @@ func (f *fakeProbe) Attach(ifindex int) error {
 	return nil
 }
 
-func (f *fakeProbe) Detach(ifindex int) error {
+func (f *fakeAttacher) Detach(ifindex int) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.attached, ifindex)
@@ -272,19 +281,23 @@ func (f *fakeProbe) Detach(ifindex int) error {
 
 func (f *fakeProbe) Ahead(ifindex int) ([]probe.Foreign, error) { return f.ahead[ifindex], nil }
 
-func (f *fakeProbe) Run(ctx context.Context) error {
-	<-ctx.Done()
-	if f.deaf {
-		select {}
+func (f *fakeProbe) Run(ctx context.Context, take func([]observe.Observation)) error {
+	for {
+		select {
+		case x := <-f.out:
+			take([]observe.Observation{x})
+		case <-ctx.Done():
+			if f.deaf {
+				select {}
+			}
+			for len(f.out) > 0 {
+				take([]observe.Observation{<-f.out})
+			}
+			take(f.flush)
+			return nil
+		}
 	}
-	for _, x := range f.flush {
-		f.out <- x
-	}
-	close(f.out)
-	return nil
 }
-
-func (f *fakeProbe) Observations() <-chan observe.Observation { return f.out }
 
 var ringFull = prometheus.NewDesc("layertrace_ring_full_total", "Lost.", nil, nil)
 
@@ -301,7 +314,7 @@ func (f *fakeProbe) Close() error {
 	return nil
 }
 
-func (f *fakeProbe) attachedTo(ifindex int) bool {
+func (f *fakeAttacher) attachedTo(ifindex int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.attached[ifindex]

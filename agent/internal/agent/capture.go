@@ -25,9 +25,9 @@ type Probe interface {
 	attacher
 	// Ahead returns the programs of others that get an interface's packets first.
 	Ahead(ifindex int) ([]probe.Foreign, error)
-	// Run reads until the context is done, then flushes and closes Observations.
-	Run(context.Context) error
-	Observations() <-chan observe.Observation
+	// Run reads until the context is done, then flushes. take gets the observations from
+	// one goroutine, in slices that are valid during the call only.
+	Run(ctx context.Context, take func([]observe.Observation)) error
 	// Close removes everything from the kernel.
 	Close() error
 }

@@ -101,16 +101,16 @@ func newSightingSender(ctx context.Context, opts Options, clock *span.Clock, r p
 		s.stdout = json.NewEncoder(opts.Stdout)
 	}
 	if cfg.Exports(config.ExportOTLPGRPC) || cfg.Exports(config.ExportOTLPHTTP) {
-		exporter, err := export.NewOTLP(ctx, export.OTLPOptions{
+		client, err := export.NewClient(ctx, export.OTLPOptions{
 			HTTP: cfg.Exports(config.ExportOTLPHTTP), Endpoint: cfg.OTLPEndpoint,
 			Insecure: cfg.OTLPInsecure, Headers: cfg.HeaderMap(), Log: opts.Log,
 		})
 		if err != nil {
 			return nil, err
 		}
-		s.queue = export.NewQueue(exporter, cfg.QueueSize, opts.Log)
+		s.queue = export.NewQueue(client, cfg.QueueSize, opts.Log)
 		r.MustRegister(s.queue)
-		s.emitter = span.NewEmitter(span.Options{Processor: s.queue, Offset: clock.Offset, Version: opts.Version})
+		s.emitter = span.NewEmitter(span.Options{Sink: s.queue, Offset: clock.Offset, Version: opts.Version})
 	}
 	return s, nil
 }
@@ -183,7 +183,7 @@ func (r *registry) device(index int) *observe.Point {
 		return nil
 	}
 	known.point = share(known.point, observe.Point{
-		ID: observe.InterfacePointID(r.names.node, index), Kind: observe.KindDevice,
+		ID: known.id, Kind: observe.KindDevice,
 		Node: r.names.node, Interface: known.iface.Name,
 	})
 	return known.point

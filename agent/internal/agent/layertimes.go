@@ -27,9 +27,44 @@ type LayerTimes struct {
 	intervals *prometheus.SummaryVec
 	cut       prometheus.Counter
 
-	mu sync.Mutex
-	// latest is the time of the last exemplar per series and bucket.
-	latest map[prometheus.Observer][]time.Time
+	inOther prometheus.Counter
+	now     func() time.Time
+
+	mu     sync.Mutex // guards the rest
+	series map[seriesKey]*series
+	hops   map[hopKey]time.Time // last use of a series of intervals
+	swept  time.Time
+}
+
+// Services are the names of workloads, and jobs have new ones each time: so series end when
+// they are not used, and are bounded. What has no room counts as a hop from other to other.
+const (
+	// maxSeries is the maximum number of series of segments, at some 3 KB each, and maxHops of
+	// hops with three series of intervals.
+	maxSeries, maxHops = 4096, 2048
+	// unusedAfter is the time without use after which a series ends.
+	unusedAfter = time.Hour
+	// sweepInterval is the time between two searches for unused series.
+	sweepInterval = time.Minute
+	// otherHop is the source, destination and location of hops without series of their own.
+	otherHop = "other"
+)
+
+// seriesKey are the labels of a histogram.
+type seriesKey struct {
+	layer, location, namespace string
+	hopKey
+	phase string
+}
+
+// hopKey are the labels of a hop.
+type hopKey struct{ source, sourceNamespace, destination, destinationNamespace string }
+
+// series is one histogram. latest is the time of the last exemplar per bucket.
+type series struct {
+	prometheus.Observer
+	used   time.Time
+	latest []time.Time
 }
 
 // exemplarInterval is how long a bucket keeps its exemplar: a new one costs several
@@ -45,9 +80,13 @@ func newLayerTimes() *LayerTimes {
 	cut := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "layertrace_layer_times_cut_total",
 		Help: "Hops whose times are not counted, because an exchange was reported before its end or its end is not known (flags " +
-			strings.Join(observe.Cut.Names(), ", ") + ").",
+			strings.Join(observe.Cut.Names(), ", ") + "), or because their trace had too many observations.",
 	})
-	return &LayerTimes{latest: map[prometheus.Observer][]time.Time{}, intervals: intervals, cut: cut, segments: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	inOther := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "layertrace_layer_times_other_total",
+		Help: "Times counted for a hop from other to other, because there are too many series.",
+	})
+	return &LayerTimes{series: map[seriesKey]*series{}, hops: map[hopKey]time.Time{}, now: time.Now, inOther: inOther, intervals: intervals, cut: cut, segments: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "layertrace_layer_duration_seconds",
 		Help: "Time of a request or its response in a layer, by hop (source and destination service) and location. Layers that this node cannot separate are merged and joined by +.",
 		// Native buckets are about 10 % wide, as many as a hop needs.
@@ -64,12 +103,61 @@ func (t *LayerTimes) Observe(hop *breakdown.Hop) {
 		t.cut.Inc()
 		return
 	}
+	now := t.now()
+	t.sweep(now)
 	for _, sum := range sums(hop.Segments) {
-		t.observe(hop, sum)
+		t.observe(hop, sum, now)
 	}
+	of := t.hopOf(hop, now)
 	for interval, ns := range hop.Intervals() {
-		t.intervals.WithLabelValues(string(interval), hop.ClientService(), hop.ClientNamespace(), hop.ServerService(), hop.ServerNamespace()).Observe(float64(ns) / 1e9)
+		t.intervals.WithLabelValues(string(interval), of.source, of.sourceNamespace, of.destination, of.destinationNamespace).Observe(float64(ns) / 1e9)
 	}
+}
+
+// hopOf returns the labels of a hop's intervals.
+func (t *LayerTimes) hopOf(hop *breakdown.Hop, now time.Time) hopKey {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := labelsOf(hop)
+	if _, known := t.hops[k]; !known && len(t.hops) >= maxHops {
+		t.inOther.Inc()
+		k = hopKey{source: otherHop, destination: otherHop}
+	}
+	t.hops[k] = now
+	return k
+}
+
+func labelsOf(hop *breakdown.Hop) hopKey {
+	return hopKey{hop.ClientService(), hop.ClientNamespace(), hop.ServerService(), hop.ServerNamespace()}
+}
+
+// sweep ends the series that were not used for long.
+func (t *LayerTimes) sweep(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now.Sub(t.swept) < sweepInterval {
+		return
+	}
+	t.swept = now
+	for k, s := range t.series {
+		if now.Sub(s.used) >= unusedAfter {
+			delete(t.series, k)
+			t.segments.DeleteLabelValues(k.labels()...)
+		}
+	}
+	for k, used := range t.hops {
+		if now.Sub(used) >= unusedAfter {
+			delete(t.hops, k)
+			t.intervals.DeletePartialMatch(prometheus.Labels{
+				"source": k.source, "source_namespace": k.sourceNamespace,
+				"destination": k.destination, "destination_namespace": k.destinationNamespace,
+			})
+		}
+	}
+}
+
+func (k *seriesKey) labels() []string {
+	return []string{k.layer, k.location, k.namespace, k.source, k.sourceNamespace, k.destination, k.destinationNamespace, k.phase}
 }
 
 // layerTime is the time of a hop in a layer.
@@ -106,32 +194,43 @@ func layerLabel(s *breakdown.Segment) string {
 	return strings.Join(names, "+")
 }
 
-func (t *LayerTimes) observe(hop *breakdown.Hop, s layerTime) {
-	observer := t.segments.WithLabelValues(s.layer, s.location, s.namespace,
-		hop.ClientService(), hop.ClientNamespace(), hop.ServerService(), hop.ServerNamespace(), string(s.phase))
+func (t *LayerTimes) observe(hop *breakdown.Hop, s layerTime, now time.Time) {
 	seconds := float64(s.ns) / 1e9
-	if o, ok := observer.(prometheus.ExemplarObserver); ok && t.exemplarDue(observer, seconds, time.Now()) {
+	// Under the lock: a series that ends meanwhile would lose the sample.
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	of := t.seriesOf(seriesKey{s.layer, s.location, s.namespace, labelsOf(hop), string(s.phase)})
+	of.used = now
+	if o, ok := of.Observer.(prometheus.ExemplarObserver); ok && of.exemplarDue(seconds, now) {
 		o.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": hop.TraceID.String()})
 		return
 	}
-	observer.Observe(seconds)
+	of.Observe(seconds)
+}
+
+// seriesOf returns the series with labels, or without room for a new one that of other hops.
+func (t *LayerTimes) seriesOf(k seriesKey) *series {
+	s := t.series[k]
+	if s == nil && len(t.series) >= maxSeries {
+		t.inOther.Inc()
+		k.location, k.namespace, k.hopKey = otherHop, "", hopKey{source: otherHop, destination: otherHop}
+		s = t.series[k]
+	}
+	if s == nil {
+		s = &series{Observer: t.segments.WithLabelValues(k.labels()...), latest: make([]time.Time, len(layerBuckets)+1)}
+		t.series[k] = s
+	}
+	return s
 }
 
 // exemplarDue reports whether the bucket of a sample has no recent exemplar, and
 // marks it as having one from now on.
-func (t *LayerTimes) exemplarDue(series prometheus.Observer, seconds float64, now time.Time) bool {
+func (s *series) exemplarDue(seconds float64, now time.Time) bool {
 	bucket, _ := slices.BinarySearch(layerBuckets, seconds)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	latest := t.latest[series]
-	if latest == nil {
-		latest = make([]time.Time, len(layerBuckets)+1)
-		t.latest[series] = latest
-	}
-	if now.Sub(latest[bucket]) < exemplarInterval {
+	if now.Sub(s.latest[bucket]) < exemplarInterval {
 		return false
 	}
-	latest[bucket] = now
+	s.latest[bucket] = now
 	return true
 }
 
@@ -140,6 +239,7 @@ func (t *LayerTimes) Describe(out chan<- *prometheus.Desc) {
 	t.segments.Describe(out)
 	t.intervals.Describe(out)
 	t.cut.Describe(out)
+	t.inOther.Describe(out)
 }
 
 // Collect implements prometheus.Collector.
@@ -147,4 +247,5 @@ func (t *LayerTimes) Collect(out chan<- prometheus.Metric) {
 	t.segments.Collect(out)
 	t.intervals.Collect(out)
 	t.cut.Collect(out)
+	t.inOther.Collect(out)
 }

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +38,7 @@ func TestLayerTimes(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(times)
 	families, err := registry.Gather()
-	if err != nil || len(families) != 2 || families[0].GetName() != "layertrace_layer_duration_seconds" {
+	if err != nil || len(families) != 3 || families[0].GetName() != "layertrace_layer_duration_seconds" {
 		t.Fatalf("gathered %v, %v", families, err)
 	}
 	counts := map[string]uint64{}
@@ -139,24 +140,26 @@ layertrace_hop_duration_seconds_count{destination="web",destination_namespace="t
 
 func TestExemplars(t *testing.T) {
 	times, at := newLayerTimes(), time.Unix(1000, 0)
-	series := times.segments.WithLabelValues("application", "details", "", "productpage", "", "details", "", "request")
-	other := times.segments.WithLabelValues("application", "reviews", "", "productpage", "", "reviews", "", "request")
+	of := func(service string) *series {
+		return times.seriesOf(seriesKey{layer: "application", location: service, hopKey: hopKey{source: "productpage", destination: service}, phase: "request"})
+	}
+	details, other := of("details"), of("reviews")
 	for i, c := range []struct {
-		series  prometheus.Observer
+		series  *series
 		seconds float64
 		after   time.Duration
 		want    bool
 	}{
-		{series, 0.002, 0, true},
-		{series, 0.0021, 100 * time.Millisecond, false}, // the same bucket
-		{series, 0.2, 100 * time.Millisecond, true},     // a slow one always has one
-		{series, 100, 100 * time.Millisecond, true},
+		{details, 0.002, 0, true},
+		{details, 0.0021, 100 * time.Millisecond, false}, // the same bucket
+		{details, 0.2, 100 * time.Millisecond, true},     // a slow one always has one
+		{details, 100, 100 * time.Millisecond, true},
 		{other, 0.002, 100 * time.Millisecond, true},
-		{series, 0.002, exemplarInterval - 1, false},
-		{series, 0.002, exemplarInterval, true},
-		{series, 0.002, exemplarInterval + time.Second, false},
+		{details, 0.002, exemplarInterval - 1, false},
+		{details, 0.002, exemplarInterval, true},
+		{details, 0.002, exemplarInterval + time.Second, false},
 	} {
-		if got := times.exemplarDue(c.series, c.seconds, at.Add(c.after)); got != c.want {
+		if got := c.series.exemplarDue(c.seconds, at.Add(c.after)); got != c.want {
 			t.Errorf("sample %d, %v s after %v: exemplar %t, want %t", i, c.seconds, c.after, got, c.want)
 		}
 	}
@@ -180,5 +183,48 @@ func TestCutTimesAreNotCounted(t *testing.T) {
 	}
 	if n := testutil.CollectAndCount(times, "layertrace_layer_duration_seconds", "layertrace_hop_duration_seconds"); n != 0 {
 		t.Errorf("%d series of times", n)
+	}
+}
+
+// Jobs and runners have a new name each time: their series are bounded, those above are
+// counted as one, and series that are not used for an hour end.
+func TestSeriesAreBoundedAndEnd(t *testing.T) {
+	times, now := newLayerTimes(), time.Unix(1000, 0)
+	times.now = func() time.Time { return now }
+	see := func(client string) {
+		sender := seenAt(client)
+		sender.Request.Last, sender.Response.Last = 1, 2
+		times.Observe(&breakdown.Hop{
+			Sender: sender, ServerVNIC: seenAt("details"), ClientVNIC: sender,
+			Segments: []breakdown.Segment{
+				{Layer: observe.Application, Location: "details", Phase: breakdown.Both, Time: 1},
+				{Layer: observe.ProtocolStack, Location: client, Phase: breakdown.Request, Time: 1},
+			},
+		})
+	}
+	count := func() (segments, hops int) {
+		return testutil.CollectAndCount(times, "layertrace_layer_duration_seconds"), testutil.CollectAndCount(times, "layertrace_hop_duration_seconds")
+	}
+	for i := range 5000 {
+		see("job-" + strconv.Itoa(i))
+	}
+	segments, hops := count()
+	if segments < maxSeries || segments > maxSeries+2 || hops < maxHops || hops > 3*(maxHops+1) {
+		t.Errorf("%d series of segments, %d of hops", segments, hops)
+	}
+	if n := testutil.ToFloat64(times.inOther); n != 2*5000-maxSeries+5000-maxHops {
+		t.Errorf("%v times are counted as those of other hops", n)
+	}
+	see("job-1") // a series of its own
+	now = now.Add(unusedAfter - 1)
+	see("job-2")
+	now = now.Add(sweepInterval)
+	see("job-2")
+	if segments, hops := count(); segments != 2 || hops == 0 || hops > 3 {
+		t.Errorf("an hour later: %d series of segments, %d of hops", segments, hops)
+	}
+	see("job-5001") // there is room again
+	if segments, _ := count(); segments != 4 {
+		t.Errorf("a new job: %d series of segments, want 4", segments)
 	}
 }

@@ -121,11 +121,19 @@ func TestDocumentationListsAllMetrics(t *testing.T) {
 		newCaptureMetrics(r)
 		newAheadMetric(r)
 		newPipelineMetrics(r)
-		r.MustRegister(export.NewLines(nil))
+		r.MustRegister(export.NewLines(nil), (*Server)(nil))
 	})
-	section("spans", func(r prometheus.Registerer) { r.MustRegister(new(export.Queue)) })
+	section("spans", func(r prometheus.Registerer) {
+		r.MustRegister(new(export.Queue))
+		newSpanLimits(0, 0, r)
+		newProgressMetric(&pipeline{}, r)
+	})
 	section("probe", func(r prometheus.Registerer) { r.MustRegister(probe.ZeroCounters{}) })
 	section("names", func(r prometheus.Registerer) { r.MustRegister(new(identity.Kubernetes)) })
+	section("mtls", func(r prometheus.Registerer) {
+		newJoinMetrics(r)
+		r.MustRegister(probe.EncryptedMetrics{})
+	})
 	section("device", func(r prometheus.Registerer) {
 		newSightingMetrics(r)
 		r.MustRegister(probe.DeviceMetrics{})

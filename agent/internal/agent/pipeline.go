@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,9 @@ const (
 	purgeInterval = 30 * time.Second
 	// pendingInterval is the time between two checks whether names are known.
 	pendingInterval = time.Second
+	// flushInterval is the time between two searches for complete traces: short, so that
+	// few are complete at a time.
+	flushInterval = 100 * time.Millisecond
 	// pendingTime is how long an observation waits for a name at most.
 	pendingTime = 10 * time.Second
 	// maxPending is the maximum number of observations that wait for a name, some
@@ -31,6 +35,13 @@ const (
 	// maxObservations is the maximum number of observations that wait for the rest
 	// of their traces.
 	maxObservations = 65536
+	// maxOfTrace is the maximum number of observations of one trace that are split: about
+	// a thousand requests.
+	maxOfTrace = 4096
+	// maxLayerSpans is the maximum number of spans of layers of one trace.
+	maxLayerSpans = 2048
+	// maxHeld is for how long a trace waits with an exchange that does not end.
+	maxHeld = time.Hour
 	// maxHolds is the maximum number of open exchanges that hold their trace.
 	maxHolds = 16384
 	// maxOneWayNames bounds the series by interface: pods come and go.
@@ -40,18 +51,27 @@ const (
 )
 
 // pipeline turns observations into spans, lines and the times of layers. Parts that
-// are turned off are nil.
+// are turned off are nil. The goroutine that reads the ring does all of its work: a channel
+// between both would cost more than the work, and wake a thread on another CPU.
 type pipeline struct {
+	mu      sync.Mutex // guards the work on an observation
 	names   resolver
+	points  *registry
 	pending pending
 	lines   *export.Lines
 	emitter *span.Emitter
+	limits  *spanLimits
 	queue   *export.Queue
 	layers  *layers
 	metrics pipelineMetrics
 	offset  func() span.ClockOffset
 	warn    func(error)
 	noPaths bool // requests' paths are dropped
+	taking  progress
+
+	// infer takes plain exchanges at proxies' sockets; nil: encrypted ones are not inferred.
+	infer      func(*observe.Observation) bool
+	sidecarUID uint32
 
 	openSpanAfter time.Duration // age at which an open exchange gets a span; 0: never
 	monotonic     func() uint64
@@ -112,57 +132,112 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 		p.lines = export.NewLines(opts.Stdout)
 		r.MustRegister(p.lines)
 	}
+	newEmitter := func() *span.Emitter { // each is for one goroutine
+		if p.queue == nil {
+			return nil
+		}
+		return span.NewEmitter(span.Options{Sink: p.queue, Offset: clock.Offset, Version: opts.Version})
+	}
 	if cfg.Exports(config.ExportOTLPGRPC) || cfg.Exports(config.ExportOTLPHTTP) {
-		exporter, err := export.NewOTLP(ctx, export.OTLPOptions{
+		client, err := export.NewClient(ctx, export.OTLPOptions{
 			HTTP: cfg.Exports(config.ExportOTLPHTTP), Endpoint: cfg.OTLPEndpoint,
 			Insecure: cfg.OTLPInsecure, Headers: cfg.HeaderMap(), Log: opts.Log,
 		})
 		if err != nil {
 			return nil, err
 		}
-		p.queue = export.NewQueue(exporter, cfg.QueueSize, opts.Log)
+		p.queue = export.NewQueue(client, cfg.QueueSize, opts.Log)
 		r.MustRegister(p.queue)
-		p.emitter = span.NewEmitter(span.Options{Processor: p.queue, Offset: clock.Offset, Version: opts.Version})
+		p.emitter = newEmitter()
+		p.limits = newSpanLimits(cfg.SpanRate, cfg.TraceSpans, r)
 	}
 	if cfg.Layers() {
-		p.layers = newLayers(cfg, names.node, p.emitter, r)
+		p.layers = newLayers(cfg, names.node, newEmitter(), r)
 	}
+	newProgressMetric(p, r)
 	return p, nil
 }
 
-// run handles observations until their channel is closed.
-func (p *pipeline) run(observations <-chan observe.Observation, points *registry) {
-	p.pending.nameMayChange = points.nameMayChange
-	purge, check := time.NewTicker(purgeInterval), time.NewTicker(pendingInterval)
+// find sets the capture points.
+func (p *pipeline) find(points *registry) {
+	p.points, p.pending.nameMayChange = points, points.nameMayChange
+}
+
+// take handles observations, which it does not keep but for copies.
+func (p *pipeline) take(some []observe.Observation) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taking.begin()
+	defer p.taking.end()
+	now := time.Now()
+	for i := range some {
+		if o := &some[i]; !p.hold(o, now) && !p.pending.keep(o, now) {
+			p.handle(o)
+		}
+	}
+}
+
+// run handles observations of encrypted exchanges (joined, nil: there are none), and does
+// what is due from time to time, until joined is closed and the last of the other
+// observations was taken (captured). Then it passes on what waits.
+func (p *pipeline) run(captured <-chan struct{}, joined <-chan observe.Observation) {
+	purge, check, flush := time.NewTicker(purgeInterval), time.NewTicker(pendingInterval), p.layers.flushes()
 	defer purge.Stop()
 	defer check.Stop()
-	handle := func(o *observe.Observation) { p.handle(o, points) }
-	var o observe.Observation // one for all: no part keeps a pointer to it
-	var ok bool
-	for {
+	defer flush.Stop()
+	if p.layers != nil {
+		go p.layers.splitter.run()
+	}
+	one := make([]observe.Observation, 1)
+	for captured != nil || joined != nil {
 		select {
-		case o, ok = <-observations:
+		case <-captured:
+			captured = nil
+		case o, ok := <-joined:
 			if !ok {
-				p.pending.releaseAll(handle)
-				if p.layers != nil {
-					p.layers.buffer.Close()
-				}
-				return
+				joined = nil
+				continue
 			}
-			if !p.hold(&o, time.Now()) && !p.pending.keep(&o, time.Now()) {
-				handle(&o)
-			}
+			one[0] = o
+			p.take(one)
 		case now := <-check.C:
-			p.pending.release(now, handle)
-			if p.layers != nil {
-				p.layers.buffer.Flush(now)
-			}
+			p.check(now)
+		case now := <-flush.C:
+			p.flush(now)
 		case now := <-purge.C:
-			for _, id := range points.purge(now) {
-				if p.emitter != nil {
-					p.emitter.Forget(id)
-				}
-			}
+			p.purge(now)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pending.releaseAll(p.handle)
+	if p.layers != nil {
+		p.layers.splitter.close(p.layers.buffer.Close)
+	}
+}
+
+// check passes on what need not wait any longer.
+func (p *pipeline) check(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pending.release(now, p.handle)
+}
+
+// flush passes on the traces that are complete.
+func (p *pipeline) flush(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.layers.buffer.Flush(now)
+}
+
+// purge forgets capture points that are gone.
+func (p *pipeline) purge(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, id := range p.points.purge(now) {
+		if p.emitter != nil {
+			p.emitter.Forget(id)
+			p.limits.forget(id)
 		}
 	}
 }
@@ -180,8 +255,8 @@ func (p *pipeline) hold(o *observe.Observation, now time.Time) bool {
 	return p.openSpanAfter == 0 || age < p.openSpanAfter
 }
 
-func (p *pipeline) handle(o *observe.Observation, points *registry) {
-	if !points.resolve(o) {
+func (p *pipeline) handle(o *observe.Observation) {
+	if !p.points.resolve(o) {
 		p.metrics.unknownInterface.Inc()
 		if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
 			p.layers.buffer.Drop(o, time.Now())
@@ -191,6 +266,10 @@ func (p *pipeline) handle(o *observe.Observation, points *registry) {
 	p.metrics.handled[o.Point.Kind].Inc()
 	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" && !o.Point.IsLoopback() {
 		p.metrics.unnamed.Inc()
+	}
+	// Not by the point's process: the owner of a pod that only receives is not known yet.
+	if p.infer != nil && o.Socket != nil && o.Socket.UID == p.sidecarUID && o.Flags&observe.FlagStillOpen == 0 {
+		p.infer(o) // it counts what does not fit
 	}
 	if p.noPaths {
 		o.Path = ""
@@ -206,7 +285,7 @@ func (p *pipeline) handle(o *observe.Observation, points *registry) {
 			p.warn(err)
 		}
 	}
-	if p.emitter != nil && !p.emitter.Emit(o) {
+	if p.emitter != nil && p.limits.allow(o, time.Now()) && !p.emitter.Emit(o) {
 		p.metrics.invalid.Inc()
 	}
 	// A preliminary report has no end: its layers come with the whole.
@@ -283,10 +362,12 @@ type layers struct {
 	emitter   *span.Emitter // nil: no spans
 	times     *LayerTimes
 	buffer    *breakdown.TraceBuffer
-	workloads map[string]observe.Workload // by pod, or by service without one
+	splitter  *splitter
+	workloads map[workloadKey]observe.Workload
 
 	minDuration  int64 // ns, of a segment that gets a span
 	belowMinimum prometheus.Counter
+	overTrace    prometheus.Counter
 	oneWay       *prometheus.CounterVec
 	oneWayNames  map[string]bool
 }
@@ -294,19 +375,34 @@ type layers struct {
 // newLayers returns layers of a node and registers their metrics.
 func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometheus.Registerer) *layers {
 	l := &layers{
-		node: node, emitter: emitter, times: newLayerTimes(), workloads: map[string]observe.Workload{},
+		node: node, emitter: emitter, times: newLayerTimes(), workloads: map[workloadKey]observe.Workload{},
 		oneWayNames: map[string]bool{},
 		minDuration: cfg.LayerMinDuration.Nanoseconds(),
 	}
+	l.splitter = newSplitter(l.split)
+	// The last record of a trace leaves the kernel up to one and a half idle timeouts after
+	// the first (the sweep runs twice per timeout), and is read an interval later.
+	wait := max(2*cfg.IdleTimeout+cfg.ReadInterval, joinWait(cfg))
 	l.buffer = breakdown.NewTraceBuffer(breakdown.TraceBufferOptions{
-		// The last record of a trace leaves the kernel up to one and a half idle
-		// timeouts after the first (the sweep runs twice per timeout), and is read
-		// an interval later.
-		Wait: 2*cfg.IdleTimeout + cfg.ReadInterval, MaxObservations: maxObservations,
-		MaxHolds: maxHolds, HoldTime: cfg.RequestTimeout + 2*cfg.IdleTimeout + cfg.ReadInterval, Done: l.split,
+		Wait: wait, MaxObservations: maxObservations,
+		MaxHolds: maxHolds, HoldTime: cfg.RequestTimeout + 2*cfg.IdleTimeout + cfg.ReadInterval,
+		MaxOfTrace: maxOfTrace, MaxPutOff: 4 * wait, MaxHeld: maxHeld,
+		Done: l.splitter.add,
 	})
 	r.MustRegister(l.times)
 	with := promauto.With(r)
+	with.NewCounterFunc(prometheus.CounterOpts{
+		Name: "layertrace_trace_observations_left_out_total",
+		Help: "Observations whose layers are unknown because their trace has more than 4096 on this node.",
+	}, func() float64 { return float64(l.buffer.LeftOut()) })
+	with.NewCounterFunc(prometheus.CounterOpts{
+		Name: "layertrace_traces_not_split_total",
+		Help: "Traces whose layers are unknown because too many others waited to be split.",
+	}, func() float64 { return float64(l.splitter.refused.Load()) })
+	l.overTrace = with.NewCounter(prometheus.CounterOpts{
+		Name: "layertrace_layer_spans_over_limit_total",
+		Help: "Spans of layers not made because their trace has more than 2048 on this node.",
+	})
 	l.belowMinimum = with.NewCounter(prometheus.CounterOpts{
 		Name: "layertrace_layer_spans_below_minimum_total",
 		Help: "Segments that got no span because they are shorter than --layer-min-duration.",
@@ -334,30 +430,74 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 	return l
 }
 
+// joinWait is how long after the others of its trace an encrypted exchange may come: Envoy
+// sends its log every second, and a record waits for its exchange.
+func joinWait(cfg *config.Config) time.Duration {
+	switch {
+	case !cfg.MTLS:
+		return 0
+	case cfg.MTLSInfer:
+		return 8 * time.Second // plain exchanges wait for records too
+	default:
+		return 5 * time.Second
+	}
+}
+
 // add takes an observation of one capture point that arrives now.
 func (l *layers) add(o *observe.Observation, now time.Time) {
-	if w := o.Point.Workload; w.Service != "" {
-		if len(l.workloads) >= maxWorkloads {
-			clear(l.workloads) // the next observations fill it again
-		}
-		l.workloads[podOrService(&w)] = w
-	}
 	o.Wall = int64(o.Request.First) // one node has one clock
 	l.buffer.Add(*o, now)
 }
 
-func podOrService(w *observe.Workload) string {
-	if w.Pod != "" {
-		return "pod/" + w.Namespace + "/" + w.Pod
+// remember keeps the workloads of a trace to describe its spans, and those of later traces.
+func (l *layers) remember(observations []observe.Observation) {
+	for i := range observations {
+		w := &observations[i].Point.Workload
+		if w.Service == "" {
+			continue
+		}
+		if len(l.workloads) >= maxWorkloads {
+			clear(l.workloads) // the next observations fill it again
+		}
+		l.workloads[podOrService(w)] = *w
 	}
-	return "service/" + w.Namespace + "/" + w.Service
 }
 
-// split measures the layers of one trace and makes their spans.
-func (l *layers) split(observations []observe.Observation) {
+// flushes returns the ticker for flushing the buffer; without layers it never fires.
+func (l *layers) flushes() *time.Ticker {
+	if l == nil {
+		never := time.NewTicker(time.Hour)
+		never.Stop()
+		return never
+	}
+	return time.NewTicker(flushInterval)
+}
+
+// workloadKey is a pod, or a service without one.
+type workloadKey struct{ namespace, pod, service string }
+
+func podOrService(w *observe.Workload) workloadKey {
+	if w.Pod != "" {
+		return workloadKey{namespace: w.Namespace, pod: w.Pod}
+	}
+	return workloadKey{namespace: w.Namespace, service: w.Service}
+}
+
+// split measures the layers of one trace and makes their spans. cut: some of the trace's
+// observations were left out, so that what seems to be a hop's own time may be another hop's.
+func (l *layers) split(observations []observe.Observation, cut bool) {
+	l.remember(observations)
 	tree := breakdown.Split(observations, nil)
+	made, flags := 0, observe.Flags(0)
+	if cut {
+		flags = observe.FlagTraceLimited
+	}
 	for _, hop := range tree.Hops {
-		l.times.Observe(hop)
+		if cut {
+			l.times.cut.Inc()
+		} else {
+			l.times.Observe(hop)
+		}
 		l.countOneWay(hop)
 		if l.emitter == nil {
 			continue
@@ -367,9 +507,15 @@ func (l *layers) split(observations []observe.Observation) {
 				l.belowMinimum.Inc()
 				continue
 			}
-			l.emitter.EmitLayer(&span.LayerSpan{
-				TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: s, Node: l.node, Workload: l.workload(hop, &s), Flags: hop.Cut(),
-			})
+			if made >= maxLayerSpans {
+				l.overTrace.Inc()
+				continue
+			}
+			if l.emitter.EmitLayer(&span.LayerSpan{
+				TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: s, Node: l.node, Workload: l.workload(hop, &s), Flags: hop.Cut() | flags,
+			}) {
+				made++
+			}
 		}
 	}
 }

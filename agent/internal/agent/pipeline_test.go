@@ -11,8 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
 	"github.com/layertrace/layertrace/agent/internal/config"
@@ -73,12 +71,21 @@ func TestHold(t *testing.T) {
 	}
 }
 
+// recorder keeps spans without attributes.
+type recorder []span.Finished
+
+func (r *recorder) Take(s *span.Finished) {
+	kept := *s
+	kept.Attributes = nil
+	*r = append(*r, kept)
+}
+
 // split returns the durations of the layer spans that an agent makes of a page, and
 // the number of segments that got none.
 func split(t *testing.T, shortest time.Duration) (took []time.Duration, brief float64) {
 	t.Helper()
-	recorder := tracetest.NewSpanRecorder()
-	emitter := span.NewEmitter(span.Options{Processor: recorder, Offset: func() span.ClockOffset { return 0 }, Version: "v1"})
+	recorder := &recorder{}
+	emitter := span.NewEmitter(span.Options{Sink: recorder, Offset: func() span.ClockOffset { return 0 }, Version: "v1"})
 	world := breakdowntest.New()
 	world.FrontPage()
 	node := world.All[0].Point.Node
@@ -89,9 +96,9 @@ func split(t *testing.T, shortest time.Duration) (took []time.Duration, brief fl
 			own = append(own, s)
 		}
 	}
-	l.split(own)
-	for _, s := range recorder.Ended() {
-		took = append(took, s.EndTime().Sub(s.StartTime()))
+	l.split(own, false)
+	for _, s := range *recorder {
+		took = append(took, time.Duration(s.End-s.Start))
 	}
 	return took, testutil.ToFloat64(l.belowMinimum)
 }
@@ -171,10 +178,10 @@ func longPage(takes time.Duration) (own []observe.Observation, w *breakdowntest.
 }
 
 // layerSums returns the time per name of layer spans.
-func layerSums(spans []sdktrace.ReadOnlySpan) map[string]time.Duration {
+func layerSums(spans []span.Finished) map[string]time.Duration {
 	sums := map[string]time.Duration{}
 	for _, s := range spans {
-		sums[s.Name()] += s.EndTime().Sub(s.StartTime())
+		sums[s.Name] += time.Duration(s.End - s.Start)
 	}
 	return sums
 }
@@ -188,8 +195,8 @@ func TestLongExchangesAreOneTrace(t *testing.T) {
 	for _, takes := range []time.Duration{10 * time.Second, 45 * time.Second, 10 * time.Minute} {
 		for _, held := range []bool{true, false} {
 			own, world := longPage(takes)
-			recorder := tracetest.NewSpanRecorder()
-			emitter := span.NewEmitter(span.Options{Processor: recorder, Offset: func() span.ClockOffset { return 0 }, Version: "v1"})
+			recorder := &recorder{}
+			emitter := span.NewEmitter(span.Options{Sink: recorder, Offset: func() span.ClockOffset { return 0 }, Version: "v1"})
 			l := newLayers(cfg, "node4", emitter, prometheus.NewRegistry())
 			var now uint64
 			p := pipeline{layers: l, openSpanAfter: 30 * time.Second, monotonic: func() uint64 { return now }}
@@ -228,8 +235,10 @@ func TestLongExchangesAreOneTrace(t *testing.T) {
 				}
 				l.buffer.Flush(wall)
 			}
+			go l.splitter.run()
+			l.splitter.close(l.buffer.Close)
 			_, late := l.buffer.Counts()
-			got := layerSums(recorder.Ended())["application"]
+			got := layerSums(*recorder)["application"]
 			right := time.Duration(world.Took["application productpage"])
 			if (got == right) != held || held && late != 0 {
 				t.Errorf("%v, held %v: %v in the application of %v, %d observations late", takes, held, got, right, late)
@@ -286,7 +295,7 @@ func TestOneWay(t *testing.T) {
 		if blind == "" {
 			t.Fatal("no physical interface saw the page")
 		}
-		l.split(own)
+		l.split(own, false)
 		want := 1.0
 		if flag != 0 {
 			want = 0

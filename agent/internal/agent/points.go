@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
+	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -31,6 +33,7 @@ type registry struct {
 }
 
 type interfacePoint struct {
+	id      string // of the point
 	iface   iface.Interface
 	point   *observe.Point // of the last observation, shared with the next
 	removed time.Time      // zero: present
@@ -48,7 +51,7 @@ func newRegistry(names resolver, gracePeriod time.Duration, sidecarUID uint32) *
 func (r *registry) add(i iface.Interface) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.interfaces[i.Index] = &interfacePoint{iface: i}
+	r.interfaces[i.Index] = &interfacePoint{id: observe.InterfacePointID(r.names.node, i.Index), iface: i}
 	r.names.added(i)
 }
 
@@ -69,26 +72,29 @@ func (r *registry) resolve(o *observe.Observation) bool {
 		o.Point = r.sockets.point(o)
 		return true
 	}
-	r.mu.Lock()
-	known, ok := r.interfaces[o.Interface]
-	var i iface.Interface
-	if ok {
-		i = known.iface
-	}
-	r.mu.Unlock()
+	known, i, ok := r.lookUp(o.Interface)
 	if !ok {
 		return false
 	}
 	p := observe.Point{
-		ID: observe.InterfacePointID(r.names.node, o.Interface), Kind: i.Kind,
-		Node: r.names.node, Interface: i.Name,
+		ID: known.id, Kind: i.Kind, Node: r.names.node, Interface: i.Name,
 	}
 	if i.Kind == observe.KindVNIC {
 		p.Workload = r.names.owner(i, o)
 	}
-	known.point = share(known.point, p) // of the pipeline's goroutine alone, so without the lock
+	known.point = share(known.point, p) // of the pipeline alone, so without the lock
 	o.Point = known.point
 	return true
+}
+
+// lookUp returns an interface that was selected, with a copy of what describes it.
+func (r *registry) lookUp(ifindex int) (known *interfacePoint, i iface.Interface, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if known, ok = r.interfaces[ifindex]; ok {
+		i = known.iface
+	}
+	return known, i, ok
 }
 
 // share returns the old point if it equals p, so that the observations of a point
@@ -97,7 +103,8 @@ func share(old *observe.Point, p observe.Point) *observe.Point {
 	if old != nil && *old == p {
 		return old
 	}
-	return &p
+	fresh := p // only this one is garbage later
+	return &fresh
 }
 
 // nameMayChange reports whether the names of an observation may be known soon.
@@ -180,6 +187,24 @@ func newResolver(opts Options) (resolver, error) {
 	n.exact = identity.First{file, n.cluster}
 	n.Source = identity.First{file, n.cluster, file.Wildcards()}
 	return n, err
+}
+
+// admits returns whether an address may read the agent's metrics: those of pods of the
+// namespaces, and those that are no pod's, such as nodes' and the API server's.
+// The first refusal of each namespace is logged.
+func (r *resolver) admits(namespaces []string, log *slog.Logger) func(netip.Addr) error {
+	var refused sync.Map // namespaces that were logged
+	return func(from netip.Addr) error {
+		pod, known := r.cluster.Peer(from, span.Monotonic())
+		if !known || pod.Pod == "" || slices.Contains(namespaces, pod.Namespace) {
+			return nil
+		}
+		err := fmt.Errorf("pods of namespace %s may not read the agent's metrics; add it to the setting metrics-namespaces", pod.Namespace)
+		if _, logged := refused.LoadOrStore(pod.Namespace, true); !logged {
+			log.Warn("refused to show metrics", "address", from, "error", err)
+		}
+		return err
+	}
 }
 
 // ownNetns returns the inode number of the agent's network namespace.

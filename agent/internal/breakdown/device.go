@@ -15,18 +15,38 @@ import (
 // between request and response at its one end without that at its other end, so that clocks
 // of two machines are never subtracted.
 
+// maxDevices is the number of interfaces of devices that a hop is split by.
+const maxDevices = 64
+
 // assignDevices gives each hop of a group what devices saw of it: those whose request has
 // the same first byte.
 func assignDevices(hops []*Hop, devices []*observe.Observation) {
-	for _, d := range devices {
-		i := slices.IndexFunc(hops, func(h *Hop) bool {
-			return slices.ContainsFunc(h.Observations(), func(o *observe.Observation) bool {
-				return o.Request.Seq == d.Request.Seq && string(o.ConnectionID) == string(d.ConnectionID)
-			})
-		})
-		if i >= 0 {
-			hops[i].Devices = append(hops[i].Devices, d)
+	if len(devices) == 0 {
+		return
+	}
+	type request struct {
+		seq        uint32
+		connection string
+	}
+	first := map[request]*Hop{}
+	for _, h := range hops {
+		for _, o := range h.Observations() {
+			if r := (request{o.Request.Seq, string(o.ConnectionID)}); first[r] == nil {
+				first[r] = h
+			}
 		}
+	}
+	more := map[*Hop]bool{}
+	for _, d := range devices {
+		if h := first[request{d.Request.Seq, string(d.ConnectionID)}]; h != nil {
+			if h.Devices = append(h.Devices, d); len(h.Devices) > maxDevices {
+				h.Devices = h.Devices[:maxDevices]
+				more[h] = true
+			}
+		}
+	}
+	for h := range more {
+		h.Notes = append(h.Notes, fmt.Sprintf("more than %d interfaces of devices saw the request: the others are left out", maxDevices))
 	}
 }
 

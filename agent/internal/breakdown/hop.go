@@ -30,6 +30,8 @@ type Hop struct {
 	// Children are in the order of their starts.
 	Parent   *Hop
 	Children []*Hop
+	// Depth is the number of hops above.
+	Depth int
 	// OnCriticalPath: the parent's response waited for this hop.
 	OnCriticalPath bool
 	// Segments of the time, in the order of their starts.
@@ -45,6 +47,7 @@ type Hop struct {
 	// Notes report what is missing or contradictory.
 	Notes []string
 
+	root  *Hop
 	shift map[string]int64 // per node: from its clock to offsets from the root's start
 }
 
@@ -57,6 +60,9 @@ func (h *Hop) Observations() (all []*observe.Observation) {
 	}
 	return all
 }
+
+// Root returns the topmost hop above in its Tree.
+func (h *Hop) Root() *Hop { return h.root }
 
 // ClientNode returns the node of the sender, "" if unknown.
 func (h *Hop) ClientNode() string { return nodeOf(h.Sender, h.ClientVNIC, h.ClientPNIC) }
@@ -133,10 +139,10 @@ func (h *Hop) service(peer func(*observe.Observation) observe.Peer, own ...*obse
 
 // Hops groups the observations of one trace into hops, in the order of their
 // starts. A request that was sent again under the same span ID and connection
-// makes one hop per attempt.
-func Hops(observations []observe.Observation) []*Hop {
+// makes one hop per attempt. parents has the parent of spans, or is nil.
+func Hops(observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) []*Hop {
 	groups := map[hopKey][]*observe.Observation{}
-	alias := aliases(observations)
+	alias := aliases(observations, parents)
 	var order []hopKey
 	for i := range observations {
 		k := keyOf(&observations[i])
@@ -188,12 +194,117 @@ func netnsKey(o *observe.Observation) string {
 }
 
 // aliases maps hop keys of one connection to one of them: those that differ by address
-// translation only, and those of loopback devices.
-func aliases(observations []observe.Observation) map[hopKey]hopKey {
+// translation only, those of loopback devices, and those of encrypted exchanges of which the
+// server's side has the server's own span.
+func aliases(observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) map[hopKey]hopKey {
 	alias := translated(observations)
+	addOwnSpans(observations, parents, alias)
 	addLoopback(observations, alias)
 	addRedirected(observations, alias)
 	return alias
+}
+
+// addOwnSpans maps the keys of encrypted exchanges at the server's side, where the header
+// could not be read and the span is the server's own, to that of the client's side. The
+// parent of the server's span is the header's. Where it is not known, only one exchange of
+// the connection may enclose that of the server, on one clock.
+func addOwnSpans(observations []observe.Observation, parents map[trace.SpanID]trace.SpanID, alias map[hopKey]hopKey) {
+	var servers []*observe.Observation
+	clients := map[connectionOnNode]*enclosing[hopKey]{}
+	known := map[hopKey]bool{}
+	for i := range observations {
+		o := &observations[i]
+		switch {
+		case o.Join == observe.JoinNone:
+		case isServerSide(o):
+			servers = append(servers, o)
+		default:
+			k, c := keyOf(o), connectionOf(o)
+			if clients[c] == nil {
+				clients[c] = &enclosing[hopKey]{}
+			}
+			clients[c].add(o.Request.First, o.Response.Last, k)
+			known[k] = true
+		}
+	}
+	for _, c := range clients {
+		c.prepare()
+	}
+	for _, s := range servers {
+		k := keyOf(s)
+		if known[k] {
+			continue // the header's span
+		}
+		if header, ok := headerOf(s, parents, known); ok {
+			if header != k {
+				alias[k] = header
+			}
+			continue
+		}
+		found := map[hopKey]bool{}
+		tried := 0
+		for c := range clients[connectionOf(s)].of(s.Request.First, s.Response.Last) {
+			found[c.of] = true
+			if tried++; len(found) > 1 || tried == maxFitting {
+				break
+			}
+		}
+		if len(found) == 1 && tried < maxFitting {
+			for header := range found {
+				alias[k] = header
+			}
+		}
+	}
+}
+
+// maxFitting is how many exchanges are compared with one to find the only one that fits.
+// Exchanges of one connection follow each other, so few do.
+const maxFitting = 64
+
+// connectionOnNode identifies a connection by what capture points of one node see of it.
+type connectionOnNode struct {
+	client, server netip.AddrPort
+	node           string
+}
+
+func connectionOf(o *observe.Observation) connectionOnNode {
+	return connectionOnNode{keyOf(o).client, o.Server, o.Point.Node}
+}
+
+// headerOf returns the key of the client's side of an encrypted exchange by the parent of the
+// server's own span, and whether that is known; the own key if the client's side was not seen.
+// Of an inferred join the client's side has the span above the header's.
+func headerOf(s *observe.Observation, parents map[trace.SpanID]trace.SpanID, known map[hopKey]bool) (hopKey, bool) {
+	own := keyOf(s)
+	header, found := own, false
+	generations := 1
+	if s.Join == observe.JoinInferred {
+		generations = 2
+	}
+	for range generations {
+		parent, ok := parents[header.span]
+		if !ok {
+			break
+		}
+		found = true
+		if header.span = parent; known[header] {
+			return header, true
+		}
+	}
+	return own, found
+}
+
+// isServerSide reports whether a capture point is on the side of the request's receiver.
+func isServerSide(o *observe.Observation) bool {
+	var h Hop
+	slot := h.slot(o)
+	return slot == &h.Receiver || slot == &h.ServerVNIC || slot == &h.ServerPNIC
+}
+
+// Inferred reports whether an encrypted exchange of the hop was joined without a record of a
+// proxy: it may belong to another request.
+func (h *Hop) Inferred() bool {
+	return slices.ContainsFunc(h.Observations(), func(o *observe.Observation) bool { return o.Join == observe.JoinInferred })
 }
 
 // addRedirected maps the key of a receiver's socket to that of the sender's in the same
@@ -206,63 +317,94 @@ func addRedirected(observations []observe.Observation, alias map[hopKey]hopKey) 
 	for i := range observations {
 		count[keyOf(&observations[i])]++
 	}
-	var senders, receivers []*observe.Observation
+	type group struct{ senders, receivers []*observe.Observation }
+	groups := map[redirected]*group{}
 	for i := range observations {
 		o := &observations[i]
 		k := keyOf(o)
 		if _, known := alias[k]; known || o.Socket == nil || count[k] > 1 {
 			continue
 		}
+		same := redirectedOf(o)
+		g := groups[same]
+		if g == nil {
+			g = &group{}
+			groups[same] = g
+		}
 		if o.Socket.Client {
-			senders = append(senders, o)
+			g.senders = append(g.senders, o)
 		} else {
-			receivers = append(receivers, o)
+			g.receivers = append(g.receivers, o)
 		}
 	}
-	fits := map[*observe.Observation][]*observe.Observation{}
-	for _, s := range senders {
-		for _, r := range receivers {
-			if isRedirected(s, r) {
-				fits[s], fits[r] = append(fits[s], r), append(fits[r], s)
+	for _, g := range groups {
+		if len(g.senders) > maxFitting || len(g.receivers) > maxFitting {
+			continue // no two of so many fit each other only
+		}
+		fits := map[*observe.Observation][]*observe.Observation{}
+		for _, s := range g.senders {
+			for _, r := range g.receivers {
+				if s.Request.First <= r.Request.First && r.Response.Last <= s.Response.Last {
+					fits[s], fits[r] = append(fits[s], r), append(fits[r], s)
+				}
 			}
 		}
-	}
-	for _, s := range senders {
-		if len(fits[s]) == 1 && len(fits[fits[s][0]]) == 1 {
-			alias[keyOf(fits[s][0])] = keyOf(s)
+		for _, s := range g.senders {
+			if len(fits[s]) == 1 && len(fits[fits[s][0]]) == 1 {
+				alias[keyOf(fits[s][0])] = keyOf(s)
+			}
 		}
 	}
 }
 
-// isRedirected reports whether sender and receiver may be the ends of one connection within
-// a network namespace, but for the client's port: the same bytes, one after the other.
-func isRedirected(sender, receiver *observe.Observation) bool {
-	return sender.Context.SpanID == receiver.Context.SpanID && netnsKey(sender) == netnsKey(receiver) &&
-		sender.Client.Addr().Unmap() == receiver.Client.Addr().Unmap() &&
-		sender.Request.Bytes == receiver.Request.Bytes && sender.Response.Bytes == receiver.Response.Bytes &&
-		sender.Request.First <= receiver.Request.First && receiver.Response.Last <= sender.Response.Last
+// redirected is what sender and receiver have in common if they may be the ends of one
+// connection within a network namespace, but for the client's port: the same bytes. They
+// follow each other, too.
+type redirected struct {
+	span              trace.SpanID
+	netns             string
+	client            netip.Addr
+	request, response uint64
+}
+
+func redirectedOf(o *observe.Observation) redirected {
+	return redirected{
+		trace.SpanID(o.Context.SpanID), netnsKey(o), o.Client.Addr().Unmap(), o.Request.Bytes, o.Response.Bytes,
+	}
 }
 
 // addLoopback maps the key of a loopback device, which shows no network namespace, to
 // the one key of sockets on its node that differs by the namespace only. With several
 // the device's exchange stays a hop of its own.
 func addLoopback(observations []observe.Observation, alias map[hopKey]hopKey) {
+	type endpoint struct {
+		span   trace.SpanID
+		client netip.AddrPort
+		node   string
+	}
+	endpointOf := func(o *observe.Observation) endpoint {
+		k := keyOf(o)
+		return endpoint{k.span, k.client, o.Point.Node}
+	}
+	sockets := map[endpoint]map[hopKey]bool{}
+	for i := range observations {
+		if o := &observations[i]; o.Socket != nil {
+			at := endpointOf(o)
+			if sockets[at] == nil {
+				sockets[at] = map[hopKey]bool{}
+			}
+			sockets[at][keyOf(o)] = true
+		}
+	}
 	for i := range observations {
 		o := &observations[i]
 		if !o.Point.IsLoopback() || !o.Client.Addr().IsLoopback() {
 			continue
 		}
-		own := keyOf(o)
-		var found []hopKey
-		for j := range observations {
-			s := &observations[j]
-			k := keyOf(s)
-			if s.Socket != nil && s.Point.Node == o.Point.Node && k.span == own.span && k.client == own.client && !slices.Contains(found, k) {
-				found = append(found, k)
+		if found := sockets[endpointOf(o)]; len(found) == 1 {
+			for k := range found {
+				alias[keyOf(o)] = k
 			}
-		}
-		if len(found) == 1 {
-			alias[own] = found[0]
 		}
 	}
 }
@@ -290,6 +432,9 @@ func translated(observations []observe.Observation) map[hopKey]hopKey {
 	return alias
 }
 
+// maxIncomplete is how many capture points that did not see every attempt are named.
+const maxIncomplete = 16
+
 // attempts makes the hops of one connection and span. Every capture point saw
 // every attempt, or its observations cannot be assigned and are skipped.
 func attempts(group []*observe.Observation) []*Hop {
@@ -311,6 +456,7 @@ func attempts(group []*observe.Observation) []*Hop {
 		seen[at] = append(seen[at], o)
 		count = max(count, len(seen[at]))
 	}
+	incomplete := 0
 	hops := make([]*Hop, count)
 	for i := range hops {
 		hops[i] = &Hop{TraceID: trace.TraceID(group[0].Context.TraceID), SpanID: trace.SpanID(group[0].Context.SpanID), shift: map[string]int64{}}
@@ -320,8 +466,10 @@ func attempts(group []*observe.Observation) []*Hop {
 	}) {
 		list := seen[at]
 		if len(list) != count {
-			for _, h := range hops {
-				h.Notes = append(h.Notes, "the request was sent more than once, and "+pointTitle(list[0].Point)+" did not see every attempt")
+			if incomplete++; incomplete <= maxIncomplete {
+				for _, h := range hops {
+					h.Notes = append(h.Notes, "the request was sent more than once, and "+pointTitle(list[0].Point)+" did not see every attempt")
+				}
 			}
 			continue
 		}

@@ -3,11 +3,14 @@
 package breakdown_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -227,7 +230,7 @@ func TestRetry(t *testing.T) {
 	h := w.Hop(breakdowntest.Page, observe.Sidecar, breakdowntest.Details, observe.Sidecar)
 	h.Run(func() { w.Spend(observe.Application, "details", 1_000_000) })
 	h.Run(func() { w.Spend(observe.Application, "details", 3_000_000) })
-	hops := breakdown.Hops(w.All)
+	hops := breakdown.Hops(w.All, nil)
 	if len(hops) != 2 {
 		t.Fatalf("%d hops, want one for each attempt", len(hops))
 	}
@@ -249,13 +252,13 @@ func TestConnectionIDJoins(t *testing.T) {
 			w.All[i].Client = w.All[i].Server
 		}
 	}
-	if hops := breakdown.Hops(w.All); len(hops) != 1 {
+	if hops := breakdown.Hops(w.All, nil); len(hops) != 1 {
 		t.Errorf("%d hops, want 1", len(hops))
 	}
 	for i := range w.All {
 		w.All[i].ConnectionID = nil
 	}
-	if hops := breakdown.Hops(w.All); len(hops) != 2 {
+	if hops := breakdown.Hops(w.All, nil); len(hops) != 2 {
 		t.Errorf("%d hops without the option, want 2", len(hops))
 	}
 }
@@ -424,4 +427,47 @@ func TestSegmentLongerThanItsHop(t *testing.T) {
 		t.Errorf("no note: %q", tree.Hops[3].Notes)
 	}
 	checkSums(t, tree)
+}
+
+// A sender chooses how many exchanges one trace has and how they nest. With the work growing
+// by the square of their number, either of these took minutes; nested it grew by the third
+// power. The deadline is fifty times what they take now.
+func TestWorkIsBoundedForEachShape(t *testing.T) {
+	const hops = 20_000
+	for _, nested := range []bool{false, true} {
+		observations := breakdowntest.Legs(hops, nested)
+		began := time.Now()
+		tree := breakdown.Split(observations, nil)
+		if took := time.Since(began); took > 30*time.Second {
+			t.Errorf("nested %v: %d hops took %v", nested, hops, took)
+		}
+		if len(tree.Hops) != hops {
+			t.Fatalf("nested %v: %d hops, want %d", nested, len(tree.Hops), hops)
+		}
+		roots := hops
+		if nested {
+			roots = 1
+		}
+		if len(tree.Roots) != roots {
+			t.Errorf("nested %v: %d roots, want %d", nested, len(tree.Roots), roots)
+		}
+		for i, h := range tree.Hops {
+			if nested && (h.Depth != i || h.Root() != tree.Roots[0]) || binary.BigEndian.Uint64(h.SpanID[:]) == 0 {
+				t.Fatalf("nested %v: hop %d is %d below the root", nested, i, h.Depth)
+			}
+		}
+	}
+}
+
+// One endpoint that sends the same request again and again is one group of attempts.
+func TestManyAttempts(t *testing.T) {
+	const attempts = 10_000
+	observations := breakdowntest.Legs(attempts, false)
+	for i := range observations {
+		o := &observations[i]
+		o.Context.SpanID, o.Client = observations[0].Context.SpanID, netip.MustParseAddrPort("10.0.0.1:1024")
+	}
+	if tree := breakdown.Split(observations, nil); len(tree.Hops) != attempts {
+		t.Errorf("%d hops, want %d", len(tree.Hops), attempts)
+	}
 }

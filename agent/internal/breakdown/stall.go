@@ -18,7 +18,9 @@ import (
 //
 // A hold passes through proxies, whose own senders are then held at the same time. It
 // counts once: for a response where the data comes from, which is the innermost hop, and
-// for a request at the outermost.
+// for a request at the outermost. The buffers of a proxy can have room for the rest of the
+// message: then its sender is done, and the rest waits in the receive queue of the proxy,
+// which reads no more than it can send. That is not the proxy's time either.
 func (t *Tree) moveStalls() {
 	within := map[*Hop]int64{} // moved in the hops below
 	for i := len(t.Hops) - 1; i >= 0; i-- {
@@ -42,6 +44,8 @@ type Stall struct {
 	// Unexplained: as far as is known, the network may have delayed data or
 	// acknowledgements as well.
 	Unexplained int64
+	// Waited: for whatever reason; the network is one.
+	Waited int64
 	// Witnessed: the reader's own socket tells.
 	Witnessed bool
 }
@@ -57,7 +61,7 @@ func (h *Hop) StallOf(phase Phase) Stall {
 		return Stall{}
 	}
 	m := message(from)
-	s := Stall{ByReader: int64(m.Stalled)}
+	s := Stall{ByReader: int64(m.Stalled), Waited: int64(m.Waited)}
 	// A socket whose reads are not seen cannot tell.
 	if to != nil && message(to).App.Last != 0 {
 		s.ByReader, s.Witnessed = int64(min(m.Waited, message(to).Unread)), true
@@ -71,7 +75,7 @@ func (h *Hop) StallOf(phase Phase) Stall {
 // It returns how much it moved; known was moved elsewhere.
 func (h *Hop) moveResponseStall(known int64) int64 {
 	s := h.StallOf(Response)
-	if s.ByReader+s.Unexplained <= known {
+	if max(s.Waited, s.ByReader+s.Unexplained) <= known {
 		return 0
 	}
 	reader := h.responseReader()
@@ -82,16 +86,27 @@ func (h *Hop) moveResponseStall(known int64) int64 {
 	}
 	m.takeFrom(h, func(s *Segment) bool { return s.Queue == SendQueue && s.Phase == Response })
 	m.takeFrom(h, func(s *Segment) bool { return s.handling })
+	for _, child := range h.Children {
+		if child.OnCriticalPath {
+			m.takeLateReads(child, h.Receiver, Response)
+		}
+	}
 	rest := move{left: s.Unexplained - max(known-s.ByReader, 0), unattributed: true}
 	rest.takeFrom(h, func(s *Segment) bool { return s.handling && s.before == nil })
-	return m.moved + rest.moved
+	late := move{left: s.Waited - known - m.moved - rest.moved, unattributed: true}
+	for _, child := range h.Children {
+		if child.OnCriticalPath {
+			late.takeLateReads(child, h.Receiver, Response)
+		}
+	}
+	return m.moved + rest.moved + late.moved
 }
 
 // moveRequestStall moves the time that the client waited for its server to read: from the
 // send queue, from a root's writing, or from the handling in which the request was written.
 func (h *Hop) moveRequestStall(known int64) int64 {
 	s := h.StallOf(Request)
-	if s.ByReader+s.Unexplained <= known {
+	if max(s.Waited, s.ByReader+s.Unexplained) <= known {
 		return 0
 	}
 	reader := h.requestReader()
@@ -104,16 +119,25 @@ func (h *Hop) moveRequestStall(known int64) int64 {
 	m.takeFrom(h, func(s *Segment) bool { return s.sending || s.Queue == SendQueue && s.Phase == Request })
 	if h.Parent != nil {
 		m.takeFrom(h.Parent, func(s *Segment) bool { return s.handling && s.before == h })
+		m.takeLateReads(h.Parent, h.Sender, Request)
 		rest.takeFrom(h.Parent, func(s *Segment) bool { return s.handling && s.before == h })
 	}
 	rest.takeFrom(h, func(s *Segment) bool { return s.sending })
-	return m.moved + rest.moved
+	late := move{left: s.Waited - known - m.moved - rest.moved, unattributed: true}
+	if h.Parent != nil {
+		late.takeLateReads(h.Parent, h.Sender, Request)
+	}
+	return m.moved + rest.moved + late.moved
 }
 
 // responseReader returns the hop whose client does not read. A proxy that cannot send the
 // response on does not read it either: then the reader is further out.
 func (h *Hop) responseReader() *Hop {
-	for p := h.Parent; p != nil && holds(p.StallOf(Response), h.StallOf(Response)); p = p.Parent {
+	for range maxHeld {
+		p := h.Parent
+		if p == nil || !holds(p.StallOf(Response), h.StallOf(Response)) {
+			break
+		}
 		h = p
 	}
 	return h
@@ -121,7 +145,7 @@ func (h *Hop) responseReader() *Hop {
 
 // requestReader returns the hop whose server does not read the request, likewise.
 func (h *Hop) requestReader() *Hop {
-	for {
+	for range maxHeld {
 		i := slices.IndexFunc(h.Children, func(c *Hop) bool {
 			return holds(c.StallOf(Request), h.StallOf(Request))
 		})
@@ -130,7 +154,11 @@ func (h *Hop) requestReader() *Hop {
 		}
 		h = h.Children[i]
 	}
+	return h
 }
+
+// maxHeld is how many proxies in a row are followed that hold each other up.
+const maxHeld = 64
 
 // holds reports whether a stall explains another one, on the other side of a proxy: its
 // buffers fill before the other begins, so it need not be as long.
@@ -153,6 +181,25 @@ type move struct {
 	phase        Phase
 	location     location
 	between      string
+}
+
+// takeLateReads moves the time for which a message was in the receive queue of a proxy, a
+// hop's reader, while the proxy passed it on at the socket sender.
+func (m *move) takeLateReads(h *Hop, sender *observe.Observation, phase Phase) {
+	late := func(s *Segment) bool { return s.Queue == ReceiveQueue && s.Phase == phase && s.from != "" }
+	i := slices.IndexFunc(h.Segments, func(s Segment) bool { return late(&s) })
+	begun := requestOf(sender).First
+	if phase == Response {
+		begun = responseOf(sender).First
+	}
+	if i < 0 || begun == 0 || h.Segments[i].Node != sender.Point.Node {
+		return
+	}
+	s := &h.Segments[i]
+	part := *m
+	part.left, part.moved = min(m.left, int64(s.At)+s.Time-int64(max(s.At, begun))), 0
+	part.takeFrom(h, late)
+	m.left, m.moved = m.left-part.moved, m.moved+part.moved
 }
 
 // takeFrom moves time out of the end of segments that are chosen, latest first.

@@ -272,6 +272,71 @@ func TestStallPassesThroughProxies(t *testing.T) {
 	}
 }
 
+// A proxy's buffers have room for the rest of the message: its sender is done, and the rest
+// waits in the proxy's receive queue for as long as the proxy itself waits. That is the time of
+// the proxy's reader if it does not read, no one's if the network is slow, and the proxy's own
+// if nothing holds it up, or nothing did while it read late.
+func TestLateReadsOfAProxy(t *testing.T) {
+	for name, test := range map[string]struct {
+		waited, unread uint64 // at the proxy's sender, and at its reader
+		before         bool   // the proxy began to pass the message on after it had read it
+		reader, rest   int64
+	}{
+		"its reader does not read":             {second, second, false, second, 0},
+		"its reader does not read for a while": {second, second / 2, false, second / 2, second / 2},
+		"the network is slow":                  {second, 0, false, 0, second},
+		"nothing holds it up":                  {0, 0, false, 0, 0},
+		"it was held up afterwards":            {second, second, true, 0, 0},
+	} {
+		for _, phase := range []breakdown.Phase{breakdown.Response, breakdown.Request} {
+			t.Run(name+", "+string(phase), func(t *testing.T) {
+				w := breakdowntest.New()
+				outer := w.Hop(breakdowntest.Gateway, observe.Sidecar, breakdowntest.Page, observe.Sidecar)
+				inner := w.Hop(breakdowntest.Page, observe.Sidecar, breakdowntest.Details, observe.Sidecar)
+				passed := "gateway" // the reader's pod at the hop by which productpage passes the message on
+				if phase == breakdown.Request {
+					outer.RequestLate, passed = second, "details"
+				} else {
+					inner.ResponseLate = second
+				}
+				outer.Run(func() {
+					inner.Run(func() { w.Spend(observe.Application, "details", 3_000_000) })
+				})
+				var passes tracecontext.SpanID
+				for _, o := range w.All {
+					if o.Socket != nil && o.Point.Workload.Service == passed {
+						passes = o.Context.SpanID
+					}
+				}
+				for i := range w.All {
+					o := &w.All[i]
+					if o.Socket == nil || o.Context.SpanID != passes || o.Point.Workload.Service != "productpage" || test.before {
+						continue
+					}
+					if phase == breakdown.Request {
+						o.Request.First -= second
+					} else {
+						o.Response.First -= second
+					}
+				}
+				stall(w, passes, phase, test.waited, test.unread, test.unread, test.unread)
+				tree := breakdown.Split(w.All, nil)
+				checkSums(t, tree)
+				var unattributed int64
+				for _, h := range tree.Hops {
+					unattributed += h.Unattributed
+				}
+				if got := stalled(tree); got < test.reader-unknownPart || got > test.reader+unknownPart {
+					t.Errorf("%d ns of the reader, want %d", got, test.reader)
+				}
+				if unattributed < test.rest-unknownPart || unattributed > test.rest+unknownPart {
+					t.Errorf("%d ns unattributed, want %d", unattributed, test.rest)
+				}
+			})
+		}
+	}
+}
+
 // A child that ran within the reading of the request is not on the critical path, and
 // one that began there shares no moment with its parent.
 func TestChildDuringTheRequest(t *testing.T) {

@@ -20,14 +20,20 @@ type TraceBufferOptions struct {
 	// MaxObservations bounds the buffer, at about 400 bytes each. When it is full,
 	// the trace that has waited longest is released incomplete.
 	MaxObservations int
+	// MaxOfTrace bounds the observations of one trace: whoever sends requests chooses
+	// their trace ID. Those above are counted and left out.
+	MaxOfTrace int
+	// MaxPutOff is the time after its first observation from which on further ones do not
+	// put off the release of a trace any more, and MaxHeld the same for open exchanges.
+	MaxPutOff, MaxHeld time.Duration
 	// MaxHolds bounds the exchanges that are known to be open, at about 200 bytes each.
 	// One above does not hold its trace.
 	MaxHolds int
 	// HoldTime is the time after its last report when an open exchange holds its trace
 	// no longer.
 	HoldTime time.Duration
-	// Done takes the observations of one trace.
-	Done func([]observe.Observation)
+	// Done takes the observations of one trace, and whether some were left out.
+	Done func(observations []observe.Observation, cut bool)
 }
 
 // TraceBuffer collects observations by trace. A trace with an exchange that is known to
@@ -41,7 +47,7 @@ type TraceBuffer struct {
 	size   int        // observations
 	holds  int
 
-	early, late, holdsFull, holdsExpired atomic.Uint64
+	early, late, leftOut, holdsFull, holdsExpired atomic.Uint64
 	// released has the traces that were released within the last Wait, and within
 	// the one before.
 	released [2]map[trace.TraceID]struct{}
@@ -51,7 +57,10 @@ type TraceBuffer struct {
 type bufferedTrace struct {
 	id           trace.TraceID
 	observations []observe.Observation
-	last         time.Time // of the last observation, or the last report of an open exchange
+	since        time.Time  // when it began to wait in its list
+	last         time.Time  // of the last observation, or the last report of an open exchange
+	cut          bool       // some observations were left out
+	in           *list.List // after the first putOff
 	holds        map[hold]struct{}
 	again        bool // released before
 }
@@ -88,12 +97,16 @@ func (b *TraceBuffer) Add(o observe.Observation, now time.Time) {
 	if t.again && len(t.observations) == 0 {
 		b.late.Add(1)
 	}
-	t.observations = append(t.observations, o)
-	b.size++
+	if len(t.observations) < b.opts.MaxOfTrace {
+		t.observations = append(t.observations, o)
+		b.size++
+	} else {
+		b.leftOut.Add(1)
+		t.cut = true
+	}
 	b.unhold(t, &o)
 	if len(t.holds) == 0 {
-		t.last = now
-		b.moveTo(b.queue, t)
+		b.putOff(b.queue, t, now)
 	}
 	for b.size > b.opts.MaxObservations {
 		b.early.Add(1)
@@ -121,8 +134,7 @@ func (b *TraceBuffer) Hold(o *observe.Observation, now time.Time) {
 		t.holds = map[hold]struct{}{}
 	}
 	t.holds[h] = struct{}{}
-	t.last = now
-	b.moveTo(b.held, t)
+	b.putOff(b.held, t, now)
 }
 
 // Drop ends the hold of an exchange whose whole is not added.
@@ -133,8 +145,7 @@ func (b *TraceBuffer) Drop(o *observe.Observation, now time.Time) {
 	}
 	t := e.Value.(*bufferedTrace)
 	if b.unhold(t, o); len(t.holds) == 0 {
-		t.last = now
-		b.moveTo(b.queue, t)
+		b.putOff(b.queue, t, now)
 	}
 }
 
@@ -160,8 +171,19 @@ func (b *TraceBuffer) trace(id trace.TraceID) *bufferedTrace {
 	return t
 }
 
-// moveTo makes a trace the last of a list.
-func (b *TraceBuffer) moveTo(to *list.List, t *bufferedTrace) {
+// putOff makes a trace the last of a list, where it waits from now on. A trace that has waited
+// there for too long keeps its place: it is released without those that still come.
+func (b *TraceBuffer) putOff(to *list.List, t *bufferedTrace, now time.Time) {
+	longest := b.opts.MaxPutOff
+	if to == b.held {
+		longest = b.opts.MaxHeld
+	}
+	if t.in != to {
+		t.in, t.since = to, now
+	} else if now.Sub(t.since) >= longest {
+		return
+	}
+	t.last = now
 	e := b.traces[t.id]
 	b.queue.Remove(e) // does nothing to an element of the other list
 	b.held.Remove(e)
@@ -209,13 +231,19 @@ func (b *TraceBuffer) release(e *list.Element) {
 	if len(t.observations) == 0 {
 		return
 	}
+	if len(b.released[0]) >= b.opts.MaxObservations { // IDs of too many traces: forget the oldest
+		b.released[1], b.released[0] = b.released[0], map[trace.TraceID]struct{}{}
+	}
 	b.released[0][t.id] = struct{}{}
-	b.opts.Done(t.observations)
+	b.opts.Done(t.observations, t.cut)
 }
 
 // Counts returns how many traces were released incomplete because the buffer was
 // full, and how many traces had an observation after they were released.
 func (b *TraceBuffer) Counts() (early, late uint64) { return b.early.Load(), b.late.Load() }
+
+// LeftOut returns how many observations were left out because their trace had too many.
+func (b *TraceBuffer) LeftOut() uint64 { return b.leftOut.Load() }
 
 // HoldCounts returns how many open exchanges did not hold their trace because too many
 // others did, and how many holds ended by time.

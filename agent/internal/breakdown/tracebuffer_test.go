@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
@@ -17,7 +19,7 @@ func observation(id byte) (o observe.Observation) {
 
 func TestTraceBuffer(t *testing.T) {
 	var done [][]observe.Observation
-	b := NewTraceBuffer(TraceBufferOptions{Wait: time.Second, MaxObservations: 4, Done: func(o []observe.Observation) { done = append(done, o) }})
+	b := NewTraceBuffer(TraceBufferOptions{Wait: time.Second, MaxObservations: 4, MaxOfTrace: 4, MaxPutOff: time.Minute, MaxHeld: time.Hour, Done: func(o []observe.Observation, _ bool) { done = append(done, o) }})
 	at := time.Unix(1000, 0)
 	expect := func(what string, want ...byte) {
 		t.Helper()
@@ -62,8 +64,8 @@ func TestTraceBuffer(t *testing.T) {
 func TestOpenExchangeHoldsItsTrace(t *testing.T) {
 	var done [][]observe.Observation
 	b := NewTraceBuffer(TraceBufferOptions{
-		Wait: 5 * time.Second, MaxObservations: 8, MaxHolds: 2, HoldTime: time.Minute,
-		Done: func(o []observe.Observation) { done = append(done, o) },
+		Wait: 5 * time.Second, MaxObservations: 8, MaxOfTrace: 8, MaxHolds: 2, HoldTime: time.Minute, MaxPutOff: time.Minute, MaxHeld: time.Hour,
+		Done: func(o []observe.Observation, _ bool) { done = append(done, o) },
 	})
 	start := time.Unix(1000, 0)
 	inner, outer := observation(1), observation(1)
@@ -97,8 +99,8 @@ func TestOpenExchangeHoldsItsTrace(t *testing.T) {
 func TestHoldsAreBounded(t *testing.T) {
 	var done []observe.Observation
 	b := NewTraceBuffer(TraceBufferOptions{
-		Wait: time.Second, MaxObservations: 3, MaxHolds: 2, HoldTime: time.Minute,
-		Done: func(o []observe.Observation) { done = append(done, o...) },
+		Wait: time.Second, MaxObservations: 3, MaxOfTrace: 3, MaxHolds: 2, HoldTime: time.Minute, MaxPutOff: time.Minute, MaxHeld: time.Hour,
+		Done: func(o []observe.Observation, _ bool) { done = append(done, o...) },
 	})
 	at := time.Unix(1000, 0)
 	for id := byte(1); id <= 3; id++ {
@@ -136,4 +138,50 @@ func TestHoldsAreBounded(t *testing.T) {
 	if len(done) != 1 || done[0].Context.TraceID[0] != 6 || b.holds != 1 || early == 0 {
 		t.Errorf("released %v early (%d), %d hold", done, early, b.holds)
 	}
+}
+
+// A trace ID on ever more exchanges: the trace is released after MaxPutOff, with as many
+// observations as it may have. The others are counted.
+func TestTraceIsNotPutOffForEver(t *testing.T) {
+	var sizes []int
+	b := NewTraceBuffer(TraceBufferOptions{
+		Wait: time.Second, MaxObservations: 100, MaxOfTrace: 10, MaxPutOff: 5 * time.Second, MaxHolds: 9, HoldTime: 2 * time.Second, MaxHeld: 8 * time.Second,
+		Done: func(o []observe.Observation, cut bool) {
+			if len(o) == 10 && !cut {
+				t.Error("a trace with left out observations is not marked")
+			}
+			sizes = append(sizes, len(o))
+		},
+	})
+	at := time.Unix(1000, 0)
+	for range 60 { // 6 s, ten each second
+		at = at.Add(100 * time.Millisecond)
+		b.Add(observation(1), at)
+		b.Flush(at)
+	}
+	if len(sizes) != 1 || sizes[0] != 10 || b.LeftOut() != 60-10-b.sizeOf(1) {
+		t.Errorf("released %v, %d left out", sizes, b.LeftOut())
+	}
+	b.Close()
+	// An exchange that is reported to be open again and again.
+	sizes = nil
+	open, other := observation(2), observation(2)
+	other.Interface = 9
+	b.Add(other, at)
+	for i := 0; i < 120 && len(sizes) == 0; i++ {
+		at = at.Add(100 * time.Millisecond)
+		b.Hold(&open, at)
+		b.Flush(at)
+	}
+	if _, expired := b.HoldCounts(); len(sizes) != 1 || sizes[0] != 1 || expired != 1 {
+		t.Errorf("released %v, %d holds expired", sizes, expired)
+	}
+}
+
+// sizeOf is the number of observations that a trace has in the buffer.
+func (b *TraceBuffer) sizeOf(id byte) uint64 {
+	if e, ok := b.traces[trace.TraceID{id}]; ok {
+		return uint64(len(e.Value.(*bufferedTrace).observations))
+	}
+	return 0
 }

@@ -16,6 +16,7 @@ package breakdown
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 
 	"go.opentelemetry.io/otel/trace"
@@ -36,10 +37,11 @@ type Tree struct {
 // applications reported, or is nil; it is only needed if a process handles
 // several requests of one trace at the same time.
 func Split(observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) *Tree {
-	hops := Hops(observations)
+	hops := Hops(observations, parents)
 	t := &Tree{}
+	handlers := newHandlers(hops, parents)
 	for _, h := range hops {
-		if p := findParent(h, hops, parents); p != nil {
+		if p := handlers.parentOf(h); p != nil {
 			h.Parent = p
 			p.Children = append(p.Children, h)
 		} else {
@@ -68,6 +70,9 @@ func Split(observations []observe.Observation, parents map[trace.SpanID]trace.Sp
 
 func (t *Tree) add(h *Hop) {
 	t.Hops = append(t.Hops, h)
+	if h.root = h; h.Parent != nil {
+		h.root, h.Depth = h.Parent.root, h.Parent.Depth+1
+	}
 	for _, child := range h.Children {
 		child.OnCriticalPath = child.OnCriticalPath && h.OnCriticalPath
 		t.add(child)
@@ -106,66 +111,169 @@ func (h *Hop) serverPeriod() period {
 	return period{}
 }
 
-// findParent returns the hop that the sender of h, in the same pod and process, was
+// handlers finds the hop whose handling made another one.
+type handlers struct {
+	parents  map[trace.SpanID]trace.SpanID
+	byKey    map[handlerKey]*enclosing[*Hop] // by the time in which the receiver handled them
+	ancestor map[*Hop]*Hop                   // a step towards the root, as far as known
+}
+
+// handlerKey is what the receiver of a request has in common with the sender of those that
+// its handling makes: the same process of a pod, or the same process on a machine without
+// pods. of tells the kinds of points apart (placesOf, placesFor). With bySpan, only
+// requests with the span are meant.
+type handlerKey struct {
+	of      string
+	place   string
+	process observe.Process
+	bySpan  bool
+	span    trace.SpanID
+}
+
+// maxParents is how many hops are tried as the parent of one. Times that contradict each other
+// can make more than the first one impossible.
+const maxParents = 64
+
+func newHandlers(hops []*Hop, parents map[trace.SpanID]trace.SpanID) *handlers {
+	t := &handlers{parents: parents, byKey: map[handlerKey]*enclosing[*Hop]{}, ancestor: map[*Hop]*Hop{}}
+	for _, h := range hops {
+		p := h.serverPeriod()
+		// Hops of unknown time have no children.
+		if p.point == nil || defect(h.requestWaypoints(), h.responseWaypoints()) != "" {
+			continue
+		}
+		for _, k := range placesOf(p.point) {
+			related := k
+			related.bySpan, related.span = true, h.SpanID
+			for _, k := range []handlerKey{k, related} {
+				if t.byKey[k] == nil {
+					t.byKey[k] = &enclosing[*Hop]{}
+				}
+				t.byKey[k].add(p.start, p.end, h)
+			}
+		}
+	}
+	for _, e := range t.byKey {
+		e.prepare()
+	}
+	return t
+}
+
+// placesOf returns the keys under which a receiver's point is found.
+func placesOf(o *observe.Observation) []handlerKey {
+	pod := podKey(o)
+	switch {
+	case o.Point.Kind != observe.KindSocket:
+		return []handlerKey{{of: "interface", place: pod}}
+	case o.Socket != nil && o.Socket.Netns != 0:
+		return []handlerKey{
+			{of: "point", place: o.Point.ID},
+			{of: "socket", place: pod},
+			{of: "process", place: pod, process: o.Point.Process},
+		}
+	default:
+		return []handlerKey{
+			{of: "socket", place: pod},
+			{of: "process", place: pod, process: o.Point.Process},
+			{of: "process without point", place: pod, process: o.Point.Process},
+		}
+	}
+}
+
+// placesFor returns the keys of the receivers that are in the same pod and process as a
+// sender's point. Where both are sockets whose network namespace is known, that and the
+// process, which the point's ID has, decide.
+func placesFor(o *observe.Observation) []handlerKey {
+	pod := podKey(o)
+	switch {
+	case o.Point.Kind != observe.KindSocket:
+		return []handlerKey{{of: "interface", place: pod}, {of: "socket", place: pod}}
+	case o.Socket != nil && o.Socket.Netns != 0:
+		return []handlerKey{
+			{of: "interface", place: pod},
+			{of: "point", place: o.Point.ID},
+			{of: "process without point", place: pod, process: o.Point.Process},
+		}
+	default:
+		return []handlerKey{{of: "interface", place: pod}, {of: "process", place: pod, process: o.Point.Process}}
+	}
+}
+
+// parentOf returns the hop that the sender of h, in the same pod and process, was
 // handling when it sent h: of several the one whose span is an ancestor, then
-// the one that began last. Hops of unknown time have no children.
-func findParent(h *Hop, hops []*Hop, parents map[trace.SpanID]trace.SpanID) (parent *Hop) {
+// the one that began last.
+func (t *handlers) parentOf(h *Hop) *Hop {
 	own := h.clientPeriod()
 	if own.point == nil {
 		return nil
 	}
-	best, bestRelated := period{}, false
-	for _, candidate := range hops {
-		p := candidate.serverPeriod()
-		// The cheap conditions first: a trace may have a thousand hops.
-		if candidate == h || p.point == nil || own.start < p.start || own.end > p.end {
-			continue
-		}
-		related := isRelated(h.SpanID, candidate.SpanID, parents)
-		if parent != nil && (!related && bestRelated || related == bestRelated && p.start <= best.start) {
-			continue
-		}
-		if samePod(own.point, p.point) && !isBelow(candidate, h) && defect(candidate.requestWaypoints(), candidate.responseWaypoints()) == "" {
-			parent, best, bestRelated = candidate, p, related
+	places := placesFor(own.point)
+	var best *interval[*Hop]
+	for span := range t.ancestors(h.SpanID) {
+		for _, k := range places {
+			k.bySpan, k.span = true, span
+			best = later(best, t.latest(t.byKey[k], h, own))
 		}
 	}
-	return parent
+	if best == nil {
+		for _, k := range places {
+			best = later(best, t.latest(t.byKey[k], h, own))
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	t.ancestor[h] = best.of
+	return best.of
 }
 
-// isBelow reports whether h is root or one of its descendants.
-func isBelow(h, root *Hop) bool {
-	for ; h != nil; h = h.Parent {
-		if h == root {
-			return true
+// latest returns the period of the hop that began last of those which enclose that of h and
+// are not h or below it, nil without one.
+func (t *handlers) latest(e *enclosing[*Hop], h *Hop, own period) *interval[*Hop] {
+	tried := 0
+	for v := range e.of(own.start, own.end) {
+		if t.root(v.of) != h { // h has no parent yet
+			return v
+		}
+		if tried++; tried == maxParents {
+			break
 		}
 	}
-	return false
+	return nil
 }
 
-// samePod reports whether two observations are of the same process of a pod, or of the
-// same process on a machine without pods.
-func samePod(a, b *observe.Observation) bool {
-	if a.Socket != nil && b.Socket != nil && a.Socket.Netns != 0 && b.Socket.Netns != 0 {
-		return a.Point.ID == b.Point.ID
+func later(a, b *interval[*Hop]) *interval[*Hop] {
+	if a == nil || b != nil && b.start > a.start {
+		return b
 	}
-	if podKey(a) != podKey(b) {
-		return false
-	}
-	return a.Point.Kind != observe.KindSocket || b.Point.Kind != observe.KindSocket || a.Point.Process == b.Point.Process
+	return a
 }
 
-// isRelated reports whether span is ancestor, its child or its grandchild: a proxy
-// makes one or two spans between the requests it receives and sends.
-func isRelated(span, ancestor trace.SpanID, parents map[trace.SpanID]trace.SpanID) bool {
-	for range 3 {
-		if span == ancestor {
-			return true
-		}
-		next, ok := parents[span]
+// root returns the topmost hop above h, as far as parents are known. It makes the way shorter
+// for the next time.
+func (t *handlers) root(h *Hop) *Hop {
+	for {
+		up, ok := t.ancestor[h]
 		if !ok {
-			return false
+			return h
 		}
-		span = next
+		if further, ok := t.ancestor[up]; ok {
+			t.ancestor[h] = further
+		}
+		h = up
 	}
-	return false
+}
+
+// ancestors yields a span, its parent and its grandparent: a proxy makes one or two spans
+// between the requests it receives and sends.
+func (t *handlers) ancestors(span trace.SpanID) iter.Seq[trace.SpanID] {
+	return func(yield func(trace.SpanID) bool) {
+		for range 3 {
+			next, ok := t.parents[span]
+			if !yield(span) || !ok {
+				return
+			}
+			span = next
+		}
+	}
 }

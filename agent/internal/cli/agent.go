@@ -3,10 +3,14 @@
 package cli
 
 import (
+	"cmp"
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/agent"
@@ -35,9 +39,9 @@ environment overrides the file.`,
 			if err := doctor.Preflight(); err != nil {
 				return err
 			}
-			setGCPercent()
+			beModest(cfg.Layers(), memoryMax)
 			opts := agent.Options{
-				Config: cfg, OpenProbe: openProbe, Stdout: cmd.OutOrStdout(),
+				Config: cfg, OpenProbe: openProbe, OpenEncrypted: openEncrypted, Stdout: cmd.OutOrStdout(),
 				Log: newLog(cmd.ErrOrStderr(), cfg), Version: Version(),
 			}
 			if cfg.HeadersOnly {
@@ -64,23 +68,23 @@ func newLog(out io.Writer, cfg *config.Config) *slog.Logger {
 	return slog.New(slog.NewTextHandler(out, options))
 }
 
-// gcPercent lets the heap grow to three times the live heap: that is a few MiB of
-// short-lived spans, for which Go's default of 100 collects too often.
-const gcPercent = 200
-
-// setGCPercent sets gcPercent unless the user set GOGC.
-func setGCPercent() {
-	if _, set := os.LookupEnv("GOGC"); !set {
-		debug.SetGCPercent(gcPercent)
-	}
-}
-
 func openProbe(cfg *config.Config, log *slog.Logger) (agent.Probe, error) {
 	p, err := probe.Open(probeOptions(cfg, log))
 	if err != nil {
 		return nil, err // not p, which would be a non-nil interface
 	}
 	return p, nil
+}
+
+func openEncrypted(cfg *config.Config, log *slog.Logger) (agent.Encrypted, error) {
+	e, err := probe.OpenEncrypted(probe.EncryptedOptions{
+		Mode: cfg.Mode, Ports: cfg.MTLSPorts, MaxConnections: cmp.Or(cfg.MTLSConnections, cfg.MaxConnections), Turns: cfg.MTLSTurns,
+		SocketCgroups: cfg.SocketCgroups, Cluster: cfg.Kubernetes, Drivers: cfg.Layers(), Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 func openDevice(cfg *config.Config, log *slog.Logger) (agent.Device, error) {
@@ -98,6 +102,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		PrefixWindow:     cfg.PrefixWindow,
 		Deep:             cfg.Deep,
 		DeepWindow:       cfg.DeepWindow,
+		DeepBudget:       cfg.DeepBudget,
 		ContextHeaders:   cfg.ContextHeaders,
 		ContextFormats:   cfg.ContextFormats,
 		MaxConnections:   cfg.MaxConnections,
@@ -134,4 +139,38 @@ func neverIfZero(d time.Duration) time.Duration {
 		return -1
 	}
 	return d
+}
+
+// An agent shares its node with what it watches. It takes one CPU at a time: a second one
+// would be woken for every batch and every garbage collection, with cold caches. Layers have
+// work for two, as traces are split beside the reading.
+
+// memoryMax is the limit of the container's memory (Linux, cgroup-v2.rst): a container sees
+// its own cgroup at the root of the mount.
+const memoryMax = "/sys/fs/cgroup/memory.max"
+
+// heapPercent is the part of the container's memory that the heap may take. The rest is for
+// the BPF maps, which count too, and for Go's own.
+const heapPercent = 50
+
+// beModest limits the CPUs at a time and paces the garbage collection by a memory limit,
+// unless the user set GOMAXPROCS or GOMEMLIMIT.
+func beModest(layers bool, memoryMax string) {
+	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
+		most := 1
+		if layers {
+			most = 2
+		}
+		runtime.GOMAXPROCS(min(most, runtime.GOMAXPROCS(0)))
+	}
+	if _, set := os.LookupEnv("GOMEMLIMIT"); set {
+		return
+	}
+	text, err := os.ReadFile(memoryMax)
+	if err != nil {
+		return // cgroup v1, or not in a container
+	}
+	if limit, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil { // else "max"
+		debug.SetMemoryLimit(limit / 100 * heapPercent)
+	}
 }

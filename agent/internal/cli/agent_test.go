@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"syscall"
 	"testing"
 	"time"
@@ -21,6 +24,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/testkit"
 )
 
 const traceID = "0af7651916cd43dd8448eb211c80319c"
@@ -73,13 +77,7 @@ func programs(s *space, index int) (n int) {
 // awaitNoPrograms polls, as the kernel may free the links of a dead process later.
 func awaitNoPrograms(t *testing.T, s *space, index int) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for n := programs(s, index); n > 0; n = programs(s, index) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d programs are left", n)
-		}
-		time.Sleep(10 * time.Millisecond) // the pause of a poll
-	}
+	testkit.Eventually(t, "no programs are left", func() bool { return programs(s, index) <= 0 })
 }
 
 // The real agent on a real interface reports exchanges with the IDs that were sent
@@ -163,6 +161,39 @@ func TestHoldAfter(t *testing.T) {
 		}
 		if got := probeOptions(cfg, nil).HoldAfter; got != c.want {
 			t.Errorf("%v: held after %v, want %v", c.args, got, c.want)
+		}
+	}
+}
+
+// The agent takes one CPU, with layers two, and half of its container's memory.
+func TestBeModest(t *testing.T) {
+	cpus, memory := runtime.GOMAXPROCS(8), debug.SetMemoryLimit(-1)
+	t.Cleanup(func() { runtime.GOMAXPROCS(cpus); debug.SetMemoryLimit(memory) })
+	file := filepath.Join(t.TempDir(), "memory.max")
+	for _, c := range []struct {
+		text   string
+		layers bool
+		env    map[string]string
+		cpus   int
+		memory int64
+	}{
+		{"268435400\n", false, nil, 1, 134217700},
+		{"268435400\n", true, nil, 2, 134217700},
+		{"max\n", false, nil, 1, math.MaxInt64},
+		{"", true, nil, 2, math.MaxInt64},
+		{"268435400\n", false, map[string]string{"GOMAXPROCS": "8", "GOMEMLIMIT": "1GiB"}, 8, math.MaxInt64},
+	} {
+		runtime.GOMAXPROCS(8)
+		debug.SetMemoryLimit(math.MaxInt64)
+		for name, value := range c.env {
+			t.Setenv(name, value)
+		}
+		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		beModest(c.layers, file)
+		if n, limit := runtime.GOMAXPROCS(0), debug.SetMemoryLimit(-1); n != c.cpus || limit != c.memory {
+			t.Errorf("%+v: %d CPUs and %d bytes", c, n, limit)
 		}
 	}
 }

@@ -4,7 +4,10 @@ package cli
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,7 +53,7 @@ func TestDoctor(t *testing.T) {
 // Bool flags are listed without a value, and the agent's flags in sections.
 func TestHelpListsTheFlags(t *testing.T) {
 	for command, lines := range map[string][]string{
-		"agent":  {"\nExport:\n", "\n      --deep     ", "\n      --queue-size N "},
+		"agent":  {"\nExport:\n", "\n      --headers-only   ", "\n      --queue-size N "},
 		"status": {"\n      --json     ", "\n      --window TIME "},
 	} {
 		r := runBinary(t, exec.Command(binary, command, "--help"))
@@ -98,7 +101,7 @@ func TestRefusals(t *testing.T) {
 		{"no capture file", []string{"decode"}, nil, `needs one capture FILE ("-": stdin), got 0; see layertrace decode --help`, false},
 		{"format of no single header", []string{"agent", "--context-header=x=zip"}, nil, `format "zip" is not one of [w3c b3 jaeger skywalking xray gcp]`, false},
 		{"bad value", []string{"agent", "--queue-size=many"}, nil, "--queue-size", false},
-		{"bad bool", []string{"agent", "--deep=maybe"}, nil, `"--deep" flag: must be true or false`, false},
+		{"bad bool", []string{"agent", "--kubernetes=maybe"}, nil, `"--kubernetes" flag: must be true or false`, false},
 		{"unknown variable", []string{"agent"}, []string{"LAYERTRACE_QUUE_SIZE=1"}, "did you mean LAYERTRACE_QUEUE_SIZE?", false},
 		{"bad YAML", []string{"agent", "--config", file("a: b: c")}, nil, "not a valid YAML", false},
 		{"duplicate key", []string{"agent", "--config", file("deep: true\ndeep: true")}, nil, "already set", false},
@@ -143,4 +146,44 @@ func TestWithoutBTF(t *testing.T) {
 	cmd.Env = []string{hideBTF + "=1"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	checkRefusal(t, runBinary(t, cmd), "CONFIG_DEBUG_INFO_BTF=y")
+}
+
+// hostile makes a terminal do things: it sets the title, clears the screen, and changes the
+// direction of writing; the third is one byte of ISO 8859-1 that some terminals obey.
+const hostile = "\x1b]0;owned\x07\x1b[2J\u009b31m\u202e"
+
+func controls(text string) bool {
+	return strings.ContainsAny(text, "\x1b\x07\u009b\u202e")
+}
+
+// What a trace store says, in its body or in the reason of HTTP, does not control the terminal.
+func TestErrorsDoNotControlTheTerminal(t *testing.T) {
+	bodies := map[string]func(http.ResponseWriter){
+		"message": func(w http.ResponseWriter) {
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprintf(w, `{"errors":[{"code":400,"msg":%q}]}`, "\\u001b]0;owned HACK")
+		},
+		"reason": func(w http.ResponseWriter) {
+			c, rw, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			fmt.Fprintf(rw, "HTTP/1.1 500 %s HACK\r\nContent-Length: 0\r\n\r\n", hostile)
+			_ = rw.Flush() // a failed write fails the test
+			c.Close()
+		},
+		"target": func(w http.ResponseWriter) {
+			w.Header()["Content-Type"] = []string{"text/HACK" + hostile}
+			fmt.Fprint(w, "x")
+		},
+	}
+	for name, respond := range bodies {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { respond(w) }))
+		code, stdout, stderr := runHere(t, "explain", "4bf92f3577b34da6a3ce929d0e0e4736", "--jaeger", server.URL)
+		server.Close()
+		if code != 1 || controls(stdout+stderr) || !strings.HasPrefix(stderr, "layertrace: ") {
+			t.Errorf("%s: exit code %d, %q", name, code, stdout+stderr)
+		}
+	}
 }

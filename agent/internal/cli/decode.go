@@ -14,6 +14,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/decode"
+	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -62,6 +63,9 @@ or "-" for stdin; it may be compressed by gzip.`,
 	window := flags.Lookup("prefix-window")
 	window.Usage = "search only the first `BYTES` of a request's first segment for the trace context, as an agent does; without it and --deep: the whole head"
 	window.DefValue = "0"
+	deep := flags.Lookup("deep")
+	deep.Usage = "search up to --deep-window bytes of a request, over any number of segments, as an agent does; auto: of those without a trace context in --prefix-window"
+	deep.DefValue = string(probe.DeepOff)
 	return cmd
 }
 
@@ -71,8 +75,11 @@ func (f *decodeFlags) options(cmd *cobra.Command) (decode.Options, error) {
 		return decode.Options{}, fmt.Errorf("--prefix-window and --deep-window must be at least 1 byte")
 	}
 	opts := decode.Options{
-		Ports: f.search.Ports, Deep: f.search.Deep, DeepWindow: f.search.DeepWindow,
+		Ports: f.search.Ports, DeepWindow: f.search.DeepWindow,
 		Headers: f.search.ContextHeaders, Formats: f.search.ContextFormats, All: f.all, NoPaths: !f.paths,
+	}
+	if cmd.Flags().Changed("deep") {
+		opts.Deep, opts.DeepAuto = f.search.Deep == probe.DeepOn, f.search.Deep == probe.DeepAuto
 	}
 	if cmd.Flags().Changed("prefix-window") {
 		opts.PrefixWindow = f.search.PrefixWindow

@@ -10,10 +10,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/printable"
 )
 
 // maxRows is the number of rows that are sorted by time, and whose contents give the
@@ -41,7 +41,7 @@ var columns = []struct {
 		return time.Unix(0, int64(o.Request.First)).Local().Format("15:04:05.000")
 	}},
 	{"CLIENT > SERVER", 17, 3, false, func(o *observe.Observation) string { return o.Client.String() + " > " + o.Server.String() }},
-	{"REQUEST", 8, 2, false, func(o *observe.Observation) string { return printable(strings.TrimSpace(o.Method + " " + o.Path)) }},
+	{"REQUEST", 8, 2, false, func(o *observe.Observation) string { return printable.Text(strings.TrimSpace(o.Method + " " + o.Path)) }},
 	{"STS", 0, 0, true, func(o *observe.Observation) string {
 		if o.Status == 0 {
 			return "-"
@@ -154,16 +154,6 @@ func shorten(text string, width int) string {
 		return text
 	}
 	return string(runes[:max(width-1, 0)]) + "…"
-}
-
-// printable replaces what could control the terminal.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, text)
 }
 
 // between formats the time between two times in ns, "-" if one is unknown.

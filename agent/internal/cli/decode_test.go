@@ -161,7 +161,7 @@ func TestTable(t *testing.T) {
 					t.Errorf("width %d: no %q in %q", width, want, lines[1])
 				}
 			}
-			if !strings.Contains(lines[2], "GET /?[31m??/long") && !strings.Contains(lines[2], "GET /?[31m?/long") || !strings.HasSuffix(lines[2], "no_response") {
+			if !strings.Contains(lines[2], "GET /?[31m??/long") && !strings.Contains(lines[2], "GET /�[31m�/long") || !strings.HasSuffix(lines[2], "no_response") {
 				t.Errorf("width %d: %q", width, lines[2])
 			}
 		}

@@ -24,11 +24,16 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// jaegerVariable is the environment variable for --jaeger.
-const jaegerVariable = "LAYERTRACE_JAEGER"
+// Environment variables for --url, --store and --jaeger.
+const (
+	urlVariable    = "LAYERTRACE_URL"
+	storeVariable  = "LAYERTRACE_STORE"
+	jaegerVariable = "LAYERTRACE_JAEGER"
+)
 
 // explainFlags are the flags as given on the command line.
 type explainFlags struct {
+	store, url   string
 	jaeger, file string
 	// with trace IDs
 	baseline     int
@@ -60,21 +65,22 @@ With --service, show why the slow traces of a service are slow:
 
   layertrace explain --service productpage --last 15m
 
-Traces come from Jaeger, or with --file from a file: OTLP JSON as written by the
-OpenTelemetry Collector's file exporter, or JSON saved from Jaeger's UI.
-docs/explain.md describes the output.
+Traces come from Jaeger, Zipkin or Grafana Tempo at --url, or with --file from a
+file: OTLP JSON as written by the OpenTelemetry Collector's file exporter, or JSON
+saved from the UI of Jaeger, Zipkin or Grafana. docs/explain.md describes the
+output.
 
 The exit code is 0 if the traces were found, else 1.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(cmd.Flags(), args); err != nil {
 				return err
 			}
-			store, err := f.store(cmd)
+			ctx, cancel := context.WithTimeout(cmd.Context(), requestTimeout)
+			defer cancel()
+			store, err := f.open(ctx, cmd)
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), requestTimeout)
-			defer cancel()
 			out := output{stdout: cmd.OutOrStdout(), json: f.json, html: f.html}
 			if f.service != "" {
 				return f.compareService(ctx, store, out)
@@ -83,7 +89,9 @@ The exit code is 0 if the traces were found, else 1.`,
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.jaeger, "jaeger", "http://localhost:16686", "`URL` of Jaeger's UI (environment: "+jaegerVariable+")")
+	fs.StringVar(&f.url, "url", tracestore.Jaeger.DefaultURL(), "`URL` of the trace store: of the UI of Jaeger or Zipkin, or of Tempo's API (environment: "+urlVariable+")")
+	fs.StringVar(&f.store, "store", string(tracestore.Auto), "`KIND` of the store: jaeger, zipkin or tempo, or auto for what answers at the URL (environment: "+storeVariable+")")
+	fs.StringVar(&f.jaeger, "jaeger", "", "the same as --url=`URL` --store=jaeger (environment: "+jaegerVariable+")")
 	fs.StringVar(&f.file, "file", "", "read traces from a `FILE` instead (\"-\": standard input)")
 	fs.IntVar(&f.baseline, "baseline", 100, "compare with at most `N` traces of the same operation (0: none)")
 	fs.DurationVar(&f.baselineLast, "baseline-last", 15*time.Minute, "take the baseline from this `TIME` before the trace, or after it if there are too few traces")
@@ -102,15 +110,19 @@ func (f *explainFlags) check(set *pflag.FlagSet, args []string) error {
 	comparing := f.service != ""
 	switch {
 	case !comparing && set.Changed("service"):
-		return errors.New("--service is empty: name a service that Jaeger lists")
+		return errors.New("--service is empty: name a service that the trace store lists")
 	case comparing && len(args) > 0:
 		return errors.New("give either trace IDs or --service")
 	case !comparing && len(args) == 0:
 		return errors.New("give the ID of a trace, or --service to compare its slow traces with the others; see layertrace explain --help")
 	case set.Changed("file") && f.file == "":
 		return errors.New("--file is empty: name a file")
-	case set.Changed("file") && set.Changed("jaeger"):
-		return errors.New("give either --jaeger or --file")
+	case set.Changed("file") && (set.Changed("url") || set.Changed("store") || set.Changed("jaeger")):
+		return errors.New("give either --file or --url, --store or --jaeger: the format of a file is detected")
+	case set.Changed("jaeger") && (set.Changed("url") || set.Changed("store")):
+		return errors.New("give either --jaeger or --url and --store")
+	case !slices.Contains(tracestore.Kinds, tracestore.Kind(f.store)):
+		return fmt.Errorf("--store is %q: give auto, jaeger, zipkin or tempo", f.store)
 	case set.Changed("file") && set.Changed("last"):
 		return errors.New("--last does not apply to a file, which is read as a whole: omit --last")
 	case f.json && f.html == "-":
@@ -138,8 +150,8 @@ func (f *explainFlags) check(set *pflag.FlagSet, args []string) error {
 	return nil
 }
 
-// store returns where the traces are. The flag has precedence over the environment.
-func (f *explainFlags) store(cmd *cobra.Command) (tracestore.Store, error) {
+// open returns where the traces are.
+func (f *explainFlags) open(ctx context.Context, cmd *cobra.Command) (tracestore.Store, error) {
 	switch f.file {
 	case "":
 	case "-":
@@ -147,11 +159,37 @@ func (f *explainFlags) store(cmd *cobra.Command) (tracestore.Store, error) {
 	default:
 		return tracestore.NewFile(f.file), nil
 	}
-	url := f.jaeger
-	if from := os.Getenv(jaegerVariable); from != "" && !cmd.Flags().Changed("jaeger") {
-		url = from
+	at, err := f.address(cmd.Flags().Changed)
+	if err != nil {
+		return nil, err
 	}
-	return tracestore.NewJaeger(url, &http.Client{})
+	return tracestore.Open(ctx, at, &http.Client{})
+}
+
+// address returns where the store is. Flags have precedence over the environment. Without
+// either, and without a kind, it is a Jaeger on this machine.
+func (f *explainFlags) address(given func(flag string) bool) (at tracestore.Address, err error) {
+	at = tracestore.Address{Kind: tracestore.Kind(f.store), URL: f.url, Flag: "--url"}
+	if kind := os.Getenv(storeVariable); kind != "" && !given("store") {
+		if at.Kind = tracestore.Kind(kind); !slices.Contains(tracestore.Kinds, at.Kind) {
+			return at, fmt.Errorf("%s is %q: set it to auto, jaeger, zipkin or tempo", storeVariable, kind)
+		}
+	}
+	url, jaeger := os.Getenv(urlVariable), os.Getenv(jaegerVariable)
+	switch {
+	case given("url"):
+	case given("jaeger"):
+		at = tracestore.Address{Kind: tracestore.Jaeger, URL: f.jaeger, Flag: "--jaeger"}
+	case url != "":
+		at.URL, at.Flag = url, urlVariable
+	case jaeger != "" && !given("store"):
+		at = tracestore.Address{Kind: tracestore.Jaeger, URL: jaeger, Flag: jaegerVariable}
+	case at.Kind == tracestore.Auto:
+		at.Kind = tracestore.Jaeger
+	default:
+		at.URL = at.Kind.DefaultURL()
+	}
+	return at, nil
 }
 
 // explainTraces explains traces one by one, or in groups if any IDs are joined.

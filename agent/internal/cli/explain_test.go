@@ -165,7 +165,10 @@ func TestExplainRefuses(t *testing.T) {
 		{[]string{"--service=nobody"}, "correct --service"},
 		{[]string{"--service=gateway", "--baseline=3"}, "--baseline applies to trace IDs"},
 		{[]string{explained, "--last=3m"}, "--last requires --service"},
-		{[]string{explained, "--file=x", "--jaeger=y"}, "either --jaeger or --file"},
+		{[]string{explained, "--file=x", "--jaeger=y"}, "either --file or --url"},
+		{[]string{explained, "--file=x", "--store=zipkin"}, "either --file or --url"},
+		{[]string{explained, "--url=x", "--jaeger=y"}, "either --jaeger or --url"},
+		{[]string{explained, "--store=mysql"}, "auto, jaeger, zipkin or tempo"},
 		{[]string{explained, "--file=nosuch.json"}, "correct --file"},
 		{[]string{explained, "--jaeger=localhost:16686"}, "http://HOST:16686"},
 		{[]string{explained, "--json", "--html=-"}, "either --json or --html=-"},
@@ -234,5 +237,72 @@ func TestExplainFitsColumns(t *testing.T) {
 		if widest > want || widest < want-10 {
 			t.Errorf("COLUMNS=%q: %d columns, want up to %d", columns, widest, want)
 		}
+	}
+}
+
+// The URL decides, flags before the environment; the kind is asked for only with a URL.
+func TestExplainAddress(t *testing.T) {
+	for _, test := range []struct {
+		name, flags, environment string
+		kind                     tracestore.Kind
+		url, flag                string
+	}{
+		{"nothing", "", "", tracestore.Jaeger, "http://localhost:16686", "--url"},
+		{"a URL", "--url=http://a", "LAYERTRACE_URL=http://b LAYERTRACE_JAEGER=http://c", tracestore.Auto, "http://a", "--url"},
+		{"a URL and a kind", "--url=http://a --store=tempo", "LAYERTRACE_STORE=zipkin", tracestore.Tempo, "http://a", "--url"},
+		{"a kind", "--store=zipkin", "LAYERTRACE_JAEGER=http://c", tracestore.Zipkin, "http://localhost:9411", "--url"},
+		{"a kind, the URL in the environment", "--store=tempo", "LAYERTRACE_URL=http://b", tracestore.Tempo, "http://b", "LAYERTRACE_URL"},
+		{"Jaeger", "--jaeger=http://a", "LAYERTRACE_URL=http://b LAYERTRACE_STORE=zipkin", tracestore.Jaeger, "http://a", "--jaeger"},
+		{"the environment", "", "LAYERTRACE_URL=http://b LAYERTRACE_STORE=zipkin", tracestore.Zipkin, "http://b", "LAYERTRACE_URL"},
+		{"Jaeger in the environment", "", "LAYERTRACE_JAEGER=http://c", tracestore.Jaeger, "http://c", "LAYERTRACE_JAEGER"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, variable := range []string{urlVariable, storeVariable, jaegerVariable} {
+				t.Setenv(variable, "")
+			}
+			for _, set := range strings.Fields(test.environment) {
+				name, value, _ := strings.Cut(set, "=")
+				t.Setenv(name, value)
+			}
+			f := explainFlags{store: "auto", url: "http://localhost:16686"}
+			given := map[string]bool{}
+			for _, set := range strings.Fields(test.flags) {
+				name, value, _ := strings.Cut(strings.TrimPrefix(set, "--"), "=")
+				given[name] = true
+				*map[string]*string{"url": &f.url, "store": &f.store, "jaeger": &f.jaeger}[name] = value
+			}
+			got, err := f.address(func(flag string) bool { return given[flag] })
+			if want := (tracestore.Address{Kind: test.kind, URL: test.url, Flag: test.flag}); err != nil || got != want {
+				t.Errorf("got %+v, %v, want %+v", got, err, want)
+			}
+		})
+	}
+	t.Setenv(storeVariable, "mysql")
+	if _, err := (&explainFlags{store: "auto"}).address(func(string) bool { return false }); err == nil || !strings.Contains(err.Error(), storeVariable) {
+		t.Errorf("an unknown kind: %v", err)
+	}
+}
+
+// Without a kind, explain asks what is at the URL.
+func TestExplainFindsOutTheStore(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/api/v2/services":
+			fmt.Fprint(w, `["gateway"]`)
+		case "/api/v2/trace/" + explained:
+			fmt.Fprintf(w, `[{"traceId":"%s","id":"1","name":"get /","timestamp":1700000000000000,"duration":5,"localEndpoint":{"serviceName":"gateway"}}]`, explained)
+		case "/api/v2/traces":
+			fmt.Fprint(w, `[]`)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	t.Cleanup(server.Close)
+	code, stdout, stderr := runHere(t, "explain", "--json", "--url", server.URL, explained)
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	if all := readReports(t, stdout); len(all) != 1 || all[0].Operation != "get /" {
+		t.Errorf("reports %+v", all)
 	}
 }

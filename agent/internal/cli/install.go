@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/layertrace/layertrace/internal/printable"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -66,7 +67,8 @@ Methods to move the trace context to the start of the headers (--reorder):
   lua                        a Lua script as an upstream HTTP filter; nothing to
                              fetch
   patched                    a proxy image with a patched Envoy
-  none                       no reordering`,
+  none                       no reordering: the agents search further. A good first step:
+                             layertrace status then says what reordering would save`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.Check(); err != nil {
@@ -92,6 +94,8 @@ Methods to move the trace context to the start of the headers (--reorder):
 	cluster.add(fs)
 	namespaceFlags(fs, &o)
 	fs.StringVar(&o.Reorder, "reorder", install.Reorders[0], "reordering `METHOD`: "+strings.Join(install.Reorders, ", "))
+	fs.StringVar(&o.MTLS, "mtls", install.MTLSModes[0], "spans of encrypted hops, by records that the proxies send: `MODE` auto (if the mesh encrypts; with --dry-run: on), on or off")
+	fs.StringVar(&o.MTLSLog, "mtls-log", install.MTLSLogs[0], "how to make the proxies send records: `METHOD` envoyfilter, or telemetry (no EnvoyFilter; less exact, and the mesh configuration needs two providers)")
 	fs.StringVar(&o.TracingProvider, "tracing-provider", "", "`NAME` of the extension provider that traces the whole mesh (default: keep the tracing configuration)")
 	fs.Float64Var(&o.Sampling, "sampling", 1, "`PERCENT` of requests to trace, with --tracing-provider")
 	fs.StringVar(&o.OTLPEndpoint, "otlp-endpoint", "jaeger-collector.istio-system.svc:4317", "`HOST:PORT` of the OTLP/gRPC receiver of the agents' spans")
@@ -112,7 +116,7 @@ Methods to move the trace context to the start of the headers (--reorder):
 }
 
 func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o install.Options, yes bool) error {
-	out := cmd.OutOrStdout()
+	out := printable.Writer{To: cmd.OutOrStdout()}
 	findings, err := c.Preflight(ctx, &o)
 	if err != nil {
 		return err
@@ -150,6 +154,9 @@ func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o i
 	}
 	fmt.Fprintf(out, "Installed: %d created, %d changed, %d deleted, %d unchanged. See layertrace status.\n",
 		count[install.Created], count[install.Changed], count[install.Deleted], count[install.Unchanged])
+	if o.Reorder == install.ReorderNone {
+		fmt.Fprintln(out, "No header is moved: after some traffic, layertrace status says what reordering would save.")
+	}
 	return nil
 }
 

@@ -3,6 +3,9 @@
 package cli
 
 import (
+	"os"
+	"runtime/debug"
+
 	"github.com/spf13/cobra"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
@@ -23,6 +26,7 @@ joins share the work if an OpenTelemetry Collector routes to them by the attribu
 layertrace.connection_id (docs/devices.md).`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.Complete(cmd.Flags())
 			if err := cfg.Validate(); err != nil {
 				return err
 			}
@@ -33,4 +37,15 @@ layertrace.connection_id (docs/devices.md).`,
 	cmd.Flags().SortFlags = false // keep the order of the sections
 	cfg = config.DefineJoin(cmd.Flags())
 	return cmd
+}
+
+// gcPercent lets the heap grow to three times the live heap: that is a few MiB of
+// received spans, for which Go's default of 100 collects too often.
+const gcPercent = 200
+
+// setGCPercent sets gcPercent unless the user set GOGC.
+func setGCPercent() {
+	if _, set := os.LookupEnv("GOGC"); !set {
+		debug.SetGCPercent(gcPercent)
+	}
 }

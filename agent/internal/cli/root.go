@@ -21,6 +21,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/internal/flaghelp"
+	"github.com/layertrace/layertrace/internal/printable"
 )
 
 // errReported makes a command that printed its result exit with code 1.
@@ -45,12 +46,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	// Errors have what servers responded, and names of others.
+	errorsTo := printable.Writer{To: stderr}
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}
 	if !errors.Is(err, errReported) {
-		fmt.Fprintln(stderr, "layertrace: "+oneLine(err))
+		fmt.Fprintln(errorsTo, "layertrace: "+oneLine(err))
 	}
 	return 1
 }

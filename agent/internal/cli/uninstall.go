@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/layertrace/layertrace/internal/printable"
 	"github.com/spf13/cobra"
 
 	"github.com/layertrace/layertrace/agent/internal/install"
@@ -44,7 +45,7 @@ func runUninstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, y
 	if err != nil {
 		return err
 	}
-	out := cmd.OutOrStdout()
+	out := printable.Writer{To: cmd.OutOrStdout()}
 	if len(managed) > 0 {
 		if err := confirm(cmd, yes, fmt.Sprintf("Remove %d objects from %s?", len(managed), c.Name)); err != nil {
 			return err

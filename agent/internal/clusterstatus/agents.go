@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"golang.org/x/sync/errgroup"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -40,10 +39,17 @@ type Agent struct {
 	// Interfaces is the number of captured interfaces.
 	Interfaces int `json:"interfaces"`
 	Traffic
+	// MTLS is whether it follows encrypted connections and takes the proxies' records.
+	MTLS bool `json:"mtls"`
+	// Encrypted traffic, with MTLS.
+	Encrypted Encrypted `json:"encrypted"`
+	bySender  map[sender]Encrypted
 	// Unseen is what passed by unread.
 	Unseen []unseen.Sight `json:"unseen"`
 	// SpansLost were refused by the receiver, or dropped.
 	SpansLost float64 `json:"spans_lost"`
+	// SpansOverLimit were not made, because of span-rate or trace-spans.
+	SpansOverLimit float64 `json:"spans_over_limit"`
 	// SpansExported were accepted by the receiver.
 	SpansExported float64 `json:"spans_exported"`
 	// Problem is why the agent is not ready, or why its metrics cannot be read.
@@ -54,12 +60,21 @@ type Agent struct {
 type Traffic struct {
 	// Requests of HTTP/1, with and without a trace context.
 	Requests float64 `json:"requests"`
-	// Found: contexts in the prefix window, sampled or not.
-	Found float64 `json:"contexts_found"`
-	// Missed: heads longer than the prefix window, without a context in it.
+	// Found counts trace contexts, sampled or not. Behind counts those of them that were
+	// behind the prefix window: agents find them by deep.
+	Found  float64 `json:"contexts_found"`
+	Behind float64 `json:"contexts_behind_window"`
+	// Missed: heads longer than what was searched of them, without a context in it.
 	Missed float64 `json:"contexts_missed"`
 	// Without: complete heads without a context.
 	Without float64 `json:"contexts_none"`
+	// Searched counts heads that agents searched behind the prefix window, and SearchBytes
+	// the bytes there. A head that several capture points of a node see counts once.
+	Searched    float64 `json:"heads_searched"`
+	SearchBytes float64 `json:"search_bytes"`
+	// OverBudget counts heads that were not searched to their end because deep-budget was
+	// used up.
+	OverBudget float64 `json:"searches_over_budget"`
 }
 
 // Share returns the share of the contexts that are in the prefix window, and false
@@ -68,39 +83,51 @@ func (t Traffic) Share() (float64, bool) {
 	if t.Found+t.Missed == 0 {
 		return 0, false
 	}
-	return t.Found / (t.Found + t.Missed), true
+	return t.inPrefix() / (t.Found + t.Missed), true
 }
+
+func (t Traffic) inPrefix() float64 { return max(0, t.Found-t.Behind) }
 
 func (t Traffic) plus(u Traffic, sign float64) Traffic {
-	return Traffic{t.Requests + sign*u.Requests, t.Found + sign*u.Found, t.Missed + sign*u.Missed, t.Without + sign*u.Without}
+	return Traffic{
+		t.Requests + sign*u.Requests, t.Found + sign*u.Found, t.Behind + sign*u.Behind, t.Missed + sign*u.Missed, t.Without + sign*u.Without,
+		t.Searched + sign*u.Searched, t.SearchBytes + sign*u.SearchBytes, t.OverBudget + sign*u.OverBudget,
+	}
 }
 
-// readAgents returns the agents by node, with the traffic during a window or, with
+// savings returns what a reordering would save the agent, "" for nothing.
+func (t Traffic) savings() string {
+	if t.Searched == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.0f of %.0f contexts (%.1f %%) were behind the prefix window; %.0f heads searched there, %.1f KiB, %.0f bytes each",
+		t.Behind, t.Found+t.Missed, 100*t.Behind/max(1, t.Found+t.Missed), t.Searched, t.SearchBytes/1024, t.SearchBytes/t.Searched)
+}
+
+// readAgents returns the agents of a namespace by node, with the traffic during a window or, with
 // 0, since they started.
-func readAgents(ctx context.Context, c *install.Cluster, window time.Duration) (installed bool, all []Agent, err error) {
-	sets, err := install.List[appsv1.DaemonSet](ctx, c, install.KindDaemonSet, "", metav1.ListOptions{LabelSelector: agentSelector})
-	if err != nil || len(sets) == 0 {
-		return false, []Agent{}, err
-	}
-	pods, err := listPods(ctx, c, agentSelector)
+func readAgents(ctx context.Context, c *install.Cluster, namespace string, window time.Duration) ([]Agent, error) {
+	pods, err := listPods(ctx, c, namespace, agentSelector)
 	if err != nil {
-		return true, nil, err
+		return nil, err
 	}
-	all = askAgents(ctx, c, pods)
+	all := askAgents(ctx, c, pods)
 	if window == 0 {
-		return true, all, nil
+		return all, nil
 	}
 	select {
 	case <-ctx.Done():
-		return true, nil, ctx.Err()
+		return nil, ctx.Err()
 	case <-time.After(window):
 	}
 	later := askAgents(ctx, c, pods)
 	for i := range later {
 		later[i].Traffic = later[i].plus(all[i].Traffic, -1)
+		later[i].Encrypted = later[i].Encrypted.plus(all[i].Encrypted, -1)
+		later[i].bySender = minus(later[i].bySender, all[i].bySender)
 		later[i].Unseen = unseen.Since(all[i].Unseen, later[i].Unseen)
 	}
-	return true, later, nil
+	return later, nil
 }
 
 // askAgents asks all agents concurrently. One that does not respond has a problem.
@@ -140,19 +167,26 @@ func askAgent(ctx context.Context, c *install.Cluster, pod *corev1.Pod) Agent {
 	a.Unseen = unseen.Of(slices.Collect(maps.Values(families)))
 	a.Interfaces = int(m["layertrace_interfaces"])
 	a.Traffic = Traffic{
-		Requests: m["layertrace_requests_total"],
-		Found:    m["layertrace_contexts_found_total"] + m["layertrace_contexts_unsampled_total"],
-		Missed:   m["layertrace_heads_truncated_total"],
-		Without:  m["layertrace_contexts_none_total"],
+		Requests:    m["layertrace_requests_total"],
+		Found:       m["layertrace_contexts_found_total"] + m["layertrace_contexts_unsampled_total"],
+		Behind:      m["layertrace_contexts_behind_window_total"],
+		Missed:      m["layertrace_heads_truncated_total"],
+		Without:     m["layertrace_contexts_none_total"],
+		Searched:    m["layertrace_searches_total"],
+		SearchBytes: m["layertrace_search_bytes_total"],
+		OverBudget:  m["layertrace_searches_over_budget_total"],
 	}
+	a.MTLS = families[followedMetric] != nil
+	a.Encrypted, a.bySender = encryptedOf(families)
 	a.SpansExported = m["layertrace_spans_exported_total"]
 	a.SpansLost = m["layertrace_spans_failed_total"] + m["layertrace_spans_dropped_total"]
+	a.SpansOverLimit = m["layertrace_spans_over_limit_total"]
 	return a
 }
 
-// listPods returns the pods with a label selector, in all namespaces.
-func listPods(ctx context.Context, c *install.Cluster, selector string) ([]*corev1.Pod, error) {
-	return install.List[corev1.Pod](ctx, c, install.KindPod, "", metav1.ListOptions{LabelSelector: selector})
+// listPods returns the pods of a namespace with a label selector; "": of all namespaces.
+func listPods(ctx context.Context, c *install.Cluster, namespace, selector string) ([]*corev1.Pod, error) {
+	return install.List[corev1.Pod](ctx, c, install.KindPod, namespace, metav1.ListOptions{LabelSelector: selector})
 }
 
 func isReady(pod *corev1.Pod) bool {

@@ -5,6 +5,7 @@
 package clusterstatus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/agent/internal/install"
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Status is the health of an installation.
@@ -20,6 +23,9 @@ type Status struct {
 	Installed bool `json:"installed"`
 	// Reorder is the installed reordering method, one of install.Reorders.
 	Reorder string `json:"reorder"`
+	// MTLS is how the proxies get to report encrypted requests, one of install.MTLSLogs,
+	// or "" if they do not.
+	MTLS string `json:"mtls"`
 	// Istio is its version, "" if unknown.
 	Istio string `json:"istio,omitempty"`
 	// Findings of the preflight checks that still apply.
@@ -52,18 +58,45 @@ func Collect(ctx context.Context, c *install.Cluster, o Options) (*Status, error
 	if s.Reorder, err = c.InstalledReorder(ctx, o.IstioNamespace); err != nil {
 		return nil, err
 	}
-	installed := install.Options{Reorder: s.Reorder, IstioNamespace: o.IstioNamespace}
+	sets, err := install.List[appsv1.DaemonSet](ctx, c, install.KindDaemonSet, "", metav1.ListOptions{LabelSelector: agentSelector})
+	if err != nil {
+		return nil, err
+	}
+	installed := install.Options{Reorder: s.Reorder, Namespace: install.DefaultNamespace, IstioNamespace: o.IstioNamespace}
+	if s.Installed = len(sets) > 0; s.Installed {
+		installed.Namespace = namespaceOf(sets)
+	}
+	if s.MTLS, err = c.InstalledMTLS(ctx, o.IstioNamespace); err != nil {
+		return nil, err
+	}
+	if installed.MTLSLog = s.MTLS; s.MTLS != "" {
+		installed.MTLS = install.MTLSOn
+	}
 	if s.Findings, err = c.CheckInstalled(ctx, &installed, mesh); err != nil {
 		return nil, err
 	}
-	if s.Installed, s.Agents, err = readAgents(ctx, c, o.Window); err != nil {
-		return nil, err
+	s.Agents = []Agent{} // JSON readers expect a list
+	if s.Installed {
+		if s.Agents, err = readAgents(ctx, c, installed.Namespace, o.Window); err != nil {
+			return nil, err
+		}
 	}
 	if s.Workloads, err = readWorkloads(ctx, c, o, mesh, s); err != nil {
 		return nil, err
 	}
 	s.Problems = s.findProblems()
 	return s, nil
+}
+
+// namespaceOf returns the namespace of the installation: whoever may create objects anywhere
+// can give them its labels, so the usual one counts if it has a DaemonSet.
+func namespaceOf(sets []*appsv1.DaemonSet) string {
+	for _, set := range sets {
+		if set.Namespace == install.DefaultNamespace {
+			return set.Namespace
+		}
+	}
+	return sets[0].Namespace
 }
 
 // Healthy reports whether agents are installed and all of them are ready.
@@ -76,8 +109,8 @@ func (s *Status) Healthy() bool {
 	return s.Installed && len(s.Agents) > 0
 }
 
-// sufficientShare is the share of contexts in the prefix window below which an
-// agent has a problem.
+// sufficientShare is the share of contexts in the prefix window (or with --reorder none, of
+// those that are found) below which an agent has a problem.
 const sufficientShare = 0.99
 
 // findProblems returns what does not work, with its cause and what to do. It is
@@ -91,7 +124,7 @@ func (s *Status) findProblems() []string {
 		return append(problems, "the DaemonSet has no pods: no node matches its selector, or the cluster has no nodes")
 	}
 	for _, a := range s.Agents {
-		problems = append(problems, a.findProblems(s.Reorder)...)
+		problems = append(problems, a.findProblems(s)...)
 		problems = append(problems, a.findBlocked()...)
 	}
 	traced := slices.ContainsFunc(s.Workloads, func(w Workload) bool { return w.Tracing.On })
@@ -104,10 +137,11 @@ func (s *Status) findProblems() []string {
 	return problems
 }
 
-func (a Agent) findProblems(reorder string) []string {
+func (a Agent) findProblems(s *Status) []string {
+	reorder := s.Reorder
 	var problems []string
 	add := func(format string, args ...any) {
-		problems = append(problems, fmt.Sprintf("agent on %s: ", a.Node)+fmt.Sprintf(format, args...))
+		problems = append(problems, fmt.Sprintf("agent on %s: ", cmp.Or(a.Node, "no node (pod "+a.Pod+")"))+fmt.Sprintf(format, args...))
 	}
 	if a.Problem != "" {
 		add("%s", a.Problem)
@@ -120,17 +154,27 @@ func (a Agent) findProblems(reorder string) []string {
 	}
 	share, known := a.Share()
 	switch {
-	case a.Problem != "":
+	case a.Problem != "", a.Requests == 0 && a.Encrypted.Received > 0:
 	case a.Requests == 0 && len(a.Unseen) > 0:
 		add("it saw no HTTP/1 requests, but %s", a.Unseen[0])
 	case a.Requests == 0:
-		add("it saw no HTTP/1 requests: there was no traffic, or it is encrypted (mutual TLS) or HTTP/2")
+		add("it saw no HTTP/1 requests: there was no traffic, or it is HTTP/2 or encrypted (mutual TLS; see --mtls)")
 	case !known:
 		add("none of %.0f requests had a trace context: tracing is off, or they come from outside the mesh", a.Requests)
-	case share < sufficientShare && reorder == install.ReorderNone:
-		add("only %.1f %% of the contexts are in the prefix window: choose a --reorder other than none, or set deep: true in the agents' configuration", 100*share)
+	case reorder == install.ReorderNone && a.Missed > (1-sufficientShare)*(a.Found+a.Missed):
+		add("%.1f %% of the contexts were missed, behind what was searched: choose a --reorder other than none, or search more (deep, deep-window, deep-budget)", 100*a.Missed/(a.Found+a.Missed))
+	case reorder == install.ReorderNone: // nothing moves the others, and they are found
 	case share < sufficientShare:
 		add("only %.1f %% of the contexts are in the prefix window: this includes requests from before --reorder %s was installed (--window 30s counts from now on); see the workloads", 100*share, reorder)
+	}
+	if a.OverBudget > 0 {
+		add("%.0f heads were not searched for their context: deep-budget is used up; choose a --reorder other than none, or raise it", a.OverBudget)
+	}
+	if problem := a.findEncrypted(s.MTLS); a.Problem == "" && problem != "" {
+		add("%s", problem)
+	}
+	if a.SpansOverLimit > 0 {
+		add("%.0f spans were not made, because of span-rate or trace-spans: sample less, or raise them", a.SpansOverLimit)
 	}
 	if a.SpansLost > 0 {
 		add("%.0f spans were lost: the receiver is slow, unreachable or refuses them; see kubectl logs -n %s", a.SpansLost, a.Pod)

@@ -12,6 +12,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/layertrace/layertrace/agent/internal/unseen"
 	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -144,24 +145,28 @@ func TestExplain(t *testing.T) {
 		return Status{Installed: true, Reorder: install.ReorderLua, Agents: []Agent{a}, Workloads: workloads}
 	}
 	for want, s := range map[string]Status{
-		"":                 agent(func(*Agent) {}),
-		"not installed":    {},
-		"no pods":          {Installed: true},
-		"ImagePullBackOff": agent(func(a *Agent) { a.Ready, a.Problem = false, "ImagePullBackOff: no such image" }),
-		"kubectl logs":     agent(func(a *Agent) { a.Ready = false }),
-		"mutual TLS":       agent(func(a *Agent) { a.Traffic = Traffic{} }),
+		"":                         agent(func(*Agent) {}),
+		"not installed":            {},
+		"no pods":                  {Installed: true},
+		"ImagePullBackOff":         agent(func(a *Agent) { a.Ready, a.Problem = false, "ImagePullBackOff: no such image" }),
+		"kubectl logs":             agent(func(a *Agent) { a.Ready = false }),
+		"agent on no node (pod p)": agent(func(a *Agent) { a.Ready, a.Node, a.Pod, a.Problem = false, "", "p", "its phase is Pending" }),
+		"mutual TLS":               agent(func(a *Agent) { a.Traffic = Traffic{} }),
 		"requests, but 3 packets in VXLAN": agent(func(a *Agent) {
 			a.Traffic, a.Unseen = Traffic{}, []unseen.Sight{{Kind: "vxlan", Count: 3}}
 		}),
 		"program cni ahead at tcx-ingress of eth0: if": agent(func(a *Agent) {
 			a.Unseen = []unseen.Sight{unseen.Ahead("eth0", "xdp", "lb"), unseen.Ahead("eth0", "tcx-ingress", "cni")}
 		}),
-		"none of 10 requests":      agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Without: 10} }),
-		"40.0 % of the contexts":   agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Found: 4, Missed: 6} }),
-		"3 spans were lost":        agent(func(a *Agent) { a.SpansLost = 3 }),
-		"no workload is traced":    {Installed: true, Agents: agent(func(*Agent) {}).Agents, Workloads: []Workload{{}}},
-		"no pod has a sidecar":     {Installed: true, Agents: agent(func(*Agent) {}).Agents},
-		"a --reorder other than n": {Installed: true, Reorder: install.ReorderNone, Agents: agent(func(a *Agent) { a.Missed = 90 }).Agents, Workloads: workloads},
+		"none of 10 requests":           agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Without: 10} }),
+		"40.0 % of the contexts":        agent(func(a *Agent) { a.Traffic = Traffic{Requests: 10, Found: 4, Missed: 6} }),
+		"90.0 % of the contexts are in": agent(func(a *Agent) { a.Behind = 1 }),
+		"2 heads were not searched":     agent(func(a *Agent) { a.OverBudget = 2 }),
+		"5 spans were not made":         agent(func(a *Agent) { a.SpansOverLimit = 5 }),
+		"3 spans were lost":             agent(func(a *Agent) { a.SpansLost = 3 }),
+		"no workload is traced":         {Installed: true, Agents: agent(func(*Agent) {}).Agents, Workloads: []Workload{{}}},
+		"no pod has a sidecar":          {Installed: true, Agents: agent(func(*Agent) {}).Agents},
+		"a --reorder other than n":      {Installed: true, Reorder: install.ReorderNone, Agents: agent(func(a *Agent) { a.Missed = 90 }).Agents, Workloads: workloads},
 	} {
 		got := strings.Join(s.findProblems(), "\n")
 		if !strings.Contains(got, want) || (want == "") != (got == "") || len(s.findProblems()) > 1 {
@@ -172,6 +177,30 @@ func TestExplain(t *testing.T) {
 		if err := s.WriteText(&out); err != nil || !strings.Contains(out.String(), want) {
 			t.Errorf("%v: %s", err, out.String())
 		}
+	}
+}
+
+// Without reordering contexts behind the window are no problem if they are found: the
+// status says what reordering would save.
+func TestSavings(t *testing.T) {
+	a := Agent{Node: "n1", Ready: true, Traffic: Traffic{Requests: 10, Found: 8, Behind: 6, Searched: 3, SearchBytes: 3 * 2048}}
+	none := &Status{Installed: true, Reorder: install.ReorderNone, Agents: []Agent{a}, Workloads: []Workload{{Tracing: Tracing{On: true}}}}
+	lua := *none
+	lua.Reorder = install.ReorderLua
+	const saved = "- n1: 6 of 8 contexts (75.0 %) were behind the prefix window; 3 heads searched there, 6.0 KiB, 2048 bytes each\n"
+	for s, want := range map[*Status]bool{none: true, &lua: false} {
+		s.Problems = s.findProblems()
+		if (len(s.Problems) == 0) != want {
+			t.Errorf("--reorder %s: problems %q", s.Reorder, s.Problems)
+		}
+		var out bytes.Buffer
+		if err := s.WriteText(&out); err != nil || strings.Contains(out.String(), saved) != want || !strings.Contains(out.String(), "25.0 % (2 of 8)") {
+			t.Errorf("--reorder %s: %v: %s", s.Reorder, err, out.String())
+		}
+	}
+	later := a.plus(Traffic{Requests: 1, Found: 1, Behind: 1, Searched: 1, SearchBytes: 100}, -1)
+	if want := (Traffic{Requests: 9, Found: 7, Behind: 5, Searched: 2, SearchBytes: 3*2048 - 100}); later != want {
+		t.Errorf("in a window: %+v, want %+v", later, want)
 	}
 }
 
@@ -228,5 +257,42 @@ istio_layertrace_requests_reordered{} 5
 	}
 	if _, err := parseMetrics([]byte("no metrics {")); err == nil {
 		t.Error("accepted text that is no metrics")
+	}
+}
+
+// Pods write their termination messages themselves, and agents name interfaces.
+func TestStatusDoesNotControlTheTerminal(t *testing.T) {
+	const hostile = "\x1b]0;owned\x07\x1b[2J\u009b31m\u202e"
+	s := Status{
+		Installed: true, Reorder: hostile, Problems: []string{"agent on node1: terminated: " + hostile},
+		Findings:  []install.Finding{{Level: install.Fine, Check: hostile, Text: hostile}},
+		Agents:    []Agent{{Node: hostile, Pod: hostile, Unseen: []unseen.Sight{}}},
+		Workloads: []Workload{{Name: hostile}},
+	}
+	var out bytes.Buffer
+	if err := s.WriteText(&out); err != nil {
+		t.Fatal(err)
+	}
+	if strings.ContainsAny(out.String(), "\x1b\x07\u009b\u202e") || !strings.Contains(out.String(), "owned") {
+		t.Errorf("%q", out.String())
+	}
+}
+
+// A DaemonSet with the labels in somebody's namespace is not the installation.
+func TestNamespaceOfTheInstallation(t *testing.T) {
+	in := func(namespaces ...string) (sets []*appsv1.DaemonSet) {
+		for _, n := range namespaces {
+			set := &appsv1.DaemonSet{}
+			set.Namespace = n
+			sets = append(sets, set)
+		}
+		return sets
+	}
+	for want, sets := range map[string][]*appsv1.DaemonSet{
+		install.DefaultNamespace: in("attacker", install.DefaultNamespace), "own": in("own"),
+	} {
+		if got := namespaceOf(sets); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
 	}
 }

@@ -21,7 +21,9 @@ import (
 const (
 	proxyContainer = "istio-proxy"
 	// proxyStatsPort is where the sidecar's agent serves Envoy's statistics.
-	proxyStatsPort     = 15020
+	proxyStatsPort = 15020
+	// maxProxies is the number of proxies of a workload whose statistics are read.
+	maxProxies         = 3
 	overrideAnnotation = "sidecar.istio.io/bootstrapOverride"
 )
 
@@ -33,12 +35,19 @@ type Workload struct {
 	// Sidecars is the number of pods that have one.
 	Sidecars int     `json:"sidecars"`
 	Tracing  Tracing `json:"tracing"`
-	// Reordered counts the requests that the Wasm filter reordered in one pod's proxy
-	// since the proxy started; nil without that counter: another method is
-	// installed, or the proxy has no filter.
+	// Reordered counts the requests that the Wasm filter reordered in its proxies, of at
+	// most maxProxies pods, since the proxies started; nil without that counter: another
+	// method is installed, or the proxies have no filter.
 	Reordered *float64 `json:"reordered,omitempty"`
 	// Traffic of the nodes that the pods run on.
 	Traffic Traffic `json:"traffic"`
+	// Reports is whether its proxies report encrypted requests, Encrypted what became of
+	// the reports. Workloads of the same service have the same counts.
+	Reports   Reports   `json:"reports"`
+	Encrypted Encrypted `json:"encrypted"`
+	// RecordsDropped are the reports that its proxies dropped because no agent took them,
+	// since the proxies started, of at most maxProxies pods; nil if they do not count them.
+	RecordsDropped *float64 `json:"records_dropped,omitempty"`
 	// ProxyImage of one pod.
 	ProxyImage string `json:"proxy_image,omitempty"`
 	// Problem is why contexts are missing or not in the prefix window.
@@ -57,14 +66,14 @@ func readWorkloads(ctx context.Context, c *install.Cluster, o Options, mesh *ins
 	if err != nil {
 		return nil, err
 	}
-	pods, err := listPods(ctx, c, "")
+	pods, err := listPods(ctx, c, "", "")
 	if err != nil {
 		return nil, err
 	}
 	all := group(pods, injected)
-	byNode := map[string]Traffic{}
-	for _, a := range s.Agents {
-		byNode[a.Node] = a.Traffic
+	byNode := map[string]*Agent{}
+	for i := range s.Agents {
+		byNode[s.Agents[i].Node] = &s.Agents[i]
 	}
 	work, ctx := errgroup.WithContext(ctx)
 	work.SetLimit(maxRequests)
@@ -72,8 +81,9 @@ func readWorkloads(ctx context.Context, c *install.Cluster, o Options, mesh *ins
 		work.Go(func() error {
 			w := &all[i]
 			w.Tracing = tracingOf(w.pods[0], o.IstioNamespace, telemetries, mesh.Config)
-			w.Traffic = sumTraffic(w.pods, byNode)
-			w.Reordered = countReordered(ctx, c, w.pods)
+			w.sumNodes(byNode)
+			w.Reports = reportsOf(w.pods[0], o.IstioNamespace, s.MTLS, telemetries, mesh.Config)
+			w.askProxies(ctx, c)
 			w.Problem = w.findProblem(s.Reorder)
 			return nil
 		})
@@ -152,36 +162,51 @@ func workloadName(pod *corev1.Pod) string {
 	return owner.Name
 }
 
-// sumTraffic sums the traffic of the pods' nodes.
-func sumTraffic(pods []*corev1.Pod, byNode map[string]Traffic) Traffic {
-	var sum Traffic
+// sumNodes sums what the agents of the pods' nodes have counted.
+func (w *Workload) sumNodes(byNode map[string]*Agent) {
 	seen := map[string]bool{}
-	for _, pod := range pods {
-		if !seen[pod.Spec.NodeName] {
-			seen[pod.Spec.NodeName] = true
-			sum = sum.plus(byNode[pod.Spec.NodeName], 1)
-		}
-	}
-	return sum
-}
-
-// countReordered reads the Wasm filter's counter from the first proxy whose
-// statistics can be read.
-func countReordered(ctx context.Context, c *install.Cluster, pods []*corev1.Pod) *float64 {
-	for _, pod := range pods {
-		if proxyImage(pod) == "" || pod.Status.PodIP == "" || !isReady(pod) {
+	for _, pod := range w.pods {
+		agent := byNode[pod.Spec.NodeName]
+		if agent == nil || seen[pod.Spec.NodeName] {
 			continue
 		}
+		seen[pod.Spec.NodeName] = true
+		w.Traffic = w.Traffic.plus(agent.Traffic, 1)
+		own := agent.bySender[senderOf(pod)]
+		own.Connections, own.Refused = agent.Encrypted.Connections, agent.Encrypted.Refused
+		w.Encrypted = w.Encrypted.plus(own, 1)
+	}
+}
+
+// askProxies reads the statistics of the workload's proxies. Without those of a proxy the
+// sums have less, without any there is none.
+func (w *Workload) askProxies(ctx context.Context, c *install.Cluster) {
+	asked := 0
+	for _, pod := range w.pods {
+		if proxyImage(pod) == "" || pod.Status.PodIP == "" || !isReady(pod) || asked == maxProxies {
+			continue
+		}
+		asked++
 		families, err := podMetrics(ctx, c, pod, proxyStatsPort, "stats/prometheus")
 		if err != nil {
-			continue // the report has no figure then
+			continue
 		}
-		if sum, found := sums(families).withSuffix("layertrace_requests_reordered"); found {
-			return &sum
-		}
-		return nil
+		m := sums(families)
+		addCounter(&w.Reordered, m, "layertrace_requests_reordered")
+		addCounter(&w.RecordsDropped, m, droppedSuffix)
 	}
-	return nil
+}
+
+// addCounter adds the metrics with a suffix to a sum, which is nil as long as there are none.
+func addCounter(sum **float64, m metrics, suffix string) {
+	n, found := m.withSuffix(suffix)
+	if !found {
+		return
+	}
+	if *sum != nil {
+		n += **sum
+	}
+	*sum = &n
 }
 
 // findProblem returns why contexts of this workload are missing or not in the

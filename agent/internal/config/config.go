@@ -39,6 +39,9 @@ const (
 	socketCgroupNone = "none"
 )
 
+// DefaultAccessLogAddress is the default of --access-log-address.
+const DefaultAccessLogAddress = ":4327"
+
 // KeyValue is a header of each OTLP request.
 type KeyValue struct{ Key, Value string }
 
@@ -57,6 +60,7 @@ type Config struct {
 	RequestTimeout time.Duration
 	OpenSpanAfter  time.Duration // 0: never
 	RequestPaths   bool
+	DeepBudget     int // bytes per second and CPU
 	MaxConnections int
 	RingBytes      int
 	ReadInterval   time.Duration
@@ -71,6 +75,13 @@ type Config struct {
 	TCPOptionPorts   []uint16
 	TrustedPrefixes  []netip.Prefix
 
+	MTLS             bool
+	AccessLogAddress string // empty: no receiver
+	MTLSPorts        []uint16
+	MTLSConnections  int // 0: MaxConnections
+	MTLSTurns        int
+	MTLSInfer        bool
+
 	Identity string // file name
 	Node     string // empty: the identity file's node, else the host name
 
@@ -81,12 +92,16 @@ type Config struct {
 	OTLPEndpoint string // empty: the protocol's default port on this machine
 	OTLPInsecure bool
 	OTLPHeaders  []KeyValue
+	SpanRate     int // spans per second and capture point; 0: no limit
+	TraceSpans   int // spans of one trace within 10 s; 0: no limit
 	QueueSize    int // spans
 
-	MetricsAddress  string
-	LogLevel        string
-	LogFormat       string
-	ShutdownTimeout time.Duration
+	MetricsAddress string
+	// MetricsNamespaces may read the metrics, with Kubernetes; empty: all.
+	MetricsNamespaces []string
+	LogLevel          string
+	LogFormat         string
+	ShutdownTimeout   time.Duration
 }
 
 // Search is where requests and their trace contexts are searched for: flags that
@@ -94,7 +109,7 @@ type Config struct {
 type Search struct {
 	Ports          []uint16 // empty: all
 	PrefixWindow   int      // bytes
-	Deep           bool
+	Deep           probe.DeepMode
 	DeepWindow     int // bytes
 	ContextHeaders []tracecontext.ContextHeader
 	ContextFormats []tracecontext.Format // in order of preference; empty: all, the first on the wire
@@ -118,6 +133,7 @@ func Define(fs *pflag.FlagSet) *Config {
 		{"Interfaces", defineInterfaces},
 		{"Capture", defineCapture},
 		{"Layers", defineLayers},
+		{"Mutual TLS", defineMTLS},
 		{"TCP options", defineOptions},
 		{"Names", defineNames},
 		{"Export", defineExport},
@@ -143,21 +159,24 @@ func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.Var(newChoice(&c.Mode, probe.ModeAuto, probe.ModeAuto, probe.ModeTCX, probe.ModeClsact, probe.ModeSocketFilter), "mode", "kernel hook")
 	fs.BoolVar(&c.HeadersOnly, "headers-only", false, "on a network device: read nothing but headers, at the interfaces of --pnic, and send what passed to layertrace join")
 	DefineSearch(fs, &c.Search)
+	fs.IntVar(&c.DeepBudget, "deep-budget", probe.DefaultDeepBudget, "with --deep=auto: search at most so many `BYTES` behind the prefix window, per second and CPU")
 	fs.DurationVar(&c.IdleTimeout, "idle-timeout", probe.DefaultIdleTimeout, "report an exchange whose response has ended after this `TIME` without a packet")
 	fs.DurationVar(&c.RequestTimeout, "request-timeout", probe.DefaultRequestTimeout, "report an exchange that is not complete after this `TIME` without a packet")
 	fs.DurationVar(&c.OpenSpanAfter, "open-span-after", probe.DefaultOpenSpanAfter, "send a preliminary span of an exchange that goes on after this `TIME`; 0: never")
 	fs.BoolVar(&c.RequestPaths, "request-paths", true, "keep the path of requests, without query")
 	fs.IntVar(&c.MaxConnections, "max-connections", probe.DefaultMaxConnections, "track at most `N` connections")
 	fs.IntVar(&c.RingBytes, "ring-bytes", probe.DefaultRingBytes, "size of the ring buffer between kernel and agent in `BYTES`, a power of two")
-	fs.DurationVar(&c.ReadInterval, "read-interval", probe.DefaultReadInterval, "`TIME` between two reads of the ring buffer, which is also read when a quarter full")
+	fs.DurationVar(&c.ReadInterval, "read-interval", probe.DefaultReadInterval, "maximum `TIME` between two reads of the ring buffer, which is also read when 128 KiB or a quarter of it are full")
 }
 
 // DefineSearch adds the flags of a search to fs.
 func DefineSearch(fs *pflag.FlagSet, s *Search) {
 	fs.Var(newList(&s.Ports, "PORT", parsePort), "ports", "TCP ports to track, of either end; empty: all")
 	fs.IntVar(&s.PrefixWindow, "prefix-window", tracecontext.DefaultPrefixWindow, "search the first `BYTES` of a request's first segment for the trace context")
-	fs.BoolVar(&s.Deep, "deep", false, "continue the search in later segments, up to --deep-window")
-	fs.IntVar(&s.DeepWindow, "deep-window", tracecontext.DefaultDeepWindow, "search the first `BYTES` of a request with --deep")
+	fs.Var(newChoice(&s.Deep, probe.DeepAuto, probe.DeepAuto, probe.DeepOn, probe.DeepOff), deepFlag,
+		"search for the trace context behind the prefix window too, over any number of segments, up to --deep-window; auto: of requests without one in the window, within --deep-budget")
+	fs.Lookup(deepFlag).NoOptDefVal = string(probe.DeepOn)
+	fs.IntVar(&s.DeepWindow, "deep-window", tracecontext.DefaultDeepWindow, "search at most the first `BYTES` of a request with --deep")
 	fs.Var(newList(&s.ContextHeaders, "NAME=FORMAT", tracecontext.ParseContextHeader), "context-header",
 		fmt.Sprintf("additional header with a trace context (repeatable, at most %d); FORMAT is one of %v",
 			tracecontext.MaxContextHeaders, tracecontext.SingleHeaderFormats()))
@@ -173,6 +192,17 @@ func defineLayers(fs *pflag.FlagSet, c *Config) {
 		"cgroup2 directory whose sockets are captured with --spans=layers (repeatable); auto (default): the pods' cgroup, or all without pods; none: no sockets")
 	fs.DurationVar(&c.LayerMinDuration, "layer-min-duration", 0, "minimum `TIME` in a layer for a span with --spans=layers; metrics include all")
 	fs.Uint32Var(&c.SidecarUID, "sidecar-uid", 1337, "user `ID` of the proxies, which distinguishes their sockets from the applications'")
+}
+
+func defineMTLS(fs *pflag.FlagSet, c *Config) {
+	fs.BoolVar(&c.MTLS, "mtls", false, "follow the connections that proxies encrypt, and join them with the proxies' access log")
+	fs.StringVar(&c.AccessLogAddress, "access-log-address", DefaultAccessLogAddress,
+		"`ADDRESS` of the receiver for Envoy's OpenTelemetry access log with --mtls; empty: off")
+	fs.Var(newList(&c.MTLSPorts, "PORT", parsePort), "mtls-ports", "server ports of the connections to follow with --mtls; empty: all")
+	fs.IntVar(&c.MTLSConnections, "mtls-connections", 0, "follow at most `N` encrypted connections with --mtls, each counted once for each capture point; 0: as many as --max-connections")
+	fs.IntVar(&c.MTLSTurns, "mtls-turns", probe.DefaultTurns, "keep the last `N` turns of all encrypted connections with --mtls, a power of two")
+	fs.BoolVar(&c.MTLSInfer, "mtls-infer", false,
+		"with --mtls and --spans=layers: join what no record names by the plain text inside of the pod; such spans are marked inferred")
 }
 
 func defineOptions(fs *pflag.FlagSet, c *Config) {
@@ -198,15 +228,19 @@ func defineExport(fs *pflag.FlagSet, c *Config) {
 		"where to send exchanges: otlp-grpc or otlp-http (spans), stdout (JSON lines), none")
 	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", "",
 		"`HOST:PORT` (otlp-grpc, default localhost:4317) or URL (otlp-http, default http://localhost:4318)")
-	fs.BoolVar(&c.OTLPInsecure, "otlp-insecure", false, "use otlp-grpc without TLS")
+	fs.BoolVar(&c.OTLPInsecure, insecureFlag, false, "use otlp-grpc without TLS; if not set, only to this machine and to services of the cluster")
 	fs.Var(newList(&c.OTLPHeaders, "KEY=VALUE", parseKeyValue), "otlp-header",
 		"header of each OTLP request (repeatable)")
+	fs.IntVar(&c.SpanRate, "span-rate", 10000, "make at most `N` spans per second at each capture point; 0: no limit")
+	fs.IntVar(&c.TraceSpans, "trace-spans", 4096, "make at most `N` spans of one trace within 10 s; 0: no limit")
 	fs.IntVar(&c.QueueSize, "queue-size", 8192, "queue up to `N` spans while the receiver is slow or unreachable")
 }
 
 func defineAgent(fs *pflag.FlagSet, c *Config) {
 	fs.StringVar(&c.MetricsAddress, "metrics-address", "127.0.0.1:9464",
 		"`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
+	fs.Var(newList(&c.MetricsNamespaces, "NAMESPACE", parseText, "layertrace-system", "kube-system", "monitoring", "prometheus", "observability", "istio-system"), "metrics-namespaces",
+		"with --kubernetes: namespaces whose pods may read /metrics; empty: all (repeatable)")
 	fs.Var(newChoice(&c.LogLevel, "info", "debug", "info", "warn", "error"), "log-level", "minimum level of log lines")
 	fs.Var(newChoice(&c.LogFormat, "text", "text", "json"), "log-format", "format of log lines on stderr")
 	fs.DurationVar(&c.ShutdownTimeout, "shutdown-timeout", 10*time.Second, "maximum `TIME` to drain and detach at the end")

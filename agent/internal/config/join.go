@@ -57,6 +57,13 @@ func (j *Join) define(fs *pflag.FlagSet) {
 	fs.BoolVar(&j.Forward, "forward", false, "send the agents' spans on to the same receiver, for a setup without a Collector")
 }
 
+// Complete sets what depends on flags that were not given. fs has been parsed.
+func (j *Join) Complete(fs *pflag.FlagSet) {
+	if !fs.Changed(insecureFlag) {
+		j.OTLPInsecure = isNear(j.OTLPEndpoint, false)
+	}
+}
+
 // Validate checks the settings. Errors name the flag.
 func (j *Join) Validate() error {
 	if j.Listen == "" && j.ListenHTTP == "" {

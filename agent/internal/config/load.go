@@ -3,8 +3,13 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"net"
+	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"sort"
 	"strconv"
@@ -17,14 +22,16 @@ import (
 const (
 	environmentPrefix = "LAYERTRACE_"
 
-	configFlag = "config"
-	vnicFlag   = "vnic"
-	helpFlag   = "help" // added by cobra, not a setting
+	configFlag   = "config"
+	vnicFlag     = "vnic"
+	deepFlag     = "deep"
+	insecureFlag = "otlp-insecure"
+	helpFlag     = "help" // added by cobra, not a setting
 )
 
-// Load completes a parsed flag set with the environment (from os.Environ) and the
-// YAML file, then validates c, which must be the Config of that set. Errors name the
-// setting and its source.
+// Load completes a parsed flag set with the environment (from os.Environ), the YAML
+// file and its parts, then validates c, which must be the Config of that set. Errors
+// name the setting and its source.
 func Load(fs *pflag.FlagSet, c *Config, environ []string) error {
 	env, err := readEnvironment(fs, environ)
 	if err != nil {
@@ -37,23 +44,64 @@ func Load(fs *pflag.FlagSet, c *Config, environ []string) error {
 	}
 	settings := map[string]setting{}
 	if file != "" {
-		data, err := os.ReadFile(file)
+		parts, err := partsOf(file)
 		if err != nil {
 			return fmt.Errorf("read settings: %w; correct --config", err)
 		}
-		if settings, err = readFile(fs, file, data); err != nil {
-			return err
+		for _, name := range append(parts, file) { // the file overrides its parts
+			data, err := os.ReadFile(name)
+			if err != nil {
+				return fmt.Errorf("read settings: %w; correct --config", err)
+			}
+			some, err := readFile(fs, name, data, environ)
+			if err != nil {
+				return err
+			}
+			maps.Copy(settings, some)
 		}
 	}
-	for name, s := range env { // the environment overrides the file
-		settings[name] = s
-	}
+	maps.Copy(settings, env) // the environment overrides the file
 	if err := apply(fs, settings); err != nil {
 		return err
 	}
 	_, set := settings[vnicFlag]
 	c.VNICDefault = !set && !fs.Changed(vnicFlag)
+	if _, set := settings[insecureFlag]; !set && !fs.Changed(insecureFlag) {
+		c.OTLPInsecure = isNear(c.OTLPEndpoint, c.Kubernetes)
+	}
 	return c.validate()
+}
+
+// isNear reports whether HOST:PORT is on this machine or a service of the cluster: spans leave
+// neither in clear. In a cluster, a name without a dot is a service in the own namespace.
+func isNear(endpoint string, cluster bool) bool {
+	host, _, err := net.SplitHostPort(endpoint)
+	if err != nil {
+		host = endpoint
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.IsLoopback()
+	}
+	host = strings.TrimSuffix(host, ".")
+	return host == "" || host == "localhost" || cluster && !strings.Contains(host, ".") || strings.HasSuffix(host, ".svc") || strings.HasSuffix(host, ".svc.cluster.local")
+}
+
+// partsOf returns the parts of a file of settings, by name: FILE.d/*.yaml. So each
+// component of a kustomize overlay can bring settings along without replacing others.
+func partsOf(file string) (parts []string, err error) {
+	entries, err := os.ReadDir(file + ".d")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries { // sorted
+		if filepath.Ext(e.Name()) == ".yaml" {
+			parts = append(parts, filepath.Join(file+".d", e.Name()))
+		}
+	}
+	return parts, nil
 }
 
 // setting is the value of one key, with its source.
@@ -149,8 +197,9 @@ func readEnvironment(fs *pflag.FlagSet, environ []string) (map[string]setting, e
 }
 
 // readFile parses YAML settings: one flat map from flag names to scalars or lists of
-// scalars. It rejects unknown and duplicate keys.
-func readFile(fs *pflag.FlagSet, file string, data []byte) (map[string]setting, error) {
+// scalars, in which $(NAME) is a variable of the environment. It rejects unknown and
+// duplicate keys.
+func readFile(fs *pflag.FlagSet, file string, data []byte, environ []string) (map[string]setting, error) {
 	var raw map[string]any
 	if err := yaml.UnmarshalStrict(data, &raw); err != nil {
 		return nil, fmt.Errorf("%s is not a valid YAML map of settings: %w", file, err)
@@ -180,9 +229,34 @@ func readFile(fs *pflag.FlagSet, file string, data []byte) (map[string]setting, 
 			}
 			s.items = []string{text}
 		}
+		for i := range s.items {
+			var err error
+			if s.items[i], err = expand(s.items[i], environ); err != nil {
+				return nil, fmt.Errorf("%s: key %q: %w", file, key, err)
+			}
+		}
 		settings[key] = s
 	}
 	return settings, nil
+}
+
+// reference matches $(NAME), as Kubernetes writes references to variables.
+var reference = regexp.MustCompile(`\$\(([A-Za-z_][A-Za-z0-9_]*)\)`)
+
+// expand replaces references to variables of the environment.
+func expand(text string, environ []string) (string, error) {
+	var err error
+	text = reference.ReplaceAllStringFunc(text, func(match string) string {
+		name := reference.FindStringSubmatch(match)[1]
+		for _, entry := range environ {
+			if value, ok := strings.CutPrefix(entry, name+"="); ok {
+				return value
+			}
+		}
+		err = fmt.Errorf("the environment has no variable %s", name)
+		return match
+	})
+	return text, err
 }
 
 func scalar(v any) (string, error) {

@@ -6,11 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -66,6 +68,66 @@ func TestPrecedence(t *testing.T) {
 				t.Errorf("vnic %v, want %v", c.VNIC, test.vnic)
 			}
 		})
+	}
+}
+
+// Deep was a bool: its values mean what they did.
+func TestDeep(t *testing.T) {
+	for want, tests := range map[probe.DeepMode][]struct{ args, env, file string }{
+		probe.DeepAuto: {{}, {"--deep=auto", "", "deep: true"}, {"", "LAYERTRACE_DEEP=auto", ""}, {"", "", "deep: auto"}},
+		probe.DeepOn:   {{"--deep", "", ""}, {"--deep=true", "", ""}, {"", "LAYERTRACE_DEEP=true", "deep: false"}, {"", "", "deep: true"}},
+		probe.DeepOff:  {{"--deep=false", "", "deep: true"}, {"", "LAYERTRACE_DEEP=false", ""}, {"", "", "deep: 'false'"}},
+	} {
+		for _, test := range tests {
+			c, err := load(t, strings.Fields(test.args), strings.Fields(test.env), test.file)
+			if err != nil || c.Deep != want {
+				t.Errorf("%+v: %v, deep %q, want %q", test, err, c.Deep, want)
+			}
+		}
+	}
+}
+
+// The files in FILE.d are parts of it: a later one overrides an earlier one, the file
+// overrides both. $(NAME) is a variable.
+func TestParts(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "config.yaml.d"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"config.yaml":            "queue-size: 1\n",
+		"config.yaml.d/a.yaml":   "queue-size: 2\nring-bytes: 4096\nmode: tcx\nmtls: true\naccess-log-address: '[$(HOST_IP)]:4327'\n",
+		"config.yaml.d/b.yaml":   "ring-bytes: 8192\npnic: ['$(CARD)', '$HOME', 'e(x)']\n",
+		"config.yaml.d/a.yaml.0": "no settings",
+		"config.old.yaml":        "no settings",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	environ := []string{"HOST_IP=192.0.2.1", "CARD=eth0", "HOME=/"}
+	read := func(environ ...string) (*Config, error) {
+		fs := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+		c := Define(fs)
+		if err := fs.Parse([]string{"--config", filepath.Join(dir, "config.yaml")}); err != nil {
+			t.Fatal(err)
+		}
+		return c, Load(fs, c, environ)
+	}
+	c, err := read(environ...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.QueueSize != 1 || c.RingBytes != 8192 || c.Mode != probe.ModeTCX || !c.MTLS || c.AccessLogAddress != "[192.0.2.1]:4327" ||
+		!reflect.DeepEqual(c.PNIC, []string{"eth0", "$HOME", "e(x)"}) {
+		t.Errorf("got %+v", c)
+	}
+	if c, err := read(append(environ, "LAYERTRACE_MTLS=false")...); err != nil || c.MTLS {
+		t.Errorf("the environment does not override a part: %v", err)
+	}
+	_, err = read("CARD=eth0")
+	if want := `config.yaml.d/a.yaml: key "access-log-address": the environment has no variable HOST_IP`; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
@@ -142,5 +204,23 @@ func TestServiceLinksAreNoSettings(t *testing.T) {
 	}, "")
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// Without the setting, spans go in clear only to this machine and to services of the cluster.
+func TestEndpointsWithoutTLS(t *testing.T) {
+	for endpoint, want := range map[string]bool{
+		"": true, "localhost:4317": true, "127.0.0.1:4317": true, "[::1]:4317": true,
+		"collector.monitoring.svc:4317": true, "collector.monitoring.svc.cluster.local.:4317": true,
+		"10.0.0.9:4317": false, "otlp.example.org:4317": false, "[2001:db8::1]:4317": false, "svc.example.org:443": false,
+	} {
+		if got := isNear(endpoint, true); got != want {
+			t.Errorf("%q: %v", endpoint, got)
+		}
+	}
+	for _, inCluster := range []bool{false, true} {
+		if got := isNear("collector:4317", inCluster); got != inCluster {
+			t.Errorf("a name without a dot, in a cluster %v: %v", inCluster, got)
+		}
 	}
 }

@@ -162,7 +162,7 @@ func oneOf(allowed []string) func(string) (string, error) {
 // is also the name in the environment and in the file.
 func (c *Config) validate() error {
 	checks := []func() error{
-		c.validatePatterns, c.validateCapture, c.validateDevice, c.validateOptions, c.validateNames, c.validateExport, c.validateMetrics,
+		c.validatePatterns, c.validateCapture, c.validateDevice, c.validateOptions, c.validateMTLS, c.validateNames, c.validateExport, c.validateMetrics,
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
@@ -189,6 +189,9 @@ func (c *Config) validatePatterns() error {
 	return nil
 }
 
+// Least and most connections that a table may have.
+const minConnections, maxConnections = 16, 1 << 22
+
 func (c *Config) validateCapture() error {
 	between := []struct {
 		flag           string
@@ -196,8 +199,11 @@ func (c *Config) validateCapture() error {
 	}{
 		{"prefix-window", c.PrefixWindow, probe.MinPrefixWindow, probe.MaxPrefixWindow},
 		{"deep-window", c.DeepWindow, c.PrefixWindow, probe.MaxDeepWindow},
-		{"max-connections", c.MaxConnections, 16, 1 << 22},
+		{"deep-budget", c.DeepBudget, probe.MinDeepBudget, probe.MaxDeepBudget},
+		{"max-connections", c.MaxConnections, minConnections, maxConnections},
 		{"ring-bytes", c.RingBytes, os.Getpagesize(), 1 << 30},
+		{"span-rate", c.SpanRate, 0, 1 << 24},
+		{"trace-spans", c.TraceSpans, 0, 1 << 24},
 		{"queue-size", c.QueueSize, 1, 1 << 24},
 	}
 	for _, b := range between {
@@ -239,9 +245,11 @@ func (c *Config) validateDevice() error {
 		return fmt.Errorf("--spans=%s has no effect with --headers-only: remove one of them", SpansLayers)
 	case c.TCPOption != probe.OptionOff:
 		return fmt.Errorf("--tcp-option has no effect with --headers-only: devices only read options; set it on the nodes")
+	case c.MTLS:
+		return fmt.Errorf("--mtls has no effect with --headers-only: encrypted connections are joined on the nodes; remove one of them")
 	case c.Kubernetes:
 		return fmt.Errorf("--kubernetes has no effect with --headers-only: a device has no pods; remove one of them")
-	case c.Deep || len(c.ContextHeaders) > 0 || len(c.ContextFormats) > 0:
+	case c.Deep == probe.DeepOn || len(c.ContextHeaders) > 0 || len(c.ContextFormats) > 0:
 		return fmt.Errorf("--deep, --context-header and --context-format have no effect with --headers-only: no payload is read; remove them")
 	}
 	return nil
@@ -283,6 +291,37 @@ func (c *Config) validateOptions() error {
 	}
 	if c.TCPOption != probe.OptionOff && len(c.TCPOptionCgroups) == 0 {
 		return fmt.Errorf("--tcp-option %s needs --tcp-option-cgroup: name the cgroup2 directories whose sockets write options", c.TCPOption)
+	}
+	return nil
+}
+
+func (c *Config) validateMTLS() error {
+	switch {
+	case !c.MTLS && c.MTLSInfer:
+		return fmt.Errorf("--mtls-infer has no effect without --mtls: set both or none")
+	case !c.MTLS && len(c.MTLSPorts) > 0:
+		return fmt.Errorf("--mtls-ports has no effect without --mtls: set both or none")
+	case !c.MTLS && c.MTLSConnections != 0:
+		return fmt.Errorf("--mtls-connections has no effect without --mtls: set both or none")
+	case !c.MTLS && c.MTLSTurns != probe.DefaultTurns:
+		return fmt.Errorf("--mtls-turns has no effect without --mtls: set both or none")
+	case !c.MTLS:
+		return nil
+	case c.MTLSConnections != 0 && (c.MTLSConnections < minConnections || c.MTLSConnections > maxConnections):
+		return fmt.Errorf("--mtls-connections is %d: choose %d to %d, or 0 for as many as --max-connections", c.MTLSConnections, minConnections, maxConnections)
+	case c.MTLSTurns < probe.MinTurns || c.MTLSTurns > probe.MaxTurns:
+		return fmt.Errorf("--mtls-turns is %d: choose %d to %d", c.MTLSTurns, probe.MinTurns, probe.MaxTurns)
+	case c.MTLSTurns&(c.MTLSTurns-1) != 0:
+		return fmt.Errorf("--mtls-turns is %d: choose a power of two, such as %d", c.MTLSTurns, probe.DefaultTurns)
+	case c.MTLSInfer && !c.Layers():
+		return fmt.Errorf("--mtls-infer needs --spans=%s: the plain text inside of the pods is seen at sockets only", SpansLayers)
+	case c.AccessLogAddress == "" && !c.MTLSInfer:
+		return fmt.Errorf("--mtls needs --access-log-address, such as %s, or --mtls-infer: without either no encrypted connection is joined", DefaultAccessLogAddress)
+	case c.AccessLogAddress == "":
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(c.AccessLogAddress); err != nil {
+		return fmt.Errorf("--access-log-address %q: write HOST:PORT, such as %s", c.AccessLogAddress, DefaultAccessLogAddress)
 	}
 	return nil
 }

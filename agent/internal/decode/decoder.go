@@ -28,9 +28,10 @@ type Options struct {
 	// trace context, as an agent does; 0: the whole head, up to 64 KiB.
 	PrefixWindow int
 	// Deep searches the first DeepWindow bytes of the request, in any number of
-	// segments, as an agent does; 0: tracecontext.DefaultDeepWindow.
-	Deep       bool
-	DeepWindow int
+	// segments, as an agent does; 0: tracecontext.DefaultDeepWindow. DeepAuto does so if
+	// the window of PrefixWindow bytes (0: tracecontext.DefaultPrefixWindow) has no context.
+	Deep, DeepAuto bool
+	DeepWindow     int
 	// Headers are additional headers with a trace context.
 	Headers []tracecontext.ContextHeader
 	// Formats are those to read, the most preferred one first; none: all.

@@ -4,6 +4,7 @@ package decode
 
 import (
 	"bytes"
+	"cmp"
 
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
@@ -144,6 +145,15 @@ func (d *Decoder) parse(head []byte, first int) tracecontext.Result {
 	case d.opts.Deep:
 		opts := d.search(d.opts.DeepWindow)
 		opts.MaxLine = tracecontext.DeepMaxLine
+		return tracecontext.Parse(head, opts)
+	case d.opts.DeepAuto:
+		window := min(first, len(head), cmp.Or(d.opts.PrefixWindow, tracecontext.DefaultPrefixWindow))
+		r := tracecontext.Parse(head[:window], d.search(0))
+		if !r.BeginsRequest || r.Outcome != tracecontext.Truncated {
+			return r
+		}
+		opts := d.search(d.opts.DeepWindow)
+		opts.MaxLine, opts.MaxLineBehind = tracecontext.DeepMaxLine, window
 		return tracecontext.Parse(head, opts)
 	case d.opts.PrefixWindow > 0:
 		return tracecontext.Parse(head[:min(first, len(head))], d.search(d.opts.PrefixWindow))

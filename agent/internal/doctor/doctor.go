@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/agent/internal/unseen"
+	"github.com/layertrace/layertrace/internal/printable"
 )
 
 // Report is the state of this machine.
@@ -164,7 +165,8 @@ func (r Report) WriteText(out io.Writer) error {
 		fmt.Fprintf(&b, "The agent can capture here (--mode auto selects %s).\n", r.Mode)
 	}
 	r.writeUnseen(&b)
-	_, err := out.Write(b.Bytes())
+	// Interfaces have the names that pods gave them.
+	_, err := printable.Writer{To: out}.Write(b.Bytes())
 	return err
 }
 

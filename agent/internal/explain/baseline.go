@@ -224,7 +224,7 @@ func (s *Selection) search(ctx context.Context, root rootOperation) ([]tracestor
 			return nil, err
 		}
 		for _, t := range traces {
-			if !s.asked[t.ID] && !known[t.ID] && rootOperationOf(t) == root {
+			if !s.asked[t.ID] && !known[t.ID] && t.Partial == "" && rootOperationOf(t) == root {
 				known[t.ID] = true
 				baseline = append(baseline, t)
 			}

@@ -106,6 +106,8 @@ func (c *Comparison) take(traces []tracestore.Trace, measure measuring) (all []m
 			}
 		}
 		switch m := measure(t); {
+		case t.Partial != "":
+			c.SkippedReasons["the store returned only a part"]++
 		case len(t.Observations) == 0:
 			c.SkippedReasons["no spans of layertrace"]++
 		case m.total == 0:
@@ -142,12 +144,13 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	c.Verdict = judge(found, c.SlowTotal, len(baseline))
 	c.Verdict.capUnexplained(c.SlowTotal, c.BaselineTotal)
 	c.Verdict.capConfidence(medianOf(slow, func(m measured) int64 { return m.unclear }), c.SlowTotal)
-	cut, contradictions := observe.Flags(0), []string(nil)
+	cut, inferred, contradictions := observe.Flags(0), false, []string(nil)
 	for _, m := range slow {
 		if len(m.contradictions) > 0 {
 			contradictions = append(contradictions, m.contradictions[0])
 		}
 		cut |= m.cut
+		inferred = inferred || m.inferred
 	}
 	c.Verdict.contradicted(contradictions)
 	if n := len(contradictions); n > 3 {
@@ -155,6 +158,7 @@ func (c *Comparison) compare(baseline, slow []measured) {
 	}
 	c.Notes = append(c.Notes, contradictions...)
 	c.Verdict.capCut(cut)
+	c.Verdict.capInferred(inferred)
 	c.Verdict.capMissing(missingInMost(baseline, slow))
 	aheadIn := func(m measured) int64 { return m.ahead }
 	ahead, usual := medianOf(slow, aheadIn), medianOf(baseline, aheadIn)

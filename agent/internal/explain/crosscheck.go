@@ -30,14 +30,15 @@ func unseen(t tracestore.Trace, tree *breakdown.Tree) (most int64, notes []strin
 	}
 	reported := reportedTimes(t)
 	seen, root := map[trace.SpanID]int64{}, tree.Roots[0]
+	passedOn := passedOn(tree)
 	for _, h := range tree.Hops {
-		if !hasAncestorOf(h, h.SpanID) {
+		if !passedOn[h] {
 			seen[h.SpanID] += h.Total // several attempts
 		}
 	}
 	for _, h := range tree.Hops {
 		time, known := reported[h.SpanID]
-		if !known || !h.OnCriticalPath || hasAncestorOf(h, h.SpanID) {
+		if !known || !h.OnCriticalPath || passedOn[h] {
 			continue
 		}
 		within := seen[h.SpanID]
@@ -107,15 +108,25 @@ func contradicts(reported, seen int64) bool {
 	return reported-seen > max(minUnseen, int64(minUnseenShare*float64(reported)))
 }
 
-// hasAncestorOf reports whether a hop above h has this span in its header:
+// passedOn returns the hops whose header has the same span as that of a hop above:
 // applications pass on the header that they receive.
-func hasAncestorOf(h *breakdown.Hop, id trace.SpanID) bool {
-	for p := h.Parent; p != nil; p = p.Parent {
-		if p.SpanID == id {
-			return true
+func passedOn(tree *breakdown.Tree) map[*breakdown.Hop]bool {
+	all := map[*breakdown.Hop]bool{}
+	var above []trace.SpanID // of the hops from the root to the present one
+	count := map[trace.SpanID]int{}
+	for _, h := range tree.Hops { // each comes right after its parent or after what is below a sibling
+		for len(above) > h.Depth {
+			last := len(above) - 1
+			count[above[last]]--
+			above = above[:last]
 		}
+		if count[h.SpanID] > 0 {
+			all[h] = true
+		}
+		above = append(above, h.SpanID)
+		count[h.SpanID]++
 	}
-	return false
+	return all
 }
 
 // contradicted lowers the confidence because spans took longer than what was seen.

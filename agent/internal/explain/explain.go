@@ -25,9 +25,19 @@ func Explain(t tracestore.Trace, baseline []tracestore.Trace) Report {
 func (b *baselineTimes) explain(t tracestore.Trace) Report {
 	r := Report{TraceID: t.ID.String(), Start: t.Start(), Notes: notes(t), Layers: []LayerTime{}, Hops: []Hop{}}
 	r.Service, r.Operation = rootOf(t)
-	tree := breakdown.Split(t.Observations, parents(t))
-	for _, h := range tree.Hops {
+	tree, tooMany := split(t)
+	listed := longestOf(tree.Hops)
+	for _, h := range listed {
 		r.Hops = append(r.Hops, b.hop(h))
+	}
+	if n := len(tree.Hops) - len(listed); n > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("the trace has too many hops to list: the %d that took longest are here, %d are not", len(listed), n))
+	}
+	if tooMany == "" {
+		tooMany = limited(t)
+	}
+	if tooMany != "" {
+		r.Notes = append(r.Notes, tooMany)
 	}
 	if len(tree.Roots) == 0 || tree.Roots[0].Total == 0 {
 		r.Verdict = noVerdict("No hop of this trace was seen from its request to its response.")
@@ -52,11 +62,58 @@ func (b *baselineTimes) explain(t tracestore.Trace) Report {
 	r.Verdict.Share = share(r.Verdict.Excess, whole)
 	r.Verdict.capConfidence(unclear, r.Total)
 	r.Verdict.contradicted(contradictions)
+	r.Verdict.doubt(partial(t))
+	if tooMany != "" {
+		r.Verdict.doubt(tooMany)
+		r.Verdict.Confidence = Low
+	}
 	r.Verdict.capCut(cutOf(tree))
+	r.Verdict.capInferred(inferredOf(tree))
 	r.Verdict.capMissing(b.calls.missing(callsOf(tree)))
 	ahead := aheadOf(t, tree)
 	r.Verdict.capAhead(slowAhead(ahead, b.ahead, r.Total), ahead-b.ahead)
 	return r
+}
+
+const (
+	// maxObservations is how many observations of a trace are split: whoever may send a
+	// request chooses its trace ID.
+	maxObservations = 32768
+	// maxHops is how many hops a report lists.
+	maxHops = 1000
+)
+
+// split is the tree of a trace, by those of its observations that began first if it has too
+// many. tooMany says so.
+func split(t tracestore.Trace) (tree *breakdown.Tree, tooMany string) {
+	some := t.Observations
+	if n := len(some); n > maxObservations {
+		some = slices.SortedStableFunc(slices.Values(some), func(a, b observe.Observation) int { return cmp.Compare(a.Wall, b.Wall) })[:maxObservations]
+		tooMany = fmt.Sprintf("the trace has %d sightings of requests: only the first %d of them are counted", n, maxObservations)
+	}
+	return breakdown.Split(some, parents(t)), tooMany
+}
+
+// limited says that an agent left out requests of a trace, "" if none did.
+func limited(t tracestore.Trace) string {
+	for i := range t.Observations {
+		if o := &t.Observations[i]; o.Flags&observe.FlagTraceLimited != 0 {
+			return "the trace had more requests than the agent of " + o.Point.Node + " makes spans of (--trace-spans): what is missing counts as the application's"
+		}
+	}
+	return ""
+}
+
+// longestOf returns the hops that took longest, in their order, if there are too many.
+func longestOf(hops []*breakdown.Hop) []*breakdown.Hop {
+	if len(hops) <= maxHops {
+		return hops
+	}
+	some := map[*breakdown.Hop]bool{}
+	for _, h := range slices.SortedStableFunc(slices.Values(hops), func(a, b *breakdown.Hop) int { return cmp.Compare(b.Total, a.Total) })[:maxHops] {
+		some[h] = true
+	}
+	return slices.DeleteFunc(slices.Clone(hops), func(h *breakdown.Hop) bool { return !some[h] })
 }
 
 // maxEndings is the number of hops whose data ends that are noted one by one.
@@ -87,10 +144,7 @@ func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
 		FromNamespace: h.ClientNamespace(), ToNamespace: h.ServerNamespace(),
 		FromNode: h.ClientNode(), ToNode: h.ServerNode(),
 		Start: h.Start, Total: h.Total, Unattributed: h.Unattributed,
-		OnCriticalPath: h.OnCriticalPath, Notes: append([]string{}, h.Notes...), Segments: []Segment{},
-	}
-	for p := h.Parent; p != nil; p = p.Parent {
-		r.Depth++
+		Depth: h.Depth, OnCriticalPath: h.OnCriticalPath, Notes: append([]string{}, h.Notes...), Segments: []Segment{},
 	}
 	flags := observe.Flags(0)
 	for _, o := range h.Observations() {
@@ -104,6 +158,7 @@ func (b *baselineTimes) hop(h *breakdown.Hop) Hop {
 	r.Verdict = b.hopVerdict(h)
 	r.Verdict.capConfidence(h.Unattributed, h.Total)
 	r.Verdict.capCut(h.Cut())
+	r.Verdict.capInferred(h.Inferred())
 	r.Verdict.capMissing(b.calls.missingBelow(hopName(h), len(h.Children)))
 	return r
 }
@@ -122,10 +177,7 @@ func to(h *breakdown.Hop) string {
 // qualified returns the name of a service, with its namespace if that is not the one of
 // the service that the trace begins at: services of one name in two namespaces are two.
 func qualified(h *breakdown.Hop, service, namespace string) string {
-	for h.Parent != nil {
-		h = h.Parent
-	}
-	if service == "" || namespace == "" || namespace == h.ServerNamespace() {
+	if service == "" || namespace == "" || namespace == h.Root().ServerNamespace() {
 		return service
 	}
 	return service + "." + namespace
@@ -155,6 +207,9 @@ func notes(t tracestore.Trace) []string {
 	if len(t.Observations) > 0 && !sockets {
 		n = append(n, "the agents watched interfaces only (--spans=interfaces, or no --socket-cgroup): protocol stack and application are merged")
 	}
+	if t.Partial != "" {
+		n = append(n, partial(t))
+	}
 	if t.Replaced > 0 {
 		n = append(n, counted(t.Replaced, "preliminary span was", "preliminary spans were")+" replaced by the whole")
 	}
@@ -169,6 +224,15 @@ func notes(t tracestore.Trace) []string {
 		n = append(n, "skipped: "+u)
 	}
 	return n
+}
+
+// partial says that the store did not return the whole trace, "" if it did: a span that is
+// missing may change the verdict.
+func partial(t tracestore.Trace) string {
+	if t.Partial == "" {
+		return ""
+	}
+	return "the store returned only a part of the trace: " + t.Partial
 }
 
 // parents returns the parent of each span that proxies and applications reported.

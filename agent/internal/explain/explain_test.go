@@ -185,6 +185,45 @@ func TestCutReasons(t *testing.T) {
 	}
 }
 
+// No verdict has high confidence if a hop of it was joined without a proxy's record, and any
+// other join changes nothing.
+func TestInferredIsNotHigh(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	baseline := baselineOf(r, 20, nil)
+	slow := toDetails(func(h *breakdowntest.Hop) { h.Relay += 50_000_000 })
+	for _, join := range []observe.Join{observe.JoinNone, observe.JoinExact, observe.JoinTime, observe.JoinInferred} {
+		whole := pageTrace(r, 1, nil, slow)
+		for i := range whole.Observations {
+			whole.Observations[i].Join = join
+		}
+		report := Explain(whole, baseline)
+		want := High
+		if join == observe.JoinInferred {
+			want = Medium
+		}
+		if report.Verdict.Confidence != want || report.Verdict.Layer != observe.RelayNetwork {
+			t.Errorf("join %q: %s with confidence %s, want %s", join, report.Verdict.Layer, report.Verdict.Confidence, want)
+		}
+		for _, h := range report.Hops {
+			if join == observe.JoinInferred && h.Verdict.Confidence == High {
+				t.Errorf("hop from %s has high confidence", h.From)
+			}
+		}
+		c := Comparison{Verdict: Verdict{Confidence: High}}
+		var slower, usual []measured
+		for range 3 {
+			slower = append(slower, newMeasuredTrace(whole).measured)
+		}
+		for _, b := range baseline {
+			usual = append(usual, newMeasuredTrace(b).measured)
+		}
+		c.compare(usual, slower)
+		if (join == observe.JoinInferred) == (c.Verdict.Confidence == High) {
+			t.Errorf("join %q: a group has confidence %s", join, c.Verdict.Confidence)
+		}
+	}
+}
+
 // No verdict on an exchange that was cut has high confidence: that of its trace and hop,
 // of a group, and that nothing is slow.
 func TestCutIsNotHigh(t *testing.T) {

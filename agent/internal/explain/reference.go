@@ -62,6 +62,7 @@ type measured struct {
 	ahead               int64    // of aheadOf
 	contradictions      []string // spans that took longer than what was seen
 	cut                 observe.Flags
+	inferred            bool
 	roots               int // more than one: hops without a known parent
 	calls               calls
 	sums                sums
@@ -84,7 +85,7 @@ type measuredHop struct {
 type measuring func(tracestore.Trace) *measuredTrace
 
 func newMeasuredTrace(t tracestore.Trace) *measuredTrace {
-	tree := breakdown.Split(t.Observations, parents(t))
+	tree, _ := split(t)
 	m := &measuredTrace{measured: measured{id: t.ID.String(), roots: len(tree.Roots)}}
 	if m.roots == 0 {
 		return m
@@ -98,7 +99,7 @@ func newMeasuredTrace(t tracestore.Trace) *measuredTrace {
 	m.sums, m.unattributed, m.unclear = sumOfTree(tree)
 	m.unattributed += missing
 	m.unclear += missing
-	m.ahead, m.cut, m.calls = aheadOf(t, tree), cutOf(tree), callsOf(tree)
+	m.ahead, m.cut, m.inferred, m.calls = aheadOf(t, tree), cutOf(tree), inferredOf(tree), callsOf(tree)
 	for _, h := range tree.Hops {
 		m.hops = append(m.hops, measuredHop{hopKey{hopName(h), requestOfHop(h)}, sumOfHop(h), piecesOf(h), h.Segments})
 	}

@@ -10,9 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/layertrace/layertrace/internal/observe"
+	terminal "github.com/layertrace/layertrace/internal/printable"
 )
 
 // This file has what text and page share: formats, names, tables, hops.
@@ -61,16 +61,9 @@ func signedDuration(ns int64) string {
 // exact writes all digits of a time.
 func exact(ns int64) string { return strconv.FormatInt(ns, 10) + " ns" }
 
-// printable replaces characters that would move a terminal's cursor, change its
-// colours or the direction of writing: names come from whoever sent the spans.
-func printable(text string) string { return strings.Map(printableRune, text) }
-
-func printableRune(r rune) rune {
-	if unicode.IsPrint(r) {
-		return r
-	}
-	return unicode.ReplacementChar
-}
+// printable replaces characters that would control a terminal: names come from whoever sent
+// the spans.
+func printable(text string) string { return terminal.Text(text) }
 
 const (
 	timeFormat      = "2006-01-02 15:04:05"
@@ -279,6 +272,7 @@ var flagWords = []struct {
 	{observe.FlagReset, "RST ended the connection before the exchange was complete"},
 	{observe.FlagSeveralContexts, "the request has several trace contexts with different IDs: it may belong to another trace"},
 	{observe.FlagOutsideWindow, "the trace context is outside of what an agent reads of a request"},
+	{observe.FlagTraceLimited, "an agent left out later requests of the trace: it had too many"},
 	{observe.FlagUpgraded, "the connection became a tunnel: the time ends there"},
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/layertrace/layertrace/internal/observe"
+	terminal "github.com/layertrace/layertrace/internal/printable"
 )
 
 //go:embed page/*.tmpl
@@ -136,7 +137,7 @@ func visible(r rune) rune {
 	if r == '\n' {
 		return r
 	}
-	return printableRune(r)
+	return terminal.Rune(r)
 }
 
 // view prepares report number n of the page. firstHop is the number of hops of the

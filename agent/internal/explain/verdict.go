@@ -367,6 +367,19 @@ func (v *Verdict) capCut(flags observe.Flags) {
 	}
 }
 
+// capInferred lowers a high confidence if an encrypted exchange was joined without a record of
+// the proxy.
+func (v *Verdict) capInferred(inferred bool) {
+	if inferred {
+		v.doubt("an encrypted exchange got its trace without a record of its proxy (layertrace.join is inferred): it may belong to another request")
+	}
+}
+
+// inferredOf reports whether a hop of a trace was inferred.
+func inferredOf(tree *breakdown.Tree) bool {
+	return slices.ContainsFunc(tree.Hops, (*breakdown.Hop).Inferred)
+}
+
 // cutOf returns the flags of observe.Cut of all hops of a trace: one that was cut may have been on the
 // critical path.
 func cutOf(tree *breakdown.Tree) (flags observe.Flags) {

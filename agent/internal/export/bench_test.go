@@ -27,12 +27,12 @@ import (
 func BenchmarkDelivery(b *testing.B) {
 	log := slog.New(slog.DiscardHandler)
 	receiver := &byteCounter{}
-	exporter, err := NewOTLP(b.Context(), OTLPOptions{Endpoint: receiver.serve(b), Insecure: true, Log: log})
+	client, err := NewClient(b.Context(), OTLPOptions{Endpoint: receiver.serve(b), Insecure: true, Log: log})
 	if err != nil {
 		b.Fatal(err)
 	}
-	queue := NewQueue(exporter, 4*batchSize, log)
-	emitter := span.NewEmitter(span.Options{Processor: queue, Offset: bootTime, Version: "v1"})
+	queue := NewQueue(client, 4*batchSize, log)
+	emitter := span.NewEmitter(span.Options{Sink: queue, Offset: bootTime, Version: "v1"})
 	points := benchPoints()
 	b.ReportAllocs()
 	cpu, n := cpuTime(b), 0

@@ -16,7 +16,7 @@ import (
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 )
@@ -48,17 +48,8 @@ type OTLPOptions struct {
 	Log *slog.Logger
 }
 
-// NewOTLP returns an exporter. It does not connect yet: a receiver that is down
-// now is treated like one that goes down later.
-func NewOTLP(ctx context.Context, opts OTLPOptions) (sdktrace.SpanExporter, error) {
-	client, err := NewClient(ctx, opts)
-	if err != nil {
-		return nil, err
-	}
-	return &uploader{client: client}, nil
-}
-
-// NewClient returns a client that sends spans as they were received.
+// NewClient returns a client for a Queue, or to send spans as they were received. It does
+// not connect yet: a receiver that is down now is treated like one that goes down later.
 func NewClient(ctx context.Context, opts OTLPOptions) (otlptrace.Client, error) {
 	// receiverLog reports failed attempts, and the queue counts lost spans.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { opts.Log.Debug("opentelemetry", "error", err) }))
@@ -162,8 +153,11 @@ func (r *receiverLog) unary(ctx context.Context, method string, request, reply a
 ) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	err := invoke(ctx, method, request, reply, conn, opts...)
-	r.attempted(err)
+	err := throttled(invoke(ctx, method, request, reply, conn, opts...))
+	if response, ok := reply.(*coltracepb.ExportTraceServiceResponse); ok && err == nil {
+		reportPartial(ctx, response)
+	}
+	r.attempted(advise(err))
 	return err
 }
 
@@ -181,9 +175,11 @@ func (t *roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		t.log.attempted(err)
 		return nil, temporary{err}
 	}
+	throttleHTTP(response, time.Now())
 	if response.StatusCode >= http.StatusMultipleChoices {
 		t.log.attempted(fmt.Errorf("the receiver responded %s", response.Status))
 	} else {
+		readPartial(r.Context(), response)
 		t.log.attempted(nil)
 	}
 	return response, nil

@@ -11,41 +11,40 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/sdk/resource"
 	"go.opentelemetry.io/otel/trace"
 	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/testkit"
 )
 
 func newQueue(t *testing.T, opts OTLPOptions, size int) *Queue {
 	t.Helper()
 	opts.Insecure, opts.Log = true, slog.New(slog.DiscardHandler)
-	exporter, err := NewOTLP(t.Context(), opts)
+	client, err := NewClient(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return NewQueue(exporter, size, opts.Log)
+	return NewQueue(client, size, opts.Log)
 }
 
 // send hands in n different spans.
 func send(q *Queue, from, n int) {
 	for i := from; i < from+n; i++ {
-		q.OnEnd(newSpan(i))
+		q.Take(newSpan(i))
 	}
 }
 
-func newSpan(i int) sdktrace.ReadOnlySpan {
-	return tracetest.SpanStub{
-		Name: "node2_eth0",
-		SpanContext: trace.NewSpanContext(trace.SpanContextConfig{
-			TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1, byte(i >> 16), byte(i >> 8), byte(i)}, TraceFlags: trace.FlagsSampled,
-		}),
-		StartTime: time.Unix(1, 0), EndTime: time.Unix(2, 0),
-	}.Snapshot()
+var testOrigin = &span.Origin{Resource: resource.Empty()}
+
+func newSpan(i int) *span.Finished {
+	return &span.Finished{
+		Origin: testOrigin, Name: "node2_eth0", TraceID: trace.TraceID{1}, ID: trace.SpanID{1, byte(i >> 16), byte(i >> 8), byte(i)},
+		Start: 1e9, End: 2e9,
+	}
 }
 
 // checkSum fails unless every span is accounted for.
@@ -60,8 +59,11 @@ func TestAllSpansArrive(t *testing.T) {
 	r := &testkit.Receiver{}
 	q := newQueue(t, OTLPOptions{Endpoint: r.Serve(t, "127.0.0.1:0")}, 8192)
 	send(q, 0, 3000)
-	if err := q.Shutdown(t.Context()); err != nil { // of one provider of many
+	if err := q.ForceFlush(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if c := q.Counters(); c.Exported != 3000 || c.Queued != 0 {
+		t.Errorf("after a flush: %+v", c)
 	}
 	send(q, 3000, 10)
 	if err := q.Close(t.Context()); err != nil {
@@ -141,6 +143,9 @@ func TestRefusedSpansAreCounted(t *testing.T) {
 		"partial success": func(context.Context) (*coltracepb.ExportTraceServiceResponse, error) {
 			return &coltracepb.ExportTraceServiceResponse{PartialSuccess: &coltracepb.ExportTracePartialSuccess{RejectedSpans: 3}}, nil
 		},
+		"warning": func(context.Context) (*coltracepb.ExportTraceServiceResponse, error) {
+			return &coltracepb.ExportTraceServiceResponse{PartialSuccess: &coltracepb.ExportTracePartialSuccess{ErrorMessage: "an old version"}}, nil
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &testkit.Receiver{Respond: respond}
@@ -149,8 +154,9 @@ func TestRefusedSpansAreCounted(t *testing.T) {
 			if err := q.Close(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if c := q.Counters(); c.Failed != 20 || c.Exported != 0 {
-				t.Errorf("counts %+v", c)
+			want := map[string]uint64{"error": 20, "partial success": 3, "warning": 0}[name]
+			if c := q.Counters(); c.Failed != want || c.Exported != 20-want {
+				t.Errorf("counts %+v, want %d that failed", c, want)
 			}
 			checkSum(t, q.Counters())
 		})
@@ -173,6 +179,19 @@ func TestCloseKeepsItsTime(t *testing.T) {
 		t.Errorf("counts %+v", c)
 	}
 	checkSum(t, q.Counters())
+}
+
+// A span leaves without others, after the delay.
+func TestSingleSpanLeaves(t *testing.T) {
+	r := &testkit.Receiver{}
+	q := newQueue(t, OTLPOptions{Endpoint: r.Serve(t, "127.0.0.1:0")}, 8192)
+	for n := 1; n <= 2; n++ { // the timer works again
+		send(q, n, 1)
+		testkit.Eventually(t, "the span is sent", func() bool { return q.Counters().Exported == uint64(n) })
+	}
+	if err := q.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestQueueMetrics(t *testing.T) {

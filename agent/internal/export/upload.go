@@ -4,75 +4,129 @@ package export
 
 // Encoding spans for OTLP.
 //
-// OpenTelemetry's SDK makes the spans and its OTLP client sends and retries them;
-// only the encoder in between is ours. otlptrace.Exporter makes three objects of
-// each attribute, which protobuf's reflection then turns into bytes: for a batch
-// of 512 interface spans, 54 allocations per span and three to four times the CPU
-// time of this file, which makes one allocation per span. With every request
-// sampled that was most of what an agent cost
-// (docs/decisions/012-own-upload.md). TestUploadIsThatOfOpenTelemetry compares
-// what a receiver gets from both.
+// Spans are encoded when they are made, into the memory of their batch: a span that waits
+// is some 400 bytes without a pointer. OpenTelemetry's OTLP client sends and retries the
+// batches. What lies between, its SDK's spans and otlptrace.Exporter, is not used: the first
+// makes eleven objects of a span, the second three of each attribute
+// (docs/decisions/012-own-upload.md has the measurement). TestUploadIsThatOfOpenTelemetry
+// compares what a receiver gets from both.
 
 import (
-	"context"
+	"encoding/binary"
 	"math"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
-	"go.opentelemetry.io/otel/sdk/instrumentation"
-	"go.opentelemetry.io/otel/sdk/resource"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/layertrace/layertrace/agent/internal/span"
+	"github.com/layertrace/layertrace/internal/recent"
 )
 
-// uploader is a span exporter on OpenTelemetry's OTLP client.
-type uploader struct {
-	client otlptrace.Client
-	buffer []byte // of one batch, reused for the next
+// batch has the encoded spans of one request.
+type batch struct {
+	encoded []byte        // of all spans, in the order in which they came
+	spans   []encodedSpan // where each is
+	origins []batchOrigin // in the order in which they came
+	index   map[*span.Origin]int
 }
 
-// ExportSpans sends one batch. It must not be called concurrently.
-func (u *uploader) ExportSpans(ctx context.Context, batch []sdktrace.ReadOnlySpan) error {
-	u.buffer = u.buffer[:0]
-	var upload []*tracepb.ResourceSpans
-	for _, spans := range byOrigin(batch) {
-		from := len(u.buffer)
-		u.buffer = appendResourceSpans(u.buffer, spans)
-		// The client takes messages, not bytes. Protobuf writes fields that it
-		// does not know as they are, so the encoded message is passed as the
-		// unknown fields of an empty one.
-		message := &tracepb.ResourceSpans{}
-		message.ProtoReflect().SetUnknown(u.buffer[from:])
-		upload = append(upload, message)
-	}
-	return u.client.UploadTraces(ctx, upload)
+// encodedSpan is the part of batch.encoded up to end, from the end of the one before.
+type encodedSpan struct{ end, origin int }
+
+type batchOrigin struct {
+	origin *span.Origin
+	size   int // of its encoded spans
 }
 
-// Shutdown closes the connection.
-func (u *uploader) Shutdown(ctx context.Context) error { return u.client.Stop(ctx) }
+func newBatch() *batch { return &batch{index: map[*span.Origin]int{}} }
 
-// byOrigin groups spans by their resource and scope.
-func byOrigin(batch []sdktrace.ReadOnlySpan) (groups [][]sdktrace.ReadOnlySpan) {
-	type origin struct {
-		resource *resource.Resource // each provider has its own
-		scope    instrumentation.Scope
+// reset empties the batch and keeps its memory.
+func (b *batch) reset() {
+	b.encoded, b.spans = b.encoded[:0], b.spans[:0]
+	clear(b.origins)
+	b.origins = b.origins[:0]
+	clear(b.index)
+}
+
+// add encodes a span.
+func (b *batch) add(s *span.Finished) {
+	i, known := b.index[s.Origin]
+	if !known {
+		i = len(b.origins)
+		b.index[s.Origin], b.origins = i, append(b.origins, batchOrigin{origin: s.Origin})
 	}
-	index := map[origin]int{}
-	for _, s := range batch {
-		o := origin{s.Resource(), s.InstrumentationScope()}
-		i, known := index[o]
-		if !known {
-			i = len(groups)
-			index[o] = i
-			groups = append(groups, nil)
+	from := len(b.encoded)
+	b.encoded = appendSpan(b.encoded, s)
+	b.spans = append(b.spans, encodedSpan{len(b.encoded), i})
+	b.origins[i].size += len(b.encoded) - from
+}
+
+// request makes batches what OpenTelemetry's client takes, one after the other in the same
+// memory: a message for each origin. The client takes messages, not bytes. Protobuf writes
+// fields that it does not know as they are, so an encoded message is passed as the unknown
+// fields of an empty one.
+type request struct {
+	memory   []byte
+	messages []*tracepb.ResourceSpans
+	origins  *recent.Table[*span.Origin, encodedOrigin]
+}
+
+// encodedOrigin is what comes before the spans of an origin.
+type encodedOrigin struct {
+	resource []byte // of ResourceSpans
+	scope    []byte // of ScopeSpans
+}
+
+// maxOrigins is the number of origins that stay encoded, some 500 bytes each.
+const maxOrigins = 1024
+
+func newRequest() *request { return &request{origins: recent.New(maxOrigins, encodeOrigin)} }
+
+// of returns the messages of a batch, which are valid until the next call.
+func (r *request) of(b *batch) []*tracepb.ResourceSpans {
+	size := 0
+	for i := range b.origins {
+		size += r.sizeOf(&b.origins[i])
+	}
+	r.memory = slices.Grow(r.memory[:0], size) // now: the messages keep parts of it
+	for len(r.messages) < len(b.origins) {
+		r.messages = append(r.messages, &tracepb.ResourceSpans{})
+	}
+	for i := range b.origins {
+		from := len(r.memory)
+		r.append(b, i)
+		r.messages[i].ProtoReflect().SetUnknown(r.memory[from:len(r.memory):len(r.memory)])
+	}
+	return r.messages[:len(b.origins)]
+}
+
+// sizeOf returns the size of an origin and its spans at most.
+func (r *request) sizeOf(o *batchOrigin) int {
+	encoded := r.origins.Get(o.origin)
+	return len(encoded.resource) + len(encoded.scope) + o.size + 1 + binary.MaxVarintLen64 // the tag and length of ScopeSpans
+}
+
+// append appends the content of a ResourceSpans message: an origin and its spans.
+func (r *request) append(b *batch, origin int) {
+	o := &b.origins[origin]
+	encoded := r.origins.Get(o.origin)
+	to := append(r.memory, encoded.resource...)
+	to = protowire.AppendTag(to, resourceSpansScopeSpans, protowire.BytesType)
+	to = protowire.AppendVarint(to, uint64(len(encoded.scope)+o.size))
+	to = append(to, encoded.scope...)
+	from := 0
+	for _, s := range b.spans {
+		if s.origin == origin {
+			to = append(to, b.encoded[from:s.end]...)
 		}
-		groups[i] = append(groups[i], s)
+		from = s.end
 	}
-	return groups
+	r.memory = to
 }
 
 // Field numbers of opentelemetry/proto/trace/v1/trace.proto and
@@ -91,16 +145,15 @@ const (
 	scopeName    = 1
 	scopeVersion = 2
 
-	spanTraceID           = 1
-	spanID                = 2
-	spanParentID          = 4
-	spanName              = 5
-	spanKind              = 6
-	spanStart             = 7
-	spanEnd               = 8
-	spanAttributes        = 9
-	spanDroppedAttributes = 10
-	spanFlags             = 16
+	spanTraceID    = 1
+	spanID         = 2
+	spanParentID   = 4
+	spanName       = 5
+	spanKind       = 6
+	spanStart      = 7
+	spanEnd        = 8
+	spanAttributes = 9
+	spanFlagsField = 16
 
 	keyValueKey   = 1
 	keyValueValue = 2
@@ -120,60 +173,45 @@ const (
 	flagIsRemote    = 0x200
 )
 
-// appendResourceSpans appends the content of a ResourceSpans message. There is at
-// least one span, and all have the resource and scope of the first.
-func appendResourceSpans(b []byte, spans []sdktrace.ReadOnlySpan) []byte {
-	origin, scope := spans[0].Resource(), spans[0].InstrumentationScope()
-	b, message := openMessage(b, resourceSpansResource)
-	for _, kv := range origin.Attributes() {
-		b = appendAttribute(b, resourceAttributes, kv)
+func encodeOrigin(o *span.Origin) (encoded encodedOrigin) {
+	to, message := openMessage(nil, resourceSpansResource)
+	for _, kv := range o.Resource.Attributes() {
+		to = appendAttribute(to, resourceAttributes, kv)
 	}
-	b = closeMessage(b, message)
-	b = appendString(b, resourceSpansSchemaURL, origin.SchemaURL())
+	encoded.resource = appendString(closeMessage(to, message), resourceSpansSchemaURL, o.Resource.SchemaURL())
 
-	b, scopeSpans := openMessage(b, resourceSpansScopeSpans)
-	b, message = openMessage(b, scopeSpansScope)
-	b = appendString(b, scopeName, scope.Name)
-	b = closeMessage(appendString(b, scopeVersion, scope.Version), message)
-	b = appendString(b, scopeSpansSchemaURL, scope.SchemaURL)
-	for _, s := range spans {
-		b = appendSpan(b, s)
-	}
-	return closeMessage(b, scopeSpans)
+	to, message = openMessage(nil, scopeSpansScope)
+	to = closeMessage(appendString(appendString(to, scopeName, o.Scope.Name), scopeVersion, o.Scope.Version), message)
+	encoded.scope = appendString(to, scopeSpansSchemaURL, o.Scope.SchemaURL)
+	return encoded
 }
+
+// spanFlags are those of all spans: sampled (W3C trace context), with a parent that is known
+// to be remote.
+const spanFlags = uint32(trace.FlagsSampled) | flagHasIsRemote | flagIsRemote
 
 // appendSpan appends a span as an element of ScopeSpans.spans. It writes no events,
 // links, status and trace state: the agent's spans have none.
-func appendSpan(b []byte, s sdktrace.ReadOnlySpan) []byte {
-	b, span := openMessage(b, scopeSpansSpans)
-	trace, id := s.SpanContext().TraceID(), s.SpanContext().SpanID()
-	b = appendBytes(b, spanTraceID, trace[:])
-	b = appendBytes(b, spanID, id[:])
-	if parent := s.Parent().SpanID(); parent.IsValid() {
-		b = appendBytes(b, spanParentID, parent[:])
+func appendSpan(b []byte, s *span.Finished) []byte {
+	b, message := openMessage(b, scopeSpansSpans)
+	b = appendBytes(b, spanTraceID, s.TraceID[:])
+	b = appendBytes(b, spanID, s.ID[:])
+	b = appendBytes(b, spanParentID, s.Parent[:])
+	b = appendString(b, spanName, s.Name)
+	b = appendVarint(b, spanKind, uint64(tracepb.Span_SPAN_KIND_INTERNAL))
+	b = appendFixed64(b, spanStart, uint64(max(0, s.Start)))
+	b = appendFixed64(b, spanEnd, uint64(max(0, s.End)))
+	for i := range s.Attributes {
+		b = appendAttribute(b, spanAttributes, s.Attributes[i])
 	}
-	b = appendString(b, spanName, s.Name())
-	b = appendVarint(b, spanKind, uint64(s.SpanKind())) // the same numbers
-	b = appendFixed64(b, spanStart, uint64(max(0, s.StartTime().UnixNano())))
-	b = appendFixed64(b, spanEnd, uint64(max(0, s.EndTime().UnixNano())))
-	for _, kv := range s.Attributes() {
-		b = appendAttribute(b, spanAttributes, kv)
-	}
-	if n := s.DroppedAttributes(); n > 0 {
-		b = appendVarint(b, spanDroppedAttributes, uint64(n))
-	}
-	flags := uint32(s.SpanContext().TraceFlags()) | flagHasIsRemote
-	if s.Parent().IsRemote() {
-		flags |= flagIsRemote
-	}
-	b = protowire.AppendFixed32(protowire.AppendTag(b, spanFlags, protowire.Fixed32Type), flags)
-	return closeMessage(b, span)
+	b = protowire.AppendFixed32(protowire.AppendTag(b, spanFlagsField, protowire.Fixed32Type), spanFlags)
+	return closeMessage(b, message)
 }
 
 // appendAttribute appends a KeyValue as the field of a message.
 func appendAttribute(b []byte, field protowire.Number, kv attribute.KeyValue) []byte {
 	b, pair := openMessage(b, field)
-	b = appendString(b, keyValueKey, string(kv.Key))
+	b = protowire.AppendString(protowire.AppendTag(b, keyValueKey, protowire.BytesType), string(kv.Key)) // ours, so UTF-8
 	b, value := openMessage(b, keyValueValue)
 	b = appendValue(b, kv.Value)
 	return closeMessage(closeMessage(b, value), pair)
@@ -236,10 +274,11 @@ func openMessage(b []byte, field protowire.Number) (_ []byte, length int) {
 // closeMessage writes the length of a message at the offset that openMessage
 // returned, and moves the content when the length takes more than one byte.
 func closeMessage(b []byte, length int) []byte {
-	n := uint64(len(b) - length - 1)
-	if n < 0x80 {
-		b[length] = byte(n)
-		return b
+	n := len(b) - length - 1
+	if more := protowire.SizeVarint(uint64(n)) - 1; more > 0 {
+		b = append(b, make([]byte, more)...)
+		copy(b[length+1+more:], b[length+1:])
 	}
-	return slices.Replace(b, length, length+1, protowire.AppendVarint(nil, n)...)
+	protowire.AppendVarint(b[:length], uint64(n))
+	return b
 }

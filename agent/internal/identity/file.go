@@ -86,8 +86,10 @@ func (f *File) now() *fileContent {
 	if c := f.content.Load(); c != nil {
 		return c
 	}
-	return &fileContent{}
+	return noContent
 }
+
+var noContent = &fileContent{}
 
 // Owner implements Source. A file knows interfaces by name only.
 func (f *File) Owner(l Lookup) (observe.Workload, bool) {

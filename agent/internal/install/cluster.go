@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -201,10 +202,22 @@ func (c *Cluster) namespaced(ctx context.Context) ([]schema.GroupVersionResource
 // GetFromPod sends GET to a port of a pod through the API server, which needs the
 // permission get on pods/proxy.
 func (c *Cluster) GetFromPod(ctx context.Context, namespace, pod string, port int, path string) ([]byte, error) {
-	return c.raw.Get().
+	body, err := c.raw.Get().
 		AbsPath("/api/v1/namespaces", namespace, "pods", fmt.Sprintf("%s:%d", pod, port), "proxy", path).
-		Do(ctx).Raw()
+		Stream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	data, err := io.ReadAll(io.LimitReader(body, maxFromPod+1))
+	if err == nil && len(data) > maxFromPod {
+		err = fmt.Errorf("it responds with more than %d MiB", maxFromPod>>20)
+	}
+	return data, err
 }
+
+// maxFromPod is how many bytes of a pod's response are read: it may be anybody's.
+const maxFromPod = 16 << 20
 
 func (c *Cluster) getJSON(ctx context.Context, path string, into any) error {
 	data, err := c.raw.Get().AbsPath(path).Do(ctx).Raw()

@@ -24,8 +24,11 @@ type MeshConfig struct {
 	EnableAutoMTLS     *bool                        `json:"enableAutoMtls"`
 	ExtensionProviders []map[string]json.RawMessage `json:"extensionProviders"`
 	DefaultProviders   struct {
-		Tracing []string `json:"tracing"`
+		Tracing       []string `json:"tracing"`
+		AccessLogging []string `json:"accessLogging"`
 	} `json:"defaultProviders"`
+	AccessLogFile               string `json:"accessLogFile"`
+	EnableEnvoyAccessLogService bool   `json:"enableEnvoyAccessLogService"`
 }
 
 // tracerKinds are the kinds of extension providers that trace.

@@ -85,9 +85,16 @@ type Options struct {
 	ProxyImage string
 	// PodMonitor adds one for the Prometheus operator.
 	PodMonitor bool
+	// MTLS is one of MTLSModes, MTLSLog one of MTLSLogs.
+	MTLS, MTLSLog string
 	// IstioVersion as MAJOR.MINOR, used if the cluster does not report it; empty:
 	// the newest known.
 	IstioVersion string
+
+	// Found by Preflight, for MTLSTelemetry: access log providers to keep, and whether
+	// the mesh's own Telemetry resource sends the records.
+	keptLogs        []string
+	loggedElsewhere bool
 }
 
 // usesWasm reports whether the proxies fetch a module.
@@ -128,7 +135,10 @@ func (o *Options) Check() error {
 	if o.Reorder == ReorderInlineHeaders && !slices.Contains(Tracers, o.Tracer) {
 		return fmt.Errorf("--tracer %q is not one of %s", o.Tracer, strings.Join(Tracers, ", "))
 	}
-	if err := checkSettings(o.Spans, o.AgentSettings); err != nil {
+	if err := o.checkMTLSFlags(); err != nil {
+		return err
+	}
+	if err := o.checkSettings(); err != nil {
 		return err
 	}
 	return o.checkWasm()
@@ -159,19 +169,26 @@ func (o *Options) checkWasm() error {
 
 // checkSettings parses the settings with the agent's own flags, so that a mistake
 // shows up here and not as an agent that does not start.
-func checkSettings(spans string, settings []string) error {
+func (o *Options) checkSettings() error {
 	flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
 	parsed := config.Define(flags)
-	if err := flags.Set("spans", spans); err != nil {
+	if err := flags.Set("spans", o.Spans); err != nil {
 		return fmt.Errorf("--spans: %w", err)
 	}
-	for _, setting := range settings {
+	parsed.MTLS = o.readsEncrypted()
+	for _, setting := range o.AgentSettings {
 		name, value, ok := strings.Cut(setting, "=")
 		if !ok {
 			return fmt.Errorf("--agent-setting %q: write NAME=VALUE, such as pnic=eth0", setting)
 		}
 		if flags.Lookup(name) == nil || name == "config" {
 			return fmt.Errorf("--agent-setting %s: unknown setting %q%s", setting, name, config.Hint(flags, name, "layertrace agent"))
+		}
+		if name == "mtls" {
+			return fmt.Errorf("--agent-setting %s: the proxies and the agents have to fit each other: use --mtls", setting)
+		}
+		if name == "access-log-address" && !o.readsEncrypted() {
+			return fmt.Errorf("--agent-setting %s has no effect with --mtls %s: omit one of them", setting, o.MTLS)
 		}
 		if err := flags.Set(name, value); err != nil {
 			return fmt.Errorf("--agent-setting %s: %w", setting, err)
@@ -180,5 +197,6 @@ func checkSettings(spans string, settings []string) error {
 	if err := config.Load(flags, parsed, nil); err != nil {
 		return fmt.Errorf("--agent-setting: %w", err)
 	}
-	return nil
+	_, err := o.accessLogPort()
+	return err
 }

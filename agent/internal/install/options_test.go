@@ -21,9 +21,15 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		"has no effect with": func(o *Options) { o.Reorder = ReorderLua },
 		"did you mean":       func(o *Options) { o.AgentSettings = []string{"prefix-windows=2048"} },
 		"not a TCP port":     func(o *Options) { o.AgentSettings = []string{"ports=http"} },
+		"without --mtls":     func(o *Options) { o.AgentSettings = []string{"mtls-ports=8080"} },
+		"use --mtls":         func(o *Options) { o.AgentSettings = []string{"mtls=true"} },
+		"with --mtls off":    func(o *Options) { o.AgentSettings = []string{"access-log-address=:4327"} },
+		"number of the port": func(o *Options) { o.MTLS, o.AgentSettings = MTLSOn, []string{"access-log-address=:logs"} },
 		"NAME=VALUE":         func(o *Options) { o.AgentSettings = []string{"deep"} },
 		"choose 64 to 4096":  func(o *Options) { o.AgentSettings = []string{"prefix-window=9999"} },
 		"--tracer":           func(o *Options) { o.Reorder, o.Tracer = ReorderInlineHeaders, "datadog" },
+		"--mtls ":            func(o *Options) { o.MTLS = "strict" },
+		"--mtls-log":         func(o *Options) { o.MTLSLog = "lua" },
 	} {
 		o := defaults(ReorderWasmPlugin)
 		change(&o)

@@ -50,6 +50,7 @@ var checks = []check{
 	{"istio", true, checkIstio},
 	{"tracing", false, checkTracing},
 	{"mtls", true, checkMTLS},
+	{"access-log", true, checkAccessLog},
 	{"upstream-filters", true, checkUpstreamFilters},
 	{"module", false, checkModule},
 	{"proxy-image", false, checkProxyImage},
@@ -115,6 +116,10 @@ func Refused(findings []Finding) error {
 func one(level Level, format string, args ...any) ([]Finding, error) {
 	return []Finding{{Level: level, Text: fmt.Sprintf(format, args...)}}, nil
 }
+
+// oldestMTLSMinor is the first Istio 1.x for which the proxies' access log is installed. Its
+// Envoy is 1.34; the newest command in the log, COMMON_DURATION, came with 1.31.
+const oldestMTLSMinor = 26
 
 // oldestUpstreamMinor is the first Istio 1.x whose Envoy (1.34) has Lua and
 // extension discovery as upstream HTTP filters.
@@ -260,28 +265,72 @@ func listOr(names []string, empty string) string {
 	return strings.Join(names, ", ")
 }
 
-// checkMTLS reports whether encryption hides the traffic between sidecars.
+// checkMTLS finds out whether encryption hides the traffic between sidecars, and with
+// MTLSAuto sets o.MTLS by it.
 func checkMTLS(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Finding, error) {
-	policies, err := List[securityv1.PeerAuthentication](ctx, c, kindPeerAuthentication, o.IstioNamespace, metav1.ListOptions{})
+	policies, err := List[securityv1.PeerAuthentication](ctx, c, kindPeerAuthentication, "", metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
-	mode := securityapi.PeerAuthentication_MutualTLS_PERMISSIVE // Istio's default
-	for _, p := range policies {
-		if p.Spec.Selector == nil && p.Spec.Mtls != nil && p.Spec.Mtls.Mode != securityapi.PeerAuthentication_MutualTLS_UNSET {
-			mode = p.Spec.Mtls.Mode
+	old, err := olderThan(o.IstioVersion, 1, oldestMTLSMinor)
+	if err != nil {
+		return nil, err
+	}
+	if old && o.MTLS == MTLSOn {
+		return one(Refusal, "Istio is %s, and --mtls on needs 1.%d or later: older proxies may refuse the access log, and with it their whole configuration; upgrade Istio, or choose --mtls off", o.IstioVersion, oldestMTLSMinor)
+	}
+	if old { // with MTLSAuto
+		o.MTLS = MTLSOff
+	}
+	mode, somewhere := mtlsMode(policies, o.IstioNamespace, m)
+	if o.MTLS == MTLSAuto {
+		o.MTLS = MTLSOff
+		if somewhere != "" {
+			o.MTLS = MTLSOn
 		}
 	}
-	const effect = "the agents cannot read its trace context, so those hops have no interface spans"
+	for _, setting := range o.AgentSettings {
+		if !o.readsEncrypted() && (strings.HasPrefix(setting, "mtls-") || strings.HasPrefix(setting, "access-log-address=")) {
+			return one(Refusal, "--agent-setting %s has no effect where the mesh does not encrypt: omit it, or set --mtls on", setting)
+		}
+	}
+	switch {
+	case somewhere == "":
+		return one(Fine, "mutual TLS is %s", mode)
+	case old:
+		return one(Warning, "%s: the agents cannot read its trace context, so those hops have no interface spans; from Istio 1.%d on, proxies can report it (--mtls)", somewhere, oldestMTLSMinor)
+	case o.readsEncrypted():
+		return one(Fine, "%s: encrypted hops get their trace from records of the proxies (--mtls-log %s)", somewhere, o.MTLSLog)
+	default:
+		return one(Warning, "%s: the agents cannot read its trace context, so those hops have no interface spans; --mtls on lets the proxies report it, or a PeerAuthentication with mode DISABLE makes the traffic of its namespace readable", somewhere)
+	}
+}
+
+// mtlsMode returns the mesh's mode of mutual TLS, and where traffic between sidecars is
+// encrypted, "" if nowhere.
+func mtlsMode(policies []*securityv1.PeerAuthentication, root string, m *Mesh) (mode securityapi.PeerAuthentication_MutualTLS_Mode, somewhere string) {
+	mode = securityapi.PeerAuthentication_MutualTLS_PERMISSIVE // Istio's default
 	auto := m.Config == nil || m.Config.EnableAutoMTLS == nil || *m.Config.EnableAutoMTLS
+	encrypts := func(mode securityapi.PeerAuthentication_MutualTLS_Mode) bool {
+		return mode == securityapi.PeerAuthentication_MutualTLS_STRICT || mode == securityapi.PeerAuthentication_MutualTLS_PERMISSIVE && auto
+	}
+	for _, p := range policies {
+		own := p.Spec.GetMtls().GetMode()
+		switch {
+		case own == securityapi.PeerAuthentication_MutualTLS_UNSET:
+		case p.Namespace == root && p.Spec.Selector == nil:
+			mode = own
+		case encrypts(own):
+			somewhere = fmt.Sprintf("mutual TLS is %s by PeerAuthentication %s/%s", own, p.Namespace, p.Name)
+		}
+	}
 	switch {
 	case mode == securityapi.PeerAuthentication_MutualTLS_STRICT:
-		return one(Warning, "mutual TLS is STRICT: traffic between sidecars is encrypted; %s", effect)
-	case mode == securityapi.PeerAuthentication_MutualTLS_PERMISSIVE && auto:
-		return one(Warning, "mutual TLS is PERMISSIVE, and sidecars encrypt the traffic between them (auto mTLS): %s; a PeerAuthentication with mode DISABLE makes the traffic of its namespace readable", effect)
-	default:
-		return one(Fine, "mutual TLS is %s", mode)
+		somewhere = "mutual TLS is STRICT: traffic between sidecars is encrypted"
+	case encrypts(mode):
+		somewhere = "mutual TLS is PERMISSIVE, and sidecars encrypt the traffic between them (auto mTLS)"
 	}
+	return mode, somewhere
 }
 
 // Oldest kernels, as major and minor.

@@ -56,6 +56,10 @@ func Render(o Options) ([]*unstructured.Unstructured, error) {
 		all = append(all, objects...)
 	}
 	all = perNamespace(all, o.AppNamespaces)
+	all, err := addMTLS(all, o)
+	if err != nil {
+		return nil, fmt.Errorf("render the embedded manifests: %w", err)
+	}
 	for _, change := range []func([]*unstructured.Unstructured, Options) error{
 		setNamespaces, setAgent, setTelemetry, setModule, setUpstreamName,
 	} {
@@ -251,7 +255,7 @@ func setAgentConfig(configMap *unstructured.Unstructured, o Options) (string, er
 // setTelemetry sets the tracing provider and the sampling.
 func setTelemetry(objects []*unstructured.Unstructured, o Options) error {
 	telemetry := find(objects, "Telemetry")
-	if telemetry == nil {
+	if telemetry == nil || o.TracingProvider == "" {
 		return nil
 	}
 	return unstructured.SetNestedSlice(telemetry.Object, []any{map[string]any{

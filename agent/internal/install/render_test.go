@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/kustomize/api/krusty"
@@ -24,6 +25,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/istio"
 )
 
@@ -32,6 +34,7 @@ func defaults(reorder string) Options {
 	o := Options{
 		Reorder: reorder, Namespace: DefaultNamespace, IstioNamespace: DefaultIstioNamespace, OTLPInsecure: true,
 		TracingProvider: "otel-tracing", Sampling: 1, Tracer: "opentelemetry", Spans: config.SpansInterfaces,
+		MTLS: MTLSOff, MTLSLog: MTLSEnvoyFilter,
 	}
 	if o.usesWasm() {
 		o.WasmURL = "oci://layertrace/filter:devel"
@@ -153,6 +156,16 @@ func TestEveryManifestIsUsed(t *testing.T) {
 		if path.Base(name) == "bootstrap.yaml" {
 			key = path.Dir(name) + "/configmap"
 		}
+		if name == providerFile {
+			return nil // TestRecordsGoToTheAgentsNamespace
+		}
+		if strings.HasPrefix(name, "mtls/") { // TestComponentsAreKustomizeBuild builds them
+			component, err := fs.ReadFile(istio.Files, path.Join(path.Dir(name), "kustomization.yaml"))
+			if err == nil && !strings.Contains(string(component), path.Base(name)) {
+				t.Errorf("%s is not in its component", name)
+			}
+			return err
+		}
 		if !used[key] {
 			t.Errorf("%s is in no kustomization, or not named by its kind", name)
 		}
@@ -266,41 +279,9 @@ func TestRenderInlineHeaders(t *testing.T) {
 func TestAgentTakesItsSettings(t *testing.T) {
 	o := defaults(ReorderNone)
 	o.AgentSettings = []string{"pnic=eth[0-9]*,kind:physical", "deep=true"}
-	objects := render(t, o)
-	text, _, err := unstructured.NestedString(find(objects, "ConfigMap").Object, "data", configKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), configKey)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	daemonSet := &appsv1.DaemonSet{}
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(find(objects, "DaemonSet").Object, daemonSet); err != nil {
-		t.Fatal(err)
-	}
-	var environ []string
-	for _, e := range daemonSet.Spec.Template.Spec.Containers[0].Env {
-		value := e.Value
-		if e.ValueFrom != nil {
-			value = map[string]string{"spec.nodeName": "node1", "status.hostIP": "192.0.2.1"}[e.ValueFrom.FieldRef.FieldPath]
-		}
-		environ = append(environ, e.Name+"="+strings.ReplaceAll(value, "$(HOST_IP)", "192.0.2.1"))
-	}
-	flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
-	settings := config.Define(flags)
-	args := daemonSet.Spec.Template.Spec.Containers[0].Args
-	if !slices.Equal(args, []string{"agent", "--config", "/etc/layertrace/" + configKey}) {
-		t.Errorf("arguments %q", args)
-	}
-	if err := flags.Parse([]string{"--config", file}); err != nil {
-		t.Fatal(err)
-	}
-	if err := config.Load(flags, settings, environ); err != nil {
-		t.Fatal(err)
-	}
+	settings := agentSettings(t, render(t, o))
 	if !settings.Kubernetes || settings.Node != "node1" || settings.MetricsAddress != "[192.0.2.1]:9464" || !settings.OTLPInsecure ||
-		!settings.Deep || !slices.Equal(settings.PNIC, []string{"eth[0-9]*", "kind:physical"}) {
+		settings.Deep != probe.DeepOn || settings.MTLS || !slices.Equal(settings.PNIC, []string{"eth[0-9]*", "kind:physical"}) {
 		t.Errorf("settings %+v", settings)
 	}
 	listener, err := net.Listen("tcp", "[127.0.0.1]:0") // brackets around IPv4 are fine
@@ -308,6 +289,111 @@ func TestAgentTakesItsSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
+}
+
+// With encrypted traffic, the agent listens at its node's address only, at the port that
+// the service and the proxies' configuration have. --agent-setting changes that.
+func TestAgentTakesMTLS(t *testing.T) {
+	for _, log := range MTLSLogs {
+		objects := render(t, mtlsOptions(log))
+		settings := agentSettings(t, objects)
+		if !settings.MTLS || settings.AccessLogAddress != "[192.0.2.1]:4327" || settings.MetricsAddress != "[192.0.2.1]:9464" {
+			t.Errorf("settings %+v", settings)
+		}
+		if port := logPortOf(t, objects); port != 4327 {
+			t.Errorf("the container's port is %d", port)
+		}
+	}
+	o := mtlsOptions(MTLSEnvoyFilter)
+	o.AgentSettings = []string{"access-log-address=[$(HOST_IP)]:5000", "mtls-ports=8080"}
+	objects := render(t, o)
+	settings := agentSettings(t, objects)
+	if !settings.MTLS || settings.AccessLogAddress != "[192.0.2.1]:5000" || !slices.Equal(settings.MTLSPorts, []uint16{8080}) {
+		t.Errorf("settings %+v", settings)
+	}
+	if port := logPortOf(t, objects); port != 5000 {
+		t.Errorf("the container's port is %d", port)
+	}
+}
+
+// logPortOf returns the container's port to which the Service for records refers.
+func logPortOf(t *testing.T, objects []*unstructured.Unstructured) int32 {
+	t.Helper()
+	service := &corev1.Service{}
+	for _, o := range objects {
+		if o.GetName() != AccessLogService {
+			continue
+		}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, service); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range daemonSetOf(t, objects).Spec.Template.Spec.Containers[0].Ports {
+		if len(service.Spec.Ports) == 1 && p.Name == service.Spec.Ports[0].TargetPort.StrVal {
+			return p.ContainerPort
+		}
+	}
+	t.Errorf("no container's port is that of the service: %+v", service.Spec)
+	return 0
+}
+
+func daemonSetOf(t *testing.T, objects []*unstructured.Unstructured) *appsv1.DaemonSet {
+	t.Helper()
+	daemonSet := &appsv1.DaemonSet{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(find(objects, "DaemonSet").Object, daemonSet); err != nil {
+		t.Fatal(err)
+	}
+	return daemonSet
+}
+
+// agentSettings returns the settings of an agent that a DaemonSet starts, with the files
+// that its volume has.
+func agentSettings(t *testing.T, objects []*unstructured.Unstructured) *config.Config {
+	t.Helper()
+	texts, _, err := unstructured.NestedStringMap(find(objects, "ConfigMap").Object, "data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := daemonSetOf(t, objects).Spec.Template.Spec
+	dir := t.TempDir()
+	for _, item := range pod.Volumes[0].ConfigMap.Items {
+		name := filepath.Join(dir, item.Path)
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(texts[item.Key]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		delete(texts, item.Key)
+	}
+	if len(texts) > 0 {
+		t.Errorf("the volume lacks files of the ConfigMap: %v", texts)
+	}
+	var environ []string
+	hostIP := "$(HOST_IP)" // Kubernetes expands only what was defined before
+	for _, e := range pod.Containers[0].Env {
+		value := e.Value
+		if e.ValueFrom != nil {
+			value = map[string]string{"spec.nodeName": "node1", "status.hostIP": "192.0.2.1"}[e.ValueFrom.FieldRef.FieldPath]
+		}
+		if e.Name == "HOST_IP" {
+			hostIP = value
+		}
+		environ = append(environ, e.Name+"="+strings.ReplaceAll(value, "$(HOST_IP)", hostIP))
+	}
+	flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+	settings := config.Define(flags)
+	args := pod.Containers[0].Args
+	if !slices.Equal(args, []string{"agent", "--config", "/etc/layertrace/" + configKey}) {
+		t.Errorf("arguments %q", args)
+	}
+	if err := flags.Parse([]string{"--config", filepath.Join(dir, configKey)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := config.Load(flags, settings, environ); err != nil {
+		t.Fatal(err)
+	}
+	return settings
 }
 
 // The overlay in istio/README.md builds and has its effects.
@@ -361,10 +447,88 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// With --spans layers, --dry-run prints the same objects as kustomize with the
-// component istio/layers.
-func TestLayersAreKustomizeBuild(t *testing.T) {
+// With --spans layers and with --mtls on, --dry-run prints the same objects as kustomize
+// with the components.
+func TestComponentsAreKustomizeBuild(t *testing.T) {
+	for _, test := range []struct {
+		components string
+		change     func(*Options)
+	}{
+		{"[../layers]", func(o *Options) { o.Spans = config.SpansLayers }},
+		{"[../mtls/envoyfilter]", func(o *Options) { o.MTLS = MTLSOn }},
+		{"[../layers, ../mtls/envoyfilter]", func(o *Options) { o.Spans, o.MTLS = config.SpansLayers, MTLSAuto }},
+		{"[../mtls/telemetry]", func(o *Options) { o.MTLS, o.MTLSLog = MTLSOn, MTLSTelemetry }},
+	} {
+		t.Run(test.components, func(t *testing.T) {
+			disk := manifestFiles(t)
+			addLayers(t, disk)
+			overlay := "kind: Kustomization\nresources: [../overlays/lua]\ncomponents: " + test.components + "\n"
+			if err := disk.WriteFile("/own/kustomization.yaml", []byte(overlay)); err != nil {
+				t.Fatal(err)
+			}
+			built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(disk, "/own")
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := built.AsYaml()
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := defaults(ReorderLua)
+			test.change(&o)
+			var out bytes.Buffer
+			if err := Write(&out, render(t, o)); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(documents(t, want), documents(t, out.Bytes())); diff != "" {
+				t.Errorf("kustomize - install +\n%s", diff)
+			}
+		})
+	}
+}
+
+// An overlay can change the agents' settings for encrypted traffic, in the ConfigMap as all
+// others: config.yaml overrides what the component sets.
+func TestOverlayChangesMTLS(t *testing.T) {
 	disk := manifestFiles(t)
+	const overlay = `kind: Kustomization
+resources: [../overlays/lua]
+components: [../mtls/envoyfilter]
+patches:
+- target: {kind: ConfigMap, name: layertrace-agent}
+  patch: |
+    apiVersion: v1
+    kind: ConfigMap
+    metadata: {name: layertrace-agent}
+    data:
+      config.yaml: "{kubernetes: true, mtls-ports: [8080], access-log-address: ':5000'}"
+`
+	if err := disk.WriteFile("/own/kustomization.yaml", []byte(overlay)); err != nil {
+		t.Fatal(err)
+	}
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(disk, "/own")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := built.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var objects []*unstructured.Unstructured
+	for _, o := range documents(t, text) {
+		if object := (&unstructured.Unstructured{Object: o}); object.GetName() == "layertrace-agent" {
+			objects = append(objects, object)
+		}
+	}
+	settings := agentSettings(t, objects)
+	if !settings.MTLS || settings.AccessLogAddress != ":5000" || !slices.Equal(settings.MTLSPorts, []uint16{8080}) {
+		t.Errorf("settings %+v", settings)
+	}
+}
+
+// addLayers adds the component for layers, which the program does not embed.
+func addLayers(t *testing.T, disk filesys.FileSystem) {
+	t.Helper()
 	const folder = "../../../istio/layers"
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -379,27 +543,6 @@ func TestLayersAreKustomizeBuild(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const overlay = "kind: Kustomization\nresources: [../overlays/lua]\ncomponents: [../layers]\n"
-	if err := disk.WriteFile("/own/kustomization.yaml", []byte(overlay)); err != nil {
-		t.Fatal(err)
-	}
-	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(disk, "/own")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := built.AsYaml()
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := defaults(ReorderLua)
-	o.Spans = config.SpansLayers
-	var out bytes.Buffer
-	if err := Write(&out, render(t, o)); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(documents(t, want), documents(t, out.Bytes())); diff != "" {
-		t.Errorf("kustomize - install +\n%s", diff)
-	}
 }
 
 // The agent accepts the settings for layers, and --agent-setting overrides them.
@@ -408,22 +551,7 @@ func TestAgentTakesLayers(t *testing.T) {
 	o.Spans = config.SpansLayers
 	for setting, want := range map[string]string{"deep=true": config.SocketCgroupAuto, "socket-cgroup=/host/sys/fs/cgroup/pods": "/host/sys/fs/cgroup/pods"} {
 		o.AgentSettings = []string{setting}
-		text, _, err := unstructured.NestedString(find(render(t, o), "ConfigMap").Object, "data", configKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		file := path.Join(t.TempDir(), configKey)
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
-		settings := config.Define(flags)
-		if err := flags.Parse([]string{"--config", file}); err != nil {
-			t.Fatal(err)
-		}
-		if err := config.Load(flags, settings, nil); err != nil {
-			t.Fatal(err)
-		}
+		settings := agentSettings(t, render(t, o))
 		if !settings.Layers() || !slices.Equal(settings.SocketCgroups, []string{want}) {
 			t.Errorf("%s: spans %s, cgroups %v", setting, settings.Spans, settings.SocketCgroups)
 		}

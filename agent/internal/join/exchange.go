@@ -45,7 +45,19 @@ func (t *Table) joinFirst() {
 	for _, p := range slices.SortedFunc(maps.Keys(places), func(a, b place) int {
 		return cmp.Or(cmp.Compare(a.point, b.point), cmp.Compare(a.direction, b.direction))
 	}) {
-		t.emit(e, p, requests[p], responses[p])
+		request, response := requests[p], responses[p]
+		switch {
+		case request.passed() && response.passed():
+			t.emit(e, p, request, response)
+		case request.passed() && (response != nil || e.responseKey != (messageKey{}) && (request.bothWays() || t.hasBegunAgain(request))):
+			t.settle(request.parts, Unpaired)
+		case response.passed() && (request != nil || response.bothWays() || e.isOlder(response)):
+			t.settle(response.parts, Unpaired)
+		case request.passed():
+			t.emit(e, p, request, nil)
+		case response.passed():
+			t.emit(e, p, nil, response)
+		}
 	}
 }
 
@@ -58,7 +70,7 @@ func opposite(d observe.Direction) observe.Direction {
 }
 
 // passages returns how a message passed each place, and settles the outcome of each sighting
-// of it that cannot be used.
+// of it that cannot be used. Where all that is known is that it passed, the passage is empty.
 func (t *Table) passages(e *exchange, key messageKey, length lengths, request bool) map[place]*passage {
 	all := map[place]*passage{}
 	if key == (messageKey{}) {
@@ -66,6 +78,11 @@ func (t *Table) passages(e *exchange, key messageKey, length lengths, request bo
 	}
 	end, known := length.end(key.seq)
 	for _, first := range slices.Clone(t.sightings[key]) {
+		p := place{first.Point.ID, first.Direction}
+		if !request {
+			p.direction = opposite(p.direction)
+		}
+		all[p] = &passage{}
 		if first.outcome != "" || first.bad {
 			continue
 		}
@@ -80,10 +97,6 @@ func (t *Table) passages(e *exchange, key messageKey, length lengths, request bo
 		if outcome != Joined {
 			t.settle(parts, outcome)
 			continue
-		}
-		p := place{first.Point.ID, first.Direction}
-		if !request {
-			p.direction = opposite(p.direction)
 		}
 		all[p] = newPassage(parts, key.seq, length.bytes)
 	}
@@ -145,6 +158,26 @@ func newPassage(parts []*sighting, seq uint32, bytes uint64) *passage {
 		p.Tx = observe.Extent{}
 	}
 	return p
+}
+
+// passed reports whether it is known how the message passed.
+func (p *passage) passed() bool { return p != nil && len(p.parts) > 0 }
+
+// bothWays reports whether the other direction of the connection passes the place too.
+func (p *passage) bothWays() bool {
+	return slices.ContainsFunc(p.parts, func(s *sighting) bool { return s.Flags&observe.SightingBothWays != 0 })
+}
+
+// isOlder reports whether the request may have passed the place before anything watched it.
+func (e *exchange) isOlder(response *passage) bool {
+	watched := response.parts[0].Watched
+	return watched != 0 && (e.outside == 0 || watched <= e.outside+e.outside/clockTolerance+lookTolerance)
+}
+
+// hasBegunAgain reports whether the device began to watch the place after the message had
+// passed: what passed in between is not known.
+func (t *Table) hasBegunAgain(p *passage) bool {
+	return t.begun[p.parts[0].Point.ID] > p.First
 }
 
 // out returns when the last byte left the place.

@@ -69,13 +69,13 @@ func Run(ctx context.Context, opts Options) error {
 	out := export.OTLPOptions{
 		HTTP: cfg.Exports(config.ExportOTLPHTTP), Endpoint: cfg.OTLPEndpoint, Insecure: cfg.OTLPInsecure, Headers: cfg.HeaderMap(), Log: log,
 	}
-	exporter, err := export.NewOTLP(ctx, out)
+	client, err := export.NewClient(ctx, out)
 	if err != nil {
 		return err
 	}
-	queue := export.NewQueue(exporter, cfg.QueueSize, log)
+	queue := export.NewQueue(client, cfg.QueueSize, log)
 	metrics.MustRegister(queue)
-	emitter := span.NewEmitter(span.Options{Processor: queue, Version: opts.Version})
+	emitter := span.NewEmitter(span.Options{Sink: queue, Version: opts.Version})
 	points := map[string]bool{}
 	table := NewTable(TableOptions{
 		Wait: cfg.Wait, SightingWait: cfg.SightingWait, MaxExchanges: cfg.MaxExchanges, MaxSightings: cfg.MaxSightings,
@@ -226,7 +226,7 @@ type collector struct{ table *Table }
 
 var (
 	sightingsDesc = prometheus.NewDesc("layertrace_join_sightings_total",
-		"Sightings of devices by what became of them: joined; unmatched (not sampled, or the agent's span did not come); late; doubled; conflicting, incomplete, partial, contradicting, ambiguous (refused: see docs/devices.md); evicted (raise max-sightings).", []string{"outcome"}, nil)
+		"Sightings of devices by what became of them: joined; unmatched (not sampled, or the agent's span did not come); late; doubled; conflicting, incomplete, unpaired, partial, contradicting, ambiguous (refused: see docs/devices.md); evicted (raise max-sightings).", []string{"outcome"}, nil)
 	spansDesc    = prometheus.NewDesc("layertrace_join_spans_total", "Spans made of devices' interfaces.", nil, nil)
 	evictedDesc  = prometheus.NewDesc("layertrace_join_exchanges_evicted_total", "Exchanges joined before their time to make room for others (raise max-exchanges).", nil, nil)
 	waitingDesc  = prometheus.NewDesc("layertrace_join_exchanges_waiting", "Exchanges that wait for sightings.", nil, nil)

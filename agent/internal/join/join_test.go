@@ -16,8 +16,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/layertrace/layertrace/internal/doctable"
-
 	"github.com/spf13/pflag"
 	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
@@ -29,6 +27,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/export"
 	"github.com/layertrace/layertrace/agent/internal/span"
+	"github.com/layertrace/layertrace/internal/doctable"
 	"github.com/layertrace/layertrace/internal/testkit"
 )
 
@@ -86,12 +85,12 @@ func startJoin(t *testing.T, flags ...string) *running {
 // send sends an exchange of two agents and the sightings of a device, as these would.
 func (r *running) send(t *testing.T, w *world) {
 	t.Helper()
-	exporter, err := export.NewOTLP(t.Context(), export.OTLPOptions{Endpoint: r.grpc, Insecure: true, Log: quiet})
+	client, err := export.NewClient(t.Context(), export.OTLPOptions{Endpoint: r.grpc, Insecure: true, Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
-	queue := export.NewQueue(exporter, 1000, quiet)
-	emitter := span.NewEmitter(span.Options{Processor: queue, Offset: func() span.ClockOffset { return 1e18 }})
+	queue := export.NewQueue(client, 1000, quiet)
+	emitter := span.NewEmitter(span.Options{Sink: queue, Offset: func() span.ClockOffset { return 1e18 }})
 	for _, s := range w.sightings() {
 		emitter.EmitSighting(s)
 	}

@@ -34,6 +34,9 @@ const (
 	Conflicting Outcome = "conflicting"
 	// Incomplete: bytes of the message did not pass there.
 	Incomplete Outcome = "incomplete"
+	// Unpaired: the other message of the exchange passed there too, but its sighting did not
+	// come, or cannot be used.
+	Unpaired Outcome = "unpaired"
 	// Partial: it begins or ends at another byte than the message.
 	Partial Outcome = "partial"
 	// Contradicting: its times, ends or option cannot be those of the exchange.
@@ -45,7 +48,7 @@ const (
 )
 
 // Outcomes are all outcomes.
-var Outcomes = []Outcome{Joined, Unmatched, Late, Doubled, Conflicting, Incomplete, Partial, Contradicting, Ambiguous, Evicted}
+var Outcomes = []Outcome{Joined, Unmatched, Late, Doubled, Conflicting, Incomplete, Unpaired, Partial, Contradicting, Ambiguous, Evicted}
 
 // TableOptions configure a Table. All are required.
 type TableOptions struct {
@@ -70,9 +73,12 @@ type Table struct {
 	waiting   []*exchange // in the order of their arrival
 	done      []*exchange // joined, kept to know late sightings
 	seen      []*sighting // in the order of their arrival
-	counts    map[Outcome]uint64
-	spans     uint64
-	evicted   uint64 // exchanges joined early
+	// begun is when a device began to watch an interface for the last time, by the ID of the
+	// point and the device's clock. It has at most maxBegun points.
+	begun   map[string]uint64
+	counts  map[Outcome]uint64
+	spans   uint64
+	evicted uint64 // exchanges joined early
 }
 
 // messageKey is a byte of a connection in one direction. The directions need no part of the
@@ -116,7 +122,7 @@ type sighting struct {
 func NewTable(opts TableOptions) *Table {
 	return &Table{
 		opts: opts, exchanges: map[messageKey]*exchange{}, responses: map[messageKey]*exchange{},
-		sightings: map[messageKey][]*sighting{}, counts: map[Outcome]uint64{},
+		sightings: map[messageKey][]*sighting{}, begun: map[string]uint64{}, counts: map[Outcome]uint64{},
 	}
 }
 
@@ -169,10 +175,11 @@ func (e *exchange) add(o *observe.Observation) {
 	if o.Point.Kind != observe.KindPNIC || o.Response.Last == 0 {
 		return
 	}
+	// A node in between has both: the bounds are those of the ends.
 	if o.Direction == observe.DirectionEgress {
-		e.outside = since(max(o.Request.Last, o.Request.Tx.Last), o.Response.Last)
-	} else {
-		e.inside = since(o.Request.Last, max(o.Response.Last, o.Response.Tx.Last))
+		e.outside = max(e.outside, since(max(o.Request.Last, o.Request.Tx.Last), o.Response.Last))
+	} else if inside := since(o.Request.Last, max(o.Response.Last, o.Response.Tx.Last)); e.inside == 0 || inside < e.inside {
+		e.inside = inside
 	}
 }
 
@@ -198,10 +205,22 @@ func since(from, to uint64) uint64 {
 	return to - from
 }
 
+// maxPlaces is the largest number of interfaces that report one message.
+const maxPlaces = 256
+
+// maxBegun bounds the interfaces of which it is known when their watch began.
+const maxBegun = 4096
+
 // AddSighting takes what a device saw. Its Point must be set.
 func (t *Table) AddSighting(s *observe.Sighting, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if s.Watched != 0 && s.Watched < s.First {
+		if len(t.begun) >= maxBegun {
+			clear(t.begun) // old beginnings have no effect
+		}
+		t.begun[s.Point.ID] = max(t.begun[s.Point.ID], s.First-s.Watched)
+	}
 	key := messageKey{string(s.ConnectionID), s.Start}
 	for _, other := range t.sightings[key] {
 		if !samePlace(other.Sighting, s) {
@@ -213,6 +232,10 @@ func (t *Table) AddSighting(s *observe.Sighting, now time.Time) {
 		}
 		other.bad = true
 		t.counts[Conflicting]++
+		return
+	}
+	if len(t.sightings[key]) >= maxPlaces {
+		t.counts[Evicted]++
 		return
 	}
 	for len(t.seen) >= t.opts.MaxSightings {

@@ -23,6 +23,7 @@ type world struct {
 	request, response uint32 // sequence numbers
 	trace             byte
 	at                uint64 // ns
+	nat64             bool   // the device translates IPv6 into IPv4 (RFC 7915)
 }
 
 const micro = 1000
@@ -74,6 +75,9 @@ func (w *world) sighting(request, clientSide bool) *observe.Sighting {
 		s.Source = netip.MustParseAddrPort("10.9.9.9:50000")
 	} else {
 		s.Destination = netip.MustParseAddrPort("10.96.0.1:80")
+	}
+	if w.nat64 && clientSide {
+		s.Source, s.Destination = netip.MustParseAddrPort("[fd00::1]:40000"), netip.MustParseAddrPort("[64:ff9b::a00:2]:9080")
 	}
 	if !request {
 		s.Source, s.Destination = s.Destination, s.Source
@@ -141,12 +145,14 @@ func wantOutcomes(t *testing.T, table *testTable, want map[Outcome]uint64, spans
 }
 
 // TestJoin: one span for each interface of the device, in the trace of the exchange, with the
-// device's times, through address translation, in whatever order everything comes.
+// device's times, through address translation, also of IPv6 into IPv4, in whatever order
+// everything comes.
 func TestJoin(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for range 200 {
+	for i := range 200 {
 		table := newTestTable()
 		w := newWorld(3)
+		w.nat64 = i%2 == 1
 		var add []func()
 		for _, o := range []*observe.Observation{w.client(), w.server()} {
 			add = append(add, func() { table.AddExchange(o, start) })
@@ -192,6 +198,56 @@ func TestNeverWrong(t *testing.T) {
 		{"the response at one interface is missing", func(_ *testTable, _ *world, s []*observe.Sighting) []*observe.Sighting {
 			return s[:3]
 		}, map[Outcome]uint64{Joined: 3}, 2},
+		{"the response at one interface is missing, although it passes", func(_ *testTable, _ *world, s []*observe.Sighting) []*observe.Sighting {
+			for i := range s {
+				s[i].Flags |= observe.SightingBothWays
+			}
+			return s[:3]
+		}, map[Outcome]uint64{Joined: 2, Unpaired: 1}, 1},
+		{"the response at one interface is missing, and the device began to watch again", func(_ *testTable, _ *world, s []*observe.Sighting) []*observe.Sighting {
+			later := *s[1]
+			later.ConnectionID = []byte{9, 9, 9, 9, 9, 9, 9, 9}
+			later.First, later.Last, later.Watched = s[1].First+500*micro, s[1].Last+500*micro, 200*micro
+			return append(s[:3:3], &later)
+		}, map[Outcome]uint64{Joined: 2, Unpaired: 1, Unmatched: 1}, 1},
+		{"the response at one interface is missing, and the device began to watch before", func(_ *testTable, _ *world, s []*observe.Sighting) []*observe.Sighting {
+			later := *s[1]
+			later.ConnectionID = []byte{9, 9, 9, 9, 9, 9, 9, 9}
+			later.First, later.Last, later.Watched = s[1].First+500*micro, s[1].Last+500*micro, 600*micro
+			return append(s[:3:3], &later)
+		}, map[Outcome]uint64{Joined: 3, Unmatched: 1}, 2},
+		{"the request at one interface is missing, although it passes", func(_ *testTable, _ *world, s []*observe.Sighting) []*observe.Sighting {
+			s[2].Flags |= observe.SightingBothWays
+			return s[1:]
+		}, map[Outcome]uint64{Joined: 2, Unpaired: 1}, 1},
+		{"the device began to watch after the request", func(_ *testTable, _ *world, s []*observe.Sighting) []*observe.Sighting {
+			s[2].Watched = 100 * micro
+			return s[1:]
+		}, map[Outcome]uint64{Joined: 2, Unpaired: 1}, 1},
+		{"the device began to watch long before the request, which took another way", func(_ *testTable, _ *world, s []*observe.Sighting) []*observe.Sighting {
+			s[2].Watched = 300 * micro
+			return s[1:]
+		}, map[Outcome]uint64{Joined: 3}, 2},
+		{"no response, on a connection that passes both ways", func(table *testTable, w *world, s []*observe.Sighting) []*observe.Sighting {
+			o := w.client()
+			o.Response = observe.Message{}
+			table.exchanges, table.responses, table.waiting = map[messageKey]*exchange{}, map[messageKey]*exchange{}, nil
+			table.AddExchange(o, start)
+			s[0].Flags |= observe.SightingBothWays
+			return s[:2]
+		}, map[Outcome]uint64{Joined: 2}, 2},
+		{"a node in between that is nearer to the server", func(table *testTable, w *world, s []*observe.Sighting) []*observe.Sighting {
+			for _, direction := range []observe.Direction{observe.DirectionIngress, observe.DirectionEgress} {
+				o := w.exchange("node3", direction) // its clock
+				o.Point = &observe.Point{ID: "node9/2", Kind: observe.KindPNIC, Node: "node9"}
+				o.Request.Last, o.Response.Last = o.Request.Last+5*micro, o.Response.Last+5*micro
+				if direction == observe.DirectionEgress {
+					o.Request.Last, o.Response.Last = o.Request.Last+45*micro, o.Response.Last-45*micro
+				}
+				table.AddExchange(o, start)
+			}
+			return s
+		}, map[Outcome]uint64{Joined: 4}, 2},
 		{"sent twice", func(_ *testTable, w *world, s []*observe.Sighting) []*observe.Sighting {
 			return append(s, w.sightings()...)
 		}, map[Outcome]uint64{Joined: 4, Doubled: 4}, 2},
@@ -199,12 +255,12 @@ func TestNeverWrong(t *testing.T) {
 			forged := w.sighting(true, true)
 			forged.First, forged.Last = forged.First+micro, forged.Last+micro
 			return append(s, forged)
-		}, map[Outcome]uint64{Joined: 3, Conflicting: 2}, 2},
+		}, map[Outcome]uint64{Joined: 2, Unpaired: 1, Conflicting: 2}, 1},
 		{"a forged one first", func(_ *testTable, w *world, s []*observe.Sighting) []*observe.Sighting {
 			forged := w.sighting(true, true)
 			forged.End++
 			return append([]*observe.Sighting{forged}, s...)
-		}, map[Outcome]uint64{Joined: 3, Conflicting: 2}, 2},
+		}, map[Outcome]uint64{Joined: 2, Unpaired: 1, Conflicting: 2}, 1},
 		{"another connection ID", func(_ *testTable, _ *world, s []*observe.Sighting) []*observe.Sighting {
 			for i := range s {
 				s[i].ConnectionID = []byte{9, 9, 9, 9, 9, 9, 9, 9}
@@ -225,15 +281,15 @@ func TestNeverWrong(t *testing.T) {
 			s[0].End++
 			s[1].End--
 			return s
-		}, map[Outcome]uint64{Joined: 2, Partial: 2}, 2},
+		}, map[Outcome]uint64{Unpaired: 2, Partial: 2}, 0},
 		{"another time in the option", func(_ *testTable, _ *world, s []*observe.Sighting) []*observe.Sighting {
 			s[0].OptionTime++
 			return s
-		}, map[Outcome]uint64{Joined: 3, Contradicting: 1}, 2},
+		}, map[Outcome]uint64{Joined: 2, Unpaired: 1, Contradicting: 1}, 1},
 		{"bytes that did not pass", func(_ *testTable, _ *world, s []*observe.Sighting) []*observe.Sighting {
 			s[0].Flags |= observe.SightingIncomplete
 			return s
-		}, map[Outcome]uint64{Joined: 3, Incomplete: 1}, 2},
+		}, map[Outcome]uint64{Joined: 2, Unpaired: 1, Incomplete: 1}, 1},
 		{"a response from somebody else", func(_ *testTable, _ *world, s []*observe.Sighting) []*observe.Sighting {
 			s[2].Source = netip.MustParseAddrPort("10.0.0.66:9080")
 			return s
@@ -262,7 +318,7 @@ func TestNeverWrong(t *testing.T) {
 			other.Request.Bytes++
 			table.AddExchange(other, start)
 			return s
-		}, map[Outcome]uint64{Joined: 2, Partial: 2}, 2},
+		}, map[Outcome]uint64{Unpaired: 2, Partial: 2}, 0},
 		{"the request as two runs", func(_ *testTable, w *world, s []*observe.Sighting) []*observe.Sighting {
 			second := w.sighting(true, true)
 			second.Start, second.OptionTime, second.First, second.Last = s[0].Start+100, 80, second.First+5, second.Last+5
@@ -274,7 +330,7 @@ func TestNeverWrong(t *testing.T) {
 			second.Start, second.Point = s[0].Start+100, &observe.Point{ID: "router9/1", Kind: observe.KindDevice, Node: "router9"}
 			s[0].End = second.Start
 			return append(s, second)
-		}, map[Outcome]uint64{Joined: 3, Partial: 1, Unmatched: 1}, 2},
+		}, map[Outcome]uint64{Joined: 2, Unpaired: 1, Partial: 1, Unmatched: 1}, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			table, w := newTestTable(), newWorld(3)
@@ -336,9 +392,21 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// TestManyPlaces: a message has a limited number of places, and what is beyond is counted.
+func TestManyPlaces(t *testing.T) {
+	table := newTestTable(func(o *TableOptions) { o.MaxSightings = 10_000 })
+	w := newWorld(3)
+	for n := range maxPlaces + 10 {
+		s := w.sighting(true, true)
+		s.Point = &observe.Point{ID: fmt.Sprint("forged/", n), Kind: observe.KindDevice}
+		table.AddSighting(s, start)
+	}
+	wantOutcomes(t, table, map[Outcome]uint64{Unmatched: maxPlaces, Evicted: 10}, 0)
+}
+
 // TestRandomJoins: many exchanges on few connections, with sightings lost, doubled, changed and
-// late: every span is of an exchange that passed with these bytes, and each sighting has one
-// outcome.
+// late: every span is of an exchange that passed with these bytes, and in both ways if it did;
+// each sighting has one outcome.
 func TestRandomJoins(t *testing.T) {
 	for seed := range uint64(50) {
 		rng := rand.New(rand.NewPCG(seed, 3))
@@ -346,6 +414,7 @@ func TestRandomJoins(t *testing.T) {
 		type truth struct {
 			context  observe.Context
 			from, to uint64
+			oneWay   bool
 		}
 		passed := map[string]truth{} // by place and request
 		now, sent := start, uint64(0)
@@ -362,10 +431,18 @@ func TestRandomJoins(t *testing.T) {
 			if rng.IntN(10) > 0 {
 				table.AddExchange(w.server(), now)
 			}
+			oneWay := rng.IntN(5) == 0
 			for _, clientSide := range []bool{true, false} {
 				q, r := w.sighting(true, clientSide), w.sighting(false, clientSide)
-				passed[fmt.Sprintf("%s %d %x", q.Point.ID, w.request, w.id)] = truth{w.client().Context, q.Last, r.Last}
-				for _, s := range []*observe.Sighting{q, r} {
+				passed[fmt.Sprintf("%s %d %x", q.Point.ID, w.request, w.id)] = truth{w.client().Context, q.Last, r.Last, oneWay}
+				both := []*observe.Sighting{q, r}
+				if oneWay {
+					both = both[:1]
+				}
+				for _, s := range both {
+					if !oneWay {
+						s.Flags |= observe.SightingBothWays
+					}
 					switch rng.IntN(12) {
 					case 0:
 						continue
@@ -398,7 +475,7 @@ func TestRandomJoins(t *testing.T) {
 		}
 		for _, o := range table.spans {
 			want, ok := passed[fmt.Sprintf("%s %d %x", o.Point.ID, o.Request.Seq, o.ConnectionID)]
-			if !ok || want.context != o.Context || o.Request.Last != 0 && o.Request.Last != want.from || o.Response.Last != 0 && o.Response.Last != want.to {
+			if !ok || want.context != o.Context || want.oneWay != (o.Response.Last == 0 || o.Request.Last == 0) || o.Request.Last != 0 && o.Request.Last != want.from || o.Response.Last != 0 && o.Response.Last != want.to {
 				t.Errorf("seed %d: a wrong span: %+v", seed, o)
 			}
 		}

@@ -3,7 +3,6 @@
 package probe
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -47,7 +46,7 @@ type agreement struct {
 // The recorded heads and 100,000 mutations of them, in one segment each.
 func TestParsersAgree(t *testing.T) {
 	a := agreement{
-		k:     newKernel(t, Options{}),
+		k:     newKernel(t, Options{Deep: DeepOff}),
 		opts:  tracecontext.Options{Window: 1024},
 		split: func(head []byte) [][]byte { return [][]byte{head[:min(len(head), packetMax)]} },
 	}
@@ -58,7 +57,7 @@ func TestParsersAgree(t *testing.T) {
 // With configured names, in a larger window.
 func TestParsersAgreeOnConfiguredNames(t *testing.T) {
 	a := agreement{
-		k: newKernel(t, Options{PrefixWindow: 4096, ContextHeaders: []tracecontext.ContextHeader{
+		k: newKernel(t, Options{Deep: DeepOff, PrefixWindow: 4096, ContextHeaders: []tracecontext.ContextHeader{
 			{Name: "User-Agent", Format: tracecontext.FormatW3C}, {Name: "x-request-id", Format: tracecontext.FormatB3},
 			{Name: "accept", Format: tracecontext.FormatJaeger}, {Name: "host", Format: tracecontext.FormatSkyWalking},
 		}}),
@@ -80,21 +79,24 @@ func TestParsersAgreeOnVectors(t *testing.T) {
 		byOrder[order] = append(byOrder[order], v.Head)
 	}
 	for order, heads := range byOrder {
-		a := inOrder(t, order, false)
+		a := inOrder(t, order, DeepOff)
 		a.compare(t, heads)
 	}
 }
 
 // With an order of formats, in one segment and with the deep search.
 func TestParsersAgreeInOrder(t *testing.T) {
-	for i, order := range []string{"b3", "w3c,datadog", "jaeger,b3,gcp", "datadog,xray,skywalking,w3c,b3,gcp,jaeger"} {
-		a := inOrder(t, order, i%2 == 1)
+	for order, deep := range map[string]DeepMode{
+		"b3": DeepOff, "w3c,datadog": DeepOn, "jaeger,b3,gcp": DeepAuto, "xray,b3": DeepAuto,
+		"datadog,xray,skywalking,w3c,b3,gcp,jaeger": DeepOn,
+	} {
+		a := inOrder(t, order, deep)
 		a.compare(t, corpus.Heads())
 		a.compareMutations(t, deepMutations)
 	}
 }
 
-func inOrder(t *testing.T, order string, deep bool) agreement {
+func inOrder(t *testing.T, order string, deep DeepMode) agreement {
 	t.Helper()
 	var preferred []tracecontext.Format
 	for _, name := range strings.FieldsFunc(order, func(r rune) bool { return r == ',' }) {
@@ -107,8 +109,7 @@ func inOrder(t *testing.T, order string, deep bool) agreement {
 		opts:  tracecontext.Options{Window: 1024, Preferred: preferred},
 		split: func(head []byte) [][]byte { return [][]byte{head[:min(len(head), packetMax)]} },
 	}
-	if deep {
-		a.opts.Window, a.opts.MaxLine = 65536, tracecontext.DeepMaxLine
+	if deep != DeepOff {
 		a.split = randomParts(rand.New(rand.NewPCG(3, 4)))
 	}
 	return a
@@ -135,12 +136,24 @@ func randomParts(random *rand.Rand) func([]byte) [][]byte {
 func TestParsersAgreeDeep(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	a := agreement{
-		k:     newKernel(t, Options{Deep: true}),
-		opts:  tracecontext.Options{Window: 65536, MaxLine: tracecontext.DeepMaxLine},
+		k:     newKernel(t, Options{Deep: DeepOn}),
+		opts:  tracecontext.Options{Window: 1024},
 		split: randomParts(random),
 	}
 	a.compare(t, corpus.Heads())
 	a.compareMutations(t, deepMutations)
+}
+
+// By default heads are searched further only if the window has no context.
+func TestParsersAgreeAuto(t *testing.T) {
+	a := agreement{
+		k:     newKernel(t, Options{}),
+		opts:  tracecontext.Options{Window: 1024},
+		split: randomParts(rand.New(rand.NewPCG(5, 6))),
+	}
+	a.compare(t, corpus.Heads())
+	a.compareMutations(t, deepMutations)
+	a.k.wantCount("searches_over_budget", 0)
 }
 
 // The Go side and the BPF side use the same numbers and defaults, where neither is
@@ -150,6 +163,10 @@ func TestConstantsAgree(t *testing.T) {
 	must(t, err)
 	var wakeup uint64
 	must(t, capture.Variables[bpf.CaptureVarRingWakeupFill].Get(&wakeup))
+	var budget uint64
+	must(t, capture.Variables[bpf.CaptureVarDeepBudget].Get(&budget))
+	var deep uint32
+	must(t, capture.Variables[bpf.CaptureVarDeep].Get(&deep))
 	for name, pair := range map[string][2]int{
 		"flag no response":      {int(observe.FlagNoResponse), int(bpf.CaptureExchangeFlagFLAG_NO_RESPONSE)},
 		"flag pipelined":        {int(observe.FlagPipelined), int(bpf.CaptureExchangeFlagFLAG_PIPELINED)},
@@ -171,6 +188,8 @@ func TestConstantsAgree(t *testing.T) {
 		"direction ingress":     {int(observe.DirectionIngress), int(bpf.CaptureDirectionDIRECTION_INGRESS)},
 		"direction egress":      {int(observe.DirectionEgress), int(bpf.CaptureDirectionDIRECTION_EGRESS)},
 		"prefix window":         {tracecontext.DefaultPrefixWindow, int(bpf.CaptureWindowWINDOW_DEFAULT)},
+		"deep budget":           {DefaultDeepBudget, int(budget)},
+		"deep mode":             {int(deepModes[DeepAuto]), int(deep)},
 		"deep window":           {tracecontext.DefaultDeepWindow, int(bpf.CaptureWindowDEEP_WINDOW_DEFAULT)},
 		"connections":           {DefaultMaxConnections, int(capture.Maps[bpf.CaptureMapConnections].MaxEntries)},
 		"ring":                  {DefaultRingBytes, int(capture.Maps[bpf.CaptureMapExchanges].MaxEntries)},
@@ -180,8 +199,8 @@ func TestConstantsAgree(t *testing.T) {
 			t.Errorf("%s: Go has %d, BPF has %d", name, pair[0], pair[1])
 		}
 	}
-	if last := observe.Flags(1) << (len(observe.Flags(^uint32(0)).Names()) - 1); last != observe.FlagOutsideWindow {
-		t.Errorf("the last flag is %d, the test has only those up to %d", last, observe.FlagOutsideWindow)
+	if last := observe.Flags(1) << (len(observe.Flags(^uint32(0)).Names()) - 1); last != observe.FlagTraceLimited || last>>1 != observe.FlagOutsideWindow {
+		t.Errorf("the last flag is %d, the test has only those up to %d, and one of the agent", last, observe.FlagOutsideWindow)
 	}
 	if known := len(tracecontext.SingleHeaderFormats()); known != 6 {
 		t.Errorf("%d formats with a single header, the programs know 6", known)
@@ -215,17 +234,21 @@ func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 		var addr [4]byte
 		binary.BigEndian.PutUint32(addr[:], 10<<24|a.batch<<4|1)
 		c.client = netip.AddrPortFrom(netip.AddrFrom4(addr), uint16(20000+i))
-		seen := 0
+		var seen, first int
 		var r tracecontext.Result
 		for _, part := range a.split(head.Bytes) {
 			a.k.receive(c.request(string(part)))
-			first := seen == 0
-			seen += len(part)
-			if first || r.BeginsRequest && !r.Settled {
-				r = tracecontext.Parse(head.Bytes[:seen], a.opts)
+			if seen == 0 {
+				r = a.parseFirst(part)
+			} else if r.BeginsRequest && !r.Final && !r.Settled {
+				r = a.parseOn(head.Bytes[:seen+len(part)], first)
 			}
+			if seen == 0 {
+				first = len(part)
+			}
+			seen += len(part)
 		}
-		if r.BeginsRequest && (r.Final || r.Settled || !a.k.probe.opts.Deep) {
+		if r.BeginsRequest && (r.Final || r.Settled) {
 			wantCounts[outcomeCounters[r.Outcome]]++
 			if r.Malformed > 0 {
 				wantCounts["contexts_malformed"]++
@@ -234,7 +257,7 @@ func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 				wantCounts["contexts_several"]++
 			}
 		}
-		if r.Outcome == tracecontext.Found && (r.Final || r.Settled || !a.k.probe.opts.Deep) {
+		if r.Outcome == tracecontext.Found && (r.Final || r.Settled) {
 			want[c.client] = r
 		}
 		byClient[c.client] = head
@@ -262,21 +285,35 @@ func (a *agreement) compare(t *testing.T, heads []corpus.Head) {
 	}
 }
 
+// parseFirst is the Go parser's result for the first segment of a request, parseOn that for
+// more of it, if neither a final nor a settled result came before. They have a final result
+// where the kernel needs no more of the request.
+func (a *agreement) parseFirst(part []byte) tracecontext.Result {
+	if a.k.probe.opts.Deep == DeepOn {
+		return a.parseOn(part, 0)
+	}
+	r := tracecontext.Parse(part, a.opts)
+	if a.k.probe.opts.Deep == DeepAuto && r.BeginsRequest && r.Outcome == tracecontext.Truncated {
+		return a.parseOn(part, len(part))
+	}
+	r.Final = true
+	return r
+}
+
+func (a *agreement) parseOn(head []byte, first int) tracecontext.Result {
+	opts := a.opts
+	opts.Window, opts.MaxLine = tracecontext.DefaultDeepWindow, tracecontext.DeepMaxLine
+	if a.k.probe.opts.Deep == DeepAuto {
+		opts.MaxLineBehind = min(first, a.opts.Window)
+	}
+	return tracecontext.Parse(head, opts)
+}
+
 // forgetConnections empties the table, which keeps finished connections for a while
 // and refuses new ones when it is full.
 func (a *agreement) forgetConnections(t *testing.T) {
 	t.Helper()
-	connections := a.k.probe.kernel.Connections
-	var keys [][]byte
-	key, value := make([]byte, connections.KeySize()), make([]byte, connections.ValueSize())
-	iter := connections.Iterate()
-	for iter.Next(&key, &value) {
-		keys = append(keys, bytes.Clone(key))
-	}
-	must(t, iter.Err())
-	for _, key := range keys {
-		must(t, connections.Delete(key))
-	}
+	must(t, deleteAll(a.k.probe.kernel.Connections))
 	a.k.wantCount("connections_map_full", 0)
 }
 

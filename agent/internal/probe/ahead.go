@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -144,7 +145,7 @@ func filtersAhead(device netlink.Link, parent uint32) (names []string, err error
 	for _, f := range filters {
 		name := f.Type()
 		if b, ok := f.(*netlink.BpfFilter); ok {
-			if name = b.Name; name == filterName {
+			if name = b.Name; name == captureFilter.name {
 				break
 			}
 		}
@@ -153,9 +154,27 @@ func filtersAhead(device netlink.Link, parent uint32) (names []string, err error
 	return names, nil
 }
 
+// attachedHere has the numbers of all programs that this process has attached with TCX: it may
+// not be able to read their names.
+var attachedHere sync.Map // of ebpf.ProgramID
+
+func noteAttached(p *ebpf.Program) {
+	if info, err := p.Info(); err == nil {
+		if id, ok := info.ID(); ok {
+			attachedHere.Store(id, true)
+		}
+	}
+}
+
 func foreign(hook string, ids []ebpf.ProgramID) (all []Foreign) {
 	for _, id := range ids {
-		all = append(all, Foreign{hook, programTitle(id)})
+		// Those for encrypted connections are ours too: packets go on to the next.
+		if _, ours := attachedHere.Load(id); ours {
+			continue
+		}
+		if title := programTitle(id); !strings.HasPrefix(title, bpf.EncryptedProgEncryptedIn) && !strings.HasPrefix(title, bpf.EncryptedProgEncryptedOut) {
+			all = append(all, Foreign{hook, title})
+		}
 	}
 	return all
 }
@@ -167,8 +186,9 @@ func programTitle(id ebpf.ProgramID) string {
 	return fmt.Sprintf("program %d", id)
 }
 
-// programName returns a program's name, "" if it may not be read or has none.
-func programName(id ebpf.ProgramID) string {
+// programName returns a program's name, "" if it may not be read or has none. Tests replace
+// it.
+var programName = func(id ebpf.ProgramID) string {
 	p, err := ebpf.NewProgramFromID(id)
 	if err != nil {
 		return ""

@@ -51,7 +51,7 @@ func TestProgramsAheadOfTCX(t *testing.T) {
 		must(t, err)
 		return l
 	}
-	defer attach("behind", ebpf.AttachTCXIngress, link.Tail()).Close()
+	defer attach("at_the_end", ebpf.AttachTCXIngress, link.Tail()).Close()
 	wantAhead(t, p.Ahead, n.ifindex)
 
 	first := attach("to_the_front", ebpf.AttachTCXEgress, link.Head())
@@ -83,7 +83,7 @@ func capturing(t *testing.T, n *network, mode Mode) *Probe {
 	return p
 }
 
-// addFilter adds a clsact filter that is not the agent's, behind the agent's.
+// addFilter adds another owner's clsact filter, which runs after the agent's.
 func addFilter(t *testing.T, ifindex int, parent uint32, name string) {
 	t.Helper()
 	must(t, netlink.FilterAdd(&netlink.BpfFilter{

@@ -5,6 +5,7 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -94,22 +95,26 @@ func isLoopback(device netlink.Link) bool {
 	return device.Attrs().RawFlags&unix.IFF_LOOPBACK != 0
 }
 
-// programs returns the capture programs of the mode for one kind of link: one for
-// each direction, or twice the same if one program sees both directions.
+// programs returns the capture programs of the mode for one kind of link.
 func (p *Probe) programs(ethernet bool) (in, out *ebpf.Program, err error) {
-	names := [2]string{bpf.CaptureProgCaptureIn, bpf.CaptureProgCaptureOut}
-	if p.mode == ModeSocketFilter {
-		names = [2]string{bpf.CaptureProgCaptureSock, bpf.CaptureProgCaptureSock}
-	}
-	if !ethernet {
-		names[0] += "_l3"
-		names[1] += "_l3"
-	}
-	if in, err = p.kernel.program(names[0]); err != nil {
+	forIn, forOut := p.mode.programs(bpf.CaptureProgCaptureIn, bpf.CaptureProgCaptureOut, bpf.CaptureProgCaptureSock, ethernet)
+	if in, err = p.kernel.program(forIn); err != nil {
 		return nil, nil, err
 	}
-	out, err = p.kernel.program(names[1])
+	out, err = p.kernel.program(forOut)
 	return in, out, err
+}
+
+// programs returns which programs of a kind the mode attaches to a link: those for each
+// direction, or twice the one that sees both directions.
+func (m Mode) programs(in, out, both string, ethernet bool) (forIn, forOut string) {
+	if m == ModeSocketFilter {
+		in, out = both, both
+	}
+	if !ethernet {
+		in, out = in+"_l3", out+"_l3"
+	}
+	return in, out
 }
 
 // attach attaches both programs, at a loopback device only the one for packets that
@@ -119,23 +124,29 @@ func (p *Probe) attach(ifindex int, ethernet, loopback bool) (attachment, error)
 	if err != nil {
 		return nil, err
 	}
-	if p.mode == ModeSocketFilter {
+	return p.mode.attach(ifindex, in, out, loopback, captureFilter, p.log)
+}
+
+// attach attaches programs to an interface, at a loopback device only the one for packets
+// that leave. ModeAuto becomes the mode that the kernel has.
+func (m *Mode) attach(ifindex int, in, out *ebpf.Program, loopback bool, filter filter, log *slog.Logger) (attachment, error) {
+	if *m == ModeSocketFilter {
 		return attachSocketFilter(ifindex, in, loopback)
 	}
 	if loopback {
 		in = nil
 	}
-	if p.mode == ModeClsact {
-		return attachClsact(ifindex, in, out)
+	if *m == ModeClsact {
+		return attachClsact(ifindex, in, out, filter)
 	}
 	a, err := attachTCX(ifindex, in, out)
-	if p.mode == ModeAuto && errors.Is(err, ebpf.ErrNotSupported) {
-		p.log.Info("this kernel has no TCX (requires 6.6): using clsact")
-		p.mode = ModeClsact
-		return attachClsact(ifindex, in, out)
+	if *m == ModeAuto && errors.Is(err, ebpf.ErrNotSupported) {
+		log.Info("this kernel has no TCX (requires 6.6): using clsact")
+		*m = ModeClsact
+		return attachClsact(ifindex, in, out, filter)
 	}
 	if err == nil {
-		p.mode = ModeTCX
+		*m = ModeTCX
 	}
 	return a, err
 }
@@ -161,25 +172,33 @@ func attachTCX(ifindex int, in, out *ebpf.Program) (attachment, error) {
 			return nil, errors.Join(fmt.Errorf("%v: %w", one.hook, err), both.Close())
 		}
 		both = append(both, l)
+		noteAttached(one.program)
 	}
 	return both, nil
 }
 
-// filterName marks our clsact filters, to find those of a killed agent.
-const filterName = "layertrace"
+// filter is the place of our clsact filters on an interface. The name finds those of a
+// killed agent. The priorities are the first ones: a CNI's program may end the chain.
+type filter struct {
+	name     string
+	priority uint16
+}
 
-// filterPriority puts our filters first: a CNI's program may end the chain.
-const filterPriority = 1
+var (
+	captureFilter   = filter{"layertrace", 1}
+	encryptedFilter = filter{"layertrace-encrypted", 2}
+)
 
 // clsact is the attachment for kernels before 6.6. Filters outlive the process.
 type clsact struct {
 	ifindex  int
+	filter   filter
 	ownQdisc netlink.Qdisc // nil: created by someone else
 }
 
 // attachClsact replaces filters of an earlier agent. in may be nil.
-func attachClsact(ifindex int, in, out *ebpf.Program) (attachment, error) {
-	c := &clsact{ifindex: ifindex}
+func attachClsact(ifindex int, in, out *ebpf.Program, filter filter) (attachment, error) {
+	c := &clsact{ifindex: ifindex, filter: filter}
 	if err := c.removeFilters(); err != nil && !isGone(err) {
 		return nil, err
 	}
@@ -203,18 +222,18 @@ func attachClsact(ifindex int, in, out *ebpf.Program) (attachment, error) {
 		if program == nil {
 			continue
 		}
-		filter := &netlink.BpfFilter{
+		bpf := &netlink.BpfFilter{
 			FilterAttrs: netlink.FilterAttrs{
 				LinkIndex: ifindex,
 				Parent:    parent,
 				Protocol:  unix.ETH_P_ALL,
-				Priority:  filterPriority,
+				Priority:  filter.priority,
 			},
 			Fd:           program.FD(),
-			Name:         filterName,
+			Name:         filter.name,
 			DirectAction: true,
 		}
-		if err := netlink.FilterAdd(filter); err != nil {
+		if err := netlink.FilterAdd(bpf); err != nil {
 			return nil, errors.Join(fmt.Errorf("add clsact filter: %w", err), c.Close())
 		}
 	}
@@ -236,7 +255,11 @@ func (c *clsact) Close() error {
 			return err
 		}
 	}
-	return netlink.QdiscDel(c.ownQdisc)
+	// The kernel lists no filters of an interface that is gone, without an error.
+	if err := netlink.QdiscDel(c.ownQdisc); !isGone(err) {
+		return err
+	}
+	return nil
 }
 
 func (c *clsact) link() netlink.Link {
@@ -251,7 +274,7 @@ func (c *clsact) removeFilters() error {
 		}
 		for _, f := range filters {
 			ours, ok := f.(*netlink.BpfFilter)
-			if !ok || ours.Name != filterName {
+			if !ok || ours.Name != c.filter.name {
 				continue
 			}
 			if err := netlink.FilterDel(ours); err != nil {

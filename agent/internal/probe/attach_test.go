@@ -34,25 +34,17 @@ func TestModesOnTraffic(t *testing.T) {
 // captured attaches a probe, runs the client, and returns the observations.
 func captured(t *testing.T, n *network, opts Options) []observe.Observation {
 	t.Helper()
-	p, err := Open(opts)
-	must(t, err)
+	k := newKernel(t, opts)
+	p := k.probe
 	must(t, p.Attach(n.ifindex))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- p.Run(ctx) }()
 	var got []observe.Observation
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		for x := range p.Observations() {
-			got = append(got, x)
-		}
-	}()
+	go func() { done <- p.Run(ctx, func(some []observe.Observation) { got = append(got, some...) }) }()
 	n.talk(t)
 	cancel()
 	must(t, <-done)
-	<-read
-	must(t, p.Close())
+	k.close(t)
 	return got
 }
 
@@ -85,12 +77,7 @@ func finish(t *testing.T, p *Probe) (got []observe.Observation) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	done := make(chan error)
-	go func() { done <- p.Run(ctx) }()
-	for x := range p.Observations() {
-		got = append(got, x)
-	}
-	must(t, <-done)
+	must(t, p.Run(ctx, func(some []observe.Observation) { got = append(got, some...) }))
 	return got
 }
 
@@ -109,11 +96,9 @@ func TestDeviceWithoutEthernet(t *testing.T) {
 				Mode:      netlink.TUNTAP_MODE_TUN, Flags: netlink.TUNTAP_NO_PI, NonPersist: true, Queues: 1,
 			}
 			must(t, netlink.LinkAdd(tun))
-			defer tun.Fds[0].Close()
+			t.Cleanup(func() { tun.Fds[0].Close() })
 			must(t, netlink.LinkSetUp(tun))
-			p, err := Open(Options{Mode: mode})
-			must(t, err)
-			defer p.Close()
+			p := newKernel(t, Options{Mode: mode}).probe
 			must(t, p.Attach(tun.Index))
 			c := newConnection(40000)
 			for _, packet := range [][]byte{c.request(get + traceparent + end), c.response(ok200)} {

@@ -76,7 +76,7 @@ var captureCounters = [...]metric{
 	bpf.CaptureCounterCOUNTER_EMITTED:             newMetric("layertrace_exchanges_emitted_total", "Exchanges written to the ring buffer."),
 	bpf.CaptureCounterCOUNTER_RING_FULL:           newMetric("layertrace_exchanges_ring_full_total", "Exchanges lost because the ring buffer was full (raise ring-bytes)."),
 	bpf.CaptureCounterCOUNTER_MAP_FULL:            newMetric("layertrace_connections_map_full_total", "Requests not recorded because the table of connections was full (raise max-connections)."),
-	bpf.CaptureCounterCOUNTER_DISCARDED:           newMetric("layertrace_searches_discarded_total", "Deep searches ended by another request or the end of the connection."),
+	bpf.CaptureCounterCOUNTER_DISCARDED:           newMetric("layertrace_searches_discarded_total", "Searches behind the prefix window (deep) ended by another request or the end of the connection."),
 	bpf.CaptureCounterCOUNTER_SOCKET_FULL:         newMetric("layertrace_socket_storage_full_total", "Packets ignored because the state of their socket could not be stored (out of memory)."),
 	bpf.CaptureCounterCOUNTER_DROPPED:             newMetric("layertrace_packets_dropped_total", "Packets of open exchanges that the kernel dropped at a watched interface or in the network namespace of a watched socket."),
 	bpf.CaptureCounterCOUNTER_SCRATCH_BUSY:        newMetric("layertrace_segments_skipped_total", "Segments skipped because all working memory of their CPU was in use."),
@@ -84,6 +84,10 @@ var captureCounters = [...]metric{
 	bpf.CaptureCounterCOUNTER_INCOMPLETE:          newMetric("layertrace_exchanges_incomplete_total", "Exchanges whose connection ended before their response did by its framing, with the flag incomplete."),
 	bpf.CaptureCounterCOUNTER_OPEN_REPORT:         newMetric("layertrace_exchanges_open_reports_total", "Preliminary reports of exchanges that have been open for longer than open-span-after, with the flag still_open."),
 	bpf.CaptureCounterCOUNTER_QUEUE_FULL:          newMetric("layertrace_requests_queue_full_total", "Pipelined requests that are not recorded because too many on their connection, or on the node, wait for a response."),
+	bpf.CaptureCounterCOUNTER_SEARCH:              newMetric("layertrace_searches_total", "Request heads that were searched for a trace context behind the prefix window (deep)."),
+	bpf.CaptureCounterCOUNTER_SEARCH_BYTES:        newMetric("layertrace_search_bytes_total", "Bytes of request heads that were searched behind the prefix window (deep), which trace headers at the start would save."),
+	bpf.CaptureCounterCOUNTER_SEARCH_BUDGET:       newMetric("layertrace_searches_over_budget_total", "Request heads that were not searched, or not to their end, because the budget for searches behind the prefix window was used up (raise deep-budget, or move the trace headers to the start)."),
+	bpf.CaptureCounterCOUNTER_CONTEXT_BEHIND:      newMetric("layertrace_contexts_behind_window_total", "Requests whose trace context, sampled or not, was found behind the prefix window (deep)."),
 	bpf.CaptureCounterCOUNTER_FRAMING_LOST:        newMetric("layertrace_framing_lost_total", "Messages whose head or chunks could not be followed (their segments passed in another order, or more than 64 chunks were in one): their end is guessed, and pipelined requests after them may not be seen."),
 }
 

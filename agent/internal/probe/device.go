@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -40,7 +41,10 @@ type Device struct {
 	mu       sync.Mutex
 	mode     Mode
 	attached map[int]attachment
+	watched  map[int]uint64 // when each was attached, ns of CLOCK_MONOTONIC
+	queues   watchedInterfaces
 
+	stopping                        atomic.Bool
 	received, unreadable, txMissing atomic.Uint64
 }
 
@@ -80,11 +84,12 @@ func OpenDevice(opts Options) (*Device, error) {
 	_ = rlimit.RemoveMemlock() // see loadKernelSide
 	d := &Device{
 		log: opts.Log, opts: opts, mode: opts.Mode, dequeues: supported > 0,
-		attached: map[int]attachment{}, out: make(chan observe.Sighting, 256),
+		attached: map[int]attachment{}, watched: map[int]uint64{}, out: make(chan observe.Sighting, 256),
 	}
 	if d.objects, err = ebpf.NewCollection(spec); err != nil {
 		return nil, loadError("device", err)
 	}
+	d.queues = watchedBy(d.objects)
 	if err := d.start(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -120,42 +125,16 @@ func (d *Device) Attach(ifindex int) error {
 	if err != nil {
 		return fmt.Errorf("attach device programs to %s: %w", nic.Attrs().Name, err)
 	}
-	d.attached[ifindex] = a
-	if err := d.objects.Maps[bpf.DeviceMapWatched].Put(uint32(ifindex), uint8(1)); err != nil {
+	d.attached[ifindex], d.watched[ifindex] = a, now()
+	if err := d.queues.set(ifindex, true); err != nil {
 		d.log.Warn("transmit times of this interface's driver will be unknown", "interface", nic.Attrs().Name, "error", err)
 	}
 	return nil
 }
 
 func (d *Device) attach(ifindex int, ethernet, loopback bool) (attachment, error) {
-	names := [2]string{bpf.DeviceProgDeviceIn, bpf.DeviceProgDeviceOut}
-	if d.mode == ModeSocketFilter {
-		names = [2]string{bpf.DeviceProgDeviceSock, bpf.DeviceProgDeviceSock}
-	}
-	if !ethernet {
-		names[0] += "_l3"
-		names[1] += "_l3"
-	}
-	in, out := d.objects.Programs[names[0]], d.objects.Programs[names[1]]
-	if d.mode == ModeSocketFilter {
-		return attachSocketFilter(ifindex, in, loopback)
-	}
-	if loopback {
-		in = nil
-	}
-	if d.mode == ModeClsact {
-		return attachClsact(ifindex, in, out)
-	}
-	a, err := attachTCX(ifindex, in, out)
-	if d.mode == ModeAuto && errors.Is(err, ebpf.ErrNotSupported) {
-		d.log.Info("this kernel has no TCX (requires 6.6): using clsact")
-		d.mode = ModeClsact
-		return attachClsact(ifindex, in, out)
-	}
-	if err == nil {
-		d.mode = ModeTCX
-	}
-	return a, err
+	in, out := d.mode.programs(bpf.DeviceProgDeviceIn, bpf.DeviceProgDeviceOut, bpf.DeviceProgDeviceSock, ethernet)
+	return d.mode.attach(ifindex, d.objects.Programs[in], d.objects.Programs[out], loopback, captureFilter, d.log)
 }
 
 // Detach detaches the programs from an interface, which may be gone already.
@@ -167,11 +146,8 @@ func (d *Device) Detach(ifindex int) error {
 		return fmt.Errorf("interface %d: %w", ifindex, errNotAttached)
 	}
 	delete(d.attached, ifindex)
-	err := a.Close()
-	if e := d.objects.Maps[bpf.DeviceMapWatched].Delete(uint32(ifindex)); !errors.Is(e, ebpf.ErrKeyNotExist) {
-		err = errors.Join(err, e)
-	}
-	if err != nil {
+	delete(d.watched, ifindex)
+	if err := errors.Join(a.Close(), d.queues.set(ifindex, false)); err != nil {
 		return fmt.Errorf("detach device programs from interface %d: %w", ifindex, err)
 	}
 	return nil
@@ -201,11 +177,37 @@ func (d *Device) read(ctx context.Context) error {
 			d.log.Error("cannot decode record", "error", err)
 			return
 		}
-		if d.dequeues && s.Direction == observe.DirectionEgress && s.Tx == (observe.Extent{}) {
+		// The programs cannot distinguish the packets of a message with copies, or out of order.
+		inOrder := s.Retransmits == 0 && s.Flags&observe.SightingOutOfOrder == 0
+		if d.dequeues && s.Direction == observe.DirectionEgress && s.Tx == (observe.Extent{}) && inOrder {
 			d.txMissing.Add(1)
 		}
+		s.Watched = d.watchedFor(s.Interface, s.First)
+		if d.stopping.Load() {
+			s.Flags |= observe.SightingBothWays // the other direction might still have come
+		}
 		d.out <- s
-	})
+	}, func() {})
+}
+
+// watchedFor returns for how long an interface had been watched at a time, 0 for long.
+func (d *Device) watchedFor(ifindex int, at uint64) uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	since, ok := d.watched[ifindex]
+	if !ok || at > since && at-since > observe.MaxWatched {
+		return 0
+	}
+	return max(at, since+1) - since
+}
+
+// now returns CLOCK_MONOTONIC in ns.
+func now() uint64 {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) != nil {
+		return 0 // watched for long: it cannot fail
+	}
+	return uint64(ts.Nano())
 }
 
 // decodeSighting decodes a record of the ring buffer. dequeues: packets that leave the
@@ -229,13 +231,23 @@ func decodeSighting(raw []byte, dequeues bool) (observe.Sighting, error) {
 		First: r.First, Last: r.Last, Packets: r.Packets, Retransmits: r.Retransmits,
 		Flags: observe.SightingFlags(r.Flags & kept), TTL: r.Ttl,
 	}
-	if dequeues && s.Direction == observe.DirectionEgress {
+	if dequeues && s.Direction == observe.DirectionEgress && !mayHaveDropped(&r) {
 		s.Tx = transmitted(&observe.Message{First: r.First, Last: r.Last, Tx: observe.Extent{First: r.TxFirst, Last: r.TxLast}}, dequeued{
 			bypass: r.Flags&bpf.DeviceSightingFlagSIGHTING_BYPASS != 0,
 			whole:  r.Flags&bpf.DeviceSightingFlagSIGHTING_TX_WHOLE != 0,
 		})
 	}
 	return s, nil
+}
+
+// mayHaveDropped reports whether the queue of the interface may have dropped some of the
+// message, so that it left later, with a copy: if some bytes were not seen to leave, or, where
+// packets may bypass the queue unseen, if there were copies. What then arrived late is the
+// doing of the queue or of what comes after it.
+func mayHaveDropped(r *bpf.DeviceSightingRecord) bool {
+	const disorder = bpf.DeviceSightingFlagSIGHTING_OUT_OF_ORDER
+	unseen := r.Flags&bpf.DeviceSightingFlagSIGHTING_BYPASS != 0 || r.TxLast == 0
+	return r.Flags&bpf.DeviceSightingFlagSIGHTING_TX_SKIPPED != 0 || unseen && (r.Retransmits > 0 || r.Flags&disorder != 0)
 }
 
 func endpointOfWords(words [2]uint64, port uint16) netip.AddrPort {
@@ -252,6 +264,7 @@ func (d *Device) sweepUntil(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			d.stopping.Store(true)
 			_, err := d.sweep(0, maxForgetIdle)
 			return err
 		case <-tick.C:

@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -13,6 +15,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket/layers"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -46,15 +50,14 @@ func (d *device) pass(packets ...[]byte) {
 	}
 }
 
-// sightings ends all messages and returns those that came in.
-func (d *device) sightings() (in []observe.Sighting) {
+// flushed ends all messages and returns those that came in and those that went out.
+func (d *device) flushed() (in, out []observe.Sighting) {
 	d.t.Helper()
 	_, err := d.sweep(0, maxForgetIdle)
 	must(d.t, err)
 	done, cancel := context.WithCancel(context.Background())
 	cancel()
 	finished := make(chan struct{})
-	var out []observe.Sighting
 	go func() {
 		defer close(finished)
 		for s := range d.out {
@@ -70,6 +73,13 @@ func (d *device) sightings() (in []observe.Sighting) {
 	<-finished
 	d.out = make(chan observe.Sighting, 256)
 	must(d.t, err)
+	return in, out
+}
+
+// sightings returns those that came in, of which each went out.
+func (d *device) sightings() []observe.Sighting {
+	d.t.Helper()
+	in, out := d.flushed()
 	if len(in) != len(out) {
 		d.t.Errorf("%d sightings in, %d out: want the same", len(in), len(out))
 	}
@@ -136,9 +146,10 @@ func wantSightings(t *testing.T, c *connection, got []observe.Sighting, want ...
 		if w.fromServer {
 			src, dst = dst, src
 		}
-		if s.Source != src || s.Destination != dst || s.Start != w.start || s.End != w.end || s.Flags != w.flags {
+		flags := s.Flags &^ observe.SightingBothWays // TestDeviceBothWays
+		if s.Source != src || s.Destination != dst || s.Start != w.start || s.End != w.end || flags != w.flags {
 			t.Errorf("sighting %d: %v to %v [%d, %d) %v, want %v to %v [%d, %d) %v", i,
-				s.Source, s.Destination, s.Start, s.End, s.Flags.Names(), src, dst, w.start, w.end, w.flags.Names())
+				s.Source, s.Destination, s.Start, s.End, flags.Names(), src, dst, w.start, w.end, w.flags.Names())
 		}
 		if s.First == 0 || s.Last < s.First {
 			t.Errorf("sighting %d: times %d to %d", i, s.First, s.Last)
@@ -197,9 +208,10 @@ func TestDeviceOneWay(t *testing.T) {
 // TestDeviceDisorder: copies, losses and segments in another order do not change where a
 // message begins and ends, and its end is when the last missing byte has passed.
 func TestDeviceDisorder(t *testing.T) {
-	for _, test := range []struct {
+	d := newDevice(t, Options{})
+	for i, test := range []struct {
 		name  string
-		order []int // of the four segments of the second request; -1: the first request again
+		order []int // of the segments of the second request; -1: the first request again
 		flags observe.SightingFlags
 		last  int // position in order of the segment that completes it
 		again uint32
@@ -212,16 +224,27 @@ func TestDeviceDisorder(t *testing.T) {
 		{"reversed", []int{3, 2, 1, 0}, observe.SightingOutOfOrder, 3, 0},
 		{"two late", []int{0, 3, 1, 2}, observe.SightingOutOfOrder, 3, 0},
 		{"one missing", []int{0, 2, 3}, observe.SightingOutOfOrder | observe.SightingIncomplete, -1, 0},
+		{"two holes", []int{0, 2, 4, 1, 3}, observe.SightingOutOfOrder, 4, 0},
+		{"two holes, filled backwards", []int{0, 2, 4, 3, 1}, observe.SightingOutOfOrder, 4, 0},
+		{"what is between two holes again", []int{0, 2, 4, 1, 2, 3}, observe.SightingOutOfOrder, 5, 1},
+		{"what is between two holes again, and one missing", []int{0, 2, 4, 1, 2}, observe.SightingOutOfOrder | observe.SightingIncomplete, -1, 1},
+		{"everything again from the first hole on", []int{0, 2, 4, 6, 1, 2, 3, 4, 5, 6}, observe.SightingOutOfOrder, 8, 3},
+		{"more holes than are followed", []int{0, 2, 4, 6, 8, 1, 3, 5, 7}, observe.SightingOutOfOrder | observe.SightingIncomplete, -1, 1},
+		{"the middle of a hole first", []int{0, 5, 3, 1, 2, 4}, observe.SightingOutOfOrder, 5, 0},
+		{"the middle of a hole only", []int{0, 5, 3, 1, 2}, observe.SightingOutOfOrder | observe.SightingIncomplete, -1, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d, c := newDevice(t, Options{}), newConnection(40000)
+			c := newConnection(uint16(40000 + i))
 			q1 := c.clientSeq
 			first := c.say(false, 100, compactOption(testID, 1))
 			d.pass(first)
 			r1 := c.serverSeq
 			d.pass(c.say(true, 100, compactOption(testID, 2)))
 			q2 := c.clientSeq
-			packets := [][]byte{c.say(false, 10, compactOption(testID, 3)), c.say(false, 20, nil), c.say(false, 30, nil), c.say(false, 40, nil)}
+			packets, ends := [][]byte{c.say(false, 10, compactOption(testID, 3))}, []uint32{c.clientSeq}
+			for range slices.Max(test.order) {
+				packets, ends = append(packets, c.say(false, 20, nil)), append(ends, c.clientSeq)
+			}
 			var lastPassed uint64
 			for i, n := range test.order {
 				if i == test.last {
@@ -234,13 +257,122 @@ func TestDeviceDisorder(t *testing.T) {
 				}
 			}
 			got := d.sightings()
-			wantSightings(t, c, got, span{false, q1, q1 + 100, 0}, span{true, r1, r1 + 100, 0}, span{false, q2, q2 + 100, test.flags})
+			wantSightings(t, c, got, span{false, q1, q1 + 100, 0}, span{true, r1, r1 + 100, 0}, span{false, q2, ends[len(ends)-1], test.flags})
 			if s := got[2]; s.Last < lastPassed || s.OptionTime != 3 {
 				t.Errorf("last byte at %d, want after %d; option time %d, want 3", s.Last, lastPassed, s.OptionTime)
 			} else if s.Retransmits != test.again {
 				t.Errorf("%d segments seen again, want %d", s.Retransmits, test.again)
 			}
 		})
+	}
+}
+
+// TestDeviceRandomOrder: of segments that pass in any order, again or not at all, the sighting
+// has the bytes from the first to the last that passed, is incomplete if there are others in
+// between, and ends when the last new byte passed.
+func TestDeviceRandomOrder(t *testing.T) {
+	d := newDevice(t, Options{})
+	rng := rand.New(rand.NewPCG(1, 2))
+	judged := 0
+	for trial := range 400 {
+		c := newConnection(uint16(20000 + trial))
+		d.pass(c.say(false, 100, compactOption(testID, 1)), c.say(true, 100, nil)) // the message before
+		var packets [][]byte
+		starts := []uint32{c.clientSeq}
+		for range 2 + rng.IntN(8) {
+			packets = append(packets, c.say(false, 1+rng.IntN(50), nil))
+			starts = append(starts, c.clientSeq)
+		}
+		seen := make([]bool, len(packets))
+		most := 0 // holes at once
+		var began, ended uint64
+		for range 1 + rng.IntN(2*len(packets)) {
+			i := rng.IntN(len(packets))
+			if !seen[i] {
+				began, ended = monotonic(t), 0
+			} else if ended == 0 {
+				ended = monotonic(t)
+			}
+			seen[i] = true
+			d.pass(packets[i])
+			most = max(most, holes(seen))
+		}
+		if ended == 0 {
+			ended = monotonic(t)
+		}
+		got := slices.DeleteFunc(d.sightings(), func(s observe.Sighting) bool { return s.Start == starts[0]-100 || s.Source != c.client })
+		if most > 3 {
+			continue // more than are followed
+		}
+		judged++
+		first, last := slices.Index(seen, true), len(seen)-1
+		for !seen[last] {
+			last--
+		}
+		incomplete := holes(seen) > 0
+		if len(got) != 1 || got[0].Start != starts[first] || got[0].End != starts[last+1] ||
+			(got[0].Flags&observe.SightingIncomplete != 0) != incomplete || got[0].Last < began || got[0].Last > ended {
+			t.Fatalf("trial %d: %+v, want [%d, %d), incomplete %v, last byte from %d to %d", trial, got, starts[first], starts[last+1], incomplete, began, ended)
+		}
+	}
+	if judged < 200 {
+		t.Errorf("%d trials have few holes, want more", judged)
+	}
+}
+
+// holes counts the runs of false between two of true.
+func holes(seen []bool) (n int) {
+	first, last := slices.Index(seen, true), len(seen)-1
+	for !seen[last] {
+		last--
+	}
+	for i := first + 1; i <= last; i++ {
+		if !seen[i] && seen[i-1] {
+			n++
+		}
+	}
+	return n
+}
+
+// TestDeviceBothWays: a sighting says whether the other direction of its connection passes
+// too, at the same interface.
+func TestDeviceBothWays(t *testing.T) {
+	d, c, other := newDevice(t, Options{}), newConnection(40000), newConnection(40001)
+	d.pass(c.say(false, 100, compactOption(testID, 1)), c.say(true, 100, nil), c.say(false, 10, nil))
+	d.pass(other.say(false, 100, compactOption(testID+1, 1)))
+	got := d.sightings()
+	if len(got) != 4 {
+		t.Errorf("%d sightings, want 3 of the first connection and 1 of the other", len(got))
+	}
+	for _, s := range got {
+		both, want := s.Flags&observe.SightingBothWays != 0, s.ConnectionID[7] == 8
+		if both != want {
+			t.Errorf("connection %x, message from %v: both ways %v, want %v", s.ConnectionID, s.Source, both, want)
+		}
+	}
+}
+
+// TestDeviceNewConnection: a SYN ends what was known of the same addresses and ports, in both
+// directions, wherever the new sequence numbers are.
+func TestDeviceNewConnection(t *testing.T) {
+	d := newDevice(t, Options{})
+	for n, distance := range []uint32{0, 1000, 1 << 31} {
+		c := newConnection(uint16(40000 + n))
+		q1, r1 := c.clientSeq, c.serverSeq
+		d.pass(c.say(false, 100, compactOption(testID, 1)), c.say(true, 100, compactOption(testID, 2)))
+		c.clientSeq, c.serverSeq = c.clientSeq+distance+1, c.serverSeq+distance
+		d.pass(c.build(segment{seq: c.clientSeq - 1, syn: true, options: compactOption(testID+1, 3)}))
+		q2, r2 := c.clientSeq, c.serverSeq
+		d.pass(c.say(false, 50, compactOption(testID+1, 4)), c.say(true, 50, nil))
+		got := d.sightings()
+		wantSightings(t, c, got, span{false, q1, q1 + 100, 0}, span{true, r1, r1 + 100, 0},
+			span{false, q2, q2 + 50, observe.SightingFromOpener}, span{true, r2, r2 + 50, observe.SightingUnmarked})
+		for i, s := range got {
+			if want := byte(8 + i/2); s.ConnectionID[7] != want {
+				t.Errorf("distance %d, sighting %d: ID %x, want ...%02x", distance, i, s.ConnectionID, want)
+			}
+		}
+		d.wantCount(bpf.DeviceDeviceCounterDEVICE_COUNTER_OPTION_CONFLICTING, 0)
 	}
 }
 
@@ -323,6 +455,102 @@ func TestDeviceNeedsNoPayload(t *testing.T) {
 	}
 }
 
+// TestDeviceWatched: a sighting says for how long its interface had been watched, and after
+// the end of watching none is certain that only one way passes.
+func TestDeviceWatched(t *testing.T) {
+	d := newDevice(t, Options{})
+	const here, long = 7, 8
+	d.watched[here], d.watched[long] = 1000, 0
+	for _, test := range []struct {
+		ifindex  int
+		at, want uint64
+	}{{here, 1500, 500}, {here, 900, 1}, {here, 1001 + observe.MaxWatched, 0}, {long, 2 * observe.MaxWatched, 0}, {9, 1500, 0}} {
+		if got := d.watchedFor(test.ifindex, test.at); got != test.want {
+			t.Errorf("interface %d at %d: watched for %d ns, want %d", test.ifindex, test.at, got, test.want)
+		}
+	}
+	for _, stopping := range []bool{false, true} {
+		d.stopping.Store(stopping)
+		c := newConnection(40000)
+		d.pass(c.say(false, 100, compactOption(testID, 1)))
+		if got := d.sightings(); len(got) != 1 || (got[0].Flags&observe.SightingBothWays != 0) != stopping {
+			t.Errorf("stopping %v: %+v", stopping, got)
+		}
+		d.pass(c.build(segment{seq: c.clientSeq + 7, syn: true})) // ends the connection
+	}
+}
+
+// TestDeviceQueueDrops: a message has left when all of its bytes have, also those that the
+// queue of the interface dropped and that were sent again. Where that cannot be seen, it is
+// not known when it left. A queue that let all bytes pass is not to blame for copies.
+func TestDeviceQueueDrops(t *testing.T) {
+	needsTCX(t)
+	if !inNamespace(t) {
+		return
+	}
+	n := newNetwork(t)
+	d := newDevice(t, Options{})
+	must(t, d.Attach(n.ifindex))
+	wire, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+	must(t, err)
+	defer unix.Close(wire)
+	const wait = -1 // until the queue is empty
+	const pfifo = 0
+	for i, test := range []struct {
+		name  string
+		limit uint32 // of the queue in bytes, of which 1,500 pass at once; pfifo: packets bypass it
+		order []int  // segments of 1,000 bytes
+		known bool
+		after int // it leaves after this one has been sent
+	}{
+		{"all pass", 1 << 20, []int{0, 1, 2}, true, 2},
+		{"all pass, and a copy", 1 << 20, []int{0, 1, 2, wait, 1}, true, 2},
+		{"the last one is dropped", 1500, []int{0, 1, 2, wait, 2}, true, 4},
+		{"one in the middle is dropped", 1500, []int{0, 1, 2, wait, 3, wait, 2}, true, 6},
+		{"one in the middle is dropped for good", 1500, []int{0, 1, 2, wait, 3}, false, 0},
+		{"packets bypass the queue", pfifo, []int{0, 1, 2}, true, 2},
+		{"packets bypass the queue, and a copy", pfifo, []int{0, 1, 2, 1}, false, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			const rate, burst = 20_000, 1500
+			var queue netlink.Qdisc = &netlink.Tbf{QdiscAttrs: rootQueue(n), Rate: rate, Buffer: netlink.Xmittime(rate, burst), Limit: test.limit}
+			if test.limit == pfifo {
+				queue = &netlink.GenericQdisc{QdiscAttrs: rootQueue(n), QdiscType: "pfifo"}
+			}
+			must(t, netlink.QdiscAdd(queue))
+			defer func() { must(t, netlink.QdiscDel(queue)) }()
+			c := newConnection(uint16(40000 + i))
+			var packets [][]byte
+			for range 4 {
+				packets = append(packets, c.say(false, 1000, compactOption(testID, 1)))
+			}
+			var after uint64
+			for i, which := range test.order {
+				if which == wait {
+					poll(t, "an empty queue", func() bool { return queued(t, n) == 0 })
+					continue
+				}
+				if i == test.after {
+					after = monotonic(t)
+				}
+				err := unix.Sendto(wire, packets[which], 0, &unix.SockaddrLinklayer{Ifindex: n.ifindex})
+				if !errors.Is(err, unix.ENOBUFS) { // dropped
+					must(t, err)
+				}
+			}
+			poll(t, "an empty queue", func() bool { return queued(t, n) == 0 })
+			_, out := d.flushed()
+			out = slices.DeleteFunc(out, func(s observe.Sighting) bool { return s.Source != c.client })
+			if len(out) != 1 {
+				t.Fatalf("%d sightings, want 1: %+v", len(out), out)
+			}
+			if s := out[0]; (s.Tx != observe.Extent{}) != test.known || test.known && s.Tx.Last < after {
+				t.Errorf("left from %d to %d, want that known: %v, and the last byte after %d; flags %v, %d copies", s.Tx.First, s.Tx.Last, test.known, after, s.Flags.Names(), s.Retransmits)
+			}
+		})
+	}
+}
+
 // TestSightingFlags compares the values of both sides.
 func TestSightingFlags(t *testing.T) {
 	for kernel, flag := range map[bpf.DeviceSightingFlag]observe.SightingFlags{
@@ -330,6 +558,7 @@ func TestSightingFlags(t *testing.T) {
 		bpf.DeviceSightingFlagSIGHTING_INCOMPLETE:   observe.SightingIncomplete,
 		bpf.DeviceSightingFlagSIGHTING_OUT_OF_ORDER: observe.SightingOutOfOrder,
 		bpf.DeviceSightingFlagSIGHTING_FROM_OPENER:  observe.SightingFromOpener,
+		bpf.DeviceSightingFlagSIGHTING_BOTH_WAYS:    observe.SightingBothWays,
 	} {
 		if uint32(kernel) != uint32(flag) {
 			t.Errorf("flag %v is %d, in the kernel %d", flag.Names(), flag, kernel)

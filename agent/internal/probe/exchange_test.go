@@ -279,7 +279,7 @@ func TestRingFull(t *testing.T) {
 // context, the plain one if it is in the first segment.
 func TestSplitHead(t *testing.T) {
 	head := get + traceparent + "accept: */*\r\n" + end
-	deep, plain := newKernel(t, Options{Deep: true}), newKernel(t, Options{})
+	deep, plain := newKernel(t, Options{Deep: DeepOn}), newKernel(t, Options{Deep: DeepOff})
 	for cut := 4; cut < len(head); cut++ {
 		for k, found := range map[*kernel]bool{deep: true, plain: cut >= len(get+traceparent)} {
 			c := newConnection(uint16(10000 + cut))
@@ -310,7 +310,7 @@ func TestSplitHead(t *testing.T) {
 
 // The same in segments of one byte after the method.
 func TestOneByteSegments(t *testing.T) {
-	k := newKernel(t, Options{Deep: true})
+	k := newKernel(t, Options{Deep: DeepOn})
 	c := newConnection(40000)
 	head := get + traceparent + end
 	k.receive(c.request(head[:4]))
@@ -325,7 +325,7 @@ func TestOneByteSegments(t *testing.T) {
 
 func TestLargeHead(t *testing.T) {
 	head := get + "cookie: " + strings.Repeat("a=b; ", 16<<10/5) + "\r\n" + traceparent + end
-	k := newKernel(t, Options{})
+	k := newKernel(t, Options{Deep: DeepOff})
 	// BPF_PROG_TEST_RUN takes packets of up to a page; the lab has larger ones.
 	k.receive(newConnection(40000).request(head[:3000]))
 	if got := k.exchanges(); len(got) != 0 {
@@ -334,7 +334,7 @@ func TestLargeHead(t *testing.T) {
 	k.wantCount("heads_truncated", 1)
 
 	for _, size := range []int{3000, 1448, 100} {
-		k = newKernel(t, Options{Deep: true})
+		k = newKernel(t, Options{Deep: DeepOn})
 		c := newConnection(40000)
 		for rest := head; rest != ""; {
 			n := min(size, len(rest))
@@ -351,7 +351,7 @@ func TestLargeHead(t *testing.T) {
 // A request line that is longer than a carried line and than the window.
 func TestLongRequestLine(t *testing.T) {
 	head := "GET /" + strings.Repeat("x", 3000) + " HTTP/1.1\r\nhost: a\r\n" + traceparent + end
-	k := newKernel(t, Options{Deep: true})
+	k := newKernel(t, Options{Deep: DeepOn})
 	c := newConnection(40000)
 	for rest := head; rest != ""; {
 		n := min(700, len(rest))
@@ -404,7 +404,7 @@ func TestAnyMethod(t *testing.T) {
 // An unsampled context does not hide a sampled one, unless its format is preferred.
 func TestSeveralContexts(t *testing.T) {
 	for order, want := range map[string]uint64{"": 1, "jaeger": 1, "w3c": 0} {
-		a := inOrder(t, order, false)
+		a := inOrder(t, order, DeepOff)
 		c := newConnection(40000)
 		a.k.receive(c.request(get + unsampled + "uber-trace-id: 1:2:0:1\r\n" + end))
 		a.k.receive(c.response(ok200))
@@ -567,7 +567,7 @@ func TestPipelinedUnsampled(t *testing.T) {
 
 // A segment of a head that begins like a request still belongs to that head.
 func TestMethodInsideHead(t *testing.T) {
-	k := newKernel(t, Options{Deep: true})
+	k := newKernel(t, Options{Deep: DeepOn})
 	c := newConnection(40000)
 	k.receive(c.request("GET / HTTP/1.1\r\nx-note: "))
 	k.receive(c.request("GET this\r\n" + traceparent + end))

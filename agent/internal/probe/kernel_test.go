@@ -20,34 +20,49 @@ import (
 
 // kernel runs packets through the real programs with BPF_PROG_TEST_RUN.
 type kernel struct {
-	t       *testing.T
-	probe   *Probe
-	program *ebpf.Program
+	t     *testing.T
+	probe *Probe
+	side  *sharedSide
 }
 
+// newKernel returns one with empty maps until the test ends, or until the next one with
+// options that lead to the same programs. It loads each of them on first use.
 func newKernel(t *testing.T, opts Options) *kernel {
 	t.Helper()
-	p, err := open(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := p.kernel.program(bpf.CaptureProgCaptureIn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := &kernel{t: t, probe: p, program: program}
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	must(t, opts.complete())
+	opts.resolveSocketCgroups(cgroupMounts)
+	k := &kernel{t: t, side: share(t, &opts)}
+	k.side.user = k
+	own, err := k.side.clone()
+	must(t, err)
+	k.probe, err = openOn(own, opts)
+	must(t, err)
+	t.Cleanup(func() { k.close(t) })
 	return k
+}
+
+// close closes the probe. It can be called before the end of the test.
+func (k *kernel) close(t *testing.T) {
+	t.Helper()
+	if k.probe == nil {
+		return
+	}
+	k.side.take(k.probe.kernel)
+	if err := k.probe.Close(); err != nil {
+		t.Error(err)
+	}
+	k.probe = nil
 }
 
 // receive lets the program see one packet. The verdict is always "next".
 func (k *kernel) receive(packet []byte) {
 	k.t.Helper()
-	verdict, err := k.program.Run(&ebpf.RunOptions{Data: packet})
+	k.mustOwn()
+	program, err := k.probe.kernel.program(bpf.CaptureProgCaptureIn)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	verdict, err := program.Run(&ebpf.RunOptions{Data: packet})
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -70,6 +85,7 @@ func (k *kernel) emitted() []observe.Observation {
 
 func (k *kernel) drain(sweep bool) []observe.Observation {
 	k.t.Helper()
+	k.mustOwn()
 	if sweep {
 		if err := k.probe.sweep(0, 0); err != nil {
 			k.t.Fatal(err)
@@ -78,18 +94,7 @@ func (k *kernel) drain(sweep bool) []observe.Observation {
 	done, cancel := context.WithCancel(context.Background())
 	cancel()
 	var got []observe.Observation
-	finished := make(chan struct{})
-	go func() {
-		defer close(finished)
-		for x := range k.probe.out {
-			got = append(got, x)
-		}
-	}()
-	err := k.probe.read(done)
-	close(k.probe.out)
-	<-finished
-	k.probe.out = make(chan observe.Observation, 256)
-	if err != nil {
+	if err := k.probe.read(done, func(some []observe.Observation) { got = append(got, some...) }); err != nil {
 		k.t.Fatal(err)
 	}
 	return got

@@ -85,6 +85,7 @@ func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 		bpf.CaptureMapTrackedConnections: k.TrackedConnections,
 		bpf.CaptureMapScratches:          k.Scratches,
 		bpf.CaptureMapPartialHeads:       k.PartialHeads,
+		bpf.CaptureMapSearchBudgets:      k.SearchBudgets,
 		bpf.CaptureMapQueuedRequests:     k.QueuedRequests,
 		bpf.CaptureMapTrustedPrefixes:    k.TrustedPrefixes,
 		bpf.CaptureMapUnseenCounters:     k.UnseenCounters,
@@ -122,13 +123,26 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 		bpf.CaptureVarOrdered:        len(o.ContextFormats) > 0,
 		bpf.CaptureVarRanks:          ranks,
 		bpf.CaptureVarPrefixWindow:   uint32(o.PrefixWindow),
-		bpf.CaptureVarDeep:           o.Deep,
+		bpf.CaptureVarDeep:           uint32(deepModes[o.Deep]),
+		bpf.CaptureVarDeepBudget:     uint64(o.DeepBudget),
 		bpf.CaptureVarDeepWindow:     uint32(o.DeepWindow),
-		bpf.CaptureVarRingWakeupFill: uint64(o.RingBytes / 4),
+		bpf.CaptureVarRingWakeupFill: uint64(wakeupFill(o.RingBytes)),
 		bpf.CaptureVarFilterPorts:    len(o.Ports) > 0,
 		bpf.CaptureVarPorts:          portBits(o.Ports),
 		bpf.CaptureVarContextHeaders: headers,
 	})
+}
+
+// maxWakeupFill is some 280 records: under a millisecond of work. More would be read in
+// bursts, at the cost of the other programs of the node; fewer would cost wakeups, of which
+// each is as dear as some 30 records.
+const maxWakeupFill = 128 << 10
+
+// wakeupFill returns the fill in bytes at which the reader of a ring is woken.
+func wakeupFill(ring int) int { return min(ring/4, maxWakeupFill) }
+
+var deepModes = map[DeepMode]bpf.CaptureDeepMode{
+	DeepOff: bpf.CaptureDeepModeDEEP_OFF, DeepOn: bpf.CaptureDeepModeDEEP_ON, DeepAuto: bpf.CaptureDeepModeDEEP_AUTO,
 }
 
 // sizeMaps sets the sizes of the maps that spec has.
@@ -137,7 +151,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, o *Options) {
 		bpf.CaptureMapConnections: uint32(o.MaxConnections),
 		bpf.CaptureMapExchanges:   uint32(o.RingBytes),
 	}
-	if !o.Deep {
+	if o.Deep == DeepOff {
 		sizes[bpf.CaptureMapPartialHeads] = 1
 	}
 	for name, size := range sizes {

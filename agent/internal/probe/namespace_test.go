@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -116,9 +117,14 @@ func inNamespace(t *testing.T) bool {
 		return true
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), roleEnv+"=inside")
+	files, names := handOver(t)
+	cmd.ExtraFiles = files
+	cmd.Env = append(os.Environ(), roleEnv+"=inside", handedEnv+"="+names)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
+	for _, file := range files {
+		must(t, file.Close())
+	}
 	t.Logf("in the namespace:\n%s", out)
 	if before, _, skipped := strings.Cut(string(out), "--- SKIP: "+t.Name()+" ("); skipped && err == nil {
 		if reasons := said.FindAllStringSubmatch(before, -1); len(reasons) > 0 {
@@ -391,11 +397,18 @@ func needsWrites(t *testing.T) {
 	needs(t, err)
 }
 
-// hasWrites is for tests whose expected times depend on it.
-func hasWrites() bool {
-	_, err := HaveWrites()
-	return err == nil
-}
+// writeEnds is the tracepoint that reports writes when they end.
+const writeEnds = "sock_send_length"
+
+// writePoint is the tracepoint that reports writes in this kernel, "" for none: expected
+// times depend on it. The answer takes long to find.
+var writePoint = sync.OnceValue(func() string {
+	name, err := HaveWrites()
+	if err != nil {
+		return ""
+	}
+	return name
+})
 
 // needsReceivers requires the receiving socket of dropped packets.
 func needsReceivers(t *testing.T) {

@@ -35,6 +35,18 @@ const (
 	ModeSocketFilter Mode = "socket-filter"
 )
 
+// DeepMode is whether requests are searched for a trace context behind the prefix window:
+// in the rest of their first segment, and in later ones.
+type DeepMode string
+
+// Deep modes. Auto searches a request there if its window has no context, within
+// Options.DeepBudget; on searches every request and has no budget.
+const (
+	DeepAuto DeepMode = "auto"
+	DeepOn   DeepMode = "true"
+	DeepOff  DeepMode = "false"
+)
+
 // OptionLayout is the layout of the TCP options that are written.
 type OptionLayout string
 
@@ -53,6 +65,7 @@ const (
 	DefaultIdleTimeout    = 2 * time.Second
 	DefaultRequestTimeout = 15 * time.Minute
 	DefaultOpenSpanAfter  = 30 * time.Second
+	DefaultDeepBudget     = int(bpf.CaptureWindowDEEP_BUDGET_DEFAULT)
 )
 
 // Limits of Options.
@@ -60,6 +73,8 @@ const (
 	MinPrefixWindow = int(bpf.CaptureWindowWINDOW_MIN)
 	MaxPrefixWindow = int(bpf.CaptureWindowWINDOW_MAX)
 	MaxDeepWindow   = int(bpf.CaptureWindowDEEP_WINDOW_MAX)
+	MinDeepBudget   = int(bpf.CaptureWindowDEEP_BUDGET_MIN)
+	MaxDeepBudget   = int(bpf.CaptureWindowDEEP_BUDGET_MAX)
 )
 
 // Options of a Probe. The zero value of a field means its default.
@@ -71,9 +86,13 @@ type Options struct {
 	// PrefixWindow is the number of bytes of a request's first segment that are
 	// searched for a trace context.
 	PrefixWindow int
-	// Deep continues the search in later segments, up to DeepWindow bytes in total.
-	Deep       bool
+	// Deep, default DeepAuto, continues the search behind the prefix window, up to
+	// DeepWindow bytes of the request in total.
+	Deep       DeepMode
 	DeepWindow int
+	// DeepBudget is how many bytes DeepAuto searches behind the prefix window at most, per
+	// second and CPU.
+	DeepBudget int
 	// ContextHeaders are additional header names.
 	ContextHeaders []tracecontext.ContextHeader
 	// ContextFormats are the formats to read, the most preferred one first; none:
@@ -84,7 +103,7 @@ type Options struct {
 	// RingBytes is the size of the ring buffer, a power of two of at least 4,096.
 	RingBytes int
 	// ReadInterval is the longest time that a record waits in the ring buffer,
-	// unless a quarter of it is full.
+	// unless maxWakeupFill bytes or a quarter of it are full.
 	ReadInterval time.Duration
 	// IdleTimeout is the time without a packet after which an exchange whose response
 	// has ended is reported, RequestTimeout that for one that has not ended.
@@ -133,7 +152,9 @@ func orDefault[T comparable](v *T, d T) {
 func (o *Options) complete() error {
 	orDefault(&o.Mode, ModeAuto)
 	orDefault(&o.PrefixWindow, tracecontext.DefaultPrefixWindow)
+	orDefault(&o.Deep, DeepAuto)
 	orDefault(&o.DeepWindow, tracecontext.DefaultDeepWindow)
+	orDefault(&o.DeepBudget, DefaultDeepBudget)
 	orDefault(&o.MaxConnections, DefaultMaxConnections)
 	orDefault(&o.RingBytes, DefaultRingBytes)
 	orDefault(&o.ReadInterval, DefaultReadInterval)
@@ -169,6 +190,12 @@ func (o *Options) validate() error {
 	if o.DeepWindow < o.PrefixWindow || o.DeepWindow > MaxDeepWindow {
 		return fmt.Errorf("deep window of %d bytes: use the prefix window (%d) to %d", o.DeepWindow, o.PrefixWindow, MaxDeepWindow)
 	}
+	if _, known := deepModes[o.Deep]; !known {
+		return fmt.Errorf("unknown deep mode %q: use auto, true or false", o.Deep)
+	}
+	if o.DeepBudget < MinDeepBudget || o.DeepBudget > MaxDeepBudget {
+		return fmt.Errorf("deep budget of %d bytes per second: use %d to %d", o.DeepBudget, MinDeepBudget, MaxDeepBudget)
+	}
 	if o.RingBytes < 4096 || o.RingBytes&(o.RingBytes-1) != 0 {
 		return fmt.Errorf("ring of %d bytes: use a power of two of at least 4096", o.RingBytes)
 	}
@@ -185,7 +212,6 @@ type Probe struct {
 	sockets *sockets // nil: no capture at sockets
 	drivers *drivers // nil: drivers are not watched
 	reader  *ringbuf.Reader
-	out     chan observe.Observation
 
 	mu       sync.Mutex
 	mode     Mode
@@ -197,7 +223,7 @@ type Probe struct {
 }
 
 // Open loads the programs and starts writing TCP options if configured. Capture
-// starts with Attach, and Observations receives with Run.
+// starts with Attach, and Run returns what was captured.
 func Open(opts Options) (*Probe, error) {
 	p, err := open(opts)
 	if err != nil {
@@ -219,10 +245,14 @@ func open(opts Options) (*Probe, error) {
 	if err != nil {
 		return nil, err
 	}
+	return openOn(kernel, opts)
+}
+
+// openOn is open on loaded programs and maps, which it closes on an error.
+func openOn(kernel *kernelSide, opts Options) (_ *Probe, err error) {
 	p := &Probe{
 		log: opts.Log, opts: opts, kernel: kernel, mode: opts.Mode,
 		attached: map[int]attachment{},
-		out:      make(chan observe.Observation, 256),
 	}
 	if p.reader, err = ringbuf.NewReader(kernel.Exchanges); err != nil {
 		return nil, errors.Join(fmt.Errorf("open ring buffer: %w", err), kernel.Close())
@@ -257,18 +287,15 @@ func warnUnsupported(err error, consequence string, log *slog.Logger) error {
 	return nil
 }
 
-// Observations returns the captured exchanges. It is closed when Run returns.
-func (p *Probe) Observations() <-chan observe.Observation { return p.out }
-
-// Run reads and sweeps until ctx is done, then flushes open exchanges and closes
-// Observations. A slow receiver lets the ring buffer fill up; the programs count
-// the exchanges lost then.
-func (p *Probe) Run(ctx context.Context) error {
-	defer close(p.out)
+// Run reads and sweeps until ctx is done, then flushes open exchanges. take gets the
+// captured exchanges from one goroutine, some at a time. The slice is valid during the
+// call only; the observations in it may be copied. A take that is slow lets the ring
+// buffer fill up; the programs count the exchanges lost then.
+func (p *Probe) Run(ctx context.Context, take func([]observe.Observation)) error {
 	reading, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var group errgroup.Group
-	group.Go(func() error { return p.read(reading) })
+	group.Go(func() error { return p.read(reading, take) })
 	group.Go(func() error {
 		defer stop()
 		return p.sweepUntil(ctx)

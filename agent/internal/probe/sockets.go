@@ -49,25 +49,14 @@ const dropReceiver = 4
 // HaveWrites returns the tracepoint that reports writes in this kernel, or an
 // error of the kind ebpf.ErrNotSupported.
 func HaveWrites() (name string, err error) {
-	p, err := writePoint()
+	p, err := firstSupported(writePoints)
 	return p.name, err
-}
-
-// writePoint returns the first of writePoints that this kernel has.
-func writePoint() (p tracepoint, err error) {
-	for _, p = range writePoints {
-		err = haveTracepoint(p.name, p.arguments)
-		if !errors.Is(err, ebpf.ErrNotSupported) {
-			break
-		}
-	}
-	return p, err
 }
 
 // selectWrites removes the write program from spec that this kernel does not need,
 // and returns the tracepoints of the others.
 func selectWrites(spec *ebpf.CollectionSpec) []tracepoint {
-	selected, _ := writePoint() // removeUnsupported handles the error
+	selected, _ := firstSupported(writePoints) // removeUnsupported handles the error
 	for _, p := range writePoints {
 		if p != selected {
 			delete(spec.Programs, p.program)

@@ -261,14 +261,7 @@ func TestReaderOfAPart(t *testing.T) {
 	k := newLoopback(t)
 	x := newTransfer(t, false, 50_000)
 	must(t, <-x.write(true, x.message))
-	poll(t, "all of it has arrived", func() bool {
-		waiting := 0
-		control(t, x.client, func(fd int) (err error) {
-			waiting, err = unix.IoctlGetInt(fd, unix.SIOCINQ)
-			return err
-		})
-		return waiting == len(x.message)
-	})
+	poll(t, "all of it has arrived", func() bool { return waiting(t, x.client) == len(x.message) })
 	read := func(n int) {
 		_, err := io.ReadFull(x.client, make([]byte, n))
 		must(t, err)

@@ -52,6 +52,18 @@ func HaveTracepoint(name string, arguments int) error {
 // haveTracepoint is HaveTracepoint; tests replace it to simulate older kernels.
 var haveTracepoint = HaveTracepoint
 
+// firstSupported returns the first tracepoint that this kernel has. If it has none, it
+// returns the last, with an error of the kind ebpf.ErrNotSupported.
+func firstSupported(points []tracepoint) (p tracepoint, err error) {
+	for _, p = range points {
+		err = haveTracepoint(p.name, p.arguments)
+		if !errors.Is(err, ebpf.ErrNotSupported) {
+			break
+		}
+	}
+	return p, err
+}
+
 // removeUnsupported removes the programs from spec whose tracepoints this kernel
 // lacks, logs the consequences, and returns the number of supported ones.
 func removeUnsupported(spec *ebpf.CollectionSpec, points []tracepoint, log *slog.Logger) (supported int, err error) {
@@ -91,7 +103,7 @@ func (a *attachments) trace(c *ebpf.Collection, points []tracepoint) error {
 type drivers struct {
 	collection *ebpf.Collection
 	links      attachments
-	words      map[uint32]uint64 // copy of the bits of watched interfaces
+	watched    watchedInterfaces
 }
 
 // driverPoints are the tracepoints of the driver programs. kfree_skb has drop
@@ -120,10 +132,11 @@ func openDrivers(o *Options, k *kernelSide) (*drivers, error) {
 	if supported, err := removeUnsupported(spec, driverPoints, o.Log); err != nil || supported == 0 {
 		return nil, err
 	}
-	d := &drivers{words: map[uint32]uint64{}}
+	d := &drivers{}
 	if d.collection, err = k.load(spec); err != nil {
 		return nil, loadError("driver", err)
 	}
+	d.watched = watchedBy(d.collection)
 	if err := d.links.trace(d.collection, driverPoints); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -140,35 +153,48 @@ func ownNetns() (uint32, error) {
 }
 
 func (d *drivers) watch(ifindex int) error {
-	if err := d.setWatched(ifindex, true); err != nil {
+	if err := d.watched.set(ifindex, true); err != nil {
 		return fmt.Errorf("watch the driver of interface %d: %w", ifindex, err)
 	}
 	return nil
 }
 
 func (d *drivers) unwatch(ifindex int) error {
-	if err := d.setWatched(ifindex, false); err != nil {
+	if err := d.watched.set(ifindex, false); err != nil {
 		return fmt.Errorf("stop watching the driver of interface %d: %w", ifindex, err)
 	}
 	return nil
 }
 
-// setWatched sets the bit of an interface or, for an index above those with a bit,
-// its entry.
-func (d *drivers) setWatched(ifindex int, watched bool) error {
-	words, high := d.collection.Maps[bpf.DriverMapWatchedInterfaces], d.collection.Maps[bpf.DriverMapWatchedHigh]
+// watchedInterfaces are the interfaces whose queues the programs at qdisc_dequeue look at
+// (bpf/include/dequeue.h). It must not be used concurrently.
+type watchedInterfaces struct {
+	low, high *ebpf.Map
+	words     map[uint32]uint64 // copy of the bits in low
+}
+
+// watchedBy returns those of the programs of a collection: none.
+func watchedBy(c *ebpf.Collection) watchedInterfaces {
+	return watchedInterfaces{
+		low: c.Maps[bpf.DriverMapWatchedInterfaces], high: c.Maps[bpf.DriverMapWatchedHigh],
+		words: map[uint32]uint64{},
+	}
+}
+
+// set sets the bit of an interface or, for an index above those with a bit, its entry.
+func (w watchedInterfaces) set(ifindex int, watched bool) error {
 	word, bit := uint32(ifindex/64), uint64(1)<<(ifindex%64)
 	switch {
-	case word < words.MaxEntries():
-		d.words[word] &^= bit
+	case word < w.low.MaxEntries():
+		w.words[word] &^= bit
 		if watched {
-			d.words[word] |= bit
+			w.words[word] |= bit
 		}
-		return words.Put(word, d.words[word])
+		return w.low.Put(word, w.words[word])
 	case watched:
-		return high.Put(uint32(ifindex), uint8(1))
+		return w.high.Put(uint32(ifindex), uint8(1))
 	default:
-		if err := high.Delete(uint32(ifindex)); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := w.high.Delete(uint32(ifindex)); !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return err
 		}
 		return nil

@@ -225,7 +225,7 @@ func TestEncapsulatedPacketsAreCounted(t *testing.T) {
 		"VXLAN":                           {"vxlan", []gopacket.SerializableLayer{ipv4(udpHeader), udp(40000, 4789), vxlan}},
 		"VXLAN at Linux's port":           {"vxlan", []gopacket.SerializableLayer{ipv4(udpHeader), udp(40000, 8472), vxlan}},
 		"VXLAN over IPv6":                 {"vxlan", []gopacket.SerializableLayer{ipv6(udpHeader), udp(40000, 4789), vxlan}},
-		"VXLAN behind IP options":         {"vxlan", []gopacket.SerializableLayer{options(ipv4(udpHeader)), udp(40000, 4789), vxlan}},
+		"VXLAN after IP options":          {"vxlan", []gopacket.SerializableLayer{options(ipv4(udpHeader)), udp(40000, 4789), vxlan}},
 		"no VXLAN: no valid identifier":   {"", []gopacket.SerializableLayer{ipv4(udpHeader), udp(40000, 4789), &layers.VXLAN{}}},
 		"no VXLAN: the source port":       {"", []gopacket.SerializableLayer{ipv4(udpHeader), udp(4789, 40000), vxlan}},
 		"no VXLAN: a later fragment":      {"", []gopacket.SerializableLayer{fragment(ipv4(udpHeader), 100), udp(40000, 4789), vxlan}},
@@ -237,7 +237,7 @@ func TestEncapsulatedPacketsAreCounted(t *testing.T) {
 		"IPv4 in IPv6":                    {"ip_in_ip6", []gopacket.SerializableLayer{ipv6(layers.IPProtocolIPv4)}},
 		"IPv6 in IPv4":                    {"ip_in_ip6", []gopacket.SerializableLayer{ipv4(layers.IPProtocolIPv6)}},
 		"IPv6 in IPv6":                    {"ip_in_ip6", []gopacket.SerializableLayer{ipv6(layers.IPProtocolIPv6)}},
-		"IPv4 in IPv6 behind an option":   {"ip_in_ip6", []gopacket.SerializableLayer{ipv6(layers.IPProtocolIPv6Destination), gopacket.Payload("\x04\x00\x04\x01\x04\x01\x01\x00")}},
+		"IPv4 in IPv6 after an option":    {"ip_in_ip6", []gopacket.SerializableLayer{ipv6(layers.IPProtocolIPv6Destination), gopacket.Payload("\x04\x00\x04\x01\x04\x01\x01\x00")}},
 		"ESP":                             {"esp", []gopacket.SerializableLayer{ipv4(layers.IPProtocolESP)}},
 		"MPLS":                            {"mpls", []gopacket.SerializableLayer{&layers.MPLS{Label: 100, StackBottom: true, TTL: 64}}},
 		"MPLS in UDP":                     {"mpls", []gopacket.SerializableLayer{ipv4(udpHeader), udp(40000, 6635), &layers.MPLS{StackBottom: true}}},
@@ -270,11 +270,8 @@ func TestPacketsOfTunnelDevicesAreCounted(t *testing.T) {
 	n := newNetwork(t)
 	local, remote := net.ParseIP(strings.TrimSuffix(clientAddr, "/24")), net.ParseIP(serverAddr)
 	attrs := netlink.LinkAttrs{Name: "tunnel"}
-	p, err := Open(Options{})
-	must(t, err)
-	k := &kernel{t: t, probe: p}
-	t.Cleanup(func() { must(t, p.Close()) })
-	must(t, p.Attach(n.ifindex))
+	k := newKernel(t, Options{})
+	must(t, k.probe.Attach(n.ifindex))
 	for _, c := range []struct {
 		kind, inside string
 		device       netlink.Link

@@ -31,6 +31,9 @@ func (o ClockOffset) Wall(monotonic uint64) time.Time {
 	return time.Unix(0, int64(o)+int64(monotonic))
 }
 
+// unixNano is Wall as Unix time in ns.
+func (o ClockOffset) unixNano(monotonic uint64) int64 { return int64(o) + int64(monotonic) }
+
 // Clock measures the offset between CLOCK_REALTIME and CLOCK_MONOTONIC.
 //
 // NTP slews both clocks alike, so the offset changes only when the wall clock is
@@ -54,6 +57,13 @@ func NewClock() (*Clock, error) {
 
 // Offset returns the offset of the last measurement.
 func (c *Clock) Offset() ClockOffset { return ClockOffset(c.offset.Load()) }
+
+// Measure measures the offset now and returns it: a step of the wall clock counts at once.
+// If the clocks cannot be read, it is that of the last measurement.
+func (c *Clock) Measure() ClockOffset {
+	_ = c.update(readClocks)
+	return c.Offset()
+}
 
 // Monotonic returns the present CLOCK_MONOTONIC in ns, 0 if it cannot be read.
 func Monotonic() uint64 {

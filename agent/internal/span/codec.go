@@ -12,13 +12,13 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/recent"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -115,6 +115,15 @@ var fields = []field{
 			return in.count32(&o.Context.HeaderOffset, 0)
 		},
 	},
+	{
+		key: "layertrace.join", typ: "string", section: sectionSeen,
+		meaning: "how surely encrypted bytes belong to the request: `exact` (times and sizes are those of the proxy's record), `time` (the times fit no other, and the sizes cannot be compared), `inferred` (without a record, from the plain text inside of the pod); absent: the bytes are plain text",
+		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
+			*v = attribute.StringValue(string(o.Join))
+			return o.Join != observe.JoinNone
+		},
+		set: func(o *observe.Observation, _ uint64, in input) error { o.Join = observe.Join(in.text()); return nil },
+	},
 	// Endpoints.
 	addressField(semconv.ClientAddressKey, "address of the client, as seen at this point (before or after address translation)",
 		func(o *observe.Observation) *netip.AddrPort { return &o.Client }),
@@ -206,7 +215,7 @@ var fields = []field{
 	count("layertrace.response.unread_ns", "ns", sectionAcks, "the same for the response, at the client's socket",
 		func(o *observe.Observation) *uint64 { return &o.Response.Unread }, nil),
 	// Sizes and remarks.
-	count("layertrace.request.bytes", "bytes", sectionSizes, "TCP payload of the request, head included, without retransmissions",
+	count("layertrace.request.bytes", "bytes", sectionSizes, "TCP payload of the request, head included, without retransmissions; with `layertrace.join` as on the wire, encrypted",
 		func(o *observe.Observation) *uint64 { return &o.Request.Bytes }, nil),
 	count("layertrace.request.packets", "packets", sectionSizes, "its TCP segments as seen here: a segment that offloading merged counts once; absent: 1",
 		func(o *observe.Observation) *uint32 { return &o.Request.Packets },
@@ -248,7 +257,7 @@ var fields = []field{
 			if o.Flags == 0 {
 				return false
 			}
-			*v = attribute.StringSliceValue(o.Flags.Names())
+			*v = flagNames.Get(o.Flags)
 			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {
@@ -264,7 +273,7 @@ var fields = []field{
 			if len(o.ConnectionID) == 0 {
 				return false
 			}
-			*v = attribute.StringValue(o.ConnectionIDHex())
+			*v = attribute.StringValue(idText.Get(idKeyOf(o.ConnectionID)))
 			return true
 		},
 		set: setConnectionID,
@@ -321,28 +330,42 @@ var fields = []field{
 	peerNode("layertrace.server.node", "the server's node, likewise", serverPeer),
 }
 
-// encoder encodes observations. It must not be used concurrently.
-type encoder struct {
-	buffer []attribute.KeyValue // as long as fields
-}
-
-func newEncoder() *encoder { return &encoder{make([]attribute.KeyValue, len(fields))} }
-
-// encode returns the attributes of the observation's span, which starts at the
+// appendAttributes appends the attributes of the observation's span, which starts at the
 // monotonic time start (ns).
-func (e *encoder) encode(o *observe.Observation, start uint64) []attribute.KeyValue {
-	n := 0
+func appendAttributes(kv []attribute.KeyValue, o *observe.Observation, start uint64) []attribute.KeyValue {
 	for i := range fields {
-		kv := &e.buffer[n]
-		if fields[i].get(o, start, &kv.Value) {
-			kv.Key = fields[i].key
-			n++
+		n := len(kv)
+		kv = append(kv, attribute.KeyValue{Key: fields[i].key})
+		if !fields[i].get(o, start, &kv[n].Value) {
+			kv = kv[:n]
 		}
 	}
-	return slices.Clone(e.buffer[:n])
+	return kv
 }
 
-// Decode is the inverse of encode and Resource: it returns the observation of a
+// Texts that many spans have, so that a span does not make them again.
+var (
+	addressText = recent.New(maxTexts, netip.Addr.String)
+	idText      = recent.New(maxTexts, func(id idKey) string { return hex.EncodeToString(id.bytes[:id.length]) })
+	flagNames   = recent.New(maxTexts, func(f observe.Flags) attribute.Value { return attribute.StringSliceValue(f.Names()) })
+)
+
+// idKey is the ID of a connection by value.
+type idKey struct {
+	bytes  [8]byte
+	length int
+}
+
+func idKeyOf(id []byte) (k idKey) {
+	k.length = copy(k.bytes[:], id)
+	return k
+}
+
+// maxTexts is the number of addresses, and of connection IDs, whose text is kept, some
+// 100 bytes each.
+const maxTexts = 4096
+
+// Decode is the inverse of Emit and Resource: it returns the observation of a
 // stored span of layertrace. The error names what is missing or inconsistent.
 func Decode(s *Stored) (observe.Observation, error) {
 	var o observe.Observation
@@ -486,7 +509,7 @@ func addressField(key attribute.Key, meaning string, at func(*observe.Observatio
 	return field{
 		key: key, typ: "string", meaning: meaning, section: sectionStandard,
 		get: func(o *observe.Observation, _ uint64, v *attribute.Value) bool {
-			*v = attribute.StringValue(at(o).Addr().Unmap().String())
+			*v = attribute.StringValue(addressText.Get(at(o).Addr().Unmap()))
 			return true
 		},
 		set: func(o *observe.Observation, _ uint64, in input) error {

@@ -258,11 +258,12 @@ func TestKeysAreComplete(t *testing.T) {
 	}
 	x.Request.Acknowledged, x.Response.Acknowledged = x.Request.First+5, x.Request.First+6
 	x.Drops, x.DropReason = 1, "qdisc_drop"
+	x.Join = observe.JoinExact
 	x.Peers = observe.Peers{Client: observe.Peer{Service: "reviews", Namespace: "a", Node: "node3"}, Server: observe.Peer{Service: "productpage", Namespace: "b", Node: "node4"}}
-	sets := [][]attribute.KeyValue{newEncoder().encode(&x, start)}
+	sets := [][]attribute.KeyValue{appendAttributes(nil, &x, start)}
 	oneWay := x
 	oneWay.Point, oneWay.Request = &observe.Point{ID: "router1/2", Kind: observe.KindDevice, Node: "router1", Interface: "eth0"}, observe.Message{}
-	sets = append(sets, newEncoder().encode(&oneWay, start))
+	sets = append(sets, appendAttributes(nil, &oneWay, start))
 	socket := observe.Point{ID: "node4/netns/2/sidecar", Kind: observe.KindSocket, Node: "node4", Process: observe.Sidecar}
 	p := *x.Point
 	x.Socket, x.Point = &observe.Socket{}, &socket
@@ -271,8 +272,8 @@ func TestKeysAreComplete(t *testing.T) {
 			f.SetUint(uint64(i) + 1)
 		}
 	}
-	sets = append(sets, newEncoder().encode(&x, start), Resource(&socket).Attributes(),
-		encodeLayer(&LayerSpan{Flags: observe.FlagIdle, Segment: breakdown.Segment{Layer: observe.ProtocolStack, Queue: breakdown.SendQueue, MergedLayers: []observe.Layer{observe.ProtocolStack, observe.Application}}}))
+	sets = append(sets, appendAttributes(nil, &x, start), Resource(&socket).Attributes(),
+		appendLayer(nil, &LayerSpan{Flags: observe.FlagIdle, Segment: breakdown.Segment{Layer: observe.ProtocolStack, Queue: breakdown.SendQueue, MergedLayers: []observe.Layer{observe.ProtocolStack, observe.Application}}}))
 	p.Workload.PodUID, p.Workload.Name = "11111111-2222-3333-4444-555555555555", "gateway"
 	for p.Workload.Kind = range controllerKeys {
 		sets = append(sets, Resource(&p).Attributes())
@@ -331,7 +332,7 @@ func TestNamespaces(t *testing.T) {
 		stored.Service = x.Point.Service()
 		stored.Attributes, stored.Resource = Attributes{}, Attributes{}
 		got := map[string]string{}
-		for _, kv := range newEncoder().encode(&x, x.Request.First) {
+		for _, kv := range appendAttributes(nil, &x, x.Request.First) {
 			stored.Attributes[string(kv.Key)] = kv.Value.AsInterface()
 			if strings.Contains(string(kv.Key), ".service") || strings.Contains(string(kv.Key), ".namespace") || strings.HasSuffix(string(kv.Key), ".node") {
 				got[string(kv.Key)] = kv.Value.AsString()

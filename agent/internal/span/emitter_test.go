@@ -3,13 +3,12 @@
 package span
 
 import (
-	"context"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/layertrace/layertrace/internal/observe"
 	"go.opentelemetry.io/otel/attribute"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -18,14 +17,43 @@ const bootTime = 1_700_000_000_000_000_000
 
 func fixedOffset() ClockOffset { return bootTime }
 
+// recorder keeps spans in the form of OpenTelemetry's SDK.
+type recorder struct{ spans tracetest.SpanStubs }
+
+func (r *recorder) Take(s *Finished) {
+	context := trace.SpanContextConfig{TraceID: s.TraceID, SpanID: s.ID, TraceFlags: trace.FlagsSampled}
+	parent := context
+	parent.SpanID, parent.Remote = s.Parent, true
+	r.spans = append(r.spans, tracetest.SpanStub{
+		Name: s.Name, SpanKind: trace.SpanKindInternal, Resource: s.Origin.Resource, InstrumentationScope: s.Origin.Scope,
+		SpanContext: trace.NewSpanContext(context), Parent: trace.NewSpanContext(parent),
+		StartTime: time.Unix(0, s.Start), EndTime: time.Unix(0, s.End), Attributes: slices.Clone(s.Attributes),
+	})
+}
+
+// last returns the last span.
+func (r *recorder) last() tracetest.SpanStub { return r.spans[len(r.spans)-1] }
+
 // emit returns the spans that do emits.
 func emit(t *testing.T, do func(*Emitter)) tracetest.SpanStubs {
 	t.Helper()
-	recorder := tracetest.NewSpanRecorder()
-	do(NewEmitter(Options{
-		Processor: recorder, Offset: fixedOffset, Version: "v1",
-	}))
-	return tracetest.SpanStubsFromReadOnlySpans(recorder.Ended())
+	r := &recorder{}
+	do(NewEmitter(Options{Sink: r, Offset: fixedOffset, Version: "v1"}))
+	return r.spans
+}
+
+// The user's attributes of all resources do not replace those of the capture point.
+func TestResourceAttributesOfTheEnvironment(t *testing.T) {
+	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "k8s.cluster.name=prod,host.name=other")
+	x := sample()
+	spans := emit(t, func(e *Emitter) { e.Emit(&x) })
+	set := spans[0].Resource.Set()
+	if cluster, _ := set.Value("k8s.cluster.name"); cluster.AsString() != "prod" {
+		t.Errorf("resource %v", set)
+	}
+	if host, _ := set.Value("host.name"); host.AsString() != x.Point.Node {
+		t.Errorf("host %v, want %s", host, x.Point.Node)
+	}
 }
 
 func TestSpanOfAnExchange(t *testing.T) {
@@ -183,7 +211,7 @@ func TestResourceFollowsTheWorkload(t *testing.T) {
 		x.Point = &other
 		e.Emit(&x)
 		e.Forget(x.Point.ID)
-		if len(e.tracers) != 0 {
+		if len(e.points) != 0 {
 			t.Error("Forget kept something")
 		}
 	})
@@ -197,14 +225,11 @@ func TestResourceFollowsTheWorkload(t *testing.T) {
 
 type discard struct{}
 
-func (discard) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
-func (discard) OnEnd(sdktrace.ReadOnlySpan)                     {}
-func (discard) Shutdown(context.Context) error                  { return nil }
-func (discard) ForceFlush(context.Context) error                { return nil }
+func (discard) Take(*Finished) {}
 
 // BenchmarkEmit is the agent's work for one exchange, without the delivery.
 func BenchmarkEmit(b *testing.B) {
-	e := NewEmitter(Options{Processor: discard{}, Offset: fixedOffset})
+	e := NewEmitter(Options{Sink: discard{}, Offset: fixedOffset})
 	x := sample()
 	b.ReportAllocs()
 	for b.Loop() {

@@ -3,13 +3,10 @@
 package span
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"net/netip"
 
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/layertrace/layertrace/internal/observe"
@@ -71,27 +68,4 @@ func side(o *observe.Observation) byte {
 func appendEndpoint(b []byte, e netip.AddrPort) []byte {
 	addr := e.Addr().Unmap().As16()
 	return binary.BigEndian.AppendUint16(append(b, addr[:]...), e.Port())
-}
-
-// idGenerator gives the SDK the span ID from the context.
-type idGenerator struct{}
-
-type idKey struct{}
-
-func withID(ctx context.Context, id trace.SpanID) context.Context {
-	return context.WithValue(ctx, idKey{}, id)
-}
-
-// NewSpanID returns the ID of withID.
-func (idGenerator) NewSpanID(ctx context.Context, _ trace.TraceID) trace.SpanID {
-	id, _ := ctx.Value(idKey{}).(trace.SpanID)
-	return id
-}
-
-// NewIDs is called by the SDK for a span without a valid parent. Emit never starts
-// one, so this is a bug: report it, and return the zero trace ID, which makes the
-// SDK skip the span.
-func (g idGenerator) NewIDs(ctx context.Context) (trace.TraceID, trace.SpanID) {
-	otel.Handle(errors.New("span without a parent"))
-	return trace.TraceID{}, g.NewSpanID(ctx, trace.TraceID{})
 }

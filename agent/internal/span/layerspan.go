@@ -24,7 +24,8 @@ type LayerSpan struct {
 	// Node is this node. Workload spent the time; it is empty if the node did.
 	Node     string
 	Workload observe.Workload
-	// Flags are those of observe.Cut that the hop has.
+	// Flags are those of observe.Cut that the hop has, and observe.FlagTraceLimited if
+	// observations of the trace were left out.
 	Flags observe.Flags
 }
 
@@ -66,17 +67,16 @@ var layerFields = []layerField{
 		func(s *LayerSpan) (attribute.Value, bool) {
 			return attribute.StringValue(string(s.Segment.Queue)), s.Segment.Queue != ""
 		}},
-	{keyFlags, "string[]", "what was cut: an exchange of the hop was reported before its end, or its end is not known, so the time is not that of the whole; absent: nothing",
+	{keyFlags, "string[]", "what was cut: an exchange of the hop was reported before its end, or its end is not known, so the time is not that of the whole; `trace_limited`: the trace had too many exchanges, and other hops may have had the time; absent: nothing",
 		func(s *LayerSpan) (attribute.Value, bool) {
 			return attribute.StringSliceValue(s.Flags.Names()), s.Flags != 0
 		}},
 }
 
-// EmitLayer makes the span of a segment and passes it to the processor. For a segment
+// EmitLayer makes the span of a segment and passes it to the sink. For a segment
 // that this node's clock did not measure it makes no span and returns false.
 func (e *Emitter) EmitLayer(s *LayerSpan) bool {
-	ctx, ok := withParent(s.TraceID, s.SpanID)
-	if !ok || s.Segment.At == 0 || s.Segment.Node != s.Node {
+	if !s.TraceID.IsValid() || !s.SpanID.IsValid() || s.Segment.At == 0 || s.Segment.Node != s.Node {
 		return false
 	}
 	offset := e.opts.Offset()
@@ -84,10 +84,12 @@ func (e *Emitter) EmitLayer(s *LayerSpan) bool {
 		ID:   "layers/" + s.Workload.Namespace + "/" + s.Workload.Pod + "/" + s.Workload.Service,
 		Node: s.Node, Workload: s.Workload,
 	}
-	_, span := e.tracer(&p, layerResource).tracer.Start(withID(ctx, layerID(s)), layerName(&s.Segment),
-		trace.WithSpanKind(trace.SpanKindInternal), trace.WithTimestamp(offset.Wall(s.Segment.At)))
-	e.attach.attributes = encodeLayer(s)
-	span.End(trace.WithTimestamp(offset.Wall(s.Segment.At + uint64(s.Segment.Time))))
+	made := &e.span
+	made.Origin, made.Name = e.point(&p, layerResource).exchanges, layerName(&s.Segment)
+	made.TraceID, made.ID, made.Parent = s.TraceID, layerID(s), s.SpanID
+	made.Start, made.End = offset.unixNano(s.Segment.At), offset.unixNano(s.Segment.At+uint64(s.Segment.Time))
+	made.Attributes = appendLayer(made.Attributes[:0], s)
+	e.opts.Sink.Take(made)
 	return true
 }
 
@@ -111,8 +113,7 @@ func layerName(s *breakdown.Segment) string {
 	return name
 }
 
-func encodeLayer(s *LayerSpan) []attribute.KeyValue {
-	kv := make([]attribute.KeyValue, 0, len(layerFields))
+func appendLayer(kv []attribute.KeyValue, s *LayerSpan) []attribute.KeyValue {
 	for i := range layerFields {
 		if v, ok := layerFields[i].get(s); ok {
 			kv = append(kv, attribute.KeyValue{Key: layerFields[i].key, Value: v})

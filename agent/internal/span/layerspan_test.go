@@ -30,7 +30,7 @@ func TestLayerNames(t *testing.T) {
 
 func TestLayerSpanOfCutHop(t *testing.T) {
 	s := LayerSpan{Segment: breakdown.Segment{Layer: observe.Application}, Flags: observe.FlagEndGuessed}
-	for _, kv := range encodeLayer(&s) {
+	for _, kv := range appendLayer(nil, &s) {
 		if kv.Key == keyFlags {
 			if got := kv.Value.AsStringSlice(); len(got) != 1 || got[0] != "end_guessed" {
 				t.Errorf("flags %q", got)
@@ -54,7 +54,7 @@ func TestWholeOfAStreamHasTheIDOfItsPreliminaryReport(t *testing.T) {
 		t.Error("two IDs")
 	}
 	want := map[string]int64{"layertrace.response.first_ns": 5e9, "layertrace.response.last_ns": 7200e9}
-	for _, kv := range newEncoder().encode(&whole, whole.Request.First) {
+	for _, kv := range appendAttributes(nil, &whole, whole.Request.First) {
 		if ns, ok := want[string(kv.Key)]; ok && kv.Value.AsInt64() == ns {
 			delete(want, string(kv.Key))
 		}

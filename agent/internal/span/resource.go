@@ -98,14 +98,15 @@ func setProcess(p *observe.Point, v string) {
 	}
 }
 
-// Resource returns the attributes that all spans of the point share.
+// Resource returns the attributes that all spans of the point share, those of the environment
+// (OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME) included: the point's own take precedence.
 func Resource(p *observe.Point) *resource.Resource {
 	return resourceWith(p, func(*resourceField) bool { return true })
 }
 
 // resourceWith returns the selected fields.
 func resourceWith(p *observe.Point, selected func(*resourceField) bool) *resource.Resource {
-	var kv []attribute.KeyValue
+	kv := resource.Environment().Attributes() // of equal keys the last one counts
 	for i := range resourceFields {
 		f := &resourceFields[i]
 		if value := f.get(p); value != "" && selected(f) {

@@ -92,6 +92,14 @@ var sightingFields = []sightingField{
 	sightingPort("destination.port", "its port", func(s *observe.Sighting) *netip.AddrPort { return &s.Destination }),
 	sightingCount("layertrace.sighting.packets", "packets", "TCP segments as seen here", func(s *observe.Sighting) *uint32 { return &s.Packets }),
 	sightingCount("layertrace.sighting.retransmits", "packets", "TCP segments that were seen again", func(s *observe.Sighting) *uint32 { return &s.Retransmits }),
+	{"layertrace.sighting.watched_ns", "int", "ns", "for how long the interface had been watched when the first byte passed; absent: longer than 10 minutes",
+		func(s *observe.Sighting) (attribute.Value, bool) {
+			return attribute.Int64Value(int64(s.Watched)), s.Watched != 0
+		},
+		func(s *observe.Sighting, in input) (err error) {
+			s.Watched, err = in.count(0, observe.MaxWatched)
+			return err
+		}},
 	{"layertrace.sighting.ttl", "int", "", "time to live, or hop limit, of the first packet: each router takes one",
 		func(s *observe.Sighting) (attribute.Value, bool) {
 			return attribute.Int64Value(int64(s.TTL)), true
@@ -162,29 +170,28 @@ func sightingPort(key attribute.Key, meaning string, at func(*observe.Sighting) 
 }
 
 // EmitSighting makes the span of a sighting, whose Point must be set, and passes it to the
-// processor.
+// sink.
 func (e *Emitter) EmitSighting(s *observe.Sighting) {
-	traceID, spanID := sightingIDs(s)
-	ctx, ok := withParent(traceID, spanID)
-	if !ok || s.First == 0 {
+	if s.First == 0 {
 		return
 	}
 	offset := e.opts.Offset()
-	p := e.tracer(s.Point, Resource)
-	_, made := p.sightings.Start(withID(ctx, spanID), sightingName,
-		trace.WithSpanKind(trace.SpanKindInternal), trace.WithTimestamp(offset.Wall(s.First)))
-	kv := make([]attribute.KeyValue, 0, len(sightingFields))
+	made := &e.span
+	made.Origin, made.Name = e.point(s.Point, Resource).sightings, sightingName
+	made.TraceID, made.ID = sightingIDs(s)
+	made.Parent = made.ID
+	made.Start, made.End = offset.unixNano(s.First), offset.unixNano(max(s.Last, s.Tx.Last))
+	made.Attributes = made.Attributes[:0]
 	for i := range sightingFields {
 		if v, ok := sightingFields[i].get(s); ok {
-			kv = append(kv, attribute.KeyValue{Key: sightingFields[i].key, Value: v})
+			made.Attributes = append(made.Attributes, attribute.KeyValue{Key: sightingFields[i].key, Value: v})
 		}
 	}
-	e.attach.attributes = kv
-	made.End(trace.WithTimestamp(offset.Wall(max(s.Last, s.Tx.Last))))
+	e.opts.Sink.Take(made)
 }
 
 // sightingIDs returns the IDs of a sighting's span. A sighting that is sent again has the
-// same. It has a parent only because the SDK gives others a trace ID of its own.
+// same. It is its own parent: spans without one begin a trace.
 func sightingIDs(s *observe.Sighting) (trace.TraceID, trace.SpanID) {
 	sum := sha256.Sum256(s.ConnectionID)
 	id := trace.TraceID(sum[:16])

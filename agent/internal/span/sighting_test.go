@@ -3,38 +3,29 @@
 package span
 
 import (
-	"context"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// keeper keeps the last span.
-type keeper struct{ last sdktrace.ReadOnlySpan }
-
-func (*keeper) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
-func (k *keeper) OnEnd(s sdktrace.ReadOnlySpan)                 { k.last = s }
-func (*keeper) Shutdown(context.Context) error                  { return nil }
-func (*keeper) ForceFlush(context.Context) error                { return nil }
-
-func storedOfSpan(s sdktrace.ReadOnlySpan) Stored {
+func storedOfSpan(s tracetest.SpanStub) Stored {
 	stored := Stored{
 		Span: Span{
-			ID: s.SpanContext().SpanID(), Parent: s.Parent().SpanID(), Name: s.Name(),
-			Start: s.StartTime(), Duration: s.EndTime().Sub(s.StartTime()),
+			ID: s.SpanContext.SpanID(), Parent: s.Parent.SpanID(), Name: s.Name,
+			Start: s.StartTime, Duration: s.EndTime.Sub(s.StartTime),
 		},
-		TraceID: s.SpanContext().TraceID(), Scope: s.InstrumentationScope().Name,
+		TraceID: s.SpanContext.TraceID(), Scope: s.InstrumentationScope.Name,
 		Attributes: Attributes{}, Resource: Attributes{},
 	}
-	for _, kv := range s.Attributes() {
+	for _, kv := range s.Attributes {
 		stored.Attributes[string(kv.Key)] = kv.Value.AsInterface()
 	}
-	for _, kv := range s.Resource().Attributes() {
+	for _, kv := range s.Resource.Attributes() {
 		stored.Resource[string(kv.Key)] = kv.Value.AsInterface()
 	}
 	stored.Service = stored.Resource.Text("service.name")
@@ -52,8 +43,8 @@ func TestSightingRoundTrip(t *testing.T) {
 		Point: devicePoint(), Direction: observe.DirectionEgress,
 		Source: netip.MustParseAddrPort("[fd00::1]:40000"), Destination: netip.MustParseAddrPort("[fd00::2]:9080"),
 		ConnectionID: []byte{1, 2, 3, 4, 5, 6, 7, 8}, OptionTime: 9, Start: 0xfffffff0, End: 16,
-		First: 5000, Last: 6000, Tx: observe.Extent{First: 5500, Last: 7000}, Packets: 3, Retransmits: 2, TTL: 63,
-		Flags: observe.SightingOutOfOrder | observe.SightingFromOpener,
+		First: 5000, Last: 6000, Tx: observe.Extent{First: 5500, Last: 7000}, Packets: 3, Retransmits: 2, TTL: 63, Watched: 4,
+		Flags: observe.SightingOutOfOrder | observe.SightingFromOpener | observe.SightingBothWays,
 	}
 	least := observe.Sighting{
 		Point: devicePoint(), Direction: observe.DirectionIngress,
@@ -61,10 +52,10 @@ func TestSightingRoundTrip(t *testing.T) {
 		ConnectionID: []byte{1, 2, 3, 4}, Start: 0, End: 1, First: 5000, Last: 5000,
 	}
 	for _, want := range []observe.Sighting{everything, least} {
-		var kept keeper
-		e := NewEmitter(Options{Processor: &kept, Offset: func() ClockOffset { return 1_000_000 }})
+		var kept recorder
+		e := NewEmitter(Options{Sink: &kept, Offset: func() ClockOffset { return 1_000_000 }})
 		e.EmitSighting(&want)
-		stored := storedOfSpan(kept.last)
+		stored := storedOfSpan(kept.last())
 		if stored.IsOurs() || !stored.IsSighting() || stored.Name != "sighting" {
 			t.Errorf("scope %s, name %s", stored.Scope, stored.Name)
 		}
@@ -78,7 +69,7 @@ func TestSightingRoundTrip(t *testing.T) {
 		}
 		id := stored.ID
 		e.EmitSighting(&want)
-		if again := storedOfSpan(kept.last); again.ID != id || again.TraceID != stored.TraceID {
+		if again := storedOfSpan(kept.last()); again.ID != id || again.TraceID != stored.TraceID {
 			t.Error("a sighting that is sent again has another ID")
 		}
 	}
@@ -104,14 +95,14 @@ func TestUnreadableSighting(t *testing.T) {
 		{"layertrace.capture_point", "", "a sighting is of a device"},
 		{"host.name", nil, "host.name is missing"},
 	} {
-		var kept keeper
-		e := NewEmitter(Options{Processor: &kept, Offset: func() ClockOffset { return 1_000_000 }})
+		var kept recorder
+		e := NewEmitter(Options{Sink: &kept, Offset: func() ClockOffset { return 1_000_000 }})
 		e.EmitSighting(&observe.Sighting{
 			Point: devicePoint(), Direction: observe.DirectionIngress,
 			Source: netip.MustParseAddrPort("10.0.0.1:40000"), Destination: netip.MustParseAddrPort("10.0.0.2:9080"),
 			ConnectionID: []byte{1, 2, 3, 4}, Start: 100, End: 200, First: 5000, Last: 5001,
 		})
-		stored := storedOfSpan(kept.last)
+		stored := storedOfSpan(kept.last())
 		set := stored.Attributes
 		if _, ok := stored.Resource[test.key]; ok {
 			set = stored.Resource
@@ -136,12 +127,12 @@ func TestOneWayRoundTrip(t *testing.T) {
 	request.Response, response.Request = observe.Message{Seq: 9}, observe.Message{Seq: 7}
 	request.Flags = observe.FlagNoResponse
 	for _, want := range []observe.Observation{both, request, response} {
-		var kept keeper
-		e := NewEmitter(Options{Processor: &kept})
+		var kept recorder
+		e := NewEmitter(Options{Sink: &kept})
 		if !e.EmitStored(&want) {
 			t.Fatal("no span")
 		}
-		stored := storedOfSpan(kept.last)
+		stored := storedOfSpan(kept.last())
 		if stored.Name != "router1_eth0" || !stored.Start.Equal(vnicStored().Start) {
 			t.Errorf("name %s, start %v", stored.Name, stored.Start)
 		}

@@ -35,8 +35,8 @@ type file struct {
 }
 
 // NewFile returns the store of a file of OTLP JSON, with one object or one per line, as
-// the OpenTelemetry Collector's file exporter writes it, or of a file that Jaeger's UI
-// saved.
+// the OpenTelemetry Collector's file exporter writes it, or of a file that the UI of
+// Jaeger, Zipkin or Grafana saved.
 func NewFile(path string) Store {
 	return &file{name: path, open: func() (io.ReadCloser, error) { return os.Open(path) }}
 }
@@ -72,7 +72,7 @@ func (f *file) Search(_ context.Context, q Query) ([]Trace, error) {
 			continue
 		}
 		t := assemble(id, f.records[id])
-		if at := t.Start(); (q.From.IsZero() || !at.Before(q.From)) && (q.To.IsZero() || !at.After(q.To)) {
+		if q.includes(&t) {
 			traces = append(traces, t)
 		}
 	}
@@ -132,11 +132,16 @@ func readObjects(in io.Reader, take func(...span.Stored)) error {
 	}
 }
 
-// readObject reads one object: OTLP's traces, or Jaeger's.
+// readObject reads one object: traces of OTLP, or as Jaeger, Zipkin or Tempo return them.
 func readObject(object json.RawMessage, take func(...span.Stored)) error {
+	if bytes.HasPrefix(object, []byte("[")) {
+		return readZipkinFile(object, take)
+	}
 	var form struct {
 		ResourceSpans json.RawMessage `json:"resourceSpans"`
 		Data          json.RawMessage `json:"data"`
+		Trace         json.RawMessage `json:"trace"`   // of Tempo
+		Batches       json.RawMessage `json:"batches"` // of Tempo, the first version
 	}
 	if err := json.Unmarshal(object, &form); err != nil {
 		return errors.New("not a JSON object with traces")
@@ -144,6 +149,12 @@ func readObject(object json.RawMessage, take func(...span.Stored)) error {
 	switch {
 	case form.Data != nil:
 		return readJaeger(form.Data, take)
+	case form.Trace != nil || form.Batches != nil:
+		partial, err := readTempo(object, take)
+		if err == nil && partial != "" {
+			err = fmt.Errorf("the trace is not whole: %s; save it again, or read it from another store", partial)
+		}
+		return err
 	case form.ResourceSpans == nil && string(bytes.TrimSpace(object)) != "{}":
 		return errors.New("not OTLP JSON: it has no resourceSpans")
 	}

@@ -113,7 +113,7 @@ func TestParseTraceID(t *testing.T) {
 // FuzzFile: any file has traces or is an error. (Run it with -fuzzminimizetime=10x:
 // minimizing a found file takes a minute otherwise.)
 func FuzzFile(f *testing.F) {
-	for _, name := range []string{"testdata/otlp.jsonl", "testdata/jaeger.json"} {
+	for _, name := range []string{"testdata/otlp.jsonl", "testdata/jaeger.json", "testdata/zipkin.json", "testdata/tempo.json"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)

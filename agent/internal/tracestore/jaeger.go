@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -20,29 +19,7 @@ import (
 )
 
 // jaeger is a store that uses Jaeger's query API.
-type jaeger struct {
-	base   string
-	client *http.Client
-}
-
-// NewJaeger returns the store of the Jaeger whose UI is at a URL.
-func NewJaeger(baseURL string, client *http.Client) (Store, error) {
-	u, err := url.Parse(baseURL)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("%q is not a URL of Jaeger: set --jaeger to http://HOST:16686", baseURL)
-	}
-	u.RawQuery, u.Fragment = "", ""
-	return &jaeger{base: strings.TrimRight(u.String(), "/"), client: client}, nil
-}
-
-// Name returns "Jaeger at URL".
-func (j *jaeger) Name() string {
-	u, err := url.Parse(j.base)
-	if err != nil {
-		return "Jaeger"
-	}
-	return "Jaeger at " + u.Redacted()
-}
+type jaeger struct{ *remote }
 
 // raw requests the spans as they were sent. Without it Jaeger gives a server that
 // shares its client's span ID a new one, and makes the children of the shared ID, our
@@ -51,7 +28,7 @@ const raw = "raw=true"
 
 // Trace returns one trace.
 func (j *jaeger) Trace(ctx context.Context, id trace.TraceID) (Trace, error) {
-	traces, err := j.get(ctx, "/api/traces/"+id.String()+"?"+raw)
+	traces, err := j.traces(ctx, "/api/traces/"+id.String()+"?"+raw)
 	if err != nil {
 		return Trace{}, err
 	}
@@ -60,7 +37,7 @@ func (j *jaeger) Trace(ctx context.Context, id trace.TraceID) (Trace, error) {
 			return traces[i], nil
 		}
 	}
-	return Trace{}, fmt.Errorf("%s: %w as %s", j.Name(), ErrNotFound, id)
+	return Trace{}, j.notFound(id)
 }
 
 // Search returns the traces that match, latest first.
@@ -77,7 +54,7 @@ func (j *jaeger) Search(ctx context.Context, q Query) ([]Trace, error) {
 	if q.Limit > 0 {
 		values.Set("limit", strconv.Itoa(q.Limit))
 	}
-	traces, err := j.get(ctx, "/api/traces?"+values.Encode()+"&"+raw)
+	traces, err := j.traces(ctx, "/api/traces?"+values.Encode()+"&"+raw)
 	switch {
 	case errors.Is(err, errRefused) && q.Limit > 0: // an in-memory store refuses limits above its size
 		return nil, fmt.Errorf("%w; if the limit of %d is the reason, lower --limit or --baseline", err, q.Limit)
@@ -86,9 +63,6 @@ func (j *jaeger) Search(ctx context.Context, q Query) ([]Trace, error) {
 	}
 	return latest(traces, q.Limit), nil
 }
-
-// errRefused is the cause when Jaeger itself responds with an error.
-var errRefused = errors.New("refused")
 
 // jaegerResponse is a response of Jaeger's query API, errors included.
 type jaegerResponse struct {
@@ -99,19 +73,11 @@ type jaegerResponse struct {
 	} `json:"errors"`
 }
 
-// get requests traces.
-func (j *jaeger) get(ctx context.Context, path string) ([]Trace, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, j.base+path, nil)
+// traces requests traces.
+func (j *jaeger) traces(ctx context.Context, path string) ([]Trace, error) {
+	response, err := j.get(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("query Jaeger: %w; correct --jaeger", err)
-	}
-	request.Header.Set("Accept", "application/json")
-	response, err := j.client.Do(request)
-	switch {
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("%s did not respond in time: %w", j.Name(), ctx.Err())
-	case err != nil:
-		return nil, fmt.Errorf("%s cannot be reached: %w; set --jaeger to the address of its UI, or read a file with --file", j.Name(), errors.Unwrap(err))
+		return nil, err
 	}
 	defer response.Body.Close()
 	return j.read(ctx, response)
@@ -127,49 +93,31 @@ func (j *jaeger) read(ctx context.Context, response *http.Response) ([]Trace, er
 	isJaeger := err == nil && (body.Data != nil || len(body.Errors) > 0)
 	switch {
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("%s did not respond in time: %w", j.Name(), ctx.Err())
+		return nil, j.late(ctx)
 	case isJaeger && response.StatusCode == http.StatusNotFound:
 		return nil, nil
 	case isJaeger && response.StatusCode != http.StatusOK && len(body.Errors) > 0:
-		return nil, fmt.Errorf("%s %w: %s (%s)", j.Name(), errRefused, body.Errors[0].Msg, response.Status)
+		return nil, fmt.Errorf("%s %w: %s (%s)", j.Name(), errRefused, shortened(body.Errors[0].Msg), response.Status)
 	case response.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("%s responds %s%s: is this the address of its UI? Correct --jaeger", j.Name(), response.Status, location(response))
+		return nil, j.unexpected(response)
+	case errors.Is(err, errTooLarge):
+		return nil, j.tooLarge()
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, fmt.Errorf("the response of %s is truncated: try again", j.Name())
+		return nil, j.truncated()
 	case !isJaeger && err == nil:
 		return nil, nil // {"data":null}: a search without a result
 	case err != nil:
-		return nil, fmt.Errorf("%s responds with %s instead of traces: is this the address of its UI? Correct --jaeger", j.Name(), content(response))
+		return nil, j.foreign(response)
 	}
 	traces := make([]Trace, 0, len(body.Data))
 	for i := range body.Data {
 		id, stored, err := body.Data[i].read()
 		if err != nil {
-			return nil, fmt.Errorf("read the response of %s: %w", j.Name(), err)
+			return nil, j.unreadable(err)
 		}
 		traces = append(traces, assemble(id, stored))
 	}
 	return traces, nil
-}
-
-// content describes a response that is not JSON.
-func content(response *http.Response) string {
-	kind, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
-	switch kind {
-	case "text/html":
-		return "a web page"
-	case "", "application/json":
-		return "something else"
-	}
-	return kind
-}
-
-// location returns the target of a redirect that was not followed.
-func location(response *http.Response) string {
-	if to := response.Header.Get("Location"); to != "" {
-		return " (to " + to + ")"
-	}
-	return ""
 }
 
 // jaegerTrace is a trace in the JSON of Jaeger's query API and of files that its UI

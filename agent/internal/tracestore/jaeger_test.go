@@ -26,7 +26,7 @@ func open(t *testing.T, respond http.HandlerFunc) Store {
 	t.Helper()
 	server := httptest.NewServer(respond)
 	t.Cleanup(server.Close)
-	source, err := NewJaeger(server.URL+"/", server.Client())
+	source, err := Open(context.Background(), Address{Kind: Jaeger, URL: server.URL + "/", Flag: "--jaeger"}, server.Client())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestJaegerRefusesTheLimit(t *testing.T) {
 func TestJaegerOutOfReach(t *testing.T) {
 	server := httptest.NewServer(nil)
 	server.Close()
-	source, err := NewJaeger(server.URL, http.DefaultClient)
+	source, err := Open(context.Background(), Address{Kind: Jaeger, URL: server.URL, Flag: "--jaeger"}, http.DefaultClient)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestJaegerOutOfReach(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	for _, bad := range []string{"localhost:16686", "", "ftp://host", "http://"} {
-		if _, err := NewJaeger(bad, nil); err == nil || !strings.Contains(err.Error(), "--jaeger") {
+		if _, err := Open(context.Background(), Address{Kind: Jaeger, URL: bad, Flag: "--jaeger"}, nil); err == nil || !strings.Contains(err.Error(), "--jaeger") {
 			t.Errorf("%q: got %v", bad, err)
 		}
 	}

@@ -7,18 +7,19 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
+	"log/slog"
 	"net/netip"
 	"regexp"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/layertrace/layertrace/agent/internal/export"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -29,14 +30,19 @@ const bootTime = 1_700_000_000_000_000_000
 
 func fixedOffset() span.ClockOffset { return bootTime }
 
-// kept is an OTLP client that keeps what it is given.
+// kept is an OTLP client that keeps what a receiver would get.
 type kept struct{ spans []*tracepb.ResourceSpans }
 
 func (*kept) Start(context.Context) error { return nil }
 func (*kept) Stop(context.Context) error  { return nil }
 func (k *kept) UploadTraces(_ context.Context, spans []*tracepb.ResourceSpans) error {
-	k.spans = append(k.spans, spans...)
-	return nil
+	data, err := proto.Marshal(&tracepb.TracesData{ResourceSpans: spans})
+	var received tracepb.TracesData
+	if err == nil {
+		err = proto.Unmarshal(data, &received)
+	}
+	k.spans = append(k.spans, received.ResourceSpans...)
+	return err
 }
 
 var (
@@ -92,7 +98,7 @@ func TestRoundTrip(t *testing.T) {
 	bare.Response, bare.Status, bare.Retransmits, bare.Flags = observe.Message{}, 0, 0, 0
 	bare.Method, bare.Path = "", ""
 	bare.ConnectionID, bare.OptionTime, bare.Peers = nil, 0, observe.Peers{}
-	full.Drops, full.DropReason = 2, "qdisc_drop"
+	full.Drops, full.DropReason, full.Join = 2, "qdisc_drop", observe.JoinTime
 	atSocket := full
 	full.Response.Tx = observe.Extent{First: 5_004_000_100, Last: 5_006_000_200}
 	atSocket.Direction, atSocket.Context.Format, atSocket.Context.HeaderOffset = observe.DirectionUnknown, tracecontext.FormatNone, 0
@@ -121,12 +127,12 @@ func readBack(t *testing.T, o *observe.Observation) observe.Observation {
 	t.Helper()
 	ctx := context.Background()
 	client := &kept{}
-	processor := sdktrace.NewSimpleSpanProcessor(otlptrace.NewUnstarted(client))
-	emitter := span.NewEmitter(span.Options{Processor: processor, Offset: fixedOffset, Version: "v1"})
+	queue := export.NewQueue(client, 1, slog.New(slog.DiscardHandler))
+	emitter := span.NewEmitter(span.Options{Sink: queue, Offset: fixedOffset, Version: "v1"})
 	if !emitter.Emit(o) {
 		t.Fatal("no span was made")
 	}
-	if err := processor.Shutdown(ctx); err != nil {
+	if err := queue.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
 	store := tracestore.NewReader("spans", bytes.NewReader(otlpJSON(t, client.spans)))

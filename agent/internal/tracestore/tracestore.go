@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package tracestore reads traces from Jaeger or from a file of OTLP JSON.
+// Package tracestore reads traces from Jaeger, Zipkin or Grafana Tempo, or from a file
+// of OTLP JSON or of what one of these returned.
 package tracestore
 
 import (
@@ -42,6 +43,12 @@ type Query struct {
 	Limit int
 }
 
+// includes reports whether a trace begins within the limits.
+func (q *Query) includes(t *Trace) bool {
+	at := t.Start()
+	return (q.From.IsZero() || !at.Before(q.From)) && (q.To.IsZero() || !at.After(q.To))
+}
+
 // Trace is one stored trace.
 type Trace struct {
 	ID trace.TraceID
@@ -56,13 +63,16 @@ type Trace struct {
 	Replaced int
 	// Unreadable has a message for each span of layertrace that could not be decoded.
 	Unreadable []string
+	// Partial says why the store returned a part of the trace, "" if it returned it whole.
+	Partial string
 }
 
 // assemble makes a trace of its stored spans.
 //
 // The ID of a layertrace span identifies the exchange and the capture point, so two
 // spans with one ID are duplicates, or a preliminary report and the whole, which wins.
-// Others are duplicates only if all fields are equal, because with Zipkin's headers client and server share one span ID.
+// Others are duplicates only if all fields are equal, because with Zipkin's headers client
+// and server share one span ID.
 func assemble(id trace.TraceID, stored []span.Stored) Trace {
 	t := Trace{ID: id}
 	ours := map[trace.SpanID]int{} // index of the observation, -1 if unreadable

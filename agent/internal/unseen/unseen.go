@@ -22,6 +22,8 @@ const (
 	connectionsMetric = "layertrace_connections_unreadable_total"
 	packetsMetric     = "layertrace_packets_encapsulated_total"
 	oneWayMetric      = "layertrace_exchanges_one_way_total"
+	// followedMetric exists in an agent with --mtls.
+	followedMetric = "layertrace_encrypted_connections_followed_total"
 	// ProgramsMetric has a series with value 1 for each program of others that gets
 	// packets before ours do.
 	ProgramsMetric = "layertrace_programs_ahead"
@@ -69,6 +71,7 @@ func Read(text io.Reader) ([]Sight, error) {
 // one-way interfaces, encapsulated packets, unreadable connections.
 func Of(families []*dto.MetricFamily) []Sight {
 	all := []Sight{} // JSON readers expect a list
+	joins := slices.ContainsFunc(families, func(f *dto.MetricFamily) bool { return f.GetName() == followedMetric })
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			labels := map[string]string{}
@@ -87,7 +90,11 @@ func Of(families []*dto.MetricFamily) []Sight {
 				continue
 			}
 			if s.Count > 0 {
-				all = append(all, s.advised())
+				s = s.advised()
+				if s.Kind == "tls" && joins {
+					s.Advice = joinedAdvice
+				}
+				all = append(all, s)
 			}
 		}
 	}
@@ -200,7 +207,7 @@ var DeviceKinds = map[string][]string{
 }
 
 var titles = map[string]struct{ title, advice string }{
-	"tls":       {"TLS", "they are encrypted: only hops where the traffic is plain can be read, such as those between a sidecar and its application; for the others, a PeerAuthentication with mode DISABLE, if that is acceptable"},
+	"tls":       {"TLS", "they are encrypted: in a mesh, layertrace install --mtls on (agents with --mtls) gives their requests spans by what the proxies report (docs/mtls.md); otherwise only hops where the traffic is plain can be read, such as those between a sidecar and its application"},
 	"http2":     {"HTTP/2", "HTTP/2 and gRPC are not read: their requests have no spans of layertrace"},
 	"vxlan":     {title: "VXLAN"},
 	"geneve":    {title: "Geneve"},
@@ -212,6 +219,9 @@ var titles = map[string]struct{ title, advice string }{
 	"pppoe":     {"PPPoE", "requests inside are seen at the pods' interfaces only"},
 	"esp":       {"IPsec ESP", "they are encrypted: requests inside are seen at the pods' interfaces only"},
 }
+
+// joinedAdvice is that of tls if the agent follows encrypted connections.
+const joinedAdvice = "they are encrypted: requests that a proxy reports have spans all the same (layertrace status counts them), others cannot be read"
 
 func (s Sight) advised() Sight {
 	switch {

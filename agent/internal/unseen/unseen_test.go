@@ -91,3 +91,17 @@ func TestSince(t *testing.T) {
 		t.Errorf("added after a restart: %v", added)
 	}
 }
+
+// TLS is advised about by what the agent does with it.
+func TestAdviceOnTLS(t *testing.T) {
+	const followed = "# TYPE layertrace_encrypted_connections_followed_total counter\nlayertrace_encrypted_connections_followed_total 0\n"
+	for text, want := range map[string]string{metrics: "--mtls on", metrics + followed: "a proxy reports have spans"} {
+		all, err := Read(strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := all[len(all)-1]; s.Kind != "tls" || !strings.Contains(s.Advice, want) {
+			t.Errorf("%+v, want advice with %q", s, want)
+		}
+	}
+}

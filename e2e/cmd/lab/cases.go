@@ -42,15 +42,11 @@ func runCases(ctx context.Context, opts cases.Options) error {
 	if err := lab.CheckRoot(); err != nil {
 		return err
 	}
-	program, err := filepath.Abs(opts.Program)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", opts.Program, err)
+	if err := makeAbsolute(&opts.Program, &opts.Out); err != nil {
+		return err
 	}
-	out, err := filepath.Abs(opts.Out)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", opts.Out, err)
-	}
-	opts.Program, opts.Out = program, filepath.Join(out, "cases")
+	out := opts.Out
+	opts.Out = filepath.Join(out, "cases")
 	results, err := cases.Run(ctx, opts)
 	if err != nil {
 		return err

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -26,23 +25,38 @@ import (
 type demo struct {
 	requests int
 	keep     bool
+	tls      bool
 	tracer   string
+	ui       string
 	out      string
 	name     string
 
 	progress func(format string, args ...any)
 }
 
+// UIs that the demo can bring up.
+const (
+	jaegerUI = "jaeger"
+	zipkinUI = "zipkin"
+)
+
 func demoCommand() *cobra.Command {
 	d := &demo{}
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Show the path of requests through the interfaces, in numbers and in Jaeger",
-		Long: `Sends requests for Bookinfo's front page in three setups: Envoy's own header order
+		Short: "Show the path of requests through the interfaces, and where a slow one was slow",
+		Long: `Sends requests for Bookinfo's front page in four setups: Envoy's own header order
 with agents that parse the first 1,024 bytes; the same with agents that search
-further (deep); and with the trace headers moved to the start by the Wasm filter.
-Prints how many trace contexts the agents read at each interface, and one trace
-from Jaeger. Needs root.`,
+further (deep); with mutual TLS between the pods (encrypted), where agents join what
+passed with the Envoys' access logs; and with the trace headers moved to the start by
+the Wasm filter. The agents of the last two also watch sockets. Prints how many trace
+contexts the agents read at each interface. In the encrypted and in the last setup
+it makes one request slow between two nodes, and prints the last one's trace and
+what layertrace explain says about both. Needs root.
+
+With --ui=zipkin the spans of the last setup also go to a Zipkin, by way of an
+OpenTelemetry Collector, and explain reads from there. Needs Java, and Maven to
+get Zipkin.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d.progress = progress()
@@ -50,8 +64,10 @@ from Jaeger. Needs root.`,
 		},
 	}
 	cmd.Flags().IntVar(&d.requests, "requests", 300, "front page requests per setup")
-	cmd.Flags().BoolVar(&d.keep, "keep", os.Getenv("KEEP") == "1", "keep mesh and Jaeger running until Ctrl-C (or set KEEP=1)")
+	cmd.Flags().BoolVar(&d.keep, "keep", os.Getenv("KEEP") == "1", "keep the mesh and the trace store running until Ctrl-C (or set KEEP=1)")
+	cmd.Flags().BoolVar(&d.tls, "tls", false, "make the setup with mutual TLS the last: its request is made slow, and the mesh that --keep keeps is encrypted")
 	cmd.Flags().StringVar(&d.tracer, "tracer", string(lab.Zipkin), "the Envoys' tracer: zipkin or opentelemetry")
+	cmd.Flags().StringVar(&d.ui, "ui", jaegerUI, "trace store with its UI: jaeger (API only) or zipkin")
 	cmd.Flags().StringVar(&d.out, "out", "out", "directory for demo.json and the logs")
 	cmd.Flags().StringVar(&d.name, "name", "demo", "name of the lab, to run several at once")
 	return cmd
@@ -65,7 +81,14 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if d.requests < 3 {
 		return fmt.Errorf("--requests %d: want at least 3, one for each version of reviews", d.requests)
 	}
+	if d.ui != jaegerUI && d.ui != zipkinUI {
+		return fmt.Errorf("--ui %q: choose %s or %s", d.ui, jaegerUI, zipkinUI)
+	}
 	if err := lab.CheckRoot(); err != nil {
+		return err
+	}
+	store := &demoStore{ui: d.ui}
+	if err := store.provide(ctx, d.progress); err != nil {
 		return err
 	}
 	tools, err := provision.Tools(ctx, d.progress)
@@ -83,76 +106,64 @@ func (d *demo) run(ctx context.Context) (err error) {
 		err = errors.Join(err, l.Down())
 	}()
 
-	r, hops, err := d.measure(ctx, l, tracer)
+	slow := &slowPart{lab: l, tracer: tracer, store: store, progress: d.progress}
+	hidden := &slowPart{lab: l, tracer: tracer, store: &demoStore{ui: jaegerUI}, progress: d.progress}
+	defer func() { err = errors.Join(err, slow.close(), hidden.close()) }()
+	r, err := d.measure(ctx, l, tracer, slow, hidden)
 	if err != nil {
 		return err
 	}
 	printTable(os.Stdout, r)
-	traceErr := d.showTrace(ctx, l, r, hops)
-	if err := errors.Join(traceErr, r.write(filepath.Join(d.out, "demo.json"))); err != nil {
+	slow.print(os.Stdout)
+	hidden.printVerdict(os.Stdout)
+	r.TraceID = slow.request.TraceID
+	if err := r.write(filepath.Join(d.out, "demo.json")); err != nil {
 		return err
 	}
 	if d.keep {
-		if err := d.keepUp(ctx, l, tracer); err != nil {
+		if err := slow.keepUp(ctx); err != nil {
 			return err
 		}
 	}
 	return r.missed()
 }
 
-// measure runs the three setups and returns the hops of the last.
-func (d *demo) measure(ctx context.Context, l *lab.Lab, tracer lab.Tracer) (*report, []measure.Hop, error) {
+// measure runs the four setups, and makes a request slow in the last; if that is not the
+// encrypted one, a hidden one there as well.
+func (d *demo) measure(ctx context.Context, l *lab.Lab, tracer lab.Tracer, slow, hidden *slowPart) (*report, error) {
 	r := newReport()
-	var hops []measure.Hop
-	for _, setup := range []lab.Setup{measure.Stock(tracer), measure.StockDeep(tracer), measure.Reordered(tracer)} {
+	setups := []lab.Setup{measure.Stock(tracer), measure.StockDeep(tracer), measure.Encrypted(tracer), measure.Reordered(tracer)}
+	if d.tls {
+		setups[2], setups[3] = setups[3], setups[2]
+	}
+	for i, setup := range setups {
+		var part *slowPart
+		switch {
+		case i == len(setups)-1:
+			part = slow
+		case setup.TLS != nil:
+			part = hidden
+		}
+		var more measure.More
+		if part != nil {
+			if err := part.prepare(ctx, &setup); err != nil {
+				return nil, err
+			}
+			more = part.more(ctx)
+		}
 		d.progress("%s: starting applications, Envoys and agents", setup.Name)
-		out, err := measure.Acquisition(ctx, l, setup, lab.Load{
+		out, err := measure.AcquisitionAnd(ctx, l, setup, lab.Load{
 			Requests: d.requests,
 			Progress: func(done int) { d.progress("%s: %d of %d requests", setup.Name, done, d.requests) },
-		})
+		}, more)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", setup.Name, err)
+			return nil, fmt.Errorf("%s: %w", setup.Name, err)
 		}
 		d.progress("%s: %d requests, %.0f per second, %d hops between pods",
 			setup.Name, d.requests, out.Load.PerSecond(), len(out.Hops))
 		r.add(setup.Name, out.Points)
-		hops = out.Hops
 	}
-	return r, hops, nil
-}
-
-// showTrace reads a trace from Jaeger and prints it. A trace through reviews-v3 has
-// hops between nodes and, to ratings, within one.
-func (d *demo) showTrace(ctx context.Context, l *lab.Lab, r *report, hops []measure.Hop) error {
-	want, err := measure.LastTraceThrough(hops, "reviews-v3")
-	if err != nil {
-		return err
-	}
-	r.TraceID = want.ID()
-	d.progress("reading trace %s from Jaeger", want.ID())
-	trace, err := l.Jaeger.CompleteTrace(ctx, want.ID(), want.Spans(), 20*time.Second)
-	fmt.Printf("\nTrace %s in Jaeger (interface spans are marked |):\n\n", want.ID())
-	printTree(os.Stdout, trace)
-	return err
-}
-
-// keepUp runs the mesh again, reordered and with Jaeger reachable from the host,
-// until ctx ends.
-func (d *demo) keepUp(ctx context.Context, l *lab.Lab, tracer lab.Tracer) error {
-	setup := measure.Reordered(tracer)
-	setup.Name = "kept"
-	run, err := l.Start(ctx, setup)
-	if err != nil {
-		return err
-	}
-	exposed, err := l.ExposeJaeger()
-	if err != nil {
-		return errors.Join(err, run.Stop())
-	}
-	fmt.Printf("\nJaeger: http://%s  (Ctrl-C ends the demo)\n", exposed.Address())
-	fmt.Printf("More requests: nsenter --net=/run/netns/%s curl %s\n", l.NodeNamespace(lab.ClientNode).Name, lab.FrontPage())
-	<-ctx.Done()
-	return errors.Join(exposed.Close(), run.Stop())
+	return r, nil
 }
 
 // report is demo.json. Rates are from 0 to 1.
@@ -170,6 +181,7 @@ type pointRates struct {
 	Passed    int     `json:"passed"`
 	Stock     float64 `json:"stock"`
 	StockDeep float64 `json:"stock_deep"`
+	Encrypted float64 `json:"encrypted"`
 	Reordered float64 `json:"reordered"`
 }
 
@@ -192,6 +204,8 @@ func (r *report) add(setup string, results []measure.Acquired) {
 			point.Stock = result.Rate()
 		case "stock-deep":
 			point.StockDeep = result.Rate()
+		case "encrypted":
+			point.Encrypted = result.Rate()
 		case "reordered":
 			point.Reordered, point.Passed = result.Rate(), result.Passed
 		}
@@ -301,8 +315,7 @@ func nest(spans []lab.Span) []*node {
 	for parent, ofParent := range children {
 		nodes[parent].children = chain(ofParent)
 	}
-	slices.SortFunc(roots, byStart)
-	return roots
+	return chain(roots)
 }
 
 // client returns the client's span of a hop, where parent is the span of either end.

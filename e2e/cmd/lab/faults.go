@@ -57,7 +57,7 @@ or is wrong with high confidence. Needs root.`,
 	flags.IntVar(&f.cases, "cases", faults.DefaultCases, "number of cases; one in six has no fault")
 	flags.IntVar(&f.requests, "requests", 7, "requests per case, with the same fault, which are explained together")
 	flags.IntVar(&f.batch, "batch", 25, "number of cases to run before their traces are explained")
-	flags.StringVar(&f.variant, "variant", "default", "condition: default, options, clock, missing-pnic, parallel64, loss or devices")
+	flags.StringVar(&f.variant, "variant", "default", "condition: default, options, clock, missing-pnic, parallel64, loss, mtls or devices")
 	flags.StringSliceVar(&f.kinds, "fault", nil, "only these kinds of faults, by their names in faults.json, instead of the variant's")
 	flags.BoolVar(&f.verify, "verify", false, "only check the injectors, without agents, against what the client measures")
 	flags.Float64Var(&f.accuracy, "accuracy", 0.99, "share of the faults that must be found")
@@ -113,18 +113,24 @@ func (f *faultsRun) run(ctx context.Context) (err error) {
 // check runs the cases and checks the verdicts.
 func (f *faultsRun) check(ctx context.Context, l *lab.Lab, variant matrix.Variant, tracer lab.Tracer) error {
 	var results []matrix.Result
+	var failed int
 	c := &matrix.Runner{
 		Jaeger: l.Jaeger, Explainer: matrix.ExplainCommand{Lab: l},
 		Seed: f.seed, Batch: f.batch, Requests: f.requests, Progress: f.progress,
 		Wrong: func(ctx context.Context, r matrix.Result) error { return f.keepReport(ctx, l, r) },
 	}
+	setup := variant.Setup(l, tracer)
+	if setup.TLS != nil {
+		c.Settle = l.AwaitRecords
+	}
 	f.progress("%s: starting applications, Envoys and agents", variant.Name)
-	err := variant.WithSession(ctx, l, tracer, variant.Setup(l, tracer), func(s *faults.Session) (err error) {
+	err := variant.WithSession(ctx, l, tracer, setup, func(s *faults.Session) (err error) {
 		c.Session = s
 		results, err = c.Run(ctx, variant.Draw(f.seed, f.cases))
+		failed = s.Failed
 		return err
 	})
-	return errors.Join(err, f.report(variant, matrix.File{Cases: results, Again: c.Again, Skipped: c.Skipped, Unsound: c.Unsound}))
+	return errors.Join(err, f.report(variant, matrix.File{Cases: results, Again: c.Again, Failed: failed, Skipped: c.Skipped, Unsound: c.Unsound}))
 }
 
 // keepReport writes what explain reports on the traces of a result, one by one, into the
@@ -150,10 +156,10 @@ func (f *faultsRun) report(variant matrix.Variant, file matrix.File) error {
 	}
 	score := matrix.NewScore(file.Cases)
 	file.Accuracy, file.FalseBlame, file.HighButWrong = score.Accuracy.Value(), score.FalseBlame.Value(), score.HighButWrong
-	note := fmt.Sprintf("Variant %s (%s), seed %d, %d cases of %d requests. The fault missed: %d requests were repeated and\n"+
-		"%d cases skipped. Another cause also slowed %d requests down (by more than 1 ms and a quarter of the\n"+
+	note := fmt.Sprintf("Variant %s (%s), seed %d, %d cases of %d requests. %d requests were repeated and %d cases\n"+
+		"skipped, because the fault missed or the request failed (%d requests in all). Another cause also slowed %d requests down (by more than 1 ms and a quarter of the\n"+
 		"fault, by the client's clock): these count.",
-		variant.Name, variant.What, f.seed, len(file.Cases), f.requests, file.Again, file.Skipped, file.Unsound)
+		variant.Name, variant.What, f.seed, len(file.Cases), f.requests, file.Again, file.Skipped, file.Failed, file.Unsound)
 	err := errors.Join(
 		score.WritePage(os.Stdout, faultsTitle, note),
 		writeJSON(filepath.Join(f.out, "faults.json"), file),

@@ -31,7 +31,7 @@ var packagesOfKernels = []string{"linux-image-cloud-amd64", "linux-image-6.12-cl
 const (
 	doctor          = "layertrace doctor"
 	complexityTests = `bpf.test -test.v -test.run="^TestComplexity$/.*/.*/^(default|everything)$"`
-	probeTests      = `probe.test -test.v -test.skip="^(TestOptionsOnTheWire|TestUnread|TestUnreadByATrickle|TestStalled.*|TestSlowLinkIsNoStall|TestNetworkIsNoReader)$"`
+	probeTests      = `probe.test -test.v -test.skip="^(TestOptionsOnTheWire|TestUnread|TestUnreadByATrickle|TestStalled.*|TestSlowLinkIsNoStall|TestNetworkIsNoReader|TestEncryptedSlowReader|TestEncryptedSlowNetwork)$"`
 )
 
 func kernelsCommand() *cobra.Command {

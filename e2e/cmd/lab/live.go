@@ -19,19 +19,26 @@ import (
 )
 
 func liveCasesCommand() *cobra.Command {
-	var out, named string
+	var out, named, variant string
 	var times int
 	cmd := &cobra.Command{
 		Use:   "live-cases",
 		Short: "Check explain on pauses, streams, slow readers and an outage, by the client's clock",
 		Long: `Sends six requests from a plain client to a plain server over a router where an agent
 captures: responses that pause or come in parts, readers that wait, and a router that
-forwards nothing for a while. Fails when a total of layertrace explain is not within
-2 % of the client's clock, or when its verdict names another layer or location. Needs
-root; about half a minute.`,
+forwards nothing for a while. With --variant=mtls both have a sidecar, mutual TLS is
+between these, and there are readers of messages that do not fit into the sidecars'
+buffers. Fails when a total of layertrace explain is not within 2 % of the client's
+clock, or when its verdict names another layer or location, unless its confidence is
+low: then it says why it is not known. Needs root; half a minute, with sidecars a
+minute.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cases, err := live.Select(named)
+			encryption, err := parseLiveVariant(variant)
+			if err != nil {
+				return err
+			}
+			cases, err := live.Select(live.Cases(encryption != nil), named)
 			if err != nil {
 				return err
 			}
@@ -39,16 +46,29 @@ root; about half a minute.`,
 			for range times {
 				// A new one each time: slow requests would become part of the baseline.
 				errs = append(errs, withTestbed(cmd.Context(), live.Options{
-					Name: "live", Dir: filepath.Join(out, "live-cases"), ClientAddresses: 1, Export: "otlp-grpc",
+					Name: "live", Dir: filepath.Join(out, "live-cases"), ClientAddresses: 1, Export: "otlp-grpc", TLS: encryption,
 				}, func(ctx context.Context, t *live.Testbed) error { return checkLiveCases(ctx, t, cases, out) }))
 			}
 			return errors.Join(errs...)
 		},
 	}
 	cmd.Flags().StringVar(&named, "case", "", "only cases whose names contain this")
+	cmd.Flags().StringVar(&variant, "variant", "plain", "plain: client and server without sidecars; mtls: with a sidecar each, and mutual TLS between these")
 	cmd.Flags().IntVar(&times, "times", 1, "how often to run the cases")
 	cmd.Flags().StringVar(&out, "out", "out", "directory for the reports and the logs")
 	return cmd
+}
+
+// parseLiveVariant returns how the sidecars of a variant encrypt, nil without sidecars.
+func parseLiveVariant(name string) (*lab.TLS, error) {
+	switch name {
+	case "plain":
+		return nil, nil
+	case "mtls":
+		return &lab.TLS{Version: lab.TLS13}, nil
+	default:
+		return nil, fmt.Errorf("unknown variant %q: choose plain or mtls", name)
+	}
 }
 
 // withTestbed calls do with a testbed, and takes it down.

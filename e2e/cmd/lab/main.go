@@ -33,7 +33,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	flaghelp.Use(root)
-	root.AddCommand(demoCommand(), benchCommand(), evaluateCommand(), reorderCommand(), faultsCommand(), liveCasesCommand(), openExchangesCommand(), setupCommand(), picturesCommand(), casesCommand(), devicesCommand(), k8sCommand(), kernelsCommand())
+	root.AddCommand(demoCommand(), benchCommand(), benchPeersCommand(), growthCommand(), evaluateCommand(), reorderCommand(), faultsCommand(), liveCasesCommand(), openExchangesCommand(), setupCommand(), picturesCommand(), casesCommand(), attackCommand(), devicesCommand(), mtlsCommand(), mtlsCostCommand(), k8sCommand(), kernelsCommand())
 	err := root.ExecuteContext(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled):
@@ -84,6 +84,18 @@ func writeJSON(path string, value any) error {
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// makeAbsolute makes paths absolute, for programs that run in other directories.
+func makeAbsolute(paths ...*string) error {
+	for _, path := range paths {
+		absolute, err := filepath.Abs(*path)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", *path, err)
+		}
+		*path = absolute
 	}
 	return nil
 }

@@ -168,10 +168,12 @@ type File struct {
 	FalseBlame float64 `json:"false_blame"`
 	// HighButWrong is the number of cases whose verdict is wrong with high confidence.
 	HighButWrong int `json:"high_but_wrong"`
-	// Again counts requests that were repeated because the fault missed them,
-	// Skipped the missing cases whose fault always missed. Unsound counts requests
-	// that another cause delayed as well; they are included.
+	// Again counts requests that were repeated because the fault missed them or they
+	// failed, Skipped the missing cases for which that always happened. Failed counts
+	// requests that failed, also those without a fault. Unsound counts requests that
+	// another cause delayed as well; they are included.
 	Again   int `json:"made_again"`
+	Failed  int `json:"failed"`
 	Skipped int `json:"left_out"`
 	Unsound int `json:"unsound"`
 }

@@ -40,9 +40,12 @@ type Runner struct {
 	// Wrong is called with each result that is not right, while Jaeger has its
 	// traces; nil for nothing.
 	Wrong func(context.Context, Result) error
+	// Settle waits until agents have made all spans of a batch; nil where they need nothing
+	// for that but the packets.
+	Settle func(context.Context) error
 
-	// Again counts requests that were repeated because the fault missed them,
-	// Skipped the cases whose fault always missed.
+	// Again counts requests that were repeated because the fault missed them or they
+	// failed, Skipped the cases for which that always happened.
 	Again, Skipped int
 	// Unsound counts requests that another cause delayed as well, by the client's
 	// measurement. They count: explain has to distinguish chance from cause.
@@ -51,11 +54,8 @@ type Runner struct {
 	mu sync.Mutex // for the counts
 }
 
-// attempts is how often a request is sent whose fault misses it.
-const attempts = 3
-
 // Run runs the cases and returns their results with verdicts. It skips a case whose
-// fault always misses, and reports that.
+// fault always misses or whose requests always fail, and reports that.
 func (c *Runner) Run(ctx context.Context, cases []faults.Case) (results []Result, err error) {
 	defer c.Session.Load.Set(false)
 	done := 0
@@ -129,7 +129,7 @@ func (c *Runner) runBatch(ctx context.Context, batch []faults.Case) (made []Resu
 	for i, one := range batch {
 		if samples[i] == nil {
 			c.Skipped++
-			c.Progress("skipped after %d attempts: the fault missed the request: %v", attempts, one)
+			c.Progress("skipped after %d attempts: the fault missed the request, or it failed: %v", faults.Attempts, one)
 			continue
 		}
 		made = append(made, NewResult(one, samples[i], c.Seed))
@@ -148,7 +148,7 @@ func (c *Runner) inTurn(ctx context.Context, batch []faults.Case) ([][]Sample, e
 				return nil, err
 			}
 			sample, err := c.sample(ctx, one)
-			if errors.Is(err, faults.ErrMissed) {
+			if faults.Useless(err) {
 				samples[i] = nil
 				break
 			}
@@ -176,7 +176,7 @@ func (c *Runner) together(ctx context.Context, batch []faults.Case) ([][]Sample,
 				sample, err := c.sample(inGroup, one)
 				mu.Lock()
 				defer mu.Unlock()
-				if errors.Is(err, faults.ErrMissed) {
+				if faults.Useless(err) {
 					missed[i] = true
 					return nil
 				}
@@ -197,9 +197,9 @@ func (c *Runner) together(ctx context.Context, batch []faults.Case) ([][]Sample,
 }
 
 func (c *Runner) sample(ctx context.Context, one faults.Case) (r Sample, err error) {
-	for range attempts {
+	for range faults.Attempts {
 		var m faults.Injection
-		if m, err = c.Session.Make(ctx, one); !errors.Is(err, faults.ErrMissed) {
+		if m, err = c.Session.Make(ctx, one); !faults.Useless(err) {
 			if !m.Sound() {
 				c.count(&c.Unsound)
 			}
@@ -225,6 +225,11 @@ func (c *Runner) judge(ctx context.Context, made []Result) error {
 		groups = append(groups, r.TraceIDs)
 		for _, id := range r.TraceIDs {
 			singles = append(singles, []string{id})
+		}
+	}
+	if c.Settle != nil {
+		if err := c.Settle(ctx); err != nil {
+			return err
 		}
 	}
 	if err := c.Jaeger.AwaitSpans(ctx, ids); err != nil {

@@ -55,6 +55,8 @@ var Variants = []Variant{
 	{Name: "parallel64", What: "load on 64 connections in parallel", Connections: 64, Rate: 80},
 	{Name: "loss", What: "only lost and reordered packets, so that all have retransmissions",
 		Kinds: []faults.Kind{faults.RelayLoss, faults.RelayReorder, faults.RetransmissionStorm, faults.NoFault}},
+	{Name: "mtls", What: "mutual TLS (1.3) between the pods, joined by the Envoys' access logs",
+		change: func(s *lab.Setup) { s.TLS = &lab.TLS{Version: lab.TLS13} }},
 	{Name: "devices", What: "two routers with agents that read headers only between the nodes, slow queues in them and on each link",
 		Devices: true, change: useDevices},
 }

@@ -4,7 +4,6 @@ package matrix
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/faults"
@@ -15,7 +14,7 @@ import (
 type Verification struct {
 	faults.Injection
 	Case faults.Case
-	// Err is nil or ErrMissed.
+	// Err is nil, ErrMissed or ErrFailed.
 	Err error
 }
 
@@ -28,7 +27,7 @@ func Verify(ctx context.Context, s *faults.Session, cases []faults.Case) (rows [
 	}
 	for _, c := range cases {
 		made, err := s.Make(ctx, c)
-		if err != nil && !errors.Is(err, faults.ErrMissed) {
+		if err != nil && !faults.Useless(err) {
 			return rows, err
 		}
 		rows = append(rows, Verification{made, c, err})

@@ -16,12 +16,14 @@ import (
 )
 
 // Paths of the server. Pause, Events and Quick wait for wait_ms milliseconds, Events
-// before each of its n events; Bulk has a body of n bytes. A response to Endless never
-// ends.
+// before each of its n events, Upload before it reads the body of the request; Bulk and Long
+// have a body of n bytes. A response to Endless never ends.
 const (
 	Pause   = "/pause"
 	Events  = "/events"
 	Bulk    = "/bulk"
+	Long    = "/long"
+	Upload  = "/upload"
 	Quick   = "/quick"
 	Endless = "/endless"
 )
@@ -31,6 +33,8 @@ type Request struct {
 	TraceID string `json:"trace_id"`
 	// Path has the query.
 	Path string `json:"path"`
+	// Body is the number of bytes in the body of the request.
+	Body int `json:"body,omitempty"`
 	// ReadAfter is how long the client reads no more than the head of the response.
 	ReadAfter time.Duration `json:"read_after_ns,omitempty"`
 	// Window is the size of the socket's receive buffer; 0 for the kernel's.
@@ -62,6 +66,11 @@ func SpanID(traceID string) string { return traceID[16:] }
 // Head returns a request.
 func Head(traceID, path string) []byte {
 	return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nhost: server\r\ntraceparent: 00-%s-%s-01\r\n\r\n", path, traceID, SpanID(traceID))
+}
+
+// UploadHead returns the head of a request with a body.
+func UploadHead(traceID, path string, body int) []byte {
+	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nhost: server\r\ntraceparent: 00-%s-%s-01\r\ncontent-length: %d\r\n\r\n", path, traceID, SpanID(traceID), body)
 }
 
 // ReadEvents reads what a client has written to a file so far.

@@ -76,6 +76,8 @@ type Hop struct {
 	// first and its last write, and the service that is to blame.
 	RequestStall, ResponseStall uint64
 	Blamed                      string
+	// Time in ns for which a message is in the receive queue of its reader.
+	RequestLate, ResponseLate uint64
 
 	enter, leave *observe.Observation // of the device
 }
@@ -209,6 +211,11 @@ func (h *Hop) path(message func(*observe.Observation) *observe.Message, from, to
 	w.Spend(observe.ProtocolStack, to.service, h.Stack)
 	pass(in)
 	w.Spend(observe.ProtocolStack, to.service, h.Stack)
+	if message(in) == &in.Request {
+		w.Spend(observe.ProtocolStack, to.service, h.RequestLate)
+	} else {
+		w.Spend(observe.ProtocolStack, to.service, h.ResponseLate)
+	}
 	message(in).App = whole(h.at(to.node))
 }
 

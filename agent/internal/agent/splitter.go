@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/layertrace/layertrace/internal/observe"
+)
+
+const (
+	// maxUnsplit is the maximum number of observations in traces that wait to be split.
+	maxUnsplit = 32768
+	// splitTurn is the time for which the splitter works without a rest, and splitRest
+	// that for which others have its CPU then, unless half of maxUnsplit waits.
+	splitTurn = time.Millisecond
+	splitRest = 200 * time.Microsecond
+)
+
+// splitter splits traces on a goroutine of its own: those that take exchanges never wait for
+// it. It has a bounded queue; traces that find it full are counted and not split.
+type splitter struct {
+	split   func([]observe.Observation, bool)
+	working progress
+
+	mu      sync.Mutex // guards the rest
+	change  *sync.Cond // of waiting, size and closing
+	waiting []wholeTrace
+	size    int  // observations
+	patient bool // add waits for room
+	closing bool // nothing comes any more
+	refused atomic.Uint64
+	done    chan struct{}
+}
+
+// wholeTrace is a trace as the buffer released it. cut: it had more observations.
+type wholeTrace struct {
+	observations []observe.Observation
+	cut          bool
+}
+
+// newSplitter returns a splitter that keeps traces until run splits them.
+func newSplitter(split func([]observe.Observation, bool)) *splitter {
+	s := &splitter{split: split, done: make(chan struct{})}
+	s.change = sync.NewCond(&s.mu)
+	return s
+}
+
+// add queues a trace.
+func (s *splitter) add(observations []observe.Observation, cut bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.size > 0 && s.size+len(observations) > maxUnsplit {
+		if !s.patient {
+			s.refused.Add(1)
+			return
+		}
+		s.change.Wait()
+	}
+	s.waiting = append(s.waiting, wholeTrace{observations, cut})
+	s.size += len(observations)
+	s.change.Broadcast()
+}
+
+// run splits traces until close.
+func (s *splitter) run() {
+	defer close(s.done)
+	turn := time.Duration(0)
+	for {
+		s.mu.Lock()
+		for len(s.waiting) == 0 && !s.closing {
+			s.change.Wait()
+		}
+		some, closing := s.waiting, s.closing
+		s.waiting = nil
+		s.mu.Unlock()
+		for i := range some {
+			began := time.Now()
+			s.working.begin()
+			s.split(some[i].observations, some[i].cut)
+			s.working.end()
+			n := len(some[i].observations)
+			some[i].observations = nil
+			s.mu.Lock()
+			s.size -= n
+			many := s.size > maxUnsplit/2 || s.patient
+			s.change.Broadcast()
+			s.mu.Unlock()
+			if turn += time.Since(began); turn > splitTurn && !many {
+				time.Sleep(splitRest)
+				turn = 0
+			}
+		}
+		if closing && len(some) == 0 { // nothing is added after closing
+			return
+		}
+	}
+}
+
+// close lets flush add the last traces, which wait for room, and returns when all are split.
+func (s *splitter) close(flush func()) {
+	s.mu.Lock()
+	s.patient = true
+	s.mu.Unlock()
+	flush()
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	s.change.Broadcast()
+	<-s.done
+}

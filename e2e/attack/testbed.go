@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/layertrace/layertrace/e2e/sandbox"
+)
+
+// Addresses of the testbed: a node with a bridge, and pods.
+const (
+	// NodeAddress is the node's, where the agent serves metrics.
+	NodeAddress    = "10.77.0.1"
+	metricsAddress = NodeAddress + ":9464"
+	receiver       = "127.0.0.1:4318"
+	pods           = 3
+)
+
+// PodAddress is the address of pod n, from 1 on. Its interface at the node is veth<n>.
+func PodAddress(n int) string { return "10.77.0.1" + strconv.Itoa(n) }
+
+// Testbed is a node with three pods at a bridge, and a receiver of spans.
+type Testbed struct {
+	Node *sandbox.Namespace
+	// Pods are pod 1 at index 0, and so on.
+	Pods []*sandbox.Namespace
+	// Agent is the one that StartAgent started.
+	Agent *sandbox.Process
+
+	program, dir string
+	group        *sandbox.Group
+	servers      []*http.Server
+
+	mu    sync.Mutex
+	spans map[string]int // received, by trace ID in hex
+	first map[string]time.Time
+}
+
+func newTestbed(program, dir string) (t *Testbed, err error) {
+	t = &Testbed{program: program, dir: dir, spans: map[string]int{}, first: map[string]time.Time{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.close())
+		}
+	}()
+	const prefix = "layertrace-attack"
+	if _, err = sandbox.DeleteNamespaces(prefix); err != nil { // of a run that was killed
+		return t, err
+	}
+	if _, err = sandbox.RemoveGroup(context.Background(), prefix); err != nil {
+		return t, err
+	}
+	if t.group, err = sandbox.NewGroup(prefix); err != nil {
+		return t, err
+	}
+	if t.Node, err = sandbox.NewNamespace(prefix + "-node"); err != nil {
+		return t, err
+	}
+	if err = t.Node.AddBridge("br0", NodeAddress+"/24"); err != nil {
+		return t, err
+	}
+	for n := range pods {
+		pod, err := sandbox.NewNamespace(fmt.Sprintf("%s-pod%d", prefix, n+1))
+		if err != nil {
+			return t, err
+		}
+		t.Pods = append(t.Pods, pod)
+		if err := t.Node.AddPair("veth"+strconv.Itoa(n+1), "br0", pod, PodAddress(n+1)+"/24"); err != nil {
+			return t, err
+		}
+	}
+	return t, t.serve(t.Node, receiver, http.HandlerFunc(t.receive))
+}
+
+// StartAgent starts the agent on the node and waits until it captures at all pods.
+func (t *Testbed) StartAgent(ctx context.Context, flags ...string) (err error) {
+	t.Agent, err = sandbox.Start(sandbox.Spec{
+		Name: "agent", Path: t.program,
+		Args: append([]string{
+			"agent", "--node", "attacked", "--vnic", "veth*", "--pnic", "", "--export", "otlp-http", "--otlp-endpoint", "http://" + receiver,
+			"--metrics-address", metricsAddress,
+		}, flags...),
+		Namespace: t.Node, Cgroup: t.group, Stderr: filepath.Join(t.dir, "agent.log"),
+	})
+	if err != nil {
+		return err
+	}
+	return sandbox.AwaitReady(ctx, t.Agent, time.Minute, 20*time.Millisecond, func(ctx context.Context) error {
+		attached, err := t.Metric(ctx, "layertrace_interfaces")
+		if err == nil && attached != pods {
+			err = fmt.Errorf("attached to %.0f of %d interfaces", attached, pods)
+		}
+		return err
+	})
+}
+
+// Ready returns the error of the agent's /readyz.
+func (t *Testbed) Ready(ctx context.Context) error {
+	_, err := t.Node.Get(ctx, "http://"+metricsAddress+"/readyz")
+	return err
+}
+
+// Metric returns the sum of a metric of the agent over its labels.
+func (t *Testbed) Metric(ctx context.Context, name string) (sum float64, err error) {
+	text, err := t.Node.Get(ctx, "http://"+metricsAddress+"/metrics")
+	if err != nil {
+		return 0, err
+	}
+	found := false
+	for line := range strings.Lines(string(text)) {
+		rest, ok := strings.CutPrefix(line, name)
+		if !ok || rest == "" || rest[0] != ' ' && rest[0] != '{' {
+			continue
+		}
+		fields := strings.Fields(rest)
+		value, err := strconv.ParseFloat(fields[len(fields)-1], 64)
+		if err != nil {
+			return 0, fmt.Errorf("read metric %s: %w", name, err)
+		}
+		sum, found = sum+value, true
+	}
+	if !found {
+		return 0, fmt.Errorf("the agent has no metric %s", name)
+	}
+	return sum, nil
+}
+
+// Spans returns how many spans of a trace the receiver has, and when the first came.
+func (t *Testbed) Spans(traceID string) (n int, first time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.spans[traceID], t.first[traceID]
+}
+
+// receive is the receiver of OTLP over HTTP.
+func (t *Testbed) receive(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	var export coltracepb.ExportTraceServiceRequest
+	if err != nil || proto.Unmarshal(body, &export) != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, resource := range export.ResourceSpans {
+		for _, scope := range resource.ScopeSpans {
+			for _, s := range scope.Spans {
+				id := fmt.Sprintf("%x", s.TraceId)
+				if t.spans[id]++; t.spans[id] == 1 {
+					t.first[id] = time.Now()
+				}
+			}
+		}
+	}
+}
+
+// serve serves HTTP in a namespace until the end.
+func (t *Testbed) serve(in *sandbox.Namespace, address string, handler http.Handler) error {
+	listener, err := in.Listen(address)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
+	t.servers = append(t.servers, server)
+	go func() { _ = server.Serve(listener) }() // ends with Close
+	return nil
+}
+
+func (t *Testbed) close() (err error) {
+	if t.Agent != nil {
+		err = t.Agent.Kill()
+	}
+	for _, s := range t.servers {
+		err = errors.Join(err, s.Close())
+	}
+	for _, n := range append(t.Pods, t.Node) {
+		if n != nil {
+			err = errors.Join(err, n.Delete())
+		}
+	}
+	if t.group != nil {
+		err = errors.Join(err, t.group.Remove(context.Background()))
+	}
+	return err
+}

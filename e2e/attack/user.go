@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attack
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/layertrace/layertrace/e2e/sandbox"
+)
+
+// sampled returns the head of a request in a trace.
+func sampled(traceID string, span int) string {
+	return fmt.Sprintf("GET / HTTP/1.1\r\nhost: x\r\ntraceparent: 00-%s-%016x-01\r\n\r\n", traceID, span)
+}
+
+// ask sends n requests on one connection from pod 1 to pod 2, one after the other, with the
+// trace ID that id returns for each.
+func (t *Testbed) ask(ctx context.Context, n int, id func(int) (traceID string, span int)) error {
+	c, err := t.Pods[0].DialContext(ctx, "tcp", PodAddress(2)+":80")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	in := bufio.NewReader(c)
+	for i := range n {
+		if _, err := io.WriteString(c, sampled(id(i))); err != nil {
+			return err
+		}
+		response, err := http.ReadResponse(in, nil)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, response.Body)
+		if err = errors.Join(err, response.Body.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// traceFlood sends 30,000 requests with one trace ID, ordinary ones beside them, and ordinary
+// ones when the agent splits the flood's trace.
+func traceFlood(ctx context.Context, t *Testbed) (measured string, pass bool, err error) {
+	const (
+		flood, clients, ordinary = 30_000, 10, 300
+		same                     = "77777777777777777777777777777777"
+		limit                    = 10 * time.Second
+	)
+	id := func(i int) string { return fmt.Sprintf("1111111111111111%016x", i+1) }
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	if err := t.serve(t.Pods[1], PodAddress(2)+":80", handler); err != nil {
+		return "", false, err
+	}
+	if err := t.StartAgent(ctx, "--spans", "layers", "--socket-cgroup", "none"); err != nil {
+		return "", false, err
+	}
+	sent := make([]time.Time, 2*ordinary)
+	some := func(from int) error {
+		return t.ask(ctx, ordinary, func(i int) (string, int) {
+			sent[from+i] = time.Now()
+			return id(from + i), from + i + 1
+		})
+	}
+	var group errgroup.Group
+	for c := range clients {
+		group.Go(func() error {
+			return t.ask(ctx, flood/clients, func(i int) (string, int) { return same, c*flood + i + 1 })
+		})
+	}
+	group.Go(func() error { return some(0) })
+	if err := group.Wait(); err != nil {
+		return "", false, err
+	}
+	// What the trace has more than its bound is counted while the exchanges come, and it is
+	// split some seconds later.
+	err = sandbox.Await(ctx, "the flood's trace to be split", time.Minute, 100*time.Millisecond, func(ctx context.Context) error {
+		over, err := t.Metric(ctx, "layertrace_layer_spans_over_limit_total")
+		if err == nil && over == 0 {
+			err = errors.New("no layers yet")
+		}
+		return err
+	})
+	split := "split"
+	if err != nil {
+		split = "not split within a minute"
+	}
+	if err := some(ordinary); err != nil {
+		return "", false, err
+	}
+	slowest, missing := time.Duration(0), 0
+	for i, at := range sent {
+		var n int
+		var came time.Time
+		arrived := sandbox.Await(ctx, "the spans of a request", 3*limit-time.Since(at), 10*time.Millisecond, func(context.Context) error {
+			if n, came = t.Spans(id(i)); n < 2 {
+				return fmt.Errorf("it has %d", n)
+			}
+			return nil
+		})
+		if arrived != nil {
+			missing++
+		} else {
+			slowest = max(slowest, came.Sub(at))
+		}
+	}
+	ready := t.Ready(ctx)
+	spans, _ := t.Spans(same)
+	return fmt.Sprintf("%d of %d without spans, the slowest after %.1f s; %d spans of the flood, which was %s; /readyz: %v",
+		missing, len(sent), slowest.Seconds(), spans, split, readyText(ready)), missing == 0 && slowest <= limit && ready == nil && split == "split", nil
+}
+
+func readyText(err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return "ok"
+}
+
+// metricsConnections opens keep-alive connections from a pod, with a request each.
+func metricsConnections(ctx context.Context, t *Testbed) (measured string, pass bool, err error) {
+	const connections, served, growth = 2000, 8, 32 << 20
+	if err := t.StartAgent(ctx); err != nil {
+		return "", false, err
+	}
+	before, err := sandbox.ReadMemory(t.Agent.PID())
+	if err != nil {
+		return "", false, err
+	}
+	answered := 0
+	for range connections {
+		c, err := t.Pods[0].DialContext(ctx, "tcp", metricsAddress)
+		if err != nil {
+			return "", false, err
+		}
+		defer c.Close()
+		if answers(c) {
+			answered++
+		}
+	}
+	ready := t.Ready(ctx)
+	after, err := sandbox.ReadMemory(t.Agent.PID())
+	if err != nil {
+		return "", false, err
+	}
+	grown := int64(after.Resident) - int64(before.Resident)
+	return fmt.Sprintf("%d of %d served, memory grew by %d KiB; /readyz: %s", answered, connections, grown>>10, readyText(ready)),
+		answered == served && grown <= growth && ready == nil, nil
+}
+
+// answers reports whether a request on a connection gets a response.
+func answers(c net.Conn) bool {
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return false
+	}
+	if _, err := io.WriteString(c, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"); err != nil {
+		return false
+	}
+	response, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return false
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	return errors.Join(err, response.Body.Close()) == nil
+}
+
+// terminal lets explain ask a store that responds with control characters.
+func terminal(ctx context.Context, t *Testbed) (measured string, pass bool, err error) {
+	const address = "127.0.0.1:16686"
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprint(w, `{"errors":[{"code":400,"msg":"\u001b]0;owned\u0007\u001b[2J\u009b31m\u202eHACK"}]}`)
+	})
+	if err := t.serve(t.Node, address, handler); err != nil {
+		return "", false, err
+	}
+	log := filepath.Join(t.dir, "explain.log")
+	p, err := sandbox.Start(sandbox.Spec{
+		Name: "explain", Path: t.program, Args: []string{"explain", "4bf92f3577b34da6a3ce929d0e0e4736", "--jaeger", "http://" + address},
+		Namespace: t.Node, Cgroup: t.group, Stderr: log,
+	})
+	if err != nil {
+		return "", false, err
+	}
+	ended := p.Wait(ctx)
+	text, err := os.ReadFile(log)
+	if err != nil || ended == nil {
+		return "", false, errors.Join(err, errors.New("explain did not fail"))
+	}
+	n := strings.Count(string(text), "\x1b") + strings.Count(string(text), "\a") + strings.Count(string(text), "\u009b") + strings.Count(string(text), "\u202e")
+	return fmt.Sprintf("%d control characters in %d bytes", n, len(text)), n == 0 && strings.Contains(string(text), "HACK"), nil
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/e2e/cost"
+	"github.com/layertrace/layertrace/e2e/provision"
+)
+
+type peersBench struct {
+	tools, loads, layertrace []string
+	pairs                    int
+	seconds                  float64
+	add                      bool
+	out, name                string
+
+	progress func(format string, args ...any)
+}
+
+// peersReport is bench-peers.json.
+type peersReport struct {
+	Rows []cost.Row `json:"rows"`
+	// Samples are all runs in their order, of which the rows are the summary.
+	Samples []cost.Sample `json:"samples"`
+}
+
+func benchPeersCommand() *cobra.Command {
+	b := &peersBench{}
+	cmd := &cobra.Command{
+		Use:   "bench-peers",
+		Short: "Compare the cost of layertrace with that of tcpdump, ngrep and tshark",
+		Long: `Sends HTTP requests to nginx over a node whose two interfaces a tool watches, alternately
+with and without the tool. At a rate, latencies count from when a request was due. Counts
+what each tool saw, and measures its CPU time, memory and longest uninterrupted run, and
+the CPU time of the machine. Needs root, and an otherwise idle machine.
+
+Modes of layertrace: none (--export none), otlp and otlp-http (all requests sampled, spans to
+a receiver that only counts), layers (--spans=layers), sampled and sampled-none (1 % sampled,
+with and without spans). GoReplay (gor) is measured too if it is there. --layertrace measures other builds in the same runs:
+
+  lab bench-peers --layertrace before=/tmp/layertrace --layertrace after=bin/layertrace --tools none,otlp`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b.progress = progress()
+			return b.run(cmd.Context())
+		},
+	}
+	cmd.Flags().StringSliceVar(&b.tools, "tools", cost.DefaultTools(), "tools to measure, of "+strings.Join(cost.ToolNames(), ", "))
+	cmd.Flags().StringSliceVar(&b.loads, "loads", []string{"1000", "5000", cost.Saturation}, "loads: requests per second, "+cost.Saturation+" or "+cost.Half+" (of that)")
+	cmd.Flags().IntVar(&b.pairs, "pairs", 5, "how often each tool is measured at each load")
+	cmd.Flags().Float64Var(&b.seconds, "seconds", 4, "duration of a measurement, in seconds")
+	cmd.Flags().StringArrayVar(&b.layertrace, "layertrace", nil, "program of layertrace to measure, as PATH or NAME=PATH (repeatable; default: built from the checkout)")
+	cmd.Flags().BoolVar(&b.add, "add", false, "add to the runs in bench-peers.json")
+	cmd.Flags().StringVar(&b.out, "out", "out", "directory for bench-peers.json and the logs")
+	cmd.Flags().StringVar(&b.name, "name", "peers", "name of the testbed, to run several at once")
+	return cmd
+}
+
+func (b *peersBench) run(ctx context.Context) (err error) {
+	if b.pairs < 1 || b.seconds < 1 {
+		return fmt.Errorf("--pairs %d, --seconds %g: want at least 1", b.pairs, b.seconds)
+	}
+	if err := cost.ParseLoads(b.loads); err != nil {
+		return err
+	}
+	load, binaries, err := costPrograms(ctx, b.layertrace, b.progress)
+	if err != nil {
+		return err
+	}
+	tools, err := cost.Tools(b.tools, binaries)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(b.out, "bench-peers.json")
+	var report peersReport
+	if b.add {
+		if report, err = readPeersReport(file); err != nil {
+			return err
+		}
+	}
+	testbed, err := cost.Up(ctx, cost.Options{Name: b.name, Dir: filepath.Join(b.out, "bench-peers"), Load: load, Clients: 1, Workers: 2})
+	if err != nil {
+		return err
+	}
+	err = testbed.Compare(ctx, cost.Comparison{
+		Tools: tools, Loads: b.loads, Pairs: b.pairs, Duration: time.Duration(b.seconds * float64(time.Second)), Progress: b.progress,
+		Done: func(s cost.Sample) error {
+			report.Samples = append(report.Samples, s)
+			b.progress("%s: %.0f requests/s, p99 %.0f µs, %.1f µs of CPU, %d of %d seen", s.Tool, s.Rate, s.P99/1e3, float64(s.ToolCPU)/1e3/float64(s.Requests), s.Seen, s.Expected)
+			return nil
+		},
+	})
+	if err := errors.Join(err, testbed.Down()); err != nil {
+		return err
+	}
+	report.Rows = cost.Rows(report.Samples)
+	printPeers(os.Stdout, report.Rows)
+	return writeJSON(file, report)
+}
+
+// costPrograms builds the program of clients and sink, and layertrace unless other
+// programs are given.
+func costPrograms(ctx context.Context, given []string, progress provision.Progress) (load string, binaries []cost.Binary, err error) {
+	checkout, err := provision.Checkout()
+	if err != nil {
+		return "", nil, err
+	}
+	load = filepath.Join(checkout, "bin", "load")
+	if err := provision.RunGo(ctx, checkout, progress, "build", "-trimpath", "-buildvcs=false", "-o", load, "./e2e/cost/load"); err != nil {
+		return "", nil, err
+	}
+	for _, one := range given {
+		name, path, named := strings.Cut(one, "=")
+		if !named {
+			name, path = "layertrace", one
+		}
+		if path, err = filepath.Abs(path); err == nil {
+			_, err = os.Stat(path)
+		}
+		if err != nil {
+			return "", nil, fmt.Errorf("--layertrace %s: %w", one, err)
+		}
+		binaries = append(binaries, cost.Binary{Name: name, Path: path})
+	}
+	if len(given) == 0 {
+		path := filepath.Join(checkout, "bin", "layertrace")
+		if err := provision.RunGo(ctx, checkout, progress, "build", "-trimpath", "-buildvcs=false", "-o", path, "./agent/cmd/layertrace"); err != nil {
+			return "", nil, err
+		}
+		binaries = []cost.Binary{{Name: "layertrace", Path: path}}
+	}
+	return load, binaries, nil
+}
+
+func readPeersReport(path string) (r peersReport, err error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &r)
+	}
+	if err != nil {
+		return r, fmt.Errorf("read earlier runs from %s: %w", path, err)
+	}
+	return r, nil
+}
+
+func printPeers(w io.Writer, rows []cost.Row) {
+	fmt.Fprint(w, `
+Medians per tool and load. CPU is µs per request: of the tool, of client and server with
+the packets that they send (without a tool), of all processors (without a tool), and in soft
+interrupts as sampled by the tick (without a tool). Seen is the share of the requests
+at the tool's capture points. Memory is the peak in user space, and that of BPF maps and
+programs. The longest run is for how long the tool kept a CPU from everything else.
+
+`)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "load\ttool\truns\ttool\tends\tmachine\tsoftirq\tseen\tlost\treported\tMiB\tBPF\tlongest run ms\twake-ups/s\t")
+	for _, r := range rows {
+		fmt.Fprintf(table, "%s\t%s\t%d\t%.1f\t%.1f (%.1f)\t%.1f (%.1f)\t%.1f (%.1f)\t%.2f %%\t%d\t%s\t%.0f\t%.0f\t%.2f\t%.0f\t\n",
+			r.Load, r.Tool, r.Runs, r.CPU, r.Ends, r.EndsOff, r.Machine, r.MachineOff, r.Softirq, r.SoftirqOff, 100*float64(r.Seen)/float64(max(r.Expected, 1)), r.Lost, reported(r.ReportedLost),
+			mebibytes(r.RSS), mebibytes(r.BPF), r.LongestRun/1e3, r.WakeUps)
+	}
+	_ = table.Flush() // as in printOverhead
+	fmt.Fprint(w, "\nLatencies with the tool in µs, and ratios to the run without directly before or after:\nmedian (95 % interval by bootstrap)\n\n")
+	table = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "load\ttool\tp50\tp99\tp99.9\tp50 ratio\tp99 ratio\tp99.9 ratio\trequests/s\t")
+	for _, r := range rows {
+		fmt.Fprintf(table, "%s\t%s\t%.0f\t%.0f\t%.0f\t%s\t%s\t%s\t%s\t\n", r.Load, r.Tool, r.P50, r.P99, r.P999,
+			interval(r.P50Ratio, r.P50Range), interval(r.P99Ratio, r.P99Range), interval(r.P999Ratio, r.P999Range), interval(r.RateRatio, r.RateRange))
+	}
+	_ = table.Flush()
+}
+
+func reported(lost *int) string {
+	if lost == nil {
+		return "not"
+	}
+	return fmt.Sprint(*lost)
+}
+
+func interval(median float64, i cost.Interval) string {
+	if i == nil {
+		return fmt.Sprintf("%.2f", median)
+	}
+	return fmt.Sprintf("%.2f (%.2f to %.2f)", median, i[0], i[1])
+}
