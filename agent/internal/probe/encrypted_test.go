@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
@@ -556,7 +557,8 @@ func TestEncryptedOlderKernels(t *testing.T) {
 }
 
 // TestEncryptedMemory: the kernel takes 216 bytes for each turn, by its own count (memlock in
-// proc_pid_fdinfo(5)), and its tables have as many places as the options say.
+// proc_pid_fdinfo(5)), and its tables have as many places as the options say. Before Linux 6.4
+// that count is computed from the sum of key and value, rounded up to 8 bytes.
 func TestEncryptedMemory(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -565,6 +567,12 @@ func TestEncryptedMemory(t *testing.T) {
 		turn  = 216
 		slack = 2 * 4096 // of the map itself, and to whole pages
 	)
+	counted := uint64(turn)
+	linux, err := features.LinuxVersionCode()
+	must(t, err)
+	if linux < 6<<16|4<<8 {
+		counted += 8 // the key, rounded up
+	}
 	for _, test := range []struct {
 		opts               EncryptedOptions
 		turns, connections uint64
@@ -576,7 +584,7 @@ func TestEncryptedMemory(t *testing.T) {
 		e := openEncrypted(t, test.opts)
 		got, err := memlock(e.objects.Maps[bpf.EncryptedMapTurns].FD())
 		must(t, err)
-		if want := test.turns * turn; got < want || got > want+slack {
+		if want := test.turns * counted; got < want || got > want+slack {
 			t.Errorf("%+v: a ring of %d bytes, want %d", test.opts, got, want)
 		}
 		for _, name := range []string{bpf.EncryptedMapConnections, bpf.EncryptedMapPointsOfEnds} {
