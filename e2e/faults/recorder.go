@@ -28,6 +28,24 @@ func (r *recorder) record(s segment) {
 	r.segments = append(r.segments, s)
 }
 
+// await returns when the first byte of a segment has been recorded, and with it all that
+// passed before; or after the timeout.
+func (r *recorder) await(s segment, timeout time.Duration) {
+	for limit := time.Now().Add(timeout); !r.has(s) && time.Now().Before(limit); {
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
+// has reports whether the first byte of a segment has been recorded. The interface may have
+// seen a larger segment than the one that is looked for.
+func (r *recorder) has(s segment) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.segments, func(of segment) bool {
+		return of.Src == s.Src && of.Dst == s.Dst && seqAfter(of.end(), s.Seq) && !seqAfter(of.Seq, s.Seq)
+	})
+}
+
 // message is a request or a response: a range of one direction of a connection.
 type message struct {
 	Src, Dst netip.AddrPort

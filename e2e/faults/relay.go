@@ -112,13 +112,15 @@ func nodeOfIP(ip string) int {
 
 // messageTarget selects the segments of a message for the relay, which may see them
 // before the captures do. A request is identified by the trace ID in its first
-// segment; a response by its request, which passed the same site before.
+// segment; a response by its request, which passed the same site before: it waits until
+// the capture there has come as far.
 func messageTarget(before *recording, transfer Transfer, traceID string) target {
 	if transfer.Response {
 		return func(s segment) bool {
 			if !isOf(s, transfer) {
 				return false
 			}
+			before.await(s, time.Second)
 			for _, e := range before.exchanges(traceID) {
 				if e.Request.Src == s.Dst && e.Request.Dst == s.Src {
 					return !e.Response.Src.IsValid() || int32(s.Seq-e.Response.From) >= 0

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/layertrace/layertrace/e2e/lab"
 )
 
 var (
@@ -97,5 +99,30 @@ func TestParse(t *testing.T) {
 	}
 	if p := parsePacket(raw[:40]); p.Data {
 		t.Error("a truncated packet has data")
+	}
+}
+
+// The relay may see a response before the capture has read its request: it waits for it.
+func TestResponseIsAheadOfItsCapture(t *testing.T) {
+	transfer := Transfer{Caller: "productpage", Callee: "details", Response: true}
+	caller := netip.AddrPortFrom(netip.MustParseAddr(podIP("productpage")), 40000)
+	callee := netip.AddrPortFrom(netip.MustParseAddr(podIP("details")), lab.AppPort)
+	var before recording
+	selects := messageTarget(&before, transfer, "abc")
+	response := segment{Src: callee, Dst: caller, Seq: 500, Length: 100}
+	looked := make(chan bool)
+	go func() { looked <- selects(segment{Src: callee, Dst: caller, Seq: 560, Length: 40}) }()
+	before.record(segment{Src: caller, Dst: callee, Seq: 1, Length: 20, Data: []byte("GET /\r\ntrace: abc\r\n\r\n")})
+	select {
+	case got := <-looked:
+		t.Fatalf("decided %v before the response was captured", got)
+	default:
+	}
+	before.record(response)
+	if !<-looked {
+		t.Error("the response was not selected")
+	}
+	if selects(segment{Src: caller, Dst: callee, Seq: 1, Length: 20}) {
+		t.Error("the request was selected")
 	}
 }

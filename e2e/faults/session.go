@@ -62,7 +62,7 @@ func (s *Session) WarmUp(ctx context.Context) error {
 }
 
 // Attempts is how often a request is sent that fails or whose fault misses it.
-const Attempts = 3
+const Attempts = 5
 
 // Plain sends requests without a fault. It turns the load on or off, and leaves it so.
 func (s *Session) Plain(ctx context.Context, t Traffic, requests int) error {

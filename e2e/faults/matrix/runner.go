@@ -121,26 +121,32 @@ func (c *Runner) runBatch(ctx context.Context, batch []faults.Case) (made []Resu
 	if batch[0].Kind.Concurrent() > 1 {
 		run = c.together
 	}
-	samples, err := run(ctx, batch)
+	taken, err := run(ctx, batch)
 	if err != nil {
 		return nil, err
 	}
 	c.Session.Load.Set(false)
 	for i, one := range batch {
-		if samples[i] == nil {
+		if err := taken[i].useless; err != nil {
 			c.Skipped++
-			c.Progress("skipped after %d attempts: the fault missed the request, or it failed: %v", faults.Attempts, one)
+			c.Progress("skipped after %d attempts: %v: %v", faults.Attempts, one, err)
 			continue
 		}
-		made = append(made, NewResult(one, samples[i], c.Seed))
+		made = append(made, NewResult(one, taken[i].samples, c.Seed))
 	}
 	return made, nil
 }
 
-// inTurn sends the requests of cases one after the other, and returns the samples of
-// each case, nil where the fault always missed a request.
-func (c *Runner) inTurn(ctx context.Context, batch []faults.Case) ([][]Sample, error) {
-	samples := make([][]Sample, len(batch))
+// taken are the samples of a case. useless is why there are none: a fault always missed
+// its request, or the request always failed.
+type taken struct {
+	samples []Sample
+	useless error
+}
+
+// inTurn sends the requests of cases one after the other.
+func (c *Runner) inTurn(ctx context.Context, batch []faults.Case) ([]taken, error) {
+	all := make([]taken, len(batch))
 	for i, one := range batch {
 		for range one.Kind.Requests(c.Requests) {
 			// The baseline comes from requests at the same time.
@@ -149,24 +155,24 @@ func (c *Runner) inTurn(ctx context.Context, batch []faults.Case) ([][]Sample, e
 			}
 			sample, err := c.sample(ctx, one)
 			if faults.Useless(err) {
-				samples[i] = nil
+				all[i].useless = err
 				break
 			}
 			if err != nil {
 				return nil, err
 			}
-			samples[i] = append(samples[i], sample)
+			all[i].samples = append(all[i].samples, sample)
 		}
 	}
-	return samples, nil
+	return all, nil
 }
 
 // together is inTurn with many requests in flight at the same time.
-func (c *Runner) together(ctx context.Context, batch []faults.Case) ([][]Sample, error) {
+func (c *Runner) together(ctx context.Context, batch []faults.Case) ([]taken, error) {
 	group, inGroup := errgroup.WithContext(ctx)
 	group.SetLimit(batch[0].Kind.Concurrent())
 	var mu sync.Mutex
-	samples, missed := make([][]Sample, len(batch)), make([]bool, len(batch))
+	all := make([]taken, len(batch))
 	for i, one := range batch {
 		for range one.Kind.Requests(c.Requests) {
 			if err := c.Session.Plain(ctx, one.Traffic(), 1); err != nil {
@@ -177,23 +183,15 @@ func (c *Runner) together(ctx context.Context, batch []faults.Case) ([][]Sample,
 				mu.Lock()
 				defer mu.Unlock()
 				if faults.Useless(err) {
-					missed[i] = true
+					all[i].useless = err
 					return nil
 				}
-				samples[i] = append(samples[i], sample)
+				all[i].samples = append(all[i].samples, sample)
 				return err
 			})
 		}
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	for i := range samples {
-		if missed[i] {
-			samples[i] = nil
-		}
-	}
-	return samples, nil
+	return all, group.Wait()
 }
 
 func (c *Runner) sample(ctx context.Context, one faults.Case) (r Sample, err error) {
