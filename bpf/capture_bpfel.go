@@ -539,6 +539,7 @@ type CaptureSweepArgs struct {
 	Open         uint64
 	Tracked      uint64
 	Evicted      uint64
+	Deferred     uint64
 	Idle         [32]uint64
 }
 
@@ -558,6 +559,7 @@ type CaptureSweepContext struct {
 		Open         uint64
 		Tracked      uint64
 		Evicted      uint64
+		Deferred     uint64
 		Idle         [32]uint64
 	}
 }
