@@ -28,7 +28,6 @@ func series(ctx context.Context, t *Testbed) (measured string, pass bool, err er
 	const (
 		services, maxSeries, maxHops = 5000, 4096, 2048
 		scrapes, scrapeLimit         = 4, 10 * time.Second
-		server                       = "10.78.255.254"
 	)
 	address := func(i int) string { return fmt.Sprintf("10.78.%d.%d", i/200, i%200+1) }
 	var identity strings.Builder
@@ -41,19 +40,18 @@ func series(ctx context.Context, t *Testbed) (measured string, pass bool, err er
 		return "", false, err
 	}
 	// All addresses of the prefix are the client's.
-	if err := errors.Join(t.Pods[0].AddLocalPrefix("eth0", "10.78.0.0/16"), t.Pods[1].AddAddress("eth0", server+"/16")); err != nil {
+	if err := errors.Join(t.Pods[0].AddLocalPrefix("eth0", "10.78.0.0/16"), t.Pods[1].AddRoute("10.78.0.0/16", PodAddress(1))); err != nil {
 		return "", false, err
 	}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
-	if err := t.serve(t.Pods[1], server+":80", handler); err != nil {
+	if err := t.serve(t.Pods[1], PodAddress(2)+":80", handler); err != nil {
 		return "", false, err
 	}
-	t.VNIC, t.Points = "veth2", 1
 	if err := t.StartAgent(ctx, "--spans", "layers", "--socket-cgroup", "none", "--identity", file); err != nil {
 		return "", false, err
 	}
 	for i := range services {
-		if err := t.askFrom(ctx, address(i), server+":80", fmt.Sprintf("3333333333333333%016x", i+1)); err != nil {
+		if err := t.askFrom(ctx, address(i), PodAddress(2)+":80", fmt.Sprintf("3333333333333333%016x", i+1)); err != nil {
 			return "", false, err
 		}
 	}

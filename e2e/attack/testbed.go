@@ -47,9 +47,6 @@ type Testbed struct {
 	Agent *sandbox.Process
 	// Memory is the agent's limit in bytes, for StartAgent.
 	Memory int64
-	// VNIC is the pattern of the interfaces at which the agent captures, Points their number.
-	VNIC   string
-	Points int
 	// GRPC makes the agent export by gRPC.
 	GRPC bool
 
@@ -68,7 +65,7 @@ type Testbed struct {
 
 func newTestbed(program, envoy, dir string) (t *Testbed, err error) {
 	t = &Testbed{
-		program: program, envoy: envoy, dir: dir, Memory: agentMemory, VNIC: "veth*", Points: pods,
+		program: program, envoy: envoy, dir: dir, Memory: agentMemory,
 		spans: map[string]int{}, first: map[string]time.Time{},
 	}
 	defer func() {
@@ -120,7 +117,7 @@ func (t *Testbed) StartAgent(ctx context.Context, flags ...string) (err error) {
 	}
 	t.Agent, err = sandbox.Start(sandbox.Spec{
 		Name: "agent", Path: t.program,
-		Args:      slices.Concat([]string{"agent", "--node", "attacked", "--vnic", t.VNIC, "--pnic", "", "--metrics-address", metricsAddress}, export, flags),
+		Args:      slices.Concat([]string{"agent", "--node", "attacked", "--vnic", "veth*", "--pnic", "", "--metrics-address", metricsAddress}, export, flags),
 		Namespace: t.Node, Cgroup: t.agentGroup, Memory: t.limit, Stderr: t.agentLog(),
 		// What the agent sets itself where it sees its limit as a container does.
 		Env: []string{fmt.Sprintf("GOMEMLIMIT=%d", t.Memory/2)},
@@ -130,8 +127,8 @@ func (t *Testbed) StartAgent(ctx context.Context, flags ...string) (err error) {
 	}
 	return sandbox.AwaitReady(ctx, t.Agent, time.Minute, 20*time.Millisecond, func(ctx context.Context) error {
 		attached, err := t.Metric(ctx, "layertrace_interfaces")
-		if err == nil && int(attached) != t.Points {
-			err = fmt.Errorf("attached to %.0f of %d interfaces", attached, t.Points)
+		if err == nil && attached != pods {
+			err = fmt.Errorf("attached to %.0f of %d interfaces", attached, pods)
 		}
 		return err
 	})
