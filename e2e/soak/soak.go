@@ -125,23 +125,22 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 func (t *testbed) watch(ctx context.Context, report *Report) (samples []sample, err error) {
 	every, away := t.options.outages()
 	load, end := context.WithCancel(ctx)
-	defer end()
-	ended := make(chan error, 1)
-	go func() { ended <- t.load(load) }()
+	ended := make(chan struct{})
+	go func() { defer close(ended); t.load(load) }()
+	defer func() { end(); <-ended }()
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	began := time.Now()
 	due := map[string]time.Duration{"pod": podInterval, "jaeger": every / 2, "api": every, "line": time.Minute}
 	for {
 		select {
-		case err := <-ended:
-			return samples, errors.Join(errors.New("the load ended early"), err)
+		case <-ctx.Done():
+			return samples, ctx.Err()
 		case <-tick.C:
 		}
 		now := time.Since(began)
 		if now >= t.options.For {
-			end()
-			return samples, <-ended
+			return samples, nil
 		}
 		if err := t.agent.Running(); err != nil {
 			return samples, err
@@ -154,7 +153,7 @@ func (t *testbed) watch(ctx context.Context, report *Report) (samples []sample, 
 			case "pod":
 				due[what] += podInterval
 				report.Pods++
-				err = t.replacePod(ctx)
+				err = t.replacePod()
 			case "jaeger":
 				due[what] += away
 				if t.jaeger != nil {

@@ -18,7 +18,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -203,26 +202,32 @@ func (t *testbed) addPod() error {
 	n := t.started
 	s := &server{
 		name: fmt.Sprintf("server-%d", n), uid: types.UID(fmt.Sprintf("server-%d", n)),
-		address: fmt.Sprintf("10.76.%d.%d", 1+n/250%250, 1+n%250), // of one long gone, at some time
+		address: fmt.Sprintf("10.76.%d.%d", 1+n/250%250, 1+n%250), // in the end again that of one long gone
 	}
-	namespace, err := sandbox.NewNamespace(fmt.Sprintf("%s-%d", prefix, n))
-	if err != nil {
-		return err
+	if err := s.open(t, n); err != nil {
+		return errors.Join(err, s.close())
 	}
-	s.namespace = namespace
+	t.api.Put(pod(s.name, "server", s.address))
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.servers = append(t.servers, s)
-	t.mu.Unlock()
-	if err := t.node.AddPair("veth"+strconv.Itoa(n), "br0", namespace, s.address+"/16"); err != nil {
+	return nil
+}
+
+// open makes the pod's network and begins to serve.
+func (s *server) open(t *testbed, n int) (err error) {
+	if s.namespace, err = sandbox.NewNamespace(fmt.Sprintf("%s-%d", prefix, n)); err != nil {
 		return err
 	}
-	listener, err := namespace.Listen(s.address + ":80")
+	if err := t.node.AddPair("veth"+strconv.Itoa(n), "br0", s.namespace, s.address+"/16"); err != nil {
+		return err
+	}
+	listener, err := s.namespace.Listen(s.address + ":80")
 	if err != nil {
 		return err
 	}
 	s.http = &http.Server{Handler: http.HandlerFunc(respond)}
 	go func() { _ = s.http.Serve(listener) }() // ends with Close
-	t.api.Put(pod(s.name, "server", s.address))
 	return nil
 }
 
@@ -231,7 +236,7 @@ func respond(w http.ResponseWriter, _ *http.Request) {
 }
 
 // replacePod adds a server and removes the oldest but the first, after its last request.
-func (t *testbed) replacePod(ctx context.Context) error {
+func (t *testbed) replacePod() error {
 	if err := t.addPod(); err != nil {
 		return err
 	}
@@ -241,22 +246,24 @@ func (t *testbed) replacePod(ctx context.Context) error {
 	t.mu.Unlock()
 	gone.using.Lock() // no client uses it any more, and none will
 	t.api.Delete(gone.uid)
-	return gone.close(ctx)
+	return gone.close()
 }
 
-func (s *server) close(context.Context) error {
-	var err error
+func (s *server) close() (err error) {
 	if s.http != nil {
 		err = s.http.Close()
 	}
-	return errors.Join(err, s.namespace.Delete())
+	if s.namespace != nil {
+		err = errors.Join(err, s.namespace.Delete())
+	}
+	return err
 }
 
 // load sends requests at the rate, until ctx is done.
-func (t *testbed) load(ctx context.Context) error {
-	var group errgroup.Group
+func (t *testbed) load(ctx context.Context) {
+	var group sync.WaitGroup
 	for range clients {
-		group.Go(func() error {
+		group.Go(func() {
 			tick := time.NewTicker(time.Second * clients / time.Duration(t.options.Rate))
 			defer tick.Stop()
 			connections := map[*server]*connection{}
@@ -268,7 +275,7 @@ func (t *testbed) load(ctx context.Context) error {
 			for {
 				select {
 				case <-ctx.Done():
-					return nil
+					return
 				case <-tick.C:
 				}
 				t.sent.Add(1)
@@ -279,7 +286,7 @@ func (t *testbed) load(ctx context.Context) error {
 			}
 		})
 	}
-	return group.Wait()
+	group.Wait()
 }
 
 type connection struct {
@@ -321,7 +328,7 @@ func (t *testbed) use() *server {
 	for {
 		t.mu.RLock()
 		s := t.servers[rand.IntN(len(t.servers))]
-		ready := s.http != nil && s.using.TryRLock()
+		ready := s.using.TryRLock()
 		t.mu.RUnlock()
 		if ready {
 			return s
@@ -374,7 +381,7 @@ func (t *testbed) down() (err error) {
 		err = errors.Join(err, t.api.Close())
 	}
 	for _, s := range t.servers {
-		err = errors.Join(err, s.close(context.Background()))
+		err = errors.Join(err, s.close())
 	}
 	for _, n := range []*sandbox.Namespace{t.client, t.node} {
 		if n != nil {
