@@ -283,7 +283,9 @@ func TestSweepLeavesRoomInTheRing(t *testing.T) {
 	k := newKernel(t, Options{RingBytes: 4096})
 	const n = 50
 	for i := range n {
-		k.receive(newConnection(uint16(20000 + i)).request(get + traceparent + end))
+		c := newConnection(uint16(20000 + i))
+		k.receive(c.request(get + traceparent + end))
+		k.receive(c.response(ok200))
 	}
 	got, sweeps := 0, 0
 	for deferred := true; deferred && sweeps < n; sweeps++ {
