@@ -269,7 +269,7 @@ func (t *testbed) load(ctx context.Context) {
 			connections := map[*server]*connection{}
 			defer func() {
 				for _, c := range connections {
-					c.Close()
+					_ = c.Close() // all is read
 				}
 			}()
 			for {
@@ -300,7 +300,7 @@ func (t *testbed) ask(ctx context.Context, connections map[*server]*connection) 
 	defer s.using.RUnlock()
 	for old, c := range connections {
 		if !old.using.TryRLock() { // it is gone
-			c.Close()
+			_ = c.Close() // it is of no use
 			delete(connections, old)
 			continue
 		}
@@ -317,7 +317,7 @@ func (t *testbed) ask(ctx context.Context, connections map[*server]*connection) 
 	}
 	err := c.exchange()
 	if err != nil {
-		c.Close()
+		_ = c.Close() // err is the reason
 		delete(connections, s)
 	}
 	return err
