@@ -55,6 +55,7 @@ var Cases = []Case{
 	{"metrics-idle", "idle connections to the metrics server, unfinished requests and responses that nobody reads end within 40 s", metricsIdle},
 	{"terminal", "what a trace store responds does not control the terminal", terminal},
 	{"explain-nested", "explain reports a trace of 8,000 nested requests with 10 s of CPU time and 512 MiB at most", explainNested},
+	{"endless-store", "explain reads 256 MiB of a response without end, with 30 s of CPU time and 1 GiB at most, and reports it", endlessStore},
 	{"series", "of 5,000 services the metrics have 4,096 series of layers and 2,048 of hops at most, a scrape takes 10 s at most, and the rest is counted", series},
 	{"retry-after", "a receiver that asks for a pause of an hour loses no span: all are delivered within a minute", retryAfter},
 	{"retry-info", "the same over gRPC", retryInfo},

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -244,31 +243,4 @@ func answers(c net.Conn) bool {
 		return false
 	}
 	return exchange(c, bufio.NewReader(c), "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n") == nil
-}
-
-// terminal lets explain ask a store that responds with control characters.
-func terminal(ctx context.Context, t *Testbed) (measured string, pass bool, err error) {
-	const address = "127.0.0.1:16686"
-	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(http.StatusBadRequest)
-		fmt.Fprint(w, `{"errors":[{"code":400,"msg":"\u001b]0;owned\u0007\u001b[2J\u009b31m\u202eHACK"}]}`)
-	})
-	if err := t.serve(t.Node, address, handler); err != nil {
-		return "", false, err
-	}
-	log := filepath.Join(t.dir, "explain.log")
-	p, err := sandbox.Start(sandbox.Spec{
-		Name: "explain", Path: t.program, Args: []string{"explain", "4bf92f3577b34da6a3ce929d0e0e4736", "--jaeger", "http://" + address},
-		Namespace: t.Node, Cgroup: t.group, Stderr: log,
-	})
-	if err != nil {
-		return "", false, err
-	}
-	ended := p.Wait(ctx)
-	text, err := os.ReadFile(log)
-	if err != nil || ended == nil {
-		return "", false, errors.Join(err, errors.New("explain did not fail"))
-	}
-	n := strings.Count(string(text), "\x1b") + strings.Count(string(text), "\a") + strings.Count(string(text), "\u009b") + strings.Count(string(text), "\u202e")
-	return fmt.Sprintf("%d control characters in %d bytes", n, len(text)), n == 0 && strings.Contains(string(text), "HACK"), nil
 }
