@@ -48,7 +48,7 @@ only where the kernel lacks a feature.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			commands := []string{doctor, complexityTests, probeTests}
 			if only != "" {
-				commands = []string{doctor, fmt.Sprintf("probe.test -test.v -test.run='%s' -test.count=%d", only, count)}
+				commands = []string{doctor, fmt.Sprintf(`probe.test -test.v -test.run="%s" -test.count=%d`, only, count)}
 			}
 			return runKernels(cmd.Context(), packages, commands, progress())
 		},
