@@ -90,54 +90,31 @@ func addMTLS(all []*unstructured.Unstructured, o Options) ([]*unstructured.Unstr
 	if !o.readsEncrypted() {
 		return all, nil
 	}
-	if err := patchObject(find(all, "ConfigMap"), "mtls/agent/configmap.yaml"); err != nil {
-		return nil, err
-	}
-	if err := patchObject(find(all, "DaemonSet"), "mtls/agent/daemonset.yaml"); err != nil {
-		return nil, err
-	}
-	if err := setAccessLogPort(find(all, "DaemonSet"), o); err != nil {
-		return nil, err
-	}
-	files := []string{"mtls/agent/service.yaml"}
-	if o.MTLSLog == MTLSEnvoyFilter {
-		files = append(files, "mtls/envoyfilter/envoyfilter.yaml")
-	} else if !o.loggedElsewhere {
-		var err error
-		if all, err = addTelemetryLog(all, o.keptLogs); err != nil {
-			return nil, err
-		}
-	}
-	for _, file := range files {
-		objects, err := readObjects(istio.Files, file)
-		if err != nil {
-			return nil, err
-		}
-		for _, object := range objects {
-			renameService(object.Object, o.Namespace)
-		}
-		all = append(all, objects...)
-	}
-	return all, nil
-}
-
-// addTelemetryLog adds the log, and the access logs to keep, to the Telemetry resource. If
-// tracing is not changed there is none yet.
-func addTelemetryLog(all []*unstructured.Unstructured, kept []string) ([]*unstructured.Unstructured, error) {
-	telemetry := find(all, "Telemetry")
-	if telemetry == nil {
+	var err error
+	component := "mtls/" + o.MTLSLog
+	switch {
+	case o.MTLSLog == MTLSTelemetry && o.loggedElsewhere:
+		component = "mtls/agent"
+	case o.MTLSLog == MTLSTelemetry && find(all, "Telemetry") == nil: // tracing is not changed
 		objects, err := readKustomization(istio.Files, "telemetry")
 		if err != nil {
 			return nil, err
 		}
-		telemetry = find(objects, "Telemetry")
-		unstructured.RemoveNestedField(telemetry.Object, "spec", "tracing")
-		all = append(all, telemetry)
+		unstructured.RemoveNestedField(find(objects, "Telemetry").Object, "spec", "tracing")
+		all = append(all, objects...)
 	}
-	if err := patchObject(telemetry, "mtls/telemetry/telemetry.yaml"); err != nil {
+	if all, err = addComponent(all, component); err != nil {
 		return nil, err
 	}
-	return all, keepLogs(telemetry, kept)
+	if component == "mtls/"+MTLSTelemetry {
+		if err := keepLogs(find(all, "Telemetry"), o.keptLogs); err != nil {
+			return nil, err
+		}
+	}
+	for _, object := range all {
+		renameService(object.Object, o.Namespace)
+	}
+	return all, setAccessLogPort(find(all, "DaemonSet"), o)
 }
 
 // setAccessLogPort gives the container the port of an --agent-setting access-log-address,
@@ -189,10 +166,9 @@ func (o *Options) accessLogPort() (int, error) {
 	return port, nil
 }
 
-// patchObject applies an embedded file of JSON patch operations (RFC 6902), as
-// kustomize does.
-func patchObject(object *unstructured.Unstructured, file string) error {
-	data, err := fs.ReadFile(istio.Files, file)
+// patchObject applies a file of JSON patch operations (RFC 6902), as kustomize does.
+func patchObject(files fs.FS, object *unstructured.Unstructured, file string) error {
+	data, err := fs.ReadFile(files, file)
 	if err != nil {
 		return err
 	}
@@ -419,7 +395,7 @@ func providersIn(namespace string) (string, error) {
 // loggingLines returns the entries of accessLogging as YAML.
 func loggingLines() (string, error) {
 	telemetry := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "x", "spec": map[string]any{}}}
-	if err := patchObject(telemetry, "mtls/telemetry/telemetry.yaml"); err != nil {
+	if err := patchObject(istio.Files, telemetry, "mtls/telemetry/telemetry.yaml"); err != nil {
 		return "", err
 	}
 	text, err := yaml.Marshal(telemetry.Object["spec"])
