@@ -161,7 +161,7 @@ image: ## Build the agent's image, layertrace/agent:devel (needs docker)
 
 .PHONY: generate
 generate: packages ## Compile the BPF programs and update all generated files
-	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join
+	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join ./agent/internal/install
 
 .PHONY: setup
 setup: packages lab ## Install what the tests need: packages, Envoy, Jaeger, Prometheus

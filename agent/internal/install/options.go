@@ -18,6 +18,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
+//go:generate go test . -run TestSchemaHasTheSettings -update
+
 // Methods to move the trace context to the start of the headers: the values of
 // --reorder.
 const (
