@@ -67,7 +67,9 @@ type pipeline struct {
 	offset  func() span.ClockOffset
 	warn    func(error)
 	noPaths bool // requests' paths are dropped
-	taking  progress
+	// namespaces are those whose exchanges are reported; empty: all.
+	namespaces []string
+	taking     progress
 
 	// infer takes plain exchanges at proxies' sockets; nil: encrypted ones are not inferred.
 	infer      func(*observe.Observation) bool
@@ -80,6 +82,7 @@ type pipeline struct {
 type pipelineMetrics struct {
 	handled                            map[observe.Kind]prometheus.Counter
 	unknownInterface, unnamed, invalid prometheus.Counter
+	otherNamespaces                    prometheus.Counter
 	nameWaits, nameWaitFull            prometheus.Counter
 }
 
@@ -98,6 +101,10 @@ func newPipelineMetrics(r prometheus.Registerer) pipelineMetrics {
 		unnamed: with.NewCounter(prometheus.CounterOpts{
 			Name: "layertrace_exchanges_unnamed_total",
 			Help: "Exchanges at a virtual interface or socket whose workload is unknown: their spans have the node's name.",
+		}),
+		otherNamespaces: with.NewCounter(prometheus.CounterOpts{
+			Name: "layertrace_exchanges_other_namespaces_total",
+			Help: "Exchanges that were not reported because no end is known to be in one of the namespaces of --namespaces.",
 		}),
 		invalid: with.NewCounter(prometheus.CounterOpts{
 			Name: "layertrace_exchanges_invalid_total",
@@ -123,7 +130,7 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 	cfg := opts.Config
 	metrics := newPipelineMetrics(r)
 	p := &pipeline{
-		names: names, metrics: metrics, offset: clock.Offset, noPaths: !cfg.RequestPaths,
+		names: names, metrics: metrics, offset: clock.Offset, noPaths: !cfg.RequestPaths, namespaces: cfg.Namespaces,
 		openSpanAfter: cfg.OpenSpanAfter, monotonic: span.Monotonic,
 		pending: pending{waits: metrics.nameWaits, full: metrics.nameWaitFull},
 		warn:    func(err error) { opts.Log.Warn("lost an exchange", "error", err) },
@@ -258,24 +265,27 @@ func (p *pipeline) hold(o *observe.Observation, now time.Time) bool {
 func (p *pipeline) handle(o *observe.Observation) {
 	if !p.points.resolve(o) {
 		p.metrics.unknownInterface.Inc()
-		if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
-			p.layers.buffer.Drop(o, time.Now())
-		}
+		p.drop(o)
+		return
+	}
+	// Not by the point's process: the owner of a pod that only receives is not known yet.
+	if p.infer != nil && o.Socket != nil && o.Socket.UID == p.sidecarUID && o.Flags&observe.FlagStillOpen == 0 {
+		p.infer(o) // it counts what does not fit
+	}
+	if p.emitter != nil || p.layers != nil || len(p.namespaces) > 0 {
+		o.Peers = p.names.peers(o)
+	}
+	if !inNamespaces(o, p.namespaces) {
+		p.metrics.otherNamespaces.Inc()
+		p.drop(o)
 		return
 	}
 	p.metrics.handled[o.Point.Kind].Inc()
 	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" && !o.Point.IsLoopback() {
 		p.metrics.unnamed.Inc()
 	}
-	// Not by the point's process: the owner of a pod that only receives is not known yet.
-	if p.infer != nil && o.Socket != nil && o.Socket.UID == p.sidecarUID && o.Flags&observe.FlagStillOpen == 0 {
-		p.infer(o) // it counts what does not fit
-	}
 	if p.noPaths {
 		o.Path = ""
-	}
-	if p.emitter != nil || p.layers != nil {
-		o.Peers = p.names.peers(o)
 	}
 	if p.lines != nil {
 		first, _ := o.Extent()
@@ -292,6 +302,21 @@ func (p *pipeline) handle(o *observe.Observation) {
 	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
 		p.layers.add(o, time.Now())
 	}
+}
+
+// drop lets a trace go on that waits for an exchange which is not reported.
+func (p *pipeline) drop(o *observe.Observation) {
+	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
+		p.layers.buffer.Drop(o, time.Now())
+	}
+}
+
+// inNamespaces reports whether the workload at the capture point or at one end of an
+// exchange is in one of the namespaces, of which none means all.
+func inNamespaces(o *observe.Observation, namespaces []string) bool {
+	return len(namespaces) == 0 || slices.ContainsFunc(namespaces, func(name string) bool {
+		return name == o.Point.Workload.Namespace || name == o.Peers.Client.Namespace || name == o.Peers.Server.Namespace
+	})
 }
 
 // close sends the queued spans.

@@ -50,7 +50,7 @@ var ErrNotInstalled = errors.New("layertrace is not installed: no DaemonSet has 
 
 // Collect reads the status of an installation. It changes nothing.
 func Collect(ctx context.Context, c *install.Cluster, o Options) (*Status, error) {
-	mesh, err := c.ReadMesh(ctx, o.IstioNamespace)
+	mesh, err := c.ReadMesh(ctx, o.IstioNamespace, "")
 	if err != nil {
 		return nil, err
 	}

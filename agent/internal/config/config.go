@@ -85,6 +85,8 @@ type Config struct {
 	Identity string // file name
 	Node     string // empty: the identity file's node, else the host name
 
+	Namespaces []string // of the workloads whose exchanges are reported; empty: all
+
 	Kubernetes bool
 	Kubeconfig string // file name; empty: the service account of the pod
 
@@ -218,6 +220,8 @@ func defineOptions(fs *pflag.FlagSet, c *Config) {
 func defineNames(fs *pflag.FlagSet, c *Config) {
 	fs.StringVar(&c.Identity, "identity", "", "YAML `FILE` with the workloads of interfaces and addresses")
 	fs.StringVar(&c.Node, "node", "", "`NAME` of this node (default: from the identity file, else the host name)")
+	fs.Var(newList(&c.Namespaces, "NAMESPACE", parseText), "namespaces",
+		"report only exchanges with a workload of these namespaces at one end (repeatable); empty: all")
 	fs.BoolVar(&c.Kubernetes, "kubernetes", false, "read names from the Kubernetes cluster of this node")
 	fs.StringVar(&c.Kubeconfig, "kubeconfig", "", "kubeconfig `FILE` for the API server (default: the pod's service account)")
 }

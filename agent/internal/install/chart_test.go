@@ -139,6 +139,16 @@ func TestChartIsInstall(t *testing.T) {
 		}},
 		"module without a plugin": {ReorderEnvoyFilter, map[string]any{"wasm.url": "https://example.org/f.wasm", "wasm.sha256": strings.Repeat("b", 64)},
 			func(o *Options) { o.WasmURL, o.WasmSHA256 = "https://example.org/f.wasm", strings.Repeat("b", 64) }},
+		"limited": {ReorderWasmPlugin, map[string]any{"mtls.enabled": true, "istio.version": "1.29.2", "limit": map[string]any{
+			"namespaces": []string{"bank", "shop"}, "workloadLabels": map[string]any{"app": "web"}, "revision": "canary",
+		}}, func(o *Options) {
+			o.MTLS, o.NamespaceSelector, o.WorkloadSelector, o.Revision = MTLSOn, "kubernetes.io/metadata.name in (shop,bank)", "app=web", "canary"
+			o.IstioVersion = "1.29.2"
+		}},
+		"inline headers in limits": {ReorderInlineHeaders, map[string]any{"limit.namespaces": []string{"shop"}, "mtls.enabled": true, "mtls.log": MTLSTelemetry},
+			func(o *Options) {
+				o.MTLS, o.MTLSLog, o.NamespaceSelector = MTLSOn, MTLSTelemetry, "kubernetes.io/metadata.name=shop"
+			}},
 		"inline headers": {ReorderInlineHeaders, map[string]any{"reorder.namespaces": []string{"shop", "bank"}, "reorder.tracer": "zipkin"},
 			func(o *Options) { o.AppNamespaces, o.Tracer = []string{"shop", "bank"}, "zipkin" }},
 	} {
@@ -224,6 +234,8 @@ func TestChartRefusesWrongValues(t *testing.T) {
 		"set wasm.url, or choose": {"wasm.url": ""},
 		"/namespace":              {"namespace": "A"},
 		"/mtls/log":               {"mtls.log": "lua"},
+		"apply to the whole mesh": {"limit.namespaces": []string{"istio-system"}},
+		"needs limit.namespaces":  {"limit.workloadLabels": map[string]any{"app": "web"}},
 	} {
 		set := values(ReorderWasmPlugin)
 		maps.Copy(set, change)

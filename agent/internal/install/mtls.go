@@ -231,18 +231,20 @@ func hostIn(namespace string) string {
 // InstalledMTLS returns how the proxies get to send records, a value of MTLSLogs, or ""
 // if they do not by objects of layertrace.
 func (c *Cluster) InstalledMTLS(ctx context.Context, root string) (string, error) {
-	filters, err := List[networkingv1alpha3.EnvoyFilter](ctx, c, kindEnvoyFilter, root, metav1.ListOptions{LabelSelector: selector})
+	filters, err := List[networkingv1alpha3.EnvoyFilter](ctx, c, kindEnvoyFilter, "", metav1.ListOptions{LabelSelector: ours})
 	if err != nil {
 		return "", err
 	}
 	if slices.ContainsFunc(filters, func(f *networkingv1alpha3.EnvoyFilter) bool { return f.Name == mtlsName }) {
 		return MTLSEnvoyFilter, nil
 	}
-	all, err := List[telemetryv1.Telemetry](ctx, c, KindTelemetry, root, metav1.ListOptions{})
+	all, err := List[telemetryv1.Telemetry](ctx, c, KindTelemetry, "", metav1.ListOptions{})
 	if err != nil {
 		return "", err
 	}
-	if slices.ContainsFunc(all, namesProvider) {
+	if slices.ContainsFunc(all, func(t *telemetryv1.Telemetry) bool {
+		return namesProvider(t) && (t.Namespace == root || isOurs(t.Labels)) // or limited to namespaces
+	}) {
 		return MTLSTelemetry, nil
 	}
 	return "", nil
@@ -288,7 +290,7 @@ func checkTelemetryLog(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]
 		add(Warning, "the mesh configuration lacks the access log providers %s, without which proxies send no records: add to the extensionProviders of your IstioOperator (spec.meshConfig), or by kubectl -n %s edit configmap istio (key mesh):\n%s",
 			strings.Join(missing, ", "), o.IstioNamespace, text)
 	}
-	others, err := c.meshTelemetry(ctx, o.IstioNamespace)
+	others, err := c.wideTelemetry(ctx, o.widest())
 	if err != nil {
 		return nil, err
 	}
@@ -302,8 +304,8 @@ func checkTelemetryLog(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]
 			add(Fine, "Telemetry %s/%s sends the records", t.Namespace, t.Name)
 		} else {
 			add(Warning, "lines for the spec of Telemetry %s/%s:\n%s", t.Namespace, t.Name, lines)
-			add(Refusal, "Telemetry %s/%s already applies to the whole mesh, and Istio uses only one: choose --mtls-log %s, or add the lines above there and repeat",
-				t.Namespace, t.Name, MTLSEnvoyFilter)
+			add(Refusal, "Telemetry %s/%s already applies to the whole %s, and Istio uses only one: choose --mtls-log %s, or add the lines above there and repeat",
+				t.Namespace, t.Name, o.wideness(), MTLSEnvoyFilter)
 		}
 	}
 	if !o.loggedElsewhere {

@@ -33,12 +33,22 @@ const (
 	baseKey       = "base.yaml" // a part of the settings, which config.yaml overrides
 	managedBy     = "app.kubernetes.io/managed-by"
 	selector      = managedBy + "=" + fieldManager
+	// ours selects the objects of layertrace, whichever tool created them: Helm writes its
+	// own name into managedBy.
+	nameLabel = "app.kubernetes.io/name"
+	ours      = nameLabel + "=" + fieldManager
 )
 
 // Render returns the objects of an installation in the order in which they are
 // applied: the overlay istio/overlays/REORDER, changed by the options. It needs
 // no cluster.
 func Render(o Options) ([]*unstructured.Unstructured, error) {
+	if err := o.findNamespaces(); err != nil {
+		return nil, err
+	}
+	if len(o.AppNamespaces) == 0 {
+		o.AppNamespaces = o.namespaces
+	}
 	parts := []string{"agent"}
 	if o.PodMonitor {
 		parts = append(parts, "podmonitor")
@@ -68,11 +78,17 @@ func Render(o Options) ([]*unstructured.Unstructured, error) {
 		return nil, fmt.Errorf("render the embedded manifests: %w", err)
 	}
 	for _, change := range []func([]*unstructured.Unstructured, Options) error{
-		setNamespaces, setAgent, setTelemetry, setModule, setUpstreamName,
+		setNamespaces, setAgent, setTelemetry, setModule,
 	} {
 		if err := change(all, o); err != nil {
 			return nil, fmt.Errorf("render the embedded manifests: %w", err)
 		}
+	}
+	if all, err = limit(all, o); err == nil {
+		err = setUpstreamNames(all, o)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("render the embedded manifests: %w", err)
 	}
 	return all, nil
 }
@@ -360,6 +376,9 @@ func setAgentConfig(configMap *unstructured.Unstructured, o Options) error {
 	if o.OTLPEndpoint != "" && o.OTLPEndpoint != base["otlp-endpoint"] {
 		settings["otlp-endpoint"] = o.OTLPEndpoint
 	}
+	if len(o.namespaces) > 0 {
+		settings[namespacesSetting] = strings.Join(o.namespaces, ",")
+	}
 	for _, setting := range o.AgentSettings {
 		name, value, _ := strings.Cut(setting, "=")
 		settings[name] = value
@@ -438,6 +457,10 @@ func asMap(v any) (map[string]any, error) {
 	}
 	return m, nil
 }
+
+// isOurs reports whether an object with these labels is layertrace's, whichever tool
+// created it.
+func isOurs(labels map[string]string) bool { return labels[nameLabel] == fieldManager }
 
 // describe returns KIND NAMESPACE/NAME.
 func describe(o *unstructured.Unstructured) string {
