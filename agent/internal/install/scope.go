@@ -3,12 +3,14 @@
 package install
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	networkingv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -134,9 +136,9 @@ func limit(all []*unstructured.Unstructured, o Options) ([]*unstructured.Unstruc
 			}
 		}
 		if o.Revision != "" {
-			all := object.GetLabels()
-			all[revisionLabel] = o.Revision
-			object.SetLabels(all)
+			marked := object.GetLabels()
+			marked[revisionLabel] = o.Revision
+			object.SetLabels(marked)
 		}
 		if len(o.namespaces) == 0 {
 			limited = append(limited, object)
@@ -200,4 +202,61 @@ func (o *Options) wideness() string {
 		return "namespace"
 	}
 	return "mesh"
+}
+
+// Limits are the proxies that an installation changes; empty fields: all.
+type Limits struct {
+	Namespaces []string `json:"namespaces,omitempty"`
+	// Workloads are the labels of pods, KEY=VALUE,...
+	Workloads string `json:"workloads,omitempty"`
+	Revision  string `json:"revision,omitempty"`
+}
+
+// String describes the limits, "" without any.
+func (l *Limits) String() string {
+	var parts []string
+	if len(l.Namespaces) > 0 {
+		parts = append(parts, "namespaces "+strings.Join(l.Namespaces, ", "))
+	}
+	if l.Workloads != "" {
+		parts = append(parts, "pods with "+l.Workloads)
+	}
+	if l.Revision != "" {
+		parts = append(parts, "revision "+l.Revision)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// InstalledLimits returns the limits of what is installed, by its EnvoyFilters and
+// Telemetry resources.
+func (c *Cluster) InstalledLimits(ctx context.Context, root string) (Limits, error) {
+	options := metav1.ListOptions{LabelSelector: ours}
+	filters, err := List[networkingv1alpha3.EnvoyFilter](ctx, c, kindEnvoyFilter, "", options)
+	if err != nil {
+		return Limits{}, err
+	}
+	telemetries, err := List[telemetryv1.Telemetry](ctx, c, KindTelemetry, "", options)
+	if err != nil {
+		return Limits{}, err
+	}
+	var l Limits
+	add := func(object metav1.Object, workloads map[string]string) {
+		if n := object.GetNamespace(); n != root && !slices.Contains(l.Namespaces, n) {
+			l.Namespaces = append(l.Namespaces, n)
+		}
+		l.Workloads = cmp.Or(l.Workloads, labels.Set(workloads).String())
+		l.Revision = cmp.Or(l.Revision, object.GetLabels()[revisionLabel])
+	}
+	for _, f := range filters {
+		if workloads := f.Spec.GetWorkloadSelector().GetLabels(); f.Name == objectName || f.Name == mtlsName {
+			add(f, workloads)
+		}
+	}
+	for _, t := range telemetries {
+		if t.Name == objectName {
+			add(t, t.Spec.GetSelector().GetMatchLabels())
+		}
+	}
+	slices.Sort(l.Namespaces)
+	return l, nil
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic/fake"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 // placesOf returns the namespaces of a kind's objects, sorted.
@@ -111,9 +112,22 @@ func clusterOf(t *testing.T, namespaces map[string]string) *Cluster {
 	for name, labels := range namespaces {
 		objects = append(objects, parse[unstructured.Unstructured](t, "{apiVersion: v1, kind: Namespace, metadata: {name: "+name+", labels: "+labels+"}}"))
 	}
-	kind := schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
-	client := fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{kind: "NamespaceList"}, objects...)
-	return &Cluster{objects: client, known: map[schema.GroupVersion][]metav1.APIResource{{Version: "v1"}: {{Name: "namespaces", Kind: "Namespace"}}}}
+	return clusterWith(objects)
+}
+
+// clusterWith is a client of an API server with objects of a few kinds.
+func clusterWith(objects []runtime.Object) *Cluster {
+	c := &Cluster{known: map[schema.GroupVersion][]metav1.APIResource{}}
+	lists := map[schema.GroupVersionResource]string{}
+	for resource, kind := range map[string]schema.GroupVersionKind{
+		"namespaces": KindNamespace, "envoyfilters": kindEnvoyFilter, "telemetries": KindTelemetry, "wasmplugins": kindWasmPlugin,
+	} {
+		version := kind.GroupVersion()
+		c.known[version] = append(c.known[version], metav1.APIResource{Name: resource, Kind: kind.Kind, Namespaced: kind != KindNamespace})
+		lists[version.WithResource(resource)] = kind.Kind + "List"
+	}
+	c.objects = fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), lists, objects...)
+	return c
 }
 
 // With a cluster, namespaces are found by their labels, and a selection is refused that is
@@ -147,6 +161,74 @@ func TestCheckNamespaces(t *testing.T) {
 		if test.refusal == "" && !slices.Equal(o.namespaces, test.want) {
 			t.Errorf("%s: namespaces %v, want %v", test.selector, o.namespaces, test.want)
 		}
+	}
+}
+
+// What is installed shows its limits, method and log, whichever tool installed it.
+func TestInstalledLimits(t *testing.T) {
+	o := defaults(ReorderLua)
+	o.MTLS, o.NamespaceSelector, o.WorkloadSelector, o.Revision = MTLSOn, "kubernetes.io/metadata.name in (shop, bank)", "app=web", "canary"
+	for _, test := range []struct {
+		options Options
+		want    string
+	}{{o, "namespaces bank, shop; pods with app=web; revision canary"}, {defaults(ReorderLua), ""}} {
+		var objects []runtime.Object
+		for _, object := range render(t, test.options) {
+			labels := object.GetLabels()
+			labels[managedBy] = "Helm"
+			object.SetLabels(labels)
+			if slices.Contains([]string{"EnvoyFilter", "Telemetry"}, object.GetKind()) {
+				objects = append(objects, object)
+			}
+		}
+		c := clusterWith(objects)
+		limits, err := c.InstalledLimits(t.Context(), DefaultIstioNamespace)
+		if err != nil || limits.String() != test.want {
+			t.Errorf("limits %q, %v, want %q", limits.String(), err, test.want)
+		}
+		method, err := c.InstalledReorder(t.Context(), DefaultIstioNamespace)
+		if err != nil || method != ReorderLua {
+			t.Errorf("method %s, %v", method, err)
+		}
+		if log, err := c.InstalledMTLS(t.Context(), DefaultIstioNamespace); err != nil || (log == MTLSEnvoyFilter) != (test.options.MTLS == MTLSOn) {
+			t.Errorf("log %q, %v", log, err)
+		}
+	}
+}
+
+// An EnvoyFilter that moves to another namespace is deleted before the new one is created:
+// Envoy refuses a listener with both.
+func TestMovedFilterIsDeletedFirst(t *testing.T) {
+	old := find(render(t, defaults(ReorderLua)), "EnvoyFilter")
+	old.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: fieldManager}})
+	c := clusterWith([]runtime.Object{old})
+	var steps []string
+	c.objects.(*fake.FakeDynamicClient).PrependReactor("*", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		step := action.GetVerb() + " " + action.GetNamespace()
+		switch action.GetVerb() {
+		case "delete":
+			steps = append(steps, step)
+		case "patch":
+			steps = append(steps, step)
+			return true, old, nil
+		}
+		return false, nil, nil
+	})
+	kinds, err := manifestKinds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range kinds { // the cluster has no others
+		c.known[kind.GroupVersion()] = c.known[kind.GroupVersion()]
+	}
+	o := defaults(ReorderLua)
+	o.NamespaceSelector = "kubernetes.io/metadata.name=shop"
+	filter := find(render(t, o), "EnvoyFilter")
+	if err := c.Apply(t.Context(), []*unstructured.Unstructured{filter}, func(Change) {}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"delete istio-system", "patch shop"}; !slices.Equal(steps, want) {
+		t.Errorf("steps %v, want %v", steps, want)
 	}
 }
 
