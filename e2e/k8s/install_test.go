@@ -139,6 +139,7 @@ func TestInstall(t *testing.T) {
 		{"asks", testAsks},
 		{"what the cluster decides", testCluster},
 		{"encrypted traffic", testEncrypted},
+		{"Helm", testHelm},
 		{"the agent's role", testAgentRole},
 		{"status", testStatus},
 	} {
