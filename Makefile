@@ -157,7 +157,7 @@ wasm: ## Build bin/layertrace.wasm, the filter, and bin/layertrace.oci, its imag
 
 .PHONY: image
 image: ## Build the agent's image, layertrace/agent:devel (needs docker)
-	docker build -f agent/Dockerfile -t layertrace/agent:devel .
+	docker build -f agent/Dockerfile -t layertrace/agent:devel --build-arg COMMIT=$$(git rev-parse HEAD) --build-arg DATE=$$(git log -1 --format=%cI) .
 
 .PHONY: generate
 generate: packages ## Compile the BPF programs and update all generated files

@@ -82,12 +82,12 @@ selected namespaces.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.Check(); err != nil {
-				return err
+				return usage(err)
 			}
 			if dryRun {
 				objects, err := install.Render(o)
 				if err != nil {
-					return err
+					return usage(err)
 				}
 				return install.Write(cmd.OutOrStdout(), objects)
 			}

@@ -26,6 +26,9 @@ const (
 	exportNone     = "none"
 )
 
+// Exporters are all values of --export.
+var Exporters = []string{ExportOTLPGRPC, ExportOTLPHTTP, ExportStdout, exportNone}
+
 // Kinds of spans, the values of --spans.
 const (
 	SpansInterfaces = "interfaces"
@@ -227,8 +230,7 @@ func defineNames(fs *pflag.FlagSet, c *Config) {
 }
 
 func defineExport(fs *pflag.FlagSet, c *Config) {
-	exporters := []string{ExportOTLPGRPC, ExportOTLPHTTP, ExportStdout, exportNone}
-	fs.Var(newList(&c.Export, "EXPORTER", oneOf(exporters), ExportOTLPGRPC), "export",
+	fs.Var(newList(&c.Export, "EXPORTER", oneOf(Exporters), ExportOTLPGRPC), "export",
 		"where to send exchanges: otlp-grpc or otlp-http (spans), stdout (JSON lines), none")
 	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", "",
 		"`HOST:PORT` (otlp-grpc, default localhost:4317) or URL (otlp-http, default http://localhost:4318)")
