@@ -164,7 +164,7 @@ generate: packages ## Compile the BPF programs and update all generated files
 	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join ./agent/internal/install
 
 .PHONY: setup
-setup: packages lab ## Install what the tests need: packages, Envoy, Jaeger, Prometheus
+setup: packages lab ## Install what the tests need: packages, Envoy, Jaeger, Prometheus, Helm
 	@bin/lab setup
 
 .PHONY: clean

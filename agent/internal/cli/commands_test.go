@@ -148,6 +148,22 @@ func TestHelpListsTheCommands(t *testing.T) {
 	}
 }
 
+// help COMMAND is COMMAND --help, and refuses commands that do not exist.
+func TestHelpOfACommand(t *testing.T) {
+	_, want, _ := runHere(t, "install", "--help")
+	if code, got, stderr := runHere(t, "help", "install"); code != 0 || got != want || want == "" {
+		t.Errorf("exit code %d, %q, %q", code, got, stderr)
+	}
+	for _, args := range [][]string{{"help", "nosuch"}, {"help", "install", "more"}} {
+		if code, stdout, stderr := runHere(t, args...); code != exitUsage || stdout != "" || !strings.Contains(stderr, "no command") {
+			t.Errorf("%q: exit code %d, %q, %q", args, code, stdout, stderr)
+		}
+	}
+	if _, stdout, _ := runHere(t, "__complete", "help", "ins"); !strings.Contains(stdout, "install\t") {
+		t.Errorf("completion %q", stdout)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

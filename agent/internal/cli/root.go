@@ -70,10 +70,36 @@ for does not exist, such as a trace.`,
 	root.SetFlagErrorFunc(flagError)
 	flaghelp.Use(root)
 	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newJoin(), newStatus(), newUninstall(), newVersion())
+	root.SetHelpCommand(newHelp())
 	if err := completeValues(root); err != nil {
 		panic(fmt.Sprintf("completion of a flag: %v", err)) // a bug that every test finds
 	}
 	return root
+}
+
+// newHelp returns the help command, which refuses unknown commands: cobra's prints the
+// usage and succeeds.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "Help about any command",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+			if above, _, err := cmd.Root().Find(args); err == nil {
+				for _, c := range above.Commands() {
+					names = append(names, c.Name()+"\t"+c.Short)
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || found == nil || len(rest) > 0 {
+				return usage(fmt.Errorf("no command %q; see %s --help", strings.Join(args, " "), cmd.Root().CommandPath()))
+			}
+			found.InitDefaultHelpFlag() // otherwise added when it runs
+			return found.Help()
+		},
+	}
 }
 
 // flagError suggests flags for an unknown one.

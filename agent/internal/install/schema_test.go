@@ -43,11 +43,11 @@ func TestSchemaHasTheSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, _, found := bytes.Cut(before, []byte(`  "$defs": `))
+	head, _, found := bytes.Cut(before, []byte(`  "definitions": `))
 	if !found {
-		t.Fatalf("%s has no $defs", schemaFile)
+		t.Fatalf("%s has no definitions", schemaFile)
 	}
-	after := append(append(bytes.Clone(head), `  "$defs": `...), append(defs, "\n}\n"...)...)
+	after := append(append(bytes.Clone(head), `  "definitions": `...), append(defs, "\n}\n"...)...)
 	doctable.CheckFile(t, schemaFile, after)
 }
 
