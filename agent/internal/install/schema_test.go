@@ -23,7 +23,7 @@ func TestSchemaHasTheSettings(t *testing.T) {
 	text := map[string]any{"type": "string"}
 	name := map[string]any{"type": "string", "pattern": "^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$"}
 	texts := map[string]any{"type": "object", "additionalProperties": text}
-	quantities := map[string]any{"type": "object", "additionalProperties": map[string]any{"type": []string{"string", "number"}}}
+	quantities := map[string]any{"type": "object", "additionalProperties": map[string]any{"type": []string{"string", "number", "null"}}}
 	properties := map[string]any{}
 	flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
 	config.Define(flags)
