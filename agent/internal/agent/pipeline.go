@@ -262,21 +262,41 @@ func (p *pipeline) hold(o *observe.Observation, now time.Time) bool {
 	return p.openSpanAfter == 0 || age < p.openSpanAfter
 }
 
-func (p *pipeline) handle(o *observe.Observation) {
-	if !p.points.resolve(o) {
-		p.metrics.unknownInterface.Inc()
-		p.drop(o)
-		return
-	}
+// inferFrom takes a plain exchange at a proxy's socket, for encrypted ones.
+func (p *pipeline) inferFrom(o *observe.Observation) {
 	// Not by the point's process: the owner of a pod that only receives is not known yet.
 	if p.infer != nil && o.Socket != nil && o.Socket.UID == p.sidecarUID && o.Flags&observe.FlagStillOpen == 0 {
 		p.infer(o) // it counts what does not fit
 	}
-	if p.emitter != nil || p.layers != nil || len(p.namespaces) > 0 {
-		o.Peers = p.names.peers(o)
+}
+
+// isElsewhere reports whether no workload of an exchange is in one of the namespaces to
+// report: neither at the capture point nor at the ends.
+func (p *pipeline) isElsewhere(o *observe.Observation) bool {
+	peers := p.names.peers(o)
+	return !slices.ContainsFunc(p.namespaces, func(name string) bool {
+		return name == o.Point.Workload.Namespace || name == peers.Client.Namespace || name == peers.Server.Namespace
+	})
+}
+
+// drop counts an exchange of other namespaces, and lets a trace go on that waits for it.
+func (p *pipeline) drop(o *observe.Observation) {
+	p.metrics.otherNamespaces.Inc()
+	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
+		p.layers.buffer.Drop(o, time.Now())
 	}
-	if !inNamespaces(o, p.namespaces) {
-		p.metrics.otherNamespaces.Inc()
+}
+
+func (p *pipeline) handle(o *observe.Observation) {
+	if !p.points.resolve(o) {
+		p.metrics.unknownInterface.Inc()
+		if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
+			p.layers.buffer.Drop(o, time.Now())
+		}
+		return
+	}
+	if len(p.namespaces) > 0 && p.isElsewhere(o) {
+		p.inferFrom(o)
 		p.drop(o)
 		return
 	}
@@ -284,8 +304,12 @@ func (p *pipeline) handle(o *observe.Observation) {
 	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" && !o.Point.IsLoopback() {
 		p.metrics.unnamed.Inc()
 	}
+	p.inferFrom(o)
 	if p.noPaths {
 		o.Path = ""
+	}
+	if p.emitter != nil || p.layers != nil {
+		o.Peers = p.names.peers(o)
 	}
 	if p.lines != nil {
 		first, _ := o.Extent()
@@ -302,21 +326,6 @@ func (p *pipeline) handle(o *observe.Observation) {
 	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
 		p.layers.add(o, time.Now())
 	}
-}
-
-// drop lets a trace go on that waits for an exchange which is not reported.
-func (p *pipeline) drop(o *observe.Observation) {
-	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
-		p.layers.buffer.Drop(o, time.Now())
-	}
-}
-
-// inNamespaces reports whether the workload at the capture point or at one end of an
-// exchange is in one of the namespaces, of which none means all.
-func inNamespaces(o *observe.Observation, namespaces []string) bool {
-	return len(namespaces) == 0 || slices.ContainsFunc(namespaces, func(name string) bool {
-		return name == o.Point.Workload.Namespace || name == o.Peers.Client.Namespace || name == o.Peers.Server.Namespace
-	})
 }
 
 // close sends the queued spans.

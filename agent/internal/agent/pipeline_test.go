@@ -4,7 +4,6 @@ package agent
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -15,8 +14,6 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
 	"github.com/layertrace/layertrace/agent/internal/config"
-	"github.com/layertrace/layertrace/agent/internal/identity"
-	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
@@ -305,37 +302,6 @@ func TestOneWay(t *testing.T) {
 		}
 		if n := testutil.ToFloat64(l.oneWay.WithLabelValues(blind)); n != want {
 			t.Errorf("flags %v: %v counted at %s, want %v", flag.Names(), n, blind, want)
-		}
-	}
-}
-
-// located is a source of addresses' namespaces.
-type located map[string]string
-
-func (located) Owner(identity.Lookup) (observe.Workload, bool) { return observe.Workload{}, false }
-
-func (l located) Peer(a netip.Addr, _ uint64) (observe.Workload, bool) {
-	namespace, ok := l[a.String()]
-	return observe.Workload{Service: "web", Namespace: namespace}, ok
-}
-
-// With --namespaces, an exchange is reported if a workload at one end is in one of them;
-// others are counted.
-func TestNamespacesThatAreReported(t *testing.T) {
-	source := located{"10.0.0.1": "shop", "10.0.0.2": "bank"}
-	names := resolver{Source: source, exact: source, file: &identity.File{}, node: "node1"}
-	for _, test := range []struct {
-		namespaces []string
-		reported   float64
-	}{{nil, 1}, {[]string{"shop"}, 1}, {[]string{"other", "bank"}, 1}, {[]string{"other"}, 0}} {
-		p := &pipeline{names: names, metrics: newPipelineMetrics(prometheus.NewRegistry()), namespaces: test.namespaces}
-		p.find(newRegistry(names, time.Minute, 1337))
-		p.points.add(iface.Interface{Index: 7, Name: "eth0", Kind: observe.KindPNIC})
-		o := newExchange(7, 0) // from 10.0.0.1 to 10.0.0.2
-		p.handle(&o)
-		got, others := testutil.ToFloat64(p.metrics.handled[observe.KindPNIC]), testutil.ToFloat64(p.metrics.otherNamespaces)
-		if got != test.reported || others != 1-test.reported {
-			t.Errorf("%v: %v reported, %v of others", test.namespaces, got, others)
 		}
 	}
 }

@@ -232,10 +232,8 @@ func checkTracing(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Findi
 		return one(Refusal, "the mesh configuration has no tracing provider %q (it has %s), and Istio silently ignores an unknown one: add it to extensionProviders, or correct --tracing-provider",
 			o.TracingProvider, listOr(slices.Sorted(maps.Keys(known)), "none"))
 	}
-	for _, t := range others {
-		if o.WorkloadSelector != "" {
-			break // a Telemetry with a selector takes precedence
-		}
+	if len(others) > 0 && o.WorkloadSelector == "" { // one with a selector takes precedence
+		t := others[0]
 		return one(Refusal, "Telemetry %s/%s already applies to the whole %s, and Istio uses only one: set provider and sampling there and omit --tracing-provider", t.Namespace, t.Name, o.wideness())
 	}
 	findings := []Finding{{Level: Fine, Text: fmt.Sprintf("tracing with %s (%s), %v %% of requests", o.TracingProvider, kind, o.Sampling)}}

@@ -60,12 +60,12 @@ func settingSchema(f *pflag.Flag) map[string]any {
 		schema["type"], schema["items"] = []string{"array", "string", "integer"}, item
 		return schema
 	}
-	switch kind := f.Value.Type(); {
-	case kind == "bool":
+	switch kind := f.Value.Type(); kind {
+	case "bool":
 		schema["enum"] = []any{true, false, "true", "false"}
-	case kind == "int" || kind == "uint32":
+	case "int", "uint32":
 		schema["type"] = []string{"integer", "string"}
-	case kind == "string" || kind == "duration":
+	case "string", "duration":
 		schema["type"] = "string"
 	default: // a choice: its type is A|B
 		var all []any

@@ -218,8 +218,10 @@ func TestMovedFilterIsDeletedFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, kind := range kinds { // the cluster has no others
-		c.known[kind.GroupVersion()] = c.known[kind.GroupVersion()]
+	for _, kind := range kinds {
+		if _, known := c.known[kind.GroupVersion()]; !known {
+			c.known[kind.GroupVersion()] = nil // the cluster does not have it
+		}
 	}
 	o := defaults(ReorderLua)
 	o.NamespaceSelector = "kubernetes.io/metadata.name=shop"
