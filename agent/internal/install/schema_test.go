@@ -29,7 +29,7 @@ func TestSchemaHasTheSettings(t *testing.T) {
 	config.Define(flags)
 	flags.VisitAll(func(f *pflag.Flag) {
 		if f.Name != "config" && f.Name != "mtls" { // mtls.enabled has both sides
-			properties[f.Name] = settingSchema(f)
+			properties[f.Name] = settingSchema(t, f)
 		}
 	})
 	defs, err := json.MarshalIndent(map[string]any{
@@ -52,7 +52,8 @@ func TestSchemaHasTheSettings(t *testing.T) {
 }
 
 // settingSchema returns the schema of a setting in YAML, where each also can be a text.
-func settingSchema(f *pflag.Flag) map[string]any {
+func settingSchema(t *testing.T, f *pflag.Flag) map[string]any {
+	t.Helper()
 	_, usage := pflag.UnquoteUsage(f)
 	schema := map[string]any{"description": usage}
 	if _, ok := f.Value.(pflag.SliceValue); ok {
@@ -65,10 +66,15 @@ func settingSchema(f *pflag.Flag) map[string]any {
 		schema["enum"] = []any{true, false, "true", "false"}
 	case "int", "uint32":
 		schema["type"] = []string{"integer", "string"}
+	case "float64":
+		schema["type"] = []string{"number", "string"}
 	case "string", "duration":
 		schema["type"] = "string"
 	default: // a choice: its type is A|B
 		var all []any
+		if !strings.Contains(kind, "|") {
+			t.Fatalf("--%s has the type %s, for which there is no schema", f.Name, kind)
+		}
 		for _, value := range strings.Split(kind, "|") {
 			all = append(all, value)
 			if value == "true" || value == "false" {
