@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -249,5 +251,50 @@ func TestHelmLint(t *testing.T) {
 	out, err := helm(t, "lint", "--strict", chartFolder)
 	if err != nil || strings.Contains(out, "[WARNING]") || !strings.Contains(out, "0 chart(s) failed") {
 		t.Errorf("%s\n%v", out, err)
+	}
+}
+
+// docs/helm.md names each value, and the values in its examples are accepted.
+func TestPageOfTheChart(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/helm.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(chartFolder + "/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := *parse[map[string]any](t, string(text))
+	for name, value := range all {
+		names := []string{name}
+		if parts, ok := value.(map[string]any); ok && len(parts) > 0 && name != "settings" {
+			names = nil
+			for part := range parts {
+				names = append(names, name+"."+part)
+			}
+		}
+		for _, name := range names {
+			if !bytes.Contains(page, []byte("`"+name+"`")) && !bytes.Contains(page, []byte("--set "+name+"=")) {
+				t.Errorf("the page lacks the value %s", name)
+			}
+		}
+	}
+	examples := 0
+	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(page, -1) {
+		for name, document := range documents(t, block[1]) {
+			for _, path := range [][]string{{"spec", "values"}, {"spec", "source", "helm", "valuesObject"}} {
+				set, found, err := unstructured.NestedMap(document, path...)
+				if err != nil || !found {
+					continue
+				}
+				examples++
+				if _, err := template(t, set); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+	}
+	if examples != 2 {
+		t.Errorf("%d examples of values, want 2", examples)
 	}
 }

@@ -3,6 +3,7 @@
 package install
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -121,6 +122,7 @@ func clusterWith(objects []runtime.Object) *Cluster {
 	lists := map[schema.GroupVersionResource]string{}
 	for resource, kind := range map[string]schema.GroupVersionKind{
 		"namespaces": KindNamespace, "envoyfilters": kindEnvoyFilter, "telemetries": KindTelemetry, "wasmplugins": kindWasmPlugin,
+		"deployments": kindDeployment, "configmaps": kindConfigMap,
 	} {
 		version := kind.GroupVersion()
 		c.known[version] = append(c.known[version], metav1.APIResource{Name: resource, Kind: kind.Kind, Namespaced: kind != KindNamespace})
@@ -245,6 +247,102 @@ func TestMeshOfARevision(t *testing.T) {
 	} {
 		if got := isMeshOf(test.name, test.revision, test.another); got != test.want {
 			t.Errorf("%+v: %v", test, got)
+		}
+	}
+}
+
+// objectsIn parses the objects of YAML documents.
+func objectsIn(t *testing.T, text string) (objects []runtime.Object) {
+	t.Helper()
+	for _, o := range objectsOf(documents(t, []byte(text))) {
+		objects = append(objects, o)
+	}
+	return objects
+}
+
+// Of two control planes, the version and mesh configuration are those of the revision; without
+// one, the oldest version counts, and the plain configuration.
+func TestReadMeshOfARevision(t *testing.T) {
+	c := clusterWith(objectsIn(t, `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: istiod, namespace: istio-system, labels: {app: istiod}}
+spec: {template: {spec: {containers: [{name: discovery, image: "istio/pilot:1.29.2"}]}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: istiod-canary, namespace: istio-system, labels: {app: istiod, istio.io/rev: canary}}
+spec: {template: {spec: {containers: [{name: discovery, image: "istio/pilot:1.31.1"}]}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: "accessLogFile: /dev/stdout"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio-canary, namespace: istio-system}
+data: {mesh: "accessLogFile: /canary"}
+`))
+	for revision, want := range map[string]string{"": "1.29.2 /dev/stdout", "default": "1.29.2 /dev/stdout", "canary": "1.31.1 /canary"} {
+		m, err := c.ReadMesh(t.Context(), DefaultIstioNamespace, revision)
+		if err != nil || m.Version+" "+m.Config.AccessLogFile != want || !slices.Equal(m.Revisions, []string{"canary", "default"}) {
+			t.Errorf("%q: %+v, %v, want %s", revision, m, err, want)
+		}
+	}
+}
+
+// What is in the way of the whole mesh need not be in the way of a namespace, and the
+// reverse.
+func TestConflictsWithinLimits(t *testing.T) {
+	c := clusterWith(objectsIn(t, `
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: own, namespace: bank}
+spec: {tracing: [{providers: [{name: x}]}]}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: one-workload, namespace: shop}
+spec: {selector: {matchLabels: {app: web}}}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh-default, namespace: istio-system}
+spec: {}
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: other, namespace: bank}
+spec: {configPatches: [{applyTo: HTTP_FILTER, patch: {operation: MERGE, value: {name: r, typed_config: {upstream_http_filters: []}}}}]}
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: layertrace, namespace: istio-system, labels: {app.kubernetes.io/name: layertrace}}
+spec: {configPatches: [{applyTo: HTTP_FILTER, patch: {operation: MERGE, value: {name: r, typed_config: {upstream_http_filters: []}}}}]}
+`))
+	m := &Mesh{Config: parse[MeshConfig](t, "{extensionProviders: [{name: otel-tracing, opentelemetry: {service: x, port: 1}}]}")}
+	for _, test := range []struct {
+		namespaces        []string
+		workloads         string
+		tracing, upstream string // refusals
+	}{
+		{nil, "", "Telemetry istio-system/mesh-default already applies to the whole mesh", "EnvoyFilter bank/other already sets"},
+		{[]string{"bank"}, "", "Telemetry bank/own already applies to the whole namespace", "EnvoyFilter bank/other already sets"},
+		{[]string{"bank"}, "app=web", "", "EnvoyFilter bank/other already sets"},
+		{[]string{"shop"}, "", "", ""},
+	} {
+		o := defaults(ReorderLua)
+		o.namespaces, o.WorkloadSelector = test.namespaces, test.workloads
+		for want, check := range map[*string]func(context.Context, *Cluster, *Options, *Mesh) ([]Finding, error){&test.tracing: checkTracing, &test.upstream: checkUpstreamFilters} {
+			findings, err := check(t.Context(), c, &o, m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			refused := Refused(findings)
+			if (refused == nil) != (*want == "") || refused != nil && !strings.Contains(refused.Error(), *want) {
+				t.Errorf("%v, %s: %v, want %q", test.namespaces, test.workloads, refused, *want)
+			}
 		}
 	}
 }
