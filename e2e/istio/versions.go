@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -191,9 +192,11 @@ func settingsInOneFile(configMap *unstructured.Unstructured) error {
 	}
 	settings := map[string]any{}
 	for _, key := range []string{"base.yaml", "layers.yaml", "config.yaml"} {
-		if err := yaml.Unmarshal([]byte(data[key]), &settings); err != nil {
+		var some map[string]any // nil for a file without settings
+		if err := yaml.Unmarshal([]byte(data[key]), &some); err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}
+		maps.Copy(settings, some)
 	}
 	text, err := yaml.Marshal(settings)
 	if err != nil {
