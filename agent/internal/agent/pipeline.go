@@ -67,7 +67,9 @@ type pipeline struct {
 	offset  func() span.ClockOffset
 	warn    func(error)
 	noPaths bool // requests' paths are dropped
-	taking  progress
+	// namespaces are those whose exchanges are reported; empty: all.
+	namespaces []string
+	taking     progress
 
 	// infer takes plain exchanges at proxies' sockets; nil: encrypted ones are not inferred.
 	infer      func(*observe.Observation) bool
@@ -80,6 +82,7 @@ type pipeline struct {
 type pipelineMetrics struct {
 	handled                            map[observe.Kind]prometheus.Counter
 	unknownInterface, unnamed, invalid prometheus.Counter
+	otherNamespaces                    prometheus.Counter
 	nameWaits, nameWaitFull            prometheus.Counter
 }
 
@@ -98,6 +101,10 @@ func newPipelineMetrics(r prometheus.Registerer) pipelineMetrics {
 		unnamed: with.NewCounter(prometheus.CounterOpts{
 			Name: "layertrace_exchanges_unnamed_total",
 			Help: "Exchanges at a virtual interface or socket whose workload is unknown: their spans have the node's name.",
+		}),
+		otherNamespaces: with.NewCounter(prometheus.CounterOpts{
+			Name: "layertrace_exchanges_other_namespaces_total",
+			Help: "Exchanges that were not reported because no end is known to be in one of the namespaces of --namespaces.",
 		}),
 		invalid: with.NewCounter(prometheus.CounterOpts{
 			Name: "layertrace_exchanges_invalid_total",
@@ -123,7 +130,7 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 	cfg := opts.Config
 	metrics := newPipelineMetrics(r)
 	p := &pipeline{
-		names: names, metrics: metrics, offset: clock.Offset, noPaths: !cfg.RequestPaths,
+		names: names, metrics: metrics, offset: clock.Offset, noPaths: !cfg.RequestPaths, namespaces: cfg.Namespaces,
 		openSpanAfter: cfg.OpenSpanAfter, monotonic: span.Monotonic,
 		pending: pending{waits: metrics.nameWaits, full: metrics.nameWaitFull},
 		warn:    func(err error) { opts.Log.Warn("lost an exchange", "error", err) },
@@ -255,6 +262,31 @@ func (p *pipeline) hold(o *observe.Observation, now time.Time) bool {
 	return p.openSpanAfter == 0 || age < p.openSpanAfter
 }
 
+// inferFrom takes a plain exchange at a proxy's socket, for encrypted ones.
+func (p *pipeline) inferFrom(o *observe.Observation) {
+	// Not by the point's process: the owner of a pod that only receives is not known yet.
+	if p.infer != nil && o.Socket != nil && o.Socket.UID == p.sidecarUID && o.Flags&observe.FlagStillOpen == 0 {
+		p.infer(o) // it counts what does not fit
+	}
+}
+
+// isElsewhere reports whether no workload of an exchange is in one of the namespaces to
+// report: neither at the capture point nor at the ends.
+func (p *pipeline) isElsewhere(o *observe.Observation) bool {
+	peers := p.names.peers(o)
+	return !slices.ContainsFunc(p.namespaces, func(name string) bool {
+		return name == o.Point.Workload.Namespace || name == peers.Client.Namespace || name == peers.Server.Namespace
+	})
+}
+
+// drop counts an exchange of other namespaces, and lets a trace go on that waits for it.
+func (p *pipeline) drop(o *observe.Observation) {
+	p.metrics.otherNamespaces.Inc()
+	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
+		p.layers.buffer.Drop(o, time.Now())
+	}
+}
+
 func (p *pipeline) handle(o *observe.Observation) {
 	if !p.points.resolve(o) {
 		p.metrics.unknownInterface.Inc()
@@ -263,14 +295,16 @@ func (p *pipeline) handle(o *observe.Observation) {
 		}
 		return
 	}
+	if len(p.namespaces) > 0 && p.isElsewhere(o) {
+		p.inferFrom(o)
+		p.drop(o)
+		return
+	}
 	p.metrics.handled[o.Point.Kind].Inc()
 	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" && !o.Point.IsLoopback() {
 		p.metrics.unnamed.Inc()
 	}
-	// Not by the point's process: the owner of a pod that only receives is not known yet.
-	if p.infer != nil && o.Socket != nil && o.Socket.UID == p.sidecarUID && o.Flags&observe.FlagStillOpen == 0 {
-		p.infer(o) // it counts what does not fit
-	}
+	p.inferFrom(o)
 	if p.noPaths {
 		o.Path = ""
 	}

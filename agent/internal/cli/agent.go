@@ -34,7 +34,7 @@ environment overrides the file.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := config.Load(cmd.Flags(), cfg, os.Environ()); err != nil {
-				return err
+				return usage(err)
 			}
 			if err := doctor.Preflight(); err != nil {
 				return err

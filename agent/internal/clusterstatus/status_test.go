@@ -204,6 +204,24 @@ func TestSavings(t *testing.T) {
 	}
 }
 
+// Where an installation is limited, the contexts of other proxies are no problem, and the
+// limits are shown.
+func TestLimited(t *testing.T) {
+	a := Agent{Node: "n1", Ready: true, Traffic: Traffic{Requests: 10, Found: 8, Behind: 6}}
+	s := &Status{Installed: true, Reorder: install.ReorderLua, Agents: []Agent{a}, Workloads: []Workload{{Tracing: Tracing{On: true}}}}
+	if problems := s.findProblems(); len(problems) != 1 {
+		t.Errorf("without limits: %q", problems)
+	}
+	s.Limits = install.Limits{Namespaces: []string{"bank", "shop"}, Workloads: "app=web", Revision: "canary"}
+	if problems := s.findProblems(); len(problems) != 0 {
+		t.Errorf("with limits: %q", problems)
+	}
+	var out bytes.Buffer
+	if err := s.WriteText(&out); err != nil || !strings.Contains(out.String(), "limits            namespaces bank, shop; pods with app=web; revision canary\n") {
+		t.Errorf("%v: %s", err, out.String())
+	}
+}
+
 // What agents do not read is named with what to do, and is no problem.
 func TestUnseen(t *testing.T) {
 	families, err := parseMetrics([]byte(`# TYPE layertrace_packets_encapsulated_total counter

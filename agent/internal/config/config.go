@@ -26,6 +26,9 @@ const (
 	exportNone     = "none"
 )
 
+// Exporters are all values of --export.
+var Exporters = []string{ExportOTLPGRPC, ExportOTLPHTTP, ExportStdout, exportNone}
+
 // Kinds of spans, the values of --spans.
 const (
 	SpansInterfaces = "interfaces"
@@ -84,6 +87,8 @@ type Config struct {
 
 	Identity string // file name
 	Node     string // empty: the identity file's node, else the host name
+
+	Namespaces []string // of the workloads whose exchanges are reported; empty: all
 
 	Kubernetes bool
 	Kubeconfig string // file name; empty: the service account of the pod
@@ -218,13 +223,14 @@ func defineOptions(fs *pflag.FlagSet, c *Config) {
 func defineNames(fs *pflag.FlagSet, c *Config) {
 	fs.StringVar(&c.Identity, "identity", "", "YAML `FILE` with the workloads of interfaces and addresses")
 	fs.StringVar(&c.Node, "node", "", "`NAME` of this node (default: from the identity file, else the host name)")
+	fs.Var(newList(&c.Namespaces, "NAMESPACE", parseText), "namespaces",
+		"report only exchanges with a workload of these namespaces at one end (repeatable); empty: all")
 	fs.BoolVar(&c.Kubernetes, "kubernetes", false, "read names from the Kubernetes cluster of this node")
 	fs.StringVar(&c.Kubeconfig, "kubeconfig", "", "kubeconfig `FILE` for the API server (default: the pod's service account)")
 }
 
 func defineExport(fs *pflag.FlagSet, c *Config) {
-	exporters := []string{ExportOTLPGRPC, ExportOTLPHTTP, ExportStdout, exportNone}
-	fs.Var(newList(&c.Export, "EXPORTER", oneOf(exporters), ExportOTLPGRPC), "export",
+	fs.Var(newList(&c.Export, "EXPORTER", oneOf(Exporters), ExportOTLPGRPC), "export",
 		"where to send exchanges: otlp-grpc or otlp-http (spans), stdout (JSON lines), none")
 	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", "",
 		"`HOST:PORT` (otlp-grpc, default localhost:4317) or URL (otlp-http, default http://localhost:4318)")
