@@ -199,7 +199,7 @@ type clsact struct {
 // attachClsact replaces filters of an earlier agent. in may be nil.
 func attachClsact(ifindex int, in, out *ebpf.Program, filter filter) (attachment, error) {
 	c := &clsact{ifindex: ifindex, filter: filter}
-	if err := c.removeFilters(); err != nil && !isGone(err) {
+	if _, err := c.removeFilters(); err != nil && !isGone(err) {
 		return nil, err
 	}
 	qdisc := &netlink.GenericQdisc{
@@ -242,7 +242,7 @@ func attachClsact(ifindex int, in, out *ebpf.Program, filter filter) (attachment
 
 // Close removes the filters, and the qdisc if it is ours and has no others.
 func (c *clsact) Close() error {
-	err := c.removeFilters()
+	_, err := c.removeFilters()
 	if isGone(err) {
 		return nil
 	}
@@ -266,11 +266,12 @@ func (c *clsact) link() netlink.Link {
 	return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: c.ifindex}}
 }
 
-func (c *clsact) removeFilters() error {
+// removeFilters returns how many it removed.
+func (c *clsact) removeFilters() (removed int, err error) {
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		filters, err := netlink.FilterList(c.link(), parent)
 		if err != nil {
-			return fmt.Errorf("list clsact filters: %w", err)
+			return removed, fmt.Errorf("list clsact filters: %w", err)
 		}
 		for _, f := range filters {
 			ours, ok := f.(*netlink.BpfFilter)
@@ -278,11 +279,12 @@ func (c *clsact) removeFilters() error {
 				continue
 			}
 			if err := netlink.FilterDel(ours); err != nil {
-				return fmt.Errorf("remove clsact filter: %w", err)
+				return removed, fmt.Errorf("remove clsact filter: %w", err)
 			}
+			removed++
 		}
 	}
-	return nil
+	return removed, nil
 }
 
 // isGone reports whether the interface, the qdisc or the filter does not exist.
