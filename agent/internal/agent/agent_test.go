@@ -299,6 +299,10 @@ func (f *fakeProbe) Run(ctx context.Context, take func([]observe.Observation)) e
 	}
 }
 
+func (*fakeProbe) Limit(probe.Limits) error { return nil }
+
+func (*fakeProbe) RunTime() (time.Duration, error) { return 0, nil }
+
 var ringFull = prometheus.NewDesc("layertrace_ring_full_total", "Lost.", nil, nil)
 
 func (f *fakeProbe) Describe(out chan<- *prometheus.Desc) { out <- ringFull }
