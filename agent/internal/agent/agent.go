@@ -26,7 +26,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/span"
 )
 
-// Options of Run. All are required, OpenEncrypted with --mtls only.
+// Options of Run. All exported ones are required, OpenEncrypted with --mtls only.
 type Options struct {
 	// Config holds the validated settings.
 	Config *config.Config
@@ -40,6 +40,8 @@ type Options struct {
 	Log *slog.Logger
 	// Version of layertrace.
 	Version string
+
+	measure func(context.Context) (cpuUsage, error) // of tests; nil: the real one
 }
 
 // Run runs the agent until ctx is done; then it flushes, detaches and drains within
@@ -101,6 +103,9 @@ func Run(ctx context.Context, opts Options) error {
 	group, running := errgroup.WithContext(ctx)
 	leaveOut := func(s step) error { return pipeline.leaveOut(s, probe.Limit) }
 	cpu := newCPULimit(cfg, newCPUMeter(log, runTimes...), leaveOut, log, metrics)
+	if opts.measure != nil {
+		cpu.measure = opts.measure
+	}
 	isReady := func() (string, error) { return ready(running, capture, names, pipeline, cpu) }
 	newReady(metrics, isReady)
 	server.Serve(metrics, isReady, log)

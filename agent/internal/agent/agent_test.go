@@ -245,6 +245,7 @@ type fakeProbe struct {
 	*fakeAttacher
 	ahead  map[int][]probe.Foreign
 	closed int
+	limits probe.Limits
 }
 
 func newFakeProbe() *fakeProbe {
@@ -299,7 +300,12 @@ func (f *fakeProbe) Run(ctx context.Context, take func([]observe.Observation)) e
 	}
 }
 
-func (*fakeProbe) Limit(probe.Limits) error { return nil }
+func (f *fakeProbe) Limit(l probe.Limits) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.limits = l
+	return nil
+}
 
 func (*fakeProbe) RunTime() (time.Duration, error) { return 0, nil }
 

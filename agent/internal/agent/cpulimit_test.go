@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -21,7 +22,9 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/agent/internal/probe"
+	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/testkit"
 )
 
 // play lets a governor decide every cpuInterval on what each step costs, and returns the
@@ -200,6 +203,50 @@ layertrace_cpu_usage_cores{part="programs"} 0.4
 	}
 	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "everything is captured") {
 		t.Errorf("%d log lines, want one at the start and one about the end: %s", n, &log)
+	}
+}
+
+// A running agent that takes too much makes its programs leave new requests out, says so in
+// /readyz, and marks what was open meanwhile.
+func TestRunLeavesOut(t *testing.T) {
+	fake := newFakeProbe()
+	receiver := &testkit.Receiver{}
+	opts := options(t, fake, "--cpu-limit=0.5", "--export=otlp-grpc", "--otlp-insecure", "--otlp-endpoint="+receiver.Serve(t, "127.0.0.1:0"))
+	usage := make(chan cpuUsage)
+	opts.measure = func(ctx context.Context) (cpuUsage, error) {
+		select {
+		case u := <-usage:
+			return u, nil
+		case <-ctx.Done():
+			return cpuUsage{}, nil
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, opts) }()
+	for range cpuWindow {
+		usage <- cpuUsage{agent: 0.2, programs: 4}
+	}
+	testkit.Eventually(t, "the step is visible", func() bool {
+		code, text := get(t, opts.Config.MetricsAddress, "/readyz")
+		_, metrics := get(t, opts.Config.MetricsAddress, "/metrics")
+		return code == http.StatusOK && strings.Contains(text, "new requests are left out") && strings.Contains(metrics, "layertrace_cpu_limit_step 3\n")
+	})
+	testkit.Eventually(t, "the programs leave new requests out", func() bool {
+		fake.mu.Lock()
+		defer fake.mu.Unlock()
+		return fake.limits == probe.Limits{Sockets: true, Deep: true, New: true}
+	})
+	open := newExchange(loopback, 1)
+	open.Response.First, open.Response.Last = span.Monotonic(), span.Monotonic()
+	fake.out <- open
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	spans := receiver.Spans()
+	if len(spans) != 1 || !strings.Contains(spans[0].String(), "trace_limited") {
+		t.Errorf("spans %v, want one with the flag", spans)
 	}
 }
 
