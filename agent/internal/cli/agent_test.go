@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/spf13/pflag"
+	"github.com/vishvananda/netlink"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -80,13 +83,13 @@ func awaitNoPrograms(t *testing.T, s *space, index int) {
 	testkit.Eventually(t, "no programs are left", func() bool { return programs(s, index) <= 0 })
 }
 
-// The real agent on a real interface reports exchanges with the IDs that were sent
-// and follows interfaces that come and go. Its end, soft or hard, detaches
-// everything and does not affect the traffic.
-func TestAgent(t *testing.T) {
+// site returns a node with a pod that serves HTTP, the index of the pod's interface, a client
+// on the node, and the arguments of an agent there.
+func site(t *testing.T) (node, pod *space, index int, client *http.Client, args []string) {
+	t.Helper()
 	needRoot(t)
-	node, pod := newSpace(t), newSpace(t)
-	index := pair(node, "vethp", "10.98.0.1/24", pod, "eth0", "10.98.0.2/24")
+	node, pod = newSpace(t), newSpace(t)
+	index = pair(node, "vethp", "10.98.0.1/24", pod, "eth0", "10.98.0.2/24")
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
 	pod.Do(func() (err error) {
 		server.Listener.Close()
@@ -94,16 +97,22 @@ func TestAgent(t *testing.T) {
 		return err
 	})
 	server.Start()
-	defer server.Close()
+	t.Cleanup(server.Close)
 	transport := &http.Transport{DialContext: node.dial}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport}
+	t.Cleanup(transport.CloseIdleConnections)
 	identities := filepath.Join(t.TempDir(), "identity.yaml")
 	if err := os.WriteFile(identities, []byte("node: n1\ninterfaces: {vethp: {service: web}}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"agent", "--identity", identities, "--export=stdout", "--metrics-address=", "--idle-timeout=200ms"}
+	return node, pod, index, &http.Client{Transport: transport},
+		[]string{"agent", "--identity", identities, "--export=stdout", "--metrics-address=", "--idle-timeout=200ms"}
+}
 
+// The real agent on a real interface reports exchanges with the IDs that were sent
+// and follows interfaces that come and go. Its end, soft or hard, detaches
+// everything and does not affect the traffic.
+func TestAgent(t *testing.T) {
+	node, pod, index, client, args := site(t)
 	agent := start(t, node, args...)
 	agent.await(agent.stderr, "msg=attached", "interface=vethp", "kind=vnic")
 	for i := 1; i <= 5; i++ { // on one connection
@@ -140,6 +149,61 @@ func TestAgent(t *testing.T) {
 	killed.end()
 	request(t, client, 7)
 	awaitNoPrograms(t, node, index)
+}
+
+// A second agent beside one that runs is refused. One that follows a killed one removes its
+// filters, whatever its own mode, and reports what passes once.
+func TestAgentsOfANodeTakeTurns(t *testing.T) {
+	node, _, index, client, args := site(t)
+	clsact := append(slices.Clone(args), "--mode=clsact")
+	first := start(t, node, clsact...)
+	first.await(first.stderr, "msg=attached", "interface=vethp")
+	var second result
+	node.Do(func() error { second = runBinary(t, exec.Command(binary, args...)); return nil })
+	checkRefusal(t, second, fmt.Sprintf("another agent captures in this network namespace (process %d)", first.cmd.Process.Pid))
+	request(t, client, 1)
+	checkExchange(t, first.await(first.stdout, `"interface_name":"vethp"`), 1)
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	first.end()
+	if n := filters(node, index); n != 2 {
+		t.Errorf("%d clsact filters of a killed agent, want 2", n)
+	}
+	request(t, client, 2)
+	for i, mode := range [][]string{args, clsact} {
+		agent := start(t, node, mode...)
+		agent.await(agent.stderr, "msg=attached", "interface=vethp")
+		if n := filters(node, index); programs(node, index) == 2 && n != 0 {
+			t.Errorf("%d clsact filters beside TCX", n)
+		}
+		request(t, client, 3+i)
+		checkExchange(t, agent.await(agent.stdout, `"interface_name":"vethp"`), 3+i)
+		if err := agent.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if code, rest := agent.end(); code != 0 || len(rest) != 0 {
+			t.Errorf("exit code %d, more lines %q", code, rest)
+		}
+		if n := filters(node, index); n != 0 {
+			t.Errorf("%d clsact filters are left after %q", n, mode)
+		}
+	}
+}
+
+// filters counts the clsact filters at an interface of s.
+func filters(s *space, index int) (n int) {
+	s.Do(func() error {
+		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+			some, err := netlink.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, parent)
+			if err != nil {
+				return err
+			}
+			n += len(some)
+		}
+		return nil
+	})
+	return n
 }
 
 // Open exchanges are reported early where a trace buffer needs it: before it splits a
