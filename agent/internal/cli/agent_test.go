@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -169,6 +170,11 @@ func TestAgentsOfANodeTakeTurns(t *testing.T) {
 	first.end()
 	if n := filters(node, index); n != 2 {
 		t.Errorf("%d clsact filters of a killed agent, want 2", n)
+	}
+	var report result
+	node.Do(func() error { report = runBinary(t, exec.Command(binary, "doctor")); return nil })
+	if !strings.Contains(report.stdout, "An agent was killed here. Its filters still run at lo, vethp,") {
+		t.Errorf("doctor does not name the filters: %s", report.stdout)
 	}
 	request(t, client, 2)
 	for i, mode := range [][]string{args, clsact} {

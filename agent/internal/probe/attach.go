@@ -266,23 +266,33 @@ func (c *clsact) link() netlink.Link {
 	return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: c.ifindex}}
 }
 
-// removeFilters returns how many it removed.
-func (c *clsact) removeFilters() (removed int, err error) {
+// filters returns our filters at the interface.
+func (c *clsact) filters() (ours []*netlink.BpfFilter, err error) {
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		filters, err := netlink.FilterList(c.link(), parent)
 		if err != nil {
-			return removed, fmt.Errorf("list clsact filters: %w", err)
+			return nil, fmt.Errorf("list clsact filters: %w", err)
 		}
 		for _, f := range filters {
-			ours, ok := f.(*netlink.BpfFilter)
-			if !ok || ours.Name != c.filter.name {
-				continue
+			if one, ok := f.(*netlink.BpfFilter); ok && one.Name == c.filter.name {
+				ours = append(ours, one)
 			}
-			if err := netlink.FilterDel(ours); err != nil {
-				return removed, fmt.Errorf("remove clsact filter: %w", err)
-			}
-			removed++
 		}
+	}
+	return ours, nil
+}
+
+// removeFilters returns how many it removed.
+func (c *clsact) removeFilters() (removed int, err error) {
+	ours, err := c.filters()
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range ours {
+		if err := netlink.FilterDel(f); err != nil {
+			return removed, fmt.Errorf("remove clsact filter: %w", err)
+		}
+		removed++
 	}
 	return removed, nil
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -85,6 +86,30 @@ func refused(holder *unix.Ucred, uid int) error {
 	default:
 		return fmt.Errorf("another agent captures in this network namespace (process %d): a node has one agent; stop the other one first", holder.Pid)
 	}
+}
+
+// LeftBehind returns the interfaces of this network namespace at which the filters of an agent
+// run that was killed: none while an agent is here.
+func LeftBehind() (names []string, err error) {
+	if _, err := holderOf(claimName); err == nil {
+		return nil, nil
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list the interfaces: %w", err)
+	}
+	for _, l := range links {
+		for _, f := range []filter{captureFilter, encryptedFilter} {
+			ours, err := (&clsact{ifindex: l.Attrs().Index, filter: f}).filters()
+			if err != nil && !isGone(err) {
+				return nil, fmt.Errorf("look for the filters of an earlier agent at %s: %w", l.Attrs().Name, err)
+			}
+			if name := l.Attrs().Name; len(ours) > 0 && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names, nil
 }
 
 // RemoveLeft removes what a killed agent left at the interfaces of this network namespace, in

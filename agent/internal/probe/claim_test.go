@@ -63,6 +63,18 @@ func TestRemoveLeft(t *testing.T) {
 	for _, name := range []string{encryptedFilter.name, "cni", "layertrace-not"} {
 		addFilter(t, n.ifindex, netlink.HANDLE_MIN_INGRESS, name)
 	}
+	name := linkName(t, n.ifindex)
+	wantLeft := func(want ...string) {
+		t.Helper()
+		if got, err := LeftBehind(); err != nil || !slices.Equal(got, want) {
+			t.Errorf("filters are left at %q, %v; want %q", got, err, want)
+		}
+	}
+	wantLeft(name)
+	claim, err := Claim(slog.New(slog.DiscardHandler))
+	must(t, err)
+	wantLeft() // they are those of the agent that runs
+	must(t, claim.Close())
 	var log bytes.Buffer
 	must(t, RemoveLeft(slog.New(slog.NewTextHandler(&log, nil))))
 	if !strings.Contains(log.String(), "filters=3") || strings.Count(log.String(), "\n") != 1 {
@@ -71,6 +83,7 @@ func TestRemoveLeft(t *testing.T) {
 	if names := filterNames(t, n.ifindex); !slices.Equal(names, []string{"cni", "layertrace-not"}) {
 		t.Errorf("filters %q are left, want those of others", names)
 	}
+	wantLeft()
 	checkAll(t, captured(t, n, Options{}), OptionOff)
 	if seen := finish(t, killed); len(seen) != 0 {
 		t.Errorf("the killed agent's filters saw %d exchanges", len(seen))
@@ -80,4 +93,11 @@ func TestRemoveLeft(t *testing.T) {
 	if log.Len() > 0 {
 		t.Errorf("nothing was left, and the log has %s", &log)
 	}
+}
+
+func linkName(t *testing.T, ifindex int) string {
+	t.Helper()
+	link, err := netlink.LinkByIndex(ifindex)
+	must(t, err)
+	return link.Attrs().Name
 }
