@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +27,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/spf13/pflag"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -36,19 +39,27 @@ const traceID = "0af7651916cd43dd8448eb211c80319c"
 // request sends a GET with the i-th span ID.
 func request(t *testing.T, client *http.Client, i int) {
 	t.Helper()
+	if err := get(client, i); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func get(client *http.Client, i int) error {
 	r, err := http.NewRequest(http.MethodGet, "http://10.98.0.2:8080/", nil)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	r.Header.Set("traceparent", fmt.Sprintf("00-%s-%016x-01", traceID, i))
 	response, err := client.Do(r)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer response.Body.Close()
-	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		t.Fatal(err)
+	_, err = io.Copy(io.Discard, response.Body)
+	if err == nil && response.StatusCode != http.StatusTeapot {
+		err = fmt.Errorf("request %d: %s", i, response.Status)
 	}
+	return err
 }
 
 func checkExchange(t *testing.T, line string, i int) {
@@ -194,6 +205,101 @@ func TestAgentsOfANodeTakeTurns(t *testing.T) {
 		if n := filters(node, index); n != 0 {
 			t.Errorf("%d clsact filters are left after %q", n, mode)
 		}
+	}
+}
+
+// Under load, agents replace each other after SIGTERM and after SIGKILL, in clsact mode and by
+// one that chooses its mode. No request fails, none is reported twice, and each agent reports
+// all that passes while it captures.
+func TestUpgradeUnderLoad(t *testing.T) {
+	node, _, index, client, args := site(t)
+	clsact := append(slices.Clone(args), "--mode=clsact")
+	var sent, answered atomic.Int64 // requests; sent is the span ID of the latest
+	var done [1 << 20]atomic.Bool   // by span ID: the response has come
+	loading, stop := context.WithCancel(t.Context())
+	var load errgroup.Group
+	for range 4 {
+		load.Go(func() error {
+			for pace := time.NewTicker(8 * time.Millisecond); ; {
+				select {
+				case <-loading.Done():
+					pace.Stop()
+					return nil
+				case <-pace.C:
+				}
+				i := int(sent.Add(1))
+				if err := get(client, i); err != nil {
+					return err
+				}
+				done[i].Store(true)
+				answered.Add(1)
+			}
+		})
+	}
+	defer func() { stop(); _ = load.Wait() }()
+
+	reported := map[string]int{} // by span ID
+	note := func(line string) bool {
+		var x observe.Observation
+		if !strings.Contains(line, `"interface_name":"vethp"`) || json.Unmarshal([]byte(line), &x) != nil {
+			return false // a killed agent may leave half a line
+		}
+		reported[x.Context.SpanID.String()]++
+		return true
+	}
+	for i, generation := range []struct {
+		args []string
+		end  syscall.Signal
+	}{{clsact, syscall.SIGTERM}, {clsact, syscall.SIGKILL}, {args, syscall.SIGKILL}, {args, syscall.SIGTERM}} {
+		agent := start(t, node, generation.args...)
+		agent.await(agent.stderr, "msg=attached", "interface=vethp")
+		from, before := int(sent.Load())+1, answered.Load() // those from here on begin while it captures
+		testkit.Eventually(t, "requests pass", func() bool { return answered.Load() > before+200 })
+		for n := 0; n < 100; {
+			if note(agent.await(agent.stdout, `"trace_id"`)) {
+				n++
+			}
+		}
+		if i == 3 {
+			stop()
+			if err := load.Wait(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var whole []int // both ways while it captures
+		for n := from; n <= int(sent.Load()); n++ {
+			if done[n].Load() {
+				whole = append(whole, n)
+			}
+		}
+		if err := agent.cmd.Process.Signal(generation.end); err != nil {
+			t.Fatal(err)
+		}
+		code, rest := agent.end()
+		if generation.end == syscall.SIGTERM && code != 0 {
+			t.Errorf("agent %d: exit code %d", i+1, code)
+		}
+		for _, line := range rest {
+			note(line)
+		}
+		if generation.end == syscall.SIGKILL {
+			continue // what it had not written is lost with it
+		}
+		for _, n := range whole {
+			if id := fmt.Sprintf("%016x", n); reported[id] != 1 {
+				t.Errorf("agent %d: request %d was reported %d times", i+1, n, reported[id])
+			}
+		}
+	}
+	for id, n := range reported {
+		if n > 1 {
+			t.Errorf("request %s was reported %d times", id, n)
+		}
+	}
+	t.Logf("%d requests, %d reported", sent.Load(), len(reported))
+	awaitNoPrograms(t, node, index)
+	if n := filters(node, index); n != 0 {
+		t.Errorf("%d clsact filters are left", n)
 	}
 }
 
