@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,6 +56,14 @@ var stepTexts = [...]string{
 	stepLayers: "layers are left out",
 	stepDeep:   "layers, and contexts behind the prefix window, are left out",
 	stepNew:    "new requests are left out",
+}
+
+// text says what is left out at a step. Not all agents have layers.
+func (l *cpuLimit) text(s step) string {
+	if s == stepDeep && !slices.Contains(l.governor.steps, stepLayers) {
+		return "contexts behind the prefix window are left out"
+	}
+	return stepTexts[s]
 }
 
 // limits returns what a step means for the programs.
@@ -202,7 +211,7 @@ func (l *cpuLimit) take(u cpuUsage, now time.Time) error {
 		}
 	}
 	if to != l.loggedStep && now.Sub(l.logged) >= limitLogInterval {
-		l.log.Warn("keeping within --cpu-limit: "+stepTexts[to], "limit", l.limit, "used", round(u.sum()), "agent", round(u.agent), "programs", round(u.programs))
+		l.log.Warn("keeping within --cpu-limit: "+l.text(to), "limit", l.limit, "used", round(u.sum()), "agent", round(u.agent), "programs", round(u.programs))
 		l.logged, l.loggedStep = now, to
 	}
 	return nil
@@ -234,7 +243,7 @@ func (l *cpuLimit) remark() string {
 	if l.step == stepNone {
 		return ""
 	}
-	return fmt.Sprintf("keeping within --cpu-limit=%g: %s; raise it, or sample less", l.limit, stepTexts[l.step])
+	return fmt.Sprintf("keeping within --cpu-limit=%g: %s; raise it, or sample less", l.limit, l.text(l.step))
 }
 
 var (

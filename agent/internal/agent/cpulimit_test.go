@@ -261,6 +261,10 @@ func TestCPULimitFails(t *testing.T) {
 	if err := l.run(t.Context(), started); !errors.Is(err, failure) || !strings.Contains(err.Error(), "--cpu-limit") {
 		t.Errorf("got %v", err)
 	}
+	// Without layers none are left out.
+	if got := l.text(stepDeep); got != "contexts behind the prefix window are left out" {
+		t.Errorf("without layers: %q", got)
+	}
 	// Without a limit nothing is measured.
 	l = newCPULimit(&config.Config{}, newCPUMeter(slog.New(slog.DiscardHandler)), nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err := l.run(t.Context(), nil); err != nil {
