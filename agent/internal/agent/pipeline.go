@@ -7,6 +7,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +16,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/export"
+	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/observe"
 )
@@ -74,6 +76,10 @@ type pipeline struct {
 	// infer takes plain exchanges at proxies' sockets; nil: encrypted ones are not inferred.
 	infer      func(*observe.Observation) bool
 	sidecarUID uint32
+
+	// When something was left out to keep within --cpu-limit: at sockets, and all new requests.
+	socketsOut, newOut outage
+	leavesNew          atomic.Bool // newOut lasts
 
 	openSpanAfter time.Duration // age at which an open exchange gets a span; 0: never
 	monotonic     func() uint64
@@ -301,6 +307,10 @@ func (p *pipeline) handle(o *observe.Observation) {
 		return
 	}
 	p.metrics.handled[o.Point.Kind].Inc()
+	first, last := o.Extent()
+	if p.newOut.touches(first, last) || o.Socket != nil && p.socketsOut.touches(first, last) {
+		o.Flags |= observe.FlagTraceLimited // requests inside of this one may be missing
+	}
 	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" && !o.Point.IsLoopback() {
 		p.metrics.unnamed.Inc()
 	}
@@ -312,7 +322,6 @@ func (p *pipeline) handle(o *observe.Observation) {
 		o.Peers = p.names.peers(o)
 	}
 	if p.lines != nil {
-		first, _ := o.Extent()
 		line := *o
 		line.Wall = p.offset().Wall(first).UnixNano()
 		if err := p.lines.Write(&line); err != nil {
@@ -323,9 +332,56 @@ func (p *pipeline) handle(o *observe.Observation) {
 		p.metrics.invalid.Inc()
 	}
 	// A preliminary report has no end: its layers come with the whole.
-	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
+	switch {
+	case p.layers == nil || o.Flags&observe.FlagStillOpen != 0:
+	case p.socketsOut.touches(first, last):
+		p.layers.leftOut.Inc()
+		p.layers.buffer.Drop(o, time.Now())
+	default:
 		p.layers.add(o, time.Now())
 	}
+}
+
+// outage is a time in which something was not captured, in ns of CLOCK_MONOTONIC. Zero:
+// there was none.
+type outage struct{ began, ended uint64 }
+
+// touches reports whether an exchange of these times may lack something. What is captured
+// lasts from a request to the end of its response, so that those inside of an exchange that
+// ended before the outage were captured too.
+func (o *outage) touches(first, last uint64) bool {
+	return o.began != 0 && last >= o.began && (o.ended == 0 || first <= o.ended)
+}
+
+// set begins or ends the outage.
+func (o *outage) set(lasts bool, now uint64) {
+	switch {
+	case lasts && (o.began == 0 || o.ended != 0):
+		*o = outage{began: now}
+	case !lasts && o.began != 0 && o.ended == 0:
+		o.ended = now
+	}
+}
+
+// leaveOut takes a step to keep within --cpu-limit. limit sets what the programs leave out.
+func (p *pipeline) leaveOut(s step, limit func(probe.Limits) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// An outage begins before, and ends after, it does in the programs.
+	l := s.limits()
+	if l.Sockets {
+		p.socketsOut.set(true, p.monotonic())
+	}
+	if l.New {
+		p.newOut.set(true, p.monotonic())
+	}
+	if err := limit(l); err != nil {
+		return err
+	}
+	p.socketsOut.set(l.Sockets, p.monotonic())
+	p.newOut.set(l.New, p.monotonic())
+	p.leavesNew.Store(l.New)
+	return nil
 }
 
 // close sends the queued spans.
@@ -402,6 +458,7 @@ type layers struct {
 	minDuration  int64 // ns, of a segment that gets a span
 	belowMinimum prometheus.Counter
 	overTrace    prometheus.Counter
+	leftOut      prometheus.Counter // to keep within --cpu-limit
 	oneWay       *prometheus.CounterVec
 	oneWayNames  map[string]bool
 }
@@ -436,6 +493,10 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 	l.overTrace = with.NewCounter(prometheus.CounterOpts{
 		Name: "layertrace_layer_spans_over_limit_total",
 		Help: "Spans of layers not made because their trace has more than 2048 on this node.",
+	})
+	l.leftOut = with.NewCounter(prometheus.CounterOpts{
+		Name: "layertrace_observations_over_cpu_limit_total",
+		Help: "Observations whose layers are unknown, to keep within cpu-limit.",
 	})
 	l.belowMinimum = with.NewCounter(prometheus.CounterOpts{
 		Name: "layertrace_layer_spans_below_minimum_total",

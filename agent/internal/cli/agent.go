@@ -40,9 +40,18 @@ environment overrides the file.`,
 				return err
 			}
 			beModest(cfg.Layers(), memoryMax)
+			log := newLog(cmd.ErrOrStderr(), cfg)
+			claim, err := probe.Claim(log)
+			if err != nil {
+				return err
+			}
+			defer claim.Close()
+			if err := probe.RemoveLeft(log); err != nil {
+				return err
+			}
 			opts := agent.Options{
 				Config: cfg, OpenProbe: openProbe, OpenEncrypted: openEncrypted, Stdout: cmd.OutOrStdout(),
-				Log: newLog(cmd.ErrOrStderr(), cfg), Version: Version(),
+				Log: log, Version: Version(),
 			}
 			if cfg.HeadersOnly {
 				return agent.RunDevice(cmd.Context(), opts, openDevice)

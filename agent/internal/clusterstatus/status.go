@@ -142,6 +142,9 @@ func (s *Status) findProblems() []string {
 	return problems
 }
 
+// leftOut is what an agent leaves out at each step of cpu-limit.
+var leftOut = [...]string{"", "layers", "layers, and contexts behind the prefix window", "all new requests"}
+
 func (a Agent) findProblems(s *Status) []string {
 	reorder := s.Reorder
 	var problems []string
@@ -177,6 +180,9 @@ func (a Agent) findProblems(s *Status) []string {
 	}
 	if problem := a.findEncrypted(s.MTLS); a.Problem == "" && problem != "" {
 		add("%s", problem)
+	}
+	if left := leftOut[min(max(a.CPULimitStep, 0), len(leftOut)-1)]; left != "" {
+		add("it leaves out %s, to keep within cpu-limit: raise that, or sample less", left)
 	}
 	if a.SpansOverLimit > 0 {
 		add("%.0f spans were not made, because of span-rate or trace-spans: sample less, or raise them", a.SpansOverLimit)

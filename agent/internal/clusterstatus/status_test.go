@@ -163,6 +163,8 @@ func TestExplain(t *testing.T) {
 		"90.0 % of the contexts are in": agent(func(a *Agent) { a.Behind = 1 }),
 		"2 heads were not searched":     agent(func(a *Agent) { a.OverBudget = 2 }),
 		"5 spans were not made":         agent(func(a *Agent) { a.SpansOverLimit = 5 }),
+		"it leaves out all new requ":    agent(func(a *Agent) { a.CPULimitStep = 3 }),
+		"it leaves out layers, to keep": agent(func(a *Agent) { a.CPULimitStep = 1 }),
 		"3 spans were lost":             agent(func(a *Agent) { a.SpansLost = 3 }),
 		"no workload is traced":         {Installed: true, Agents: agent(func(*Agent) {}).Agents, Workloads: []Workload{{}}},
 		"no pod has a sidecar":          {Installed: true, Agents: agent(func(*Agent) {}).Agents},

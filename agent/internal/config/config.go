@@ -101,6 +101,7 @@ type Config struct {
 	TraceSpans   int // spans of one trace within 10 s; 0: no limit
 	QueueSize    int // spans
 
+	CPULimit       float64 // CPUs; 0: no limit
 	MetricsAddress string
 	// MetricsNamespaces may read the metrics, with Kubernetes; empty: all.
 	MetricsNamespaces []string
@@ -142,7 +143,7 @@ func Define(fs *pflag.FlagSet) *Config {
 		{"TCP options", defineOptions},
 		{"Names", defineNames},
 		{"Export", defineExport},
-		{"Agent", defineAgent},
+		{"Agent", func(fs *pflag.FlagSet, c *Config) { defineLimit(fs, c); defineAgent(fs, c) }},
 	} {
 		part := pflag.NewFlagSet(s.title, pflag.ContinueOnError)
 		part.SortFlags = false
@@ -240,6 +241,11 @@ func defineExport(fs *pflag.FlagSet, c *Config) {
 	fs.IntVar(&c.SpanRate, "span-rate", 10000, "make at most `N` spans per second at each capture point; 0: no limit")
 	fs.IntVar(&c.TraceSpans, "trace-spans", 4096, "make at most `N` spans of one trace within 10 s; 0: no limit")
 	fs.IntVar(&c.QueueSize, "queue-size", 8192, "queue up to `N` spans while the receiver is slow or unreachable")
+}
+
+func defineLimit(fs *pflag.FlagSet, c *Config) {
+	fs.Float64Var(&c.CPULimit, "cpu-limit", 0,
+		"leave work out, in steps, to take less than so many `CPUS`, with the BPF programs: layers, then contexts behind the prefix window, then new requests; 0: no limit")
 }
 
 func defineAgent(fs *pflag.FlagSet, c *Config) {

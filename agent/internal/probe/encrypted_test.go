@@ -130,6 +130,18 @@ func newPair(t *testing.T, offload bool) pair {
 	return p
 }
 
+// listen listens in the other namespace until the test ends.
+func (p *pair) listen(t *testing.T) (listener net.Listener) {
+	t.Helper()
+	within(t, &p.other, func() {
+		var err error
+		listener, err = net.Listen("tcp", "10.91.0.2:8080")
+		must(t, err)
+	})
+	t.Cleanup(func() { listener.Close() })
+	return listener
+}
+
 // within calls do in a network namespace: the given one, or one that do makes. The thread
 // returns afterwards: /proc/self is of the process's first one.
 func within(t *testing.T, ns *netns.NsHandle, do func()) {
