@@ -32,9 +32,9 @@ const (
 	// maxPending is the maximum number of observations that wait for a name, some
 	// 400 bytes each.
 	maxPending = 8192
-	// maxObservations is the maximum number of observations that wait for the rest
-	// of their traces.
-	maxObservations = 65536
+	// maxBuffered is the memory in bytes of observations that wait for the rest of their
+	// traces: 10,000 requests/s with four capture points take 40 MiB.
+	maxBuffered = 48 << 20
 	// maxOfTrace is the maximum number of observations of one trace that are split: about
 	// a thousand requests.
 	maxOfTrace = 4096
@@ -363,6 +363,7 @@ type layers struct {
 	times     *LayerTimes
 	buffer    *breakdown.TraceBuffer
 	splitter  *splitter
+	unpacker  breakdown.Unpacker
 	workloads map[workloadKey]observe.Workload
 
 	minDuration  int64 // ns, of a segment that gets a span
@@ -379,12 +380,12 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 		oneWayNames: map[string]bool{},
 		minDuration: cfg.LayerMinDuration.Nanoseconds(),
 	}
-	l.splitter = newSplitter(l.split)
+	l.splitter = newSplitter(func(t *breakdown.BufferedTrace) { l.split(l.unpacker.Unpack(t), t.Cut()) })
 	// The last record of a trace leaves the kernel up to one and a half idle timeouts after
 	// the first (the sweep runs twice per timeout), and is read an interval later.
 	wait := max(2*cfg.IdleTimeout+cfg.ReadInterval, joinWait(cfg))
 	l.buffer = breakdown.NewTraceBuffer(breakdown.TraceBufferOptions{
-		Wait: wait, MaxObservations: maxObservations,
+		Wait: wait, MaxBytes: maxBuffered,
 		MaxHolds: maxHolds, HoldTime: cfg.RequestTimeout + 2*cfg.IdleTimeout + cfg.ReadInterval,
 		MaxOfTrace: maxOfTrace, MaxPutOff: 4 * wait, MaxHeld: maxHeld,
 		Done: l.splitter.add,
@@ -446,7 +447,7 @@ func joinWait(cfg *config.Config) time.Duration {
 // add takes an observation of one capture point that arrives now.
 func (l *layers) add(o *observe.Observation, now time.Time) {
 	o.Wall = int64(o.Request.First) // one node has one clock
-	l.buffer.Add(*o, now)
+	l.buffer.Add(o, now)
 }
 
 // remember keeps the workloads of a trace to describe its spans, and those of later traces.

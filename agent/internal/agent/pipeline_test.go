@@ -305,3 +305,40 @@ func TestOneWay(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkSplit is the work on one trace after the buffer: layers, their spans without the
+// delivery, and their histograms.
+func BenchmarkSplit(b *testing.B) {
+	page := breakdowntest.New()
+	page.FrontPage()
+	hop := breakdowntest.New()
+	hop.Hop(breakdowntest.Details, observe.AppProcess, breakdowntest.Ratings, observe.AppProcess).Run(func() {
+		hop.Spend(observe.Application, "ratings", 300_000)
+	})
+	for name, trace := range map[string]struct {
+		node string
+		all  []observe.Observation
+	}{"hop": {"node3", hop.All}, "page": {"node4", page.All}} {
+		b.Run(name, func(b *testing.B) {
+			recorder := &counting{}
+			emitter := span.NewEmitter(span.Options{Sink: recorder, Offset: func() span.ClockOffset { return 0 }, Version: "v1"})
+			l := newLayers(&config.Config{}, trace.node, emitter, prometheus.NewRegistry())
+			own := slices.DeleteFunc(slices.Clone(trace.all), func(o observe.Observation) bool { return o.Point.Node != trace.node })
+			for i := range own {
+				own[i].Peers = observe.Peers{Client: observe.Peer{Service: "details"}, Server: observe.Peer{Service: "ratings"}}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				l.split(own, false)
+			}
+			b.ReportMetric(float64(len(own)), "observations")
+			b.ReportMetric(float64(recorder.spans)/float64(b.N), "spans")
+		})
+	}
+}
+
+// counting counts spans.
+type counting struct{ spans int }
+
+// Take implements span.Sink.
+func (c *counting) Take(*span.Finished) { c.spans++ }

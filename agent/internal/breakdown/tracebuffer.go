@@ -17,9 +17,9 @@ import (
 type TraceBufferOptions struct {
 	// Wait is the time after its last observation when a trace is complete.
 	Wait time.Duration
-	// MaxObservations bounds the buffer, at about 400 bytes each. When it is full,
-	// the trace that has waited longest is released incomplete.
-	MaxObservations int
+	// MaxBytes bounds the memory of the buffer. When it is full, the trace that has waited
+	// longest is released incomplete.
+	MaxBytes int
 	// MaxOfTrace bounds the observations of one trace: whoever sends requests chooses
 	// their trace ID. Those above are counted and left out.
 	MaxOfTrace int
@@ -32,9 +32,17 @@ type TraceBufferOptions struct {
 	// HoldTime is the time after its last report when an open exchange holds its trace
 	// no longer.
 	HoldTime time.Duration
-	// Done takes the observations of one trace, and whether some were left out.
-	Done func(observations []observe.Observation, cut bool)
+	// Done takes a trace that is released.
+	Done func(*BufferedTrace)
 }
+
+const (
+	// bytesOfTrace is the memory of a trace without its observations: itself, its places in
+	// the list and the table, and its ID among those that were released.
+	bytesOfTrace = 288
+	// maxReleased is the number of traces that are known as released at most, twice.
+	maxReleased = 65536
+)
 
 // TraceBuffer collects observations by trace. A trace with an exchange that is known to
 // be open is held: without its late hops, the time of an application would contain that
@@ -42,10 +50,12 @@ type TraceBufferOptions struct {
 type TraceBuffer struct {
 	opts   TraceBufferOptions
 	traces map[trace.TraceID]*list.Element
-	queue  *list.List // of *bufferedTrace without holds, longest waiting first
-	held   *list.List // of *bufferedTrace with holds, the first to expire first
-	size   int        // observations
+	queue  *list.List // of *BufferedTrace without holds, longest waiting first
+	held   *list.List // of *BufferedTrace with holds, the first to expire first
+	size   int        // bytes, of traces that have observations
 	holds  int
+
+	scratch []byte // of pack
 
 	early, late, leftOut, holdsFull, holdsExpired atomic.Uint64
 	// released has the traces that were released within the last Wait, and within
@@ -54,16 +64,25 @@ type TraceBuffer struct {
 	rotated  time.Time
 }
 
-type bufferedTrace struct {
-	id           trace.TraceID
-	observations []observe.Observation
-	since        time.Time  // when it began to wait in its list
-	last         time.Time  // of the last observation, or the last report of an open exchange
-	cut          bool       // some observations were left out
-	in           *list.List // after the first putOff
-	holds        map[hold]struct{}
-	again        bool // released before
+// BufferedTrace is what a node saw of a trace.
+type BufferedTrace struct {
+	id     trace.TraceID
+	packed []packed
+	size   int        // bytes
+	since  time.Time  // when it began to wait in its list
+	last   time.Time  // of the last observation, or the last report of an open exchange
+	in     *list.List // after the first putOff
+	holds  map[hold]struct{}
+	cut    bool // some observations were left out
+	again  bool // released before
 }
+
+// Len is the number of its observations.
+func (t *BufferedTrace) Len() int { return len(t.packed) }
+
+// Cut reports whether some observations were left out, so that what seems to be a hop's own
+// time may be another hop's.
+func (t *BufferedTrace) Cut() bool { return t.cut }
 
 // hold identifies an open exchange of a trace by what its preliminary report and the
 // whole have in common.
@@ -91,27 +110,36 @@ func NewTraceBuffer(opts TraceBufferOptions) *TraceBuffer {
 	return b
 }
 
-// Add takes an observation that arrives now.
-func (b *TraceBuffer) Add(o observe.Observation, now time.Time) {
+// Add takes an observation that arrives now. It keeps what layers are made of.
+func (b *TraceBuffer) Add(o *observe.Observation, now time.Time) {
 	t := b.trace(trace.TraceID(o.Context.TraceID))
-	if t.again && len(t.observations) == 0 {
+	if t.again && len(t.packed) == 0 {
 		b.late.Add(1)
 	}
-	if len(t.observations) < b.opts.MaxOfTrace {
-		t.observations = append(t.observations, o)
-		b.size++
+	if len(t.packed) < b.opts.MaxOfTrace {
+		b.keep(t, pack(o, &b.scratch))
 	} else {
 		b.leftOut.Add(1)
 		t.cut = true
 	}
-	b.unhold(t, &o)
+	b.unhold(t, o)
 	if len(t.holds) == 0 {
 		b.putOff(b.queue, t, now)
 	}
-	for b.size > b.opts.MaxObservations {
+	for b.size > b.opts.MaxBytes {
 		b.early.Add(1)
 		b.release(cmp.Or(b.queue.Front(), b.held.Front()))
 	}
+}
+
+func (b *TraceBuffer) keep(t *BufferedTrace, p packed) {
+	before := t.size
+	if len(t.packed) == 0 {
+		t.size = bytesOfTrace
+	}
+	t.packed = append(t.packed, p)
+	t.size += p.size()
+	b.size += t.size - before
 }
 
 // Hold keeps the trace of an exchange that is reported to be open now. The hold ends
@@ -122,7 +150,7 @@ func (b *TraceBuffer) Hold(o *observe.Observation, now time.Time) {
 		return
 	}
 	h := holdOf(o)
-	if e, ok := b.traces[id]; !ok || !e.Value.(*bufferedTrace).has(h) {
+	if e, ok := b.traces[id]; !ok || !e.Value.(*BufferedTrace).has(h) {
 		if b.holds >= b.opts.MaxHolds {
 			b.holdsFull.Add(1)
 			return
@@ -143,37 +171,37 @@ func (b *TraceBuffer) Drop(o *observe.Observation, now time.Time) {
 	if !ok {
 		return
 	}
-	t := e.Value.(*bufferedTrace)
+	t := e.Value.(*BufferedTrace)
 	if b.unhold(t, o); len(t.holds) == 0 {
 		b.putOff(b.queue, t, now)
 	}
 }
 
-func (b *TraceBuffer) unhold(t *bufferedTrace, o *observe.Observation) {
+func (b *TraceBuffer) unhold(t *BufferedTrace, o *observe.Observation) {
 	if h := holdOf(o); t.has(h) {
 		delete(t.holds, h)
 		b.holds--
 	}
 }
 
-func (t *bufferedTrace) has(h hold) bool {
+func (t *BufferedTrace) has(h hold) bool {
 	_, ok := t.holds[h]
 	return ok
 }
 
 // trace returns the trace with an ID, a new one if necessary.
-func (b *TraceBuffer) trace(id trace.TraceID) *bufferedTrace {
+func (b *TraceBuffer) trace(id trace.TraceID) *BufferedTrace {
 	if e, ok := b.traces[id]; ok {
-		return e.Value.(*bufferedTrace)
+		return e.Value.(*BufferedTrace)
 	}
-	t := &bufferedTrace{id: id, again: b.wasReleased(id)}
+	t := &BufferedTrace{id: id, again: b.wasReleased(id)}
 	b.traces[id] = b.queue.PushBack(t)
 	return t
 }
 
 // putOff makes a trace the last of a list, where it waits from now on. A trace that has waited
 // there for too long keeps its place: it is released without those that still come.
-func (b *TraceBuffer) putOff(to *list.List, t *bufferedTrace, now time.Time) {
+func (b *TraceBuffer) putOff(to *list.List, t *BufferedTrace, now time.Time) {
 	longest := b.opts.MaxPutOff
 	if to == b.held {
 		longest = b.opts.MaxHeld
@@ -185,9 +213,12 @@ func (b *TraceBuffer) putOff(to *list.List, t *bufferedTrace, now time.Time) {
 	}
 	t.last = now
 	e := b.traces[t.id]
-	b.queue.Remove(e) // does nothing to an element of the other list
-	b.held.Remove(e)
-	b.traces[t.id] = to.PushBack(t)
+	to.MoveToBack(e) // does nothing to an element of the other list
+	if to.Back() != e {
+		b.queue.Remove(e)
+		b.held.Remove(e)
+		b.traces[t.id] = to.PushBack(t)
+	}
 }
 
 // wasReleased reports whether a trace was released recently: an observation of it
@@ -201,13 +232,14 @@ func (b *TraceBuffer) wasReleased(id trace.TraceID) bool {
 // Flush releases the traces that are complete.
 func (b *TraceBuffer) Flush(now time.Time) {
 	if now.Sub(b.rotated) > b.opts.Wait {
-		b.released[1], b.released[0], b.rotated = b.released[0], map[trace.TraceID]struct{}{}, now
+		b.rotate()
+		b.rotated = now
 	}
-	for e := b.queue.Front(); e != nil && now.Sub(e.Value.(*bufferedTrace).last) >= b.opts.Wait; e = b.queue.Front() {
+	for e := b.queue.Front(); e != nil && now.Sub(e.Value.(*BufferedTrace).last) >= b.opts.Wait; e = b.queue.Front() {
 		b.release(e)
 	}
-	for e := b.held.Front(); e != nil && now.Sub(e.Value.(*bufferedTrace).last) >= b.opts.HoldTime; e = b.held.Front() {
-		b.holdsExpired.Add(uint64(len(e.Value.(*bufferedTrace).holds)))
+	for e := b.held.Front(); e != nil && now.Sub(e.Value.(*BufferedTrace).last) >= b.opts.HoldTime; e = b.held.Front() {
+		b.holdsExpired.Add(uint64(len(e.Value.(*BufferedTrace).holds)))
 		b.release(e)
 	}
 }
@@ -221,21 +253,27 @@ func (b *TraceBuffer) Close() {
 	}
 }
 
+// rotate makes the traces that were released recently those of before.
+func (b *TraceBuffer) rotate() {
+	b.released[1], b.released[0] = b.released[0], b.released[1]
+	clear(b.released[0]) // keeps its memory
+}
+
 func (b *TraceBuffer) release(e *list.Element) {
-	t := e.Value.(*bufferedTrace)
+	t := e.Value.(*BufferedTrace)
 	b.queue.Remove(e)
 	b.held.Remove(e)
 	b.holds -= len(t.holds)
 	delete(b.traces, t.id)
-	b.size -= len(t.observations)
-	if len(t.observations) == 0 {
+	b.size -= t.size
+	if len(t.packed) == 0 {
 		return
 	}
-	if len(b.released[0]) >= b.opts.MaxObservations { // IDs of too many traces: forget the oldest
-		b.released[1], b.released[0] = b.released[0], map[trace.TraceID]struct{}{}
+	if len(b.released[0]) >= maxReleased { // forget the oldest
+		b.rotate()
 	}
 	b.released[0][t.id] = struct{}{}
-	b.opts.Done(t.observations, t.cut)
+	b.opts.Done(t)
 }
 
 // Counts returns how many traces were released incomplete because the buffer was
