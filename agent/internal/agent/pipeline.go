@@ -5,7 +5,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -364,6 +363,8 @@ type layers struct {
 	buffer    *breakdown.TraceBuffer
 	splitter  *splitter
 	unpacker  breakdown.Unpacker
+	segments  []breakdown.Segment // of one hop
+	span      span.LayerSpan      // the present one
 	workloads map[workloadKey]observe.Workload
 
 	minDuration  int64 // ns, of a segment that gets a span
@@ -503,7 +504,10 @@ func (l *layers) split(observations []observe.Observation, cut bool) {
 		if l.emitter == nil {
 			continue
 		}
-		for _, s := range hop.Coalesced() {
+		l.segments = hop.Coalesced(l.segments[:0])
+		flags := flags | hop.Cut()
+		for i := range l.segments {
+			s := &l.segments[i]
 			if s.Node == l.node && s.Time < l.minDuration { // other nodes' segments get no span here
 				l.belowMinimum.Inc()
 				continue
@@ -512,9 +516,8 @@ func (l *layers) split(observations []observe.Observation, cut bool) {
 				l.overTrace.Inc()
 				continue
 			}
-			if l.emitter.EmitLayer(&span.LayerSpan{
-				TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: s, Node: l.node, Workload: l.workload(hop, &s), Flags: hop.Cut() | flags,
-			}) {
+			l.span = span.LayerSpan{TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: *s, Node: l.node, Workload: l.workload(hop, s), Flags: flags}
+			if l.emitter.EmitLayer(&l.span) {
 				made++
 			}
 		}
@@ -523,11 +526,15 @@ func (l *layers) split(observations []observe.Observation, cut bool) {
 
 // countOneWay counts the capture points of a hop that saw no response that another saw.
 func (l *layers) countOneWay(hop *breakdown.Hop) {
-	all := hop.Observations()
-	if !slices.ContainsFunc(all, func(o *observe.Observation) bool { return o.Response.First != 0 }) {
+	answered, unanswered := false, false
+	for o := range hop.Each {
+		answered = answered || o.Response.First != 0
+		unanswered = unanswered || o.Response.First == 0
+	}
+	if !answered || !unanswered {
 		return
 	}
-	for _, o := range all {
+	for o := range hop.Each {
 		// One that was evicted may have seen it later.
 		if o.Flags&observe.FlagNoResponse != 0 && o.Response.First == 0 && o.Flags&observe.FlagEvicted == 0 {
 			name := cmp.Or(o.Point.Interface, string(o.Point.Kind))
@@ -546,7 +553,7 @@ func (l *layers) workload(hop *breakdown.Hop, s *breakdown.Segment) observe.Work
 	if s.Layer != observe.Application && s.Layer != observe.ProtocolStack {
 		return observe.Workload{}
 	}
-	for _, o := range hop.Observations() {
+	for o := range hop.Each {
 		if w := &o.Point.Workload; w.Service == s.Location && w.Namespace == s.Namespace {
 			return l.workloads[podOrService(&o.Point.Workload)]
 		}

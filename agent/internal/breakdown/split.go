@@ -28,6 +28,7 @@ func (h *Hop) split(start int64) {
 	}
 	h.Total = int64(last.at - first.at)
 	h.shift[first.node] = start - int64(first.at)
+	h.Segments = make([]Segment, 0, len(request)+len(response)+len(h.Children)+1)
 	h.addSending(first)
 	p.addCrossing()
 	p.splitChildren()
@@ -35,10 +36,13 @@ func (h *Hop) split(start int64) {
 	p.trimRequest()
 	p.addHandling(server)
 	h.noteSpread()
+	if len(h.Segments) == 0 {
+		h.Segments = nil
+	}
 	slices.SortStableFunc(h.Segments, func(a, b Segment) int { return cmp.Compare(a.Start, b.Start) })
 	h.Unattributed = h.Total
-	for _, s := range h.Segments {
-		h.Unattributed -= s.Time
+	for i := range h.Segments {
+		h.Unattributed -= h.Segments[i].Time
 	}
 	for _, child := range h.Children {
 		if child.OnCriticalPath {
@@ -212,6 +216,9 @@ func (p *path) splitChildren() {
 // ended last, then the one that ended last before that one started, and so on. Those
 // that ended before the request was read, or after the response was written, are not.
 func (p *path) criticalChildren() map[*Hop]bool {
+	if len(p.hop.Children) == 0 {
+		return nil
+	}
 	critical := map[*Hop]bool{}
 	r, a := p.request[len(p.request)-1], p.response[0]
 	byEnd := slices.SortedFunc(slices.Values(p.hop.Children), func(a, b *Hop) int {

@@ -136,6 +136,9 @@ const maxParents = 64
 
 func newHandlers(hops []*Hop, parents map[trace.SpanID]trace.SpanID) *handlers {
 	t := &handlers{parents: parents, byKey: map[handlerKey]*enclosing[*Hop]{}, ancestor: map[*Hop]*Hop{}}
+	if len(hops) < 2 {
+		return t // none is of another one's making
+	}
 	for _, h := range hops {
 		p := h.serverPeriod()
 		// Hops of unknown time have no children.
@@ -204,7 +207,7 @@ func placesFor(o *observe.Observation) []handlerKey {
 // the one that began last.
 func (t *handlers) parentOf(h *Hop) *Hop {
 	own := h.clientPeriod()
-	if own.point == nil {
+	if own.point == nil || len(t.byKey) == 0 {
 		return nil
 	}
 	places := placesFor(own.point)
