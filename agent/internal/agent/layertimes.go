@@ -105,7 +105,8 @@ func (t *LayerTimes) Observe(hop *breakdown.Hop) {
 	}
 	now := t.now()
 	t.sweep(now)
-	for _, sum := range sums(hop.Segments) {
+	var room [16]layerTime
+	for _, sum := range sums(room[:0], hop.Segments) {
 		t.observe(hop, sum, now)
 	}
 	of := t.hopOf(hop, now)
@@ -167,7 +168,8 @@ type layerTime struct {
 	ns                         int64
 }
 
-func sums(segments []breakdown.Segment) (all []layerTime) {
+// sums appends the times of segments to all, which is empty.
+func sums(all []layerTime, segments []breakdown.Segment) []layerTime {
 	for i := range segments {
 		one := layerTime{layerLabel(&segments[i]), segments[i].Location, segments[i].Namespace, segments[i].Phase, segments[i].Time}
 		at := slices.IndexFunc(all, func(s layerTime) bool {

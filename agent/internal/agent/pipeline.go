@@ -363,6 +363,7 @@ type layers struct {
 	buffer    *breakdown.TraceBuffer
 	splitter  *splitter
 	unpacker  breakdown.Unpacker
+	trees     breakdown.Splitter
 	segments  []breakdown.Segment // of one hop
 	span      span.LayerSpan      // the present one
 	workloads map[workloadKey]observe.Workload
@@ -489,7 +490,7 @@ func podOrService(w *observe.Workload) workloadKey {
 // observations were left out, so that what seems to be a hop's own time may be another hop's.
 func (l *layers) split(observations []observe.Observation, cut bool) {
 	l.remember(observations)
-	tree := breakdown.Split(observations, nil)
+	tree := l.trees.Split(observations, nil)
 	made, flags := 0, observe.Flags(0)
 	if cut {
 		flags = observe.FlagTraceLimited

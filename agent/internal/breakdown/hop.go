@@ -45,8 +45,9 @@ type Hop struct {
 	// Notes report what is missing or contradictory.
 	Notes []string
 
-	root  *Hop
-	shift map[string]int64 // per node: from its clock to offsets from the root's start
+	root   *Hop
+	memory *memory          // nil in tests
+	shift  map[string]int64 // per node: from its clock to offsets from the root's start
 
 	waypoints struct { // of both messages, once they were asked for
 		known             bool
@@ -151,6 +152,10 @@ func (h *Hop) service(peer func(*observe.Observation) observe.Peer, own ...*obse
 // starts. A request that was sent again under the same span ID and connection
 // makes one hop per attempt. parents has the parent of spans, or is nil.
 func Hops(observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) []*Hop {
+	return hopsOf(&memory{}, observations, parents)
+}
+
+func hopsOf(m *memory, observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) []*Hop {
 	groups := map[hopKey][]*observe.Observation{}
 	alias := aliases(observations, parents)
 	var order []hopKey
@@ -166,7 +171,7 @@ func Hops(observations []observe.Observation, parents map[trace.SpanID]trace.Spa
 	}
 	var hops []*Hop
 	for _, k := range order {
-		hops = append(hops, attempts(groups[k])...)
+		hops = append(hops, attempts(m, groups[k])...)
 	}
 	slices.SortStableFunc(hops, func(a, b *Hop) int { return cmp.Compare(a.wall(), b.wall()) })
 	return hops
@@ -462,12 +467,12 @@ const maxIncomplete = 16
 
 // attempts makes the hops of one connection and span. Every capture point saw
 // every attempt, or its observations cannot be assigned and are skipped.
-func attempts(group []*observe.Observation) []*Hop {
+func attempts(m *memory, group []*observe.Observation) []*Hop {
 	type seen struct {
 		slot slot
 		of   *observe.Observation
 	}
-	var all []seen
+	all := make([]seen, 0, len(group))
 	var devices []*observe.Observation
 	for _, o := range group {
 		if o.Point.Kind == observe.KindDevice {
@@ -497,7 +502,9 @@ func attempts(group []*observe.Observation) []*Hop {
 	incomplete := 0
 	hops := make([]*Hop, count)
 	for i := range hops {
-		hops[i] = &Hop{TraceID: trace.TraceID(group[0].Context.TraceID), SpanID: trace.SpanID(group[0].Context.SpanID), shift: map[string]int64{}}
+		hops[i] = &append(take(&m.hops, 1), Hop{
+			TraceID: trace.TraceID(group[0].Context.TraceID), SpanID: trace.SpanID(group[0].Context.SpanID), memory: m, shift: map[string]int64{},
+		})[0]
 	}
 	for rest := all; len(rest) > 0; rest = rest[len(of(rest)):] {
 		list := of(rest)

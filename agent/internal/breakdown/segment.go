@@ -151,31 +151,32 @@ func (h *Hop) ends() (client, server end) {
 }
 
 // steps returns the layers on the path of a message, in order.
-func steps(s shape, from, to end) []step {
+func steps(m *memory, s shape, from, to end) []step {
 	send := step{fromProcess, fromStack, observe.ProtocolStack, from.service}
 	pod := step{fromStack, fromVNIC, observe.ProtocolStack, from.service}
 	arrive := step{toVNIC, toStack, observe.ProtocolStack, to.service}
 	read := step{toStack, toProcess, observe.ProtocolStack, to.service}
+	all := take(&m.steps, 8)
 	switch s {
 	case loopback:
-		return []step{
+		return append(all,
 			send,
 			// A loopback device can lie between both stacks, as either vNIC.
-			{fromStack, fromVNIC, observe.ProtocolStack, to.service},
-			{fromVNIC, toVNIC, observe.ProtocolStack, to.service},
+			step{fromStack, fromVNIC, observe.ProtocolStack, to.service},
+			step{fromVNIC, toVNIC, observe.ProtocolStack, to.service},
 			arrive, read,
-		}
+		)
 	case local:
-		return []step{send, pod, {fromVNIC, toVNIC, observe.VirtualNetwork, location{name: from.node}}, arrive, read}
+		return append(all, send, pod, step{fromVNIC, toVNIC, observe.VirtualNetwork, location{name: from.node}}, arrive, read)
 	default:
-		return []step{
+		return append(all,
 			send, pod,
-			{fromVNIC, fromPNIC, observe.VirtualNetwork, location{name: from.node}},
-			{fromPNIC, fromDriver, observe.NodeDriver, location{name: from.node}},
-			{fromDriver, toPNIC, observe.RelayNetwork, location{name: nodePair(from.node, to.node)}},
-			{toPNIC, toVNIC, observe.VirtualNetwork, location{name: to.node}},
+			step{fromVNIC, fromPNIC, observe.VirtualNetwork, location{name: from.node}},
+			step{fromPNIC, fromDriver, observe.NodeDriver, location{name: from.node}},
+			step{fromDriver, toPNIC, observe.RelayNetwork, location{name: nodePair(from.node, to.node)}},
+			step{toPNIC, toVNIC, observe.VirtualNetwork, location{name: to.node}},
 			arrive, read,
-		}
+		)
 	}
 }
 

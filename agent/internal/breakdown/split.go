@@ -24,11 +24,11 @@ func (h *Hop) split(start int64) {
 	client, server := h.ends()
 	p := path{
 		hop: h, request: request, response: response,
-		out: steps(h.shape(), client, server), back: steps(h.shape(), server, client),
+		out: steps(h.memory, h.shape(), client, server), back: steps(h.memory, h.shape(), server, client),
 	}
 	h.Total = int64(last.at - first.at)
 	h.shift[first.node] = start - int64(first.at)
-	h.Segments = make([]Segment, 0, len(request)+len(response)+len(h.Children)+1)
+	h.Segments = take(&h.memory.segments, len(request)+len(response)+len(h.Children)+1)
 	h.addSending(first)
 	p.addCrossing()
 	p.splitChildren()
@@ -376,13 +376,13 @@ func handled(some []step, after, before *Hop) []step {
 	if after != nil {
 		client, server := after.ends()
 		if w := after.responseWaypoints(); len(w) > 0 {
-			extend(stepsBetween(steps(after.shape(), server, client), w[len(w)-1].position, toProcess))
+			extend(stepsBetween(steps(after.memory, after.shape(), server, client), w[len(w)-1].position, toProcess))
 		}
 	}
 	if before != nil {
 		client, server := before.ends()
 		if w := before.requestWaypoints(); len(w) > 0 {
-			extend(stepsBetween(steps(before.shape(), client, server), fromProcess, w[0].position))
+			extend(stepsBetween(steps(before.memory, before.shape(), client, server), fromProcess, w[0].position))
 		}
 	}
 	return some

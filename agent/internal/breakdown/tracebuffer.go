@@ -4,7 +4,6 @@ package breakdown
 
 import (
 	"cmp"
-	"container/list"
 	"sync/atomic"
 	"time"
 
@@ -39,7 +38,7 @@ type TraceBufferOptions struct {
 const (
 	// bytesOfTrace is the memory of a trace without its observations: itself, its places in
 	// the list and the table, and its ID among those that were released.
-	bytesOfTrace = 288
+	bytesOfTrace = 192
 	// maxReleased is the number of traces that are known as released at most, twice.
 	maxReleased = 65536
 )
@@ -49,11 +48,12 @@ const (
 // of its children. It is for one goroutine; others may read Counts.
 type TraceBuffer struct {
 	opts   TraceBufferOptions
-	traces map[trace.TraceID]*list.Element
-	queue  *list.List // of *BufferedTrace without holds, longest waiting first
-	held   *list.List // of *BufferedTrace with holds, the first to expire first
-	size   int        // bytes, of traces that have observations
+	traces map[trace.TraceID]*BufferedTrace
+	queue  traceList // without holds, longest waiting first
+	held   traceList // with holds, the first to expire first
+	size   int       // bytes, of traces that have observations
 	holds  int
+	began  time.Time // when the first came, from which times are counted
 
 	scratch []byte // of pack
 
@@ -66,15 +66,51 @@ type TraceBuffer struct {
 
 // BufferedTrace is what a node saw of a trace.
 type BufferedTrace struct {
-	id     trace.TraceID
-	packed []packed
-	size   int        // bytes
-	since  time.Time  // when it began to wait in its list
-	last   time.Time  // of the last observation, or the last report of an open exchange
-	in     *list.List // after the first putOff
-	holds  map[hold]struct{}
-	cut    bool // some observations were left out
-	again  bool // released before
+	id         trace.TraceID
+	packed     []packed
+	size       int           // bytes
+	since      time.Duration // when it began to wait in its list
+	last       time.Duration // of the last observation, or the last report of an open exchange
+	in         *traceList
+	prev, next *BufferedTrace // in the list
+	holds      map[hold]struct{}
+	putOff     bool // it has since
+	cut        bool // some observations were left out
+	again      bool // released before
+}
+
+// traceList is a list of traces, each of which is in one list at a time.
+type traceList struct{ front, back *BufferedTrace }
+
+// pushBack makes a trace the last of the list, whichever it was in.
+func (l *traceList) pushBack(t *BufferedTrace) {
+	t.remove()
+	t.in, t.prev = l, l.back
+	if l.back == nil {
+		l.front = t
+	} else {
+		l.back.next = t
+	}
+	l.back = t
+}
+
+// remove takes the trace out of its list, if it is in one.
+func (t *BufferedTrace) remove() {
+	l := t.in
+	if l == nil {
+		return
+	}
+	if t.prev == nil {
+		l.front = t.next
+	} else {
+		t.prev.next = t.next
+	}
+	if t.next == nil {
+		l.back = t.prev
+	} else {
+		t.next.prev = t.prev
+	}
+	t.in, t.prev, t.next = nil, nil, nil
 }
 
 // Len is the number of its observations.
@@ -105,7 +141,7 @@ func holdOf(o *observe.Observation) hold {
 
 // NewTraceBuffer returns an empty TraceBuffer.
 func NewTraceBuffer(opts TraceBufferOptions) *TraceBuffer {
-	b := &TraceBuffer{opts: opts, traces: map[trace.TraceID]*list.Element{}, queue: list.New(), held: list.New()}
+	b := &TraceBuffer{opts: opts, traces: map[trace.TraceID]*BufferedTrace{}}
 	b.released[0], b.released[1] = map[trace.TraceID]struct{}{}, map[trace.TraceID]struct{}{}
 	return b
 }
@@ -124,11 +160,11 @@ func (b *TraceBuffer) Add(o *observe.Observation, now time.Time) {
 	}
 	b.unhold(t, o)
 	if len(t.holds) == 0 {
-		b.putOff(b.queue, t, now)
+		b.putOff(&b.queue, t, now)
 	}
 	for b.size > b.opts.MaxBytes {
 		b.early.Add(1)
-		b.release(cmp.Or(b.queue.Front(), b.held.Front()))
+		b.release(cmp.Or(b.queue.front, b.held.front))
 	}
 }
 
@@ -150,7 +186,7 @@ func (b *TraceBuffer) Hold(o *observe.Observation, now time.Time) {
 		return
 	}
 	h := holdOf(o)
-	if e, ok := b.traces[id]; !ok || !e.Value.(*BufferedTrace).has(h) {
+	if t, ok := b.traces[id]; !ok || !t.has(h) {
 		if b.holds >= b.opts.MaxHolds {
 			b.holdsFull.Add(1)
 			return
@@ -162,18 +198,17 @@ func (b *TraceBuffer) Hold(o *observe.Observation, now time.Time) {
 		t.holds = map[hold]struct{}{}
 	}
 	t.holds[h] = struct{}{}
-	b.putOff(b.held, t, now)
+	b.putOff(&b.held, t, now)
 }
 
 // Drop ends the hold of an exchange whose whole is not added.
 func (b *TraceBuffer) Drop(o *observe.Observation, now time.Time) {
-	e, ok := b.traces[trace.TraceID(o.Context.TraceID)]
+	t, ok := b.traces[trace.TraceID(o.Context.TraceID)]
 	if !ok {
 		return
 	}
-	t := e.Value.(*BufferedTrace)
 	if b.unhold(t, o); len(t.holds) == 0 {
-		b.putOff(b.queue, t, now)
+		b.putOff(&b.queue, t, now)
 	}
 }
 
@@ -191,34 +226,38 @@ func (t *BufferedTrace) has(h hold) bool {
 
 // trace returns the trace with an ID, a new one if necessary.
 func (b *TraceBuffer) trace(id trace.TraceID) *BufferedTrace {
-	if e, ok := b.traces[id]; ok {
-		return e.Value.(*BufferedTrace)
+	if t, ok := b.traces[id]; ok {
+		return t
 	}
 	t := &BufferedTrace{id: id, again: b.wasReleased(id)}
-	b.traces[id] = b.queue.PushBack(t)
+	b.traces[id] = t
+	b.queue.pushBack(t)
 	return t
 }
 
 // putOff makes a trace the last of a list, where it waits from now on. A trace that has waited
 // there for too long keeps its place: it is released without those that still come.
-func (b *TraceBuffer) putOff(to *list.List, t *BufferedTrace, now time.Time) {
+func (b *TraceBuffer) putOff(to *traceList, t *BufferedTrace, now time.Time) {
 	longest := b.opts.MaxPutOff
-	if to == b.held {
+	if to == &b.held {
 		longest = b.opts.MaxHeld
 	}
-	if t.in != to {
-		t.in, t.since = to, now
-	} else if now.Sub(t.since) >= longest {
+	at := b.time(now)
+	if t.in != to || !t.putOff {
+		t.putOff, t.since = true, at
+	} else if at-t.since >= longest {
 		return
 	}
-	t.last = now
-	e := b.traces[t.id]
-	to.MoveToBack(e) // does nothing to an element of the other list
-	if to.Back() != e {
-		b.queue.Remove(e)
-		b.held.Remove(e)
-		b.traces[t.id] = to.PushBack(t)
+	t.last = at
+	to.pushBack(t)
+}
+
+// time returns a time as that since the first.
+func (b *TraceBuffer) time(now time.Time) time.Duration {
+	if b.began.IsZero() {
+		b.began = now
 	}
+	return now.Sub(b.began)
 }
 
 // wasReleased reports whether a trace was released recently: an observation of it
@@ -235,20 +274,21 @@ func (b *TraceBuffer) Flush(now time.Time) {
 		b.rotate()
 		b.rotated = now
 	}
-	for e := b.queue.Front(); e != nil && now.Sub(e.Value.(*BufferedTrace).last) >= b.opts.Wait; e = b.queue.Front() {
-		b.release(e)
+	at := b.time(now)
+	for t := b.queue.front; t != nil && at-t.last >= b.opts.Wait; t = b.queue.front {
+		b.release(t)
 	}
-	for e := b.held.Front(); e != nil && now.Sub(e.Value.(*BufferedTrace).last) >= b.opts.HoldTime; e = b.held.Front() {
-		b.holdsExpired.Add(uint64(len(e.Value.(*BufferedTrace).holds)))
-		b.release(e)
+	for t := b.held.front; t != nil && at-t.last >= b.opts.HoldTime; t = b.held.front {
+		b.holdsExpired.Add(uint64(len(t.holds)))
+		b.release(t)
 	}
 }
 
 // Close releases all traces.
 func (b *TraceBuffer) Close() {
-	for _, l := range []*list.List{b.queue, b.held} {
-		for e := l.Front(); e != nil; e = l.Front() {
-			b.release(e)
+	for _, l := range []*traceList{&b.queue, &b.held} {
+		for l.front != nil {
+			b.release(l.front)
 		}
 	}
 }
@@ -259,10 +299,8 @@ func (b *TraceBuffer) rotate() {
 	clear(b.released[0]) // keeps its memory
 }
 
-func (b *TraceBuffer) release(e *list.Element) {
-	t := e.Value.(*BufferedTrace)
-	b.queue.Remove(e)
-	b.held.Remove(e)
+func (b *TraceBuffer) release(t *BufferedTrace) {
+	t.remove()
 	b.holds -= len(t.holds)
 	delete(b.traces, t.id)
 	b.size -= t.size

@@ -106,7 +106,7 @@ func TestOpenExchangeHoldsItsTrace(t *testing.T) {
 	if len(done[0]) != 2 {
 		t.Errorf("the trace was split with %d observations, want 2", len(done[0]))
 	}
-	if b.holds != 0 || b.held.Len() != 0 || len(b.traces) != 0 {
+	if b.holds != 0 || b.held.front != nil || len(b.traces) != 0 {
 		t.Errorf("%d holds and %d traces are left", b.holds, len(b.traces))
 	}
 }
@@ -195,8 +195,8 @@ func TestTraceIsNotPutOffForEver(t *testing.T) {
 
 // sizeOf is the number of observations that a trace has in the buffer.
 func (b *TraceBuffer) sizeOf(id byte) uint64 {
-	if e, ok := b.traces[trace.TraceID{id}]; ok {
-		return uint64(len(e.Value.(*BufferedTrace).packed))
+	if t, ok := b.traces[trace.TraceID{id}]; ok {
+		return uint64(t.Len())
 	}
 	return 0
 }

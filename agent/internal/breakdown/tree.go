@@ -37,7 +37,11 @@ type Tree struct {
 // applications reported, or is nil; it is only needed if a process handles
 // several requests of one trace at the same time.
 func Split(observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) *Tree {
-	hops := Hops(observations, parents)
+	return split(&memory{}, observations, parents)
+}
+
+func split(m *memory, observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) *Tree {
+	hops := hopsOf(m, observations, parents)
 	t := &Tree{}
 	handlers := newHandlers(hops, parents)
 	for _, h := range hops {

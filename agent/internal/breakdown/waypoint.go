@@ -57,8 +57,9 @@ func (h *Hop) responseWaypoints() []waypoint {
 func (h *Hop) findWaypoints() {
 	if w := &h.waypoints; !w.known {
 		client, server := h.vnics()
-		w.request = waypoints(requestOf, h.Sender, client, h.ClientPNIC, h.ServerPNIC, server, h.Receiver)
-		w.response = waypoints(responseOf, h.Receiver, server, h.ServerPNIC, h.ClientPNIC, client, h.Sender)
+		m := cmp.Or(h.memory, &memory{})
+		w.request = waypoints(m, requestOf, h.Sender, client, h.ClientPNIC, h.ServerPNIC, server, h.Receiver)
+		w.response = waypoints(m, responseOf, h.Receiver, server, h.ServerPNIC, h.ClientPNIC, client, h.Sender)
 		w.known = true
 	}
 }
@@ -77,11 +78,11 @@ func responseOf(o *observe.Observation) *observe.Message { return &o.Response }
 
 // waypoints returns the waypoints of a message. The observations are in its
 // order: the sender's socket, vNIC and pNIC, the receiver's pNIC, vNIC, socket.
-func waypoints(message func(*observe.Observation) *observe.Message, from, fromNIC, out, in, toNIC, to *observe.Observation) (all []waypoint) {
+func waypoints(memory *memory, message func(*observe.Observation) *observe.Message, from, fromNIC, out, in, toNIC, to *observe.Observation) (all []waypoint) {
 	add := func(p position, o *observe.Observation, at uint64, name string) {
 		if at != 0 {
 			if all == nil {
-				all = make([]waypoint, 0, positions)
+				all = take(&memory.waypoints, int(positions))
 			}
 			all = append(all, waypoint{p, at, o.Point.Node, name})
 		}

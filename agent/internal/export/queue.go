@@ -31,8 +31,9 @@ const (
 	warnInterval = 10 * time.Second
 	// progressInterval is the time between two lines about what is left at the end.
 	progressInterval = 2 * time.Second
-	// maxFree is the number of empty batches that are kept: one fills while another is sent.
-	maxFree = 2
+	// maxFree is the number of empty batches that are kept, some 100 KB each: one fills while
+	// another is sent, and a few wait meanwhile.
+	maxFree = 4
 )
 
 // Queue encodes spans and sends them in batches. It holds a bounded number of spans,
@@ -72,7 +73,7 @@ func NewQueue(client otlptrace.Client, size int, log *slog.Logger) *Queue {
 	q := &Queue{
 		size: int64(size), batch: min(size, batchSize), client: client, log: log,
 		wake: make(chan struct{}, 1), due: time.NewTimer(batchDelay), done: make(chan struct{}),
-		filling: newBatch(),
+		filling: newBatch(0),
 	}
 	q.alive, q.cancel = context.WithCancel(context.Background())
 	q.due.Stop()
@@ -122,7 +123,7 @@ func (q *Queue) hand() {
 		if last := len(q.free) - 1; last >= 0 {
 			q.filling, q.free = q.free[last], q.free[:last]
 		} else {
-			q.filling = newBatch()
+			q.filling = newBatch(len(q.filling.encoded)) // it does not grow in steps
 		}
 	}
 	select {

@@ -43,7 +43,10 @@ type batchOrigin struct {
 	size   int // of its encoded spans
 }
 
-func newBatch() *batch { return &batch{index: map[*span.Origin]int{}} }
+// newBatch returns a batch with room for some bytes of spans.
+func newBatch(room int) *batch {
+	return &batch{encoded: make([]byte, 0, room), index: map[*span.Origin]int{}}
+}
 
 // reset empties the batch and keeps its memory.
 func (b *batch) reset() {
