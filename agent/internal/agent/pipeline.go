@@ -390,7 +390,7 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 		Wait: wait, MaxBytes: maxBuffered,
 		MaxHolds: maxHolds, HoldTime: cfg.RequestTimeout + 2*cfg.IdleTimeout + cfg.ReadInterval,
 		MaxOfTrace: maxOfTrace, MaxPutOff: 4 * wait, MaxHeld: maxHeld,
-		Done: l.splitter.add,
+		Done: l.splitter.add, Busy: l.splitter.busy,
 	})
 	r.MustRegister(l.times)
 	with := promauto.With(r)

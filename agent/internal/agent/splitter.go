@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// maxUnsplit is the maximum number of observations in traces that wait to be split,
-	// some 100 bytes each.
-	maxUnsplit = 65536
+	// maxUnsplit is the maximum number of observations in traces that wait to be split. When
+	// half of them do, further ones stay in the trace buffer.
+	maxUnsplit = 32768
 	// splitTurn is the time for which the splitter works without a rest, and splitRest
 	// that for which others have its CPU then, unless half of maxUnsplit waits.
 	splitTurn = time.Millisecond
@@ -41,6 +41,13 @@ func newSplitter(split func(*breakdown.BufferedTrace)) *splitter {
 	s := &splitter{split: split, done: make(chan struct{})}
 	s.change = sync.NewCond(&s.mu)
 	return s
+}
+
+// busy reports whether more traces should wait elsewhere, while there is room for some more.
+func (s *splitter) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.size > maxUnsplit/2
 }
 
 // add queues a trace.

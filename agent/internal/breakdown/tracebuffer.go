@@ -12,7 +12,7 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// TraceBufferOptions of a TraceBuffer. All are required.
+// TraceBufferOptions of a TraceBuffer. All but Busy are required.
 type TraceBufferOptions struct {
 	// Wait is the time after its last observation when a trace is complete.
 	Wait time.Duration
@@ -33,6 +33,9 @@ type TraceBufferOptions struct {
 	HoldTime time.Duration
 	// Done takes a trace that is released.
 	Done func(*BufferedTrace)
+	// Busy reports whether Done should take none for now: complete traces wait on, as long as
+	// there is room for them. nil: it never does.
+	Busy func() bool
 }
 
 const (
@@ -275,14 +278,16 @@ func (b *TraceBuffer) Flush(now time.Time) {
 		b.rotated = now
 	}
 	at := b.time(now)
-	for t := b.queue.front; t != nil && at-t.last >= b.opts.Wait; t = b.queue.front {
+	for t := b.queue.front; t != nil && at-t.last >= b.opts.Wait && !b.isBusy(); t = b.queue.front {
 		b.release(t)
 	}
-	for t := b.held.front; t != nil && at-t.last >= b.opts.HoldTime; t = b.held.front {
+	for t := b.held.front; t != nil && at-t.last >= b.opts.HoldTime && !b.isBusy(); t = b.held.front {
 		b.holdsExpired.Add(uint64(len(t.holds)))
 		b.release(t)
 	}
 }
+
+func (b *TraceBuffer) isBusy() bool { return b.opts.Busy != nil && b.opts.Busy() }
 
 // Close releases all traces.
 func (b *TraceBuffer) Close() {

@@ -193,6 +193,34 @@ func TestTraceIsNotPutOffForEver(t *testing.T) {
 	}
 }
 
+// Complete traces stay in the buffer while nothing takes them, until it is full.
+func TestBufferKeepsTracesWhileDoneIsBusy(t *testing.T) {
+	busy, done := true, 0
+	b := NewTraceBuffer(TraceBufferOptions{
+		Wait: time.Second, MaxBytes: room(3), MaxOfTrace: 3, MaxPutOff: time.Minute, MaxHolds: 2, HoldTime: time.Second, MaxHeld: time.Hour,
+		Done: func(*BufferedTrace) { done++ }, Busy: func() bool { return busy },
+	})
+	at := time.Unix(1000, 0)
+	for id := byte(1); id <= 3; id++ {
+		b.Add(seen(id), at)
+	}
+	open := observation(3)
+	b.Hold(&open, at)
+	at = at.Add(time.Hour)
+	if b.Flush(at); done != 0 {
+		t.Errorf("%d traces released while what takes them is busy", done)
+	}
+	b.Add(seen(4), at)
+	if early, _ := b.Counts(); early != 1 || done != 1 {
+		t.Errorf("%d traces released, %d early, want 1: there is no room", done, early)
+	}
+	busy = false
+	at = at.Add(time.Second)
+	if b.Flush(at); done != 4 || len(b.traces) != 0 {
+		t.Errorf("%d traces released, %d left", done, len(b.traces))
+	}
+}
+
 // sizeOf is the number of observations that a trace has in the buffer.
 func (b *TraceBuffer) sizeOf(id byte) uint64 {
 	if t, ok := b.traces[trace.TraceID{id}]; ok {
