@@ -32,8 +32,8 @@ const (
 	// 400 bytes each.
 	maxPending = 8192
 	// maxBuffered is the memory in bytes of observations that wait for the rest of their
-	// traces: 10,000 requests/s with four capture points take 40 MiB.
-	maxBuffered = 48 << 20
+	// traces: 10,000 requests/s with four capture points take half of it.
+	maxBuffered = 64 << 20
 	// maxOfTrace is the maximum number of observations of one trace that are split: about
 	// a thousand requests.
 	maxOfTrace = 4096

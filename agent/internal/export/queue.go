@@ -81,25 +81,33 @@ func NewQueue(client otlptrace.Client, size int, log *slog.Logger) *Queue {
 	return q
 }
 
-// Take queues a span, or drops and counts it. It does not block.
+// Take queues a span, or drops and counts it. It does not block: spans are encoded before the
+// lock, which is held for a copy only.
 func (q *Queue) Take(s *span.Finished) {
 	q.counters.accepted.Add(1)
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		q.counters.late.Add(1)
-		return
-	}
 	queued := q.counters.queued.Add(1)
 	if queued == 1 {
 		q.moved.Store(time.Now().UnixNano())
 	}
-	if queued > q.size {
+	var encoded *[]byte
+	if queued <= q.size {
+		encoded = scratch.Get().(*[]byte)
+		*encoded = appendSpan((*encoded)[:0], s)
+		defer scratch.Put(encoded)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.closed:
+		q.counters.queued.Add(-1)
+		q.counters.late.Add(1)
+		return
+	case encoded == nil:
 		q.counters.queued.Add(-1)
 		q.warnFull(q.counters.dropped.Add(1))
 		return
 	}
-	q.filling.add(s)
+	q.filling.add(s.Origin, *encoded)
 	switch len(q.filling.spans) {
 	case q.batch:
 		q.hand()
@@ -107,6 +115,9 @@ func (q *Queue) Take(s *span.Finished) {
 		q.due.Reset(batchDelay)
 	}
 }
+
+// scratch has memory for one encoded span.
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
 // warnFull logs once per interval; the counter has the rest.
 func (q *Queue) warnFull(dropped uint64) {
