@@ -517,7 +517,7 @@ func (l *layers) split(observations []observe.Observation, cut bool) {
 				l.overTrace.Inc()
 				continue
 			}
-			l.span = span.LayerSpan{TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: *s, Node: l.node, Workload: l.workload(hop, s), Flags: flags}
+			l.span = span.LayerSpan{TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: s, Node: l.node, Workload: l.workload(hop, s), Flags: flags}
 			if l.emitter.EmitLayer(&l.span) {
 				made++
 			}

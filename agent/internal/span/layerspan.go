@@ -21,7 +21,7 @@ type LayerSpan struct {
 	TraceID trace.TraceID
 	// SpanID is the parent, the span in the request's header.
 	SpanID  trace.SpanID
-	Segment breakdown.Segment
+	Segment *breakdown.Segment
 	// Node is this node. Workload spent the time; it is empty if the node did.
 	Node     string
 	Workload observe.Workload
@@ -86,7 +86,7 @@ func (e *Emitter) EmitLayer(s *LayerSpan) bool {
 		Node: s.Node, Workload: s.Workload,
 	}
 	made := &e.span
-	made.Origin, made.Name = e.point(&p, layerResource).exchanges, layerName(&s.Segment)
+	made.Origin, made.Name = e.point(&p, layerResource).exchanges, layerName(s.Segment)
 	made.TraceID, made.ID, made.Parent = s.TraceID, layerID(s), s.SpanID
 	made.Start, made.End = offset.unixNano(s.Segment.At), offset.unixNano(s.Segment.At+uint64(s.Segment.Time))
 	made.Attributes = appendLayer(made.Attributes[:0], s)
