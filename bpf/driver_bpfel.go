@@ -189,36 +189,45 @@ const (
 	DriverCounterCOUNTER_CONTEXT_NONE        DriverCounter = 3
 	DriverCounterCOUNTER_HEAD_TRUNCATED      DriverCounter = 4
 	DriverCounterCOUNTER_HEAD_UNPARSABLE     DriverCounter = 5
-	DriverCounterCOUNTER_CONTEXT_MALFORMED   DriverCounter = 6
-	DriverCounterCOUNTER_CONTEXT_SEVERAL     DriverCounter = 7
-	DriverCounterCOUNTER_RESPONSE_UNTRACKED  DriverCounter = 8
-	DriverCounterCOUNTER_REQUEST_IN_RESPONSE DriverCounter = 9
-	DriverCounterCOUNTER_PIPELINED           DriverCounter = 10
-	DriverCounterCOUNTER_RETRANSMITTED       DriverCounter = 11
-	DriverCounterCOUNTER_OUT_OF_ORDER        DriverCounter = 12
-	DriverCounterCOUNTER_LATE                DriverCounter = 13
-	DriverCounterCOUNTER_FRAGMENT            DriverCounter = 14
-	DriverCounterCOUNTER_PACKET_TRUNCATED    DriverCounter = 15
-	DriverCounterCOUNTER_OPTION_READ         DriverCounter = 16
-	DriverCounterCOUNTER_OPTION_UNTRUSTED    DriverCounter = 17
-	DriverCounterCOUNTER_STARTED             DriverCounter = 18
-	DriverCounterCOUNTER_EMITTED             DriverCounter = 19
-	DriverCounterCOUNTER_RING_FULL           DriverCounter = 20
-	DriverCounterCOUNTER_MAP_FULL            DriverCounter = 21
-	DriverCounterCOUNTER_DISCARDED           DriverCounter = 22
-	DriverCounterCOUNTER_SOCKET_FULL         DriverCounter = 23
-	DriverCounterCOUNTER_DROPPED             DriverCounter = 24
-	DriverCounterCOUNTER_SCRATCH_BUSY        DriverCounter = 25
-	DriverCounterCOUNTER_EVICTED             DriverCounter = 26
-	DriverCounterCOUNTER_INCOMPLETE          DriverCounter = 27
-	DriverCounterCOUNTER_OPEN_REPORT         DriverCounter = 28
-	DriverCounterCOUNTER_QUEUE_FULL          DriverCounter = 29
-	DriverCounterCOUNTER_FRAMING_LOST        DriverCounter = 30
-	DriverCounterCOUNTER_SEARCH              DriverCounter = 31
-	DriverCounterCOUNTER_SEARCH_BYTES        DriverCounter = 32
-	DriverCounterCOUNTER_SEARCH_BUDGET       DriverCounter = 33
-	DriverCounterCOUNTER_CONTEXT_BEHIND      DriverCounter = 34
-	DriverCounterCOUNTERS                    DriverCounter = 35
+	DriverCounterCOUNTER_NOT_CAPTURED        DriverCounter = 6
+	DriverCounterCOUNTER_CONTEXT_MALFORMED   DriverCounter = 7
+	DriverCounterCOUNTER_CONTEXT_SEVERAL     DriverCounter = 8
+	DriverCounterCOUNTER_RESPONSE_UNTRACKED  DriverCounter = 9
+	DriverCounterCOUNTER_REQUEST_IN_RESPONSE DriverCounter = 10
+	DriverCounterCOUNTER_PIPELINED           DriverCounter = 11
+	DriverCounterCOUNTER_RETRANSMITTED       DriverCounter = 12
+	DriverCounterCOUNTER_OUT_OF_ORDER        DriverCounter = 13
+	DriverCounterCOUNTER_LATE                DriverCounter = 14
+	DriverCounterCOUNTER_FRAGMENT            DriverCounter = 15
+	DriverCounterCOUNTER_PACKET_TRUNCATED    DriverCounter = 16
+	DriverCounterCOUNTER_OPTION_READ         DriverCounter = 17
+	DriverCounterCOUNTER_OPTION_UNTRUSTED    DriverCounter = 18
+	DriverCounterCOUNTER_STARTED             DriverCounter = 19
+	DriverCounterCOUNTER_EMITTED             DriverCounter = 20
+	DriverCounterCOUNTER_RING_FULL           DriverCounter = 21
+	DriverCounterCOUNTER_MAP_FULL            DriverCounter = 22
+	DriverCounterCOUNTER_DISCARDED           DriverCounter = 23
+	DriverCounterCOUNTER_SOCKET_FULL         DriverCounter = 24
+	DriverCounterCOUNTER_DROPPED             DriverCounter = 25
+	DriverCounterCOUNTER_SCRATCH_BUSY        DriverCounter = 26
+	DriverCounterCOUNTER_EVICTED             DriverCounter = 27
+	DriverCounterCOUNTER_INCOMPLETE          DriverCounter = 28
+	DriverCounterCOUNTER_OPEN_REPORT         DriverCounter = 29
+	DriverCounterCOUNTER_QUEUE_FULL          DriverCounter = 30
+	DriverCounterCOUNTER_FRAMING_LOST        DriverCounter = 31
+	DriverCounterCOUNTER_SEARCH              DriverCounter = 32
+	DriverCounterCOUNTER_SEARCH_BYTES        DriverCounter = 33
+	DriverCounterCOUNTER_SEARCH_BUDGET       DriverCounter = 34
+	DriverCounterCOUNTER_CONTEXT_BEHIND      DriverCounter = 35
+	DriverCounterCOUNTERS                    DriverCounter = 36
+)
+
+type DriverLimit uint32
+
+const (
+	DriverLimitLIMIT_SOCKETS DriverLimit = 1
+	DriverLimitLIMIT_DEEP    DriverLimit = 2
+	DriverLimitLIMIT_NEW     DriverLimit = 4
 )
 
 type DriverPrefixKey struct {
@@ -496,6 +505,7 @@ const (
 	DriverMapConnections        = "connections"
 	DriverMapCounters           = "counters"
 	DriverMapExchanges          = "exchanges"
+	DriverMapLimits             = "limits"
 	DriverMapQueuedRequests     = "queued_requests"
 	DriverMapScratches          = "scratches"
 	DriverMapTrackedConnections = "tracked_connections"
@@ -564,6 +574,7 @@ type DriverMapSpecs struct {
 	Connections        *ebpf.MapSpec `ebpf:"connections"`
 	Counters           *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
+	Limits             *ebpf.MapSpec `ebpf:"limits"`
 	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
 	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
@@ -606,6 +617,7 @@ type DriverMaps struct {
 	Connections        *ebpf.Map `ebpf:"connections"`
 	Counters           *ebpf.Map `ebpf:"counters"`
 	Exchanges          *ebpf.Map `ebpf:"exchanges"`
+	Limits             *ebpf.Map `ebpf:"limits"`
 	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
 	Scratches          *ebpf.Map `ebpf:"scratches"`
 	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
@@ -620,6 +632,7 @@ func (m *DriverMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
+		m.Limits,
 		m.QueuedRequests,
 		m.Scratches,
 		m.TrackedConnections,

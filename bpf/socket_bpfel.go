@@ -206,36 +206,37 @@ const (
 	SocketCounterCOUNTER_CONTEXT_NONE        SocketCounter = 3
 	SocketCounterCOUNTER_HEAD_TRUNCATED      SocketCounter = 4
 	SocketCounterCOUNTER_HEAD_UNPARSABLE     SocketCounter = 5
-	SocketCounterCOUNTER_CONTEXT_MALFORMED   SocketCounter = 6
-	SocketCounterCOUNTER_CONTEXT_SEVERAL     SocketCounter = 7
-	SocketCounterCOUNTER_RESPONSE_UNTRACKED  SocketCounter = 8
-	SocketCounterCOUNTER_REQUEST_IN_RESPONSE SocketCounter = 9
-	SocketCounterCOUNTER_PIPELINED           SocketCounter = 10
-	SocketCounterCOUNTER_RETRANSMITTED       SocketCounter = 11
-	SocketCounterCOUNTER_OUT_OF_ORDER        SocketCounter = 12
-	SocketCounterCOUNTER_LATE                SocketCounter = 13
-	SocketCounterCOUNTER_FRAGMENT            SocketCounter = 14
-	SocketCounterCOUNTER_PACKET_TRUNCATED    SocketCounter = 15
-	SocketCounterCOUNTER_OPTION_READ         SocketCounter = 16
-	SocketCounterCOUNTER_OPTION_UNTRUSTED    SocketCounter = 17
-	SocketCounterCOUNTER_STARTED             SocketCounter = 18
-	SocketCounterCOUNTER_EMITTED             SocketCounter = 19
-	SocketCounterCOUNTER_RING_FULL           SocketCounter = 20
-	SocketCounterCOUNTER_MAP_FULL            SocketCounter = 21
-	SocketCounterCOUNTER_DISCARDED           SocketCounter = 22
-	SocketCounterCOUNTER_SOCKET_FULL         SocketCounter = 23
-	SocketCounterCOUNTER_DROPPED             SocketCounter = 24
-	SocketCounterCOUNTER_SCRATCH_BUSY        SocketCounter = 25
-	SocketCounterCOUNTER_EVICTED             SocketCounter = 26
-	SocketCounterCOUNTER_INCOMPLETE          SocketCounter = 27
-	SocketCounterCOUNTER_OPEN_REPORT         SocketCounter = 28
-	SocketCounterCOUNTER_QUEUE_FULL          SocketCounter = 29
-	SocketCounterCOUNTER_FRAMING_LOST        SocketCounter = 30
-	SocketCounterCOUNTER_SEARCH              SocketCounter = 31
-	SocketCounterCOUNTER_SEARCH_BYTES        SocketCounter = 32
-	SocketCounterCOUNTER_SEARCH_BUDGET       SocketCounter = 33
-	SocketCounterCOUNTER_CONTEXT_BEHIND      SocketCounter = 34
-	SocketCounterCOUNTERS                    SocketCounter = 35
+	SocketCounterCOUNTER_NOT_CAPTURED        SocketCounter = 6
+	SocketCounterCOUNTER_CONTEXT_MALFORMED   SocketCounter = 7
+	SocketCounterCOUNTER_CONTEXT_SEVERAL     SocketCounter = 8
+	SocketCounterCOUNTER_RESPONSE_UNTRACKED  SocketCounter = 9
+	SocketCounterCOUNTER_REQUEST_IN_RESPONSE SocketCounter = 10
+	SocketCounterCOUNTER_PIPELINED           SocketCounter = 11
+	SocketCounterCOUNTER_RETRANSMITTED       SocketCounter = 12
+	SocketCounterCOUNTER_OUT_OF_ORDER        SocketCounter = 13
+	SocketCounterCOUNTER_LATE                SocketCounter = 14
+	SocketCounterCOUNTER_FRAGMENT            SocketCounter = 15
+	SocketCounterCOUNTER_PACKET_TRUNCATED    SocketCounter = 16
+	SocketCounterCOUNTER_OPTION_READ         SocketCounter = 17
+	SocketCounterCOUNTER_OPTION_UNTRUSTED    SocketCounter = 18
+	SocketCounterCOUNTER_STARTED             SocketCounter = 19
+	SocketCounterCOUNTER_EMITTED             SocketCounter = 20
+	SocketCounterCOUNTER_RING_FULL           SocketCounter = 21
+	SocketCounterCOUNTER_MAP_FULL            SocketCounter = 22
+	SocketCounterCOUNTER_DISCARDED           SocketCounter = 23
+	SocketCounterCOUNTER_SOCKET_FULL         SocketCounter = 24
+	SocketCounterCOUNTER_DROPPED             SocketCounter = 25
+	SocketCounterCOUNTER_SCRATCH_BUSY        SocketCounter = 26
+	SocketCounterCOUNTER_EVICTED             SocketCounter = 27
+	SocketCounterCOUNTER_INCOMPLETE          SocketCounter = 28
+	SocketCounterCOUNTER_OPEN_REPORT         SocketCounter = 29
+	SocketCounterCOUNTER_QUEUE_FULL          SocketCounter = 30
+	SocketCounterCOUNTER_FRAMING_LOST        SocketCounter = 31
+	SocketCounterCOUNTER_SEARCH              SocketCounter = 32
+	SocketCounterCOUNTER_SEARCH_BYTES        SocketCounter = 33
+	SocketCounterCOUNTER_SEARCH_BUDGET       SocketCounter = 34
+	SocketCounterCOUNTER_CONTEXT_BEHIND      SocketCounter = 35
+	SocketCounterCOUNTERS                    SocketCounter = 36
 )
 
 type SocketDeepMode uint32
@@ -244,6 +245,14 @@ const (
 	SocketDeepModeDEEP_OFF  SocketDeepMode = 0
 	SocketDeepModeDEEP_ON   SocketDeepMode = 1
 	SocketDeepModeDEEP_AUTO SocketDeepMode = 2
+)
+
+type SocketLimit uint32
+
+const (
+	SocketLimitLIMIT_SOCKETS SocketLimit = 1
+	SocketLimitLIMIT_DEEP    SocketLimit = 2
+	SocketLimitLIMIT_NEW     SocketLimit = 4
 )
 
 type SocketPartialHead struct {
@@ -654,6 +663,7 @@ const (
 	SocketMapCounters           = "counters"
 	SocketMapExchanges          = "exchanges"
 	SocketMapLatestWrites       = "latest_writes"
+	SocketMapLimits             = "limits"
 	SocketMapPartialHeads       = "partial_heads"
 	SocketMapQueuedRequests     = "queued_requests"
 	SocketMapScratches          = "scratches"
@@ -742,6 +752,7 @@ type SocketMapSpecs struct {
 	Counters           *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
 	LatestWrites       *ebpf.MapSpec `ebpf:"latest_writes"`
+	Limits             *ebpf.MapSpec `ebpf:"limits"`
 	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
 	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
@@ -796,6 +807,7 @@ type SocketMaps struct {
 	Counters           *ebpf.Map `ebpf:"counters"`
 	Exchanges          *ebpf.Map `ebpf:"exchanges"`
 	LatestWrites       *ebpf.Map `ebpf:"latest_writes"`
+	Limits             *ebpf.Map `ebpf:"limits"`
 	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
 	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
 	Scratches          *ebpf.Map `ebpf:"scratches"`
@@ -813,6 +825,7 @@ func (m *SocketMaps) Close() error {
 		m.Counters,
 		m.Exchanges,
 		m.LatestWrites,
+		m.Limits,
 		m.PartialHeads,
 		m.QueuedRequests,
 		m.Scratches,

@@ -201,36 +201,37 @@ const (
 	BenchCounterCOUNTER_CONTEXT_NONE        BenchCounter = 3
 	BenchCounterCOUNTER_HEAD_TRUNCATED      BenchCounter = 4
 	BenchCounterCOUNTER_HEAD_UNPARSABLE     BenchCounter = 5
-	BenchCounterCOUNTER_CONTEXT_MALFORMED   BenchCounter = 6
-	BenchCounterCOUNTER_CONTEXT_SEVERAL     BenchCounter = 7
-	BenchCounterCOUNTER_RESPONSE_UNTRACKED  BenchCounter = 8
-	BenchCounterCOUNTER_REQUEST_IN_RESPONSE BenchCounter = 9
-	BenchCounterCOUNTER_PIPELINED           BenchCounter = 10
-	BenchCounterCOUNTER_RETRANSMITTED       BenchCounter = 11
-	BenchCounterCOUNTER_OUT_OF_ORDER        BenchCounter = 12
-	BenchCounterCOUNTER_LATE                BenchCounter = 13
-	BenchCounterCOUNTER_FRAGMENT            BenchCounter = 14
-	BenchCounterCOUNTER_PACKET_TRUNCATED    BenchCounter = 15
-	BenchCounterCOUNTER_OPTION_READ         BenchCounter = 16
-	BenchCounterCOUNTER_OPTION_UNTRUSTED    BenchCounter = 17
-	BenchCounterCOUNTER_STARTED             BenchCounter = 18
-	BenchCounterCOUNTER_EMITTED             BenchCounter = 19
-	BenchCounterCOUNTER_RING_FULL           BenchCounter = 20
-	BenchCounterCOUNTER_MAP_FULL            BenchCounter = 21
-	BenchCounterCOUNTER_DISCARDED           BenchCounter = 22
-	BenchCounterCOUNTER_SOCKET_FULL         BenchCounter = 23
-	BenchCounterCOUNTER_DROPPED             BenchCounter = 24
-	BenchCounterCOUNTER_SCRATCH_BUSY        BenchCounter = 25
-	BenchCounterCOUNTER_EVICTED             BenchCounter = 26
-	BenchCounterCOUNTER_INCOMPLETE          BenchCounter = 27
-	BenchCounterCOUNTER_OPEN_REPORT         BenchCounter = 28
-	BenchCounterCOUNTER_QUEUE_FULL          BenchCounter = 29
-	BenchCounterCOUNTER_FRAMING_LOST        BenchCounter = 30
-	BenchCounterCOUNTER_SEARCH              BenchCounter = 31
-	BenchCounterCOUNTER_SEARCH_BYTES        BenchCounter = 32
-	BenchCounterCOUNTER_SEARCH_BUDGET       BenchCounter = 33
-	BenchCounterCOUNTER_CONTEXT_BEHIND      BenchCounter = 34
-	BenchCounterCOUNTERS                    BenchCounter = 35
+	BenchCounterCOUNTER_NOT_CAPTURED        BenchCounter = 6
+	BenchCounterCOUNTER_CONTEXT_MALFORMED   BenchCounter = 7
+	BenchCounterCOUNTER_CONTEXT_SEVERAL     BenchCounter = 8
+	BenchCounterCOUNTER_RESPONSE_UNTRACKED  BenchCounter = 9
+	BenchCounterCOUNTER_REQUEST_IN_RESPONSE BenchCounter = 10
+	BenchCounterCOUNTER_PIPELINED           BenchCounter = 11
+	BenchCounterCOUNTER_RETRANSMITTED       BenchCounter = 12
+	BenchCounterCOUNTER_OUT_OF_ORDER        BenchCounter = 13
+	BenchCounterCOUNTER_LATE                BenchCounter = 14
+	BenchCounterCOUNTER_FRAGMENT            BenchCounter = 15
+	BenchCounterCOUNTER_PACKET_TRUNCATED    BenchCounter = 16
+	BenchCounterCOUNTER_OPTION_READ         BenchCounter = 17
+	BenchCounterCOUNTER_OPTION_UNTRUSTED    BenchCounter = 18
+	BenchCounterCOUNTER_STARTED             BenchCounter = 19
+	BenchCounterCOUNTER_EMITTED             BenchCounter = 20
+	BenchCounterCOUNTER_RING_FULL           BenchCounter = 21
+	BenchCounterCOUNTER_MAP_FULL            BenchCounter = 22
+	BenchCounterCOUNTER_DISCARDED           BenchCounter = 23
+	BenchCounterCOUNTER_SOCKET_FULL         BenchCounter = 24
+	BenchCounterCOUNTER_DROPPED             BenchCounter = 25
+	BenchCounterCOUNTER_SCRATCH_BUSY        BenchCounter = 26
+	BenchCounterCOUNTER_EVICTED             BenchCounter = 27
+	BenchCounterCOUNTER_INCOMPLETE          BenchCounter = 28
+	BenchCounterCOUNTER_OPEN_REPORT         BenchCounter = 29
+	BenchCounterCOUNTER_QUEUE_FULL          BenchCounter = 30
+	BenchCounterCOUNTER_FRAMING_LOST        BenchCounter = 31
+	BenchCounterCOUNTER_SEARCH              BenchCounter = 32
+	BenchCounterCOUNTER_SEARCH_BYTES        BenchCounter = 33
+	BenchCounterCOUNTER_SEARCH_BUDGET       BenchCounter = 34
+	BenchCounterCOUNTER_CONTEXT_BEHIND      BenchCounter = 35
+	BenchCounterCOUNTERS                    BenchCounter = 36
 )
 
 type BenchDeepMode uint32
@@ -239,6 +240,14 @@ const (
 	BenchDeepModeDEEP_OFF  BenchDeepMode = 0
 	BenchDeepModeDEEP_ON   BenchDeepMode = 1
 	BenchDeepModeDEEP_AUTO BenchDeepMode = 2
+)
+
+type BenchLimit uint32
+
+const (
+	BenchLimitLIMIT_SOCKETS BenchLimit = 1
+	BenchLimitLIMIT_DEEP    BenchLimit = 2
+	BenchLimitLIMIT_NEW     BenchLimit = 4
 )
 
 type BenchPartialHead struct {
@@ -600,6 +609,7 @@ const (
 	BenchMapConnections        = "connections"
 	BenchMapCounters           = "counters"
 	BenchMapExchanges          = "exchanges"
+	BenchMapLimits             = "limits"
 	BenchMapPartialHeads       = "partial_heads"
 	BenchMapQueuedRequests     = "queued_requests"
 	BenchMapScratches          = "scratches"
@@ -680,6 +690,7 @@ type BenchMapSpecs struct {
 	Connections        *ebpf.MapSpec `ebpf:"connections"`
 	Counters           *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
+	Limits             *ebpf.MapSpec `ebpf:"limits"`
 	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
 	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
@@ -730,6 +741,7 @@ type BenchMaps struct {
 	Connections        *ebpf.Map `ebpf:"connections"`
 	Counters           *ebpf.Map `ebpf:"counters"`
 	Exchanges          *ebpf.Map `ebpf:"exchanges"`
+	Limits             *ebpf.Map `ebpf:"limits"`
 	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
 	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
 	Scratches          *ebpf.Map `ebpf:"scratches"`
@@ -744,6 +756,7 @@ func (m *BenchMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
+		m.Limits,
 		m.PartialHeads,
 		m.QueuedRequests,
 		m.Scratches,

@@ -444,6 +444,7 @@ static __always_inline void handle_at_socket(struct __sk_buff *skb, struct scrat
 		return;
 	}
 	classify_payload(skb, seg, s, ACCESS_LOAD);
+	limit_at_socket(&seg->kind);
 	if (needs_connection(seg, *tracked))
 		track_at_socket(skb, s);
 }

@@ -53,6 +53,7 @@ var Cases = []Case{
 	{"trace-flood", "ordinary requests beside 30,000 with one trace ID have their spans within 10 s; /readyz stays 200", traceFlood},
 	{"metrics-connections", "of 2,000 connections of a pod 8 are served, the agent's memory grows by 32 MiB at most, and the node reads /readyz", metricsConnections},
 	{"metrics-idle", "idle connections to the metrics server, unfinished requests and responses that nobody reads end within 40 s", metricsIdle},
+	{"cpu-limit", "a flood of sampled requests makes an agent with --cpu-limit leave new ones out and take less than its limit; no request fails, and all is captured again after it", cpuLimit},
 	{"terminal", "what a trace store responds does not control the terminal", terminal},
 	{"explain-nested", "explain reports a trace of 8,000 nested requests with 10 s of CPU time and 512 MiB at most", explainNested},
 	{"endless-store", "explain reads 256 MiB of a response without end, with 30 s of CPU time and 1 GiB at most, and reports it", endlessStore},

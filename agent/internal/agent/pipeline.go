@@ -5,8 +5,8 @@ package agent
 import (
 	"cmp"
 	"context"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +15,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/export"
+	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/observe"
 )
@@ -32,9 +33,9 @@ const (
 	// maxPending is the maximum number of observations that wait for a name, some
 	// 400 bytes each.
 	maxPending = 8192
-	// maxObservations is the maximum number of observations that wait for the rest
-	// of their traces.
-	maxObservations = 65536
+	// maxBuffered is the memory in bytes of observations that wait for the rest of their
+	// traces: 10,000 requests/s with four capture points take half of it.
+	maxBuffered = 64 << 20
 	// maxOfTrace is the maximum number of observations of one trace that are split: about
 	// a thousand requests.
 	maxOfTrace = 4096
@@ -67,11 +68,17 @@ type pipeline struct {
 	offset  func() span.ClockOffset
 	warn    func(error)
 	noPaths bool // requests' paths are dropped
-	taking  progress
+	// namespaces are those whose exchanges are reported; empty: all.
+	namespaces []string
+	taking     progress
 
 	// infer takes plain exchanges at proxies' sockets; nil: encrypted ones are not inferred.
 	infer      func(*observe.Observation) bool
 	sidecarUID uint32
+
+	// When something was left out to keep within --cpu-limit: at sockets, and all new requests.
+	socketsOut, newOut outage
+	leavesNew          atomic.Bool // newOut lasts
 
 	openSpanAfter time.Duration // age at which an open exchange gets a span; 0: never
 	monotonic     func() uint64
@@ -80,6 +87,7 @@ type pipeline struct {
 type pipelineMetrics struct {
 	handled                            map[observe.Kind]prometheus.Counter
 	unknownInterface, unnamed, invalid prometheus.Counter
+	otherNamespaces                    prometheus.Counter
 	nameWaits, nameWaitFull            prometheus.Counter
 }
 
@@ -98,6 +106,10 @@ func newPipelineMetrics(r prometheus.Registerer) pipelineMetrics {
 		unnamed: with.NewCounter(prometheus.CounterOpts{
 			Name: "layertrace_exchanges_unnamed_total",
 			Help: "Exchanges at a virtual interface or socket whose workload is unknown: their spans have the node's name.",
+		}),
+		otherNamespaces: with.NewCounter(prometheus.CounterOpts{
+			Name: "layertrace_exchanges_other_namespaces_total",
+			Help: "Exchanges that were not reported because no end is known to be in one of the namespaces of --namespaces.",
 		}),
 		invalid: with.NewCounter(prometheus.CounterOpts{
 			Name: "layertrace_exchanges_invalid_total",
@@ -123,7 +135,7 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 	cfg := opts.Config
 	metrics := newPipelineMetrics(r)
 	p := &pipeline{
-		names: names, metrics: metrics, offset: clock.Offset, noPaths: !cfg.RequestPaths,
+		names: names, metrics: metrics, offset: clock.Offset, noPaths: !cfg.RequestPaths, namespaces: cfg.Namespaces,
 		openSpanAfter: cfg.OpenSpanAfter, monotonic: span.Monotonic,
 		pending: pending{waits: metrics.nameWaits, full: metrics.nameWaitFull},
 		warn:    func(err error) { opts.Log.Warn("lost an exchange", "error", err) },
@@ -255,6 +267,31 @@ func (p *pipeline) hold(o *observe.Observation, now time.Time) bool {
 	return p.openSpanAfter == 0 || age < p.openSpanAfter
 }
 
+// inferFrom takes a plain exchange at a proxy's socket, for encrypted ones.
+func (p *pipeline) inferFrom(o *observe.Observation) {
+	// Not by the point's process: the owner of a pod that only receives is not known yet.
+	if p.infer != nil && o.Socket != nil && o.Socket.UID == p.sidecarUID && o.Flags&observe.FlagStillOpen == 0 {
+		p.infer(o) // it counts what does not fit
+	}
+}
+
+// isElsewhere reports whether no workload of an exchange is in one of the namespaces to
+// report: neither at the capture point nor at the ends.
+func (p *pipeline) isElsewhere(o *observe.Observation) bool {
+	peers := p.names.peers(o)
+	return !slices.ContainsFunc(p.namespaces, func(name string) bool {
+		return name == o.Point.Workload.Namespace || name == peers.Client.Namespace || name == peers.Server.Namespace
+	})
+}
+
+// drop counts an exchange of other namespaces, and lets a trace go on that waits for it.
+func (p *pipeline) drop(o *observe.Observation) {
+	p.metrics.otherNamespaces.Inc()
+	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
+		p.layers.buffer.Drop(o, time.Now())
+	}
+}
+
 func (p *pipeline) handle(o *observe.Observation) {
 	if !p.points.resolve(o) {
 		p.metrics.unknownInterface.Inc()
@@ -263,14 +300,20 @@ func (p *pipeline) handle(o *observe.Observation) {
 		}
 		return
 	}
+	if len(p.namespaces) > 0 && p.isElsewhere(o) {
+		p.inferFrom(o)
+		p.drop(o)
+		return
+	}
 	p.metrics.handled[o.Point.Kind].Inc()
+	first, last := o.Extent()
+	if p.newOut.touches(first, last) || o.Socket != nil && p.socketsOut.touches(first, last) {
+		o.Flags |= observe.FlagTraceLimited // requests inside of this one may be missing
+	}
 	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" && !o.Point.IsLoopback() {
 		p.metrics.unnamed.Inc()
 	}
-	// Not by the point's process: the owner of a pod that only receives is not known yet.
-	if p.infer != nil && o.Socket != nil && o.Socket.UID == p.sidecarUID && o.Flags&observe.FlagStillOpen == 0 {
-		p.infer(o) // it counts what does not fit
-	}
+	p.inferFrom(o)
 	if p.noPaths {
 		o.Path = ""
 	}
@@ -278,7 +321,6 @@ func (p *pipeline) handle(o *observe.Observation) {
 		o.Peers = p.names.peers(o)
 	}
 	if p.lines != nil {
-		first, _ := o.Extent()
 		line := *o
 		line.Wall = p.offset().Wall(first).UnixNano()
 		if err := p.lines.Write(&line); err != nil {
@@ -289,9 +331,56 @@ func (p *pipeline) handle(o *observe.Observation) {
 		p.metrics.invalid.Inc()
 	}
 	// A preliminary report has no end: its layers come with the whole.
-	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
+	switch {
+	case p.layers == nil || o.Flags&observe.FlagStillOpen != 0:
+	case p.socketsOut.touches(first, last):
+		p.layers.leftOut.Inc()
+		p.layers.buffer.Drop(o, time.Now())
+	default:
 		p.layers.add(o, time.Now())
 	}
+}
+
+// outage is a time in which something was not captured, in ns of CLOCK_MONOTONIC. Zero:
+// there was none.
+type outage struct{ began, ended uint64 }
+
+// touches reports whether an exchange of these times may lack something. What is captured
+// lasts from a request to the end of its response, so that those inside of an exchange that
+// ended before the outage were captured too.
+func (o *outage) touches(first, last uint64) bool {
+	return o.began != 0 && last >= o.began && (o.ended == 0 || first <= o.ended)
+}
+
+// set begins or ends the outage.
+func (o *outage) set(lasts bool, now uint64) {
+	switch {
+	case lasts && (o.began == 0 || o.ended != 0):
+		*o = outage{began: now}
+	case !lasts && o.began != 0 && o.ended == 0:
+		o.ended = now
+	}
+}
+
+// leaveOut takes a step to keep within --cpu-limit. limit sets what the programs leave out.
+func (p *pipeline) leaveOut(s step, limit func(probe.Limits) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// An outage begins before, and ends after, it does in the programs.
+	l := s.limits()
+	if l.Sockets {
+		p.socketsOut.set(true, p.monotonic())
+	}
+	if l.New {
+		p.newOut.set(true, p.monotonic())
+	}
+	if err := limit(l); err != nil {
+		return err
+	}
+	p.socketsOut.set(l.Sockets, p.monotonic())
+	p.newOut.set(l.New, p.monotonic())
+	p.leavesNew.Store(l.New)
+	return nil
 }
 
 // close sends the queued spans.
@@ -363,11 +452,16 @@ type layers struct {
 	times     *LayerTimes
 	buffer    *breakdown.TraceBuffer
 	splitter  *splitter
+	unpacker  breakdown.Unpacker
+	trees     breakdown.Splitter
+	segments  []breakdown.Segment // of one hop
+	span      span.LayerSpan      // the present one
 	workloads map[workloadKey]observe.Workload
 
 	minDuration  int64 // ns, of a segment that gets a span
 	belowMinimum prometheus.Counter
 	overTrace    prometheus.Counter
+	leftOut      prometheus.Counter // to keep within --cpu-limit
 	oneWay       *prometheus.CounterVec
 	oneWayNames  map[string]bool
 }
@@ -379,15 +473,15 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 		oneWayNames: map[string]bool{},
 		minDuration: cfg.LayerMinDuration.Nanoseconds(),
 	}
-	l.splitter = newSplitter(l.split)
+	l.splitter = newSplitter(func(t *breakdown.BufferedTrace) { l.split(l.unpacker.Unpack(t), t.Cut()) })
 	// The last record of a trace leaves the kernel up to one and a half idle timeouts after
 	// the first (the sweep runs twice per timeout), and is read an interval later.
 	wait := max(2*cfg.IdleTimeout+cfg.ReadInterval, joinWait(cfg))
 	l.buffer = breakdown.NewTraceBuffer(breakdown.TraceBufferOptions{
-		Wait: wait, MaxObservations: maxObservations,
+		Wait: wait, MaxBytes: maxBuffered,
 		MaxHolds: maxHolds, HoldTime: cfg.RequestTimeout + 2*cfg.IdleTimeout + cfg.ReadInterval,
 		MaxOfTrace: maxOfTrace, MaxPutOff: 4 * wait, MaxHeld: maxHeld,
-		Done: l.splitter.add,
+		Done: l.splitter.add, Busy: l.splitter.busy,
 	})
 	r.MustRegister(l.times)
 	with := promauto.With(r)
@@ -402,6 +496,10 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 	l.overTrace = with.NewCounter(prometheus.CounterOpts{
 		Name: "layertrace_layer_spans_over_limit_total",
 		Help: "Spans of layers not made because their trace has more than 2048 on this node.",
+	})
+	l.leftOut = with.NewCounter(prometheus.CounterOpts{
+		Name: "layertrace_observations_over_cpu_limit_total",
+		Help: "Observations whose layers are unknown, to keep within cpu-limit.",
 	})
 	l.belowMinimum = with.NewCounter(prometheus.CounterOpts{
 		Name: "layertrace_layer_spans_below_minimum_total",
@@ -446,7 +544,7 @@ func joinWait(cfg *config.Config) time.Duration {
 // add takes an observation of one capture point that arrives now.
 func (l *layers) add(o *observe.Observation, now time.Time) {
 	o.Wall = int64(o.Request.First) // one node has one clock
-	l.buffer.Add(*o, now)
+	l.buffer.Add(o, now)
 }
 
 // remember keeps the workloads of a trace to describe its spans, and those of later traces.
@@ -487,7 +585,7 @@ func podOrService(w *observe.Workload) workloadKey {
 // observations were left out, so that what seems to be a hop's own time may be another hop's.
 func (l *layers) split(observations []observe.Observation, cut bool) {
 	l.remember(observations)
-	tree := breakdown.Split(observations, nil)
+	tree := l.trees.Split(observations, nil)
 	made, flags := 0, observe.Flags(0)
 	if cut {
 		flags = observe.FlagTraceLimited
@@ -502,7 +600,10 @@ func (l *layers) split(observations []observe.Observation, cut bool) {
 		if l.emitter == nil {
 			continue
 		}
-		for _, s := range hop.Coalesced() {
+		l.segments = hop.Coalesced(l.segments[:0])
+		flags := flags | hop.Cut()
+		for i := range l.segments {
+			s := &l.segments[i]
 			if s.Node == l.node && s.Time < l.minDuration { // other nodes' segments get no span here
 				l.belowMinimum.Inc()
 				continue
@@ -511,9 +612,8 @@ func (l *layers) split(observations []observe.Observation, cut bool) {
 				l.overTrace.Inc()
 				continue
 			}
-			if l.emitter.EmitLayer(&span.LayerSpan{
-				TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: s, Node: l.node, Workload: l.workload(hop, &s), Flags: hop.Cut() | flags,
-			}) {
+			l.span = span.LayerSpan{TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: s, Node: l.node, Workload: l.workload(hop, s), Flags: flags}
+			if l.emitter.EmitLayer(&l.span) {
 				made++
 			}
 		}
@@ -522,11 +622,15 @@ func (l *layers) split(observations []observe.Observation, cut bool) {
 
 // countOneWay counts the capture points of a hop that saw no response that another saw.
 func (l *layers) countOneWay(hop *breakdown.Hop) {
-	all := hop.Observations()
-	if !slices.ContainsFunc(all, func(o *observe.Observation) bool { return o.Response.First != 0 }) {
+	answered, unanswered := false, false
+	for o := range hop.Each {
+		answered = answered || o.Response.First != 0
+		unanswered = unanswered || o.Response.First == 0
+	}
+	if !answered || !unanswered {
 		return
 	}
-	for _, o := range all {
+	for o := range hop.Each {
 		// One that was evicted may have seen it later.
 		if o.Flags&observe.FlagNoResponse != 0 && o.Response.First == 0 && o.Flags&observe.FlagEvicted == 0 {
 			name := cmp.Or(o.Point.Interface, string(o.Point.Kind))
@@ -545,7 +649,7 @@ func (l *layers) workload(hop *breakdown.Hop, s *breakdown.Segment) observe.Work
 	if s.Layer != observe.Application && s.Layer != observe.ProtocolStack {
 		return observe.Workload{}
 	}
-	for _, o := range hop.Observations() {
+	for o := range hop.Each {
 		if w := &o.Point.Workload; w.Service == s.Location && w.Namespace == s.Namespace {
 			return l.workloads[podOrService(&o.Point.Workload)]
 		}

@@ -60,6 +60,7 @@ var captureCounters = [...]metric{
 	bpf.CaptureCounterCOUNTER_CONTEXT_NONE:        newMetric("layertrace_contexts_none_total", "Requests with a complete head but no trace context."),
 	bpf.CaptureCounterCOUNTER_HEAD_TRUNCATED:      newMetric("layertrace_heads_truncated_total", "Requests without a trace context in the searched window, whose head exceeds it."),
 	bpf.CaptureCounterCOUNTER_HEAD_UNPARSABLE:     newMetric("layertrace_heads_unparsable_total", "Segments that begin like a request but have no HTTP/1 request line."),
+	bpf.CaptureCounterCOUNTER_NOT_CAPTURED:        newMetric("layertrace_requests_not_captured_total", "Requests not recorded at an interface or socket to keep within cpu-limit."),
 	bpf.CaptureCounterCOUNTER_CONTEXT_MALFORMED:   newMetric("layertrace_contexts_malformed_total", "Requests with a malformed trace header."),
 	bpf.CaptureCounterCOUNTER_CONTEXT_SEVERAL:     newMetric("layertrace_contexts_several_total", "Requests with trace contexts of different IDs (choose with context-format)."),
 	bpf.CaptureCounterCOUNTER_RESPONSE_UNTRACKED:  newMetric("layertrace_responses_untracked_total", "Responses on connections without a tracked request."),
@@ -86,7 +87,7 @@ var captureCounters = [...]metric{
 	bpf.CaptureCounterCOUNTER_QUEUE_FULL:          newMetric("layertrace_requests_queue_full_total", "Pipelined requests that are not recorded because too many on their connection, or on the node, wait for a response."),
 	bpf.CaptureCounterCOUNTER_SEARCH:              newMetric("layertrace_searches_total", "Request heads that were searched for a trace context behind the prefix window (deep)."),
 	bpf.CaptureCounterCOUNTER_SEARCH_BYTES:        newMetric("layertrace_search_bytes_total", "Bytes of request heads that were searched behind the prefix window (deep), which trace headers at the start would save."),
-	bpf.CaptureCounterCOUNTER_SEARCH_BUDGET:       newMetric("layertrace_searches_over_budget_total", "Request heads that were not searched, or not to their end, because the budget for searches behind the prefix window was used up (raise deep-budget, or move the trace headers to the start)."),
+	bpf.CaptureCounterCOUNTER_SEARCH_BUDGET:       newMetric("layertrace_searches_over_budget_total", "Request heads that were not searched, or not to their end, because the budget for searches behind the prefix window was used up, or to keep within cpu-limit (raise deep-budget, or move the trace headers to the start)."),
 	bpf.CaptureCounterCOUNTER_CONTEXT_BEHIND:      newMetric("layertrace_contexts_behind_window_total", "Requests whose trace context, sampled or not, was found behind the prefix window (deep)."),
 	bpf.CaptureCounterCOUNTER_FRAMING_LOST:        newMetric("layertrace_framing_lost_total", "Messages whose head or chunks could not be followed (their segments passed in another order, or more than 64 chunks were in one): their end is guessed, and pipelined requests after them may not be seen."),
 }
