@@ -374,6 +374,34 @@ static __always_inline void note_waits(struct socket_state *st, const struct tcp
 	st->sent = tp->tcp_clock_cache;
 }
 
+/* Whether the socket drops an arriving segment by its number (RFC 9293, section 3.10.7.4),
+ * which it does after the programs have run; or has its data already, when nothing is open.
+ * Segments that wait in the socket's backlog are not in rcv_nxt so far.
+ */
+static __always_inline bool is_dropped(const struct segment *seg, const struct socket_state *st,
+				       const struct tcp_sock *tp)
+{
+	if (before(tp->rcv_wup + tp->rcv_wnd + UNSEEN_LIMIT, seg->seq))
+		return true;
+	return !st->tracked && seg->payload_len &&
+	       !before(tp->rcv_nxt, seg->seq + seg->payload_len);
+}
+
+/* What the socket shows before TCP processes the segment in s. Returns whether it counts. */
+static COLD int read_socket(struct scratch *s, struct socket_state *st, const struct tcp_sock *tp)
+{
+	const struct segment *seg = &s->segment;
+	bool egress = seg->direction == DIRECTION_EGRESS;
+
+	if (egress)
+		find_write_times(tp, seg->seq + seg->payload_len, &s->write_times);
+	else if (is_dropped(seg, st, tp))
+		return false;
+	if (st->tracked)
+		note_waits(st, tp, seg, egress);
+	return true;
+}
+
 /* The segment in s may change the socket's connection. */
 static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratch *s)
 {
@@ -390,10 +418,8 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	seg->from_a = egress;
 	s->socket = st->facts;
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (tp && egress)
-		find_write_times(tp, seg->seq + seg->payload_len, &s->write_times);
-	if (tp && st->tracked)
-		note_waits(st, tp, seg, egress);
+	if (tp && !read_socket(s, st, tp))
+		return;
 	tracked = tracked_counter(&st->key, SOCKET_POINT);
 	if (!tracked)
 		return;
@@ -439,12 +465,12 @@ static __always_inline void handle_at_socket(struct __sk_buff *skb, struct scrat
 	struct segment *seg = &s->segment;
 
 	if (!is_more_than_ack(seg)) {
-		if (*tracked)
+		if (is_tracked(tracked))
 			on_bare_ack(skb, seg->ack, seg->direction == DIRECTION_EGRESS);
 		return;
 	}
 	classify_payload(skb, seg, s, ACCESS_LOAD);
-	if (needs_connection(seg, *tracked))
+	if (needs_connection(seg, tracked))
 		track_at_socket(skb, s);
 }
 

@@ -29,7 +29,14 @@ type Interface struct {
 	// Kind is the kind of capture point, which the Selector sets: KindVNIC, the
 	// host end of a pod's interface, or KindPNIC, the node's link to others.
 	Kind observe.Kind
+	// PassesOn: it takes packets for the addresses of other interfaces too, as a port of a
+	// bridge does, and an interface with macvlan interfaces on it.
+	PassesOn bool
 }
+
+// isMacvlan reports whether a link takes packets from its parent by a link-layer address of
+// its own.
+func isMacvlan(link netlink.Link) bool { return link.Type() == "macvlan" || link.Type() == "macvtap" }
 
 // Link kinds other than netlink's.
 const (

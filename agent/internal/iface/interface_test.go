@@ -126,10 +126,10 @@ func TestRecordedJoiningABond(t *testing.T) {
 	w.handle(t.Context(), message(alone))
 	close(w.events)
 	want := []Event{
-		{Added, Interface{4, "bond7", "bond", observe.KindPNIC}},
-		{Added, Interface{5, "eth0", "bond-port", observe.KindPNIC}}, // by its name
-		{Added, Interface{6, "eth1", "dummy", observe.KindVNIC}},
-		{Removed, Interface{6, "eth1", "dummy", observe.KindVNIC}},
+		{Added, Interface{4, "bond7", "bond", observe.KindPNIC, false}},
+		{Added, Interface{5, "eth0", "bond-port", observe.KindPNIC, true}}, // by its name
+		{Added, Interface{6, "eth1", "dummy", observe.KindVNIC, false}},
+		{Removed, Interface{6, "eth1", "dummy", observe.KindVNIC, false}},
 	}
 	for _, e := range want {
 		if got := <-w.events; got != e {
