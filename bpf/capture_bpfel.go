@@ -477,8 +477,7 @@ type CaptureScratch struct {
 			Marks       uint8
 			Response    uint8
 		}
-		Sender uint32
-		_      [4]byte
+		Sender uint64
 	}
 	Socket struct {
 		_      structs.HostLayout

@@ -71,7 +71,7 @@ struct segment {
 	__u8 direction;
 	__u8 pad;
 	struct payload_kind kind;
-	__u32 sender; /* hash of source address and port, in the packet */
+	__u64 sender; /* source address and port in the packet, of IPv6 a hash */
 };
 
 static __always_inline bool is_syn(const struct segment *seg)
@@ -205,29 +205,24 @@ struct write_times {
 	__u64 last;
 };
 
-static __always_inline __u64 source_ipv4(__be32 addr)
+static __always_inline __u64 sender_ipv4(__be32 addr, __u16 port)
 {
-	return addr;
+	return addr | (__u64)port << 32;
 }
 
-static __always_inline __u64 source_ipv6(const __u64 *addr)
+static __always_inline __u64 sender_ipv6(const __u64 *addr, __u16 port)
 {
-	return addr[0] * HASH_FACTOR + addr[1];
-}
-
-static __always_inline __u32 sender_of(__u64 source, __u32 port)
-{
-	return (source * HASH_FACTOR + port) * HASH_FACTOR >> 32;
+	return (addr[0] * HASH_FACTOR + addr[1]) * HASH_FACTOR + port;
 }
 
 /* log2 of the ticks of the kernel's clock (1 to 10 ms each) that share an ID. */
 #define ID_TICKS 2
 
-static __always_inline __u32 segment_id(__u32 sender, __u32 payload_len)
+static __always_inline __u32 segment_id(__u64 sender, __u32 payload_len)
 {
 	__u64 when = bpf_jiffies64() >> ID_TICKS;
 
-	return (((__u64)sender << 32 | payload_len) + when * HASH_FACTOR) * HASH_FACTOR >> 32;
+	return ((sender + when * HASH_FACTOR) * HASH_FACTOR + payload_len) * HASH_FACTOR >> 32;
 }
 
 /* What a scan over the head that begins at a sequence number has found, for later points
@@ -414,7 +409,6 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 		struct tcp_header tcp;
 	} both;
 	bool has_tcp = false;
-	__u64 source;
 
 	if (protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD)) {
 		if (!load(skb, l2 + 2, &protocol, sizeof(protocol), access))
@@ -441,7 +435,6 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 		end = both.ip.total_len ? off + bpf_ntohs(both.ip.total_len) : skb->len;
 		has_tcp = has_tcp && (both.ip.version_ihl & 15) == 5;
 		off += (both.ip.version_ihl & 15) * 4;
-		source = source_ipv4(both.ip.src);
 		map_ipv4(s->key.addr_a, both.ip.src);
 		map_ipv4(s->key.addr_b, both.ip.dst);
 	} else if (protocol == bpf_htons(ETH_P_IPV6)) {
@@ -454,7 +447,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 		off = skip_extensions(skb, off + sizeof(ip), ip.next_header, access);
 		if (!off)
 			return false;
-		source = source_ipv6(ip.src);
+		s->sender = sender_ipv6(ip.src, 0);
 		__builtin_memcpy(s->key.addr_a, ip.src, sizeof(ip.src));
 		__builtin_memcpy(s->key.addr_b, ip.dst, sizeof(ip.dst));
 	} else {
@@ -477,7 +470,10 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->seq = SEQUENCE_NUMBER(both.tcp);
 	s->ack = ACKNOWLEDGEMENT(both.tcp);
 	s->key.ifindex = skb->ifindex;
-	s->sender = sender_of(source, bpf_ntohs(both.tcp.src));
+	if (protocol == bpf_htons(ETH_P_IP))
+		s->sender = sender_ipv4(both.ip.src, both.tcp.src);
+	else
+		s->sender += both.tcp.src;
 	set_ends(s, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
 	return true;
 }

@@ -103,7 +103,7 @@ struct fast_headers {
 	__u64 seq_ack; /* as in struct cached_segment */
 	__u64 addrs;   /* sum, as for tracked_counter_by_sums() */
 	__u32 ports;
-	__u32 sender; /* if there is a payload, see struct segment */
+	__u64 sender; /* see struct segment */
 	__u32 payload_off;
 	__u32 payload_len;
 	__u8 flags;
@@ -121,7 +121,6 @@ static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct f
 	const struct ipv6_header *ip6 = data;
 	const struct tcp_header *tcp;
 	__u32 sport, dport, off, head, len;
-	__u64 source;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		off = l2 + sizeof(*ip);
@@ -130,7 +129,7 @@ static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct f
 		    ip->protocol != IPPROTO_TCP || ip->fragment & bpf_htons(IP_MF_OR_OFFSET))
 			return false;
 		len = bpf_ntohs(ip->total_len) - sizeof(*ip);
-		source = source_ipv4(ip->src);
+		h->sender = sender_ipv4(ip->src, tcp->src);
 		h->addrs = mapped_ipv4(ip->src) + mapped_ipv4(ip->dst);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		off = l2 + sizeof(*ip6);
@@ -138,7 +137,7 @@ static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct f
 		if ((const void *)(tcp + 1) > end || ip6->next_header != IPPROTO_TCP)
 			return false;
 		len = bpf_ntohs(ip6->payload_len);
-		source = source_ipv6(ip6->src);
+		h->sender = sender_ipv6(ip6->src, tcp->src);
 		h->addrs = ip6->src[0] + ip6->src[1] + ip6->dst[0] + ip6->dst[1];
 	} else {
 		return false;
@@ -153,8 +152,6 @@ static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct f
 	h->ports = sport + dport;
 	h->payload_off = off + head;
 	h->payload_len = len - head;
-	if (h->payload_len)
-		h->sender = sender_of(source, sport);
 	h->flags = tcp->flags;
 	h->seq_ack = (__u64)SEQUENCE_NUMBER(*tcp) << 32 | ACKNOWLEDGEMENT(*tcp);
 	return true;

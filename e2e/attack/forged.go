@@ -43,7 +43,7 @@ func forgedSegments(ctx context.Context, t *Testbed) (measured string, pass bool
 	if err := t.serve(t.Pods[1], PodAddress(2)+":80", handler); err != nil {
 		return "", false, err
 	}
-	if err := t.StartAgent(ctx, "--socket-cgroup", "none"); err != nil {
+	if err := t.StartAgent(ctx); err != nil {
 		return "", false, err
 	}
 	program, err := programOf(t.Agent.PID(), "capture_in")

@@ -79,7 +79,7 @@ func (p *Probe) Detach(ifindex int) error {
 }
 
 // PassesOn tells whether an attached interface passes on packets for others, as a port of a
-// bridge does. Elsewhere packets for other hosts are not captured.
+// bridge does. Where it does not, packets for other hosts are not captured.
 func (p *Probe) PassesOn(ifindex int, passesOn bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
