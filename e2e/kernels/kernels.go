@@ -196,13 +196,21 @@ type Tests struct {
 	// Skipped has the reason of each skipped test and subtest.
 	Skipped map[string]string
 	Failed  []string
+	// Messages are the first messages of each failed test, a line each.
+	Messages []string
 }
+
+// maxMessages is how many messages of a failed test are kept.
+const maxMessages = 10
 
 // An indented outcome is of a subtest, or of a test run by another test.
 var outcome = regexp.MustCompile(`(?m)^( *)--- (PASS|FAIL|SKIP): (\S+) `)
 
 // reason is the message of a test that skips itself.
 var reason = regexp.MustCompile(`\S+_test\.go:\d+: (.*)`)
+
+// message is a line that a test logs.
+var message = regexp.MustCompile(`\S+_test\.go:\d+: .*`)
 
 // ReadTests reads the outcomes of a test binary. Output without tests, or an exit
 // code that does not match them, is an error.
@@ -218,12 +226,21 @@ func ReadTests(r Result) (Tests, error) {
 			t.Passed++
 		default:
 			t.Failed = append(t.Failed, name)
+			t.Messages = append(t.Messages, messages(r.Output[:m[0]], name)...)
 		}
 	}
 	if t.Passed == 0 || (r.Code == "0") != (len(t.Failed) == 0) {
 		return t, fmt.Errorf("%s ended with code %s, %d tests passed, %d failed", r.Command, r.Code, t.Passed, len(t.Failed))
 	}
 	return t, nil
+}
+
+// messages returns the first messages of a test that ends with the output.
+func messages(output, name string) []string {
+	if i := strings.LastIndex(output, "=== RUN   "+name+"\n"); i >= 0 {
+		output = output[i:]
+	}
+	return message.FindAllString(output, maxMessages)
 }
 
 // whySkipped returns the first message of a skipped test, or of its last run if it runs

@@ -47,3 +47,13 @@ func TestReadTestsThatEndedOtherwise(t *testing.T) {
 		}
 	}
 }
+
+func TestMessagesOfAFailedTest(t *testing.T) {
+	got, err := ReadTests(Result{"x", "=== RUN   TestOne\n    a_test.go:1: fine\n--- PASS: TestOne (0.1s)\n" +
+		"=== RUN   TestTwo\n    x_test.go:2: in the namespace:\n        === RUN   TestTwo\n            b_test.go:7: 3 turns, want 4\n" +
+		"        --- FAIL: TestTwo (0.1s)\n--- FAIL: TestTwo (0.2s)\nFAIL\n", "1"})
+	want := Tests{Passed: 1, Skipped: map[string]string{}, Failed: []string{"TestTwo"}, Messages: []string{"b_test.go:7: 3 turns, want 4"}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+}

@@ -36,6 +36,8 @@ const (
 
 func kernelsCommand() *cobra.Command {
 	var packages []string
+	var only string
+	var count int
 	cmd := &cobra.Command{
 		Use:   "kernels",
 		Short: "Run the agent's BPF programs and their tests on other kernels, in emulated machines",
@@ -44,17 +46,23 @@ func kernelsCommand() *cobra.Command {
 only where the kernel lacks a feature.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runKernels(cmd.Context(), packages, progress())
+			commands := []string{doctor, complexityTests, probeTests}
+			if only != "" {
+				commands = []string{doctor, fmt.Sprintf(`probe.test -test.v -test.run="%s" -test.count=%d`, only, count)}
+			}
+			return runKernels(cmd.Context(), packages, commands, progress())
 		},
 	}
 	cmd.Flags().StringSliceVar(&packages, "package", packagesOfKernels, "Debian packages of kernels, from the machine's package sources")
+	cmd.Flags().StringVar(&only, "run", "", "Run only those tests of the probe, `a regular expression`, instead of all")
+	cmd.Flags().IntVar(&count, "count", 1, "How often to run the tests of --run")
 	return cmd
 }
 
 // runKernels runs the tests on all kernels at the same time: each machine keeps one
 // processor busy. It fails when a kernel cannot capture or a test fails, after the
 // results of all.
-func runKernels(ctx context.Context, packages []string, progress provision.Progress) error {
+func runKernels(ctx context.Context, packages, commands []string, progress provision.Progress) error {
 	dir, err := os.MkdirTemp("", "layertrace-kernels-")
 	if err != nil {
 		return fmt.Errorf("create a directory for kernels: %w", err)
@@ -75,7 +83,7 @@ func runKernels(ctx context.Context, packages []string, progress provision.Progr
 		k := &tested[i]
 		running.Go(func() {
 			progress("booting Linux %s", k.Release)
-			k.tests, k.captures, k.err = testKernel(ctx, k.Kernel, programs)
+			k.tests, k.captures, k.err = testKernel(ctx, k.Kernel, programs, commands)
 			progress("Linux %s: %d tests passed, %d failed", k.Release, k.tests.Passed, len(k.tests.Failed))
 		})
 	}
@@ -110,10 +118,10 @@ func printKernels(all []testedKernel) error {
 	return errors.Join(errs...)
 }
 
-// testKernel boots a kernel. captures: doctor says that the agent can capture there. A
+// testKernel boots a kernel and runs doctor and the tests there. captures: doctor says that the agent can capture there. A
 // failed test, and one that skips itself for another reason than the kernel, is an error.
-func testKernel(ctx context.Context, kernel kernels.Kernel, programs []string) (all kernels.Tests, captures bool, err error) {
-	results, err := kernel.Run(ctx, programs, []string{doctor, complexityTests, probeTests})
+func testKernel(ctx context.Context, kernel kernels.Kernel, programs, commands []string) (all kernels.Tests, captures bool, err error) {
+	results, err := kernel.Run(ctx, programs, commands)
 	if err != nil {
 		return all, false, errors.Join(err, keep(kernel, results))
 	}
@@ -125,6 +133,7 @@ func testKernel(ctx context.Context, kernel kernels.Kernel, programs []string) (
 		}
 		all.Passed += tests.Passed
 		all.Failed = append(all.Failed, tests.Failed...)
+		all.Messages = append(all.Messages, tests.Messages...)
 		maps.Copy(all.Skipped, tests.Skipped)
 	}
 	for test, why := range all.Skipped {
@@ -134,7 +143,8 @@ func testKernel(ctx context.Context, kernel kernels.Kernel, programs []string) (
 	}
 	captures = results[0].Code == "0"
 	if len(all.Failed) > 0 || !captures {
-		return all, captures, errors.Join(fmt.Errorf("kernel %s: failed tests: %v; exit code of doctor: %s", kernel.Release, all.Failed, results[0].Code), keep(kernel, results))
+		return all, captures, errors.Join(fmt.Errorf("kernel %s: failed tests: %v; exit code of doctor: %s\n%s",
+			kernel.Release, all.Failed, results[0].Code, strings.Join(all.Messages, "\n")), keep(kernel, results))
 	}
 	return all, captures, nil
 }
