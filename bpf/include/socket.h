@@ -381,10 +381,16 @@ static __always_inline void note_waits(struct socket_state *st, const struct tcp
 static __always_inline bool is_dropped(const struct segment *seg, const struct socket_state *st,
 				       const struct tcp_sock *tp)
 {
-	if (before(tp->rcv_wup + tp->rcv_wnd + UNSEEN_LIMIT, seg->seq))
+	const struct connection *c;
+
+	if (before(tp->rcv_wup + tp->rcv_wnd + WINDOW_LIMIT, seg->seq)) {
+		count_rare(COUNTER_IMPLAUSIBLE);
 		return true;
-	return !st->tracked && seg->payload_len &&
-	       !before(tp->rcv_nxt, seg->seq + seg->payload_len);
+	}
+	if (!seg->payload_len || before(tp->rcv_nxt, seg->seq + seg->payload_len))
+		return false;
+	c = bpf_map_lookup_elem(&connections, &st->key);
+	return !c || !c->tracked;
 }
 
 /* What the socket shows before TCP processes the segment in s. Returns whether it counts. */

@@ -20,7 +20,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/layertrace/layertrace/e2e/sandbox")
+	"github.com/layertrace/layertrace/e2e/sandbox"
+)
 
 // forgedBound is the cost of a packet after the flood, as a multiple of that before.
 const forgedBound = 1.1

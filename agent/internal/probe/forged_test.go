@@ -3,6 +3,7 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -229,6 +231,77 @@ func TestPortUsedAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A socket's own numbers show which segments it takes: what it drops begins nothing there.
+func TestForgedAtSocket(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	k := newLoopback(t)
+	client, server := connect(t)
+	send(t, client, server, tracedRequest(0))
+	send(t, server, client, ok200)
+	poll(t, "nothing is tracked", func() bool {
+		must(t, k.probe.sweep(time.Millisecond, time.Hour))
+		return k.tracked() == 0
+	})
+	if got := k.emitted(); len(got) != 2 {
+		t.Fatalf("%d exchanges, want one at both sockets", len(got))
+	}
+	next := expected(t, server)
+	raw, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	must(t, err)
+	defer unix.Close(raw)
+	numbers := []uint32{next + 1<<30, next - 1<<30, next - uint32(len(tracedRequest(1)))}
+	forge := func(request string) {
+		t.Helper()
+		for _, seq := range numbers {
+			c := connection{
+				client: client.LocalAddr().(*net.TCPAddr).AddrPort(), server: client.RemoteAddr().(*net.TCPAddr).AddrPort(),
+				clientSeq: seq, serverSeq: 1,
+			}
+			must(t, unix.Sendto(raw, c.request(request)[14:], 0, &unix.SockaddrInet4{Addr: c.server.Addr().As4()}))
+		}
+	}
+	forge(tracedRequest(1))
+	// These count whether the socket takes them or not: when they leave, and when they arrive.
+	forge(get + unsampled + end)
+	poll(t, "the forged segments have arrived", func() bool { return k.count("contexts_unsampled") == uint64(2*len(numbers)) })
+	k.wantCount("segments_implausible", 1)
+	if n := k.tracked(); n != 0 {
+		t.Errorf("%d connections are tracked after forged segments", n)
+	}
+	send(t, client, server, tracedRequest(2))
+	send(t, server, client, ok200)
+	got := k.exchanges()
+	if len(got) != 2 {
+		t.Errorf("%d exchanges, want that of the real request at both sockets: %+v", len(got), got)
+	}
+	for _, x := range got {
+		if x.Context.SpanID.String() != spanID(2) || x.Status != 200 {
+			t.Errorf("exchange %+v", x)
+		}
+	}
+}
+
+// expected returns the sequence number that a connection expects next.
+func expected(t *testing.T, conn *net.TCPConn) (next uint32) {
+	t.Helper()
+	const receiveQueue, off = 1, -1 // TCP_RECV_QUEUE, TCP_REPAIR_OFF_NO_WP of include/uapi/linux/tcp.h
+	control(t, conn, func(fd int) error {
+		err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1)
+		if err == nil {
+			err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_QUEUE, receiveQueue)
+		}
+		if err == nil {
+			var seq int
+			seq, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUEUE_SEQ)
+			next = uint32(seq)
+		}
+		return errors.Join(err, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, off))
+	})
+	return next
 }
 
 // entries returns the number of connections in the table.
