@@ -157,14 +157,14 @@ wasm: ## Build bin/layertrace.wasm, the filter, and bin/layertrace.oci, its imag
 
 .PHONY: image
 image: ## Build the agent's image, layertrace/agent:devel (needs docker)
-	docker build -f agent/Dockerfile -t layertrace/agent:devel .
+	docker build -f agent/Dockerfile -t layertrace/agent:devel --build-arg COMMIT=$$(git rev-parse HEAD) --build-arg DATE=$$(git log -1 --format=%cI) .
 
 .PHONY: generate
 generate: packages ## Compile the BPF programs and update all generated files
-	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join
+	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join ./agent/internal/install
 
 .PHONY: setup
-setup: packages lab ## Install what the tests need: packages, Envoy, Jaeger, Prometheus
+setup: packages lab ## Install what the tests need: packages, Envoy, Jaeger, Prometheus, Helm
 	@bin/lab setup
 
 .PHONY: clean

@@ -147,39 +147,40 @@ const (
 	CaptureCounterCOUNTER_CONTEXT_NONE        CaptureCounter = 3
 	CaptureCounterCOUNTER_HEAD_TRUNCATED      CaptureCounter = 4
 	CaptureCounterCOUNTER_HEAD_UNPARSABLE     CaptureCounter = 5
-	CaptureCounterCOUNTER_CONTEXT_MALFORMED   CaptureCounter = 6
-	CaptureCounterCOUNTER_CONTEXT_SEVERAL     CaptureCounter = 7
-	CaptureCounterCOUNTER_RESPONSE_UNTRACKED  CaptureCounter = 8
-	CaptureCounterCOUNTER_REQUEST_IN_RESPONSE CaptureCounter = 9
-	CaptureCounterCOUNTER_PIPELINED           CaptureCounter = 10
-	CaptureCounterCOUNTER_RETRANSMITTED       CaptureCounter = 11
-	CaptureCounterCOUNTER_OUT_OF_ORDER        CaptureCounter = 12
-	CaptureCounterCOUNTER_LATE                CaptureCounter = 13
-	CaptureCounterCOUNTER_FRAGMENT            CaptureCounter = 14
-	CaptureCounterCOUNTER_PACKET_TRUNCATED    CaptureCounter = 15
-	CaptureCounterCOUNTER_OPTION_READ         CaptureCounter = 16
-	CaptureCounterCOUNTER_OPTION_UNTRUSTED    CaptureCounter = 17
-	CaptureCounterCOUNTER_STARTED             CaptureCounter = 18
-	CaptureCounterCOUNTER_EMITTED             CaptureCounter = 19
-	CaptureCounterCOUNTER_RING_FULL           CaptureCounter = 20
-	CaptureCounterCOUNTER_MAP_FULL            CaptureCounter = 21
-	CaptureCounterCOUNTER_DISCARDED           CaptureCounter = 22
-	CaptureCounterCOUNTER_SOCKET_FULL         CaptureCounter = 23
-	CaptureCounterCOUNTER_DROPPED             CaptureCounter = 24
-	CaptureCounterCOUNTER_SCRATCH_BUSY        CaptureCounter = 25
-	CaptureCounterCOUNTER_EVICTED             CaptureCounter = 26
-	CaptureCounterCOUNTER_INCOMPLETE          CaptureCounter = 27
-	CaptureCounterCOUNTER_OPEN_REPORT         CaptureCounter = 28
-	CaptureCounterCOUNTER_QUEUE_FULL          CaptureCounter = 29
-	CaptureCounterCOUNTER_FRAMING_LOST        CaptureCounter = 30
-	CaptureCounterCOUNTER_SEARCH              CaptureCounter = 31
-	CaptureCounterCOUNTER_SEARCH_BYTES        CaptureCounter = 32
-	CaptureCounterCOUNTER_SEARCH_BUDGET       CaptureCounter = 33
-	CaptureCounterCOUNTER_CONTEXT_BEHIND      CaptureCounter = 34
-	CaptureCounterCOUNTER_UNPROVEN            CaptureCounter = 35
-	CaptureCounterCOUNTER_IMPLAUSIBLE         CaptureCounter = 36
-	CaptureCounterCOUNTER_OTHER_HOST          CaptureCounter = 37
-	CaptureCounterCOUNTERS                    CaptureCounter = 38
+	CaptureCounterCOUNTER_NOT_CAPTURED        CaptureCounter = 6
+	CaptureCounterCOUNTER_CONTEXT_MALFORMED   CaptureCounter = 7
+	CaptureCounterCOUNTER_CONTEXT_SEVERAL     CaptureCounter = 8
+	CaptureCounterCOUNTER_RESPONSE_UNTRACKED  CaptureCounter = 9
+	CaptureCounterCOUNTER_REQUEST_IN_RESPONSE CaptureCounter = 10
+	CaptureCounterCOUNTER_PIPELINED           CaptureCounter = 11
+	CaptureCounterCOUNTER_RETRANSMITTED       CaptureCounter = 12
+	CaptureCounterCOUNTER_OUT_OF_ORDER        CaptureCounter = 13
+	CaptureCounterCOUNTER_LATE                CaptureCounter = 14
+	CaptureCounterCOUNTER_FRAGMENT            CaptureCounter = 15
+	CaptureCounterCOUNTER_PACKET_TRUNCATED    CaptureCounter = 16
+	CaptureCounterCOUNTER_OPTION_READ         CaptureCounter = 17
+	CaptureCounterCOUNTER_OPTION_UNTRUSTED    CaptureCounter = 18
+	CaptureCounterCOUNTER_STARTED             CaptureCounter = 19
+	CaptureCounterCOUNTER_EMITTED             CaptureCounter = 20
+	CaptureCounterCOUNTER_RING_FULL           CaptureCounter = 21
+	CaptureCounterCOUNTER_MAP_FULL            CaptureCounter = 22
+	CaptureCounterCOUNTER_DISCARDED           CaptureCounter = 23
+	CaptureCounterCOUNTER_SOCKET_FULL         CaptureCounter = 24
+	CaptureCounterCOUNTER_DROPPED             CaptureCounter = 25
+	CaptureCounterCOUNTER_SCRATCH_BUSY        CaptureCounter = 26
+	CaptureCounterCOUNTER_EVICTED             CaptureCounter = 27
+	CaptureCounterCOUNTER_INCOMPLETE          CaptureCounter = 28
+	CaptureCounterCOUNTER_OPEN_REPORT         CaptureCounter = 29
+	CaptureCounterCOUNTER_QUEUE_FULL          CaptureCounter = 30
+	CaptureCounterCOUNTER_FRAMING_LOST        CaptureCounter = 31
+	CaptureCounterCOUNTER_SEARCH              CaptureCounter = 32
+	CaptureCounterCOUNTER_SEARCH_BYTES        CaptureCounter = 33
+	CaptureCounterCOUNTER_SEARCH_BUDGET       CaptureCounter = 34
+	CaptureCounterCOUNTER_CONTEXT_BEHIND      CaptureCounter = 35
+	CaptureCounterCOUNTER_UNPROVEN            CaptureCounter = 36
+	CaptureCounterCOUNTER_IMPLAUSIBLE         CaptureCounter = 37
+	CaptureCounterCOUNTER_OTHER_HOST          CaptureCounter = 38
+	CaptureCounterCOUNTERS                    CaptureCounter = 39
 )
 
 type CaptureDeepMode uint32
@@ -285,6 +286,14 @@ type CaptureHandshakes struct {
 	_  structs.HostLayout
 	Of [2048]uint64
 }
+
+type CaptureLimit uint32
+
+const (
+	CaptureLimitLIMIT_SOCKETS CaptureLimit = 1
+	CaptureLimitLIMIT_DEEP    CaptureLimit = 2
+	CaptureLimitLIMIT_NEW     CaptureLimit = 4
+)
 
 type CaptureOwnOnly struct {
 	_  structs.HostLayout
@@ -636,6 +645,7 @@ const (
 	CaptureMapCounters            = "counters"
 	CaptureMapExchanges           = "exchanges"
 	CaptureMapLatestHandshakes    = "latest_handshakes"
+	CaptureMapLimits              = "limits"
 	CaptureMapOwnOnlyInterfaces   = "own_only_interfaces"
 	CaptureMapPartialHeads        = "partial_heads"
 	CaptureMapQueuedRequests      = "queued_requests"
@@ -726,6 +736,7 @@ type CaptureMapSpecs struct {
 	Counters            *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
 	LatestHandshakes    *ebpf.MapSpec `ebpf:"latest_handshakes"`
+	Limits              *ebpf.MapSpec `ebpf:"limits"`
 	OwnOnlyInterfaces   *ebpf.MapSpec `ebpf:"own_only_interfaces"`
 	PartialHeads        *ebpf.MapSpec `ebpf:"partial_heads"`
 	QueuedRequests      *ebpf.MapSpec `ebpf:"queued_requests"`
@@ -780,6 +791,7 @@ type CaptureMaps struct {
 	Counters            *ebpf.Map `ebpf:"counters"`
 	Exchanges           *ebpf.Map `ebpf:"exchanges"`
 	LatestHandshakes    *ebpf.Map `ebpf:"latest_handshakes"`
+	Limits              *ebpf.Map `ebpf:"limits"`
 	OwnOnlyInterfaces   *ebpf.Map `ebpf:"own_only_interfaces"`
 	PartialHeads        *ebpf.Map `ebpf:"partial_heads"`
 	QueuedRequests      *ebpf.Map `ebpf:"queued_requests"`
@@ -797,6 +809,7 @@ func (m *CaptureMaps) Close() error {
 		m.Counters,
 		m.Exchanges,
 		m.LatestHandshakes,
+		m.Limits,
 		m.OwnOnlyInterfaces,
 		m.PartialHeads,
 		m.QueuedRequests,

@@ -195,45 +195,54 @@ const (
 	DriverCounterCOUNTER_CONTEXT_NONE        DriverCounter = 3
 	DriverCounterCOUNTER_HEAD_TRUNCATED      DriverCounter = 4
 	DriverCounterCOUNTER_HEAD_UNPARSABLE     DriverCounter = 5
-	DriverCounterCOUNTER_CONTEXT_MALFORMED   DriverCounter = 6
-	DriverCounterCOUNTER_CONTEXT_SEVERAL     DriverCounter = 7
-	DriverCounterCOUNTER_RESPONSE_UNTRACKED  DriverCounter = 8
-	DriverCounterCOUNTER_REQUEST_IN_RESPONSE DriverCounter = 9
-	DriverCounterCOUNTER_PIPELINED           DriverCounter = 10
-	DriverCounterCOUNTER_RETRANSMITTED       DriverCounter = 11
-	DriverCounterCOUNTER_OUT_OF_ORDER        DriverCounter = 12
-	DriverCounterCOUNTER_LATE                DriverCounter = 13
-	DriverCounterCOUNTER_FRAGMENT            DriverCounter = 14
-	DriverCounterCOUNTER_PACKET_TRUNCATED    DriverCounter = 15
-	DriverCounterCOUNTER_OPTION_READ         DriverCounter = 16
-	DriverCounterCOUNTER_OPTION_UNTRUSTED    DriverCounter = 17
-	DriverCounterCOUNTER_STARTED             DriverCounter = 18
-	DriverCounterCOUNTER_EMITTED             DriverCounter = 19
-	DriverCounterCOUNTER_RING_FULL           DriverCounter = 20
-	DriverCounterCOUNTER_MAP_FULL            DriverCounter = 21
-	DriverCounterCOUNTER_DISCARDED           DriverCounter = 22
-	DriverCounterCOUNTER_SOCKET_FULL         DriverCounter = 23
-	DriverCounterCOUNTER_DROPPED             DriverCounter = 24
-	DriverCounterCOUNTER_SCRATCH_BUSY        DriverCounter = 25
-	DriverCounterCOUNTER_EVICTED             DriverCounter = 26
-	DriverCounterCOUNTER_INCOMPLETE          DriverCounter = 27
-	DriverCounterCOUNTER_OPEN_REPORT         DriverCounter = 28
-	DriverCounterCOUNTER_QUEUE_FULL          DriverCounter = 29
-	DriverCounterCOUNTER_FRAMING_LOST        DriverCounter = 30
-	DriverCounterCOUNTER_SEARCH              DriverCounter = 31
-	DriverCounterCOUNTER_SEARCH_BYTES        DriverCounter = 32
-	DriverCounterCOUNTER_SEARCH_BUDGET       DriverCounter = 33
-	DriverCounterCOUNTER_CONTEXT_BEHIND      DriverCounter = 34
-	DriverCounterCOUNTER_UNPROVEN            DriverCounter = 35
-	DriverCounterCOUNTER_IMPLAUSIBLE         DriverCounter = 36
-	DriverCounterCOUNTER_OTHER_HOST          DriverCounter = 37
-	DriverCounterCOUNTERS                    DriverCounter = 38
+	DriverCounterCOUNTER_NOT_CAPTURED        DriverCounter = 6
+	DriverCounterCOUNTER_CONTEXT_MALFORMED   DriverCounter = 7
+	DriverCounterCOUNTER_CONTEXT_SEVERAL     DriverCounter = 8
+	DriverCounterCOUNTER_RESPONSE_UNTRACKED  DriverCounter = 9
+	DriverCounterCOUNTER_REQUEST_IN_RESPONSE DriverCounter = 10
+	DriverCounterCOUNTER_PIPELINED           DriverCounter = 11
+	DriverCounterCOUNTER_RETRANSMITTED       DriverCounter = 12
+	DriverCounterCOUNTER_OUT_OF_ORDER        DriverCounter = 13
+	DriverCounterCOUNTER_LATE                DriverCounter = 14
+	DriverCounterCOUNTER_FRAGMENT            DriverCounter = 15
+	DriverCounterCOUNTER_PACKET_TRUNCATED    DriverCounter = 16
+	DriverCounterCOUNTER_OPTION_READ         DriverCounter = 17
+	DriverCounterCOUNTER_OPTION_UNTRUSTED    DriverCounter = 18
+	DriverCounterCOUNTER_STARTED             DriverCounter = 19
+	DriverCounterCOUNTER_EMITTED             DriverCounter = 20
+	DriverCounterCOUNTER_RING_FULL           DriverCounter = 21
+	DriverCounterCOUNTER_MAP_FULL            DriverCounter = 22
+	DriverCounterCOUNTER_DISCARDED           DriverCounter = 23
+	DriverCounterCOUNTER_SOCKET_FULL         DriverCounter = 24
+	DriverCounterCOUNTER_DROPPED             DriverCounter = 25
+	DriverCounterCOUNTER_SCRATCH_BUSY        DriverCounter = 26
+	DriverCounterCOUNTER_EVICTED             DriverCounter = 27
+	DriverCounterCOUNTER_INCOMPLETE          DriverCounter = 28
+	DriverCounterCOUNTER_OPEN_REPORT         DriverCounter = 29
+	DriverCounterCOUNTER_QUEUE_FULL          DriverCounter = 30
+	DriverCounterCOUNTER_FRAMING_LOST        DriverCounter = 31
+	DriverCounterCOUNTER_SEARCH              DriverCounter = 32
+	DriverCounterCOUNTER_SEARCH_BYTES        DriverCounter = 33
+	DriverCounterCOUNTER_SEARCH_BUDGET       DriverCounter = 34
+	DriverCounterCOUNTER_CONTEXT_BEHIND      DriverCounter = 35
+	DriverCounterCOUNTER_UNPROVEN            DriverCounter = 36
+	DriverCounterCOUNTER_IMPLAUSIBLE         DriverCounter = 37
+	DriverCounterCOUNTER_OTHER_HOST          DriverCounter = 38
+	DriverCounterCOUNTERS                    DriverCounter = 39
 )
 
 type DriverHandshakes struct {
 	_  structs.HostLayout
 	Of [2048]uint64
 }
+
+type DriverLimit uint32
+
+const (
+	DriverLimitLIMIT_SOCKETS DriverLimit = 1
+	DriverLimitLIMIT_DEEP    DriverLimit = 2
+	DriverLimitLIMIT_NEW     DriverLimit = 4
+)
 
 type DriverOwnOnly struct {
 	_  structs.HostLayout
@@ -519,6 +528,7 @@ const (
 	DriverMapCounters            = "counters"
 	DriverMapExchanges           = "exchanges"
 	DriverMapLatestHandshakes    = "latest_handshakes"
+	DriverMapLimits              = "limits"
 	DriverMapOwnOnlyInterfaces   = "own_only_interfaces"
 	DriverMapQueuedRequests      = "queued_requests"
 	DriverMapScratches           = "scratches"
@@ -591,6 +601,7 @@ type DriverMapSpecs struct {
 	Counters            *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
 	LatestHandshakes    *ebpf.MapSpec `ebpf:"latest_handshakes"`
+	Limits              *ebpf.MapSpec `ebpf:"limits"`
 	OwnOnlyInterfaces   *ebpf.MapSpec `ebpf:"own_only_interfaces"`
 	QueuedRequests      *ebpf.MapSpec `ebpf:"queued_requests"`
 	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
@@ -637,6 +648,7 @@ type DriverMaps struct {
 	Counters            *ebpf.Map `ebpf:"counters"`
 	Exchanges           *ebpf.Map `ebpf:"exchanges"`
 	LatestHandshakes    *ebpf.Map `ebpf:"latest_handshakes"`
+	Limits              *ebpf.Map `ebpf:"limits"`
 	OwnOnlyInterfaces   *ebpf.Map `ebpf:"own_only_interfaces"`
 	QueuedRequests      *ebpf.Map `ebpf:"queued_requests"`
 	Scratches           *ebpf.Map `ebpf:"scratches"`
@@ -654,6 +666,7 @@ func (m *DriverMaps) Close() error {
 		m.Counters,
 		m.Exchanges,
 		m.LatestHandshakes,
+		m.Limits,
 		m.OwnOnlyInterfaces,
 		m.QueuedRequests,
 		m.Scratches,

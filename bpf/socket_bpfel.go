@@ -212,39 +212,40 @@ const (
 	SocketCounterCOUNTER_CONTEXT_NONE        SocketCounter = 3
 	SocketCounterCOUNTER_HEAD_TRUNCATED      SocketCounter = 4
 	SocketCounterCOUNTER_HEAD_UNPARSABLE     SocketCounter = 5
-	SocketCounterCOUNTER_CONTEXT_MALFORMED   SocketCounter = 6
-	SocketCounterCOUNTER_CONTEXT_SEVERAL     SocketCounter = 7
-	SocketCounterCOUNTER_RESPONSE_UNTRACKED  SocketCounter = 8
-	SocketCounterCOUNTER_REQUEST_IN_RESPONSE SocketCounter = 9
-	SocketCounterCOUNTER_PIPELINED           SocketCounter = 10
-	SocketCounterCOUNTER_RETRANSMITTED       SocketCounter = 11
-	SocketCounterCOUNTER_OUT_OF_ORDER        SocketCounter = 12
-	SocketCounterCOUNTER_LATE                SocketCounter = 13
-	SocketCounterCOUNTER_FRAGMENT            SocketCounter = 14
-	SocketCounterCOUNTER_PACKET_TRUNCATED    SocketCounter = 15
-	SocketCounterCOUNTER_OPTION_READ         SocketCounter = 16
-	SocketCounterCOUNTER_OPTION_UNTRUSTED    SocketCounter = 17
-	SocketCounterCOUNTER_STARTED             SocketCounter = 18
-	SocketCounterCOUNTER_EMITTED             SocketCounter = 19
-	SocketCounterCOUNTER_RING_FULL           SocketCounter = 20
-	SocketCounterCOUNTER_MAP_FULL            SocketCounter = 21
-	SocketCounterCOUNTER_DISCARDED           SocketCounter = 22
-	SocketCounterCOUNTER_SOCKET_FULL         SocketCounter = 23
-	SocketCounterCOUNTER_DROPPED             SocketCounter = 24
-	SocketCounterCOUNTER_SCRATCH_BUSY        SocketCounter = 25
-	SocketCounterCOUNTER_EVICTED             SocketCounter = 26
-	SocketCounterCOUNTER_INCOMPLETE          SocketCounter = 27
-	SocketCounterCOUNTER_OPEN_REPORT         SocketCounter = 28
-	SocketCounterCOUNTER_QUEUE_FULL          SocketCounter = 29
-	SocketCounterCOUNTER_FRAMING_LOST        SocketCounter = 30
-	SocketCounterCOUNTER_SEARCH              SocketCounter = 31
-	SocketCounterCOUNTER_SEARCH_BYTES        SocketCounter = 32
-	SocketCounterCOUNTER_SEARCH_BUDGET       SocketCounter = 33
-	SocketCounterCOUNTER_CONTEXT_BEHIND      SocketCounter = 34
-	SocketCounterCOUNTER_UNPROVEN            SocketCounter = 35
-	SocketCounterCOUNTER_IMPLAUSIBLE         SocketCounter = 36
-	SocketCounterCOUNTER_OTHER_HOST          SocketCounter = 37
-	SocketCounterCOUNTERS                    SocketCounter = 38
+	SocketCounterCOUNTER_NOT_CAPTURED        SocketCounter = 6
+	SocketCounterCOUNTER_CONTEXT_MALFORMED   SocketCounter = 7
+	SocketCounterCOUNTER_CONTEXT_SEVERAL     SocketCounter = 8
+	SocketCounterCOUNTER_RESPONSE_UNTRACKED  SocketCounter = 9
+	SocketCounterCOUNTER_REQUEST_IN_RESPONSE SocketCounter = 10
+	SocketCounterCOUNTER_PIPELINED           SocketCounter = 11
+	SocketCounterCOUNTER_RETRANSMITTED       SocketCounter = 12
+	SocketCounterCOUNTER_OUT_OF_ORDER        SocketCounter = 13
+	SocketCounterCOUNTER_LATE                SocketCounter = 14
+	SocketCounterCOUNTER_FRAGMENT            SocketCounter = 15
+	SocketCounterCOUNTER_PACKET_TRUNCATED    SocketCounter = 16
+	SocketCounterCOUNTER_OPTION_READ         SocketCounter = 17
+	SocketCounterCOUNTER_OPTION_UNTRUSTED    SocketCounter = 18
+	SocketCounterCOUNTER_STARTED             SocketCounter = 19
+	SocketCounterCOUNTER_EMITTED             SocketCounter = 20
+	SocketCounterCOUNTER_RING_FULL           SocketCounter = 21
+	SocketCounterCOUNTER_MAP_FULL            SocketCounter = 22
+	SocketCounterCOUNTER_DISCARDED           SocketCounter = 23
+	SocketCounterCOUNTER_SOCKET_FULL         SocketCounter = 24
+	SocketCounterCOUNTER_DROPPED             SocketCounter = 25
+	SocketCounterCOUNTER_SCRATCH_BUSY        SocketCounter = 26
+	SocketCounterCOUNTER_EVICTED             SocketCounter = 27
+	SocketCounterCOUNTER_INCOMPLETE          SocketCounter = 28
+	SocketCounterCOUNTER_OPEN_REPORT         SocketCounter = 29
+	SocketCounterCOUNTER_QUEUE_FULL          SocketCounter = 30
+	SocketCounterCOUNTER_FRAMING_LOST        SocketCounter = 31
+	SocketCounterCOUNTER_SEARCH              SocketCounter = 32
+	SocketCounterCOUNTER_SEARCH_BYTES        SocketCounter = 33
+	SocketCounterCOUNTER_SEARCH_BUDGET       SocketCounter = 34
+	SocketCounterCOUNTER_CONTEXT_BEHIND      SocketCounter = 35
+	SocketCounterCOUNTER_UNPROVEN            SocketCounter = 36
+	SocketCounterCOUNTER_IMPLAUSIBLE         SocketCounter = 37
+	SocketCounterCOUNTER_OTHER_HOST          SocketCounter = 38
+	SocketCounterCOUNTERS                    SocketCounter = 39
 )
 
 type SocketDeepMode uint32
@@ -259,6 +260,14 @@ type SocketHandshakes struct {
 	_  structs.HostLayout
 	Of [2048]uint64
 }
+
+type SocketLimit uint32
+
+const (
+	SocketLimitLIMIT_SOCKETS SocketLimit = 1
+	SocketLimitLIMIT_DEEP    SocketLimit = 2
+	SocketLimitLIMIT_NEW     SocketLimit = 4
+)
 
 type SocketOwnOnly struct {
 	_  structs.HostLayout
@@ -677,6 +686,7 @@ const (
 	SocketMapExchanges           = "exchanges"
 	SocketMapLatestHandshakes    = "latest_handshakes"
 	SocketMapLatestWrites        = "latest_writes"
+	SocketMapLimits              = "limits"
 	SocketMapOwnOnlyInterfaces   = "own_only_interfaces"
 	SocketMapPartialHeads        = "partial_heads"
 	SocketMapQueuedRequests      = "queued_requests"
@@ -769,6 +779,7 @@ type SocketMapSpecs struct {
 	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
 	LatestHandshakes    *ebpf.MapSpec `ebpf:"latest_handshakes"`
 	LatestWrites        *ebpf.MapSpec `ebpf:"latest_writes"`
+	Limits              *ebpf.MapSpec `ebpf:"limits"`
 	OwnOnlyInterfaces   *ebpf.MapSpec `ebpf:"own_only_interfaces"`
 	PartialHeads        *ebpf.MapSpec `ebpf:"partial_heads"`
 	QueuedRequests      *ebpf.MapSpec `ebpf:"queued_requests"`
@@ -827,6 +838,7 @@ type SocketMaps struct {
 	Exchanges           *ebpf.Map `ebpf:"exchanges"`
 	LatestHandshakes    *ebpf.Map `ebpf:"latest_handshakes"`
 	LatestWrites        *ebpf.Map `ebpf:"latest_writes"`
+	Limits              *ebpf.Map `ebpf:"limits"`
 	OwnOnlyInterfaces   *ebpf.Map `ebpf:"own_only_interfaces"`
 	PartialHeads        *ebpf.Map `ebpf:"partial_heads"`
 	QueuedRequests      *ebpf.Map `ebpf:"queued_requests"`
@@ -847,6 +859,7 @@ func (m *SocketMaps) Close() error {
 		m.Exchanges,
 		m.LatestHandshakes,
 		m.LatestWrites,
+		m.Limits,
 		m.OwnOnlyInterfaces,
 		m.PartialHeads,
 		m.QueuedRequests,

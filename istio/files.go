@@ -8,8 +8,8 @@ import "embed"
 
 //go:generate go run ./generate
 
-// Files has the bases (agent, telemetry, podmonitor, reorder/*), the components in mtls,
-// the combinations in overlays/*, and the providers of a mesh configuration.
+// Files has the bases (agent, telemetry, podmonitor, reorder/*), the components
+// (layers, mtls/*), the combinations in overlays/*, and the providers of a mesh configuration.
 //
-//go:embed agent telemetry podmonitor mtls reorder overlays mesh/mtls.yaml
+//go:embed agent layers telemetry podmonitor mtls reorder overlays mesh/mtls.yaml
 var Files embed.FS

@@ -207,39 +207,40 @@ const (
 	BenchCounterCOUNTER_CONTEXT_NONE        BenchCounter = 3
 	BenchCounterCOUNTER_HEAD_TRUNCATED      BenchCounter = 4
 	BenchCounterCOUNTER_HEAD_UNPARSABLE     BenchCounter = 5
-	BenchCounterCOUNTER_CONTEXT_MALFORMED   BenchCounter = 6
-	BenchCounterCOUNTER_CONTEXT_SEVERAL     BenchCounter = 7
-	BenchCounterCOUNTER_RESPONSE_UNTRACKED  BenchCounter = 8
-	BenchCounterCOUNTER_REQUEST_IN_RESPONSE BenchCounter = 9
-	BenchCounterCOUNTER_PIPELINED           BenchCounter = 10
-	BenchCounterCOUNTER_RETRANSMITTED       BenchCounter = 11
-	BenchCounterCOUNTER_OUT_OF_ORDER        BenchCounter = 12
-	BenchCounterCOUNTER_LATE                BenchCounter = 13
-	BenchCounterCOUNTER_FRAGMENT            BenchCounter = 14
-	BenchCounterCOUNTER_PACKET_TRUNCATED    BenchCounter = 15
-	BenchCounterCOUNTER_OPTION_READ         BenchCounter = 16
-	BenchCounterCOUNTER_OPTION_UNTRUSTED    BenchCounter = 17
-	BenchCounterCOUNTER_STARTED             BenchCounter = 18
-	BenchCounterCOUNTER_EMITTED             BenchCounter = 19
-	BenchCounterCOUNTER_RING_FULL           BenchCounter = 20
-	BenchCounterCOUNTER_MAP_FULL            BenchCounter = 21
-	BenchCounterCOUNTER_DISCARDED           BenchCounter = 22
-	BenchCounterCOUNTER_SOCKET_FULL         BenchCounter = 23
-	BenchCounterCOUNTER_DROPPED             BenchCounter = 24
-	BenchCounterCOUNTER_SCRATCH_BUSY        BenchCounter = 25
-	BenchCounterCOUNTER_EVICTED             BenchCounter = 26
-	BenchCounterCOUNTER_INCOMPLETE          BenchCounter = 27
-	BenchCounterCOUNTER_OPEN_REPORT         BenchCounter = 28
-	BenchCounterCOUNTER_QUEUE_FULL          BenchCounter = 29
-	BenchCounterCOUNTER_FRAMING_LOST        BenchCounter = 30
-	BenchCounterCOUNTER_SEARCH              BenchCounter = 31
-	BenchCounterCOUNTER_SEARCH_BYTES        BenchCounter = 32
-	BenchCounterCOUNTER_SEARCH_BUDGET       BenchCounter = 33
-	BenchCounterCOUNTER_CONTEXT_BEHIND      BenchCounter = 34
-	BenchCounterCOUNTER_UNPROVEN            BenchCounter = 35
-	BenchCounterCOUNTER_IMPLAUSIBLE         BenchCounter = 36
-	BenchCounterCOUNTER_OTHER_HOST          BenchCounter = 37
-	BenchCounterCOUNTERS                    BenchCounter = 38
+	BenchCounterCOUNTER_NOT_CAPTURED        BenchCounter = 6
+	BenchCounterCOUNTER_CONTEXT_MALFORMED   BenchCounter = 7
+	BenchCounterCOUNTER_CONTEXT_SEVERAL     BenchCounter = 8
+	BenchCounterCOUNTER_RESPONSE_UNTRACKED  BenchCounter = 9
+	BenchCounterCOUNTER_REQUEST_IN_RESPONSE BenchCounter = 10
+	BenchCounterCOUNTER_PIPELINED           BenchCounter = 11
+	BenchCounterCOUNTER_RETRANSMITTED       BenchCounter = 12
+	BenchCounterCOUNTER_OUT_OF_ORDER        BenchCounter = 13
+	BenchCounterCOUNTER_LATE                BenchCounter = 14
+	BenchCounterCOUNTER_FRAGMENT            BenchCounter = 15
+	BenchCounterCOUNTER_PACKET_TRUNCATED    BenchCounter = 16
+	BenchCounterCOUNTER_OPTION_READ         BenchCounter = 17
+	BenchCounterCOUNTER_OPTION_UNTRUSTED    BenchCounter = 18
+	BenchCounterCOUNTER_STARTED             BenchCounter = 19
+	BenchCounterCOUNTER_EMITTED             BenchCounter = 20
+	BenchCounterCOUNTER_RING_FULL           BenchCounter = 21
+	BenchCounterCOUNTER_MAP_FULL            BenchCounter = 22
+	BenchCounterCOUNTER_DISCARDED           BenchCounter = 23
+	BenchCounterCOUNTER_SOCKET_FULL         BenchCounter = 24
+	BenchCounterCOUNTER_DROPPED             BenchCounter = 25
+	BenchCounterCOUNTER_SCRATCH_BUSY        BenchCounter = 26
+	BenchCounterCOUNTER_EVICTED             BenchCounter = 27
+	BenchCounterCOUNTER_INCOMPLETE          BenchCounter = 28
+	BenchCounterCOUNTER_OPEN_REPORT         BenchCounter = 29
+	BenchCounterCOUNTER_QUEUE_FULL          BenchCounter = 30
+	BenchCounterCOUNTER_FRAMING_LOST        BenchCounter = 31
+	BenchCounterCOUNTER_SEARCH              BenchCounter = 32
+	BenchCounterCOUNTER_SEARCH_BYTES        BenchCounter = 33
+	BenchCounterCOUNTER_SEARCH_BUDGET       BenchCounter = 34
+	BenchCounterCOUNTER_CONTEXT_BEHIND      BenchCounter = 35
+	BenchCounterCOUNTER_UNPROVEN            BenchCounter = 36
+	BenchCounterCOUNTER_IMPLAUSIBLE         BenchCounter = 37
+	BenchCounterCOUNTER_OTHER_HOST          BenchCounter = 38
+	BenchCounterCOUNTERS                    BenchCounter = 39
 )
 
 type BenchDeepMode uint32
@@ -254,6 +255,14 @@ type BenchHandshakes struct {
 	_  structs.HostLayout
 	Of [2048]uint64
 }
+
+type BenchLimit uint32
+
+const (
+	BenchLimitLIMIT_SOCKETS BenchLimit = 1
+	BenchLimitLIMIT_DEEP    BenchLimit = 2
+	BenchLimitLIMIT_NEW     BenchLimit = 4
+)
 
 type BenchOwnOnly struct {
 	_  structs.HostLayout
@@ -623,6 +632,7 @@ const (
 	BenchMapCounters            = "counters"
 	BenchMapExchanges           = "exchanges"
 	BenchMapLatestHandshakes    = "latest_handshakes"
+	BenchMapLimits              = "limits"
 	BenchMapOwnOnlyInterfaces   = "own_only_interfaces"
 	BenchMapPartialHeads        = "partial_heads"
 	BenchMapQueuedRequests      = "queued_requests"
@@ -707,6 +717,7 @@ type BenchMapSpecs struct {
 	Counters            *ebpf.MapSpec `ebpf:"counters"`
 	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
 	LatestHandshakes    *ebpf.MapSpec `ebpf:"latest_handshakes"`
+	Limits              *ebpf.MapSpec `ebpf:"limits"`
 	OwnOnlyInterfaces   *ebpf.MapSpec `ebpf:"own_only_interfaces"`
 	PartialHeads        *ebpf.MapSpec `ebpf:"partial_heads"`
 	QueuedRequests      *ebpf.MapSpec `ebpf:"queued_requests"`
@@ -761,6 +772,7 @@ type BenchMaps struct {
 	Counters            *ebpf.Map `ebpf:"counters"`
 	Exchanges           *ebpf.Map `ebpf:"exchanges"`
 	LatestHandshakes    *ebpf.Map `ebpf:"latest_handshakes"`
+	Limits              *ebpf.Map `ebpf:"limits"`
 	OwnOnlyInterfaces   *ebpf.Map `ebpf:"own_only_interfaces"`
 	PartialHeads        *ebpf.Map `ebpf:"partial_heads"`
 	QueuedRequests      *ebpf.Map `ebpf:"queued_requests"`
@@ -778,6 +790,7 @@ func (m *BenchMaps) Close() error {
 		m.Counters,
 		m.Exchanges,
 		m.LatestHandshakes,
+		m.Limits,
 		m.OwnOnlyInterfaces,
 		m.PartialHeads,
 		m.QueuedRequests,

@@ -16,6 +16,7 @@ enum counter {
 	COUNTER_CONTEXT_NONE,
 	COUNTER_HEAD_TRUNCATED,
 	COUNTER_HEAD_UNPARSABLE,
+	COUNTER_NOT_CAPTURED,
 	COUNTER_CONTEXT_MALFORMED,
 	COUNTER_CONTEXT_SEVERAL,
 	COUNTER_RESPONSE_UNTRACKED,
@@ -57,6 +58,29 @@ struct {
 	__type(key, enum counter);
 	__type(value, __u64);
 } counters SEC(".maps");
+
+/* What user space has turned off for now, to stay within its share of the CPUs. What is being
+ * recorded goes on.
+ */
+enum limit {
+	LIMIT_SOCKETS = 1 << 0, /* no new requests are recorded at sockets */
+	LIMIT_DEEP = 1 << 1,	/* nothing is searched behind the prefix window */
+	LIMIT_NEW = 1 << 2,	/* no new requests are recorded, nor are their heads read */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, enum limit);
+} limits SEC(".maps");
+
+static __always_inline bool is_limited(enum limit which)
+{
+	const enum limit *set = bpf_map_lookup_elem(&limits, &(__u32){0});
+
+	return set && *set & which;
+}
 
 static __always_inline void count(enum counter which)
 {

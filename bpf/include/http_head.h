@@ -1022,7 +1022,7 @@ static __always_inline int search_chunks(struct __sk_buff *skb, struct scratch *
 	int outcome;
 	__u32 from;
 
-	if (deep == DEEP_AUTO && !may_search()) {
+	if (is_limited(LIMIT_DEEP) || (deep == DEEP_AUTO && !may_search())) {
 		count_rare(COUNTER_SEARCH_BUDGET);
 		return OUTCOME_TRUNCATED;
 	}
@@ -1150,6 +1150,11 @@ static __always_inline int walk_whole(struct __sk_buff *skb, struct scratch *s, 
 
 	if (!s)
 		return OUTCOME_UNPARSABLE;
+	if (is_limited(LIMIT_NEW)) {
+		s->walk.request_line = !(start & START_TOKEN);
+		s->walk.marks = 0;
+		return OUTCOME_NOT_CAPTURED;
+	}
 	outcome = begin_walk(skb, s, off, len, access);
 	if (outcome == OUTCOME_TRUNCATED)
 		return finish_walk(&s->walk, OUTCOME_TRUNCATED);

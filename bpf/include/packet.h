@@ -113,6 +113,7 @@ enum outcome {
 	OUTCOME_NOT_FOUND,
 	OUTCOME_TRUNCATED,
 	OUTCOME_UNPARSABLE,
+	OUTCOME_NOT_CAPTURED, /* user space has turned that off, see enum limit */
 };
 
 enum sampling {

@@ -160,8 +160,7 @@ static __always_inline void become_current(struct connection *c, __u32 seq, __u8
 	c->phase = PHASE_REQUEST;
 }
 
-_Static_assert(COUNTER_HEAD_UNPARSABLE - COUNTER_CONTEXT_FOUND ==
-		       OUTCOME_UNPARSABLE - OUTCOME_FOUND,
+_Static_assert(COUNTER_NOT_CAPTURED - COUNTER_CONTEXT_FOUND == OUTCOME_NOT_CAPTURED - OUTCOME_FOUND,
 	       "each outcome has its counter, in the same order");
 
 VERIFIED_ALONE int count_outcome(int outcome, __u32 marks)
@@ -291,6 +290,14 @@ static __always_inline void resync(struct connection *c, const struct segment *s
 static __always_inline bool is_recorded(int outcome)
 {
 	return outcome == OUTCOME_FOUND || outcome == OUTCOME_INCOMPLETE;
+}
+
+/* A request at a socket. */
+static COLD int limit_at_socket(struct payload_kind *b)
+{
+	if (is_recorded(b->outcome) && is_limited(LIMIT_SOCKETS))
+		b->outcome = OUTCOME_NOT_CAPTURED;
+	return 0;
 }
 
 static __always_inline void count_request(int outcome, __u8 marks)
@@ -720,6 +727,8 @@ static __always_inline void classify_rest(struct __sk_buff *skb, struct segment 
 		b.request_line = s->walk.request_line;
 		b.marks = s->walk.marks;
 	}
+	if (s->socket.cookie)
+		limit_at_socket(&b);
 	seg->kind = b;
 }
 

@@ -412,7 +412,6 @@ static COLD int read_socket(struct scratch *s, struct socket_state *st, const st
 static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratch *s)
 {
 	struct segment *seg = &s->segment;
-	bool egress = seg->direction == DIRECTION_EGRESS;
 	struct socket_state *st = socket_state_of(skb);
 	struct bpf_sock *sk = skb->sk;
 	struct tcp_sock *tp;
@@ -421,7 +420,7 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	if (!st || !sk)
 		return;
 	seg->key = st->key;
-	seg->from_a = egress;
+	seg->from_a = seg->direction == DIRECTION_EGRESS;
 	s->socket = st->facts;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (tp && !read_socket(s, st, tp))
@@ -433,7 +432,7 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	 * has untracked the connection.
 	 */
 	if (!st->tracked || !is_tracked(tracked))
-		st->read = egress ? seg->ack : seg->seq;
+		st->read = seg->from_a ? seg->ack : seg->seq;
 	st->tracked = track_segment(skb, s, tracked);
 }
 
@@ -476,6 +475,7 @@ static __always_inline void handle_at_socket(struct __sk_buff *skb, struct scrat
 		return;
 	}
 	classify_payload(skb, seg, s, ACCESS_LOAD);
+	limit_at_socket(&seg->kind);
 	if (needs_connection(seg, tracked))
 		track_at_socket(skb, s);
 }

@@ -139,7 +139,8 @@ func (c *chain) runAgent(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	config, err := c.cluster.Client.CoreV1().ConfigMaps(agentNamespace).Get(ctx, "layertrace-agent", meta.GetOptions{})
+	volume := pod.Spec.Volumes[0].ConfigMap
+	config, err := c.cluster.Client.CoreV1().ConfigMaps(agentNamespace).Get(ctx, volume.Name, meta.GetOptions{})
 	if err != nil {
 		return err
 	}
@@ -148,7 +149,7 @@ func (c *chain) runAgent(ctx context.Context, i int) error {
 		return err
 	}
 	file, kubeconfig := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "kubeconfig")
-	if err := c.writeSettings(pod.Spec.Volumes[0].ConfigMap.Items, config.Data, dir); err != nil {
+	if err := c.writeSettings(volume.Items, config.Data, dir); err != nil {
 		return err
 	}
 	if _, err := c.cluster.ServiceAccountKubeconfig(ctx, agentNamespace, pod.Spec.ServiceAccountName, kubeconfig, true); err != nil {
@@ -177,7 +178,7 @@ func (c *chain) runAgent(ctx context.Context, i int) error {
 }
 
 // writeSettings writes the files of the agents' ConfigMap into a directory, as a kubelet
-// would into their volume. An agent that does not know parts of its settings gets none.
+// would into their volume. Agents from before encrypted traffic get nothing of it.
 func (c *chain) writeSettings(items []core.KeyToPath, data map[string]string, dir string) error {
 	if len(items) == 0 {
 		for key := range data {
@@ -190,7 +191,7 @@ func (c *chain) writeSettings(items []core.KeyToPath, data map[string]string, di
 	}
 	for _, item := range items {
 		file := filepath.Join(dir, item.Path)
-		if c.encrypted.withoutParts && filepath.Dir(item.Path) == parts {
+		if c.encrypted.withoutMTLS && item.Key == "mtls.yaml" {
 			continue
 		}
 		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(data[item.Key]), 0o644)); err != nil {

@@ -57,8 +57,8 @@ type encrypted struct {
 	mesh string
 	// agents are those that run on the nodes.
 	agents [2]*sandbox.Process
-	// withoutParts is set while agents are run that do not know parts of their settings.
-	withoutParts bool
+	// withoutMTLS is set while agents are run that do not know encrypted traffic.
+	withoutMTLS bool
 	// receivers get the records of each node while no agent runs there.
 	receivers [2]*records
 }

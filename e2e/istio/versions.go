@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -60,7 +61,7 @@ func (c *chain) applyOlder(ctx context.Context, l mtlsLog, fields ...string) err
 	err := c.applyChanged(ctx, l, func(o *unstructured.Unstructured) error {
 		switch {
 		case o.GetKind() == "ConfigMap":
-			unstructured.RemoveNestedField(o.Object, "data", "mtls.yaml")
+			return settingsInOneFile(o)
 		case o.GetKind() == "DaemonSet":
 			return settingsAsVariables(o)
 		case isLog(o):
@@ -126,8 +127,8 @@ func (l mtlsLog) newerLog(ctx context.Context, c *chain) error {
 	})
 }
 
-// olderAgents runs agents as from before encrypted traffic: they do not know the part of the
-// settings, and have no port for the log.
+// olderAgents runs agents as from before encrypted traffic: they do not know its settings,
+// and have no port for the log.
 func (l mtlsLog) olderAgents(ctx context.Context, c *chain) error {
 	return c.underLoad(ctx, func(ctx context.Context) error {
 		before, err := c.lostRecords(ctx)
@@ -137,8 +138,8 @@ func (l mtlsLog) olderAgents(ctx context.Context, c *chain) error {
 		if err := c.stopAgents(); err != nil {
 			return err
 		}
-		c.encrypted.withoutParts = true
-		defer func() { c.encrypted.withoutParts = false }()
+		c.encrypted.withoutMTLS = true
+		defer func() { c.encrypted.withoutMTLS = false }()
 		if err := c.runAgents(ctx); err != nil {
 			return err
 		}
@@ -182,6 +183,28 @@ func (c *chain) applyChanged(ctx context.Context, l mtlsLog, change func(*unstru
 	return c.cluster.ApplyAs(ctx, "layertrace", changed)
 }
 
+// settingsInOneFile puts the settings of a ConfigMap into config.yaml, but those for encrypted
+// traffic.
+func settingsInOneFile(configMap *unstructured.Unstructured) error {
+	data, _, err := unstructured.NestedStringMap(configMap.Object, "data")
+	if err != nil {
+		return err
+	}
+	settings := map[string]any{}
+	for _, key := range []string{"base.yaml", "layers.yaml", "config.yaml"} {
+		var some map[string]any // nil for a file without settings
+		if err := yaml.Unmarshal([]byte(data[key]), &some); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		maps.Copy(settings, some)
+	}
+	text, err := yaml.Marshal(settings)
+	if err != nil {
+		return err
+	}
+	return unstructured.SetNestedStringMap(configMap.Object, map[string]string{"config.yaml": string(text)}, "data")
+}
+
 // settingsAsVariables gives a DaemonSet the settings for encrypted traffic as variables, and
 // no part of the file.
 func settingsAsVariables(daemonSet *unstructured.Unstructured) error {
@@ -195,7 +218,6 @@ func settingsAsVariables(daemonSet *unstructured.Unstructured) error {
 	container["env"] = append(container["env"].([]any),
 		map[string]any{"name": "LAYERTRACE_MTLS", "value": "true"},
 		map[string]any{"name": "LAYERTRACE_ACCESS_LOG_ADDRESS", "value": "[$(HOST_IP)]:4327"})
-	unstructured.RemoveNestedField(daemonSet.Object, "spec", "template", "metadata", "annotations", "layertrace/mtls-sha256")
 	return unstructured.SetNestedMap(daemonSet.Object, spec, "spec", "template", "spec")
 }
 

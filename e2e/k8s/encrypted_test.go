@@ -24,7 +24,11 @@ func testEncrypted(t *testing.T, c *cluster.Cluster) {
 	out := does(t, c, "install", "--yes", "--reorder=none")
 	expect(t, out, "encrypted hops get their trace from records of the proxies (--mtls-log envoyfilter)",
 		"created   Service layertrace-system/layertrace-access-log", "created   EnvoyFilter istio-system/layertrace-mtls")
-	config, err := c.Client.CoreV1().ConfigMaps(agentNamespace).Get(interrupted, "layertrace-agent", meta.GetOptions{})
+	ds, err := c.Client.AppsV1().DaemonSets(agentNamespace).Get(interrupted, "layertrace-agent", meta.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := c.Client.CoreV1().ConfigMaps(agentNamespace).Get(interrupted, ds.Spec.Template.Spec.Volumes[0].ConfigMap.Name, meta.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

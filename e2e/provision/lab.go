@@ -159,6 +159,14 @@ func Prometheus(ctx context.Context, checkout string, progress Progress) (server
 	return server, promtool, err
 }
 
+// Helm gets Helm, in the module versions of e2e/tools/helm in the checkout.
+func Helm(ctx context.Context, checkout string, progress Progress) (string, error) {
+	return module{
+		name: "helm", version: "4.3.2", tools: "helm", minutes: "4",
+		pkg: "helm.sh/helm/v4/cmd/helm",
+	}.get(ctx, checkout, progress)
+}
+
 // Collector gets the OpenTelemetry Collector of e2e/tools/collector in the checkout.
 func Collector(ctx context.Context, checkout string, progress Progress) (string, error) {
 	return buildCollector(ctx, checkout, "collector", "0.148.0", "2", progress)

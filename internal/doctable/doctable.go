@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package doctable keeps tables of documentation pages equal to what the code
-// defines. A test calls Check; with -update (make generate) it writes the tables.
+// defines. A test calls Check, or CheckFile for a whole file; with -update
+// (make generate) they write what differs.
 package doctable
 
 import (
+	"bytes"
 	"flag"
 	"os"
 	"regexp"
@@ -55,13 +57,23 @@ func Check(t *testing.T, path string, tables map[string]*Table) {
 			t.Errorf("%s has no markers of the table %q", path, name)
 		}
 	}
-	if want == string(page) || t.Failed() {
+	if !t.Failed() {
+		CheckFile(t, path, []byte(want))
+	}
+}
+
+// CheckFile fails the test when a file is not the same as what the code defines.
+func CheckFile(t *testing.T, path string, want []byte) {
+	t.Helper()
+	if now, err := os.ReadFile(path); err != nil {
+		t.Fatal(err)
+	} else if bytes.Equal(now, want) {
 		return
 	}
 	if !*update {
 		t.Fatalf("%s differs from the code: run make generate", path)
 	}
-	if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+	if err := os.WriteFile(path, want, 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -244,7 +244,8 @@ const (
 	// programs search by default (packet captures only).
 	FlagOutsideWindow
 	// FlagTraceLimited: the last span that the agent makes of the trace for some time, because
-	// it would have too many. The agent sets it, not the BPF side.
+	// it would have too many; or the agent left requests out meanwhile, to keep within its
+	// share of the CPUs. The agent sets it, not the BPF side.
 	FlagTraceLimited
 )
 

@@ -1,25 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command generate writes the generated parts of the manifests: the Lua script, the
-// hash of the agent's configuration (so that a change restarts the agents), and the
+// Command generate writes the generated parts of the manifests: the Lua script, and the
 // alert rules as an object of the Prometheus operator. It runs in istio/ (go generate
 // ./istio).
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"regexp"
 	"strings"
 
 	luafilter "github.com/layertrace/layertrace/lua-filter"
-	"sigs.k8s.io/yaml"
 )
 
 func main() {
-	for _, write := range []func() error{writeScript, writeHash, writeRules} {
+	for _, write := range []func() error{writeScript, writeRules} {
 		if err := write(); err != nil {
 			fmt.Fprintf(os.Stderr, "generate manifests: %v\n", err)
 			os.Exit(1)
@@ -45,52 +41,6 @@ func writeScript() error {
 			b.WriteString(line)
 		}
 		return b.String()
-	})
-}
-
-var (
-	hashText     = regexp.MustCompile(`(?m)^( +layertrace/config-sha256:).*\n`)
-	mtlsHashText = regexp.MustCompile(`(?m)(layertrace~1mtls-sha256\n +value:).*\n`)
-)
-
-// writeHash writes the hash of each configuration: the one for interfaces and those of the
-// components for layers and for encrypted traffic.
-func writeHash() error {
-	for _, dir := range []string{"agent", "layers"} {
-		var config struct{ Data map[string]string }
-		if err := read(dir+"/configmap.yaml", &config); err != nil {
-			return err
-		}
-		if err := replaceHash(dir, hashText, config.Data["config.yaml"]); err != nil {
-			return err
-		}
-	}
-	var patch []struct{ Value string }
-	if err := read("mtls/agent/configmap.yaml", &patch); err != nil {
-		return err
-	}
-	if len(patch) != 1 {
-		return fmt.Errorf("mtls/agent/configmap.yaml has %d operations, want 1", len(patch))
-	}
-	return replaceHash("mtls/agent", mtlsHashText, patch[0].Value)
-}
-
-func read(file string, into any) error {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	if err := yaml.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return nil
-}
-
-// replaceHash writes the hash of a configuration into a DaemonSet, or a patch of it.
-func replaceHash(dir string, pattern *regexp.Regexp, config string) error {
-	sum := sha256.Sum256([]byte(config))
-	return replace(dir+"/daemonset.yaml", pattern, func(match []string) string {
-		return match[1] + " " + hex.EncodeToString(sum[:]) + "\n"
 	})
 }
 

@@ -149,7 +149,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	records := with.NewCounterVec(prometheus.CounterOpts{
 		Name: "layertrace_access_log_records_refused_total",
 		Help: "Records of proxies' access logs that were refused, by reason: bad_field (missing or unreadable), not_sampled, no_connection (the proxy used none), foreign_address (the proxy's end of the connection is not the address that sent the record), foreign_node, rate (above " +
-			fmt.Sprint(maxRate) + " per second, or " + fmt.Sprint(maxPeerRate) + " of one address), full (too many wait for their exchange).",
+			fmt.Sprint(maxRate) + " per second, or " + fmt.Sprint(maxPeerRate) + " of one address), full (too many wait for their exchange, or all are left out to keep within cpu-limit).",
 	}, []string{"reason"})
 	for _, reason := range []Reason{RefusedField, RefusedNotSampled, RefusedNoConnection, RefusedAddress, RefusedNode, RefusedRate, RefusedFull} {
 		m.records[reason] = records.WithLabelValues(string(reason))

@@ -26,7 +26,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/span"
 )
 
-// Options of Run. All are required, OpenEncrypted with --mtls only.
+// Options of Run. All exported ones are required, OpenEncrypted with --mtls only.
 type Options struct {
 	// Config holds the validated settings.
 	Config *config.Config
@@ -40,6 +40,8 @@ type Options struct {
 	Log *slog.Logger
 	// Version of layertrace.
 	Version string
+
+	measure func(context.Context) (cpuUsage, error) // of tests; nil: the real one
 }
 
 // Run runs the agent until ctx is done; then it flushes, detaches and drains within
@@ -83,21 +85,28 @@ func Run(ctx context.Context, opts Options) error {
 	points := newRegistry(names, gracePeriod(cfg), cfg.SidecarUID)
 	pipeline.find(points)
 	kernel, attached := closers{probe}, attachers{probe}
+	runTimes := []runTime{probe.RunTime}
 	var join *joining // nil: encrypted connections are not followed
 	if cfg.MTLS {
-		if join, err = newJoining(opts, names, points, clock, metrics); err != nil {
+		if join, err = newJoining(opts, names, points, clock, pipeline.leavesNew.Load, metrics); err != nil {
 			return errors.Join(err, probe.Close())
 		}
 		if cfg.MTLSInfer {
 			pipeline.infer, pipeline.sidecarUID = join.joiner.AddPlain, cfg.SidecarUID
 		}
 		kernel, attached = append(kernel, join.kernel), append(attached, join.kernel)
+		runTimes = append(runTimes, join.kernel.RunTime)
 	}
 	watcher := iface.NewWatcher(selector, log)
 	capture := newCapture(attached, points, log, newCaptureMetrics(metrics))
 	unseen := newUnseenWatch(probe, capture, metrics, log)
 	group, running := errgroup.WithContext(ctx)
-	isReady := func() (string, error) { return ready(running, capture, names, pipeline) }
+	leaveOut := func(s step) error { return pipeline.leaveOut(s, probe.Limit) }
+	cpu := newCPULimit(cfg, newCPUMeter(log, runTimes...), leaveOut, log, metrics)
+	if opts.measure != nil {
+		cpu.measure = opts.measure
+	}
+	isReady := func() (string, error) { return ready(running, capture, names, pipeline, cpu) }
 	newReady(metrics, isReady)
 	server.Serve(metrics, isReady, log)
 
@@ -114,6 +123,7 @@ func Run(ctx context.Context, opts Options) error {
 	captured := make(chan struct{})
 	group.Go(func() error { defer close(captured); return probe.Run(running, pipeline.take) })
 	group.Go(func() error { unseen.run(running); return nil })
+	group.Go(func() error { return cpu.run(running, watcher.Listed()) })
 	if join != nil {
 		join.run(running, group)
 	}
@@ -144,8 +154,8 @@ func selectInterfaces(cfg *config.Config, havePods func() bool) (s iface.Selecto
 
 // ready reports whether the agent does all of its work: it captures at interfaces,
 // knows names, and nothing in it stands still. The remark is about an API server or a
-// receiver that is out of reach.
-func ready(running context.Context, capture *capture, names resolver, pipeline *pipeline) (remark string, err error) {
+// receiver that is out of reach, and about what --cpu-limit leaves out.
+func ready(running context.Context, capture *capture, names resolver, pipeline *pipeline, cpu *cpuLimit) (remark string, err error) {
 	if err := capture.ready(running); err != nil {
 		return "", err
 	}
@@ -157,7 +167,7 @@ func ready(running context.Context, capture *capture, names resolver, pipeline *
 	if err != nil {
 		return "", err
 	}
-	return strings.Join(slices.DeleteFunc([]string{named, delivered}, func(s string) bool { return s == "" }), "\n"), nil
+	return strings.Join(slices.DeleteFunc([]string{named, delivered, cpu.remark()}, func(s string) bool { return s == "" }), "\n"), nil
 }
 
 // stop ends everything once, in the order of the data: the probe flushes its open

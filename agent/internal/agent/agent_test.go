@@ -245,6 +245,7 @@ type fakeProbe struct {
 	*fakeAttacher
 	ahead  map[int][]probe.Foreign
 	closed int
+	limits probe.Limits
 }
 
 func newFakeProbe() *fakeProbe {
@@ -298,6 +299,15 @@ func (f *fakeProbe) Run(ctx context.Context, take func([]observe.Observation)) e
 		}
 	}
 }
+
+func (f *fakeProbe) Limit(l probe.Limits) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.limits = l
+	return nil
+}
+
+func (*fakeProbe) RunTime() (time.Duration, error) { return 0, nil }
 
 var ringFull = prometheus.NewDesc("layertrace_ring_full_total", "Lost.", nil, nil)
 

@@ -26,6 +26,8 @@ type Encrypted interface {
 	encrypted.Lister
 	// Run forgets connections that have ended, until ctx is done.
 	Run(ctx context.Context) error
+	// RunTime returns for how long its programs have run while the kernel measured them.
+	RunTime() (time.Duration, error)
 	// Close removes everything from the kernel.
 	Close() error
 }
@@ -52,8 +54,8 @@ func newJoinMetrics(r prometheus.Registerer) joinMetrics {
 	return joinMetrics{accesslog.NewMetrics(r), encrypted.NewMetrics(r)}
 }
 
-// newJoining loads the kernel side and listens for records.
-func newJoining(opts Options, names resolver, points *registry, clock *span.Clock, r prometheus.Registerer) (*joining, error) {
+// newJoining loads the kernel side and listens for records. While leavesOut, it takes none.
+func newJoining(opts Options, names resolver, points *registry, clock *span.Clock, leavesOut func() bool, r prometheus.Registerer) (*joining, error) {
 	cfg := opts.Config
 	kernel, err := opts.OpenEncrypted(cfg, opts.Log)
 	if err != nil {
@@ -74,8 +76,14 @@ func newJoining(opts Options, names resolver, points *registry, clock *span.Cloc
 	if cfg.AccessLogAddress == "" {
 		return j, nil
 	}
+	take := func(records []accesslog.Record) int {
+		if leavesOut() {
+			return 0 // the receiver counts them
+		}
+		return j.joiner.Add(records)
+	}
 	j.receiver, err = accesslog.Listen(accesslog.Options{
-		Address: cfg.AccessLogAddress, Take: j.joiner.Add, Preferred: cfg.ContextFormats,
+		Address: cfg.AccessLogAddress, Take: take, Preferred: cfg.ContextFormats,
 		SamePod: names.samePod, OtherNode: names.isOtherNode, Sender: names.sender, Log: opts.Log,
 	}, metrics.receiver)
 	if err != nil {

@@ -49,6 +49,8 @@ func (f *fakeEncrypted) Turns(dst []observe.Turn, client, server netip.AddrPort,
 
 func (f *fakeEncrypted) Sockets(func(observe.Key, *observe.Socket)) error { return nil }
 
+func (*fakeEncrypted) RunTime() (time.Duration, error) { return 0, nil }
+
 func (f *fakeEncrypted) Close() error { f.closed++; return nil }
 
 func (f *fakeEncrypted) Describe(chan<- *prometheus.Desc) {}

@@ -63,6 +63,7 @@ func ExampleMetrics(version string) (*prometheus.Registry, *LayerTimes) {
 	metrics.MustRegister((*Server)(nil))
 	newSpanLimits(0, 0, metrics)
 	newProgressMetric(&pipeline{}, metrics)
+	metrics.MustRegister(&cpuLimit{measured: true})
 	metrics.MustRegister(new(export.Queue), export.NewLines(nil))
 	return metrics, newLayers(&config.Config{}, "", nil, metrics).times
 }

@@ -121,7 +121,7 @@ func TestDocumentationListsAllMetrics(t *testing.T) {
 		newCaptureMetrics(r)
 		newAheadMetric(r)
 		newPipelineMetrics(r)
-		r.MustRegister(export.NewLines(nil), (*Server)(nil))
+		r.MustRegister(export.NewLines(nil), (*Server)(nil), new(cpuLimit))
 	})
 	section("spans", func(r prometheus.Registerer) {
 		r.MustRegister(new(export.Queue))

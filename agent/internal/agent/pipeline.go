@@ -7,6 +7,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +16,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/export"
+	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/observe"
 )
@@ -67,11 +69,17 @@ type pipeline struct {
 	offset  func() span.ClockOffset
 	warn    func(error)
 	noPaths bool // requests' paths are dropped
-	taking  progress
+	// namespaces are those whose exchanges are reported; empty: all.
+	namespaces []string
+	taking     progress
 
 	// infer takes plain exchanges at proxies' sockets; nil: encrypted ones are not inferred.
 	infer      func(*observe.Observation) bool
 	sidecarUID uint32
+
+	// When something was left out to keep within --cpu-limit: at sockets, and all new requests.
+	socketsOut, newOut outage
+	leavesNew          atomic.Bool // newOut lasts
 
 	openSpanAfter time.Duration // age at which an open exchange gets a span; 0: never
 	monotonic     func() uint64
@@ -80,6 +88,7 @@ type pipeline struct {
 type pipelineMetrics struct {
 	handled                            map[observe.Kind]prometheus.Counter
 	unknownInterface, unnamed, invalid prometheus.Counter
+	otherNamespaces                    prometheus.Counter
 	nameWaits, nameWaitFull            prometheus.Counter
 }
 
@@ -98,6 +107,10 @@ func newPipelineMetrics(r prometheus.Registerer) pipelineMetrics {
 		unnamed: with.NewCounter(prometheus.CounterOpts{
 			Name: "layertrace_exchanges_unnamed_total",
 			Help: "Exchanges at a virtual interface or socket whose workload is unknown: their spans have the node's name.",
+		}),
+		otherNamespaces: with.NewCounter(prometheus.CounterOpts{
+			Name: "layertrace_exchanges_other_namespaces_total",
+			Help: "Exchanges that were not reported because no end is known to be in one of the namespaces of --namespaces.",
 		}),
 		invalid: with.NewCounter(prometheus.CounterOpts{
 			Name: "layertrace_exchanges_invalid_total",
@@ -123,7 +136,7 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 	cfg := opts.Config
 	metrics := newPipelineMetrics(r)
 	p := &pipeline{
-		names: names, metrics: metrics, offset: clock.Offset, noPaths: !cfg.RequestPaths,
+		names: names, metrics: metrics, offset: clock.Offset, noPaths: !cfg.RequestPaths, namespaces: cfg.Namespaces,
 		openSpanAfter: cfg.OpenSpanAfter, monotonic: span.Monotonic,
 		pending: pending{waits: metrics.nameWaits, full: metrics.nameWaitFull},
 		warn:    func(err error) { opts.Log.Warn("lost an exchange", "error", err) },
@@ -255,6 +268,31 @@ func (p *pipeline) hold(o *observe.Observation, now time.Time) bool {
 	return p.openSpanAfter == 0 || age < p.openSpanAfter
 }
 
+// inferFrom takes a plain exchange at a proxy's socket, for encrypted ones.
+func (p *pipeline) inferFrom(o *observe.Observation) {
+	// Not by the point's process: the owner of a pod that only receives is not known yet.
+	if p.infer != nil && o.Socket != nil && o.Socket.UID == p.sidecarUID && o.Flags&observe.FlagStillOpen == 0 {
+		p.infer(o) // it counts what does not fit
+	}
+}
+
+// isElsewhere reports whether no workload of an exchange is in one of the namespaces to
+// report: neither at the capture point nor at the ends.
+func (p *pipeline) isElsewhere(o *observe.Observation) bool {
+	peers := p.names.peers(o)
+	return !slices.ContainsFunc(p.namespaces, func(name string) bool {
+		return name == o.Point.Workload.Namespace || name == peers.Client.Namespace || name == peers.Server.Namespace
+	})
+}
+
+// drop counts an exchange of other namespaces, and lets a trace go on that waits for it.
+func (p *pipeline) drop(o *observe.Observation) {
+	p.metrics.otherNamespaces.Inc()
+	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
+		p.layers.buffer.Drop(o, time.Now())
+	}
+}
+
 func (p *pipeline) handle(o *observe.Observation) {
 	if !p.points.resolve(o) {
 		p.metrics.unknownInterface.Inc()
@@ -263,14 +301,20 @@ func (p *pipeline) handle(o *observe.Observation) {
 		}
 		return
 	}
+	if len(p.namespaces) > 0 && p.isElsewhere(o) {
+		p.inferFrom(o)
+		p.drop(o)
+		return
+	}
 	p.metrics.handled[o.Point.Kind].Inc()
+	first, last := o.Extent()
+	if p.newOut.touches(first, last) || o.Socket != nil && p.socketsOut.touches(first, last) {
+		o.Flags |= observe.FlagTraceLimited // requests inside of this one may be missing
+	}
 	if o.Point.Kind != observe.KindPNIC && o.Point.Workload.Service == "" && !o.Point.IsLoopback() {
 		p.metrics.unnamed.Inc()
 	}
-	// Not by the point's process: the owner of a pod that only receives is not known yet.
-	if p.infer != nil && o.Socket != nil && o.Socket.UID == p.sidecarUID && o.Flags&observe.FlagStillOpen == 0 {
-		p.infer(o) // it counts what does not fit
-	}
+	p.inferFrom(o)
 	if p.noPaths {
 		o.Path = ""
 	}
@@ -278,7 +322,6 @@ func (p *pipeline) handle(o *observe.Observation) {
 		o.Peers = p.names.peers(o)
 	}
 	if p.lines != nil {
-		first, _ := o.Extent()
 		line := *o
 		line.Wall = p.offset().Wall(first).UnixNano()
 		if err := p.lines.Write(&line); err != nil {
@@ -289,9 +332,56 @@ func (p *pipeline) handle(o *observe.Observation) {
 		p.metrics.invalid.Inc()
 	}
 	// A preliminary report has no end: its layers come with the whole.
-	if p.layers != nil && o.Flags&observe.FlagStillOpen == 0 {
+	switch {
+	case p.layers == nil || o.Flags&observe.FlagStillOpen != 0:
+	case p.socketsOut.touches(first, last):
+		p.layers.leftOut.Inc()
+		p.layers.buffer.Drop(o, time.Now())
+	default:
 		p.layers.add(o, time.Now())
 	}
+}
+
+// outage is a time in which something was not captured, in ns of CLOCK_MONOTONIC. Zero:
+// there was none.
+type outage struct{ began, ended uint64 }
+
+// touches reports whether an exchange of these times may lack something. What is captured
+// lasts from a request to the end of its response, so that those inside of an exchange that
+// ended before the outage were captured too.
+func (o *outage) touches(first, last uint64) bool {
+	return o.began != 0 && last >= o.began && (o.ended == 0 || first <= o.ended)
+}
+
+// set begins or ends the outage.
+func (o *outage) set(lasts bool, now uint64) {
+	switch {
+	case lasts && (o.began == 0 || o.ended != 0):
+		*o = outage{began: now}
+	case !lasts && o.began != 0 && o.ended == 0:
+		o.ended = now
+	}
+}
+
+// leaveOut takes a step to keep within --cpu-limit. limit sets what the programs leave out.
+func (p *pipeline) leaveOut(s step, limit func(probe.Limits) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// An outage begins before, and ends after, it does in the programs.
+	l := s.limits()
+	if l.Sockets {
+		p.socketsOut.set(true, p.monotonic())
+	}
+	if l.New {
+		p.newOut.set(true, p.monotonic())
+	}
+	if err := limit(l); err != nil {
+		return err
+	}
+	p.socketsOut.set(l.Sockets, p.monotonic())
+	p.newOut.set(l.New, p.monotonic())
+	p.leavesNew.Store(l.New)
+	return nil
 }
 
 // close sends the queued spans.
@@ -368,6 +458,7 @@ type layers struct {
 	minDuration  int64 // ns, of a segment that gets a span
 	belowMinimum prometheus.Counter
 	overTrace    prometheus.Counter
+	leftOut      prometheus.Counter // to keep within --cpu-limit
 	oneWay       *prometheus.CounterVec
 	oneWayNames  map[string]bool
 }
@@ -402,6 +493,10 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 	l.overTrace = with.NewCounter(prometheus.CounterOpts{
 		Name: "layertrace_layer_spans_over_limit_total",
 		Help: "Spans of layers not made because their trace has more than 2048 on this node.",
+	})
+	l.leftOut = with.NewCounter(prometheus.CounterOpts{
+		Name: "layertrace_observations_over_cpu_limit_total",
+		Help: "Observations whose layers are unknown, to keep within cpu-limit.",
 	})
 	l.belowMinimum = with.NewCounter(prometheus.CounterOpts{
 		Name: "layertrace_layer_spans_below_minimum_total",

@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -82,5 +85,36 @@ func TestSocketPointsAreBounded(t *testing.T) {
 	}
 	if ids := s.purge(time.Now().Add(time.Second)); len(ids) != 2 || len(s.pods) != 0 {
 		t.Errorf("purged %q, %d namespaces are kept", ids, len(s.pods))
+	}
+}
+
+// located is a source of addresses' namespaces.
+type located map[string]string
+
+func (located) Owner(identity.Lookup) (observe.Workload, bool) { return observe.Workload{}, false }
+
+func (l located) Peer(a netip.Addr, _ uint64) (observe.Workload, bool) {
+	namespace, ok := l[a.String()]
+	return observe.Workload{Service: "web", Namespace: namespace}, ok
+}
+
+// With --namespaces, an exchange is reported if a workload at one end is in one of them;
+// others are counted.
+func TestNamespacesThatAreReported(t *testing.T) {
+	source := located{"10.0.0.1": "shop", "10.0.0.2": "bank"}
+	names := resolver{Source: source, exact: source, file: &identity.File{}, node: "node1"}
+	for _, test := range []struct {
+		namespaces []string
+		reported   float64
+	}{{nil, 1}, {[]string{"shop"}, 1}, {[]string{"other", "bank"}, 1}, {[]string{"other"}, 0}} {
+		p := &pipeline{names: names, metrics: newPipelineMetrics(prometheus.NewRegistry()), namespaces: test.namespaces}
+		p.find(newRegistry(names, time.Minute, 1337))
+		p.points.add(iface.Interface{Index: 7, Name: "eth0", Kind: observe.KindPNIC})
+		o := newExchange(7, 0) // from 10.0.0.1 to 10.0.0.2
+		p.handle(&o)
+		got, others := testutil.ToFloat64(p.metrics.handled[observe.KindPNIC]), testutil.ToFloat64(p.metrics.otherNamespaces)
+		if got != test.reported || others != 1-test.reported {
+			t.Errorf("%v: %v reported, %v of others", test.namespaces, got, others)
+		}
 	}
 }

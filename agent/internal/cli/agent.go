@@ -34,15 +34,24 @@ environment overrides the file.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := config.Load(cmd.Flags(), cfg, os.Environ()); err != nil {
-				return err
+				return usage(err)
 			}
 			if err := doctor.Preflight(); err != nil {
 				return err
 			}
 			beModest(cfg.Layers(), memoryMax)
+			log := newLog(cmd.ErrOrStderr(), cfg)
+			claim, err := probe.Claim(log)
+			if err != nil {
+				return err
+			}
+			defer claim.Close()
+			if err := probe.RemoveLeft(log); err != nil {
+				return err
+			}
 			opts := agent.Options{
 				Config: cfg, OpenProbe: openProbe, OpenEncrypted: openEncrypted, Stdout: cmd.OutOrStdout(),
-				Log: newLog(cmd.ErrOrStderr(), cfg), Version: Version(),
+				Log: log, Version: Version(),
 			}
 			if cfg.HeadersOnly {
 				return agent.RunDevice(cmd.Context(), opts, openDevice)

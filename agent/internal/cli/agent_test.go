@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,9 +12,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,6 +26,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/spf13/pflag"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -32,19 +39,27 @@ const traceID = "0af7651916cd43dd8448eb211c80319c"
 // request sends a GET with the i-th span ID.
 func request(t *testing.T, client *http.Client, i int) {
 	t.Helper()
+	if err := get(client, i); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func get(client *http.Client, i int) error {
 	r, err := http.NewRequest(http.MethodGet, "http://10.98.0.2:8080/", nil)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	r.Header.Set("traceparent", fmt.Sprintf("00-%s-%016x-01", traceID, i))
 	response, err := client.Do(r)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer response.Body.Close()
-	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		t.Fatal(err)
+	_, err = io.Copy(io.Discard, response.Body)
+	if err == nil && response.StatusCode != http.StatusTeapot {
+		err = fmt.Errorf("request %d: %s", i, response.Status)
 	}
+	return err
 }
 
 func checkExchange(t *testing.T, line string, i int) {
@@ -80,13 +95,13 @@ func awaitNoPrograms(t *testing.T, s *space, index int) {
 	testkit.Eventually(t, "no programs are left", func() bool { return programs(s, index) <= 0 })
 }
 
-// The real agent on a real interface reports exchanges with the IDs that were sent
-// and follows interfaces that come and go. Its end, soft or hard, detaches
-// everything and does not affect the traffic.
-func TestAgent(t *testing.T) {
+// site returns a node with a pod that serves HTTP, the index of the pod's interface, a client
+// on the node, and the arguments of an agent there.
+func site(t *testing.T) (node, pod *space, index int, client *http.Client, args []string) {
+	t.Helper()
 	needRoot(t)
-	node, pod := newSpace(t), newSpace(t)
-	index := pair(node, "vethp", "10.98.0.1/24", pod, "eth0", "10.98.0.2/24")
+	node, pod = newSpace(t), newSpace(t)
+	index = pair(node, "vethp", "10.98.0.1/24", pod, "eth0", "10.98.0.2/24")
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
 	pod.Do(func() (err error) {
 		server.Listener.Close()
@@ -94,16 +109,22 @@ func TestAgent(t *testing.T) {
 		return err
 	})
 	server.Start()
-	defer server.Close()
+	t.Cleanup(server.Close)
 	transport := &http.Transport{DialContext: node.dial}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport}
+	t.Cleanup(transport.CloseIdleConnections)
 	identities := filepath.Join(t.TempDir(), "identity.yaml")
 	if err := os.WriteFile(identities, []byte("node: n1\ninterfaces: {vethp: {service: web}}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"agent", "--identity", identities, "--export=stdout", "--metrics-address=", "--idle-timeout=200ms"}
+	return node, pod, index, &http.Client{Transport: transport},
+		[]string{"agent", "--identity", identities, "--export=stdout", "--metrics-address=", "--idle-timeout=200ms"}
+}
 
+// The real agent on a real interface reports exchanges with the IDs that were sent
+// and follows interfaces that come and go. Its end, soft or hard, detaches
+// everything and does not affect the traffic.
+func TestAgent(t *testing.T) {
+	node, pod, index, client, args := site(t)
 	agent := start(t, node, args...)
 	agent.await(agent.stderr, "msg=attached", "interface=vethp", "kind=vnic")
 	for i := 1; i <= 5; i++ { // on one connection
@@ -140,6 +161,161 @@ func TestAgent(t *testing.T) {
 	killed.end()
 	request(t, client, 7)
 	awaitNoPrograms(t, node, index)
+}
+
+// A second agent beside one that runs is refused. One that follows a killed one removes its
+// filters, whatever its own mode, and reports what passes once.
+func TestAgentsOfANodeTakeTurns(t *testing.T) {
+	node, _, index, client, args := site(t)
+	clsact := append(slices.Clone(args), "--mode=clsact")
+	first := start(t, node, clsact...)
+	first.await(first.stderr, "msg=attached", "interface=vethp")
+	var second result
+	node.Do(func() error { second = runBinary(t, exec.Command(binary, args...)); return nil })
+	checkRefusal(t, second, fmt.Sprintf("another agent captures in this network namespace (process %d)", first.cmd.Process.Pid))
+	request(t, client, 1)
+	checkExchange(t, first.await(first.stdout, `"interface_name":"vethp"`), 1)
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	first.end()
+	if n := filters(node, index); n != 2 {
+		t.Errorf("%d clsact filters of a killed agent, want 2", n)
+	}
+	var report result
+	node.Do(func() error { report = runBinary(t, exec.Command(binary, "doctor")); return nil })
+	if !strings.Contains(report.stdout, "An agent was killed here. Its filters still run at lo, vethp,") {
+		t.Errorf("doctor does not name the filters: %s", report.stdout)
+	}
+	request(t, client, 2)
+	for i, mode := range [][]string{args, clsact} {
+		agent := start(t, node, mode...)
+		agent.await(agent.stderr, "msg=attached", "interface=vethp")
+		if n := filters(node, index); programs(node, index) == 2 && n != 0 {
+			t.Errorf("%d clsact filters beside TCX", n)
+		}
+		request(t, client, 3+i)
+		checkExchange(t, agent.await(agent.stdout, `"interface_name":"vethp"`), 3+i)
+		if err := agent.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if code, rest := agent.end(); code != 0 || len(rest) != 0 {
+			t.Errorf("exit code %d, more lines %q", code, rest)
+		}
+		if n := filters(node, index); n != 0 {
+			t.Errorf("%d clsact filters are left after %q", n, mode)
+		}
+	}
+}
+
+// Under load, agents replace each other after SIGTERM and after SIGKILL, in clsact mode and by
+// one that chooses its mode. No request fails, none is reported twice, and each agent reports
+// all that passes while it captures.
+func TestUpgradeUnderLoad(t *testing.T) {
+	node, _, index, client, args := site(t)
+	clsact := append(slices.Clone(args), "--mode=clsact")
+	var sent, answered atomic.Int64 // requests; sent is the span ID of the latest
+	var done [1 << 20]atomic.Bool   // by span ID: the response has come
+	loading, stop := context.WithCancel(t.Context())
+	var load errgroup.Group
+	for range 4 {
+		load.Go(func() error {
+			for pace := time.NewTicker(8 * time.Millisecond); ; {
+				select {
+				case <-loading.Done():
+					pace.Stop()
+					return nil
+				case <-pace.C:
+				}
+				i := int(sent.Add(1))
+				if err := get(client, i); err != nil {
+					return err
+				}
+				done[i].Store(true)
+				answered.Add(1)
+			}
+		})
+	}
+	defer func() { stop(); _ = load.Wait() }()
+
+	reported := map[string]int{} // by span ID
+	note := func(line string) bool {
+		var x observe.Observation
+		if !strings.Contains(line, `"interface_name":"vethp"`) || json.Unmarshal([]byte(line), &x) != nil {
+			return false // a killed agent may leave half a line
+		}
+		reported[x.Context.SpanID.String()]++
+		return true
+	}
+	for i, generation := range []struct {
+		args []string
+		end  syscall.Signal
+	}{{clsact, syscall.SIGTERM}, {clsact, syscall.SIGKILL}, {args, syscall.SIGKILL}, {args, syscall.SIGTERM}} {
+		agent := start(t, node, generation.args...)
+		agent.await(agent.stderr, "msg=attached", "interface=vethp")
+		from, before := int(sent.Load())+1, answered.Load() // those from here on begin while it captures
+		testkit.Eventually(t, "requests pass", func() bool { return answered.Load() > before+200 })
+		for n := 0; n < 100; {
+			if note(agent.await(agent.stdout, `"trace_id"`)) {
+				n++
+			}
+		}
+		if i == 3 {
+			stop()
+			if err := load.Wait(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var whole []int // both ways while it captures
+		for n := from; n <= int(sent.Load()); n++ {
+			if done[n].Load() {
+				whole = append(whole, n)
+			}
+		}
+		if err := agent.cmd.Process.Signal(generation.end); err != nil {
+			t.Fatal(err)
+		}
+		code, rest := agent.end()
+		if generation.end == syscall.SIGTERM && code != 0 {
+			t.Errorf("agent %d: exit code %d", i+1, code)
+		}
+		for _, line := range rest {
+			note(line)
+		}
+		if generation.end == syscall.SIGKILL {
+			continue // what it had not written is lost with it
+		}
+		for _, n := range whole {
+			if id := fmt.Sprintf("%016x", n); reported[id] != 1 {
+				t.Errorf("agent %d: request %d was reported %d times", i+1, n, reported[id])
+			}
+		}
+	}
+	for id, n := range reported {
+		if n > 1 {
+			t.Errorf("request %s was reported %d times", id, n)
+		}
+	}
+	t.Logf("%d requests, %d reported", sent.Load(), len(reported))
+	awaitNoPrograms(t, node, index)
+	if n := filters(node, index); n != 0 {
+		t.Errorf("%d clsact filters are left", n)
+	}
+}
+
+// filters counts the clsact filters at an interface of s.
+func filters(s *space, index int) (n int) {
+	s.Do(func() error {
+		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+			some, err := netlink.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, parent)
+			if err != nil {
+				return err
+			}
+			n += len(some)
+		}
+		return nil
+	})
+	return n
 }
 
 // Open exchanges are reported early where a trace buffer needs it: before it splits a

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,17 +12,90 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/doctor"
+	"github.com/layertrace/layertrace/agent/internal/install"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 )
 
 func TestVersion(t *testing.T) {
 	command, flag := runBinary(t, exec.Command(binary, "version")), runBinary(t, exec.Command(binary, "--version"))
 	if command.code != 0 || !strings.HasPrefix(command.stdout, "layertrace ") || command.stderr != "" || flag != command {
 		t.Errorf("version: %+v, --version: %+v", command, flag)
+	}
+	var b build
+	if r := runBinary(t, exec.Command(binary, "version", "--json")); json.Unmarshal([]byte(r.stdout), &b) != nil || b.Version == "" || b.Go != runtime.Version() || !strings.HasPrefix(command.stdout, "layertrace "+b.Version+" (") {
+		t.Errorf("version --json: %+v", r)
+	}
+}
+
+// A release build has version, commit and date; others have what Go recorded.
+func TestVersionText(t *testing.T) {
+	for want, b := range map[string]build{
+		"layertrace v1.2.3 (commit 0123456789ab, 2026-11-29, go1.26, linux/arm64)":              {Version: "v1.2.3", Commit: "0123456789abcdef", Date: "2026-11-29T07:06:37Z", Go: "go1.26", OS: "linux", Arch: "arm64"},
+		"layertrace devel+012345 (commit 012345 with changes, 2026-11-29, go1.26, linux/amd64)": {Version: "devel+012345", Commit: "012345", Modified: true, Date: "2026-11-29T07:06:37Z", Go: "go1.26", OS: "linux", Arch: "amd64"},
+		"layertrace devel (go1.26, linux/amd64)":                                                {Version: "devel", Go: "go1.26", OS: "linux", Arch: "amd64"},
+	} {
+		if got := b.text(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// The shells complete the values of flags, and files only where a file is meant.
+func TestCompletion(t *testing.T) {
+	const noFiles, files = ":4", ":0"
+	for _, test := range []struct {
+		args      string
+		want      []string
+		directive string
+	}{
+		{"install --reorder", install.Reorders, noFiles},
+		{"install --mtls", install.MTLSModes, noFiles},
+		{"install --spans", []string{"interfaces", "layers"}, noFiles},
+		{"install --sampling", nil, noFiles},
+		{"install --kubeconfig", nil, files},
+		{"agent --export", config.Exporters, noFiles},
+		{"agent --mode", []string{"auto", "tcx", "clsact", "socket-filter"}, noFiles},
+		{"agent --log-level", []string{"debug", "info", "warn", "error"}, noFiles},
+		{"agent --tcp-option", []string{"off", "compact", "paper"}, noFiles},
+		{"agent --config", nil, files},
+		{"explain --store", []string{"auto", "jaeger", "zipkin", "tempo"}, noFiles},
+		{"explain", nil, noFiles},
+		{"decode", nil, files},
+		{"decode --format", []string{"auto", "table", "json"}, noFiles},
+	} {
+		code, stdout, _ := runHere(t, append(append([]string{"__complete"}, strings.Fields(test.args)...), "")...)
+		want := strings.Join(append(slices.Clone(test.want), test.directive), "\n") + "\n"
+		if code != 0 || stdout != want {
+			t.Errorf("%s: exit code %d, %q, want %q", test.args, code, stdout, want)
+		}
+	}
+	if _, stdout, _ := runHere(t, "__complete", "agent", "--vnic", ""); !strings.Contains(stdout, "\nlo\n") || !strings.Contains(stdout, "kind:veth\n") {
+		t.Errorf("interfaces: %q", stdout)
+	}
+}
+
+// The exit code tells failures, wrong usage and nothing found apart.
+func TestExitCodes(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		ran  bool
+		want int
+	}{
+		{nil, true, 0}, {errors.New("failed"), true, exitFailed}, {errors.New("unknown flag"), false, exitUsage},
+		{usage(errors.New("wrong")), true, exitUsage}, {fmt.Errorf("x: %w", usage(errors.New("wrong"))), true, exitUsage}, {usage(nil), true, 0},
+		{fmt.Errorf("x: %w", tracestore.ErrNotFound), true, exitNothing}, {nothing{errors.New("none")}, true, exitNothing}, {reported(exitNothing), true, exitNothing},
+	} {
+		if got := exitCode(test.err, test.ran); got != test.want {
+			t.Errorf("%v, ran %v: %d, want %d", test.err, test.ran, got, test.want)
+		}
 	}
 }
 
@@ -74,6 +148,22 @@ func TestHelpListsTheCommands(t *testing.T) {
 	}
 }
 
+// help COMMAND is COMMAND --help, and refuses commands that do not exist.
+func TestHelpOfACommand(t *testing.T) {
+	_, want, _ := runHere(t, "install", "--help")
+	if code, got, stderr := runHere(t, "help", "install"); code != 0 || got != want || want == "" {
+		t.Errorf("exit code %d, %q, %q", code, got, stderr)
+	}
+	for _, args := range [][]string{{"help", "nosuch"}, {"help", "install", "more"}} {
+		if code, stdout, stderr := runHere(t, args...); code != exitUsage || stdout != "" || !strings.Contains(stderr, "no command") {
+			t.Errorf("%q: exit code %d, %q, %q", args, code, stdout, stderr)
+		}
+	}
+	if _, stdout, _ := runHere(t, "__complete", "help", "ins"); !strings.Contains(stdout, "install\t") {
+		t.Errorf("completion %q", stdout)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -117,7 +207,11 @@ func TestRefusals(t *testing.T) {
 			}
 			cmd := exec.Command(binary, test.args...)
 			cmd.Env = append([]string{}, test.env...) // not the environment of the test
-			checkRefusal(t, runBinary(t, cmd), test.want)
+			code := exitUsage
+			if test.privileged { // found out when it runs
+				code = exitFailed
+			}
+			checkRefusal(t, runBinary(t, cmd), code, test.want)
 		})
 	}
 }
@@ -129,7 +223,7 @@ func TestNotRoot(t *testing.T) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		r := runBinary(t, cmd)
 		if command == "agent" {
-			checkRefusal(t, r, "run as root")
+			checkRefusal(t, r, exitFailed, "run as root")
 		} else if r.code != 1 {
 			t.Errorf("doctor: exit code %d, want 1", r.code)
 		}
@@ -145,7 +239,7 @@ func TestWithoutBTF(t *testing.T) {
 	cmd := exec.Command(self, binary, "agent")
 	cmd.Env = []string{hideBTF + "=1"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
-	checkRefusal(t, runBinary(t, cmd), "CONFIG_DEBUG_INFO_BTF=y")
+	checkRefusal(t, runBinary(t, cmd), exitFailed, "CONFIG_DEBUG_INFO_BTF=y")
 }
 
 // hostile makes a terminal do things: it sets the title, clears the screen, and changes the

@@ -46,11 +46,11 @@ or "-" for stdin; it may be compressed by gzip.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := f.options(cmd)
 			if err != nil {
-				return err
+				return usage(err)
 			}
 			out, err := f.writer(cmd.OutOrStdout())
 			if err != nil {
-				return err
+				return usage(err)
 			}
 			return decodeFile(args[0], opts, cmd.InOrStdin(), out, cmd.ErrOrStderr())
 		},

@@ -41,7 +41,7 @@ on this machine, else 1.`,
 				return err
 			}
 			if !report.Capture {
-				return errReported
+				return reported(exitFailed)
 			}
 			return nil
 		},

@@ -70,10 +70,11 @@ file: OTLP JSON as written by the OpenTelemetry Collector's file exporter, or JS
 saved from the UI of Jaeger, Zipkin or Grafana. docs/explain.md describes the
 output.
 
-The exit code is 0 if the traces were found, else 1.`,
+The exit code is 0 if the traces were found, 3 if they do not exist, else 1, or 2 for
+wrong flags.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(cmd.Flags(), args); err != nil {
-				return err
+				return usage(err)
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), requestTimeout)
 			defer cancel()
@@ -161,7 +162,7 @@ func (f *explainFlags) open(ctx context.Context, cmd *cobra.Command) (tracestore
 	}
 	at, err := f.address(cmd.Flags().Changed)
 	if err != nil {
-		return nil, err
+		return nil, usage(err)
 	}
 	return tracestore.Open(ctx, at, &http.Client{})
 }
@@ -196,10 +197,10 @@ func (f *explainFlags) address(given func(flag string) bool) (at tracestore.Addr
 func (f *explainFlags) explainTraces(ctx context.Context, store tracestore.Store, args []string, out output) error {
 	groups, together, err := explain.ParseTraceIDs(args)
 	if err != nil {
-		return err
+		return usage(err)
 	}
 	if together && len(groups) > 1 && out.html != "" {
-		return errors.New("--html makes a page of one group: give one list of IDs")
+		return usage(errors.New("--html makes a page of one group: give one list of IDs"))
 	}
 	selected, err := explain.Select(ctx, store, groups, explain.BaselineOptions{Traces: f.baseline, Last: f.baselineLast})
 	if err != nil {
@@ -229,7 +230,7 @@ func (f *explainFlags) compareService(ctx context.Context, store tracestore.Stor
 		if f.operation != "" {
 			what, advice = fmt.Sprintf("operation %q of %s", f.operation, what), advice+" or --operation"
 		}
-		return fmt.Errorf("%s has no trace with %s%s: %s", store.Name(), what, when, advice)
+		return nothing{fmt.Errorf("%s has no trace with %s%s: %s", store.Name(), what, when, advice)}
 	}
 	c := explain.CompareService(f.service, traces, f.slowQuantile)
 	return out.comparisons([]*explain.Comparison{&c})

@@ -88,11 +88,11 @@ func runBinary(t *testing.T, cmd *exec.Cmd) result {
 	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// checkRefusal expects exit code 1 and one line with a text on stderr.
-func checkRefusal(t *testing.T, r result, want string) {
+// checkRefusal expects an exit code and one line with a text on stderr.
+func checkRefusal(t *testing.T, r result, code int, want string) {
 	t.Helper()
-	if r.code != 1 {
-		t.Errorf("exit code %d, want 1", r.code)
+	if r.code != code {
+		t.Errorf("exit code %d, want %d", r.code, code)
 	}
 	if strings.Count(r.stderr, "\n") != 1 || !strings.HasPrefix(r.stderr, "layertrace: ") || !strings.Contains(r.stderr, want) {
 		t.Errorf("stderr is %q, want one line with %q", r.stderr, want)

@@ -57,27 +57,37 @@ Objects are applied server-side with the field manager "layertrace". If a step
 fails, the changes before it are rolled back. A repeated installation changes only
 what differs.
 
-Methods to move the trace context to the start of the headers (--reorder):
+Methods to move the trace context to the start of the headers (--reorder), and what
+they take in each sidecar:
   wasmplugin                 the Wasm filter, fetched by a WasmPlugin and run as
-                             an upstream HTTP filter of the router
+                             an upstream HTTP filter of the router; 73 MiB
   wasmplugin-inline-headers  the Wasm filter in the connection manager; pods need
-                             an annotation (docs/install.md) and a restart
+                             an annotation (docs/install.md) and a restart; 75 MiB
   envoyfilter                the Wasm filter as an upstream HTTP filter, without
-                             a WasmPlugin
+                             a WasmPlugin; 73 MiB
   lua                        a Lua script as an upstream HTTP filter; nothing to
-                             fetch
+                             fetch; 3 MiB
   patched                    a proxy image with a patched Envoy
   none                       no reordering: the agents search further. A good first step:
-                             layertrace status then says what reordering would save`,
+                             layertrace status then says what reordering would save
+
+To try it small: --namespace-selector, --workload-selector and --revision leave all
+other proxies as they are. Agents run on each node, but report only requests of the
+selected namespaces.`,
+		Example: `  # one namespace, nothing to fetch
+  layertrace install --reorder lua --namespace-selector kubernetes.io/metadata.name=shop
+
+  # the canary control plane of the whole mesh
+  layertrace install --reorder lua --revision canary --tracing-provider otel-tracing`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.Check(); err != nil {
-				return err
+				return usage(err)
 			}
 			if dryRun {
 				objects, err := install.Render(o)
 				if err != nil {
-					return err
+					return usage(err)
 				}
 				return install.Write(cmd.OutOrStdout(), objects)
 			}
@@ -109,6 +119,9 @@ Methods to move the trace context to the start of the headers (--reorder):
 	fs.StringVar(&o.Tracer, "tracer", install.Tracers[0], "`TRACER` of the proxies, for wasmplugin-inline-headers: "+strings.Join(install.Tracers, ", "))
 	fs.StringSliceVar(&o.AppNamespaces, "app-namespace", nil, "`NAMESPACE` with sidecars, for wasmplugin-inline-headers (repeatable; default: default)")
 	fs.StringVar(&o.ProxyImage, "proxy-image", "", "`IMAGE` of the patched proxy, for patched")
+	fs.StringVar(&o.NamespaceSelector, "namespace-selector", "", "change only proxies in the namespaces with these `LABELS`, such as team=web, and report only their requests")
+	fs.StringVar(&o.WorkloadSelector, "workload-selector", "", "change only proxies of pods with these `LABELS`, KEY=VALUE,...")
+	fs.StringVar(&o.Revision, "revision", "", "change only proxies of the control plane with this `REVISION`")
 	fs.BoolVar(&dryRun, "dry-run", false, "print the YAML, without using a cluster")
 	fs.StringVar(&o.IstioVersion, "istio-version", "", "`VERSION` of Istio if the cluster does not report it, and for --dry-run (default: the newest known)")
 	fs.BoolVarP(&yes, "yes", "y", false, "do not ask for confirmation")

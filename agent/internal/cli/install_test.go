@@ -51,9 +51,14 @@ func TestClusterCommandsRefuse(t *testing.T) {
 		{"uninstall --kubeconfig=/nosuch", "--kubeconfig"},
 		{"uninstall --reorder=lua", "unknown flag --reorder"},
 		{"install --reorders=lua", "--reorder"},
+		{"install --dry-run --reorder=lua --namespace-selector=team=web", "needs a cluster"},
 	} {
 		code, stdout, stderr := runHere(t, strings.Fields(test.args)...)
-		if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, test.want) {
+		wantCode := exitUsage
+		if test.want == "--kubeconfig" {
+			wantCode = exitFailed
+		}
+		if code != wantCode || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, test.want) {
 			t.Errorf("%s: exit code %d, %q, %q", test.args, code, stdout, stderr)
 		}
 	}

@@ -28,7 +28,7 @@ layertrace.connection_id (docs/devices.md).`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Complete(cmd.Flags())
 			if err := cfg.Validate(); err != nil {
-				return err
+				return usage(err)
 			}
 			setGCPercent()
 			return join.Run(cmd.Context(), join.Options{Config: cfg, Log: newLog(cmd.ErrOrStderr(), &cfg.Config), Version: Version()})

@@ -10,8 +10,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -24,14 +22,11 @@ import (
 	"github.com/layertrace/layertrace/internal/printable"
 )
 
-// errReported makes a command that printed its result exit with code 1.
-var errReported = errors.New("reported")
-
 // repeatedSignal is the time within which a second signal counts as the first.
 const repeatedSignal = time.Second
 
-// Main runs the command line and returns the exit code: 0, or 1 after one line on
-// stderr with the cause and what to do.
+// Main runs the command line and returns the exit code: 0, or another one (exitcode.go)
+// after one line on stderr with the cause and what to do.
 func Main(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -48,21 +43,25 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	// Errors have what servers responded, and names of others.
 	errorsTo := printable.Writer{To: stderr}
+	ran := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { ran = true }
 	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return 0
-	}
-	if !errors.Is(err, errReported) {
+	if err != nil && !errors.As(err, new(reported)) {
 		fmt.Fprintln(errorsTo, "layertrace: "+oneLine(err))
 	}
-	return 1
+	return exitCode(err, ran)
 }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "layertrace",
-		Short:         "Extend the traces of Istio and Envoy below the application: sockets, interfaces, network",
-		Version:       versionText(),
+		Use:   "layertrace",
+		Short: "Extend the traces of Istio and Envoy below the application: sockets, interfaces, network",
+		Long: `Extend the traces of Istio and Envoy below the application: sockets, interfaces, network.
+
+The exit code is 0 if the command did what was asked; 1 if it failed, or reports that
+something does not work; 2 for wrong flags, arguments or settings; 3 if what was asked
+for does not exist, such as a trace.`,
+		Version:       readBuild().text(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -71,7 +70,36 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	flaghelp.Use(root)
 	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newJoin(), newStatus(), newUninstall(), newVersion())
+	root.SetHelpCommand(newHelp())
+	if err := completeValues(root); err != nil {
+		panic(fmt.Sprintf("completion of a flag: %v", err)) // a bug that every test finds
+	}
 	return root
+}
+
+// newHelp returns the help command, which refuses unknown commands: cobra's prints the
+// usage and succeeds.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "Help about any command",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+			if above, _, err := cmd.Root().Find(args); err == nil {
+				for _, c := range above.Commands() {
+					names = append(names, c.Name()+"\t"+c.Short)
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || found == nil || len(rest) > 0 {
+				return usage(fmt.Errorf("no command %q; see %s --help", strings.Join(args, " "), cmd.Root().CommandPath()))
+			}
+			found.InitDefaultHelpFlag() // otherwise added when it runs
+			return found.Help()
+		},
+	}
 }
 
 // flagError suggests flags for an unknown one.
@@ -102,44 +130,4 @@ func oneLine(err error) string {
 		fields[i] = strings.TrimSpace(fields[i])
 	}
 	return strings.Join(fields, " ")
-}
-
-// version is set by a release build (-ldflags "-X ...cli.version=v1.2.3").
-var version string
-
-// Version returns the release, else the module version or the commit that Go
-// recorded in the binary, else "devel".
-func Version() string {
-	if version != "" {
-		return version
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "devel"
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			return "devel+" + s.Value[:min(12, len(s.Value))]
-		}
-	}
-	return "devel"
-}
-
-func versionText() string {
-	return fmt.Sprintf("layertrace %s (%s, %s/%s)", Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-}
-
-func newVersion() *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
-			return err
-		},
-	}
 }

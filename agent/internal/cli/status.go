@@ -29,11 +29,12 @@ from the agents' metrics, read through the API server (permission: get pods/prox
 Agents find the others too, for more CPU time: with --reorder none the status says
 what reordering would save.
 
-The exit code is 0 if agents are installed and all of them are ready, else 1.`,
+The exit code is 0 if agents are installed and all of them are ready, 3 if nothing is
+installed, else 1.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Window < 0 {
-				return fmt.Errorf("--window is %v: choose 0 or more, such as 30s", o.Window)
+				return usage(fmt.Errorf("--window is %v: choose 0 or more, such as 30s", o.Window))
 			}
 			c, err := cluster.connect()
 			if err != nil {
@@ -52,8 +53,11 @@ The exit code is 0 if agents are installed and all of them are ready, else 1.`,
 			if err := write(cmd.OutOrStdout()); err != nil {
 				return err
 			}
+			if !status.Installed {
+				return reported(exitNothing)
+			}
 			if !status.Healthy() {
-				return errReported
+				return reported(exitFailed)
 			}
 			return nil
 		},

@@ -50,6 +50,9 @@ type Agent struct {
 	SpansLost float64 `json:"spans_lost"`
 	// SpansOverLimit were not made, because of span-rate or trace-spans.
 	SpansOverLimit float64 `json:"spans_over_limit"`
+	// CPULimitStep is what it leaves out to keep within cpu-limit (layertrace_cpu_limit_step);
+	// 0: nothing.
+	CPULimitStep int `json:"cpu_limit_step"`
 	// SpansExported were accepted by the receiver.
 	SpansExported float64 `json:"spans_exported"`
 	// Problem is why the agent is not ready, or why its metrics cannot be read.
@@ -180,6 +183,7 @@ func askAgent(ctx context.Context, c *install.Cluster, pod *corev1.Pod) Agent {
 	a.Encrypted, a.bySender = encryptedOf(families)
 	a.SpansExported = m["layertrace_spans_exported_total"]
 	a.SpansLost = m["layertrace_spans_failed_total"] + m["layertrace_spans_dropped_total"]
+	a.CPULimitStep = int(m["layertrace_cpu_limit_step"])
 	a.SpansOverLimit = m["layertrace_spans_over_limit_total"]
 	return a
 }

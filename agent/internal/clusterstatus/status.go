@@ -23,6 +23,8 @@ type Status struct {
 	Installed bool `json:"installed"`
 	// Reorder is the installed reordering method, one of install.Reorders.
 	Reorder string `json:"reorder"`
+	// Limits are the proxies that the installation changes.
+	Limits install.Limits `json:"limits"`
 	// MTLS is how the proxies get to report encrypted requests, one of install.MTLSLogs,
 	// or "" if they do not.
 	MTLS string `json:"mtls"`
@@ -50,12 +52,15 @@ var ErrNotInstalled = errors.New("layertrace is not installed: no DaemonSet has 
 
 // Collect reads the status of an installation. It changes nothing.
 func Collect(ctx context.Context, c *install.Cluster, o Options) (*Status, error) {
-	mesh, err := c.ReadMesh(ctx, o.IstioNamespace)
+	mesh, err := c.ReadMesh(ctx, o.IstioNamespace, "")
 	if err != nil {
 		return nil, err
 	}
 	s := &Status{Istio: mesh.Version}
 	if s.Reorder, err = c.InstalledReorder(ctx, o.IstioNamespace); err != nil {
+		return nil, err
+	}
+	if s.Limits, err = c.InstalledLimits(ctx, o.IstioNamespace); err != nil {
 		return nil, err
 	}
 	sets, err := install.List[appsv1.DaemonSet](ctx, c, install.KindDaemonSet, "", metav1.ListOptions{LabelSelector: agentSelector})
@@ -137,6 +142,9 @@ func (s *Status) findProblems() []string {
 	return problems
 }
 
+// leftOut is what an agent leaves out at each step of cpu-limit.
+var leftOut = [...]string{"", "layers", "layers, and contexts behind the prefix window", "all new requests"}
+
 func (a Agent) findProblems(s *Status) []string {
 	reorder := s.Reorder
 	var problems []string
@@ -163,7 +171,7 @@ func (a Agent) findProblems(s *Status) []string {
 		add("none of %.0f requests had a trace context: tracing is off, or they come from outside the mesh", a.Requests)
 	case reorder == install.ReorderNone && a.Missed > (1-sufficientShare)*(a.Found+a.Missed):
 		add("%.1f %% of the contexts were missed, behind what was searched: choose a --reorder other than none, or search more (deep, deep-window, deep-budget)", 100*a.Missed/(a.Found+a.Missed))
-	case reorder == install.ReorderNone: // nothing moves the others, and they are found
+	case reorder == install.ReorderNone, s.Limits.String() != "": // nothing moves the others, and they are found
 	case share < sufficientShare:
 		add("only %.1f %% of the contexts are in the prefix window: this includes requests from before --reorder %s was installed (--window 30s counts from now on); see the workloads", 100*share, reorder)
 	}
@@ -172,6 +180,9 @@ func (a Agent) findProblems(s *Status) []string {
 	}
 	if problem := a.findEncrypted(s.MTLS); a.Problem == "" && problem != "" {
 		add("%s", problem)
+	}
+	if left := leftOut[min(max(a.CPULimitStep, 0), len(leftOut)-1)]; left != "" {
+		add("it leaves out %s, to keep within cpu-limit: raise that, or sample less", left)
 	}
 	if a.SpansOverLimit > 0 {
 		add("%.0f spans were not made, because of span-rate or trace-spans: sample less, or raise them", a.SpansOverLimit)

@@ -163,6 +163,8 @@ func TestExplain(t *testing.T) {
 		"90.0 % of the contexts are in": agent(func(a *Agent) { a.Behind = 1 }),
 		"2 heads were not searched":     agent(func(a *Agent) { a.OverBudget = 2 }),
 		"5 spans were not made":         agent(func(a *Agent) { a.SpansOverLimit = 5 }),
+		"it leaves out all new requ":    agent(func(a *Agent) { a.CPULimitStep = 3 }),
+		"it leaves out layers, to keep": agent(func(a *Agent) { a.CPULimitStep = 1 }),
 		"3 spans were lost":             agent(func(a *Agent) { a.SpansLost = 3 }),
 		"no workload is traced":         {Installed: true, Agents: agent(func(*Agent) {}).Agents, Workloads: []Workload{{}}},
 		"no pod has a sidecar":          {Installed: true, Agents: agent(func(*Agent) {}).Agents},
@@ -201,6 +203,24 @@ func TestSavings(t *testing.T) {
 	later := a.plus(Traffic{Requests: 1, Found: 1, Behind: 1, Searched: 1, SearchBytes: 100}, -1)
 	if want := (Traffic{Requests: 9, Found: 7, Behind: 5, Searched: 2, SearchBytes: 3*2048 - 100}); later != want {
 		t.Errorf("in a window: %+v, want %+v", later, want)
+	}
+}
+
+// Where an installation is limited, the contexts of other proxies are no problem, and the
+// limits are shown.
+func TestLimited(t *testing.T) {
+	a := Agent{Node: "n1", Ready: true, Traffic: Traffic{Requests: 10, Found: 8, Behind: 6}}
+	s := &Status{Installed: true, Reorder: install.ReorderLua, Agents: []Agent{a}, Workloads: []Workload{{Tracing: Tracing{On: true}}}}
+	if problems := s.findProblems(); len(problems) != 1 {
+		t.Errorf("without limits: %q", problems)
+	}
+	s.Limits = install.Limits{Namespaces: []string{"bank", "shop"}, Workloads: "app=web", Revision: "canary"}
+	if problems := s.findProblems(); len(problems) != 0 {
+		t.Errorf("with limits: %q", problems)
+	}
+	var out bytes.Buffer
+	if err := s.WriteText(&out); err != nil || !strings.Contains(out.String(), "limits            namespaces bank, shop; pods with app=web; revision canary\n") {
+		t.Errorf("%v: %s", err, out.String())
 	}
 }
 

@@ -28,7 +28,11 @@ func (s *Status) WriteText(out io.Writer) error {
 	for _, f := range s.Findings {
 		fmt.Fprintf(&b, "%-9s %-17s %s\n", f.Level, f.Check, f.Text)
 	}
-	fmt.Fprintf(&b, "%-9s %-17s %s\n\n", install.Fine, "reorder", s.Reorder)
+	fmt.Fprintf(&b, "%-9s %-17s %s\n", install.Fine, "reorder", s.Reorder)
+	if limits := s.Limits.String(); limits != "" {
+		fmt.Fprintf(&b, "%-9s %-17s %s\n", install.Fine, "limits", limits)
+	}
+	fmt.Fprintln(&b)
 	s.writeAgents(&b)
 	s.writeWorkloads(&b)
 	s.writeEncrypted(&b)

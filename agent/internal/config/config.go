@@ -26,6 +26,9 @@ const (
 	exportNone     = "none"
 )
 
+// Exporters are all values of --export.
+var Exporters = []string{ExportOTLPGRPC, ExportOTLPHTTP, ExportStdout, exportNone}
+
 // Kinds of spans, the values of --spans.
 const (
 	SpansInterfaces = "interfaces"
@@ -85,6 +88,8 @@ type Config struct {
 	Identity string // file name
 	Node     string // empty: the identity file's node, else the host name
 
+	Namespaces []string // of the workloads whose exchanges are reported; empty: all
+
 	Kubernetes bool
 	Kubeconfig string // file name; empty: the service account of the pod
 
@@ -96,6 +101,7 @@ type Config struct {
 	TraceSpans   int // spans of one trace within 10 s; 0: no limit
 	QueueSize    int // spans
 
+	CPULimit       float64 // CPUs; 0: no limit
 	MetricsAddress string
 	// MetricsNamespaces may read the metrics, with Kubernetes; empty: all.
 	MetricsNamespaces []string
@@ -137,7 +143,7 @@ func Define(fs *pflag.FlagSet) *Config {
 		{"TCP options", defineOptions},
 		{"Names", defineNames},
 		{"Export", defineExport},
-		{"Agent", defineAgent},
+		{"Agent", func(fs *pflag.FlagSet, c *Config) { defineLimit(fs, c); defineAgent(fs, c) }},
 	} {
 		part := pflag.NewFlagSet(s.title, pflag.ContinueOnError)
 		part.SortFlags = false
@@ -218,13 +224,14 @@ func defineOptions(fs *pflag.FlagSet, c *Config) {
 func defineNames(fs *pflag.FlagSet, c *Config) {
 	fs.StringVar(&c.Identity, "identity", "", "YAML `FILE` with the workloads of interfaces and addresses")
 	fs.StringVar(&c.Node, "node", "", "`NAME` of this node (default: from the identity file, else the host name)")
+	fs.Var(newList(&c.Namespaces, "NAMESPACE", parseText), "namespaces",
+		"report only exchanges with a workload of these namespaces at one end (repeatable); empty: all")
 	fs.BoolVar(&c.Kubernetes, "kubernetes", false, "read names from the Kubernetes cluster of this node")
 	fs.StringVar(&c.Kubeconfig, "kubeconfig", "", "kubeconfig `FILE` for the API server (default: the pod's service account)")
 }
 
 func defineExport(fs *pflag.FlagSet, c *Config) {
-	exporters := []string{ExportOTLPGRPC, ExportOTLPHTTP, ExportStdout, exportNone}
-	fs.Var(newList(&c.Export, "EXPORTER", oneOf(exporters), ExportOTLPGRPC), "export",
+	fs.Var(newList(&c.Export, "EXPORTER", oneOf(Exporters), ExportOTLPGRPC), "export",
 		"where to send exchanges: otlp-grpc or otlp-http (spans), stdout (JSON lines), none")
 	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", "",
 		"`HOST:PORT` (otlp-grpc, default localhost:4317) or URL (otlp-http, default http://localhost:4318)")
@@ -234,6 +241,11 @@ func defineExport(fs *pflag.FlagSet, c *Config) {
 	fs.IntVar(&c.SpanRate, "span-rate", 10000, "make at most `N` spans per second at each capture point; 0: no limit")
 	fs.IntVar(&c.TraceSpans, "trace-spans", 4096, "make at most `N` spans of one trace within 10 s; 0: no limit")
 	fs.IntVar(&c.QueueSize, "queue-size", 8192, "queue up to `N` spans while the receiver is slow or unreachable")
+}
+
+func defineLimit(fs *pflag.FlagSet, c *Config) {
+	fs.Float64Var(&c.CPULimit, "cpu-limit", 0,
+		"leave work out, in steps, to take less than so many `CPUS`, with the BPF programs: layers, then contexts behind the prefix window, then new requests; 0: no limit")
 }
 
 func defineAgent(fs *pflag.FlagSet, c *Config) {

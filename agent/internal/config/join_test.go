@@ -22,6 +22,7 @@ func TestHeadersOnly(t *testing.T) {
 		"--spans=layers":         "--spans=layers",
 		"--tcp-option=compact":   "--tcp-option",
 		"--kubernetes":           "--kubernetes",
+		"--cpu-limit=1":          "--cpu-limit",
 		"--deep":                 "--deep",
 		"--context-format=b3":    "--context-format",
 		"--context-header=x=w3c": "--context-header",

@@ -192,6 +192,9 @@ func (c *Config) validatePatterns() error {
 // Least and most connections that a table may have.
 const minConnections, maxConnections = 16, 1 << 22
 
+// Least and most CPUs of a limit: below, an idle agent is above it.
+const minCPULimit, maxCPULimit = 0.02, 4096.0
+
 func (c *Config) validateCapture() error {
 	between := []struct {
 		flag           string
@@ -225,6 +228,9 @@ func (c *Config) validateCapture() error {
 			return fmt.Errorf("--%s is %v: choose a time above 0, such as 2s", flag, d)
 		}
 	}
+	if c.CPULimit != 0 && !(c.CPULimit >= minCPULimit && c.CPULimit <= maxCPULimit) { // also NaN
+		return fmt.Errorf("--cpu-limit is %v: choose %v to %v CPUs, or 0 for no limit", c.CPULimit, minCPULimit, maxCPULimit)
+	}
 	if c.OpenSpanAfter < 0 {
 		return fmt.Errorf("--open-span-after is %v: choose 0 (never) or more, such as 30s", c.OpenSpanAfter)
 	}
@@ -247,6 +253,8 @@ func (c *Config) validateDevice() error {
 		return fmt.Errorf("--tcp-option has no effect with --headers-only: devices only read options; set it on the nodes")
 	case c.MTLS:
 		return fmt.Errorf("--mtls has no effect with --headers-only: encrypted connections are joined on the nodes; remove one of them")
+	case c.CPULimit != 0:
+		return fmt.Errorf("--cpu-limit has no effect with --headers-only: the programs of a device have nothing to leave out; remove one of them")
 	case c.Kubernetes:
 		return fmt.Errorf("--kubernetes has no effect with --headers-only: a device has no pods; remove one of them")
 	case c.Deep == probe.DeepOn || len(c.ContextHeaders) > 0 || len(c.ContextFormats) > 0:

@@ -35,6 +35,8 @@ type Report struct {
 	Unseen []unseen.Sight `json:"unseen"`
 	// UnseenProblem is why Unseen may not be all.
 	UnseenProblem string `json:"unseen_problem,omitempty"`
+	// Left are interfaces where the filters of an agent run that was killed.
+	Left []string `json:"left,omitempty"`
 }
 
 // Check is the outcome for one feature.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -48,6 +49,9 @@ func (r *Report) lookAround(ctx context.Context, address string) {
 		if unseen.IsNew(r.Unseen, s) {
 			r.Unseen = append(r.Unseen, s)
 		}
+	}
+	if r.Left, err = probe.LeftBehind(); err != nil {
+		r.UnseenProblem = err.Error()
 	}
 }
 
@@ -114,5 +118,8 @@ func (r Report) writeUnseen(b *bytes.Buffer) {
 	}
 	if r.UnseenProblem != "" {
 		fmt.Fprintf(b, "\nWhat is not read here is not fully known: %s\n", r.UnseenProblem)
+	}
+	if len(r.Left) > 0 {
+		fmt.Fprintf(b, "\nAn agent was killed here. Its filters still run at %s, and nothing reads what they record: the next agent removes them.\n", strings.Join(r.Left, ", "))
 	}
 }

@@ -98,7 +98,7 @@ func split(t tracestore.Trace) (tree *breakdown.Tree, tooMany string) {
 func limited(t tracestore.Trace) string {
 	for i := range t.Observations {
 		if o := &t.Observations[i]; o.Flags&observe.FlagTraceLimited != 0 {
-			return "the trace had more requests than the agent of " + o.Point.Node + " makes spans of (--trace-spans): what is missing counts as the application's"
+			return "the trace had more requests than the agent of " + o.Point.Node + " makes spans of (--trace-spans, --cpu-limit): what is missing counts as the application's"
 		}
 	}
 	return ""

@@ -272,7 +272,7 @@ var flagWords = []struct {
 	{observe.FlagReset, "RST ended the connection before the exchange was complete"},
 	{observe.FlagSeveralContexts, "the request has several trace contexts with different IDs: it may belong to another trace"},
 	{observe.FlagOutsideWindow, "the trace context is outside of what an agent reads of a request"},
-	{observe.FlagTraceLimited, "an agent left out later requests of the trace: it had too many"},
+	{observe.FlagTraceLimited, "an agent left out requests of the trace: it had too many, or the agent kept within its CPU limit"},
 	{observe.FlagUpgraded, "the connection became a tunnel: the time ends there"},
 }
 

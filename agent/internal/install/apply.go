@@ -72,22 +72,34 @@ func (c *Cluster) apply(ctx context.Context, objects []*unstructured.Unstructure
 	wanted := map[string]bool{}
 	for _, o := range objects {
 		wanted[describe(o)] = true
+	}
+	remove := func(some func(*unstructured.Unstructured) bool) error {
+		for _, o := range before {
+			if wanted[describe(o)] || !some(o) {
+				continue
+			}
+			if err := c.delete(ctx, o); err != nil {
+				return err
+			}
+			done(Change{Object: describe(o), Action: Deleted, before: o})
+		}
+		return nil
+	}
+	moved := func(o *unstructured.Unstructured) bool {
+		return o.GetKind() == kindEnvoyFilter.Kind && findNamed(objects, o.GetKind(), o.GetName()) != nil
+	}
+	// Envoy refuses a listener with an EnvoyFilter of the mesh and the same one of its namespace.
+	if err := remove(moved); err != nil {
+		return err
+	}
+	for _, o := range objects {
 		change, err := c.applyOne(ctx, o)
 		if err != nil {
 			return fmt.Errorf("apply %s: %w", describe(o), err)
 		}
 		done(change)
 	}
-	for _, o := range before {
-		if wanted[describe(o)] {
-			continue
-		}
-		if err := c.delete(ctx, o); err != nil {
-			return err
-		}
-		done(Change{Object: describe(o), Action: Deleted, before: o})
-	}
-	return nil
+	return remove(func(o *unstructured.Unstructured) bool { return !moved(o) })
 }
 
 func (c *Cluster) applyOne(ctx context.Context, o *unstructured.Unstructured) (Change, error) {
@@ -101,7 +113,7 @@ func (c *Cluster) applyOne(ctx context.Context, o *unstructured.Unstructured) (C
 			change.Action = Kept
 			return change, nil
 		}
-		return change, errors.New("it exists and was not created by layertrace install: remove or rename it")
+		return change, errors.New("it " + notManaged(change.before))
 	}
 	if change.after, err = c.patch(ctx, o, false); err != nil {
 		return change, err
@@ -234,6 +246,14 @@ func isManaged(o *unstructured.Unstructured) bool {
 		return false
 	}
 	return slices.ContainsFunc(o.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == fieldManager })
+}
+
+// notManaged says what to do about an object that is in the way.
+func notManaged(o *unstructured.Unstructured) string {
+	if o.GetLabels()[managedBy] == "Helm" {
+		return "belongs to a Helm release: change that by helm upgrade, or remove it by helm uninstall first"
+	}
+	return "exists and was not created by layertrace install: remove or rename it"
 }
 
 // Managed returns the existing objects that `layertrace install` created, in the

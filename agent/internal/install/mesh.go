@@ -3,6 +3,7 @@
 package install
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -55,18 +56,26 @@ func (m *MeshConfig) TracingProviders() map[string]string {
 type Mesh struct {
 	// Version as MAJOR.MINOR..., "" if unknown.
 	Version string
+	// Revisions are the names of all control planes, sorted.
+	Revisions []string
 	// Config is nil without a mesh configuration.
 	Config *MeshConfig
 }
 
-// ReadMesh reads the control plane in a namespace.
-func (c *Cluster) ReadMesh(ctx context.Context, namespace string) (*Mesh, error) {
+// ReadMesh reads the control plane of a revision in a namespace; with "", of several the
+// oldest.
+func (c *Cluster) ReadMesh(ctx context.Context, namespace, revision string) (*Mesh, error) {
 	found := &Mesh{}
 	deployments, err := List[appsv1.Deployment](ctx, c, kindDeployment, namespace, metav1.ListOptions{LabelSelector: "app=istiod"})
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range deployments { // of several revisions, the oldest counts
+	for _, d := range deployments {
+		name := cmp.Or(d.Labels[revisionLabel], defaultRevision)
+		found.Revisions = append(found.Revisions, name)
+		if revision != "" && name != revision {
+			continue
+		}
 		version := imageVersion(d)
 		if version == "" {
 			continue
@@ -81,15 +90,29 @@ func (c *Cluster) ReadMesh(ctx context.Context, namespace string) (*Mesh, error)
 	}
 	for _, m := range maps {
 		text, has := m.Data["mesh"]
-		if !has || m.Name != "istio" && (!strings.HasPrefix(m.Name, "istio-") || found.Config != nil) {
-			continue // istio-REVISION only counts without a plain one
+		if !has || !isMeshOf(m.Name, revision, found.Config != nil) {
+			continue
 		}
 		found.Config = &MeshConfig{}
 		if err := yaml.Unmarshal([]byte(text), found.Config); err != nil {
 			return nil, fmt.Errorf("parse the mesh configuration in ConfigMap %s/%s: %w", namespace, m.Name, err)
 		}
 	}
+	slices.Sort(found.Revisions)
 	return found, nil
+}
+
+// isMeshOf reports whether a ConfigMap has the mesh configuration of a revision. Without
+// one, istio-REVISION only counts if there is no plain one.
+func isMeshOf(name, revision string, another bool) bool {
+	switch {
+	case revision != "" && revision != defaultRevision:
+		return name == "istio-"+revision
+	case name == "istio":
+		return true
+	default:
+		return strings.HasPrefix(name, "istio-") && !another
+	}
 }
 
 // imageVersion returns the version in the tag of istiod's image, such as

@@ -90,54 +90,31 @@ func addMTLS(all []*unstructured.Unstructured, o Options) ([]*unstructured.Unstr
 	if !o.readsEncrypted() {
 		return all, nil
 	}
-	if err := patchObject(find(all, "ConfigMap"), "mtls/agent/configmap.yaml"); err != nil {
-		return nil, err
-	}
-	if err := patchObject(find(all, "DaemonSet"), "mtls/agent/daemonset.yaml"); err != nil {
-		return nil, err
-	}
-	if err := setAccessLogPort(find(all, "DaemonSet"), o); err != nil {
-		return nil, err
-	}
-	files := []string{"mtls/agent/service.yaml"}
-	if o.MTLSLog == MTLSEnvoyFilter {
-		files = append(files, "mtls/envoyfilter/envoyfilter.yaml")
-	} else if !o.loggedElsewhere {
-		var err error
-		if all, err = addTelemetryLog(all, o.keptLogs); err != nil {
-			return nil, err
-		}
-	}
-	for _, file := range files {
-		objects, err := readObjects(istio.Files, file)
-		if err != nil {
-			return nil, err
-		}
-		for _, object := range objects {
-			renameService(object.Object, o.Namespace)
-		}
-		all = append(all, objects...)
-	}
-	return all, nil
-}
-
-// addTelemetryLog adds the log, and the access logs to keep, to the Telemetry resource. If
-// tracing is not changed there is none yet.
-func addTelemetryLog(all []*unstructured.Unstructured, kept []string) ([]*unstructured.Unstructured, error) {
-	telemetry := find(all, "Telemetry")
-	if telemetry == nil {
+	var err error
+	component := "mtls/" + o.MTLSLog
+	switch {
+	case o.MTLSLog == MTLSTelemetry && o.loggedElsewhere:
+		component = "mtls/agent"
+	case o.MTLSLog == MTLSTelemetry && find(all, "Telemetry") == nil: // tracing is not changed
 		objects, err := readKustomization(istio.Files, "telemetry")
 		if err != nil {
 			return nil, err
 		}
-		telemetry = find(objects, "Telemetry")
-		unstructured.RemoveNestedField(telemetry.Object, "spec", "tracing")
-		all = append(all, telemetry)
+		unstructured.RemoveNestedField(find(objects, "Telemetry").Object, "spec", "tracing")
+		all = append(all, objects...)
 	}
-	if err := patchObject(telemetry, "mtls/telemetry/telemetry.yaml"); err != nil {
+	if all, err = addComponent(all, component); err != nil {
 		return nil, err
 	}
-	return all, keepLogs(telemetry, kept)
+	if component == "mtls/"+MTLSTelemetry {
+		if err := keepLogs(find(all, "Telemetry"), o.keptLogs); err != nil {
+			return nil, err
+		}
+	}
+	for _, object := range all {
+		renameService(object.Object, o.Namespace)
+	}
+	return all, setAccessLogPort(find(all, "DaemonSet"), o)
 }
 
 // setAccessLogPort gives the container the port of an --agent-setting access-log-address,
@@ -189,10 +166,9 @@ func (o *Options) accessLogPort() (int, error) {
 	return port, nil
 }
 
-// patchObject applies an embedded file of JSON patch operations (RFC 6902), as
-// kustomize does.
-func patchObject(object *unstructured.Unstructured, file string) error {
-	data, err := fs.ReadFile(istio.Files, file)
+// patchObject applies a file of JSON patch operations (RFC 6902), as kustomize does.
+func patchObject(files fs.FS, object *unstructured.Unstructured, file string) error {
+	data, err := fs.ReadFile(files, file)
 	if err != nil {
 		return err
 	}
@@ -255,18 +231,20 @@ func hostIn(namespace string) string {
 // InstalledMTLS returns how the proxies get to send records, a value of MTLSLogs, or ""
 // if they do not by objects of layertrace.
 func (c *Cluster) InstalledMTLS(ctx context.Context, root string) (string, error) {
-	filters, err := List[networkingv1alpha3.EnvoyFilter](ctx, c, kindEnvoyFilter, root, metav1.ListOptions{LabelSelector: selector})
+	filters, err := List[networkingv1alpha3.EnvoyFilter](ctx, c, kindEnvoyFilter, "", metav1.ListOptions{LabelSelector: ours})
 	if err != nil {
 		return "", err
 	}
 	if slices.ContainsFunc(filters, func(f *networkingv1alpha3.EnvoyFilter) bool { return f.Name == mtlsName }) {
 		return MTLSEnvoyFilter, nil
 	}
-	all, err := List[telemetryv1.Telemetry](ctx, c, KindTelemetry, root, metav1.ListOptions{})
+	all, err := List[telemetryv1.Telemetry](ctx, c, KindTelemetry, "", metav1.ListOptions{})
 	if err != nil {
 		return "", err
 	}
-	if slices.ContainsFunc(all, namesProvider) {
+	if slices.ContainsFunc(all, func(t *telemetryv1.Telemetry) bool {
+		return namesProvider(t) && (t.Namespace == root || isOurs(t.Labels)) // or limited to namespaces
+	}) {
 		return MTLSTelemetry, nil
 	}
 	return "", nil
@@ -312,7 +290,7 @@ func checkTelemetryLog(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]
 		add(Warning, "the mesh configuration lacks the access log providers %s, without which proxies send no records: add to the extensionProviders of your IstioOperator (spec.meshConfig), or by kubectl -n %s edit configmap istio (key mesh):\n%s",
 			strings.Join(missing, ", "), o.IstioNamespace, text)
 	}
-	others, err := c.meshTelemetry(ctx, o.IstioNamespace)
+	others, err := c.wideTelemetry(ctx, o.widest())
 	if err != nil {
 		return nil, err
 	}
@@ -326,8 +304,8 @@ func checkTelemetryLog(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]
 			add(Fine, "Telemetry %s/%s sends the records", t.Namespace, t.Name)
 		} else {
 			add(Warning, "lines for the spec of Telemetry %s/%s:\n%s", t.Namespace, t.Name, lines)
-			add(Refusal, "Telemetry %s/%s already applies to the whole mesh, and Istio uses only one: choose --mtls-log %s, or add the lines above there and repeat",
-				t.Namespace, t.Name, MTLSEnvoyFilter)
+			add(Refusal, "Telemetry %s/%s already applies to the whole %s, and Istio uses only one: choose --mtls-log %s, or add the lines above there and repeat",
+				t.Namespace, t.Name, o.wideness(), MTLSEnvoyFilter)
 		}
 	}
 	if !o.loggedElsewhere {
@@ -419,7 +397,7 @@ func providersIn(namespace string) (string, error) {
 // loggingLines returns the entries of accessLogging as YAML.
 func loggingLines() (string, error) {
 	telemetry := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "x", "spec": map[string]any{}}}
-	if err := patchObject(telemetry, "mtls/telemetry/telemetry.yaml"); err != nil {
+	if err := patchObject(istio.Files, telemetry, "mtls/telemetry/telemetry.yaml"); err != nil {
 		return "", err
 	}
 	text, err := yaml.Marshal(telemetry.Object["spec"])

@@ -18,6 +18,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
+//go:generate go test . -run TestSchemaHasTheSettings -update
+
 // Methods to move the trace context to the start of the headers: the values of
 // --reorder.
 const (
@@ -87,6 +89,10 @@ type Options struct {
 	PodMonitor bool
 	// MTLS is one of MTLSModes, MTLSLog one of MTLSLogs.
 	MTLS, MTLSLog string
+	// NamespaceSelector limits the installation to the proxies and requests of namespaces
+	// with these labels, WorkloadSelector to the proxies of pods with these labels
+	// (KEY=VALUE,...), Revision to the proxies of one control plane; empty: all.
+	NamespaceSelector, WorkloadSelector, Revision string
 	// IstioVersion as MAJOR.MINOR, used if the cluster does not report it; empty:
 	// the newest known.
 	IstioVersion string
@@ -95,6 +101,9 @@ type Options struct {
 	// the mesh's own Telemetry resource sends the records.
 	keptLogs        []string
 	loggedElsewhere bool
+	// namespaces are those that NamespaceSelector selects: found by Preflight, or named in
+	// it. They do not include Istio's root namespace.
+	namespaces []string
 }
 
 // usesWasm reports whether the proxies fetch a module.
@@ -136,6 +145,9 @@ func (o *Options) Check() error {
 		return fmt.Errorf("--tracer %q is not one of %s", o.Tracer, strings.Join(Tracers, ", "))
 	}
 	if err := o.checkMTLSFlags(); err != nil {
+		return err
+	}
+	if err := o.checkScope(); err != nil {
 		return err
 	}
 	if err := o.checkSettings(); err != nil {

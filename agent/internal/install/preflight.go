@@ -48,12 +48,14 @@ type check struct {
 // checks are all checks, in the order in which they are reported.
 var checks = []check{
 	{"istio", true, checkIstio},
+	{"limits", false, checkNamespaces},
 	{"tracing", false, checkTracing},
 	{"mtls", true, checkMTLS},
 	{"access-log", true, checkAccessLog},
 	{"upstream-filters", true, checkUpstreamFilters},
 	{"module", false, checkModule},
 	{"proxy-image", false, checkProxyImage},
+	{"cost", false, checkCost},
 	{"nodes", true, checkNodes},
 	{"prometheus", false, checkPodMonitor},
 }
@@ -62,7 +64,7 @@ var checks = []check{
 // It sets the options that depend on the cluster: Istio's version, and whether to
 // add a PodMonitor. An error means that a check could not be made.
 func (c *Cluster) Preflight(ctx context.Context, o *Options) ([]Finding, error) {
-	m, err := c.ReadMesh(ctx, o.IstioNamespace)
+	m, err := c.ReadMesh(ctx, o.IstioNamespace, o.Revision)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +191,7 @@ func (c *Cluster) DryRun(ctx context.Context, objects []*unstructured.Unstructur
 			continue
 		case before != nil && !isManaged(before):
 			if o.GetKind() != KindNamespace.Kind {
-				failures = append(failures, fmt.Errorf("%s exists and was not created by layertrace install: remove or rename it", describe(o)))
+				failures = append(failures, fmt.Errorf("%s %s", describe(o), notManaged(before)))
 			}
 			continue
 		}
@@ -207,11 +209,18 @@ func (c *Cluster) DryRun(ctx context.Context, objects []*unstructured.Unstructur
 // checkTracing checks that the provider exists, as Istio silently ignores an
 // unknown one, and that no other Telemetry applies to the whole mesh.
 func checkTracing(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Finding, error) {
-	others, err := c.meshTelemetry(ctx, o.IstioNamespace)
+	others, err := c.wideTelemetry(ctx, o.widest())
 	if err != nil {
 		return nil, err
 	}
 	if o.TracingProvider == "" {
+		if len(o.namespaces) > 0 {
+			mesh, err := c.wideTelemetry(ctx, []string{o.IstioNamespace})
+			if err != nil {
+				return nil, err
+			}
+			others = append(others, mesh...)
+		}
 		return withoutProvider(others, m)
 	}
 	if m.Config == nil {
@@ -223,8 +232,9 @@ func checkTracing(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Findi
 		return one(Refusal, "the mesh configuration has no tracing provider %q (it has %s), and Istio silently ignores an unknown one: add it to extensionProviders, or correct --tracing-provider",
 			o.TracingProvider, listOr(slices.Sorted(maps.Keys(known)), "none"))
 	}
-	for _, t := range others {
-		return one(Refusal, "Telemetry %s/%s already applies to the whole mesh, and Istio uses only one: set provider and sampling there and omit --tracing-provider", t.Namespace, t.Name)
+	if len(others) > 0 && o.WorkloadSelector == "" { // one with a selector takes precedence
+		t := others[0]
+		return one(Refusal, "Telemetry %s/%s already applies to the whole %s, and Istio uses only one: set provider and sampling there and omit --tracing-provider", t.Namespace, t.Name, o.wideness())
 	}
 	findings := []Finding{{Level: Fine, Text: fmt.Sprintf("tracing with %s (%s), %v %% of requests", o.TracingProvider, kind, o.Sampling)}}
 	if m.Config.EnableTracing != nil && !*m.Config.EnableTracing {
@@ -243,19 +253,6 @@ func withoutProvider(others []*telemetryv1.Telemetry, m *Mesh) ([]Finding, error
 		return one(Fine, "tracing with the mesh's default provider, %s", strings.Join(m.Config.DefaultProviders.Tracing, ", "))
 	}
 	return one(Warning, "tracing is off: the mesh has no Telemetry and no default provider, and without trace headers the agents find nothing; set --tracing-provider")
-}
-
-// meshTelemetry returns the Telemetry resources of others that apply to the whole
-// mesh: those in the root namespace without a selector.
-func (c *Cluster) meshTelemetry(ctx context.Context, root string) ([]*telemetryv1.Telemetry, error) {
-	all, err := List[telemetryv1.Telemetry](ctx, c, KindTelemetry, root, metav1.ListOptions{})
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(all, func(t *telemetryv1.Telemetry) bool {
-		selects := t.Spec.Selector != nil || len(t.Spec.TargetRefs) > 0 //nolint:staticcheck // users set the deprecated field
-		return selects || t.Labels[managedBy] == fieldManager
-	}), nil
 }
 
 func listOr(names []string, empty string) string {

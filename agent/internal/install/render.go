@@ -6,12 +6,13 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
@@ -27,16 +28,27 @@ const (
 	objectName = "layertrace" // Telemetry, WasmPlugin, EnvoyFilter
 	// BootstrapName is the ConfigMap with the bootstrap override.
 	BootstrapName = "layertrace-bootstrap"
+	configMapName = "layertrace-agent"
 	configKey     = "config.yaml"
-	configHash    = "layertrace/config-sha256" // annotation of the pods
+	baseKey       = "base.yaml" // a part of the settings, which config.yaml overrides
 	managedBy     = "app.kubernetes.io/managed-by"
 	selector      = managedBy + "=" + fieldManager
+	// ours selects the objects of layertrace, whichever tool created them: Helm writes its
+	// own name into managedBy.
+	nameLabel = "app.kubernetes.io/name"
+	ours      = nameLabel + "=" + fieldManager
 )
 
 // Render returns the objects of an installation in the order in which they are
 // applied: the overlay istio/overlays/REORDER, changed by the options. It needs
 // no cluster.
 func Render(o Options) ([]*unstructured.Unstructured, error) {
+	if err := o.findNamespaces(); err != nil {
+		return nil, err
+	}
+	if len(o.AppNamespaces) == 0 {
+		o.AppNamespaces = o.namespaces
+	}
 	parts := []string{"agent"}
 	if o.PodMonitor {
 		parts = append(parts, "podmonitor")
@@ -56,16 +68,27 @@ func Render(o Options) ([]*unstructured.Unstructured, error) {
 		all = append(all, objects...)
 	}
 	all = perNamespace(all, o.AppNamespaces)
-	all, err := addMTLS(all, o)
-	if err != nil {
+	var err error
+	if o.Spans == config.SpansLayers {
+		if all, err = addComponent(all, "layers"); err != nil {
+			return nil, fmt.Errorf("render the embedded manifests: %w", err)
+		}
+	}
+	if all, err = addMTLS(all, o); err != nil {
 		return nil, fmt.Errorf("render the embedded manifests: %w", err)
 	}
 	for _, change := range []func([]*unstructured.Unstructured, Options) error{
-		setNamespaces, setAgent, setTelemetry, setModule, setUpstreamName,
+		setNamespaces, setAgent, setTelemetry, setModule,
 	} {
 		if err := change(all, o); err != nil {
 			return nil, fmt.Errorf("render the embedded manifests: %w", err)
 		}
+	}
+	if all, err = limit(all, o); err == nil {
+		err = setUpstreamNames(all, o)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("render the embedded manifests: %w", err)
 	}
 	return all, nil
 }
@@ -73,13 +96,44 @@ func Render(o Options) ([]*unstructured.Unstructured, error) {
 // kustomization is the part of kustomize's format that the manifests use. It
 // saves linking kustomize (5 MB); a test compares the results.
 type kustomization struct {
-	APIVersion string   `json:"apiVersion"`
-	Kind       string   `json:"kind"`
-	Resources  []string `json:"resources"`
+	APIVersion string      `json:"apiVersion"`
+	Kind       string      `json:"kind"`
+	Resources  []string    `json:"resources"`
+	Components []string    `json:"components"`
+	Generators []generator `json:"configMapGenerator"`
+	Patches    []struct {
+		Target struct {
+			Kind string `json:"kind"`
+			Name string `json:"name"`
+		} `json:"target"`
+		Path string `json:"path"`
+	} `json:"patches"`
 }
 
-// readKustomization returns the objects of the kustomization in dir, in order.
+// generator makes a ConfigMap of files, or adds them to one (merge).
+type generator struct {
+	Name      string   `json:"name"`
+	Namespace string   `json:"namespace"`
+	Behavior  string   `json:"behavior"`
+	Files     []string `json:"files"`
+	Options   struct {
+		Labels map[string]string `json:"labels"`
+	} `json:"options"`
+}
+
+// readKustomization returns the objects of the kustomization in dir, in the order in
+// which they are applied: generated ConfigMaps right after the namespaces.
 func readKustomization(files fs.FS, dir string) ([]*unstructured.Unstructured, error) {
+	return build(files, dir, nil)
+}
+
+// addComponent applies an embedded component to the objects.
+func addComponent(all []*unstructured.Unstructured, dir string) ([]*unstructured.Unstructured, error) {
+	return build(istio.Files, dir, all)
+}
+
+// build adds what the kustomization in dir has to the objects.
+func build(files fs.FS, dir string, all []*unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
 	data, err := fs.ReadFile(files, path.Join(dir, "kustomization.yaml"))
 	if err != nil {
 		return nil, err
@@ -88,18 +142,67 @@ func readKustomization(files fs.FS, dir string) ([]*unstructured.Unstructured, e
 	if err := yaml.UnmarshalStrict(data, &k); err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
-	var all []*unstructured.Unstructured
 	for _, resource := range k.Resources {
 		name := path.Join(dir, resource)
-		read := readObjects
 		if info, err := fs.Stat(files, name); err == nil && info.IsDir() {
-			read = readKustomization
+			if all, err = build(files, name, all); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		objects, err := read(files, name)
+		objects, err := readObjects(files, name)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, objects...)
+	}
+	for _, component := range k.Components {
+		if all, err = build(files, path.Join(dir, component), all); err != nil {
+			return nil, err
+		}
+	}
+	for _, g := range k.Generators {
+		if all, err = g.apply(files, dir, all); err != nil {
+			return nil, fmt.Errorf("%s: %w", dir, err)
+		}
+	}
+	for _, p := range k.Patches {
+		object := findNamed(all, p.Target.Kind, p.Target.Name)
+		if object == nil {
+			return nil, fmt.Errorf("%s: no %s %s to patch", dir, p.Target.Kind, p.Target.Name)
+		}
+		if err := patchObject(files, object, path.Join(dir, p.Path)); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// apply makes or changes the ConfigMap.
+func (g *generator) apply(files fs.FS, dir string, all []*unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
+	configMap := findNamed(all, "ConfigMap", g.Name)
+	switch {
+	case configMap == nil:
+		configMap = &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ConfigMap"}}
+		configMap.SetName(g.Name)
+		configMap.SetNamespace(g.Namespace)
+		configMap.SetLabels(g.Options.Labels)
+		namespaces := slices.IndexFunc(all, func(o *unstructured.Unstructured) bool { return o.GetKind() != KindNamespace.Kind })
+		if namespaces < 0 {
+			namespaces = len(all)
+		}
+		all = slices.Insert(all, namespaces, configMap)
+	case g.Behavior != "merge":
+		return nil, fmt.Errorf("ConfigMap %s exists already", g.Name)
+	}
+	for _, file := range g.Files {
+		text, err := fs.ReadFile(files, path.Join(dir, file))
+		if err != nil {
+			return nil, err
+		}
+		if err := unstructured.SetNestedField(configMap.Object, string(text), "data", file); err != nil {
+			return nil, err
+		}
 	}
 	return all, nil
 }
@@ -209,47 +312,85 @@ func setAgent(objects []*unstructured.Unstructured, o Options) error {
 			return err
 		}
 	}
-	text, err := setAgentConfig(find(objects, "ConfigMap"), o)
+	configMap := findNamed(objects, "ConfigMap", configMapName)
+	if err := setAgentConfig(configMap, o); err != nil {
+		return err
+	}
+	name, err := hashedName(configMap)
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256([]byte(text))
-	return unstructured.SetNestedField(daemonSet.Object, hex.EncodeToString(sum[:]),
-		"spec", "template", "metadata", "annotations", configHash)
+	configMap.SetName(name)
+	return changeVolumes(daemonSet, func(volume map[string]any) error {
+		if volume["configMap"] == nil {
+			return nil
+		}
+		return unstructured.SetNestedField(volume, name, "configMap", "name")
+	})
 }
 
-// setAgentConfig writes the options into the agent's settings and returns the
-// settings' text.
-func setAgentConfig(configMap *unstructured.Unstructured, o Options) (string, error) {
-	text, found, err := unstructured.NestedString(configMap.Object, "data", configKey)
-	if err != nil || !found {
-		return "", errors.Join(fmt.Errorf("ConfigMap has no %s", configKey), err)
+func changeVolumes(daemonSet *unstructured.Unstructured, change func(volume map[string]any) error) error {
+	volumes, _, err := unstructured.NestedSlice(daemonSet.Object, "spec", "template", "spec", "volumes")
+	if err != nil {
+		return err
 	}
-	settings := map[string]any{}
-	if err := yaml.UnmarshalStrict([]byte(text), &settings); err != nil {
+	for _, v := range volumes {
+		volume, err := asMap(v)
+		if err != nil {
+			return err
+		}
+		if err := change(volume); err != nil {
+			return err
+		}
+	}
+	return unstructured.SetNestedSlice(daemonSet.Object, volumes, "spec", "template", "spec", "volumes")
+}
+
+// hashedName returns a ConfigMap's name with the hash of its content, as kustomize
+// computes it: changed settings change the DaemonSet, which rolls the agents out.
+func hashedName(configMap *unstructured.Unstructured) (string, error) {
+	data, err := json.Marshal(map[string]any{"kind": "ConfigMap", "name": "", "data": configMap.Object["data"]})
+	if err != nil {
 		return "", err
 	}
-	changed := maps.Clone(settings)
-	changed["otlp-insecure"] = o.OTLPInsecure
-	if o.OTLPEndpoint != "" {
-		changed["otlp-endpoint"] = o.OTLPEndpoint
+	sum := sha256.Sum256(data)
+	// Without vowels and some digits, so that no words appear.
+	readable := strings.NewReplacer("0", "g", "1", "h", "3", "k", "a", "m", "e", "t")
+	return configMap.GetName() + "-" + readable.Replace(hex.EncodeToString(sum[:])[:10]), nil
+}
+
+// setAgentConfig writes the options that differ from the base into the agent's settings.
+func setAgentConfig(configMap *unstructured.Unstructured, o Options) error {
+	text, found, err := unstructured.NestedString(configMap.Object, "data", baseKey)
+	if err != nil || !found {
+		return errors.Join(fmt.Errorf("ConfigMap has no %s", baseKey), err)
 	}
-	if o.Spans == config.SpansLayers {
-		// Each agent finds the pods' cgroup of its node itself.
-		changed["spans"], changed["socket-cgroup"] = config.SpansLayers, config.SocketCgroupAuto
+	base := map[string]any{}
+	if err := yaml.UnmarshalStrict([]byte(text), &base); err != nil {
+		return err
+	}
+	settings := map[string]any{}
+	if o.OTLPInsecure != base["otlp-insecure"] {
+		settings["otlp-insecure"] = o.OTLPInsecure
+	}
+	if o.OTLPEndpoint != "" && o.OTLPEndpoint != base["otlp-endpoint"] {
+		settings["otlp-endpoint"] = o.OTLPEndpoint
+	}
+	if len(o.namespaces) > 0 {
+		settings[namespacesSetting] = strings.Join(o.namespaces, ",")
 	}
 	for _, setting := range o.AgentSettings {
 		name, value, _ := strings.Cut(setting, "=")
-		changed[name] = value
+		settings[name] = value
 	}
-	if !maps.Equal(settings, changed) { // if equal, keep the order of the file
-		data, err := yaml.Marshal(changed)
-		if err != nil {
-			return "", err
-		}
-		text = string(data)
+	if len(settings) == 0 {
+		return nil
 	}
-	return text, unstructured.SetNestedField(configMap.Object, text, "data", configKey)
+	data, err := yaml.Marshal(settings)
+	if err != nil {
+		return err
+	}
+	return unstructured.SetNestedField(configMap.Object, string(data), "data", configKey)
 }
 
 // setTelemetry sets the tracing provider and the sampling.
@@ -299,6 +440,16 @@ func find(objects []*unstructured.Unstructured, kind string) *unstructured.Unstr
 	return nil
 }
 
+// findNamed returns the object of a kind and name, nil if there is none.
+func findNamed(objects []*unstructured.Unstructured, kind, name string) *unstructured.Unstructured {
+	for _, o := range objects {
+		if o.GetKind() == kind && o.GetName() == name {
+			return o
+		}
+	}
+	return nil
+}
+
 func asMap(v any) (map[string]any, error) {
 	m, ok := v.(map[string]any)
 	if !ok {
@@ -306,6 +457,10 @@ func asMap(v any) (map[string]any, error) {
 	}
 	return m, nil
 }
+
+// isOurs reports whether an object with these labels is layertrace's, whichever tool
+// created it.
+func isOurs(labels map[string]string) bool { return labels[nameLabel] == fieldManager }
 
 // describe returns KIND NAMESPACE/NAME.
 func describe(o *unstructured.Unstructured) string {

@@ -92,10 +92,13 @@ func kustomize(t *testing.T, overlay string) map[string]map[string]any {
 func documents(t *testing.T, data []byte) map[string]map[string]any {
 	t.Helper()
 	all := map[string]map[string]any{}
-	for _, document := range bytes.Split(data, []byte("\n---\n")) {
+	for _, document := range bytes.Split(append([]byte("\n"), data...), []byte("\n---\n")) {
 		o := &unstructured.Unstructured{}
 		if err := yaml.UnmarshalStrict(document, &o.Object); err != nil {
 			t.Fatal(err)
+		}
+		if o.Object == nil { // only comments
+			continue
 		}
 		if all[describe(o)] != nil {
 			t.Errorf("%s occurs twice", describe(o))
@@ -103,6 +106,14 @@ func documents(t *testing.T, data []byte) map[string]map[string]any {
 		all[describe(o)] = o.Object
 	}
 	return all
+}
+
+// objectsOf returns documents as objects.
+func objectsOf(documents map[string]map[string]any) (objects []*unstructured.Unstructured) {
+	for _, document := range documents {
+		objects = append(objects, &unstructured.Unstructured{Object: document})
+	}
+	return objects
 }
 
 // For each method, --dry-run and kustomize produce the same objects.
@@ -133,43 +144,29 @@ func TestDryRunIsKustomizeBuild(t *testing.T) {
 	}
 }
 
-// Each manifest is used, and every object has the label of its manager.
+// Each manifest is in the kustomization of its folder, and every object has the label of
+// its manager.
 func TestEveryManifestIsUsed(t *testing.T) {
-	used := map[string]bool{}
 	for _, part := range []string{"agent", "podmonitor", "telemetry", "reorder/wasmplugin", "reorder/wasmplugin-inline-headers", "reorder/envoyfilter", "reorder/lua"} {
 		objects, err := readKustomization(istio.Files, part)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, o := range objects {
-			used[part+"/"+strings.ToLower(o.GetKind())] = true
 			if o.GetLabels()[managedBy] != fieldManager {
 				t.Errorf("%s: %s lacks the label %s", part, describe(o), managedBy)
 			}
 		}
 	}
 	err := fs.WalkDir(istio.Files, ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || path.Base(name) == "kustomization.yaml" {
+		if err != nil || entry.IsDir() || path.Base(name) == "kustomization.yaml" || name == providerFile { // TestRecordsGoToTheAgentsNamespace
 			return err
 		}
-		key := strings.TrimSuffix(name, ".yaml")
-		if path.Base(name) == "bootstrap.yaml" {
-			key = path.Dir(name) + "/configmap"
+		kustomization, err := fs.ReadFile(istio.Files, path.Join(path.Dir(name), "kustomization.yaml"))
+		if err == nil && !regexp.MustCompile(`(?m)[-:] `+regexp.QuoteMeta(path.Base(name))+`$`).Match(kustomization) {
+			t.Errorf("%s is not in its kustomization", name)
 		}
-		if name == providerFile {
-			return nil // TestRecordsGoToTheAgentsNamespace
-		}
-		if strings.HasPrefix(name, "mtls/") { // TestComponentsAreKustomizeBuild builds them
-			component, err := fs.ReadFile(istio.Files, path.Join(path.Dir(name), "kustomization.yaml"))
-			if err == nil && !strings.Contains(string(component), path.Base(name)) {
-				t.Errorf("%s is not in its component", name)
-			}
-			return err
-		}
-		if !used[key] {
-			t.Errorf("%s is in no kustomization, or not named by its kind", name)
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -204,18 +201,19 @@ func TestRenderOptions(t *testing.T) {
 		}
 	}
 	before, after := render(t, defaults(ReorderWasmPlugin)), render(t, o)
-	if hashOf(t, before) == hashOf(t, after) {
+	if configMapOf(t, before) == configMapOf(t, after) {
 		t.Error("a changed configuration does not restart the agents")
 	}
 }
 
-func hashOf(t *testing.T, objects []*unstructured.Unstructured) string {
+// configMapOf returns the name of the ConfigMap that the agents' pods have.
+func configMapOf(t *testing.T, objects []*unstructured.Unstructured) string {
 	t.Helper()
-	hash, found, err := unstructured.NestedString(find(objects, "DaemonSet").Object, "spec", "template", "metadata", "annotations", configHash)
-	if err != nil || !found {
-		t.Fatalf("no hash: %v", err)
+	name := daemonSetOf(t, objects).Spec.Template.Spec.Volumes[0].ConfigMap.Name
+	if findNamed(objects, "ConfigMap", name) == nil {
+		t.Fatalf("there is no ConfigMap %s", name)
 	}
-	return hash
+	return name
 }
 
 // Without a provider there is no Telemetry; the EnvoyFilter has the module.
@@ -421,6 +419,7 @@ func TestOverlayOfTheReadme(t *testing.T) {
 	}
 	for _, want := range []string{
 		"image: registry.example/layertrace/agent:devel", "url: oci://registry.example/layertrace/filter:devel", "name: my-provider",
+		"config.yaml: 'otlp-endpoint: collector.observability.svc:4317'", "otlp-endpoint: jaeger-collector",
 	} {
 		if !strings.Contains(string(data), want) {
 			t.Errorf("it lacks %q", want)
@@ -461,7 +460,6 @@ func TestComponentsAreKustomizeBuild(t *testing.T) {
 	} {
 		t.Run(test.components, func(t *testing.T) {
 			disk := manifestFiles(t)
-			addLayers(t, disk)
 			overlay := "kind: Kustomization\nresources: [../overlays/lua]\ncomponents: " + test.components + "\n"
 			if err := disk.WriteFile("/own/kustomization.yaml", []byte(overlay)); err != nil {
 				t.Fatal(err)
@@ -514,34 +512,9 @@ patches:
 	if err != nil {
 		t.Fatal(err)
 	}
-	var objects []*unstructured.Unstructured
-	for _, o := range documents(t, text) {
-		if object := (&unstructured.Unstructured{Object: o}); object.GetName() == "layertrace-agent" {
-			objects = append(objects, object)
-		}
-	}
-	settings := agentSettings(t, objects)
+	settings := agentSettings(t, objectsOf(documents(t, text)))
 	if !settings.MTLS || settings.AccessLogAddress != ":5000" || !slices.Equal(settings.MTLSPorts, []uint16{8080}) {
 		t.Errorf("settings %+v", settings)
-	}
-}
-
-// addLayers adds the component for layers, which the program does not embed.
-func addLayers(t *testing.T, disk filesys.FileSystem) {
-	t.Helper()
-	const folder = "../../../istio/layers"
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		data, err := os.ReadFile(path.Join(folder, e.Name()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := disk.WriteFile("/layers/"+e.Name(), data); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
@@ -563,5 +536,41 @@ func TestSpansAreChecked(t *testing.T) {
 	o.Spans = "sockets"
 	if err := o.Check(); err == nil || !strings.Contains(err.Error(), "--spans") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A setting that an overlay changes rolls the agents out: it changes the name of the
+// ConfigMap in the DaemonSet. The other settings of the base stay, also with a component.
+func TestOverlayChangesOneSetting(t *testing.T) {
+	const overlay = `kind: Kustomization
+resources: [../overlays/none]
+components: [../layers]
+configMapGenerator:
+- name: layertrace-agent
+  namespace: layertrace-system
+  behavior: merge
+  literals:
+  - "config.yaml=otlp-endpoint: collector.observability.svc:4317"
+`
+	disk := manifestFiles(t)
+	if err := disk.WriteFile("/own/kustomization.yaml", []byte(overlay)); err != nil {
+		t.Fatal(err)
+	}
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(disk, "/own")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := built.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := objectsOf(documents(t, text))
+	settings := agentSettings(t, objects)
+	if settings.OTLPEndpoint != "collector.observability.svc:4317" || !settings.OTLPInsecure || !settings.Kubernetes || !settings.Layers() {
+		t.Errorf("settings %+v", settings)
+	}
+	before := objectsOf(kustomize(t, ReorderNone))
+	if configMapOf(t, objects) == configMapOf(t, before) {
+		t.Error("changed settings do not change the DaemonSet")
 	}
 }

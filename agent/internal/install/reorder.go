@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/structpb"
@@ -14,6 +15,35 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
+
+// cost is what a method takes in each sidecar, measured (docs/reordering.md).
+type cost struct {
+	micros float64 // CPU time for each attempt of each request, µs
+	memory int     // MiB
+}
+
+// costs are those of the methods that run code in a stock proxy.
+var costs = map[string]cost{
+	ReorderWasmPlugin: {12, 73}, ReorderEnvoyFilter: {12, 73}, ReorderInlineHeaders: {12, 75}, ReorderLua: {14, 3},
+}
+
+func (c cost) String() string {
+	return fmt.Sprintf("%v µs of CPU time per request and %d MiB of memory", c.micros, c.memory)
+}
+
+// checkCost reports what the installation takes in each sidecar.
+func checkCost(_ context.Context, _ *Cluster, o *Options, _ *Mesh) ([]Finding, error) {
+	switch known, ok := costs[o.Reorder]; {
+	case !ok && o.Reorder == ReorderPatched:
+		return one(Fine, "no measurable cost in the sidecars with the patched proxy")
+	case !ok:
+		return one(Fine, "no cost in the sidecars; the agents take more CPU time, as they search for contexts (--deep=auto)")
+	case o.Reorder == ReorderLua:
+		return one(Fine, "in each sidecar about %v; --reorder %s: %v", known, ReorderWasmPlugin, costs[ReorderWasmPlugin])
+	default:
+		return one(Fine, "in each sidecar about %v; --reorder %s: %v, and %s none", known, ReorderLua, costs[ReorderLua], ReorderNone)
+	}
+}
 
 // upstreamFiltersKey is the router's field (Envoy, router.proto).
 const upstreamFiltersKey = "upstream_http_filters"
@@ -58,17 +88,29 @@ func setModule(objects []*unstructured.Unstructured, o Options) error {
 // moduleFields is the path from a patch of an EnvoyFilter to the module's source.
 var moduleFields = []string{"patch", "value", "typed_config", "config", "vm_config", "code", "remote"}
 
-// setUpstreamName sets the upstream filter to the name under which this version
-// of Istio serves the WasmPlugin.
-func setUpstreamName(objects []*unstructured.Unstructured, o Options) error {
+// setUpstreamNames sets the upstream filter of each namespace to the name under which
+// this version of Istio serves the WasmPlugin there.
+func setUpstreamNames(objects []*unstructured.Unstructured, o Options) error {
 	if o.Reorder != ReorderWasmPlugin {
 		return nil
 	}
-	name, err := pluginResource(o.IstioVersion, o.IstioNamespace)
-	if err != nil {
-		return err
+	for _, object := range objects {
+		if object.GetKind() != kindEnvoyFilter.Kind || object.GetName() != objectName {
+			continue
+		}
+		name, err := pluginResource(o.IstioVersion, object.GetNamespace())
+		if err != nil {
+			return err
+		}
+		if err := setUpstreamName(object, name); err != nil {
+			return err
+		}
 	}
-	return changePatches(find(objects, "EnvoyFilter"), func(patch map[string]any) error {
+	return nil
+}
+
+func setUpstreamName(filter *unstructured.Unstructured, name string) error {
+	return changePatches(filter, func(patch map[string]any) error {
 		filters, _, err := unstructured.NestedSlice(patch, upstreamFields...)
 		if err != nil || len(filters) == 0 {
 			return errors.Join(errors.New("EnvoyFilter has no upstream filters"), err)
@@ -117,10 +159,20 @@ func changePatches(filter *unstructured.Unstructured, change func(patch map[stri
 }
 
 // InstalledReorder returns the reordering method of the objects in Istio's root
-// namespace. Without any it is ReorderNone, as a patched Envoy needs no object.
+// namespace, or of an installation that is limited to others. Without any it is
+// ReorderNone, as a patched Envoy needs no object.
 func (c *Cluster) InstalledReorder(ctx context.Context, root string) (string, error) {
-	ours := metav1.ListOptions{LabelSelector: selector}
-	filters, err := List[networkingv1alpha3.EnvoyFilter](ctx, c, kindEnvoyFilter, root, ours)
+	for _, namespace := range []string{root, ""} {
+		if method, err := c.reorderIn(ctx, namespace); err != nil || method != ReorderNone {
+			return method, err
+		}
+	}
+	return ReorderNone, nil
+}
+
+// reorderIn returns the reordering method of the objects in a namespace, with "" in all.
+func (c *Cluster) reorderIn(ctx context.Context, namespace string) (string, error) {
+	filters, err := List[networkingv1alpha3.EnvoyFilter](ctx, c, kindEnvoyFilter, namespace, metav1.ListOptions{LabelSelector: ours})
 	if err != nil {
 		return "", err
 	}
@@ -131,7 +183,7 @@ func (c *Cluster) InstalledReorder(ctx context.Context, root string) (string, er
 			}
 		}
 	}
-	plugins, err := List[extensionsv1alpha1.WasmPlugin](ctx, c, kindWasmPlugin, root, ours)
+	plugins, err := List[extensionsv1alpha1.WasmPlugin](ctx, c, kindWasmPlugin, namespace, metav1.ListOptions{LabelSelector: ours})
 	if err != nil || len(plugins) == 0 {
 		return ReorderNone, err
 	}
@@ -170,8 +222,11 @@ func checkUpstreamFilters(ctx context.Context, c *Cluster, o *Options, _ *Mesh) 
 	}
 	var names []string
 	for _, f := range filters {
-		if f.Labels[managedBy] == fieldManager && f.Name == objectName && f.Namespace == o.IstioNamespace {
+		if isOurs(f.Labels) && f.Name == objectName {
 			continue
+		}
+		if f.Namespace != o.IstioNamespace && len(o.namespaces) > 0 && !slices.Contains(o.namespaces, f.Namespace) {
+			continue // of proxies that stay as they are
 		}
 		for _, p := range f.Spec.ConfigPatches {
 			if setsUpstreamFilters(p.GetPatch().GetValue()) {

@@ -251,7 +251,7 @@ type clsact struct {
 // attachClsact replaces filters of an earlier agent. in may be nil.
 func attachClsact(ifindex int, in, out *ebpf.Program, filter filter) (attachment, error) {
 	c := &clsact{ifindex: ifindex, filter: filter}
-	if err := c.removeFilters(); err != nil && !isGone(err) {
+	if _, err := c.removeFilters(); err != nil && !isGone(err) {
 		return nil, err
 	}
 	qdisc := &netlink.GenericQdisc{
@@ -294,7 +294,7 @@ func attachClsact(ifindex int, in, out *ebpf.Program, filter filter) (attachment
 
 // Close removes the filters, and the qdisc if it is ours and has no others.
 func (c *clsact) Close() error {
-	err := c.removeFilters()
+	_, err := c.removeFilters()
 	if isGone(err) {
 		return nil
 	}
@@ -318,23 +318,35 @@ func (c *clsact) link() netlink.Link {
 	return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: c.ifindex}}
 }
 
-func (c *clsact) removeFilters() error {
+// filters returns our filters at the interface.
+func (c *clsact) filters() (ours []*netlink.BpfFilter, err error) {
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		filters, err := netlink.FilterList(c.link(), parent)
 		if err != nil {
-			return fmt.Errorf("list clsact filters: %w", err)
+			return nil, fmt.Errorf("list clsact filters: %w", err)
 		}
 		for _, f := range filters {
-			ours, ok := f.(*netlink.BpfFilter)
-			if !ok || ours.Name != c.filter.name {
-				continue
-			}
-			if err := netlink.FilterDel(ours); err != nil {
-				return fmt.Errorf("remove clsact filter: %w", err)
+			if one, ok := f.(*netlink.BpfFilter); ok && one.Name == c.filter.name {
+				ours = append(ours, one)
 			}
 		}
 	}
-	return nil
+	return ours, nil
+}
+
+// removeFilters returns how many it removed.
+func (c *clsact) removeFilters() (removed int, err error) {
+	ours, err := c.filters()
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range ours {
+		if err := netlink.FilterDel(f); err != nil {
+			return removed, fmt.Errorf("remove clsact filter: %w", err)
+		}
+		removed++
+	}
+	return removed, nil
 }
 
 // isGone reports whether the interface, the qdisc or the filter does not exist.

@@ -5,6 +5,7 @@ package probe
 import (
 	"bytes"
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -127,13 +128,23 @@ func TestClsactTakesOver(t *testing.T) {
 	if seen := finish(t, killed); len(seen) != 0 {
 		t.Errorf("the old filters saw %d exchanges after a new agent came", len(seen))
 	}
-	link, err := netlink.LinkByIndex(n.ifindex)
+	if names := filterNames(t, n.ifindex); len(names) != 0 {
+		t.Errorf("filters left: %q", names)
+	}
+}
+
+// filterNames returns the names of the clsact filters at an interface, sorted.
+func filterNames(t *testing.T, ifindex int) (names []string) {
+	t.Helper()
+	link, err := netlink.LinkByIndex(ifindex)
 	must(t, err)
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		filters, err := netlink.FilterList(link, parent)
 		must(t, err)
-		if len(filters) != 0 {
-			t.Errorf("filters left: %v", filters)
+		for _, f := range filters {
+			names = append(names, f.(*netlink.BpfFilter).Name)
 		}
 	}
+	slices.Sort(names)
+	return names
 }

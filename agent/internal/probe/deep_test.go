@@ -87,13 +87,7 @@ func TestDeepOnTraffic(t *testing.T) {
 			p := newPair(t, offload)
 			k := newKernel(t, Options{SocketCgroups: []string{ownCgroup(t)}})
 			must(t, k.probe.Attach(p.ifindex))
-			var listener net.Listener
-			within(t, &p.other, func() {
-				var err error
-				listener, err = net.Listen("tcp", "10.91.0.2:8080")
-				must(t, err)
-			})
-			defer listener.Close()
+			listener := p.listen(t)
 			heads := headsOf("behind a cookie")
 			maps.Copy(heads, headsOf("behind the window"))
 			for _, head := range heads {

@@ -4,8 +4,10 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"net/netip"
-	"runtime"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -291,24 +293,40 @@ func (k *kernel) tracked() uint32 {
 	return f.Total
 }
 
-// onOneCPU pins the test's thread: each CPU has its own working memory.
+// onOneCPU keeps all threads of this process on one CPU until the test ends: each CPU has
+// its own working memory.
 func onOneCPU(t *testing.T) {
 	t.Helper()
-	runtime.LockOSThread()
-	var before, one unix.CPUSet
-	must(t, unix.SchedGetaffinity(0, &before))
+	var all, one unix.CPUSet
+	must(t, unix.SchedGetaffinity(0, &all))
 	for cpu := range 1024 {
-		if before.IsSet(cpu) {
+		if all.IsSet(cpu) {
 			one.Set(cpu)
 			break
 		}
 	}
-	must(t, unix.SchedSetaffinity(0, &one))
-	t.Cleanup(func() {
-		if err := unix.SchedSetaffinity(0, &before); err != nil {
-			t.Error(err) // the thread stays locked, and ends with the test
-			return
+	setAffinity(t, &one)
+	t.Cleanup(func() { setAffinity(t, &all) })
+}
+
+// setAffinity sets the CPUs of all threads, also of those that begin meanwhile.
+func setAffinity(t *testing.T, cpus *unix.CPUSet) {
+	t.Helper()
+	set := map[string]bool{}
+	for before := -1; before < len(set); {
+		before = len(set)
+		threads, err := os.ReadDir("/proc/self/task")
+		must(t, err)
+		for _, thread := range threads {
+			if set[thread.Name()] {
+				continue
+			}
+			set[thread.Name()] = true
+			id, err := strconv.Atoi(thread.Name())
+			must(t, err)
+			if err := unix.SchedSetaffinity(id, cpus); err != nil && !errors.Is(err, unix.ESRCH) {
+				t.Fatal(err)
+			}
 		}
-		runtime.UnlockOSThread()
-	})
+	}
 }

@@ -82,6 +82,7 @@ func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 		bpf.CaptureMapConnections:        k.Connections,
 		bpf.CaptureMapCounters:           k.Counters,
 		bpf.CaptureMapExchanges:          k.Exchanges,
+		bpf.CaptureMapLimits:             k.Limits,
 		bpf.CaptureMapTrackedConnections: k.TrackedConnections,
 		bpf.CaptureMapScratches:          k.Scratches,
 		bpf.CaptureMapPartialHeads:       k.PartialHeads,

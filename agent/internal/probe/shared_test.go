@@ -165,7 +165,7 @@ func (s *sharedSide) take(c *kernelSide) {
 // mapsOf returns the maps of a kernel side.
 func mapsOf(k *kernelSide) []**ebpf.Map {
 	return []**ebpf.Map{
-		&k.Connections, &k.Counters, &k.Exchanges, &k.PartialHeads, &k.QueuedRequests, &k.Scratches,
+		&k.Connections, &k.Counters, &k.Exchanges, &k.Limits, &k.PartialHeads, &k.QueuedRequests, &k.Scratches,
 		&k.SearchBudgets, &k.TrackedConnections, &k.TrustedPrefixes, &k.UnseenCounters,
 		&k.UnprovenConnections, &k.LatestHandshakes, &k.OwnOnlyInterfaces,
 	}

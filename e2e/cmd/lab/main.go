@@ -57,7 +57,7 @@ func progress() func(format string, args ...any) {
 func setupCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "setup",
-		Short: "Get Envoy, Jaeger and Prometheus into the user's cache, and build the project's programs",
+		Short: "Get Envoy, Jaeger, Prometheus and Helm into the user's cache, and build the project's programs",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := provision.Tools(cmd.Context(), progress()); err != nil {
@@ -67,7 +67,10 @@ func setupCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, _, err = provision.Prometheus(cmd.Context(), checkout, progress())
+			if _, _, err = provision.Prometheus(cmd.Context(), checkout, progress()); err != nil {
+				return err
+			}
+			_, err = provision.Helm(cmd.Context(), checkout, progress())
 			return err
 		},
 	}

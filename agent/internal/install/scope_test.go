@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package install
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic/fake"
+	clienttesting "k8s.io/client-go/testing"
+)
+
+// placesOf returns the namespaces of a kind's objects, sorted.
+func placesOf(objects []*unstructured.Unstructured, kind string) (places []string) {
+	for _, o := range objects {
+		if o.GetKind() == kind {
+			places = append(places, o.GetNamespace())
+		}
+	}
+	slices.Sort(places)
+	return places
+}
+
+// Limited to namespaces, no object of the mesh is in the root namespace, and the agents
+// report requests of these namespaces only.
+func TestLimitedToNamespaces(t *testing.T) {
+	for _, reorder := range Reorders {
+		o := defaults(reorder)
+		o.MTLS, o.NamespaceSelector = MTLSOn, "kubernetes.io/metadata.name in (shop, bank)"
+		objects := render(t, o)
+		want := map[string][]string{"Telemetry": {"bank", "shop"}, "EnvoyFilter": {"bank", "shop"}} // of the log
+		if o.usesUpstreamFilters() {
+			want["EnvoyFilter"] = []string{"bank", "bank", "shop", "shop"}
+		}
+		if reorder == ReorderWasmPlugin || reorder == ReorderInlineHeaders {
+			want["WasmPlugin"] = []string{"bank", "shop"}
+		}
+		for _, kind := range []string{"Telemetry", "EnvoyFilter", "WasmPlugin"} {
+			if got := placesOf(objects, kind); !slices.Equal(got, want[kind]) {
+				t.Errorf("%s: %s in %v, want %v", reorder, kind, got, want[kind])
+			}
+		}
+		for _, object := range objects {
+			text := fmt.Sprint(object.Object)
+			if object.GetNamespace() == DefaultIstioNamespace {
+				t.Errorf("%s: %s is in the root namespace", reorder, describe(object))
+			}
+			if name, err := pluginResource("", object.GetNamespace()); reorder == ReorderWasmPlugin && object.GetKind() == "EnvoyFilter" && object.GetName() == objectName &&
+				(err != nil || !strings.Contains(text, name)) {
+				t.Errorf("%s does not run the module of its namespace: %s", describe(object), text)
+			}
+		}
+		if settings := agentSettings(t, slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetName() == BootstrapName })); !slices.Equal(settings.Namespaces, []string{"bank", "shop"}) {
+			t.Errorf("%s: the agents report %v", reorder, settings.Namespaces)
+		}
+	}
+}
+
+// Workloads are selected by the field of each kind, and a revision by a label.
+func TestLimitedToWorkloads(t *testing.T) {
+	o := defaults(ReorderWasmPlugin)
+	o.NamespaceSelector, o.WorkloadSelector, o.Revision = "kubernetes.io/metadata.name=shop", "app=web,version=v2", "canary"
+	objects := render(t, o)
+	want := map[string]string{"app": "web", "version": "v2"}
+	paths := map[string][]string{
+		"EnvoyFilter": {"spec", "workloadSelector", "labels"},
+		"WasmPlugin":  {"spec", "selector", "matchLabels"}, "Telemetry": {"spec", "selector", "matchLabels"},
+	}
+	for kind, path := range paths {
+		object := find(objects, kind)
+		got, _, err := unstructured.NestedStringMap(object.Object, path...)
+		if err != nil || !maps.Equal(got, want) || object.GetLabels()["istio.io/rev"] != "canary" || object.GetLabels()[managedBy] != fieldManager {
+			t.Errorf("%s selects %v (%v) with labels %v", kind, got, err, object.GetLabels())
+		}
+	}
+	if rev := find(objects, "DaemonSet").GetLabels()["istio.io/rev"]; rev != "" {
+		t.Errorf("the agents have the revision %s", rev)
+	}
+}
+
+// Without a cluster, namespaces have to be named.
+func TestNamespacesByLabelsNeedACluster(t *testing.T) {
+	for selector, want := range map[string]string{
+		"team=web": "needs a cluster", "kubernetes.io/metadata.name!=shop": "needs a cluster",
+		"kubernetes.io/metadata.name in (shop, istio-system)": "root namespace",
+	} {
+		o := defaults(ReorderLua)
+		o.NamespaceSelector = selector
+		if err := o.Check(); err != nil {
+			t.Error(err)
+		}
+		if _, err := Render(o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", selector, err, want)
+		}
+	}
+}
+
+// clusterOf is a client of an API server with namespaces that have labels (YAML).
+func clusterOf(t *testing.T, namespaces map[string]string) *Cluster {
+	t.Helper()
+	var objects []runtime.Object
+	for name, labels := range namespaces {
+		objects = append(objects, parse[unstructured.Unstructured](t, "{apiVersion: v1, kind: Namespace, metadata: {name: "+name+", labels: "+labels+"}}"))
+	}
+	return clusterWith(objects)
+}
+
+// clusterWith is a client of an API server with objects of a few kinds.
+func clusterWith(objects []runtime.Object) *Cluster {
+	c := &Cluster{known: map[schema.GroupVersion][]metav1.APIResource{}}
+	lists := map[schema.GroupVersionResource]string{}
+	for resource, kind := range map[string]schema.GroupVersionKind{
+		"namespaces": KindNamespace, "envoyfilters": kindEnvoyFilter, "telemetries": KindTelemetry, "wasmplugins": kindWasmPlugin,
+		"deployments": kindDeployment, "configmaps": kindConfigMap,
+	} {
+		version := kind.GroupVersion()
+		c.known[version] = append(c.known[version], metav1.APIResource{Name: resource, Kind: kind.Kind, Namespaced: kind != KindNamespace})
+		lists[version.WithResource(resource)] = kind.Kind + "List"
+	}
+	c.objects = fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), lists, objects...)
+	return c
+}
+
+// With a cluster, namespaces are found by their labels, and a selection is refused that is
+// empty, or would apply to the whole mesh, or to a control plane that does not exist.
+func TestCheckNamespaces(t *testing.T) {
+	c := clusterOf(t, map[string]string{
+		"shop": "{team: web}", "bank": "{team: web}", "other": "{}", DefaultIstioNamespace: "{mesh: root}", DefaultNamespace: "{team: web}",
+	})
+	for _, test := range []struct {
+		selector, revision string
+		refusal            string
+		want               []string
+	}{
+		{"team=web", "", "", []string{"bank", "shop"}},
+		{"team=web", "canary", "", []string{"bank", "shop"}},
+		{"", "", "", nil},
+		{"team=none", "", "selects no namespace", nil},
+		{"mesh=root", "", "apply to the whole mesh", nil},
+		{"", "blue", "no control plane in istio-system has the revision blue (there is canary, default)", nil},
+	} {
+		o := defaults(ReorderLua)
+		o.NamespaceSelector, o.Revision = test.selector, test.revision
+		findings, err := checkNamespaces(t.Context(), c, &o, &Mesh{Revisions: []string{"canary", "default"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused := Refused(findings)
+		if (refused != nil) != (test.refusal != "") || refused != nil && !strings.Contains(refused.Error(), test.refusal) {
+			t.Errorf("%s, %s: %v, want %q", test.selector, test.revision, refused, test.refusal)
+		}
+		if test.refusal == "" && !slices.Equal(o.namespaces, test.want) {
+			t.Errorf("%s: namespaces %v, want %v", test.selector, o.namespaces, test.want)
+		}
+	}
+}
+
+// What is installed shows its limits, method and log, whichever tool installed it.
+func TestInstalledLimits(t *testing.T) {
+	o := defaults(ReorderLua)
+	o.MTLS, o.NamespaceSelector, o.WorkloadSelector, o.Revision = MTLSOn, "kubernetes.io/metadata.name in (shop, bank)", "app=web", "canary"
+	for _, test := range []struct {
+		options Options
+		want    string
+	}{{o, "namespaces bank, shop; pods with app=web; revision canary"}, {defaults(ReorderLua), ""}} {
+		var objects []runtime.Object
+		for _, object := range render(t, test.options) {
+			labels := object.GetLabels()
+			labels[managedBy] = "Helm"
+			object.SetLabels(labels)
+			if slices.Contains([]string{"EnvoyFilter", "Telemetry"}, object.GetKind()) {
+				objects = append(objects, object)
+			}
+		}
+		c := clusterWith(objects)
+		limits, err := c.InstalledLimits(t.Context(), DefaultIstioNamespace)
+		if err != nil || limits.String() != test.want {
+			t.Errorf("limits %q, %v, want %q", limits.String(), err, test.want)
+		}
+		method, err := c.InstalledReorder(t.Context(), DefaultIstioNamespace)
+		if err != nil || method != ReorderLua {
+			t.Errorf("method %s, %v", method, err)
+		}
+		if log, err := c.InstalledMTLS(t.Context(), DefaultIstioNamespace); err != nil || (log == MTLSEnvoyFilter) != (test.options.MTLS == MTLSOn) {
+			t.Errorf("log %q, %v", log, err)
+		}
+	}
+}
+
+// An EnvoyFilter that moves to another namespace is deleted before the new one is created:
+// Envoy refuses a listener with both.
+func TestMovedFilterIsDeletedFirst(t *testing.T) {
+	old := find(render(t, defaults(ReorderLua)), "EnvoyFilter")
+	old.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: fieldManager}})
+	c := clusterWith([]runtime.Object{old})
+	var steps []string
+	c.objects.(*fake.FakeDynamicClient).PrependReactor("*", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		step := action.GetVerb() + " " + action.GetNamespace()
+		switch action.GetVerb() {
+		case "delete":
+			steps = append(steps, step)
+		case "patch":
+			steps = append(steps, step)
+			return true, old, nil
+		}
+		return false, nil, nil
+	})
+	kinds, err := manifestKinds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range kinds {
+		if _, known := c.known[kind.GroupVersion()]; !known {
+			c.known[kind.GroupVersion()] = nil // the cluster does not have it
+		}
+	}
+	o := defaults(ReorderLua)
+	o.NamespaceSelector = "kubernetes.io/metadata.name=shop"
+	filter := find(render(t, o), "EnvoyFilter")
+	if err := c.Apply(t.Context(), []*unstructured.Unstructured{filter}, func(Change) {}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"delete istio-system", "patch shop"}; !slices.Equal(steps, want) {
+		t.Errorf("steps %v, want %v", steps, want)
+	}
+}
+
+// A control plane's mesh configuration is istio, or istio-REVISION.
+func TestMeshOfARevision(t *testing.T) {
+	for _, test := range []struct {
+		name, revision string
+		another, want  bool
+	}{
+		{"istio", "", false, true}, {"istio-canary", "", false, true}, {"istio-canary", "", true, false}, {"istio", "default", false, true},
+		{"istio", "canary", false, false}, {"istio-canary", "canary", true, true}, {"istio-blue", "canary", false, false}, {"other", "", false, false},
+	} {
+		if got := isMeshOf(test.name, test.revision, test.another); got != test.want {
+			t.Errorf("%+v: %v", test, got)
+		}
+	}
+}
+
+// objectsIn parses the objects of YAML documents.
+func objectsIn(t *testing.T, text string) (objects []runtime.Object) {
+	t.Helper()
+	for _, o := range objectsOf(documents(t, []byte(text))) {
+		objects = append(objects, o)
+	}
+	return objects
+}
+
+// Of two control planes, the version and mesh configuration are those of the revision; without
+// one, the oldest version counts, and the plain configuration.
+func TestReadMeshOfARevision(t *testing.T) {
+	c := clusterWith(objectsIn(t, `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: istiod, namespace: istio-system, labels: {app: istiod}}
+spec: {template: {spec: {containers: [{name: discovery, image: "istio/pilot:1.29.2"}]}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: istiod-canary, namespace: istio-system, labels: {app: istiod, istio.io/rev: canary}}
+spec: {template: {spec: {containers: [{name: discovery, image: "istio/pilot:1.31.1"}]}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: "accessLogFile: /dev/stdout"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio-canary, namespace: istio-system}
+data: {mesh: "accessLogFile: /canary"}
+`))
+	for revision, want := range map[string]string{"": "1.29.2 /dev/stdout", "default": "1.29.2 /dev/stdout", "canary": "1.31.1 /canary"} {
+		m, err := c.ReadMesh(t.Context(), DefaultIstioNamespace, revision)
+		if err != nil || m.Version+" "+m.Config.AccessLogFile != want || !slices.Equal(m.Revisions, []string{"canary", "default"}) {
+			t.Errorf("%q: %+v, %v, want %s", revision, m, err, want)
+		}
+	}
+}
+
+// What is in the way of the whole mesh need not be in the way of a namespace, and the
+// reverse.
+func TestConflictsWithinLimits(t *testing.T) {
+	c := clusterWith(objectsIn(t, `
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: own, namespace: bank}
+spec: {tracing: [{providers: [{name: x}]}]}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: one-workload, namespace: shop}
+spec: {selector: {matchLabels: {app: web}}}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh-default, namespace: istio-system}
+spec: {}
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: other, namespace: bank}
+spec: {configPatches: [{applyTo: HTTP_FILTER, patch: {operation: MERGE, value: {name: r, typed_config: {upstream_http_filters: []}}}}]}
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: layertrace, namespace: istio-system, labels: {app.kubernetes.io/name: layertrace}}
+spec: {configPatches: [{applyTo: HTTP_FILTER, patch: {operation: MERGE, value: {name: r, typed_config: {upstream_http_filters: []}}}}]}
+`))
+	m := &Mesh{Config: parse[MeshConfig](t, "{extensionProviders: [{name: otel-tracing, opentelemetry: {service: x, port: 1}}]}")}
+	for _, test := range []struct {
+		namespaces        []string
+		workloads         string
+		tracing, upstream string // refusals
+	}{
+		{nil, "", "Telemetry istio-system/mesh-default already applies to the whole mesh", "EnvoyFilter bank/other already sets"},
+		{[]string{"bank"}, "", "Telemetry bank/own already applies to the whole namespace", "EnvoyFilter bank/other already sets"},
+		{[]string{"bank"}, "app=web", "", "EnvoyFilter bank/other already sets"},
+		{[]string{"shop"}, "", "", ""},
+	} {
+		o := defaults(ReorderLua)
+		o.namespaces, o.WorkloadSelector = test.namespaces, test.workloads
+		for want, check := range map[*string]func(context.Context, *Cluster, *Options, *Mesh) ([]Finding, error){&test.tracing: checkTracing, &test.upstream: checkUpstreamFilters} {
+			findings, err := check(t.Context(), c, &o, m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			refused := Refused(findings)
+			if (refused == nil) != (*want == "") || refused != nil && !strings.Contains(refused.Error(), *want) {
+				t.Errorf("%v, %s: %v, want %q", test.namespaces, test.workloads, refused, *want)
+			}
+		}
+	}
+}
+
+// What install says about costs is what was measured.
+func TestCostsAreMeasured(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/reordering.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string][]float64{}
+	for _, row := range regexp.MustCompile(`(?m)^\| ([^|]+) \| ([0-9.]+) \|[ ]*([0-9.]*) *\|[^|]+\|[^|]+\| ([0-9]+) \|$`).FindAllStringSubmatch(string(page), -1) {
+		micros, _ := strconv.ParseFloat(row[3], 64) // stock has none
+		memory, err := strconv.ParseFloat(row[4], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows[row[1]] = []float64{micros, memory}
+	}
+	stock := rows["stock"]
+	for method, variant := range map[string]string{
+		ReorderWasmPlugin: "Wasm as upstream filter", ReorderEnvoyFilter: "Wasm as upstream filter",
+		ReorderInlineHeaders: "Wasm in the connection manager, inline headers", ReorderLua: "Lua as upstream filter",
+	} {
+		row := rows[variant]
+		if stock == nil || row == nil || costs[method].micros != row[0] || float64(costs[method].memory) != row[1]-stock[1] {
+			t.Errorf("%s: %v, measured %v over %v", method, costs[method], row, stock)
+		}
+	}
+	for _, method := range Reorders {
+		o := defaults(method)
+		findings, err := checkCost(t.Context(), nil, &o, nil)
+		if err != nil || len(findings) != 1 || !strings.Contains(findings[0].Text, "cost") && !strings.Contains(findings[0].Text, "MiB") {
+			t.Errorf("%s: %v, %v", method, findings, err)
+		}
+	}
+}
