@@ -172,7 +172,7 @@ func TestAgentsOfANodeTakeTurns(t *testing.T) {
 	first.await(first.stderr, "msg=attached", "interface=vethp")
 	var second result
 	node.Do(func() error { second = runBinary(t, exec.Command(binary, args...)); return nil })
-	checkRefusal(t, second, exitFailed, fmt.Sprintf("another agent captures in this network namespace (process %d)", first.cmd.Process.Pid))
+	checkRefusal(t, second, 1, fmt.Sprintf("another agent captures in this network namespace (process %d)", first.cmd.Process.Pid))
 	request(t, client, 1)
 	checkExchange(t, first.await(first.stdout, `"interface_name":"vethp"`), 1)
 	if err := first.cmd.Process.Kill(); err != nil {
