@@ -12,13 +12,21 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"runtime/metrics"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/agent/internal/export"
 	"github.com/layertrace/layertrace/agent/internal/iface"
 	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/agent/internal/span"
@@ -79,7 +87,6 @@ func newWay(tb testing.TB, args ...string) *way {
 // pass lets the next n exchanges through: two interfaces, 250 connections, 1,000 paths.
 func (w *way) pass(tb testing.TB, n int) {
 	r := &w.record
-	raw := unsafe.Slice((*byte)(unsafe.Pointer(r)), unsafe.Sizeof(*r))
 	for range n {
 		w.passed++
 		i := uint64(w.passed)
@@ -94,14 +101,56 @@ func (w *way) pass(tb testing.TB, n int) {
 		copy(r.RequestLine[len(line):], " HTTP/1.1\r\n")
 		r.RequestFirst = 1e12 + i*1000
 		r.RequestLast, r.ResponseFirst, r.ResponseLast = r.RequestFirst, r.RequestFirst+1e6, r.RequestFirst+2e6
-		w.slice = append(w.slice, observe.Observation{})
-		if err := w.decoder.Decode(raw, &w.slice[len(w.slice)-1]); err != nil {
-			tb.Fatal(err)
+		w.take(tb)
+	}
+}
+
+// passHops lets the next n requests between two pods of the node through, each of a trace of
+// its own and seen at both sockets and interfaces.
+func (w *way) passHops(tb testing.TB, n int) {
+	r := &w.record
+	for range n {
+		sent := 1e12 + uint64(w.passed)*100_000
+		w.passed++
+		binary.BigEndian.PutUint64(r.TraceId[8:], uint64(w.passed))
+		binary.BigEndian.PutUint64(r.SpanId[:], uint64(w.passed))
+		r.ClientAddr = netip.AddrFrom4([4]byte{10, 0, 0, byte(w.passed % 250)}).As16()
+		copy(r.RequestLine[:], "GET /reviews/0 HTTP/1.1\r\n")
+		for point := range uint64(4) { // as the request passes them
+			later := point * 11_000
+			r.RequestFirst, r.ResponseFirst = sent+later, sent+1_000_000-later
+			r.RequestLast, r.ResponseLast = r.RequestFirst, r.ResponseFirst
+			r.IsSocket, r.IsClient, r.ConnectionIdLen = 0, 0, 0
+			r.FarRequestFirst, r.FarRequestLast, r.FarResponseFirst, r.FarResponseLast = 0, 0, 0, 0
+			switch point {
+			case 1: // the client's interface
+				r.Ifindex, r.Direction = 2, uint8(observe.DirectionIngress)
+			case 2:
+				r.Ifindex, r.Direction = 4, uint8(observe.DirectionEgress)
+			default:
+				r.IsSocket, r.Netns, r.Tgid = 1, 4026532300+uint32(point), 4711
+				r.FarRequestFirst, r.FarResponseFirst = r.RequestFirst+5000, r.ResponseFirst-5000
+				if point == 0 {
+					r.IsClient = 1
+					r.FarRequestFirst, r.FarResponseFirst = r.RequestFirst-5000, r.ResponseFirst+5000
+				}
+				r.FarRequestLast, r.FarResponseLast = r.FarRequestFirst, r.FarResponseFirst
+			}
+			w.take(tb)
 		}
-		if len(w.slice) == waySlice {
-			w.pipeline.take(w.slice)
-			w.slice = w.slice[:0]
-		}
+	}
+}
+
+// take lets the present record through, with others.
+func (w *way) take(tb testing.TB) {
+	raw := unsafe.Slice((*byte)(unsafe.Pointer(&w.record)), unsafe.Sizeof(w.record))
+	w.slice = append(w.slice, observe.Observation{})
+	if err := w.decoder.Decode(raw, &w.slice[len(w.slice)-1]); err != nil {
+		tb.Fatal(err)
+	}
+	if len(w.slice) == waySlice {
+		w.pipeline.take(w.slice)
+		w.slice = w.slice[:0]
 	}
 }
 
@@ -161,4 +210,66 @@ func BenchmarkExchange(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkLayers is an agent with layers at fixed rates, from the record to the encoded span:
+// its peak memory without program text and BPF maps, the CPU of a request, and the traces that
+// were not split or split early. It needs some 15 s of each rate: -benchtime 150000x for 10,000.
+func BenchmarkLayers(b *testing.B) {
+	for _, rate := range []int{5000, 10_000, 20_000} {
+		b.Run(fmt.Sprintf("rate=%d", rate), func(b *testing.B) { benchLayers(b, rate) })
+	}
+}
+
+// nowhere is a receiver that takes spans without any work.
+type nowhere struct{}
+
+func (nowhere) Start(context.Context) error                                  { return nil }
+func (nowhere) Stop(context.Context) error                                   { return nil }
+func (nowhere) UploadTraces(context.Context, []*tracepb.ResourceSpans) error { return nil }
+
+func benchLayers(b *testing.B, rate int) {
+	names := filepath.Join(b.TempDir(), "identity.yaml")
+	if err := os.WriteFile(names, []byte("interfaces:\n  veth*: {service: reviews, namespace: default, pod: reviews-1}\n"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(50)) // as cli's layersGarbage
+	w := newWay(b, "--spans=layers", "--identity="+names)
+	p := w.pipeline
+	p.queue = export.NewQueue(nowhere{}, 8192, slog.New(slog.DiscardHandler))
+	emitter := func() *span.Emitter {
+		return span.NewEmitter(span.Options{Sink: p.queue, Offset: func() span.ClockOffset { return 0 }, Version: "v1"})
+	}
+	p.emitter, p.layers.emitter, p.limits = emitter(), emitter(), newSpanLimits(0, 0, prometheus.NewRegistry())
+	p.points.add(iface.Interface{Index: 4, Name: "vethratings", Kind: observe.KindVNIC})
+	captured, ended := make(chan struct{}), make(chan struct{})
+	go func() { defer close(ended); p.run(captured, nil) }()
+
+	memory := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	peak := uint64(0)
+	var before, after unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &before); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for began, sent := time.Now(), 0; sent < b.N; time.Sleep(5 * time.Millisecond) {
+		due := min(b.N, int(time.Since(began).Seconds()*float64(rate)))
+		w.passHops(b, due-sent)
+		sent = due
+		metrics.Read(memory)
+		peak = max(peak, memory[0].Value.Uint64()-memory[1].Value.Uint64())
+	}
+	b.StopTimer()
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &after); err != nil {
+		b.Fatal(err)
+	}
+	cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+	early, _ := p.layers.buffer.Counts()
+	b.ReportMetric(float64(peak)/(1<<20), "peak-MiB")
+	b.ReportMetric(float64(cpu)/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64(p.layers.splitter.refused.Load()), "not-split")
+	b.ReportMetric(float64(early), "early")
+	close(captured)
+	<-ended
 }

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"encoding/binary"
+	"math"
 	"net/netip"
 	"slices"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/breakdown/breakdowntest"
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/internal/observe"
@@ -159,13 +161,26 @@ func TestReadyReportsStandstill(t *testing.T) {
 	}
 }
 
+// bufferedTrace returns a trace of n observations.
+func bufferedTrace(n int) (t *breakdown.BufferedTrace) {
+	b := breakdown.NewTraceBuffer(breakdown.TraceBufferOptions{
+		MaxBytes: math.MaxInt, MaxOfTrace: n, Done: func(done *breakdown.BufferedTrace) { t = done },
+	})
+	o := ordinary(0)
+	for range n {
+		b.Add(&o, time.Unix(1000, 0))
+	}
+	b.Close()
+	return t
+}
+
 // Traces that find the queue of the splitter full are counted; at the end they wait for room.
 func TestSplitterIsBounded(t *testing.T) {
 	split := 0
-	s := newSplitter(func(o []observe.Observation, _ bool) { split += len(o) })
-	many := make([]observe.Observation, maxUnsplit/4)
+	s := newSplitter(func(t *breakdown.BufferedTrace) { split += t.Len() })
+	many := bufferedTrace(maxUnsplit / 4)
 	for range 6 {
-		s.add(many, false)
+		s.add(many)
 	}
 	if s.refused.Load() != 2 {
 		t.Errorf("%d traces are refused, want 2", s.refused.Load())
@@ -173,10 +188,10 @@ func TestSplitterIsBounded(t *testing.T) {
 	go s.run()
 	s.close(func() {
 		for range 6 {
-			s.add(many, false)
+			s.add(many)
 		}
 	})
-	if want := 10 * len(many); split != want || s.refused.Load() != 2 {
+	if want := 10 * many.Len(); split != want || s.refused.Load() != 2 {
 		t.Errorf("%d observations split, want %d; %d traces refused", split, want, s.refused.Load())
 	}
 }
@@ -184,11 +199,11 @@ func TestSplitterIsBounded(t *testing.T) {
 // Traces are split in their order, also one that is larger than the room.
 func TestSplitterKeepsTheOrder(t *testing.T) {
 	var sizes []int
-	s := newSplitter(func(o []observe.Observation, _ bool) { sizes = append(sizes, len(o)) })
+	s := newSplitter(func(t *breakdown.BufferedTrace) { sizes = append(sizes, t.Len()) })
 	go s.run()
 	s.close(func() {
 		for _, n := range []int{maxUnsplit + 1, 3, 2, 1} {
-			s.add(make([]observe.Observation, n), false)
+			s.add(bufferedTrace(n))
 		}
 	})
 	if !slices.Equal(sizes, []int{maxUnsplit + 1, 3, 2, 1}) {

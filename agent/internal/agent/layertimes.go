@@ -32,7 +32,7 @@ type LayerTimes struct {
 
 	mu     sync.Mutex // guards the rest
 	series map[seriesKey]*series
-	hops   map[hopKey]time.Time // last use of a series of intervals
+	hops   map[hopKey]*hopTimes
 	swept  time.Time
 }
 
@@ -67,6 +67,12 @@ type series struct {
 	latest []time.Time
 }
 
+// hopTimes are the sums of a hop's intervals.
+type hopTimes struct {
+	used time.Time
+	sums map[breakdown.Interval]prometheus.Observer
+}
+
 // exemplarInterval is how long a bucket keeps its exemplar: a new one costs several
 // times as much as the sample, and Prometheus rarely scrapes more often.
 const exemplarInterval = 15 * time.Second
@@ -86,7 +92,7 @@ func newLayerTimes() *LayerTimes {
 		Name: "layertrace_layer_times_other_total",
 		Help: "Times counted for a hop from other to other, because there are too many series.",
 	})
-	return &LayerTimes{series: map[seriesKey]*series{}, hops: map[hopKey]time.Time{}, now: time.Now, inOther: inOther, intervals: intervals, cut: cut, segments: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	return &LayerTimes{series: map[seriesKey]*series{}, hops: map[hopKey]*hopTimes{}, now: time.Now, inOther: inOther, intervals: intervals, cut: cut, segments: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "layertrace_layer_duration_seconds",
 		Help: "Time of a request or its response in a layer, by hop (source and destination service) and location. Layers that this node cannot separate are merged and joined by +.",
 		// Native buckets are about 10 % wide, as many as a hop needs.
@@ -105,26 +111,37 @@ func (t *LayerTimes) Observe(hop *breakdown.Hop) {
 	}
 	now := t.now()
 	t.sweep(now)
-	for _, sum := range sums(hop.Segments) {
+	var room [16]layerTime
+	for _, sum := range sums(room[:0], hop.Segments) {
 		t.observe(hop, sum, now)
 	}
-	of := t.hopOf(hop, now)
-	for interval, ns := range hop.Intervals() {
-		t.intervals.WithLabelValues(string(interval), of.source, of.sourceNamespace, of.destination, of.destinationNamespace).Observe(float64(ns) / 1e9)
-	}
+	t.observeIntervals(hop, now)
 }
 
-// hopOf returns the labels of a hop's intervals.
-func (t *LayerTimes) hopOf(hop *breakdown.Hop, now time.Time) hopKey {
+// observeIntervals counts a hop's intervals, under the lock for the reason of observe.
+func (t *LayerTimes) observeIntervals(hop *breakdown.Hop, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := labelsOf(hop)
-	if _, known := t.hops[k]; !known && len(t.hops) >= maxHops {
+	of := t.hops[k]
+	if of == nil && len(t.hops) >= maxHops {
 		t.inOther.Inc()
 		k = hopKey{source: otherHop, destination: otherHop}
+		of = t.hops[k]
 	}
-	t.hops[k] = now
-	return k
+	if of == nil {
+		of = &hopTimes{sums: map[breakdown.Interval]prometheus.Observer{}}
+		t.hops[k] = of
+	}
+	of.used = now
+	for interval, ns := range hop.Intervals() {
+		sum := of.sums[interval]
+		if sum == nil {
+			sum = t.intervals.WithLabelValues(string(interval), k.source, k.sourceNamespace, k.destination, k.destinationNamespace)
+			of.sums[interval] = sum
+		}
+		sum.Observe(float64(ns) / 1e9)
+	}
 }
 
 func labelsOf(hop *breakdown.Hop) hopKey {
@@ -145,8 +162,8 @@ func (t *LayerTimes) sweep(now time.Time) {
 			t.segments.DeleteLabelValues(k.labels()...)
 		}
 	}
-	for k, used := range t.hops {
-		if now.Sub(used) >= unusedAfter {
+	for k, of := range t.hops {
+		if now.Sub(of.used) >= unusedAfter {
 			delete(t.hops, k)
 			t.intervals.DeletePartialMatch(prometheus.Labels{
 				"source": k.source, "source_namespace": k.sourceNamespace,
@@ -167,7 +184,8 @@ type layerTime struct {
 	ns                         int64
 }
 
-func sums(segments []breakdown.Segment) (all []layerTime) {
+// sums appends the times of segments to all, which is empty.
+func sums(all []layerTime, segments []breakdown.Segment) []layerTime {
 	for i := range segments {
 		one := layerTime{layerLabel(&segments[i]), segments[i].Location, segments[i].Namespace, segments[i].Phase, segments[i].Time}
 		at := slices.IndexFunc(all, func(s layerTime) bool {

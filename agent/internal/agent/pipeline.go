@@ -34,9 +34,9 @@ const (
 	// maxPending is the maximum number of observations that wait for a name, some
 	// 400 bytes each.
 	maxPending = 8192
-	// maxObservations is the maximum number of observations that wait for the rest
-	// of their traces.
-	maxObservations = 65536
+	// maxBuffered is the memory in bytes of observations that wait for the rest of their
+	// traces: 10,000 requests/s with four capture points take half of it.
+	maxBuffered = 64 << 20
 	// maxOfTrace is the maximum number of observations of one trace that are split: about
 	// a thousand requests.
 	maxOfTrace = 4096
@@ -453,6 +453,10 @@ type layers struct {
 	times     *LayerTimes
 	buffer    *breakdown.TraceBuffer
 	splitter  *splitter
+	unpacker  breakdown.Unpacker
+	trees     breakdown.Splitter
+	segments  []breakdown.Segment // of one hop
+	span      span.LayerSpan      // the present one
 	workloads map[workloadKey]observe.Workload
 
 	minDuration  int64 // ns, of a segment that gets a span
@@ -470,15 +474,15 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 		oneWayNames: map[string]bool{},
 		minDuration: cfg.LayerMinDuration.Nanoseconds(),
 	}
-	l.splitter = newSplitter(l.split)
+	l.splitter = newSplitter(func(t *breakdown.BufferedTrace) { l.split(l.unpacker.Unpack(t), t.Cut()) })
 	// The last record of a trace leaves the kernel up to one and a half idle timeouts after
 	// the first (the sweep runs twice per timeout), and is read an interval later.
 	wait := max(2*cfg.IdleTimeout+cfg.ReadInterval, joinWait(cfg))
 	l.buffer = breakdown.NewTraceBuffer(breakdown.TraceBufferOptions{
-		Wait: wait, MaxObservations: maxObservations,
+		Wait: wait, MaxBytes: maxBuffered,
 		MaxHolds: maxHolds, HoldTime: cfg.RequestTimeout + 2*cfg.IdleTimeout + cfg.ReadInterval,
 		MaxOfTrace: maxOfTrace, MaxPutOff: 4 * wait, MaxHeld: maxHeld,
-		Done: l.splitter.add,
+		Done: l.splitter.add, Busy: l.splitter.busy,
 	})
 	r.MustRegister(l.times)
 	with := promauto.With(r)
@@ -541,7 +545,7 @@ func joinWait(cfg *config.Config) time.Duration {
 // add takes an observation of one capture point that arrives now.
 func (l *layers) add(o *observe.Observation, now time.Time) {
 	o.Wall = int64(o.Request.First) // one node has one clock
-	l.buffer.Add(*o, now)
+	l.buffer.Add(o, now)
 }
 
 // remember keeps the workloads of a trace to describe its spans, and those of later traces.
@@ -582,7 +586,7 @@ func podOrService(w *observe.Workload) workloadKey {
 // observations were left out, so that what seems to be a hop's own time may be another hop's.
 func (l *layers) split(observations []observe.Observation, cut bool) {
 	l.remember(observations)
-	tree := breakdown.Split(observations, nil)
+	tree := l.trees.Split(observations, nil)
 	made, flags := 0, observe.Flags(0)
 	if cut {
 		flags = observe.FlagTraceLimited
@@ -597,7 +601,10 @@ func (l *layers) split(observations []observe.Observation, cut bool) {
 		if l.emitter == nil {
 			continue
 		}
-		for _, s := range hop.Coalesced() {
+		l.segments = hop.Coalesced(l.segments[:0])
+		flags := flags | hop.Cut()
+		for i := range l.segments {
+			s := &l.segments[i]
 			if s.Node == l.node && s.Time < l.minDuration { // other nodes' segments get no span here
 				l.belowMinimum.Inc()
 				continue
@@ -606,9 +613,8 @@ func (l *layers) split(observations []observe.Observation, cut bool) {
 				l.overTrace.Inc()
 				continue
 			}
-			if l.emitter.EmitLayer(&span.LayerSpan{
-				TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: s, Node: l.node, Workload: l.workload(hop, &s), Flags: hop.Cut() | flags,
-			}) {
+			l.span = span.LayerSpan{TraceID: hop.TraceID, SpanID: hop.SpanID, Segment: s, Node: l.node, Workload: l.workload(hop, s), Flags: flags}
+			if l.emitter.EmitLayer(&l.span) {
 				made++
 			}
 		}
@@ -617,11 +623,15 @@ func (l *layers) split(observations []observe.Observation, cut bool) {
 
 // countOneWay counts the capture points of a hop that saw no response that another saw.
 func (l *layers) countOneWay(hop *breakdown.Hop) {
-	all := hop.Observations()
-	if !slices.ContainsFunc(all, func(o *observe.Observation) bool { return o.Response.First != 0 }) {
+	answered, unanswered := false, false
+	for o := range hop.Each {
+		answered = answered || o.Response.First != 0
+		unanswered = unanswered || o.Response.First == 0
+	}
+	if !answered || !unanswered {
 		return
 	}
-	for _, o := range all {
+	for o := range hop.Each {
 		// One that was evicted may have seen it later.
 		if o.Flags&observe.FlagNoResponse != 0 && o.Response.First == 0 && o.Flags&observe.FlagEvicted == 0 {
 			name := cmp.Or(o.Point.Interface, string(o.Point.Kind))
@@ -640,7 +650,7 @@ func (l *layers) workload(hop *breakdown.Hop, s *breakdown.Segment) observe.Work
 	if s.Layer != observe.Application && s.Layer != observe.ProtocolStack {
 		return observe.Workload{}
 	}
-	for _, o := range hop.Observations() {
+	for o := range hop.Each {
 		if w := &o.Point.Workload; w.Service == s.Location && w.Namespace == s.Namespace {
 			return l.workloads[podOrService(&o.Point.Workload)]
 		}

@@ -305,3 +305,74 @@ func TestOneWay(t *testing.T) {
 		}
 	}
 }
+
+// splitting returns the work on one trace after the buffer: layers, their spans without the
+// delivery, and their histograms. made counts spans.
+func splitting(node string, trace []observe.Observation) (run func(), observations int, made *counting) {
+	made = &counting{}
+	emitter := span.NewEmitter(span.Options{Sink: made, Offset: func() span.ClockOffset { return 0 }, Version: "v1"})
+	l := newLayers(&config.Config{}, node, emitter, prometheus.NewRegistry())
+	own := slices.DeleteFunc(slices.Clone(trace), func(o observe.Observation) bool { return o.Point.Node != node })
+	for i := range own {
+		own[i].Peers = observe.Peers{Client: observe.Peer{Service: "details"}, Server: observe.Peer{Service: "ratings"}}
+	}
+	return func() { l.split(own, false) }, len(own), made
+}
+
+// oneHop is a request between two pods of node3.
+func oneHop() []observe.Observation {
+	w := breakdowntest.New()
+	w.Hop(breakdowntest.Details, observe.AppProcess, breakdowntest.Ratings, observe.AppProcess).Run(func() {
+		w.Spend(observe.Application, "ratings", 300_000)
+	})
+	return w.All
+}
+
+// page is a request to node4 that asks another service.
+func page() []observe.Observation {
+	w := breakdowntest.New()
+	w.FrontPage()
+	return w.All
+}
+
+// Splitting leaves little garbage: at 10,000 traces/s it would be most of the work.
+func TestAllocationsOfATrace(t *testing.T) {
+	for name, c := range map[string]struct {
+		node  string
+		trace []observe.Observation
+		most  float64
+	}{"hop": {"node3", oneHop(), 25}, "page": {"node4", page(), 160}} {
+		run, observations, made := splitting(c.node, c.trace)
+		run()
+		spans := made.spans
+		got := testing.AllocsPerRun(100, run)
+		t.Logf("%s: %.0f allocations for %d observations and %d spans", name, got, observations, spans)
+		if got > c.most || spans < observations {
+			t.Errorf("%s: %.0f allocations and %d spans, want %v allocations at most", name, got, spans, c.most)
+		}
+	}
+}
+
+// BenchmarkSplit is the work on one trace after the buffer, without the delivery of its spans.
+func BenchmarkSplit(b *testing.B) {
+	for name, c := range map[string]struct {
+		node  string
+		trace []observe.Observation
+	}{"hop": {"node3", oneHop()}, "page": {"node4", page()}} {
+		b.Run(name, func(b *testing.B) {
+			run, observations, made := splitting(c.node, c.trace)
+			b.ReportAllocs()
+			for b.Loop() {
+				run()
+			}
+			b.ReportMetric(float64(observations), "observations")
+			b.ReportMetric(float64(made.spans)/float64(b.N), "spans")
+		})
+	}
+}
+
+// counting counts spans.
+type counting struct{ spans int }
+
+// Take implements span.Sink.
+func (c *counting) Take(*span.Finished) { c.spans++ }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/identity"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/recent"
 )
 
 // maxProcessPoints bounds the points of processes that are kept.
@@ -33,13 +34,25 @@ type socketPoints struct {
 	unnamed    map[uint32]time.Time         // namespaces whose addresses nothing names, without a cluster
 	processes  map[processKey]*processPoint // without a cluster
 	forgotten  []string                     // IDs of points, for purge
+	// unowned are the points of namespaces without their owner, so that observations which
+	// wait share them.
+	unowned *recent.Table[unownedKey, *observe.Point]
+}
+
+// maxUnowned is the number of points without an owner that are shared, twice, some 300 bytes
+// each.
+const maxUnowned = 1024
+
+// unownedKey is a process of a network namespace.
+type unownedKey struct {
+	netns   uint32
+	process observe.Process
 }
 
 type netnsOwner struct {
 	workload observe.Workload
 	seen     time.Time
-	// points of the last observations, shared with the next. The points of a
-	// namespace without a known owner are not kept, as nothing would purge them.
+	// points of the last observations, shared with the next.
 	sidecar, application *observe.Point
 }
 
@@ -59,6 +72,12 @@ func newSocketPoints(names resolver, sidecarUID uint32) *socketPoints {
 	return &socketPoints{
 		names: names, sidecarUID: sidecarUID,
 		pods: map[uint32]*netnsOwner{}, unnamed: map[uint32]time.Time{}, processes: map[processKey]*processPoint{},
+		unowned: recent.New(maxUnowned, func(k unownedKey) *observe.Point {
+			return &observe.Point{
+				ID:   observe.SocketPointID(names.node, k.netns, string(k.process)),
+				Kind: observe.KindSocket, Node: names.node, Process: k.process,
+			}
+		}),
 	}
 }
 
@@ -75,13 +94,11 @@ func (s *socketPoints) point(o *observe.Observation) *observe.Point {
 	if o.Socket.UID == s.sidecarUID && (pod != nil || s.names.processes == nil) {
 		process = observe.Sidecar
 	}
-	p := observe.Point{
-		ID:   observe.SocketPointID(s.names.node, o.Socket.Netns, string(process)),
-		Kind: observe.KindSocket, Node: s.names.node, Process: process,
-	}
+	unowned := s.unowned.Get(unownedKey{o.Socket.Netns, process})
 	if pod == nil {
-		return &p
+		return unowned
 	}
+	p := *unowned
 	p.Workload = pod.workload
 	kept := &pod.application
 	if process == observe.Sidecar {

@@ -7,11 +7,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/agent/internal/breakdown"
 )
 
 const (
-	// maxUnsplit is the maximum number of observations in traces that wait to be split.
+	// maxUnsplit is the maximum number of observations in traces that wait to be split. When
+	// half of them do, further ones stay in the trace buffer.
 	maxUnsplit = 32768
 	// splitTurn is the time for which the splitter works without a rest, and splitRest
 	// that for which others have its CPU then, unless half of maxUnsplit waits.
@@ -22,12 +23,12 @@ const (
 // splitter splits traces on a goroutine of its own: those that take exchanges never wait for
 // it. It has a bounded queue; traces that find it full are counted and not split.
 type splitter struct {
-	split   func([]observe.Observation, bool)
+	split   func(*breakdown.BufferedTrace)
 	working progress
 
 	mu      sync.Mutex // guards the rest
 	change  *sync.Cond // of waiting, size and closing
-	waiting []wholeTrace
+	waiting []*breakdown.BufferedTrace
 	size    int  // observations
 	patient bool // add waits for room
 	closing bool // nothing comes any more
@@ -35,32 +36,33 @@ type splitter struct {
 	done    chan struct{}
 }
 
-// wholeTrace is a trace as the buffer released it. cut: it had more observations.
-type wholeTrace struct {
-	observations []observe.Observation
-	cut          bool
-}
-
 // newSplitter returns a splitter that keeps traces until run splits them.
-func newSplitter(split func([]observe.Observation, bool)) *splitter {
+func newSplitter(split func(*breakdown.BufferedTrace)) *splitter {
 	s := &splitter{split: split, done: make(chan struct{})}
 	s.change = sync.NewCond(&s.mu)
 	return s
 }
 
-// add queues a trace.
-func (s *splitter) add(observations []observe.Observation, cut bool) {
+// busy reports whether more traces should wait elsewhere, while there is room for some more.
+func (s *splitter) busy() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.size > 0 && s.size+len(observations) > maxUnsplit {
+	return s.size > maxUnsplit/2
+}
+
+// add queues a trace.
+func (s *splitter) add(t *breakdown.BufferedTrace) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.size > 0 && s.size+t.Len() > maxUnsplit {
 		if !s.patient {
 			s.refused.Add(1)
 			return
 		}
 		s.change.Wait()
 	}
-	s.waiting = append(s.waiting, wholeTrace{observations, cut})
-	s.size += len(observations)
+	s.waiting = append(s.waiting, t)
+	s.size += t.Len()
 	s.change.Broadcast()
 }
 
@@ -79,10 +81,10 @@ func (s *splitter) run() {
 		for i := range some {
 			began := time.Now()
 			s.working.begin()
-			s.split(some[i].observations, some[i].cut)
+			s.split(some[i])
 			s.working.end()
-			n := len(some[i].observations)
-			some[i].observations = nil
+			n := some[i].Len()
+			some[i] = nil
 			s.mu.Lock()
 			s.size -= n
 			many := s.size > maxUnsplit/2 || s.patient

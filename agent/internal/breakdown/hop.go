@@ -4,10 +4,8 @@ package breakdown
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -47,18 +45,31 @@ type Hop struct {
 	// Notes report what is missing or contradictory.
 	Notes []string
 
-	root  *Hop
-	shift map[string]int64 // per node: from its clock to offsets from the root's start
+	root   *Hop
+	memory *memory          // nil in tests
+	shift  map[string]int64 // per node: from its clock to offsets from the root's start
+
+	waypoints struct { // of both messages, once they were asked for
+		known             bool
+		request, response []waypoint
+	}
 }
 
 // Observations returns the hop's observations at its nodes in the order of the request.
 func (h *Hop) Observations() (all []*observe.Observation) {
-	for _, o := range []*observe.Observation{h.Sender, h.ClientVNIC, h.ClientPNIC, h.ServerPNIC, h.ServerVNIC, h.Receiver} {
-		if o != nil {
-			all = append(all, o)
-		}
+	for o := range h.Each {
+		all = append(all, o)
 	}
 	return all
+}
+
+// Each yields the hop's observations at its nodes in the order of the request.
+func (h *Hop) Each(yield func(*observe.Observation) bool) {
+	for _, o := range [...]*observe.Observation{h.Sender, h.ClientVNIC, h.ClientPNIC, h.ServerPNIC, h.ServerVNIC, h.Receiver} {
+		if o != nil && !yield(o) {
+			return
+		}
+	}
 }
 
 // Root returns the topmost hop above in its Tree.
@@ -70,7 +81,7 @@ func (h *Hop) ClientNode() string { return nodeOf(h.Sender, h.ClientVNIC, h.Clie
 // Cut returns the flags of observe.Cut that any capture point of the hop set: its times
 // are then not those of the whole exchange.
 func (h *Hop) Cut() (flags observe.Flags) {
-	for _, o := range h.Observations() {
+	for o := range h.Each {
 		flags |= o.Flags
 	}
 	return flags & observe.Cut
@@ -129,7 +140,7 @@ func (h *Hop) service(peer func(*observe.Observation) observe.Peer, own ...*obse
 			return location{o.Point.Workload.Service, o.Point.Workload.Namespace}
 		}
 	}
-	for _, o := range h.Observations() {
+	for o := range h.Each {
 		if p := peer(o); p.Service != "" {
 			return location{p.Service, p.Namespace}
 		}
@@ -141,6 +152,10 @@ func (h *Hop) service(peer func(*observe.Observation) observe.Peer, own ...*obse
 // starts. A request that was sent again under the same span ID and connection
 // makes one hop per attempt. parents has the parent of spans, or is nil.
 func Hops(observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) []*Hop {
+	return hopsOf(&memory{}, observations, parents)
+}
+
+func hopsOf(m *memory, observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) []*Hop {
 	groups := map[hopKey][]*observe.Observation{}
 	alias := aliases(observations, parents)
 	var order []hopKey
@@ -156,7 +171,7 @@ func Hops(observations []observe.Observation, parents map[trace.SpanID]trace.Spa
 	}
 	var hops []*Hop
 	for _, k := range order {
-		hops = append(hops, attempts(groups[k])...)
+		hops = append(hops, attempts(m, groups[k])...)
 	}
 	slices.SortStableFunc(hops, func(a, b *Hop) int { return cmp.Compare(a.wall(), b.wall()) })
 	return hops
@@ -181,14 +196,14 @@ func keyOf(o *observe.Observation) hopKey {
 // podKey identifies the pod of an observation by what is known of it.
 func podKey(o *observe.Observation) string {
 	w := &o.Point.Workload
-	return o.Point.Node + "/" + w.Namespace + "/" + cmp.Or(w.Pod, w.Service)
+	return text(o.Point.Node, "/", w.Namespace, "/", cmp.Or(w.Pod, w.Service))
 }
 
 // netnsKey identifies the network namespace of a socket, else its pod. On a machine
 // without pods, several services share a namespace.
 func netnsKey(o *observe.Observation) string {
 	if o.Socket != nil && o.Socket.Netns != 0 {
-		return o.Point.Node + "/netns/" + strconv.FormatUint(uint64(o.Socket.Netns), 10)
+		return ofNetns.Get(netns{o.Point.Node, o.Socket.Netns})
 	}
 	return podKey(o)
 }
@@ -204,11 +219,24 @@ func aliases(observations []observe.Observation, parents map[trace.SpanID]trace.
 	return alias
 }
 
+// contain reports whether some observations, most often none, are of a kind.
+func contain(observations []observe.Observation, of func(*observe.Observation) bool) bool {
+	for i := range observations {
+		if of(&observations[i]) {
+			return true
+		}
+	}
+	return false
+}
+
 // addOwnSpans maps the keys of encrypted exchanges at the server's side, where the header
 // could not be read and the span is the server's own, to that of the client's side. The
 // parent of the server's span is the header's. Where it is not known, only one exchange of
 // the connection may enclose that of the server, on one clock.
 func addOwnSpans(observations []observe.Observation, parents map[trace.SpanID]trace.SpanID, alias map[hopKey]hopKey) {
+	if !contain(observations, func(o *observe.Observation) bool { return o.Join != observe.JoinNone }) {
+		return
+	}
 	var servers []*observe.Observation
 	clients := map[connectionOnNode]*enclosing[hopKey]{}
 	known := map[hopKey]bool{}
@@ -296,9 +324,7 @@ func headerOf(s *observe.Observation, parents map[trace.SpanID]trace.SpanID, kno
 
 // isServerSide reports whether a capture point is on the side of the request's receiver.
 func isServerSide(o *observe.Observation) bool {
-	var h Hop
-	slot := h.slot(o)
-	return slot == &h.Receiver || slot == &h.ServerVNIC || slot == &h.ServerPNIC
+	return slotOf(o) >= serverPNIC
 }
 
 // Inferred reports whether an encrypted exchange of the hop was joined without a record of a
@@ -338,7 +364,7 @@ func addRedirected(observations []observe.Observation, alias map[hopKey]hopKey) 
 		}
 	}
 	for _, g := range groups {
-		if len(g.senders) > maxFitting || len(g.receivers) > maxFitting {
+		if len(g.senders) == 0 || len(g.receivers) == 0 || len(g.senders) > maxFitting || len(g.receivers) > maxFitting {
 			continue // no two of so many fit each other only
 		}
 		fits := map[*observe.Observation][]*observe.Observation{}
@@ -386,6 +412,10 @@ func addLoopback(observations []observe.Observation, alias map[hopKey]hopKey) {
 		k := keyOf(o)
 		return endpoint{k.span, k.client, o.Point.Node}
 	}
+	ofDevice := func(o *observe.Observation) bool { return o.Point.IsLoopback() && o.Client.Addr().IsLoopback() }
+	if !contain(observations, ofDevice) {
+		return
+	}
 	sockets := map[endpoint]map[hopKey]bool{}
 	for i := range observations {
 		if o := &observations[i]; o.Socket != nil {
@@ -398,7 +428,7 @@ func addLoopback(observations []observe.Observation, alias map[hopKey]hopKey) {
 	}
 	for i := range observations {
 		o := &observations[i]
-		if !o.Point.IsLoopback() || !o.Client.Addr().IsLoopback() {
+		if !ofDevice(o) {
 			continue
 		}
 		if found := sockets[endpointOf(o)]; len(found) == 1 {
@@ -437,68 +467,97 @@ const maxIncomplete = 16
 
 // attempts makes the hops of one connection and span. Every capture point saw
 // every attempt, or its observations cannot be assigned and are skipped.
-func attempts(group []*observe.Observation) []*Hop {
-	type slotOnNode struct {
-		slot int
-		node string
+func attempts(m *memory, group []*observe.Observation) []*Hop {
+	type seen struct {
+		slot slot
+		of   *observe.Observation
 	}
-	var layout Hop
-	slots := []**observe.Observation{&layout.Sender, &layout.ClientVNIC, &layout.ClientPNIC, &layout.ServerPNIC, &layout.ServerVNIC, &layout.Receiver}
-	seen := map[slotOnNode][]*observe.Observation{}
-	count := 0
+	all := make([]seen, 0, len(group))
 	var devices []*observe.Observation
 	for _, o := range group {
 		if o.Point.Kind == observe.KindDevice {
 			devices = append(devices, o)
 			continue
 		}
-		at := slotOnNode{slices.Index(slots, layout.slot(o)), o.Point.Node}
-		seen[at] = append(seen[at], o)
-		count = max(count, len(seen[at]))
+		all = append(all, seen{slotOf(o), o})
+	}
+	samePoint := func(a, b seen) int {
+		return cmp.Or(cmp.Compare(a.slot, b.slot), cmp.Compare(a.of.Point.Node, b.of.Point.Node))
+	}
+	slices.SortStableFunc(all, func(a, b seen) int {
+		return cmp.Or(samePoint(a, b), cmp.Compare(a.of.Request.First, b.of.Request.First))
+	})
+	// of returns the observations of the first point in a list.
+	of := func(list []seen) []seen {
+		n := 1
+		for n < len(list) && samePoint(list[0], list[n]) == 0 {
+			n++
+		}
+		return list[:n]
+	}
+	count := 0
+	for rest := all; len(rest) > 0; rest = rest[len(of(rest)):] {
+		count = max(count, len(of(rest)))
 	}
 	incomplete := 0
 	hops := make([]*Hop, count)
 	for i := range hops {
-		hops[i] = &Hop{TraceID: trace.TraceID(group[0].Context.TraceID), SpanID: trace.SpanID(group[0].Context.SpanID), shift: map[string]int64{}}
+		hops[i] = &append(take(&m.hops, 1), Hop{
+			TraceID: trace.TraceID(group[0].Context.TraceID), SpanID: trace.SpanID(group[0].Context.SpanID), memory: m, shift: map[string]int64{},
+		})[0]
 	}
-	for _, at := range slices.SortedFunc(maps.Keys(seen), func(a, b slotOnNode) int {
-		return cmp.Or(cmp.Compare(a.slot, b.slot), cmp.Compare(a.node, b.node))
-	}) {
-		list := seen[at]
+	for rest := all; len(rest) > 0; rest = rest[len(of(rest)):] {
+		list := of(rest)
 		if len(list) != count {
 			if incomplete++; incomplete <= maxIncomplete {
 				for _, h := range hops {
-					h.Notes = append(h.Notes, "the request was sent more than once, and "+pointTitle(list[0].Point)+" did not see every attempt")
+					h.Notes = append(h.Notes, "the request was sent more than once, and "+pointTitle(list[0].of.Point)+" did not see every attempt")
 				}
 			}
 			continue
 		}
-		slices.SortFunc(list, func(a, b *observe.Observation) int { return cmp.Compare(a.Request.First, b.Request.First) })
 		for i, o := range list {
-			hops[i].put(o)
+			hops[i].put(o.of)
 		}
 	}
 	assignDevices(hops, devices)
 	return hops
 }
 
-// slot returns the field of the hop that an observation belongs to.
-func (h *Hop) slot(o *observe.Observation) **observe.Observation {
+// slot is the place of an observation in a hop, in the order of the request.
+type slot int
+
+const (
+	sender slot = iota
+	clientVNIC
+	clientPNIC
+	serverPNIC
+	serverVNIC
+	receiver
+)
+
+// slotOf returns the place of an observation.
+func slotOf(o *observe.Observation) slot {
 	out := o.Direction == directionOut(o.Point.Kind)
 	switch {
 	case o.Point.Kind == observe.KindSocket && o.Socket.Client:
-		return &h.Sender
+		return sender
 	case o.Point.Kind == observe.KindSocket:
-		return &h.Receiver
+		return receiver
 	case o.Point.Kind == observe.KindVNIC && out:
-		return &h.ClientVNIC
+		return clientVNIC
 	case o.Point.Kind == observe.KindVNIC:
-		return &h.ServerVNIC
+		return serverVNIC
 	case out:
-		return &h.ClientPNIC
+		return clientPNIC
 	default:
-		return &h.ServerPNIC
+		return serverPNIC
 	}
+}
+
+// at returns the field of the hop for a place.
+func (h *Hop) at(s slot) **observe.Observation {
+	return [...]**observe.Observation{&h.Sender, &h.ClientVNIC, &h.ClientPNIC, &h.ServerPNIC, &h.ServerVNIC, &h.Receiver}[s]
 }
 
 // directionOut is the direction in which a request leaves its sender's pod or
@@ -513,7 +572,7 @@ func directionOut(kind observe.Kind) observe.Direction {
 // put stores an observation in its slot. If the slot is taken, one of the two is
 // from a node that only forwards the request.
 func (h *Hop) put(o *observe.Observation) {
-	slot := h.slot(o)
+	slot := h.at(slotOf(o))
 	if *slot == nil {
 		*slot = o
 		return
@@ -530,7 +589,7 @@ func (h *Hop) put(o *observe.Observation) {
 // wall returns the earliest wall time, for display.
 func (h *Hop) wall() int64 {
 	first := int64(0)
-	for _, o := range h.Observations() {
+	for o := range h.Each {
 		if first == 0 || o.Wall < first {
 			first = o.Wall
 		}

@@ -151,42 +151,49 @@ func (h *Hop) ends() (client, server end) {
 }
 
 // steps returns the layers on the path of a message, in order.
-func steps(s shape, from, to end) []step {
-	first := []step{{fromProcess, fromStack, observe.ProtocolStack, from.service}, {fromStack, fromVNIC, observe.ProtocolStack, from.service}}
-	last := []step{{toVNIC, toStack, observe.ProtocolStack, to.service}, {toStack, toProcess, observe.ProtocolStack, to.service}}
+func steps(m *memory, s shape, from, to end) []step {
+	send := step{fromProcess, fromStack, observe.ProtocolStack, from.service}
+	pod := step{fromStack, fromVNIC, observe.ProtocolStack, from.service}
+	arrive := step{toVNIC, toStack, observe.ProtocolStack, to.service}
+	read := step{toStack, toProcess, observe.ProtocolStack, to.service}
+	all := take(&m.steps, 8)
 	switch s {
 	case loopback:
-		return []step{
-			first[0],
+		return append(all,
+			send,
 			// A loopback device can lie between both stacks, as either vNIC.
-			{fromStack, fromVNIC, observe.ProtocolStack, to.service},
-			{fromVNIC, toVNIC, observe.ProtocolStack, to.service},
-			{toVNIC, toStack, observe.ProtocolStack, to.service},
-			last[1],
-		}
+			step{fromStack, fromVNIC, observe.ProtocolStack, to.service},
+			step{fromVNIC, toVNIC, observe.ProtocolStack, to.service},
+			arrive, read,
+		)
 	case local:
-		return slices.Concat(first, []step{{fromVNIC, toVNIC, observe.VirtualNetwork, location{name: from.node}}}, last)
+		return append(all, send, pod, step{fromVNIC, toVNIC, observe.VirtualNetwork, location{name: from.node}}, arrive, read)
 	default:
-		return slices.Concat(first, []step{
-			{fromVNIC, fromPNIC, observe.VirtualNetwork, location{name: from.node}},
-			{fromPNIC, fromDriver, observe.NodeDriver, location{name: from.node}},
-			{fromDriver, toPNIC, observe.RelayNetwork, location{name: nodePair(from.node, to.node)}},
-			{toPNIC, toVNIC, observe.VirtualNetwork, location{name: to.node}},
-		}, last)
+		return append(all,
+			send, pod,
+			step{fromVNIC, fromPNIC, observe.VirtualNetwork, location{name: from.node}},
+			step{fromPNIC, fromDriver, observe.NodeDriver, location{name: from.node}},
+			step{fromDriver, toPNIC, observe.RelayNetwork, location{name: nodePair(from.node, to.node)}},
+			step{toPNIC, toVNIC, observe.VirtualNetwork, location{name: to.node}},
+			arrive, read,
+		)
 	}
 }
 
 // nodePair is the location of the relay network between two nodes.
-func nodePair(a, b string) string { return min(a, b) + "-" + max(a, b) }
+func nodePair(a, b string) string { return text(min(a, b), "-", max(a, b)) }
 
-// stepsBetween returns the steps from one position to another.
-func stepsBetween(all []step, from, to position) (some []step) {
-	for _, s := range all {
-		if s.from >= from && s.to <= to {
-			some = append(some, s)
-		}
+// stepsBetween returns the steps from one position to another, a part of all.
+func stepsBetween(all []step, from, to position) []step {
+	first := 0
+	for first < len(all) && all[first].from < from {
+		first++
 	}
-	return some
+	last := len(all)
+	for last > first && all[last-1].to > to {
+		last--
+	}
+	return all[first:last:last] // an append copies it
 }
 
 // newSegment makes one segment of steps that no waypoint separates.
@@ -199,16 +206,12 @@ func newSegment(some []step, phase Phase, between string, time int64) Segment {
 	if len(some) == 1 && some[0].to == some[0].from+1 {
 		s.Queue = queueFrom[some[0].from]
 	}
-	var layers []observe.Layer
-	several := false
-	for _, step := range some {
-		several = several || step.layer != s.Layer || step.location != some[0].location
-		if !slices.Contains(layers, step.layer) {
-			layers = append(layers, step.layer)
+	if slices.ContainsFunc(some, func(o step) bool { return o.layer != s.Layer || o.location != some[0].location }) {
+		for _, step := range some {
+			if !slices.Contains(s.MergedLayers, step.layer) {
+				s.MergedLayers = append(s.MergedLayers, step.layer)
+			}
 		}
-	}
-	if several {
-		s.MergedLayers = layers
 	}
 	return s
 }
@@ -216,11 +219,13 @@ func newSegment(some []step, phase Phase, between string, time int64) Segment {
 // minCoalesced is the time in ns from which on two segments are not merged.
 const minCoalesced = 10_000
 
-// Coalesced returns fewer segments of the same total time: a segment shorter than
-// 10 µs is merged with an adjacent one of the same layer, location and phase.
-func (h *Hop) Coalesced() (coalesced []Segment) {
-	for _, s := range h.Segments {
-		if last := len(coalesced) - 1; last >= 0 && coalesced[last].continuesIn(&s) && min(coalesced[last].Time, s.Time) < minCoalesced {
+// Coalesced appends fewer segments of the same total time to coalesced, which is empty: a
+// segment shorter than 10 µs is merged with an adjacent one of the same layer, location and
+// phase.
+func (h *Hop) Coalesced(coalesced []Segment) []Segment {
+	for i := range h.Segments {
+		s := &h.Segments[i]
+		if last := len(coalesced) - 1; last >= 0 && coalesced[last].continuesIn(s) && min(coalesced[last].Time, s.Time) < minCoalesced {
 			c := &coalesced[last]
 			c.to = s.to
 			c.Between = fromTo(c.from, s.to)
@@ -228,7 +233,7 @@ func (h *Hop) Coalesced() (coalesced []Segment) {
 			c.Queue = ""
 			continue
 		}
-		coalesced = append(coalesced, s)
+		coalesced = append(coalesced, *s)
 	}
 	return coalesced
 }
@@ -240,4 +245,4 @@ func (s *Segment) continuesIn(t *Segment) bool {
 }
 
 // fromTo is the Between of a segment between two waypoints.
-func fromTo(from, to string) string { return from + " to " + to }
+func fromTo(from, to string) string { return text(from, " to ", to) }

@@ -23,7 +23,7 @@ func TestCoalesced(t *testing.T) {
 		h.Stack = c.stack
 		h.Run(func() { w.Spend(observe.Application, "details", 1_000) })
 		hop := breakdown.Split(w.All, nil).Hops[0]
-		coalesced := hop.Coalesced()
+		coalesced := hop.Coalesced(nil)
 		if got, want := perLayer(coalesced), perLayer(hop.Segments); !maps.Equal(got, want) || len(want) == 0 {
 			t.Errorf("pieces of %d ns: %v, want %v", c.stack, got, want)
 		}

@@ -24,10 +24,11 @@ func (h *Hop) split(start int64) {
 	client, server := h.ends()
 	p := path{
 		hop: h, request: request, response: response,
-		out: steps(h.shape(), client, server), back: steps(h.shape(), server, client),
+		out: steps(h.memory, h.shape(), client, server), back: steps(h.memory, h.shape(), server, client),
 	}
 	h.Total = int64(last.at - first.at)
 	h.shift[first.node] = start - int64(first.at)
+	h.Segments = take(&h.memory.segments, len(request)+len(response)+len(h.Children)+1)
 	h.addSending(first)
 	p.addCrossing()
 	p.splitChildren()
@@ -35,10 +36,13 @@ func (h *Hop) split(start int64) {
 	p.trimRequest()
 	p.addHandling(server)
 	h.noteSpread()
+	if len(h.Segments) == 0 {
+		h.Segments = nil
+	}
 	slices.SortStableFunc(h.Segments, func(a, b Segment) int { return cmp.Compare(a.Start, b.Start) })
 	h.Unattributed = h.Total
-	for _, s := range h.Segments {
-		h.Unattributed -= s.Time
+	for i := range h.Segments {
+		h.Unattributed -= h.Segments[i].Time
 	}
 	for _, child := range h.Children {
 		if child.OnCriticalPath {
@@ -212,6 +216,9 @@ func (p *path) splitChildren() {
 // ended last, then the one that ended last before that one started, and so on. Those
 // that ended before the request was read, or after the response was written, are not.
 func (p *path) criticalChildren() map[*Hop]bool {
+	if len(p.hop.Children) == 0 {
+		return nil
+	}
 	critical := map[*Hop]bool{}
 	r, a := p.request[len(p.request)-1], p.response[0]
 	byEnd := slices.SortedFunc(slices.Values(p.hop.Children), func(a, b *Hop) int {
@@ -369,13 +376,13 @@ func handled(some []step, after, before *Hop) []step {
 	if after != nil {
 		client, server := after.ends()
 		if w := after.responseWaypoints(); len(w) > 0 {
-			extend(stepsBetween(steps(after.shape(), server, client), w[len(w)-1].position, toProcess))
+			extend(stepsBetween(steps(after.memory, after.shape(), server, client), w[len(w)-1].position, toProcess))
 		}
 	}
 	if before != nil {
 		client, server := before.ends()
 		if w := before.requestWaypoints(); len(w) > 0 {
-			extend(stepsBetween(steps(before.shape(), client, server), fromProcess, w[0].position))
+			extend(stepsBetween(steps(before.memory, before.shape(), client, server), fromProcess, w[0].position))
 		}
 	}
 	return some

@@ -22,6 +22,9 @@ import (
 // message: then its sender is done, and the rest waits in the receive queue of the proxy,
 // which reads no more than it can send. That is not the proxy's time either.
 func (t *Tree) moveStalls() {
+	if !slices.ContainsFunc(t.Hops, (*Hop).isStalled) {
+		return
+	}
 	within := map[*Hop]int64{} // moved in the hops below
 	for i := len(t.Hops) - 1; i >= 0; i-- {
 		h := t.Hops[i]
@@ -35,6 +38,11 @@ func (t *Tree) moveStalls() {
 		outside[h] = outside[h.Parent]
 		outside[h] += h.moveRequestStall(outside[h])
 	}
+}
+
+// isStalled reports whether a sender of the hop waited.
+func (h *Hop) isStalled() bool {
+	return h.StallOf(Request) != (Stall{}) || h.StallOf(Response) != (Stall{})
 }
 
 // Stall is for how long the sender of a message was held up, in ns.

@@ -4,7 +4,6 @@ package breakdown
 
 import (
 	"cmp"
-	"container/list"
 	"sync/atomic"
 	"time"
 
@@ -13,13 +12,13 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// TraceBufferOptions of a TraceBuffer. All are required.
+// TraceBufferOptions of a TraceBuffer. All but Busy are required.
 type TraceBufferOptions struct {
 	// Wait is the time after its last observation when a trace is complete.
 	Wait time.Duration
-	// MaxObservations bounds the buffer, at about 400 bytes each. When it is full,
-	// the trace that has waited longest is released incomplete.
-	MaxObservations int
+	// MaxBytes bounds the memory of the buffer. When it is full, the trace that has waited
+	// longest is released incomplete.
+	MaxBytes int
 	// MaxOfTrace bounds the observations of one trace: whoever sends requests chooses
 	// their trace ID. Those above are counted and left out.
 	MaxOfTrace int
@@ -32,20 +31,34 @@ type TraceBufferOptions struct {
 	// HoldTime is the time after its last report when an open exchange holds its trace
 	// no longer.
 	HoldTime time.Duration
-	// Done takes the observations of one trace, and whether some were left out.
-	Done func(observations []observe.Observation, cut bool)
+	// Done takes a trace that is released.
+	Done func(*BufferedTrace)
+	// Busy reports whether Done should take none for now: complete traces wait on, as long as
+	// there is room for them. nil: it never does.
+	Busy func() bool
 }
+
+const (
+	// bytesOfTrace is the memory of a trace without its observations: itself, its places in
+	// the list and the table, and its ID among those that were released.
+	bytesOfTrace = 192
+	// maxReleased is the number of traces that are known as released at most, twice.
+	maxReleased = 65536
+)
 
 // TraceBuffer collects observations by trace. A trace with an exchange that is known to
 // be open is held: without its late hops, the time of an application would contain that
 // of its children. It is for one goroutine; others may read Counts.
 type TraceBuffer struct {
 	opts   TraceBufferOptions
-	traces map[trace.TraceID]*list.Element
-	queue  *list.List // of *bufferedTrace without holds, longest waiting first
-	held   *list.List // of *bufferedTrace with holds, the first to expire first
-	size   int        // observations
+	traces map[trace.TraceID]*BufferedTrace
+	queue  traceList // without holds, longest waiting first
+	held   traceList // with holds, the first to expire first
+	size   int       // bytes, of traces that have observations
 	holds  int
+	began  time.Time // when the first came, from which times are counted
+
+	scratch []byte // of pack
 
 	early, late, leftOut, holdsFull, holdsExpired atomic.Uint64
 	// released has the traces that were released within the last Wait, and within
@@ -54,16 +67,61 @@ type TraceBuffer struct {
 	rotated  time.Time
 }
 
-type bufferedTrace struct {
-	id           trace.TraceID
-	observations []observe.Observation
-	since        time.Time  // when it began to wait in its list
-	last         time.Time  // of the last observation, or the last report of an open exchange
-	cut          bool       // some observations were left out
-	in           *list.List // after the first putOff
-	holds        map[hold]struct{}
-	again        bool // released before
+// BufferedTrace is what a node saw of a trace.
+type BufferedTrace struct {
+	id         trace.TraceID
+	packed     []packed
+	size       int           // bytes
+	since      time.Duration // when it began to wait in its list
+	last       time.Duration // of the last observation, or the last report of an open exchange
+	in         *traceList
+	prev, next *BufferedTrace // in the list
+	holds      map[hold]struct{}
+	putOff     bool // it has since
+	cut        bool // some observations were left out
+	again      bool // released before
 }
+
+// traceList is a list of traces, each of which is in one list at a time.
+type traceList struct{ front, back *BufferedTrace }
+
+// pushBack makes a trace the last of the list, whichever it was in.
+func (l *traceList) pushBack(t *BufferedTrace) {
+	t.remove()
+	t.in, t.prev = l, l.back
+	if l.back == nil {
+		l.front = t
+	} else {
+		l.back.next = t
+	}
+	l.back = t
+}
+
+// remove takes the trace out of its list, if it is in one.
+func (t *BufferedTrace) remove() {
+	l := t.in
+	if l == nil {
+		return
+	}
+	if t.prev == nil {
+		l.front = t.next
+	} else {
+		t.prev.next = t.next
+	}
+	if t.next == nil {
+		l.back = t.prev
+	} else {
+		t.next.prev = t.prev
+	}
+	t.in, t.prev, t.next = nil, nil, nil
+}
+
+// Len is the number of its observations.
+func (t *BufferedTrace) Len() int { return len(t.packed) }
+
+// Cut reports whether some observations were left out, so that what seems to be a hop's own
+// time may be another hop's.
+func (t *BufferedTrace) Cut() bool { return t.cut }
 
 // hold identifies an open exchange of a trace by what its preliminary report and the
 // whole have in common.
@@ -86,32 +144,41 @@ func holdOf(o *observe.Observation) hold {
 
 // NewTraceBuffer returns an empty TraceBuffer.
 func NewTraceBuffer(opts TraceBufferOptions) *TraceBuffer {
-	b := &TraceBuffer{opts: opts, traces: map[trace.TraceID]*list.Element{}, queue: list.New(), held: list.New()}
+	b := &TraceBuffer{opts: opts, traces: map[trace.TraceID]*BufferedTrace{}}
 	b.released[0], b.released[1] = map[trace.TraceID]struct{}{}, map[trace.TraceID]struct{}{}
 	return b
 }
 
-// Add takes an observation that arrives now.
-func (b *TraceBuffer) Add(o observe.Observation, now time.Time) {
+// Add takes an observation that arrives now. It keeps what layers are made of.
+func (b *TraceBuffer) Add(o *observe.Observation, now time.Time) {
 	t := b.trace(trace.TraceID(o.Context.TraceID))
-	if t.again && len(t.observations) == 0 {
+	if t.again && len(t.packed) == 0 {
 		b.late.Add(1)
 	}
-	if len(t.observations) < b.opts.MaxOfTrace {
-		t.observations = append(t.observations, o)
-		b.size++
+	if len(t.packed) < b.opts.MaxOfTrace {
+		b.keep(t, pack(o, &b.scratch))
 	} else {
 		b.leftOut.Add(1)
 		t.cut = true
 	}
-	b.unhold(t, &o)
+	b.unhold(t, o)
 	if len(t.holds) == 0 {
-		b.putOff(b.queue, t, now)
+		b.putOff(&b.queue, t, now)
 	}
-	for b.size > b.opts.MaxObservations {
+	for b.size > b.opts.MaxBytes {
 		b.early.Add(1)
-		b.release(cmp.Or(b.queue.Front(), b.held.Front()))
+		b.release(cmp.Or(b.queue.front, b.held.front))
 	}
+}
+
+func (b *TraceBuffer) keep(t *BufferedTrace, p packed) {
+	before := t.size
+	if len(t.packed) == 0 {
+		t.size = bytesOfTrace
+	}
+	t.packed = append(t.packed, p)
+	t.size += p.size()
+	b.size += t.size - before
 }
 
 // Hold keeps the trace of an exchange that is reported to be open now. The hold ends
@@ -122,7 +189,7 @@ func (b *TraceBuffer) Hold(o *observe.Observation, now time.Time) {
 		return
 	}
 	h := holdOf(o)
-	if e, ok := b.traces[id]; !ok || !e.Value.(*bufferedTrace).has(h) {
+	if t, ok := b.traces[id]; !ok || !t.has(h) {
 		if b.holds >= b.opts.MaxHolds {
 			b.holdsFull.Add(1)
 			return
@@ -134,60 +201,66 @@ func (b *TraceBuffer) Hold(o *observe.Observation, now time.Time) {
 		t.holds = map[hold]struct{}{}
 	}
 	t.holds[h] = struct{}{}
-	b.putOff(b.held, t, now)
+	b.putOff(&b.held, t, now)
 }
 
 // Drop ends the hold of an exchange whose whole is not added.
 func (b *TraceBuffer) Drop(o *observe.Observation, now time.Time) {
-	e, ok := b.traces[trace.TraceID(o.Context.TraceID)]
+	t, ok := b.traces[trace.TraceID(o.Context.TraceID)]
 	if !ok {
 		return
 	}
-	t := e.Value.(*bufferedTrace)
 	if b.unhold(t, o); len(t.holds) == 0 {
-		b.putOff(b.queue, t, now)
+		b.putOff(&b.queue, t, now)
 	}
 }
 
-func (b *TraceBuffer) unhold(t *bufferedTrace, o *observe.Observation) {
+func (b *TraceBuffer) unhold(t *BufferedTrace, o *observe.Observation) {
 	if h := holdOf(o); t.has(h) {
 		delete(t.holds, h)
 		b.holds--
 	}
 }
 
-func (t *bufferedTrace) has(h hold) bool {
+func (t *BufferedTrace) has(h hold) bool {
 	_, ok := t.holds[h]
 	return ok
 }
 
 // trace returns the trace with an ID, a new one if necessary.
-func (b *TraceBuffer) trace(id trace.TraceID) *bufferedTrace {
-	if e, ok := b.traces[id]; ok {
-		return e.Value.(*bufferedTrace)
+func (b *TraceBuffer) trace(id trace.TraceID) *BufferedTrace {
+	if t, ok := b.traces[id]; ok {
+		return t
 	}
-	t := &bufferedTrace{id: id, again: b.wasReleased(id)}
-	b.traces[id] = b.queue.PushBack(t)
+	t := &BufferedTrace{id: id, again: b.wasReleased(id)}
+	b.traces[id] = t
+	b.queue.pushBack(t)
 	return t
 }
 
 // putOff makes a trace the last of a list, where it waits from now on. A trace that has waited
 // there for too long keeps its place: it is released without those that still come.
-func (b *TraceBuffer) putOff(to *list.List, t *bufferedTrace, now time.Time) {
+func (b *TraceBuffer) putOff(to *traceList, t *BufferedTrace, now time.Time) {
 	longest := b.opts.MaxPutOff
-	if to == b.held {
+	if to == &b.held {
 		longest = b.opts.MaxHeld
 	}
-	if t.in != to {
-		t.in, t.since = to, now
-	} else if now.Sub(t.since) >= longest {
+	at := b.time(now)
+	if t.in != to || !t.putOff {
+		t.putOff, t.since = true, at
+	} else if at-t.since >= longest {
 		return
 	}
-	t.last = now
-	e := b.traces[t.id]
-	b.queue.Remove(e) // does nothing to an element of the other list
-	b.held.Remove(e)
-	b.traces[t.id] = to.PushBack(t)
+	t.last = at
+	to.pushBack(t)
+}
+
+// time returns a time as that since the first.
+func (b *TraceBuffer) time(now time.Time) time.Duration {
+	if b.began.IsZero() {
+		b.began = now
+	}
+	return now.Sub(b.began)
 }
 
 // wasReleased reports whether a trace was released recently: an observation of it
@@ -201,41 +274,49 @@ func (b *TraceBuffer) wasReleased(id trace.TraceID) bool {
 // Flush releases the traces that are complete.
 func (b *TraceBuffer) Flush(now time.Time) {
 	if now.Sub(b.rotated) > b.opts.Wait {
-		b.released[1], b.released[0], b.rotated = b.released[0], map[trace.TraceID]struct{}{}, now
+		b.rotate()
+		b.rotated = now
 	}
-	for e := b.queue.Front(); e != nil && now.Sub(e.Value.(*bufferedTrace).last) >= b.opts.Wait; e = b.queue.Front() {
-		b.release(e)
+	at := b.time(now)
+	for t := b.queue.front; t != nil && at-t.last >= b.opts.Wait && !b.isBusy(); t = b.queue.front {
+		b.release(t)
 	}
-	for e := b.held.Front(); e != nil && now.Sub(e.Value.(*bufferedTrace).last) >= b.opts.HoldTime; e = b.held.Front() {
-		b.holdsExpired.Add(uint64(len(e.Value.(*bufferedTrace).holds)))
-		b.release(e)
+	for t := b.held.front; t != nil && at-t.last >= b.opts.HoldTime && !b.isBusy(); t = b.held.front {
+		b.holdsExpired.Add(uint64(len(t.holds)))
+		b.release(t)
 	}
 }
 
+func (b *TraceBuffer) isBusy() bool { return b.opts.Busy != nil && b.opts.Busy() }
+
 // Close releases all traces.
 func (b *TraceBuffer) Close() {
-	for _, l := range []*list.List{b.queue, b.held} {
-		for e := l.Front(); e != nil; e = l.Front() {
-			b.release(e)
+	for _, l := range []*traceList{&b.queue, &b.held} {
+		for l.front != nil {
+			b.release(l.front)
 		}
 	}
 }
 
-func (b *TraceBuffer) release(e *list.Element) {
-	t := e.Value.(*bufferedTrace)
-	b.queue.Remove(e)
-	b.held.Remove(e)
+// rotate makes the traces that were released recently those of before.
+func (b *TraceBuffer) rotate() {
+	b.released[1], b.released[0] = b.released[0], b.released[1]
+	clear(b.released[0]) // keeps its memory
+}
+
+func (b *TraceBuffer) release(t *BufferedTrace) {
+	t.remove()
 	b.holds -= len(t.holds)
 	delete(b.traces, t.id)
-	b.size -= len(t.observations)
-	if len(t.observations) == 0 {
+	b.size -= t.size
+	if len(t.packed) == 0 {
 		return
 	}
-	if len(b.released[0]) >= b.opts.MaxObservations { // IDs of too many traces: forget the oldest
-		b.released[1], b.released[0] = b.released[0], map[trace.TraceID]struct{}{}
+	if len(b.released[0]) >= maxReleased { // forget the oldest
+		b.rotate()
 	}
 	b.released[0][t.id] = struct{}{}
-	b.opts.Done(t.observations, t.cut)
+	b.opts.Done(t)
 }
 
 // Counts returns how many traces were released incomplete because the buffer was

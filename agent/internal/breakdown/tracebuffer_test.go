@@ -17,9 +17,24 @@ func observation(id byte) (o observe.Observation) {
 	return o
 }
 
+func seen(id byte) *observe.Observation {
+	o := observation(id)
+	return &o
+}
+
+// room is the memory of n traces of one observation.
+func room(n int) int {
+	o := observation(1)
+	p := pack(&o, new([]byte))
+	return n * (bytesOfTrace + p.size())
+}
+
+// unpacked returns what a released trace has.
+func unpacked(t *BufferedTrace) []observe.Observation { return new(Unpacker).Unpack(t) }
+
 func TestTraceBuffer(t *testing.T) {
 	var done [][]observe.Observation
-	b := NewTraceBuffer(TraceBufferOptions{Wait: time.Second, MaxObservations: 4, MaxOfTrace: 4, MaxPutOff: time.Minute, MaxHeld: time.Hour, Done: func(o []observe.Observation, _ bool) { done = append(done, o) }})
+	b := NewTraceBuffer(TraceBufferOptions{Wait: time.Second, MaxBytes: room(4), MaxOfTrace: 4, MaxPutOff: time.Minute, MaxHeld: time.Hour, Done: func(t *BufferedTrace) { done = append(done, unpacked(t)) }})
 	at := time.Unix(1000, 0)
 	expect := func(what string, want ...byte) {
 		t.Helper()
@@ -32,21 +47,21 @@ func TestTraceBuffer(t *testing.T) {
 		}
 		done = nil
 	}
-	b.Add(observation(1), at)
-	b.Add(observation(2), at.Add(100*time.Millisecond))
-	b.Add(observation(1), at.Add(900*time.Millisecond))
+	b.Add(seen(1), at)
+	b.Add(seen(2), at.Add(100*time.Millisecond))
+	b.Add(seen(1), at.Add(900*time.Millisecond))
 	b.Flush(at.Add(1050 * time.Millisecond))
 	expect("nothing waited long enough")
 	b.Flush(at.Add(1100 * time.Millisecond))
 	expect("one second after its last observation", 2, 1)
 	b.Flush(at.Add(1900 * time.Millisecond))
 	expect("the other", 1, 2)
-	b.Add(observation(1), at.Add(2*time.Second))
+	b.Add(seen(1), at.Add(2*time.Second))
 	if early, late := b.Counts(); early != 0 || late != 1 {
 		t.Errorf("%d early, %d late, want 0 and 1", early, late)
 	}
 	for id := byte(3); id < 7; id++ {
-		b.Add(observation(id), at.Add(2*time.Second))
+		b.Add(seen(id), at.Add(2*time.Second))
 	}
 	expect("the fifth observation has no room", 1, 1)
 	if early, _ := b.Counts(); early != 1 {
@@ -55,7 +70,7 @@ func TestTraceBuffer(t *testing.T) {
 	b.Close()
 	expect("the end", 3, 1, 4, 1, 5, 1, 6, 1)
 	if len(b.traces) != 0 || b.size != 0 {
-		t.Errorf("%d traces and %d observations are left", len(b.traces), b.size)
+		t.Errorf("%d traces and %d bytes are left", len(b.traces), b.size)
 	}
 }
 
@@ -64,8 +79,8 @@ func TestTraceBuffer(t *testing.T) {
 func TestOpenExchangeHoldsItsTrace(t *testing.T) {
 	var done [][]observe.Observation
 	b := NewTraceBuffer(TraceBufferOptions{
-		Wait: 5 * time.Second, MaxObservations: 8, MaxOfTrace: 8, MaxHolds: 2, HoldTime: time.Minute, MaxPutOff: time.Minute, MaxHeld: time.Hour,
-		Done: func(o []observe.Observation, _ bool) { done = append(done, o) },
+		Wait: 5 * time.Second, MaxBytes: room(8), MaxOfTrace: 8, MaxHolds: 2, HoldTime: time.Minute, MaxPutOff: time.Minute, MaxHeld: time.Hour,
+		Done: func(t *BufferedTrace) { done = append(done, unpacked(t)) },
 	})
 	start := time.Unix(1000, 0)
 	inner, outer := observation(1), observation(1)
@@ -77,11 +92,11 @@ func TestOpenExchangeHoldsItsTrace(t *testing.T) {
 		now := start.Add(time.Duration(second) * time.Second)
 		switch second {
 		case 0:
-			b.Add(inner, now)
+			b.Add(&inner, now)
 		case 2, 10:
 			b.Hold(&open, now)
 		case 20:
-			b.Add(outer, now)
+			b.Add(&outer, now)
 		}
 		b.Flush(now)
 		if want := second >= 25; (len(done) == 1) != want || len(done) > 1 {
@@ -91,7 +106,7 @@ func TestOpenExchangeHoldsItsTrace(t *testing.T) {
 	if len(done[0]) != 2 {
 		t.Errorf("the trace was split with %d observations, want 2", len(done[0]))
 	}
-	if b.holds != 0 || b.held.Len() != 0 || len(b.traces) != 0 {
+	if b.holds != 0 || b.held.front != nil || len(b.traces) != 0 {
 		t.Errorf("%d holds and %d traces are left", b.holds, len(b.traces))
 	}
 }
@@ -99,8 +114,8 @@ func TestOpenExchangeHoldsItsTrace(t *testing.T) {
 func TestHoldsAreBounded(t *testing.T) {
 	var done []observe.Observation
 	b := NewTraceBuffer(TraceBufferOptions{
-		Wait: time.Second, MaxObservations: 3, MaxOfTrace: 3, MaxHolds: 2, HoldTime: time.Minute, MaxPutOff: time.Minute, MaxHeld: time.Hour,
-		Done: func(o []observe.Observation, _ bool) { done = append(done, o...) },
+		Wait: time.Second, MaxBytes: room(3), MaxOfTrace: 3, MaxHolds: 2, HoldTime: time.Minute, MaxPutOff: time.Minute, MaxHeld: time.Hour,
+		Done: func(t *BufferedTrace) { done = append(done, unpacked(t)...) },
 	})
 	at := time.Unix(1000, 0)
 	for id := byte(1); id <= 3; id++ {
@@ -113,7 +128,7 @@ func TestHoldsAreBounded(t *testing.T) {
 	}
 	other := observation(1)
 	other.Interface = 9
-	b.Add(other, at)
+	b.Add(&other, at)
 	b.Flush(at.Add(59 * time.Second))
 	if len(done) != 0 {
 		t.Errorf("split while it was held: %v", done)
@@ -130,9 +145,9 @@ func TestHoldsAreBounded(t *testing.T) {
 	b.Drop(&dropped, at)
 	rest := observation(4)
 	rest.Interface = 9
-	b.Add(rest, at)
+	b.Add(&rest, at)
 	for id := byte(6); id <= 8; id++ {
-		b.Add(observation(id), at)
+		b.Add(seen(id), at)
 	}
 	early, _ := b.Counts()
 	if len(done) != 1 || done[0].Context.TraceID[0] != 6 || b.holds != 1 || early == 0 {
@@ -145,18 +160,18 @@ func TestHoldsAreBounded(t *testing.T) {
 func TestTraceIsNotPutOffForEver(t *testing.T) {
 	var sizes []int
 	b := NewTraceBuffer(TraceBufferOptions{
-		Wait: time.Second, MaxObservations: 100, MaxOfTrace: 10, MaxPutOff: 5 * time.Second, MaxHolds: 9, HoldTime: 2 * time.Second, MaxHeld: 8 * time.Second,
-		Done: func(o []observe.Observation, cut bool) {
-			if len(o) == 10 && !cut {
+		Wait: time.Second, MaxBytes: room(100), MaxOfTrace: 10, MaxPutOff: 5 * time.Second, MaxHolds: 9, HoldTime: 2 * time.Second, MaxHeld: 8 * time.Second,
+		Done: func(done *BufferedTrace) {
+			if done.Len() == 10 && !done.Cut() {
 				t.Error("a trace with left out observations is not marked")
 			}
-			sizes = append(sizes, len(o))
+			sizes = append(sizes, done.Len())
 		},
 	})
 	at := time.Unix(1000, 0)
 	for range 60 { // 6 s, ten each second
 		at = at.Add(100 * time.Millisecond)
-		b.Add(observation(1), at)
+		b.Add(seen(1), at)
 		b.Flush(at)
 	}
 	if len(sizes) != 1 || sizes[0] != 10 || b.LeftOut() != 60-10-b.sizeOf(1) {
@@ -167,7 +182,7 @@ func TestTraceIsNotPutOffForEver(t *testing.T) {
 	sizes = nil
 	open, other := observation(2), observation(2)
 	other.Interface = 9
-	b.Add(other, at)
+	b.Add(&other, at)
 	for i := 0; i < 120 && len(sizes) == 0; i++ {
 		at = at.Add(100 * time.Millisecond)
 		b.Hold(&open, at)
@@ -178,10 +193,38 @@ func TestTraceIsNotPutOffForEver(t *testing.T) {
 	}
 }
 
+// Complete traces stay in the buffer while nothing takes them, until it is full.
+func TestBufferKeepsTracesWhileDoneIsBusy(t *testing.T) {
+	busy, done := true, 0
+	b := NewTraceBuffer(TraceBufferOptions{
+		Wait: time.Second, MaxBytes: room(3), MaxOfTrace: 3, MaxPutOff: time.Minute, MaxHolds: 2, HoldTime: time.Second, MaxHeld: time.Hour,
+		Done: func(*BufferedTrace) { done++ }, Busy: func() bool { return busy },
+	})
+	at := time.Unix(1000, 0)
+	for id := byte(1); id <= 3; id++ {
+		b.Add(seen(id), at)
+	}
+	open := observation(3)
+	b.Hold(&open, at)
+	at = at.Add(time.Hour)
+	if b.Flush(at); done != 0 {
+		t.Errorf("%d traces released while what takes them is busy", done)
+	}
+	b.Add(seen(4), at)
+	if early, _ := b.Counts(); early != 1 || done != 1 {
+		t.Errorf("%d traces released, %d early, want 1: there is no room", done, early)
+	}
+	busy = false
+	at = at.Add(time.Second)
+	if b.Flush(at); done != 4 || len(b.traces) != 0 {
+		t.Errorf("%d traces released, %d left", done, len(b.traces))
+	}
+}
+
 // sizeOf is the number of observations that a trace has in the buffer.
 func (b *TraceBuffer) sizeOf(id byte) uint64 {
-	if e, ok := b.traces[trace.TraceID{id}]; ok {
-		return uint64(len(e.Value.(*bufferedTrace).observations))
+	if t, ok := b.traces[trace.TraceID{id}]; ok {
+		return uint64(t.Len())
 	}
 	return 0
 }

@@ -37,7 +37,11 @@ type Tree struct {
 // applications reported, or is nil; it is only needed if a process handles
 // several requests of one trace at the same time.
 func Split(observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) *Tree {
-	hops := Hops(observations, parents)
+	return split(&memory{}, observations, parents)
+}
+
+func split(m *memory, observations []observe.Observation, parents map[trace.SpanID]trace.SpanID) *Tree {
+	hops := hopsOf(m, observations, parents)
 	t := &Tree{}
 	handlers := newHandlers(hops, parents)
 	for _, h := range hops {
@@ -136,6 +140,9 @@ const maxParents = 64
 
 func newHandlers(hops []*Hop, parents map[trace.SpanID]trace.SpanID) *handlers {
 	t := &handlers{parents: parents, byKey: map[handlerKey]*enclosing[*Hop]{}, ancestor: map[*Hop]*Hop{}}
+	if len(hops) < 2 {
+		return t // none is of another one's making
+	}
 	for _, h := range hops {
 		p := h.serverPeriod()
 		// Hops of unknown time have no children.
@@ -204,7 +211,7 @@ func placesFor(o *observe.Observation) []handlerKey {
 // the one that began last.
 func (t *handlers) parentOf(h *Hop) *Hop {
 	own := h.clientPeriod()
-	if own.point == nil {
+	if own.point == nil || len(t.byKey) == 0 {
 		return nil
 	}
 	places := placesFor(own.point)

@@ -4,8 +4,10 @@ package breakdown
 
 import (
 	"cmp"
+	"strconv"
 
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/recent"
 )
 
 // position is where on its path a message passes a waypoint, from the sender of
@@ -43,14 +45,25 @@ type waypoint struct {
 
 // requestWaypoints returns the known waypoints of the request, in order.
 func (h *Hop) requestWaypoints() []waypoint {
-	clientVNIC, serverVNIC := h.vnics()
-	return waypoints(requestOf, h.Sender, clientVNIC, h.ClientPNIC, h.ServerPNIC, serverVNIC, h.Receiver)
+	h.findWaypoints()
+	return h.waypoints.request
 }
 
 // responseWaypoints returns the known waypoints of the response, in order.
 func (h *Hop) responseWaypoints() []waypoint {
-	clientVNIC, serverVNIC := h.vnics()
-	return waypoints(responseOf, h.Receiver, serverVNIC, h.ServerPNIC, h.ClientPNIC, clientVNIC, h.Sender)
+	h.findWaypoints()
+	return h.waypoints.response
+}
+
+// findWaypoints finds the waypoints of both messages, the first time that it is called.
+func (h *Hop) findWaypoints() {
+	if w := &h.waypoints; !w.known {
+		client, server := h.vnics()
+		m := cmp.Or(h.memory, &memory{})
+		w.request = waypoints(m, requestOf, h.Sender, client, h.ClientPNIC, h.ServerPNIC, server, h.Receiver)
+		w.response = waypoints(m, responseOf, h.Receiver, server, h.ServerPNIC, h.ClientPNIC, client, h.Sender)
+		w.known = true
+	}
 }
 
 // vnics returns the virtual interfaces that separate layers. A loopback device between
@@ -67,16 +80,19 @@ func responseOf(o *observe.Observation) *observe.Message { return &o.Response }
 
 // waypoints returns the waypoints of a message. The observations are in its
 // order: the sender's socket, vNIC and pNIC, the receiver's pNIC, vNIC, socket.
-func waypoints(message func(*observe.Observation) *observe.Message, from, fromNIC, out, in, toNIC, to *observe.Observation) (all []waypoint) {
+func waypoints(memory *memory, message func(*observe.Observation) *observe.Message, from, fromNIC, out, in, toNIC, to *observe.Observation) (all []waypoint) {
 	add := func(p position, o *observe.Observation, at uint64, name string) {
 		if at != 0 {
+			if all == nil {
+				all = take(&memory.waypoints, int(positions))
+			}
 			all = append(all, waypoint{p, at, o.Point.Node, name})
 		}
 	}
 	if from != nil {
 		m := message(from)
 		add(fromProcess, from, m.App.Last, owner(from.Point))
-		add(fromStack, from, m.Last, "TCP of "+owner(from.Point))
+		add(fromStack, from, m.Last, text("TCP of ", owner(from.Point)))
 	}
 	if fromNIC != nil {
 		add(fromVNIC, fromNIC, message(fromNIC).Last, pointTitle(fromNIC.Point))
@@ -84,7 +100,7 @@ func waypoints(message func(*observe.Observation) *observe.Message, from, fromNI
 	if out != nil {
 		m := message(out)
 		add(fromPNIC, out, m.Last, pointTitle(out.Point))
-		add(fromDriver, out, notBefore(m.Tx.Last, m.Last), "driver of "+pointTitle(out.Point))
+		add(fromDriver, out, notBefore(m.Tx.Last, m.Last), text("driver of ", pointTitle(out.Point)))
 	}
 	if in != nil {
 		add(toPNIC, in, message(in).Last, pointTitle(in.Point))
@@ -94,7 +110,7 @@ func waypoints(message func(*observe.Observation) *observe.Message, from, fromNI
 	}
 	if to != nil {
 		m := message(to)
-		add(toStack, to, m.Last, "TCP of "+owner(to.Point))
+		add(toStack, to, m.Last, text("TCP of ", owner(to.Point)))
 		add(toProcess, to, notBefore(m.App.Last, m.Last), owner(to.Point))
 	}
 	return all
@@ -113,9 +129,9 @@ func notBefore(at, passed uint64) uint64 {
 func pointTitle(p *observe.Point) string {
 	switch p.Kind {
 	case observe.KindSocket:
-		return "the socket of " + owner(p)
+		return text("the socket of ", owner(p))
 	case observe.KindPNIC, observe.KindDevice:
-		return p.Node + " " + p.Interface
+		return text(p.Node, " ", p.Interface)
 	default:
 		return p.Interface
 	}
@@ -125,9 +141,35 @@ func pointTitle(p *observe.Point) string {
 func owner(p *observe.Point) string {
 	name := cmp.Or(p.Workload.Service, p.Workload.Pod, p.Node)
 	if p.Process == observe.Sidecar {
-		return "the sidecar of " + name
+		return text("the sidecar of ", name)
 	}
 	return name
+}
+
+// Names of waypoints, pods and what lies between are put together from the same few parts for
+// each request, so their texts are kept.
+
+// maxTexts is the number of texts of a kind that are kept, twice, some 200 bytes each.
+const maxTexts = 2048
+
+var (
+	joined  = recent.New(maxTexts, func(p [5]string) string { return p[0] + p[1] + p[2] + p[3] + p[4] })
+	ofNetns = recent.New(maxTexts, func(n netns) string {
+		return n.node + "/netns/" + strconv.FormatUint(uint64(n.inode), 10)
+	})
+)
+
+// text returns up to five parts as one text.
+func text(parts ...string) string {
+	var p [5]string
+	copy(p[:], parts)
+	return joined.Get(p)
+}
+
+// netns is a network namespace of a node.
+type netns struct {
+	node  string
+	inode uint32
 }
 
 // Interval is the time of a hop between two waypoints of one node, whatever

@@ -162,8 +162,12 @@ const memoryMax = "/sys/fs/cgroup/memory.max"
 // the BPF maps, which count too, and for Go's own.
 const heapPercent = 50
 
+// layersGarbage is how much the heap grows between two collections with layers, in percent.
+// Traces that wait make it large, and a collection cheap for its size: they have few pointers.
+const layersGarbage = 50
+
 // beModest limits the CPUs at a time and paces the garbage collection by a memory limit,
-// unless the user set GOMAXPROCS or GOMEMLIMIT.
+// unless the user set GOMAXPROCS, GOGC or GOMEMLIMIT.
 func beModest(layers bool, memoryMax string) {
 	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
 		most := 1
@@ -171,6 +175,9 @@ func beModest(layers bool, memoryMax string) {
 			most = 2
 		}
 		runtime.GOMAXPROCS(min(most, runtime.GOMAXPROCS(0)))
+	}
+	if _, set := os.LookupEnv("GOGC"); layers && !set {
+		debug.SetGCPercent(layersGarbage)
 	}
 	if _, set := os.LookupEnv("GOMEMLIMIT"); set {
 		return

@@ -172,7 +172,7 @@ func TestAgentsOfANodeTakeTurns(t *testing.T) {
 	first.await(first.stderr, "msg=attached", "interface=vethp")
 	var second result
 	node.Do(func() error { second = runBinary(t, exec.Command(binary, args...)); return nil })
-	checkRefusal(t, second, fmt.Sprintf("another agent captures in this network namespace (process %d)", first.cmd.Process.Pid))
+	checkRefusal(t, second, 1, fmt.Sprintf("another agent captures in this network namespace (process %d)", first.cmd.Process.Pid))
 	request(t, client, 1)
 	checkExchange(t, first.await(first.stdout, `"interface_name":"vethp"`), 1)
 	if err := first.cmd.Process.Kill(); err != nil {
@@ -341,24 +341,26 @@ func TestHoldAfter(t *testing.T) {
 	}
 }
 
-// The agent takes one CPU, with layers two, and half of its container's memory.
+// The agent takes one CPU, with layers two and less garbage, and half of its container's memory.
 func TestBeModest(t *testing.T) {
-	cpus, memory := runtime.GOMAXPROCS(8), debug.SetMemoryLimit(-1)
-	t.Cleanup(func() { runtime.GOMAXPROCS(cpus); debug.SetMemoryLimit(memory) })
+	cpus, memory, garbage := runtime.GOMAXPROCS(8), debug.SetMemoryLimit(-1), debug.SetGCPercent(100)
+	t.Cleanup(func() { runtime.GOMAXPROCS(cpus); debug.SetMemoryLimit(memory); debug.SetGCPercent(garbage) })
 	file := filepath.Join(t.TempDir(), "memory.max")
 	for _, c := range []struct {
-		text   string
-		layers bool
-		env    map[string]string
-		cpus   int
-		memory int64
+		text    string
+		layers  bool
+		env     map[string]string
+		cpus    int
+		memory  int64
+		garbage int
 	}{
-		{"268435400\n", false, nil, 1, 134217700},
-		{"268435400\n", true, nil, 2, 134217700},
-		{"max\n", false, nil, 1, math.MaxInt64},
-		{"", true, nil, 2, math.MaxInt64},
-		{"268435400\n", false, map[string]string{"GOMAXPROCS": "8", "GOMEMLIMIT": "1GiB"}, 8, math.MaxInt64},
+		{"268435400\n", false, nil, 1, 134217700, 100},
+		{"268435400\n", true, nil, 2, 134217700, layersGarbage},
+		{"max\n", false, nil, 1, math.MaxInt64, 100},
+		{"", true, nil, 2, math.MaxInt64, layersGarbage},
+		{"268435400\n", true, map[string]string{"GOMAXPROCS": "8", "GOGC": "80", "GOMEMLIMIT": "1GiB"}, 8, math.MaxInt64, 100},
 	} {
+		debug.SetGCPercent(100)
 		runtime.GOMAXPROCS(8)
 		debug.SetMemoryLimit(math.MaxInt64)
 		for name, value := range c.env {
@@ -368,8 +370,9 @@ func TestBeModest(t *testing.T) {
 			t.Fatal(err)
 		}
 		beModest(c.layers, file)
-		if n, limit := runtime.GOMAXPROCS(0), debug.SetMemoryLimit(-1); n != c.cpus || limit != c.memory {
-			t.Errorf("%+v: %d CPUs and %d bytes", c, n, limit)
+		n, limit, garbage := runtime.GOMAXPROCS(0), debug.SetMemoryLimit(-1), debug.SetGCPercent(100)
+		if n != c.cpus || limit != c.memory || garbage != c.garbage {
+			t.Errorf("%+v: %d CPUs, %d bytes and %d %% garbage", c, n, limit, garbage)
 		}
 	}
 }

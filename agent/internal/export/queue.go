@@ -31,8 +31,9 @@ const (
 	warnInterval = 10 * time.Second
 	// progressInterval is the time between two lines about what is left at the end.
 	progressInterval = 2 * time.Second
-	// maxFree is the number of empty batches that are kept: one fills while another is sent.
-	maxFree = 2
+	// maxFree is the number of empty batches that are kept, some 100 KB each: one fills while
+	// another is sent, and a few wait meanwhile.
+	maxFree = 4
 )
 
 // Queue encodes spans and sends them in batches. It holds a bounded number of spans,
@@ -72,7 +73,7 @@ func NewQueue(client otlptrace.Client, size int, log *slog.Logger) *Queue {
 	q := &Queue{
 		size: int64(size), batch: min(size, batchSize), client: client, log: log,
 		wake: make(chan struct{}, 1), due: time.NewTimer(batchDelay), done: make(chan struct{}),
-		filling: newBatch(),
+		filling: newBatch(0),
 	}
 	q.alive, q.cancel = context.WithCancel(context.Background())
 	q.due.Stop()
@@ -80,25 +81,33 @@ func NewQueue(client otlptrace.Client, size int, log *slog.Logger) *Queue {
 	return q
 }
 
-// Take queues a span, or drops and counts it. It does not block.
+// Take queues a span, or drops and counts it. It does not block: spans are encoded before the
+// lock, which is held for a copy only.
 func (q *Queue) Take(s *span.Finished) {
 	q.counters.accepted.Add(1)
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		q.counters.late.Add(1)
-		return
-	}
 	queued := q.counters.queued.Add(1)
 	if queued == 1 {
 		q.moved.Store(time.Now().UnixNano())
 	}
-	if queued > q.size {
+	var encoded *[]byte
+	if queued <= q.size {
+		encoded = scratch.Get().(*[]byte)
+		*encoded = appendSpan((*encoded)[:0], s)
+		defer scratch.Put(encoded)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.closed:
+		q.counters.queued.Add(-1)
+		q.counters.late.Add(1)
+		return
+	case encoded == nil:
 		q.counters.queued.Add(-1)
 		q.warnFull(q.counters.dropped.Add(1))
 		return
 	}
-	q.filling.add(s)
+	q.filling.add(s.Origin, *encoded)
 	switch len(q.filling.spans) {
 	case q.batch:
 		q.hand()
@@ -106,6 +115,9 @@ func (q *Queue) Take(s *span.Finished) {
 		q.due.Reset(batchDelay)
 	}
 }
+
+// scratch has memory for one encoded span.
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
 // warnFull logs once per interval; the counter has the rest.
 func (q *Queue) warnFull(dropped uint64) {
@@ -122,7 +134,7 @@ func (q *Queue) hand() {
 		if last := len(q.free) - 1; last >= 0 {
 			q.filling, q.free = q.free[last], q.free[:last]
 		} else {
-			q.filling = newBatch()
+			q.filling = newBatch(len(q.filling.encoded)) // it does not grow in steps
 		}
 	}
 	select {

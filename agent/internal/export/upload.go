@@ -43,7 +43,10 @@ type batchOrigin struct {
 	size   int // of its encoded spans
 }
 
-func newBatch() *batch { return &batch{index: map[*span.Origin]int{}} }
+// newBatch returns a batch with room for some bytes of spans.
+func newBatch(room int) *batch {
+	return &batch{encoded: make([]byte, 0, room), index: map[*span.Origin]int{}}
+}
 
 // reset empties the batch and keeps its memory.
 func (b *batch) reset() {
@@ -53,17 +56,16 @@ func (b *batch) reset() {
 	clear(b.index)
 }
 
-// add encodes a span.
-func (b *batch) add(s *span.Finished) {
-	i, known := b.index[s.Origin]
+// add adds a span that appendSpan encoded.
+func (b *batch) add(o *span.Origin, encoded []byte) {
+	i, known := b.index[o]
 	if !known {
 		i = len(b.origins)
-		b.index[s.Origin], b.origins = i, append(b.origins, batchOrigin{origin: s.Origin})
+		b.index[o], b.origins = i, append(b.origins, batchOrigin{origin: o})
 	}
-	from := len(b.encoded)
-	b.encoded = appendSpan(b.encoded, s)
+	b.encoded = append(b.encoded, encoded...)
 	b.spans = append(b.spans, encodedSpan{len(b.encoded), i})
-	b.origins[i].size += len(b.encoded) - from
+	b.origins[i].size += len(encoded)
 }
 
 // request makes batches what OpenTelemetry's client takes, one after the other in the same

@@ -155,7 +155,7 @@ func emitAll(e *span.Emitter) {
 	}
 	e.EmitLayer(&span.LayerSpan{
 		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, Node: "node3", Workload: points[1].Workload, Flags: observe.FlagEndGuessed,
-		Segment: breakdown.Segment{
+		Segment: &breakdown.Segment{
 			Layer: observe.ProtocolStack, MergedLayers: []observe.Layer{observe.ProtocolStack, observe.Application},
 			Location: "details", Phase: breakdown.Both, Between: "a b", At: 5, Time: 6, Node: "node3",
 		},

@@ -31,18 +31,12 @@ type Foreign struct {
 // first, in the order of the packets.
 func (p *Probe) Ahead(ifindex int) ([]Foreign, error) {
 	p.mu.Lock()
-	mode, ours := p.mode, map[ebpf.ProgramID]bool{}
-	for name, program := range p.kernel.programs {
-		info, err := program.Info()
-		if err != nil {
-			p.mu.Unlock()
-			return nil, fmt.Errorf("read the number of program %s: %w", name, err)
-		}
-		if id, ok := info.ID(); ok {
-			ours[id] = true
-		}
-	}
+	mode := p.mode
+	ours, err := p.kernel.owned()
 	p.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	return ahead(ifindex, mode, func(id ebpf.ProgramID) bool { return ours[id] })
 }
 

@@ -156,3 +156,18 @@ func TestTCXIsAheadOfSocketFilter(t *testing.T) {
 	addTCX(t, n.ifindex, ebpf.AttachTCXEgress, "leaving")
 	wantAhead(t, p.Ahead, n.ifindex, Foreign{"tcx-egress", "leaving"})
 }
+
+// BenchmarkAhead is one look at one interface, of which an agent has up to hundreds.
+func BenchmarkAhead(b *testing.B) {
+	p, err := Open(Options{Mode: ModeTCX})
+	if err != nil {
+		b.Skip("needs root and TCX: ", err)
+	}
+	defer p.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.Ahead(1); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -25,6 +25,7 @@ type kernelSide struct {
 	sweep    *ebpf.Program
 	spec     *ebpf.CollectionSpec
 	programs map[string]*ebpf.Program
+	numbers  map[ebpf.ProgramID]bool // of programs, as of the last call of owned
 }
 
 // loadKernelSide creates the maps and loads the sweep. The error says what to do
@@ -74,6 +75,26 @@ func (k *kernelSide) program(name string) (*ebpf.Program, error) {
 	p := coll.DetachProgram(name)
 	k.programs[name] = p
 	return p, nil
+}
+
+// owned returns the numbers of the capture programs that are loaded. The kernel is asked only
+// after one more was loaded: each question reads a file in /proc.
+func (k *kernelSide) owned() (map[ebpf.ProgramID]bool, error) {
+	if len(k.numbers) == len(k.programs) {
+		return k.numbers, nil
+	}
+	numbers := make(map[ebpf.ProgramID]bool, len(k.programs))
+	for name, program := range k.programs {
+		info, err := program.Info()
+		if err != nil {
+			return nil, fmt.Errorf("read the number of program %s: %w", name, err)
+		}
+		if id, ok := info.ID(); ok {
+			numbers[id] = true
+		}
+	}
+	k.numbers = numbers
+	return numbers, nil
 }
 
 // load loads programs that share the maps of the capture programs.

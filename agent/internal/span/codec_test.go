@@ -273,7 +273,7 @@ func TestKeysAreComplete(t *testing.T) {
 		}
 	}
 	sets = append(sets, appendAttributes(nil, &x, start), Resource(&socket).Attributes(),
-		appendLayer(nil, &LayerSpan{Flags: observe.FlagIdle, Segment: breakdown.Segment{Layer: observe.ProtocolStack, Queue: breakdown.SendQueue, MergedLayers: []observe.Layer{observe.ProtocolStack, observe.Application}}}))
+		appendLayer(nil, &LayerSpan{Flags: observe.FlagIdle, Segment: &breakdown.Segment{Layer: observe.ProtocolStack, Queue: breakdown.SendQueue, MergedLayers: []observe.Layer{observe.ProtocolStack, observe.Application}}}))
 	p.Workload.PodUID, p.Workload.Name = "11111111-2222-3333-4444-555555555555", "gateway"
 	for p.Workload.Kind = range controllerKeys {
 		sets = append(sets, Resource(&p).Attributes())

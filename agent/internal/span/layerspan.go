@@ -13,6 +13,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/recent"
 )
 
 // LayerSpan is a segment of a request's time on this node's clock.
@@ -20,7 +21,7 @@ type LayerSpan struct {
 	TraceID trace.TraceID
 	// SpanID is the parent, the span in the request's header.
 	SpanID  trace.SpanID
-	Segment breakdown.Segment
+	Segment *breakdown.Segment
 	// Node is this node. Workload spent the time; it is empty if the node did.
 	Node     string
 	Workload observe.Workload
@@ -81,11 +82,11 @@ func (e *Emitter) EmitLayer(s *LayerSpan) bool {
 	}
 	offset := e.opts.Offset()
 	p := observe.Point{
-		ID:   "layers/" + s.Workload.Namespace + "/" + s.Workload.Pod + "/" + s.Workload.Service,
+		ID:   layerPoints.Get([3]string{s.Workload.Namespace, s.Workload.Pod, s.Workload.Service}),
 		Node: s.Node, Workload: s.Workload,
 	}
 	made := &e.span
-	made.Origin, made.Name = e.point(&p, layerResource).exchanges, layerName(&s.Segment)
+	made.Origin, made.Name = e.point(&p, layerResource).exchanges, layerName(s.Segment)
 	made.TraceID, made.ID, made.Parent = s.TraceID, layerID(s), s.SpanID
 	made.Start, made.End = offset.unixNano(s.Segment.At), offset.unixNano(s.Segment.At+uint64(s.Segment.Time))
 	made.Attributes = appendLayer(made.Attributes[:0], s)
@@ -93,9 +94,38 @@ func (e *Emitter) EmitLayer(s *LayerSpan) bool {
 	return true
 }
 
+// maxLayerTexts is the number of names, and of IDs of points, that are kept, some 150 bytes each.
+const maxLayerTexts = 1024
+
+// layerPoints are the IDs of points of a namespace, pod and service.
+var layerPoints = recent.New(maxLayerTexts, func(of [3]string) string { return "layers/" + of[0] + "/" + of[1] + "/" + of[2] })
+
+// namedSegment is what the name of a segment of one layer is made of.
+type namedSegment struct {
+	layer    observe.Layer
+	queue    breakdown.Queue
+	location string
+	phase    breakdown.Phase
+}
+
+var layerNames = recent.New(maxLayerTexts, func(n namedSegment) string {
+	return makeLayerName(&breakdown.Segment{Layer: n.layer, Queue: n.queue, Location: n.location, Phase: n.phase})
+})
+
 // layerName names the span of a segment for lists of spans: all of its layers, the queue
 // of which service, and the message. There are few names: none has an ID.
 func layerName(s *breakdown.Segment) string {
+	if len(s.MergedLayers) > 0 {
+		return makeLayerName(s)
+	}
+	n := namedSegment{layer: s.Layer, queue: s.Queue, phase: s.Phase}
+	if n.queue != "" {
+		n.location = s.Location
+	}
+	return layerNames.Get(n)
+}
+
+func makeLayerName(s *breakdown.Segment) string {
 	name := s.Layer.Title()
 	if len(s.MergedLayers) > 0 {
 		titles := make([]string, len(s.MergedLayers))
@@ -124,9 +154,10 @@ func appendLayer(kv []attribute.KeyValue, s *LayerSpan) []attribute.KeyValue {
 
 // layerID returns the same ID for a segment that is reported again.
 func layerID(s *LayerSpan) trace.SpanID {
-	b := append(s.TraceID[:], s.SpanID[:]...)
+	b := make([]byte, 0, 256) // not of the heap
+	b = append(append(b, s.TraceID[:]...), s.SpanID[:]...)
 	b = binary.BigEndian.AppendUint64(b, s.Segment.At)
-	for _, text := range []string{s.Node, string(s.Segment.Layer), string(s.Segment.Phase), s.Segment.Between} {
+	for _, text := range [...]string{s.Node, string(s.Segment.Layer), string(s.Segment.Phase), s.Segment.Between} {
 		b = append(append(b, 0), text...)
 	}
 	return spanIDOf(sha256.Sum256(b))

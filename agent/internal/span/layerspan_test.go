@@ -29,7 +29,7 @@ func TestLayerNames(t *testing.T) {
 }
 
 func TestLayerSpanOfCutHop(t *testing.T) {
-	s := LayerSpan{Segment: breakdown.Segment{Layer: observe.Application}, Flags: observe.FlagEndGuessed}
+	s := LayerSpan{Segment: &breakdown.Segment{Layer: observe.Application}, Flags: observe.FlagEndGuessed}
 	for _, kv := range appendLayer(nil, &s) {
 		if kv.Key == keyFlags {
 			if got := kv.Value.AsStringSlice(); len(got) != 1 || got[0] != "end_guessed" {
