@@ -16,7 +16,8 @@
  * track_segment             on_syn | on_payload, then on_fin, end_connection, set_tracked
  * on_payload                for each part: search_on (deep), track_part
  * track_part                on_client_data (request.h) | on_server_data (response.h)
- * sweep                     sweep_connection -> emit, untrack, report; sweep_queued
+ * sweep                     sweep_connection -> emit, untrack, report; sweep_queued;
+ *                             end_recount
  */
 #include "include/track.h"
 
@@ -32,8 +33,10 @@ CAPTURE_PROGRAMS(capture)
  * after report_after. A connection is forgotten when it has been idle for forget_idle after
  * its exchange was emitted. With evict_idle, up to evict_max open exchanges that have been idle
  * for longer are emitted.
+ * Unproven connections are forgotten after unproven_idle.
  * Results: open, exchanges left open, and in idle those by the logarithm of their idle
- * time in units of 2^20 ns; tracked, other connections that stay; evicted.
+ * time in units of 2^20 ns; unproven, connections without proof; tracked, others that
+ * stay; evicted; miscounted, slots of tracked_connections whose count was not right.
  */
 struct sweep_args {
 	__u64 response_idle;
@@ -42,11 +45,14 @@ struct sweep_args {
 	__u64 hold_after;
 	__u64 report_after;
 	__u64 forget_idle;
+	__u64 unproven_idle;
 	__u64 evict_idle;
 	__u64 evict_max;
 	__u64 open;
+	__u64 unproven;
 	__u64 tracked;
 	__u64 evicted;
+	__u64 miscounted;
 	__u64 idle[IDLE_BUCKETS];
 };
 
@@ -55,6 +61,20 @@ struct sweep_context {
 	__u64 now;
 	struct sweep_args args;
 } sweeping;
+
+/* The counts of tracked_connections, counted again by the sweep: a packet program that
+ * works on a connection while another one deletes it leaves a count that is wrong for good.
+ */
+struct recount {
+	__u32 before; /* the count before the walk */
+	__u32 seen;   /* connections seen by the walk */
+	__u32 wrong;  /* difference at the latest sweep */
+};
+
+struct {
+	struct recount of[1 << TRACKED_BITS];
+	struct recount unproven;
+} recounts;
 
 /* Idle times after which a connection with an emitted exchange is no longer tracked; until
  * then late segments are counted. A connection kept open but unused must not stay
@@ -85,8 +105,10 @@ static __always_inline void forget_connection(void *map, struct connection *c,
 					      const struct connection_key *key, __u64 claim,
 					      __u8 phase)
 {
-	if (untrack(c, key, claim, phase))
+	if (untrack(c, key, claim, phase)) {
+		set_proof(c, PROOF_NONE);
 		bpf_map_delete_elem(map, key);
+	}
 }
 
 /* A complete exchange also waits for the application to read the response. */
@@ -126,6 +148,24 @@ static __always_inline void sweep_rest(void *map, const struct connection_key *k
 	if (phase == PHASE_HEAD)
 		count(COUNTER_DISCARDED);
 	forget_connection(map, c, key, claim, phase);
+}
+
+/* A connection without proof. */
+static __always_inline void sweep_unproven(void *map, const struct connection_key *key,
+					   struct connection *c, struct sweep_args *args,
+					   __u64 claim, __u64 idle)
+{
+	__u8 phase = *(volatile __u8 *)&c->phase;
+
+	if (idle < args->unproven_idle) {
+		args->unproven++;
+		return;
+	}
+	if (is_open(c))
+		emit(c, claim, 0); /* counts it */
+	if (phase == PHASE_HEAD)
+		count(COUNTER_DISCARDED);
+	forget_connection(map, c, key, claim | 1, phase);
 }
 
 static __always_inline __u32 idle_bucket(__u64 idle)
@@ -174,6 +214,13 @@ static long sweep_connection(void *map, const struct connection_key *key, struct
 	__u64 limit = args->request_idle;
 	__u32 flags = FLAG_IDLE;
 
+	if (c->tracked)
+		recounts.of[tracked_slot(hash_of_key(key, point_of(key)))].seen++;
+	if (*(volatile __u32 *)&c->proof == PROOF_AWAITED) {
+		recounts.unproven.seen++;
+		sweep_unproven(map, key, c, args, claim, idle);
+		return 0;
+	}
 	if (!is_open(c) || claim & 1) {
 		sweep_rest(map, key, c, args, claim, idle);
 		return 0;
@@ -211,24 +258,76 @@ static long sweep_queued(void *map, const struct queue_key *key, struct queued_r
 	__u64 last = c ? c->last_ns : 0;
 
 	if (!c || !ctx->args.request_idle || last + ctx->args.request_idle <= ctx->now)
-		emit_queued(key, FLAG_IDLE);
-	else if (q->recorded)
+		emit_queued(key, FLAG_IDLE, c ? is_proven(c) : q->proven);
+	else if (q->recorded && is_proven(c))
 		report(&q->x, &q->reports, ctx);
+	return 0;
+}
+
+static __always_inline void begin_recount(struct recount *r, const __u32 *count)
+{
+	r->before = *(volatile __u32 *)count;
+	r->seen = 0;
+}
+
+/* Corrects a count that nothing has changed since the walk began, if two sweeps agree.
+ * Returns whether it is not right.
+ */
+static __always_inline bool end_recount(struct recount *r, __u32 *count, __u32 *total)
+{
+	__u32 now = *(volatile __u32 *)count, wrong = (now - r->seen) & COUNT_MASK;
+	bool again = wrong && r->wrong == wrong;
+
+	r->wrong = now == r->before ? wrong : 0;
+	if (!again || now != r->before ||
+	    __sync_val_compare_and_swap(count, now, (now & ~COUNT_MASK) | r->seen) != now)
+		return wrong;
+	if (total)
+		__sync_fetch_and_add(total, r->seen - (now & COUNT_MASK));
+	return true;
+}
+
+static long begin_slot(__u32 i, void *unused)
+{
+	const struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
+
+	i &= (1 << TRACKED_BITS) - 1;
+	if (f)
+		begin_recount(&recounts.of[i], &f->count[i]);
+	return 0;
+}
+
+static long end_slot(__u32 i, void *unused)
+{
+	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
+
+	i &= (1 << TRACKED_BITS) - 1;
+	if (f)
+		sweeping.args.miscounted += end_recount(&recounts.of[i], &f->count[i], &f->total);
 	return 0;
 }
 
 SEC("syscall")
 int sweep(struct sweep_args *args)
 {
+	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
 	struct sweep_context *ctx = &sweeping;
 
+	if (!f)
+		return 0;
 	ctx->now = bpf_ktime_get_ns();
 	ctx->args = *args;
 	ctx->args.open = 0;
+	ctx->args.unproven = 0;
 	ctx->args.tracked = 0;
 	ctx->args.evicted = 0;
+	ctx->args.miscounted = 0;
 	__builtin_memset(ctx->args.idle, 0, sizeof(ctx->args.idle));
+	bpf_loop(1 << TRACKED_BITS, begin_slot, NULL, 0);
+	begin_recount(&recounts.unproven, &f->unproven);
 	bpf_for_each_map_elem(&connections, sweep_connection, NULL, 0);
+	bpf_loop(1 << TRACKED_BITS, end_slot, NULL, 0);
+	ctx->args.miscounted += end_recount(&recounts.unproven, &f->unproven, NULL);
 	bpf_for_each_map_elem(&queued_requests, sweep_queued, NULL, 0);
 	*args = ctx->args;
 	return 0;

@@ -25,6 +25,7 @@ type CaptureConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -35,6 +36,7 @@ type CaptureConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -89,6 +91,7 @@ type CaptureConnection struct {
 	RequestStart    uint32
 	LeftUnread      uint8
 	Pad2            [3]uint8
+	Proof           uint32
 	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
@@ -96,6 +99,7 @@ type CaptureConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -106,9 +110,11 @@ type CaptureConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
+	_ [4]byte
 }
 
 type CaptureConnectionKey struct {
@@ -171,7 +177,10 @@ const (
 	CaptureCounterCOUNTER_SEARCH_BYTES        CaptureCounter = 33
 	CaptureCounterCOUNTER_SEARCH_BUDGET       CaptureCounter = 34
 	CaptureCounterCOUNTER_CONTEXT_BEHIND      CaptureCounter = 35
-	CaptureCounterCOUNTERS                    CaptureCounter = 36
+	CaptureCounterCOUNTER_UNPROVEN            CaptureCounter = 36
+	CaptureCounterCOUNTER_IMPLAUSIBLE         CaptureCounter = 37
+	CaptureCounterCOUNTER_OTHER_HOST          CaptureCounter = 38
+	CaptureCounterCOUNTERS                    CaptureCounter = 39
 )
 
 type CaptureDeepMode uint32
@@ -273,6 +282,11 @@ type CaptureExchangeRecord struct {
 	RequestLine [96]uint8
 }
 
+type CaptureHandshakes struct {
+	_  structs.HostLayout
+	Of [2048]uint64
+}
+
 type CaptureLimit uint32
 
 const (
@@ -280,6 +294,11 @@ const (
 	CaptureLimitLIMIT_DEEP    CaptureLimit = 2
 	CaptureLimitLIMIT_NEW     CaptureLimit = 4
 )
+
+type CaptureOwnOnly struct {
+	_  structs.HostLayout
+	Of [8192]uint8
+}
 
 type CapturePartialHead struct {
 	_    structs.HostLayout
@@ -366,7 +385,7 @@ type CaptureQueuedRequest struct {
 	Recorded uint8
 	Bodiless uint8
 	Reports  uint8
-	Pad      uint8
+	Proven   uint8
 }
 
 type CaptureScratch struct {
@@ -376,10 +395,10 @@ type CaptureScratch struct {
 	Unfinished   uint64
 	Resume       uint64
 	SegmentCache [8]struct {
-		_          structs.HostLayout
-		SeqAck     uint64
-		PayloadLen uint32
-		Kind       struct {
+		_      structs.HostLayout
+		SeqAck uint64
+		Id     uint32
+		Kind   struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -467,6 +486,7 @@ type CaptureScratch struct {
 			Marks       uint8
 			Response    uint8
 		}
+		Sender uint64
 	}
 	Socket struct {
 		_      structs.HostLayout
@@ -493,16 +513,16 @@ type CaptureScratch struct {
 		Pad      uint8
 	}
 	CachedHeads [8]struct {
-		_          structs.HostLayout
-		SeqAck     uint64
-		Length     uint64
-		PayloadLen uint32
-		HeadLen    uint32
-		Unframed   uint32
-		Line       uint8
-		Headers    uint8
-		Unread     uint8
-		Pad        [1]uint8
+		_        structs.HostLayout
+		SeqAck   uint64
+		Length   uint64
+		Id       uint32
+		HeadLen  uint32
+		Unframed uint32
+		Line     uint8
+		Headers  uint8
+		Unread   uint8
+		Pad      [1]uint8
 	}
 	Text    [8320]uint8
 	Options struct {
@@ -543,11 +563,14 @@ type CaptureSweepArgs struct {
 	HoldAfter    uint64
 	ReportAfter  uint64
 	ForgetIdle   uint64
+	UnprovenIdle uint64
 	EvictIdle    uint64
 	EvictMax     uint64
 	Open         uint64
+	Unproven     uint64
 	Tracked      uint64
 	Evicted      uint64
+	Miscounted   uint64
 	Idle         [32]uint64
 }
 
@@ -562,20 +585,25 @@ type CaptureSweepContext struct {
 		HoldAfter    uint64
 		ReportAfter  uint64
 		ForgetIdle   uint64
+		UnprovenIdle uint64
 		EvictIdle    uint64
 		EvictMax     uint64
 		Open         uint64
+		Unproven     uint64
 		Tracked      uint64
 		Evicted      uint64
+		Miscounted   uint64
 		Idle         [32]uint64
 	}
 }
 
 type CaptureTracked struct {
-	_     structs.HostLayout
-	Total uint32
-	Pad   [60]uint8
-	Count [1024]uint32
+	_        structs.HostLayout
+	Total    uint32
+	Unproven uint32
+	Next     uint32
+	Pad      [52]uint8
+	Count    [1024]uint32
 }
 
 type CaptureUnseen uint32
@@ -613,35 +641,40 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	CaptureMapConnections        = "connections"
-	CaptureMapCounters           = "counters"
-	CaptureMapExchanges          = "exchanges"
-	CaptureMapLimits             = "limits"
-	CaptureMapPartialHeads       = "partial_heads"
-	CaptureMapQueuedRequests     = "queued_requests"
-	CaptureMapScratches          = "scratches"
-	CaptureMapSearchBudgets      = "search_budgets"
-	CaptureMapTrackedConnections = "tracked_connections"
-	CaptureMapTrustedPrefixes    = "trusted_prefixes"
-	CaptureMapUnseenCounters     = "unseen_counters"
-	CaptureProgCaptureIn         = "capture_in"
-	CaptureProgCaptureInL3       = "capture_in_l3"
-	CaptureProgCaptureOut        = "capture_out"
-	CaptureProgCaptureOutL3      = "capture_out_l3"
-	CaptureProgCaptureSock       = "capture_sock"
-	CaptureProgCaptureSockL3     = "capture_sock_l3"
-	CaptureProgSweep             = "sweep"
-	CaptureVarContextHeaders     = "context_headers"
-	CaptureVarDeep               = "deep"
-	CaptureVarDeepBudget         = "deep_budget"
-	CaptureVarDeepWindow         = "deep_window"
-	CaptureVarFilterPorts        = "filter_ports"
-	CaptureVarOrdered            = "ordered"
-	CaptureVarPorts              = "ports"
-	CaptureVarPrefixWindow       = "prefix_window"
-	CaptureVarRanks              = "ranks"
-	CaptureVarRingWakeupFill     = "ring_wakeup_fill"
-	CaptureVarSweeping           = "sweeping"
+	CaptureMapConnections         = "connections"
+	CaptureMapCounters            = "counters"
+	CaptureMapExchanges           = "exchanges"
+	CaptureMapLatestHandshakes    = "latest_handshakes"
+	CaptureMapLimits              = "limits"
+	CaptureMapOwnOnlyInterfaces   = "own_only_interfaces"
+	CaptureMapPartialHeads        = "partial_heads"
+	CaptureMapQueuedRequests      = "queued_requests"
+	CaptureMapScratches           = "scratches"
+	CaptureMapSearchBudgets       = "search_budgets"
+	CaptureMapTrackedConnections  = "tracked_connections"
+	CaptureMapTrustedPrefixes     = "trusted_prefixes"
+	CaptureMapUnprovenConnections = "unproven_connections"
+	CaptureMapUnseenCounters      = "unseen_counters"
+	CaptureProgCaptureIn          = "capture_in"
+	CaptureProgCaptureInL3        = "capture_in_l3"
+	CaptureProgCaptureOut         = "capture_out"
+	CaptureProgCaptureOutL3       = "capture_out_l3"
+	CaptureProgCaptureSock        = "capture_sock"
+	CaptureProgCaptureSockL3      = "capture_sock_l3"
+	CaptureProgSweep              = "sweep"
+	CaptureVarContextHeaders      = "context_headers"
+	CaptureVarDeep                = "deep"
+	CaptureVarDeepBudget          = "deep_budget"
+	CaptureVarDeepWindow          = "deep_window"
+	CaptureVarFilterPorts         = "filter_ports"
+	CaptureVarOrdered             = "ordered"
+	CaptureVarPorts               = "ports"
+	CaptureVarPrefixWindow        = "prefix_window"
+	CaptureVarRanks               = "ranks"
+	CaptureVarRecounts            = "recounts"
+	CaptureVarRingWakeupFill      = "ring_wakeup_fill"
+	CaptureVarSweeping            = "sweeping"
+	CaptureVarUnprovenMax         = "unproven_max"
 )
 
 // LoadCapture returns the embedded CollectionSpec for Capture.
@@ -699,17 +732,20 @@ type CaptureProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CaptureMapSpecs struct {
-	Connections        *ebpf.MapSpec `ebpf:"connections"`
-	Counters           *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
-	Limits             *ebpf.MapSpec `ebpf:"limits"`
-	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
-	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
-	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
-	SearchBudgets      *ebpf.MapSpec `ebpf:"search_budgets"`
-	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
-	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
-	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
+	Connections         *ebpf.MapSpec `ebpf:"connections"`
+	Counters            *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
+	LatestHandshakes    *ebpf.MapSpec `ebpf:"latest_handshakes"`
+	Limits              *ebpf.MapSpec `ebpf:"limits"`
+	OwnOnlyInterfaces   *ebpf.MapSpec `ebpf:"own_only_interfaces"`
+	PartialHeads        *ebpf.MapSpec `ebpf:"partial_heads"`
+	QueuedRequests      *ebpf.MapSpec `ebpf:"queued_requests"`
+	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
+	SearchBudgets       *ebpf.MapSpec `ebpf:"search_budgets"`
+	TrackedConnections  *ebpf.MapSpec `ebpf:"tracked_connections"`
+	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnprovenConnections *ebpf.MapSpec `ebpf:"unproven_connections"`
+	UnseenCounters      *ebpf.MapSpec `ebpf:"unseen_counters"`
 }
 
 // CaptureVariableSpecs contains global variables before they are loaded into the kernel.
@@ -725,8 +761,10 @@ type CaptureVariableSpecs struct {
 	Ports          *ebpf.VariableSpec `ebpf:"ports"`
 	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
 	Ranks          *ebpf.VariableSpec `ebpf:"ranks"`
+	Recounts       *ebpf.VariableSpec `ebpf:"recounts"`
 	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
 	Sweeping       *ebpf.VariableSpec `ebpf:"sweeping"`
+	UnprovenMax    *ebpf.VariableSpec `ebpf:"unproven_max"`
 }
 
 // CaptureObjects contains all objects after they have been loaded into the kernel.
@@ -749,17 +787,20 @@ func (o *CaptureObjects) Close() error {
 //
 // It can be passed to LoadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CaptureMaps struct {
-	Connections        *ebpf.Map `ebpf:"connections"`
-	Counters           *ebpf.Map `ebpf:"counters"`
-	Exchanges          *ebpf.Map `ebpf:"exchanges"`
-	Limits             *ebpf.Map `ebpf:"limits"`
-	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
-	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
-	Scratches          *ebpf.Map `ebpf:"scratches"`
-	SearchBudgets      *ebpf.Map `ebpf:"search_budgets"`
-	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
-	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
-	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
+	Connections         *ebpf.Map `ebpf:"connections"`
+	Counters            *ebpf.Map `ebpf:"counters"`
+	Exchanges           *ebpf.Map `ebpf:"exchanges"`
+	LatestHandshakes    *ebpf.Map `ebpf:"latest_handshakes"`
+	Limits              *ebpf.Map `ebpf:"limits"`
+	OwnOnlyInterfaces   *ebpf.Map `ebpf:"own_only_interfaces"`
+	PartialHeads        *ebpf.Map `ebpf:"partial_heads"`
+	QueuedRequests      *ebpf.Map `ebpf:"queued_requests"`
+	Scratches           *ebpf.Map `ebpf:"scratches"`
+	SearchBudgets       *ebpf.Map `ebpf:"search_budgets"`
+	TrackedConnections  *ebpf.Map `ebpf:"tracked_connections"`
+	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnprovenConnections *ebpf.Map `ebpf:"unproven_connections"`
+	UnseenCounters      *ebpf.Map `ebpf:"unseen_counters"`
 }
 
 func (m *CaptureMaps) Close() error {
@@ -767,13 +808,16 @@ func (m *CaptureMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
+		m.LatestHandshakes,
 		m.Limits,
+		m.OwnOnlyInterfaces,
 		m.PartialHeads,
 		m.QueuedRequests,
 		m.Scratches,
 		m.SearchBudgets,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnprovenConnections,
 		m.UnseenCounters,
 	)
 }
@@ -791,8 +835,10 @@ type CaptureVariables struct {
 	Ports          *ebpf.Variable `ebpf:"ports"`
 	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
 	Ranks          *ebpf.Variable `ebpf:"ranks"`
+	Recounts       *ebpf.Variable `ebpf:"recounts"`
 	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
 	Sweeping       *ebpf.Variable `ebpf:"sweeping"`
+	UnprovenMax    *ebpf.Variable `ebpf:"unproven_max"`
 }
 
 // CapturePrograms contains all programs after they have been loaded into the kernel.

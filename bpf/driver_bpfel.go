@@ -85,6 +85,7 @@ type DriverConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -95,6 +96,7 @@ type DriverConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -149,6 +151,7 @@ type DriverConnection struct {
 	RequestStart    uint32
 	LeftUnread      uint8
 	Pad2            [3]uint8
+	Proof           uint32
 	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
@@ -156,6 +159,7 @@ type DriverConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -166,9 +170,11 @@ type DriverConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
+	_ [4]byte
 }
 
 type DriverConnectionKey struct {
@@ -219,8 +225,16 @@ const (
 	DriverCounterCOUNTER_SEARCH_BYTES        DriverCounter = 33
 	DriverCounterCOUNTER_SEARCH_BUDGET       DriverCounter = 34
 	DriverCounterCOUNTER_CONTEXT_BEHIND      DriverCounter = 35
-	DriverCounterCOUNTERS                    DriverCounter = 36
+	DriverCounterCOUNTER_UNPROVEN            DriverCounter = 36
+	DriverCounterCOUNTER_IMPLAUSIBLE         DriverCounter = 37
+	DriverCounterCOUNTER_OTHER_HOST          DriverCounter = 38
+	DriverCounterCOUNTERS                    DriverCounter = 39
 )
+
+type DriverHandshakes struct {
+	_  structs.HostLayout
+	Of [2048]uint64
+}
 
 type DriverLimit uint32
 
@@ -229,6 +243,11 @@ const (
 	DriverLimitLIMIT_DEEP    DriverLimit = 2
 	DriverLimitLIMIT_NEW     DriverLimit = 4
 )
+
+type DriverOwnOnly struct {
+	_  structs.HostLayout
+	Of [8192]uint8
+}
 
 type DriverPrefixKey struct {
 	_    structs.HostLayout
@@ -310,7 +329,7 @@ type DriverQueuedRequest struct {
 	Recorded uint8
 	Bodiless uint8
 	Reports  uint8
-	Pad      uint8
+	Proven   uint8
 }
 
 type DriverScratch struct {
@@ -320,10 +339,10 @@ type DriverScratch struct {
 	Unfinished   uint64
 	Resume       uint64
 	SegmentCache [8]struct {
-		_          structs.HostLayout
-		SeqAck     uint64
-		PayloadLen uint32
-		Kind       struct {
+		_      structs.HostLayout
+		SeqAck uint64
+		Id     uint32
+		Kind   struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -411,6 +430,7 @@ type DriverScratch struct {
 			Marks       uint8
 			Response    uint8
 		}
+		Sender uint64
 	}
 	Socket struct {
 		_      structs.HostLayout
@@ -437,16 +457,16 @@ type DriverScratch struct {
 		Pad      uint8
 	}
 	CachedHeads [8]struct {
-		_          structs.HostLayout
-		SeqAck     uint64
-		Length     uint64
-		PayloadLen uint32
-		HeadLen    uint32
-		Unframed   uint32
-		Line       uint8
-		Headers    uint8
-		Unread     uint8
-		Pad        [1]uint8
+		_        structs.HostLayout
+		SeqAck   uint64
+		Length   uint64
+		Id       uint32
+		HeadLen  uint32
+		Unframed uint32
+		Line     uint8
+		Headers  uint8
+		Unread   uint8
+		Pad      [1]uint8
 	}
 	Text    [8320]uint8
 	Options struct {
@@ -474,10 +494,12 @@ type DriverScratch struct {
 }
 
 type DriverTracked struct {
-	_     structs.HostLayout
-	Total uint32
-	Pad   [60]uint8
-	Count [1024]uint32
+	_        structs.HostLayout
+	Total    uint32
+	Unproven uint32
+	Next     uint32
+	Pad      [52]uint8
+	Count    [1024]uint32
 }
 
 type DriverUnseen uint32
@@ -502,23 +524,27 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DriverMapConnections        = "connections"
-	DriverMapCounters           = "counters"
-	DriverMapExchanges          = "exchanges"
-	DriverMapLimits             = "limits"
-	DriverMapQueuedRequests     = "queued_requests"
-	DriverMapScratches          = "scratches"
-	DriverMapTrackedConnections = "tracked_connections"
-	DriverMapTrustedPrefixes    = "trusted_prefixes"
-	DriverMapUnseenCounters     = "unseen_counters"
-	DriverMapWatchedHigh        = "watched_high"
-	DriverMapWatchedInterfaces  = "watched_interfaces"
-	DriverProgPacketDrop        = "packet_drop"
-	DriverProgQdiscDequeue      = "qdisc_dequeue"
-	DriverVarFilterPorts        = "filter_ports"
-	DriverVarPorts              = "ports"
-	DriverVarRingWakeupFill     = "ring_wakeup_fill"
-	DriverVarWatchedNetns       = "watched_netns"
+	DriverMapConnections         = "connections"
+	DriverMapCounters            = "counters"
+	DriverMapExchanges           = "exchanges"
+	DriverMapLatestHandshakes    = "latest_handshakes"
+	DriverMapLimits              = "limits"
+	DriverMapOwnOnlyInterfaces   = "own_only_interfaces"
+	DriverMapQueuedRequests      = "queued_requests"
+	DriverMapScratches           = "scratches"
+	DriverMapTrackedConnections  = "tracked_connections"
+	DriverMapTrustedPrefixes     = "trusted_prefixes"
+	DriverMapUnprovenConnections = "unproven_connections"
+	DriverMapUnseenCounters      = "unseen_counters"
+	DriverMapWatchedHigh         = "watched_high"
+	DriverMapWatchedInterfaces   = "watched_interfaces"
+	DriverProgPacketDrop         = "packet_drop"
+	DriverProgQdiscDequeue       = "qdisc_dequeue"
+	DriverVarFilterPorts         = "filter_ports"
+	DriverVarPorts               = "ports"
+	DriverVarRingWakeupFill      = "ring_wakeup_fill"
+	DriverVarUnprovenMax         = "unproven_max"
+	DriverVarWatchedNetns        = "watched_netns"
 )
 
 // LoadDriver returns the embedded CollectionSpec for Driver.
@@ -571,17 +597,20 @@ type DriverProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DriverMapSpecs struct {
-	Connections        *ebpf.MapSpec `ebpf:"connections"`
-	Counters           *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
-	Limits             *ebpf.MapSpec `ebpf:"limits"`
-	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
-	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
-	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
-	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
-	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
-	WatchedHigh        *ebpf.MapSpec `ebpf:"watched_high"`
-	WatchedInterfaces  *ebpf.MapSpec `ebpf:"watched_interfaces"`
+	Connections         *ebpf.MapSpec `ebpf:"connections"`
+	Counters            *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
+	LatestHandshakes    *ebpf.MapSpec `ebpf:"latest_handshakes"`
+	Limits              *ebpf.MapSpec `ebpf:"limits"`
+	OwnOnlyInterfaces   *ebpf.MapSpec `ebpf:"own_only_interfaces"`
+	QueuedRequests      *ebpf.MapSpec `ebpf:"queued_requests"`
+	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
+	TrackedConnections  *ebpf.MapSpec `ebpf:"tracked_connections"`
+	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnprovenConnections *ebpf.MapSpec `ebpf:"unproven_connections"`
+	UnseenCounters      *ebpf.MapSpec `ebpf:"unseen_counters"`
+	WatchedHigh         *ebpf.MapSpec `ebpf:"watched_high"`
+	WatchedInterfaces   *ebpf.MapSpec `ebpf:"watched_interfaces"`
 }
 
 // DriverVariableSpecs contains global variables before they are loaded into the kernel.
@@ -591,6 +620,7 @@ type DriverVariableSpecs struct {
 	FilterPorts    *ebpf.VariableSpec `ebpf:"filter_ports"`
 	Ports          *ebpf.VariableSpec `ebpf:"ports"`
 	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
+	UnprovenMax    *ebpf.VariableSpec `ebpf:"unproven_max"`
 	WatchedNetns   *ebpf.VariableSpec `ebpf:"watched_netns"`
 }
 
@@ -614,17 +644,20 @@ func (o *DriverObjects) Close() error {
 //
 // It can be passed to LoadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DriverMaps struct {
-	Connections        *ebpf.Map `ebpf:"connections"`
-	Counters           *ebpf.Map `ebpf:"counters"`
-	Exchanges          *ebpf.Map `ebpf:"exchanges"`
-	Limits             *ebpf.Map `ebpf:"limits"`
-	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
-	Scratches          *ebpf.Map `ebpf:"scratches"`
-	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
-	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
-	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
-	WatchedHigh        *ebpf.Map `ebpf:"watched_high"`
-	WatchedInterfaces  *ebpf.Map `ebpf:"watched_interfaces"`
+	Connections         *ebpf.Map `ebpf:"connections"`
+	Counters            *ebpf.Map `ebpf:"counters"`
+	Exchanges           *ebpf.Map `ebpf:"exchanges"`
+	LatestHandshakes    *ebpf.Map `ebpf:"latest_handshakes"`
+	Limits              *ebpf.Map `ebpf:"limits"`
+	OwnOnlyInterfaces   *ebpf.Map `ebpf:"own_only_interfaces"`
+	QueuedRequests      *ebpf.Map `ebpf:"queued_requests"`
+	Scratches           *ebpf.Map `ebpf:"scratches"`
+	TrackedConnections  *ebpf.Map `ebpf:"tracked_connections"`
+	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnprovenConnections *ebpf.Map `ebpf:"unproven_connections"`
+	UnseenCounters      *ebpf.Map `ebpf:"unseen_counters"`
+	WatchedHigh         *ebpf.Map `ebpf:"watched_high"`
+	WatchedInterfaces   *ebpf.Map `ebpf:"watched_interfaces"`
 }
 
 func (m *DriverMaps) Close() error {
@@ -632,11 +665,14 @@ func (m *DriverMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
+		m.LatestHandshakes,
 		m.Limits,
+		m.OwnOnlyInterfaces,
 		m.QueuedRequests,
 		m.Scratches,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnprovenConnections,
 		m.UnseenCounters,
 		m.WatchedHigh,
 		m.WatchedInterfaces,
@@ -650,6 +686,7 @@ type DriverVariables struct {
 	FilterPorts    *ebpf.Variable `ebpf:"filter_ports"`
 	Ports          *ebpf.Variable `ebpf:"ports"`
 	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
+	UnprovenMax    *ebpf.Variable `ebpf:"unproven_max"`
 	WatchedNetns   *ebpf.Variable `ebpf:"watched_netns"`
 }
 

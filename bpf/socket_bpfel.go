@@ -90,6 +90,7 @@ type SocketConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -100,6 +101,7 @@ type SocketConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -154,6 +156,7 @@ type SocketConnection struct {
 	RequestStart    uint32
 	LeftUnread      uint8
 	Pad2            [3]uint8
+	Proof           uint32
 	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
@@ -161,6 +164,7 @@ type SocketConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -171,9 +175,11 @@ type SocketConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
+	_ [4]byte
 }
 
 type SocketConnectionKey struct {
@@ -236,7 +242,10 @@ const (
 	SocketCounterCOUNTER_SEARCH_BYTES        SocketCounter = 33
 	SocketCounterCOUNTER_SEARCH_BUDGET       SocketCounter = 34
 	SocketCounterCOUNTER_CONTEXT_BEHIND      SocketCounter = 35
-	SocketCounterCOUNTERS                    SocketCounter = 36
+	SocketCounterCOUNTER_UNPROVEN            SocketCounter = 36
+	SocketCounterCOUNTER_IMPLAUSIBLE         SocketCounter = 37
+	SocketCounterCOUNTER_OTHER_HOST          SocketCounter = 38
+	SocketCounterCOUNTERS                    SocketCounter = 39
 )
 
 type SocketDeepMode uint32
@@ -247,6 +256,11 @@ const (
 	SocketDeepModeDEEP_AUTO SocketDeepMode = 2
 )
 
+type SocketHandshakes struct {
+	_  structs.HostLayout
+	Of [2048]uint64
+}
+
 type SocketLimit uint32
 
 const (
@@ -254,6 +268,11 @@ const (
 	SocketLimitLIMIT_DEEP    SocketLimit = 2
 	SocketLimitLIMIT_NEW     SocketLimit = 4
 )
+
+type SocketOwnOnly struct {
+	_  structs.HostLayout
+	Of [8192]uint8
+}
 
 type SocketPartialHead struct {
 	_    structs.HostLayout
@@ -400,7 +419,7 @@ type SocketQueuedRequest struct {
 	Recorded uint8
 	Bodiless uint8
 	Reports  uint8
-	Pad      uint8
+	Proven   uint8
 }
 
 type SocketScratch struct {
@@ -410,10 +429,10 @@ type SocketScratch struct {
 	Unfinished   uint64
 	Resume       uint64
 	SegmentCache [8]struct {
-		_          structs.HostLayout
-		SeqAck     uint64
-		PayloadLen uint32
-		Kind       struct {
+		_      structs.HostLayout
+		SeqAck uint64
+		Id     uint32
+		Kind   struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -501,6 +520,7 @@ type SocketScratch struct {
 			Marks       uint8
 			Response    uint8
 		}
+		Sender uint64
 	}
 	Socket struct {
 		_      structs.HostLayout
@@ -527,16 +547,16 @@ type SocketScratch struct {
 		Pad      uint8
 	}
 	CachedHeads [8]struct {
-		_          structs.HostLayout
-		SeqAck     uint64
-		Length     uint64
-		PayloadLen uint32
-		HeadLen    uint32
-		Unframed   uint32
-		Line       uint8
-		Headers    uint8
-		Unread     uint8
-		Pad        [1]uint8
+		_        structs.HostLayout
+		SeqAck   uint64
+		Length   uint64
+		Id       uint32
+		HeadLen  uint32
+		Unframed uint32
+		Line     uint8
+		Headers  uint8
+		Unread   uint8
+		Pad      [1]uint8
 	}
 	Text    [8320]uint8
 	Options struct {
@@ -617,10 +637,12 @@ type SocketTargetCgroups struct {
 }
 
 type SocketTracked struct {
-	_     structs.HostLayout
-	Total uint32
-	Pad   [60]uint8
-	Count [1024]uint32
+	_        structs.HostLayout
+	Total    uint32
+	Unproven uint32
+	Next     uint32
+	Pad      [52]uint8
+	Count    [1024]uint32
 }
 
 type SocketUnseen uint32
@@ -658,39 +680,43 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SocketMapCachedCgroups      = "cached_cgroups"
-	SocketMapConnections        = "connections"
-	SocketMapCounters           = "counters"
-	SocketMapExchanges          = "exchanges"
-	SocketMapLatestWrites       = "latest_writes"
-	SocketMapLimits             = "limits"
-	SocketMapPartialHeads       = "partial_heads"
-	SocketMapQueuedRequests     = "queued_requests"
-	SocketMapScratches          = "scratches"
-	SocketMapSearchBudgets      = "search_budgets"
-	SocketMapSocketStates       = "socket_states"
-	SocketMapTrackedConnections = "tracked_connections"
-	SocketMapTrustedPrefixes    = "trusted_prefixes"
-	SocketMapUnseenCounters     = "unseen_counters"
-	SocketProgCgroupCreated     = "cgroup_created"
-	SocketProgSocketDrop        = "socket_drop"
-	SocketProgSocketPacket      = "socket_packet"
-	SocketProgSocketRead        = "socket_read"
-	SocketProgSocketWrite       = "socket_write"
-	SocketProgSocketWrote       = "socket_wrote"
-	SocketVarContextHeaders     = "context_headers"
-	SocketVarDeep               = "deep"
-	SocketVarDeepBudget         = "deep_budget"
-	SocketVarDeepWindow         = "deep_window"
-	SocketVarFilterPorts        = "filter_ports"
-	SocketVarHaveRxSk           = "have_rx_sk"
-	SocketVarHaveWriteTp        = "have_write_tp"
-	SocketVarOrdered            = "ordered"
-	SocketVarPorts              = "ports"
-	SocketVarPrefixWindow       = "prefix_window"
-	SocketVarRanks              = "ranks"
-	SocketVarRingWakeupFill     = "ring_wakeup_fill"
-	SocketVarTargetCgroups      = "target_cgroups"
+	SocketMapCachedCgroups       = "cached_cgroups"
+	SocketMapConnections         = "connections"
+	SocketMapCounters            = "counters"
+	SocketMapExchanges           = "exchanges"
+	SocketMapLatestHandshakes    = "latest_handshakes"
+	SocketMapLatestWrites        = "latest_writes"
+	SocketMapLimits              = "limits"
+	SocketMapOwnOnlyInterfaces   = "own_only_interfaces"
+	SocketMapPartialHeads        = "partial_heads"
+	SocketMapQueuedRequests      = "queued_requests"
+	SocketMapScratches           = "scratches"
+	SocketMapSearchBudgets       = "search_budgets"
+	SocketMapSocketStates        = "socket_states"
+	SocketMapTrackedConnections  = "tracked_connections"
+	SocketMapTrustedPrefixes     = "trusted_prefixes"
+	SocketMapUnprovenConnections = "unproven_connections"
+	SocketMapUnseenCounters      = "unseen_counters"
+	SocketProgCgroupCreated      = "cgroup_created"
+	SocketProgSocketDrop         = "socket_drop"
+	SocketProgSocketPacket       = "socket_packet"
+	SocketProgSocketRead         = "socket_read"
+	SocketProgSocketWrite        = "socket_write"
+	SocketProgSocketWrote        = "socket_wrote"
+	SocketVarContextHeaders      = "context_headers"
+	SocketVarDeep                = "deep"
+	SocketVarDeepBudget          = "deep_budget"
+	SocketVarDeepWindow          = "deep_window"
+	SocketVarFilterPorts         = "filter_ports"
+	SocketVarHaveRxSk            = "have_rx_sk"
+	SocketVarHaveWriteTp         = "have_write_tp"
+	SocketVarOrdered             = "ordered"
+	SocketVarPorts               = "ports"
+	SocketVarPrefixWindow        = "prefix_window"
+	SocketVarRanks               = "ranks"
+	SocketVarRingWakeupFill      = "ring_wakeup_fill"
+	SocketVarTargetCgroups       = "target_cgroups"
+	SocketVarUnprovenMax         = "unproven_max"
 )
 
 // LoadSocket returns the embedded CollectionSpec for Socket.
@@ -747,20 +773,23 @@ type SocketProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketMapSpecs struct {
-	CachedCgroups      *ebpf.MapSpec `ebpf:"cached_cgroups"`
-	Connections        *ebpf.MapSpec `ebpf:"connections"`
-	Counters           *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
-	LatestWrites       *ebpf.MapSpec `ebpf:"latest_writes"`
-	Limits             *ebpf.MapSpec `ebpf:"limits"`
-	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
-	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
-	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
-	SearchBudgets      *ebpf.MapSpec `ebpf:"search_budgets"`
-	SocketStates       *ebpf.MapSpec `ebpf:"socket_states"`
-	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
-	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
-	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
+	CachedCgroups       *ebpf.MapSpec `ebpf:"cached_cgroups"`
+	Connections         *ebpf.MapSpec `ebpf:"connections"`
+	Counters            *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
+	LatestHandshakes    *ebpf.MapSpec `ebpf:"latest_handshakes"`
+	LatestWrites        *ebpf.MapSpec `ebpf:"latest_writes"`
+	Limits              *ebpf.MapSpec `ebpf:"limits"`
+	OwnOnlyInterfaces   *ebpf.MapSpec `ebpf:"own_only_interfaces"`
+	PartialHeads        *ebpf.MapSpec `ebpf:"partial_heads"`
+	QueuedRequests      *ebpf.MapSpec `ebpf:"queued_requests"`
+	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
+	SearchBudgets       *ebpf.MapSpec `ebpf:"search_budgets"`
+	SocketStates        *ebpf.MapSpec `ebpf:"socket_states"`
+	TrackedConnections  *ebpf.MapSpec `ebpf:"tracked_connections"`
+	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnprovenConnections *ebpf.MapSpec `ebpf:"unproven_connections"`
+	UnseenCounters      *ebpf.MapSpec `ebpf:"unseen_counters"`
 }
 
 // SocketVariableSpecs contains global variables before they are loaded into the kernel.
@@ -780,6 +809,7 @@ type SocketVariableSpecs struct {
 	Ranks          *ebpf.VariableSpec `ebpf:"ranks"`
 	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
 	TargetCgroups  *ebpf.VariableSpec `ebpf:"target_cgroups"`
+	UnprovenMax    *ebpf.VariableSpec `ebpf:"unproven_max"`
 }
 
 // SocketObjects contains all objects after they have been loaded into the kernel.
@@ -802,20 +832,23 @@ func (o *SocketObjects) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketMaps struct {
-	CachedCgroups      *ebpf.Map `ebpf:"cached_cgroups"`
-	Connections        *ebpf.Map `ebpf:"connections"`
-	Counters           *ebpf.Map `ebpf:"counters"`
-	Exchanges          *ebpf.Map `ebpf:"exchanges"`
-	LatestWrites       *ebpf.Map `ebpf:"latest_writes"`
-	Limits             *ebpf.Map `ebpf:"limits"`
-	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
-	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
-	Scratches          *ebpf.Map `ebpf:"scratches"`
-	SearchBudgets      *ebpf.Map `ebpf:"search_budgets"`
-	SocketStates       *ebpf.Map `ebpf:"socket_states"`
-	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
-	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
-	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
+	CachedCgroups       *ebpf.Map `ebpf:"cached_cgroups"`
+	Connections         *ebpf.Map `ebpf:"connections"`
+	Counters            *ebpf.Map `ebpf:"counters"`
+	Exchanges           *ebpf.Map `ebpf:"exchanges"`
+	LatestHandshakes    *ebpf.Map `ebpf:"latest_handshakes"`
+	LatestWrites        *ebpf.Map `ebpf:"latest_writes"`
+	Limits              *ebpf.Map `ebpf:"limits"`
+	OwnOnlyInterfaces   *ebpf.Map `ebpf:"own_only_interfaces"`
+	PartialHeads        *ebpf.Map `ebpf:"partial_heads"`
+	QueuedRequests      *ebpf.Map `ebpf:"queued_requests"`
+	Scratches           *ebpf.Map `ebpf:"scratches"`
+	SearchBudgets       *ebpf.Map `ebpf:"search_budgets"`
+	SocketStates        *ebpf.Map `ebpf:"socket_states"`
+	TrackedConnections  *ebpf.Map `ebpf:"tracked_connections"`
+	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnprovenConnections *ebpf.Map `ebpf:"unproven_connections"`
+	UnseenCounters      *ebpf.Map `ebpf:"unseen_counters"`
 }
 
 func (m *SocketMaps) Close() error {
@@ -824,8 +857,10 @@ func (m *SocketMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
+		m.LatestHandshakes,
 		m.LatestWrites,
 		m.Limits,
+		m.OwnOnlyInterfaces,
 		m.PartialHeads,
 		m.QueuedRequests,
 		m.Scratches,
@@ -833,6 +868,7 @@ func (m *SocketMaps) Close() error {
 		m.SocketStates,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnprovenConnections,
 		m.UnseenCounters,
 	)
 }
@@ -854,6 +890,7 @@ type SocketVariables struct {
 	Ranks          *ebpf.Variable `ebpf:"ranks"`
 	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
 	TargetCgroups  *ebpf.Variable `ebpf:"target_cgroups"`
+	UnprovenMax    *ebpf.Variable `ebpf:"unproven_max"`
 }
 
 // SocketPrograms contains all programs after they have been loaded into the kernel.

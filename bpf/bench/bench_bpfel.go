@@ -85,6 +85,7 @@ type BenchConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -95,6 +96,7 @@ type BenchConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -149,6 +151,7 @@ type BenchConnection struct {
 	RequestStart    uint32
 	LeftUnread      uint8
 	Pad2            [3]uint8
+	Proof           uint32
 	DriverClient    struct {
 		_        structs.HostLayout
 		Next     uint32
@@ -156,6 +159,7 @@ type BenchConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
@@ -166,9 +170,11 @@ type BenchConnection struct {
 		GapEnd   uint32
 		Missing  uint32
 		FinSeq   uint32
+		Acked    uint32
 		Valid    uint16
 		Fin      uint16
 	}
+	_ [4]byte
 }
 
 type BenchConnectionKey struct {
@@ -231,7 +237,10 @@ const (
 	BenchCounterCOUNTER_SEARCH_BYTES        BenchCounter = 33
 	BenchCounterCOUNTER_SEARCH_BUDGET       BenchCounter = 34
 	BenchCounterCOUNTER_CONTEXT_BEHIND      BenchCounter = 35
-	BenchCounterCOUNTERS                    BenchCounter = 36
+	BenchCounterCOUNTER_UNPROVEN            BenchCounter = 36
+	BenchCounterCOUNTER_IMPLAUSIBLE         BenchCounter = 37
+	BenchCounterCOUNTER_OTHER_HOST          BenchCounter = 38
+	BenchCounterCOUNTERS                    BenchCounter = 39
 )
 
 type BenchDeepMode uint32
@@ -242,6 +251,11 @@ const (
 	BenchDeepModeDEEP_AUTO BenchDeepMode = 2
 )
 
+type BenchHandshakes struct {
+	_  structs.HostLayout
+	Of [2048]uint64
+}
+
 type BenchLimit uint32
 
 const (
@@ -249,6 +263,11 @@ const (
 	BenchLimitLIMIT_DEEP    BenchLimit = 2
 	BenchLimitLIMIT_NEW     BenchLimit = 4
 )
+
+type BenchOwnOnly struct {
+	_  structs.HostLayout
+	Of [8192]uint8
+}
 
 type BenchPartialHead struct {
 	_    structs.HostLayout
@@ -395,7 +414,7 @@ type BenchQueuedRequest struct {
 	Recorded uint8
 	Bodiless uint8
 	Reports  uint8
-	Pad      uint8
+	Proven   uint8
 }
 
 type BenchScratch struct {
@@ -405,10 +424,10 @@ type BenchScratch struct {
 	Unfinished   uint64
 	Resume       uint64
 	SegmentCache [8]struct {
-		_          structs.HostLayout
-		SeqAck     uint64
-		PayloadLen uint32
-		Kind       struct {
+		_      structs.HostLayout
+		SeqAck uint64
+		Id     uint32
+		Kind   struct {
 			_           structs.HostLayout
 			Outcome     int8
 			RequestLine uint8
@@ -496,6 +515,7 @@ type BenchScratch struct {
 			Marks       uint8
 			Response    uint8
 		}
+		Sender uint64
 	}
 	Socket struct {
 		_      structs.HostLayout
@@ -522,16 +542,16 @@ type BenchScratch struct {
 		Pad      uint8
 	}
 	CachedHeads [8]struct {
-		_          structs.HostLayout
-		SeqAck     uint64
-		Length     uint64
-		PayloadLen uint32
-		HeadLen    uint32
-		Unframed   uint32
-		Line       uint8
-		Headers    uint8
-		Unread     uint8
-		Pad        [1]uint8
+		_        structs.HostLayout
+		SeqAck   uint64
+		Length   uint64
+		Id       uint32
+		HeadLen  uint32
+		Unframed uint32
+		Line     uint8
+		Headers  uint8
+		Unread   uint8
+		Pad      [1]uint8
 	}
 	Text    [8320]uint8
 	Options struct {
@@ -565,10 +585,12 @@ type BenchSearchBudget struct {
 }
 
 type BenchTracked struct {
-	_     structs.HostLayout
-	Total uint32
-	Pad   [60]uint8
-	Count [1024]uint32
+	_        structs.HostLayout
+	Total    uint32
+	Unproven uint32
+	Next     uint32
+	Pad      [52]uint8
+	Count    [1024]uint32
 }
 
 type BenchUnseen uint32
@@ -606,33 +628,37 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	BenchMapConnections        = "connections"
-	BenchMapCounters           = "counters"
-	BenchMapExchanges          = "exchanges"
-	BenchMapLimits             = "limits"
-	BenchMapPartialHeads       = "partial_heads"
-	BenchMapQueuedRequests     = "queued_requests"
-	BenchMapScratches          = "scratches"
-	BenchMapSearchBudgets      = "search_budgets"
-	BenchMapTrackedConnections = "tracked_connections"
-	BenchMapTrustedPrefixes    = "trusted_prefixes"
-	BenchMapUnseenCounters     = "unseen_counters"
-	BenchProgBenchSock         = "bench_sock"
-	BenchProgBenchTcx          = "bench_tcx"
-	BenchProgEmptySock         = "empty_sock"
-	BenchProgEmptyTcx          = "empty_tcx"
-	BenchVarBenchSequence      = "bench_sequence"
-	BenchVarBenchStep          = "bench_step"
-	BenchVarContextHeaders     = "context_headers"
-	BenchVarDeep               = "deep"
-	BenchVarDeepBudget         = "deep_budget"
-	BenchVarDeepWindow         = "deep_window"
-	BenchVarFilterPorts        = "filter_ports"
-	BenchVarOrdered            = "ordered"
-	BenchVarPorts              = "ports"
-	BenchVarPrefixWindow       = "prefix_window"
-	BenchVarRanks              = "ranks"
-	BenchVarRingWakeupFill     = "ring_wakeup_fill"
+	BenchMapConnections         = "connections"
+	BenchMapCounters            = "counters"
+	BenchMapExchanges           = "exchanges"
+	BenchMapLatestHandshakes    = "latest_handshakes"
+	BenchMapLimits              = "limits"
+	BenchMapOwnOnlyInterfaces   = "own_only_interfaces"
+	BenchMapPartialHeads        = "partial_heads"
+	BenchMapQueuedRequests      = "queued_requests"
+	BenchMapScratches           = "scratches"
+	BenchMapSearchBudgets       = "search_budgets"
+	BenchMapTrackedConnections  = "tracked_connections"
+	BenchMapTrustedPrefixes     = "trusted_prefixes"
+	BenchMapUnprovenConnections = "unproven_connections"
+	BenchMapUnseenCounters      = "unseen_counters"
+	BenchProgBenchSock          = "bench_sock"
+	BenchProgBenchTcx           = "bench_tcx"
+	BenchProgEmptySock          = "empty_sock"
+	BenchProgEmptyTcx           = "empty_tcx"
+	BenchVarBenchSequence       = "bench_sequence"
+	BenchVarBenchStep           = "bench_step"
+	BenchVarContextHeaders      = "context_headers"
+	BenchVarDeep                = "deep"
+	BenchVarDeepBudget          = "deep_budget"
+	BenchVarDeepWindow          = "deep_window"
+	BenchVarFilterPorts         = "filter_ports"
+	BenchVarOrdered             = "ordered"
+	BenchVarPorts               = "ports"
+	BenchVarPrefixWindow        = "prefix_window"
+	BenchVarRanks               = "ranks"
+	BenchVarRingWakeupFill      = "ring_wakeup_fill"
+	BenchVarUnprovenMax         = "unproven_max"
 )
 
 // LoadBench returns the embedded CollectionSpec for Bench.
@@ -687,17 +713,20 @@ type BenchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BenchMapSpecs struct {
-	Connections        *ebpf.MapSpec `ebpf:"connections"`
-	Counters           *ebpf.MapSpec `ebpf:"counters"`
-	Exchanges          *ebpf.MapSpec `ebpf:"exchanges"`
-	Limits             *ebpf.MapSpec `ebpf:"limits"`
-	PartialHeads       *ebpf.MapSpec `ebpf:"partial_heads"`
-	QueuedRequests     *ebpf.MapSpec `ebpf:"queued_requests"`
-	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
-	SearchBudgets      *ebpf.MapSpec `ebpf:"search_budgets"`
-	TrackedConnections *ebpf.MapSpec `ebpf:"tracked_connections"`
-	TrustedPrefixes    *ebpf.MapSpec `ebpf:"trusted_prefixes"`
-	UnseenCounters     *ebpf.MapSpec `ebpf:"unseen_counters"`
+	Connections         *ebpf.MapSpec `ebpf:"connections"`
+	Counters            *ebpf.MapSpec `ebpf:"counters"`
+	Exchanges           *ebpf.MapSpec `ebpf:"exchanges"`
+	LatestHandshakes    *ebpf.MapSpec `ebpf:"latest_handshakes"`
+	Limits              *ebpf.MapSpec `ebpf:"limits"`
+	OwnOnlyInterfaces   *ebpf.MapSpec `ebpf:"own_only_interfaces"`
+	PartialHeads        *ebpf.MapSpec `ebpf:"partial_heads"`
+	QueuedRequests      *ebpf.MapSpec `ebpf:"queued_requests"`
+	Scratches           *ebpf.MapSpec `ebpf:"scratches"`
+	SearchBudgets       *ebpf.MapSpec `ebpf:"search_budgets"`
+	TrackedConnections  *ebpf.MapSpec `ebpf:"tracked_connections"`
+	TrustedPrefixes     *ebpf.MapSpec `ebpf:"trusted_prefixes"`
+	UnprovenConnections *ebpf.MapSpec `ebpf:"unproven_connections"`
+	UnseenCounters      *ebpf.MapSpec `ebpf:"unseen_counters"`
 }
 
 // BenchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -716,6 +745,7 @@ type BenchVariableSpecs struct {
 	PrefixWindow   *ebpf.VariableSpec `ebpf:"prefix_window"`
 	Ranks          *ebpf.VariableSpec `ebpf:"ranks"`
 	RingWakeupFill *ebpf.VariableSpec `ebpf:"ring_wakeup_fill"`
+	UnprovenMax    *ebpf.VariableSpec `ebpf:"unproven_max"`
 }
 
 // BenchObjects contains all objects after they have been loaded into the kernel.
@@ -738,17 +768,20 @@ func (o *BenchObjects) Close() error {
 //
 // It can be passed to LoadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BenchMaps struct {
-	Connections        *ebpf.Map `ebpf:"connections"`
-	Counters           *ebpf.Map `ebpf:"counters"`
-	Exchanges          *ebpf.Map `ebpf:"exchanges"`
-	Limits             *ebpf.Map `ebpf:"limits"`
-	PartialHeads       *ebpf.Map `ebpf:"partial_heads"`
-	QueuedRequests     *ebpf.Map `ebpf:"queued_requests"`
-	Scratches          *ebpf.Map `ebpf:"scratches"`
-	SearchBudgets      *ebpf.Map `ebpf:"search_budgets"`
-	TrackedConnections *ebpf.Map `ebpf:"tracked_connections"`
-	TrustedPrefixes    *ebpf.Map `ebpf:"trusted_prefixes"`
-	UnseenCounters     *ebpf.Map `ebpf:"unseen_counters"`
+	Connections         *ebpf.Map `ebpf:"connections"`
+	Counters            *ebpf.Map `ebpf:"counters"`
+	Exchanges           *ebpf.Map `ebpf:"exchanges"`
+	LatestHandshakes    *ebpf.Map `ebpf:"latest_handshakes"`
+	Limits              *ebpf.Map `ebpf:"limits"`
+	OwnOnlyInterfaces   *ebpf.Map `ebpf:"own_only_interfaces"`
+	PartialHeads        *ebpf.Map `ebpf:"partial_heads"`
+	QueuedRequests      *ebpf.Map `ebpf:"queued_requests"`
+	Scratches           *ebpf.Map `ebpf:"scratches"`
+	SearchBudgets       *ebpf.Map `ebpf:"search_budgets"`
+	TrackedConnections  *ebpf.Map `ebpf:"tracked_connections"`
+	TrustedPrefixes     *ebpf.Map `ebpf:"trusted_prefixes"`
+	UnprovenConnections *ebpf.Map `ebpf:"unproven_connections"`
+	UnseenCounters      *ebpf.Map `ebpf:"unseen_counters"`
 }
 
 func (m *BenchMaps) Close() error {
@@ -756,13 +789,16 @@ func (m *BenchMaps) Close() error {
 		m.Connections,
 		m.Counters,
 		m.Exchanges,
+		m.LatestHandshakes,
 		m.Limits,
+		m.OwnOnlyInterfaces,
 		m.PartialHeads,
 		m.QueuedRequests,
 		m.Scratches,
 		m.SearchBudgets,
 		m.TrackedConnections,
 		m.TrustedPrefixes,
+		m.UnprovenConnections,
 		m.UnseenCounters,
 	)
 }
@@ -783,6 +819,7 @@ type BenchVariables struct {
 	PrefixWindow   *ebpf.Variable `ebpf:"prefix_window"`
 	Ranks          *ebpf.Variable `ebpf:"ranks"`
 	RingWakeupFill *ebpf.Variable `ebpf:"ring_wakeup_fill"`
+	UnprovenMax    *ebpf.Variable `ebpf:"unproven_max"`
 }
 
 // BenchPrograms contains all programs after they have been loaded into the kernel.

@@ -30,6 +30,8 @@
  * client, server         sequence numbers at the capture point
  * driver_client, _server sequence numbers handed to the driver, at an interface
  * client_is_a            the side that sends the requests
+ * proof                  whether the connection is known to exist. Without, nothing is emitted:
+ *                    what would be is counted
  *
  * Events (functions in request.h, response.h and track.h; sweep in capture.bpf.c)
  * -----------------------------------------------------
@@ -55,12 +57,15 @@
  * more server data   RESPONSE: added to the response, up to its end by its framing; the
  * (on_server_data)   exchange is complete, but not emitted yet: transmit times, reads and
  *                    acknowledgements follow. Emitted: COUNTER_LATE
- * SYN (on_syn)       a copy of the connection's own: nothing. Else what is open is emitted,
- *                    the connection deleted; a new one is stored to keep the SYN's TCP
- *                    option, or for a request on the SYN
+ * SYN (on_syn)       a copy of the connection's own: nothing. While an exchange goes on:
+ *                    ignored, and the first request after the handshake ends it (admit()).
+ *                    Else the connection is deleted; a new one is stored to keep the SYN's
+ *                    TCP option, or for a request on the SYN
  * FIN (has_ended)    both have passed, and all bytes before them or a complete exchange:
  *                    emit what is open (unfinished: FLAG_INCOMPLETE), delete
- * RST                the same, with FLAG_RESET if the exchange is not complete
+ * RST                the same, with FLAG_RESET if the exchange is not complete. Not with a
+ *                    number other than the one that its receiver expects
+ * far-off number     ignored
  * sweep              complete and idle for response_idle: emit. End not known, for
  *                    unframed_idle: emit with FLAG_END_GUESSED. Else idle for request_idle:
  *                    emit with FLAG_IDLE. Above the budget: the idlest with FLAG_EVICTED.
@@ -102,6 +107,7 @@ struct stream {
 	__u32 gap_end; /* of the bytes in [gap_start, gap_end) some are missing so far */
 	__u32 missing; /* that many */
 	__u32 fin_seq; /* of the FIN */
+	__u32 acked;   /* the peer's latest acknowledgement that came with data */
 	__u16 valid;   /* next is set */
 	__u16 fin;
 };
@@ -178,6 +184,15 @@ enum bodiless {
 	BODILESS_CONNECT, /* if the status is 2xx */
 };
 
+/* Whether a connection is known to exist. Anyone who reaches an interface can send a
+ * segment that looks like a request.
+ */
+enum proof {
+	PROOF_NONE,    /* no request has begun */
+	PROOF_AWAITED, /* the server has not acknowledged the request so far */
+	PROOF_SEEN,    /* it has, or its handshake passed, or this is one of its sockets */
+};
+
 #define STATUS_LINE 12 /* "HTTP/1.1 200" */
 
 struct connection {
@@ -213,6 +228,7 @@ struct connection {
 	__u32 request_start; /* of the first byte of the request in x */
 	__u8 left_unread;    /* socket of the client: its latest read left data of the response */
 	__u8 pad2[3];
+	__u32 proof;		     /* enum proof */
 	struct stream driver_client; /* bytes handed to the interface's driver */
 	struct stream driver_server;
 };
@@ -239,7 +255,7 @@ struct queued_request {
 	__u8 recorded;
 	__u8 bodiless;
 	__u8 reports;
-	__u8 pad;
+	__u8 proven; /* its connection was, when the request came */
 };
 
 /* Small enough to stay in L1: a miss costs what the table saves. Large enough to keep
@@ -261,9 +277,22 @@ struct queued_request {
  */
 struct tracked {
 	__u32 total;
-	__u8 pad[CACHE_LINE - sizeof(__u32)];
+	__u32 unproven; /* connections with PROOF_AWAITED; as count */
+	__u32 next;	/* how many have had a place in unproven_connections */
+	__u8 pad[CACHE_LINE - 3 * sizeof(__u32)];
 	__u32 count[1 << TRACKED_BITS];
 };
+
+/* Low bits of a count. The bits above count its changes, so that the sweep, which counts
+ * again, knows of changes meanwhile.
+ */
+#define COUNT_BITS 20
+#define COUNT_MASK ((1U << COUNT_BITS) - 1)
+
+static __always_inline void change_count(__u32 *count, int by)
+{
+	__sync_fetch_and_add(count, (1U << COUNT_BITS) + by);
+}
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -271,6 +300,35 @@ struct {
 	__type(key, struct connection_key);
 	__type(value, struct connection);
 } connections SEC(".maps");
+
+/* Number of places in unproven_connections. */
+const volatile __u32 unproven_max = 16384;
+
+/* Connections without proof, at most a share of the table: each takes the place of the
+ * oldest one, which is forgotten if it has no proof yet.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct connection_key);
+} unproven_connections SEC(".maps");
+
+#define HANDSHAKE_BITS 11
+
+/* The latest handshakes by a hash of the key: the numbers of the client's first byte (high
+ * half) and of the server's, from a SYN-ACK. Who did not receive that does not know both.
+ */
+struct handshakes {
+	__u64 of[1 << HANDSHAKE_BITS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct handshakes);
+} latest_handshakes SEC(".maps");
 
 /* Memory is allocated only for requests that wait: few clients pipeline. */
 struct {
@@ -303,33 +361,63 @@ static __always_inline bool any_tracked(void)
 	return f && f->total;
 }
 
-/* Counter for a point and the sums of both addresses (in 8-byte words) and both ports,
- * which are the same in both directions. Never NULL; the check satisfies the verifier.
+/* Hash of a point and the sums of both addresses (in 8-byte words) and both ports, which
+ * are the same in both directions.
  */
+static __always_inline __u64 hash_of_sums(__u64 addrs, __u32 ports, __u32 point)
+{
+	return (addrs * HASH_FACTOR + ports + ((__u64)point << 32)) * HASH_FACTOR;
+}
+
+static __always_inline __u64 hash_of_key(const struct connection_key *k, __u32 point)
+{
+	return hash_of_sums(k->addr_a[0] + k->addr_a[1] + k->addr_b[0] + k->addr_b[1],
+			    k->port_a + k->port_b, point);
+}
+
+static __always_inline __u32 tracked_slot(__u64 hash)
+{
+	return hash >> (64 - TRACKED_BITS) & ((1 << TRACKED_BITS) - 1);
+}
+
+/* Never NULL; the check satisfies the verifier. */
 static __always_inline __u32 *tracked_counter_by_sums(__u64 addrs, __u32 ports, __u32 point)
 {
 	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
-	__u64 h = (addrs * HASH_FACTOR + ports + ((__u64)point << 32)) * HASH_FACTOR;
 
-	h >>= 64 - TRACKED_BITS;
-	return f ? &f->count[h & ((1 << TRACKED_BITS) - 1)] : NULL;
+	return f ? &f->count[tracked_slot(hash_of_sums(addrs, ports, point))] : NULL;
 }
 
 static __always_inline __u32 *tracked_counter(const struct connection_key *k, __u32 point)
 {
-	return tracked_counter_by_sums(k->addr_a[0] + k->addr_a[1] + k->addr_b[0] + k->addr_b[1],
-				       k->port_a + k->port_b, point);
+	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
+
+	return f ? &f->count[tracked_slot(hash_of_key(k, point))] : NULL;
+}
+
+/* The point of a key of the connections map, as it counts for the hash. */
+static __always_inline __u32 point_of(const struct connection_key *k)
+{
+	return k->ifindex & SOCKET_POINT ? SOCKET_POINT : k->ifindex;
 }
 
 /* Same for a key of the connections map. */
 static __always_inline __u32 *tracked_counter_at(const struct connection_key *k)
 {
-	return tracked_counter(k, k->ifindex & SOCKET_POINT ? SOCKET_POINT : k->ifindex);
+	return tracked_counter(k, point_of(k));
 }
 
 static __always_inline bool is_tracked(const __u32 *counter)
 {
-	return counter && *counter;
+	return counter && *counter & COUNT_MASK;
+}
+
+/* Whether a bare acknowledgement may prove a connection. */
+static __always_inline bool any_unproven(void)
+{
+	const struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
+
+	return f && f->unproven & COUNT_MASK;
 }
 
 /* Packets of both directions may call this at the same time. */
@@ -339,9 +427,24 @@ static __always_inline void set_tracked(struct connection *c, __u32 *counter, __
 
 	if (__sync_lock_test_and_set(&c->tracked, tracked) == tracked)
 		return;
-	__sync_fetch_and_add(counter, tracked ? 1 : -1);
+	change_count(counter, tracked ? 1 : -1);
 	if (f)
 		__sync_fetch_and_add(&f->total, tracked ? 1 : -1);
+}
+
+/* Likewise. */
+static __always_inline void set_proof(struct connection *c, __u32 proof)
+{
+	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
+	__u32 was = __sync_lock_test_and_set(&c->proof, proof);
+
+	if (f && (was == PROOF_AWAITED) != (proof == PROOF_AWAITED))
+		change_count(&f->unproven, proof == PROOF_AWAITED ? 1 : -1);
+}
+
+static __always_inline bool is_proven(const struct connection *c)
+{
+	return c->proof == PROOF_SEEN;
 }
 
 static __always_inline bool is_open(const struct connection *c)
@@ -391,10 +494,14 @@ static __always_inline bool submit(const struct exchange_record *x, __u32 flags)
 /* Emits the open exchange of c unless that was done already. seen is c->claim at the
  * time of the caller's decision.
  */
-static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
+VERIFIED_ALONE int emit(struct connection *c, __u64 seen, __u32 flags)
 {
-	if ((seen & 1) || __sync_val_compare_and_swap(&c->claim, seen, seen | 1) != seen)
-		return;
+	if (!c || (seen & 1) || __sync_val_compare_and_swap(&c->claim, seen, seen | 1) != seen)
+		return 0;
+	if (!is_proven(c)) {
+		count_rare(COUNTER_UNPROVEN);
+		return 0;
+	}
 	c->x.flags |= flags;
 	c->x.response_seq = c->response.start;
 	if (!c->x.response_first)
@@ -405,18 +512,24 @@ static __always_inline void emit(struct connection *c, __u64 seen, __u32 flags)
 		count_rare(COUNTER_EVICTED);
 	if (c->x.flags & FLAG_INCOMPLETE)
 		count_rare(COUNTER_INCOMPLETE);
+	return 0;
 }
 
-/* Emits a request that waits in the queue, unless that was done already. */
-static __always_inline void emit_queued(const struct queue_key *key, __u32 flags)
+/* Emits a request that waits in the queue, unless that was done already. proven: its
+ * connection is.
+ */
+static __always_inline void emit_queued(const struct queue_key *key, __u32 flags, bool proven)
 {
 	struct queued_request *q = bpf_map_lookup_elem(&queued_requests, key);
 	struct exchange_record *record;
 
 	if (!q)
 		return;
-	if (!q->recorded) {
-		bpf_map_delete_elem(&queued_requests, key);
+	if (!q->recorded || !proven) {
+		bool counts = q->recorded;
+
+		if (!bpf_map_delete_elem(&queued_requests, key) && counts)
+			count_rare(COUNTER_UNPROVEN);
 		return;
 	}
 	record = bpf_ringbuf_reserve(&exchanges, sizeof(*record), 0);
@@ -549,6 +662,15 @@ static __always_inline __u32 uniform_part(const struct stream *st, __u32 seq, __
 static __always_inline bool is_seen(const struct stream *st, __u32 seq)
 {
 	return st->valid && before(seq, st->next) && !is_in_gap(st, seq);
+}
+
+/* Windows above this are not in use. */
+#define WINDOW_LIMIT (64U << 20)
+
+/* Whether a receiver may take a segment with this number: RFC 9293, section 3.10.7.4. */
+static __always_inline bool is_near(const struct stream *st, __u32 seq)
+{
+	return !st->valid || seq - st->next + WINDOW_LIMIT <= 2 * WINDOW_LIMIT;
 }
 
 /* Accounts for a segment; fresh is the number of bytes not seen before. Of several gaps

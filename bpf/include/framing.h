@@ -238,14 +238,14 @@ static __always_inline __u32 cache_slot(__u32 seq)
 /* What the walk over a head for its context has seen of its framing: the whole head
  * without a framing header, or the lines up to unframed.
  */
-static __always_inline void cache_head(struct scratch *s, __u64 seq_ack, __u32 payload_len,
-				       __u32 head_len, __u32 unframed, __u8 line)
+static __always_inline void cache_head(struct scratch *s, __u64 seq_ack, __u32 id, __u32 head_len,
+				       __u32 unframed, __u8 line)
 {
 	struct cached_head *k = &s->cached_heads[cache_slot(seq_ack >> 32)];
 
 	k->seq_ack = 0;
 	k->length = 0;
-	k->payload_len = payload_len;
+	k->id = id;
 	k->head_len = head_len;
 	k->unframed = unframed;
 	k->line = line;
@@ -262,7 +262,7 @@ static __always_inline void read_head(struct __sk_buff *skb, struct scratch *s, 
 	struct cached_head *k = &s->cached_heads[cache_slot(m->at)];
 	__u32 kept = m->cut_len, payload_len = len, unframed = 0, n;
 	bool first = m->line == LINE_START && !m->headers && !kept;
-	bool cached = first && k->seq_ack == seq_ack && k->payload_len == len;
+	bool cached = first && k->seq_ack == seq_ack && k->id == segment_id(s->segment.sender, len);
 	int end;
 
 	if (cached)
@@ -296,7 +296,7 @@ static __always_inline void read_head(struct __sk_buff *skb, struct scratch *s, 
 		if (first && !m->cut_len) {
 			k->seq_ack = 0;
 			k->length = m->length;
-			k->payload_len = payload_len;
+			k->id = segment_id(s->segment.sender, payload_len);
 			k->head_len = end ? payload_len - len + end : 0;
 			k->unframed = 0;
 			k->line = m->line;

@@ -22,6 +22,7 @@
 #define ETH_P_8021AD 0x88A8
 #define ETH_HLEN 14
 #define VLAN_HLEN 4
+#define PACKET_OTHERHOST 3
 #define PACKET_OUTGOING 4
 
 /* include/uapi/linux/bpf.h since 6.6: let the next program decide. */

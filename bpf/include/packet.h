@@ -14,6 +14,33 @@
 const volatile bool filter_ports;
 const volatile __u8 ports[PORT_BYTES];
 
+/* One bit per interface, by the low bits of its index: it passes nothing on to others, so
+ * that the kernel drops what is not for its own address. Ports of a bridge do.
+ */
+struct own_only {
+	__u8 of[65536 / 8];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct own_only);
+} own_only_interfaces SEC(".maps");
+
+/* Whether the packet is for another host, and ends here. */
+static __always_inline bool is_for_others(const struct __sk_buff *skb)
+{
+	const struct own_only *own;
+	__u32 slot;
+
+	if (skb->pkt_type != PACKET_OTHERHOST)
+		return false;
+	own = bpf_map_lookup_elem(&own_only_interfaces, &(__u32){0});
+	slot = skb->ifindex & 0xffff;
+	return own && own->of[slot >> 3] & (1 << (slot & 7));
+}
+
 /* Packets with more extension headers before TCP are not parsed. */
 #define IPV6_EXTENSIONS_MAX 6
 
@@ -44,6 +71,7 @@ struct segment {
 	__u8 direction;
 	__u8 pad;
 	struct payload_kind kind;
+	__u64 sender; /* source address and port in the packet, of IPv6 a hash */
 };
 
 static __always_inline bool is_syn(const struct segment *seg)
@@ -146,11 +174,12 @@ struct walk {
 };
 
 /* Start of a segment as another capture point on this node has read it; see
- * classify_payload().
+ * classify_payload(). Identified by its numbers, its length, who sent it, and when: an
+ * entry is good for some ms. Where the destination is translated, all of that stays.
  */
 struct cached_segment {
 	__u64 seq_ack; /* sequence number << 32 | acknowledgement number */
-	__u32 payload_len;
+	__u32 id;      /* see segment_id() */
 	struct payload_kind kind;
 };
 
@@ -177,13 +206,33 @@ struct write_times {
 	__u64 last;
 };
 
+static __always_inline __u64 sender_ipv4(__be32 addr, __u16 port)
+{
+	return addr | (__u64)port << 32;
+}
+
+static __always_inline __u64 sender_ipv6(const __u64 *addr, __u16 port)
+{
+	return (addr[0] * HASH_FACTOR + addr[1]) * HASH_FACTOR + port;
+}
+
+/* log2 of the ticks of the kernel's clock (1 to 10 ms each) that share an ID. */
+#define ID_TICKS 2
+
+static __always_inline __u32 segment_id(__u64 sender, __u32 payload_len)
+{
+	__u64 when = bpf_jiffies64() >> ID_TICKS;
+
+	return ((sender + when * HASH_FACTOR) * HASH_FACTOR + payload_len) * HASH_FACTOR >> 32;
+}
+
 /* What a scan over the head that begins at a sequence number has found, for later points
  * of the node.
  */
 struct cached_head {
 	__u64 seq_ack;
 	__u64 length;
-	__u32 payload_len;
+	__u32 id;	/* as in struct cached_segment */
 	__u32 head_len; /* 0: it continues */
 	__u32 unframed; /* 0: read; else as in struct walk, and the rest is not known yet */
 	__u8 line;
@@ -352,7 +401,7 @@ static __always_inline bool is_more_than_ack(const struct segment *s)
  * for anything else, and for bare acknowledgements unless keep_acks.
  */
 static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment *s, __u32 l2,
-					  const enum access access, const bool keep_acks)
+					  const enum access access, bool keep_acks)
 {
 	__be16 protocol = skb->protocol;
 	__u32 off = l2, end, data_off;
@@ -399,6 +448,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 		off = skip_extensions(skb, off + sizeof(ip), ip.next_header, access);
 		if (!off)
 			return false;
+		s->sender = sender_ipv6(ip.src, 0);
 		__builtin_memcpy(s->key.addr_a, ip.src, sizeof(ip.src));
 		__builtin_memcpy(s->key.addr_b, ip.dst, sizeof(ip.dst));
 	} else {
@@ -421,6 +471,10 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	s->seq = SEQUENCE_NUMBER(both.tcp);
 	s->ack = ACKNOWLEDGEMENT(both.tcp);
 	s->key.ifindex = skb->ifindex;
+	if (protocol == bpf_htons(ETH_P_IP))
+		s->sender = sender_ipv4(both.ip.src, both.tcp.src);
+	else
+		s->sender += both.tcp.src;
 	set_ends(s, bpf_ntohs(both.tcp.src), bpf_ntohs(both.tcp.dst));
 	return true;
 }

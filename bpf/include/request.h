@@ -269,6 +269,8 @@ static __always_inline void resync(struct connection *c, const struct segment *s
 {
 	if (seg->from_a != c->client_is_a)
 		return;
+	if (is_proven(c) && !is_near(&c->client, seg->seq))
+		set_proof(c, PROOF_NONE); /* of another connection, for all that is known */
 	if (!c->client.valid || before(c->client.next, seg->seq))
 		resync_at(&c->client, seg->seq);
 	if (is_syn(seg)) { /* acknowledges nothing */
@@ -291,10 +293,11 @@ static __always_inline bool is_recorded(int outcome)
 }
 
 /* A request at a socket. */
-static __always_inline void limit_at_socket(struct payload_kind *b)
+static COLD int limit_at_socket(struct payload_kind *b)
 {
 	if (is_recorded(b->outcome) && is_limited(LIMIT_SOCKETS))
 		b->outcome = OUTCOME_NOT_CAPTURED;
+	return 0;
 }
 
 static __always_inline void count_request(int outcome, __u8 marks)
@@ -336,6 +339,66 @@ static __always_inline void set_socket(struct exchange_record *x, const struct s
 	x->tgid = s->socket.tgid;
 }
 
+/* Whether the handshake has just passed that precedes the segment. */
+static __always_inline bool follows_handshake(const struct segment *seg)
+{
+	const struct handshakes *h = bpf_map_lookup_elem(&latest_handshakes, &(__u32){0});
+	__u32 slot = hash_of_key(&seg->key, seg->key.ifindex) >> (64 - HANDSHAKE_BITS);
+
+	slot &= (1 << HANDSHAKE_BITS) - 1;
+	return h && h->of[slot] == ((__u64)seg->seq << 32 | seg->ack);
+}
+
+/* A connection without proof has been stored. Of too many the oldest one is forgotten. */
+static __always_inline void limit_unproven(const struct scratch *s, const struct connection *c)
+{
+	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
+	struct connection_key *place;
+	struct connection *oldest;
+	__u32 i, *tracked;
+
+	if (!f)
+		return;
+	i = __sync_fetch_and_add(&f->next, 1) % unproven_max;
+	place = bpf_map_lookup_elem(&unproven_connections, &i);
+	if (!place)
+		return;
+	oldest = bpf_map_lookup_elem(&connections, place);
+	tracked = tracked_counter_at(place);
+	/* not c itself */
+	if (oldest && tracked && !is_proven(oldest) && oldest->last_ns != c->last_ns) {
+		emit(oldest, oldest->claim, 0); /* counts it */
+		set_proof(oldest, PROOF_NONE);
+		set_tracked(oldest, tracked, 0);
+		bpf_map_delete_elem(&connections, place);
+	}
+	*place = s->segment.key;
+}
+
+/* A connection without proof is new, or a request has begun on one. */
+VERIFIED_ALONE int await_proof(struct scratch *s, struct connection *c, bool begun)
+{
+	bool proven;
+
+	if (!s || !c)
+		return 0;
+	proven = begun && (s->socket.cookie || follows_handshake(&s->segment));
+	if (!proven && c->proof == PROOF_NONE)
+		limit_unproven(s, c);
+	set_proof(c, proven ? PROOF_SEEN : begun ? PROOF_AWAITED : PROOF_NONE);
+	return 0;
+}
+
+/* Unproven connections may have requests in the queue while there are fewer. */
+#define QUEUE_UNPROVEN 64
+
+static __always_inline bool may_queue(const struct connection *c)
+{
+	const struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
+
+	return is_proven(c) || (f && (f->unproven & COUNT_MASK) < QUEUE_UNPROVEN);
+}
+
 /* Emits the requests in the queue, whose responses will not be seen. */
 VERIFIED_ALONE int drop_queue(struct connection *c, const struct connection_key *connection,
 			      __u32 flags)
@@ -348,7 +411,7 @@ VERIFIED_ALONE int drop_queue(struct connection *c, const struct connection_key 
 		if (!pending(c))
 			break;
 		key.number = c->answered;
-		emit_queued(&key, flags);
+		emit_queued(&key, flags, is_proven(c));
 		c->answered++;
 	}
 	c->queued = c->answered;
@@ -359,10 +422,14 @@ VERIFIED_ALONE int drop_queue(struct connection *c, const struct connection_key 
 /* Ends what is current to make way for a request that begins in the segment. False if
  * the response to an earlier one has not ended: the request has to wait.
  */
-static __always_inline bool make_way(const struct segment *seg, struct connection *c)
+VERIFIED_ALONE int make_way(const struct scratch *s, struct connection *c)
 {
+	const struct segment *seg;
 	bool lost;
 
+	if (!s || !c)
+		return false;
+	seg = &s->segment;
 	if (c->phase == PHASE_HEAD) {
 		count_rare(COUNTER_DISCARDED);
 		c->phase = PHASE_IDLE;
@@ -405,7 +472,7 @@ VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct conn
 	count_rare(COUNTER_PIPELINED);
 	if (c->recorded)
 		c->x.flags |= FLAG_PIPELINED;
-	if (c->overflow || pending(c) >= QUEUE_MAX) {
+	if (c->overflow || pending(c) >= QUEUE_MAX || !may_queue(c)) {
 		count_rare(COUNTER_QUEUE_FULL);
 		if (c->overflow < 255)
 			c->overflow++;
@@ -419,6 +486,7 @@ VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct conn
 	__builtin_memset(q, 0, sizeof(*q));
 	q->start = s->segment.seq;
 	q->recorded = recorded;
+	q->proven = is_proven(c);
 	if (!recorded)
 		q->bodiless = bodiless_segment(skb, &s->segment);
 	if (recorded) {
@@ -544,8 +612,10 @@ static __always_inline void begin_request(struct __sk_buff *skb, struct segment 
 	int outcome = seg->kind.outcome;
 
 	c->last_ns = now; /* before the claim, which the sweep reads first */
+	if (!is_proven(c))
+		await_proof(s, c, true);
 	start_message(&c->request, seg->seq, BODY_FRAMED);
-	if (!make_way(seg, c)) {
+	if (!make_way(s, c)) {
 		if (outcome == OUTCOME_INCOMPLETE) /* deep: its context cannot be searched */
 			count_rare(COUNTER_DISCARDED);
 		enqueue(skb, s, c, now);
@@ -612,13 +682,19 @@ static __always_inline void continue_head(struct __sk_buff *skb, const struct se
 }
 
 /* Bytes that passed before. */
-static __always_inline void on_seen_bytes(const struct segment *seg, struct connection *c,
-					  bool from_client, __u64 now)
+VERIFIED_ALONE int on_seen_bytes(const struct scratch *s, struct connection *c, bool from_client,
+				 __u64 now)
 {
+	const struct segment *seg;
+
+	if (!s || !c)
+		return 0;
+	seg = &s->segment;
 	arrive(from_client ? &c->client : &c->server, seg->seq, seg->payload_len, &(__u32){0});
 	c->x.retransmits++;
 	count_rare(COUNTER_RETRANSMITTED);
 	note_retransmit(c, seg, from_client, now);
+	return 0;
 }
 
 /* Whether the bytes at seq belong to m by its framing. */
@@ -682,7 +758,7 @@ static __always_inline __u32 on_client_data(struct __sk_buff *skb, struct segmen
 		seg->payload_len = part;
 		if (before(seg->seq, c->client_start))
 			lose_order(c); /* overtaken by the first segment seen */
-		on_seen_bytes(seg, c, true, now);
+		on_seen_bytes(s, c, true, now);
 		return part;
 	}
 	whole = is_whole(&c->response, &c->server); /* misses_acked() forgets the gap */

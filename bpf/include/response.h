@@ -96,14 +96,21 @@ static __always_inline bool answers_request(const struct segment *seg, struct co
 /* A response to the current request begins in the segment, or continues after a part of
  * its status line. Without one the response has no head.
  */
-static __always_inline void begin_response(const struct segment *seg, struct connection *c,
-					   enum status_result result, __u64 now)
+VERIFIED_ALONE int begin_response(const struct scratch *s, struct connection *c,
+				  enum status_result result, __u64 now)
 {
-	struct message *m = &c->response;
-	__u32 cut = m->kind == MESSAGE_STATUS ? seg->seq - m->start : 0;
-	struct exchange_record *x = &c->x;
+	const struct segment *seg;
+	struct exchange_record *x;
+	struct message *m;
 	__u16 status = 0;
+	__u32 cut;
 
+	if (!s || !c)
+		return 0;
+	seg = &s->segment;
+	x = &c->x;
+	m = &c->response;
+	cut = m->kind == MESSAGE_STATUS ? seg->seq - m->start : 0;
 	if (result == STATUS_READ)
 		status = read_status(c->status_line);
 	if (!status)
@@ -117,7 +124,7 @@ static __always_inline void begin_response(const struct segment *seg, struct con
 	if (is_interim(status)) {
 		m->kind = MESSAGE_INTERIM;
 		x->flags |= FLAG_INTERIM;
-		return;
+		return 0;
 	}
 	if (result == STATUS_NONE)
 		m->kind = MESSAGE_UNKNOWN;
@@ -135,6 +142,7 @@ static __always_inline void begin_response(const struct segment *seg, struct con
 	} else if (c->bodiless == BODILESS_HEAD || status == 204 || status == 304) {
 		m->body = BODY_NONE;
 	}
+	return 0;
 }
 
 /* Whose the bytes at the start of the segment are, which passes for the first time.
@@ -159,7 +167,7 @@ static __always_inline bool find_response(struct __sk_buff *skb, const struct se
 			if (read_status_line(skb, s, c) != STATUS_READ)
 				return true;
 			m->kind = MESSAGE_NONE;
-			begin_response(seg, c, STATUS_READ, first);
+			begin_response(s, c, STATUS_READ, first);
 			return true;
 		}
 		if (!over || !(pending(c) || c->overflow))
@@ -201,7 +209,7 @@ static __always_inline bool find_response(struct __sk_buff *skb, const struct se
 		m->at = seg->seq + seg->payload_len;
 		return true;
 	}
-	begin_response(seg, c, result, now);
+	begin_response(s, c, result, now);
 	return true;
 }
 
@@ -218,7 +226,7 @@ static __always_inline __u32 on_server_data(struct __sk_buff *skb, struct segmen
 	part = uniform_part(&c->server, seg->seq, seg->payload_len);
 	if (is_seen(&c->server, seg->seq)) {
 		seg->payload_len = part;
-		on_seen_bytes(seg, c, false, now);
+		on_seen_bytes(s, c, false, now);
 		return part;
 	}
 	if (misses_acked(&c->client, seg->ack)) {
@@ -242,7 +250,7 @@ static __always_inline __u32 on_server_data(struct __sk_buff *skb, struct segmen
 		return part;
 	}
 	if (lose_framing(skb, seg, m, &c->server) && c->phase == PHASE_REQUEST)
-		begin_response(seg, c, STATUS_NONE, now);
+		begin_response(s, c, STATUS_NONE, now);
 	if (c->phase != PHASE_RESPONSE)
 		return part; /* interim, or the start of a status line */
 	/* It may contain the responses to requests that wait. */

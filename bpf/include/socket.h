@@ -374,11 +374,44 @@ static __always_inline void note_waits(struct socket_state *st, const struct tcp
 	st->sent = tp->tcp_clock_cache;
 }
 
+/* Whether the socket drops an arriving segment by its number (RFC 9293, section 3.10.7.4),
+ * which it does after the programs have run; or has its data already, when nothing is open.
+ * Segments that wait in the socket's backlog are not in rcv_nxt so far.
+ */
+static __always_inline bool is_dropped(const struct segment *seg, const struct socket_state *st,
+				       const struct tcp_sock *tp)
+{
+	const struct connection *c;
+
+	if (before(tp->rcv_wup + tp->rcv_wnd + WINDOW_LIMIT, seg->seq)) {
+		count_rare(COUNTER_IMPLAUSIBLE);
+		return true;
+	}
+	if (!seg->payload_len || before(tp->rcv_nxt, seg->seq + seg->payload_len))
+		return false;
+	c = bpf_map_lookup_elem(&connections, &st->key);
+	return !c || !c->tracked;
+}
+
+/* What the socket shows before TCP processes the segment in s. Returns whether it counts. */
+static COLD int read_socket(struct scratch *s, struct socket_state *st, const struct tcp_sock *tp)
+{
+	const struct segment *seg = &s->segment;
+	bool egress = seg->direction == DIRECTION_EGRESS;
+
+	if (egress)
+		find_write_times(tp, seg->seq + seg->payload_len, &s->write_times);
+	else if (is_dropped(seg, st, tp))
+		return false;
+	if (st->tracked)
+		note_waits(st, tp, seg, egress);
+	return true;
+}
+
 /* The segment in s may change the socket's connection. */
 static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratch *s)
 {
 	struct segment *seg = &s->segment;
-	bool egress = seg->direction == DIRECTION_EGRESS;
 	struct socket_state *st = socket_state_of(skb);
 	struct bpf_sock *sk = skb->sk;
 	struct tcp_sock *tp;
@@ -387,13 +420,11 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	if (!st || !sk)
 		return;
 	seg->key = st->key;
-	seg->from_a = egress;
+	seg->from_a = seg->direction == DIRECTION_EGRESS;
 	s->socket = st->facts;
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (tp && egress)
-		find_write_times(tp, seg->seq + seg->payload_len, &s->write_times);
-	if (tp && st->tracked)
-		note_waits(st, tp, seg, egress);
+	if (tp && !read_socket(s, st, tp))
+		return;
 	tracked = tracked_counter(&st->key, SOCKET_POINT);
 	if (!tracked)
 		return;
@@ -401,7 +432,7 @@ static __always_inline void track_at_socket(struct __sk_buff *skb, struct scratc
 	 * has untracked the connection.
 	 */
 	if (!st->tracked || !is_tracked(tracked))
-		st->read = egress ? seg->ack : seg->seq;
+		st->read = seg->from_a ? seg->ack : seg->seq;
 	st->tracked = track_segment(skb, s, tracked);
 }
 
@@ -439,13 +470,13 @@ static __always_inline void handle_at_socket(struct __sk_buff *skb, struct scrat
 	struct segment *seg = &s->segment;
 
 	if (!is_more_than_ack(seg)) {
-		if (*tracked)
+		if (is_tracked(tracked))
 			on_bare_ack(skb, seg->ack, seg->direction == DIRECTION_EGRESS);
 		return;
 	}
 	classify_payload(skb, seg, s, ACCESS_LOAD);
 	limit_at_socket(&seg->kind);
-	if (needs_connection(seg, *tracked))
+	if (needs_connection(seg, tracked))
 		track_at_socket(skb, s);
 }
 

@@ -7,22 +7,18 @@
 
 #include "response.h"
 
-/* Identified by its numbers and length: both numbers start at random values (RFC 9293,
- * section 3.4.1) and address translation preserves them.
- */
-static __always_inline bool is_cached(const struct cached_segment *k, __u64 seq_ack,
-				      __u32 payload_len)
+static __always_inline bool is_cached(const struct cached_segment *k, __u64 seq_ack, __u32 id)
 {
-	return k->seq_ack == seq_ack && k->payload_len == payload_len;
+	return k->seq_ack == seq_ack && k->id == id;
 }
 
 /* Seqlock-style publish: an interrupting program never sees a partial entry. */
-static __always_inline void cache_segment(struct cached_segment *k, __u64 seq_ack,
-					  __u32 payload_len, struct payload_kind b)
+static __always_inline void cache_segment(struct cached_segment *k, __u64 seq_ack, __u32 id,
+					  struct payload_kind b)
 {
 	*(volatile __u64 *)&k->seq_ack = 0;
 	asm volatile("" ::: "memory");
-	k->payload_len = payload_len;
+	k->id = id;
 	k->kind = b;
 	asm volatile("" ::: "memory");
 	*(volatile __u64 *)&k->seq_ack = seq_ack;
@@ -33,8 +29,8 @@ static __always_inline void cache_segment(struct cached_segment *k, __u64 seq_ac
  * fast path has just left it, it is taken up.
  */
 static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, struct scratch *s,
-							__u64 seq_ack, __u32 off, __u32 payload_len,
-							const enum access access)
+							__u64 seq_ack, __u32 id, __u32 off,
+							__u32 payload_len, const enum access access)
 {
 	struct payload_kind b = {.outcome = OUTCOME_INCOMPLETE};
 	__u32 slot = cache_slot(seq_ack >> 32);
@@ -65,16 +61,15 @@ static __always_inline struct payload_kind read_payload(struct __sk_buff *skb, s
 		if (b.outcome == OUTCOME_FOUND) {
 			s->cached_contexts[slot] = s->walk.found;
 			if (s->walk.head_end)
-				cache_head(s, seq_ack, payload_len, s->walk.head_end + skip, 0,
-					   LINE_START);
+				cache_head(s, seq_ack, id, s->walk.head_end + skip, 0, LINE_START);
 			else if (s->walk.unframed)
-				cache_head(s, seq_ack, payload_len, 0, s->walk.unframed + skip,
+				cache_head(s, seq_ack, id, 0, s->walk.unframed + skip,
 					   s->walk.in_line ? LINE_MIDDLE : LINE_START);
 		}
 	} else {
 		b.marks = unreadable_start(head);
 	}
-	cache_segment(&s->segment_cache[slot], seq_ack, payload_len, b);
+	cache_segment(&s->segment_cache[slot], seq_ack, id, b);
 	return b;
 }
 
@@ -85,13 +80,15 @@ static __always_inline void classify_payload(struct __sk_buff *skb, struct segme
 	__u64 seq_ack = (__u64)seg->seq << 32 | seg->ack;
 	__u32 slot = cache_slot(seg->seq);
 	struct cached_segment *k = &s->segment_cache[slot];
+	__u32 id;
 
 	seg->kind = (struct payload_kind){.outcome = NOT_A_REQUEST};
 	if (!seg->payload_len)
 		return;
-	if (!is_cached(k, seq_ack, seg->payload_len)) {
-		seg->kind =
-			read_payload(skb, s, seq_ack, seg->payload_off, seg->payload_len, access);
+	id = segment_id(seg->sender, seg->payload_len);
+	if (!is_cached(k, seq_ack, id)) {
+		seg->kind = read_payload(skb, s, seq_ack, id, seg->payload_off, seg->payload_len,
+					 access);
 		return;
 	}
 	seg->kind = k->kind;
@@ -106,6 +103,7 @@ struct fast_headers {
 	__u64 seq_ack; /* as in struct cached_segment */
 	__u64 addrs;   /* sum, as for tracked_counter_by_sums() */
 	__u32 ports;
+	__u64 sender; /* see struct segment */
 	__u32 payload_off;
 	__u32 payload_len;
 	__u8 flags;
@@ -131,6 +129,7 @@ static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct f
 		    ip->protocol != IPPROTO_TCP || ip->fragment & bpf_htons(IP_MF_OR_OFFSET))
 			return false;
 		len = bpf_ntohs(ip->total_len) - sizeof(*ip);
+		h->sender = sender_ipv4(ip->src, tcp->src);
 		h->addrs = mapped_ipv4(ip->src) + mapped_ipv4(ip->dst);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		off = l2 + sizeof(*ip6);
@@ -138,6 +137,7 @@ static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct f
 		if ((const void *)(tcp + 1) > end || ip6->next_header != IPPROTO_TCP)
 			return false;
 		len = bpf_ntohs(ip6->payload_len);
+		h->sender = sender_ipv6(ip6->src, tcp->src);
 		h->addrs = ip6->src[0] + ip6->src[1] + ip6->dst[0] + ip6->dst[1];
 	} else {
 		return false;
@@ -157,6 +157,11 @@ static __always_inline bool parse_fast(struct __sk_buff *skb, __u32 l2, struct f
 	return true;
 }
 
+static __always_inline bool is_bare_ack(const struct fast_headers *h)
+{
+	return !h->payload_len && !(h->flags & (TCP_SYN | TCP_FIN | TCP_RST));
+}
+
 /* Handles a segment of an untracked connection; false leaves it to the slow path. The
  * cache is read without claiming it: an interrupting program may overwrite the entry,
  * which the second look at its numbers reveals.
@@ -167,13 +172,15 @@ static __always_inline bool skip_untracked(struct __sk_buff *skb, const struct f
 	struct scratch *s = bpf_map_lookup_elem(&scratches, &(__u32){0});
 	struct cached_segment *k;
 	struct payload_kind b;
+	__u32 id;
 
 	if (h->flags & (TCP_SYN | TCP_FIN | TCP_RST) || !s)
 		return false;
 	if (!h->payload_len)
 		return true;
 	k = &s->segment_cache[cache_slot(h->seq_ack >> 32)];
-	if (is_cached(k, h->seq_ack, h->payload_len)) {
+	id = segment_id(h->sender, h->payload_len);
+	if (is_cached(k, h->seq_ack, id)) {
 		b = k->kind;
 		asm volatile("" ::: "memory");
 		if (k->seq_ack != h->seq_ack)
@@ -182,7 +189,7 @@ static __always_inline bool skip_untracked(struct __sk_buff *skb, const struct f
 		if (__sync_lock_test_and_set(&s->claimed, 1))
 			return false;
 		s->resume = 0;
-		b = read_payload(skb, s, h->seq_ack, h->payload_off, h->payload_len, access);
+		b = read_payload(skb, s, h->seq_ack, id, h->payload_off, h->payload_len, access);
 		s->unfinished = b.outcome == OUTCOME_INCOMPLETE ? h->seq_ack : 0;
 		release_scratch(s);
 	}
@@ -201,10 +208,67 @@ static COLD int end_connection(const struct segment *seg, struct connection *c, 
 	if (c->phase == PHASE_HEAD)
 		count_rare(COUNTER_DISCARDED);
 	forget_partial_head(&seg->key);
+	set_proof(c, PROOF_NONE);
 	tracked = tracked_counter_at(&seg->key);
 	if (tracked)
 		set_tracked(c, tracked, 0);
 	return bpf_map_delete_elem(&connections, &seg->key);
+}
+
+/* Keeps the numbers that the first segments of a connection have, from a SYN-ACK. */
+static COLD int note_handshake(const struct segment *seg)
+{
+	struct handshakes *h = bpf_map_lookup_elem(&latest_handshakes, &(__u32){0});
+	__u32 slot = hash_of_key(&seg->key, seg->key.ifindex) >> (64 - HANDSHAKE_BITS);
+
+	slot &= (1 << HANDSHAKE_BITS) - 1;
+	if (h)
+		h->of[slot] = (__u64)seg->ack << 32 | (seg->seq + 1);
+	return 0;
+}
+
+/* How far beyond the bytes seen an acknowledgement may be: some may not have passed here. */
+#define UNSEEN_LIMIT (1U << 20)
+
+/* The receiver takes a RST only with the number that it expects next (RFC 5961, section
+ * 3.2): of the first byte that has not passed here, or that it has not acknowledged.
+ */
+static __always_inline bool is_exact(const struct stream *st, __u32 seq)
+{
+	return seq == st->next || seq == st->acked || (st->fin && seq == st->fin_seq + 1) ||
+	       (st->missing && seq == st->gap_start);
+}
+
+/* The server acknowledges the request: it is no forgery. A RST for a segment of no
+ * connection acknowledges nothing, if that segment does: RFC 9293, section 3.10.7.1.
+ */
+static __always_inline void note_proof(const struct segment *seg, struct connection *c)
+{
+	if (c->proof != PROOF_AWAITED || seg->from_a == c->client_is_a || !(seg->flags & TCP_ACK) ||
+	    (seg->flags & TCP_RST && !is_exact(&c->server, seg->seq)))
+		return;
+	if (before(c->request_start, seg->ack) && !before(c->client.next + UNSEEN_LIMIT, seg->ack))
+		set_proof(c, PROOF_SEEN);
+}
+
+/* An exchange of a connection that exists goes on. */
+static __always_inline bool is_live(const struct connection *c)
+{
+	return is_proven(c) && c->tracked && !(c->recorded && c->claim & 1 && !pending(c)) &&
+	       !is_complete(c);
+}
+
+/* Whether the segment begins another connection than c. A handshake has passed whose
+ * numbers are not those of c; or c has no proof.
+ */
+static __always_inline bool is_of_another(const struct segment *seg, const struct connection *c)
+{
+	if (seg->kind.outcome == NOT_A_REQUEST)
+		return false;
+	if (c->client_start - seg->seq >= WINDOW_LIMIT && follows_handshake(seg))
+		return true;
+	return c->proof == PROOF_AWAITED && is_recorded(seg->kind.outcome) &&
+	       (seg->from_a != c->client_is_a || !is_near(&c->client, seg->seq));
 }
 
 /* A new connection: keep its option, drop an older connection with the same key. */
@@ -226,6 +290,7 @@ static COLD struct connection *on_syn(struct __sk_buff *skb, const struct segmen
 	c->last_ns = bpf_ktime_get_ns();
 	c->syn_option_len = s->options.id_len;
 	__builtin_memcpy(c->syn_connection_id, s->options.id, sizeof(c->syn_connection_id));
+	await_proof(s, c, false);
 	return c;
 }
 
@@ -248,18 +313,16 @@ static __always_inline void on_fin(const struct segment *seg, struct connection 
 	st->fin_seq = c->tracked ? end : st->next;
 }
 
-/* Windows above this are not in use. */
-#define RESET_DISTANCE (64U << 20)
-
-/* The receiver of a RST outside of its window ignores it: RFC 9293, section 3.10.7.4. */
 static __always_inline bool is_reset(const struct segment *seg, const struct connection *c)
 {
 	const struct stream *st = seg->from_a == c->client_is_a ? &c->client : &c->server;
 
 	if (!(seg->flags & TCP_RST))
 		return false;
-	return !c->tracked || !st->valid ||
-	       seg->seq - st->next + RESET_DISTANCE <= 2 * RESET_DISTANCE;
+	if (!c->tracked || !st->valid || is_exact(st, seg->seq))
+		return true;
+	count_rare(COUNTER_IMPLAUSIBLE);
+	return false;
 }
 
 /* Deep: a segment while the search for the context goes on. */
@@ -354,6 +417,50 @@ static __always_inline void describe_socket(struct connection *c, const struct s
 		note_ack(x, s->segment.ack, c->last_ns);
 }
 
+/* Only a SYN has no acknowledgement; TCP drops others without. */
+static __always_inline bool lacks_ack(const struct segment *seg)
+{
+	return !(seg->flags & (TCP_ACK | TCP_SYN | TCP_RST));
+}
+
+/* What a segment is to the connection that the table has for it. */
+enum admission {
+	ADMIT,
+	ADMIT_NOT,     /* the ends of the connection ignore it */
+	ADMIT_ANOTHER, /* it begins another connection */
+};
+
+/* With a SYN the ends do not end what goes on: RFC 5961, section 4.2. If a new connection
+ * follows, its handshake shows that.
+ */
+static COLD int admit(const struct segment *seg, struct connection *c)
+{
+	bool admitted;
+
+	note_proof(seg, c);
+	if (is_of_another(seg, c))
+		return ADMIT_ANOTHER;
+	if (is_syn(seg))
+		admitted = !is_live(c) || seg->seq + 1 == c->client_start;
+	else
+		admitted = !lacks_ack(seg) &&
+			   (!c->tracked || seg->flags & TCP_RST ||
+			    is_near(seg->from_a == c->client_is_a ? &c->client : &c->server,
+				    seg->seq));
+	if (admitted)
+		return ADMIT;
+	count_rare(COUNTER_IMPLAUSIBLE);
+	return ADMIT_NOT;
+}
+
+static __always_inline void note_acked(const struct segment *seg, struct connection *c)
+{
+	struct stream *peers = seg->from_a == c->client_is_a ? &c->server : &c->client;
+
+	if (seg->flags & TCP_ACK)
+		peers->acked = seg->ack;
+}
+
 /* Tracks the segment in s; tracked is the counter of its connection. Returns whether
  * later segments may belong to an exchange.
  */
@@ -364,13 +471,23 @@ static __always_inline int track_segment(struct __sk_buff *skb, struct scratch *
 	__u32 end;
 
 	c = bpf_map_lookup_elem(&connections, &seg->key);
+	if (c) {
+		int admitted = admit(seg, c);
+
+		if (admitted == ADMIT_NOT)
+			return c->tracked;
+		if (admitted == ADMIT_ANOTHER) {
+			end_connection(seg, c, 0);
+			c = NULL;
+		}
+	}
 	if (is_syn(seg))
 		c = on_syn(skb, seg, s, c);
 	end = seg->seq + is_syn(seg) + seg->payload_len;
 	if (seg->payload_len) {
 		seg->seq += is_syn(seg);
 		if (!c) {
-			if (finish_untracked(seg->kind))
+			if (finish_untracked(seg->kind) || lacks_ack(seg))
 				return 0;
 			c = new_connection(seg, s);
 			if (!c)
@@ -381,6 +498,8 @@ static __always_inline int track_segment(struct __sk_buff *skb, struct scratch *
 	}
 	if (!c)
 		return 0;
+	if (seg->payload_len || seg->flags & TCP_FIN)
+		note_acked(seg, c);
 	if (seg->flags & TCP_FIN)
 		on_fin(seg, c, end);
 	if (is_reset(seg, c) || has_ended(c)) {
@@ -394,9 +513,10 @@ static __always_inline int track_segment(struct __sk_buff *skb, struct scratch *
 }
 
 /* Whether a segment may change a connection. */
-static __always_inline bool needs_connection(const struct segment *seg, __u32 tracked)
+static __always_inline bool needs_connection(const struct segment *seg, const __u32 *tracked)
 {
-	return tracked || is_syn(seg) || is_fin_or_rst(seg) || !finish_untracked(seg->kind);
+	return is_tracked(tracked) || is_syn(seg) || is_fin_or_rst(seg) ||
+	       !finish_untracked(seg->kind);
 }
 
 /* parse_segment() out of line, which also frees its stack for later calls. */
@@ -406,10 +526,41 @@ static COLD int parse_direct(struct __sk_buff *skb, struct scratch *s, __u32 l2,
 }
 
 static __always_inline bool parse(struct __sk_buff *skb, struct scratch *s, __u32 l2,
-				  const enum access access)
+				  const enum access access, bool keep_acks)
 {
-	return access == ACCESS_DIRECT ? parse_direct(skb, s, l2, false) :
-					 parse_segment(skb, &s->segment, l2, access, false);
+	return access == ACCESS_DIRECT ? parse_direct(skb, s, l2, keep_acks) :
+					 parse_segment(skb, &s->segment, l2, access, keep_acks);
+}
+
+/* A bare acknowledgement at an interface. */
+static COLD int prove_by_ack(const struct segment *seg)
+{
+	struct connection *c = bpf_map_lookup_elem(&connections, &seg->key);
+
+	if (c)
+		note_proof(seg, c);
+	return 0;
+}
+
+/* Applies the segment in s, at an interface. */
+static __always_inline void handle(struct __sk_buff *skb, struct scratch *s,
+				   const enum access access)
+{
+	struct segment *seg = &s->segment;
+	__u32 *tracked = tracked_counter(&seg->key, seg->key.ifindex);
+
+	if (!is_more_than_ack(seg)) {
+		if (is_tracked(tracked))
+			prove_by_ack(seg);
+		return;
+	}
+	if ((seg->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
+		note_handshake(seg);
+	classify_payload(skb, seg, s, access);
+	if (tracked && needs_connection(seg, tracked)) {
+		s->socket.cookie = 0;
+		track_segment(skb, s, tracked);
+	}
 }
 
 /* Captures at an interface whatever the fast path does not handle. The segment is in
@@ -419,22 +570,19 @@ static __always_inline void slow_path(struct __sk_buff *skb, __u32 l2, enum dire
 				      const enum access access)
 {
 	struct scratch *s = claim_scratch();
-	struct segment *seg;
-	__u32 *tracked;
 
 	if (!s)
 		return;
-	seg = &s->segment;
-	if (parse(skb, s, l2, access) && ports_match(seg)) {
-		seg->direction = direction;
-		tracked = tracked_counter(&seg->key, seg->key.ifindex);
-		classify_payload(skb, seg, s, access);
-		if (tracked && needs_connection(seg, *tracked)) {
-			s->socket.cookie = 0;
-			track_segment(skb, s, tracked);
-		}
-	}
+	s->segment.direction = direction;
+	if (parse(skb, s, l2, access, any_unproven()) && ports_match(&s->segment))
+		handle(skb, s, access);
 	release_scratch(s);
+}
+
+static COLD int count_other_host(void)
+{
+	count(COUNTER_OTHER_HOST);
+	return 0;
 }
 
 static COLD int slow_path_direct(struct __sk_buff *skb, __u32 l2, enum direction direction)
@@ -451,6 +599,10 @@ static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direct
 {
 	struct fast_headers h;
 
+	if (is_for_others(skb)) {
+		count_other_host();
+		return;
+	}
 	if (access != ACCESS_DIRECT) {
 		slow_path(skb, l2, direction, access);
 		return;
@@ -458,10 +610,13 @@ static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direct
 	if (parse_fast(skb, l2, &h)) {
 		if (!h.ports_match)
 			return;
-		if (!(any_tracked() &&
-		      is_tracked(tracked_counter_by_sums(h.addrs, h.ports, skb->ifindex))) &&
-		    skip_untracked(skb, &h, access))
+		if (any_tracked() &&
+		    is_tracked(tracked_counter_by_sums(h.addrs, h.ports, skb->ifindex))) {
+			if (is_bare_ack(&h) && !any_unproven())
+				return;
+		} else if (skip_untracked(skb, &h, access)) {
 			return;
+		}
 	}
 	slow_path_direct(skb, l2, direction);
 }

@@ -50,6 +50,7 @@ type Case struct {
 var Cases = []Case{
 	{"trace-flood", "ordinary requests beside 30,000 with one trace ID have their spans within 10 s; /readyz stays 200", traceFlood},
 	{"metrics-connections", "of 2,000 connections of a pod 8 are served, the agent's memory grows by 32 MiB at most, and the node reads /readyz", metricsConnections},
+	{"forged-segments", "150,000 requests of no connection make no span, a packet costs 1.10 times what it did before at most, and a request of 3 s beside them is seen", forgedSegments},
 	{"cpu-limit", "a flood of sampled requests makes an agent with --cpu-limit leave new ones out and take less than its limit; no request fails, and all is captured again after it", cpuLimit},
 	{"terminal", "what a trace store responds does not control the terminal", terminal},
 }

@@ -43,6 +43,11 @@ type attacher interface {
 	Detach(ifindex int) error
 }
 
+// hostFilter leaves out packets for other hosts at interfaces that do not pass them on.
+type hostFilter interface {
+	PassesOn(ifindex int, passesOn bool) error
+}
+
 // retryInterval is the time between two attempts to attach after a failure.
 const retryInterval = 5 * time.Second
 
@@ -131,17 +136,33 @@ func (c *capture) handle(e iface.Event) {
 		c.points.add(e.Interface) // before the first exchange can arrive
 		c.attach(e.Interface)
 	case iface.Renamed:
-		c.log.Info("interface renamed", "interface", e.Interface.Name, "index", e.Interface.Index)
+		c.log.Info("interface renamed, or moved to a bridge or out of one", "interface", e.Interface.Name, "index", e.Interface.Index)
 		c.points.add(e.Interface)
 		c.rename(e.Interface)
+		c.filterHosts(e.Interface)
 	case iface.Removed:
 		c.detach(e.Interface)
 		c.points.remove(e.Interface.Index)
 	}
 }
 
+// filterHosts tells the probe whether an interface passes on packets for others. Without,
+// all packets count.
+func (c *capture) filterHosts(i iface.Interface) {
+	f, ok := c.probe.(hostFilter)
+	if !ok {
+		return
+	}
+	if err := f.PassesOn(i.Index, i.PassesOn); err != nil {
+		c.log.Warn("packets for other hosts are captured too", "interface", i.Name, "error", err)
+	}
+}
+
 func (c *capture) attach(i iface.Interface) {
 	err := c.probe.Attach(i.Index)
+	if err == nil {
+		c.filterHosts(i)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.count()

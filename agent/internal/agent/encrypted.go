@@ -149,6 +149,17 @@ func (a attachers) Attach(ifindex int) error {
 	return nil
 }
 
+// PassesOn passes it to those that filter by it.
+func (a attachers) PassesOn(ifindex int, passesOn bool) error {
+	var errs []error
+	for _, one := range a {
+		if f, ok := one.(hostFilter); ok {
+			errs = append(errs, f.PassesOn(ifindex, passesOn))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Detach detaches all.
 func (a attachers) Detach(ifindex int) error {
 	var errs []error

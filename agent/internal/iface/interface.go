@@ -29,7 +29,18 @@ type Interface struct {
 	// Kind is the kind of capture point, which the Selector sets: KindVNIC, the
 	// host end of a pod's interface, or KindPNIC, the node's link to others.
 	Kind observe.Kind
+	// PassesOn: it may take packets for the link-layer addresses of others, as a port of a
+	// bridge does, and an interface with macvlan interfaces on it. False only for physical
+	// ones: what arrives at a vNIC comes from its pod.
+	PassesOn bool
 }
+
+// isNodesOwn reports whether a link of a kind connects the node to others.
+func isNodesOwn(linkKind string) bool { return linkKind == linkPhysical || isAggregate(linkKind) }
+
+// isMacvlan reports whether a link takes packets from its parent by a link-layer address of
+// its own.
+func isMacvlan(link netlink.Link) bool { return link.Type() == "macvlan" || link.Type() == "macvtap" }
 
 // Link kinds other than netlink's.
 const (

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -126,10 +127,10 @@ func TestRecordedJoiningABond(t *testing.T) {
 	w.handle(t.Context(), message(alone))
 	close(w.events)
 	want := []Event{
-		{Added, Interface{4, "bond7", "bond", observe.KindPNIC}},
-		{Added, Interface{5, "eth0", "bond-port", observe.KindPNIC}}, // by its name
-		{Added, Interface{6, "eth1", "dummy", observe.KindVNIC}},
-		{Removed, Interface{6, "eth1", "dummy", observe.KindVNIC}},
+		{Added, Interface{4, "bond7", "bond", observe.KindPNIC, false}},
+		{Added, Interface{5, "eth0", "bond-port", observe.KindPNIC, true}}, // by its name
+		{Added, Interface{6, "eth1", "dummy", observe.KindVNIC, true}},
+		{Removed, Interface{6, "eth1", "dummy", observe.KindVNIC, true}},
 	}
 	for _, e := range want {
 		if got := <-w.events; got != e {
@@ -138,6 +139,37 @@ func TestRecordedJoiningABond(t *testing.T) {
 	}
 	if extra, open := <-w.events; open {
 		t.Errorf("also %+v", extra)
+	}
+}
+
+// The node's own links drop packets for other hosts, unless they are in a bridge or have
+// macvlan links on them.
+func TestPassesOn(t *testing.T) {
+	w := NewWatcher(Selector{PNIC: []string{"bond7"}}, slog.New(slog.DiscardHandler))
+	w.events = make(chan Event, 8)
+	bond := deserialize(t, recordedLinks[0])
+	handle := func(link netlink.Link) {
+		w.handle(t.Context(), netlink.LinkUpdate{Header: unix.NlMsghdr{Type: unix.RTM_NEWLINK}, Link: link})
+	}
+	handle(bond)
+	bond.Attrs().MasterIndex = 20
+	handle(bond)
+	bond.Attrs().MasterIndex = 0
+	handle(bond)
+	handle(&netlink.Macvlan{LinkAttrs: netlink.LinkAttrs{Index: 21, Name: "mac0", ParentIndex: bond.Attrs().Index}})
+	handle(bond)
+	w.compare(t.Context(), []netlink.Link{bond})
+	close(w.events)
+	var changes []Change
+	var passesOn []bool
+	for e := range w.events {
+		changes, passesOn = append(changes, e.Change), append(passesOn, e.Interface.PassesOn)
+	}
+	if want := []Change{Added, Renamed, Renamed, Renamed, Renamed}; !slices.Equal(changes, want) {
+		t.Errorf("changes %v, want %v", changes, want)
+	}
+	if want := []bool{false, true, false, true, false}; !slices.Equal(passesOn, want) {
+		t.Errorf("passes on %v, want %v", passesOn, want)
 	}
 }
 

@@ -37,7 +37,7 @@ type Change uint8
 const (
 	// Added: the interface is present and selected.
 	Added Change = iota
-	// Renamed: it has a new name, and its kind is the same.
+	// Renamed: it has a new name or passes on other packets, and its kind is the same.
 	Renamed
 	// Removed: it is gone or no longer selected.
 	Removed
@@ -49,6 +49,7 @@ type Watcher struct {
 	log      *slog.Logger
 	known    map[int]Interface
 	kinds    map[int]string // of all links, by index
+	parents  map[int]bool   // of macvlan links
 	events   chan Event
 	listed   chan struct{}
 	first    sync.Once
@@ -56,7 +57,7 @@ type Watcher struct {
 
 // NewWatcher returns a watcher that is idle until Run.
 func NewWatcher(selector Selector, log *slog.Logger) *Watcher {
-	return &Watcher{selector: selector, log: log, known: map[int]Interface{}, kinds: map[int]string{}, events: make(chan Event), listed: make(chan struct{})}
+	return &Watcher{selector: selector, log: log, known: map[int]Interface{}, kinds: map[int]string{}, parents: map[int]bool{}, events: make(chan Event), listed: make(chan struct{})}
 }
 
 // Events returns the changes in order. The channel is closed when Run returns;
@@ -146,8 +147,12 @@ func (w *Watcher) resync(ctx context.Context) error {
 func (w *Watcher) compare(ctx context.Context, links []netlink.Link) {
 	seen := map[int]bool{}
 	clear(w.kinds)
+	clear(w.parents)
 	for _, link := range links { // first, as a port can come before its master
 		w.kinds[link.Attrs().Index] = link.Type()
+		if isMacvlan(link) {
+			w.parents[link.Attrs().ParentIndex] = true
+		}
 	}
 	for _, link := range links {
 		seen[link.Attrs().Index] = true
@@ -172,13 +177,28 @@ func (w *Watcher) handle(ctx context.Context, u netlink.LinkUpdate) {
 		return
 	}
 	w.kinds[u.Attrs().Index] = u.Type()
+	if isMacvlan(u.Link) {
+		w.addParent(ctx, u.Attrs().ParentIndex)
+	}
 	w.present(ctx, u.Link)
+}
+
+// addParent notes that a link has macvlan links on it. That it has none any more is seen by
+// the next list.
+func (w *Watcher) addParent(ctx context.Context, index int) {
+	w.parents[index] = true
+	if i, ok := w.known[index]; ok && !i.PassesOn {
+		i.PassesOn = true
+		w.known[index] = i
+		w.emit(ctx, Event{Renamed, i})
+	}
 }
 
 // present handles a new or known link that is present.
 func (w *Watcher) present(ctx context.Context, link netlink.Link) {
 	attrs := link.Attrs()
 	now := Interface{Index: attrs.Index, Name: attrs.Name, LinkKind: linkKindOf(link, w.kinds[attrs.MasterIndex])}
+	now.PassesOn = attrs.MasterIndex != 0 || w.parents[attrs.Index] || !isNodesOwn(now.LinkKind)
 	now.Kind = w.selector.Kind(now.Name, now.LinkKind)
 	before, known := w.known[now.Index]
 	switch {

@@ -68,12 +68,64 @@ func (p *Probe) Detach(ifindex int) error {
 		return fmt.Errorf("interface %d: %w", ifindex, errNotAttached)
 	}
 	delete(p.attached, ifindex)
-	err := a.Close()
+	err := errors.Join(a.Close(), p.ownOnly.forget(ifindex))
 	if p.drivers != nil {
 		err = errors.Join(err, p.drivers.unwatch(ifindex))
 	}
 	if err != nil {
 		return fmt.Errorf("detach capture programs from interface %d: %w", ifindex, err)
+	}
+	return nil
+}
+
+// PassesOn tells whether an attached interface passes on packets for others, as a port of a
+// bridge does. Where it does not, packets for other hosts are not captured.
+func (p *Probe) PassesOn(ifindex int, passesOn bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ownOnly.set(ifindex, !passesOn)
+}
+
+// ownOnly has, of attached interfaces, whether only packets for their own address are
+// captured.
+type ownOnly struct {
+	programs   *ebpf.Map
+	interfaces map[int]bool
+	bits       bpf.CaptureOwnOnly
+}
+
+func (o *ownOnly) set(ifindex int, only bool) error {
+	o.interfaces[ifindex] = only
+	return o.update(ifindex)
+}
+
+// forget is for an interface that is detached.
+func (o *ownOnly) forget(ifindex int) error {
+	delete(o.interfaces, ifindex)
+	return o.update(ifindex)
+}
+
+// update tells the programs, which know interfaces by the low bits of their index: for
+// those with the same ones it has to be so for all.
+func (o *ownOnly) update(ifindex int) error {
+	slots := len(o.bits.Of) * 8
+	slot := ifindex % slots
+	some, all := false, true
+	for i, only := range o.interfaces {
+		if i%slots == slot {
+			some, all = true, all && only
+		}
+	}
+	before := o.bits.Of[slot/8]
+	o.bits.Of[slot/8] &^= 1 << (slot % 8)
+	if some && all {
+		o.bits.Of[slot/8] |= 1 << (slot % 8)
+	}
+	if o.bits.Of[slot/8] == before {
+		return nil
+	}
+	if err := o.programs.Put(uint32(0), &o.bits); err != nil {
+		return fmt.Errorf("choose packets by their host: %w", err)
 	}
 	return nil
 }

@@ -191,6 +191,7 @@ func TestQueueEnds(t *testing.T) {
 			c := newConnection(40000)
 			k.receive(c.request(requestOf(0, "GET /", "", "") + requestOf(1, "GET /", "", "")))
 			want := observe.FlagPipelined | observe.FlagNoResponse | observe.FlagIdle
+			k.receive(c.ack())
 			if last.rst {
 				last.seq = c.clientSeq
 				k.receive(c.build(last))
@@ -248,6 +249,7 @@ func TestHeldReport(t *testing.T) {
 	k := newKernel(t, Options{OpenSpanAfter: time.Hour, HoldAfter: time.Nanosecond})
 	c := newConnection(40000)
 	k.receive(c.request(requestOf(0, "GET /", "", "")))
+	k.receive(c.ack())
 	must(t, k.probe.sweep(time.Hour, time.Hour))
 	must(t, k.probe.sweep(time.Hour, time.Hour))
 	if got := k.emitted(); len(got) != 1 || got[0].Flags != observe.FlagStillOpen|observe.FlagNoResponse {

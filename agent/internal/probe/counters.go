@@ -90,6 +90,9 @@ var captureCounters = [...]metric{
 	bpf.CaptureCounterCOUNTER_SEARCH_BUDGET:       newMetric("layertrace_searches_over_budget_total", "Request heads that were not searched, or not to their end, because the budget for searches behind the prefix window was used up, or to keep within cpu-limit (raise deep-budget, or move the trace headers to the start)."),
 	bpf.CaptureCounterCOUNTER_CONTEXT_BEHIND:      newMetric("layertrace_contexts_behind_window_total", "Requests whose trace context, sampled or not, was found behind the prefix window (deep)."),
 	bpf.CaptureCounterCOUNTER_FRAMING_LOST:        newMetric("layertrace_framing_lost_total", "Messages whose head or chunks could not be followed (their segments passed in another order, or more than 64 chunks were in one): their end is guessed, and pipelined requests after them may not be seen."),
+	bpf.CaptureCounterCOUNTER_UNPROVEN:            newMetric("layertrace_requests_unproven_total", "Requests without a response that are not reported, as nothing shows that their connection exists: no handshake was seen, and the server has acknowledged nothing. Forged ones are, and real ones that reached nobody."),
+	bpf.CaptureCounterCOUNTER_IMPLAUSIBLE:         newMetric("layertrace_segments_implausible_total", "Segments of tracked connections that are ignored, as their ends would ignore them by their sequence numbers (RFC 5961)."),
+	bpf.CaptureCounterCOUNTER_OTHER_HOST:          newMetric("layertrace_packets_other_host_total", "Packets left out as they are for another host, at physical interfaces that do not pass such on (no ports of a bridge, no macvlan interfaces on them)."),
 }
 
 // optionCounters has a metric for each counter of the programs that write options.

@@ -119,18 +119,27 @@ func TestDeepOnTraffic(t *testing.T) {
 	}
 }
 
-// A second point of the node takes the result of the first; a head over several segments is
-// searched at each.
+// A second point of the node takes the result of the first, within some ms; a head over
+// several segments is searched at each.
 func TestDeepAutoAtSeveralPoints(t *testing.T) {
 	head := headsOf("behind the window")["w3c"]
-	for segments, searches := range map[int]uint64{1: 1, 2: 2} {
+	onOneCPU(t)
+	attempts := 0
+	for _, segments := range []int{1, 2} {
+		searches := uint64(segments)
+	again:
 		k := newKernel(t, Options{})
 		c := newConnection(40000)
 		behind := *c // address translation
-		behind.client = netip.AddrPortFrom(behind.client.Addr(), 40001)
+		behind.server = netip.AddrPortFrom(behind.server.Addr(), 8081)
 		for part := range slices.Chunk([]byte(head), (len(head)+segments-1)/segments) {
 			k.receive(c.request(string(part)))
 			k.receive(behind.request(string(part)))
+		}
+		if segments == 1 && k.count("searches") == 2 && attempts < 100 { // it took too long
+			attempts++
+			k.close(t)
+			goto again
 		}
 		k.wantCount("searches", searches)
 		k.wantCount("contexts_found", 2)

@@ -25,6 +25,7 @@ type kernel struct {
 	t     *testing.T
 	probe *Probe
 	side  *sharedSide
+	sent  [][]byte // packets that no acknowledgement has followed
 }
 
 // newKernel returns one with empty maps until the test ends, or until the next one with
@@ -71,11 +72,49 @@ func (k *kernel) receive(packet []byte) {
 	if int32(verdict) != -1 {
 		k.t.Fatalf("verdict %d, want -1 (TCX_NEXT)", int32(verdict))
 	}
+	k.sent = append(k.sent, packet)
 }
 
-// exchanges ends open exchanges and returns all that were emitted.
+// acknowledge lets the program see that all data so far has arrived at the other ends.
+func (k *kernel) acknowledge() {
+	k.t.Helper()
+	type flow struct {
+		network   gopacket.Flow
+		transport gopacket.Flow
+	}
+	arrived := map[flow]*layers.TCP{}
+	var order []flow
+	for _, raw := range k.sent {
+		packet := gopacket.NewPacket(raw, layers.LayerTypeEthernet, gopacket.DecodeOptions{Lazy: true, NoCopy: true})
+		tcp, ok := packet.TransportLayer().(*layers.TCP)
+		if !ok || len(tcp.Payload) == 0 {
+			continue
+		}
+		f := flow{packet.NetworkLayer().NetworkFlow(), packet.TransportLayer().TransportFlow()}
+		before := arrived[f]
+		if before == nil {
+			order = append(order, f)
+		}
+		end := func(t *layers.TCP) uint32 { return t.Seq + uint32(len(t.Payload)) }
+		if before == nil || int32(end(tcp)-end(before)) > 0 {
+			arrived[f] = tcp
+		}
+	}
+	for _, f := range order {
+		tcp := arrived[f]
+		from, _ := netip.AddrFromSlice(f.network.Dst().Raw())
+		to, _ := netip.AddrFromSlice(f.network.Src().Raw())
+		c := connection{client: netip.AddrPortFrom(from, uint16(tcp.DstPort)), server: netip.AddrPortFrom(to, uint16(tcp.SrcPort)), serverSeq: tcp.Seq + uint32(len(tcp.Payload))}
+		k.receive(c.build(segment{seq: tcp.Ack}))
+	}
+	k.sent = nil
+}
+
+// exchanges ends open exchanges, of which all data is acknowledged, and returns all that
+// were emitted.
 func (k *kernel) exchanges() []observe.Observation {
 	k.t.Helper()
+	k.acknowledge()
 	return k.drain(true)
 }
 
@@ -160,6 +199,8 @@ type segment struct {
 	fromServer    bool
 	seq           uint32
 	syn, fin, rst bool
+	ack           uint32 // 0: all that the other end has sent
+	noACK         bool
 	options       []layers.TCPOption
 	payload       []byte
 }
@@ -177,14 +218,22 @@ func (c *connection) response(payload string) []byte {
 	return c.build(s)
 }
 
+// ack is the server's acknowledgement of all that the client has sent.
+func (c *connection) ack() []byte {
+	return c.build(segment{fromServer: true, seq: c.serverSeq})
+}
+
 func (c *connection) build(s segment) []byte {
 	src, dst, ack := c.client, c.server, c.serverSeq
 	if s.fromServer {
 		src, dst, ack = dst, src, c.clientSeq
 	}
+	if s.ack != 0 {
+		ack = s.ack
+	}
 	tcp := &layers.TCP{
 		SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()),
-		Seq: s.seq, Ack: ack, SYN: s.syn, FIN: s.fin, RST: s.rst, ACK: !s.syn,
+		Seq: s.seq, Ack: ack, SYN: s.syn, FIN: s.fin, RST: s.rst, ACK: !s.noACK && (!s.syn || s.fromServer),
 		Window: 1000, Options: s.options,
 	}
 	stack := []gopacket.SerializableLayer{}

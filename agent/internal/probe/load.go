@@ -111,6 +111,10 @@ func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 		bpf.CaptureMapQueuedRequests:     k.QueuedRequests,
 		bpf.CaptureMapTrustedPrefixes:    k.TrustedPrefixes,
 		bpf.CaptureMapUnseenCounters:     k.UnseenCounters,
+
+		bpf.CaptureMapUnprovenConnections: k.UnprovenConnections,
+		bpf.CaptureMapLatestHandshakes:    k.LatestHandshakes,
+		bpf.CaptureMapOwnOnlyInterfaces:   k.OwnOnlyInterfaces,
 	}
 	for name := range shared {
 		if spec.Maps[name] == nil {
@@ -148,6 +152,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 		bpf.CaptureVarDeep:           uint32(deepModes[o.Deep]),
 		bpf.CaptureVarDeepBudget:     uint64(o.DeepBudget),
 		bpf.CaptureVarDeepWindow:     uint32(o.DeepWindow),
+		bpf.CaptureVarUnprovenMax:    unprovenMax(o),
 		bpf.CaptureVarRingWakeupFill: uint64(wakeupFill(o.RingBytes)),
 		bpf.CaptureVarFilterPorts:    len(o.Ports) > 0,
 		bpf.CaptureVarPorts:          portBits(o.Ports),
@@ -167,11 +172,16 @@ var deepModes = map[DeepMode]bpf.CaptureDeepMode{
 	DeepOff: bpf.CaptureDeepModeDEEP_OFF, DeepOn: bpf.CaptureDeepModeDEEP_ON, DeepAuto: bpf.CaptureDeepModeDEEP_AUTO,
 }
 
+// unprovenMax is the number of connections without proof: a quarter of the table.
+func unprovenMax(o *Options) uint32 { return uint32(max(o.MaxConnections/4, 1)) }
+
 // sizeMaps sets the sizes of the maps that spec has.
 func sizeMaps(spec *ebpf.CollectionSpec, o *Options) {
 	sizes := map[string]uint32{
 		bpf.CaptureMapConnections: uint32(o.MaxConnections),
 		bpf.CaptureMapExchanges:   uint32(o.RingBytes),
+
+		bpf.CaptureMapUnprovenConnections: unprovenMax(o),
 	}
 	if o.Deep == DeepOff {
 		sizes[bpf.CaptureMapPartialHeads] = 1

@@ -216,6 +216,7 @@ type Probe struct {
 	mu       sync.Mutex
 	mode     Mode
 	attached map[int]attachment
+	ownOnly  ownOnly
 
 	received, unreadable, txMissing atomic.Uint64
 
@@ -253,6 +254,7 @@ func openOn(kernel *kernelSide, opts Options) (_ *Probe, err error) {
 	p := &Probe{
 		log: opts.Log, opts: opts, kernel: kernel, mode: opts.Mode,
 		attached: map[int]attachment{},
+		ownOnly:  ownOnly{programs: kernel.OwnOnlyInterfaces, interfaces: map[int]bool{}},
 	}
 	if p.reader, err = ringbuf.NewReader(kernel.Exchanges); err != nil {
 		return nil, errors.Join(fmt.Errorf("open ring buffer: %w", err), kernel.Close())

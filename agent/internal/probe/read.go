@@ -415,10 +415,29 @@ func (p *Probe) sweepUntil(ctx context.Context) error {
 // whose end its framing does not tell.
 const maxUnframedIdle = time.Minute
 
-// swept is the result of the last sweep: how many exchanges had begun by then, and how
-// many connections are left in the table.
+// swept is the result of the last sweep: how many exchanges and unproven connections had
+// begun by then, and how many connections are left in the table.
 type swept struct {
 	started, left uint64
+	flooded       bool // see unprovenIdle
+}
+
+const (
+	// maxUnprovenIdle is the time without a packet after which a connection without proof is
+	// forgotten. TCP sends its request again after up to half of the time since then.
+	maxUnprovenIdle = time.Minute
+	// floodedIdle is the same from floodedBy such connections on, until there are none:
+	// longer than a server delays an acknowledgement. They cost other connections time.
+	floodedIdle = 2 * time.Second
+	floodedBy   = 256
+)
+
+// unprovenIdle returns how long a connection without proof is kept.
+func (p *Probe) unprovenIdle(request time.Duration) time.Duration {
+	if p.swept.flooded {
+		return min(request, floodedIdle)
+	}
+	return min(request, maxUnprovenIdle)
 }
 
 // maxForgetIdle is the time without a packet after which a connection is forgotten: the
@@ -440,14 +459,14 @@ func (p *Probe) forgetIdle(response time.Duration) time.Duration {
 // idle agent, if no exchange has begun since the last one and nothing was left then.
 // Of more open exchanges than the budget it evicts those that were idle for longest.
 func (p *Probe) sweep(response, request time.Duration) error {
-	started, err := p.counter(bpf.CaptureCounterCOUNTER_STARTED)
+	started, err := p.started()
 	if err != nil || started == p.swept.started && p.swept.left == 0 {
 		return err
 	}
 	args := bpf.CaptureSweepArgs{
 		ResponseIdle: uint64(response), RequestIdle: uint64(request),
 		UnframedIdle: uint64(min(request, maxUnframedIdle)), HoldAfter: uint64(p.opts.HoldAfter), ReportAfter: uint64(max(p.opts.OpenSpanAfter, 0)),
-		ForgetIdle: uint64(p.forgetIdle(response)),
+		ForgetIdle: uint64(p.forgetIdle(response)), UnprovenIdle: uint64(p.unprovenIdle(request)),
 	}
 	result, err := p.runSweep(args)
 	if err != nil {
@@ -460,8 +479,25 @@ func (p *Probe) sweep(response, request time.Duration) error {
 			return err
 		}
 	}
-	p.swept = swept{started, result.Open + result.Tracked}
+	p.swept = swept{
+		started: started, left: result.Open + result.Unproven + result.Tracked + result.Miscounted,
+		flooded: result.Unproven > floodedBy || p.swept.flooded && result.Unproven > 0,
+	}
 	return nil
+}
+
+// started returns a number that grows with each exchange, and with each connection without
+// proof.
+func (p *Probe) started() (uint64, error) {
+	exchanges, err := p.counter(bpf.CaptureCounterCOUNTER_STARTED)
+	if err != nil {
+		return 0, err
+	}
+	var tracked bpf.CaptureTracked
+	if err := p.kernel.TrackedConnections.Lookup(uint32(0), &tracked); err != nil {
+		return 0, fmt.Errorf("read the number of connections: %w", err)
+	}
+	return exchanges + uint64(tracked.Next), nil
 }
 
 func (p *Probe) runSweep(args bpf.CaptureSweepArgs) (bpf.CaptureSweepArgs, error) {

@@ -167,6 +167,7 @@ func mapsOf(k *kernelSide) []**ebpf.Map {
 	return []**ebpf.Map{
 		&k.Connections, &k.Counters, &k.Exchanges, &k.Limits, &k.PartialHeads, &k.QueuedRequests, &k.Scratches,
 		&k.SearchBudgets, &k.TrackedConnections, &k.TrustedPrefixes, &k.UnseenCounters,
+		&k.UnprovenConnections, &k.LatestHandshakes, &k.OwnOnlyInterfaces,
 	}
 }
 
