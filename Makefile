@@ -18,6 +18,7 @@ CASES    ?= # faults: how many requests, with and without a fault
 VARIANT  ?= # faults: mtls, devices, or a condition of the network (bin/lab faults --help)
 CASES_DIR ?= # cases: directory with truth.json, captures and vectors.txt (../shared/cases)
 TEMPO    ?= # stores: a program of Grafana Tempo, tested as well
+FUZZTIME ?= # fuzz: time or number of runs of each target (20s)
 VERSION  ?= # wasm: version and name of the image (devel)
 
 # Programs that tests and linting call, and the Debian packages that provide them.
@@ -29,6 +30,9 @@ GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 BPF_SOURCES   := $(wildcard bpf/*.c bpf/*/*.c bpf/include/*.h)
 # Packages whose tests need neither root nor Envoy.
 UNIT_PACKAGES  = $(shell go list ./... | grep -Ev '/(bpf|e2e|agent/internal/probe)(/|$$)')
+
+# Packages of the agent with several goroutines, whose tests need no root.
+RACE_PACKAGES := $(addprefix ./agent/internal/,accesslog agent breakdown encrypted export iface identity join span unseen) ./internal/recent
 
 .PHONY: help
 help: ## Show this list
@@ -46,6 +50,19 @@ test: root packages ## Run all tests, including the end-to-end test of the lab
 .PHONY: test-unit
 test-unit: ## Run the fast tests, without root and Envoy: less than a minute
 	go test -short $(UNIT_PACKAGES)
+
+.PHONY: race
+race: packages ## Run the agent's tests with the race detector, some two minutes
+	@CC=$${CC:-$$(command -v gcc || command -v clang)} go test -race -short -count=1 $(RACE_PACKAGES)
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for a while (FUZZTIME); inputs that fail are written to testdata/fuzz
+	@failed=()
+	while IFS=: read -r file target; do
+		echo "=== $$target in $${file%/*}"
+		go test "./$${file%/*}" -run='^$$' -fuzz="^$$target$$" -fuzztime=$(or $(strip $(FUZZTIME)),20s) -fuzzminimizetime=10x || failed+=("$$target in $${file%/*}")
+	done < <(git grep -oE '^func Fuzz[A-Za-z0-9]+' -- '*_test.go' | sed 's/:func /:/')
+	[ $${#failed[@]} -eq 0 ] || { printf 'failed: %s\n' "$${failed[@]}" >&2; exit 1; }
 
 .PHONY: e2e-k8s
 e2e-k8s: COMMANDS += nft runc /usr/lib/cni/bridge
@@ -130,6 +147,10 @@ pictures: COMMANDS += java mvn
 pictures: PACKAGES += default-jre-headless maven
 pictures: root packages lab ## Make the pictures of the documents again, from a run of the lab
 	@exec bin/lab pictures
+
+.PHONY: soak-agent
+soak-agent: root build ## Run an agent for 2 hours beside pods that come and go, and check that nothing grows
+	@exec bin/lab soak
 
 .PHONY: soak
 soak: root ## Load the Wasm filter for 10 minutes and watch memory and crashes

@@ -32,11 +32,12 @@ CAPTURE_PROGRAMS(capture)
  * request_idle. One that has been open for hold_after is reported once before, and again
  * after report_after. A connection is forgotten when it has been idle for forget_idle after
  * its exchange was emitted. With evict_idle, up to evict_max open exchanges that have been idle
- * for longer are emitted.
+ * for longer are emitted. What the ring has no room for stays for the next sweep.
  * Unproven connections are forgotten after unproven_idle.
  * Results: open, exchanges left open, and in idle those by the logarithm of their idle
  * time in units of 2^20 ns; unproven, connections without proof; tracked, others that
- * stay; evicted; miscounted, slots of tracked_connections whose count was not right.
+ * stay; evicted; deferred, how often the ring had no room; miscounted, slots of
+ * tracked_connections whose count was not right.
  */
 struct sweep_args {
 	__u64 response_idle;
@@ -52,6 +53,7 @@ struct sweep_args {
 	__u64 unproven;
 	__u64 tracked;
 	__u64 evicted;
+	__u64 deferred;
 	__u64 miscounted;
 	__u64 idle[IDLE_BUCKETS];
 };
@@ -182,11 +184,19 @@ static __always_inline __u32 idle_bucket(__u64 idle)
 	return bucket & (IDLE_BUCKETS - 1);
 }
 
+static __always_inline bool has_room(struct sweep_args *args)
+{
+	if (ring_has_room(&exchanges))
+		return true;
+	args->deferred++;
+	return false;
+}
+
 /* Reports an exchange that goes on, if it is old enough. */
 static __always_inline void report(const struct exchange_record *x, __u8 *reports,
-				   const struct sweep_context *ctx)
+				   struct sweep_context *ctx)
 {
-	const struct sweep_args *args = &ctx->args;
+	struct sweep_args *args = &ctx->args;
 	__u64 age = ctx->now > x->request_first ? ctx->now - x->request_first : 0;
 	__u8 due = 0;
 
@@ -194,7 +204,7 @@ static __always_inline void report(const struct exchange_record *x, __u8 *report
 		due |= REPORT_HELD;
 	if (args->report_after && age >= args->report_after)
 		due |= REPORT_OPEN;
-	if (!(due & ~*reports))
+	if (!(due & ~*reports) || !has_room(args))
 		return;
 	*reports |= due;
 	report_open(x);
@@ -232,12 +242,13 @@ static long sweep_connection(void *map, const struct connection_key *key, struct
 		limit = args->unframed_idle;
 		flags = FLAG_END_GUESSED;
 	}
-	if (idle >= limit) {
+	if (idle >= limit && has_room(args)) {
 		emit(c, claim, flags);
 		args->tracked++;
 		return 0;
 	}
-	if (args->evict_idle && idle >= args->evict_idle && args->evicted < args->evict_max) {
+	if (args->evict_idle && idle >= args->evict_idle && args->evicted < args->evict_max &&
+	    has_room(args)) {
 		emit(c, claim, FLAG_EVICTED);
 		forget_connection(map, c, key, claim | 1, *(volatile __u8 *)&c->phase);
 		args->evicted++;
@@ -257,10 +268,12 @@ static long sweep_queued(void *map, const struct queue_key *key, struct queued_r
 	const struct connection *c = bpf_map_lookup_elem(&connections, &key->connection);
 	__u64 last = c ? c->last_ns : 0;
 
-	if (!c || !ctx->args.request_idle || last + ctx->args.request_idle <= ctx->now)
-		emit_queued(key, FLAG_IDLE, c ? is_proven(c) : q->proven);
-	else if (q->recorded && is_proven(c))
+	if (!c || !ctx->args.request_idle || last + ctx->args.request_idle <= ctx->now) {
+		if (!q->recorded || has_room(&ctx->args))
+			emit_queued(key, FLAG_IDLE, c ? is_proven(c) : q->proven);
+	} else if (q->recorded && is_proven(c)) {
 		report(&q->x, &q->reports, ctx);
+	}
 	return 0;
 }
 
@@ -321,6 +334,7 @@ int sweep(struct sweep_args *args)
 	ctx->args.unproven = 0;
 	ctx->args.tracked = 0;
 	ctx->args.evicted = 0;
+	ctx->args.deferred = 0;
 	ctx->args.miscounted = 0;
 	__builtin_memset(ctx->args.idle, 0, sizeof(ctx->args.idle));
 	bpf_loop(1 << TRACKED_BITS, begin_slot, NULL, 0);

@@ -570,6 +570,7 @@ type CaptureSweepArgs struct {
 	Unproven     uint64
 	Tracked      uint64
 	Evicted      uint64
+	Deferred     uint64
 	Miscounted   uint64
 	Idle         [32]uint64
 }
@@ -592,6 +593,7 @@ type CaptureSweepContext struct {
 		Unproven     uint64
 		Tracked      uint64
 		Evicted      uint64
+		Deferred     uint64
 		Miscounted   uint64
 		Idle         [32]uint64
 	}

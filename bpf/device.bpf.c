@@ -804,12 +804,14 @@ int BPF_PROG(device_dequeue, const struct Qdisc *queue, const struct netdev_queu
 }
 
 /* Times in ns: a run is emitted when no segment of its flow has passed for idle, and the
- * flow forgotten after forget. Result: flows left.
+ * flow forgotten after forget. Results: left, flows; deferred, those whose run stays for the
+ * next sweep because the ring has no room.
  */
 struct device_sweep_args {
 	__u64 idle;
 	__u64 forget;
 	__u64 left;
+	__u64 deferred;
 };
 
 /* Sweeps do not overlap. */
@@ -825,8 +827,14 @@ static long sweep_flow(void *map, const struct flow_key *key, struct flow *f, vo
 	__u64 touched = *(volatile __u64 *)&f->touched;
 	__u64 idle = device_sweeping.now > touched ? device_sweeping.now - touched : 0;
 
-	if (idle >= device_sweeping.args.idle)
+	if (idle >= device_sweeping.args.idle && !(claim & 1)) {
+		if (!ring_has_room(&sightings)) {
+			device_sweeping.args.left++;
+			device_sweeping.args.deferred++;
+			return 0;
+		}
 		emit(key, f, claim);
+	}
 	if (idle >= device_sweeping.args.forget)
 		bpf_map_delete_elem(map, key);
 	else
@@ -840,6 +848,7 @@ int device_sweep(struct device_sweep_args *args)
 	device_sweeping.now = bpf_ktime_get_ns();
 	device_sweeping.args = *args;
 	device_sweeping.args.left = 0;
+	device_sweeping.args.deferred = 0;
 	bpf_for_each_map_elem(&flows, sweep_flow, NULL, 0);
 	*args = device_sweeping.args;
 	return 0;

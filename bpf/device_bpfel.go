@@ -34,10 +34,11 @@ const (
 )
 
 type DeviceDeviceSweepArgs struct {
-	_      structs.HostLayout
-	Idle   uint64
-	Forget uint64
-	Left   uint64
+	_        structs.HostLayout
+	Idle     uint64
+	Forget   uint64
+	Left     uint64
+	Deferred uint64
 }
 
 type DeviceFlow struct {

@@ -232,4 +232,13 @@ static __always_inline bool has_port(const volatile __u8 *bits, __u32 port)
 	return bits[port >> 3] & (1 << (port & 7));
 }
 
+/* Whether a sweep may fill the ring further: it can emit far more than the ring holds before
+ * user space reads one. The last quarter is for what programs emit meanwhile.
+ */
+static __always_inline bool ring_has_room(void *ring)
+{
+	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) <=
+	       bpf_ringbuf_query(ring, BPF_RB_RING_SIZE) / 4 * 3;
+}
+
 #endif

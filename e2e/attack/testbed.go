@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,11 +27,16 @@ const (
 	NodeAddress    = "10.77.0.1"
 	metricsAddress = NodeAddress + ":9464"
 	receiver       = "127.0.0.1:4318"
+	receiverGRPC   = "127.0.0.1:4317"
 	pods           = 3
 )
 
 // PodAddress is the address of pod n, from 1 on. Its interface at the node is veth<n>.
 func PodAddress(n int) string { return "10.77.0.1" + strconv.Itoa(n) }
+
+// agentMemory is the memory limit of the agent's container (istio/agent/daemonset.yaml), in
+// bytes. The agent gives its heap half of it where it sees its container.
+const agentMemory = 256 << 20
 
 // Testbed is a node with three pods at a bridge, and a receiver of spans.
 type Testbed struct {
@@ -39,32 +45,46 @@ type Testbed struct {
 	Pods []*sandbox.Namespace
 	// Agent is the one that StartAgent started.
 	Agent *sandbox.Process
+	// Memory is the agent's limit in bytes, for StartAgent.
+	Memory int64
+	// GRPC makes the agent export by gRPC.
+	GRPC bool
 
-	program, dir string
-	group        *sandbox.Group
-	servers      []*http.Server
+	program, envoy, dir string
+	group, agentGroup   *sandbox.Group
+	limit               *sandbox.MemoryLimit
+	servers             []*http.Server
+	processes           []*sandbox.Process // other than the agent
+	closers             []func()
 
-	mu    sync.Mutex
-	spans map[string]int // received, by trace ID in hex
-	first map[string]time.Time
+	mu      sync.Mutex
+	spans   map[string]int // received, by trace ID in hex
+	first   map[string]time.Time
+	respond func(http.ResponseWriter, int) bool
 }
 
-func newTestbed(program, dir string) (t *Testbed, err error) {
-	t = &Testbed{program: program, dir: dir, spans: map[string]int{}, first: map[string]time.Time{}}
+func newTestbed(program, envoy, dir string) (t *Testbed, err error) {
+	t = &Testbed{
+		program: program, envoy: envoy, dir: dir, Memory: agentMemory,
+		spans: map[string]int{}, first: map[string]time.Time{},
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.close())
 		}
 	}()
 	const prefix = "layertrace-attack"
+	const agentGroup = prefix + "-agent"
 	if _, err = sandbox.DeleteNamespaces(prefix); err != nil { // of a run that was killed
 		return t, err
 	}
-	if _, err = sandbox.RemoveGroup(context.Background(), prefix); err != nil {
-		return t, err
-	}
-	if t.group, err = sandbox.NewGroup(prefix); err != nil {
-		return t, err
+	for name, group := range map[string]**sandbox.Group{prefix: &t.group, agentGroup: &t.agentGroup} {
+		if _, err = sandbox.RemoveGroup(context.Background(), name); err != nil {
+			return t, err
+		}
+		if *group, err = sandbox.NewGroup(name); err != nil {
+			return t, err
+		}
 	}
 	if t.Node, err = sandbox.NewNamespace(prefix + "-node"); err != nil {
 		return t, err
@@ -85,15 +105,22 @@ func newTestbed(program, dir string) (t *Testbed, err error) {
 	return t, t.serve(t.Node, receiver, http.HandlerFunc(t.receive))
 }
 
-// StartAgent starts the agent on the node and waits until it captures at all pods.
+// StartAgent starts the agent on the node, with a container's memory limit, and waits until it
+// captures at all pods.
 func (t *Testbed) StartAgent(ctx context.Context, flags ...string) (err error) {
+	if t.limit, err = t.agentGroup.LimitMemory(t.Memory); err != nil {
+		return err
+	}
+	export := []string{"--export", "otlp-http", "--otlp-endpoint", "http://" + receiver}
+	if t.GRPC {
+		export = []string{"--export", "otlp-grpc", "--otlp-endpoint", receiverGRPC, "--otlp-insecure"}
+	}
 	t.Agent, err = sandbox.Start(sandbox.Spec{
 		Name: "agent", Path: t.program,
-		Args: append([]string{
-			"agent", "--node", "attacked", "--vnic", "veth*", "--pnic", "", "--export", "otlp-http", "--otlp-endpoint", "http://" + receiver,
-			"--metrics-address", metricsAddress,
-		}, flags...),
-		Namespace: t.Node, Cgroup: t.group, Stderr: filepath.Join(t.dir, "agent.log"),
+		Args:      slices.Concat([]string{"agent", "--node", "attacked", "--vnic", "veth*", "--pnic", "", "--metrics-address", metricsAddress}, export, flags),
+		Namespace: t.Node, Cgroup: t.agentGroup, Memory: t.limit, Stderr: t.agentLog(),
+		// What the agent sets itself where it sees its limit as a container does.
+		Env: []string{fmt.Sprintf("GOMEMLIMIT=%d", t.Memory/2)},
 	})
 	if err != nil {
 		return err
@@ -105,6 +132,18 @@ func (t *Testbed) StartAgent(ctx context.Context, flags ...string) (err error) {
 		}
 		return err
 	})
+}
+
+func (t *Testbed) agentLog() string { return filepath.Join(t.dir, "agent.log") }
+
+// AgentMemory returns the most memory that the agent's cgroup had, in bytes, and how many
+// processes the kernel killed there.
+func (t *Testbed) AgentMemory() (peak uint64, kills int, err error) {
+	peak, err = t.limit.Peak()
+	if err == nil {
+		kills, err = t.limit.Kills()
+	}
+	return peak, kills, err
 }
 
 // Ready returns the error of the agent's /readyz.
@@ -145,6 +184,24 @@ func (t *Testbed) Spans(traceID string) (n int, first time.Time) {
 	return t.spans[traceID], t.first[traceID]
 }
 
+// Respond sets what the receiver does first, with the number of spans that a batch has: true,
+// and the batch was responded to and is not kept.
+func (t *Testbed) Respond(respond func(w http.ResponseWriter, spans int) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.respond = respond
+}
+
+// Received returns how many spans the receiver has kept.
+func (t *Testbed) Received() (sum int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, n := range t.spans {
+		sum += n
+	}
+	return sum
+}
+
 // receive is the receiver of OTLP over HTTP.
 func (t *Testbed) receive(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
@@ -153,6 +210,24 @@ func (t *Testbed) receive(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
+	t.mu.Lock()
+	respond := t.respond
+	t.mu.Unlock()
+	if respond == nil || !respond(w, count(&export)) {
+		t.keep(&export)
+	}
+}
+
+func count(export *coltracepb.ExportTraceServiceRequest) (n int) {
+	for _, resource := range export.ResourceSpans {
+		for _, scope := range resource.ScopeSpans {
+			n += len(scope.Spans)
+		}
+	}
+	return n
+}
+
+func (t *Testbed) keep(export *coltracepb.ExportTraceServiceRequest) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, resource := range export.ResourceSpans {
@@ -183,6 +258,12 @@ func (t *Testbed) close() (err error) {
 	if t.Agent != nil {
 		err = t.Agent.Kill()
 	}
+	for _, p := range t.processes {
+		err = errors.Join(err, p.Kill())
+	}
+	for _, c := range t.closers {
+		c()
+	}
 	for _, s := range t.servers {
 		err = errors.Join(err, s.Close())
 	}
@@ -191,8 +272,10 @@ func (t *Testbed) close() (err error) {
 			err = errors.Join(err, n.Delete())
 		}
 	}
-	if t.group != nil {
-		err = errors.Join(err, t.group.Remove(context.Background()))
+	for _, g := range []*sandbox.Group{t.group, t.agentGroup} {
+		if g != nil {
+			err = errors.Join(err, g.Remove(context.Background()))
+		}
 	}
 	return err
 }

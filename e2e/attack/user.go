@@ -11,11 +11,11 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
@@ -35,19 +35,24 @@ func (t *Testbed) ask(ctx context.Context, n int, id func(int) (traceID string, 
 	defer c.Close()
 	in := bufio.NewReader(c)
 	for i := range n {
-		if _, err := io.WriteString(c, sampled(id(i))); err != nil {
-			return err
-		}
-		response, err := http.ReadResponse(in, nil)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(io.Discard, response.Body)
-		if err = errors.Join(err, response.Body.Close()); err != nil {
+		if err := exchange(c, in, sampled(id(i))); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// exchange sends a request and reads its response.
+func exchange(c io.Writer, in *bufio.Reader, request string) error {
+	if _, err := io.WriteString(c, request); err != nil {
+		return err
+	}
+	response, err := http.ReadResponse(in, nil)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	return errors.Join(err, response.Body.Close())
 }
 
 // traceFlood sends 30,000 requests with one trace ID, ordinary ones beside them, and ordinary
@@ -159,45 +164,83 @@ func metricsConnections(ctx context.Context, t *Testbed) (measured string, pass 
 		answered == served && grown <= growth && ready == nil, nil
 }
 
+// metricsIdle leaves connections to the metrics server in three states, and waits until the
+// server ends them: after a request, within one, and within responses that nobody reads.
+func metricsIdle(ctx context.Context, t *Testbed) (measured string, pass bool, err error) {
+	const limit = 40 * time.Second
+	if err := t.StartAgent(ctx); err != nil {
+		return "", false, err
+	}
+	kinds := []struct{ name, sent string }{
+		{"idle", "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"},
+		{"unfinished", "GET /healthz HTTP/1.1\r\nhost: x\r\n"},
+		{"unread", strings.Repeat("GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n", 1000)},
+	}
+	took := make([]time.Duration, len(kinds))
+	var group errgroup.Group
+	for i, kind := range kinds {
+		c, err := t.Pods[0].DialContext(ctx, "tcp", metricsAddress)
+		if err != nil {
+			return "", false, err
+		}
+		defer c.Close()
+		group.Go(func() error {
+			took[i] = -1
+			began := time.Now()
+			if err := c.SetDeadline(began.Add(2 * limit)); err != nil {
+				return err
+			}
+			// The server reads no more than it needs: writing blocks then.
+			go func() { _, _ = io.WriteString(c, kind.sent) }()
+			if kind.name == "unread" {
+				return untilRefused(ctx, c, began, &took[i])
+			}
+			if _, err := io.Copy(io.Discard, c); !errors.Is(err, os.ErrDeadlineExceeded) {
+				took[i] = time.Since(began)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return "", false, err
+	}
+	pass = true
+	var texts []string
+	for i, kind := range kinds {
+		texts = append(texts, fmt.Sprintf("%s %.0f s", kind.name, took[i].Seconds()))
+		pass = pass && took[i] >= 0 && took[i] <= limit
+	}
+	return strings.Join(texts, ", "), pass, nil
+}
+
+// untilRefused waits until the other side has closed a connection of which it has unread bytes.
+func untilRefused(ctx context.Context, c net.Conn, began time.Time, took *time.Duration) error {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	closed := sandbox.Await(ctx, "the end of a connection", 80*time.Second, 50*time.Millisecond, func(context.Context) error {
+		state := uint8(0)
+		err := raw.Control(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				state = info.State
+			}
+		})
+		if err == nil && state == unix.BPF_TCP_ESTABLISHED {
+			err = errors.New("it is established")
+		}
+		return err
+	})
+	if closed == nil {
+		*took = time.Since(began)
+	}
+	return nil // took has the result
+}
+
 // answers reports whether a request on a connection gets a response.
 func answers(c net.Conn) bool {
 	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return false
 	}
-	if _, err := io.WriteString(c, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"); err != nil {
-		return false
-	}
-	response, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil {
-		return false
-	}
-	_, err = io.Copy(io.Discard, response.Body)
-	return errors.Join(err, response.Body.Close()) == nil
-}
-
-// terminal lets explain ask a store that responds with control characters.
-func terminal(ctx context.Context, t *Testbed) (measured string, pass bool, err error) {
-	const address = "127.0.0.1:16686"
-	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(http.StatusBadRequest)
-		fmt.Fprint(w, `{"errors":[{"code":400,"msg":"\u001b]0;owned\u0007\u001b[2J\u009b31m\u202eHACK"}]}`)
-	})
-	if err := t.serve(t.Node, address, handler); err != nil {
-		return "", false, err
-	}
-	log := filepath.Join(t.dir, "explain.log")
-	p, err := sandbox.Start(sandbox.Spec{
-		Name: "explain", Path: t.program, Args: []string{"explain", "4bf92f3577b34da6a3ce929d0e0e4736", "--jaeger", "http://" + address},
-		Namespace: t.Node, Cgroup: t.group, Stderr: log,
-	})
-	if err != nil {
-		return "", false, err
-	}
-	ended := p.Wait(ctx)
-	text, err := os.ReadFile(log)
-	if err != nil || ended == nil {
-		return "", false, errors.Join(err, errors.New("explain did not fail"))
-	}
-	n := strings.Count(string(text), "\x1b") + strings.Count(string(text), "\a") + strings.Count(string(text), "\u009b") + strings.Count(string(text), "\u202e")
-	return fmt.Sprintf("%d control characters in %d bytes", n, len(text)), n == 0 && strings.Contains(string(text), "HACK"), nil
+	return exchange(c, bufio.NewReader(c), "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n") == nil
 }

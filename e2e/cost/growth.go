@@ -16,6 +16,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/layertrace/layertrace/e2e/podserver"
 	"github.com/layertrace/layertrace/internal/stats"
 )
 
@@ -266,14 +267,6 @@ func WriteGrowth(w io.Writer, slopes []Slope) error {
 	return nil
 }
 
-// kubeconfig reaches an API server without authentication.
-const kubeconfig = `apiVersion: v1
-kind: Config
-clusters: [{name: c, cluster: {server: "http://%s"}}]
-contexts: [{name: c, context: {cluster: c}}]
-current-context: c
-`
-
 // serveKubernetes serves n pods to the agent, and returns the kubeconfig file for that.
 func (t *Testbed) serveKubernetes(n int) (string, error) {
 	const address = loopback + ":6443"
@@ -285,7 +278,7 @@ func (t *Testbed) serveKubernetes(n int) (string, error) {
 		return "", err
 	}
 	path := t.file("kubeconfig")
-	if err := os.WriteFile(path, []byte(fmt.Sprintf(kubeconfig, address)), 0o600); err != nil {
+	if err := os.WriteFile(path, podserver.Kubeconfig(address), 0o600); err != nil {
 		return "", fmt.Errorf("write a kubeconfig file: %w", err)
 	}
 	return path, nil

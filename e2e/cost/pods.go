@@ -3,70 +3,33 @@
 package cost
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"strings"
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/layertrace/layertrace/e2e/podserver"
 )
 
-// servePods serves lists of pods as an API server does, in protobuf, until Down: n pods,
-// two of them on the agent's node. Watches stay open and have no events. A real API server
-// takes minutes to store 10,000 pods, and its own CPU time would be measured with the
-// agent's.
+// servePods serves n pods, two of them on the agent's node, as an API server does, until Down.
 func (t *Testbed) servePods(listener net.Listener, n int) error {
-	scheme := runtime.NewScheme()
-	if err := core.AddToScheme(scheme); err != nil {
-		return fmt.Errorf("register core/v1: %w", err)
+	server, err := podserver.New()
+	if err != nil {
+		return err
 	}
-	encoder := protobuf.NewSerializer(scheme, scheme)
-	lists := map[bool][]byte{}
-	for local, count := range map[bool]int{true: 2, false: n - 2} {
-		list := core.PodList{TypeMeta: meta.TypeMeta{APIVersion: "v1", Kind: "PodList"}, ListMeta: meta.ListMeta{ResourceVersion: "1"}}
-		for i := range count {
-			list.Items = append(list.Items, pod(i, local))
+	for i := range n {
+		one := pod(i-2, false)
+		if i < 2 {
+			one = pod(i, true)
 		}
-		var body bytes.Buffer
-		if err := encoder.Encode(&list, &body); err != nil {
-			return fmt.Errorf("encode %d pods: %w", count, err)
-		}
-		lists[local] = body.Bytes()
+		server.Put(&one)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		query := r.URL.Query()
-		switch {
-		case r.URL.Path != "/api/v1/pods":
-			http.NotFound(w, r)
-		case query.Get("sendInitialEvents") == "true":
-			// As from a server without streaming lists.
-			w.Header().Set("Content-Type", "application/json")
-			w.WriteHeader(http.StatusUnprocessableEntity)
-			fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Invalid","message":"sendInitialEvents is forbidden","code":422}`)
-		case query.Get("watch") == "true":
-			w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf;stream=watch")
-			w.WriteHeader(http.StatusOK)
-			w.(http.Flusher).Flush()
-			<-r.Context().Done()
-		default:
-			w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
-			// Only the connection can fail; then the client asks again.
-			_, _ = w.Write(lists[strings.Contains(query.Get("fieldSelector"), "spec.nodeName=")])
-		}
-	})}
+	server.Serve(listener, func(err error) { t.options.Progress("the pods' server ended: %v", err) })
 	t.pods = n
 	t.closers = append(t.closers, server.Close)
-	go func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			t.options.Progress("the pods' server ended: %v", err)
-		}
-	}()
 	return nil
 }
 

@@ -119,6 +119,46 @@ func TestRemoveEndsWhatWasAdded(t *testing.T) {
 	}
 }
 
+// A process within its memory is not harmed, one beyond it is killed, and both are reported.
+func TestLimitMemory(t *testing.T) {
+	const limit = 32 << 20
+	g := newGroup(t)
+	memory, err := g.LimitMemory(limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	namespace, err := NewNamespace(fmt.Sprintf("lt-memory%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := namespace.Delete(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, test := range []struct {
+		bytes string // that a process keeps
+		kills int
+	}{{"1000000", 0}, {"100000000", 1}} {
+		p, err := Start(Spec{
+			Name: "memory", Path: "/bin/sh", Args: []string{"-c", "head -c " + test.bytes + " /dev/zero | tail -n 1 >/dev/null"},
+			Namespace: namespace, Cgroup: g, Memory: memory, Stderr: filepath.Join(t.TempDir(), "log"),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-p.done
+		kills, err := memory.Kills()
+		if err != nil || kills != test.kills {
+			t.Errorf("%s bytes: %d processes killed, want %d; %v\n%s", test.bytes, kills, test.kills, err, p.Tail())
+		}
+		peak, err := memory.Peak()
+		if err != nil || peak == 0 || peak > limit {
+			t.Errorf("%s bytes: %d bytes at most, want up to %d; %v", test.bytes, peak, limit, err)
+		}
+	}
+}
+
 func TestLimitThatTheKernelRefuses(t *testing.T) {
 	limit, err := newGroup(t).LimitCPU(time.Second)
 	if err != nil {
@@ -145,7 +185,7 @@ func newGroup(t *testing.T) *Group {
 		if err := g.Remove(context.Background()); err != nil {
 			t.Error(err)
 		}
-		for _, path := range []string{g.Path, mirrorOf(t, g)} {
+		for _, path := range []string{g.Path, mirrorOf(t, g, "cpu"), mirrorOf(t, g, "memory")} {
 			if _, err := os.Stat(path); path != "" && err == nil {
 				t.Errorf("%s still exists", path)
 			}
@@ -154,8 +194,8 @@ func newGroup(t *testing.T) *Group {
 	return g
 }
 
-func mirrorOf(t *testing.T, g *Group) string {
-	_, mirror, err := g.mirror()
+func mirrorOf(t *testing.T, g *Group, controller string) string {
+	_, mirror, err := g.mirror(controller)
 	if err != nil {
 		t.Fatal(err)
 	}

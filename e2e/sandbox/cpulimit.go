@@ -32,14 +32,14 @@ func (g *Group) LimitCPU(period time.Duration) (*CPULimit, error) {
 	if err != nil {
 		return nil, err
 	}
-	mount, mirror, err := g.mirror()
+	mount, mirror, err := g.mirror("cpu")
 	if err != nil {
 		return nil, err
 	}
 	if mount == "" {
 		l := &CPULimit{dir: g.Path, root: root, period: period}
-		if err := g.enableCPU(); err != nil {
-			return nil, err
+		if err := g.enable("cpu"); err != nil {
+			return nil, fmt.Errorf("limit CPU time (needs CONFIG_CFS_BANDWIDTH): %w", err)
 		}
 		return l, l.Lift()
 	}
@@ -57,10 +57,10 @@ func (g *Group) LimitCPU(period time.Duration) (*CPULimit, error) {
 	return l, err
 }
 
-// mirror returns where version 1's hierarchy of the cpu controller is mounted, and
-// the group's path there; "" where version 2 has the controller.
-func (g *Group) mirror() (mount, path string, err error) {
-	mount, err = findMount("cgroup", "cpu")
+// mirror returns where version 1's hierarchy of a controller is mounted, and the
+// group's path there; "" where version 2 has the controller.
+func (g *Group) mirror(controller string) (mount, path string, err error) {
+	mount, err = findMount("cgroup", controller)
 	if err != nil || mount == "" {
 		return "", "", err
 	}
@@ -77,8 +77,8 @@ func (g *Group) name() (string, error) {
 	return filepath.Rel(root, g.Path)
 }
 
-// enableCPU gives the group the controller: each ancestor has to delegate it.
-func (g *Group) enableCPU() error {
+// enable gives the group a controller: each ancestor has to delegate it.
+func (g *Group) enable(controller string) error {
 	name, err := g.name()
 	if err != nil {
 		return err
@@ -88,11 +88,11 @@ func (g *Group) enableCPU() error {
 		path := filepath.Join(dir, "cgroup.subtree_control")
 		passed, err := os.ReadFile(path)
 		if err != nil {
-			return fmt.Errorf("enable the cpu controller: %w", err)
+			return fmt.Errorf("enable the %s controller: %w", controller, err)
 		}
-		if !slices.Contains(strings.Fields(string(passed)), "cpu") {
-			if err := os.WriteFile(path, []byte("+cpu"), 0); err != nil {
-				return fmt.Errorf("enable the cpu controller (needs CONFIG_CFS_BANDWIDTH): %w", err)
+		if !slices.Contains(strings.Fields(string(passed)), controller) {
+			if err := os.WriteFile(path, []byte("+"+controller), 0); err != nil {
+				return fmt.Errorf("enable the %s controller: %w", controller, err)
 			}
 		}
 		dir = filepath.Join(dir, part)
@@ -153,12 +153,16 @@ func (l *CPULimit) write(dir, file, value string) error {
 // removeLimits removes the mirrors in version 1 of the group and its descendants,
 // with the processes that were added only there.
 func (g *Group) removeLimits() error {
-	_, mirror, err := g.mirror()
-	if err != nil || mirror == "" {
-		return err
+	var errs []error
+	for _, controller := range []string{"cpu", "memory"} {
+		_, mirror, err := g.mirror(controller)
+		if err == nil && mirror != "" {
+			if _, err = os.Stat(mirror); errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			err = errors.Join(err, (&Group{Path: mirror}).kill(), removeDirectories(mirror))
+		}
+		errs = append(errs, err)
 	}
-	if _, err := os.Stat(mirror); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return errors.Join((&Group{Path: mirror}).kill(), removeDirectories(mirror))
+	return errors.Join(errs...)
 }

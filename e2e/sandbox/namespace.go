@@ -401,6 +401,30 @@ func (s *Namespace) AddAddress(name, address string) error {
 	return s.configure(nl, name, address)
 }
 
+// AddLocalPrefix makes all addresses of a prefix such as 10.0.0.0/16 the namespace's own: it
+// responds to them at an interface, and programs can bind to each.
+func (s *Namespace) AddLocalPrefix(name, prefix string) error {
+	nl, err := s.Netlink()
+	if err != nil {
+		return err
+	}
+	defer nl.Close()
+	_, dst, err := net.ParseCIDR(prefix)
+	var link netlink.Link
+	if err == nil {
+		link, err = nl.LinkByName(name)
+	}
+	if err == nil {
+		err = nl.RouteAdd(&netlink.Route{
+			LinkIndex: link.Attrs().Index, Dst: dst, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST,
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("add prefix %s to %s in %s: %w", prefix, name, s.Name, err)
+	}
+	return nil
+}
+
 // AddRoute routes a destination such as 10.1.0.0/24 via a router.
 func (s *Namespace) AddRoute(destination, via string) error {
 	return s.route((*netlink.Handle).RouteAdd, destination, via)

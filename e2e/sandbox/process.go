@@ -27,6 +27,8 @@ type Spec struct {
 	// Namespace and Cgroup are where the process runs.
 	Namespace *Namespace
 	Cgroup    *Group
+	// Memory is a limit of Cgroup; nil: none.
+	Memory *MemoryLimit
 	// UID and GID are the process's user and group; 0 is root. Another user keeps
 	// CAP_DAC_OVERRIDE: programs and outputs may be in directories of root.
 	UID, GID uint32
@@ -83,8 +85,12 @@ func Start(spec Spec) (*Process, error) {
 		Credential:  &syscall.Credential{Gid: spec.GID, NoSetGroups: true},
 	}
 	run := spec.Namespace.Do
+	start := cmd.Start
 	if spec.ClockOffset != 0 {
-		run = func(fn func() error) error { return spec.Namespace.DoOnce(shifted(spec.ClockOffset, fn)) }
+		run, start = spec.Namespace.DoOnce, shifted(spec.ClockOffset, start)
+	}
+	if spec.Memory != nil {
+		start = spec.Memory.within(start)
 	}
 	if spec.UID != 0 {
 		program, err := asUser(cmd, spec.UID)
@@ -93,7 +99,7 @@ func Start(spec Spec) (*Process, error) {
 		}
 		defer program.Close()
 	}
-	if err := run(cmd.Start); err != nil {
+	if err := run(start); err != nil {
 		return fail(err)
 	}
 	p := &Process{spec: spec, cmd: cmd, done: make(chan struct{})}
@@ -181,6 +187,21 @@ func (p *Process) ended() error {
 		return nil
 	}
 	return fmt.Errorf("stop %s: %w\n%s", p.spec.Name, p.err, p.Tail())
+}
+
+// Used returns the CPU time and the highest resident memory, in bytes, of a process that has
+// ended.
+func (p *Process) Used() (cpu time.Duration, peak uint64, err error) {
+	select {
+	case <-p.done:
+	default:
+		return 0, 0, fmt.Errorf("read what %s used: it still runs", p.spec.Name)
+	}
+	usage, ok := p.cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return 0, 0, fmt.Errorf("read what %s used: the system does not report it", p.spec.Name)
+	}
+	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime(), uint64(usage.Maxrss) << 10, nil
 }
 
 // Tail returns the last lines of what the process wrote to its error file.

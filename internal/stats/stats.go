@@ -4,7 +4,10 @@
 // so that "median" means the same everywhere.
 package stats
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // Number is what can be measured: counts, durations, ratios.
 type Number interface {
@@ -42,4 +45,50 @@ func Quantile[T Number](sorted []T, q float64) T {
 		return 0
 	}
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}
+
+// slopeBlocks is the number of means that Slope uses, and slopeQuantile the 97.5 % quantile of
+// Student's t distribution with two degrees of freedom less.
+const (
+	slopeBlocks   = 12
+	slopeQuantile = 2.228
+)
+
+// Slope returns how much y grows per unit of x, and half of the 95 % confidence interval of
+// that, by least squares over the means of 12 blocks of neighbours: successive samples of a
+// process depend on each other, means of many less so. x must ascend. With fewer than 24 values,
+// or without a difference in x, it returns false.
+func Slope(x, y []float64) (slope, margin float64, ok bool) {
+	n := len(x)
+	if n != len(y) || n < 2*slopeBlocks {
+		return 0, 0, false
+	}
+	var bx, by [slopeBlocks]float64
+	for i := range slopeBlocks {
+		from, to := i*n/slopeBlocks, (i+1)*n/slopeBlocks
+		bx[i], by[i] = mean(x[from:to]), mean(y[from:to])
+	}
+	mx, my := mean(bx[:]), mean(by[:])
+	var sxx, sxy float64
+	for i := range bx {
+		sxx += (bx[i] - mx) * (bx[i] - mx)
+		sxy += (bx[i] - mx) * (by[i] - my)
+	}
+	if sxx == 0 {
+		return 0, 0, false
+	}
+	slope = sxy / sxx
+	var rest float64
+	for i := range bx {
+		e := by[i] - my - slope*(bx[i]-mx)
+		rest += e * e
+	}
+	return slope, slopeQuantile * math.Sqrt(rest/(slopeBlocks-2)/sxx), true
+}
+
+func mean(values []float64) (sum float64) {
+	for _, v := range values {
+		sum += v
+	}
+	return sum / float64(len(values))
 }

@@ -40,3 +40,23 @@ func TestQuantile(t *testing.T) {
 		t.Errorf("without values: %v, want 0", got)
 	}
 }
+
+// A slope is found in noise, and its interval has the true one in it and tells noise from growth.
+func TestSlope(t *testing.T) {
+	noise := func(i int) float64 { return float64(i*7919%101)/50 - 1 } // -1 to 1
+	for _, want := range []float64{0, 3, -3} {
+		var x, y []float64
+		for i := range 240 {
+			x, y = append(x, float64(i)/240), append(y, 100+want*float64(i)/240+noise(i))
+		}
+		slope, margin, ok := Slope(x, y)
+		if !ok || slope-margin > want || slope+margin < want || margin <= 0 || margin > 1 {
+			t.Errorf("%v ± %v, %t; want %v", slope, margin, ok, want)
+		}
+	}
+	for _, short := range [][]float64{nil, make([]float64, 23), make([]float64, 24)} { // the last without a difference in x
+		if _, _, ok := Slope(short, short); ok {
+			t.Errorf("a slope of %d equal values", len(short))
+		}
+	}
+}

@@ -159,10 +159,11 @@ func (d *Device) Run(ctx context.Context) error {
 	reading, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var group errgroup.Group
-	group.Go(func() error { return d.read(reading) })
+	ended := make(chan struct{})
+	group.Go(func() error { defer close(ended); return d.read(reading) })
 	group.Go(func() error {
 		defer stop()
-		return d.sweepUntil(ctx)
+		return d.sweepUntil(ctx, ended)
 	})
 	return group.Wait()
 }
@@ -258,31 +259,25 @@ func endpointOfWords(words [2]uint64, port uint16) netip.AddrPort {
 }
 
 // sweepUntil emits what is idle at intervals, and all at the end.
-func (d *Device) sweepUntil(ctx context.Context) error {
-	tick := time.NewTicker(max(d.opts.IdleTimeout/2, 10*time.Millisecond))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
+func (d *Device) sweepUntil(ctx context.Context, reading <-chan struct{}) error {
+	return sweepUntil(ctx, d.opts.IdleTimeout/2, reading, func(last bool) (bool, error) {
+		idle := d.opts.IdleTimeout
+		if last {
 			d.stopping.Store(true)
-			_, err := d.sweep(0, maxForgetIdle)
-			return err
-		case <-tick.C:
-			if _, err := d.sweep(d.opts.IdleTimeout, maxForgetIdle); err != nil {
-				return err
-			}
+			idle = 0
 		}
-	}
+		result, err := d.sweep(idle, maxForgetIdle)
+		return result.Deferred > 0, err
+	})
 }
 
-// sweep emits messages of flows that were idle for longer, and returns the number of flows
-// that are left.
-func (d *Device) sweep(idle, forget time.Duration) (left uint64, err error) {
-	args := bpf.DeviceDeviceSweepArgs{Idle: uint64(idle), Forget: uint64(forget)}
-	if _, err := d.objects.Programs[bpf.DeviceProgDeviceSweep].Run(&ebpf.RunOptions{Context: &args, ContextOut: &args}); err != nil {
-		return 0, fmt.Errorf("sweep idle messages: %w", err)
+// sweep emits messages of flows that were idle for longer.
+func (d *Device) sweep(idle, forget time.Duration) (result bpf.DeviceDeviceSweepArgs, err error) {
+	result = bpf.DeviceDeviceSweepArgs{Idle: uint64(idle), Forget: uint64(forget)}
+	if _, err := d.objects.Programs[bpf.DeviceProgDeviceSweep].Run(&ebpf.RunOptions{Context: &result, ContextOut: &result}); err != nil {
+		return result, fmt.Errorf("sweep idle messages: %w", err)
 	}
-	return args.Left, nil
+	return result, nil
 }
 
 // Close detaches all programs and unloads them. Run must have returned or never been

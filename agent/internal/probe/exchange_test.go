@@ -3,6 +3,7 @@
 package probe
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -269,11 +270,55 @@ func TestRingFull(t *testing.T) {
 		c := newConnection(uint16(20000 + i))
 		k.receive(c.request(get + traceparent + end))
 		k.receive(c.response(ok200))
+		k.receive(c.build(segment{seq: c.clientSeq, fin: true}))
 		k.receive(c.build(segment{fromServer: true, seq: c.serverSeq, fin: true}))
 	}
-	got := len(k.exchanges())
+	got := len(k.emitted())
 	if lost := k.count("exchanges_ring_full"); uint64(got)+lost != n || lost == 0 {
 		t.Errorf("%d exchanges emitted + %d counted as lost, want %d", got, lost, n)
+	}
+}
+
+// A sweep stops before the ring is full, and the next one goes on: nothing is lost, however
+// small the ring is.
+func TestSweepLeavesRoomInTheRing(t *testing.T) {
+	k := newKernel(t, Options{RingBytes: 4096})
+	const n = 50
+	for i := range n {
+		c := newConnection(uint16(20000 + i))
+		k.receive(c.request(get + traceparent + end))
+		k.receive(c.response(ok200))
+	}
+	got, sweeps := 0, 0
+	for deferred := true; deferred && sweeps < n; sweeps++ {
+		must(t, k.probe.sweep(0, 0))
+		deferred = k.probe.swept.deferred
+		got += len(k.emitted())
+	}
+	if got != n || sweeps < 2 || sweeps == n {
+		t.Errorf("%d exchanges after %d sweeps, want %d after a few", got, sweeps, n)
+	}
+	k.wantCount("exchanges_ring_full", 0)
+}
+
+// The last sweep goes on until the reader has all, and ends when the reader does.
+func TestSweepUntilNothingIsLeft(t *testing.T) {
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	sweeps := 0
+	sweep := func(last bool) (bool, error) {
+		if sweeps++; !last {
+			t.Error("a sweep is not the last after the end")
+		}
+		return sweeps < 3, nil
+	}
+	if err := sweepUntil(done, time.Hour, nil, sweep); err != nil || sweeps != 3 {
+		t.Errorf("%d sweeps, want 3; %v", sweeps, err)
+	}
+	ended := make(chan struct{})
+	close(ended)
+	if err := sweepUntil(done, time.Hour, ended, func(bool) (bool, error) { return true, nil }); err != nil {
+		t.Error(err)
 	}
 }
 

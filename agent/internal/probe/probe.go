@@ -297,10 +297,11 @@ func (p *Probe) Run(ctx context.Context, take func([]observe.Observation)) error
 	reading, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var group errgroup.Group
-	group.Go(func() error { return p.read(reading, take) })
+	ended := make(chan struct{})
+	group.Go(func() error { defer close(ended); return p.read(reading, take) })
 	group.Go(func() error {
 		defer stop()
-		return p.sweepUntil(ctx)
+		return p.sweepUntil(ctx, ended)
 	})
 	return group.Wait()
 }

@@ -395,20 +395,52 @@ func dropReason(reason uint32) string {
 	return strconv.FormatUint(uint64(reason), 10)
 }
 
-// sweepUntil emits idle exchanges at intervals, and all of them at the end.
-func (p *Probe) sweepUntil(ctx context.Context) error {
-	tick := time.NewTicker(max(p.opts.IdleTimeout/2, 10*time.Millisecond))
-	defer tick.Stop()
+// deferredPause is the time between a sweep that found the ring full and the next, in which the
+// reader makes room.
+const deferredPause = 10 * time.Millisecond
+
+// sweepUntil sweeps at intervals, and until nothing is left after ctx is done. sweep reports
+// whether the ring had no room for some. It ends early when the reader does.
+func sweepUntil(ctx context.Context, interval time.Duration, reading <-chan struct{}, sweep func(last bool) (deferred bool, err error)) error {
+	interval = max(interval, deferredPause)
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
 	for {
+		last := false
 		select {
+		case <-reading:
+			return nil
 		case <-ctx.Done():
-			return p.sweep(0, 0)
-		case <-tick.C:
-			if err := p.sweep(p.opts.IdleTimeout, p.opts.RequestTimeout); err != nil {
-				return err
+			last = true
+		case <-timer.C:
+		}
+		deferred, err := sweep(last)
+		switch {
+		case err != nil || last && !deferred:
+			return err
+		case last:
+			select {
+			case <-reading:
+			case <-time.After(deferredPause):
 			}
+		case deferred:
+			timer.Reset(deferredPause)
+		default:
+			timer.Reset(interval)
 		}
 	}
+}
+
+// sweepUntil emits idle exchanges at intervals, and all of them at the end.
+func (p *Probe) sweepUntil(ctx context.Context, reading <-chan struct{}) error {
+	return sweepUntil(ctx, p.opts.IdleTimeout/2, reading, func(last bool) (bool, error) {
+		response, request := p.opts.IdleTimeout, p.opts.RequestTimeout
+		if last {
+			response, request = 0, 0
+		}
+		err := p.sweep(response, request)
+		return p.swept.deferred, err
+	})
 }
 
 // maxUnframedIdle is the time without a packet after which an exchange is reported
@@ -416,9 +448,11 @@ func (p *Probe) sweepUntil(ctx context.Context) error {
 const maxUnframedIdle = time.Minute
 
 // swept is the result of the last sweep: how many exchanges and unproven connections had
-// begun by then, and how many connections are left in the table.
+// begun by then, how many connections are left in the table, and whether the ring had no room
+// for some exchanges.
 type swept struct {
 	started, left uint64
+	deferred      bool
 	flooded       bool // see unprovenIdle
 }
 
@@ -460,7 +494,7 @@ func (p *Probe) forgetIdle(response time.Duration) time.Duration {
 // Of more open exchanges than the budget it evicts those that were idle for longest.
 func (p *Probe) sweep(response, request time.Duration) error {
 	started, err := p.started()
-	if err != nil || started == p.swept.started && p.swept.left == 0 {
+	if err != nil || started == p.swept.started && p.swept.left == 0 && !p.swept.deferred {
 		return err
 	}
 	args := bpf.CaptureSweepArgs{
@@ -480,7 +514,7 @@ func (p *Probe) sweep(response, request time.Duration) error {
 		}
 	}
 	p.swept = swept{
-		started: started, left: result.Open + result.Unproven + result.Tracked + result.Miscounted,
+		started: started, left: result.Open + result.Unproven + result.Tracked + result.Miscounted, deferred: result.Deferred > 0,
 		flooded: result.Unproven > floodedBy || p.swept.flooded && result.Unproven > 0,
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/layertrace/layertrace/e2e/attack"
 	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 func attackCommand() *cobra.Command {
@@ -46,6 +47,12 @@ func runAttack(ctx context.Context, opts attack.Options, out string) error {
 		return err
 	}
 	opts.Dir = filepath.Join(out, "attack")
+	if opts.Only == "" || attack.NeedsEnvoy(opts.Only) {
+		var err error
+		if opts.Envoy, err = provision.Envoy(ctx, opts.Progress); err != nil {
+			return err
+		}
+	}
 	results, err := attack.Run(ctx, opts)
 	if err != nil {
 		return err

@@ -33,7 +33,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	flaghelp.Use(root)
-	root.AddCommand(demoCommand(), benchCommand(), benchPeersCommand(), growthCommand(), evaluateCommand(), reorderCommand(), faultsCommand(), liveCasesCommand(), openExchangesCommand(), setupCommand(), picturesCommand(), casesCommand(), attackCommand(), devicesCommand(), mtlsCommand(), mtlsCostCommand(), k8sCommand(), kernelsCommand())
+	root.AddCommand(demoCommand(), benchCommand(), benchPeersCommand(), growthCommand(), evaluateCommand(), reorderCommand(), faultsCommand(), liveCasesCommand(), openExchangesCommand(), setupCommand(), picturesCommand(), casesCommand(), attackCommand(), soakCommand(), devicesCommand(), mtlsCommand(), mtlsCostCommand(), k8sCommand(), kernelsCommand())
 	err := root.ExecuteContext(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled):
