@@ -59,7 +59,7 @@ func TestRequestNeedsProof(t *testing.T) {
 		"RST of a closed port": {nil, func(c *connection) []segment {
 			return []segment{{fromServer: true, seq: c.serverSeq, rst: true, noACK: true}}
 		}, false},
-		"RST for a segment without acknowledgement": {nil, func(c *connection) []segment {
+		"RST for a segment without acknowledgement": {nil, func(*connection) []segment {
 			return []segment{{fromServer: true, seq: 0, rst: true}}
 		}, false},
 	} {
@@ -154,7 +154,7 @@ func TestForgedBeforeReal(t *testing.T) {
 // Segments whose numbers no end would take change nothing of a request that waits: RFC 5961.
 func TestBlindSegments(t *testing.T) {
 	for name, forged := range map[string]func(c *connection) segment{
-		"RST":               func(c *connection) segment { return segment{seq: 1, rst: true} },
+		"RST":               func(*connection) segment { return segment{seq: 1, rst: true} },
 		"RST in the window": func(c *connection) segment { return segment{seq: c.clientSeq + 1000, rst: true} },
 		"RST by the server": func(c *connection) segment { return segment{fromServer: true, seq: c.serverSeq - 1, rst: true} },
 		"SYN":               func(*connection) segment { return segment{seq: 99, syn: true} },
