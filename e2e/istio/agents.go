@@ -6,12 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -32,7 +32,7 @@ func (c *chain) bindAgents(ctx context.Context) error {
 	}
 	for _, node := range c.encrypted.nodes {
 		err := sandbox.Await(ctx, "the agent's pod of "+node.Name, configLimit, 100*time.Millisecond, func(ctx context.Context) error {
-			return c.bindAgent(ctx, node, set.Spec.Template.Annotations)
+			return c.bindAgent(ctx, node, set.Annotations[apps.DeprecatedTemplateGeneration])
 		})
 		if err != nil {
 			return err
@@ -41,9 +41,8 @@ func (c *chain) bindAgents(ctx context.Context) error {
 	return nil
 }
 
-// bindAgent binds the pod of a node whose annotations, with the hashes of the settings, are
-// those of the DaemonSet.
-func (c *chain) bindAgent(ctx context.Context, node *cluster.MeshNode, annotations map[string]string) error {
+// bindAgent binds the pod of a node that is of a generation of the DaemonSet's template.
+func (c *chain) bindAgent(ctx context.Context, node *cluster.MeshNode, generation string) error {
 	if err := c.endPods(ctx); err != nil {
 		return err
 	}
@@ -52,7 +51,7 @@ func (c *chain) bindAgent(ctx context.Context, node *cluster.MeshNode, annotatio
 	if err != nil {
 		return err
 	}
-	if !maps.Equal(pod.Annotations, annotations) {
+	if pod.Labels["pod-template-generation"] != generation {
 		return errors.Join(errors.New("it was of an earlier template"), pods.Delete(ctx, pod.Name, meta.DeleteOptions{}))
 	}
 	if pod.Spec.NodeName == "" {
