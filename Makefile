@@ -52,7 +52,7 @@ test-unit: ## Run the fast tests, without root and Envoy: less than a minute
 	go test -short $(UNIT_PACKAGES)
 
 .PHONY: race
-race: packages ## Run the agent's tests with the race detector, some two minutes
+race: ## Run the agent's tests with the race detector, some two minutes (needs a C compiler)
 	@CC=$${CC:-$$(command -v gcc || command -v clang)} go test -race -short -count=1 $(RACE_PACKAGES)
 
 .PHONY: fuzz

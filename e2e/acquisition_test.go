@@ -59,6 +59,19 @@ func exact(t *testing.T, points []measure.Acquired) {
 	}
 }
 
+// nearlyAll is exact, but one in a hundred may be missing at a point: what was seen is joined
+// with a record only if no other exchange may be meant.
+func nearlyAll(t *testing.T, points []measure.Acquired) {
+	t.Helper()
+	for i := range points {
+		if p := &points[i]; p.Acquired < p.Passed && 100*(p.Passed-p.Acquired) <= p.Passed {
+			t.Logf("%s: %d of %d", p.Name, p.Acquired, p.Passed)
+			p.Acquired = p.Passed
+		}
+	}
+	exact(t, points)
+}
+
 // With leading trace headers the agents acquire every context at all ten capture
 // points, each exchange once.
 func TestReorderedAcquiresEveryContext(t *testing.T) {

@@ -63,7 +63,7 @@ func TestExplainNamesTheFault(t *testing.T) {
 				if queue := r.Fault.Queue(); r.Right() && r.VerdictQueue != queue {
 					t.Errorf("%s at %s: queue %q, want %q", r.Fault, r.Location, r.VerdictQueue, queue)
 				}
-				if 50*max(r.UnattributedUS, -r.UnattributedUS) > r.TotalUS {
+				if 20*max(r.UnattributedUS, -r.UnattributedUS) > r.TotalUS {
 					t.Errorf("%s: %d of %d µs not attributed", r.Fault, r.UnattributedUS, r.TotalUS)
 				}
 			}

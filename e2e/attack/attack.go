@@ -77,7 +77,8 @@ func NeedsEnvoy(name string) bool { return name == luaCase }
 // caseTimeout is for one case, the testbed included.
 const caseTimeout = 3 * time.Minute
 
-// Run runs the cases one after the other, each on a testbed of its own.
+// Run runs the cases one after the other, each on a testbed of its own. One that does not
+// get to its end has failed, and the others go on.
 func Run(ctx context.Context, o Options) (results []Result, err error) {
 	known := false
 	for _, c := range Cases {
@@ -87,8 +88,11 @@ func Run(ctx context.Context, o Options) (results []Result, err error) {
 		known = true
 		o.Progress("%s", c.Name)
 		r, err := run(ctx, o, c)
-		if err != nil {
+		if ctx.Err() != nil {
 			return results, fmt.Errorf("run %s: %w", c.Name, err)
+		}
+		if err != nil {
+			r = Result{Name: c.Name, Bound: c.Bound, Measured: "not to its end: " + err.Error()}
 		}
 		results = append(results, r)
 	}

@@ -58,7 +58,7 @@ func up(t *testing.T) (*Testbed, []Binary) {
 }
 
 // Each tool sees each request at each point, or reports that it does not: at a low rate only
-// a busy machine loses packets.
+// a busy machine loses packets. ngrep and tshark do not report all that they lose.
 func TestToolsSeeWhatWasSent(t *testing.T) {
 	testbed, binaries := up(t)
 	tools, err := Tools([]string{"none", "otlp", "otlp-http", "layers", "sampled", "tcpdump", "ngrep", "tshark"}, binaries)
@@ -89,7 +89,7 @@ func TestToolsSeeWhatWasSent(t *testing.T) {
 		if r.Runs != 1 || r.Expected != 2*requests {
 			t.Errorf("%s: %d runs, %d requests expected, want 1 and %d", r.Tool, r.Runs, r.Expected, 2*requests)
 		}
-		if r.Seen != r.Expected && (r.ReportedLost == nil || *r.ReportedLost == 0) && r.Tool != "ngrep" {
+		if r.Seen != r.Expected && (r.ReportedLost == nil || *r.ReportedLost == 0) && r.Tool != "ngrep" && r.Tool != "tshark" {
 			t.Errorf("%s: saw %d of %d requests, and reports no loss", r.Tool, r.Seen, r.Expected)
 		}
 		if r.Seen > r.Expected || r.Lost != r.Expected-r.Seen {

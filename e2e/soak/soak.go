@@ -67,7 +67,7 @@ type Report struct {
 // Figure is how one figure of the agent grew.
 type Figure struct {
 	Name string `json:"name"`
-	// First and Last are the means of the first and last twelfth of the samples that count.
+	// First and Last are the medians of the first and last twelfth of the samples that count.
 	First float64 `json:"first"`
 	Last  float64 `json:"last"`
 	// Slope is the growth per hour, between Low and High with 95 % confidence.
@@ -103,7 +103,7 @@ func (r *Report) Healthy() error {
 	return errors.Join(errs...)
 }
 
-// Run runs the load and returns what happened meanwhile.
+// Run runs the load and returns what happened meanwhile, with an error up to there.
 func Run(ctx context.Context, o Options) (report Report, err error) {
 	t, err := up(ctx, o)
 	defer func() { err = errors.Join(err, t.down()) }()
@@ -111,14 +111,14 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 		return report, err
 	}
 	samples, err := t.watch(ctx, &report)
-	if err != nil {
+	if len(samples) == 0 {
 		return report, err
 	}
 	last := samples[len(samples)-1]
 	report.Duration, report.Requests, report.Failed = last.at, t.sent.Load(), t.failed.Load()
 	report.Spans, report.Lost = last.values["spans exported"], last.values["spans lost"]
 	report.Figures = figures(samples)
-	return report, nil
+	return report, err
 }
 
 // watch makes everything happen and samples the agent, until the load ends.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -57,17 +58,17 @@ func runSoak(ctx context.Context, opts soak.Options, out string) error {
 	if opts.Jaeger, err = provision.Jaeger(ctx, checkout, opts.Progress); err != nil {
 		return err
 	}
-	report, err := soak.Run(ctx, opts)
-	if err != nil {
-		return err
+	report, ended := soak.Run(ctx, opts)
+	if report.Figures == nil {
+		return ended
 	}
 	if err := writeJSON(filepath.Join(out, "soak.json"), report); err != nil {
-		return err
+		return errors.Join(ended, err)
 	}
 	if err := printSoak(os.Stdout, &report); err != nil {
-		return err
+		return errors.Join(ended, err)
 	}
-	return report.Healthy()
+	return errors.Join(ended, report.Healthy())
 }
 
 func printSoak(out io.Writer, r *soak.Report) error {
