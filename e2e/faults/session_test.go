@@ -4,6 +4,7 @@ package faults
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 )
@@ -65,7 +66,7 @@ func TestPlainRepeatsRequestsThatFail(t *testing.T) {
 	}{
 		{answers: answers{}, failed: 0},
 		{answers: answers{503, 200, 502, 504}, failed: 3},
-		{answers: answers{502, 502, 502}, failed: 3, useless: true},
+		{answers: slices.Repeat(answers{502}, Attempts), failed: Attempts, useless: true},
 	} {
 		left := row.answers
 		s := &Session{Load: &Load{}, Client: &Client{http: &http.Client{Transport: &left}}}
