@@ -28,17 +28,18 @@ struct {
 	__type(value, struct own_only);
 } own_only_interfaces SEC(".maps");
 
-/* Whether the packet is for another host, and ends here. */
+static __always_inline bool is_own_only(__u32 ifindex)
+{
+	const struct own_only *own = bpf_map_lookup_elem(&own_only_interfaces, &(__u32){0});
+	__u32 slot = ifindex & 0xffff;
+
+	return own && own->of[slot >> 3] & (1 << (slot & 7));
+}
+
+/* Whether an arriving packet is for another host, and ends here. */
 static __always_inline bool is_for_others(const struct __sk_buff *skb)
 {
-	const struct own_only *own;
-	__u32 slot;
-
-	if (skb->pkt_type != PACKET_OTHERHOST)
-		return false;
-	own = bpf_map_lookup_elem(&own_only_interfaces, &(__u32){0});
-	slot = skb->ifindex & 0xffff;
-	return own && own->of[slot >> 3] & (1 << (slot & 7));
+	return skb->pkt_type == PACKET_OTHERHOST && is_own_only(skb->ifindex);
 }
 
 /* Packets with more extension headers before TCP are not parsed. */

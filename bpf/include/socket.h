@@ -383,6 +383,8 @@ static __always_inline bool is_dropped(const struct segment *seg, const struct s
 {
 	const struct connection *c;
 
+	if (seg->flags & TCP_SYN) /* the socket has no numbers of the other side so far */
+		return false;
 	if (before(tp->rcv_wup + tp->rcv_wnd + WINDOW_LIMIT, seg->seq)) {
 		count_rare(COUNTER_IMPLAUSIBLE);
 		return true;

@@ -239,13 +239,30 @@ static __always_inline bool is_exact(const struct stream *st, __u32 seq)
 	       (st->missing && seq == st->gap_start);
 }
 
-/* The server acknowledges the request: it is no forgery. A RST for a segment of no
- * connection acknowledges nothing, if that segment does: RFC 9293, section 3.10.7.1.
+/* Whether the client has bytes of the server that did not pass here. A FIN takes one number.
+ * Only from a pod of the node: what the server sends to it may pass elsewhere. A pod could
+ * forge the server's segments there too; who sends to an interface of the node could not.
+ */
+static __always_inline bool has_unseen_bytes(const struct segment *seg, const struct connection *c)
+{
+	return seg->direction == DIRECTION_INGRESS && c->server.valid &&
+	       before(c->server.next + 1, seg->ack) && !is_own_only(seg->key.ifindex);
+}
+
+/* The server acknowledges the request, or the client its response: it is no forgery. A RST
+ * for a segment of no connection acknowledges nothing, if that segment does: RFC 9293,
+ * section 3.10.7.1.
  */
 static __always_inline void note_proof(const struct segment *seg, struct connection *c)
 {
-	if (c->proof != PROOF_AWAITED || seg->from_a == c->client_is_a || !(seg->flags & TCP_ACK) ||
-	    (seg->flags & TCP_RST && !is_exact(&c->server, seg->seq)))
+	if (c->proof != PROOF_AWAITED || !(seg->flags & TCP_ACK))
+		return;
+	if (seg->from_a == c->client_is_a) {
+		if (has_unseen_bytes(seg, c))
+			set_proof(c, PROOF_SEEN);
+		return;
+	}
+	if (seg->flags & TCP_RST && !is_exact(&c->server, seg->seq))
 		return;
 	if (before(c->request_start, seg->ack) && !before(c->client.next + UNSEEN_LIMIT, seg->ack))
 		set_proof(c, PROOF_SEEN);
@@ -599,7 +616,7 @@ static __always_inline void capture(struct __sk_buff *skb, __u32 l2, enum direct
 {
 	struct fast_headers h;
 
-	if (is_for_others(skb)) {
+	if (direction == DIRECTION_INGRESS && is_for_others(skb)) {
 		count_other_host();
 		return;
 	}

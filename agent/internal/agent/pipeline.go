@@ -353,9 +353,16 @@ func (o *outage) touches(first, last uint64) bool {
 	return o.began != 0 && last >= o.began && (o.ended == 0 || first <= o.ended)
 }
 
-// set begins or ends the outage.
+// outageMemory is for how long an exchange may come after its end, in ns: responses whose
+// end is not known wait for a minute, names and records of access logs for some seconds.
+const outageMemory = uint64(2 * time.Minute)
+
+// set begins or ends the outage. One that follows soon after another counts from that one's
+// beginning: exchanges that it touched may be still to come.
 func (o *outage) set(lasts bool, now uint64) {
 	switch {
+	case lasts && o.ended != 0 && now-o.ended < outageMemory:
+		o.ended = 0
 	case lasts && (o.began == 0 || o.ended != 0):
 		*o = outage{began: now}
 	case !lasts && o.began != 0 && o.ended == 0:

@@ -46,9 +46,6 @@ environment overrides the file.`,
 				return err
 			}
 			defer claim.Close()
-			if err := probe.RemoveLeft(log); err != nil {
-				return err
-			}
 			opts := agent.Options{
 				Config: cfg, OpenProbe: openProbe, OpenEncrypted: openEncrypted, Stdout: cmd.OutOrStdout(),
 				Log: log, Version: Version(),

@@ -5,8 +5,11 @@
 package iface
 
 import (
+	"bytes"
 	"fmt"
+	"net"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 
@@ -41,6 +44,22 @@ func isNodesOwn(linkKind string) bool { return linkKind == linkPhysical || isAgg
 // isMacvlan reports whether a link takes packets from its parent by a link-layer address of
 // its own.
 func isMacvlan(link netlink.Link) bool { return link.Type() == "macvlan" || link.Type() == "macvtap" }
+
+// takesForOthers reports whether the kernel has asked a link for packets to other addresses
+// than its own: for a macvlan link in the network namespace of a pod, or a VLAN's bridge. True
+// if that cannot be found out.
+func takesForOthers(link netlink.Link) bool {
+	attrs := link.Attrs()
+	if attrs.Promisc != 0 {
+		return true
+	}
+	addresses, err := netlink.NeighList(attrs.Index, unix.AF_BRIDGE)
+	return err != nil || slices.ContainsFunc(addresses, func(n netlink.Neigh) bool {
+		return n.LinkIndex == attrs.Index && n.Flags&netlink.NTF_SELF != 0 && isUnicast(n.HardwareAddr) && !bytes.Equal(n.HardwareAddr, attrs.HardwareAddr)
+	})
+}
+
+func isUnicast(a net.HardwareAddr) bool { return len(a) > 0 && a[0]&1 == 0 }
 
 // Link kinds other than netlink's.
 const (

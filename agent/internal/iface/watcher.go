@@ -198,7 +198,7 @@ func (w *Watcher) addParent(ctx context.Context, index int) {
 func (w *Watcher) present(ctx context.Context, link netlink.Link) {
 	attrs := link.Attrs()
 	now := Interface{Index: attrs.Index, Name: attrs.Name, LinkKind: linkKindOf(link, w.kinds[attrs.MasterIndex])}
-	now.PassesOn = attrs.MasterIndex != 0 || w.parents[attrs.Index] || !isNodesOwn(now.LinkKind)
+	now.PassesOn = attrs.MasterIndex != 0 || w.parents[attrs.Index] || !isNodesOwn(now.LinkKind) || takesForOthers(link)
 	now.Kind = w.selector.Kind(now.Name, now.LinkKind)
 	before, known := w.known[now.Index]
 	switch {

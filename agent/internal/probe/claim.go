@@ -22,7 +22,8 @@ import (
 const claimName = "@layertrace-agent"
 
 // Claim makes this process the agent of its network namespace until the result is closed. Two
-// would report everything twice, and take each other's clsact filters off.
+// would report everything twice, and take each other's clsact filters off. What a killed agent
+// left there is removed, unless another user's process has the address, which may be one.
 func Claim(log *slog.Logger) (io.Closer, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: claimName, Net: "unix"})
 	if errors.Is(err, unix.EADDRINUSE) {
@@ -38,6 +39,9 @@ func Claim(log *slog.Logger) (io.Closer, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", claimName, err)
+	}
+	if err := removeLeft(log); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	go func() { // the kernel knows who listens: nothing is said
 		for {
@@ -94,9 +98,9 @@ func LeftBehind() (names []string, err error) {
 	if _, err := holderOf(claimName); err == nil {
 		return nil, nil
 	}
-	links, err := netlink.LinkList()
+	links, err := listLinks()
 	if err != nil {
-		return nil, fmt.Errorf("list the interfaces: %w", err)
+		return nil, err
 	}
 	for _, l := range links {
 		for _, f := range []filter{captureFilter, encryptedFilter} {
@@ -112,13 +116,30 @@ func LeftBehind() (names []string, err error) {
 	return names, nil
 }
 
-// RemoveLeft removes what a killed agent left at the interfaces of this network namespace, in
+// listAttempts is how often interfaces are listed that change meanwhile.
+const listAttempts = 10
+
+// listLinks lists the interfaces of this network namespace. Of those that come and go all the
+// time, some may be missing.
+func listLinks() (links []netlink.Link, err error) {
+	for range listAttempts {
+		if links, err = netlink.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list the interfaces: %w", err)
+	}
+	return links, nil
+}
+
+// removeLeft removes what a killed agent left at the interfaces of this network namespace, in
 // whatever mode it captured: the clsact filters with our names. All else ends with its
 // process. The caller has claimed the namespace.
-func RemoveLeft(log *slog.Logger) error {
-	links, err := netlink.LinkList()
+func removeLeft(log *slog.Logger) error {
+	links, err := listLinks()
 	if err != nil {
-		return fmt.Errorf("list the interfaces: %w", err)
+		return err
 	}
 	for _, l := range links {
 		removed := 0

@@ -47,6 +47,9 @@ func TestRequestNeedsProof(t *testing.T) {
 		"acknowledged by itself": {nil, func(c *connection) []segment {
 			return []segment{{seq: c.clientSeq}}
 		}, false},
+		"response that passed elsewhere": {nil, func(c *connection) []segment {
+			return []segment{{seq: c.clientSeq, ack: c.serverSeq + 100}}
+		}, true},
 		"another one acknowledged": {nil, func(c *connection) []segment {
 			return []segment{{fromServer: true, seq: c.serverSeq, ack: c.clientSeq + 1<<30}}
 		}, false},
@@ -94,6 +97,47 @@ func TestRequestNeedsProof(t *testing.T) {
 				t.Errorf("%d exchanges, want %d", seen, want)
 			}
 			k.wantCount("requests_unproven", unproven)
+		})
+	}
+}
+
+// The client acknowledges a response that passed elsewhere, which only a pod of the node is
+// believed: at a node's own interface, or on the way to a pod, anybody can send that.
+func TestResponseElsewhereAtAnInterface(t *testing.T) {
+	lo, err := net.InterfaceByName("lo")
+	must(t, err)
+	for name, test := range map[string]struct {
+		ownOnly bool
+		program string
+		want    int
+	}{
+		"from a pod":            {false, bpf.CaptureProgCaptureIn, 1},
+		"to a pod":              {false, bpf.CaptureProgCaptureOut, 0},
+		"from another node":     {true, bpf.CaptureProgCaptureIn, 0},
+		"next request of a pod": {false, bpf.CaptureProgCaptureIn, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newKernel(t, Options{})
+			must(t, k.probe.ownOnly.set(lo.Index, test.ownOnly))
+			c := newConnection(40000)
+			p, err := k.probe.kernel.program(test.program)
+			must(t, err)
+			packets := [][]byte{c.request(get + traceparent + end)}
+			last := segment{seq: c.clientSeq, ack: c.serverSeq + 100}
+			if name == "next request of a pod" {
+				last.payload = []byte(get + end)
+			}
+			for _, packet := range append(packets, c.build(last)) {
+				clear(packet[:6]) // to the loopback device's own address
+				_, err = p.Run(&ebpf.RunOptions{Data: packet})
+				must(t, err)
+			}
+			must(t, k.probe.sweep(time.Hour, time.Hour))
+			got := k.drain(true)
+			if len(got) != test.want || test.want == 1 && got[0].Flags&observe.FlagNoResponse == 0 {
+				t.Errorf("exchanges %+v, want %d", got, test.want)
+			}
+			k.wantCount("requests_unproven", uint64(1-test.want))
 		})
 	}
 }

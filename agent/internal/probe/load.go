@@ -172,8 +172,9 @@ var deepModes = map[DeepMode]bpf.CaptureDeepMode{
 	DeepOff: bpf.CaptureDeepModeDEEP_OFF, DeepOn: bpf.CaptureDeepModeDEEP_ON, DeepAuto: bpf.CaptureDeepModeDEEP_AUTO,
 }
 
-// unprovenMax is the number of connections without proof: a quarter of the table.
-func unprovenMax(o *Options) uint32 { return uint32(max(o.MaxConnections/4, 1)) }
+// unprovenMax is the number of connections without proof: a quarter of the table, and less
+// than the programs can count (COUNT_MASK).
+func unprovenMax(o *Options) uint32 { return uint32(min(max(o.MaxConnections/4, 1), 1<<20-1)) }
 
 // sizeMaps sets the sizes of the maps that spec has.
 func sizeMaps(spec *ebpf.CollectionSpec, o *Options) {
