@@ -7,7 +7,6 @@ package iface
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"path"
 	"slices"
 	"sort"
@@ -54,12 +53,17 @@ func takesForOthers(link netlink.Link) bool {
 		return true
 	}
 	addresses, err := netlink.NeighList(attrs.Index, unix.AF_BRIDGE)
-	return err != nil || slices.ContainsFunc(addresses, func(n netlink.Neigh) bool {
-		return n.LinkIndex == attrs.Index && n.Flags&netlink.NTF_SELF != 0 && isUnicast(n.HardwareAddr) && !bytes.Equal(n.HardwareAddr, attrs.HardwareAddr)
-	})
+	return err != nil || hasForeignAddress(attrs, addresses)
 }
 
-func isUnicast(a net.HardwareAddr) bool { return len(a) > 0 && a[0]&1 == 0 }
+// hasForeignAddress reports whether a link's own list of addresses (bridge fdb show dev, "self")
+// has one of a single host that is not the link's.
+func hasForeignAddress(attrs *netlink.LinkAttrs, addresses []netlink.Neigh) bool {
+	return slices.ContainsFunc(addresses, func(n netlink.Neigh) bool {
+		isGroup := len(n.HardwareAddr) == 0 || n.HardwareAddr[0]&1 != 0
+		return n.LinkIndex == attrs.Index && n.Flags&netlink.NTF_SELF != 0 && !isGroup && !bytes.Equal(n.HardwareAddr, attrs.HardwareAddr)
+	})
+}
 
 // Link kinds other than netlink's.
 const (

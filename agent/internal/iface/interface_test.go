@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -170,6 +171,25 @@ func TestPassesOn(t *testing.T) {
 	}
 	if want := []bool{false, true, false, true, false}; !slices.Equal(passesOn, want) {
 		t.Errorf("passes on %v, want %v", passesOn, want)
+	}
+}
+
+// A macvlan link in a pod's network namespace shows at its parent by its address only.
+func TestHasForeignAddress(t *testing.T) {
+	attrs := &netlink.LinkAttrs{Index: 3, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
+	for name, test := range map[string]struct {
+		entry netlink.Neigh
+		want  bool
+	}{
+		"of a macvlan link":   {netlink.Neigh{LinkIndex: 3, Flags: netlink.NTF_SELF, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 9}}, true},
+		"its own":             {netlink.Neigh{LinkIndex: 3, Flags: netlink.NTF_SELF, HardwareAddr: attrs.HardwareAddr}, false},
+		"a group":             {netlink.Neigh{LinkIndex: 3, Flags: netlink.NTF_SELF, HardwareAddr: net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}}, false},
+		"learned by a bridge": {netlink.Neigh{LinkIndex: 3, Flags: netlink.NTF_MASTER, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 9}}, false},
+		"of another link":     {netlink.Neigh{LinkIndex: 4, Flags: netlink.NTF_SELF, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 9}}, false},
+	} {
+		if got := hasForeignAddress(attrs, []netlink.Neigh{test.entry}); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
 	}
 }
 
