@@ -287,8 +287,8 @@ func checkTelemetryLog(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]
 		if err != nil {
 			return nil, err
 		}
-		add(Warning, "the mesh configuration lacks the access log providers %s, without which proxies send no records: add to the extensionProviders of your IstioOperator (spec.meshConfig), or by kubectl -n %s edit configmap istio (key mesh):\n%s",
-			strings.Join(missing, ", "), o.IstioNamespace, text)
+		add(Warning, "the mesh configuration lacks the access log providers %s, without which proxies send no records: add to the extensionProviders of your IstioOperator (spec.meshConfig), or by kubectl -n %s edit configmap %s (key mesh):\n%s",
+			strings.Join(missing, ", "), o.IstioNamespace, meshName(o.Revision), text)
 	}
 	others, err := c.wideTelemetry(ctx, o.widest())
 	if err != nil {

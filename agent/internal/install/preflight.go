@@ -224,7 +224,7 @@ func checkTracing(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Findi
 		return withoutProvider(others, m)
 	}
 	if m.Config == nil {
-		return one(Warning, "no mesh configuration in %s (ConfigMap istio): cannot check that provider %q exists", o.IstioNamespace, o.TracingProvider)
+		return one(Warning, "no mesh configuration in %s (ConfigMap %s): cannot check that provider %q exists", o.IstioNamespace, meshName(o.Revision), o.TracingProvider)
 	}
 	known := m.Config.TracingProviders()
 	kind, ok := known[o.TracingProvider]

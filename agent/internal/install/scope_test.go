@@ -251,6 +251,22 @@ func TestMeshOfARevision(t *testing.T) {
 	}
 }
 
+// What is missing in a mesh configuration is missing in that of the revision.
+func TestMeshNameInMessages(t *testing.T) {
+	for revision, name := range map[string]string{"": "istio", "default": "istio", "canary": "istio-canary"} {
+		o := mtlsOptions(MTLSTelemetry)
+		o.Revision = revision
+		for want, check := range map[string]func(context.Context, *Cluster, *Options, *Mesh) ([]Finding, error){
+			"(ConfigMap " + name + ")": checkTracing, "edit configmap " + name + " (key mesh)": checkTelemetryLog,
+		} {
+			findings, err := check(t.Context(), clusterWith(nil), &o, &Mesh{})
+			if err != nil || !strings.Contains(fmt.Sprint(findings), want) {
+				t.Errorf("%q: %v, %v, want %q", revision, findings, err, want)
+			}
+		}
+	}
+}
+
 // objectsIn parses the objects of YAML documents.
 func objectsIn(t *testing.T, text string) (objects []runtime.Object) {
 	t.Helper()
