@@ -320,7 +320,9 @@ func checkTelemetryLog(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]
 		return nil, err
 	}
 	for _, t := range all {
-		if t.Namespace == o.IstioNamespace && len(t.Spec.GetSelector().GetMatchLabels()) == 0 || namesProvider(t) || len(t.Spec.AccessLogging) == 0 {
+		// In the root namespace, one with a selector applies to that namespace's own proxies.
+		inRoot := t.Namespace == o.IstioNamespace && (len(o.namespaces) > 0 || len(t.Spec.GetSelector().GetMatchLabels()) == 0)
+		if inRoot || o.leaves(t.Namespace) || namesProvider(t) || len(t.Spec.AccessLogging) == 0 {
 			continue
 		}
 		add(Warning, "Telemetry %s/%s has accessLogging of its own, which replaces the agents': its proxies send no records unless you add to its spec:\n%s", t.Namespace, t.Name, lines)
@@ -412,6 +414,9 @@ func checkSidecars(ctx context.Context, c *Cluster, o *Options) ([]Finding, erro
 	}
 	var findings []Finding
 	for _, s := range all {
+		if o.leaves(s.Namespace) {
+			continue
+		}
 		var hosts []string
 		for _, listener := range s.Spec.Egress {
 			hosts = append(hosts, listener.Hosts...)

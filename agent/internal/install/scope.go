@@ -170,6 +170,12 @@ func (o *Options) findNamespaces() error {
 	return nil
 }
 
+// leaves reports whether objects in a namespace apply only to proxies that stay as they are.
+// Those in the root namespace apply to all.
+func (o *Options) leaves(namespace string) bool {
+	return len(o.namespaces) > 0 && namespace != o.IstioNamespace && !slices.Contains(o.namespaces, namespace)
+}
+
 // widest returns the namespaces in which a Telemetry resource without a selector applies
 // to all chosen proxies: the root namespace, or the chosen ones.
 func (o *Options) widest() []string {

@@ -122,7 +122,7 @@ func clusterWith(objects []runtime.Object) *Cluster {
 	lists := map[schema.GroupVersionResource]string{}
 	for resource, kind := range map[string]schema.GroupVersionKind{
 		"namespaces": KindNamespace, "envoyfilters": kindEnvoyFilter, "telemetries": KindTelemetry, "wasmplugins": kindWasmPlugin,
-		"deployments": kindDeployment, "configmaps": kindConfigMap,
+		"deployments": kindDeployment, "configmaps": kindConfigMap, "sidecars": kindSidecar,
 	} {
 		version := kind.GroupVersion()
 		c.known[version] = append(c.known[version], metav1.APIResource{Name: resource, Kind: kind.Kind, Namespaced: kind != KindNamespace})
@@ -247,6 +247,44 @@ func TestMeshOfARevision(t *testing.T) {
 	} {
 		if got := isMeshOf(test.name, test.revision, test.another); got != test.want {
 			t.Errorf("%+v: %v", test, got)
+		}
+	}
+}
+
+// Warnings are about the chosen proxies only; what is in the root namespace applies to them too.
+func TestWarningsWithinLimits(t *testing.T) {
+	var objects []runtime.Object
+	for _, namespace := range []string{"bank", "shop", DefaultIstioNamespace} {
+		objects = append(objects, objectsIn(t, `
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: web, namespace: `+namespace+`}
+spec: {selector: {matchLabels: {app: web}}, accessLogging: [{providers: [{name: envoy}]}]}
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: Sidecar
+metadata: {name: narrow, namespace: `+namespace+`}
+spec: {egress: [{hosts: ["./*"]}]}
+`)...)
+	}
+	for _, test := range []struct{ namespaces, want []string }{
+		{nil, []string{"Sidecar bank", "Sidecar istio-system", "Sidecar shop", "Telemetry bank", "Telemetry istio-system", "Telemetry shop"}},
+		{[]string{"shop"}, []string{"Sidecar istio-system", "Sidecar shop", "Telemetry shop"}},
+	} {
+		o := mtlsOptions(MTLSTelemetry)
+		o.namespaces = test.namespaces
+		findings, err := checkAccessLog(t.Context(), clusterWith(objects), &o, &Mesh{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range findings {
+			if name, _, found := strings.Cut(f.Text, "/"); found && f.Level == Warning && strings.Count(name, " ") == 1 {
+				got = append(got, name)
+			}
+		}
+		if slices.Sort(got); !slices.Equal(got, test.want) {
+			t.Errorf("limited to %v: warnings about %q, want %q", test.namespaces, got, test.want)
 		}
 	}
 }
