@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	extensionsv1alpha1 "istio.io/client-go/pkg/apis/extensions/v1alpha1"
 	networkingv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -233,11 +234,15 @@ func (l *Limits) String() string {
 	return strings.Join(parts, "; ")
 }
 
-// InstalledLimits returns the limits of what is installed, by its EnvoyFilters and
-// Telemetry resources.
+// InstalledLimits returns the limits of what is installed, by its EnvoyFilters,
+// WasmPlugins and Telemetry resources.
 func (c *Cluster) InstalledLimits(ctx context.Context, root string) (Limits, error) {
 	options := metav1.ListOptions{LabelSelector: ours}
 	filters, err := List[networkingv1alpha3.EnvoyFilter](ctx, c, kindEnvoyFilter, "", options)
+	if err != nil {
+		return Limits{}, err
+	}
+	plugins, err := List[extensionsv1alpha1.WasmPlugin](ctx, c, kindWasmPlugin, "", options)
 	if err != nil {
 		return Limits{}, err
 	}
@@ -256,6 +261,11 @@ func (c *Cluster) InstalledLimits(ctx context.Context, root string) (Limits, err
 	for _, f := range filters {
 		if workloads := f.Spec.GetWorkloadSelector().GetLabels(); f.Name == objectName || f.Name == mtlsName {
 			add(f, workloads)
+		}
+	}
+	for _, p := range plugins {
+		if p.Name == objectName {
+			add(p, p.Spec.GetSelector().GetMatchLabels())
 		}
 	}
 	for _, t := range telemetries {

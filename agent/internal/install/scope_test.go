@@ -166,36 +166,52 @@ func TestCheckNamespaces(t *testing.T) {
 	}
 }
 
-// What is installed shows its limits, method and log, whichever tool installed it.
+// What is installed shows its limits, method and log, whichever tool installed it. Neither a
+// patched proxy nor none needs an object in the mesh.
 func TestInstalledLimits(t *testing.T) {
-	o := defaults(ReorderLua)
-	o.MTLS, o.NamespaceSelector, o.WorkloadSelector, o.Revision = MTLSOn, "kubernetes.io/metadata.name in (shop, bank)", "app=web", "canary"
-	for _, test := range []struct {
-		options Options
-		want    string
-	}{{o, "namespaces bank, shop; pods with app=web; revision canary"}, {defaults(ReorderLua), ""}} {
-		var objects []runtime.Object
-		for _, object := range render(t, test.options) {
-			labels := object.GetLabels()
-			labels[managedBy] = "Helm"
-			object.SetLabels(labels)
-			if slices.Contains([]string{"EnvoyFilter", "Telemetry"}, object.GetKind()) {
-				objects = append(objects, object)
+	const limits = "namespaces bank, shop; pods with app=web; revision canary"
+	for _, reorder := range Reorders {
+		bare := reorder == ReorderPatched || reorder == ReorderNone
+		for _, log := range []string{"", MTLSEnvoyFilter, MTLSTelemetry} {
+			for _, limited := range []bool{false, true} {
+				o, want := defaults(reorder), ""
+				if o.TracingProvider = ""; log != "" {
+					o.MTLS, o.MTLSLog = MTLSOn, log
+				}
+				if limited {
+					o.NamespaceSelector, o.WorkloadSelector, o.Revision = "kubernetes.io/metadata.name in (shop, bank)", "app=web", "canary"
+				}
+				if limited && (log != "" || !bare) {
+					want = limits
+				}
+				c := clusterWith(installedByHelm(render(t, o)))
+				got, err := c.InstalledLimits(t.Context(), DefaultIstioNamespace)
+				if err != nil || got.String() != want {
+					t.Errorf("%s, log %q: limits %q, %v, want %q", reorder, log, got.String(), err, want)
+				}
+				method, err := c.InstalledReorder(t.Context(), DefaultIstioNamespace)
+				if err != nil || method != reorder && !(bare && method == ReorderNone) {
+					t.Errorf("%s: method %s, %v", reorder, method, err)
+				}
+				if got, err := c.InstalledMTLS(t.Context(), DefaultIstioNamespace); err != nil || got != log {
+					t.Errorf("%s: log %q, %v, want %q", reorder, got, err, log)
+				}
 			}
 		}
-		c := clusterWith(objects)
-		limits, err := c.InstalledLimits(t.Context(), DefaultIstioNamespace)
-		if err != nil || limits.String() != test.want {
-			t.Errorf("limits %q, %v, want %q", limits.String(), err, test.want)
-		}
-		method, err := c.InstalledReorder(t.Context(), DefaultIstioNamespace)
-		if err != nil || method != ReorderLua {
-			t.Errorf("method %s, %v", method, err)
-		}
-		if log, err := c.InstalledMTLS(t.Context(), DefaultIstioNamespace); err != nil || (log == MTLSEnvoyFilter) != (test.options.MTLS == MTLSOn) {
-			t.Errorf("log %q, %v", log, err)
+	}
+}
+
+// installedByHelm returns the objects that Istio reads, with the labels of another tool.
+func installedByHelm(all []*unstructured.Unstructured) (objects []runtime.Object) {
+	for _, object := range all {
+		labels := object.GetLabels()
+		labels[managedBy] = "Helm"
+		object.SetLabels(labels)
+		if slices.Contains([]string{"EnvoyFilter", "WasmPlugin", "Telemetry"}, object.GetKind()) {
+			objects = append(objects, object)
 		}
 	}
+	return objects
 }
 
 // An EnvoyFilter that moves to another namespace is deleted before the new one is created:
