@@ -52,15 +52,16 @@ var ErrNotInstalled = errors.New("layertrace is not installed: no DaemonSet has 
 
 // Collect reads the status of an installation. It changes nothing.
 func Collect(ctx context.Context, c *install.Cluster, o Options) (*Status, error) {
-	mesh, err := c.ReadMesh(ctx, o.IstioNamespace, "")
+	limits, err := c.InstalledLimits(ctx, o.IstioNamespace)
 	if err != nil {
 		return nil, err
 	}
-	s := &Status{Istio: mesh.Version}
-	if s.Reorder, err = c.InstalledReorder(ctx, o.IstioNamespace); err != nil {
+	mesh, err := c.ReadMesh(ctx, o.IstioNamespace, limits.Revision)
+	if err != nil {
 		return nil, err
 	}
-	if s.Limits, err = c.InstalledLimits(ctx, o.IstioNamespace); err != nil {
+	s := &Status{Istio: mesh.Version, Limits: limits}
+	if s.Reorder, err = c.InstalledReorder(ctx, o.IstioNamespace); err != nil {
 		return nil, err
 	}
 	sets, err := install.List[appsv1.DaemonSet](ctx, c, install.KindDaemonSet, "", metav1.ListOptions{LabelSelector: agentSelector})
