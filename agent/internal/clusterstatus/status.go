@@ -78,7 +78,7 @@ func Collect(ctx context.Context, c *install.Cluster, o Options) (*Status, error
 	if installed.MTLSLog = s.MTLS; s.MTLS != "" {
 		installed.MTLS = install.MTLSOn
 	}
-	if s.Findings, err = c.CheckInstalled(ctx, &installed, mesh); err != nil {
+	if s.Findings, err = c.CheckInstalled(ctx, &installed, s.Limits, mesh); err != nil {
 		return nil, err
 	}
 	s.Agents = []Agent{} // JSON readers expect a list

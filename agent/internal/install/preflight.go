@@ -71,9 +71,10 @@ func (c *Cluster) Preflight(ctx context.Context, o *Options) ([]Finding, error) 
 	return c.runChecks(ctx, o, m, checks)
 }
 
-// CheckInstalled repeats the checks that also apply to an existing installation.
-// There is nothing to refuse any more, so refusals become warnings.
-func (c *Cluster) CheckInstalled(ctx context.Context, o *Options, m *Mesh) ([]Finding, error) {
+// CheckInstalled repeats the checks that also apply to an existing installation, within its
+// limits. There is nothing to refuse any more, so refusals become warnings.
+func (c *Cluster) CheckInstalled(ctx context.Context, o *Options, l Limits, m *Mesh) ([]Finding, error) {
+	o.namespaces, o.WorkloadSelector, o.Revision = l.Namespaces, l.Workloads, l.Revision
 	apply := slices.DeleteFunc(slices.Clone(checks), func(k check) bool {
 		return !k.installed || k.name == "istio" && m.Version == ""
 	})
