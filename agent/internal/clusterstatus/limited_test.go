@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -172,5 +174,43 @@ func TestStatusWithinLimits(t *testing.T) {
 	}
 	if len(s.Workloads) != 1 || !s.Workloads[0].Tracing.On || !s.Workloads[0].Reports.On {
 		t.Errorf("workloads %+v", s.Workloads)
+	}
+}
+
+// Neither agents nor workloads have a problem because of proxies that the limits leave out.
+func TestOutsideOfTheLimits(t *testing.T) {
+	const log = `accessLogging: [{providers: [{name: layertrace-client}, {name: layertrace-server}]}]`
+	limits := install.Limits{Namespaces: []string{"shop"}, Workloads: "app=web"}
+	for _, test := range []struct {
+		namespace, labels, method string
+		telemetry                 string // in the pod's namespace
+		reports                   Reports
+		problem                   string
+	}{
+		{"shop", "{app: web}", install.MTLSEnvoyFilter, "{}", Reports{On: true}, "1 of 1 pods lack the annotation"},
+		{"shop", "{app: db}", install.MTLSEnvoyFilter, "{}", Reports{Reason: "outside of the limits"}, ""},
+		{"bank", "{app: web}", install.MTLSEnvoyFilter, "{}", Reports{Reason: "outside of the limits"}, ""},
+		{"bank", "{app: web}", install.MTLSTelemetry, "{}", Reports{Reason: "outside of the limits"}, ""},
+		{"shop", "{app: web}", install.MTLSTelemetry, "{}", Reports{Reason: "no Telemetry resource has accessLogging"}, "1 of 1 pods lack the annotation"},
+		{"bank", "{app: web}", install.MTLSTelemetry, "{" + log + "}", Reports{On: true}, ""},
+	} {
+		pod := parse[corev1.Pod](t, `{metadata: {namespace: `+test.namespace+`, name: a, labels: `+test.labels+`}, spec: {containers: [{name: istio-proxy, image: p}]}}`)
+		telemetry := parse[telemetryv1.Telemetry](t, `{metadata: {namespace: `+test.namespace+`, name: t}, spec: `+test.telemetry+`}`)
+		if got := reportsOf(pod, "istio-system", test.method, limits, []*telemetryv1.Telemetry{telemetry}, nil); got != test.reports {
+			t.Errorf("%s %s, %s: %+v, want %+v", test.namespace, test.labels, test.method, got, test.reports)
+		}
+		w := Workload{Pods: 1, Sidecars: 1, Tracing: Tracing{On: true}, pods: []*corev1.Pod{pod}}
+		if got := w.findProblem(install.ReorderInlineHeaders, limits); !strings.HasPrefix(got, test.problem) || (got == "") != (test.problem == "") {
+			t.Errorf("%s %s: %q, want %q", test.namespace, test.labels, got, test.problem)
+		}
+	}
+	agent := Agent{Node: "n1", Ready: true, MTLS: true, Traffic: Traffic{Requests: 1, Found: 1}, Encrypted: Encrypted{Connections: 7}}
+	s := &Status{Installed: true, MTLS: install.MTLSEnvoyFilter, Agents: []Agent{agent}, Workloads: []Workload{{Tracing: Tracing{On: true}}}}
+	if problems := s.findProblems(); len(problems) != 1 || !strings.Contains(problems[0], "no proxy has sent a record") {
+		t.Errorf("without limits: %q", problems)
+	}
+	s.Limits = limits
+	if problems := s.findProblems(); len(problems) != 0 {
+		t.Errorf("with limits: %q", problems)
 	}
 }

@@ -179,7 +179,7 @@ func (a Agent) findProblems(s *Status) []string {
 	if a.OverBudget > 0 {
 		add("%.0f heads were not searched for their context: deep-budget is used up; choose a --reorder other than none, or raise it", a.OverBudget)
 	}
-	if problem := a.findEncrypted(s.MTLS); a.Problem == "" && problem != "" {
+	if problem := a.findEncrypted(s.MTLS, s.Limits.String() != ""); a.Problem == "" && problem != "" {
 		add("%s", problem)
 	}
 	if left := leftOut[min(max(a.CPULimitStep, 0), len(leftOut)-1)]; left != "" {

@@ -234,6 +234,14 @@ func (l *Limits) String() string {
 	return strings.Join(parts, "; ")
 }
 
+// Covers reports whether the limits include a pod's proxy, by its namespace and labels, which
+// do not tell its revision.
+func (l *Limits) Covers(namespace string, pod map[string]string) bool {
+	workloads, err := labels.ConvertSelectorToLabelsMap(l.Workloads)
+	return err == nil && (len(l.Namespaces) == 0 || slices.Contains(l.Namespaces, namespace)) &&
+		labels.SelectorFromSet(workloads).Matches(labels.Set(pod))
+}
+
 // InstalledLimits returns the limits of what is installed, by its EnvoyFilters,
 // WasmPlugins and Telemetry resources.
 func (c *Cluster) InstalledLimits(ctx context.Context, root string) (Limits, error) {

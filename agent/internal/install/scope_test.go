@@ -201,6 +201,31 @@ func TestInstalledLimits(t *testing.T) {
 	}
 }
 
+// Limits cover a pod if all of them do.
+func TestCovers(t *testing.T) {
+	for _, test := range []struct {
+		limits Limits
+		want   string // of the pods below
+	}{
+		{Limits{}, "shop/web shop/db bank/web"},
+		{Limits{Revision: "canary"}, "shop/web shop/db bank/web"}, // not known
+		{Limits{Namespaces: []string{"a", "shop"}}, "shop/web shop/db"},
+		{Limits{Workloads: "app=web,tier=1"}, "shop/web bank/web"},
+		{Limits{Namespaces: []string{"shop"}, Workloads: "app=web"}, "shop/web"},
+	} {
+		var got []string
+		for _, pod := range []string{"shop/web", "shop/db", "bank/web"} {
+			namespace, app, _ := strings.Cut(pod, "/")
+			if test.limits.Covers(namespace, map[string]string{"app": app, "tier": "1"}) {
+				got = append(got, pod)
+			}
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%s: %v, want %s", test.limits.String(), got, test.want)
+		}
+	}
+}
+
 // installedByHelm returns the objects that Istio reads, with the labels of another tool.
 func installedByHelm(all []*unstructured.Unstructured) (objects []runtime.Object) {
 	for _, object := range all {
