@@ -308,8 +308,17 @@ func checkTelemetryLog(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]
 				t.Namespace, t.Name, o.wideness(), MTLSEnvoyFilter)
 		}
 	}
+	var mesh *telemetryv1.Telemetry // what those of namespaces replace
+	if len(o.namespaces) > 0 && !o.loggedElsewhere {
+		if mesh, err = c.oldestTelemetry(ctx, o.IstioNamespace); err != nil {
+			return nil, err
+		}
+		if o.loggedElsewhere = mesh != nil && namesProvider(mesh); o.loggedElsewhere {
+			add(Fine, "Telemetry %s/%s sends the records", mesh.Namespace, mesh.Name)
+		}
+	}
 	if !o.loggedElsewhere {
-		if o.keptLogs, err = config.implicitLogs(); err != nil {
+		if o.keptLogs, err = config.replacedLogs(mesh); err != nil {
 			add(Refusal, "%v: choose --mtls-log %s", err, MTLSEnvoyFilter)
 		} else if len(o.keptLogs) > 0 {
 			add(Fine, "the mesh's access logs stay: %s", strings.Join(o.keptLogs, ", "))
@@ -328,6 +337,27 @@ func checkTelemetryLog(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]
 		add(Warning, "Telemetry %s/%s has accessLogging of its own, which replaces the agents': its proxies send no records unless you add to its spec:\n%s", t.Namespace, t.Name, lines)
 	}
 	return findings, nil
+}
+
+// replacedLogs returns the access log providers that a new Telemetry resource with
+// accessLogging replaces: those of the mesh-wide one, if it has any, else the implicit ones.
+// An error names what the new one cannot keep.
+func (m *MeshConfig) replacedLogs(mesh *telemetryv1.Telemetry) (providers []string, err error) {
+	if mesh == nil || len(mesh.Spec.AccessLogging) == 0 {
+		return m.implicitLogs()
+	}
+	for _, l := range mesh.Spec.AccessLogging {
+		conditions := l.GetMatch().GetMode() != telemetryapi.WorkloadMode_CLIENT_AND_SERVER || l.GetFilter() != nil || l.GetDisabled().GetValue()
+		if conditions || len(l.GetProviders()) == 0 {
+			return nil, fmt.Errorf("Telemetry %s/%s has accessLogging with match, filter or disabled, or without providers, which one of a namespace would replace", mesh.Namespace, mesh.Name)
+		}
+		for _, name := range providerNames(l) {
+			if !slices.Contains(providers, name) {
+				providers = append(providers, name)
+			}
+		}
+	}
+	return providers, nil
 }
 
 // implicitLogs returns the access log providers that apply while no Telemetry resource

@@ -203,6 +203,16 @@ func (c *Cluster) wideTelemetry(ctx context.Context, namespaces []string) ([]*te
 	return wide, nil
 }
 
+// oldestTelemetry returns the one of wideTelemetry in a namespace that Istio uses, nil without
+// any.
+func (c *Cluster) oldestTelemetry(ctx context.Context, namespace string) (*telemetryv1.Telemetry, error) {
+	all, err := c.wideTelemetry(ctx, []string{namespace})
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	return slices.MinFunc(all, func(a, b *telemetryv1.Telemetry) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) }), nil
+}
+
 // wideness names what a Telemetry resource of widest applies to.
 func (o *Options) wideness() string {
 	if len(o.namespaces) > 0 {

@@ -292,6 +292,51 @@ func TestMeshOfARevision(t *testing.T) {
 	}
 }
 
+// A Telemetry resource of a namespace keeps the access logs of the mesh-wide one that it
+// replaces, or is refused.
+func TestMeshWideLogsStay(t *testing.T) {
+	const ours = "{providers: [{name: layertrace-client}, {name: layertrace-server}]}"
+	mesh := func(name, day, spec string) string {
+		return "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: " + name + ", namespace: istio-system, creationTimestamp: \"2026-01-" + day + "T00:00:00Z\"}\nspec: " + spec
+	}
+	for name, test := range map[string]struct {
+		telemetry string
+		kept      []string
+		elsewhere bool
+		refusal   string
+	}{
+		"none":            {"", []string{"implicit"}, false, ""},
+		"tracing only":    {mesh("m", "01", "{tracing: [{}]}"), []string{"implicit"}, false, ""},
+		"a log":           {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}]}]}"), []string{"envoy"}, false, ""},
+		"several":         {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}, {name: a}]}, {providers: [{name: a}], match: {mode: CLIENT_AND_SERVER}, disabled: false}]}"), []string{"envoy", "a"}, false, ""},
+		"ours":            {mesh("m", "01", "{accessLogging: ["+ours+"]}"), nil, true, ""},
+		"a filter":        {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], filter: {expression: x}}]}"), nil, false, "Telemetry istio-system/m has accessLogging with match"},
+		"one side":        {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], match: {mode: SERVER}}]}"), nil, false, "Telemetry istio-system/m has accessLogging with match"},
+		"disabled":        {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], disabled: true}]}"), nil, false, "Telemetry istio-system/m has accessLogging with match"},
+		"the default log": {mesh("m", "01", "{accessLogging: [{}]}"), nil, false, "Telemetry istio-system/m has accessLogging with match"},
+		"the oldest": {mesh("new", "02", "{accessLogging: [{providers: [{name: new}]}]}") + "\n---\n" + mesh("old", "01", "{accessLogging: [{providers: [{name: old}]}]}"),
+			[]string{"old"}, false, ""},
+	} {
+		var objects []runtime.Object
+		if test.telemetry != "" {
+			objects = objectsIn(t, test.telemetry)
+		}
+		o := mtlsOptions(MTLSTelemetry)
+		o.namespaces = []string{"bank", "shop"}
+		findings, err := checkTelemetryLog(t.Context(), clusterWith(objects), &o, &Mesh{Config: parse[MeshConfig](t, "{defaultProviders: {accessLogging: [implicit]}}")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused := Refused(findings)
+		if (refused == nil) != (test.refusal == "") || refused != nil && !strings.Contains(refused.Error(), test.refusal) {
+			t.Errorf("%s: %v, want %q", name, refused, test.refusal)
+		}
+		if !slices.Equal(o.keptLogs, test.kept) || o.loggedElsewhere != test.elsewhere {
+			t.Errorf("%s: keeps %v, logged elsewhere %v; want %v, %v", name, o.keptLogs, o.loggedElsewhere, test.kept, test.elsewhere)
+		}
+	}
+}
+
 // Warnings are about the chosen proxies only; what is in the root namespace applies to them too.
 func TestWarningsWithinLimits(t *testing.T) {
 	var objects []runtime.Object
