@@ -246,12 +246,9 @@ func logLevels(pod *corev1.Pod, root string, all []*telemetryv1.Telemetry) (leve
 			names = append(names, fmt.Sprintf("Telemetry %s/%s", t.Namespace, t.Name))
 		}
 	}
-	whole := func(t *telemetryv1.Telemetry) bool {
-		return len(t.Spec.GetSelector().GetMatchLabels()) == 0 && len(t.Spec.TargetRefs) == 0 && t.Spec.TargetRef == nil //nolint:staticcheck // users set the deprecated field
-	}
 	for _, namespace := range slices.Compact([]string{root, pod.Namespace}) {
 		for _, t := range sorted {
-			if t.Namespace == namespace && whole(t) {
+			if t.Namespace == namespace && install.ForWholeNamespace(t) {
 				add(t)
 				break
 			}

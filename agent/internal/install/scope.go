@@ -196,11 +196,16 @@ func (c *Cluster) wideTelemetry(ctx context.Context, namespaces []string) ([]*te
 			return nil, err
 		}
 		wide = append(wide, slices.DeleteFunc(all, func(t *telemetryv1.Telemetry) bool {
-			selects := t.Spec.Selector != nil || len(t.Spec.TargetRefs) > 0 //nolint:staticcheck // users set the deprecated field
-			return selects || isOurs(t.Labels)
+			return !ForWholeNamespace(t) || isOurs(t.Labels)
 		})...)
 	}
 	return wide, nil
+}
+
+// ForWholeNamespace reports whether a Telemetry resource applies to all proxies of its
+// namespace, or in the root namespace of the mesh.
+func ForWholeNamespace(t *telemetryv1.Telemetry) bool {
+	return len(t.Spec.GetSelector().GetMatchLabels()) == 0 && len(t.Spec.TargetRefs) == 0 && t.Spec.TargetRef == nil //nolint:staticcheck // users set the deprecated field
 }
 
 // oldestTelemetry returns the one of wideTelemetry in a namespace that Istio uses, nil without

@@ -305,15 +305,17 @@ func TestMeshWideLogsStay(t *testing.T) {
 		elsewhere bool
 		refusal   string
 	}{
-		"none":            {"", []string{"implicit"}, false, ""},
-		"tracing only":    {mesh("m", "01", "{tracing: [{}]}"), []string{"implicit"}, false, ""},
-		"a log":           {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}]}]}"), []string{"envoy"}, false, ""},
-		"several":         {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}, {name: a}]}, {providers: [{name: a}], match: {mode: CLIENT_AND_SERVER}, disabled: false}]}"), []string{"envoy", "a"}, false, ""},
-		"ours":            {mesh("m", "01", "{accessLogging: ["+ours+"]}"), nil, true, ""},
-		"a filter":        {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], filter: {expression: x}}]}"), nil, false, "Telemetry istio-system/m has accessLogging with match"},
-		"one side":        {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], match: {mode: SERVER}}]}"), nil, false, "Telemetry istio-system/m has accessLogging with match"},
-		"disabled":        {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], disabled: true}]}"), nil, false, "Telemetry istio-system/m has accessLogging with match"},
-		"the default log": {mesh("m", "01", "{accessLogging: [{}]}"), nil, false, "Telemetry istio-system/m has accessLogging with match"},
+		"none":              {"", []string{"implicit"}, false, ""},
+		"tracing only":      {mesh("m", "01", "{tracing: [{}]}"), []string{"implicit"}, false, ""},
+		"a log":             {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}]}]}"), []string{"envoy"}, false, ""},
+		"several":           {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}, {name: a}]}, {providers: [{name: a}], match: {mode: CLIENT_AND_SERVER}, disabled: false}]}"), []string{"envoy", "a"}, false, ""},
+		"ours":              {mesh("m", "01", "{accessLogging: ["+ours+"]}"), nil, true, ""},
+		"a filter":          {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], filter: {expression: x}}]}"), nil, false, "the mesh-wide Telemetry istio-system/m has accessLogging with match"},
+		"one side":          {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], match: {mode: SERVER}}]}"), nil, false, "the mesh-wide Telemetry istio-system/m has accessLogging with match"},
+		"disabled":          {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], disabled: true}]}"), nil, false, "the mesh-wide Telemetry istio-system/m has accessLogging with match"},
+		"the default log":   {mesh("m", "01", "{accessLogging: [{}]}"), nil, false, "the mesh-wide Telemetry istio-system/m has accessLogging with match"},
+		"an empty selector": {mesh("m", "01", "{selector: {}, accessLogging: [{providers: [{name: envoy}]}]}"), []string{"envoy"}, false, ""},
+		"a gateway's":       {mesh("m", "01", "{targetRef: {kind: Gateway, name: g}, accessLogging: [{providers: [{name: envoy}]}]}"), []string{"implicit"}, false, ""},
 		"the oldest": {mesh("new", "02", "{accessLogging: [{providers: [{name: new}]}]}") + "\n---\n" + mesh("old", "01", "{accessLogging: [{providers: [{name: old}]}]}"),
 			[]string{"old"}, false, ""},
 	} {
@@ -333,6 +335,58 @@ func TestMeshWideLogsStay(t *testing.T) {
 		}
 		if !slices.Equal(o.keptLogs, test.kept) || o.loggedElsewhere != test.elsewhere {
 			t.Errorf("%s: keeps %v, logged elsewhere %v; want %v, %v", name, o.keptLogs, o.loggedElsewhere, test.kept, test.elsewhere)
+		}
+	}
+}
+
+// Each selected namespace is judged by its own Telemetry resource, not by that of another.
+func TestLogsOfSeveralNamespaces(t *testing.T) {
+	const (
+		ours  = "{accessLogging: [{providers: [{name: layertrace-client}, {name: layertrace-server}]}]}"
+		other = "{accessLogging: [{providers: [{name: envoy}]}]}"
+	)
+	for _, test := range []struct {
+		bank, shop string // their Telemetry resources, created one after the other
+		elsewhere  bool
+		refusals   []string
+	}{
+		{"", "", false, nil},
+		{ours, ours, true, nil},
+		{ours, "", true, []string{"send the records of bank, but not of shop"}},
+		{"", ours, true, []string{"send the records of shop, but not of bank"}},
+		{ours, other, true, []string{"Telemetry shop/own already applies to the whole namespace"}},
+		{other, ours, true, []string{"Telemetry bank/own already applies to the whole namespace"}},
+		{other, other, false, []string{"Telemetry bank/own already", "Telemetry shop/own already"}},
+		{other, "", false, []string{"Telemetry bank/own already"}},
+	} {
+		var objects []runtime.Object
+		for i, spec := range []string{test.bank, test.shop} {
+			if spec != "" {
+				objects = append(objects, objectsIn(t, fmt.Sprintf("apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: own, namespace: %s, creationTimestamp: \"2026-01-0%dT00:00:00Z\"}\nspec: %s",
+					[]string{"bank", "shop"}[i], i+1, spec))...)
+			}
+		}
+		o := mtlsOptions(MTLSTelemetry)
+		o.namespaces = []string{"bank", "shop"}
+		findings, err := checkTelemetryLog(t.Context(), clusterWith(objects), &o, &Mesh{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var refusals, lines []string
+		for _, f := range findings {
+			switch {
+			case f.Level == Refusal:
+				refusals = append(refusals, f.Text)
+			case strings.Contains(f.Text, "mode: SERVER") && !strings.Contains(f.Text, "lacks"):
+				lines = append(lines, f.Text)
+			}
+		}
+		fits := len(refusals) == len(test.refusals) && len(lines) == len(refusals) // each with its remedy, once
+		for i := range min(len(refusals), len(test.refusals)) {
+			fits = fits && strings.Contains(refusals[i], test.refusals[i])
+		}
+		if !fits || o.loggedElsewhere != test.elsewhere {
+			t.Errorf("bank %s, shop %s: logged elsewhere %v, %q, %q; want %v, %q", test.bank, test.shop, o.loggedElsewhere, refusals, lines, test.elsewhere, test.refusals)
 		}
 	}
 }
