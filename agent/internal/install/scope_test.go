@@ -190,7 +190,7 @@ func TestInstalledLimits(t *testing.T) {
 					t.Errorf("%s, log %q: limits %q, %v, want %q", reorder, log, got.String(), err, want)
 				}
 				method, err := c.InstalledReorder(t.Context(), DefaultIstioNamespace)
-				if err != nil || method != reorder && !(bare && method == ReorderNone) {
+				if fits := method == reorder || bare && method == ReorderNone; err != nil || !fits {
 					t.Errorf("%s: method %s, %v", reorder, method, err)
 				}
 				if got, err := c.InstalledMTLS(t.Context(), DefaultIstioNamespace); err != nil || got != log {
