@@ -151,8 +151,8 @@ func (e Encrypted) why() string {
 const otherVersion = "layertrace install of the version of the agents' image installs what fits it"
 
 // findEncrypted returns what is wrong with an agent's part for encrypted traffic, by how the
-// proxies get to report it, "" if nothing.
-func (a Agent) findEncrypted(method string) string {
+// proxies get to report it, or only those of an installation that is limited; "" if nothing.
+func (a Agent) findEncrypted(method string, limited bool) string {
 	switch {
 	case method == "" && a.MTLS && a.Encrypted.Connections > 0:
 		return fmt.Sprintf("it follows encrypted connections (%.0f), but no object lets the proxies report their requests: layertrace install --mtls on", a.Encrypted.Connections)
@@ -161,18 +161,19 @@ func (a Agent) findEncrypted(method string) string {
 	case !a.MTLS:
 		return "the proxies report encrypted requests, but it does not take the reports: its image is older than what is installed, or its settings have mtls: false; " + otherVersion
 	}
-	return a.Encrypted.problem()
+	return a.Encrypted.problem(limited)
 }
 
-// problem returns what is wrong with an agent that should join records, "" if nothing.
-func (e Encrypted) problem() string {
+// problem returns what is wrong with an agent that should join records, "" if nothing. Where
+// the installation is limited, its encrypted connections may be those of other proxies.
+func (e Encrypted) problem(limited bool) string {
 	unreadable := e.Reasons["refused: bad_field"]
 	// Without a connection the request never left the proxy, so nothing is missing.
 	lost := e.Ambiguous + e.Unmatched + e.Refused - e.Reasons["refused: no_connection"]
 	switch {
 	case unreadable > (1-sufficientShare)*(e.Received+e.Refused):
 		return fmt.Sprintf("it cannot read %.0f of %.0f records of encrypted requests: the proxies' log has other fields than this agent needs; %s", unreadable, e.Received+e.Refused, otherVersion)
-	case e.Connections > 0 && e.Received+e.Refused == 0:
+	case !limited && e.Connections > 0 && e.Received+e.Refused == 0:
 		return fmt.Sprintf("it follows encrypted connections (%.0f), but no proxy has sent a record: nothing was sampled, or the proxies cannot reach it; see access-log above and the workloads", e.Connections)
 	case lost > (1-sufficientShare)*(e.Joined+lost):
 		return fmt.Sprintf("%.0f of %.0f records of encrypted requests found no exchange (%s): docs/mtls.md has the reasons", lost, e.Joined+lost, e.why())
@@ -192,15 +193,20 @@ type Reports struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// reportsOf returns whether a pod's proxy reports requests, by its configuration.
-func reportsOf(pod *corev1.Pod, root, method string, all []*telemetryv1.Telemetry, config *install.MeshConfig) Reports {
+// reportsOf returns whether a pod's proxy reports requests, by its configuration. An
+// EnvoyFilter is read by the proxies within the limits only.
+func reportsOf(pod *corev1.Pod, root, method string, limits install.Limits, all []*telemetryv1.Telemetry, config *install.MeshConfig) Reports {
+	const outside = "outside of the limits"
+	covered := limits.Covers(pod.Namespace, pod.Labels)
 	switch {
 	case method == "":
 		return Reports{Reason: "--mtls is off"}
 	case proxyImage(pod) == "":
 		return Reports{Reason: "no sidecar"}
-	case method == install.MTLSEnvoyFilter:
+	case method == install.MTLSEnvoyFilter && covered:
 		return Reports{On: true}
+	case method == install.MTLSEnvoyFilter:
+		return Reports{Reason: outside}
 	}
 	levels, names := logLevels(pod, root, all)
 	if config == nil {
@@ -218,6 +224,8 @@ func reportsOf(pod *corev1.Pod, root, method string, all []*telemetryv1.Telemetr
 	switch {
 	case len(missing) == 0:
 		return Reports{On: true}
+	case len(missing) == 2 && !covered:
+		return Reports{Reason: outside}
 	case len(names) == 0:
 		return Reports{Reason: "no Telemetry resource has accessLogging"}
 	default:
@@ -238,12 +246,9 @@ func logLevels(pod *corev1.Pod, root string, all []*telemetryv1.Telemetry) (leve
 			names = append(names, fmt.Sprintf("Telemetry %s/%s", t.Namespace, t.Name))
 		}
 	}
-	whole := func(t *telemetryv1.Telemetry) bool {
-		return len(t.Spec.GetSelector().GetMatchLabels()) == 0 && len(t.Spec.TargetRefs) == 0 && t.Spec.TargetRef == nil //nolint:staticcheck // users set the deprecated field
-	}
 	for _, namespace := range slices.Compact([]string{root, pod.Namespace}) {
 		for _, t := range sorted {
-			if t.Namespace == namespace && whole(t) {
+			if t.Namespace == namespace && install.ForWholeNamespace(t) {
 				add(t)
 				break
 			}

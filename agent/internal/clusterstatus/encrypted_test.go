@@ -67,12 +67,12 @@ spec: `+spec)
 			Reports{On: true, Reason: "Telemetry shop/own leaves out layertrace-server"}},
 	} {
 		pod := parse[corev1.Pod](t, `{metadata: {namespace: shop, name: web, labels: {app: web}}, spec: {containers: [{name: istio-proxy, image: p}]}}`)
-		got := reportsOf(pod, "istio-system", test.method, test.all, nil)
+		got := reportsOf(pod, "istio-system", test.method, install.Limits{}, test.all, nil)
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("%s: want - got +\n%s", test.name, diff)
 		}
 	}
-	if got := reportsOf(parse[corev1.Pod](t, `{metadata: {namespace: shop, name: web}}`), "istio-system", install.MTLSEnvoyFilter, nil, nil); got.On {
+	if got := reportsOf(parse[corev1.Pod](t, `{metadata: {namespace: shop, name: web}}`), "istio-system", install.MTLSEnvoyFilter, install.Limits{}, nil, nil); got.On {
 		t.Error("a pod without sidecar reports")
 	}
 }
@@ -117,7 +117,7 @@ layertrace_encrypted_records_total{side="attempt",state="unmatched",reason="no_c
 		"it follows encrypted connections (3), but no proxy has sent a record":                                                                   {Connections: 3},
 		"": {Connections: 3, Received: 200, Joined: 199, Unmatched: 1, Refused: 50, Reasons: map[string]float64{"refused: no_connection": 50}},
 	} {
-		if text := e.problem(); !strings.HasPrefix(text, want) || (want == "") != (text == "") {
+		if text := e.problem(false); !strings.HasPrefix(text, want) || (want == "") != (text == "") {
 			t.Errorf("%+v: %q, want %q", e, text, want)
 		}
 	}
@@ -166,7 +166,7 @@ func TestVersionsDoNotFit(t *testing.T) {
 			[]string{"cannot read 4 of 8 records", install}},
 		{"a bad record", "envoyfilter", Agent{MTLS: true, Encrypted: Encrypted{Connections: 7, Received: 999, Joined: 999, Refused: 1, Reasons: map[string]float64{"refused: bad_field": 1}}}, nil},
 	} {
-		got := test.agent.findEncrypted(test.method)
+		got := test.agent.findEncrypted(test.method, false)
 		if (got == "") != (test.want == nil) {
 			t.Errorf("%s: %q", test.name, got)
 		}

@@ -52,15 +52,16 @@ var ErrNotInstalled = errors.New("layertrace is not installed: no DaemonSet has 
 
 // Collect reads the status of an installation. It changes nothing.
 func Collect(ctx context.Context, c *install.Cluster, o Options) (*Status, error) {
-	mesh, err := c.ReadMesh(ctx, o.IstioNamespace, "")
+	limits, err := c.InstalledLimits(ctx, o.IstioNamespace)
 	if err != nil {
 		return nil, err
 	}
-	s := &Status{Istio: mesh.Version}
-	if s.Reorder, err = c.InstalledReorder(ctx, o.IstioNamespace); err != nil {
+	mesh, err := c.ReadMesh(ctx, o.IstioNamespace, limits.Revision)
+	if err != nil {
 		return nil, err
 	}
-	if s.Limits, err = c.InstalledLimits(ctx, o.IstioNamespace); err != nil {
+	s := &Status{Istio: mesh.Version, Limits: limits}
+	if s.Reorder, err = c.InstalledReorder(ctx, o.IstioNamespace); err != nil {
 		return nil, err
 	}
 	sets, err := install.List[appsv1.DaemonSet](ctx, c, install.KindDaemonSet, "", metav1.ListOptions{LabelSelector: agentSelector})
@@ -77,7 +78,7 @@ func Collect(ctx context.Context, c *install.Cluster, o Options) (*Status, error
 	if installed.MTLSLog = s.MTLS; s.MTLS != "" {
 		installed.MTLS = install.MTLSOn
 	}
-	if s.Findings, err = c.CheckInstalled(ctx, &installed, mesh); err != nil {
+	if s.Findings, err = c.CheckInstalled(ctx, &installed, s.Limits, mesh); err != nil {
 		return nil, err
 	}
 	s.Agents = []Agent{} // JSON readers expect a list
@@ -178,7 +179,7 @@ func (a Agent) findProblems(s *Status) []string {
 	if a.OverBudget > 0 {
 		add("%.0f heads were not searched for their context: deep-budget is used up; choose a --reorder other than none, or raise it", a.OverBudget)
 	}
-	if problem := a.findEncrypted(s.MTLS); a.Problem == "" && problem != "" {
+	if problem := a.findEncrypted(s.MTLS, s.Limits.String() != ""); a.Problem == "" && problem != "" {
 		add("%s", problem)
 	}
 	if left := leftOut[min(max(a.CPULimitStep, 0), len(leftOut)-1)]; left != "" {

@@ -130,7 +130,7 @@ func TestWorkloadProblem(t *testing.T) {
 		{Workload{Pods: 1, Sidecars: 1, Tracing: on, pods: []*corev1.Pod{annotated}}, install.ReorderInlineHeaders, ""},
 		{Workload{Pods: 1, Sidecars: 1, Tracing: on, pods: []*corev1.Pod{pod}}, install.ReorderLua, ""},
 	} {
-		if got := test.w.findProblem(test.reorder); !strings.HasPrefix(got, test.want) || (test.want == "") != (got == "") {
+		if got := test.w.findProblem(test.reorder, install.Limits{}); !strings.HasPrefix(got, test.want) || (test.want == "") != (got == "") {
 			t.Errorf("%q, want %q", got, test.want)
 		}
 	}

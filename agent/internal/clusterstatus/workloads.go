@@ -82,9 +82,9 @@ func readWorkloads(ctx context.Context, c *install.Cluster, o Options, mesh *ins
 			w := &all[i]
 			w.Tracing = tracingOf(w.pods[0], o.IstioNamespace, telemetries, mesh.Config)
 			w.sumNodes(byNode)
-			w.Reports = reportsOf(w.pods[0], o.IstioNamespace, s.MTLS, telemetries, mesh.Config)
+			w.Reports = reportsOf(w.pods[0], o.IstioNamespace, s.MTLS, s.Limits, telemetries, mesh.Config)
 			w.askProxies(ctx, c)
-			w.Problem = w.findProblem(s.Reorder)
+			w.Problem = w.findProblem(s.Reorder, s.Limits)
 			return nil
 		})
 	}
@@ -210,9 +210,11 @@ func addCounter(sum **float64, m metrics, suffix string) {
 }
 
 // findProblem returns why contexts of this workload are missing or not in the
-// prefix window, "" without a problem.
-func (w *Workload) findProblem(reorder string) string {
+// prefix window, "" without a problem or if the limits leave it out.
+func (w *Workload) findProblem(reorder string, limits install.Limits) string {
 	switch {
+	case slices.ContainsFunc(w.pods, func(p *corev1.Pod) bool { return !limits.Covers(p.Namespace, p.Labels) }):
+		return ""
 	case w.Sidecars < w.Pods:
 		return fmt.Sprintf("%d of %d pods have no sidecar: restart the workload", w.Pods-w.Sidecars, w.Pods)
 	case !w.Tracing.On:

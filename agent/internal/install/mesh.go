@@ -102,17 +102,19 @@ func (c *Cluster) ReadMesh(ctx context.Context, namespace, revision string) (*Me
 	return found, nil
 }
 
+// meshName returns the name of the ConfigMap with the mesh configuration of a revision.
+func meshName(revision string) string {
+	if revision == "" || revision == defaultRevision {
+		return "istio"
+	}
+	return "istio-" + revision
+}
+
 // isMeshOf reports whether a ConfigMap has the mesh configuration of a revision. Without
 // one, istio-REVISION only counts if there is no plain one.
 func isMeshOf(name, revision string, another bool) bool {
-	switch {
-	case revision != "" && revision != defaultRevision:
-		return name == "istio-"+revision
-	case name == "istio":
-		return true
-	default:
-		return strings.HasPrefix(name, "istio-") && !another
-	}
+	plain := meshName("")
+	return name == meshName(revision) || meshName(revision) == plain && strings.HasPrefix(name, plain+"-") && !another
 }
 
 // imageVersion returns the version in the tag of istiod's image, such as

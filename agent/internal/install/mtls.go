@@ -287,45 +287,102 @@ func checkTelemetryLog(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]
 		if err != nil {
 			return nil, err
 		}
-		add(Warning, "the mesh configuration lacks the access log providers %s, without which proxies send no records: add to the extensionProviders of your IstioOperator (spec.meshConfig), or by kubectl -n %s edit configmap istio (key mesh):\n%s",
-			strings.Join(missing, ", "), o.IstioNamespace, text)
-	}
-	others, err := c.wideTelemetry(ctx, o.widest())
-	if err != nil {
-		return nil, err
+		add(Warning, "the mesh configuration lacks the access log providers %s, without which proxies send no records: add to the extensionProviders of your IstioOperator (spec.meshConfig), or by kubectl -n %s edit configmap %s (key mesh):\n%s",
+			strings.Join(missing, ", "), o.IstioNamespace, meshName(o.Revision), text)
 	}
 	lines, err := loggingLines()
 	if err != nil {
 		return nil, err
 	}
-	if len(others) > 0 { // the oldest counts
-		t := slices.MinFunc(others, func(a, b *telemetryv1.Telemetry) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
-		if o.loggedElsewhere = namesProvider(t); o.loggedElsewhere {
-			add(Fine, "Telemetry %s/%s sends the records", t.Namespace, t.Name)
-		} else {
-			add(Warning, "lines for the spec of Telemetry %s/%s:\n%s", t.Namespace, t.Name, lines)
-			add(Refusal, "Telemetry %s/%s already applies to the whole %s, and Istio uses only one: choose --mtls-log %s, or add the lines above there and repeat",
-				t.Namespace, t.Name, o.wideness(), MTLSEnvoyFilter)
-		}
+	more, err := findLogs(ctx, c, o, config, lines)
+	if err != nil {
+		return nil, err
 	}
-	if !o.loggedElsewhere {
-		if o.keptLogs, err = config.implicitLogs(); err != nil {
-			add(Refusal, "%v: choose --mtls-log %s", err, MTLSEnvoyFilter)
-		} else if len(o.keptLogs) > 0 {
-			add(Fine, "the mesh's access logs stay: %s", strings.Join(o.keptLogs, ", "))
-		}
-	}
+	findings = append(findings, more...)
 	all, err := List[telemetryv1.Telemetry](ctx, c, KindTelemetry, "", metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
 	for _, t := range all {
-		if t.Namespace == o.IstioNamespace && len(t.Spec.GetSelector().GetMatchLabels()) == 0 || namesProvider(t) || len(t.Spec.AccessLogging) == 0 {
+		judged := ForWholeNamespace(t) && slices.Contains(o.widest(), t.Namespace) // by findLogs
+		outside := len(o.namespaces) > 0 && !slices.Contains(o.namespaces, t.Namespace)
+		if judged || outside || namesProvider(t) || len(t.Spec.AccessLogging) == 0 {
 			continue
 		}
 		add(Warning, "Telemetry %s/%s has accessLogging of its own, which replaces the agents': its proxies send no records unless you add to its spec:\n%s", t.Namespace, t.Name, lines)
 	}
 	return findings, nil
+}
+
+// findLogs finds out whether Telemetry resources of others send the records, and otherwise
+// which access logs to keep. lines are what such a resource needs for it.
+func findLogs(ctx context.Context, c *Cluster, o *Options, config *MeshConfig, lines string) (findings []Finding, err error) {
+	add := func(level Level, format string, args ...any) {
+		findings = append(findings, Finding{Level: level, Text: fmt.Sprintf(format, args...)})
+	}
+	var logged, free []string // namespaces in which one sends the records, or in which there is none
+	for _, namespace := range o.widest() {
+		t, err := c.oldestTelemetry(ctx, namespace)
+		switch {
+		case err != nil:
+			return nil, err
+		case t == nil:
+			free = append(free, namespace)
+		case namesProvider(t):
+			logged = append(logged, namespace)
+			add(Fine, "Telemetry %s/%s sends the records", t.Namespace, t.Name)
+		default:
+			add(Warning, "lines for the spec of Telemetry %s/%s:\n%s", t.Namespace, t.Name, lines)
+			add(Refusal, "Telemetry %s/%s already applies to the whole %s, and Istio uses only one: choose --mtls-log %s, or add the lines above there and repeat",
+				t.Namespace, t.Name, o.wideness(), MTLSEnvoyFilter)
+		}
+	}
+	var mesh *telemetryv1.Telemetry // what those of namespaces replace
+	if len(o.namespaces) > 0 && len(free) > 0 {
+		if mesh, err = c.oldestTelemetry(ctx, o.IstioNamespace); err != nil {
+			return nil, err
+		}
+		if mesh != nil && namesProvider(mesh) {
+			add(Fine, "Telemetry %s/%s sends the records", mesh.Namespace, mesh.Name)
+			logged, free = append(logged, free...), nil
+		}
+	}
+	o.loggedElsewhere = len(logged) > 0
+	switch {
+	case len(free) == 0:
+	case o.loggedElsewhere:
+		add(Warning, "lines for the spec of a Telemetry without a selector in %s:\n%s", strings.Join(free, ", "), lines)
+		add(Refusal, "Telemetry resources of others send the records of %s, but not of %s, and an installation sends those of all its namespaces or of none: choose --mtls-log %s, or create one there, with the lines above and the access logs that it replaces, and repeat",
+			strings.Join(logged, ", "), strings.Join(free, ", "), MTLSEnvoyFilter)
+	default:
+		if o.keptLogs, err = config.replacedLogs(mesh); err != nil {
+			add(Refusal, "%v: choose --mtls-log %s", err, MTLSEnvoyFilter)
+		} else if len(o.keptLogs) > 0 {
+			add(Fine, "the mesh's access logs stay: %s", strings.Join(o.keptLogs, ", "))
+		}
+	}
+	return findings, nil
+}
+
+// replacedLogs returns the access log providers that a new Telemetry resource with
+// accessLogging replaces: those of the mesh-wide one, if it has any, else the implicit ones.
+// An error names what the new one cannot keep.
+func (m *MeshConfig) replacedLogs(mesh *telemetryv1.Telemetry) (providers []string, err error) {
+	if mesh == nil || len(mesh.Spec.AccessLogging) == 0 {
+		return m.implicitLogs()
+	}
+	for _, l := range mesh.Spec.AccessLogging {
+		conditions := l.GetMatch().GetMode() != telemetryapi.WorkloadMode_CLIENT_AND_SERVER || l.GetFilter() != nil || l.GetDisabled().GetValue()
+		if conditions || len(l.GetProviders()) == 0 {
+			return nil, fmt.Errorf("the mesh-wide Telemetry %s/%s has accessLogging with match, filter or disabled, or without providers, which one of a namespace would replace", mesh.Namespace, mesh.Name)
+		}
+		for _, name := range providerNames(l) {
+			if !slices.Contains(providers, name) {
+				providers = append(providers, name)
+			}
+		}
+	}
+	return providers, nil
 }
 
 // implicitLogs returns the access log providers that apply while no Telemetry resource
@@ -412,6 +469,9 @@ func checkSidecars(ctx context.Context, c *Cluster, o *Options) ([]Finding, erro
 	}
 	var findings []Finding
 	for _, s := range all {
+		if o.leaves(s.Namespace) {
+			continue
+		}
 		var hosts []string
 		for _, listener := range s.Spec.Egress {
 			hosts = append(hosts, listener.Hosts...)

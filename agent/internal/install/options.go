@@ -76,8 +76,8 @@ type Options struct {
 	// Sampling in percent, used with TracingProvider.
 	Sampling float64
 	// WasmURL (oci, https, http) and WasmSHA256 (64 hex digits, optional) locate
-	// the module. WasmPullSecret is a Secret in Istio's root namespace, for a
-	// WasmPlugin.
+	// the module. WasmPullSecret is a Secret in the WasmPlugin's namespace: Istio's root
+	// namespace, or each selected one.
 	WasmURL, WasmSHA256, WasmPullSecret string
 	// Tracer is one of Tracers.
 	Tracer string

@@ -71,9 +71,10 @@ func (c *Cluster) Preflight(ctx context.Context, o *Options) ([]Finding, error) 
 	return c.runChecks(ctx, o, m, checks)
 }
 
-// CheckInstalled repeats the checks that also apply to an existing installation.
-// There is nothing to refuse any more, so refusals become warnings.
-func (c *Cluster) CheckInstalled(ctx context.Context, o *Options, m *Mesh) ([]Finding, error) {
+// CheckInstalled repeats the checks that also apply to an existing installation, within its
+// limits. There is nothing to refuse any more, so refusals become warnings.
+func (c *Cluster) CheckInstalled(ctx context.Context, o *Options, l Limits, m *Mesh) ([]Finding, error) {
+	o.namespaces, o.WorkloadSelector, o.Revision = l.Namespaces, l.Workloads, l.Revision
 	apply := slices.DeleteFunc(slices.Clone(checks), func(k check) bool {
 		return !k.installed || k.name == "istio" && m.Version == ""
 	})
@@ -224,7 +225,7 @@ func checkTracing(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Findi
 		return withoutProvider(others, m)
 	}
 	if m.Config == nil {
-		return one(Warning, "no mesh configuration in %s (ConfigMap istio): cannot check that provider %q exists", o.IstioNamespace, o.TracingProvider)
+		return one(Warning, "no mesh configuration in %s (ConfigMap %s): cannot check that provider %q exists", o.IstioNamespace, meshName(o.Revision), o.TracingProvider)
 	}
 	known := m.Config.TracingProviders()
 	kind, ok := known[o.TracingProvider]

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/structpb"
@@ -225,8 +224,8 @@ func checkUpstreamFilters(ctx context.Context, c *Cluster, o *Options, _ *Mesh) 
 		if isOurs(f.Labels) && f.Name == objectName {
 			continue
 		}
-		if f.Namespace != o.IstioNamespace && len(o.namespaces) > 0 && !slices.Contains(o.namespaces, f.Namespace) {
-			continue // of proxies that stay as they are
+		if o.leaves(f.Namespace) {
+			continue
 		}
 		for _, p := range f.Spec.ConfigPatches {
 			if setsUpstreamFilters(p.GetPatch().GetValue()) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	extensionsv1alpha1 "istio.io/client-go/pkg/apis/extensions/v1alpha1"
 	networkingv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -170,6 +171,12 @@ func (o *Options) findNamespaces() error {
 	return nil
 }
 
+// leaves reports whether objects in a namespace apply only to proxies that stay as they are.
+// Those in the root namespace apply to all.
+func (o *Options) leaves(namespace string) bool {
+	return len(o.namespaces) > 0 && namespace != o.IstioNamespace && !slices.Contains(o.namespaces, namespace)
+}
+
 // widest returns the namespaces in which a Telemetry resource without a selector applies
 // to all chosen proxies: the root namespace, or the chosen ones.
 func (o *Options) widest() []string {
@@ -189,11 +196,26 @@ func (c *Cluster) wideTelemetry(ctx context.Context, namespaces []string) ([]*te
 			return nil, err
 		}
 		wide = append(wide, slices.DeleteFunc(all, func(t *telemetryv1.Telemetry) bool {
-			selects := t.Spec.Selector != nil || len(t.Spec.TargetRefs) > 0 //nolint:staticcheck // users set the deprecated field
-			return selects || isOurs(t.Labels)
+			return !ForWholeNamespace(t) || isOurs(t.Labels)
 		})...)
 	}
 	return wide, nil
+}
+
+// ForWholeNamespace reports whether a Telemetry resource applies to all proxies of its
+// namespace, or in the root namespace of the mesh.
+func ForWholeNamespace(t *telemetryv1.Telemetry) bool {
+	return len(t.Spec.GetSelector().GetMatchLabels()) == 0 && len(t.Spec.TargetRefs) == 0 && t.Spec.TargetRef == nil //nolint:staticcheck // users set the deprecated field
+}
+
+// oldestTelemetry returns the one of wideTelemetry in a namespace that Istio uses, nil without
+// any.
+func (c *Cluster) oldestTelemetry(ctx context.Context, namespace string) (*telemetryv1.Telemetry, error) {
+	all, err := c.wideTelemetry(ctx, []string{namespace})
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	return slices.MinFunc(all, func(a, b *telemetryv1.Telemetry) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) }), nil
 }
 
 // wideness names what a Telemetry resource of widest applies to.
@@ -227,11 +249,23 @@ func (l *Limits) String() string {
 	return strings.Join(parts, "; ")
 }
 
-// InstalledLimits returns the limits of what is installed, by its EnvoyFilters and
-// Telemetry resources.
+// Covers reports whether the limits include a pod's proxy, by its namespace and labels, which
+// do not tell its revision.
+func (l *Limits) Covers(namespace string, pod map[string]string) bool {
+	workloads, err := labels.ConvertSelectorToLabelsMap(l.Workloads)
+	return err == nil && (len(l.Namespaces) == 0 || slices.Contains(l.Namespaces, namespace)) &&
+		labels.SelectorFromSet(workloads).Matches(labels.Set(pod))
+}
+
+// InstalledLimits returns the limits of what is installed, by its EnvoyFilters,
+// WasmPlugins and Telemetry resources.
 func (c *Cluster) InstalledLimits(ctx context.Context, root string) (Limits, error) {
 	options := metav1.ListOptions{LabelSelector: ours}
 	filters, err := List[networkingv1alpha3.EnvoyFilter](ctx, c, kindEnvoyFilter, "", options)
+	if err != nil {
+		return Limits{}, err
+	}
+	plugins, err := List[extensionsv1alpha1.WasmPlugin](ctx, c, kindWasmPlugin, "", options)
 	if err != nil {
 		return Limits{}, err
 	}
@@ -250,6 +284,11 @@ func (c *Cluster) InstalledLimits(ctx context.Context, root string) (Limits, err
 	for _, f := range filters {
 		if workloads := f.Spec.GetWorkloadSelector().GetLabels(); f.Name == objectName || f.Name == mtlsName {
 			add(f, workloads)
+		}
+	}
+	for _, p := range plugins {
+		if p.Name == objectName {
+			add(p, p.Spec.GetSelector().GetMatchLabels())
 		}
 	}
 	for _, t := range telemetries {

@@ -122,7 +122,7 @@ func clusterWith(objects []runtime.Object) *Cluster {
 	lists := map[schema.GroupVersionResource]string{}
 	for resource, kind := range map[string]schema.GroupVersionKind{
 		"namespaces": KindNamespace, "envoyfilters": kindEnvoyFilter, "telemetries": KindTelemetry, "wasmplugins": kindWasmPlugin,
-		"deployments": kindDeployment, "configmaps": kindConfigMap,
+		"deployments": kindDeployment, "configmaps": kindConfigMap, "sidecars": kindSidecar,
 	} {
 		version := kind.GroupVersion()
 		c.known[version] = append(c.known[version], metav1.APIResource{Name: resource, Kind: kind.Kind, Namespaced: kind != KindNamespace})
@@ -166,36 +166,77 @@ func TestCheckNamespaces(t *testing.T) {
 	}
 }
 
-// What is installed shows its limits, method and log, whichever tool installed it.
+// What is installed shows its limits, method and log, whichever tool installed it. Neither a
+// patched proxy nor none needs an object in the mesh.
 func TestInstalledLimits(t *testing.T) {
-	o := defaults(ReorderLua)
-	o.MTLS, o.NamespaceSelector, o.WorkloadSelector, o.Revision = MTLSOn, "kubernetes.io/metadata.name in (shop, bank)", "app=web", "canary"
-	for _, test := range []struct {
-		options Options
-		want    string
-	}{{o, "namespaces bank, shop; pods with app=web; revision canary"}, {defaults(ReorderLua), ""}} {
-		var objects []runtime.Object
-		for _, object := range render(t, test.options) {
-			labels := object.GetLabels()
-			labels[managedBy] = "Helm"
-			object.SetLabels(labels)
-			if slices.Contains([]string{"EnvoyFilter", "Telemetry"}, object.GetKind()) {
-				objects = append(objects, object)
+	const limits = "namespaces bank, shop; pods with app=web; revision canary"
+	for _, reorder := range Reorders {
+		bare := reorder == ReorderPatched || reorder == ReorderNone
+		for _, log := range []string{"", MTLSEnvoyFilter, MTLSTelemetry} {
+			for _, limited := range []bool{false, true} {
+				o, want := defaults(reorder), ""
+				if o.TracingProvider = ""; log != "" {
+					o.MTLS, o.MTLSLog = MTLSOn, log
+				}
+				if limited {
+					o.NamespaceSelector, o.WorkloadSelector, o.Revision = "kubernetes.io/metadata.name in (shop, bank)", "app=web", "canary"
+				}
+				if limited && (log != "" || !bare) {
+					want = limits
+				}
+				c := clusterWith(installedByHelm(render(t, o)))
+				got, err := c.InstalledLimits(t.Context(), DefaultIstioNamespace)
+				if err != nil || got.String() != want {
+					t.Errorf("%s, log %q: limits %q, %v, want %q", reorder, log, got.String(), err, want)
+				}
+				method, err := c.InstalledReorder(t.Context(), DefaultIstioNamespace)
+				if fits := method == reorder || bare && method == ReorderNone; err != nil || !fits {
+					t.Errorf("%s: method %s, %v", reorder, method, err)
+				}
+				if got, err := c.InstalledMTLS(t.Context(), DefaultIstioNamespace); err != nil || got != log {
+					t.Errorf("%s: log %q, %v, want %q", reorder, got, err, log)
+				}
 			}
 		}
-		c := clusterWith(objects)
-		limits, err := c.InstalledLimits(t.Context(), DefaultIstioNamespace)
-		if err != nil || limits.String() != test.want {
-			t.Errorf("limits %q, %v, want %q", limits.String(), err, test.want)
+	}
+}
+
+// Limits cover a pod if all of them do.
+func TestCovers(t *testing.T) {
+	for _, test := range []struct {
+		limits Limits
+		want   string // of the pods below
+	}{
+		{Limits{}, "shop/web shop/db bank/web"},
+		{Limits{Revision: "canary"}, "shop/web shop/db bank/web"}, // not known
+		{Limits{Namespaces: []string{"a", "shop"}}, "shop/web shop/db"},
+		{Limits{Workloads: "app=web,tier=1"}, "shop/web bank/web"},
+		{Limits{Namespaces: []string{"shop"}, Workloads: "app=web"}, "shop/web"},
+	} {
+		var got []string
+		for _, pod := range []string{"shop/web", "shop/db", "bank/web"} {
+			namespace, app, _ := strings.Cut(pod, "/")
+			if test.limits.Covers(namespace, map[string]string{"app": app, "tier": "1"}) {
+				got = append(got, pod)
+			}
 		}
-		method, err := c.InstalledReorder(t.Context(), DefaultIstioNamespace)
-		if err != nil || method != ReorderLua {
-			t.Errorf("method %s, %v", method, err)
-		}
-		if log, err := c.InstalledMTLS(t.Context(), DefaultIstioNamespace); err != nil || (log == MTLSEnvoyFilter) != (test.options.MTLS == MTLSOn) {
-			t.Errorf("log %q, %v", log, err)
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%s: %v, want %s", test.limits.String(), got, test.want)
 		}
 	}
+}
+
+// installedByHelm returns the objects that Istio reads, with the labels of another tool.
+func installedByHelm(all []*unstructured.Unstructured) (objects []runtime.Object) {
+	for _, object := range all {
+		labels := object.GetLabels()
+		labels[managedBy] = "Helm"
+		object.SetLabels(labels)
+		if slices.Contains([]string{"EnvoyFilter", "WasmPlugin", "Telemetry"}, object.GetKind()) {
+			objects = append(objects, object)
+		}
+	}
+	return objects
 }
 
 // An EnvoyFilter that moves to another namespace is deleted before the new one is created:
@@ -247,6 +288,159 @@ func TestMeshOfARevision(t *testing.T) {
 	} {
 		if got := isMeshOf(test.name, test.revision, test.another); got != test.want {
 			t.Errorf("%+v: %v", test, got)
+		}
+	}
+}
+
+// A Telemetry resource of a namespace keeps the access logs of the mesh-wide one that it
+// replaces, or is refused.
+func TestMeshWideLogsStay(t *testing.T) {
+	const ours = "{providers: [{name: layertrace-client}, {name: layertrace-server}]}"
+	mesh := func(name, day, spec string) string {
+		return "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: " + name + ", namespace: istio-system, creationTimestamp: \"2026-01-" + day + "T00:00:00Z\"}\nspec: " + spec
+	}
+	for name, test := range map[string]struct {
+		telemetry string
+		kept      []string
+		elsewhere bool
+		refusal   string
+	}{
+		"none":              {"", []string{"implicit"}, false, ""},
+		"tracing only":      {mesh("m", "01", "{tracing: [{}]}"), []string{"implicit"}, false, ""},
+		"a log":             {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}]}]}"), []string{"envoy"}, false, ""},
+		"several":           {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}, {name: a}]}, {providers: [{name: a}], match: {mode: CLIENT_AND_SERVER}, disabled: false}]}"), []string{"envoy", "a"}, false, ""},
+		"ours":              {mesh("m", "01", "{accessLogging: ["+ours+"]}"), nil, true, ""},
+		"a filter":          {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], filter: {expression: x}}]}"), nil, false, "the mesh-wide Telemetry istio-system/m has accessLogging with match"},
+		"one side":          {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], match: {mode: SERVER}}]}"), nil, false, "the mesh-wide Telemetry istio-system/m has accessLogging with match"},
+		"disabled":          {mesh("m", "01", "{accessLogging: [{providers: [{name: envoy}], disabled: true}]}"), nil, false, "the mesh-wide Telemetry istio-system/m has accessLogging with match"},
+		"the default log":   {mesh("m", "01", "{accessLogging: [{}]}"), nil, false, "the mesh-wide Telemetry istio-system/m has accessLogging with match"},
+		"an empty selector": {mesh("m", "01", "{selector: {}, accessLogging: [{providers: [{name: envoy}]}]}"), []string{"envoy"}, false, ""},
+		"a gateway's":       {mesh("m", "01", "{targetRef: {kind: Gateway, name: g}, accessLogging: [{providers: [{name: envoy}]}]}"), []string{"implicit"}, false, ""},
+		"the oldest": {mesh("new", "02", "{accessLogging: [{providers: [{name: new}]}]}") + "\n---\n" + mesh("old", "01", "{accessLogging: [{providers: [{name: old}]}]}"),
+			[]string{"old"}, false, ""},
+	} {
+		var objects []runtime.Object
+		if test.telemetry != "" {
+			objects = objectsIn(t, test.telemetry)
+		}
+		o := mtlsOptions(MTLSTelemetry)
+		o.namespaces = []string{"bank", "shop"}
+		findings, err := checkTelemetryLog(t.Context(), clusterWith(objects), &o, &Mesh{Config: parse[MeshConfig](t, "{defaultProviders: {accessLogging: [implicit]}}")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused := Refused(findings)
+		if (refused == nil) != (test.refusal == "") || refused != nil && !strings.Contains(refused.Error(), test.refusal) {
+			t.Errorf("%s: %v, want %q", name, refused, test.refusal)
+		}
+		if !slices.Equal(o.keptLogs, test.kept) || o.loggedElsewhere != test.elsewhere {
+			t.Errorf("%s: keeps %v, logged elsewhere %v; want %v, %v", name, o.keptLogs, o.loggedElsewhere, test.kept, test.elsewhere)
+		}
+	}
+}
+
+// Each selected namespace is judged by its own Telemetry resource, not by that of another.
+func TestLogsOfSeveralNamespaces(t *testing.T) {
+	const (
+		ours  = "{accessLogging: [{providers: [{name: layertrace-client}, {name: layertrace-server}]}]}"
+		other = "{accessLogging: [{providers: [{name: envoy}]}]}"
+	)
+	for _, test := range []struct {
+		bank, shop string // their Telemetry resources, created one after the other
+		elsewhere  bool
+		refusals   []string
+	}{
+		{"", "", false, nil},
+		{ours, ours, true, nil},
+		{ours, "", true, []string{"send the records of bank, but not of shop"}},
+		{"", ours, true, []string{"send the records of shop, but not of bank"}},
+		{ours, other, true, []string{"Telemetry shop/own already applies to the whole namespace"}},
+		{other, ours, true, []string{"Telemetry bank/own already applies to the whole namespace"}},
+		{other, other, false, []string{"Telemetry bank/own already", "Telemetry shop/own already"}},
+		{other, "", false, []string{"Telemetry bank/own already"}},
+	} {
+		var objects []runtime.Object
+		for i, spec := range []string{test.bank, test.shop} {
+			if spec != "" {
+				objects = append(objects, objectsIn(t, fmt.Sprintf("apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: own, namespace: %s, creationTimestamp: \"2026-01-0%dT00:00:00Z\"}\nspec: %s",
+					[]string{"bank", "shop"}[i], i+1, spec))...)
+			}
+		}
+		o := mtlsOptions(MTLSTelemetry)
+		o.namespaces = []string{"bank", "shop"}
+		findings, err := checkTelemetryLog(t.Context(), clusterWith(objects), &o, &Mesh{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var refusals, lines []string
+		for _, f := range findings {
+			switch {
+			case f.Level == Refusal:
+				refusals = append(refusals, f.Text)
+			case strings.Contains(f.Text, "mode: SERVER") && !strings.Contains(f.Text, "lacks"):
+				lines = append(lines, f.Text)
+			}
+		}
+		fits := len(refusals) == len(test.refusals) && len(lines) == len(refusals) // each with its remedy, once
+		for i := range min(len(refusals), len(test.refusals)) {
+			fits = fits && strings.Contains(refusals[i], test.refusals[i])
+		}
+		if !fits || o.loggedElsewhere != test.elsewhere {
+			t.Errorf("bank %s, shop %s: logged elsewhere %v, %q, %q; want %v, %q", test.bank, test.shop, o.loggedElsewhere, refusals, lines, test.elsewhere, test.refusals)
+		}
+	}
+}
+
+// Warnings are about the chosen proxies only; what is in the root namespace applies to them too.
+func TestWarningsWithinLimits(t *testing.T) {
+	var objects []runtime.Object
+	for _, namespace := range []string{"bank", "shop", DefaultIstioNamespace} {
+		objects = append(objects, objectsIn(t, `
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: web, namespace: `+namespace+`}
+spec: {selector: {matchLabels: {app: web}}, accessLogging: [{providers: [{name: envoy}]}]}
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: Sidecar
+metadata: {name: narrow, namespace: `+namespace+`}
+spec: {egress: [{hosts: ["./*"]}]}
+`)...)
+	}
+	for _, test := range []struct{ namespaces, want []string }{
+		{nil, []string{"Sidecar bank", "Sidecar istio-system", "Sidecar shop", "Telemetry bank", "Telemetry istio-system", "Telemetry shop"}},
+		{[]string{"shop"}, []string{"Sidecar istio-system", "Sidecar shop", "Telemetry shop"}},
+	} {
+		o := mtlsOptions(MTLSTelemetry)
+		o.namespaces = test.namespaces
+		findings, err := checkAccessLog(t.Context(), clusterWith(objects), &o, &Mesh{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range findings {
+			if name, _, found := strings.Cut(f.Text, "/"); found && f.Level == Warning && strings.Count(name, " ") == 1 {
+				got = append(got, name)
+			}
+		}
+		if slices.Sort(got); !slices.Equal(got, test.want) {
+			t.Errorf("limited to %v: warnings about %q, want %q", test.namespaces, got, test.want)
+		}
+	}
+}
+
+// What is missing in a mesh configuration is missing in that of the revision.
+func TestMeshNameInMessages(t *testing.T) {
+	for revision, name := range map[string]string{"": "istio", "default": "istio", "canary": "istio-canary"} {
+		o := mtlsOptions(MTLSTelemetry)
+		o.Revision = revision
+		for want, check := range map[string]func(context.Context, *Cluster, *Options, *Mesh) ([]Finding, error){
+			"(ConfigMap " + name + ")": checkTracing, "edit configmap " + name + " (key mesh)": checkTelemetryLog,
+		} {
+			findings, err := check(t.Context(), clusterWith(nil), &o, &Mesh{})
+			if err != nil || !strings.Contains(fmt.Sprint(findings), want) {
+				t.Errorf("%q: %v, %v, want %q", revision, findings, err, want)
+			}
 		}
 	}
 }
