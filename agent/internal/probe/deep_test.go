@@ -233,7 +233,10 @@ func TestDeepOnHasNoBudget(t *testing.T) {
 		k.receive(c.response(ok200))
 	}
 	k.wantCount("searches_over_budget", 0)
-	k.wantCount("searches", 200)
+	// A test run that a signal interrupts is repeated, which may be another search.
+	if searches := k.count("searches"); searches < 200 || searches > 210 {
+		t.Errorf("%d searches, want 200", searches)
+	}
 	if got := k.exchanges(); len(got) != 200 || slices.ContainsFunc(got, func(x observe.Observation) bool { return x.Status != 200 }) {
 		t.Errorf("exchanges %+v", got)
 	}
