@@ -4,6 +4,7 @@ package agent
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"math"
 	"net/netip"
 	"slices"
@@ -29,6 +30,15 @@ func ordinary(n int) observe.Observation {
 	return o
 }
 
+// drawSeed draws the seed of the limits until no other observation shares the counter of the
+// first, which would be limited with it.
+func drawSeed(l *spanLimits, counter func(*observe.Observation) *uint32, first observe.Observation, others ...observe.Observation) {
+	shares := func(o observe.Observation) bool { return counter(&o) == counter(&first) }
+	for slices.ContainsFunc(others, shares) {
+		l.seed = maphash.MakeSeed()
+	}
+}
+
 // 30,000 requests with one trace ID, all seen twice: the ordinary requests beside them and
 // after them have their spans, and those of the flood are bounded, counted and marked.
 func TestOneTraceIDOnManyRequests(t *testing.T) {
@@ -44,6 +54,13 @@ func TestOneTraceIDOnManyRequests(t *testing.T) {
 	for i := range flood {
 		flood[i].Context.TraceID, flood[i].Interface = [16]byte{7}, 2+i%2
 	}
+	var all []observe.Observation
+	for i := range len(flood)/200 + 100 {
+		all = append(all, ordinary(i))
+	}
+	p.mu.Lock()
+	drawSeed(p.limits, p.limits.ofTrace, flood[0], all...)
+	p.mu.Unlock()
 	for len(flood) > 0 {
 		p.take(flood[:200])
 		flood = flood[200:]
@@ -110,16 +127,24 @@ func TestSpanLimitsByPoint(t *testing.T) {
 	l := newSpanLimits(100, 0, prometheus.NewRegistry())
 	now := time.Unix(1000, 0)
 	made := map[netip.Addr]int{}
+	at := func(client, point string) observe.Observation {
+		o := ordinary(0)
+		o.Client, o.Point = netip.AddrPortFrom(netip.MustParseAddr(client), 1), &observe.Point{ID: point}
+		return o
+	}
 	from := func(client string, times int, point string) {
 		for range times {
-			o := ordinary(0)
-			o.Client, o.Point = netip.AddrPortFrom(netip.MustParseAddr(client), 1), &observe.Point{ID: point}
-			if l.allow(&o, now) {
+			if o := at(client, point); l.allow(&o, now) {
 				made[o.Client.Addr()]++
 			}
 		}
 	}
 	noisy, quiet := netip.MustParseAddr("10.0.0.66"), netip.MustParseAddr("10.0.0.1")
+	others := []observe.Observation{at(quiet.String(), "a"), at(quiet.String(), "b")}
+	for i := range 100 {
+		others = append(others, at(netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}).String(), "a"))
+	}
+	drawSeed(l, l.ofPeer, at(noisy.String(), "a"), others...)
 	from(noisy.String(), 1000, "a")
 	from(quiet.String(), 20, "a")
 	// Half of the bucket is left to others.

@@ -68,7 +68,7 @@ func (l *spanLimits) allowTrace(o *observe.Observation, now time.Time) bool {
 	if now.Sub(l.traceSince) >= traceWindow {
 		l.traces, l.traceSince = [slots]uint32{}, now
 	}
-	n := &l.traces[maphash.Bytes(l.seed, o.Context.TraceID[:])%slots]
+	n := l.ofTrace(o)
 	switch {
 	case int(*n) >= l.perTrace:
 		l.overTrace.Inc()
@@ -95,8 +95,7 @@ func (l *spanLimits) allowPoint(o *observe.Observation, now time.Time) bool {
 	if now.Sub(l.peerSince) >= time.Second {
 		l.peers, l.peerSince = [slots]uint32{}, now
 	}
-	address := o.Client.Addr().As16()
-	n := &l.peers[(maphash.Bytes(l.seed, address[:])^maphash.String(l.seed, o.Point.ID))%slots]
+	n := l.ofPeer(o)
 	switch {
 	case int(*n) >= l.perPoint/peerShare && bucket.TokensAt(now) < float64(l.perPoint)/2:
 		l.overPeer.Inc()
@@ -107,6 +106,16 @@ func (l *spanLimits) allowPoint(o *observe.Observation, now time.Time) bool {
 	}
 	*n++
 	return true
+}
+
+// ofTrace and ofPeer return the counters of an observation's trace and of its client.
+func (l *spanLimits) ofTrace(o *observe.Observation) *uint32 {
+	return &l.traces[maphash.Bytes(l.seed, o.Context.TraceID[:])%slots]
+}
+
+func (l *spanLimits) ofPeer(o *observe.Observation) *uint32 {
+	address := o.Client.Addr().As16()
+	return &l.peers[(maphash.Bytes(l.seed, address[:])^maphash.String(l.seed, o.Point.ID))%slots]
 }
 
 // forget removes the bucket of a point.
