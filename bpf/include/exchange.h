@@ -64,7 +64,7 @@ struct {
  */
 enum limit {
 	LIMIT_SOCKETS = 1 << 0, /* no new requests are recorded at sockets */
-	LIMIT_DEEP = 1 << 1,	/* nothing is searched behind the prefix window */
+	LIMIT_DEEP = 1 << 1,	/* nothing is searched beyond the prefix window */
 	LIMIT_NEW = 1 << 2,	/* no new requests are recorded, nor are their heads read */
 };
 

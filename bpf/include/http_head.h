@@ -18,7 +18,7 @@
 const volatile enum window prefix_window = WINDOW_DEFAULT;
 const volatile enum window deep_window = DEEP_WINDOW_DEFAULT;
 
-/* Whether a head is searched behind the prefix window, over the rest of its segment and
+/* Whether a head is searched beyond the prefix window, over the rest of its segment and
  * later ones.
  */
 enum deep_mode {

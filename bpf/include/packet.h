@@ -146,7 +146,7 @@ enum part {
 enum mark {
 	MARK_MALFORMED = 1, /* a value is malformed */
 	MARK_SEVERAL = 2,   /* contexts with different IDs */
-	MARK_BEHIND = 4,    /* the context is behind the prefix window */
+	MARK_BEHIND = 4,    /* the context is beyond the prefix window */
 };
 
 /* State of a walk over a request head; deep keeps it between segments. */
@@ -161,7 +161,7 @@ struct walk {
 	__u8 seen;	   /* a complete context was: seen_trace_id and seen_span_id are set */
 	__u8 accepted;	   /* an accepted context in one header was: see walk_is_settled() */
 	__u8 in_line;	   /* unframed is not the start of a line */
-	__u8 behind;	   /* the walk goes on behind the prefix window */
+	__u8 behind;	   /* the walk goes on beyond the prefix window */
 	__u32 framing;	   /* offset of the first line that may be a framing header */
 	__u32 head_end;	   /* offset after the empty line, if it was seen with every line before */
 	__u32 unframed;	   /* no line that starts before this offset is such a line, or empty */

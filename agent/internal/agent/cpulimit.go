@@ -47,21 +47,21 @@ type step int
 const (
 	stepNone   step = iota
 	stepLayers      // no sockets, and traces are not split
-	stepDeep        // nothing is searched behind the prefix window
+	stepDeep        // nothing is searched beyond the prefix window
 	stepNew         // no new requests
 )
 
 var stepTexts = [...]string{
 	stepNone:   "everything is captured",
-	stepLayers: "layers are left out",
-	stepDeep:   "layers, and contexts behind the prefix window, are left out",
-	stepNew:    "new requests are left out",
+	stepLayers: "the agent leaves out layers",
+	stepDeep:   "the agent leaves out layers and contexts beyond the prefix window",
+	stepNew:    "the agent leaves out new requests",
 }
 
 // text says what is left out at a step. Not all agents have layers.
 func (l *cpuLimit) text(s step) string {
 	if s == stepDeep && !slices.Contains(l.governor.steps, stepLayers) {
-		return "contexts behind the prefix window are left out"
+		return "the agent leaves out contexts beyond the prefix window"
 	}
 	return stepTexts[s]
 }
@@ -248,7 +248,7 @@ func (l *cpuLimit) remark() string {
 
 var (
 	stepDesc = prometheus.NewDesc("layertrace_cpu_limit_step",
-		"What the agent leaves out to keep within cpu-limit: 0 nothing, 1 layers, 2 also trace contexts behind the prefix window, 3 also new requests.", nil, nil)
+		"What the agent leaves out to keep within cpu-limit: 0 nothing, 1 layers, 2 also trace contexts beyond the prefix window, 3 also new requests.", nil, nil)
 	stepsDesc = prometheus.NewDesc("layertrace_cpu_limit_steps_total",
 		"Changes of what the agent leaves out to keep within cpu-limit, by direction: down is more, up is less.", []string{"direction"}, nil)
 	usageDesc = prometheus.NewDesc("layertrace_cpu_usage_cores",

@@ -168,12 +168,12 @@ func TestCPULimitIsVisible(t *testing.T) {
 	if want := []step{stepLayers, stepDeep}; !slices.Equal(applied, want) {
 		t.Errorf("applied %v, want %v", applied, want)
 	}
-	want := "keeping within --cpu-limit=0.5: layers, and contexts behind the prefix window, are left out; raise it, or sample less"
+	want := "keeping within --cpu-limit=0.5: the agent leaves out layers and contexts beyond the prefix window; raise it, or sample less"
 	if got := l.remark(); got != want {
 		t.Errorf("/readyz remarks %q, want %q", got, want)
 	}
 	const exposed = `
-# HELP layertrace_cpu_limit_step What the agent leaves out to keep within cpu-limit: 0 nothing, 1 layers, 2 also trace contexts behind the prefix window, 3 also new requests.
+# HELP layertrace_cpu_limit_step What the agent leaves out to keep within cpu-limit: 0 nothing, 1 layers, 2 also trace contexts beyond the prefix window, 3 also new requests.
 # TYPE layertrace_cpu_limit_step gauge
 layertrace_cpu_limit_step 2
 # HELP layertrace_cpu_limit_steps_total Changes of what the agent leaves out to keep within cpu-limit, by direction: down is more, up is less.
@@ -188,7 +188,7 @@ layertrace_cpu_usage_cores{part="programs"} 0.4
 	if err := testutil.GatherAndCompare(metrics, strings.NewReader(exposed)); err != nil {
 		t.Error(err)
 	}
-	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), "layers are left out") {
+	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), "leaves out layers") {
 		t.Errorf("%d log lines: %s", n, &log)
 	}
 	// Without the permission to measure programs, the agent's own time counts.
@@ -230,7 +230,7 @@ func TestRunLeavesOut(t *testing.T) {
 	testkit.Eventually(t, "the step is visible", func() bool {
 		code, text := get(t, opts.Config.MetricsAddress, "/readyz")
 		_, metrics := get(t, opts.Config.MetricsAddress, "/metrics")
-		return code == http.StatusOK && strings.Contains(text, "new requests are left out") && strings.Contains(metrics, "layertrace_cpu_limit_step 3\n")
+		return code == http.StatusOK && strings.Contains(text, "leaves out new requests") && strings.Contains(metrics, "layertrace_cpu_limit_step 3\n")
 	})
 	testkit.Eventually(t, "the programs leave new requests out", func() bool {
 		fake.mu.Lock()
@@ -262,7 +262,7 @@ func TestCPULimitFails(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	// Without layers none are left out.
-	if got := l.text(stepDeep); got != "contexts behind the prefix window are left out" {
+	if got := l.text(stepDeep); got != "the agent leaves out contexts beyond the prefix window" {
 		t.Errorf("without layers: %q", got)
 	}
 	// Without a limit nothing is measured.

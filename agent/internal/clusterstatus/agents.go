@@ -64,14 +64,14 @@ type Traffic struct {
 	// Requests of HTTP/1, with and without a trace context.
 	Requests float64 `json:"requests"`
 	// Found counts trace contexts, sampled or not. Behind counts those of them that were
-	// behind the prefix window: agents find them by deep.
+	// beyond the prefix window: agents find them by deep.
 	Found  float64 `json:"contexts_found"`
 	Behind float64 `json:"contexts_behind_window"`
 	// Missed: heads longer than what was searched of them, without a context in it.
 	Missed float64 `json:"contexts_missed"`
 	// Without: complete heads without a context.
 	Without float64 `json:"contexts_none"`
-	// Searched counts heads that agents searched behind the prefix window, and SearchBytes
+	// Searched counts heads that agents searched beyond the prefix window, and SearchBytes
 	// the bytes there. A head that several capture points of a node see counts once.
 	Searched    float64 `json:"heads_searched"`
 	SearchBytes float64 `json:"search_bytes"`
@@ -103,7 +103,7 @@ func (t Traffic) savings() string {
 	if t.Searched == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%.0f of %.0f contexts (%.1f %%) were behind the prefix window; %.0f heads searched there, %.1f KiB, %.0f bytes each",
+	return fmt.Sprintf("%.0f of %.0f contexts (%.1f %%) were beyond the prefix window; %.0f heads searched there, %.1f KiB, %.0f bytes each",
 		t.Behind, t.Found+t.Missed, 100*t.Behind/max(1, t.Found+t.Missed), t.Searched, t.SearchBytes/1024, t.SearchBytes/t.Searched)
 }
 

@@ -144,7 +144,7 @@ func (s *Status) findProblems() []string {
 }
 
 // leftOut is what an agent leaves out at each step of cpu-limit.
-var leftOut = [...]string{"", "layers", "layers, and contexts behind the prefix window", "all new requests"}
+var leftOut = [...]string{"", "layers", "layers and contexts beyond the prefix window", "all new requests"}
 
 func (a Agent) findProblems(s *Status) []string {
 	reorder := s.Reorder

@@ -189,7 +189,7 @@ func TestSavings(t *testing.T) {
 	none := &Status{Installed: true, Reorder: install.ReorderNone, Agents: []Agent{a}, Workloads: []Workload{{Tracing: Tracing{On: true}}}}
 	lua := *none
 	lua.Reorder = install.ReorderLua
-	const saved = "- n1: 6 of 8 contexts (75.0 %) were behind the prefix window; 3 heads searched there, 6.0 KiB, 2048 bytes each\n"
+	const saved = "- n1: 6 of 8 contexts (75.0 %) were beyond the prefix window; 3 heads searched there, 6.0 KiB, 2048 bytes each\n"
 	for s, want := range map[*Status]bool{none: true, &lua: false} {
 		s.Problems = s.findProblems()
 		if (len(s.Problems) == 0) != want {

@@ -165,7 +165,7 @@ func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.Var(newChoice(&c.Mode, probe.ModeAuto, probe.ModeAuto, probe.ModeTCX, probe.ModeClsact, probe.ModeSocketFilter), "mode", "kernel hook")
 	fs.BoolVar(&c.HeadersOnly, "headers-only", false, "on a network device: read nothing but headers, at the interfaces of --pnic, and send what passed to layertrace join")
 	DefineSearch(fs, &c.Search)
-	fs.IntVar(&c.DeepBudget, "deep-budget", probe.DefaultDeepBudget, "with --deep=auto: search at most so many `BYTES` behind the prefix window, per second and CPU")
+	fs.IntVar(&c.DeepBudget, "deep-budget", probe.DefaultDeepBudget, "with --deep=auto: search at most so many `BYTES` beyond the prefix window, per second and CPU")
 	fs.DurationVar(&c.IdleTimeout, "idle-timeout", probe.DefaultIdleTimeout, "report an exchange whose response has ended after this `TIME` without a packet")
 	fs.DurationVar(&c.RequestTimeout, "request-timeout", probe.DefaultRequestTimeout, "report an exchange that is not complete after this `TIME` without a packet")
 	fs.DurationVar(&c.OpenSpanAfter, "open-span-after", probe.DefaultOpenSpanAfter, "send a preliminary span of an exchange that goes on after this `TIME`; 0: never")
@@ -180,7 +180,7 @@ func DefineSearch(fs *pflag.FlagSet, s *Search) {
 	fs.Var(newList(&s.Ports, "PORT", parsePort), "ports", "TCP ports to track, of either end; empty: all")
 	fs.IntVar(&s.PrefixWindow, "prefix-window", tracecontext.DefaultPrefixWindow, "search the first `BYTES` of a request's first segment for the trace context")
 	fs.Var(newChoice(&s.Deep, probe.DeepAuto, probe.DeepAuto, probe.DeepOn, probe.DeepOff), deepFlag,
-		"search for the trace context behind the prefix window too, over any number of segments, up to --deep-window; auto: of requests without one in the window, within --deep-budget")
+		"search for the trace context beyond the prefix window too, over any number of segments, up to --deep-window; auto: of requests without one in the window, within --deep-budget")
 	fs.Lookup(deepFlag).NoOptDefVal = string(probe.DeepOn)
 	fs.IntVar(&s.DeepWindow, "deep-window", tracecontext.DefaultDeepWindow, "search at most the first `BYTES` of a request with --deep")
 	fs.Var(newList(&s.ContextHeaders, "NAME=FORMAT", tracecontext.ParseContextHeader), "context-header",
@@ -245,7 +245,7 @@ func defineExport(fs *pflag.FlagSet, c *Config) {
 
 func defineLimit(fs *pflag.FlagSet, c *Config) {
 	fs.Float64Var(&c.CPULimit, "cpu-limit", 0,
-		"leave work out, in steps, to take less than so many `CPUS`, with the BPF programs: layers, then contexts behind the prefix window, then new requests; 0: no limit")
+		"leave work out, in steps, to take less than so many `CPUS`, with the BPF programs: layers, then contexts beyond the prefix window, then new requests; 0: no limit")
 }
 
 func defineAgent(fs *pflag.FlagSet, c *Config) {

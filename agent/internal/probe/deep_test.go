@@ -16,7 +16,7 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// headsOf are requests whose context is in front, behind the prefix window, or behind a
+// headsOf are requests whose context is in front, beyond the prefix window, or behind a
 // cookie of 4 to 20 KiB, with the headers of both of Envoy's tracers.
 func headsOf(position string) map[string]string {
 	contexts := map[string]string{

@@ -21,7 +21,7 @@ import (
 // is being recorded goes on.
 type Limits struct {
 	Sockets bool // no new requests are recorded at sockets
-	Deep    bool // nothing is searched behind the prefix window
+	Deep    bool // nothing is searched beyond the prefix window
 	New     bool // no new requests are recorded, nor are their heads read
 }
 

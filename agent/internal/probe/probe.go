@@ -35,7 +35,7 @@ const (
 	ModeSocketFilter Mode = "socket-filter"
 )
 
-// DeepMode is whether requests are searched for a trace context behind the prefix window:
+// DeepMode is whether requests are searched for a trace context beyond the prefix window:
 // in the rest of their first segment, and in later ones.
 type DeepMode string
 
@@ -86,11 +86,11 @@ type Options struct {
 	// PrefixWindow is the number of bytes of a request's first segment that are
 	// searched for a trace context.
 	PrefixWindow int
-	// Deep, default DeepAuto, continues the search behind the prefix window, up to
+	// Deep, default DeepAuto, continues the search beyond the prefix window, up to
 	// DeepWindow bytes of the request in total.
 	Deep       DeepMode
 	DeepWindow int
-	// DeepBudget is how many bytes DeepAuto searches behind the prefix window at most, per
+	// DeepBudget is how many bytes DeepAuto searches beyond the prefix window at most, per
 	// second and CPU.
 	DeepBudget int
 	// ContextHeaders are additional header names.
