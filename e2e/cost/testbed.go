@@ -90,19 +90,10 @@ func Up(ctx context.Context, options Options) (*Testbed, error) {
 func (t *Testbed) groupName() string { return "layertrace-cost-" + t.options.Name }
 
 func (t *Testbed) up(ctx context.Context) (err error) {
-	if _, err := sandbox.RemoveGroup(ctx, t.groupName()); err != nil {
-		return fmt.Errorf("end the processes of an earlier testbed: %w", err)
-	}
-	if _, err := sandbox.DeleteNamespaces(t.prefix); err != nil {
-		return fmt.Errorf("remove the network of an earlier testbed: %w", err)
-	}
 	if t.options.Dir, err = filepath.Abs(t.options.Dir); err != nil {
 		return fmt.Errorf("find the testbed's directory: %w", err)
 	}
-	if err := errors.Join(os.RemoveAll(t.options.Dir), os.MkdirAll(t.options.Dir, 0o755)); err != nil {
-		return fmt.Errorf("empty the testbed's directory: %w", err)
-	}
-	if t.group, err = sandbox.NewGroup(t.groupName()); err != nil {
+	if t.group, err = sandbox.NewTestbed(ctx, t.groupName(), t.prefix, t.options.Dir); err != nil {
 		return err
 	}
 	for name, group := range map[string]**sandbox.Group{"peers": &t.peers, "tool": &t.tool, "sink": &t.sink} {

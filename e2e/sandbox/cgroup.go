@@ -35,6 +35,22 @@ func NewGroup(name string) (*Group, error) {
 	return (&Group{Path: mount}).Child(name)
 }
 
+// NewTestbed removes what an earlier testbed left: the processes of its group, the network
+// namespaces with its prefix, and the files of its directory. It returns the group, and leaves
+// the directory empty.
+func NewTestbed(ctx context.Context, group, prefix, dir string) (*Group, error) {
+	if _, err := RemoveGroup(ctx, group); err != nil {
+		return nil, fmt.Errorf("end the processes of an earlier testbed: %w", err)
+	}
+	if _, err := DeleteNamespaces(prefix); err != nil {
+		return nil, fmt.Errorf("remove the network of an earlier testbed: %w", err)
+	}
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
+		return nil, fmt.Errorf("empty the testbed's directory: %w", err)
+	}
+	return NewGroup(group)
+}
+
 // Child creates a cgroup in g.
 func (g *Group) Child(name string) (*Group, error) {
 	path := filepath.Join(g.Path, name)

@@ -80,16 +80,7 @@ func up(ctx context.Context, o Options) (t *testbed, err error) {
 	if err := lab.CheckRoot(); err != nil {
 		return t, err
 	}
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return t, fmt.Errorf("make a directory for logs: %w", err)
-	}
-	if _, err := sandbox.DeleteNamespaces(prefix); err != nil { // of a run that was killed
-		return t, err
-	}
-	if _, err := sandbox.RemoveGroup(ctx, prefix); err != nil {
-		return t, err
-	}
-	if t.group, err = sandbox.NewGroup(prefix); err != nil {
+	if t.group, err = sandbox.NewTestbed(ctx, prefix, prefix, o.Dir); err != nil {
 		return t, err
 	}
 	if t.node, err = sandbox.NewNamespace(prefix + "-node"); err != nil {

@@ -124,25 +124,19 @@ func setAccessLogPort(daemonSet *unstructured.Unstructured, o Options) error {
 	if err != nil || port == accessLogPort {
 		return err
 	}
-	containers, _, err := unstructured.NestedSlice(daemonSet.Object, "spec", "template", "spec", "containers")
-	if err != nil || len(containers) != 1 {
-		return errors.Join(fmt.Errorf("DaemonSet has %d containers, want 1", len(containers)), err)
-	}
-	container, err := asMap(containers[0])
-	if err != nil {
-		return err
-	}
-	ports, _, err := unstructured.NestedSlice(container, "ports")
-	if err != nil {
-		return err
-	}
-	for _, p := range ports {
-		if p, err := asMap(p); err == nil && p["name"] == accessLogPortName {
-			p["containerPort"] = int64(port)
+	return changeContainer(daemonSet, func(container map[string]any) error {
+		ports, _, err := unstructured.NestedSlice(container, "ports")
+		if err != nil {
+			return err
 		}
-	}
-	container["ports"] = ports
-	return unstructured.SetNestedSlice(daemonSet.Object, containers, "spec", "template", "spec", "containers")
+		for _, p := range ports {
+			if p, err := asMap(p); err == nil && p["name"] == accessLogPortName {
+				p["containerPort"] = int64(port)
+			}
+		}
+		container["ports"] = ports
+		return nil
+	})
 }
 
 // accessLogPort returns the port at which the agents receive records.

@@ -299,16 +299,11 @@ func setNamespaces(objects []*unstructured.Unstructured, o Options) error {
 func setAgent(objects []*unstructured.Unstructured, o Options) error {
 	daemonSet := find(objects, "DaemonSet")
 	if o.Image != "" {
-		containers, _, err := unstructured.NestedSlice(daemonSet.Object, "spec", "template", "spec", "containers")
-		if err != nil || len(containers) != 1 {
-			return errors.Join(fmt.Errorf("DaemonSet has %d containers, want 1", len(containers)), err)
-		}
-		container, err := asMap(containers[0])
+		err := changeContainer(daemonSet, func(container map[string]any) error {
+			container["image"] = o.Image
+			return nil
+		})
 		if err != nil {
-			return err
-		}
-		container["image"] = o.Image
-		if err := unstructured.SetNestedSlice(daemonSet.Object, containers, "spec", "template", "spec", "containers"); err != nil {
 			return err
 		}
 	}
@@ -327,6 +322,22 @@ func setAgent(objects []*unstructured.Unstructured, o Options) error {
 		}
 		return unstructured.SetNestedField(volume, name, "configMap", "name")
 	})
+}
+
+// changeContainer changes the only container of a DaemonSet.
+func changeContainer(daemonSet *unstructured.Unstructured, change func(container map[string]any) error) error {
+	containers, _, err := unstructured.NestedSlice(daemonSet.Object, "spec", "template", "spec", "containers")
+	if err != nil || len(containers) != 1 {
+		return errors.Join(fmt.Errorf("DaemonSet has %d containers, want 1", len(containers)), err)
+	}
+	container, err := asMap(containers[0])
+	if err != nil {
+		return err
+	}
+	if err := change(container); err != nil {
+		return err
+	}
+	return unstructured.SetNestedSlice(daemonSet.Object, containers, "spec", "template", "spec", "containers")
 }
 
 func changeVolumes(daemonSet *unstructured.Unstructured, change func(volume map[string]any) error) error {
