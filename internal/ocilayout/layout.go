@@ -293,9 +293,8 @@ func Archive(dir, file string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(temporary.Name()) // there is none after the renaming
 	if err := errors.Join(archive(temporary, dir), temporary.Chmod(0o644), temporary.Close()); err != nil {
-		return fmt.Errorf("archive %s: %w", dir, err)
+		return errors.Join(fmt.Errorf("archive %s: %w", dir, err), os.Remove(temporary.Name()))
 	}
 	return os.Rename(temporary.Name(), file)
 }
