@@ -121,6 +121,19 @@ func (r *release) licences(ctx context.Context, program string) ([]ocilayout.Fil
 	return append(files, library...), err
 }
 
+// writeLicences writes the licences of a program, which have to go with it, into one file.
+func (r *release) writeLicences(ctx context.Context, program, to string) error {
+	files, err := r.licences(ctx, program)
+	if err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	for _, file := range files {
+		fmt.Fprintf(&text, "==> %s <==\n%s\n", strings.TrimPrefix(file.Name, "LICENSES/"), file.Data)
+	}
+	return os.WriteFile(to, text.Bytes(), 0o644)
+}
+
 // readLicences returns the matching files of a directory.
 func readLicences(dir, to string, names *regexp.Regexp) (files []ocilayout.File, err error) {
 	entries, err := os.ReadDir(dir)

@@ -180,7 +180,7 @@ func (r *release) agent(ctx context.Context, dir string) (image, error) {
 	layout := ocilayout.Layout{Tag: made.tag, Name: made.tagged()}
 	for _, arch := range architectures {
 		// By tag: a program cannot have the digest of its own image in it.
-		program := r.agentProgram(arch)
+		program := filepath.Join(r.temporary, "agent-"+arch)
 		if err := r.program(ctx, arch, program, r.variables(made.tagged(), "")); err != nil {
 			return image{}, err
 		}
@@ -199,9 +199,6 @@ func (r *release) agent(ctx context.Context, dir string) (image, error) {
 	r.progress("%s %s", made.tagged(), made.digest)
 	return made, ocilayout.Archive(layers, filepath.Join(dir, "agent.tar"))
 }
-
-// agentProgram is the program in the agents' image.
-func (r *release) agentProgram(arch string) string { return filepath.Join(r.temporary, "agent-"+arch) }
 
 // all writes the whole release into a directory, replacing an earlier one.
 func (r *release) all(ctx context.Context, out string) error {
@@ -261,6 +258,9 @@ func (r *release) write(ctx context.Context, dir string) error {
 		}
 		if err := r.writeBOM(program, program+".cdx.json"); err != nil {
 			return fmt.Errorf("write the bill of materials: %w", err)
+		}
+		if err := r.writeLicences(ctx, program, program+".licenses.txt"); err != nil {
+			return fmt.Errorf("collect licences: %w", err)
 		}
 	}
 	if err := r.chart(ctx, dir, agent, filter); err != nil {

@@ -18,6 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/layertrace/layertrace/istio"
 )
 
 // Level is the severity of a finding.
@@ -53,6 +55,7 @@ var checks = []check{
 	{"mtls", true, checkMTLS},
 	{"access-log", true, checkAccessLog},
 	{"upstream-filters", true, checkUpstreamFilters},
+	{"image", false, checkImage},
 	{"module", false, checkModule},
 	{"proxy-image", false, checkProxyImage},
 	{"cost", false, checkCost},
@@ -159,6 +162,14 @@ func istioVersion(o *Options, version string) ([]Finding, error) {
 			version, o.Reorder, oldestUpstreamMinor, ReorderInlineHeaders, ReorderNone)
 	}
 	return one(Fine, "Istio %s", version)
+}
+
+// checkImage names an image that only who loads it into the nodes can have.
+func checkImage(_ context.Context, _ *Cluster, o *Options, _ *Mesh) ([]Finding, error) {
+	if strings.HasPrefix(o.Image, istio.Repository+"/") {
+		return one(Warning, "%s is in no registry: load it into the nodes (make images), or push it to yours and set --image", o.Image)
+	}
+	return nil, nil
 }
 
 func checkModule(_ context.Context, _ *Cluster, o *Options, _ *Mesh) ([]Finding, error) {
