@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gobuild compiles the project's programs so that the same source gives the same
-// bytes on each machine and in each folder.
+// Package gobuild compiles programs so that the same source gives the same bytes on each
+// machine and in each folder.
 package gobuild
 
 import (
@@ -15,7 +15,6 @@ import (
 )
 
 // Toolchain compiles the programs. If another one is installed, Go downloads this one.
-// wasm-filter/README.md gives the reason for this version.
 const Toolchain = "go1.26.8"
 
 // Program is a program to compile.

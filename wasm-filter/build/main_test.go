@@ -13,8 +13,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/layertrace/layertrace/internal/gobuild"
 )
 
 // A module with a custom section, three exports (function 1, memory 0, function
@@ -59,7 +57,7 @@ func TestKeepExportsRefusesBrokenModules(t *testing.T) {
 // The SDK's main package imports fmt.
 func TestImports(t *testing.T) {
 	list := exec.Command("go", "list", "-deps", filter)
-	list.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOTOOLCHAIN="+gobuild.Toolchain)
+	list.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOTOOLCHAIN="+toolchain)
 	out, err := list.Output()
 	if err != nil {
 		t.Fatalf("%v: %v", list.Args, err)
