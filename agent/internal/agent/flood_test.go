@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -218,6 +219,34 @@ func TestSplitterIsBounded(t *testing.T) {
 	})
 	if want := 10 * many.Len(); split != want || s.refused.Load() != 2 {
 		t.Errorf("%d observations split, want %d; %d traces refused", split, want, s.refused.Load())
+	}
+}
+
+// While the reader of the ring is behind, traces wait; not at the end, when there is none.
+func TestSplitterYields(t *testing.T) {
+	var behind atomic.Bool
+	var asked, split atomic.Int64
+	s := newSplitter(func(*breakdown.BufferedTrace) { split.Add(1) })
+	s.behind = func() bool { asked.Add(1); return behind.Load() }
+	behind.Store(true)
+	for range 3 {
+		s.add(bufferedTrace(1))
+	}
+	go s.run()
+	testkit.Eventually(t, "the splitter asks again and again", func() bool { return asked.Load() > 3 })
+	if split.Load() != 1 { // after which it asks
+		t.Errorf("%d traces are split while the reader is behind", split.Load())
+	}
+	behind.Store(false)
+	testkit.Eventually(t, "all are split", func() bool { return split.Load() == 3 })
+	behind.Store(true)
+	s.close(func() {
+		for range 3 {
+			s.add(bufferedTrace(1))
+		}
+	})
+	if split.Load() != 6 {
+		t.Errorf("%d traces are split at the end, want 6", split.Load())
 	}
 }
 

@@ -18,12 +18,18 @@ const (
 	// that for which others have its CPU then, unless half of maxUnsplit waits.
 	splitTurn = time.Millisecond
 	splitRest = 200 * time.Microsecond
+	// splitPause is how long the splitter waits before it looks again whether the reader of
+	// the ring has caught up.
+	splitPause = time.Millisecond
 )
 
 // splitter splits traces on a goroutine of its own: those that take exchanges never wait for
-// it. It has a bounded queue; traces that find it full are counted and not split.
+// it. It has a bounded queue; traces that find it full are counted and not split. It leaves its
+// CPU to the reader of the ring while that is behind: an exchange that finds the ring full is
+// lost, a trace can wait.
 type splitter struct {
 	split   func(*breakdown.BufferedTrace)
+	behind  func() bool // the reader is; nil: it never is
 	working progress
 
 	mu      sync.Mutex // guards the rest
@@ -94,11 +100,25 @@ func (s *splitter) run() {
 				time.Sleep(splitRest)
 				turn = 0
 			}
+			for s.yields() {
+				time.Sleep(splitPause)
+				turn = 0
+			}
 		}
 		if closing && len(some) == 0 { // nothing is added after closing
 			return
 		}
 	}
+}
+
+// yields reports whether the reader of the ring needs the CPU.
+func (s *splitter) yields() bool {
+	if s.behind == nil || !s.behind() {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.patient // nothing is read any more
 }
 
 // close lets flush add the last traces, which wait for room, and returns when all are split.
