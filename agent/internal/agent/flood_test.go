@@ -250,6 +250,31 @@ func TestSplitterYields(t *testing.T) {
 	}
 }
 
+// Traces also wait while the queue of spans is crowded, until the trace buffer has no room and
+// more are handed over than wait here otherwise.
+func TestSplitterWaitsForTheSender(t *testing.T) {
+	var asked, split atomic.Int64
+	s := newSplitter(func(*breakdown.BufferedTrace) { split.Add(1) })
+	s.crowded = func() bool { asked.Add(1); return true }
+	some := bufferedTrace(maxUnsplit / 8)
+	for range 5 { // the buffer hands over while half of the queue is free
+		s.add(some)
+	}
+	go s.run()
+	testkit.Eventually(t, "the splitter asks again and again", func() bool { return asked.Load() > 3 })
+	if split.Load() != 1 {
+		t.Errorf("%d traces are split while the queue is crowded", split.Load())
+	}
+	for range 3 {
+		s.add(some)
+	}
+	testkit.Eventually(t, "the splitter goes on until less than three quarters wait", func() bool { return split.Load() == 3 })
+	s.close(func() {})
+	if split.Load() != 8 || s.refused.Load() != 0 {
+		t.Errorf("%d traces are split at the end, %d refused, want 8 and none", split.Load(), s.refused.Load())
+	}
+}
+
 // Traces are split in their order, also one that is larger than the room.
 func TestSplitterKeepsTheOrder(t *testing.T) {
 	var sizes []int
