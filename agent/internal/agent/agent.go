@@ -84,6 +84,9 @@ func Run(ctx context.Context, opts Options) error {
 
 	points := newRegistry(names, gracePeriod(cfg), cfg.SidecarUID)
 	pipeline.find(points)
+	if pipeline.layers != nil {
+		pipeline.layers.splitter.behind = probe.IsBehind
+	}
 	kernel, attached := closers{probe}, attachers{probe}
 	runTimes := []runTime{probe.RunTime}
 	var join *joining // nil: encrypted connections are not followed

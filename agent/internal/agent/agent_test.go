@@ -309,6 +309,8 @@ func (f *fakeProbe) Limit(l probe.Limits) error {
 
 func (*fakeProbe) RunTime() (time.Duration, error) { return 0, nil }
 
+func (*fakeProbe) IsBehind() bool { return false }
+
 var ringFull = prometheus.NewDesc("layertrace_ring_full_total", "Lost.", nil, nil)
 
 func (f *fakeProbe) Describe(out chan<- *prometheus.Desc) { out <- ringFull }

@@ -166,6 +166,9 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 	}
 	if cfg.Layers() {
 		p.layers = newLayers(cfg, names.node, newEmitter(), r)
+		if p.queue != nil {
+			p.layers.splitter.crowded = p.queue.IsCrowded
+		}
 	}
 	newProgressMetric(p, r)
 	return p, nil

@@ -65,7 +65,7 @@ type Config struct {
 	RequestPaths   bool
 	DeepBudget     int // bytes per second and CPU
 	MaxConnections int
-	RingBytes      int
+	RingBytes      int // 0: by the memory of the container
 	ReadInterval   time.Duration
 
 	Spans            string
@@ -171,7 +171,7 @@ func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.DurationVar(&c.OpenSpanAfter, "open-span-after", probe.DefaultOpenSpanAfter, "send a preliminary span of an exchange that goes on after this `TIME`; 0: never")
 	fs.BoolVar(&c.RequestPaths, "request-paths", true, "keep the path of requests, without query")
 	fs.IntVar(&c.MaxConnections, "max-connections", probe.DefaultMaxConnections, "track at most `N` connections")
-	fs.IntVar(&c.RingBytes, "ring-bytes", probe.DefaultRingBytes, "size of the ring buffer between kernel and agent in `BYTES`, a power of two")
+	fs.IntVar(&c.RingBytes, "ring-bytes", 0, "size of the ring buffer between kernel and agent in `BYTES`, a power of two; 0: 4 MiB, with --spans=layers by the memory of the agent's container")
 	fs.DurationVar(&c.ReadInterval, "read-interval", probe.DefaultReadInterval, "maximum `TIME` between two reads of the ring buffer, which is also read when 128 KiB or a quarter of it are full")
 }
 
@@ -238,7 +238,7 @@ func defineExport(fs *pflag.FlagSet, c *Config) {
 	fs.BoolVar(&c.OTLPInsecure, insecureFlag, false, "use otlp-grpc without TLS; if not set, only to this machine and to services of the cluster")
 	fs.Var(newList(&c.OTLPHeaders, "KEY=VALUE", parseKeyValue), "otlp-header",
 		"header of each OTLP request (repeatable)")
-	fs.IntVar(&c.SpanRate, "span-rate", 10000, "make at most `N` spans per second at each capture point; 0: no limit")
+	fs.IntVar(&c.SpanRate, "span-rate", 50000, "make at most `N` spans per second at each capture point; 0: no limit")
 	fs.IntVar(&c.TraceSpans, "trace-spans", 4096, "make at most `N` spans of one trace within 10 s; 0: no limit")
 	fs.IntVar(&c.QueueSize, "queue-size", 8192, "queue up to `N` spans while the receiver is slow or unreachable")
 }

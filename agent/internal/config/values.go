@@ -204,7 +204,6 @@ func (c *Config) validateCapture() error {
 		{"deep-window", c.DeepWindow, c.PrefixWindow, probe.MaxDeepWindow},
 		{"deep-budget", c.DeepBudget, probe.MinDeepBudget, probe.MaxDeepBudget},
 		{"max-connections", c.MaxConnections, minConnections, maxConnections},
-		{"ring-bytes", c.RingBytes, os.Getpagesize(), 1 << 30},
 		{"span-rate", c.SpanRate, 0, 1 << 24},
 		{"trace-spans", c.TraceSpans, 0, 1 << 24},
 		{"queue-size", c.QueueSize, 1, 1 << 24},
@@ -214,8 +213,8 @@ func (c *Config) validateCapture() error {
 			return fmt.Errorf("--%s is %d: choose %d to %d", b.flag, b.value, b.low, b.hi)
 		}
 	}
-	if c.RingBytes&(c.RingBytes-1) != 0 {
-		return fmt.Errorf("--ring-bytes is %d: choose a power of two, such as %d", c.RingBytes, probe.DefaultRingBytes)
+	if c.RingBytes != 0 && (c.RingBytes < os.Getpagesize() || c.RingBytes > 1<<30 || c.RingBytes&(c.RingBytes-1) != 0) {
+		return fmt.Errorf("--ring-bytes is %d: choose a power of two from %d to %d, such as %d, or 0 for a size by the agent's memory", c.RingBytes, os.Getpagesize(), 1<<30, probe.DefaultRingBytes)
 	}
 	if err := c.ValidateHeaders(); err != nil {
 		return err
