@@ -110,7 +110,7 @@ func (m *machine) watch(args ...string) *watching {
 	must(m.t, err)
 	w := &watching{m: m, out: filepath.Join(m.dir, "watch.json")}
 	w.process, err = sandbox.Start(sandbox.Spec{
-		Name: "watch", Path: m.tools.Agent, Args: append([]string{"try", "--local", "--output=json", "--for=60s"}, args...),
+		Name: "watch", Path: m.tools.Agent, Args: append([]string{"try", "--local", "--output=json", "--for=60s", "--ports=" + strings.Join([]string{edgePort, shopPort, stockPort}, ",")}, args...),
 		Namespace: m.namespace, Cgroup: cgroup, Stdout: w.out, Stderr: filepath.Join(m.dir, "watch.log"),
 	})
 	must(m.t, err)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,6 +47,7 @@ The lines at the end, on stderr, say what did not match, was not read, or was lo
 type tryLocal struct {
 	on       bool
 	filter   watch.FilterOptions
+	ports    []string
 	output   string
 	count    uint64
 	duration time.Duration
@@ -58,6 +60,10 @@ const outputText, outputJSON = "text", "json"
 // look at.
 const localCPULimit = 1.0
 
+// localRingBytes is larger than an agent's: it takes bursts of all requests, not of the sampled
+// ones.
+const localRingBytes = 16 << 20
+
 // define adds the flags.
 func (l *tryLocal) define(fs *pflag.FlagSet) {
 	part := pflag.NewFlagSet("local", pflag.ContinueOnError)
@@ -68,6 +74,7 @@ func (l *tryLocal) define(fs *pflag.FlagSet) {
 	part.StringSliceVar(&l.filter.Statuses, "status", nil, "show responses with these `STATUS` codes only: 5xx, 404, >=400, 400-499, none (repeatable)")
 	part.DurationVar(&l.filter.MinDuration, "min-duration", 0, "show requests that took at least this `TIME` only")
 	part.StringSliceVar(&l.filter.Layers, "layer", nil, "show requests with most of their time in this `LAYER` only: application, protocol-stack, virtual-network, node-driver, relay-network, unknown (repeatable)")
+	part.StringSliceVar(&l.ports, "ports", nil, "capture at these TCP `PORT`s only, of either end, which leaves all else out in the kernel (repeatable)")
 	part.StringVar(&l.output, "output", outputText, "`FORM` of the lines: text or json")
 	part.Uint64Var(&l.count, "count", 0, "end after `N` lines; 0: no end")
 	part.DurationVar(&l.duration, "for", 0, "end after this `TIME`; 0: no end")
@@ -99,6 +106,7 @@ func (l *tryLocal) settings() (*config.Config, error) {
 	err := fs.Parse([]string{
 		"--spans=" + config.SpansLayers, "--export=none", "--metrics-address=", "--log-level=warn",
 		"--idle-timeout=300ms", "--read-interval=100ms", fmt.Sprintf("--cpu-limit=%v", l.cpuLimit),
+		fmt.Sprintf("--ring-bytes=%d", localRingBytes), "--ports=" + strings.Join(l.ports, ","),
 	})
 	if err == nil {
 		err = config.Load(fs, cfg, nil)

@@ -36,6 +36,7 @@ func TestTryRefusals(t *testing.T) {
 		{[]string{"--local", "--output=xml"}, "use text or json"},
 		{[]string{"--local", "--for=-1s"}, "--for -1s"},
 		{[]string{"--local", "--cpu-limit=-1"}, "cpu-limit"},
+		{[]string{"--local", "--ports=http"}, `"http"`},
 		{[]string{"--local", "now"}, "takes no arguments"},
 		{nil, "--local"},
 	} {
@@ -100,7 +101,7 @@ func TestTryLocal(t *testing.T) {
 		response.Body.Close()
 	}
 
-	p := start(t, s, "try", "--local", "--output=json", "--path=/try-local/*", "--count=2", "--for=60s")
+	p := start(t, s, "try", "--local", "--output=json", "--ports=8080", "--path=/try-local/*", "--count=2", "--for=60s")
 	p.await(p.stderr, "watching HTTP/1 requests")
 	get("/other", "")
 	get("/try-local/plain", "")
@@ -127,7 +128,7 @@ func TestTryLocal(t *testing.T) {
 		t.Errorf("twice the same request: %+v", got)
 	}
 
-	p = start(t, s, "try", "--local", "--path=/try-local/*")
+	p = start(t, s, "try", "--local", "--ports=8080", "--path=/try-local/*")
 	p.await(p.stderr, "watching HTTP/1 requests")
 	get("/try-local/text", "")
 	p.await(p.stdout, " GET /try-local/text ", " 418 ", " % application of ")

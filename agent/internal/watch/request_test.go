@@ -37,7 +37,9 @@ func (m *machine) see(service, client, server string, isClient bool, span byte, 
 		Key: observe.Key{Client: netip.MustParseAddrPort(client), Server: netip.MustParseAddrPort(server)},
 	}
 	o.Context.TraceID, o.Context.SpanID, o.Context.Format = tracecontext.TraceID{1}, tracecontext.SpanID{span}, tracecontext.FormatW3C
-	at := func(i int) observe.Extent { return observe.Extent{First: start + times[i]*ms, Last: start + times[i]*ms} }
+	at := func(i int) observe.Extent {
+		return observe.Extent{First: start + times[i]*ms, Last: start + times[i]*ms}
+	}
 	app, packets := [2]observe.Extent{at(1), at(2)}, [2]observe.Extent{at(0), at(3)}
 	if isClient {
 		app, packets = packets, app

@@ -64,8 +64,11 @@ func sightsOf(families []*dto.MetricFamily) sights {
 
 func (s *sights) isReady() bool { return s.values[readyMetric] == 1 }
 
-// unreadLines are what passed that is not read, with advice that fits one machine.
-func (s *sights) unreadLines() (lines []string) {
+// remark is a text with what it is about, whatever its numbers are.
+type remark struct{ about, text string }
+
+// unreadRemarks are what passed that is not read, with advice that fits one machine.
+func (s *sights) unreadRemarks() (all []remark) {
 	for _, one := range s.unread {
 		advice := one.Advice
 		switch one.Kind {
@@ -74,26 +77,33 @@ func (s *sights) unreadLines() (lines []string) {
 		case "http2":
 			advice = "HTTP/2 and gRPC are not read"
 		}
-		lines = append(lines, one.String()+": "+advice)
+		all = append(all, remark{one.Kind + one.Where + one.Program, one.String() + ": " + advice})
 	}
-	return lines
+	return all
 }
 
-// lossLines are what was lost or left out.
-func (s *sights) lossLines() (lines []string) {
+// lossRemarks are what was lost or left out.
+func (s *sights) lossRemarks() (all []remark) {
 	for _, l := range losses {
 		if n := s.values[l.metric]; n > 0 {
-			lines = append(lines, fmt.Sprintf("%.0f %s", n, l.what))
+			all = append(all, remark{l.metric, fmt.Sprintf("%.0f %s", n, l.what)})
 		}
 	}
-	return lines
+	return all
 }
 
-// whyNothing is why no line is shown, and what to do. notMatched is the number of requests
-// that the filters left out.
+func texts(some []remark) (all []string) {
+	for _, r := range some {
+		all = append(all, r.text)
+	}
+	return all
+}
+
+// whyNothing is why no line was shown so far, and what to do. notMatched is the number of
+// requests that the filters left out.
 func (s *sights) whyNothing(notMatched uint64) string {
 	if !s.isReady() {
-		return "Not capturing yet."
+		return "Not capturing yet: the kernel checks the BPF programs."
 	}
 	var reasons []string
 	switch open := s.values[startedMetric] - s.values[emittedMetric]; {
@@ -106,8 +116,8 @@ func (s *sights) whyNothing(notMatched uint64) string {
 	default:
 		reasons = append(reasons, "no HTTP/1 request has passed: send one from another terminal, such as curl http://localhost:8080/")
 	}
-	reasons = append(reasons, s.unreadLines()...)
-	reasons = append(reasons, s.lossLines()...)
+	reasons = append(reasons, texts(s.unreadRemarks())...)
+	reasons = append(reasons, texts(s.lossRemarks())...)
 	return "Nothing to show: " + strings.Join(reasons, "; ") + "."
 }
 
@@ -171,11 +181,11 @@ func (c *counts) summary(s *sights, seconds float64) (lines []string) {
 		lines = append(lines, s.whyNothing(0))
 		return lines
 	}
-	for _, l := range s.unreadLines() {
-		lines = append(lines, "Not read: "+l+".")
+	for _, l := range s.unreadRemarks() {
+		lines = append(lines, "Not read: "+l.text+".")
 	}
-	if lost := s.lossLines(); len(lost) > 0 {
-		lines = append(lines, "Lost or left out, counted at each interface and socket: "+strings.Join(lost, "; ")+".")
+	if lost := s.lossRemarks(); len(lost) > 0 {
+		lines = append(lines, "Lost or left out, counted at each interface and socket: "+strings.Join(texts(lost), "; ")+".")
 	}
 	return lines
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,9 +26,9 @@ const (
 	maxPaused = 1000
 	// tickInterval is the time between two looks at what is not shown.
 	tickInterval = 250 * time.Millisecond
-	// quietTime is the time without a line after which the view says why, and hintInterval
-	// that between two such remarks.
-	quietTime, hintInterval = 3 * time.Second, 5 * time.Second
+	// hintInterval is the time between two remarks about what is not shown, and before the
+	// first one.
+	hintInterval = 3 * time.Second
 	// readyTime is the time after which --for counts although the agent is not ready.
 	readyTime = 10 * time.Second
 )
@@ -63,22 +64,22 @@ type View struct {
 	seen sights
 
 	// The rest is Run's.
-	counts   counts
-	began    time.Time
-	ready    bool
-	limit    <-chan time.Time
-	lastLine time.Time
-	hint     string
-	hinted   time.Time
-	paused   bool
-	kept     []Request // during a pause
-	stopped  bool
-	failed   error
+	counts  counts
+	began   time.Time
+	ready   bool
+	limit   <-chan time.Time
+	hint    string          // the latest
+	hinted  time.Time       // when
+	about   map[string]bool // what was remarked
+	paused  bool
+	kept    []Request // during a pause
+	stopped bool
+	failed  error
 }
 
 // New returns a view.
 func New(opts Options) *View {
-	return &View{opts: opts, queue: make(chan Request, maxQueued)}
+	return &View{opts: opts, queue: make(chan Request, maxQueued), about: map[string]bool{}}
 }
 
 // Trace takes what was seen of a trace. It never waits: requests that find no room are
@@ -194,7 +195,6 @@ func (v *View) show(r *Request) {
 		return
 	}
 	v.counts.note(r)
-	v.lastLine, v.hint = time.Now(), ""
 	if v.opts.Count > 0 && v.counts.shown >= v.opts.Count {
 		v.stop()
 	}
@@ -264,7 +264,7 @@ func (v *View) look(now time.Time) {
 	s := v.sights()
 	if !v.ready && s.isReady() {
 		v.ready = true
-		v.lastLine = now
+		v.hinted = now
 		keys := ""
 		if v.opts.Keys != nil {
 			keys = "; space pauses, q ends"
@@ -277,11 +277,21 @@ func (v *View) look(now time.Time) {
 	if v.limit == nil && v.opts.For > 0 && (v.ready || now.Sub(v.began) >= readyTime) {
 		v.limit = time.After(v.opts.For)
 	}
-	since := cmp.Or(v.lastLine, v.began)
-	if v.paused || v.stopped || now.Sub(since) < quietTime || now.Sub(v.hinted) < hintInterval {
+	if v.paused || v.stopped || now.Sub(cmp.Or(v.hinted, v.began)) < hintInterval {
 		return
 	}
-	if hint := s.whyNothing(v.counts.notMatched); hint != v.hint {
+	fresh := slices.DeleteFunc(append(s.unreadRemarks(), s.lossRemarks()...), func(r remark) bool { return v.about[r.about] })
+	hint := ""
+	switch {
+	case v.counts.shown == 0:
+		hint = s.whyNothing(v.counts.notMatched)
+	case len(fresh) > 0:
+		hint = "Not shown: " + strings.Join(texts(fresh), "; ") + "."
+	}
+	for _, r := range fresh {
+		v.about[r.about] = true
+	}
+	if hint != "" && hint != v.hint {
 		v.hint, v.hinted = hint, now
 		v.remark("%s", hint)
 	}

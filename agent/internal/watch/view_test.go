@@ -287,7 +287,7 @@ func TestWhyNothing(t *testing.T) {
 		notMatched uint64
 		want       []string
 	}{
-		"not ready":   {families(nil), 0, []string{"Not capturing yet."}},
+		"not ready":   {families(nil), 0, []string{"Not capturing yet: "}},
 		"no traffic":  {families(ready), 0, []string{"no HTTP/1 request has passed", "curl http://"}},
 		"not matched": {families(map[string]float64{readyMetric: 1, requestsMetric: 30}), 10, []string{"10 requests were seen, but do not match the filters"}},
 		"open":        {families(map[string]float64{readyMetric: 1, requestsMetric: 3, startedMetric: 3}), 0, []string{"has no complete response so far"}},
