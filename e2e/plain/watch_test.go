@@ -41,7 +41,7 @@ func TestWatch(t *testing.T) {
 	m.start("edge", "edge.service")
 	stock := container[:12] // the short ID: no runtime knows it
 
-	all := m.watch("--path=/watched-*", "--count=6")
+	all := m.watch("all", "--path=/watched-*", "--count=6")
 	const trace = "00000000000000000000000000000001"
 	m.get(trace, "watched-traced", "session-1.scope")
 	m.get("", "watched-plain", "session-2.scope")
@@ -62,7 +62,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("stderr is %q", text)
 	}
 
-	slow := m.watch("--path=/filtered", "--service="+stock, "--status=2xx", "--min-duration=40ms", "--layer=application", "--count=1")
+	slow := m.watch("filtered", "--path=/filtered", "--service="+stock, "--status=2xx", "--min-duration=40ms", "--layer=application", "--count=1")
 	m.get("", "filtered", "session-3.scope")
 	lines = slow.lines()
 	checkSlow(t, one(t, lines, [2]string{"shop", stock}, "/filtered"), stock)
@@ -98,20 +98,20 @@ func checkSlow(t *testing.T, l watched, service string) {
 
 // watching is a run of layertrace try --local.
 type watching struct {
-	m       *machine
-	process *sandbox.Process
-	out     string // file
+	m        *machine
+	process  *sandbox.Process
+	out, err string // files
 }
 
 // watch starts one, and waits until it captures.
-func (m *machine) watch(args ...string) *watching {
+func (m *machine) watch(name string, args ...string) *watching {
 	m.t.Helper()
-	cgroup, err := m.group.Child("layertrace.service")
+	cgroup, err := m.group.Child("watch-" + name + ".service")
 	must(m.t, err)
-	w := &watching{m: m, out: filepath.Join(m.dir, "watch.json")}
+	w := &watching{m: m, out: filepath.Join(m.dir, name+".json"), err: filepath.Join(m.dir, name+".log")}
 	w.process, err = sandbox.Start(sandbox.Spec{
-		Name: "watch", Path: m.tools.Agent, Args: append([]string{"try", "--local", "--output=json", "--for=60s", "--ports=" + strings.Join([]string{edgePort, shopPort, stockPort}, ",")}, args...),
-		Namespace: m.namespace, Cgroup: cgroup, Stdout: w.out, Stderr: filepath.Join(m.dir, "watch.log"),
+		Name: name, Path: m.tools.Agent, Args: append([]string{"try", "--local", "--output=json", "--for=60s", "--ports=" + strings.Join([]string{edgePort, shopPort, stockPort}, ",")}, args...),
+		Namespace: m.namespace, Cgroup: cgroup, Stdout: w.out, Stderr: w.err,
 	})
 	must(m.t, err)
 	m.t.Cleanup(func() {
@@ -131,7 +131,7 @@ func (m *machine) watch(args ...string) *watching {
 // said is what it wrote to stderr.
 func (w *watching) said() string {
 	w.m.t.Helper()
-	text, err := os.ReadFile(filepath.Join(w.m.dir, "watch.log"))
+	text, err := os.ReadFile(w.err)
 	must(w.m.t, err)
 	return string(text)
 }
