@@ -677,6 +677,7 @@ const (
 	CaptureProgCaptureSockL3      = "capture_sock_l3"
 	CaptureProgSweep              = "sweep"
 	CaptureProgSweepWalk          = "sweep_walk"
+	CaptureVarAllRequests         = "all_requests"
 	CaptureVarContextHeaders      = "context_headers"
 	CaptureVarDeep                = "deep"
 	CaptureVarDeepBudget          = "deep_budget"
@@ -768,6 +769,7 @@ type CaptureMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CaptureVariableSpecs struct {
+	AllRequests    *ebpf.VariableSpec `ebpf:"all_requests"`
 	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
 	Deep           *ebpf.VariableSpec `ebpf:"deep"`
 	DeepBudget     *ebpf.VariableSpec `ebpf:"deep_budget"`
@@ -842,6 +844,7 @@ func (m *CaptureMaps) Close() error {
 //
 // It can be passed to LoadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CaptureVariables struct {
+	AllRequests    *ebpf.Variable `ebpf:"all_requests"`
 	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
 	Deep           *ebpf.Variable `ebpf:"deep"`
 	DeepBudget     *ebpf.Variable `ebpf:"deep_budget"`

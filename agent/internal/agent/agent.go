@@ -26,7 +26,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/span"
 )
 
-// Options of Run. All exported ones are required, OpenEncrypted with --mtls only.
+// Options of Run. All exported ones are required, but for OpenEncrypted without --mtls, and Watch.
 type Options struct {
 	// Config holds the validated settings.
 	Config *config.Config
@@ -40,6 +40,8 @@ type Options struct {
 	Log *slog.Logger
 	// Version of layertrace.
 	Version string
+	// Watch gets what is captured as it comes; nil: nobody does.
+	Watch *Watch
 
 	measure func(context.Context) (cpuUsage, error) // of tests; nil: the real one
 }
@@ -100,6 +102,10 @@ func Run(ctx context.Context, opts Options) error {
 		kernel, attached = append(kernel, join.kernel), append(attached, join.kernel)
 		runTimes = append(runTimes, join.kernel.RunTime)
 	}
+	if opts.Watch != nil {
+		// Before the programs and their counters go, it gets the last values.
+		kernel = append(closers{opts.Watch.last(metrics)}, kernel...)
+	}
 	watcher := iface.NewWatcher(selector, log)
 	capture := newCapture(attached, points, log, newCaptureMetrics(metrics))
 	unseen := newUnseenWatch(probe, capture, metrics, log)
@@ -127,6 +133,9 @@ func Run(ctx context.Context, opts Options) error {
 	group.Go(func() error { defer close(captured); return probe.Run(running, pipeline.take) })
 	group.Go(func() error { unseen.run(running); return nil })
 	group.Go(func() error { return cpu.run(running, watcher.Listed()) })
+	if opts.Watch != nil {
+		group.Go(func() error { opts.Watch.run(running, metrics); return nil })
+	}
 	if join != nil {
 		join.run(running, group)
 	}

@@ -169,6 +169,7 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 		if p.queue != nil {
 			p.layers.splitter.crowded = p.queue.IsCrowded
 		}
+		p.layers.showTo(opts.Watch, clock.Offset)
 	}
 	newProgressMetric(p, r)
 	return p, nil
@@ -468,6 +469,8 @@ type layers struct {
 	segments  []breakdown.Segment // of one hop
 	span      span.LayerSpan      // the present one
 	workloads map[workloadKey]observe.Workload
+	show      func(Trace) // nil: nobody watches
+	offset    func() span.ClockOffset
 
 	minDuration  int64 // ns, of a segment that gets a span
 	belowMinimum prometheus.Counter
@@ -484,7 +487,7 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 		oneWayNames: map[string]bool{},
 		minDuration: cfg.LayerMinDuration.Nanoseconds(),
 	}
-	l.splitter = newSplitter(func(t *breakdown.BufferedTrace) { l.split(l.unpacker.Unpack(t), t.Cut()) })
+	l.splitter = newSplitter(func(t *breakdown.BufferedTrace) { l.split(l.unpacker.Unpack(t), t.Cut(), t.Again()) })
 	// The last record of a trace leaves the kernel up to one and a half idle timeouts after
 	// the first (the sweep runs twice per timeout), and is read an interval later.
 	wait := max(2*cfg.IdleTimeout+cfg.ReadInterval, joinWait(cfg))
@@ -492,7 +495,7 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 		Wait: wait, MaxBytes: maxBuffered,
 		MaxHolds: maxHolds, HoldTime: cfg.RequestTimeout + 2*cfg.IdleTimeout + cfg.ReadInterval,
 		MaxOfTrace: maxOfTrace, MaxPutOff: 4 * wait, MaxHeld: maxHeld,
-		Done: l.splitter.add, Busy: l.splitter.busy,
+		Done: l.splitter.add, Busy: l.splitter.busy, KeepRequests: cfg.Watched,
 	})
 	r.MustRegister(l.times)
 	with := promauto.With(r)
@@ -594,9 +597,14 @@ func podOrService(w *observe.Workload) workloadKey {
 
 // split measures the layers of one trace and makes their spans. cut: some of the trace's
 // observations were left out, so that what seems to be a hop's own time may be another hop's.
-func (l *layers) split(observations []observe.Observation, cut bool) {
+// again: others were split before.
+func (l *layers) split(observations []observe.Observation, cut, again bool) {
 	l.remember(observations)
 	tree := l.trees.Split(observations, nil)
+	if l.show != nil {
+		offset := l.offset()
+		l.show(Trace{Tree: tree, Cut: cut, Again: again, Wall: offset.Wall})
+	}
 	made, flags := 0, observe.Flags(0)
 	if cut {
 		flags = observe.FlagTraceLimited

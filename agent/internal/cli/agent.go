@@ -125,6 +125,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		SocketCgroups:    cfg.SocketCgroups,
 		Cluster:          cfg.Kubernetes,
 		Drivers:          cfg.Layers(),
+		AllRequests:      cfg.Watched,
 		Log:              log,
 	}
 }

@@ -108,6 +108,10 @@ type Config struct {
 	LogLevel          string
 	LogFormat         string
 	ShutdownTimeout   time.Duration
+
+	// Watched: someone looks at the requests as they come (layertrace try --local), so that
+	// those without a sampled trace context are captured too. It has no flag.
+	Watched bool
 }
 
 // Search is where requests and their trace contexts are searched for: flags that

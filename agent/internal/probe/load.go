@@ -156,6 +156,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 		bpf.CaptureVarDeepWindow:     uint32(o.DeepWindow),
 		bpf.CaptureVarUnprovenMax:    unprovenMax(o),
 		bpf.CaptureVarRingWakeupFill: uint64(wakeupFill(o.RingBytes)),
+		bpf.CaptureVarAllRequests:    o.AllRequests,
 		bpf.CaptureVarFilterPorts:    len(o.Ports) > 0,
 		bpf.CaptureVarPorts:          portBits(o.Ports),
 		bpf.CaptureVarContextHeaders: headers,

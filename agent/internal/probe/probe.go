@@ -99,6 +99,10 @@ type Options struct {
 	// ContextFormats are the formats to read, the most preferred one first; none:
 	// all, and the first sampled context on the wire is taken.
 	ContextFormats []tracecontext.Format
+	// AllRequests also captures requests without a sampled trace context: their
+	// observations have IDs that the capture points of this machine make up alike, and
+	// HasContext reports false.
+	AllRequests bool
 	// MaxConnections is the maximum number of tracked connections.
 	MaxConnections int
 	// RingBytes is the size of the ring buffer, a power of two of at least 4,096.

@@ -5,8 +5,10 @@ package probe
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"os"
 	"strconv"
@@ -231,6 +233,9 @@ func (d *Decoder) Decode(raw []byte, o *observe.Observation) error {
 		Drops:       r.Drops,
 		Flags:       observe.Flags(r.Flags),
 	}
+	if !o.HasContext() {
+		o.Context.TraceID, o.Context.SpanID = madeUpIDs(o.Client, r.RequestSeq)
+	}
 	if r.Drops != 0 {
 		o.DropReason = dropReason(r.DropReason)
 	}
@@ -266,6 +271,20 @@ func (d *Decoder) Decode(raw []byte, o *observe.Observation) error {
 		}
 	}
 	return nil
+}
+
+// madeUpIDs returns IDs for a request without a context (Options.AllRequests). All capture
+// points on its way see the client's endpoint and the sequence number of its first byte, unless
+// its source is translated. Those of other requests differ, but for chance.
+func madeUpIDs(client netip.AddrPort, seq uint32) (id tracecontext.TraceID, span tracecontext.SpanID) {
+	h := fnv.New128a()
+	address := client.Addr().As16()
+	_, _ = h.Write(address[:])
+	_, _ = h.Write(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint16(nil, client.Port()), seq))
+	h.Sum(id[:0])
+	id[0] |= 1 // never zero, which is no ID
+	copy(span[:], id[:])
+	return id, span
 }
 
 // until returns what comes before the first byte that is end.

@@ -61,7 +61,7 @@ func share(t *testing.T, o *Options) *sharedSide {
 
 // loadedFor has those of the options that loadKernelSide uses.
 func loadedFor(o *Options) string {
-	return fmt.Sprintf("%v %v %v %v %v %v %v %v %v %v", o.ContextFormats, o.PrefixWindow, o.Deep, o.DeepWindow, o.DeepBudget, o.RingBytes, o.Ports, o.ContextHeaders, o.MaxConnections, o.TrustedPrefixes)
+	return fmt.Sprintf("%v %v %v %v %v %v %v %v %v %v %v", o.AllRequests, o.ContextFormats, o.PrefixWindow, o.Deep, o.DeepWindow, o.DeepBudget, o.RingBytes, o.Ports, o.ContextHeaders, o.MaxConnections, o.TrustedPrefixes)
 }
 
 // handedEnv has the names of the programs that this process got with the default options'
