@@ -88,108 +88,148 @@ const (
 	narrowGap = 1 // where the table does not fit otherwise
 	leastCell = 8 // words of columns that are wider are cut, if nothing else helps
 	remark    = 4 // indentation of remarks
+	under     = 2 // indentation of what is under the first column
 )
+
+// layout is how a table is written.
+type layout struct {
+	widths []int // of the columns that stand beside each other
+	gap    int
+	below  bool // remarks are below their rows
+	above  bool // the first column has lines of its own, and the others are under it
+}
+
+// columns returns the width of a row.
+func (l layout) columns() int {
+	total := -l.gap
+	for _, w := range l.widths {
+		total += w + l.gap
+	}
+	if l.above {
+		total += under
+	}
+	return total
+}
+
+// layout finds how the table fits a width, with as little change as possible.
+func (t *Table) layout(all [][]string, width int) layout {
+	l := layout{widths: widest(all, whole), gap: gap}
+	if width <= 0 || l.columns() <= width {
+		return l
+	}
+	if l.below = t.Remarks; l.below {
+		l.widths = l.widths[:len(l.widths)-1]
+	}
+	words, pieces := widest(all, strings.Fields), widest(all, pieces)
+	if l.columns() <= width || l.shrink(words, width) || l.shrink(pieces, width) {
+		return l
+	}
+	head := layout{widths: l.widths[1:], gap: gap, below: l.below, above: true}
+	if len(head.widths) == 0 {
+		return l
+	}
+	if head.shrink(words[1:], width) || head.shrink(pieces[1:], width) {
+		return head
+	}
+	head.gap = narrowGap
+	for i := range pieces {
+		pieces[i] = min(pieces[i], leastCell)
+	}
+	head.shrink(pieces[1:], width)
+	return head
+}
+
+// shrink takes columns from the widest ones that are above their least width, and reports
+// whether a row then fits. If not, the widths are as before.
+func (l *layout) shrink(least []int, width int) bool {
+	before := slices.Clone(l.widths)
+	for l.columns() > width {
+		widest := -1
+		for i := range l.widths {
+			if l.widths[i] > least[i] && (widest < 0 || l.widths[i] > l.widths[widest]) {
+				widest = i
+			}
+		}
+		if widest < 0 {
+			if l.gap == gap {
+				l.widths = before
+			}
+			return false
+		}
+		l.widths[widest]--
+	}
+	return true
+}
 
 // Text returns the table in a width, 0: as wide as it is.
 func (t *Table) Text(width int) string {
 	all := append([][]string{t.titles}, t.rows...)
-	widths := natural(all)
-	below := t.Remarks && width > 0 && sum(widths, gap) > width
-	if below {
-		widths = widths[:len(widths)-1]
-	}
-	between := gap
-	if width > 0 && sum(widths, gap) > width {
-		between = fit(widths, all, width)
-	}
+	l := t.layout(all, width)
 	var b strings.Builder
 	for i, row := range all {
-		writeRow(&b, row[:len(widths)], widths, between)
-		if note := row[len(row)-1]; below && i > 0 && note != "" {
+		cells, indent := row, ""
+		if l.above {
+			for _, line := range lines(row[0], width) {
+				b.WriteString(line + "\n")
+			}
+			cells, indent = row[1:], strings.Repeat(" ", under)
+		}
+		writeRow(&b, indent, cells[:len(l.widths)], l)
+		if note := row[len(row)-1]; l.below && i > 0 && note != "" {
 			b.WriteString(Wrap(strings.Repeat(" ", remark), note, width))
 		}
 	}
 	return b.String()
 }
 
-// natural returns the widths that the cells have.
-func natural(rows [][]string) []int {
+// widest returns the width of the widest part of the cells of each column.
+func widest(rows [][]string, parts func(cell string) []string) []int {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			for _, part := range parts(cell) {
+				widths[i] = max(widths[i], utf8.RuneCountInString(part))
+			}
 		}
 	}
 	return widths
 }
 
-// sum returns the width of a row.
-func sum(widths []int, gap int) int {
-	total := -gap
-	for _, w := range widths {
-		total += w + gap
-	}
-	return total
-}
+func whole(cell string) []string { return []string{cell} }
 
-// fit makes the widest columns narrower, down to their longest words, then brings the columns
-// closer, and cuts words at last. It returns the gap between the columns.
-func fit(widths []int, rows [][]string, width int) (between int) {
-	words := make([]int, len(widths))
-	for _, row := range rows {
-		for i := range widths {
-			for _, word := range strings.Fields(row[i]) {
-				words[i] = max(words[i], utf8.RuneCountInString(word))
+// pieces returns the parts between which a cell may break: words, and parts of words that end
+// in a punctuation mark.
+func pieces(cell string) (all []string) {
+	for _, word := range strings.Fields(cell) {
+		for word != "" {
+			end := len(word)
+			if mark := strings.IndexFunc(word, isMark); mark >= 0 {
+				end = mark + 1
 			}
+			all = append(all, word[:end])
+			word = word[end:]
 		}
 	}
-	if shrink(widths, words, width, gap) {
-		return gap
-	}
-	if shrink(widths, words, width, narrowGap) {
-		return narrowGap
-	}
-	for i := range words {
-		words[i] = min(words[i], leastCell)
-	}
-	shrink(widths, words, width, narrowGap)
-	return narrowGap
-}
-
-// shrink takes columns from the widest ones that are above their least width, and reports
-// whether a row then fits.
-func shrink(widths, least []int, width, gap int) bool {
-	for sum(widths, gap) > width {
-		widest := -1
-		for i := range widths {
-			if widths[i] > least[i] && (widest < 0 || widths[i] > widths[widest]) {
-				widest = i
-			}
-		}
-		if widest < 0 {
-			return false
-		}
-		widths[widest]--
-	}
-	return true
+	return all
 }
 
 // writeRow writes the cells of a row, over as many lines as the highest one takes.
-func writeRow(b *strings.Builder, row []string, widths []int, gap int) {
+func writeRow(b *strings.Builder, indent string, row []string, l layout) {
 	cells := make([][]string, len(row))
 	height := 1
 	for i, cell := range row {
-		cells[i] = lines(cell, widths[i])
+		cells[i] = lines(cell, l.widths[i])
 		height = max(height, len(cells[i]))
 	}
 	for n := range height {
 		var line strings.Builder
+		line.WriteString(indent)
 		for i, cell := range cells {
 			text := ""
 			if n < len(cell) {
 				text = cell[n]
 			}
-			line.WriteString(text + strings.Repeat(" ", widths[i]+gap-utf8.RuneCountInString(text)))
+			line.WriteString(text + strings.Repeat(" ", l.widths[i]+l.gap-utf8.RuneCountInString(text)))
 		}
 		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
@@ -231,4 +271,4 @@ func reversed(runes []rune) []rune {
 }
 
 // isMark reports whether a word may be cut after r.
-func isMark(r rune) bool { return strings.ContainsRune("/-.,:_", r) }
+func isMark(r rune) bool { return strings.ContainsRune("/-_", r) }

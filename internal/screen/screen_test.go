@@ -25,8 +25,8 @@ func TestWrap(t *testing.T) {
 	}
 }
 
-// A table is as wide as its cells while it fits. Then remarks go below, columns break between
-// words, come closer, and cut words.
+// A table is as wide as its cells while it fits. Then remarks go below, cells break between
+// words and after marks, the first column goes above the others, and words are cut.
 func TestTable(t *testing.T) {
 	table := NewTable("NODE", "AGENT", "CONTEXTS IN PREFIX", "PROBLEM")
 	table.Remarks = true
@@ -55,17 +55,46 @@ node1  layertrace-agent-x7k2p  98.0 % (49
 node2  layertrace-agent-q      -
     it is not ready: �[2Jsee kubectl logs
 `},
-		{32, `
-NODE  AGENT             CONTEXTS
-                        IN
-                        PREFIX
-node1 layertrace-agent- 98.0 %
-      x7k2p             (49 of
-                        50)
-node2 layertrace-agent- -
-      q
-    it is not ready: �[2Jsee
-    kubectl logs
+		{38, `
+NODE   AGENT           CONTEXTS IN
+                       PREFIX
+node1  layertrace-     98.0 % (49 of
+       agent-x7k2p     50)
+node2  layertrace-     -
+       agent-q
+    it is not ready: �[2Jsee kubectl
+    logs
+`},
+		{24, `
+NODE
+  AGENT        CONTEXTS
+               IN PREFIX
+node1
+  layertrace-  98.0 %
+  agent-x7k2p  (49 of
+               50)
+node2
+  layertrace-  -
+  agent-q
+    it is not ready:
+    �[2Jsee kubectl logs
+`},
+		{20, `
+NODE
+  AGENT    CONTEXTS
+           IN PREFIX
+node1
+  layertra 98.0 %
+  ce-      (49 of
+  agent-   50)
+  x7k2p
+node2
+  layertra -
+  ce-
+  agent-q
+    it is not ready:
+    �[2Jsee kubectl
+    logs
 `},
 	} {
 		got := table.Text(test.width)
