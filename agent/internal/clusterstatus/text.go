@@ -58,7 +58,7 @@ func (s *Status) writeAgents(b *strings.Builder, width int) {
 	}
 	table := screen.NewTable("NODE", "AGENT", "READY", "INTERFACES", "REQUESTS", "CONTEXTS IN PREFIX", "SPANS SENT", "LOST")
 	for _, a := range s.Agents {
-		table.Row(a.Node, a.Pod, yes(a.Ready), strconv.Itoa(a.Interfaces), whole(a.Requests), a.Traffic.String(), whole(a.SpansExported), whole(a.SpansLost))
+		table.Row(a.Node, a.Pod, yes(a.Ready), strconv.Itoa(a.Interfaces), whole(a.Requests), a.String(), whole(a.SpansExported), whole(a.SpansLost))
 	}
 	b.WriteString(table.Text(width) + "\n")
 	s.writeSavings(b, width)
