@@ -261,7 +261,7 @@ func (g *grafana) checkHealth(t *testing.T, p *prometheus) {
 	} {
 		if err := sandbox.Await(t.Context(), test.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
 			samples, err := p.query(ctx, test.expr)
-			if err != nil || len(samples) != len(test.want) || len(samples) == 1 && !(math.Abs(samples[0].value-test.want[0]) < 0.01) {
+			if err != nil || len(samples) != len(test.want) || len(samples) == 1 && !(math.Abs(samples[0].value-test.want[0]) < 0.015) {
 				err = fmt.Errorf("%v, want %v (%v)", samples, test.want, err)
 			}
 			return err
