@@ -31,6 +31,12 @@ interface, in the trace that the request belongs to.
 Each flag is also an environment variable (--queue-size: LAYERTRACE_QUEUE_SIZE) and
 a key of the YAML file (queue-size). A flag overrides the environment, and the
 environment overrides the file.`,
+		Example: `  # a JSON line for each request at this machine's interfaces
+  layertrace agent --export stdout
+
+  # layers of the services of this machine, to a store on it
+  layertrace agent --spans layers --socket-cgroup auto \
+      --otlp-endpoint 127.0.0.1:4317`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := config.Load(cmd.Flags(), cfg, os.Environ()); err != nil {

@@ -36,10 +36,10 @@ const (
 )
 
 // SocketCgroupAuto as the only --socket-cgroup is the pods' cgroup of this node, or
-// without pods all cgroups; socketCgroupNone is no cgroup.
+// without pods all cgroups; SocketCgroupNone is no cgroup.
 const (
 	SocketCgroupAuto = probe.SocketCgroupAuto
-	socketCgroupNone = "none"
+	SocketCgroupNone = "none"
 )
 
 // DefaultAccessLogAddress is the default of --access-log-address.

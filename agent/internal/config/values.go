@@ -281,8 +281,8 @@ func (c *Config) validateOptions() error {
 	if len(c.SocketCgroups) > 1 && slices.Contains(c.SocketCgroups, SocketCgroupAuto) {
 		return fmt.Errorf("--socket-cgroup: %s cannot be combined with others: name all directories, or none", SocketCgroupAuto)
 	}
-	if len(c.SocketCgroups) > 1 && slices.Contains(c.SocketCgroups, socketCgroupNone) {
-		return fmt.Errorf("--socket-cgroup: %s cannot be combined with others: remove it", socketCgroupNone)
+	if len(c.SocketCgroups) > 1 && slices.Contains(c.SocketCgroups, SocketCgroupNone) {
+		return fmt.Errorf("--socket-cgroup: %s cannot be combined with others: remove it", SocketCgroupNone)
 	}
 	if c.LayerMinDuration < 0 {
 		return fmt.Errorf("--layer-min-duration is %v: choose 0 or more, such as 20us", c.LayerMinDuration)
@@ -291,7 +291,7 @@ func (c *Config) validateOptions() error {
 		return fmt.Errorf("--layer-min-duration has no effect without --spans=%s: set both or none", SpansLayers)
 	}
 	switch {
-	case slices.Equal(c.SocketCgroups, []string{socketCgroupNone}):
+	case slices.Equal(c.SocketCgroups, []string{SocketCgroupNone}):
 		c.SocketCgroups = nil
 	case c.Layers() && len(c.SocketCgroups) == 0:
 		c.SocketCgroups = []string{SocketCgroupAuto}

@@ -87,6 +87,9 @@ type Options struct {
 	ProxyImage string
 	// PodMonitor adds one for the Prometheus operator.
 	PodMonitor bool
+	// Monitoring adds alert rules for the Prometheus operator, and a dashboard for the
+	// sidecar of Grafana.
+	Monitoring bool
 	// MTLS is one of MTLSModes, MTLSLog one of MTLSLogs.
 	MTLS, MTLSLog string
 	// NamespaceSelector limits the installation to the proxies and requests of namespaces

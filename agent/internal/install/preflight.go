@@ -18,6 +18,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/layertrace/layertrace/internal/printable"
+	"github.com/layertrace/layertrace/internal/screen"
 )
 
 // Level is the severity of a finding.
@@ -35,6 +38,11 @@ type Finding struct {
 	Check string `json:"check"`
 	Level Level  `json:"level"`
 	Text  string `json:"text"`
+}
+
+// Line returns the finding as text in a width in columns, 0 for any.
+func (f Finding) Line(width int) string {
+	return screen.Wrap(fmt.Sprintf("%-9s %-17s ", f.Level, printable.Text(f.Check)), f.Text, width)
 }
 
 // check is one of the preflight checks.
@@ -58,6 +66,7 @@ var checks = []check{
 	{"cost", false, checkCost},
 	{"nodes", true, checkNodes},
 	{"prometheus", false, checkPodMonitor},
+	{"monitoring", false, checkMonitoring},
 }
 
 // Preflight checks whether an installation can work, without changing anything.
@@ -177,6 +186,22 @@ func checkPodMonitor(ctx context.Context, c *Cluster, o *Options, _ *Mesh) ([]Fi
 		return one(Fine, "no Prometheus operator, so no PodMonitor")
 	}
 	return one(Fine, "found the Prometheus operator, adding a PodMonitor")
+}
+
+// checkMonitoring refuses alert rules that the cluster has no kind for.
+func checkMonitoring(ctx context.Context, c *Cluster, o *Options, _ *Mesh) ([]Finding, error) {
+	if !o.Monitoring {
+		return nil, nil
+	}
+	known, err := c.hasKind(ctx, kindPrometheusRule)
+	if err != nil {
+		return nil, err
+	}
+	if !known {
+		return one(Refusal, "--monitoring needs the Prometheus operator, and the cluster has no %s %s: install the operator first, or omit --monitoring and load rules and dashboard by hand (docs/metrics.md)",
+			kindPrometheusRule.GroupVersion(), kindPrometheusRule.Kind)
+	}
+	return one(Fine, "adding alert rules, and a dashboard for Grafana's sidecar")
 }
 
 // DryRun sends the objects to the API server as a dry run, which checks

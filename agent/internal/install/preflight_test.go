@@ -3,6 +3,9 @@
 package install
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -126,6 +129,36 @@ func TestOldIstio(t *testing.T) {
 		}
 		if refused := Refused(findings) != nil; refused != test.refused || o.IstioVersion != test.version {
 			t.Errorf("%s on %s: %+v", test.reorder, test.version, findings)
+		}
+	}
+}
+
+// Without the kind of the alert rules, --monitoring is refused, and without the flag nothing
+// is looked for.
+func TestMonitoringNeedsTheOperator(t *testing.T) {
+	kinds := ""
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/apis/monitoring.coreos.com/v1" || kinds == "" {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"kind":"APIResourceList","groupVersion":"monitoring.coreos.com/v1","resources":[%s]}`, kinds)
+	}))
+	t.Cleanup(server.Close)
+	const monitor, rule = `{"name":"podmonitors","kind":"PodMonitor","namespaced":true}`, `{"name":"prometheusrules","kind":"PrometheusRule","namespaced":true}`
+	for _, test := range []struct {
+		monitoring bool
+		kinds      string
+		level      Level
+	}{{false, "", ""}, {true, "", Refusal}, {true, monitor, Refusal}, {true, monitor + "," + rule, Fine}} {
+		kinds = test.kinds
+		findings, err := checkMonitoring(t.Context(), connectTo(t, server), &Options{Monitoring: test.monitoring}, nil)
+		if err != nil || len(findings) > 1 || (len(findings) == 1) != test.monitoring || test.monitoring && findings[0].Level != test.level {
+			t.Errorf("%+v: %v, %v", test, findings, err)
+		}
+		if err := Refused(findings); (err != nil) != (test.level == Refusal) || err != nil && !strings.Contains(err.Error(), "omit --monitoring") {
+			t.Errorf("%+v: %v", test, err)
 		}
 	}
 }

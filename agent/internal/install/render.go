@@ -53,6 +53,9 @@ func Render(o Options) ([]*unstructured.Unstructured, error) {
 	if o.PodMonitor {
 		parts = append(parts, "podmonitor")
 	}
+	if o.Monitoring {
+		parts = append(parts, "monitoring")
+	}
 	if o.TracingProvider != "" {
 		parts = append(parts, "telemetry")
 	}
@@ -118,6 +121,8 @@ type generator struct {
 	Files     []string `json:"files"`
 	Options   struct {
 		Labels map[string]string `json:"labels"`
+		// DisableNameSuffixHash has no effect: setAgent adds the only hash.
+		DisableNameSuffixHash bool `json:"disableNameSuffixHash"`
 	} `json:"options"`
 }
 
@@ -234,7 +239,7 @@ func manifestKinds() ([]schema.GroupVersionKind, error) {
 	var kinds []schema.GroupVersionKind
 	seen := map[schema.GroupVersionKind]bool{}
 	for _, part := range []string{
-		"agent", "podmonitor", "telemetry",
+		"agent", "podmonitor", "monitoring", "telemetry",
 		"reorder/" + ReorderInlineHeaders, "reorder/" + ReorderWasmPlugin, // ConfigMap and WasmPlugin before EnvoyFilter
 	} {
 		objects, err := readKustomization(istio.Files, part)
