@@ -69,7 +69,7 @@ for does not exist, such as a trace.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	flaghelp.Use(root)
-	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newJoin(), newStatus(), newUninstall(), newVersion())
+	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newJoin(), newStatus(), newTry(), newUninstall(), newVersion())
 	root.SetHelpCommand(newHelp())
 	if err := completeValues(root); err != nil {
 		panic(fmt.Sprintf("completion of a flag: %v", err)) // a bug that every test finds
