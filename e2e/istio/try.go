@@ -52,6 +52,10 @@ func startShop(ctx context.Context, c *chain) error {
 	if err := c.cluster.Apply(ctx, shopManifest); err != nil {
 		return err
 	}
+	// The control plane's namespace, client's gateway, forwards nothing.
+	if err := c.client.Namespace.AddRoute(podCIDR, workerIP); err != nil {
+		return err
+	}
 	if err := c.cluster.AwaitServiceAccount(ctx, tryNamespace); err != nil {
 		return err
 	}

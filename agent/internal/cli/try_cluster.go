@@ -158,15 +158,23 @@ func (f *tryCluster) install(cmd *cobra.Command, c *install.Cluster) (*install.T
 
 // writeNext says which trace it was, and what can be done now.
 func writeNext(out io.Writer, ui *install.UI, seen *sight, took time.Duration) {
-	fmt.Fprintf(out, "\nThis is trace %s, seen at %d capture points on %d nodes: the most of %d traces. It took %v to get here.\n",
-		seen.report.TraceID, seen.points, seen.nodes, seen.traces, took.Round(time.Second))
+	id := seen.report.TraceID
+	fmt.Fprintf(out, "\nThis is trace %s,\nseen at %s on %s: the best seen of %s.\nIt took %v to get here.\n",
+		id, several(seen.points, "capture point"), several(seen.nodes, "node"), several(seen.traces, "trace"), took.Round(time.Second))
 	if ui != nil {
-		fmt.Fprintf(out, "The same trace in the UI, and compared with others:\n  %s &\n  %s\n  layertrace explain --url http://localhost:%d %s\n",
-			ui.Forward(), ui.URL(seen.report.TraceID), ui.Product, seen.report.TraceID)
+		fmt.Fprintf(out, "\nThe same trace in the UI, and compared with others:\n  %s &\n  %s\n  layertrace explain --url http://localhost:%d %s\n",
+			ui.Forward(), ui.URL(id), ui.Product, id)
 	} else {
-		fmt.Fprintln(out, "The mesh has no trace store that takes the agents' spans: layertrace explain compares traces where one does (docs/install.md). --html FILE writes this report as a page.")
+		fmt.Fprint(out, "\nThe mesh has no trace store that takes the agents' spans. With one,\nlayertrace explain compares traces (docs/install.md).\n")
 	}
-	fmt.Fprintln(out, "Another trace: the same command again. Remove everything: layertrace try --remove")
+	fmt.Fprint(out, "\nAnother trace: the same command again; --html FILE also writes a page.\nRemove everything: layertrace try --remove\n")
+}
+
+func several(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // changes says lines that differ from the one before.
