@@ -309,7 +309,7 @@ func TestTryInVain(t *testing.T) {
 	hurry(t)
 	s := newAPIServer(t, shopCluster)
 	s.metrics = "layertrace_requests_total 5\nlayertrace_contexts_unsampled_total 3\n"
-	code, stdout, stderr := runHere(t, "try", "--yes", "--kubeconfig="+s.kubeconfig, "--namespace=shop", "--timeout=300ms")
+	code, stdout, stderr := runHere(t, "try", "--yes", "--kubeconfig="+s.kubeconfig, "--namespace=shop", "--timeout=4s")
 	if code != exitNothing || !strings.Contains(stderr, "all 3 trace contexts on the nodes are of requests that are not sampled") || !strings.Contains(stderr, "layertrace try --remove") {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
