@@ -117,6 +117,9 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	isReady := func() (string, error) { return ready(running, capture, names, pipeline, cpu) }
 	newReady(metrics, isReady)
+	if pipeline.kept != nil {
+		server.KeepSpans(pipeline.kept)
+	}
 	server.Serve(metrics, isReady, log)
 
 	group.Go(func() error { return clock.Run(running) })

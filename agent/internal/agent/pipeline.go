@@ -64,6 +64,7 @@ type pipeline struct {
 	emitter *span.Emitter
 	limits  *spanLimits
 	queue   *export.Queue
+	kept    *export.Kept
 	layers  *layers
 	metrics pipelineMetrics
 	offset  func() span.ClockOffset
@@ -146,10 +147,15 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 		r.MustRegister(p.lines)
 	}
 	newEmitter := func() *span.Emitter { // each is for one goroutine
-		if p.queue == nil {
+		sink := p.sink()
+		if sink == nil {
 			return nil
 		}
-		return span.NewEmitter(span.Options{Sink: p.queue, Offset: clock.Offset, Version: opts.Version})
+		return span.NewEmitter(span.Options{Sink: sink, Offset: clock.Offset, Version: opts.Version})
+	}
+	if cfg.KeepSpans > 0 {
+		p.kept = export.NewKept(cfg.KeepSpans)
+		r.MustRegister(p.kept)
 	}
 	if cfg.Exports(config.ExportOTLPGRPC) || cfg.Exports(config.ExportOTLPHTTP) {
 		client, err := export.NewClient(ctx, export.OTLPOptions{
@@ -161,7 +167,8 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 		}
 		p.queue = export.NewQueue(client, cfg.QueueSize, opts.Log)
 		r.MustRegister(p.queue)
-		p.emitter = newEmitter()
+	}
+	if p.emitter = newEmitter(); p.emitter != nil {
 		p.limits = newSpanLimits(cfg.SpanRate, cfg.TraceSpans, r)
 	}
 	if cfg.Layers() {
@@ -173,6 +180,28 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 	}
 	newProgressMetric(p, r)
 	return p, nil
+}
+
+// sink returns what takes the spans, nil: nothing does.
+func (p *pipeline) sink() span.Sink {
+	switch {
+	case p.queue != nil && p.kept != nil:
+		return bothSinks{p.queue, p.kept}
+	case p.queue != nil:
+		return p.queue
+	case p.kept != nil:
+		return p.kept
+	}
+	return nil
+}
+
+// bothSinks passes spans on to both.
+type bothSinks [2]span.Sink
+
+// Take implements span.Sink.
+func (b bothSinks) Take(s *span.Finished) {
+	b[0].Take(s)
+	b[1].Take(s)
 }
 
 // find sets the capture points.

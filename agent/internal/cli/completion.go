@@ -56,6 +56,8 @@ func completionOf(f *pflag.Flag, command string, values map[string][]string) cob
 	switch choices := strings.Split(f.Value.Type(), "|"); {
 	case f.Name == "mtls" && command == "install":
 		return cobra.FixedCompletions(install.MTLSModes, cobra.ShellCompDirectiveNoFileComp)
+	case f.Name == "reorder" && command == "try":
+		return cobra.FixedCompletions(install.TrialReorders, cobra.ShellCompDirectiveNoFileComp)
 	case f.Name == "vnic", f.Name == "pnic":
 		return completeInterfaces
 	case f.Name == "agent-setting":

@@ -141,30 +141,7 @@ func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o i
 	if err != nil {
 		return err
 	}
-	for _, f := range findings {
-		fmt.Fprint(out, f.Line(screen.Width(cmd.OutOrStdout())))
-	}
-	if err := install.Refused(findings); err != nil {
-		return fmt.Errorf("nothing was changed: %w", err)
-	}
-	objects, err := install.Render(o)
-	if err != nil {
-		return err
-	}
-	if err := c.AwaitRemoval(ctx, objects, reportWait(out)); err != nil {
-		return fmt.Errorf("nothing was changed: %w", err)
-	}
-	if err := c.DryRun(ctx, objects); err != nil {
-		return fmt.Errorf("nothing was changed: dry run on the API server: %w", err)
-	}
-	if err := confirm(cmd, yes, fmt.Sprintf("Install %d objects into %s (--reorder %s)?", len(objects), c.Name, o.Reorder)); err != nil {
-		return err
-	}
-	count := map[install.Action]int{}
-	err = c.Apply(ctx, objects, func(change install.Change) {
-		count[change.Action]++
-		fmt.Fprintf(out, "%-9s %s\n", change.Action, change.Object)
-	})
+	count, err := installChecked(ctx, cmd, c, o, findings, yes)
 	if err != nil {
 		return err
 	}
@@ -178,6 +155,36 @@ func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o i
 		fmt.Fprintln(out, "No header is moved: after some traffic, layertrace status says what reordering would save.")
 	}
 	return nil
+}
+
+// installChecked reports the findings of the checks, and installs unless one is a refusal or the
+// user says no. It returns how many objects were created, changed and so on.
+func installChecked(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o install.Options, findings []install.Finding, yes bool) (map[install.Action]int, error) {
+	out := printable.Writer{To: cmd.OutOrStdout()}
+	for _, f := range findings {
+		fmt.Fprint(out, f.Line(screen.Width(cmd.OutOrStdout())))
+	}
+	if err := install.Refused(findings); err != nil {
+		return nil, fmt.Errorf("nothing was changed: %w", err)
+	}
+	objects, err := install.Render(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.AwaitRemoval(ctx, objects, reportWait(out)); err != nil {
+		return nil, fmt.Errorf("nothing was changed: %w", err)
+	}
+	if err := c.DryRun(ctx, objects); err != nil {
+		return nil, fmt.Errorf("nothing was changed: dry run on the API server: %w", err)
+	}
+	if err := confirm(cmd, yes, fmt.Sprintf("Install %d objects into %s (--reorder %s)?", len(objects), c.Name, o.Reorder)); err != nil {
+		return nil, err
+	}
+	count := map[install.Action]int{}
+	return count, c.Apply(ctx, objects, func(change install.Change) {
+		count[change.Action]++
+		fmt.Fprintf(out, "%-9s %s\n", change.Action, change.Object)
+	})
 }
 
 // reportWait returns a function that reports that an object is being deleted.

@@ -23,7 +23,6 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/doctor"
 	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/agent/internal/watch"
-	"github.com/layertrace/layertrace/internal/flaghelp"
 	"github.com/layertrace/layertrace/internal/printable"
 )
 
@@ -37,8 +36,9 @@ In a terminal, space or p pauses and q ends. Marks in front of the layer:
   ?  something was guessed or is missing
   *  no sampled trace context: what the application calls counts as its own time
 
-The lines at the end, on stderr, say what did not match, was not read, or was lost.
+The lines at the end, on stderr, say what did not match, was not read, or was lost.`
 
+const tryLocalExample = `  # watch the requests of this machine
   sudo layertrace try --local
   sudo layertrace try --local --status 5xx --min-duration 100ms
   sudo layertrace try --local --service nginx --path '/api/*' --output json --count 10`
@@ -65,9 +65,7 @@ const localCPULimit = 1.0
 const localRingBytes = 16 << 20
 
 // define adds the flags.
-func (l *tryLocal) define(fs *pflag.FlagSet) {
-	part := pflag.NewFlagSet("local", pflag.ContinueOnError)
-	part.SortFlags = false
+func (l *tryLocal) define(part *pflag.FlagSet) {
 	part.BoolVar(&l.on, "local", false, "watch this machine")
 	part.StringArrayVar(&l.filter.Services, "service", nil, "show requests from or to this `SERVICE` only; * is any text (repeatable)")
 	part.StringArrayVar(&l.filter.Paths, "path", nil, "show requests with this `PATH` only; * is any text (repeatable)")
@@ -79,8 +77,6 @@ func (l *tryLocal) define(fs *pflag.FlagSet) {
 	part.Uint64Var(&l.count, "count", 0, "end after `N` lines; 0: no end")
 	part.DurationVar(&l.duration, "for", 0, "end after this `TIME`; 0: no end")
 	part.Float64Var(&l.cpuLimit, "cpu-limit", localCPULimit, "leave work out, in steps, to take less than so many `CPUS`; 0: no limit")
-	flaghelp.SetSection(part, "This machine")
-	fs.AddFlagSet(part)
 }
 
 // options returns the options of the view that the flags choose.

@@ -100,6 +100,7 @@ type Config struct {
 	SpanRate     int // spans per second and capture point; 0: no limit
 	TraceSpans   int // spans of one trace within 10 s; 0: no limit
 	QueueSize    int // spans
+	KeepSpans    int // spans; 0: none
 
 	CPULimit       float64 // CPUs; 0: no limit
 	MetricsAddress string
@@ -146,7 +147,7 @@ func Define(fs *pflag.FlagSet) *Config {
 		{"Mutual TLS", defineMTLS},
 		{"TCP options", defineOptions},
 		{"Names", defineNames},
-		{"Export", defineExport},
+		{"Export", func(fs *pflag.FlagSet, c *Config) { defineExport(fs, c); defineKeep(fs, c) }},
 		{"Agent", func(fs *pflag.FlagSet, c *Config) { defineLimit(fs, c); defineAgent(fs, c) }},
 	} {
 		part := pflag.NewFlagSet(s.title, pflag.ContinueOnError)
@@ -245,6 +246,10 @@ func defineExport(fs *pflag.FlagSet, c *Config) {
 	fs.IntVar(&c.SpanRate, "span-rate", 50000, "make at most `N` spans per second at each capture point; 0: no limit")
 	fs.IntVar(&c.TraceSpans, "trace-spans", 4096, "make at most `N` spans of one trace within 10 s; 0: no limit")
 	fs.IntVar(&c.QueueSize, "queue-size", 8192, "queue up to `N` spans while the receiver is slow or unreachable")
+}
+
+func defineKeep(fs *pflag.FlagSet, c *Config) {
+	fs.IntVar(&c.KeepSpans, "keep-spans", 0, "keep up to `N` spans until they are read at /spans of the metrics address, beside --export; 0: none")
 }
 
 func defineLimit(fs *pflag.FlagSet, c *Config) {

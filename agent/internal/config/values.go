@@ -195,6 +195,9 @@ const minConnections, maxConnections = 16, 1 << 22
 // Least and most CPUs of a limit: below, an idle agent is above it.
 const minCPULimit, maxCPULimit = 0.02, 4096.0
 
+// maxKeepSpans are some 20 MB, which one response has.
+const maxKeepSpans = 32768
+
 func (c *Config) validateCapture() error {
 	between := []struct {
 		flag           string
@@ -207,6 +210,7 @@ func (c *Config) validateCapture() error {
 		{"span-rate", c.SpanRate, 0, 1 << 24},
 		{"trace-spans", c.TraceSpans, 0, 1 << 24},
 		{"queue-size", c.QueueSize, 1, 1 << 24},
+		{"keep-spans", c.KeepSpans, 0, maxKeepSpans},
 	}
 	for _, b := range between {
 		if b.value < b.low || b.value > b.hi {
@@ -254,6 +258,8 @@ func (c *Config) validateDevice() error {
 		return fmt.Errorf("--mtls has no effect with --headers-only: encrypted connections are joined on the nodes; remove one of them")
 	case c.CPULimit != 0:
 		return fmt.Errorf("--cpu-limit has no effect with --headers-only: the programs of a device have nothing to leave out; remove one of them")
+	case c.KeepSpans != 0:
+		return fmt.Errorf("--keep-spans has no effect with --headers-only: a device makes no spans of requests; remove one of them")
 	case c.Kubernetes:
 		return fmt.Errorf("--kubernetes has no effect with --headers-only: a device has no pods; remove one of them")
 	case c.Deep == probe.DeepOn || len(c.ContextHeaders) > 0 || len(c.ContextFormats) > 0:
@@ -369,6 +375,9 @@ func (c *Config) validateExport() error {
 
 func (c *Config) validateMetrics() error {
 	if c.MetricsAddress == "" {
+		if c.KeepSpans > 0 {
+			return fmt.Errorf("--keep-spans needs a --metrics-address, where they are read: set both or none")
+		}
 		return nil
 	}
 	if _, _, err := net.SplitHostPort(c.MetricsAddress); err != nil {

@@ -63,6 +63,9 @@ func TestRefusals(t *testing.T) {
 		{"none and more", []string{"--export=none,stdout"}, nil, "", "none cannot be combined"},
 		{"URL for gRPC", []string{"--otlp-endpoint=http://a:1/"}, nil, "", "HOST:PORT"},
 		{"no URL for HTTP", []string{"--export=otlp-http", "--otlp-endpoint=a:4318"}, nil, "", "needs a URL"},
+		{"too many kept spans", []string{"--keep-spans=32769"}, nil, "", "choose 0 to 32768"},
+		{"kept spans that nobody can read", []string{"--keep-spans=1", "--metrics-address="}, nil, "", "--metrics-address"},
+		{"kept spans of a device", []string{"--headers-only", "--pnic=eth0", "--keep-spans=1"}, nil, "", "--headers-only"},
 		{"bad metrics address", []string{"--metrics-address=9464"}, nil, "", "HOST:PORT"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -104,6 +104,8 @@ type Options struct {
 	// the mesh's own Telemetry resource sends the records.
 	keptLogs        []string
 	loggedElsewhere bool
+	// trial is set for the installation of a Trial.
+	trial bool
 	// namespaces are those that NamespaceSelector selects: found by Preflight, or named in
 	// it. They do not include Istio's root namespace.
 	namespaces []string
