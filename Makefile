@@ -196,7 +196,12 @@ vulncheck: ## Check the agent and the filter for known vulnerabilities (needs Go
 
 .PHONY: generate
 generate: packages ## Compile the BPF programs and update all generated files
-	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join ./agent/internal/install
+	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join ./agent/internal/install ./agent/internal/cli/manual
+
+.PHONY: man
+man: ## Write the man pages of layertrace to out/man
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} go run ./agent/internal/cli/manual out/man
+	echo "out/man: $$(ls out/man | wc -l) pages; man -l out/man/layertrace.1"
 
 .PHONY: setup
 setup: packages lab ## Install what the tests need: packages, Envoy, Jaeger, Prometheus, Helm

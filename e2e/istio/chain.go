@@ -206,6 +206,7 @@ func steps(groups []string) []step {
 			step{"agent confined as its manifest says", false, agentIsConfined},
 			step{"pod that starts later is named in its spans in Jaeger", false, laterPodIsNamed},
 			step{"agent uninstalled, its pod removed", false, agentGoes})
+		all = append(all, trySteps()...)
 	}
 	if slices.Contains(groups, StepsMTLS) {
 		all = append(all, mtlsSteps()...)
@@ -261,8 +262,13 @@ func startPods(ctx context.Context, c *chain) error {
 // layertrace runs layertrace against the cluster and returns its output, which is
 // also part of the error.
 func (c *chain) layertrace(ctx context.Context, args ...string) (string, error) {
+	return c.runProgram(ctx, c.options.Tools.Layertrace, args...)
+}
+
+// runProgram runs a build of layertrace against the cluster.
+func (c *chain) runProgram(ctx context.Context, program string, args ...string) (string, error) {
 	args = append(args, "--kubeconfig="+c.cluster.Kubeconfig)
-	out, err := exec.CommandContext(ctx, c.options.Tools.Layertrace, args...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("layertrace %v: %w\n%s", args, err, out)
 	}

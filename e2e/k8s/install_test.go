@@ -140,6 +140,7 @@ func TestInstall(t *testing.T) {
 		{"what the cluster decides", testCluster},
 		{"encrypted traffic", testEncrypted},
 		{"limited", testLimited},
+		{"try", testTry},
 		{"Helm", testHelm},
 		{"the agent's role", testAgentRole},
 		{"status", testStatus},
@@ -298,35 +299,44 @@ kind: PeerAuthentication
 metadata: {name: default, namespace: istio-system}
 spec: {mtls: {mode: STRICT}}
 `)
-	// Only the kind matters here, not its schema.
-	apply(`
+	out, failed := layertrace(t, c, "install", "--yes", "--reorder=none", "--monitoring")
+	if !failed {
+		t.Error("install accepts --monitoring without the operator")
+	}
+	expect(t, out, "nothing was changed", "no monitoring.coreos.com/v1 PrometheusRule")
+	// Only the kinds matter here, not their schemas.
+	for plural, kind := range map[string]string{"podmonitors": "PodMonitor", "prometheusrules": "PrometheusRule"} {
+		apply(fmt.Sprintf(`
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
-metadata: {name: podmonitors.monitoring.coreos.com}
+metadata: {name: %[1]s.monitoring.coreos.com}
 spec:
   group: monitoring.coreos.com
-  names: {kind: PodMonitor, listKind: PodMonitorList, plural: podmonitors, singular: podmonitor}
+  names: {kind: %[2]s, listKind: %[2]sList, plural: %[1]s, singular: %[3]s}
   scope: Namespaced
   versions:
   - name: v1
     served: true
     storage: true
     schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-`)
-	monitors := c.Dynamic.Resource(schema.GroupVersionResource{Group: "monitoring.coreos.com", Version: "v1", Resource: "podmonitors"})
-	awaitNil(t, "the PodMonitor resource", func() error {
-		_, err := monitors.List(interrupted, meta.ListOptions{})
-		return err
-	})
-	out := does(t, c, "install", "--yes", "--reorder=wasmplugin", module)
-	expect(t, out, "Istio 1.29.2-distroless", "mutual TLS is STRICT", "created   PodMonitor layertrace-system/layertrace-agent")
+`, plural, kind, strings.ToLower(kind)))
+		objects := c.Dynamic.Resource(schema.GroupVersionResource{Group: "monitoring.coreos.com", Version: "v1", Resource: plural})
+		awaitNil(t, "the resource "+plural, func() error {
+			_, err := objects.List(interrupted, meta.ListOptions{})
+			return err
+		})
+	}
+	out = does(t, c, "install", "--yes", "--reorder=wasmplugin", module, "--monitoring")
+	expect(t, out, "Istio 1.29.2-distroless", "mutual TLS is STRICT", "created   PodMonitor layertrace-system/layertrace-agent",
+		"created   PrometheusRule layertrace-system/layertrace", "created   ConfigMap layertrace-system/layertrace-dashboard")
 	filters := c.Dynamic.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1alpha3", Resource: "envoyfilters"})
 	filter, err := filters.Namespace("istio-system").Get(interrupted, "layertrace", meta.GetOptions{})
 	if err != nil || !strings.Contains(fmt.Sprint(filter.Object), "extensions.istio.io/wasmplugin/istio-system.layertrace") {
 		t.Errorf("Istio 1.29 has the module under another name: %v, %v", filter, err)
 	}
 	out = does(t, c, "uninstall", "--yes")
-	expect(t, out, "deleted   PodMonitor layertrace-system/layertrace-agent")
+	expect(t, out, "deleted   PodMonitor layertrace-system/layertrace-agent",
+		"deleted   PrometheusRule layertrace-system/layertrace", "deleted   ConfigMap layertrace-system/layertrace-dashboard")
 }
 
 // Limited to a namespace and a workload, nothing is left in the root namespace, and status

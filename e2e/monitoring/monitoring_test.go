@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,7 +65,8 @@ func TestRules(t *testing.T) {
 // between the nodes.
 func TestQueries(t *testing.T) {
 	program, _ := programs(t)
-	queries := dashboardQueries(t)
+	g := readDashboard(t)
+	queries := g.queries(t, g.everything())
 	targets := example(t)
 	for name, scrape := range map[string]string{
 		"native":  "scrape_native_histograms: true",
@@ -74,14 +76,17 @@ func TestQueries(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // mostly waits for scrapes
 			p := startPrometheus(t, program, targets, scrape)
-			for _, q := range append(queries, recordings(t, p)...) {
+			for _, q := range slices.Concat(queries, g.queries(t, g.one()), recordings(t, p)) {
 				if err := sandbox.Await(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
 					return p.hasData(ctx, q.expr)
 				}); err != nil {
 					t.Errorf("%s\n%s", err, q.expr)
 				}
 			}
-			checkRelay(t, p, queries)
+			checkRelay(t, p, named(t, queries, "Relay network per hop, mean A"))
+			g.checkHealth(t, p)
+			g.checkVariables(t, p)
+			g.checkLinks(t, p)
 			checkKind(t, p, name)
 			if ids, err := p.exemplars(t.Context(), `{__name__=~"layertrace_layer_duration_seconds.*"}`); err != nil || len(ids) == 0 || len(ids[0]) != 32 {
 				t.Errorf("trace IDs of exemplars: %q, %v", ids, err)
@@ -92,25 +97,18 @@ func TestQueries(t *testing.T) {
 
 // checkRelay compares the panel with the delay of the example between nodes: 200 to
 // 400 µs, on average 300.
-func checkRelay(t *testing.T, p *prometheus, queries []query) {
+func checkRelay(t *testing.T, p *prometheus, expr string) {
 	t.Helper()
-	for _, q := range queries {
-		if !strings.HasPrefix(q.name, "Relay network per hop") {
-			continue
+	// Two agents are scraped at different times: the average takes some scrapes.
+	if err := sandbox.Await(t.Context(), "relay network", 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
+		samples, err := p.query(ctx, expr)
+		if err == nil && (len(samples) != 1 || math.Abs(samples[0].value-300e-6) > 30e-6) {
+			err = fmt.Errorf("%v s, want one hop of about 300 µs", samples)
 		}
-		// Two agents are scraped at different times: the average takes some scrapes.
-		if err := sandbox.Await(t.Context(), q.name, 30*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
-			values, err := p.query(ctx, q.expr)
-			if err == nil && (len(values) != 1 || math.Abs(values[0]-300e-6) > 30e-6) {
-				err = fmt.Errorf("%v s, want one hop of about 300 µs", values)
-			}
-			return err
-		}); err != nil {
-			t.Error(err)
-		}
-		return
+		return err
+	}); err != nil {
+		t.Error(err)
 	}
-	t.Error("no panel of the relay network")
 }
 
 // checkKind checks that the scrape setting has its effect.
@@ -119,9 +117,9 @@ func checkKind(t *testing.T, p *prometheus, name string) {
 	for expr, want := range map[string]bool{
 		"layertrace_layer_duration_seconds": name != "classic", "layertrace_layer_duration_seconds_bucket": name != "native",
 	} {
-		values, err := p.query(t.Context(), "count("+expr+")")
-		if err != nil || (len(values) > 0) != want {
-			t.Errorf("%s exists: %v, %v", expr, values, err)
+		samples, err := p.query(t.Context(), "count("+expr+")")
+		if err != nil || (len(samples) > 0) != want {
+			t.Errorf("%s exists: %v, %v", expr, samples, err)
 		}
 	}
 }

@@ -24,7 +24,8 @@ import (
 // prometheus is a running server.
 type prometheus struct{ base string }
 
-// startPrometheus starts a server that scrapes the targets five times per second.
+// startPrometheus starts a server that scrapes the targets five times per second: as the nodes
+// node1 and node2 of a cluster east, whose node3 does not respond.
 func startPrometheus(t *testing.T, program string, targets []string, scrape string) *prometheus {
 	t.Helper()
 	dir := t.TempDir()
@@ -36,8 +37,13 @@ func startPrometheus(t *testing.T, program string, targets []string, scrape stri
 global: {scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 1s}
 rule_files: [%s]
 scrape_configs:
-- {job_name: layertrace-agent, static_configs: [{targets: [%q, %q]}], %s}
-`, rules, targets[0], targets[1], scrape)
+- job_name: layertrace-agent
+  static_configs:
+  - {targets: [%q], labels: {cluster: east, node: node1}}
+  - {targets: [%q], labels: {cluster: east, node: node2}}
+  - {targets: ["127.0.0.1:1"], labels: {cluster: east, node: node3}}
+  %s
+`, rules, targets[0], targets[1], strings.ReplaceAll(scrape, ", ", "\n  "))
 	file := filepath.Join(dir, "prometheus.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -89,18 +95,26 @@ func (p *prometheus) get(ctx context.Context, path string, parameters url.Values
 	return nil
 }
 
-// query returns the values of an instant query, 0 for histograms.
-func (p *prometheus) query(ctx context.Context, expr string) ([]float64, error) {
+// sample is one result of an instant query; value is 0 for histograms.
+type sample struct {
+	labels map[string]string
+	value  float64
+}
+
+// query returns the results of an instant query.
+func (p *prometheus) query(ctx context.Context, expr string) ([]sample, error) {
 	var data struct {
 		Result []struct {
-			Value []any `json:"value"`
-		} `json:"result"`
+			Metric map[string]string
+			Value  []any
+		}
 	}
 	if err := p.get(ctx, "/api/v1/query", url.Values{"query": {expr}}, &data); err != nil {
 		return nil, err
 	}
-	values := make([]float64, len(data.Result))
+	samples := make([]sample, len(data.Result))
 	for i, r := range data.Result {
+		samples[i].labels = r.Metric
 		if len(r.Value) != 2 {
 			continue
 		}
@@ -108,23 +122,23 @@ func (p *prometheus) query(ctx context.Context, expr string) ([]float64, error) 
 		if err != nil {
 			return nil, err
 		}
-		values[i] = v
+		samples[i].value = v
 	}
-	return values, nil
+	return samples, nil
 }
 
 // hasData returns an error while a query has no result that is a number.
 func (p *prometheus) hasData(ctx context.Context, expr string) error {
-	values, err := p.query(ctx, expr)
+	samples, err := p.query(ctx, expr)
 	if err != nil {
 		return err
 	}
-	for _, v := range values {
-		if v == v { // not NaN
+	for _, s := range samples {
+		if s.value == s.value { // not NaN
 			return nil
 		}
 	}
-	return fmt.Errorf("no data in %d series", len(values))
+	return fmt.Errorf("no data in %d series", len(samples))
 }
 
 // exemplars returns the trace IDs of the exemplars of a query's series.
@@ -150,39 +164,6 @@ func (p *prometheus) exemplars(ctx context.Context, expr string) ([]string, erro
 // query is a query of the dashboard or the rules, with the name of its panel or rule.
 type query struct{ name, expr string }
 
-// dashboardQueries returns the queries of all panels, with everything selected in the
-// example's namespace.
-func dashboardQueries(t *testing.T) []query {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join(folder, "layertrace-layers.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var dashboard struct {
-		Panels []struct {
-			Title   string
-			Targets []struct{ RefID, Expr string }
-		}
-	}
-	if err := json.Unmarshal(data, &dashboard); err != nil {
-		t.Fatal(err)
-	}
-	chosen := strings.NewReplacer("$__rate_interval", "10s", "$source_namespace", "bookinfo", "$destination_namespace", "bookinfo",
-		"$source", ".*", "$destination", ".*", "$layer", ".*")
-	var all []query
-	for _, p := range dashboard.Panels {
-		for _, target := range p.Targets {
-			if target.Expr != "" {
-				all = append(all, query{p.Title + " " + target.RefID, chosen.Replace(target.Expr)})
-			}
-		}
-	}
-	if len(all) < 15 {
-		t.Fatalf("the dashboard has only %d queries", len(all))
-	}
-	return all
-}
-
 // recordings returns the recording rules, and fails for rules with errors.
 func recordings(t *testing.T, p *prometheus) (all []query) {
 	t.Helper()
@@ -207,7 +188,7 @@ func recordings(t *testing.T, p *prometheus) (all []query) {
 			}
 		}
 	}
-	if len(all) != 3 || alerts != 8 {
+	if len(all) != 3 || alerts != 11 {
 		t.Errorf("%d recording rules and %d alerts loaded", len(all), alerts)
 	}
 	return all

@@ -28,3 +28,29 @@ func TestUse(t *testing.T) {
 		}
 	}
 }
+
+// Paragraphs are broken anew, and lists stay as they are.
+func TestParagraphs(t *testing.T) {
+	const text = "one two\nthree\n\nfour:\n  a  long list\n  b\nfive"
+	for width, want := range map[int]string{
+		0: text, 80: "one two three\n\nfour:\n  a  long list\n  b\nfive\n", 7: "one two\nthree\n\nfour:\n  a  long list\n  b\nfive\n",
+	} {
+		if got := Paragraphs(text, width); got != want {
+			t.Errorf("%d: %q, want %q", width, got, want)
+		}
+	}
+}
+
+// A list of defaults without spaces breaks too.
+func TestLongDefaults(t *testing.T) {
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	fs.StringSlice("names", []string{"layertrace-system", "kube-system", "monitoring", "prometheus", "observability"}, "names")
+	for line := range strings.Lines(Usages(fs, 60)) {
+		if len(line) > 61 {
+			t.Errorf("%d columns: %s", len(line)-1, line)
+		}
+	}
+	if whole := Usages(fs, 0); strings.Count(whole, "\n") != 1 {
+		t.Errorf("without a width: %s", whole)
+	}
+}

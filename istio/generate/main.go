@@ -97,6 +97,7 @@ metadata:
   labels:
     app.kubernetes.io/name: layertrace
     app.kubernetes.io/component: agent
+    app.kubernetes.io/managed-by: layertrace
 spec:
 `
 

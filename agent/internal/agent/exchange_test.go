@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"runtime/metrics"
+	"runtime/pprof"
 	"testing"
 	"time"
 	"unsafe"
@@ -215,9 +216,24 @@ func BenchmarkExchange(b *testing.B) {
 // BenchmarkLayers is an agent with layers at fixed rates, from the record to the encoded span:
 // its peak memory without program text and BPF maps, the CPU of a request, and the traces that
 // were not split or split early. It needs some 15 s of each rate: -benchtime 150000x for 10,000.
+// With a path in heapProfile it writes a profile of the heap there after half of the requests.
 func BenchmarkLayers(b *testing.B) {
 	for _, rate := range []int{5000, 10_000, 20_000} {
 		b.Run(fmt.Sprintf("rate=%d", rate), func(b *testing.B) { benchLayers(b, rate) })
+	}
+}
+
+// heapProfile is the environment variable with the path of BenchmarkLayers' profile.
+const heapProfile = "LAYERTRACE_HEAP_PROFILE"
+
+// writeHeap writes a profile of the heap, as of the last garbage collection.
+func writeHeap(b *testing.B, path string) {
+	file, err := os.Create(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := errors.Join(pprof.WriteHeapProfile(file), file.Close()); err != nil {
+		b.Fatal(err)
 	}
 }
 
@@ -251,9 +267,14 @@ func benchLayers(b *testing.B, rate int) {
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &before); err != nil {
 		b.Fatal(err)
 	}
+	profile := os.Getenv(heapProfile)
 	b.ReportAllocs()
 	b.ResetTimer()
 	for began, sent := time.Now(), 0; sent < b.N; time.Sleep(5 * time.Millisecond) {
+		if profile != "" && sent > b.N/2 {
+			writeHeap(b, profile)
+			profile = ""
+		}
 		due := min(b.N, int(time.Since(began).Seconds()*float64(rate)))
 		w.passHops(b, due-sent)
 		sent = due

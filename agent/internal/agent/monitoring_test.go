@@ -20,8 +20,9 @@ import (
 
 const monitoring = "../../../istio/monitoring/"
 
-// targetLabels are the labels that Prometheus adds, and le of classic buckets.
-var targetLabels = []string{"instance", "job", "le"}
+// targetLabels are the labels that Prometheus adds, with those of docs/metrics.md and of the
+// PodMonitor, and le of classic buckets.
+var targetLabels = []string{"instance", "job", "cluster", "node", "le"}
 
 // metricNames returns all metrics that an agent can have, with their labels.
 func metricNames(t *testing.T) map[string][]string {
@@ -35,7 +36,7 @@ func metricNames(t *testing.T) map[string][]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := map[string][]string{"up": nil}
+	names := map[string][]string{"up": nil, "ALERTS": {"alertname", "alertstate"}}
 	for _, f := range families {
 		var labels []string
 		for _, m := range f.GetMetric() {
@@ -102,7 +103,7 @@ func dashboardExpressions(t *testing.T) (all []string) {
 			}
 		}
 	}
-	ofVariable := regexp.MustCompile(`^(?:label_values\((.*), \w+|query_result\((.*))\)$`)
+	ofVariable := regexp.MustCompile(`^(?:label_values\((.*), \w+|query_result\((.*))\)$`) // as e2e/monitoring runs them
 	for _, v := range dashboard.Templating.List {
 		if m := ofVariable.FindStringSubmatch(v.Definition); m != nil {
 			all = append(all, m[1]+m[2])
@@ -132,6 +133,109 @@ func ruleExpressions(t *testing.T, names map[string][]string) (all []string) {
 		}
 	}
 	return all
+}
+
+// Each layer has one colour of its own in all panels with layers, and merged layers another.
+func TestDashboardHasAColorForEachLayer(t *testing.T) {
+	type override struct {
+		Matcher    struct{ ID, Options string }
+		Properties []struct {
+			ID    string
+			Value struct{ FixedColor string }
+		}
+	}
+	var dashboard struct {
+		Panels []struct {
+			Title       string
+			Targets     []struct{ LegendFormat string }
+			FieldConfig struct{ Overrides []override }
+		}
+	}
+	readFile(t, "layertrace-layers.json", json.Unmarshal, &dashboard)
+	colors := map[string]string{} // by layer
+	panels := 0
+	for _, p := range dashboard.Panels {
+		if len(p.Targets) == 0 || !strings.HasPrefix(p.Targets[0].LegendFormat, "{{layer}}") {
+			continue
+		}
+		panels++
+		for _, layer := range []string{
+			string(observe.Application), string(observe.ProtocolStack), string(observe.VirtualNetwork), string(observe.NodeDriver), string(observe.RelayNetwork), "virtual-network+protocol-stack",
+		} {
+			var found []string
+			for _, o := range p.FieldConfig.Overrides {
+				if o.Matcher.ID == "byRegexp" && regexp.MustCompile(strings.Trim(o.Matcher.Options, "/")).MatchString(layer+" details bookinfo") {
+					found = append(found, o.Properties[0].Value.FixedColor)
+				}
+			}
+			if len(found) != 1 || colors[layer] != "" && colors[layer] != found[0] {
+				t.Errorf("%s: the colours of %s are %q, elsewhere %q", p.Title, layer, found, colors[layer])
+				continue
+			}
+			colors[layer] = found[0]
+		}
+	}
+	different := map[string]bool{}
+	for _, color := range colors {
+		different[color] = true
+	}
+	if panels != 4 || len(different) != 6 {
+		t.Errorf("%d panels with the colours %v", panels, colors)
+	}
+}
+
+// Links of the dashboard and the alerts lead to headings of the documentation, and every
+// alert has one of its own name.
+func TestMonitoringLinksToTheDocumentation(t *testing.T) {
+	var rules struct {
+		Groups []struct {
+			Rules []struct {
+				Alert       string
+				Annotations map[string]string
+			}
+		}
+	}
+	readFile(t, "rules.yaml", func(data []byte, v any) error { return yaml.Unmarshal(data, v) }, &rules)
+	var links []string
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			if r.Alert == "" {
+				continue
+			}
+			link := r.Annotations["runbook_url"]
+			if !strings.HasSuffix(link, "/metrics.md#"+strings.ToLower(r.Alert)) {
+				t.Errorf("the runbook of %s is at %q", r.Alert, link)
+			}
+			links = append(links, link)
+		}
+	}
+	dashboard, err := os.ReadFile(monitoring + "layertrace-layers.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	links = append(links, regexp.MustCompile(`https://github.com/[^"]*`).FindAllString(string(dashboard), -1)...)
+	if len(links) < 30 {
+		t.Errorf("only %d links were found", len(links))
+	}
+	notInAnchors := regexp.MustCompile(`[^a-z0-9 -]`)
+	for _, link := range links {
+		name, anchor, _ := strings.Cut(strings.TrimPrefix(link, "https://github.com/layertrace/layertrace/blob/main/"), "#")
+		page, err := os.ReadFile("../../../" + name)
+		if err != nil {
+			t.Errorf("%s: %v", link, err)
+			continue
+		}
+		found := anchor == ""
+		for line := range strings.Lines(string(page)) {
+			if title := strings.TrimLeft(line, "#"); title != line {
+				title = notInAnchors.ReplaceAllString(strings.ToLower(strings.TrimSpace(title)), "")
+				found = found || strings.ReplaceAll(title, " ", "-") == anchor
+			}
+		}
+		if !found {
+			t.Errorf("%s: the page has no such heading", link)
+		}
+	}
 }
 
 func readFile(t *testing.T, name string, unmarshal func([]byte, any) error, v any) {

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,11 +18,16 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/doctor"
 	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 func TestVersion(t *testing.T) {
@@ -51,6 +57,11 @@ func TestVersionText(t *testing.T) {
 // The shells complete the values of flags, and files only where a file is meant.
 func TestCompletion(t *testing.T) {
 	const noFiles, files = ":4", ":0"
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, []byte("contexts: [{name: test}, {name: other}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KUBECONFIG", kubeconfig)
 	for _, test := range []struct {
 		args      string
 		want      []string
@@ -66,6 +77,17 @@ func TestCompletion(t *testing.T) {
 		{"agent --log-level", []string{"debug", "info", "warn", "error"}, noFiles},
 		{"agent --tcp-option", []string{"off", "compact", "paper"}, noFiles},
 		{"agent --config", nil, files},
+		{"agent --spans", []string{"interfaces", "layers"}, noFiles},
+		{"agent --log-format", []string{"text", "json"}, noFiles},
+		{"agent --context-format", tracecontext.PreferenceNames(), noFiles},
+		{"agent --socket-cgroup", []string{"auto", "none"}, files},
+		{"join --log-level", []string{"debug", "info", "warn", "error"}, noFiles},
+		{"join --log-format", []string{"text", "json"}, noFiles},
+		{"install --mtls-log", install.MTLSLogs, noFiles},
+		{"install --tracer", install.Tracers, noFiles},
+		{"install --context", []string{"other", "test"}, noFiles},
+		{"status --context", []string{"other", "test"}, noFiles},
+		{"decode --context-format", tracecontext.PreferenceNames(), noFiles},
 		{"explain --store", []string{"auto", "jaeger", "zipkin", "tempo"}, noFiles},
 		{"explain", nil, noFiles},
 		{"decode", nil, files},
@@ -82,6 +104,38 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
+// The shells complete the agent's settings, and then their values.
+func TestCompletionOfSettings(t *testing.T) {
+	for typed, want := range map[string]string{
+		"": "\ncpu-limit=\n", "log-level=": "log-level=debug\nlog-level=info\nlog-level=warn\nlog-level=error\n:4\n",
+		"kubernetes=": "kubernetes=true\nkubernetes=false\n:4\n", "queue-size=": ":4\n", "nosuch=": ":4\n",
+	} {
+		if code, stdout, _ := runHere(t, "__complete", "install", "--agent-setting", typed); code != 0 || !strings.Contains(stdout, want) || typed != "" && stdout != want {
+			t.Errorf("%q: exit code %d, %q, want %q", typed, code, stdout, want)
+		}
+	}
+}
+
+// Every flag has its own completion: one whose values a type or flagValues lists, these; and
+// files only where a file is meant.
+func TestEveryFlagIsCompleted(t *testing.T) {
+	for _, cmd := range newRoot().Commands() {
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			_, stdout, _ := runHere(t, "__complete", cmd.Name(), "--"+f.Name+"=")
+			kind, _ := pflag.UnquoteUsage(f)
+			offersFiles := strings.HasSuffix(stdout, ":0\n")
+			if f.Value.Type() != "bool" && offersFiles != (kind == "FILE" || kind == "PATH") {
+				t.Errorf("%s --%s %s: files %v: %q", cmd.Name(), f.Name, kind, offersFiles, stdout)
+			}
+			for choice := range strings.SplitSeq(f.Value.Type(), "|") {
+				if strings.Contains(f.Value.Type(), "|") && !strings.Contains(stdout, choice+"\n") {
+					t.Errorf("%s --%s does not offer %s: %q", cmd.Name(), f.Name, choice, stdout)
+				}
+			}
+		})
+	}
+}
+
 // The exit code tells failures, wrong usage and nothing found apart.
 func TestExitCodes(t *testing.T) {
 	for _, test := range []struct {
@@ -95,6 +149,36 @@ func TestExitCodes(t *testing.T) {
 	} {
 		if got := exitCode(test.err, test.ran); got != test.want {
 			t.Errorf("%v, ran %v: %d, want %d", test.err, test.ran, got, test.want)
+		}
+	}
+}
+
+// Each code of docs/versioning.md, from the commands.
+func TestExitCodesOfCommands(t *testing.T) {
+	const file, id = "../tracestore/testdata/otlp.jsonl", "4bf92f3577b34da6a3ce929d0e0e4736"
+	for _, test := range []struct {
+		args string
+		want int
+	}{
+		{"version", 0}, {"--help", 0}, {"help explain", 0}, {"explain --file " + file + " " + id, 0}, {"install --dry-run --reorder=none", 0},
+		{"explain --url http://127.0.0.1:1 --store jaeger " + id, exitFailed}, {"explain --file /nosuch " + id, exitFailed}, {"decode /nosuch", exitFailed},
+		{"install --kubeconfig /nosuch --reorder=none", exitFailed}, {"status --kubeconfig /nosuch", exitFailed}, {"uninstall --kubeconfig /nosuch", exitFailed},
+		{"nosuch", exitUsage}, {"version --nosuch", exitUsage}, {"version more", exitUsage}, {"explain", exitUsage}, {"explain --baseline=-1 " + id, exitUsage},
+		{"decode --format=xml -", exitUsage}, {"install --reorder=front", exitUsage}, {"join --max-exchanges=0", exitUsage}, {"agent --queue-size=0", exitUsage}, {"help nosuch", exitUsage},
+		{"explain --file " + file + " 00000000000000000000000000000001", exitNothing}, {"explain --file " + file + " --service nosuch", exitNothing},
+	} {
+		code, _, stderr := runHere(t, strings.Fields(test.args)...)
+		if code != test.want || (stderr == "") != (code == 0) {
+			t.Errorf("%s: exit code %d, want %d: %q", test.args, code, test.want, stderr)
+		}
+	}
+	page, err := os.ReadFile("../../../docs/versioning.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range []int{0, exitFailed, exitUsage, exitNothing} {
+		if !bytes.Contains(page, fmt.Appendf(nil, "\n| %d | ", code)) || !strings.Contains(newRoot().Long, fmt.Sprint(code)) {
+			t.Errorf("exit code %d is not documented", code)
 		}
 	}
 }
@@ -139,9 +223,53 @@ func TestHelpListsTheFlags(t *testing.T) {
 	}
 }
 
+// Help fits 80 columns, and has commands in groups, and examples whose flags exist.
+func TestHelp(t *testing.T) {
+	t.Setenv("COLUMNS", "80")
+	commands := []string{"agent", "decode", "doctor", "explain", "install", "join", "status", "uninstall", "version"}
+	for _, command := range append(commands, "") {
+		_, help, _ := runHere(t, strings.Fields(command+" --help")...)
+		for line := range strings.Lines(help) {
+			if columns := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); columns > 80 {
+				t.Errorf("%s --help: %d columns: %s", command, columns, line)
+			}
+		}
+	}
+	root := newRoot()
+	for _, name := range commands {
+		cmd, _, err := root.Find([]string{name})
+		if err != nil || (cmd.GroupID == "") != (name == "version") {
+			t.Errorf("%s is in the group %q, %v", name, cmd.GroupID, err)
+		}
+		examples := 0
+		for line := range strings.Lines(strings.ReplaceAll(cmd.Example, "\\\n", "")) {
+			_, args, found := strings.Cut(line, "layertrace "+name)
+			if !found {
+				continue
+			}
+			examples++
+			if err := newRootCommand(t, name).ParseFlags(strings.Fields(args)); err != nil {
+				t.Errorf("%s: %v", line, err)
+			}
+		}
+		if examples == 0 {
+			t.Errorf("%s has no example", name)
+		}
+	}
+}
+
+func newRootCommand(t *testing.T, name string) *cobra.Command {
+	t.Helper()
+	cmd, _, err := newRoot().Find([]string{name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
 func TestHelpListsTheCommands(t *testing.T) {
 	r := runBinary(t, exec.Command(binary, "--help"))
-	for _, command := range []string{"agent", "decode", "doctor", "explain", "install", "status", "uninstall", "version"} {
+	for _, command := range []string{"agent", "decode", "doctor", "explain", "install", "status", "try", "uninstall", "version"} {
 		if !strings.Contains(r.stdout, "\n  "+command+" ") {
 			t.Errorf("the help lacks %s:\n%s", command, r.stdout)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/agent/internal/watch"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -25,7 +26,8 @@ func flagValues() map[string][]string {
 	return map[string][]string{
 		"reorder": install.Reorders, "mtls-log": install.MTLSLogs, "tracer": install.Tracers, "store": stores,
 		"format": {formatAuto, formatTable, formatJSON}, "context-format": tracecontext.PreferenceNames(),
-		"export": config.Exporters, "socket-cgroup": {config.SocketCgroupAuto}, "spans": {config.SpansInterfaces, config.SpansLayers},
+		"output": {outputText, outputJSON}, "layer": watch.LayerNames(),
+		"export": config.Exporters, "socket-cgroup": {config.SocketCgroupAuto, config.SocketCgroupNone}, "spans": {config.SpansInterfaces, config.SpansLayers},
 	}
 }
 
@@ -54,8 +56,16 @@ func completionOf(f *pflag.Flag, command string, values map[string][]string) cob
 	switch choices := strings.Split(f.Value.Type(), "|"); {
 	case f.Name == "mtls" && command == "install":
 		return cobra.FixedCompletions(install.MTLSModes, cobra.ShellCompDirectiveNoFileComp)
+	case f.Name == "reorder" && command == "try":
+		return cobra.FixedCompletions(install.TrialReorders, cobra.ShellCompDirectiveNoFileComp)
 	case f.Name == "vnic", f.Name == "pnic":
 		return completeInterfaces
+	case f.Name == "agent-setting":
+		return completeSettings
+	case f.Name == "context":
+		return completeContexts
+	case known && kind == "PATH": // else a path, once no value fits
+		return cobra.FixedCompletions(fixed, cobra.ShellCompDirectiveDefault)
 	case known:
 		return cobra.FixedCompletions(fixed, cobra.ShellCompDirectiveNoFileComp)
 	case len(choices) > 1:
@@ -64,6 +74,50 @@ func completionOf(f *pflag.Flag, command string, values map[string][]string) cob
 		return nil
 	}
 	return cobra.NoFileCompletions
+}
+
+// completeSettings offers the agent's settings as NAME=, and then the values of a choice.
+func completeSettings(_ *cobra.Command, _ []string, typed string) (offers []string, directive cobra.ShellCompDirective) {
+	settings := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+	config.Define(settings)
+	directive = cobra.ShellCompDirectiveNoFileComp
+	name, _, named := strings.Cut(typed, "=")
+	if !named {
+		settings.VisitAll(func(f *pflag.Flag) {
+			if f.Name != "config" {
+				offers = append(offers, f.Name+"=")
+			}
+		})
+		return offers, directive | cobra.ShellCompDirectiveNoSpace
+	}
+	f := settings.Lookup(name)
+	if f == nil {
+		return nil, directive
+	}
+	values := flagValues()[name]
+	if choices := strings.Split(f.Value.Type(), "|"); values == nil && len(choices) > 1 {
+		values = choices
+	}
+	if f.Value.Type() == "bool" {
+		values = []string{"true", "false"}
+	}
+	for _, value := range values {
+		offers = append(offers, name+"="+value)
+	}
+	return offers, directive
+}
+
+// completeContexts offers the contexts of the kubeconfig.
+func completeContexts(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	file := ""
+	if f := cmd.Flags().Lookup("kubeconfig"); f != nil {
+		file = f.Value.String()
+	}
+	names, err := install.Contexts(file)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // completeInterfaces offers the interfaces that are there, and kinds.

@@ -10,12 +10,13 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/decode"
 	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/screen"
 )
 
 // decodeFlags are the settings of layertrace decode.
@@ -42,6 +43,11 @@ func newDecode() *cobra.Command {
 summary on stderr. On a terminal it is a table, otherwise one JSON object per line
 (docs/decode.md has the fields). FILE is a pcap or pcapng file, as written by tcpdump,
 or "-" for stdin; it may be compressed by gzip.`,
+		Example: `  # what passes now
+  tcpdump -i eth0 -U -w - tcp port 8080 | layertrace decode --format table -
+
+  # all requests of a file
+  layertrace decode --all capture.pcap.gz`,
 		Args: oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := f.options(cmd)
@@ -94,10 +100,9 @@ type exchangeWriter interface {
 }
 
 func (f *decodeFlags) writer(out io.Writer) (exchangeWriter, error) {
-	width, terminal := terminalWidth(out)
 	switch {
-	case f.format == formatTable, f.format == formatAuto && terminal:
-		return &exchangeTable{out: bufio.NewWriter(out), width: width}, nil
+	case f.format == formatTable, f.format == formatAuto && isTerminal(out):
+		return &exchangeTable{out: bufio.NewWriter(out), width: screen.Width(out)}, nil
 	case f.format == formatJSON, f.format == formatAuto:
 		buffered := bufio.NewWriter(out)
 		return &exchangeLines{buffered, json.NewEncoder(buffered)}, nil
@@ -105,17 +110,10 @@ func (f *decodeFlags) writer(out io.Writer) (exchangeWriter, error) {
 	return nil, fmt.Errorf("--format %q: want %s, %s or %s", f.format, formatTable, formatJSON, formatAuto)
 }
 
-// terminalWidth returns the width of a terminal in columns, 0 if out is none.
-func terminalWidth(out io.Writer) (width int, terminal bool) {
+// isTerminal reports whether out is a terminal.
+func isTerminal(out io.Writer) bool {
 	file, ok := out.(*os.File)
-	if !ok {
-		return 0, false
-	}
-	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return 0, false
-	}
-	return int(size.Col), true
+	return ok && term.IsTerminal(int(file.Fd()))
 }
 
 // exchangeLines writes JSON lines.

@@ -3,9 +3,12 @@
 package cli
 
 import (
+	"cmp"
+
 	"github.com/spf13/cobra"
 
 	"github.com/layertrace/layertrace/agent/internal/doctor"
+	"github.com/layertrace/layertrace/internal/screen"
 )
 
 // agentMetrics is the default of the agent's --metrics-address.
@@ -28,16 +31,21 @@ and a cgroup of their own, and removed.
 It also names traffic that an agent here does not read: by the counters of a running
 agent, by overlay devices, and by BPF programs of others that get packets first.
 
-The exit code is 0 if the agent can capture
-on this machine, else 1.`,
+The exit code is 0 if the agent can capture on this machine, else 1.`,
+		Example: `  # as root: without privileges little can be tried
+  layertrace doctor
+
+  # what is missing, for a program
+  layertrace doctor --json`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			report := doctor.Examine(cmd.Context(), address)
-			write := report.WriteText
+			out := cmd.OutOrStdout()
+			write := func() error { return report.WriteText(out, cmp.Or(screen.Width(out), screen.DefaultWidth)) }
 			if asJSON {
-				write = report.WriteJSON
+				write = func() error { return report.WriteJSON(out) }
 			}
-			if err := write(cmd.OutOrStdout()); err != nil {
+			if err := write(); err != nil {
 				return err
 			}
 			if !report.Capture {

@@ -11,17 +11,16 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"github.com/layertrace/layertrace/agent/internal/explain"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/screen"
 )
 
 // Environment variables for --url, --store and --jaeger.
@@ -56,14 +55,10 @@ func newExplain() *cobra.Command {
 		Long: `Show where the time of a trace went: the layer, its service, node or link, and
 how much more it took than in the baseline, traces of the same operation.
 
-  layertrace explain 4bf92f3577b34da6a3ce929d0e0e4736
-
 Each ID is explained by itself. IDs joined by commas are compared with the
 baseline together: a layer that is slow by chance in one of them does not count.
 
-With --service, show why the slow traces of a service are slow:
-
-  layertrace explain --service productpage --last 15m
+With --service, show why the slow traces of a service are slow.
 
 Traces come from Jaeger, Zipkin or Grafana Tempo at --url, or with --file from a
 file: OTLP JSON as written by the OpenTelemetry Collector's file exporter, or JSON
@@ -72,6 +67,15 @@ output.
 
 The exit code is 0 if the traces were found, 3 if they do not exist, else 1, or 2 for
 wrong flags.`,
+		Example: `  # where one trace was slow
+  layertrace explain 4bf92f3577b34da6a3ce929d0e0e4736
+
+  # why the slow traces of a service are slow
+  layertrace explain --service productpage --last 15m
+
+  # a page, of traces in a file
+  layertrace explain --file traces.json --html page.html \
+      4bf92f3577b34da6a3ce929d0e0e4736`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(cmd.Flags(), args); err != nil {
 				return usage(err)
@@ -307,7 +311,7 @@ func (o output) result(i int, result interface {
 	if i > 0 {
 		fmt.Fprintln(o.stdout)
 	}
-	return result.WriteText(o.stdout, explain.TextOptions{Color: useColor(o.stdout), Width: columnsOf(o.stdout)})
+	return result.WriteText(o.stdout, explain.TextOptions{Color: useColor(o.stdout), Width: screen.Width(o.stdout)})
 }
 
 // page writes the page to its destination, if it is wanted.
@@ -331,21 +335,5 @@ func (o output) page(write func(io.Writer) error) error {
 // useColor reports whether w is a terminal with colours, which the user did not
 // disable (no-color.org).
 func useColor(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(file.Fd()))
-}
-
-// columnsOf returns the width of the terminal that w is, else that of COLUMNS; 0 if
-// neither is known.
-func columnsOf(w io.Writer) int {
-	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 0 {
-			return columns
-		}
-	}
-	columns, err := strconv.Atoi(os.Getenv("COLUMNS"))
-	if err != nil {
-		return 0
-	}
-	return columns
+	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && isTerminal(w)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/internal/printable"
+	"github.com/layertrace/layertrace/internal/screen"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -61,24 +62,29 @@ Methods to move the trace context to the start of the headers (--reorder), and w
 they take in each sidecar:
   wasmplugin                 the Wasm filter, fetched by a WasmPlugin and run as
                              an upstream HTTP filter of the router; 73 MiB
-  wasmplugin-inline-headers  the Wasm filter in the connection manager; pods need
-                             an annotation (docs/install.md) and a restart; 75 MiB
+  wasmplugin-inline-headers  the Wasm filter in the connection manager; pods
+                             need an annotation and a restart; 75 MiB
   envoyfilter                the Wasm filter as an upstream HTTP filter, without
                              a WasmPlugin; 73 MiB
   lua                        a Lua script as an upstream HTTP filter; nothing to
                              fetch; 3 MiB
   patched                    a proxy image with a patched Envoy
-  none                       no reordering: the agents search further. A good first step:
-                             layertrace status then says what reordering would save
+  none                       no reordering: the agents search further. A good
+                             first step: layertrace status then says what
+                             reordering would save
 
 To try it small: --namespace-selector, --workload-selector and --revision leave all
 other proxies as they are. Agents run on each node, but report only requests of the
 selected namespaces.`,
 		Example: `  # one namespace, nothing to fetch
-  layertrace install --reorder lua --namespace-selector kubernetes.io/metadata.name=shop
+  layertrace install --reorder lua \
+      --namespace-selector kubernetes.io/metadata.name=shop
 
   # the canary control plane of the whole mesh
-  layertrace install --reorder lua --revision canary --tracing-provider otel-tracing`,
+  layertrace install --reorder lua --revision canary
+
+  # the objects, for a repository
+  layertrace install --reorder lua --monitoring --dry-run`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.Check(); err != nil {
@@ -122,6 +128,7 @@ selected namespaces.`,
 	fs.StringVar(&o.NamespaceSelector, "namespace-selector", "", "change only proxies in the namespaces with these `LABELS`, such as team=web, and report only their requests")
 	fs.StringVar(&o.WorkloadSelector, "workload-selector", "", "change only proxies of pods with these `LABELS`, KEY=VALUE,...")
 	fs.StringVar(&o.Revision, "revision", "", "change only proxies of the control plane with this `REVISION`")
+	fs.BoolVar(&o.Monitoring, "monitoring", false, "also install alert rules for the Prometheus operator, and a dashboard for Grafana's sidecar")
 	fs.BoolVar(&dryRun, "dry-run", false, "print the YAML, without using a cluster")
 	fs.StringVar(&o.IstioVersion, "istio-version", "", "`VERSION` of Istio if the cluster does not report it, and for --dry-run (default: the newest known)")
 	fs.BoolVarP(&yes, "yes", "y", false, "do not ask for confirmation")
@@ -134,30 +141,7 @@ func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o i
 	if err != nil {
 		return err
 	}
-	for _, f := range findings {
-		fmt.Fprintf(out, "%-9s %-17s %s\n", f.Level, f.Check, f.Text)
-	}
-	if err := install.Refused(findings); err != nil {
-		return fmt.Errorf("nothing was changed: %w", err)
-	}
-	objects, err := install.Render(o)
-	if err != nil {
-		return err
-	}
-	if err := c.AwaitRemoval(ctx, objects, reportWait(out)); err != nil {
-		return fmt.Errorf("nothing was changed: %w", err)
-	}
-	if err := c.DryRun(ctx, objects); err != nil {
-		return fmt.Errorf("nothing was changed: dry run on the API server: %w", err)
-	}
-	if err := confirm(cmd, yes, fmt.Sprintf("Install %d objects into %s (--reorder %s)?", len(objects), c.Name, o.Reorder)); err != nil {
-		return err
-	}
-	count := map[install.Action]int{}
-	err = c.Apply(ctx, objects, func(change install.Change) {
-		count[change.Action]++
-		fmt.Fprintf(out, "%-9s %s\n", change.Action, change.Object)
-	})
+	count, err := installChecked(ctx, cmd, c, o, findings, yes)
 	if err != nil {
 		return err
 	}
@@ -171,6 +155,36 @@ func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o i
 		fmt.Fprintln(out, "No header is moved: after some traffic, layertrace status says what reordering would save.")
 	}
 	return nil
+}
+
+// installChecked reports the findings of the checks, and installs unless one is a refusal or the
+// user says no. It returns how many objects were created, changed and so on.
+func installChecked(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o install.Options, findings []install.Finding, yes bool) (map[install.Action]int, error) {
+	out := printable.Writer{To: cmd.OutOrStdout()}
+	for _, f := range findings {
+		fmt.Fprint(out, f.Line(screen.Width(cmd.OutOrStdout())))
+	}
+	if err := install.Refused(findings); err != nil {
+		return nil, fmt.Errorf("nothing was changed: %w", err)
+	}
+	objects, err := install.Render(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.AwaitRemoval(ctx, objects, reportWait(out)); err != nil {
+		return nil, fmt.Errorf("nothing was changed: %w", err)
+	}
+	if err := c.DryRun(ctx, objects); err != nil {
+		return nil, fmt.Errorf("nothing was changed: dry run on the API server: %w", err)
+	}
+	if err := confirm(cmd, yes, fmt.Sprintf("Install %d objects into %s (--reorder %s)?", len(objects), c.Name, o.Reorder)); err != nil {
+		return nil, err
+	}
+	count := map[install.Action]int{}
+	return count, c.Apply(ctx, objects, func(change install.Change) {
+		count[change.Action]++
+		fmt.Fprintf(out, "%-9s %s\n", change.Action, change.Object)
+	})
 }
 
 // reportWait returns a function that reports that an object is being deleted.

@@ -24,6 +24,8 @@ the trace of the exchange.
 A message is the same only if its connection ID, first byte and last byte are. Several
 joins share the work if an OpenTelemetry Collector routes to them by the attribute
 layertrace.connection_id (docs/devices.md).`,
+		Example: `  # beside a Collector, to a store on this machine
+  layertrace join --listen 127.0.0.1:4327 --otlp-endpoint 127.0.0.1:4317`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Complete(cmd.Flags())

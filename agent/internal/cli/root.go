@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -56,11 +57,14 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "layertrace",
 		Short: "Extend the traces of Istio and Envoy below the application: sockets, interfaces, network",
-		Long: `Extend the traces of Istio and Envoy below the application: sockets, interfaces, network.
+		Long: `Extend the traces of Istio and Envoy below the application: sockets, interfaces,
+network.
 
 The exit code is 0 if the command did what was asked; 1 if it failed, or reports that
 something does not work; 2 for wrong flags, arguments or settings; 3 if what was asked
-for does not exist, such as a trace.`,
+for does not exist, such as a trace.
+
+Text fits the terminal; COLUMNS sets another width, and NO_COLOR turns colours off.`,
 		Version:       readBuild().text(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -69,12 +73,38 @@ for does not exist, such as a trace.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	flaghelp.Use(root)
-	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newJoin(), newStatus(), newUninstall(), newVersion())
+	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newJoin(), newStatus(), newTry(), newUninstall(), newVersion())
 	root.SetHelpCommand(newHelp())
+	group(root)
 	if err := completeValues(root); err != nil {
 		panic(fmt.Sprintf("completion of a flag: %v", err)) // a bug that every test finds
 	}
 	return root
+}
+
+// Command returns all commands, for their manual.
+func Command() *cobra.Command { return newRoot() }
+
+// groups of commands in the help. Those in none are listed at the end.
+var groups = []struct {
+	id, title string
+	commands  []string
+}{
+	{"cluster", "In a cluster with Istio:", []string{"try", "install", "status", "uninstall"}},
+	{"traces", "Reading traces:", []string{"explain", "decode"}},
+	{"machine", "On a node, a machine or a device:", []string{"agent", "doctor", "join"}},
+}
+
+// group puts the commands into their groups.
+func group(root *cobra.Command) {
+	for _, g := range groups {
+		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, cmd := range root.Commands() {
+			if slices.Contains(g.commands, cmd.Name()) {
+				cmd.GroupID = g.id
+			}
+		}
+	}
 }
 
 // newHelp returns the help command, which refuses unknown commands: cobra's prints the

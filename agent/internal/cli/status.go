@@ -6,9 +6,11 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/spf13/cobra"
+
 	"github.com/layertrace/layertrace/agent/internal/clusterstatus"
 	"github.com/layertrace/layertrace/agent/internal/install"
-	"github.com/spf13/cobra"
+	"github.com/layertrace/layertrace/internal/screen"
 )
 
 func newStatus() *cobra.Command {
@@ -31,6 +33,11 @@ what reordering would save.
 
 The exit code is 0 if agents are installed and all of them are ready, 3 if nothing is
 installed, else 1.`,
+		Example: `  # since the agents started
+  layertrace status
+
+  # of the traffic from now on
+  layertrace status --window 30s`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Window < 0 {
@@ -46,11 +53,12 @@ installed, else 1.`,
 			if err != nil {
 				return err
 			}
-			write := status.WriteText
+			out := cmd.OutOrStdout()
+			write := func() error { return status.WriteText(out, screen.Width(out)) }
 			if asJSON {
-				write = status.WriteJSON
+				write = func() error { return status.WriteJSON(out) }
 			}
-			if err := write(cmd.OutOrStdout()); err != nil {
+			if err := write(); err != nil {
 				return err
 			}
 			if !status.Installed {

@@ -24,6 +24,8 @@ func newUninstall() *cobra.Command {
 
 Only objects that install created are deleted, and a namespace with objects of
 others is kept. The command returns when everything is gone.`,
+		Example: `  # without a question
+  layertrace uninstall --yes`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := cluster.connect()

@@ -132,7 +132,7 @@ layertrace_encrypted_records_total{side="attempt",state="unmatched",reason="no_c
 	}
 	s := Status{MTLS: install.MTLSEnvoyFilter, Workloads: []Workload{workload("web-v1", "{app: web}"), workload("db-v1", "{app: x, service.istio.io/canonical-name: db}")}}
 	var out bytes.Buffer
-	if err := s.WriteText(&out); err != nil {
+	if err := s.WriteText(&out, 0); err != nil {
 		t.Fatal(err)
 	}
 	text := strings.Join(strings.Fields(out.String()), " ")

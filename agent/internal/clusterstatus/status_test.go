@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/layertrace/layertrace/agent/internal/unseen"
@@ -176,7 +177,7 @@ func TestExplain(t *testing.T) {
 		}
 		var out bytes.Buffer
 		s.Problems = s.findProblems()
-		if err := s.WriteText(&out); err != nil || !strings.Contains(out.String(), want) {
+		if err := s.WriteText(&out, 0); err != nil || !strings.Contains(out.String(), want) {
 			t.Errorf("%v: %s", err, out.String())
 		}
 	}
@@ -196,7 +197,7 @@ func TestSavings(t *testing.T) {
 			t.Errorf("--reorder %s: problems %q", s.Reorder, s.Problems)
 		}
 		var out bytes.Buffer
-		if err := s.WriteText(&out); err != nil || strings.Contains(out.String(), saved) != want || !strings.Contains(out.String(), "25.0 % (2 of 8)") {
+		if err := s.WriteText(&out, 0); err != nil || strings.Contains(out.String(), saved) != want || !strings.Contains(out.String(), "25.0 % (2 of 8)") {
 			t.Errorf("--reorder %s: %v: %s", s.Reorder, err, out.String())
 		}
 	}
@@ -219,7 +220,7 @@ func TestLimited(t *testing.T) {
 		t.Errorf("with limits: %q", problems)
 	}
 	var out bytes.Buffer
-	if err := s.WriteText(&out); err != nil || !strings.Contains(out.String(), "limits            namespaces bank, shop; pods with app=web; revision canary\n") {
+	if err := s.WriteText(&out, 0); err != nil || !strings.Contains(out.String(), "limits            namespaces bank, shop; pods with app=web; revision canary\n") {
 		t.Errorf("%v: %s", err, out.String())
 	}
 }
@@ -239,7 +240,7 @@ layertrace_packets_encapsulated_total{kind="ipip"} 0
 	}}
 	s.Problems = s.findProblems()
 	var out bytes.Buffer
-	if err := s.WriteText(&out); err != nil {
+	if err := s.WriteText(&out, 0); err != nil {
 		t.Fatal(err)
 	}
 	if text := out.String(); strings.Count(text, "Not read") != 1 || !strings.Contains(text, "- n1: 3 packets in VXLAN: ") || !strings.Contains(text, "No problems") {
@@ -247,7 +248,7 @@ layertrace_packets_encapsulated_total{kind="ipip"} 0
 	}
 	s.Agents = s.Agents[1:]
 	out.Reset()
-	if err := s.WriteText(&out); err != nil || strings.Contains(out.String(), "Not read") {
+	if err := s.WriteText(&out, 0); err != nil || strings.Contains(out.String(), "Not read") {
 		t.Errorf("%v: %s", err, out.String())
 	}
 }
@@ -290,11 +291,52 @@ func TestStatusDoesNotControlTheTerminal(t *testing.T) {
 		Workloads: []Workload{{Name: hostile}},
 	}
 	var out bytes.Buffer
-	if err := s.WriteText(&out); err != nil {
+	if err := s.WriteText(&out, 0); err != nil {
 		t.Fatal(err)
 	}
 	if strings.ContainsAny(out.String(), "\x1b\x07\u009b\u202e") || !strings.Contains(out.String(), "owned") {
 		t.Errorf("%q", out.String())
+	}
+}
+
+// No line is wider than the terminal, and nothing is left out. Other outputs have whole lines.
+func TestStatusFitsTheTerminal(t *testing.T) {
+	traffic := Traffic{Requests: 123456, Found: 123000, Behind: 4000, Missed: 456}
+	s := Status{
+		Installed: true, Reorder: install.ReorderLua, MTLS: install.MTLSEnvoyFilter,
+		Findings: []install.Finding{{Level: install.Warning, Check: "upstream-filters", Text: strings.Repeat("another EnvoyFilter ", 10) + "sets them"}},
+		Agents: []Agent{{
+			Node: "ip-10-0-1-17.eu-central-1.compute.internal", Pod: "layertrace-system/layertrace-agent-x7k2p", Ready: true, Interfaces: 110, Traffic: traffic, SpansExported: 1234567,
+			Unseen: []unseen.Sight{{Kind: "tls", Count: 1234, Advice: strings.Repeat("they are encrypted ", 8) + "so far"}},
+		}},
+		Workloads: []Workload{{Namespace: "bookinfo-production", Name: "productpage-with-a-long-name-v1", Pods: 12, Sidecars: 12, Traffic: traffic, Problem: strings.Repeat("not reordered ", 12) + "at all"}},
+		Problems:  []string{strings.Repeat("agent on a node: not ready ", 8) + "yet"},
+	}
+	words := func(width int) (text string, all []string) {
+		var out bytes.Buffer
+		if err := s.WriteText(&out, width); err != nil {
+			t.Fatal(err)
+		}
+		return out.String(), strings.Fields(out.String())
+	}
+	whole, want := words(0)
+	if !strings.Contains(whole, "not ready yet\n") || !strings.Contains(whole, "sets them\n") || strings.Count(whole, "\n") > 20 {
+		t.Errorf("lines are broken:\n%s", whole)
+	}
+	for _, width := range []int{80, 120} {
+		text, got := words(width)
+		for line := range strings.Lines(text) {
+			if columns := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); columns > width {
+				t.Errorf("width %d: %d columns: %s", width, columns, line)
+			}
+		}
+		// Cells are broken, and the title of the remarks is left out.
+		count := func(words []string) int {
+			return len(strings.NewReplacer("PROBLEM", "", "WHYNOT", "").Replace(strings.Join(words, "")))
+		}
+		if count(got) != count(want) {
+			t.Errorf("width %d: %d characters, want %d:\n%s", width, count(got), count(want), text)
+		}
 	}
 }
 

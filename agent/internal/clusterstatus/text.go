@@ -3,16 +3,16 @@
 package clusterstatus
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/layertrace/layertrace/agent/internal/unseen"
 	"github.com/layertrace/layertrace/internal/printable"
+	"github.com/layertrace/layertrace/internal/screen"
 )
 
 // WriteJSON writes the status as one JSON object.
@@ -22,116 +22,114 @@ func (s *Status) WriteJSON(out io.Writer) error {
 	return e.Encode(s)
 }
 
-// WriteText writes the status as text.
-func (s *Status) WriteText(out io.Writer) error {
-	var b bytes.Buffer
+// WriteText writes the status as text in a width in columns, 0 for any.
+func (s *Status) WriteText(out io.Writer, width int) error {
+	var b strings.Builder
+	write := func(level install.Level, check, text string) {
+		b.WriteString(install.Finding{Level: level, Check: check, Text: text}.Line(width))
+	}
 	for _, f := range s.Findings {
-		fmt.Fprintf(&b, "%-9s %-17s %s\n", f.Level, f.Check, f.Text)
+		write(f.Level, f.Check, f.Text)
 	}
-	fmt.Fprintf(&b, "%-9s %-17s %s\n", install.Fine, "reorder", s.Reorder)
+	write(install.Fine, "reorder", s.Reorder)
 	if limits := s.Limits.String(); limits != "" {
-		fmt.Fprintf(&b, "%-9s %-17s %s\n", install.Fine, "limits", limits)
+		write(install.Fine, "limits", limits)
 	}
-	fmt.Fprintln(&b)
-	s.writeAgents(&b)
-	s.writeWorkloads(&b)
-	s.writeEncrypted(&b)
+	b.WriteByte('\n')
+	s.writeAgents(&b, width)
+	s.writeWorkloads(&b, width)
+	s.writeEncrypted(&b, width)
 	if len(s.Problems) == 0 {
-		fmt.Fprintln(&b, "No problems found.")
+		b.WriteString("No problems found.\n")
 	} else {
-		fmt.Fprintln(&b, "Problems:")
+		b.WriteString("Problems:\n")
 		for _, p := range s.Problems {
-			fmt.Fprintln(&b, "- "+p)
+			b.WriteString(screen.Wrap("- ", p, width))
 		}
 	}
 	// Pods choose their names and their last words, and agents' metrics have names of interfaces.
-	_, err := printable.Writer{To: out}.Write(b.Bytes())
+	_, err := io.WriteString(printable.Writer{To: out}, b.String())
 	return err
 }
 
-func (s *Status) writeAgents(b *bytes.Buffer) {
+func (s *Status) writeAgents(b *strings.Builder, width int) {
 	if len(s.Agents) == 0 {
 		return
 	}
-	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NODE\tAGENT\tREADY\tINTERFACES\tREQUESTS\tCONTEXTS IN PREFIX\tSPANS SENT\tLOST")
+	table := screen.NewTable("NODE", "AGENT", "READY", "INTERFACES", "REQUESTS", "CONTEXTS IN PREFIX", "SPANS SENT", "LOST")
 	for _, a := range s.Agents {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%.0f\t%s\t%.0f\t%.0f\n",
-			a.Node, a.Pod, yes(a.Ready), a.Interfaces, a.Requests, a.Traffic, a.SpansExported, a.SpansLost)
+		table.Row(a.Node, a.Pod, yes(a.Ready), strconv.Itoa(a.Interfaces), whole(a.Requests), a.String(), whole(a.SpansExported), whole(a.SpansLost))
 	}
-	endTable(table, b)
-	s.writeSavings(b)
-	s.writeUnseen(b)
+	b.WriteString(table.Text(width) + "\n")
+	s.writeSavings(b, width)
+	s.writeUnseen(b, width)
 }
 
 // writeSavings writes what the agents search because trace headers come late, if nothing
 // moves them. It is no problem: the contexts are found.
-func (s *Status) writeSavings(b *bytes.Buffer) {
+func (s *Status) writeSavings(b *strings.Builder, width int) {
 	if s.Reorder != install.ReorderNone {
 		return
 	}
-	title := "What a --reorder other than none would save the agents (see docs/reordering.md):\n"
+	var lines []string
 	for _, a := range s.Agents {
 		if saved := a.savings(); saved != "" {
-			fmt.Fprintf(b, "%s- %s: %s\n", title, a.Node, saved)
-			title = ""
+			lines = append(lines, a.Node+": "+saved)
 		}
 	}
-	if title == "" {
-		fmt.Fprintln(b)
-	}
+	writeList(b, "What a --reorder other than none would save the agents (see docs/reordering.md):", lines, width)
 }
 
 // writeUnseen names what the agents passed over. It is no problem by itself: parts of
 // every cluster speak TLS.
-func (s *Status) writeUnseen(b *bytes.Buffer) {
-	title := "Not read (see docs/not-read.md):\n"
+func (s *Status) writeUnseen(b *strings.Builder, width int) {
+	var lines []string
 	for _, a := range s.Agents {
 		for _, line := range unseen.Lines(a.Unseen) {
-			fmt.Fprintf(b, "%s- %s: %s\n", title, a.Node, line)
-			title = ""
+			lines = append(lines, a.Node+": "+line)
 		}
 	}
-	if title == "" {
-		fmt.Fprintln(b)
-	}
+	writeList(b, "Not read (see docs/not-read.md):", lines, width)
 }
 
-func (s *Status) writeWorkloads(b *bytes.Buffer) {
+// writeList writes a title and its lines, nothing without any.
+func writeList(b *strings.Builder, title string, lines []string, width int) {
+	if len(lines) == 0 {
+		return
+	}
+	b.WriteString(screen.Wrap("", title, width))
+	for _, line := range lines {
+		b.WriteString(screen.Wrap("- ", line, width))
+	}
+	b.WriteByte('\n')
+}
+
+func (s *Status) writeWorkloads(b *strings.Builder, width int) {
 	if len(s.Workloads) == 0 {
 		return
 	}
-	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "WORKLOAD\tPODS\tSIDECARS\tTRACING\tREORDERED\tCONTEXTS IN PREFIX ON ITS NODES\tPROBLEM")
+	table := screen.NewTable("WORKLOAD", "PODS", "SIDECARS", "TRACING", "REORDERED", "CONTEXTS IN PREFIX ON ITS NODES", "PROBLEM")
+	table.Remarks = true
 	for _, w := range s.Workloads {
-		fmt.Fprintf(table, "%s/%s\t%d\t%d\t%s\t%s\t%s\t%s\n",
-			w.Namespace, w.Name, w.Pods, w.Sidecars, w.Tracing, optional(w.Reordered), w.Traffic, w.Problem)
+		table.Row(w.Namespace+"/"+w.Name, strconv.Itoa(w.Pods), strconv.Itoa(w.Sidecars), w.Tracing.String(), optional(w.Reordered), w.Traffic.String(), w.Problem)
 	}
-	endTable(table, b)
+	b.WriteString(table.Text(width) + "\n")
 }
 
 // writeEncrypted writes what became of encrypted requests, if the proxies report them.
-func (s *Status) writeEncrypted(b *bytes.Buffer) {
+func (s *Status) writeEncrypted(b *strings.Builder, width int) {
 	if s.MTLS == "" || len(s.Workloads) == 0 {
 		return
 	}
-	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "WORKLOAD\tREPORTS\tDROPPED BY PROXIES\tRECORDS\tJOINED\tAMBIGUOUS\tUNMATCHED\tON ITS NODES: ENCRYPTED CONNECTIONS\tREFUSED\tWHY NOT")
+	table := screen.NewTable("WORKLOAD", "REPORTS", "DROPPED BY PROXIES", "RECORDS", "JOINED", "AMBIGUOUS", "UNMATCHED", "ON ITS NODES: ENCRYPTED CONNECTIONS", "REFUSED", "WHY NOT")
+	table.Remarks = true
 	for _, w := range s.Workloads {
 		why := strings.Trim(w.Reports.Reason+"; "+w.Encrypted.why(), "; ")
 		e := w.Encrypted
-		fmt.Fprintf(table, "%s/%s\t%s\t%s\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%s\n", w.Namespace, w.Name, yes(w.Reports.On),
-			optional(w.RecordsDropped), e.Received, e.Joined, e.Ambiguous, e.Unmatched, e.Connections, e.Refused, why)
+		table.Row(w.Namespace+"/"+w.Name, yes(w.Reports.On), optional(w.RecordsDropped), whole(e.Received), whole(e.Joined), whole(e.Ambiguous), whole(e.Unmatched),
+			whole(e.Connections), whole(e.Refused), why)
 	}
-	endTable(table, b)
-}
-
-// endTable flushes a table into its buffer.
-func endTable(table *tabwriter.Writer, b *bytes.Buffer) {
-	if err := table.Flush(); err != nil {
-		fmt.Fprintln(b, err)
-	}
-	fmt.Fprintln(b)
+	b.WriteString(table.Text(width) + "\n")
 }
 
 // String returns the share of contexts in the prefix window, with its counts.
@@ -156,8 +154,11 @@ func optional(n *float64) string {
 	if n == nil {
 		return "-"
 	}
-	return fmt.Sprintf("%.0f", *n)
+	return whole(*n)
 }
+
+// whole returns a count.
+func whole(n float64) string { return fmt.Sprintf("%.0f", n) }
 
 func yes(b bool) string {
 	if b {

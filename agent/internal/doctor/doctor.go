@@ -12,13 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/agent/internal/unseen"
 	"github.com/layertrace/layertrace/internal/printable"
+	"github.com/layertrace/layertrace/internal/screen"
 )
 
 // Report is the state of this machine.
@@ -140,33 +140,41 @@ func (r *Report) conclude() {
 	}
 }
 
-// WriteText writes a table.
-func (r Report) WriteText(out io.Writer) error {
+// WriteText writes the report in a width in columns, 0 for any: the verdict, what is off or
+// not read, and the table of features.
+func (r Report) WriteText(out io.Writer, width int) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "kernel %s\n\n", r.Kernel)
-	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "FEATURE\tSTATE\tUSED FOR\tDETAIL")
-	for _, c := range r.Checks {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", c.Name, c.State, c.For, c.Detail)
-	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	fmt.Fprintln(&b)
-	for _, c := range r.Checks {
-		if c.State != OK && !c.Needed && c.For != "" && c.Detail != untried {
-			fmt.Fprintf(&b, "off without %s: %s\n", c.Name, c.For)
-		}
-	}
 	switch {
 	case !r.Capture:
-		fmt.Fprintf(&b, "The agent cannot capture here. %s\n", r.Reason)
+		b.WriteString(screen.Wrap("", "The agent cannot capture here. "+r.Reason, width))
 	case r.Mode == nameSocketFilter: // which auto never selects
-		fmt.Fprintf(&b, "The agent can capture here, with --mode %s.\n", r.Mode)
+		b.WriteString(screen.Wrap("", fmt.Sprintf("The agent can capture here, with --mode %s.", r.Mode), width))
 	default:
-		fmt.Fprintf(&b, "The agent can capture here (--mode auto selects %s).\n", r.Mode)
+		b.WriteString(screen.Wrap("", fmt.Sprintf("The agent can capture here (--mode auto selects %s).", r.Mode), width))
 	}
-	r.writeUnseen(&b)
+	there, used := 0, 0
+	for _, c := range r.Checks {
+		if c.For == "" {
+			continue
+		}
+		used++
+		if c.State == OK {
+			there++
+		}
+	}
+	b.WriteString(screen.Wrap("", fmt.Sprintf("Kernel %s has %d of the %d features that layertrace uses.", r.Kernel, there, used), width))
+	for _, c := range r.Checks {
+		if c.State != OK && !c.Needed && c.For != "" && c.Detail != untried {
+			b.WriteString(screen.Wrap("- ", fmt.Sprintf("off without %s: %s", c.Name, c.For), width))
+		}
+	}
+	r.writeUnseen(&b, width)
+	table := screen.NewTable("FEATURE", "STATE", "USED FOR", "DETAIL")
+	table.Remarks = true
+	for _, c := range r.Checks {
+		table.Row(c.Name, string(c.State), c.For, c.Detail)
+	}
+	b.WriteString("\n" + table.Text(width))
 	// Interfaces have the names that pods gave them.
 	_, err := printable.Writer{To: out}.Write(b.Bytes())
 	return err

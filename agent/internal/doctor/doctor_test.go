@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -69,11 +70,39 @@ func TestVerdict(t *testing.T) {
 	r := Report{Checks: checks("sockops", "kprobe")}
 	r.conclude()
 	var text bytes.Buffer
-	if err := r.WriteText(&text); err != nil {
+	if err := r.WriteText(&text, 0); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(text.String(), "off without sockops: --tcp-option") || strings.Contains(text.String(), "off without kprobe") {
 		t.Errorf("text:\n%s", text.String())
+	}
+}
+
+// The verdict comes first, and no line is wider than the terminal.
+func TestTextFitsTheTerminal(t *testing.T) {
+	r := Report{Kernel: "6.12.0-amd64 x86_64", Left: []string{"veth1", "eth0"}, UnseenProblem: strings.Repeat("a word ", 30)}
+	for _, f := range allFeatures() {
+		r.Checks = append(r.Checks, Check{Name: f.name, Needed: f.needed, For: f.use, State: OK})
+	}
+	last := &r.Checks[len(r.Checks)-1]
+	last.State, last.Detail = Missing, strings.Repeat("verifier says no, ", 20)+"at the end"
+	r.conclude()
+	for _, width := range []int{80, 120} {
+		var text bytes.Buffer
+		if err := r.WriteText(&text, width); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(text.String(), "The agent can capture here (--mode auto selects tcx).\nKernel 6.12.0-amd64 x86_64 has 23 of the 24 features that layertrace uses.\n- off without memlock: ") {
+			t.Errorf("width %d:\n%s", width, text.String())
+		}
+		if words := strings.Join(strings.Fields(text.String()), " "); !strings.Contains(words, strings.Join(strings.Fields(last.Detail), " ")) {
+			t.Errorf("width %d: a part of the detail is missing:\n%s", width, text.String())
+		}
+		for line := range strings.Lines(text.String()) {
+			if columns := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); columns > width {
+				t.Errorf("width %d: %d columns: %s", width, columns, line)
+			}
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/probe"
 	"github.com/layertrace/layertrace/agent/internal/unseen"
+	"github.com/layertrace/layertrace/internal/screen"
 )
 
 // agentTimeout is how long the agent of this machine may take to send its metrics.
@@ -109,17 +110,17 @@ func examineInterfaces() (all []unseen.Sight, err error) {
 }
 
 // writeUnseen lists what is not read here.
-func (r Report) writeUnseen(b *bytes.Buffer) {
+func (r Report) writeUnseen(b *bytes.Buffer, width int) {
 	if len(r.Unseen) > 0 {
 		fmt.Fprintln(b, "\nNot read here:")
 		for _, line := range unseen.Lines(r.Unseen) {
-			fmt.Fprintln(b, "- "+line)
+			b.WriteString(screen.Wrap("- ", line, width))
 		}
 	}
 	if r.UnseenProblem != "" {
-		fmt.Fprintf(b, "\nWhat is not read here is not fully known: %s\n", r.UnseenProblem)
+		b.WriteString("\n" + screen.Wrap("", "What is not read here is not fully known: "+r.UnseenProblem, width))
 	}
 	if len(r.Left) > 0 {
-		fmt.Fprintf(b, "\nAn agent was killed here. Its filters still run at %s, and nothing reads what they record: the next agent removes them.\n", strings.Join(r.Left, ", "))
+		b.WriteString("\n" + screen.Wrap("", fmt.Sprintf("An agent was killed here. Its filters still run at %s, and nothing reads what they record: the next agent removes them.", strings.Join(r.Left, ", ")), width))
 	}
 }

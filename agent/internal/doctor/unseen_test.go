@@ -36,7 +36,7 @@ func TestAgentsMetricsInReport(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	var text bytes.Buffer
-	if err := r.WriteText(&text); err != nil || !strings.Contains(text.String(), "Not read here:\n- 5 packets in IPIP: ") {
+	if err := r.WriteText(&text, 0); err != nil || !strings.Contains(text.String(), "Not read here:\n- 5 packets in IPIP: ") {
 		t.Errorf("%v: %s", err, text.String())
 	}
 

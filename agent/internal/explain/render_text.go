@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/screen"
 )
 
 // Widths of text, in columns. Tables are as wide as their longest names, and bars have
@@ -430,20 +431,5 @@ func right(text string, columns int) string {
 // wrap breaks a text into lines. The first begins with first, the others with as
 // many spaces.
 func (c canvas) wrap(first, text string) string {
-	indent := strings.Repeat(" ", utf8.RuneCountInString(first))
-	var b strings.Builder
-	line := first
-	for i, word := range strings.Fields(printable(text)) {
-		switch {
-		case i == 0:
-			line += word
-		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > c.width:
-			b.WriteString(line + "\n")
-			line = indent + word
-		default:
-			line += " " + word
-		}
-	}
-	b.WriteString(line + "\n")
-	return b.String()
+	return screen.Wrap(first, printable(text), c.width)
 }

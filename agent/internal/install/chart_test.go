@@ -132,6 +132,7 @@ func TestChartIsInstall(t *testing.T) {
 			func(o *Options) {
 				o.OTLPEndpoint, o.OTLPInsecure, o.AgentSettings = "collector:4317", false, []string{"deep=true"}
 			}},
+		"monitoring":      {ReorderNone, map[string]any{"monitoring.enabled": true, "namespace": "tracing"}, func(o *Options) { o.Monitoring, o.Namespace = true, "tracing" }},
 		"without tracing": {ReorderNone, map[string]any{"tracing.provider": ""}, func(o *Options) { o.TracingProvider = "" }},
 		"namespaces, module and monitor": {ReorderWasmPlugin, map[string]any{
 			"namespace": "tracing", "istio": map[string]any{"namespace": "mesh", "version": "1.29.2"}, "tracing.sampling": 12.5, "podMonitor.enabled": true,

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -35,6 +37,7 @@ var (
 	KindTelemetry          = schema.GroupVersionKind{Group: "telemetry.istio.io", Version: "v1", Kind: "Telemetry"}
 	kindPeerAuthentication = schema.GroupVersionKind{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"}
 	kindPodMonitor         = schema.GroupVersionKind{Group: "monitoring.coreos.com", Version: "v1", Kind: "PodMonitor"}
+	kindPrometheusRule     = schema.GroupVersionKind{Group: "monitoring.coreos.com", Version: "v1", Kind: "PrometheusRule"}
 )
 
 // Cluster is a client of an API server. It uses the dynamic client, as typed
@@ -72,6 +75,17 @@ func Connect(kubeconfig, context string) (*Cluster, error) {
 		return nil, fmt.Errorf("create a client for the cluster: %w", err)
 	}
 	return c, nil
+}
+
+// Contexts returns the names of the contexts in a kubeconfig file (empty: as kubectl reads it).
+func Contexts(kubeconfig string) ([]string, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = kubeconfig
+	config, err := rules.Load()
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	return slices.Sorted(maps.Keys(config.Contexts)), nil
 }
 
 // get returns the cluster's version of an object, nil if it does not exist.
@@ -214,6 +228,22 @@ func (c *Cluster) GetFromPod(ctx context.Context, namespace, pod string, port in
 		err = fmt.Errorf("it responds with more than %d MiB", maxFromPod>>20)
 	}
 	return data, err
+}
+
+// GetFromService sends GET with headers to a service, SERVICE:PORT, through the API server,
+// which needs the permission get on services/proxy. status is 0 if there was no response.
+func (c *Cluster) GetFromService(ctx context.Context, namespace, service string, path *url.URL, headers map[string]string) (status int, err error) {
+	request := c.raw.Get().AbsPath("/api/v1/namespaces", namespace, "services", service, "proxy", path.Path)
+	for name, values := range path.Query() {
+		for _, value := range values {
+			request = request.Param(name, value)
+		}
+	}
+	for name, value := range headers {
+		request = request.SetHeader(name, value)
+	}
+	result := request.Do(ctx).StatusCode(&status)
+	return status, result.Error()
 }
 
 // maxFromPod is how many bytes of a pod's response are read: it may be anybody's.

@@ -12,6 +12,21 @@ import (
 	"testing"
 )
 
+// connectTo returns a client of an API server.
+func connectTo(t *testing.T, server *httptest.Server) *Cluster {
+	t.Helper()
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf("clusters: [{name: c, cluster: {server: %q}}]\ncontexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n", server.URL)
+	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cluster, err := Connect(kubeconfig, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cluster
+}
+
 // A pod that passes for an agent may respond with anything: so much of it is read, and no more.
 func TestResponsesOfPodsAreBounded(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -37,15 +52,7 @@ func TestResponsesOfPodsAreBounded(t *testing.T) {
 				}
 			}))
 			t.Cleanup(server.Close)
-			kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-			text := fmt.Sprintf("clusters: [{name: c, cluster: {server: %q}}]\ncontexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n", server.URL)
-			if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			cluster, err := Connect(kubeconfig, "")
-			if err != nil {
-				t.Fatal(err)
-			}
+			cluster := connectTo(t, server)
 			data, err := cluster.GetFromPod(t.Context(), "ns", "pod", 9464, "metrics")
 			switch {
 			case test.error == "" && (err != nil || len(data) != test.size):

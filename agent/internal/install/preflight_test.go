@@ -3,6 +3,9 @@
 package install
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -111,24 +114,6 @@ func TestNodeFindings(t *testing.T) {
 	}
 }
 
-// The image of a checkout is named, as no node can pull it; that of a user or release is not.
-func TestImageThatNobodyPublished(t *testing.T) {
-	for image, want := range map[string]bool{"": true, "registry.example/mirror/agent:1": false, "example.org/agent@sha256:" + strings.Repeat("a", 64): false} {
-		o := defaults(ReorderNone)
-		o.Image = image
-		if err := o.Check(); err != nil {
-			t.Fatal(err)
-		}
-		findings, err := checkImage(t.Context(), nil, &o, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if named := len(findings) == 1 && findings[0].Level == Warning && strings.Contains(findings[0].Text, DefaultImage()); named != want || len(findings) > 1 {
-			t.Errorf("%q: %v", image, findings)
-		}
-	}
-}
-
 // Upstream filters need a version of Istio whose Envoy supports them.
 func TestOldIstio(t *testing.T) {
 	for _, test := range []struct {
@@ -144,6 +129,36 @@ func TestOldIstio(t *testing.T) {
 		}
 		if refused := Refused(findings) != nil; refused != test.refused || o.IstioVersion != test.version {
 			t.Errorf("%s on %s: %+v", test.reorder, test.version, findings)
+		}
+	}
+}
+
+// Without the kind of the alert rules, --monitoring is refused, and without the flag nothing
+// is looked for.
+func TestMonitoringNeedsTheOperator(t *testing.T) {
+	kinds := ""
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/apis/monitoring.coreos.com/v1" || kinds == "" {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"kind":"APIResourceList","groupVersion":"monitoring.coreos.com/v1","resources":[%s]}`, kinds)
+	}))
+	t.Cleanup(server.Close)
+	const monitor, rule = `{"name":"podmonitors","kind":"PodMonitor","namespaced":true}`, `{"name":"prometheusrules","kind":"PrometheusRule","namespaced":true}`
+	for _, test := range []struct {
+		monitoring bool
+		kinds      string
+		level      Level
+	}{{false, "", ""}, {true, "", Refusal}, {true, monitor, Refusal}, {true, monitor + "," + rule, Fine}} {
+		kinds = test.kinds
+		findings, err := checkMonitoring(t.Context(), connectTo(t, server), &Options{Monitoring: test.monitoring}, nil)
+		if err != nil || len(findings) > 1 || (len(findings) == 1) != test.monitoring || test.monitoring && findings[0].Level != test.level {
+			t.Errorf("%+v: %v, %v", test, findings, err)
+		}
+		if err := Refused(findings); (err != nil) != (test.level == Refusal) || err != nil && !strings.Contains(err.Error(), "omit --monitoring") {
+			t.Errorf("%+v: %v", test, err)
 		}
 	}
 }

@@ -43,6 +43,7 @@ const (
 // applied: the overlay istio/overlays/REORDER, changed by the options. It needs
 // no cluster.
 func Render(o Options) ([]*unstructured.Unstructured, error) {
+	o.useRelease()
 	if err := o.findNamespaces(); err != nil {
 		return nil, err
 	}
@@ -52,6 +53,9 @@ func Render(o Options) ([]*unstructured.Unstructured, error) {
 	parts := []string{"agent"}
 	if o.PodMonitor {
 		parts = append(parts, "podmonitor")
+	}
+	if o.Monitoring {
+		parts = append(parts, "monitoring")
 	}
 	if o.TracingProvider != "" {
 		parts = append(parts, "telemetry")
@@ -90,6 +94,9 @@ func Render(o Options) ([]*unstructured.Unstructured, error) {
 	if err != nil {
 		return nil, fmt.Errorf("render the embedded manifests: %w", err)
 	}
+	if o.trial {
+		markTrial(all)
+	}
 	return all, nil
 }
 
@@ -118,6 +125,8 @@ type generator struct {
 	Files     []string `json:"files"`
 	Options   struct {
 		Labels map[string]string `json:"labels"`
+		// DisableNameSuffixHash has no effect: setAgent adds the only hash.
+		DisableNameSuffixHash bool `json:"disableNameSuffixHash"`
 	} `json:"options"`
 }
 
@@ -234,7 +243,7 @@ func manifestKinds() ([]schema.GroupVersionKind, error) {
 	var kinds []schema.GroupVersionKind
 	seen := map[schema.GroupVersionKind]bool{}
 	for _, part := range []string{
-		"agent", "podmonitor", "telemetry",
+		"agent", "podmonitor", "monitoring", "telemetry",
 		"reorder/" + ReorderInlineHeaders, "reorder/" + ReorderWasmPlugin, // ConfigMap and WasmPlugin before EnvoyFilter
 	} {
 		objects, err := readKustomization(istio.Files, part)

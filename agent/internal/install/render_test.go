@@ -77,7 +77,12 @@ func manifestFiles(t *testing.T) filesys.FileSystem {
 // kustomize builds an overlay with kustomize itself.
 func kustomize(t *testing.T, overlay string) map[string]map[string]any {
 	t.Helper()
-	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(manifestFiles(t), "/overlays/"+overlay)
+	return kustomizeIn(t, manifestFiles(t), "/overlays/"+overlay)
+}
+
+func kustomizeIn(t *testing.T, disk filesys.FileSystem, folder string) map[string]map[string]any {
+	t.Helper()
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(disk, folder)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,10 +149,30 @@ func TestDryRunIsKustomizeBuild(t *testing.T) {
 	}
 }
 
+// With --monitoring, the objects of istio/monitoring are added, in the agents' namespace.
+func TestMonitoringIsKustomizeBuild(t *testing.T) {
+	o := defaults(ReorderLua)
+	o.Monitoring = true
+	disk := manifestFiles(t)
+	if err := disk.WriteFile("/both/kustomization.yaml", []byte("resources: [../overlays/lua, ../monitoring]")); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(kustomizeIn(t, disk, "/both"), installed(t, o)); diff != "" {
+		t.Errorf("kustomize - install +\n%s", diff)
+	}
+	o.Namespace = "tracing"
+	all := installed(t, o)
+	for _, name := range []string{"PrometheusRule tracing/layertrace", "ConfigMap tracing/layertrace-dashboard"} {
+		if all[name] == nil {
+			t.Errorf("there is no %s", name)
+		}
+	}
+}
+
 // Each manifest is in the kustomization of its folder, and every object has the label of
 // its manager.
 func TestEveryManifestIsUsed(t *testing.T) {
-	for _, part := range []string{"agent", "podmonitor", "telemetry", "reorder/wasmplugin", "reorder/wasmplugin-inline-headers", "reorder/envoyfilter", "reorder/lua"} {
+	for _, part := range []string{"agent", "podmonitor", "monitoring", "telemetry", "reorder/wasmplugin", "reorder/wasmplugin-inline-headers", "reorder/envoyfilter", "reorder/lua"} {
 		objects, err := readKustomization(istio.Files, part)
 		if err != nil {
 			t.Fatal(err)

@@ -193,17 +193,24 @@ func (v value) sample() prometheus.Metric {
 	return prometheus.MustNewConstMetric(v.desc, prometheus.CounterValue, float64(v.count), labels...)
 }
 
-// ZeroCounters collects every counter that a probe can have, each with value 0: to
-// work on dashboards and alert rules without a kernel.
-type ZeroCounters struct{}
+// ZeroCounters collects every counter that a probe can have, each with value 0 unless Values
+// has another one: to work on dashboards and alert rules without a kernel.
+type ZeroCounters struct {
+	// Values by the metric's name.
+	Values map[string]func() uint64
+}
 
 // Describe sends the descriptions of all counters.
 func (ZeroCounters) Describe(out chan<- *prometheus.Desc) { describe(out) }
 
 // Collect sends the counters.
-func (ZeroCounters) Collect(out chan<- prometheus.Metric) {
+func (z ZeroCounters) Collect(out chan<- prometheus.Metric) {
 	for _, m := range allMetrics() {
-		out <- value{m, 0}.sample()
+		v := value{m, 0}
+		if now := z.Values[m.name]; now != nil {
+			v.count = now()
+		}
+		out <- v.sample()
 	}
 }
 

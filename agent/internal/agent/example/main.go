@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,6 +46,7 @@ func run(ctx context.Context, addresses []string) error {
 		return errors.New("give two addresses to listen on, such as 127.0.0.1:9464 127.0.0.1:9465")
 	}
 	var times []*agent.LayerTimes // of the nodes
+	var requests atomic.Uint64
 	for _, address := range addresses {
 		server, err := agent.Listen(address)
 		if err != nil {
@@ -52,7 +54,7 @@ func run(ctx context.Context, addresses []string) error {
 		}
 		defer server.Close(ctx)
 		metrics, layerTimes := agent.ExampleMetrics("example")
-		metrics.MustRegister(probe.ZeroCounters{})
+		metrics.MustRegister(counters(&requests))
 		server.Serve(metrics, func() (string, error) { return "", nil }, slog.Default())
 		times = append(times, layerTimes)
 		fmt.Println(server.Address())
@@ -60,6 +62,7 @@ func run(ctx context.Context, addresses []string) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		requests.Add(1)
 		for node, observations := range request(rand.Uint64(), rand.Float64) {
 			for _, hop := range breakdown.Split(observations, nil).Hops {
 				times[node].Observe(hop)
@@ -71,6 +74,19 @@ func run(ctx context.Context, addresses []string) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// behindOf is the number of requests of which one has its trace context beyond the prefix
+// window.
+const behindOf = 50
+
+// counters returns those of a probe that saw so many requests.
+func counters(requests *atomic.Uint64) probe.ZeroCounters {
+	return probe.ZeroCounters{Values: map[string]func() uint64{
+		"layertrace_requests_total":               requests.Load,
+		"layertrace_contexts_found_total":         requests.Load,
+		"layertrace_contexts_behind_window_total": func() uint64 { return requests.Load() / behindOf },
+	}}
 }
 
 // Durations of the made-up requests in µs. Each is extended at random, at most
