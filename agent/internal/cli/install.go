@@ -118,7 +118,7 @@ selected namespaces.`,
 	fs.BoolVar(&o.OTLPInsecure, "otlp-insecure", true, "use OTLP without TLS; --otlp-insecure=false: with TLS")
 	fs.StringVar(&o.Spans, "spans", config.SpansInterfaces, "`KIND` of the agents' spans: interfaces, or layers (captures at sockets too)")
 	fs.StringArrayVar(&o.AgentSettings, "agent-setting", nil, "more settings of the agents, `NAME=VALUE` such as pnic=eth0 (repeatable)")
-	fs.StringVar(&o.Image, "image", "", "`IMAGE` of the agents (default: layertrace/agent:devel)")
+	fs.StringVar(&o.Image, "image", "", "`IMAGE` of the agents, NAME:TAG or NAME@sha256:DIGITS (default: "+install.DefaultImage()+")")
 	fs.StringVar(&o.WasmURL, "wasm-url", "", "`URL` of the Wasm filter: oci://, https:// or http://")
 	fs.StringVar(&o.WasmSHA256, "wasm-sha256", "", "SHA-256 of the module in `HEX`, with oci:// of the image manifest (printed by make wasm)")
 	fs.StringVar(&o.WasmPullSecret, "wasm-pull-secret", "", "`NAME` of the registry's pull secret in the WasmPlugin's namespace: Istio's root namespace, or each selected one")
