@@ -40,7 +40,7 @@ type Options struct {
 	Log *slog.Logger
 	// Version of layertrace.
 	Version string
-	// Watch gets what is captured as it comes; nil: nobody does.
+	// Watch gets what is captured as it comes, or is nil.
 	Watch *Watch
 
 	measure func(context.Context) (cpuUsage, error) // of tests; nil: the real one

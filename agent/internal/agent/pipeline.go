@@ -498,7 +498,7 @@ type layers struct {
 	segments  []breakdown.Segment // of one hop
 	span      span.LayerSpan      // the present one
 	workloads map[workloadKey]observe.Workload
-	show      func(Trace) // nil: nobody watches
+	show      func(Trace) // nil: there is no Watch
 	offset    func() span.ClockOffset
 
 	minDuration  int64 // ns, of a segment that gets a span

@@ -87,6 +87,6 @@ func valueOf(families []*dto.MetricFamily, name string) (sum float64) {
 func TestNotWatched(t *testing.T) {
 	l := newLayers(options(t, newFakeProbe(), "--spans=layers").Config, "node2", nil, prometheus.NewRegistry())
 	if l.showTo(nil, nil); l.show != nil {
-		t.Error("traces are shown to nobody")
+		t.Error("traces are shown without a watcher")
 	}
 }

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/explain"
 	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // Variables for tests.
@@ -311,6 +313,7 @@ func bestOf(traces []tracestore.Trace) *sight {
 			continue
 		}
 		if report := explain.Explain(t, nil); report.Total > 0 {
+			report.Service, report.Operation = firstRequest(t)
 			best = &sight{report: &report, points: len(points), nodes: len(nodes)}
 		}
 	}
@@ -318,4 +321,19 @@ func bestOf(traces []tracestore.Trace) *sight {
 		best.traces = len(traces)
 	}
 	return best
+}
+
+// firstRequest names a trace without proxies' spans by the request that was seen first, of
+// those whose request line is known.
+func firstRequest(t tracestore.Trace) (service, operation string) {
+	var first *observe.Observation
+	for i := range t.Observations {
+		if o := &t.Observations[i]; o.Method != "" && (first == nil || o.Wall < first.Wall) {
+			first = o
+		}
+	}
+	if first == nil {
+		return "", ""
+	}
+	return cmp.Or(first.Peers.Server.Service, first.Server.Addr().String()), first.Method + " " + first.Path
 }

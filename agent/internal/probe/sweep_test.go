@@ -3,6 +3,7 @@
 package probe
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -10,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
+	"github.com/layertrace/layertrace/internal/observe"
 )
 
 // answered lets n exchanges begin that have their response, each on a connection of its own.
@@ -110,28 +111,56 @@ func threadTime() int64 {
 // kernel has them: the CPU time of a walk, and of the longest read, which not every kernel
 // interrupts for others. After maxTurn and one read more the sweep rests.
 func BenchmarkSweep(b *testing.B) {
-	_ = rlimit.RemoveMemlock()
 	for _, n := range []int{1000, 16_384, DefaultMaxConnections} {
-		var o Options
-		if err := o.complete(); err != nil {
-			b.Fatal(err)
-		}
-		k, err := loadKernelSide(&o)
-		if err != nil {
-			b.Fatal(err)
-		}
-		p, err := openOn(k, o)
-		if err != nil {
-			b.Fatal(err)
-		}
+		p := benchProbe(b)
 		fill(b, p, n)
 		for name, slice := range map[string]int{"slices": sweepSlice, "whole": 1 << 16} {
 			b.Run(fmt.Sprintf("connections=%d/%s", n, name), func(b *testing.B) { benchWalk(b, p, slice) })
 		}
+	}
+}
+
+// benchProbe returns one without capture programs.
+func benchProbe(b *testing.B) *Probe {
+	b.Helper()
+	p, err := open(Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
 		if err := p.Close(); err != nil {
 			b.Error(err)
 		}
+	})
+	return p
+}
+
+// BenchmarkRead is the CPU time of a record from the ring to the observation, of 4,096 that
+// wait.
+func BenchmarkRead(b *testing.B) {
+	const n = 4096
+	p := benchProbe(b)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	done, cancel := context.WithCancel(b.Context())
+	cancel()
+	var took int64
+	for b.Loop() {
+		fill(b, p, n)
+		s := &sweeping{}
+		if err := p.begin(s); err != nil {
+			b.Fatal(err)
+		}
+		if _, done, err := p.goOn(s); err != nil || !done {
+			b.Fatal(done, err)
+		}
+		got, began := 0, threadTime()
+		if err := p.read(done, func(some []observe.Observation) { got += len(some) }); err != nil || got != n {
+			b.Fatalf("%d of %d records: %v", got, n, err)
+		}
+		took += threadTime() - began
 	}
+	b.ReportMetric(float64(took)/float64(b.N)/n, "cpu-ns/record")
 }
 
 // fill makes n connections with a request that waits for its response.

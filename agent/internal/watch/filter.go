@@ -20,7 +20,8 @@ type FilterOptions struct {
 	Services, Paths []string
 	// Statuses are classes (5xx), codes (404), comparisons (>=400), ranges (400-499) or none.
 	Statuses []string
-	// MinDuration is the least duration.
+	// MinDuration is the least duration. Requests whose duration is not known match: they may
+	// wait for very long.
 	MinDuration time.Duration
 	// Layers are some of LayerNames.
 	Layers []string
@@ -138,7 +139,7 @@ func (f *Filter) Matches(r *Request) bool {
 	return anyPattern(f.services, r.Client, r.Server) &&
 		anyPattern(f.paths, r.Path) &&
 		(len(f.statuses) == 0 || slices.ContainsFunc(f.statuses, func(s statusRange) bool { return s.from <= r.Status && r.Status <= s.to })) &&
-		r.Duration >= f.minDuration &&
+		(r.Duration == 0 || r.Duration >= f.minDuration) &&
 		(len(f.layers) == 0 || slices.ContainsFunc(f.layers, r.isIn))
 }
 

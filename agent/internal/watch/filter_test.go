@@ -24,7 +24,7 @@ func testRequest() Request {
 
 func TestFilter(t *testing.T) {
 	unanswered := testRequest()
-	unanswered.Status, unanswered.Layers, unanswered.NotKnown = 0, nil, "no response was seen"
+	unanswered.Status, unanswered.Layers, unanswered.NotKnown, unanswered.Duration = 0, nil, "no response was seen", 0
 	merged := testRequest()
 	merged.Layers = []LayerTime{{Layers: []observe.Layer{observe.ProtocolStack, observe.Application}, Share: 1}}
 	for name, c := range map[string]struct {
@@ -54,7 +54,7 @@ func TestFilter(t *testing.T) {
 		"one of several":         {FilterOptions{Statuses: []string{"200", " 404"}}, true, false, true},
 		"no status":              {FilterOptions{Statuses: []string{"none"}}, false, true, false},
 		"duration":               {FilterOptions{MinDuration: 293 * time.Millisecond}, true, true, true},
-		"longer":                 {FilterOptions{MinDuration: 294 * time.Millisecond}, false, false, false},
+		"longer":                 {FilterOptions{MinDuration: 294 * time.Millisecond}, false, true, false},
 		"layer":                  {FilterOptions{Layers: []string{"application"}}, true, false, true},
 		"not the longest layer":  {FilterOptions{Layers: []string{"protocol-stack"}}, false, false, true},
 		"unknown layer":          {FilterOptions{Layers: []string{"unknown"}}, false, true, false},

@@ -70,9 +70,13 @@ func (c columns) line(r *Request) string {
 	if r.Status != 0 {
 		status = strconv.Itoa(r.Status)
 	}
+	took := "-"
+	if r.Duration > 0 {
+		took = explain.Duration(r.Duration.Nanoseconds())
+	}
 	return c.text(r.Time.Format(c.time), between(r.Client, r.Server, c.peers),
 		shortened(cmp.Or(r.Method, "?")+" "+cmp.Or(r.Path, "?"), c.request),
-		status, explain.Duration(r.Duration.Nanoseconds()), r.Marks.String(), c.layerText(r))
+		status, took, r.Marks.String(), c.layerText(r))
 }
 
 // layerText is where most of the time went, or why that is not known. The share is in front,
@@ -152,6 +156,28 @@ func shortened(text string, width int) string {
 	return string([]rune(text)[:width-1]) + "…"
 }
 
+// folded breaks a text between words into lines of a width (0: any).
+func folded(text string, width int) string {
+	var b strings.Builder
+	at := 0
+	for i, word := range strings.Split(text, " ") {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case width > 0 && at+1+n > width:
+			b.WriteString("\n  ")
+			at = 2
+			fallthrough
+		default:
+			b.WriteByte(' ')
+			at++
+		}
+		b.WriteString(word)
+		at += n
+	}
+	return b.String()
+}
+
 func padded(text string, width int) string {
 	return text + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(text)))
 }
@@ -176,8 +202,8 @@ type jsonRequest struct {
 	Server   string      `json:"server"`
 	Method   string      `json:"method"`
 	Path     string      `json:"path"`
-	Status   int         `json:"status"`
-	Duration int64       `json:"duration_ns"`
+	Status   int         `json:"status,omitempty"`      // no response: none
+	Duration int64       `json:"duration_ns,omitempty"` // not known: none
 	TraceID  string      `json:"trace_id,omitempty"`
 	Layers   []jsonLayer `json:"layers"`
 	NotKnown string      `json:"not_known,omitempty"`

@@ -29,19 +29,21 @@ func samples() []Request {
 	all := testRequest()
 	all.Marks, all.Status = MarkCut|MarkGuessed|MarkNoContext, 502
 	unanswered := testRequest()
-	unanswered.Status, unanswered.Layers, unanswered.NotKnown, unanswered.Marks, unanswered.Duration = 0, nil, "no response was seen", MarkCut, 12*time.Second
+	unanswered.Status, unanswered.Layers, unanswered.NotKnown, unanswered.Marks, unanswered.Duration = 0, nil, "no response was seen", MarkCut, 0
 	merged := testRequest()
 	merged.Layers = []LayerTime{{Layers: []observe.Layer{observe.ProtocolStack, observe.Application}, Time: 293 * time.Millisecond, Share: 1}}
 	long := testRequest()
 	long.Client, long.Server = "a-client-with-a-very-long-name", "docker-registry.internal.example:5000"
 	long.Method, long.Path = "OPTIONS", "/a/path/that/goes/on/and/on/and/on/and/on/and/on"
 	long.Layers[0].Location = "docker-registry.internal.example"
+	unended := testRequest()
+	unended.Layers, unended.NotKnown, unended.Marks, unended.Duration = nil, "its end was not seen", MarkCut, 12*time.Second
 	elsewhere := testRequest()
 	elsewhere.Server, elsewhere.Layers = "192.0.2.7:80", []LayerTime{{
 		Layers: []observe.Layer{observe.RelayNetwork, observe.VirtualNetwork, observe.ProtocolStack, observe.Application}, Time: 290 * time.Millisecond, Share: 0.99,
 	}}
 	bare := Request{Time: began, Client: "?", Server: "?", NotKnown: "the connection was reset", Marks: MarkGuessed, Flags: []string{"reset"}}
-	return []Request{one, stack, untraced, all, unanswered, merged, long, elsewhere, bare}
+	return []Request{one, stack, untraced, all, unanswered, unended, merged, long, elsewhere, bare}
 }
 
 // The lines in a terminal of 80 and 120 columns and in a pipe, and as JSON.
@@ -120,6 +122,25 @@ func TestBetween(t *testing.T) {
 	} {
 		if got := between(c.client, c.server, c.width); got != c.want {
 			t.Errorf("%s, %s in %d: %q, want %q", c.client, c.server, c.width, got, c.want)
+		}
+	}
+}
+
+func TestFolded(t *testing.T) {
+	for _, c := range []struct {
+		text  string
+		width int
+		want  string
+	}{
+		{"-- a few words", 0, "-- a few words"},
+		{"-- a few words", 14, "-- a few words"},
+		{"-- a few words", 13, "-- a few\n   words"},
+		{"-- a few words", 8, "-- a few\n   words"},
+		{"-- unbreakable", 5, "--\n   unbreakable"},
+		{"-- → → →", 6, "-- → →\n   →"},
+	} {
+		if got := folded(c.text, c.width); got != c.want {
+			t.Errorf("%q in %d: %q, want %q", c.text, c.width, got, c.want)
 		}
 	}
 }

@@ -29,7 +29,8 @@ type Request struct {
 	Method, Path   string
 	// Status is 0 if no final response was seen.
 	Status int
-	// Duration is from the first to the last point at which this machine saw it.
+	// Duration is from the first to the last point at which this machine saw it; 0: not known,
+	// as no response was seen.
 	Duration time.Duration
 	// TraceID is "" without a sampled trace context.
 	TraceID string
@@ -131,7 +132,10 @@ func requestOf(h *breakdown.Hop, cut bool, wall func(uint64) time.Time) Request 
 	r.Method, r.Path = printable.Text(r.Method), printable.Text(r.Path)
 	r.Flags = flags.Names()
 	r.Duration = time.Duration(h.Total)
-	if h.Total <= 0 {
+	switch {
+	case !isAnswered(h):
+		r.Duration = 0
+	case h.Total <= 0:
 		r.Duration = time.Duration(last - first)
 	}
 	if traced {

@@ -222,9 +222,13 @@ func (v *View) columns() columns {
 	return columnsOf(v.opts.Width())
 }
 
-// remark writes a line that is no request.
+// remark writes what is no request, in a terminal in lines of its width.
 func (v *View) remark(format string, args ...any) {
-	fmt.Fprintf(v.opts.Err, "-- "+format+"\n", args...)
+	width := 0
+	if v.opts.Width != nil {
+		width = max(v.opts.Width(), minWidth)
+	}
+	fmt.Fprintln(v.opts.Err, folded("-- "+fmt.Sprintf(format, args...), width))
 }
 
 // press handles a key.
