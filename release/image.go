@@ -153,7 +153,8 @@ func readLicences(dir, to string, names *regexp.Regexp) (files []ocilayout.File,
 func (r *release) goCommand(ctx context.Context, args ...string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir, cmd.Env = r.checkout, append(os.Environ(), "GOTOOLCHAIN="+gobuild.Toolchain, "GOFLAGS=", "GOWORK=off")
+	cmd.Dir, cmd.Env = r.checkout, append(os.Environ(), "GOTOOLCHAIN="+gobuild.Toolchain, "GOFLAGS=", "GOWORK=off",
+		fmt.Sprintf("SOURCE_DATE_EPOCH=%d", r.source.date.Unix()))
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("go %s: %w\n%s", args[0], err, stderr.String())

@@ -263,6 +263,9 @@ func (r *release) write(ctx context.Context, dir string) error {
 			return fmt.Errorf("collect licences: %w", err)
 		}
 	}
+	if err := r.manual(ctx, dir); err != nil {
+		return fmt.Errorf("write the man pages: %w", err)
+	}
 	if err := r.chart(ctx, dir, agent, filter); err != nil {
 		return fmt.Errorf("package the chart: %w", err)
 	}
@@ -273,6 +276,15 @@ func (r *release) write(ctx context.Context, dir string) error {
 		return fmt.Errorf("write the provenance: %w", err)
 	}
 	return writeChecksums(dir)
+}
+
+// manual writes an archive of the man pages.
+func (r *release) manual(ctx context.Context, dir string) error {
+	pages := filepath.Join(r.temporary, "man")
+	if _, err := r.goCommand(ctx, "run", "./agent/internal/cli/manual", pages); err != nil {
+		return err
+	}
+	return ocilayout.Archive(pages, filepath.Join(dir, "layertrace-man.tar"))
 }
 
 // filter writes the Wasm filter, its image as a layout (filter.oci) and as the layout's archive.

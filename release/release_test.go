@@ -175,7 +175,7 @@ func testChecksums(t *testing.T, dir string) {
 	if diff := cmp.Diff(there, listed); diff != "" {
 		t.Errorf("there - listed +\n%s", diff)
 	}
-	for _, want := range []string{"layertrace-linux-amd64", "layertrace-linux-arm64", "agent.tar", "filter.tar", "layertrace.wasm", "layertrace-" + testVersion + ".tgz", provenanceFile} {
+	for _, want := range []string{"layertrace-linux-amd64", "layertrace-linux-arm64", "agent.tar", "filter.tar", "layertrace.wasm", "layertrace-man.tar", "layertrace-" + testVersion + ".tgz", provenanceFile} {
 		if !slices.Contains(there, want) {
 			t.Errorf("%s is missing", want)
 		}
@@ -331,8 +331,14 @@ func testCertificates(t *testing.T, text []byte) {
 	}
 }
 
-// The archive has the layout's files.
+// The archives have the layouts' files, and man pages of all commands.
 func testArchive(t *testing.T, dir string) {
+	pages := strings.Fields(run(t, dir, "tar", "--list", "--file=layertrace-man.tar"))
+	for _, want := range []string{"layertrace.1", "layertrace-install.1", "layertrace-explain.1"} {
+		if !slices.Contains(pages, want) {
+			t.Errorf("the man pages %v lack %s", pages, want)
+		}
+	}
 	for _, image := range []string{"agent", "filter"} {
 		unpacked := t.TempDir()
 		run(t, dir, "tar", "--extract", "--file="+image+".tar", "--directory="+unpacked)

@@ -86,7 +86,7 @@ func testTry(t *testing.T, c *cluster.Cluster) {
 		t.Errorf("exit code %d without a kubelet, want 1", code)
 	}
 	expect(t, out, "tracing with otel-tracing (opentelemetry), 100 % of requests", "1 pods run in shop, 1 with a sidecar",
-		"the agents' image layertrace/agent:devel is not on "+statusNode, "created   DaemonSet layertrace-system/layertrace-agent",
+		"the agents' image registry.example/layertrace/agent:devel is not on "+statusNode, "created   DaemonSet layertrace-system/layertrace-agent",
 		"created   Telemetry shop/layertrace", "created   EnvoyFilter shop/layertrace-mtls",
 		"no agent was ready in time (--timeout)", "layertrace try --remove removes the trial")
 	for _, object := range all(t, c) {

@@ -286,7 +286,7 @@ func compress(data []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Archive writes the layout in a directory as one file, as `ctr images import`, `kind load
+// Archive writes the files in a directory as one file, a tar archive: a layout, as `ctr images import`, `kind load
 // image-archive` and `skopeo copy oci-archive:` read it.
 func Archive(dir, file string) error {
 	temporary, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*")

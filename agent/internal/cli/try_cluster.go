@@ -60,7 +60,7 @@ func (f *tryCluster) define(fs *pflag.FlagSet) {
 	fs.StringVar(&f.trial.Namespace, "namespace", "", "the `NAMESPACE` to try")
 	fs.StringVar(&f.trial.IstioNamespace, "istio-namespace", install.DefaultIstioNamespace, "Istio's root `NAMESPACE`")
 	fs.StringVar(&f.trial.Reorder, "reorder", install.TrialReorders[0], "reordering `METHOD`: none (agents search for contexts), or lua (a script in each sidecar; 3 MiB)")
-	fs.StringVar(&f.trial.Image, "image", "", "`IMAGE` of the agents (default: layertrace/agent:devel)")
+	fs.StringVar(&f.trial.Image, "image", "", "`IMAGE` of the agents, NAME:TAG or NAME@sha256:DIGITS (default: "+install.DefaultImage()+")")
 	fs.StringVar(&f.trial.TracingProvider, "tracing-provider", "", "`NAME` of the extension provider that traces the namespace (default: that of the mesh)")
 	fs.Float64Var(&f.trial.Sampling, "sampling", 100, "`PERCENT` of the requests of the namespace's proxies to trace")
 	fs.StringArrayVar(&f.trial.AgentSettings, "agent-setting", nil, "more settings of the agents, `NAME=VALUE` such as pnic=eth0 (repeatable)")

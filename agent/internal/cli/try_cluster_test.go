@@ -255,7 +255,7 @@ const shopCluster = `
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {kubernetes.io/metadata.name: shop}}}
 ---
-{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {kubernetes.io/os: linux}}, status: {nodeInfo: {kernelVersion: 6.12.0, architecture: amd64, operatingSystem: linux}, images: [{names: [docker.io/layertrace/agent:devel]}]}}
+{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {kubernetes.io/os: linux}}, status: {nodeInfo: {kernelVersion: 6.12.0, architecture: amd64, operatingSystem: linux}, images: [{names: [registry.example/layertrace/agent:devel]}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: cart-1, namespace: shop}, spec: {nodeName: n1, containers: [{name: app}, {name: istio-proxy}]}, status: {phase: Running}}
 `

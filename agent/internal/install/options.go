@@ -134,9 +134,8 @@ var (
 	imageText = regexp.MustCompile(`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 )
 
-// Check validates the options and sets the images of a release. Errors name the flag to
-// correct.
-func (o *Options) Check() error {
+// useRelease sets the images that are not chosen to those of the release.
+func (o *Options) useRelease() {
 	if o.Image == "" {
 		o.Image = DefaultImage()
 	}
@@ -146,6 +145,12 @@ func (o *Options) Check() error {
 			o.WasmSHA256 = sha256
 		}
 	}
+}
+
+// Check validates the options and sets the images of a release. Errors name the flag to
+// correct.
+func (o *Options) Check() error {
+	o.useRelease()
 	if !slices.Contains(Reorders, o.Reorder) {
 		return fmt.Errorf("--reorder %q is not one of %s", o.Reorder, strings.Join(Reorders, ", "))
 	}

@@ -172,12 +172,37 @@ func istioVersion(o *Options, version string) ([]Finding, error) {
 	return one(Fine, "Istio %s", version)
 }
 
-// checkImage names an image that only who loads it into the nodes can have.
-func checkImage(_ context.Context, _ *Cluster, o *Options, _ *Mesh) ([]Finding, error) {
-	if strings.HasPrefix(o.Image, istio.Repository+"/") {
-		return one(Warning, "%s is in no registry: load it into the nodes (make images), or push it to yours and set --image", o.Image)
+// fewImages: a kubelet that lists fewer images lists all that it has (its default for
+// nodeStatusMaxImages is 50).
+const fewImages = 50
+
+// checkImage checks that the nodes have the agents' image, if no registry can have it: that of a
+// checkout, and a name without a registry.
+func checkImage(ctx context.Context, c *Cluster, o *Options, _ *Mesh) ([]Finding, error) {
+	o.useRelease()
+	host, _, named := strings.Cut(o.Image, "/")
+	qualified := named && (strings.ContainsAny(host, ".:") || host == "localhost")
+	if qualified && !strings.HasPrefix(o.Image, istio.Repository+"/") {
+		return nil, nil
 	}
-	return nil, nil
+	nodes, err := List[corev1.Node](ctx, c, kindNode, "", metav1.ListOptions{LabelSelector: corev1.LabelOSStable + "=linux"})
+	if err != nil {
+		return nil, err
+	}
+	var without []string
+	for _, n := range nodes {
+		has := slices.ContainsFunc(n.Status.Images, func(i corev1.ContainerImage) bool {
+			return slices.ContainsFunc(i.Names, func(name string) bool { return strings.TrimPrefix(name, "docker.io/") == o.Image })
+		})
+		if !has && len(n.Status.Images) < fewImages {
+			without = append(without, n.Name)
+		}
+	}
+	if len(without) == 0 {
+		return nil, nil
+	}
+	return one(Warning, "the agents' image %s is not on %s: make images and kind load image-archive bin/agent.tar (docs/install.md has other clusters), or push it to your registry and name it by --image",
+		o.Image, strings.Join(without, ", "))
 }
 
 func checkModule(_ context.Context, _ *Cluster, o *Options, _ *Mesh) ([]Finding, error) {

@@ -43,6 +43,7 @@ const (
 // applied: the overlay istio/overlays/REORDER, changed by the options. It needs
 // no cluster.
 func Render(o Options) ([]*unstructured.Unstructured, error) {
+	o.useRelease()
 	if err := o.findNamespaces(); err != nil {
 		return nil, err
 	}

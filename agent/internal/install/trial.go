@@ -33,9 +33,6 @@ const (
 	trialInstance = "layertrace-try"
 	// trialSpans is the number of spans that each agent keeps: some 5 MB.
 	trialSpans = 8192
-	// fewImages: a kubelet that lists fewer images lists all that it has (its default for
-	// nodeStatusMaxImages is 50).
-	fewImages = 50
 	// jaegerUI is the port of Jaeger's UI, zipkinUI that of Zipkin.
 	jaegerUI, zipkinUI = 16686, 9411
 )
@@ -453,54 +450,12 @@ func (t Trial) checkWorkloads(ctx context.Context, c *Cluster, _ *Options, _ *Me
 	return one(Fine, "%d pods run in %s, %d with a sidecar", running, t.Namespace, proxies)
 }
 
-// checkNodes also checks that the nodes have the agents' image, if no registry can have it.
+// checkNodes also checks that the nodes have the agents' image.
 func (t Trial) checkNodes(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Finding, error) {
 	findings, err := checkNodes(ctx, c, o, m)
 	if err != nil {
 		return nil, err
 	}
-	image, err := agentImage(*o)
-	if err != nil {
-		return nil, err
-	}
-	if host, _, named := strings.Cut(image, "/"); named && (strings.ContainsAny(host, ".:") || host == "localhost") {
-		return findings, nil
-	}
-	nodes, err := List[corev1.Node](ctx, c, kindNode, "", metav1.ListOptions{LabelSelector: corev1.LabelOSStable + "=linux"})
-	if err != nil {
-		return nil, err
-	}
-	var without []string
-	for _, n := range nodes {
-		has := slices.ContainsFunc(n.Status.Images, func(i corev1.ContainerImage) bool {
-			return slices.ContainsFunc(i.Names, func(name string) bool { return strings.TrimPrefix(name, "docker.io/") == image })
-		})
-		if !has && len(n.Status.Images) < fewImages {
-			without = append(without, n.Name)
-		}
-	}
-	if len(without) == 0 {
-		return findings, nil
-	}
-	missing, err := one(Warning, "%s", "the agents' image "+image+" is not on "+strings.Join(without, ", ")+": "+imageAdvice(image))
+	missing, err := checkImage(ctx, c, o, m)
 	return append(findings, missing...), err
-}
-
-// imageAdvice is how nodes get an image that no registry has.
-func imageAdvice(image string) string {
-	return fmt.Sprintf("docker build -f agent/Dockerfile -t %s . and kind load docker-image %s (docs/install.md has other clusters), or push it and name it by --image", image, image)
-}
-
-// agentImage returns the image of the agents.
-func agentImage(o Options) (string, error) {
-	objects, err := Render(o)
-	if err != nil {
-		return "", err
-	}
-	image := ""
-	err = changeContainer(find(objects, KindDaemonSet.Kind), func(container map[string]any) error {
-		image, _ = container["image"].(string)
-		return nil
-	})
-	return image, err
 }

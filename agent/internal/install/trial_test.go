@@ -237,8 +237,9 @@ func TestTrialLooksForTheImage(t *testing.T) {
 		missing       bool
 	}{
 		{"", "", true},
-		{"", "{names: [docker.io/layertrace/agent:devel]}", false},
-		{"mine:1", "{names: [docker.io/layertrace/agent:devel]}", true},
+		{"", "{names: [" + DefaultImage() + "]}", false},
+		{"mine:1", "{names: [" + DefaultImage() + "]}", true},
+		{"mine:1", "{names: [docker.io/mine:1]}", false},
 		{"", many, false},
 		{"registry.example/agent:1", "", false},
 		{"localhost/agent:1", "", false},
@@ -248,7 +249,7 @@ func TestTrialLooksForTheImage(t *testing.T) {
 		o := trial.options()
 		findings, err := trial.checkNodes(t.Context(), clusterOfYAML(t, node(test.images)), &o, nil)
 		got := textOf(findings)
-		if err != nil || strings.Contains(got, "is not on n1: docker build") != test.missing || !strings.Contains(got, "1 nodes can capture") {
+		if err != nil || strings.Contains(got, "is not on n1: make images") != test.missing || !strings.Contains(got, "1 nodes can capture") {
 			t.Errorf("image %q, on the node %q: %q, %v", test.image, test.images, got, err)
 		}
 	}
