@@ -85,7 +85,7 @@ func testTry(t *testing.T, c *cluster.Cluster) {
 	if code != 1 {
 		t.Errorf("exit code %d without a kubelet, want 1", code)
 	}
-	expect(t, out, "tracing with otel-tracing (opentelemetry), 100 % of requests", "1 pods run in shop, 1 with a sidecar",
+	expect(t, out, "tracing with otel-tracing (opentelemetry), 100 % of requests", "running pods of shop: 1, with a sidecar: 1",
 		"the agents' image registry.example/layertrace/agent:devel is not on "+statusNode, "created   DaemonSet layertrace-system/layertrace-agent",
 		"created   Telemetry shop/layertrace", "created   EnvoyFilter shop/layertrace-mtls",
 		"no agent was ready in time (--timeout)", "layertrace try --remove removes the trial")

@@ -278,7 +278,7 @@ func TestTry(t *testing.T) {
 		t.Fatalf("exit code %d, %s\n%s", code, stderr, stdout)
 	}
 	for _, want := range []string{
-		"tracing with otel (zipkin), 100 % of requests", "1 pods run in shop, 1 with a sidecar", "created   Telemetry shop/layertrace",
+		"tracing with otel (zipkin), 100 % of requests", "running pods of shop: 1, with a sidecar: 1", "created   Telemetry shop/layertrace",
 		"for the agents: 1 of 1 are ready", "10.0.0.2: GET /items took 199 ms", "VERDICT  ", "cart", "trace 07000000000000000000000000000000",
 		"seen at 1 capture point on 1 node: the best seen of", "layertrace try --remove",
 	} {

@@ -447,7 +447,7 @@ func (t Trial) checkWorkloads(ctx context.Context, c *Cluster, _ *Options, _ *Me
 	case proxies == 0:
 		return one(Warning, "no pod of %s has a sidecar: only requests from proxies elsewhere, or those of --send, are traced. To add sidecars: kubectl label namespace %s istio-injection=enabled && kubectl -n %s rollout restart deployment", t.Namespace, t.Namespace, t.Namespace)
 	}
-	return one(Fine, "%d pods run in %s, %d with a sidecar", running, t.Namespace, proxies)
+	return one(Fine, "running pods of %s: %d, with a sidecar: %d", t.Namespace, running, proxies)
 }
 
 // checkNodes also checks that the nodes have the agents' image.

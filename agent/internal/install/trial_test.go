@@ -216,7 +216,7 @@ func TestTrialLooksAtWorkloads(t *testing.T) {
 	for want, pods := range map[string][]string{
 		"refused: no pod runs in shop":                     {pod("a", "Pending", "{name: app}")},
 		"warning: no pod of shop has a sidecar":            {pod("a", "Running", "{name: app}")},
-		"ok: 2 pods run in shop, 1 with a sidecar":         {pod("a", "Running", "{name: app}"), pod("b", "Running", "{name: app}, {name: istio-proxy}")},
+		"ok: running pods of shop: 2, with a sidecar: 1":   {pod("a", "Running", "{name: app}"), pod("b", "Running", "{name: app}, {name: istio-proxy}")},
 		"kubectl label namespace shop istio-injection=ena": {pod("a", "Running", "{name: app}")},
 	} {
 		findings, err := shopTrial().checkWorkloads(t.Context(), clusterOfYAML(t, pods...), nil, nil)
