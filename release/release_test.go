@@ -68,6 +68,7 @@ func commitCheckout(t *testing.T) string {
 		}
 	}
 	date := commitDate.Format(time.RFC3339)
+	t.Setenv("SOURCE_DATE_EPOCH", "")
 	t.Setenv("GIT_COMMITTER_DATE", date)
 	t.Setenv("GIT_AUTHOR_DATE", date)
 	run(t, dir, "git", "init", "--quiet")
@@ -545,6 +546,17 @@ func TestVersions(t *testing.T) {
 	} {
 		if versionText.MatchString(version) != good {
 			t.Errorf("%q: accepted %v, want %v", version, !good, good)
+		}
+	}
+}
+
+// SOURCE_DATE_EPOCH takes the place of the commit's date.
+func TestSourceDateEpoch(t *testing.T) {
+	for seconds, want := range map[string]int64{"1700000000": 1700000000, "soon": 0} {
+		t.Setenv("SOURCE_DATE_EPOCH", seconds)
+		found, err := findSource(t.Context(), testrun.Checkout(t))
+		if (err == nil) != (want != 0) || err == nil && found.date.Unix() != want {
+			t.Errorf("%s: %v, %v", seconds, found.date, err)
 		}
 	}
 }
