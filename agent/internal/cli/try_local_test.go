@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -138,6 +140,31 @@ func TestTryLocal(t *testing.T) {
 	p.await(p.stderr, "requests in", "shown")
 	if code, _ := p.end(); code != 0 {
 		t.Errorf("exit code %d after SIGHUP", code)
+	}
+
+	// A reader that has ended, such as head, ends it without an error.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	cmd := exec.Command(binary, "try", "--local", "--ports=8080", "--path=/try-local/*")
+	cmd.Stdout = w
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Do(cmd.Start)
+	w.Close()
+	said := ""
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		said += lines.Text() + "\n"
+		if strings.Contains(lines.Text(), "watching HTTP/1 requests") {
+			get("/try-local/pipe", "")
+		}
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(said, " 0 shown") || !strings.Contains(said, "1 could not be written") {
+		t.Errorf("%v, stderr is %q", err, said)
 	}
 }
 
