@@ -177,7 +177,7 @@ func serve(t *testing.T, s *space) {
 		return err
 	})
 	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		time.Sleep(50 * time.Millisecond) // the time to find
+		time.Sleep(400 * time.Millisecond) // the time to find: more than any wait for a CPU
 		w.WriteHeader(http.StatusTeapot)
 	})}
 	go func() { _ = server.Serve(listener) }() // ends with Close
