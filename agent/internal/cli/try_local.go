@@ -108,7 +108,7 @@ func (l *tryLocal) settings() (*config.Config, error) {
 	cfg := config.Define(fs)
 	err := fs.Parse([]string{
 		"--spans=" + config.SpansLayers, "--export=none", "--metrics-address=", "--log-level=warn",
-		"--idle-timeout=300ms", "--read-interval=100ms", fmt.Sprintf("--cpu-limit=%v", l.cpuLimit),
+		"--vnic=kind:veth,kind:loopback", "--idle-timeout=300ms", "--read-interval=100ms", fmt.Sprintf("--cpu-limit=%v", l.cpuLimit),
 		fmt.Sprintf("--ring-bytes=%d", localRingBytes), "--ports=" + strings.Join(l.ports, ","),
 	})
 	if err == nil {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,7 +62,7 @@ func TestTryLocalSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !cfg.Watched || !cfg.Layers() || cfg.MetricsAddress != "" || cfg.CPULimit != 0.5 || !cfg.VNICDefault {
+	if !cfg.Watched || !cfg.Layers() || cfg.MetricsAddress != "" || cfg.CPULimit != 0.5 || !slices.Contains(cfg.VNIC, "kind:loopback") || !slices.Contains(cfg.VNIC, "kind:veth") {
 		t.Errorf("%+v", cfg)
 	}
 	for _, e := range config.Exporters {

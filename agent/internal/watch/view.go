@@ -297,7 +297,7 @@ func (v *View) look(now time.Time) {
 		if v.opts.Keys != nil {
 			keys = "; space pauses, q ends"
 		}
-		v.remark("watching HTTP/1 requests at the sockets of all processes and at %s%s", counted(uint64(s.values[pointsMetric]), "interface", "interfaces"), keys)
+		v.remark("watching HTTP/1 requests at sockets and at %s%s", counted(uint64(s.values[pointsMetric]), "interface", "interfaces"), keys)
 		if v.opts.Header && !v.opts.JSON && v.failed == nil {
 			_, v.failed = fmt.Fprintln(v.opts.Out, v.columns().header())
 		}

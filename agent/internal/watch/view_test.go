@@ -273,7 +273,7 @@ func TestRemarks(t *testing.T) {
 	l := run(t, Options{Header: true, Width: func() int { return 80 }})
 	l.Metrics(families(map[string]float64{readyMetric: 1, pointsMetric: 2}))
 	l.await("the header", func() bool { return strings.HasPrefix(l.out.String(), "TIME     CLIENT → SERVER") })
-	if !strings.Contains(l.err.String(), "-- watching HTTP/1 requests at the sockets of all processes and at 2 interfaces;\n   space pauses, q ends\n") {
+	if !strings.Contains(l.err.String(), "-- watching HTTP/1 requests at sockets and at 2 interfaces; space pauses, q ends\n") {
 		t.Errorf("stderr is %q", l.err.String())
 	}
 	l.await("the reason", func() bool {
