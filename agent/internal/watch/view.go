@@ -69,7 +69,7 @@ type View struct {
 	began   time.Time
 	ready   bool
 	limit   <-chan time.Time
-	hint    string          // the latest
+	hint    string          // the latest, without digits
 	hinted  time.Time       // when
 	about   map[string]bool // what was remarked
 	paused  bool
@@ -319,10 +319,20 @@ func (v *View) look(now time.Time) {
 	for _, r := range fresh {
 		v.about[r.about] = true
 	}
-	if hint != "" && hint != v.hint {
-		v.hint, v.hinted = hint, now
+	if same := withoutDigits(hint); hint != "" && same != v.hint {
+		v.hint, v.hinted = same, now
 		v.remark("%s", hint)
 	}
+}
+
+// withoutDigits is what a remark says, whatever its numbers are.
+func withoutDigits(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, text)
 }
 
 // sumUp writes what was seen, what did not match, and what was lost.
