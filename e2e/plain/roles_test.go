@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -58,8 +59,18 @@ func (p patient) Accept() (net.Conn, error) {
 	}
 }
 
-func respond(w http.ResponseWriter, _ *http.Request) {
-	time.Sleep(stockTakes)
+// slowTakes is what stock takes for paths below slowPath: more than any wait for a CPU.
+const (
+	slowPath  = "/slow/"
+	slowTakes = 400 * time.Millisecond
+)
+
+func respond(w http.ResponseWriter, r *http.Request) {
+	takes := stockTakes
+	if strings.HasPrefix(r.URL.Path, slowPath) {
+		takes = slowTakes
+	}
+	time.Sleep(takes)
 	fmt.Fprintln(w, "ok")
 }
 

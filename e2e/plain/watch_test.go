@@ -31,7 +31,7 @@ type watched struct {
 }
 
 // layertrace try --local sees a request pass a proxy, an application and a container, with a
-// trace context and without one. The container's application takes 40 ms: with a context that
+// trace context and without one. The container's application takes slowTakes: with a context that
 // is the layer of all three, without one of its own hop, and the marks say what the others'
 // times are. A filtered run shows the container's hop only.
 func TestWatch(t *testing.T) {
@@ -41,18 +41,18 @@ func TestWatch(t *testing.T) {
 	m.start("edge", "edge.service")
 	stock := container[:12] // the short ID: no runtime knows it
 
-	all := m.watch("all", "--path=/watched-*", "--count=6")
+	all := m.watch("all", "--path="+slowPath+"watched-*", "--count=6")
 	const trace = "00000000000000000000000000000001"
-	m.get(trace, "watched-traced", "session-1.scope")
-	m.get("", "watched-plain", "session-2.scope")
+	m.get(trace, slowPath[1:]+"watched-traced", "session-1.scope")
+	m.get("", slowPath[1:]+"watched-plain", "session-2.scope")
 	lines := all.lines()
 	for _, hop := range [][2]string{{"plain.test", "edge"}, {"edge", "shop"}, {"shop", stock}} {
-		traced := one(t, lines, hop, "/watched-traced")
+		traced := one(t, lines, hop, slowPath+"watched-traced")
 		if traced.TraceID != trace || slices.Contains(traced.Marks, "no_context") {
 			t.Errorf("%+v", traced)
 		}
 		checkSlow(t, traced, stock)
-		plain := one(t, lines, hop, "/watched-plain")
+		plain := one(t, lines, hop, slowPath+"watched-plain")
 		if plain.TraceID != "" || !slices.Contains(plain.Marks, "no_context") {
 			t.Errorf("%+v", plain)
 		}
@@ -62,10 +62,10 @@ func TestWatch(t *testing.T) {
 		t.Errorf("stderr is %q", text)
 	}
 
-	slow := m.watch("filtered", "--path=/filtered", "--service="+stock, "--status=2xx", "--min-duration=40ms", "--layer=application", "--count=1")
-	m.get("", "filtered", "session-3.scope")
+	slow := m.watch("filtered", "--path="+slowPath+"filtered", "--service="+stock, "--status=2xx", "--min-duration="+slowTakes.String(), "--layer=application", "--count=1")
+	m.get("", slowPath[1:]+"filtered", "session-3.scope")
 	lines = slow.lines()
-	checkSlow(t, one(t, lines, [2]string{"shop", stock}, "/filtered"), stock)
+	checkSlow(t, one(t, lines, [2]string{"shop", stock}, slowPath+"filtered"), stock)
 	if len(lines) != 1 {
 		t.Errorf("%d lines, want 1: %+v", len(lines), lines)
 	}
@@ -91,8 +91,8 @@ func one(t *testing.T, lines []watched, hop [2]string, path string) (found watch
 func checkSlow(t *testing.T, l watched, service string) {
 	t.Helper()
 	if len(l.Layers) == 0 || l.Layers[0].Layer != "application" || l.Layers[0].Location != service ||
-		l.Layers[0].Time < stockTakes.Nanoseconds() || l.Layers[0].Time > l.Duration || l.Status != 200 || l.Method != "GET" {
-		t.Errorf("%+v, want %v or more in the application of %s", l, stockTakes, service)
+		l.Layers[0].Time < slowTakes.Nanoseconds() || l.Layers[0].Time > l.Duration || l.Status != 200 || l.Method != "GET" {
+		t.Errorf("%+v, want %v or more in the application of %s", l, slowTakes, service)
 	}
 }
 

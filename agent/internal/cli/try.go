@@ -47,6 +47,7 @@ func newTry() *cobra.Command {
 			return cluster.run(cmd)
 		},
 	}
+	cmd.Flags().SortFlags = false // keep this order
 	cmd.Flags().AddFlagSet(inCluster)
 	cmd.Flags().AddFlagSet(here)
 	return cmd

@@ -26,22 +26,24 @@ import (
 	"github.com/layertrace/layertrace/internal/printable"
 )
 
-const tryLocalHelp = `With --local, watch this machine: one line for each HTTP/1 request that passes, with the
-layer where most of its time went. Nothing has to be set up, and nothing is stored. It needs
-root, and a kernel that layertrace doctor finds good.
+const tryLocalHelp = `With --local, watch this machine: one line for each HTTP/1 request that passes,
+with the layer where most of its time went. Nothing has to be set up, and nothing
+is stored. It needs root, and a kernel that layertrace doctor finds good.
 
 In a terminal, space or p pauses and q ends. Marks in front of the layer:
 
-  !  the end was not seen, or not all of it: times are not those of the whole request
+  !  the end was not seen, or not all of it: times are not those of the whole
+     request
   ?  something was guessed or is missing
   *  no sampled trace context: what the application calls counts as its own time
 
-The lines at the end, on stderr, say what did not match, was not read, or was lost.`
+The lines at the end, on stderr, say what did not match, was not read, or was
+lost.`
 
 const tryLocalExample = `  # watch the requests of this machine
   sudo layertrace try --local
   sudo layertrace try --local --status 5xx --min-duration 100ms
-  sudo layertrace try --local --service nginx --path '/api/*' --output json --count 10`
+  sudo layertrace try --local --service nginx --path '/api/*' --output json`
 
 // tryLocal are the flags of layertrace try --local.
 type tryLocal struct {
@@ -101,7 +103,7 @@ func (l *tryLocal) settings() (*config.Config, error) {
 	cfg := config.Define(fs)
 	err := fs.Parse([]string{
 		"--spans=" + config.SpansLayers, "--export=none", "--metrics-address=", "--log-level=warn",
-		"--idle-timeout=300ms", "--read-interval=100ms", fmt.Sprintf("--cpu-limit=%v", l.cpuLimit),
+		"--vnic=kind:veth,kind:loopback", "--idle-timeout=300ms", "--read-interval=100ms", fmt.Sprintf("--cpu-limit=%v", l.cpuLimit),
 		fmt.Sprintf("--ring-bytes=%d", localRingBytes), "--ports=" + strings.Join(l.ports, ","),
 	})
 	if err == nil {

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -10,7 +11,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -59,7 +62,7 @@ func TestTryLocalSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !cfg.Watched || !cfg.Layers() || cfg.MetricsAddress != "" || cfg.CPULimit != 0.5 || !cfg.VNICDefault {
+	if !cfg.Watched || !cfg.Layers() || cfg.MetricsAddress != "" || cfg.CPULimit != 0.5 || !slices.Contains(cfg.VNIC, "kind:loopback") || !slices.Contains(cfg.VNIC, "kind:veth") {
 		t.Errorf("%+v", cfg)
 	}
 	for _, e := range config.Exporters {
@@ -139,6 +142,31 @@ func TestTryLocal(t *testing.T) {
 	if code, _ := p.end(); code != 0 {
 		t.Errorf("exit code %d after SIGHUP", code)
 	}
+
+	// A reader that has ended, such as head, ends it without an error.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	cmd := exec.Command(binary, "try", "--local", "--ports=8080", "--path=/try-local/*")
+	cmd.Stdout = w
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Do(cmd.Start)
+	w.Close()
+	said := ""
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		said += lines.Text() + "\n"
+		if strings.Contains(lines.Text(), "watching HTTP/1 requests") {
+			get("/try-local/pipe", "")
+		}
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(said, " 0 shown") || !strings.Contains(said, "1 could not be written") {
+		t.Errorf("%v, stderr is %q", err, said)
+	}
 }
 
 // serve serves HTTP on 127.0.0.1:8080 in a namespace; the application takes most of the time.
@@ -150,7 +178,7 @@ func serve(t *testing.T, s *space) {
 		return err
 	})
 	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		time.Sleep(50 * time.Millisecond) // the time to find
+		time.Sleep(400 * time.Millisecond) // the time to find: more than any wait for a CPU
 		w.WriteHeader(http.StatusTeapot)
 	})}
 	go func() { _ = server.Serve(listener) }() // ends with Close

@@ -178,7 +178,7 @@ func (s *sockets) Close() error {
 }
 
 // SocketCgroupAuto as the only one of Options.SocketCgroups means the cgroups of
-// the node's pods, or the root of all cgroups on a machine without pods.
+// the node's pods, or the root of all cgroups on a machine without pods, and with AllRequests.
 const SocketCgroupAuto = "auto"
 
 // HavePods reports whether this machine has the cgroup of a kubelet's pods.
@@ -193,19 +193,27 @@ func (o *Options) resolveSocketCgroups(mounts []string) {
 	if !slices.Equal(o.SocketCgroups, []string{SocketCgroupAuto}) {
 		return
 	}
-	found, err := findPodCgroups(mounts, isCgroup2)
-	if err == nil {
-		o.Log.Info("capturing at the sockets of the pods", "cgroups", found)
-		o.SocketCgroups = found
-		return
-	}
-	if root := findRootCgroup(mounts, isCgroup2); root != "" && !o.Cluster {
+	pods, err := findPodCgroups(mounts, isCgroup2)
+	root := findRootCgroup(mounts, isCgroup2)
+	switch o.SocketCgroups = o.chooseCgroups(pods, root); {
+	case len(o.SocketCgroups) == 0:
+		o.Log.Warn("no capture at sockets: layers come from interfaces only", "reason", err)
+	case len(pods) > 0 && o.SocketCgroups[0] == pods[0]:
+		o.Log.Info("capturing at the sockets of the pods", "cgroups", pods)
+	case len(pods) > 0:
+		o.Log.Info("capturing at the sockets of all processes", "cgroup", root)
+	default:
 		o.Log.Info("no pods here: capturing at the sockets of all processes", "cgroup", root)
-		o.SocketCgroups = []string{root}
-		return
 	}
-	o.Log.Warn("no capture at sockets: layers come from interfaces only", "reason", err)
-	o.SocketCgroups = nil
+}
+
+// chooseCgroups chooses between the cgroups of the pods and the root of all cgroups, "" if it
+// is not here. Who wants all requests wants them of all processes.
+func (o *Options) chooseCgroups(pods []string, root string) []string {
+	if root != "" && !o.Cluster && (o.AllRequests || len(pods) == 0) {
+		return []string{root}
+	}
+	return pods
 }
 
 // findRootCgroup returns the first of the mounts that has the root of all cgroups, ""

@@ -642,3 +642,26 @@ func TestRootCgroup(t *testing.T) {
 		}
 	}
 }
+
+// With all requests those of all processes are captured, also where there are pods.
+func TestChooseCgroups(t *testing.T) {
+	pods := []string{"/c/kubepods"}
+	for _, test := range []struct {
+		all, cluster bool
+		pods         []string
+		root         string
+		want         []string
+	}{
+		{false, false, pods, "/c", pods},
+		{true, false, pods, "/c", []string{"/c"}},
+		{true, false, nil, "/c", []string{"/c"}},
+		{true, false, pods, "", pods},
+		{true, true, pods, "/c", pods},
+		{false, false, nil, "", nil},
+	} {
+		o := Options{AllRequests: test.all, Cluster: test.cluster}
+		if got := o.chooseCgroups(test.pods, test.root); !slices.Equal(got, test.want) {
+			t.Errorf("%+v: %v", test, got)
+		}
+	}
+}

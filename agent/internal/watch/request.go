@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/printable"
@@ -41,6 +43,17 @@ type Request struct {
 	Marks    Marks
 	// Flags are the names of what any capture point remarked.
 	Flags []string
+
+	key         requestKey
+	first, last uint64 // when it was seen, in ns of CLOCK_MONOTONIC
+}
+
+// requestKey is what all parts of a request have in common; others on its connection may have
+// it too, at other times.
+type requestKey struct {
+	trace  trace.TraceID
+	span   trace.SpanID
+	client netip.AddrPort
 }
 
 // LayerTime is the time of a request in a layer, or in several that no capture point
@@ -126,6 +139,7 @@ func requestOf(h *breakdown.Hop, cut bool, wall func(uint64) time.Time) Request 
 			client, server = o.Client, o.Server
 		}
 	}
+	r.key, r.first, r.last = requestKey{h.TraceID, h.SpanID, client}, first, last
 	r.Time = wall(first)
 	r.Client = printable.Text(cmp.Or(h.ClientService(), addressOf(client.Addr())))
 	r.Server = printable.Text(cmp.Or(h.ServerService(), server.String()))

@@ -175,7 +175,7 @@ func (c *counts) summary(s *sights, seconds float64) (lines []string) {
 		lines = append(lines, fmt.Sprintf("Layer not known of %d, because %s.", c.unknown, strings.Join(why, ", ")))
 	}
 	if c.late > 0 {
-		lines = append(lines, counted(c.late, "part of a request", "parts of requests")+" came after its line, which may lack a layer.")
+		lines = append(lines, counted(c.late, "part of a request came after its line, which", "parts of requests came after their lines, which")+" may lack a layer.")
 	}
 	if seen == 0 {
 		lines = append(lines, s.whyNothing(0))

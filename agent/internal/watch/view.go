@@ -59,6 +59,7 @@ type View struct {
 	queue     chan Request
 	queueFull atomic.Uint64
 	late      atomic.Uint64
+	passed    [2]map[requestKey]period // of Trace: the latest requests, and those before
 
 	mu   sync.Mutex // guards seen
 	seen sights
@@ -68,7 +69,7 @@ type View struct {
 	began   time.Time
 	ready   bool
 	limit   <-chan time.Time
-	hint    string          // the latest
+	hint    string          // the latest, without digits
 	hinted  time.Time       // when
 	about   map[string]bool // what was remarked
 	paused  bool
@@ -77,25 +78,48 @@ type View struct {
 	failed  error
 }
 
+// maxPassed is the number of requests that are known to have a line, twice.
+const maxPassed = 8192
+
+// period is when a request was seen.
+type period struct{ first, last uint64 }
+
 // New returns a view.
 func New(opts Options) *View {
-	return &View{opts: opts, queue: make(chan Request, maxQueued), about: map[string]bool{}}
+	return &View{
+		opts: opts, queue: make(chan Request, maxQueued), about: map[string]bool{},
+		passed: [2]map[requestKey]period{{}, {}},
+	}
 }
 
 // Trace takes what was seen of a trace. It never waits: requests that find no room are
 // counted. again: others of the trace came before.
 func (v *View) Trace(tree *breakdown.Tree, cut, again bool, wall func(uint64) time.Time) {
 	for _, r := range requestsOf(tree, cut, wall) {
-		if again && r.TraceID == "" {
-			v.late.Add(1) // of a request that has a line
+		if again && v.hasLine(&r) {
+			v.late.Add(1)
 			continue
 		}
+		if len(v.passed[0]) >= maxPassed {
+			v.passed[0], v.passed[1] = map[requestKey]period{}, v.passed[0]
+		}
+		v.passed[0][r.key] = period{r.first, r.last}
 		select {
 		case v.queue <- r:
 		default:
 			v.queueFull.Add(1)
 		}
 	}
+}
+
+// hasLine reports whether what came is a late part of a request that came before.
+func (v *View) hasLine(r *Request) bool {
+	for _, some := range v.passed {
+		if p, ok := some[r.key]; ok && r.first <= p.last && p.first <= r.last {
+			return true
+		}
+	}
+	return false
 }
 
 // Metrics takes the agent's metrics of now.
@@ -273,7 +297,7 @@ func (v *View) look(now time.Time) {
 		if v.opts.Keys != nil {
 			keys = "; space pauses, q ends"
 		}
-		v.remark("watching HTTP/1 requests at the sockets of all processes and at %s%s", counted(uint64(s.values[pointsMetric]), "interface", "interfaces"), keys)
+		v.remark("watching HTTP/1 requests at sockets and at %s%s", counted(uint64(s.values[pointsMetric]), "interface", "interfaces"), keys)
 		if v.opts.Header && !v.opts.JSON && v.failed == nil {
 			_, v.failed = fmt.Fprintln(v.opts.Out, v.columns().header())
 		}
@@ -295,10 +319,20 @@ func (v *View) look(now time.Time) {
 	for _, r := range fresh {
 		v.about[r.about] = true
 	}
-	if hint != "" && hint != v.hint {
-		v.hint, v.hinted = hint, now
+	if same := withoutDigits(hint); hint != "" && same != v.hint {
+		v.hint, v.hinted = same, now
 		v.remark("%s", hint)
 	}
+}
+
+// withoutDigits is what a remark says, whatever its numbers are.
+func withoutDigits(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, text)
 }
 
 // sumUp writes what was seen, what did not match, and what was lost.

@@ -19,6 +19,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/agent"
 	"github.com/layertrace/layertrace/agent/internal/breakdown"
 	"github.com/layertrace/layertrace/agent/internal/probe"
+	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/testkit"
 )
 
@@ -232,21 +233,36 @@ func TestBrokenOutput(t *testing.T) {
 	l.wantSaid("3 requests in N s: 0 shown, 3 could not be written.")
 }
 
-// The marks of a line are explained when they first appear, and a late part of a request
-// without a context gets no line of its own.
+// The marks of a line are explained when they first appear, and a late part of a request gets
+// no line of its own. Another request of the same trace does.
 func TestMarksAndLateParts(t *testing.T) {
 	l := run(t, Options{})
-	untraced := func() *machine { return single().change(withoutContext) }
-	l.send(2, untraced)
-	l.Trace(breakdown.Split(untraced().all, nil), false, true, wall)
-	l.Trace(breakdown.Split(single().all, nil), false, true, wall) // another request of the same trace
+	request := func(begin uint64, change func(*observe.Observation)) *breakdown.Tree {
+		m := &machine{}
+		m.hop("curl", "nginx", curlPort, nginxPort, begin, begin+200)
+		return breakdown.Split(m.change(change).all, nil)
+	}
+	traced := func(*observe.Observation) {}
+	other := func(o *observe.Observation) { withoutContext(o); o.Context.TraceID[0] = 9 }
+	late := func(tree *breakdown.Tree) *breakdown.Tree {
+		h := tree.Hops[0]
+		return breakdown.Split([]observe.Observation{*h.Sender}, nil)
+	}
+	l.Trace(request(0, other), false, false, wall)
+	l.Trace(late(request(0, other)), false, true, wall)
+	l.Trace(request(0, traced), false, false, wall)
+	l.Trace(late(request(0, traced)), false, true, wall)
+	l.Trace(request(300, traced), false, true, wall)
 	l.await("three lines", func() bool { return l.out.lines() == 3 })
 	l.cancel()
 	if err := l.end(); err != nil {
 		t.Fatal(err)
 	}
-	got := l.err.String()
-	if strings.Count(got, "-- * no sampled trace context") != 1 || !strings.Contains(got, "1 part of a request came after its line") {
+	if n := l.out.lines(); n != 3 {
+		t.Errorf("%d lines, want 3:\n%s", n, l.out.String())
+	}
+	l.wantSaid("2 parts of requests came after their lines")
+	if got := l.err.String(); strings.Count(got, "-- * no sampled trace context") != 1 {
 		t.Errorf("stderr is %q", got)
 	}
 }
@@ -257,7 +273,7 @@ func TestRemarks(t *testing.T) {
 	l := run(t, Options{Header: true, Width: func() int { return 80 }})
 	l.Metrics(families(map[string]float64{readyMetric: 1, pointsMetric: 2}))
 	l.await("the header", func() bool { return strings.HasPrefix(l.out.String(), "TIME     CLIENT → SERVER") })
-	if !strings.Contains(l.err.String(), "-- watching HTTP/1 requests at the sockets of all processes and at 2 interfaces;\n   space pauses, q ends\n") {
+	if !strings.Contains(l.err.String(), "-- watching HTTP/1 requests at sockets and at 2 interfaces; space pauses, q ends\n") {
 		t.Errorf("stderr is %q", l.err.String())
 	}
 	l.await("the reason", func() bool {
