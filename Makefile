@@ -26,6 +26,7 @@ COMMANDS := clang ip clang-format llvm-strip tcpdump tshark ngrep nginx curl pip
 PACKAGES := clang iproute2 clang-format llvm libbpf-dev tcpdump tshark ngrep nginx-light curl python3-pip chromium
 
 GOTEST        := go test
+TEST_PACKAGES := ./...
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 BPF_SOURCES   := $(wildcard bpf/*.c bpf/*/*.c bpf/include/*.h)
 # Packages whose tests need neither root nor Envoy.
@@ -46,7 +47,7 @@ demo: root lab ## Follow requests through a mesh, and find where a slow one was 
 
 .PHONY: test
 test: root packages ## Run all tests, including the end-to-end test of the lab
-	$(GOTEST) -count=1 -timeout=45m ./...
+	$(GOTEST) -count=1 -timeout=45m $(TEST_PACKAGES)
 
 .PHONY: test-unit
 test-unit: ## Run the fast tests, without root and Envoy: less than a minute

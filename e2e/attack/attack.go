@@ -54,6 +54,8 @@ var Cases = []Case{
 	{"metrics-connections", "of 2,000 connections of a pod 8 are served, the agent's memory grows by 32 MiB at most, and the node reads /readyz", metricsConnections},
 	{"metrics-idle", "idle connections to the metrics server, unfinished requests and responses that nobody reads end within 40 s", metricsIdle},
 	{"forged-segments", "150,000 requests of no connection make no span, a packet costs 1.10 times what it did before at most, and a request of 3 s beside them is seen", forgedSegments},
+	{"blind-reset", "4,000 RST and SYN segments with guessed numbers end no exchange: a request of 3 s has its two spans of 3 s", blindReset},
+	{"clsact-left", "the filters that a killed agent left do not run beside a new one: a request has two spans", clsactLeft},
 	{"cpu-limit", "a flood of sampled requests makes an agent with --cpu-limit leave new ones out and take less than its limit; no request fails, and all is captured again after it", cpuLimit},
 	{"terminal", "what a trace store responds does not control the terminal", terminal},
 	{"explain-nested", "explain reports a trace of 8,000 nested requests with 10 s of CPU time and 512 MiB at most", explainNested},

@@ -138,13 +138,8 @@ func forge(ctx context.Context, n int) error {
 		binary.BigEndian.PutUint32(tcp[8:], random.Uint32())
 		tcp[12], tcp[13] = tcpLength/4<<4, 0x18      // PSH, ACK
 		binary.BigEndian.PutUint16(tcp[16:], 0xdead) // no right checksum
-		err := unix.Sendto(socket, append(packet, payload...), 0, &unix.SockaddrInet4{Addr: to})
-		for errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EAGAIN) { // the receiver is behind
-			time.Sleep(time.Millisecond)
-			err = unix.Sendto(socket, append(packet, payload...), 0, &unix.SockaddrInet4{Addr: to})
-		}
-		if err != nil {
-			return fmt.Errorf("send a forged segment: %w", err)
+		if err := send(socket, append(packet, payload...), netip.AddrFrom4(to)); err != nil {
+			return err
 		}
 	}
 	return nil

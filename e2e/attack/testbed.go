@@ -60,13 +60,14 @@ type Testbed struct {
 	mu      sync.Mutex
 	spans   map[string]int // received, by trace ID in hex
 	first   map[string]time.Time
+	short   map[string]time.Duration // the shortest of them
 	respond func(http.ResponseWriter, int) bool
 }
 
 func newTestbed(program, envoy, dir string) (t *Testbed, err error) {
 	t = &Testbed{
 		program: program, envoy: envoy, dir: dir, Memory: agentMemory,
-		spans: map[string]int{}, first: map[string]time.Time{},
+		spans: map[string]int{}, first: map[string]time.Time{}, short: map[string]time.Duration{},
 	}
 	defer func() {
 		if err != nil {
@@ -184,6 +185,13 @@ func (t *Testbed) Spans(traceID string) (n int, first time.Time) {
 	return t.spans[traceID], t.first[traceID]
 }
 
+// Shortest returns the duration of the shortest span of a trace that the receiver has.
+func (t *Testbed) Shortest(traceID string) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.short[traceID]
+}
+
 // Respond sets what the receiver does first, with the number of spans that a batch has: true,
 // and the batch was responded to and is not kept.
 func (t *Testbed) Respond(respond func(w http.ResponseWriter, spans int) bool) {
@@ -234,9 +242,11 @@ func (t *Testbed) keep(export *coltracepb.ExportTraceServiceRequest) {
 		for _, scope := range resource.ScopeSpans {
 			for _, s := range scope.Spans {
 				id := fmt.Sprintf("%x", s.TraceId)
+				took := time.Duration(s.EndTimeUnixNano - s.StartTimeUnixNano)
 				if t.spans[id]++; t.spans[id] == 1 {
-					t.first[id] = time.Now()
+					t.first[id], t.short[id] = time.Now(), took
 				}
+				t.short[id] = min(t.short[id], took)
 			}
 		}
 	}

@@ -319,7 +319,11 @@ func TestNetworkIsNoReader(t *testing.T) {
 	for name, begin := range map[string]func(t *testing.T, lo netlink.Link) (end func()){"slow": slowDown, "lossy": loseSome} {
 		for _, upload := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, upload %v", name, upload), func(t *testing.T) {
-				for range 3 {
+				// Which packets are lost is chance: a few transfers pass nearly unharmed.
+				for harmed, tries := 0, 0; harmed < 3; tries++ {
+					if tries == 20 {
+						t.Fatalf("the network had a fault in %d of %d transfers, want 3", harmed, tries)
+					}
 					x := newTransfer(t, upload, 1_000_000)
 					must(t, x.to.SetReadBuffer(64<<10))
 					end, starved := begin(t, lo), starvation(t)
@@ -329,8 +333,9 @@ func TestNetworkIsNoReader(t *testing.T) {
 					w := waitsOf(t, k.exchanges(), upload)
 					t.Logf("%+v of %d ns, %d packets sent again", w, took, lost)
 					if took < uint64(100*time.Millisecond) || lost == 0 && name == "lossy" {
-						t.Errorf("the network has no fault")
+						continue
 					}
+					harmed++
 					if w.waited < took/2 {
 						t.Errorf("the sender waited for %d ns of %d ns", w.waited, took)
 					}
