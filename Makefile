@@ -19,7 +19,10 @@ VARIANT  ?= # faults: mtls, devices, or a condition of the network (bin/lab faul
 CASES_DIR ?= # cases: directory with truth.json, captures and vectors.txt (../shared/cases)
 TEMPO    ?= # stores: a program of Grafana Tempo, tested as well
 FUZZTIME ?= # fuzz: time or number of runs of each target (20s)
-VERSION  ?= # wasm: version and name of the image (devel)
+VERSION  ?= # wasm: version and name of the image (devel); release: X.Y.Z
+REPOSITORY ?= # release: registry and owner of the images, HOST/OWNER
+BUILDER  ?= # release: URI of who builds, for the provenance
+VULNDB   ?= # vulncheck: URL of a database, file:///DIRECTORY for a copy
 
 # Programs that tests and linting call, and the Debian packages that provide them.
 COMMANDS := clang ip clang-format llvm-strip tcpdump tshark ngrep nginx curl pip3 chromium
@@ -178,9 +181,18 @@ build: ## Build bin/layertrace, bin/bookinfo, bin/peer and bin/lab
 wasm: ## Build bin/layertrace.wasm, the filter, and bin/layertrace.oci, its image layout
 	go run ./wasm-filter/build -o bin/layertrace.wasm -oci bin/layertrace.oci $(if $(strip $(VERSION)),-version=$(VERSION))
 
-.PHONY: image
-image: ## Build the agent's image, layertrace/agent:devel (needs docker)
-	docker build -f agent/Dockerfile -t layertrace/agent:devel --build-arg COMMIT=$$(git rev-parse HEAD) --build-arg DATE=$$(git log -1 --format=%cI) .
+.PHONY: images
+images: ## Build the agents' image for amd64 and arm64, without docker: bin/agent.oci, bin/agent.tar
+	go run ./release -images -o bin
+
+.PHONY: release
+release: ## Build what a release publishes into out/release (VERSION, REPOSITORY, BUILDER)
+	@[ -n "$(strip $(VERSION))" ] || { echo "make release VERSION=X.Y.Z" >&2; exit 1; }
+	go run ./release -version $(strip $(VERSION)) -o out/release $(if $(strip $(REPOSITORY)),-repository=$(strip $(REPOSITORY))) $(if $(strip $(BUILDER)),-builder=$(strip $(BUILDER)))
+
+.PHONY: vulncheck
+vulncheck: ## Check the agent and the filter for known vulnerabilities (needs Go's database, or VULNDB)
+	go tool -modfile=tools/go.mod govulncheck $(if $(strip $(VULNDB)),-db=$(strip $(VULNDB))) ./agent/cmd/... ./wasm-filter/...
 
 .PHONY: generate
 generate: packages ## Compile the BPF programs and update all generated files

@@ -16,8 +16,9 @@
  * track_segment             on_syn | on_payload, then on_fin, end_connection, set_tracked
  * on_payload                for each part: search_on (deep), track_part
  * track_part                on_client_data (request.h) | on_server_data (response.h)
- * sweep                     sweep_connection -> emit, untrack, report; sweep_queued;
- *                             end_recount
+ * sweep                     at the beginning and the end of a walk: begin_recount,
+ *                             end_recount, sweep_queued
+ * sweep_walk                for each connection: sweep_connection -> emit, untrack, report
  */
 #include "include/track.h"
 
@@ -25,21 +26,40 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 CAPTURE_PROGRAMS(capture)
 
+/* The iterator over a map, kernel/bpf/map_iter.c. */
+struct bpf_iter_meta {
+	struct seq_file *seq;
+} __attribute__((preserve_access_index));
+
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	void *key; /* NULL at the end */
+} __attribute__((preserve_access_index));
+
 #define IDLE_BUCKETS 32
+
+/* What one run of sweep does. Between the first two, user space walks over the connections
+ * with sweep_walk, in slices. It repeats the last until the ring has room for all.
+ */
+enum sweep_stage {
+	SWEEP_BEGIN,
+	SWEEP_END,    /* corrects counts */
+	SWEEP_QUEUED, /* requests in the queue */
+};
 
 /* Times in ns. An exchange is emitted when it has been idle for response_idle and is
  * complete; for unframed_idle, if the end of its response cannot be known; else for
  * request_idle. One that has been open for hold_after is reported once before, and again
  * after report_after. A connection is forgotten when it has been idle for forget_idle after
  * its exchange was emitted. With evict_idle, up to evict_max open exchanges that have been idle
- * for longer are emitted. What the ring has no room for stays for the next sweep.
- * Unproven connections are forgotten after unproven_idle.
+ * for longer are emitted. Unproven connections are forgotten after unproven_idle.
  * Results: open, exchanges left open, and in idle those by the logarithm of their idle
  * time in units of 2^20 ns; unproven, connections without proof; tracked, others that
- * stay; evicted; deferred, how often the ring had no room; miscounted, slots of
- * tracked_connections whose count was not right.
+ * stay; evicted; deferred, queued requests for which the ring had no room; miscounted, slots
+ * of tracked_connections whose count was not right.
  */
 struct sweep_args {
+	enum sweep_stage stage;
 	__u64 response_idle;
 	__u64 request_idle;
 	__u64 unframed_idle;
@@ -58,7 +78,9 @@ struct sweep_args {
 	__u64 idle[IDLE_BUCKETS];
 };
 
-/* Not on the stack: there the verifier would follow each value. Sweeps do not overlap. */
+/* Between runs, and not on the stack: there the verifier would follow each value. Sweeps do
+ * not overlap.
+ */
 struct sweep_context {
 	__u64 now;
 	struct sweep_args args;
@@ -103,13 +125,12 @@ static __always_inline bool untrack(struct connection *c, const struct connectio
 }
 
 /* Requests in its queue are emitted by sweep_queued(). */
-static __always_inline void forget_connection(void *map, struct connection *c,
-					      const struct connection_key *key, __u64 claim,
-					      __u8 phase)
+static __always_inline void
+forget_connection(struct connection *c, const struct connection_key *key, __u64 claim, __u8 phase)
 {
 	if (untrack(c, key, claim, phase)) {
 		set_proof(c, PROOF_NONE);
-		bpf_map_delete_elem(map, key);
+		bpf_map_delete_elem(&connections, key);
 	}
 }
 
@@ -127,9 +148,8 @@ static __always_inline bool is_unframed(const struct connection *c)
 }
 
 /* A connection without an exchange to emit. */
-static __always_inline void sweep_rest(void *map, const struct connection_key *key,
-				       struct connection *c, struct sweep_args *args, __u64 claim,
-				       __u64 idle)
+static __always_inline void sweep_rest(const struct connection_key *key, struct connection *c,
+				       struct sweep_args *args, __u64 claim, __u64 idle)
 {
 	__u8 phase = *(volatile __u8 *)&c->phase;
 	__u64 limit = args->request_idle;
@@ -149,13 +169,12 @@ static __always_inline void sweep_rest(void *map, const struct connection_key *k
 	}
 	if (phase == PHASE_HEAD)
 		count(COUNTER_DISCARDED);
-	forget_connection(map, c, key, claim, phase);
+	forget_connection(c, key, claim, phase);
 }
 
 /* A connection without proof. */
-static __always_inline void sweep_unproven(void *map, const struct connection_key *key,
-					   struct connection *c, struct sweep_args *args,
-					   __u64 claim, __u64 idle)
+static __always_inline void sweep_unproven(const struct connection_key *key, struct connection *c,
+					   struct sweep_args *args, __u64 claim, __u64 idle)
 {
 	__u8 phase = *(volatile __u8 *)&c->phase;
 
@@ -167,7 +186,7 @@ static __always_inline void sweep_unproven(void *map, const struct connection_ke
 		emit(c, claim, 0); /* counts it */
 	if (phase == PHASE_HEAD)
 		count(COUNTER_DISCARDED);
-	forget_connection(map, c, key, claim | 1, phase);
+	forget_connection(c, key, claim | 1, phase);
 }
 
 static __always_inline __u32 idle_bucket(__u64 idle)
@@ -184,16 +203,10 @@ static __always_inline __u32 idle_bucket(__u64 idle)
 	return bucket & (IDLE_BUCKETS - 1);
 }
 
-static __always_inline bool has_room(struct sweep_args *args)
-{
-	if (ring_has_room(&exchanges))
-		return true;
-	args->deferred++;
-	return false;
-}
-
-/* Reports an exchange that goes on, if it is old enough. */
-static __always_inline void report(const struct exchange_record *x, __u8 *reports,
+/* Reports an exchange that goes on, if it is old enough. Returns false if it is, and the ring
+ * has no room.
+ */
+static __always_inline bool report(const struct exchange_record *x, __u8 *reports,
 				   struct sweep_context *ctx)
 {
 	struct sweep_args *args = &ctx->args;
@@ -204,14 +217,56 @@ static __always_inline void report(const struct exchange_record *x, __u8 *report
 		due |= REPORT_HELD;
 	if (args->report_after && age >= args->report_after)
 		due |= REPORT_OPEN;
-	if (!(due & ~*reports) || !has_room(args))
-		return;
+	if (!(due & ~*reports))
+		return true;
+	if (!ring_has_room(&exchanges))
+		return false;
 	*reports |= due;
 	report_open(x);
+	return true;
 }
 
-static long sweep_connection(void *map, const struct connection_key *key, struct connection *c,
-			     void *unused)
+/* A connection with an exchange to emit. Returns false if the ring has no room for that. */
+static __always_inline bool sweep_open(const struct connection_key *key, struct connection *c,
+				       struct sweep_context *ctx, __u64 claim, __u64 idle)
+{
+	struct sweep_args *args = &ctx->args;
+	__u64 limit = args->request_idle;
+	__u32 flags = FLAG_IDLE;
+	bool ends, evicted;
+
+	if (has_settled(c)) {
+		limit = args->response_idle;
+		flags = guessed(c);
+	} else if (is_unframed(c)) {
+		limit = args->unframed_idle;
+		flags = FLAG_END_GUESSED;
+	}
+	ends = idle >= limit;
+	evicted = !ends && args->evict_idle && idle >= args->evict_idle &&
+		  args->evicted < args->evict_max;
+	if ((ends || evicted) && !ring_has_room(&exchanges))
+		return false;
+	if (ends) {
+		emit(c, claim, flags);
+		args->tracked++;
+		return true;
+	}
+	if (evicted) {
+		emit(c, claim, FLAG_EVICTED);
+		forget_connection(c, key, claim | 1, *(volatile __u8 *)&c->phase);
+		args->evicted++;
+		return true;
+	}
+	if (!report(&c->x, &c->reports, ctx))
+		return false;
+	args->open++;
+	args->idle[idle_bucket(idle)]++;
+	return true;
+}
+
+/* Returns false if the ring has no room for its exchange. */
+static __always_inline bool sweep_connection(const struct connection_key *key, struct connection *c)
 {
 	struct sweep_context *ctx = &sweeping;
 	/* Read the claim before what it guards: a request that begins in between changes it,
@@ -220,43 +275,44 @@ static long sweep_connection(void *map, const struct connection_key *key, struct
 	__u64 claim = *(volatile __u64 *)&c->claim;
 	__u64 last = *(volatile __u64 *)&c->last_ns;
 	__u64 idle = ctx->now > last ? ctx->now - last : 0;
-	struct sweep_args *args = &ctx->args;
-	__u64 limit = args->request_idle;
-	__u32 flags = FLAG_IDLE;
+	bool unproven = *(volatile __u32 *)&c->proof == PROOF_AWAITED;
+	bool tracked = c->tracked;
 
-	if (c->tracked)
-		recounts.of[tracked_slot(hash_of_key(key, point_of(key)))].seen++;
-	if (*(volatile __u32 *)&c->proof == PROOF_AWAITED) {
+	if (unproven)
+		sweep_unproven(key, c, &ctx->args, claim, idle);
+	else if (!is_open(c) || claim & 1)
+		sweep_rest(key, c, &ctx->args, claim, idle);
+	else if (!sweep_open(key, c, ctx, claim, idle))
+		return false;
+	if (unproven)
 		recounts.unproven.seen++;
-		sweep_unproven(map, key, c, args, claim, idle);
+	if (tracked)
+		recounts.of[tracked_slot(hash_of_key(key, point_of(key)))].seen++;
+	return true;
+}
+
+/* A connection of a walk. Each takes a byte of the buffer into which user space reads, whose
+ * size is that of a slice. If the ring has no room, the read ends, and the next one goes on
+ * with the same connection.
+ */
+SEC("iter/bpf_map_elem")
+int sweep_walk(struct bpf_iter__bpf_map_elem *ctx)
+{
+	const struct connection_key *found = ctx->key;
+	struct seq_file *seq = ctx->meta->seq;
+	const __u8 visited = 0;
+	struct connection_key key;
+	struct connection *c;
+
+	if (!found) /* the end */
 		return 0;
-	}
-	if (!is_open(c) || claim & 1) {
-		sweep_rest(map, key, c, args, claim, idle);
+	key = *found;
+	c = bpf_map_lookup_elem(&connections, &key);
+	if (!c)
 		return 0;
-	}
-	if (has_settled(c)) {
-		limit = args->response_idle;
-		flags = guessed(c);
-	} else if (is_unframed(c)) {
-		limit = args->unframed_idle;
-		flags = FLAG_END_GUESSED;
-	}
-	if (idle >= limit && has_room(args)) {
-		emit(c, claim, flags);
-		args->tracked++;
-		return 0;
-	}
-	if (args->evict_idle && idle >= args->evict_idle && args->evicted < args->evict_max &&
-	    has_room(args)) {
-		emit(c, claim, FLAG_EVICTED);
-		forget_connection(map, c, key, claim | 1, *(volatile __u8 *)&c->phase);
-		args->evicted++;
-		return 0;
-	}
-	report(&c->x, &c->reports, ctx);
-	args->open++;
-	args->idle[idle_bucket(idle)]++;
+	if (!sweep_connection(&key, c))
+		return 1;
+	bpf_seq_write(seq, &visited, sizeof(visited));
 	return 0;
 }
 
@@ -269,10 +325,12 @@ static long sweep_queued(void *map, const struct queue_key *key, struct queued_r
 	__u64 last = c ? c->last_ns : 0;
 
 	if (!c || !ctx->args.request_idle || last + ctx->args.request_idle <= ctx->now) {
-		if (!q->recorded || has_room(&ctx->args))
+		if (!q->recorded || ring_has_room(&exchanges))
 			emit_queued(key, FLAG_IDLE, c ? is_proven(c) : q->proven);
-	} else if (q->recorded && is_proven(c)) {
-		report(&q->x, &q->reports, ctx);
+		else
+			ctx->args.deferred++;
+	} else if (q->recorded && is_proven(c) && !report(&q->x, &q->reports, ctx)) {
+		ctx->args.deferred++;
 	}
 	return 0;
 }
@@ -320,14 +378,10 @@ static long end_slot(__u32 i, void *unused)
 	return 0;
 }
 
-SEC("syscall")
-int sweep(struct sweep_args *args)
+static __always_inline void begin_sweep(const struct sweep_args *args, const struct tracked *f)
 {
-	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
 	struct sweep_context *ctx = &sweeping;
 
-	if (!f)
-		return 0;
 	ctx->now = bpf_ktime_get_ns();
 	ctx->args = *args;
 	ctx->args.open = 0;
@@ -339,10 +393,29 @@ int sweep(struct sweep_args *args)
 	__builtin_memset(ctx->args.idle, 0, sizeof(ctx->args.idle));
 	bpf_loop(1 << TRACKED_BITS, begin_slot, NULL, 0);
 	begin_recount(&recounts.unproven, &f->unproven);
-	bpf_for_each_map_elem(&connections, sweep_connection, NULL, 0);
-	bpf_loop(1 << TRACKED_BITS, end_slot, NULL, 0);
-	ctx->args.miscounted += end_recount(&recounts.unproven, &f->unproven, NULL);
-	bpf_for_each_map_elem(&queued_requests, sweep_queued, NULL, 0);
+}
+
+SEC("syscall")
+int sweep(struct sweep_args *args)
+{
+	struct tracked *f = bpf_map_lookup_elem(&tracked_connections, &(__u32){0});
+	struct sweep_context *ctx = &sweeping;
+
+	if (!f)
+		return 0;
+	switch (args->stage) {
+	case SWEEP_BEGIN:
+		begin_sweep(args, f);
+		break;
+	case SWEEP_END:
+		bpf_loop(1 << TRACKED_BITS, end_slot, NULL, 0);
+		ctx->args.miscounted += end_recount(&recounts.unproven, &f->unproven, NULL);
+		break;
+	case SWEEP_QUEUED:
+		ctx->args.deferred = 0;
+		bpf_for_each_map_elem(&queued_requests, sweep_queued, NULL, 0);
+		break;
+	}
 	*args = ctx->args;
 	return 0;
 }

@@ -557,6 +557,8 @@ type CaptureSearchBudget struct {
 
 type CaptureSweepArgs struct {
 	_            structs.HostLayout
+	Stage        CaptureSweepStage
+	_            [4]byte
 	ResponseIdle uint64
 	RequestIdle  uint64
 	UnframedIdle uint64
@@ -580,6 +582,8 @@ type CaptureSweepContext struct {
 	Now  uint64
 	Args struct {
 		_            structs.HostLayout
+		Stage        uint32
+		_            [4]byte
 		ResponseIdle uint64
 		RequestIdle  uint64
 		UnframedIdle uint64
@@ -598,6 +602,14 @@ type CaptureSweepContext struct {
 		Idle         [32]uint64
 	}
 }
+
+type CaptureSweepStage uint32
+
+const (
+	CaptureSweepStageSWEEP_BEGIN  CaptureSweepStage = 0
+	CaptureSweepStageSWEEP_END    CaptureSweepStage = 1
+	CaptureSweepStageSWEEP_QUEUED CaptureSweepStage = 2
+)
 
 type CaptureTracked struct {
 	_        structs.HostLayout
@@ -664,6 +676,8 @@ const (
 	CaptureProgCaptureSock        = "capture_sock"
 	CaptureProgCaptureSockL3      = "capture_sock_l3"
 	CaptureProgSweep              = "sweep"
+	CaptureProgSweepWalk          = "sweep_walk"
+	CaptureVarAllRequests         = "all_requests"
 	CaptureVarContextHeaders      = "context_headers"
 	CaptureVarDeep                = "deep"
 	CaptureVarDeepBudget          = "deep_budget"
@@ -728,6 +742,7 @@ type CaptureProgramSpecs struct {
 	CaptureSock   *ebpf.ProgramSpec `ebpf:"capture_sock"`
 	CaptureSockL3 *ebpf.ProgramSpec `ebpf:"capture_sock_l3"`
 	Sweep         *ebpf.ProgramSpec `ebpf:"sweep"`
+	SweepWalk     *ebpf.ProgramSpec `ebpf:"sweep_walk"`
 }
 
 // CaptureMapSpecs contains maps before they are loaded into the kernel.
@@ -754,6 +769,7 @@ type CaptureMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CaptureVariableSpecs struct {
+	AllRequests    *ebpf.VariableSpec `ebpf:"all_requests"`
 	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
 	Deep           *ebpf.VariableSpec `ebpf:"deep"`
 	DeepBudget     *ebpf.VariableSpec `ebpf:"deep_budget"`
@@ -828,6 +844,7 @@ func (m *CaptureMaps) Close() error {
 //
 // It can be passed to LoadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CaptureVariables struct {
+	AllRequests    *ebpf.Variable `ebpf:"all_requests"`
 	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
 	Deep           *ebpf.Variable `ebpf:"deep"`
 	DeepBudget     *ebpf.Variable `ebpf:"deep_budget"`
@@ -854,6 +871,7 @@ type CapturePrograms struct {
 	CaptureSock   *ebpf.Program `ebpf:"capture_sock"`
 	CaptureSockL3 *ebpf.Program `ebpf:"capture_sock_l3"`
 	Sweep         *ebpf.Program `ebpf:"sweep"`
+	SweepWalk     *ebpf.Program `ebpf:"sweep_walk"`
 }
 
 func (p *CapturePrograms) Close() error {
@@ -865,6 +883,7 @@ func (p *CapturePrograms) Close() error {
 		p.CaptureSock,
 		p.CaptureSockL3,
 		p.Sweep,
+		p.SweepWalk,
 	)
 }
 

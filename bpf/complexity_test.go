@@ -44,6 +44,7 @@ func variants(t *testing.T) map[string]map[string]any {
 	copy(ranks[:], tracecontext.Ranks([]tracecontext.Format{tracecontext.FormatJaeger, tracecontext.FormatB3, tracecontext.FormatW3C}))
 	ports := [65536 / 8]uint8{80 / 8: 1 << (80 % 8), 65535 / 8: 1 << (65535 % 8)}
 	everything := map[string]any{
+		bpf.CaptureVarAllRequests:       true,
 		bpf.CaptureVarDeep:              uint32(bpf.CaptureDeepModeDEEP_ON),
 		bpf.CaptureVarPrefixWindow:      uint32(bpf.CaptureWindowWINDOW_MAX),
 		bpf.CaptureVarDeepWindow:        uint32(bpf.CaptureWindowDEEP_WINDOW_MAX),
@@ -70,7 +71,8 @@ func variants(t *testing.T) map[string]map[string]any {
 	}
 	return map[string]map[string]any{
 		"default": {}, "deep": with(bpf.CaptureDeepModeDEEP_ON, nil), "not deep": with(bpf.CaptureDeepModeDEEP_OFF, nil),
-		"everything": everything, "all but deep": with(bpf.CaptureDeepModeDEEP_OFF, everything), "everything, auto": with(bpf.CaptureDeepModeDEEP_AUTO, everything),
+		"all requests": {bpf.CaptureVarAllRequests: true},
+		"everything":   everything, "all but deep": with(bpf.CaptureDeepModeDEEP_OFF, everything), "everything, auto": with(bpf.CaptureDeepModeDEEP_AUTO, everything),
 	}
 }
 

@@ -5,7 +5,7 @@
 // again and compares.
 package bpf
 
-//go:generate go tool bpf2go -cc clang -target bpfel -go-package bpf -type exchange_record -type connection -type counter -type unseen -type sweep_args -type exchange_flag -type direction -type limit Capture capture.bpf.c -- -mcpu=v3 -Wall -Werror -Wno-initializer-overrides -I/usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -cc clang -target bpfel -go-package bpf -type exchange_record -type connection -type counter -type unseen -type sweep_args -type sweep_stage -type exchange_flag -type direction -type limit Capture capture.bpf.c -- -mcpu=v3 -Wall -Werror -Wno-initializer-overrides -I/usr/include/x86_64-linux-gnu
 //go:generate go tool bpf2go -cc clang -target bpfel -go-package bpf -type option_counter Sockops sockops.bpf.c -- -mcpu=v3 -Wall -Werror -I/usr/include/x86_64-linux-gnu
 //go:generate go tool bpf2go -cc clang -target bpfel -go-package bpf -type cgroup_cache Socket socket.bpf.c -- -mcpu=v3 -Wall -Werror -Wno-initializer-overrides -D__TARGET_ARCH_x86 -I/usr/include/x86_64-linux-gnu
 //go:generate go tool bpf2go -cc clang -target bpfel -go-package bpf Driver driver.bpf.c -- -mcpu=v3 -Wall -Werror -Wno-initializer-overrides -D__TARGET_ARCH_x86 -I/usr/include/x86_64-linux-gnu

@@ -206,11 +206,13 @@ VERIFIED_ALONE int note_dequeue(struct segment *s, __u32 ifindex, __u32 bypass)
 	if (far->turn != c->turn.number + 1) {
 		far->first = now;
 		far->turn = c->turn.number + 1;
-	} else if (!before(far->next, end)) {
+		far->next = end;
+	} else if (!before(far->next, end) && far->dropped != far->turn) {
 		return 0; /* again */
 	}
 	far->last = now;
-	far->next = end;
+	if (before(far->next, end))
+		far->next = end;
 	far->bypass = bypass;
 	return 0;
 }
@@ -260,8 +262,12 @@ static COLD int drop_at_interface(const struct sk_buff *skb, __u32 ifindex, __u3
 	if (!*followed_at(sum_of(&s.ends)))
 		return 0;
 	c = bpf_map_lookup_elem(&connections, &s.ends);
-	if (c)
-		note_drop(c, reason);
+	if (!c)
+		return 0;
+	note_drop(c, reason);
+	if (s.from_a == client_is_a(c) ? c->direction == DIRECTION_EGRESS :
+					 c->direction == DIRECTION_INGRESS)
+		c->sent.dropped = c->turn.number + 1;
 	return 0;
 }
 

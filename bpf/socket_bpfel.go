@@ -703,6 +703,7 @@ const (
 	SocketProgSocketRead         = "socket_read"
 	SocketProgSocketWrite        = "socket_write"
 	SocketProgSocketWrote        = "socket_wrote"
+	SocketVarAllRequests         = "all_requests"
 	SocketVarContextHeaders      = "context_headers"
 	SocketVarDeep                = "deep"
 	SocketVarDeepBudget          = "deep_budget"
@@ -796,6 +797,7 @@ type SocketMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketVariableSpecs struct {
+	AllRequests    *ebpf.VariableSpec `ebpf:"all_requests"`
 	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
 	Deep           *ebpf.VariableSpec `ebpf:"deep"`
 	DeepBudget     *ebpf.VariableSpec `ebpf:"deep_budget"`
@@ -877,6 +879,7 @@ func (m *SocketMaps) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketVariables struct {
+	AllRequests    *ebpf.Variable `ebpf:"all_requests"`
 	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`
 	Deep           *ebpf.Variable `ebpf:"deep"`
 	DeepBudget     *ebpf.Variable `ebpf:"deep_budget"`

@@ -646,6 +646,7 @@ const (
 	BenchProgBenchTcx           = "bench_tcx"
 	BenchProgEmptySock          = "empty_sock"
 	BenchProgEmptyTcx           = "empty_tcx"
+	BenchVarAllRequests         = "all_requests"
 	BenchVarBenchSequence       = "bench_sequence"
 	BenchVarBenchStep           = "bench_step"
 	BenchVarContextHeaders      = "context_headers"
@@ -733,6 +734,7 @@ type BenchMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BenchVariableSpecs struct {
+	AllRequests    *ebpf.VariableSpec `ebpf:"all_requests"`
 	BenchSequence  *ebpf.VariableSpec `ebpf:"bench_sequence"`
 	BenchStep      *ebpf.VariableSpec `ebpf:"bench_step"`
 	ContextHeaders *ebpf.VariableSpec `ebpf:"context_headers"`
@@ -807,6 +809,7 @@ func (m *BenchMaps) Close() error {
 //
 // It can be passed to LoadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BenchVariables struct {
+	AllRequests    *ebpf.Variable `ebpf:"all_requests"`
 	BenchSequence  *ebpf.Variable `ebpf:"bench_sequence"`
 	BenchStep      *ebpf.Variable `ebpf:"bench_step"`
 	ContextHeaders *ebpf.Variable `ebpf:"context_headers"`

@@ -65,31 +65,31 @@ type EncryptedConnection struct {
 	Syn     uint32
 	Read    uint32
 	Sent    struct {
-		_      structs.HostLayout
-		First  uint64
-		Last   uint64
-		Turn   uint32
-		Next   uint32
-		Bypass uint32
-		Pad    uint32
+		_       structs.HostLayout
+		First   uint64
+		Last    uint64
+		Turn    uint32
+		Next    uint32
+		Bypass  uint32
+		Dropped uint32
 	}
 	Received struct {
-		_      structs.HostLayout
-		First  uint64
-		Last   uint64
-		Turn   uint32
-		Next   uint32
-		Bypass uint32
-		Pad    uint32
+		_       structs.HostLayout
+		First   uint64
+		Last    uint64
+		Turn    uint32
+		Next    uint32
+		Bypass  uint32
+		Dropped uint32
 	}
 	Acknowledged struct {
-		_      structs.HostLayout
-		First  uint64
-		Last   uint64
-		Turn   uint32
-		Next   uint32
-		Bypass uint32
-		Pad    uint32
+		_       structs.HostLayout
+		First   uint64
+		Last    uint64
+		Turn    uint32
+		Next    uint32
+		Bypass  uint32
+		Dropped uint32
 	}
 	Unsent struct {
 		_    structs.HostLayout

@@ -8,7 +8,7 @@
  *   HEAD                 deep only: its head continues in a later segment
  *   REQUEST              no final response yet
  *   RESPONSE             its final response has begun
- * recorded               1: it is sampled, and its exchange is in x
+ * recorded               1: it is sampled (or all_requests is set), and its exchange is in x
  * claim                  number of the exchange << 1 | emitted. Packet programs and
  *                        sweep run concurrently: emit() sets the lowest bit by
  *                        compare-and-swap, so one of them emits. A new connection

@@ -393,6 +393,32 @@ static __always_inline void note_written(struct connection *c, const struct stre
 	far->next = end;
 }
 
+/* Bytes pass an interface again that had dropped a packet of the message. The driver gets them
+ * only now, unless the qdisc reports that it releases them later.
+ */
+static COLD int note_resent(struct connection *c, const struct segment *s)
+{
+	const struct stream *st = stream_of(c, c->from_client);
+	const struct turn_message *m = message_of(c, c->from_client);
+	__u32 end = s->seq + s->payload_len;
+	struct far *far = &c->sent;
+
+	if (!m->first || !before(st->start, end))
+		return 0;
+	if (far->turn != c->turn.number + 1) { /* what passed before bypassed the qdisc */
+		far->turn = c->turn.number + 1;
+		far->first = m->first;
+		far->next = end;
+	}
+	if (!before(st->start, s->seq))
+		far->first = c->now;
+	far->last = c->now;
+	if (before(far->next, end))
+		far->next = end;
+	far->bypass = 1;
+	return 0;
+}
+
 /* The peer's TCP has all bytes before ack: also the end of the message that the socket sent? */
 static __always_inline void note_acknowledged(struct connection *c, __u32 ack, __u64 now)
 {
@@ -464,6 +490,9 @@ static __always_inline bool on_locked(struct __sk_buff *skb, struct connection *
 		note_acknowledged(c, s->ack, c->now);
 	if (tp && s->payload_len)
 		note_waits(c, s, tp);
+	if (s->payload_len && !tp && s->direction == DIRECTION_EGRESS &&
+	    c->sent.dropped == c->turn.number + 1 && before(s->seq, st->next))
+		note_resent(c, s);
 	if (s->payload_len)
 		follow(skb, c, s->seq, s->payload_off, s->payload_len);
 	if (s->sent && c->has_data)

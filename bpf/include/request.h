@@ -287,15 +287,31 @@ static __always_inline void resync(struct connection *c, const struct segment *s
 /* Not an outcome of a walk: the payload does not start with a method. */
 #define NOT_A_REQUEST (-1)
 
-static __always_inline bool is_recorded(int outcome)
+/* Requests without a sampled context are recorded too: for a look at one machine, where
+ * few have one.
+ */
+const volatile bool all_requests;
+
+/* With all_requests: whether a request is recorded although it has no sampled context. Its
+ * record has none either.
+ */
+static __always_inline bool is_recorded_anyway(int outcome, bool request_line)
 {
-	return outcome == OUTCOME_FOUND || outcome == OUTCOME_INCOMPLETE;
+	return all_requests && request_line &&
+	       (outcome == OUTCOME_UNSAMPLED || outcome == OUTCOME_NOT_FOUND ||
+		outcome == OUTCOME_TRUNCATED);
+}
+
+static __always_inline bool is_recorded(struct payload_kind b)
+{
+	return b.outcome == OUTCOME_FOUND || b.outcome == OUTCOME_INCOMPLETE ||
+	       is_recorded_anyway(b.outcome, b.request_line);
 }
 
 /* A request at a socket. */
 static COLD int limit_at_socket(struct payload_kind *b)
 {
-	if (is_recorded(b->outcome) && is_limited(LIMIT_SOCKETS))
+	if (is_recorded(*b) && is_limited(LIMIT_SOCKETS))
 		b->outcome = OUTCOME_NOT_CAPTURED;
 	return 0;
 }
@@ -313,7 +329,7 @@ static __always_inline void count_request(int outcome, __u8 marks)
  */
 static __always_inline bool finish_untracked(struct payload_kind b)
 {
-	if (is_recorded(b.outcome))
+	if (is_recorded(b))
 		return false;
 	if (b.outcome != NOT_A_REQUEST)
 		count_request(b.outcome, b.marks);
@@ -478,7 +494,7 @@ VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct conn
 			c->overflow++;
 		return 0;
 	}
-	recorded = s->segment.kind.outcome == OUTCOME_FOUND;
+	recorded = is_recorded(s->segment.kind) && s->segment.kind.outcome != OUTCOME_INCOMPLETE;
 	s = scratch_as_map_value(s);
 	if (!s)
 		return 0;
@@ -493,7 +509,8 @@ VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct conn
 		read_options(skb, &s->segment, s);
 		start_record(skb, &s->segment, s, c, &q->x, now);
 		q->bodiless = bodiless_record(&q->x);
-		set_context(&q->x, &s->walk);
+		if (s->segment.kind.outcome == OUTCOME_FOUND)
+			set_context(&q->x, &s->walk);
 		q->x.flags |= FLAG_PIPELINED | (c->unsure ? FLAG_END_GUESSED : 0);
 		set_socket(&q->x, s, c);
 	}
@@ -623,15 +640,16 @@ static __always_inline void begin_request(struct __sk_buff *skb, struct segment 
 	}
 	c->unsure = 0;
 	become_current(c, seg->seq, BODILESS_NONE);
-	if (!is_recorded(outcome)) {
+	if (!is_recorded(seg->kind)) {
 		c->bodiless = bodiless_segment(skb, seg);
 		return;
 	}
 	read_options(skb, seg, s);
 	start_record(skb, seg, s, c, &c->x, now);
 	c->bodiless = bodiless_record(&c->x);
-	if (outcome == OUTCOME_FOUND) {
+	if (outcome == OUTCOME_FOUND)
 		set_context(&c->x, &s->walk);
+	if (outcome != OUTCOME_INCOMPLETE) {
 		record_current(c);
 		count(COUNTER_STARTED);
 	} else if (save_partial_head(s)) {
@@ -652,9 +670,11 @@ static __always_inline void end_head(const struct segment *seg, struct connectio
 	if (outcome == OUTCOME_FOUND) {
 		set_context(&c->x, w);
 		c->x.flags |= FLAG_MULTI_SEGMENT;
-		record_current(c);
-		count(COUNTER_STARTED);
+	} else if (!is_recorded_anyway(outcome, w->request_line)) {
+		return;
 	}
+	record_current(c);
+	count(COUNTER_STARTED);
 }
 
 /* Deep: a segment after the start of a request head, which either continues the head or

@@ -284,7 +284,7 @@ static __always_inline bool is_of_another(const struct segment *seg, const struc
 		return false;
 	if (c->client_start - seg->seq >= WINDOW_LIMIT && follows_handshake(seg))
 		return true;
-	return c->proof == PROOF_AWAITED && is_recorded(seg->kind.outcome) &&
+	return c->proof == PROOF_AWAITED && is_recorded(seg->kind) &&
 	       (seg->from_a != c->client_is_a || !is_near(&c->client, seg->seq));
 }
 

@@ -193,7 +193,8 @@ struct far {
 	__u32 turn;   /* number of the turn + 1 */
 	__u32 next;   /* sequence number after the last byte */
 	__u32 bypass; /* of the qdisc */
-	__u32 pad;
+	/* At an interface: number + 1 of the last turn of which it dropped a packet that leaves. */
+	__u32 dropped;
 };
 
 /* A write of an application: from seq until end. */

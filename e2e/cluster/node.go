@@ -288,7 +288,7 @@ func removeCgroup(name string) error {
 }
 
 // WriteImage writes an archive of an image that has one static program and starts it:
-// like the agent's Dockerfile, without the certificates.
+// for programs of the tests. The agent's image is the one that is released.
 func WriteImage(path, reference, program string, command ...string) error {
 	tag, err := name.NewTag(reference)
 	if err != nil {

@@ -308,6 +308,67 @@ func TestBootstrap(t *testing.T) {
 	}
 }
 
+// A search ends between the highest rate that is carried and the lowest that is not.
+func TestBracket(t *testing.T) {
+	for _, c := range []struct{ limit, low, high float64 }{
+		{30_000, 28_000, 32_000}, {500, 0, 1100}, {1e9, 59_000, 64_000},
+	} {
+		b := bracket{high: 64_000, least: 1000}
+		for range 6 {
+			rate := b.next()
+			b.note(rate, rate <= c.limit)
+		}
+		if b.low < c.low || b.high > c.high || b.low > c.limit || b.high <= c.limit && b.high < 64_000 {
+			t.Errorf("a limit of %v is between %.0f and %.0f", c.limit, b.low, b.high)
+		}
+	}
+}
+
+func TestCarried(t *testing.T) {
+	none, some := 0, 1
+	for _, c := range []struct {
+		sample Sample
+		want   bool
+	}{
+		{Sample{Expected: 10, Seen: 10, ReportedLost: &none, Sent: Sent{Rate: 99}}, true},
+		{Sample{Expected: 10, Seen: 10, Sent: Sent{Rate: 99}}, true},
+		{Sample{Expected: 10, Seen: 9, Sent: Sent{Rate: 99}}, false},
+		{Sample{Expected: 10, Seen: 10, ReportedLost: &some, Sent: Sent{Rate: 99}}, false},
+		{Sample{Expected: 10, Seen: 10, ReportedLost: &none, Sent: Sent{Rate: 90}}, false},
+	} {
+		if got := carried(c.sample, 100); got != c.want {
+			t.Errorf("%+v: %t", c.sample, got)
+		}
+	}
+}
+
+// Both tools are measured at the same first rate, and each then goes its own way.
+func TestSearch(t *testing.T) {
+	testbed, binaries := up(t)
+	tools, err := Tools([]string{"none", "tcpdump"}, binaries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runs := map[string]int{}
+	highest, err := testbed.Search(interrupted, Search{
+		Tools: tools, Low: 100, High: 400, Steps: 2, Times: 1, Duration: time.Second, Progress: testrun.Report,
+		Done: func(rate float64, carried bool, s Sample) error {
+			if runs[s.Tool]++; runs[s.Tool] == 1 && rate != 200 {
+				t.Errorf("%s: first measured at %v", s.Tool, rate)
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, h := range highest {
+		if h.Tool != tools[i].Name || runs[h.Tool] != 2 || len(h.Rates) != 1 || h.Rate != h.Rates[0] || h.Rate >= h.Above[0] {
+			t.Errorf("%+v after %d runs", h, runs[h.Tool])
+		}
+	}
+}
+
 func TestUnknownNames(t *testing.T) {
 	if _, err := Tools([]string{"wireshark"}, nil); err == nil || !strings.Contains(err.Error(), "tshark") {
 		t.Errorf("%v, want an error that names the tools", err)

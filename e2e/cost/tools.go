@@ -225,7 +225,8 @@ func (a *agent) sum(name string) (total float64) {
 // lost is what the agent counts as lost, between kernel and receiver.
 func (a *agent) lost() (total float64) {
 	for _, name := range []string{"layertrace_exchanges_ring_full_total", "layertrace_connections_map_full_total", "layertrace_requests_queue_full_total",
-		"layertrace_segments_skipped_total", "layertrace_spans_dropped_total", "layertrace_spans_failed_total", "layertrace_spans_over_limit_total"} {
+		"layertrace_segments_skipped_total", "layertrace_spans_dropped_total", "layertrace_spans_failed_total", "layertrace_spans_over_limit_total",
+		"layertrace_traces_not_split_total", "layertrace_trace_observations_left_out_total", "layertrace_layer_spans_over_limit_total"} {
 		total += a.sum(name)
 	}
 	return total

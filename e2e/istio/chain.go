@@ -48,7 +48,9 @@ type Tools struct {
 	Layertrace, Wasm string
 	// Jaeger, Bookinfo and Pause run on the node or next to it.
 	Jaeger, Bookinfo, Pause string
-	Node                    cluster.NodeTools
+	// AgentImage is the archive of the agents' image, as a release has it.
+	AgentImage string
+	Node       cluster.NodeTools
 }
 
 // ProvisionTools gets and builds every program of a run.
@@ -82,6 +84,10 @@ func ProvisionTools(ctx context.Context, progress provision.Progress) (tools Too
 		if err := provision.RunGo(ctx, checkout, progress, "build", "-trimpath", "-o", *program.path, program.pkg); err != nil {
 			return Tools{}, err
 		}
+	}
+	tools.AgentImage = filepath.Join(bin, "agent.tar")
+	if err := provision.RunGo(ctx, checkout, progress, "run", "./release", "-images", "-o", bin); err != nil {
+		return Tools{}, err
 	}
 	tools.Wasm = filepath.Join(bin, "layertrace.wasm")
 	return tools, provision.Wasm(ctx, tools.Wasm, progress)
@@ -197,8 +203,10 @@ func steps(groups []string) []step {
 		all = append(all,
 			step{"node with kubelet, containerd and CNI", true, startNode},
 			step{"agent's pod from the project's image, ready", true, agentRuns},
+			step{"agent confined as its manifest says", false, agentIsConfined},
 			step{"pod that starts later is named in its spans in Jaeger", false, laterPodIsNamed},
 			step{"agent uninstalled, its pod removed", false, agentGoes})
+		all = append(all, trySteps()...)
 	}
 	if slices.Contains(groups, StepsMTLS) {
 		all = append(all, mtlsSteps()...)
@@ -254,8 +262,13 @@ func startPods(ctx context.Context, c *chain) error {
 // layertrace runs layertrace against the cluster and returns its output, which is
 // also part of the error.
 func (c *chain) layertrace(ctx context.Context, args ...string) (string, error) {
+	return c.runProgram(ctx, c.options.Tools.Layertrace, args...)
+}
+
+// runProgram runs a build of layertrace against the cluster.
+func (c *chain) runProgram(ctx context.Context, program string, args ...string) (string, error) {
 	args = append(args, "--kubeconfig="+c.cluster.Kubeconfig)
-	out, err := exec.CommandContext(ctx, c.options.Tools.Layertrace, args...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("layertrace %v: %w\n%s", args, err, out)
 	}

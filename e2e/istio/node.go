@@ -31,17 +31,16 @@ const (
 	appService = "details-service"
 )
 
-// startNode creates the images and starts a node with them.
+// startNode creates the other images and starts a node with all.
 func startNode(ctx context.Context, c *chain) error {
 	dir, err := c.cluster.Dir("images")
 	if err != nil {
 		return err
 	}
-	var archives []string
+	archives := []string{c.options.Tools.AgentImage}
 	for reference, program := range map[string]string{
-		cluster.PauseImage:       c.options.Tools.Pause,
-		appImage:                 c.options.Tools.Bookinfo,
-		"layertrace/agent:devel": c.options.Tools.Layertrace,
+		cluster.PauseImage: c.options.Tools.Pause,
+		appImage:           c.options.Tools.Bookinfo,
 	} {
 		archive := filepath.Join(dir, filepath.Base(program)+".tar")
 		if err := cluster.WriteImage(archive, reference, program); err != nil {

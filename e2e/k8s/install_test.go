@@ -140,6 +140,7 @@ func TestInstall(t *testing.T) {
 		{"what the cluster decides", testCluster},
 		{"encrypted traffic", testEncrypted},
 		{"limited", testLimited},
+		{"try", testTry},
 		{"Helm", testHelm},
 		{"the agent's role", testAgentRole},
 		{"status", testStatus},

@@ -58,6 +58,7 @@ type machine struct {
 // and a container. Nobody named them, and each has its name and its parent.
 func TestNamesByThemselves(t *testing.T) {
 	m := newMachine(t)
+	m.startJaeger()
 	m.start("stock", "docker-"+container+".scope")
 	m.start("shop", "shop.service")
 	m.start("edge", "edge.service")
@@ -104,13 +105,16 @@ func newMachine(t *testing.T) *machine {
 	m.group, err = sandbox.NewGroup(group)
 	must(t, err)
 	t.Cleanup(func() { must(t, m.group.Remove(context.Background())) })
-
-	config, err := lab.JaegerConfig(jaeger, 1000)
-	must(t, err)
-	m.write(filepath.Join(m.dir, "jaeger.yaml"), config)
-	m.run(sandbox.Spec{Name: "jaeger", Path: tools.Jaeger, Args: []string{"--config", filepath.Join(m.dir, "jaeger.yaml")}}, "jaeger.scope",
-		fmt.Sprintf("http://%s:%d/api/services", jaeger, lab.JaegerQueryPort))
 	return m
+}
+
+func (m *machine) startJaeger() {
+	m.t.Helper()
+	config, err := lab.JaegerConfig(jaeger, 1000)
+	must(m.t, err)
+	m.write(filepath.Join(m.dir, "jaeger.yaml"), config)
+	m.run(sandbox.Spec{Name: "jaeger", Path: m.tools.Jaeger, Args: []string{"--config", filepath.Join(m.dir, "jaeger.yaml")}}, "jaeger.scope",
+		fmt.Sprintf("http://%s:%d/api/services", jaeger, lab.JaegerQueryPort))
 }
 
 // start starts this test binary in a role, as a service of its own.
@@ -167,10 +171,17 @@ func (m *machine) startAgent(args ...string) {
 // client sends a request of a trace and waits for the response.
 func (m *machine) client(trace string) {
 	m.t.Helper()
-	cgroup, err := m.group.Child("session-" + trace[30:] + ".scope")
+	m.get(trace, "", "session-"+trace[30:]+".scope")
+}
+
+// get is client for any path, from a session of its own; without a trace the request has no
+// context.
+func (m *machine) get(trace, path, session string) {
+	m.t.Helper()
+	cgroup, err := m.group.Child(session)
 	must(m.t, err)
 	p, err := sandbox.Start(sandbox.Spec{
-		Name: "client", Path: os.Args[0], Env: append(m.env("client"), traceEnv+"="+trace),
+		Name: "client", Path: os.Args[0], Env: append(m.env("client"), traceEnv+"="+trace, pathEnv+"="+path),
 		Namespace: m.namespace, Cgroup: cgroup, Stderr: filepath.Join(m.dir, "client.log"),
 	})
 	must(m.t, err)

@@ -18,7 +18,8 @@ import (
 const (
 	roleEnv  = "LAYERTRACE_PLAIN_TEST_ROLE"
 	dirEnv   = "LAYERTRACE_PLAIN_TEST_DIR"
-	traceEnv = "LAYERTRACE_PLAIN_TEST_TRACE"
+	traceEnv = "LAYERTRACE_PLAIN_TEST_TRACE" // empty: no trace context
+	pathEnv  = "LAYERTRACE_PLAIN_TEST_PATH"  // without the first slash
 )
 
 const (
@@ -67,7 +68,9 @@ func forward(port string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		next, err := http.NewRequestWithContext(r.Context(), r.Method, "http://127.0.0.1:"+port+r.URL.Path, nil)
 		check(err)
-		next.Header.Set("traceparent", r.Header.Get("traceparent"))
+		if context := r.Header.Get("traceparent"); context != "" {
+			next.Header.Set("traceparent", context)
+		}
 		response, err := http.DefaultClient.Do(next)
 		check(err)
 		defer response.Body.Close()
@@ -77,11 +80,19 @@ func forward(port string) http.HandlerFunc {
 	}
 }
 
+// contextLine is the header line of a trace, "" without one.
+func contextLine(trace string) string {
+	if trace == "" {
+		return ""
+	}
+	return "traceparent: 00-" + trace + "-00f067aa0ba902b7-01\r\n"
+}
+
 // client sends one request and closes the connection.
 func client() {
 	conn, err := net.Dial("tcp", "127.0.0.1:"+edgePort)
 	check(err)
-	_, err = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: edge\r\ntraceparent: 00-%s-00f067aa0ba902b7-01\r\n\r\n", os.Getenv(traceEnv))
+	_, err = fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: edge\r\n%s\r\n", os.Getenv(pathEnv), contextLine(os.Getenv(traceEnv)))
 	check(err)
 	check(os.WriteFile(marker("sent"), nil, 0o666))
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)

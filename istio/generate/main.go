@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command generate writes the generated parts of the manifests: the Lua script, and the
-// alert rules as an object of the Prometheus operator. It runs in istio/ (go generate
-// ./istio).
+// Command generate writes the generated parts of the manifests: the names of the images, the
+// Lua script, and the alert rules as an object of the Prometheus operator. It runs in istio/
+// (go generate ./istio).
 package main
 
 import (
@@ -11,16 +11,39 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/layertrace/layertrace/istio"
 	luafilter "github.com/layertrace/layertrace/lua-filter"
 )
 
 func main() {
-	for _, write := range []func() error{writeScript, writeRules} {
+	for _, write := range []func() error{writeImages, writeScript, writeRules} {
 		if err := write(); err != nil {
 			fmt.Fprintf(os.Stderr, "generate manifests: %v\n", err)
 			os.Exit(1)
 		}
 	}
+}
+
+// images are the places of the images' names: what comes before a name, and the name.
+var images = []struct {
+	file, before, name string
+}{
+	{"agent/daemonset.yaml", `^ +image: `, istio.AgentRepository + ":" + istio.Version},
+	{"reorder/envoyfilter/envoyfilter.yaml", `^ +uri: `, "oci://" + istio.FilterRepository + ":" + istio.Version},
+	{"reorder/wasmplugin/wasmplugin.yaml", `^  url: `, "oci://" + istio.FilterRepository + ":" + istio.Version},
+	{"reorder/wasmplugin-inline-headers/wasmplugin.yaml", `^  url: `, "oci://" + istio.FilterRepository + ":" + istio.Version},
+	{"values.yaml", `^  repository: `, istio.AgentRepository},
+	{"Chart.yaml", `^appVersion: `, istio.Version},
+}
+
+func writeImages() error {
+	for _, image := range images {
+		line := regexp.MustCompile(`(?m)(` + image.before + `).*$`)
+		if err := replace(image.file, line, func(match []string) string { return match[1] + image.name }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // scriptText matches the script: the key and the lines indented below it.

@@ -21,8 +21,20 @@ func TestManifestsAreGenerated(t *testing.T) {
 	if err := os.CopyFS(dir, istio.Files); err != nil {
 		t.Fatal(err)
 	}
-	t.Chdir(dir)
 	files := []string{"reorder/lua/envoyfilter.yaml", ruleObject}
+	for _, image := range images {
+		files = append(files, image.file)
+	}
+	for _, file := range []string{"values.yaml", "Chart.yaml"} { // of the chart, not embedded
+		text, err := os.ReadFile(filepath.Join("..", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(dir)
 	before := map[string][]byte{}
 	for _, file := range files {
 		var err error
@@ -30,7 +42,7 @@ func TestManifestsAreGenerated(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(writeScript(), writeRules()); err != nil {
+	if err := errors.Join(writeImages(), writeScript(), writeRules()); err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range files {

@@ -26,7 +26,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/span"
 )
 
-// Options of Run. All exported ones are required, OpenEncrypted with --mtls only.
+// Options of Run. All exported ones are required, but for OpenEncrypted without --mtls, and Watch.
 type Options struct {
 	// Config holds the validated settings.
 	Config *config.Config
@@ -40,6 +40,8 @@ type Options struct {
 	Log *slog.Logger
 	// Version of layertrace.
 	Version string
+	// Watch gets what is captured as it comes, or is nil.
+	Watch *Watch
 
 	measure func(context.Context) (cpuUsage, error) // of tests; nil: the real one
 }
@@ -84,6 +86,9 @@ func Run(ctx context.Context, opts Options) error {
 
 	points := newRegistry(names, gracePeriod(cfg), cfg.SidecarUID)
 	pipeline.find(points)
+	if pipeline.layers != nil {
+		pipeline.layers.splitter.behind = probe.IsBehind
+	}
 	kernel, attached := closers{probe}, attachers{probe}
 	runTimes := []runTime{probe.RunTime}
 	var join *joining // nil: encrypted connections are not followed
@@ -97,6 +102,10 @@ func Run(ctx context.Context, opts Options) error {
 		kernel, attached = append(kernel, join.kernel), append(attached, join.kernel)
 		runTimes = append(runTimes, join.kernel.RunTime)
 	}
+	if opts.Watch != nil {
+		// Before the programs and their counters go, it gets the last values.
+		kernel = append(closers{opts.Watch.last(metrics)}, kernel...)
+	}
 	watcher := iface.NewWatcher(selector, log)
 	capture := newCapture(attached, points, log, newCaptureMetrics(metrics))
 	unseen := newUnseenWatch(probe, capture, metrics, log)
@@ -108,6 +117,9 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	isReady := func() (string, error) { return ready(running, capture, names, pipeline, cpu) }
 	newReady(metrics, isReady)
+	if pipeline.kept != nil {
+		server.KeepSpans(pipeline.kept)
+	}
 	server.Serve(metrics, isReady, log)
 
 	group.Go(func() error { return clock.Run(running) })
@@ -124,6 +136,9 @@ func Run(ctx context.Context, opts Options) error {
 	group.Go(func() error { defer close(captured); return probe.Run(running, pipeline.take) })
 	group.Go(func() error { unseen.run(running); return nil })
 	group.Go(func() error { return cpu.run(running, watcher.Listed()) })
+	if opts.Watch != nil {
+		group.Go(func() error { opts.Watch.run(running, metrics); return nil })
+	}
 	if join != nil {
 		join.run(running, group)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/probe"
+	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/testkit"
 	"github.com/layertrace/layertrace/internal/tracecontext"
@@ -155,6 +156,50 @@ func TestRun(t *testing.T) {
 	}
 	if code, _ := get(t, opts.Config.MetricsAddress, "/healthz"); code != 0 {
 		t.Error("the server responds after the end")
+	}
+}
+
+// Without a receiver, spans are kept until they are read; beside one, both get them.
+func TestRunKeepsSpans(t *testing.T) {
+	receiver := &testkit.Receiver{}
+	for name, args := range map[string][]string{
+		"alone":  {"--export=none"},
+		"beside": {"--export=otlp-grpc", "--otlp-insecure", "--otlp-endpoint=" + receiver.Serve(t, "127.0.0.1:0")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			probe := newFakeProbe()
+			opts := options(t, probe, append(args, "--keep-spans=3")...)
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- Run(ctx, opts) }()
+			testkit.Eventually(t, "the agent is ready", func() bool { code, _ := get(t, opts.Config.MetricsAddress, "/readyz"); return code == http.StatusOK })
+			for i := range 5 {
+				probe.out <- newExchange(loopback, i)
+			}
+			testkit.Eventually(t, "all is counted", func() bool {
+				_, metrics := get(t, opts.Config.MetricsAddress, "/metrics")
+				return strings.Contains(metrics, "layertrace_kept_spans_total 3\n") && strings.Contains(metrics, "layertrace_kept_spans_dropped_total 2\n")
+			})
+			received := tracestore.NewReceived(100)
+			code, body := get(t, opts.Config.MetricsAddress, "/spans")
+			if err := received.Add([]byte(body)); err != nil || code != http.StatusOK {
+				t.Fatal(code, err)
+			}
+			n := 0
+			for _, trace := range received.Traces() {
+				n += len(trace.Observations)
+			}
+			if n != 3 {
+				t.Errorf("%d spans were kept, want 3", n)
+			}
+			stop()
+			if err := <-ended; err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	if n := len(receiver.Spans()); n != 5 {
+		t.Errorf("the receiver has %d spans, want 5", n)
 	}
 }
 
@@ -308,6 +353,8 @@ func (f *fakeProbe) Limit(l probe.Limits) error {
 }
 
 func (*fakeProbe) RunTime() (time.Duration, error) { return 0, nil }
+
+func (*fakeProbe) IsBehind() bool { return false }
 
 var ringFull = prometheus.NewDesc("layertrace_ring_full_total", "Lost.", nil, nil)
 

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"runtime/metrics"
+	"runtime/pprof"
 	"testing"
 	"time"
 	"unsafe"
@@ -200,6 +201,7 @@ func BenchmarkExchange(b *testing.B) {
 		b.Run(fmt.Sprintf("export=%s", name), func(b *testing.B) {
 			w := newWay(b, args(b)...)
 			b.ReportAllocs()
+			began := processTime(b)
 			for n := 1; b.Loop(); n++ {
 				w.pass(b, 1)
 				if n%512 == 0 && w.pipeline.queue != nil {
@@ -208,16 +210,42 @@ func BenchmarkExchange(b *testing.B) {
 					}
 				}
 			}
+			b.ReportMetric(float64(processTime(b)-began)/float64(b.N), "cpu-ns/op")
 		})
 	}
+}
+
+// processTime is the CPU time of the process in ns. On a busy machine that of a benchmark is
+// less than the time that passes.
+func processTime(b *testing.B) int64 {
+	var used unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+		b.Fatal(err)
+	}
+	return used.Utime.Nano() + used.Stime.Nano()
 }
 
 // BenchmarkLayers is an agent with layers at fixed rates, from the record to the encoded span:
 // its peak memory without program text and BPF maps, the CPU of a request, and the traces that
 // were not split or split early. It needs some 15 s of each rate: -benchtime 150000x for 10,000.
+// With a path in heapProfile it writes a profile of the heap there after half of the requests.
 func BenchmarkLayers(b *testing.B) {
 	for _, rate := range []int{5000, 10_000, 20_000} {
 		b.Run(fmt.Sprintf("rate=%d", rate), func(b *testing.B) { benchLayers(b, rate) })
+	}
+}
+
+// heapProfile is the environment variable with the path of BenchmarkLayers' profile.
+const heapProfile = "LAYERTRACE_HEAP_PROFILE"
+
+// writeHeap writes a profile of the heap, as of the last garbage collection.
+func writeHeap(b *testing.B, path string) {
+	file, err := os.Create(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := errors.Join(pprof.WriteHeapProfile(file), file.Close()); err != nil {
+		b.Fatal(err)
 	}
 }
 
@@ -247,13 +275,15 @@ func benchLayers(b *testing.B, rate int) {
 
 	memory := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	peak := uint64(0)
-	var before, after unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &before); err != nil {
-		b.Fatal(err)
-	}
+	profile := os.Getenv(heapProfile)
+	before := processTime(b)
 	b.ReportAllocs()
 	b.ResetTimer()
 	for began, sent := time.Now(), 0; sent < b.N; time.Sleep(5 * time.Millisecond) {
+		if profile != "" && sent > b.N/2 {
+			writeHeap(b, profile)
+			profile = ""
+		}
 		due := min(b.N, int(time.Since(began).Seconds()*float64(rate)))
 		w.passHops(b, due-sent)
 		sent = due
@@ -261,10 +291,7 @@ func benchLayers(b *testing.B, rate int) {
 		peak = max(peak, memory[0].Value.Uint64()-memory[1].Value.Uint64())
 	}
 	b.StopTimer()
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &after); err != nil {
-		b.Fatal(err)
-	}
-	cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+	cpu := processTime(b) - before
 	early, _ := p.layers.buffer.Counts()
 	b.ReportMetric(float64(peak)/(1<<20), "peak-MiB")
 	b.ReportMetric(float64(cpu)/float64(b.N), "cpu-ns/op")

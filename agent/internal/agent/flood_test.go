@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -218,6 +219,59 @@ func TestSplitterIsBounded(t *testing.T) {
 	})
 	if want := 10 * many.Len(); split != want || s.refused.Load() != 2 {
 		t.Errorf("%d observations split, want %d; %d traces refused", split, want, s.refused.Load())
+	}
+}
+
+// While the reader of the ring is behind, traces wait; not at the end, when there is none.
+func TestSplitterYields(t *testing.T) {
+	var behind atomic.Bool
+	var asked, split atomic.Int64
+	s := newSplitter(func(*breakdown.BufferedTrace) { split.Add(1) })
+	s.behind = func() bool { asked.Add(1); return behind.Load() }
+	behind.Store(true)
+	for range 3 {
+		s.add(bufferedTrace(1))
+	}
+	go s.run()
+	testkit.Eventually(t, "the splitter asks again and again", func() bool { return asked.Load() > 3 })
+	if split.Load() != 1 { // after which it asks
+		t.Errorf("%d traces are split while the reader is behind", split.Load())
+	}
+	behind.Store(false)
+	testkit.Eventually(t, "all are split", func() bool { return split.Load() == 3 })
+	behind.Store(true)
+	s.close(func() {
+		for range 3 {
+			s.add(bufferedTrace(1))
+		}
+	})
+	if split.Load() != 6 {
+		t.Errorf("%d traces are split at the end, want 6", split.Load())
+	}
+}
+
+// Traces also wait while the queue of spans is crowded, until the trace buffer has no room and
+// more are handed over than wait here otherwise.
+func TestSplitterWaitsForTheSender(t *testing.T) {
+	var asked, split atomic.Int64
+	s := newSplitter(func(*breakdown.BufferedTrace) { split.Add(1) })
+	s.crowded = func() bool { asked.Add(1); return true }
+	some := bufferedTrace(maxUnsplit / 8)
+	for range 5 { // the buffer hands over while half of the queue is free
+		s.add(some)
+	}
+	go s.run()
+	testkit.Eventually(t, "the splitter asks again and again", func() bool { return asked.Load() > 3 })
+	if split.Load() != 1 {
+		t.Errorf("%d traces are split while the queue is crowded", split.Load())
+	}
+	for range 3 {
+		s.add(some)
+	}
+	testkit.Eventually(t, "the splitter goes on until less than three quarters wait", func() bool { return split.Load() == 3 })
+	s.close(func() {})
+	if split.Load() != 8 || s.refused.Load() != 0 {
+		t.Errorf("%d traces are split at the end, %d refused, want 8 and none", split.Load(), s.refused.Load())
 	}
 }
 

@@ -124,7 +124,7 @@ func TestDocumentationListsAllMetrics(t *testing.T) {
 		r.MustRegister(export.NewLines(nil), (*Server)(nil), new(cpuLimit))
 	})
 	section("spans", func(r prometheus.Registerer) {
-		r.MustRegister(new(export.Queue))
+		r.MustRegister(new(export.Queue), new(export.Kept))
 		newSpanLimits(0, 0, r)
 		newProgressMetric(&pipeline{}, r)
 	})

@@ -64,6 +64,7 @@ type pipeline struct {
 	emitter *span.Emitter
 	limits  *spanLimits
 	queue   *export.Queue
+	kept    *export.Kept
 	layers  *layers
 	metrics pipelineMetrics
 	offset  func() span.ClockOffset
@@ -146,10 +147,15 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 		r.MustRegister(p.lines)
 	}
 	newEmitter := func() *span.Emitter { // each is for one goroutine
-		if p.queue == nil {
+		sink := p.sink()
+		if sink == nil {
 			return nil
 		}
-		return span.NewEmitter(span.Options{Sink: p.queue, Offset: clock.Offset, Version: opts.Version})
+		return span.NewEmitter(span.Options{Sink: sink, Offset: clock.Offset, Version: opts.Version})
+	}
+	if cfg.KeepSpans > 0 {
+		p.kept = export.NewKept(cfg.KeepSpans)
+		r.MustRegister(p.kept)
 	}
 	if cfg.Exports(config.ExportOTLPGRPC) || cfg.Exports(config.ExportOTLPHTTP) {
 		client, err := export.NewClient(ctx, export.OTLPOptions{
@@ -161,14 +167,41 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 		}
 		p.queue = export.NewQueue(client, cfg.QueueSize, opts.Log)
 		r.MustRegister(p.queue)
-		p.emitter = newEmitter()
+	}
+	if p.emitter = newEmitter(); p.emitter != nil {
 		p.limits = newSpanLimits(cfg.SpanRate, cfg.TraceSpans, r)
 	}
 	if cfg.Layers() {
 		p.layers = newLayers(cfg, names.node, newEmitter(), r)
+		if p.queue != nil {
+			p.layers.splitter.crowded = p.queue.IsCrowded
+		}
+		p.layers.showTo(opts.Watch, clock.Offset)
 	}
 	newProgressMetric(p, r)
 	return p, nil
+}
+
+// sink returns what takes the spans, nil: nothing does.
+func (p *pipeline) sink() span.Sink {
+	switch {
+	case p.queue != nil && p.kept != nil:
+		return bothSinks{p.queue, p.kept}
+	case p.queue != nil:
+		return p.queue
+	case p.kept != nil:
+		return p.kept
+	}
+	return nil
+}
+
+// bothSinks passes spans on to both.
+type bothSinks [2]span.Sink
+
+// Take implements span.Sink.
+func (b bothSinks) Take(s *span.Finished) {
+	b[0].Take(s)
+	b[1].Take(s)
 }
 
 // find sets the capture points.
@@ -465,6 +498,8 @@ type layers struct {
 	segments  []breakdown.Segment // of one hop
 	span      span.LayerSpan      // the present one
 	workloads map[workloadKey]observe.Workload
+	show      func(Trace) // nil: there is no Watch
+	offset    func() span.ClockOffset
 
 	minDuration  int64 // ns, of a segment that gets a span
 	belowMinimum prometheus.Counter
@@ -481,7 +516,7 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 		oneWayNames: map[string]bool{},
 		minDuration: cfg.LayerMinDuration.Nanoseconds(),
 	}
-	l.splitter = newSplitter(func(t *breakdown.BufferedTrace) { l.split(l.unpacker.Unpack(t), t.Cut()) })
+	l.splitter = newSplitter(func(t *breakdown.BufferedTrace) { l.split(l.unpacker.Unpack(t), t.Cut(), t.Again()) })
 	// The last record of a trace leaves the kernel up to one and a half idle timeouts after
 	// the first (the sweep runs twice per timeout), and is read an interval later.
 	wait := max(2*cfg.IdleTimeout+cfg.ReadInterval, joinWait(cfg))
@@ -489,7 +524,7 @@ func newLayers(cfg *config.Config, node string, emitter *span.Emitter, r prometh
 		Wait: wait, MaxBytes: maxBuffered,
 		MaxHolds: maxHolds, HoldTime: cfg.RequestTimeout + 2*cfg.IdleTimeout + cfg.ReadInterval,
 		MaxOfTrace: maxOfTrace, MaxPutOff: 4 * wait, MaxHeld: maxHeld,
-		Done: l.splitter.add, Busy: l.splitter.busy,
+		Done: l.splitter.add, Busy: l.splitter.busy, KeepRequests: cfg.Watched,
 	})
 	r.MustRegister(l.times)
 	with := promauto.With(r)
@@ -591,9 +626,14 @@ func podOrService(w *observe.Workload) workloadKey {
 
 // split measures the layers of one trace and makes their spans. cut: some of the trace's
 // observations were left out, so that what seems to be a hop's own time may be another hop's.
-func (l *layers) split(observations []observe.Observation, cut bool) {
+// again: others were split before.
+func (l *layers) split(observations []observe.Observation, cut, again bool) {
 	l.remember(observations)
 	tree := l.trees.Split(observations, nil)
+	if l.show != nil {
+		offset := l.offset()
+		l.show(Trace{Tree: tree, Cut: cut, Again: again, Wall: offset.Wall})
+	}
 	made, flags := 0, observe.Flags(0)
 	if cut {
 		flags = observe.FlagTraceLimited

@@ -96,7 +96,7 @@ func split(t *testing.T, shortest time.Duration) (took []time.Duration, brief fl
 			own = append(own, s)
 		}
 	}
-	l.split(own, false)
+	l.split(own, false, false)
 	for _, s := range *recorder {
 		took = append(took, time.Duration(s.End-s.Start))
 	}
@@ -295,7 +295,7 @@ func TestOneWay(t *testing.T) {
 		if blind == "" {
 			t.Fatal("no physical interface saw the page")
 		}
-		l.split(own, false)
+		l.split(own, false, false)
 		want := 1.0
 		if flag != 0 {
 			want = 0
@@ -316,7 +316,7 @@ func splitting(node string, trace []observe.Observation) (run func(), observatio
 	for i := range own {
 		own[i].Peers = observe.Peers{Client: observe.Peer{Service: "details"}, Server: observe.Peer{Service: "ratings"}}
 	}
-	return func() { l.split(own, false) }, len(own), made
+	return func() { l.split(own, false, false) }, len(own), made
 }
 
 // oneHop is a request between two pods of node3.

@@ -42,9 +42,11 @@ const (
 // remark is about something that it can do without for now.
 type Ready func() (remark string, err error)
 
-// Server serves /metrics, /healthz and /readyz. A nil Server serves nothing.
+// Server serves /metrics, /healthz and /readyz, and /spans if spans are kept. A nil Server
+// serves nothing.
 type Server struct {
 	listener *boundedListener
+	kept     http.Handler // nil: none are
 	http     http.Server
 }
 
@@ -72,7 +74,15 @@ func (s *Server) Address() string {
 	return s.listener.Addr().String()
 }
 
-// Admit sets who may read metrics, by address; before Serve. Without it, everybody may.
+// KeepSpans sets the handler of the kept spans; before Serve.
+func (s *Server) KeepSpans(kept http.Handler) {
+	if s != nil {
+		s.kept = kept
+	}
+}
+
+// Admit sets who may read metrics and spans, by address; before Serve. Without it, everybody
+// may.
 func (s *Server) Admit(admits func(netip.Addr) error) {
 	if s != nil {
 		s.listener.admits = admits
@@ -94,6 +104,9 @@ func (s *Server) Serve(metrics prometheus.Gatherer, ready Ready, log *slog.Logge
 		EnableOpenMetrics:   true,
 		MaxRequestsInFlight: maxScrapes,
 	})))
+	if s.kept != nil {
+		mux.Handle("GET /spans", s.listener.admitted(s.kept))
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		remark, err := ready()
@@ -211,7 +224,7 @@ func (l *boundedListener) release(from netip.Addr, own bool) {
 	}
 }
 
-// admitted responds 403 to those who may not read metrics.
+// admitted responds 403 to those who may not read metrics and spans.
 func (l *boundedListener) admitted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from, _ := netip.ParseAddrPort(r.RemoteAddr) // an address that cannot be read is no pod's

@@ -87,8 +87,9 @@ func TestConnectionsToMetricsAreBounded(t *testing.T) {
 func TestMetricsAreNotForEveryone(t *testing.T) {
 	s := newServer(t)
 	s.Admit(func(netip.Addr) error { return errors.New("pods of namespace shop may not") })
+	s.KeepSpans(http.NotFoundHandler())
 	s.Serve(prometheus.NewRegistry(), func() (string, error) { return "", nil }, slog.New(slog.DiscardHandler))
-	for path, want := range map[string]int{"/metrics": http.StatusForbidden, "/healthz": http.StatusOK, "/readyz": http.StatusOK} {
+	for path, want := range map[string]int{"/metrics": http.StatusForbidden, "/spans": http.StatusForbidden, "/healthz": http.StatusOK, "/readyz": http.StatusOK} {
 		if status, body := getFrom(t, s, path); status != want || want == http.StatusForbidden && !strings.Contains(body, "shop") {
 			t.Errorf("%s: %d %q", path, status, body)
 		}

@@ -18,12 +18,19 @@ const (
 	// that for which others have its CPU then, unless half of maxUnsplit waits.
 	splitTurn = time.Millisecond
 	splitRest = 200 * time.Microsecond
+	// splitPause is how long the splitter waits before it looks again whether the reader of
+	// the ring, or the sender of spans, has caught up.
+	splitPause = time.Millisecond
 )
 
 // splitter splits traces on a goroutine of its own: those that take exchanges never wait for
-// it. It has a bounded queue; traces that find it full are counted and not split.
+// it. It has a bounded queue; traces that find it full are counted and not split. It leaves its
+// CPU to the reader of the ring and to the sender of spans while they are behind: an exchange that
+// finds the ring full is lost, and a span that finds the queue full; a trace can wait.
 type splitter struct {
 	split   func(*breakdown.BufferedTrace)
+	behind  func() bool // the reader is; nil: it never is
+	crowded func() bool // the sender is; nil: it never is
 	working progress
 
 	mu      sync.Mutex // guards the rest
@@ -94,11 +101,28 @@ func (s *splitter) run() {
 				time.Sleep(splitRest)
 				turn = 0
 			}
+			for s.yields() {
+				time.Sleep(splitPause)
+				turn = 0
+			}
 		}
 		if closing && len(some) == 0 { // nothing is added after closing
 			return
 		}
 	}
+}
+
+// yields reports whether the reader of the ring or the sender of spans needs the CPU. For the
+// sender, traces wait as long as the trace buffer has room: only what it has none for makes
+// the queue longer than busy lets it be.
+func (s *splitter) yields() bool {
+	behind := s.behind != nil && s.behind()
+	if !behind && (s.crowded == nil || !s.crowded()) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.patient && (behind || s.size < maxUnsplit/4*3)
 }
 
 // close lets flush add the last traces, which wait for room, and returns when all are split.

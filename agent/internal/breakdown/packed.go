@@ -14,6 +14,7 @@ import (
 	"unsafe"
 
 	"github.com/layertrace/layertrace/internal/observe"
+	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
 // packed is an observation without its trace ID.
@@ -41,6 +42,20 @@ func pack(o *observe.Observation, scratch *[]byte) packed {
 	return packed{point: o.Point, names: unique.Make(names{o.Peers, o.Join}), rest: string(c.bytes)}
 }
 
+// requestName is what a request is called. It is only kept to be shown.
+type requestName struct {
+	method, path string
+	status       int
+	format       tracecontext.Format
+}
+
+func nameOf(o *observe.Observation) requestName {
+	return requestName{o.Method, o.Path, o.Status, o.Context.Format}
+}
+
+// size is the memory in bytes, as if no text were shared.
+func (r *requestName) size() int { return int(unsafe.Sizeof(*r)) + len(r.method) + len(r.path) }
+
 // Unpacker unpacks traces, one after the other, into the same memory.
 type Unpacker struct {
 	observations []observe.Observation
@@ -64,6 +79,10 @@ func (u *Unpacker) Unpack(t *BufferedTrace) []observe.Observation {
 		c := cursor{bytes: unsafe.Slice(unsafe.StringData(p.rest), len(p.rest))}
 		c.mask, c.bytes = binary.LittleEndian.Uint64(c.bytes), c.bytes[maskSize:]
 		c.fields(o)
+		if i < len(t.requests) {
+			r := &t.requests[i]
+			o.Method, o.Path, o.Status, o.Context.Format = r.method, r.path, r.status, r.format
+		}
 	}
 	return u.observations
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
-// TraceBufferOptions of a TraceBuffer. All but Busy are required.
+// TraceBufferOptions of a TraceBuffer. All but Busy and KeepRequests are required.
 type TraceBufferOptions struct {
 	// Wait is the time after its last observation when a trace is complete.
 	Wait time.Duration
@@ -36,6 +36,9 @@ type TraceBufferOptions struct {
 	// Busy reports whether Done should take none for now: complete traces wait on, as long as
 	// there is room for them. nil: it never does.
 	Busy func() bool
+	// KeepRequests also keeps what a request is called, for those who show it: method, path,
+	// status, and whether it has a trace context.
+	KeepRequests bool
 }
 
 const (
@@ -71,6 +74,7 @@ type TraceBuffer struct {
 type BufferedTrace struct {
 	id         trace.TraceID
 	packed     []packed
+	requests   []requestName // of packed, with KeepRequests
 	size       int           // bytes
 	since      time.Duration // when it began to wait in its list
 	last       time.Duration // of the last observation, or the last report of an open exchange
@@ -123,6 +127,10 @@ func (t *BufferedTrace) Len() int { return len(t.packed) }
 // time may be another hop's.
 func (t *BufferedTrace) Cut() bool { return t.cut }
 
+// Again reports whether observations of the trace were released before, so that these may be
+// late ones of the same requests.
+func (t *BufferedTrace) Again() bool { return t.again }
+
 // hold identifies an open exchange of a trace by what its preliminary report and the
 // whole have in common.
 type hold struct {
@@ -157,6 +165,9 @@ func (b *TraceBuffer) Add(o *observe.Observation, now time.Time) {
 	}
 	if len(t.packed) < b.opts.MaxOfTrace {
 		b.keep(t, pack(o, &b.scratch))
+		if b.opts.KeepRequests {
+			b.keepRequest(t, o)
+		}
 	} else {
 		b.leftOut.Add(1)
 		t.cut = true
@@ -179,6 +190,13 @@ func (b *TraceBuffer) keep(t *BufferedTrace, p packed) {
 	t.packed = append(t.packed, p)
 	t.size += p.size()
 	b.size += t.size - before
+}
+
+func (b *TraceBuffer) keepRequest(t *BufferedTrace, o *observe.Observation) {
+	r := nameOf(o)
+	t.requests = append(t.requests, r)
+	t.size += r.size()
+	b.size += r.size()
 }
 
 // Hold keeps the trace of an exchange that is reported to be open now. The hold ends

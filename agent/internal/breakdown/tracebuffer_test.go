@@ -228,3 +228,31 @@ func (b *TraceBuffer) sizeOf(id byte) uint64 {
 	}
 	return 0
 }
+
+// What a request is called is kept on demand only, and takes memory of the buffer.
+func TestKeepRequests(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		var done []observe.Observation
+		b := NewTraceBuffer(TraceBufferOptions{
+			Wait: time.Second, MaxBytes: 1 << 20, MaxOfTrace: 4, MaxPutOff: time.Minute, MaxHeld: time.Hour, KeepRequests: keep,
+			Done: func(t *BufferedTrace) { done = unpacked(t) },
+		})
+		o := observation(1)
+		o.Method, o.Path, o.Status, o.Context.Format = "GET", "/a", 404, tracecontext.FormatB3
+		b.Add(&o, time.Unix(1000, 0))
+		if kept := b.size - room(1); keep != (kept > 0) {
+			t.Errorf("keep %t: %d bytes more", keep, kept)
+		}
+		b.Close()
+		want := requestName{}
+		if keep {
+			want = requestName{"GET", "/a", 404, tracecontext.FormatB3}
+		}
+		if got := nameOf(&done[0]); got != want {
+			t.Errorf("keep %t: %+v, want %+v", keep, got, want)
+		}
+		if b.size != 0 {
+			t.Errorf("%d bytes are left", b.size)
+		}
+	}
+}

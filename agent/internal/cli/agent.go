@@ -118,7 +118,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		ContextHeaders:   cfg.ContextHeaders,
 		ContextFormats:   cfg.ContextFormats,
 		MaxConnections:   cfg.MaxConnections,
-		RingBytes:        cfg.RingBytes,
+		RingBytes:        ringBytes(cfg, memoryMax),
 		ReadInterval:     cfg.ReadInterval,
 		IdleTimeout:      cfg.IdleTimeout,
 		RequestTimeout:   cfg.RequestTimeout,
@@ -131,6 +131,7 @@ func probeOptions(cfg *config.Config, log *slog.Logger) probe.Options {
 		SocketCgroups:    cfg.SocketCgroups,
 		Cluster:          cfg.Kubernetes,
 		Drivers:          cfg.Layers(),
+		AllRequests:      cfg.Watched,
 		Log:              log,
 	}
 }
@@ -185,11 +186,41 @@ func beModest(layers bool, memoryMax string) {
 	if _, set := os.LookupEnv("GOMEMLIMIT"); set {
 		return
 	}
-	text, err := os.ReadFile(memoryMax)
-	if err != nil {
-		return // cgroup v1, or not in a container
-	}
-	if limit, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil { // else "max"
+	if limit, limited := memoryLimit(memoryMax); limited {
 		debug.SetMemoryLimit(limit / 100 * heapPercent)
 	}
+}
+
+// memoryLimit returns the limit in bytes in a file like memoryMax, if there is one.
+func memoryLimit(path string) (limit int64, limited bool) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, false // cgroup v1, or not in a container
+	}
+	limit, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return limit, err == nil // else "max"
+}
+
+// The ring with layers: twice the records of a request, and a reader that shares its CPUs with
+// the splitting of traces.
+const (
+	layersRing    = 8 << 20  // bytes, in a container without a limit
+	maxLayersRing = 32 << 20 // bytes
+	ringShare     = 32       // part of the container's memory: 8 of 256 MiB
+)
+
+// ringBytes returns the size of the ring, 0 for the default.
+func ringBytes(cfg *config.Config, memoryMax string) int {
+	if cfg.RingBytes != 0 || !cfg.Layers() {
+		return cfg.RingBytes
+	}
+	limit, limited := memoryLimit(memoryMax)
+	if !limited {
+		return layersRing
+	}
+	size := probe.DefaultRingBytes
+	for size < maxLayersRing && int64(size)*2*ringShare <= limit {
+		size *= 2
+	}
+	return size
 }

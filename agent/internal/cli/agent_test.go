@@ -341,6 +341,38 @@ func TestHoldAfter(t *testing.T) {
 	}
 }
 
+// The ring is larger with layers, as the container's memory allows.
+func TestRingBytes(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "memory.max")
+	for _, c := range []struct {
+		memory string
+		args   []string
+		want   int
+	}{
+		{"max\n", nil, 0},
+		{"268435456\n", nil, 0},
+		{"268435456\n", []string{"--ring-bytes=65536", "--spans=layers"}, 65536},
+		{"max\n", []string{"--spans=layers"}, 8 << 20},
+		{"67108864\n", []string{"--spans=layers"}, 4 << 20},
+		{"134217728\n", []string{"--spans=layers"}, 4 << 20},
+		{"268435456\n", []string{"--spans=layers"}, 8 << 20},
+		{"500000000\n", []string{"--spans=layers"}, 8 << 20},
+		{"1099511627776\n", []string{"--spans=layers"}, 32 << 20},
+	} {
+		if err := os.WriteFile(file, []byte(c.memory), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		fs := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+		cfg := config.Define(fs)
+		if err := fs.Parse(c.args); err != nil {
+			t.Fatal(err)
+		}
+		if got := ringBytes(cfg, file); got != c.want {
+			t.Errorf("%v in %q: %d bytes, want %d", c.args, c.memory, got, c.want)
+		}
+	}
+}
+
 // The agent takes one CPU, with layers two and less garbage, and half of its container's memory.
 func TestBeModest(t *testing.T) {
 	cpus, memory, garbage := runtime.GOMAXPROCS(8), debug.SetMemoryLimit(-1), debug.SetGCPercent(100)

@@ -269,7 +269,7 @@ func newRootCommand(t *testing.T, name string) *cobra.Command {
 
 func TestHelpListsTheCommands(t *testing.T) {
 	r := runBinary(t, exec.Command(binary, "--help"))
-	for _, command := range []string{"agent", "decode", "doctor", "explain", "install", "status", "uninstall", "version"} {
+	for _, command := range []string{"agent", "decode", "doctor", "explain", "install", "status", "try", "uninstall", "version"} {
 		if !strings.Contains(r.stdout, "\n  "+command+" ") {
 			t.Errorf("the help lacks %s:\n%s", command, r.stdout)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
+	"github.com/layertrace/layertrace/agent/internal/watch"
 	"github.com/layertrace/layertrace/internal/tracecontext"
 )
 
@@ -25,6 +26,7 @@ func flagValues() map[string][]string {
 	return map[string][]string{
 		"reorder": install.Reorders, "mtls-log": install.MTLSLogs, "tracer": install.Tracers, "store": stores,
 		"format": {formatAuto, formatTable, formatJSON}, "context-format": tracecontext.PreferenceNames(),
+		"output": {outputText, outputJSON}, "layer": watch.LayerNames(),
 		"export": config.Exporters, "socket-cgroup": {config.SocketCgroupAuto, config.SocketCgroupNone}, "spans": {config.SpansInterfaces, config.SpansLayers},
 	}
 }
@@ -54,6 +56,8 @@ func completionOf(f *pflag.Flag, command string, values map[string][]string) cob
 	switch choices := strings.Split(f.Value.Type(), "|"); {
 	case f.Name == "mtls" && command == "install":
 		return cobra.FixedCompletions(install.MTLSModes, cobra.ShellCompDirectiveNoFileComp)
+	case f.Name == "reorder" && command == "try":
+		return cobra.FixedCompletions(install.TrialReorders, cobra.ShellCompDirectiveNoFileComp)
 	case f.Name == "vnic", f.Name == "pnic":
 		return completeInterfaces
 	case f.Name == "agent-setting":

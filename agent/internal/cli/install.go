@@ -118,7 +118,7 @@ selected namespaces.`,
 	fs.BoolVar(&o.OTLPInsecure, "otlp-insecure", true, "use OTLP without TLS; --otlp-insecure=false: with TLS")
 	fs.StringVar(&o.Spans, "spans", config.SpansInterfaces, "`KIND` of the agents' spans: interfaces, or layers (captures at sockets too)")
 	fs.StringArrayVar(&o.AgentSettings, "agent-setting", nil, "more settings of the agents, `NAME=VALUE` such as pnic=eth0 (repeatable)")
-	fs.StringVar(&o.Image, "image", "", "`IMAGE` of the agents (default: layertrace/agent:devel)")
+	fs.StringVar(&o.Image, "image", "", "`IMAGE` of the agents, NAME:TAG or NAME@sha256:DIGITS (default: "+install.DefaultImage()+")")
 	fs.StringVar(&o.WasmURL, "wasm-url", "", "`URL` of the Wasm filter: oci://, https:// or http://")
 	fs.StringVar(&o.WasmSHA256, "wasm-sha256", "", "SHA-256 of the module in `HEX`, with oci:// of the image manifest (printed by make wasm)")
 	fs.StringVar(&o.WasmPullSecret, "wasm-pull-secret", "", "`NAME` of the registry's pull secret in the WasmPlugin's namespace: Istio's root namespace, or each selected one")
@@ -141,30 +141,7 @@ func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o i
 	if err != nil {
 		return err
 	}
-	for _, f := range findings {
-		fmt.Fprint(out, f.Line(screen.Width(cmd.OutOrStdout())))
-	}
-	if err := install.Refused(findings); err != nil {
-		return fmt.Errorf("nothing was changed: %w", err)
-	}
-	objects, err := install.Render(o)
-	if err != nil {
-		return err
-	}
-	if err := c.AwaitRemoval(ctx, objects, reportWait(out)); err != nil {
-		return fmt.Errorf("nothing was changed: %w", err)
-	}
-	if err := c.DryRun(ctx, objects); err != nil {
-		return fmt.Errorf("nothing was changed: dry run on the API server: %w", err)
-	}
-	if err := confirm(cmd, yes, fmt.Sprintf("Install %d objects into %s (--reorder %s)?", len(objects), c.Name, o.Reorder)); err != nil {
-		return err
-	}
-	count := map[install.Action]int{}
-	err = c.Apply(ctx, objects, func(change install.Change) {
-		count[change.Action]++
-		fmt.Fprintf(out, "%-9s %s\n", change.Action, change.Object)
-	})
+	count, err := installChecked(ctx, cmd, c, o, findings, yes)
 	if err != nil {
 		return err
 	}
@@ -178,6 +155,36 @@ func runInstall(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o i
 		fmt.Fprintln(out, "No header is moved: after some traffic, layertrace status says what reordering would save.")
 	}
 	return nil
+}
+
+// installChecked reports the findings of the checks, and installs unless one is a refusal or the
+// user says no. It returns how many objects were created, changed and so on.
+func installChecked(ctx context.Context, cmd *cobra.Command, c *install.Cluster, o install.Options, findings []install.Finding, yes bool) (map[install.Action]int, error) {
+	out := printable.Writer{To: cmd.OutOrStdout()}
+	for _, f := range findings {
+		fmt.Fprint(out, f.Line(screen.Width(cmd.OutOrStdout())))
+	}
+	if err := install.Refused(findings); err != nil {
+		return nil, fmt.Errorf("nothing was changed: %w", err)
+	}
+	objects, err := install.Render(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.AwaitRemoval(ctx, objects, reportWait(out)); err != nil {
+		return nil, fmt.Errorf("nothing was changed: %w", err)
+	}
+	if err := c.DryRun(ctx, objects); err != nil {
+		return nil, fmt.Errorf("nothing was changed: dry run on the API server: %w", err)
+	}
+	if err := confirm(cmd, yes, fmt.Sprintf("Install %d objects into %s (--reorder %s)?", len(objects), c.Name, o.Reorder)); err != nil {
+		return nil, err
+	}
+	count := map[install.Action]int{}
+	return count, c.Apply(ctx, objects, func(change install.Change) {
+		count[change.Action]++
+		fmt.Fprintf(out, "%-9s %s\n", change.Action, change.Object)
+	})
 }
 
 // reportWait returns a function that reports that an object is being deleted.

@@ -71,7 +71,7 @@ func TestClusterAway(t *testing.T) {
 	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range []string{"install --yes --reorder=lua", "status", "uninstall --yes"} {
+	for _, command := range []string{"install --yes --reorder=lua", "status", "uninstall --yes", "try --yes --namespace=shop", "try --yes --remove"} {
 		code, _, stderr := runHere(t, append(strings.Fields(command), "--kubeconfig="+kubeconfig)...)
 		if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "127.0.0.1:1") {
 			t.Errorf("%s: exit code %d, %q", command, code, stderr)

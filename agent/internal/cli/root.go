@@ -73,7 +73,7 @@ Text fits the terminal; COLUMNS sets another width, and NO_COLOR turns colours o
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	flaghelp.Use(root)
-	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newJoin(), newStatus(), newUninstall(), newVersion())
+	root.AddCommand(newAgent(), newDecode(), newDoctor(), newExplain(), newInstall(), newJoin(), newStatus(), newTry(), newUninstall(), newVersion())
 	root.SetHelpCommand(newHelp())
 	group(root)
 	if err := completeValues(root); err != nil {

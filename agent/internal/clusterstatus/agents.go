@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -67,6 +68,8 @@ type Traffic struct {
 	// beyond the prefix window: agents find them by deep.
 	Found  float64 `json:"contexts_found"`
 	Behind float64 `json:"contexts_behind_window"`
+	// Unsampled counts those of Found that are not sampled.
+	Unsampled float64 `json:"contexts_unsampled"`
 	// Missed: heads longer than what was searched of them, without a context in it.
 	Missed float64 `json:"contexts_missed"`
 	// Without: complete heads without a context.
@@ -93,7 +96,7 @@ func (t Traffic) inPrefix() float64 { return max(0, t.Found-t.Behind) }
 
 func (t Traffic) plus(u Traffic, sign float64) Traffic {
 	return Traffic{
-		t.Requests + sign*u.Requests, t.Found + sign*u.Found, t.Behind + sign*u.Behind, t.Missed + sign*u.Missed, t.Without + sign*u.Without,
+		t.Requests + sign*u.Requests, t.Found + sign*u.Found, t.Behind + sign*u.Behind, t.Unsampled + sign*u.Unsampled, t.Missed + sign*u.Missed, t.Without + sign*u.Without,
 		t.Searched + sign*u.Searched, t.SearchBytes + sign*u.SearchBytes, t.OverBudget + sign*u.OverBudget,
 	}
 }
@@ -105,6 +108,36 @@ func (t Traffic) savings() string {
 	}
 	return fmt.Sprintf("%.0f of %.0f contexts (%.1f %%) were beyond the prefix window; %.0f heads searched there, %.1f KiB, %.0f bytes each",
 		t.Behind, t.Found+t.Missed, 100*t.Behind/max(1, t.Found+t.Missed), t.Searched, t.SearchBytes/1024, t.SearchBytes/t.Searched)
+}
+
+// Agents returns the agents of the installation by node, and whether the DaemonSet has rolled
+// out: each of its nodes has a pod of the present template, and all are ready.
+func Agents(ctx context.Context, c *install.Cluster) (agents []Agent, rolledOut bool, err error) {
+	sets, err := install.List[appsv1.DaemonSet](ctx, c, install.KindDaemonSet, "", metav1.ListOptions{LabelSelector: agentSelector})
+	if err != nil {
+		return nil, false, err
+	}
+	if len(sets) == 0 {
+		return nil, false, ErrNotInstalled
+	}
+	namespace := namespaceOf(sets)
+	if agents, err = readAgents(ctx, c, namespace, 0); err != nil {
+		return nil, false, err
+	}
+	for _, set := range sets {
+		if s := set.Status; set.Namespace == namespace && s.ObservedGeneration >= set.Generation && s.DesiredNumberScheduled > 0 &&
+			s.UpdatedNumberScheduled == s.DesiredNumberScheduled && s.NumberReady == s.DesiredNumberScheduled {
+			rolledOut = true
+		}
+	}
+	return agents, rolledOut, nil
+}
+
+// Spans reads the spans that an agent keeps (setting keep-spans), which forgets them: OTLP's
+// message TracesData in protobuf.
+func (a Agent) Spans(ctx context.Context, c *install.Cluster) ([]byte, error) {
+	namespace, pod, _ := strings.Cut(a.Pod, "/")
+	return c.GetFromPod(ctx, namespace, pod, agentPort, "spans")
 }
 
 // readAgents returns the agents of a namespace by node, with the traffic during a window or, with
@@ -173,6 +206,7 @@ func askAgent(ctx context.Context, c *install.Cluster, pod *corev1.Pod) Agent {
 		Requests:    m["layertrace_requests_total"],
 		Found:       m["layertrace_contexts_found_total"] + m["layertrace_contexts_unsampled_total"],
 		Behind:      m["layertrace_contexts_behind_window_total"],
+		Unsampled:   m["layertrace_contexts_unsampled_total"],
 		Missed:      m["layertrace_heads_truncated_total"],
 		Without:     m["layertrace_contexts_none_total"],
 		Searched:    m["layertrace_searches_total"],

@@ -65,7 +65,7 @@ type Config struct {
 	RequestPaths   bool
 	DeepBudget     int // bytes per second and CPU
 	MaxConnections int
-	RingBytes      int
+	RingBytes      int // 0: by the memory of the container
 	ReadInterval   time.Duration
 
 	Spans            string
@@ -100,6 +100,7 @@ type Config struct {
 	SpanRate     int // spans per second and capture point; 0: no limit
 	TraceSpans   int // spans of one trace within 10 s; 0: no limit
 	QueueSize    int // spans
+	KeepSpans    int // spans; 0: none
 
 	CPULimit       float64 // CPUs; 0: no limit
 	MetricsAddress string
@@ -108,6 +109,10 @@ type Config struct {
 	LogLevel          string
 	LogFormat         string
 	ShutdownTimeout   time.Duration
+
+	// Watched: someone looks at the requests as they come (layertrace try --local), so that
+	// those without a sampled trace context are captured too. It has no flag.
+	Watched bool
 }
 
 // Search is where requests and their trace contexts are searched for: flags that
@@ -142,7 +147,7 @@ func Define(fs *pflag.FlagSet) *Config {
 		{"Mutual TLS", defineMTLS},
 		{"TCP options", defineOptions},
 		{"Names", defineNames},
-		{"Export", defineExport},
+		{"Export", func(fs *pflag.FlagSet, c *Config) { defineExport(fs, c); defineKeep(fs, c) }},
 		{"Agent", func(fs *pflag.FlagSet, c *Config) { defineLimit(fs, c); defineAgent(fs, c) }},
 	} {
 		part := pflag.NewFlagSet(s.title, pflag.ContinueOnError)
@@ -171,7 +176,7 @@ func defineCapture(fs *pflag.FlagSet, c *Config) {
 	fs.DurationVar(&c.OpenSpanAfter, "open-span-after", probe.DefaultOpenSpanAfter, "send a preliminary span of an exchange that goes on after this `TIME`; 0: never")
 	fs.BoolVar(&c.RequestPaths, "request-paths", true, "keep the path of requests, without query")
 	fs.IntVar(&c.MaxConnections, "max-connections", probe.DefaultMaxConnections, "track at most `N` connections")
-	fs.IntVar(&c.RingBytes, "ring-bytes", probe.DefaultRingBytes, "size of the ring buffer between kernel and agent in `BYTES`, a power of two")
+	fs.IntVar(&c.RingBytes, "ring-bytes", 0, "size of the ring buffer between kernel and agent in `BYTES`, a power of two; 0: 4 MiB, with --spans=layers by the memory of the agent's container")
 	fs.DurationVar(&c.ReadInterval, "read-interval", probe.DefaultReadInterval, "maximum `TIME` between two reads of the ring buffer, which is also read when 128 KiB or a quarter of it are full")
 }
 
@@ -238,9 +243,13 @@ func defineExport(fs *pflag.FlagSet, c *Config) {
 	fs.BoolVar(&c.OTLPInsecure, insecureFlag, false, "use otlp-grpc without TLS; if not set, only to this machine and to services of the cluster")
 	fs.Var(newList(&c.OTLPHeaders, "KEY=VALUE", parseKeyValue), "otlp-header",
 		"header of each OTLP request (repeatable)")
-	fs.IntVar(&c.SpanRate, "span-rate", 10000, "make at most `N` spans per second at each capture point; 0: no limit")
+	fs.IntVar(&c.SpanRate, "span-rate", 50000, "make at most `N` spans per second at each capture point; 0: no limit")
 	fs.IntVar(&c.TraceSpans, "trace-spans", 4096, "make at most `N` spans of one trace within 10 s; 0: no limit")
 	fs.IntVar(&c.QueueSize, "queue-size", 8192, "queue up to `N` spans while the receiver is slow or unreachable")
+}
+
+func defineKeep(fs *pflag.FlagSet, c *Config) {
+	fs.IntVar(&c.KeepSpans, "keep-spans", 0, "keep up to `N` spans until they are read at /spans of the metrics address, beside --export; 0: none")
 }
 
 func defineLimit(fs *pflag.FlagSet, c *Config) {

@@ -195,6 +195,9 @@ const minConnections, maxConnections = 16, 1 << 22
 // Least and most CPUs of a limit: below, an idle agent is above it.
 const minCPULimit, maxCPULimit = 0.02, 4096.0
 
+// maxKeepSpans are some 20 MB, which one response has.
+const maxKeepSpans = 32768
+
 func (c *Config) validateCapture() error {
 	between := []struct {
 		flag           string
@@ -204,18 +207,18 @@ func (c *Config) validateCapture() error {
 		{"deep-window", c.DeepWindow, c.PrefixWindow, probe.MaxDeepWindow},
 		{"deep-budget", c.DeepBudget, probe.MinDeepBudget, probe.MaxDeepBudget},
 		{"max-connections", c.MaxConnections, minConnections, maxConnections},
-		{"ring-bytes", c.RingBytes, os.Getpagesize(), 1 << 30},
 		{"span-rate", c.SpanRate, 0, 1 << 24},
 		{"trace-spans", c.TraceSpans, 0, 1 << 24},
 		{"queue-size", c.QueueSize, 1, 1 << 24},
+		{"keep-spans", c.KeepSpans, 0, maxKeepSpans},
 	}
 	for _, b := range between {
 		if b.value < b.low || b.value > b.hi {
 			return fmt.Errorf("--%s is %d: choose %d to %d", b.flag, b.value, b.low, b.hi)
 		}
 	}
-	if c.RingBytes&(c.RingBytes-1) != 0 {
-		return fmt.Errorf("--ring-bytes is %d: choose a power of two, such as %d", c.RingBytes, probe.DefaultRingBytes)
+	if c.RingBytes != 0 && (c.RingBytes < os.Getpagesize() || c.RingBytes > 1<<30 || c.RingBytes&(c.RingBytes-1) != 0) {
+		return fmt.Errorf("--ring-bytes is %d: choose a power of two from %d to %d, such as %d, or 0 for a size by the agent's memory", c.RingBytes, os.Getpagesize(), 1<<30, probe.DefaultRingBytes)
 	}
 	if err := c.ValidateHeaders(); err != nil {
 		return err
@@ -255,6 +258,8 @@ func (c *Config) validateDevice() error {
 		return fmt.Errorf("--mtls has no effect with --headers-only: encrypted connections are joined on the nodes; remove one of them")
 	case c.CPULimit != 0:
 		return fmt.Errorf("--cpu-limit has no effect with --headers-only: the programs of a device have nothing to leave out; remove one of them")
+	case c.KeepSpans != 0:
+		return fmt.Errorf("--keep-spans has no effect with --headers-only: a device makes no spans of requests; remove one of them")
 	case c.Kubernetes:
 		return fmt.Errorf("--kubernetes has no effect with --headers-only: a device has no pods; remove one of them")
 	case c.Deep == probe.DeepOn || len(c.ContextHeaders) > 0 || len(c.ContextFormats) > 0:
@@ -370,6 +375,9 @@ func (c *Config) validateExport() error {
 
 func (c *Config) validateMetrics() error {
 	if c.MetricsAddress == "" {
+		if c.KeepSpans > 0 {
+			return fmt.Errorf("--keep-spans needs a --metrics-address, where they are read: set both or none")
+		}
 		return nil
 	}
 	if _, _, err := net.SplitHostPort(c.MetricsAddress); err != nil {

@@ -33,6 +33,8 @@ func TestRefusals(t *testing.T) {
 		{"long context name", []string{"--context-header=" + strings.Repeat("x", 32) + "=w3c"}, nil, "", "1 to 31 bytes"},
 		{"five context names", []string{"--context-header=a=b3,b=b3,c=b3,d=b3,e=b3"}, nil, "", "at most 4"},
 		{"ring of no power of two", []string{"--ring-bytes=5000000"}, nil, "", "power of two"},
+		{"small ring", []string{"--ring-bytes=2048"}, nil, "", "power of two from 4096"},
+		{"large ring", []string{"--ring-bytes=2147483648"}, nil, "", "power of two from 4096"},
 		{"negative time", []string{"--open-span-after=-1s"}, nil, "", "--open-span-after"},
 		{"more CPUs than there are", []string{"--cpu-limit=100000"}, nil, "", "--cpu-limit"},
 		{"negative CPUs", []string{"--cpu-limit=-1"}, nil, "", "0 for no limit"},
@@ -61,6 +63,9 @@ func TestRefusals(t *testing.T) {
 		{"none and more", []string{"--export=none,stdout"}, nil, "", "none cannot be combined"},
 		{"URL for gRPC", []string{"--otlp-endpoint=http://a:1/"}, nil, "", "HOST:PORT"},
 		{"no URL for HTTP", []string{"--export=otlp-http", "--otlp-endpoint=a:4318"}, nil, "", "needs a URL"},
+		{"too many kept spans", []string{"--keep-spans=32769"}, nil, "", "choose 0 to 32768"},
+		{"kept spans that nobody can read", []string{"--keep-spans=1", "--metrics-address="}, nil, "", "--metrics-address"},
+		{"kept spans of a device", []string{"--headers-only", "--pnic=eth0", "--keep-spans=1"}, nil, "", "--headers-only"},
 		{"bad metrics address", []string{"--metrics-address=9464"}, nil, "", "HOST:PORT"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -17,6 +17,12 @@ import (
 
 // This file has what text and page share: formats, names, tables, hops.
 
+// Duration writes a time in ns as reports do: with three digits in a suitable unit.
+func Duration(ns int64) string { return duration(ns) }
+
+// Share writes a share of 1 as reports do, in percent.
+func Share(share float64) string { return percent(share) }
+
 // duration writes ns with three digits in a suitable unit.
 func duration(ns int64) string {
 	sign, value := "", float64(ns)

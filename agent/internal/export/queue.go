@@ -246,6 +246,12 @@ func (q *Queue) Stalled() time.Duration {
 	return max(0, time.Since(time.Unix(0, q.moved.Load())))
 }
 
+// IsCrowded reports whether the queue is more than half full although the receiver takes
+// spans: who can wait should.
+func (q *Queue) IsCrowded() bool {
+	return q.counters.queued.Load() > q.size/2 && q.Stalled() < time.Second
+}
+
 // ForceFlush sends the queued spans, and returns when that was done.
 func (q *Queue) ForceFlush(ctx context.Context) error {
 	flushed := make(chan struct{})

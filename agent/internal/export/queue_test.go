@@ -135,6 +135,22 @@ func TestSlowReceiver(t *testing.T) {
 	checkSum(t, q.Counters())
 }
 
+// A queue that is more than half full is crowded, unless its receiver takes nothing.
+func TestCrowded(t *testing.T) {
+	for _, c := range []struct {
+		queued int64
+		moved  time.Duration // after now
+		want   bool
+	}{{6, time.Hour, true}, {5, time.Hour, false}, {10, -time.Hour, false}} {
+		q := &Queue{size: 10}
+		q.counters.queued.Store(c.queued)
+		q.moved.Store(time.Now().Add(c.moved).UnixNano())
+		if got := q.IsCrowded(); got != c.want {
+			t.Errorf("%+v: %t", c, got)
+		}
+	}
+}
+
 func TestRefusedSpansAreCounted(t *testing.T) {
 	for name, respond := range map[string]func(context.Context) (*coltracepb.ExportTraceServiceResponse, error){
 		"error": func(context.Context) (*coltracepb.ExportTraceServiceResponse, error) {

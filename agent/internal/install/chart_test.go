@@ -22,6 +22,7 @@ import (
 	"github.com/layertrace/layertrace/agent/internal/config"
 	"github.com/layertrace/layertrace/e2e/provision"
 	"github.com/layertrace/layertrace/e2e/testrun"
+	"github.com/layertrace/layertrace/istio"
 )
 
 const chartFolder = "../../../istio"
@@ -59,7 +60,7 @@ func helm(t *testing.T, args ...string) (output string, err error) {
 func values(reorder string) map[string]any {
 	return map[string]any{
 		"namespace": DefaultNamespace, "reorder.method": reorder, "tracing.provider": "otel-tracing", "mtls.enabled": false,
-		"wasm.url": "oci://layertrace/filter:devel",
+		"wasm.url": "oci://" + istio.FilterRepository + ":" + istio.Version,
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -227,6 +228,22 @@ func (c *Cluster) GetFromPod(ctx context.Context, namespace, pod string, port in
 		err = fmt.Errorf("it responds with more than %d MiB", maxFromPod>>20)
 	}
 	return data, err
+}
+
+// GetFromService sends GET with headers to a service, SERVICE:PORT, through the API server,
+// which needs the permission get on services/proxy. status is 0 if there was no response.
+func (c *Cluster) GetFromService(ctx context.Context, namespace, service string, path *url.URL, headers map[string]string) (status int, err error) {
+	request := c.raw.Get().AbsPath("/api/v1/namespaces", namespace, "services", service, "proxy", path.Path)
+	for name, values := range path.Query() {
+		for _, value := range values {
+			request = request.Param(name, value)
+		}
+	}
+	for name, value := range headers {
+		request = request.SetHeader(name, value)
+	}
+	result := request.Do(ctx).StatusCode(&status)
+	return status, result.Error()
 }
 
 // maxFromPod is how many bytes of a pod's response are read: it may be anybody's.

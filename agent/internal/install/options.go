@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/layertrace/layertrace/agent/internal/config"
+	"github.com/layertrace/layertrace/istio"
 	"github.com/spf13/pflag"
 )
 
@@ -55,7 +56,8 @@ const (
 	DefaultIstioNamespace = "istio-system"
 )
 
-// Options of an installation. An empty string keeps the value of the manifests.
+// Options of an installation. An empty string keeps the value of the manifests; images are
+// then those of the release (package istio).
 type Options struct {
 	Reorder        string
 	Namespace      string
@@ -104,10 +106,15 @@ type Options struct {
 	// the mesh's own Telemetry resource sends the records.
 	keptLogs        []string
 	loggedElsewhere bool
+	// trial is set for the installation of a Trial.
+	trial bool
 	// namespaces are those that NamespaceSelector selects: found by Preflight, or named in
 	// it. They do not include Istio's root namespace.
 	namespaces []string
 }
+
+// DefaultImage is the agents' image without Options.Image.
+func DefaultImage() string { return istio.AgentImage() }
 
 // usesWasm reports whether the proxies fetch a module.
 func (o *Options) usesWasm() bool {
@@ -123,16 +130,33 @@ func (o *Options) usesUpstreamFilters() bool {
 var (
 	sha256Text = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	nameText   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`) // RFC 1123 label
+	// [REGISTRY[:PORT]/]REPOSITORY[:TAG][@sha256:DIGITS], as container runtimes read it.
+	imageText = regexp.MustCompile(`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 )
 
-// Check validates the options. Errors name the flag to correct.
+// Check validates the options and sets the images of a release. Errors name the flag to
+// correct.
 func (o *Options) Check() error {
+	if o.Image == "" {
+		o.Image = DefaultImage()
+	}
+	if o.usesWasm() && o.WasmURL == "" {
+		url, sha256 := istio.FilterModule()
+		if o.WasmURL = url; o.WasmSHA256 == "" {
+			o.WasmSHA256 = sha256
+		}
+	}
 	if !slices.Contains(Reorders, o.Reorder) {
 		return fmt.Errorf("--reorder %q is not one of %s", o.Reorder, strings.Join(Reorders, ", "))
 	}
 	for flag, name := range map[string]string{"namespace": o.Namespace, "istio-namespace": o.IstioNamespace} {
 		if !nameText.MatchString(name) {
 			return fmt.Errorf("--%s %q is not a valid namespace name", flag, name)
+		}
+	}
+	for flag, image := range map[string]string{"image": o.Image, "proxy-image": o.ProxyImage} {
+		if image != "" && !imageText.MatchString(image) {
+			return fmt.Errorf("--%s %q: write NAME:TAG or NAME@sha256:DIGITS (64 of them), such as %s", flag, image, DefaultImage())
 		}
 	}
 	if o.Namespace == o.IstioNamespace {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/layertrace/layertrace/internal/printable"
 	"github.com/layertrace/layertrace/internal/screen"
+	"github.com/layertrace/layertrace/istio"
 )
 
 // Level is the severity of a finding.
@@ -61,6 +62,7 @@ var checks = []check{
 	{"mtls", true, checkMTLS},
 	{"access-log", true, checkAccessLog},
 	{"upstream-filters", true, checkUpstreamFilters},
+	{"image", false, checkImage},
 	{"module", false, checkModule},
 	{"proxy-image", false, checkProxyImage},
 	{"cost", false, checkCost},
@@ -168,6 +170,14 @@ func istioVersion(o *Options, version string) ([]Finding, error) {
 			version, o.Reorder, oldestUpstreamMinor, ReorderInlineHeaders, ReorderNone)
 	}
 	return one(Fine, "Istio %s", version)
+}
+
+// checkImage names an image that only who loads it into the nodes can have.
+func checkImage(_ context.Context, _ *Cluster, o *Options, _ *Mesh) ([]Finding, error) {
+	if strings.HasPrefix(o.Image, istio.Repository+"/") {
+		return one(Warning, "%s is in no registry: load it into the nodes (make images), or push it to yours and set --image", o.Image)
+	}
+	return nil, nil
 }
 
 func checkModule(_ context.Context, _ *Cluster, o *Options, _ *Mesh) ([]Finding, error) {

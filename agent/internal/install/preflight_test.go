@@ -114,6 +114,24 @@ func TestNodeFindings(t *testing.T) {
 	}
 }
 
+// The image of a checkout is named, as no node can pull it; that of a user or release is not.
+func TestImageThatNobodyPublished(t *testing.T) {
+	for image, want := range map[string]bool{"": true, "registry.example/mirror/agent:1": false, "example.org/agent@sha256:" + strings.Repeat("a", 64): false} {
+		o := defaults(ReorderNone)
+		o.Image = image
+		if err := o.Check(); err != nil {
+			t.Fatal(err)
+		}
+		findings, err := checkImage(t.Context(), nil, &o, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if named := len(findings) == 1 && findings[0].Level == Warning && strings.Contains(findings[0].Text, DefaultImage()); named != want || len(findings) > 1 {
+			t.Errorf("%q: %v", image, findings)
+		}
+	}
+}
+
 // Upstream filters need a version of Istio whose Envoy supports them.
 func TestOldIstio(t *testing.T) {
 	for _, test := range []struct {

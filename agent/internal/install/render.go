@@ -93,6 +93,9 @@ func Render(o Options) ([]*unstructured.Unstructured, error) {
 	if err != nil {
 		return nil, fmt.Errorf("render the embedded manifests: %w", err)
 	}
+	if o.trial {
+		markTrial(all)
+	}
 	return all, nil
 }
 

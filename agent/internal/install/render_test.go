@@ -37,7 +37,7 @@ func defaults(reorder string) Options {
 		MTLS: MTLSOff, MTLSLog: MTLSEnvoyFilter,
 	}
 	if o.usesWasm() {
-		o.WasmURL = "oci://layertrace/filter:devel"
+		o.WasmURL = "oci://" + istio.FilterRepository + ":" + istio.Version
 	}
 	return o
 }
@@ -211,7 +211,7 @@ func TestRenderOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := out.String()
-	for _, gone := range []string{DefaultNamespace, DefaultIstioNamespace + "\n", "otel-tracing", "layertrace/agent:devel"} {
+	for _, gone := range []string{DefaultNamespace, DefaultIstioNamespace + "\n", "otel-tracing", istio.AgentImage()} {
 		if strings.Contains(text, gone) {
 			t.Errorf("%q is still there", gone)
 		}
@@ -443,7 +443,7 @@ func TestOverlayOfTheReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"image: registry.example/layertrace/agent:devel", "url: oci://registry.example/layertrace/filter:devel", "name: my-provider",
+		"image: registry.example/mirror/agent@sha256:DIGITS", "url: oci://registry.example/layertrace/filter:devel", "name: my-provider",
 		"config.yaml: 'otlp-endpoint: collector.observability.svc:4317'", "otlp-endpoint: jaeger-collector",
 	} {
 		if !strings.Contains(string(data), want) {

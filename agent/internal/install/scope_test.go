@@ -122,10 +122,15 @@ func clusterWith(objects []runtime.Object) *Cluster {
 	lists := map[schema.GroupVersionResource]string{}
 	for resource, kind := range map[string]schema.GroupVersionKind{
 		"namespaces": KindNamespace, "envoyfilters": kindEnvoyFilter, "telemetries": KindTelemetry, "wasmplugins": kindWasmPlugin,
-		"deployments": kindDeployment, "configmaps": kindConfigMap, "sidecars": kindSidecar,
+		"deployments": kindDeployment, "configmaps": kindConfigMap, "sidecars": kindSidecar, "daemonsets": KindDaemonSet,
+		"pods": KindPod, "nodes": kindNode, "services": kindService, "endpointslices": kindEndpointSlice, "serviceaccounts": {Version: "v1", Kind: "ServiceAccount"},
+		"clusterroles":        {Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRole"},
+		"clusterrolebindings": {Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRoleBinding"},
+		"podmonitors":         kindPodMonitor,
 	} {
 		version := kind.GroupVersion()
-		c.known[version] = append(c.known[version], metav1.APIResource{Name: resource, Kind: kind.Kind, Namespaced: kind != KindNamespace})
+		cluster := slices.Contains([]string{"Namespace", "Node", "ClusterRole", "ClusterRoleBinding"}, kind.Kind)
+		c.known[version] = append(c.known[version], metav1.APIResource{Name: resource, Kind: kind.Kind, Namespaced: !cluster})
 		lists[version.WithResource(resource)] = kind.Kind + "List"
 	}
 	c.objects = fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), lists, objects...)

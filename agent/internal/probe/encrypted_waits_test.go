@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
 )
 
@@ -225,5 +226,54 @@ func TestEncryptedDrops(t *testing.T) {
 	}
 	if seen != 2 {
 		t.Errorf("%d points where packets were dropped, want interface and socket", seen)
+	}
+}
+
+// TestEncryptedDriverGetsACopy: a message that is dropped at its interface, with nothing queued,
+// has left when the driver gets the retransmission. So has one of which only the last packet is
+// dropped, but its first byte left at once.
+func TestEncryptedDriverGetsACopy(t *testing.T) {
+	needsTCX(t)
+	if !inNamespace(t) {
+		return
+	}
+	p, a := newPair(t, false), newAuthority(t, 1)
+	e := openEncrypted(t, EncryptedOptions{Drivers: true})
+	must(t, e.Attach(p.ifindex))
+	c := p.connectTLS(t, "10.91.0.2", a.client(), a.server())
+	direct := exchangeSizes{[]int{1000}, []int{1000}}
+	c.exchange(direct)
+	for _, test := range []struct {
+		name   string
+		passes []int // writes that pass, then one that is dropped
+	}{{"all of it", nil}, {"the last packet", []int{700}}} {
+		lost := e.count(t, bpf.EncryptedEncryptedCounterENCRYPTED_COUNTER_DROPPED)
+		begun, dropping := monotonic(t), uint64(0)
+		must(t, writeAll(c.client, test.passes))
+		dropAll(t, p.ifindex, func() {
+			must(t, writeAll(c.client, []int{900}))
+			poll(t, "a packet is dropped", func() bool {
+				return e.count(t, bpf.EncryptedEncryptedCounterENCRYPTED_COUNTER_DROPPED) > lost
+			})
+			dropping = monotonic(t)
+		})
+		_, err := io.CopyN(io.Discard, c.server, int64(sum(test.passes)+900))
+		must(t, err)
+		must(t, writeAll(c.server, []int{1000}))
+		_, err = io.CopyN(io.Discard, c.client, 1000)
+		must(t, err)
+		turns := e.turnsOf(t, c)[0]
+		q := turns[len(turns)-1].Request
+		if q.Last > dropping || q.Tx.Last < dropping || q.Tx.Last > monotonic(t) {
+			t.Errorf("%s dropped: %+v, want the last byte to leave after %d", test.name, q.Message, dropping)
+		}
+		if atOnce := q.Tx.First < q.Tx.Last; atOnce != (len(test.passes) > 0) || q.Tx.First < begun {
+			t.Errorf("%s dropped: %+v, want the first byte to leave at once: %v", test.name, q.Message, len(test.passes) > 0)
+		}
+	}
+	c.exchange(direct)
+	turns := e.turnsOf(t, c)[0]
+	if q := turns[len(turns)-1].Request; q.Tx != (observe.Extent{First: q.First, Last: q.Last}) {
+		t.Errorf("after that: %+v, want transmitted at once", q.Message)
 	}
 }

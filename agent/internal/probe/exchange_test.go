@@ -284,11 +284,7 @@ func TestRingFull(t *testing.T) {
 func TestSweepLeavesRoomInTheRing(t *testing.T) {
 	k := newKernel(t, Options{RingBytes: 4096})
 	const n = 50
-	for i := range n {
-		c := newConnection(uint16(20000 + i))
-		k.receive(c.request(get + traceparent + end))
-		k.receive(c.response(ok200))
-	}
+	k.answered(n)
 	got, sweeps := 0, 0
 	for deferred := true; deferred && sweeps < n; sweeps++ {
 		must(t, k.probe.sweep(0, 0))

@@ -23,6 +23,7 @@ import (
 type kernelSide struct {
 	bpf.CaptureMaps
 	sweep    *ebpf.Program
+	walk     *ebpf.Program // visits a connection for the sweep
 	spec     *ebpf.CollectionSpec
 	programs map[string]*ebpf.Program
 	numbers  map[ebpf.ProgramID]bool // of programs, as of the last call of owned
@@ -45,11 +46,12 @@ func loadKernelSide(opts *Options) (*kernelSide, error) {
 	var first struct {
 		bpf.CaptureMaps
 		Sweep *ebpf.Program `ebpf:"sweep"`
+		Walk  *ebpf.Program `ebpf:"sweep_walk"`
 	}
 	if err := spec.LoadAndAssign(&first, nil); err != nil {
 		return nil, loadError("capture", err)
 	}
-	k.CaptureMaps, k.sweep = first.CaptureMaps, first.Sweep
+	k.CaptureMaps, k.sweep, k.walk = first.CaptureMaps, first.Sweep, first.Walk
 	if err := trust(k.TrustedPrefixes, opts.TrustedPrefixes); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
@@ -126,7 +128,7 @@ func (k *kernelSide) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 
 // Close frees programs and maps.
 func (k *kernelSide) Close() error {
-	errs := []error{k.sweep.Close(), k.CaptureMaps.Close()}
+	errs := []error{k.sweep.Close(), k.walk.Close(), k.CaptureMaps.Close()}
 	for _, p := range k.programs {
 		errs = append(errs, p.Close())
 	}
@@ -154,6 +156,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 		bpf.CaptureVarDeepWindow:     uint32(o.DeepWindow),
 		bpf.CaptureVarUnprovenMax:    unprovenMax(o),
 		bpf.CaptureVarRingWakeupFill: uint64(wakeupFill(o.RingBytes)),
+		bpf.CaptureVarAllRequests:    o.AllRequests,
 		bpf.CaptureVarFilterPorts:    len(o.Ports) > 0,
 		bpf.CaptureVarPorts:          portBits(o.Ports),
 		bpf.CaptureVarContextHeaders: headers,

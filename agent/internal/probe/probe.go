@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sync/errgroup"
 
@@ -98,6 +99,10 @@ type Options struct {
 	// ContextFormats are the formats to read, the most preferred one first; none:
 	// all, and the first sampled context on the wire is taken.
 	ContextFormats []tracecontext.Format
+	// AllRequests also captures requests without a sampled trace context: their
+	// observations have IDs that the capture points of this machine make up alike, and
+	// HasContext reports false.
+	AllRequests bool
 	// MaxConnections is the maximum number of tracked connections.
 	MaxConnections int
 	// RingBytes is the size of the ring buffer, a power of two of at least 4,096.
@@ -133,6 +138,8 @@ type Options struct {
 	Drivers bool
 	// Log, default slog.Default.
 	Log *slog.Logger
+
+	sweepSlice int // tests have a smaller one
 }
 
 // privatePrefixes: RFC 1918, RFC 6598, RFC 3927, RFC 4193, loopback.
@@ -163,6 +170,7 @@ func (o *Options) complete() error {
 	orDefault(&o.OpenSpanAfter, DefaultOpenSpanAfter)
 	orDefault(&o.TCPOption, OptionOff)
 	orDefault(&o.Log, slog.Default())
+	orDefault(&o.sweepSlice, sweepSlice)
 	if len(o.TrustedPrefixes) == 0 {
 		o.TrustedPrefixes = privatePrefixes
 	}
@@ -212,6 +220,8 @@ type Probe struct {
 	sockets *sockets // nil: no capture at sockets
 	drivers *drivers // nil: drivers are not watched
 	reader  *ringbuf.Reader
+	ring    sync.Mutex // guards the reader against Close
+	closed  bool
 
 	mu       sync.Mutex
 	mode     Mode
@@ -220,7 +230,10 @@ type Probe struct {
 
 	received, unreadable, txMissing atomic.Uint64
 
-	swept swept // owned by the goroutine that sweeps
+	// Owned by the goroutine that sweeps.
+	swept    swept
+	sweeping *sweeping  // nil: none goes on
+	walks    *link.Iter // over the connections
 }
 
 // Open loads the programs and starts writing TCP options if configured. Capture
@@ -258,6 +271,9 @@ func openOn(kernel *kernelSide, opts Options) (_ *Probe, err error) {
 	}
 	if p.reader, err = ringbuf.NewReader(kernel.Exchanges); err != nil {
 		return nil, errors.Join(fmt.Errorf("open ring buffer: %w", err), kernel.Close())
+	}
+	if p.walks, err = link.AttachIter(link.IterOptions{Program: kernel.walk, Map: kernel.Connections}); err != nil {
+		return nil, errors.Join(fmt.Errorf("attach to the table of connections: %w", err), p.Close())
 	}
 	if opts.TCPOption != OptionOff {
 		if p.options, err = openOptionWriter(&opts); err != nil {
@@ -306,9 +322,19 @@ func (p *Probe) Run(ctx context.Context, take func([]observe.Observation)) error
 	return group.Wait()
 }
 
+// IsBehind reports whether more than a quarter of the ring waits to be read.
+func (p *Probe) IsBehind() bool {
+	p.ring.Lock()
+	defer p.ring.Unlock()
+	return !p.closed && p.reader.AvailableBytes() > p.reader.BufferSize()/4
+}
+
 // Close detaches all programs and unloads them. Run must have returned or never
 // been called.
 func (p *Probe) Close() error {
+	p.ring.Lock()
+	p.closed = true
+	p.ring.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var errs []error
@@ -326,6 +352,9 @@ func (p *Probe) Close() error {
 	}
 	if p.drivers != nil {
 		errs = append(errs, p.drivers.Close())
+	}
+	if p.walks != nil {
+		errs = append(errs, p.walks.Close())
 	}
 	return errors.Join(append(errs, p.reader.Close(), p.kernel.Close())...)
 }

@@ -61,7 +61,7 @@ func share(t *testing.T, o *Options) *sharedSide {
 
 // loadedFor has those of the options that loadKernelSide uses.
 func loadedFor(o *Options) string {
-	return fmt.Sprintf("%v %v %v %v %v %v %v %v %v %v", o.ContextFormats, o.PrefixWindow, o.Deep, o.DeepWindow, o.DeepBudget, o.RingBytes, o.Ports, o.ContextHeaders, o.MaxConnections, o.TrustedPrefixes)
+	return fmt.Sprintf("%v %v %v %v %v %v %v %v %v %v %v", o.AllRequests, o.ContextFormats, o.PrefixWindow, o.Deep, o.DeepWindow, o.DeepBudget, o.RingBytes, o.Ports, o.ContextHeaders, o.MaxConnections, o.TrustedPrefixes)
 }
 
 // handedEnv has the names of the programs that this process got with the default options'
@@ -86,6 +86,7 @@ func handOver(t *testing.T) (files []*os.File, programs string) {
 		add("map", (*m).FD())
 	}
 	add("sweep", s.kernel.sweep.FD())
+	add("walk", s.kernel.walk.FD())
 	names := []string{bpf.CaptureProgCaptureIn, bpf.CaptureProgCaptureOut, bpf.CaptureProgCaptureSock}
 	for _, name := range names {
 		p, err := s.kernel.program(name)
@@ -118,8 +119,10 @@ func handedSide(o *Options) (*kernelSide, error) {
 		*m, err = ebpf.NewMapFromFD(next())
 		errs = append(errs, err)
 	}
-	k.sweep, err = ebpf.NewProgramFromFD(next())
-	errs = append(errs, err)
+	for _, p := range []**ebpf.Program{&k.sweep, &k.walk} {
+		*p, err = ebpf.NewProgramFromFD(next())
+		errs = append(errs, err)
+	}
 	for _, name := range strings.Split(os.Getenv(handedEnv), ",") {
 		k.programs[name], err = ebpf.NewProgramFromFD(next())
 		errs = append(errs, err)
@@ -144,6 +147,8 @@ func (s *sharedSide) clone() (*kernelSide, error) {
 		failed = errors.Join(failed, err)
 	}
 	c.sweep, err = s.kernel.sweep.Clone()
+	failed = errors.Join(failed, err)
+	c.walk, err = s.kernel.walk.Clone()
 	failed = errors.Join(failed, err)
 	for name, p := range s.kernel.programs {
 		c.programs[name], err = p.Clone()

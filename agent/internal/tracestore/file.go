@@ -94,19 +94,24 @@ func (f *file) load() error {
 		return fmt.Errorf("open the traces: %w; correct --file", err)
 	}
 	defer in.Close()
-	records := map[trace.TraceID][]span.Stored{}
+	all := &file{records: map[trace.TraceID][]span.Stored{}}
 	if err := readObjects(in, func(read ...span.Stored) {
 		for _, s := range read {
-			if _, known := records[s.TraceID]; !known {
-				f.order = append(f.order, s.TraceID)
-			}
-			records[s.TraceID] = append(records[s.TraceID], s)
+			all.add(s)
 		}
 	}); err != nil {
 		return fmt.Errorf("read %s: %w", f.name, err)
 	}
-	f.records = records
+	f.order, f.records = all.order, all.records
 	return nil
+}
+
+// add adds a span to its trace.
+func (f *file) add(s span.Stored) {
+	if _, known := f.records[s.TraceID]; !known {
+		f.order = append(f.order, s.TraceID)
+	}
+	f.records[s.TraceID] = append(f.records[s.TraceID], s)
 }
 
 // readObjects reads the JSON objects of a file, on one or several lines each, and passes

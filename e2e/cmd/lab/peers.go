@@ -28,6 +28,10 @@ type peersBench struct {
 	add                      bool
 	out, name                string
 
+	highest bool
+	between []float64
+	steps   int
+
 	progress func(format string, args ...any)
 }
 
@@ -52,7 +56,11 @@ Modes of layertrace: none (--export none), otlp and otlp-http (all requests samp
 a receiver that only counts), layers (--spans=layers), sampled and sampled-none (1 % sampled,
 with and without spans). GoReplay (gor) is measured too if it is there. --layertrace measures other builds in the same runs:
 
-  lab bench-peers --layertrace before=/tmp/layertrace --layertrace after=bin/layertrace --tools none,otlp`,
+  lab bench-peers --layertrace before=/tmp/layertrace --layertrace after=bin/layertrace --tools none,otlp
+
+With --highest it searches the highest rate of each tool without a loss instead: without one
+that the tool reports, with all requests seen, and with a client that reached the rate. Each of
+--steps halves the interval --between, and --pairs is how often that is done.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b.progress = progress()
@@ -65,6 +73,9 @@ with and without spans). GoReplay (gor) is measured too if it is there. --layert
 	cmd.Flags().Float64Var(&b.seconds, "seconds", 4, "duration of a measurement, in seconds")
 	cmd.Flags().StringArrayVar(&b.layertrace, "layertrace", nil, "program of layertrace to measure, as PATH or NAME=PATH (repeatable; default: built from the checkout)")
 	cmd.Flags().BoolVar(&b.add, "add", false, "add to the runs in bench-peers.json")
+	cmd.Flags().BoolVar(&b.highest, "highest", false, "search the highest rate without a loss, and write it to bench-highest.json")
+	cmd.Flags().Float64SliceVar(&b.between, "between", []float64{2000, 128_000}, "with --highest: lowest and highest rate, in requests per second")
+	cmd.Flags().IntVar(&b.steps, "steps", 6, "with --highest: steps of a search")
 	cmd.Flags().StringVar(&b.out, "out", "out", "directory for bench-peers.json and the logs")
 	cmd.Flags().StringVar(&b.name, "name", "peers", "name of the testbed, to run several at once")
 	return cmd
@@ -76,6 +87,9 @@ func (b *peersBench) run(ctx context.Context) (err error) {
 	}
 	if err := cost.ParseLoads(b.loads); err != nil {
 		return err
+	}
+	if len(b.between) != 2 || b.between[0] <= 0 || b.between[1] <= b.between[0] || b.steps < 1 {
+		return fmt.Errorf("--between %v, --steps %d: want two rates, the lower one first, and at least one step", b.between, b.steps)
 	}
 	load, binaries, err := costPrograms(ctx, b.layertrace, b.progress)
 	if err != nil {
@@ -96,6 +110,9 @@ func (b *peersBench) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if b.highest {
+		return errors.Join(b.search(ctx, testbed, tools), testbed.Down())
+	}
 	err = testbed.Compare(ctx, cost.Comparison{
 		Tools: tools, Loads: b.loads, Pairs: b.pairs, Duration: time.Duration(b.seconds * float64(time.Second)), Progress: b.progress,
 		Done: func(s cost.Sample) error {
@@ -110,6 +127,42 @@ func (b *peersBench) run(ctx context.Context) (err error) {
 	report.Rows = cost.Rows(report.Samples)
 	printPeers(os.Stdout, report.Rows)
 	return writeJSON(file, report)
+}
+
+// highestReport is bench-highest.json.
+type highestReport struct {
+	Highest []cost.Highest `json:"highest"`
+	// Samples are all runs in their order.
+	Samples []cost.Sample `json:"samples"`
+}
+
+// search searches the highest rates without a loss.
+func (b *peersBench) search(ctx context.Context, testbed *cost.Testbed, tools []cost.Tool) error {
+	var report highestReport
+	var err error
+	report.Highest, err = testbed.Search(ctx, cost.Search{
+		Tools: tools, Low: b.between[0], High: b.between[1], Steps: b.steps, Times: b.pairs,
+		Duration: time.Duration(b.seconds * float64(time.Second)), Progress: b.progress,
+		Done: func(rate float64, carried bool, s cost.Sample) error {
+			report.Samples = append(report.Samples, s)
+			verdict := "carried"
+			if !carried {
+				verdict = "too much"
+			}
+			b.progress("%s: %.0f requests/s are %s (%.0f sent, %d of %d seen, %s reported as lost)", s.Tool, rate, verdict, s.Rate, s.Seen, s.Expected, reported(s.ReportedLost))
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "tool\trequests/s without a loss\tof each search\ttoo much\t")
+	for _, h := range report.Highest {
+		fmt.Fprintf(table, "%s\t%.0f\t%.0f\t%.0f\t\n", h.Tool, h.Rate, h.Rates, h.Above)
+	}
+	_ = table.Flush() // as in printOverhead
+	return writeJSON(filepath.Join(b.out, "bench-highest.json"), report)
 }
 
 // costPrograms builds the program of clients and sink, and layertrace unless other
