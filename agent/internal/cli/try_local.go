@@ -32,7 +32,8 @@ root, and a kernel that layertrace doctor finds good.
 
 In a terminal, space or p pauses and q ends. Marks in front of the layer:
 
-  !  the end was not seen, or not all of it: times are not those of the whole request
+  !  the end was not seen, or not all of it: times are not those of the whole
+     request
   ?  something was guessed or is missing
   *  no sampled trace context: what the application calls counts as its own time
 
@@ -41,7 +42,7 @@ The lines at the end, on stderr, say what did not match, was not read, or was lo
 const tryLocalExample = `  # watch the requests of this machine
   sudo layertrace try --local
   sudo layertrace try --local --status 5xx --min-duration 100ms
-  sudo layertrace try --local --service nginx --path '/api/*' --output json --count 10`
+  sudo layertrace try --local --service nginx --path '/api/*' --output json`
 
 // tryLocal are the flags of layertrace try --local.
 type tryLocal struct {
