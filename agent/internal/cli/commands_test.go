@@ -77,6 +77,8 @@ func TestCompletion(t *testing.T) {
 		{"agent --log-level", []string{"debug", "info", "warn", "error"}, noFiles},
 		{"agent --tcp-option", []string{"off", "compact", "paper"}, noFiles},
 		{"agent --config", nil, files},
+		{"try --path", nil, noFiles},
+		{"try --output", []string{"text", "json"}, noFiles},
 		{"agent --spans", []string{"interfaces", "layers"}, noFiles},
 		{"agent --log-format", []string{"text", "json"}, noFiles},
 		{"agent --context-format", tracecontext.PreferenceNames(), noFiles},
@@ -124,7 +126,7 @@ func TestEveryFlagIsCompleted(t *testing.T) {
 			_, stdout, _ := runHere(t, "__complete", cmd.Name(), "--"+f.Name+"=")
 			kind, _ := pflag.UnquoteUsage(f)
 			offersFiles := strings.HasSuffix(stdout, ":0\n")
-			if f.Value.Type() != "bool" && offersFiles != (kind == "FILE" || kind == "PATH") {
+			if f.Value.Type() != "bool" && offersFiles != (kind == "FILE" || kind == "PATH" && f.Name != "path") {
 				t.Errorf("%s --%s %s: files %v: %q", cmd.Name(), f.Name, kind, offersFiles, stdout)
 			}
 			for choice := range strings.SplitSeq(f.Value.Type(), "|") {
@@ -226,7 +228,7 @@ func TestHelpListsTheFlags(t *testing.T) {
 // Help fits 80 columns, and has commands in groups, and examples whose flags exist.
 func TestHelp(t *testing.T) {
 	t.Setenv("COLUMNS", "80")
-	commands := []string{"agent", "decode", "doctor", "explain", "install", "join", "status", "uninstall", "version"}
+	commands := []string{"agent", "decode", "doctor", "explain", "install", "join", "status", "try", "uninstall", "version"}
 	for _, command := range append(commands, "") {
 		_, help, _ := runHere(t, strings.Fields(command+" --help")...)
 		for line := range strings.Lines(help) {

@@ -64,6 +64,8 @@ func completionOf(f *pflag.Flag, command string, values map[string][]string) cob
 		return completeSettings
 	case f.Name == "context":
 		return completeContexts
+	case f.Name == "path": // of requests
+		return cobra.NoFileCompletions
 	case known && kind == "PATH": // else a path, once no value fits
 		return cobra.FixedCompletions(fixed, cobra.ShellCompDirectiveDefault)
 	case known:
