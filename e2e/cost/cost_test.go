@@ -356,6 +356,9 @@ func TestSearch(t *testing.T) {
 			if runs[s.Tool]++; runs[s.Tool] == 1 && rate != 200 {
 				t.Errorf("%s: first measured at %v", s.Tool, rate)
 			}
+			if carried && s.Seen != s.Expected {
+				t.Errorf("%s: %v are carried with %d of %d seen", s.Tool, rate, s.Seen, s.Expected)
+			}
 			return nil
 		},
 	})
