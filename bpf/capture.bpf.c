@@ -54,9 +54,9 @@ enum sweep_stage {
  * its exchange was emitted. With evict_idle, up to evict_max open exchanges that have been idle
  * for longer are emitted. Unproven connections are forgotten after unproven_idle.
  * Results: open, exchanges left open, and in idle those by the logarithm of their idle
- * time in units of 2^20 ns; unproven, connections without proof; tracked, others that
- * stay; evicted; deferred, queued requests for which the ring had no room; miscounted, slots
- * of tracked_connections whose count was not right.
+ * time in units of 2^20 ns; unproven, connections without proof; tracked, others, and those
+ * that it forgot; evicted; deferred, queued requests for which the ring had no room; miscounted,
+ * slots of tracked_connections whose count was not right.
  */
 struct sweep_args {
 	enum sweep_stage stage;
@@ -163,10 +163,9 @@ static __always_inline void sweep_rest(const struct connection_key *key, struct 
 	} else if (phase == PHASE_IDLE && !expects_more(c) && !c->syn_option_len) {
 		limit = UNTRACK_AFTER * args->response_idle;
 	}
-	if (!args->request_idle || idle < limit) {
-		args->tracked++;
+	args->tracked++; /* also when it is forgotten: see sweep_walk */
+	if (!args->request_idle || idle < limit)
 		return;
-	}
 	if (phase == PHASE_HEAD)
 		count(COUNTER_DISCARDED);
 	forget_connection(c, key, claim, phase);
@@ -182,6 +181,7 @@ static __always_inline void sweep_unproven(const struct connection_key *key, str
 		args->unproven++;
 		return;
 	}
+	args->tracked++;
 	if (is_open(c))
 		emit(c, claim, 0); /* counts it */
 	if (phase == PHASE_HEAD)
@@ -255,6 +255,7 @@ static __always_inline bool sweep_open(const struct connection_key *key, struct 
 	if (evicted) {
 		emit(c, claim, FLAG_EVICTED);
 		forget_connection(c, key, claim | 1, *(volatile __u8 *)&c->phase);
+		args->tracked++;
 		args->evicted++;
 		return true;
 	}
@@ -293,7 +294,9 @@ static __always_inline bool sweep_connection(const struct connection_key *key, s
 
 /* A connection of a walk. Each takes a byte of the buffer into which user space reads, whose
  * size is that of a slice. If the ring has no room, the read ends, and the next one goes on
- * with the same connection.
+ * with the same connection. A slice that ends within a bucket of the table, of which an element
+ * was deleted meanwhile, skips one: forgotten connections count as tracked, so that another
+ * sweep follows.
  */
 SEC("iter/bpf_map_elem")
 int sweep_walk(struct bpf_iter__bpf_map_elem *ctx)

@@ -210,6 +210,8 @@ VERIFIED_ALONE int note_dequeue(struct segment *s, __u32 ifindex, __u32 bypass)
 	} else if (!before(far->next, end) && far->dropped != far->turn) {
 		return 0; /* again */
 	}
+	if (far->dropped == far->turn && !before(st->start, s->seq))
+		far->first = now;
 	far->last = now;
 	if (before(far->next, end))
 		far->next = end;

@@ -185,7 +185,9 @@ struct stream {
 };
 
 /* When the application wrote or read a message, or the driver got it. Each is set by one
- * program only, which takes no lock: a packet that interrupts it would be missed.
+ * program only, which takes no lock: a packet that interrupts it would be missed. At an
+ * interface that has dropped a packet of the message, sent is also set by the one that sees it
+ * again.
  */
 struct far {
 	__u64 first;

@@ -112,17 +112,16 @@ func (s *splitter) run() {
 	}
 }
 
-// yields reports whether the reader of the ring or the sender of spans needs the CPU. For the
-// sender, traces wait as long as the trace buffer has room: only what it has none for makes
-// the queue longer than busy lets it be.
+// yields reports whether the reader of the ring or the sender of spans needs the CPU. Traces
+// wait as long as the trace buffer has room: only what it has none for makes the queue longer
+// than busy lets it be.
 func (s *splitter) yields() bool {
-	behind := s.behind != nil && s.behind()
-	if !behind && (s.crowded == nil || !s.crowded()) {
+	if (s.behind == nil || !s.behind()) && (s.crowded == nil || !s.crowded()) {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.patient && (behind || s.size < maxUnsplit/4*3)
+	return !s.patient && s.size < maxUnsplit/4*3
 }
 
 // close lets flush add the last traces, which wait for room, and returns when all are split.

@@ -177,8 +177,11 @@ func (b *TraceBuffer) Add(o *observe.Observation, now time.Time) {
 		b.putOff(&b.queue, t, now)
 	}
 	for b.size > b.opts.MaxBytes {
-		b.early.Add(1)
-		b.release(cmp.Or(b.queue.front, b.held.front))
+		oldest := cmp.Or(b.queue.front, b.held.front)
+		if oldest.in == &b.held || b.time(now)-oldest.last < b.opts.Wait { // else it only waits for the splitter
+			b.early.Add(1)
+		}
+		b.release(oldest)
 	}
 }
 

@@ -23,6 +23,7 @@ type Kept struct {
 	size                int
 	kept, dropped, read atomic.Uint64
 
+	reading sync.Mutex // held while a response is encoded and written
 	mu      sync.Mutex // guards the rest
 	batch   *batch
 	encoded []byte // one span
@@ -44,33 +45,47 @@ func (k *Kept) Take(s *span.Finished) {
 	k.batch.add(s.Origin, k.encoded)
 }
 
-// take returns the kept spans as an encoded TracesData message, and forgets them.
-func (k *Kept) take() ([]byte, error) {
+// take returns the kept spans as an encoded TracesData message, and their number, and forgets
+// them.
+func (k *Kept) take() (data []byte, spans uint64, err error) {
 	k.mu.Lock()
 	taken := k.batch
 	k.batch = newBatch(0)
 	k.mu.Unlock()
-	k.read.Add(uint64(len(taken.spans)))
-	return proto.Marshal(&tracepb.TracesData{ResourceSpans: newRequest().of(taken)})
+	data, err = proto.Marshal(&tracepb.TracesData{ResourceSpans: newRequest().of(taken)})
+	return data, uint64(len(taken.spans)), err
 }
 
-// ServeHTTP responds with the kept spans: OTLP's message TracesData in protobuf.
-func (k *Kept) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	data, err := k.take()
+// ServeHTTP responds with the kept spans: OTLP's message TracesData in protobuf. One reader
+// comes after the other.
+func (k *Kept) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet { // HEAD would throw them away
+		w.Header().Set("Allow", http.MethodGet)
+		http.Error(w, "use GET", http.StatusMethodNotAllowed)
+		return
+	}
+	k.reading.Lock()
+	defer k.reading.Unlock()
+	data, spans, err := k.take()
 	if err != nil {
+		k.dropped.Add(spans)
 		http.Error(w, "encode the kept spans: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-protobuf")
 	w.Header().Set("Cache-Control", "no-store")
-	_, _ = w.Write(data) // the client has gone, and its spans with it
+	if _, err := w.Write(data); err != nil { // the client has gone, and its spans with it
+		k.dropped.Add(spans)
+		return
+	}
+	k.read.Add(spans)
 }
 
 var (
 	keptDesc = prometheus.NewDesc("layertrace_kept_spans_total",
 		"Spans kept in the agent for a client to read (keep-spans).", nil, nil)
 	keptDroppedDesc = prometheus.NewDesc("layertrace_kept_spans_dropped_total",
-		"Spans not kept because keep-spans others had not been read.", nil, nil)
+		"Spans not kept because keep-spans others had not been read, or lost with the client that read them.", nil, nil)
 	keptReadDesc = prometheus.NewDesc("layertrace_kept_spans_read_total",
 		"Kept spans that a client has read.", nil, nil)
 )

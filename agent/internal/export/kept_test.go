@@ -3,7 +3,9 @@
 package export
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -64,7 +66,7 @@ func TestKept(t *testing.T) {
 		t.Errorf("read %s, want the span after the first read", got)
 	}
 	want := `
-# HELP layertrace_kept_spans_dropped_total Spans not kept because keep-spans others had not been read.
+# HELP layertrace_kept_spans_dropped_total Spans not kept because keep-spans others had not been read, or lost with the client that read them.
 # TYPE layertrace_kept_spans_dropped_total counter
 layertrace_kept_spans_dropped_total 2
 # HELP layertrace_kept_spans_read_total Kept spans that a client has read.
@@ -76,5 +78,28 @@ layertrace_kept_spans_total 4
 `
 	if err := testutil.CollectAndCompare(k, strings.NewReader(want)); err != nil {
 		t.Error(err)
+	}
+}
+
+// goneClient is a client that has gone.
+type goneClient struct{ http.ResponseWriter }
+
+func (goneClient) Write([]byte) (int, error) { return 0, errors.New("gone") }
+
+// A request without a body forgets nothing, and what a client that has gone would have had is
+// counted as lost.
+func TestKeptIsNotThrownAway(t *testing.T) {
+	k := NewKept(3)
+	s := newSpan(0)
+	s.Origin = &span.Origin{Resource: resource.NewSchemaless(attribute.String("service.name", "a"))}
+	k.Take(s)
+	response := httptest.NewRecorder()
+	k.ServeHTTP(response, httptest.NewRequest(http.MethodHead, "/spans", nil))
+	if response.Code != http.StatusMethodNotAllowed || len(k.batch.spans) != 1 {
+		t.Errorf("HEAD: %d, %d spans left", response.Code, len(k.batch.spans))
+	}
+	k.ServeHTTP(goneClient{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/spans", nil))
+	if read, dropped := k.read.Load(), k.dropped.Load(); read != 0 || dropped != 1 {
+		t.Errorf("%d read, %d dropped, want 0 and 1", read, dropped)
 	}
 }
