@@ -22,12 +22,12 @@ FUZZTIME ?= # fuzz: time or number of runs of each target (20s)
 VERSION  ?= # wasm: version and name of the image (devel)
 
 # Programs that tests and linting call, and the Debian packages that provide them.
-COMMANDS := clang ip clang-format llvm-strip tcpdump tshark ngrep nginx curl pip3 chromium
-PACKAGES := clang iproute2 clang-format llvm libbpf-dev tcpdump tshark ngrep nginx-light curl python3-pip chromium
+COMMANDS := clang wasm-ld ip clang-format llvm-strip tcpdump tshark ngrep nginx curl pip3 chromium
+PACKAGES := clang lld iproute2 clang-format llvm libbpf-dev tcpdump tshark ngrep nginx-light curl python3-pip chromium
 
 GOTEST        := go test
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
-BPF_SOURCES   := $(wildcard bpf/*.c bpf/*/*.c bpf/include/*.h)
+C_SOURCES     := $(wildcard bpf/*.c bpf/*/*.c bpf/include/*.h wasm-filter/src/*.c wasm-filter/src/*.h)
 # Packages whose tests need neither root nor Envoy.
 UNIT_PACKAGES  = $(shell go list ./... | grep -Ev '/(bpf|e2e|agent/internal/probe)(/|$$)')
 
@@ -160,7 +160,7 @@ soak: root ## Load the Wasm filter for 10 minutes and watch memory and crashes
 .PHONY: lint
 lint: packages ## Check Go and C style and the import order
 	@$(GOLANGCI_LINT) run ./...
-	echo "clang-format of $(words $(BPF_SOURCES)) files"; clang-format --dry-run --Werror $(BPF_SOURCES)
+	echo "clang-format of $(words $(C_SOURCES)) files"; clang-format --dry-run --Werror $(C_SOURCES)
 
 .PHONY: structure
 structure: ## Measure files, packages and comments, and check the file lists of docs/architecture.md
@@ -174,7 +174,7 @@ build: ## Build bin/layertrace, bin/bookinfo, bin/peer and bin/lab
 	CGO_ENABLED=0 go build -trimpath -o bin/lab ./e2e/cmd/lab
 
 .PHONY: wasm
-wasm: ## Build bin/layertrace.wasm, the filter, and bin/layertrace.oci, its image layout
+wasm: ## Write bin/layertrace.wasm, the filter, and bin/layertrace.oci, its image layout
 	go run ./wasm-filter/build -o bin/layertrace.wasm -oci bin/layertrace.oci $(if $(strip $(VERSION)),-version=$(VERSION))
 
 .PHONY: image
@@ -182,8 +182,8 @@ image: ## Build the agent's image, layertrace/agent:devel (needs docker)
 	docker build -f agent/Dockerfile -t layertrace/agent:devel --build-arg COMMIT=$$(git rev-parse HEAD) --build-arg DATE=$$(git log -1 --format=%cI) .
 
 .PHONY: generate
-generate: packages ## Compile the BPF programs and update all generated files
-	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join ./agent/internal/install
+generate: packages ## Compile the BPF programs and the Wasm filter, and update all generated files
+	go generate ./internal/tracecontext/... ./bpf/... ./wasm-filter ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join ./agent/internal/install
 
 .PHONY: setup
 setup: packages lab ## Install what the tests need: packages, Envoy, Jaeger, Prometheus, Helm
