@@ -28,6 +28,10 @@ install use, changes fields, and prints them.
 {{- define "layertrace.agent" -}}
 {{- $object := include "layertrace.file" . | fromYaml }}
 {{- $_ := set $object.metadata "namespace" (include "layertrace.namespace" .root) }}
+{{- if and (eq $object.kind "Service") .root.Values.limit.namespaces }}
+{{- /* Other proxies get no configuration for it. */}}
+{{- $_ := set $object.metadata "annotations" (dict "networking.istio.io/exportTo" (join "," (concat (list ".") .root.Values.limit.namespaces))) }}
+{{- end }}
 {{- include "layertrace.print" (dict "root" .root "object" $object) }}
 {{- end }}
 

@@ -23,7 +23,8 @@ import (
 // An installation changes the proxies of the whole mesh, or of chosen ones:
 //
 //   - by namespace: the objects that Istio reads are in these namespaces instead of the root
-//     namespace, and the agents report requests of these namespaces only;
+//     namespace, the agents' services are known to the proxies of these namespaces only, and
+//     the agents report requests of these namespaces only;
 //   - by workload: the objects select pods by their labels;
 //   - by revision: only the control plane of that revision reads the objects.
 
@@ -34,6 +35,9 @@ const (
 	defaultRevision = "default"
 	// namespacesSetting is that of the agents.
 	namespacesSetting = "namespaces"
+	// exportAnnotation of a Service: only proxies of these namespaces get a configuration for
+	// it, "." is its own. Without it, each proxy of the mesh gets one.
+	exportAnnotation = "networking.istio.io/exportTo"
 )
 
 // checkScope validates the flags that limit an installation.
@@ -110,7 +114,7 @@ func checkNamespaces(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Fi
 
 // limit restricts the objects that Istio reads to the chosen proxies: one in each chosen
 // namespace instead of one in the root namespace, with a selector of workloads, and the
-// label of the revision.
+// label of the revision. Services are exported to these namespaces alone.
 func limit(all []*unstructured.Unstructured, o Options) ([]*unstructured.Unstructured, error) {
 	workloads, err := labels.ConvertSelectorToLabelsMap(o.WorkloadSelector)
 	if err != nil {
@@ -127,6 +131,12 @@ func limit(all []*unstructured.Unstructured, o Options) ([]*unstructured.Unstruc
 		case kindEnvoyFilter.Kind:
 			path = []string{"spec", "workloadSelector", "labels"}
 		case kindWasmPlugin.Kind, KindTelemetry.Kind:
+		case "Service":
+			if len(o.namespaces) > 0 {
+				object.SetAnnotations(map[string]string{exportAnnotation: strings.Join(append([]string{"."}, o.namespaces...), ",")})
+			}
+			limited = append(limited, object)
+			continue
 		default:
 			limited = append(limited, object)
 			continue

@@ -53,6 +53,9 @@ func TestLimitedToNamespaces(t *testing.T) {
 		}
 		for _, object := range objects {
 			text := fmt.Sprint(object.Object)
+			if got := object.GetAnnotations()[exportAnnotation]; object.GetKind() == "Service" && got != ".,bank,shop" {
+				t.Errorf("%s: %s is exported to %q", reorder, describe(object), got)
+			}
 			if object.GetNamespace() == DefaultIstioNamespace {
 				t.Errorf("%s: %s is in the root namespace", reorder, describe(object))
 			}
