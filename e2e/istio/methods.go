@@ -322,7 +322,12 @@ func (c *chain) istioctl(ctx context.Context, args ...string) error {
 // putVariant serves the filter with its name in a custom section, which makes it a
 // module of its own, and returns its SHA-256 in hex.
 func (c *chain) putVariant(name string) (string, error) {
-	wasm, err := os.ReadFile(c.options.Tools.Wasm)
+	return c.putModule(name, c.options.Tools.Wasm)
+}
+
+// putModule does the same with the module of a file.
+func (c *chain) putModule(name, file string) (string, error) {
+	wasm, err := os.ReadFile(file)
 	if err != nil {
 		return "", fmt.Errorf("read the filter: %w", err)
 	}

@@ -37,13 +37,17 @@ func startNode(ctx context.Context, c *chain) error {
 	if err != nil {
 		return err
 	}
+	programs := map[string]string{
+		cluster.PauseImage: c.options.Tools.Pause,
+		appImage:           c.options.Tools.Bookinfo,
+		nodeImage:          c.options.Tools.Layertrace,
+	}
+	if c.before != nil {
+		programs[c.before.image()] = c.before.layertrace
+	}
 	var archives []string
-	for reference, program := range map[string]string{
-		cluster.PauseImage:       c.options.Tools.Pause,
-		appImage:                 c.options.Tools.Bookinfo,
-		"layertrace/agent:devel": c.options.Tools.Layertrace,
-	} {
-		archive := filepath.Join(dir, filepath.Base(program)+".tar")
+	for reference, program := range programs {
+		archive := filepath.Join(dir, strings.NewReplacer("/", "-", ":", "-").Replace(reference)+".tar")
 		if err := cluster.WriteImage(archive, reference, program); err != nil {
 			return err
 		}
