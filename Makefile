@@ -19,7 +19,7 @@ VARIANT  ?= # faults: mtls, devices, or a condition of the network (bin/lab faul
 CASES_DIR ?= # cases: directory with truth.json, captures and vectors.txt (../shared/cases)
 TEMPO    ?= # stores: a program of Grafana Tempo, tested as well
 FUZZTIME ?= # fuzz: time or number of runs of each target (20s)
-VERSION  ?= # wasm: version and name of the image (devel)
+VERSION  ?= # wasm, wasm-compact: version and name of the image (devel)
 
 # Programs that tests and linting call, and the Debian packages that provide them.
 COMMANDS := clang wasm-ld ip clang-format llvm-strip tcpdump tshark ngrep nginx curl pip3 chromium
@@ -27,7 +27,7 @@ PACKAGES := clang lld iproute2 clang-format llvm libbpf-dev tcpdump tshark ngrep
 
 GOTEST        := go test
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
-C_SOURCES     := $(wildcard bpf/*.c bpf/*/*.c bpf/include/*.h wasm-filter/src/*.c wasm-filter/src/*.h)
+C_SOURCES     := $(wildcard bpf/*.c bpf/*/*.c bpf/include/*.h wasm-filter/compact/src/*)
 # Packages whose tests need neither root nor Envoy.
 UNIT_PACKAGES  = $(shell go list ./... | grep -Ev '/(bpf|e2e|agent/internal/probe)(/|$$)')
 
@@ -154,7 +154,7 @@ soak-agent: root build ## Run an agent for 2 hours beside pods that come and go,
 	@exec bin/lab soak
 
 .PHONY: soak
-soak: root ## Load the Wasm filter for 10 minutes and watch memory and crashes
+soak: root ## Load each module of the Wasm filter for 10 minutes and watch memory and crashes
 	go test ./e2e/reorder -count=1 -run=TestSoak -v -timeout=1h -soak=10m -soak-requests=1000000
 
 .PHONY: lint
@@ -174,16 +174,20 @@ build: ## Build bin/layertrace, bin/bookinfo, bin/peer and bin/lab
 	CGO_ENABLED=0 go build -trimpath -o bin/lab ./e2e/cmd/lab
 
 .PHONY: wasm
-wasm: ## Write bin/layertrace.wasm, the filter, and bin/layertrace.oci, its image layout
+wasm: ## Build bin/layertrace.wasm, the filter, and bin/layertrace.oci, its image layout
 	go run ./wasm-filter/build -o bin/layertrace.wasm -oci bin/layertrace.oci $(if $(strip $(VERSION)),-version=$(VERSION))
+
+.PHONY: wasm-compact
+wasm-compact: ## Write bin/layertrace-compact.wasm, the same filter in C, which takes less memory, and its image layout
+	go run ./wasm-filter/compact/write -o bin/layertrace-compact.wasm -oci bin/layertrace-compact.oci $(if $(strip $(VERSION)),-version=$(VERSION))
 
 .PHONY: image
 image: ## Build the agent's image, layertrace/agent:devel (needs docker)
 	docker build -f agent/Dockerfile -t layertrace/agent:devel --build-arg COMMIT=$$(git rev-parse HEAD) --build-arg DATE=$$(git log -1 --format=%cI) .
 
 .PHONY: generate
-generate: packages ## Compile the BPF programs and the Wasm filter, and update all generated files
-	go generate ./internal/tracecontext/... ./bpf/... ./wasm-filter ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join ./agent/internal/install
+generate: packages ## Compile the BPF programs and the compact Wasm module, and update all generated files
+	go generate ./internal/tracecontext/... ./bpf/... ./wasm-filter/compact ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join ./agent/internal/install
 
 .PHONY: setup
 setup: packages lab ## Install what the tests need: packages, Envoy, Jaeger, Prometheus, Helm

@@ -1,287 +1,185 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package wasmfilter
+package main
 
 import (
-	"bytes"
-	"context"
-	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/tetratelabs/wazero"
-	"github.com/tetratelabs/wazero/api"
+	"github.com/google/go-cmp/cmp"
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
+
+	"github.com/layertrace/layertrace/wasm-filter/reorder/reordertest"
 )
 
-// clangVersion compiled the committed modules; another version may differ.
-const clangVersion = "version 14."
-
-// TestModulesAreCurrent compiles the modules again, in another directory, and compares.
-func TestModulesAreCurrent(t *testing.T) {
-	version, err := exec.Command("clang", "--version").Output()
+// TestModule runs the compiled module in the SDK's emulator of a proxy: the calls
+// of the ABI, and the memory that the proxy writes to.
+func TestModule(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles the module")
+	}
+	file := filepath.Join(t.TempDir(), "filter.wasm")
+	build := exec.Command("go", "build", "-tags=emulator", "-buildmode=c-shared", "-o", file, ".")
+	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", build.Args, err, text)
+	}
+	module, err := os.ReadFile(file)
 	if err != nil {
-		t.Skipf("clang is not installed (make setup installs it): %v", err)
-	}
-	if !strings.Contains(string(version), clangVersion) {
-		t.Skipf("the committed modules are from clang %s, installed is %s", clangVersion, bytes.SplitN(version, []byte("\n"), 2)[0])
-	}
-	dir := t.TempDir()
-	if err := os.CopyFS(filepath.Join(dir, "src"), os.DirFS("src")); err != nil {
 		t.Fatal(err)
 	}
-	for name, source := range map[string]string{"filter.go": "filter.go", "go.mod": "../go.mod"} {
-		data, err := os.ReadFile(source)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name), data, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	generate := exec.Command("go", "generate", ".")
-	generate.Dir = dir
-	if out, err := generate.CombinedOutput(); err != nil {
-		t.Fatalf("go generate: %v\n%s", err, out)
-	}
-	for name, committed := range map[string][]byte{"layertrace.wasm": Module, "empty.wasm": Empty} {
-		built, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(built, committed) {
-			t.Errorf("%s is outdated, run \"make generate\": %d bytes are committed, %d were built", name, len(committed), len(built))
-		}
-	}
-}
-
-// TestModuleIsSmall bounds what each VM of each proxy has in memory, and checks that the
-// module needs nothing but proxy-wasm: no WASI, no other host call.
-func TestModuleIsSmall(t *testing.T) {
-	const size, pages = 16 << 10, 2
-	if len(Module) > size {
-		t.Errorf("the module has %d bytes, want at most %d", len(Module), size)
-	}
-	i := newInstance(t, &fakeHost{})
-	if got := i.module.Memory().Size() / (64 << 10); got > pages {
-		t.Errorf("a VM has %d pages of 64 KiB, want at most %d", got, pages)
-	}
-	for _, f := range i.compiled.ImportedFunctions() {
-		if module, name, _ := f.Import(); module != "env" || !strings.HasPrefix(name, "proxy_") {
-			t.Errorf("the module imports %s.%s", module, name)
-		}
-	}
-	want := []string{
-		"proxy_abi_version_0_2_0", "proxy_on_configure", "proxy_on_log", "proxy_on_memory_allocate", "proxy_on_request_headers",
-	}
-	var got []string
-	for name := range i.compiled.ExportedFunctions() {
-		got = append(got, name)
-	}
-	if slices.Sort(got); !slices.Equal(got, want) {
-		t.Errorf("the module exports %q, want %q: Envoy calls each callback that it finds", got, want)
-	}
-}
-
-// host is the proxy as the module uses it.
-type host interface {
-	// configuration returns the plugin configuration, nil if there is none.
-	configuration() ([]byte, error)
-	// property returns an attribute of the plugin or the stream.
-	property(name string) ([]byte, error)
-	// requestHeaders returns all request headers in their order, as encode does.
-	requestHeaders() ([]byte, error)
-	// setRequestHeaders replaces all request headers.
-	setRequestHeaders(pairs []byte) error
-	// defineCounter creates a counter, or finds the one of that name.
-	defineCounter(name string) (id uint32, err error)
-	// increment adds one to a counter.
-	increment(id uint32)
-	// warn writes one line to the proxy's log.
-	warn(message string)
-}
-
-var errHost = errors.New("host call failed")
-
-// Results of host calls (proxy_status_t of the ABI).
-const (
-	statusOK              = 0
-	statusNotFound        = 1
-	statusInternalFailure = 10
-)
-
-// instance is a VM with the module.
-type instance struct {
-	t        testing.TB
-	host     host
-	compiled wazero.CompiledModule
-	module   api.Module
-}
-
-// compilations keeps the compiled module for the next VM.
-var compilations = wazero.NewCompilationCache()
-
-// newInstance starts a VM whose host calls go to h.
-func newInstance(t testing.TB, h host) *instance {
-	t.Helper()
-	ctx := context.Background()
-	i := &instance{t: t, host: h}
-	runtime := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCompilationCache(compilations))
-	t.Cleanup(func() { _ = runtime.Close(ctx) })
-	env := runtime.NewHostModuleBuilder("env")
-	for name, call := range map[string]any{
-		"proxy_log": func(level, at, size uint32) uint32 {
-			const warn = 3
-			if level != warn {
-				t.Errorf("a line of level %d in the log, want %d", level, warn)
-			}
-			h.warn(i.text(at, size))
-			return statusOK
-		},
-		"proxy_get_buffer_bytes": func(buffer, start, _, data, size uint32) uint32 {
-			const pluginConfiguration = 7
-			if buffer != pluginConfiguration || start != 0 {
-				t.Errorf("buffer %d from %d, want %d from 0", buffer, start, pluginConfiguration)
-			}
-			text, err := h.configuration()
-			if text == nil && err == nil {
-				return statusNotFound
-			}
-			return i.give(text, err, data, size)
-		},
-		"proxy_get_property": func(at, length, data, size uint32) uint32 {
-			value, err := h.property(i.text(at, length))
-			return i.give(value, err, data, size)
-		},
-		"proxy_get_header_map_pairs": func(_, data, size uint32) uint32 {
-			pairs, err := h.requestHeaders()
-			return i.give(pairs, err, data, size)
-		},
-		"proxy_set_header_map_pairs": func(_, at, size uint32) uint32 {
-			return asStatus(h.setRequestHeaders([]byte(i.text(at, size))))
-		},
-		"proxy_define_metric": func(_, at, size, to uint32) uint32 {
-			id, err := h.defineCounter(i.text(at, size))
-			if err == nil && !i.module.Memory().WriteUint32Le(to, id) {
-				t.Errorf("the ID of a counter goes to %d, outside the memory", to)
-			}
-			return asStatus(err)
-		},
-		"proxy_increment_metric": func(id uint32, by uint64) uint32 {
-			if by != 1 {
-				t.Errorf("a counter grows by %d, want 1", by)
-			}
-			h.increment(id)
-			return statusOK
-		},
+	for _, test := range []struct {
+		configuration string
+		want          [][2]string
+		warning       string
+	}{
+		{"", front, ""},
+		{`{"headers":["x-own"],"placement":"connection-manager","placeholders":"zipkin"}`, own, ""},
+		{`{"header":[]}`, stock, `layertrace: read plugin configuration: unknown key "header"`},
 	} {
-		env.NewFunctionBuilder().WithFunc(call).Export(name)
+		t.Run(test.configuration, func(t *testing.T) {
+			proxy := startModule(t, module, test.configuration)
+			if diff := cmp.Diff(test.want, sendRequest(t, proxy, stock)); diff != "" {
+				t.Errorf("headers after the filter (-want +got):\n%s", diff)
+			}
+			warnings := strings.Join(proxy.GetWarnLogs(), "\n")
+			if (warnings == "") != (test.warning == "") || !strings.Contains(warnings, test.warning) {
+				t.Errorf("log is %q, want %q", warnings, test.warning)
+			}
+			if test.warning != "" {
+				return // passive
+			}
+			// More than the module's memory for results, then little again.
+			long := append([][2]string{{":path", "/"}, {"cookie", strings.Repeat("c", 100_000)}}, stock[2:]...)
+			got := sendRequest(t, proxy, long)
+			if got[2] == long[2] || len(got) != len(long) {
+				t.Errorf("a request of 100,000 bytes was not reordered: %.200q", got)
+			}
+			if diff := cmp.Diff(test.want, sendRequest(t, proxy, stock)); diff != "" {
+				t.Errorf("headers after the filter, later (-want +got):\n%s", diff)
+			}
+			sendRequest(t, proxy, test.want)
+			sendRequest(t, proxy, [][2]string{{":path", "/"}, {"a", ""}})
+			for name, want := range map[string]uint64{
+				counterReordered: 3, counterFirst: 1, counterNoContext: 1, counterErrors: 0,
+			} {
+				if got := readCounter(t, proxy, name); got != want {
+					t.Errorf("%s is %d, want %d", name, got, want)
+				}
+			}
+		})
 	}
-	if _, err := env.Instantiate(ctx); err != nil {
+}
+
+func startModule(t *testing.T, module []byte, configuration string) proxytest.HostEmulator {
+	t.Helper()
+	vm, err := proxytest.NewWasmVMContext(module)
+	if err != nil {
 		t.Fatal(err)
 	}
-	var err error
-	if i.compiled, err = runtime.CompileModule(ctx, Module); err != nil {
-		t.Fatal(err)
+	t.Cleanup(func() { _ = vm.Close() })
+	option := proxytest.NewEmulatorOption().WithVMContext(vm)
+	if configuration != "" {
+		option = option.WithPluginConfiguration([]byte(configuration))
 	}
-	if i.module, err = runtime.InstantiateModule(ctx, i.compiled, wazero.NewModuleConfig()); err != nil {
-		t.Fatal(err)
+	proxy, reset := proxytest.NewHostEmulator(option)
+	t.Cleanup(reset)
+	if status := proxy.StartPlugin(); status != types.OnPluginStartStatusOK {
+		t.Fatalf("start of the plugin: status %v, want OK", status)
 	}
-	return i
+	return proxy
 }
 
-func asStatus(err error) uint32 {
-	if err != nil {
-		return statusInternalFailure
+// sdkHost is the SDK's emulator of a proxy, as a host of the filter.
+type sdkHost struct{}
+
+func (sdkHost) configuration() ([]byte, error) {
+	data, err := proxywasm.GetPluginConfiguration()
+	if errors.Is(err, types.ErrorStatusNotFound) {
+		return nil, nil
 	}
-	return statusOK
+	return data, err
 }
 
-// text returns bytes of the module's memory.
-func (i *instance) text(at, size uint32) string {
-	data, ok := i.module.Memory().Read(at, size)
-	if !ok {
-		i.t.Errorf("%d bytes at %d are outside the memory", size, at)
-	}
-	return string(data)
+func (sdkHost) property(name string) ([]byte, error) { return proxywasm.GetProperty([]string{name}) }
+
+func (sdkHost) requestHeaders() ([]byte, error) {
+	headers, err := proxywasm.GetHttpRequestHeaders()
+	return reordertest.Encode(headers), err
 }
 
-// give passes a result to the module: into memory that the module allocates, whose address
-// and size it writes to where the module wants them. Like Envoy it allocates nothing for
-// an empty result.
-func (i *instance) give(result []byte, err error, data, size uint32) uint32 {
-	if err != nil {
-		return statusInternalFailure
-	}
-	memory := i.module.Memory()
-	var at uint32
-	if len(result) > 0 {
-		if at = uint32(i.call("proxy_on_memory_allocate", uint64(len(result)))); at == 0 {
-			return statusInternalFailure
-		}
-	}
-	if !memory.Write(at, result) || !memory.WriteUint32Le(data, at) || !memory.WriteUint32Le(size, uint32(len(result))) {
-		i.t.Errorf("a result of %d bytes for %d is outside the memory", len(result), at)
-	}
-	return statusOK
+func (sdkHost) setRequestHeaders(pairs []byte) error {
+	return proxywasm.ReplaceHttpRequestHeaders(reordertest.Decode(pairs))
 }
 
-func (i *instance) call(name string, args ...uint64) uint64 {
-	results, err := i.module.ExportedFunction(name).Call(context.Background(), args...)
-	if err != nil {
-		i.t.Fatalf("%s: %v", name, err)
-	}
-	if len(results) == 0 {
-		return 0
-	}
-	return results[0]
+var sdkCounters = map[uint32]proxywasm.MetricCounter{}
+
+func (sdkHost) defineCounter(name string) (uint32, error) {
+	c := proxywasm.DefineCounterMetric(name)
+	sdkCounters[uint32(c)] = c
+	return uint32(c), nil
 }
 
-// configure starts a plugin, or restarts it with a new configuration.
-func (i *instance) configure() {
-	if i.call("proxy_on_configure", 1, 0) != 1 {
-		i.t.Error("the filter refused its configuration: the proxy would reject requests")
-	}
+func (sdkHost) increment(id uint32) { sdkCounters[id].Increment(1) }
+
+func (sdkHost) warn(message string) { proxywasm.LogWarn(message) }
+
+// sdkPlugin and sdkStream pass the emulator's callbacks to a vm.
+type sdkPlugin struct {
+	types.DefaultPluginContext
+	vm vm
 }
 
-// request handles the request of the current stream.
-func (i *instance) request(stream uint32) {
-	if action := i.call("proxy_on_request_headers", uint64(stream), 0, 1); action != 0 {
-		i.t.Errorf("the filter answered %d, want 0: continue", action)
-	}
+func (p *sdkPlugin) OnPluginStart(int) types.OnPluginStartStatus {
+	p.vm.configure()
+	return types.OnPluginStartStatusOK
 }
 
-// end handles the end of the current stream.
-func (i *instance) end(stream uint32) { i.call("proxy_on_log", uint64(stream)) }
+func (p *sdkPlugin) NewHttpContext(id uint32) types.HttpContext { return &sdkStream{plugin: p, id: id} }
 
-// encode returns headers in the form in which proxy-wasm hosts pass them (proxy-wasm spec,
-// ABI 0.2.1, "Serialized maps").
-func encode(headers [][2]string) []byte {
-	out := binary.LittleEndian.AppendUint32(nil, uint32(len(headers)))
-	for _, h := range headers {
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(h[0])))
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(h[1])))
+type sdkStream struct {
+	types.DefaultHttpContext
+	plugin *sdkPlugin
+	id     uint32
+}
+
+func (s *sdkStream) OnHttpRequestHeaders(int, bool) types.Action {
+	s.plugin.vm.request(s.id)
+	return types.ActionContinue
+}
+
+func (s *sdkStream) OnHttpStreamDone() { s.plugin.vm.end(s.id) }
+
+// start runs the filter in the SDK's emulator of a proxy.
+func start(t *testing.T, configuration string) proxytest.HostEmulator {
+	t.Helper()
+	option := proxytest.NewEmulatorOption().
+		WithPluginContext(func(uint32) types.PluginContext { return &sdkPlugin{vm: vm{host: sdkHost{}}} })
+	if configuration != "" {
+		option = option.WithPluginConfiguration([]byte(configuration))
 	}
-	for _, h := range headers {
-		out = append(out, h[0]+"\x00"+h[1]+"\x00"...)
+	proxy, reset := proxytest.NewHostEmulator(option)
+	t.Cleanup(reset)
+	if status := proxy.StartPlugin(); status != types.OnPluginStartStatusOK {
+		t.Fatalf("start of the plugin: status %v, want OK", status)
 	}
+	return proxy
+}
+
+// sendRequest passes headers through the filter and returns the result.
+func sendRequest(t *testing.T, proxy proxytest.HostEmulator, headers [][2]string) [][2]string {
+	t.Helper()
+	id := proxy.InitializeHttpContext()
+	if action := proxy.CallOnRequestHeaders(id, headers, true); action != types.ActionContinue {
+		t.Errorf("the filter answered %v, want Continue", action)
+	}
+	out := proxy.GetCurrentRequestHeaders(id)
+	proxy.CompleteHttpContext(id)
 	return out
-}
-
-// decode is the inverse of encode.
-func decode(pairs []byte) [][2]string {
-	headers := make([][2]string, binary.LittleEndian.Uint32(pairs))
-	sizes, data := pairs[4:], pairs[4+8*len(headers):]
-	for i := range headers {
-		for part := range 2 {
-			size := binary.LittleEndian.Uint32(sizes)
-			headers[i][part] = string(data[:size])
-			sizes, data = sizes[4:], data[size+1:]
-		}
-	}
-	return headers
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package wasmfilter
+package main
 
 import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/layertrace/layertrace/wasm-filter/reorder/reordertest"
 )
 
 const (
@@ -19,7 +21,7 @@ const (
 )
 
 func TestPlaceholdersAfterProof(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: zipkin})
+	p := newSimulatedProxy(withZipkin, simulatedProxy{tracer: findTracer("zipkin")})
 	p.expect(t, "a=1", last) // the proof
 	p.expect(t, "a=1", first)
 	p.expect(t, "a=1", first)
@@ -30,13 +32,13 @@ func TestPlaceholdersAfterProof(t *testing.T) {
 		t.Errorf("%s is %d, want 3", counterNoContext, n)
 	}
 
-	o := newSimulatedProxy(t, withOpenTelemetry, simulatedProxy{tracer: opentelemetry})
+	o := newSimulatedProxy(withOpenTelemetry, simulatedProxy{tracer: findTracer("opentelemetry")})
 	o.expect(t, "a=1", "a=1 x-request-id x-envoy-decorator-operation traceparent tracestate")
 	o.expect(t, "a=1", "traceparent tracestate a=1 x-request-id x-envoy-decorator-operation")
 }
 
 func TestNoPlaceholdersUnlessConfigured(t *testing.T) {
-	p := newSimulatedProxy(t, `{"placement":"connection-manager"}`, simulatedProxy{tracer: zipkin})
+	p := newSimulatedProxy(`{"placement":"connection-manager"}`, simulatedProxy{tracer: findTracer("zipkin")})
 	p.expect(t, "a=1", last)
 	p.expect(t, "a=1", last)
 }
@@ -44,8 +46,8 @@ func TestNoPlaceholdersUnlessConfigured(t *testing.T) {
 // Any trace header prevents placeholders, of any tracer and also of a format that
 // does not move.
 func TestNoPlaceholdersBesideATraceContext(t *testing.T) {
-	p := newSimulatedProxy(t, `{"placement":"connection-manager","placeholders":"zipkin","formats":["b3"]}`,
-		simulatedProxy{tracer: zipkin})
+	p := newSimulatedProxy(`{"placement":"connection-manager","placeholders":"zipkin","formats":["b3"]}`,
+		simulatedProxy{tracer: findTracer("zipkin")})
 	p.expect(t, "a=1", last)
 	p.expect(t, "a=1", first)
 	for _, name := range []string{"traceparent", "tracestate", "uber-trace-id", "x-datadog-trace-id", "sw8", "TraceParent"} {
@@ -57,7 +59,7 @@ func TestNoPlaceholdersBesideATraceContext(t *testing.T) {
 
 // A listener without a tracer, in a VM that has its proof from another one.
 func TestNoPlaceholdersWithoutATracer(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: zipkin})
+	p := newSimulatedProxy(withZipkin, simulatedProxy{tracer: findTracer("zipkin")})
 	p.expect(t, "a=1", last)
 	p.expect(t, "a=1", first)
 	p.tracer = nil
@@ -70,14 +72,14 @@ func TestNoPlaceholdersWithoutATracer(t *testing.T) {
 // The filter notices another tracer than the configured one before it sets any
 // placeholder.
 func TestWrongTracer(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: opentelemetry})
+	p := newSimulatedProxy(withZipkin, simulatedProxy{tracer: findTracer("opentelemetry")})
 	for range 3 {
 		p.expect(t, "a=1", "a=1 x-request-id x-envoy-decorator-operation traceparent tracestate")
 	}
 	if len(p.warnings) != 1 || !strings.Contains(p.warnings[0], "does not write its headers as zipkin does") {
 		t.Errorf("log %q, want one line about the tracer", p.warnings)
 	}
-	p.tracer = zipkin
+	p.tracer = findTracer("zipkin")
 	p.expect(t, "a=1", last) // refuted for good
 	p.expect(t, "a=1", last)
 }
@@ -85,9 +87,9 @@ func TestWrongTracer(t *testing.T) {
 // TestTracerReplaced: placeholders reach the upstream only if the tracer is replaced
 // in a running VM. The filter notices and stops.
 func TestTracerReplaced(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: zipkin})
+	p := newSimulatedProxy(withZipkin, simulatedProxy{tracer: findTracer("zipkin")})
 	p.expect(t, "a=1", last)
-	p.tracer = opentelemetry
+	p.tracer = findTracer("opentelemetry")
 	if got := p.send("a=1"); !strings.Contains(got, "x-b3-traceid=0") {
 		t.Errorf("upstream gets %s; this test is about a placeholder that it gets", got)
 	}
@@ -103,7 +105,7 @@ func TestTracerReplaced(t *testing.T) {
 // Nothing is injected into a request without an upstream, so it is no proof for or
 // against the tracer.
 func TestUnreachableUpstream(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: zipkin, unreachable: true})
+	p := newSimulatedProxy(withZipkin, simulatedProxy{tracer: findTracer("zipkin"), unreachable: true})
 	p.send("a=1")
 	p.unreachable = false
 	p.expect(t, "a=1", last)
@@ -119,37 +121,14 @@ func TestUnreachableUpstream(t *testing.T) {
 
 // The filter stops waiting for a stream that does not end.
 func TestEndlessStream(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: zipkin, streaming: true})
+	p := newSimulatedProxy(withZipkin, simulatedProxy{tracer: findTracer("zipkin"), streaming: true})
 	p.expect(t, "a=1", last)
 	p.streaming = false
-	for range 1000 { // PASSED_MAX
+	for range maxPassed {
 		p.expect(t, "a=1", last)
 	}
 	p.expect(t, "a=1", last)
 	p.expect(t, "a=1", first)
-}
-
-// tracer has the headers that a tracer writes to each request that begins a trace.
-type tracer []string
-
-var (
-	zipkin        = tracer{"x-b3-traceid", "x-b3-spanid", "x-b3-sampled"}
-	opentelemetry = tracer{"traceparent", "tracestate"}
-)
-
-// Placeholders go where a trace context goes.
-func TestPlaceOfPlaceholders(t *testing.T) {
-	p := newSimulatedProxy(t, withOpenTelemetry, simulatedProxy{tracer: opentelemetry})
-	p.send("a=1") // the proof
-	for client, want := range map[string]string{
-		"":                                       "traceparent tracestate x-request-id x-envoy-decorator-operation",
-		"host=h a=1":                             "host=h traceparent tracestate a=1 x-request-id x-envoy-decorator-operation",
-		"a=1 :method=GET":                        ":method=GET traceparent tracestate a=1 x-request-id x-envoy-decorator-operation",
-		"te=t a=1 content-type=t/p":              "traceparent tracestate te=t a=1 content-type=t/p x-request-id x-envoy-decorator-operation",
-		"content-type=application/grpc a=1 te=t": "te=t content-type=application/grpc traceparent tracestate a=1 x-request-id x-envoy-decorator-operation",
-	} {
-		p.expect(t, client, want)
-	}
 }
 
 // simulatedProxy does what Envoy's connection manager and router do around the
@@ -157,7 +136,7 @@ func TestPlaceOfPlaceholders(t *testing.T) {
 // real Envoy; this tests orders of events that are hard to provoke there.
 type simulatedProxy struct {
 	// tracer writes its headers to each request; nil for none.
-	tracer tracer
+	tracer *tracer
 	// inbound is the direction of the listener; the route has a decorator.
 	inbound bool
 	// unreachable is an upstream that no request is sent to.
@@ -165,7 +144,7 @@ type simulatedProxy struct {
 	// streaming leaves streams open: they do not end by themselves.
 	streaming bool
 
-	filter   *instance
+	filter   vm
 	stream   uint32
 	headers  [][2]string
 	sent     bool
@@ -174,9 +153,10 @@ type simulatedProxy struct {
 	warnings []string
 }
 
-func newSimulatedProxy(t testing.TB, configuration string, p simulatedProxy) *simulatedProxy {
+func newSimulatedProxy(configuration string, p simulatedProxy) *simulatedProxy {
 	p.counted = map[string]int{}
-	p.filter = start(t, &configured{&p, configuration})
+	p.filter.host = &configured{&p, configuration}
+	p.filter.configure()
 	return &p
 }
 
@@ -200,10 +180,10 @@ func (p *simulatedProxy) property(name string) ([]byte, error) {
 	return nil, errHost
 }
 
-func (p *simulatedProxy) requestHeaders() ([]byte, error) { return encode(p.headers), nil }
+func (p *simulatedProxy) requestHeaders() ([]byte, error) { return reordertest.Encode(p.headers), nil }
 
 func (p *simulatedProxy) setRequestHeaders(pairs []byte) error {
-	p.headers = decode(pairs)
+	p.headers = reordertest.Decode(pairs)
 	return nil
 }
 
@@ -235,8 +215,8 @@ func (p *simulatedProxy) send(client string) string {
 	if !p.unreachable {
 		p.sent = true
 		if p.tracer != nil {
-			for _, h := range p.tracer {
-				p.write(h, "TRACER")
+			for _, h := range p.tracer.root {
+				p.write(h[0], "TRACER")
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
@@ -18,15 +19,13 @@ import (
 	"github.com/layertrace/layertrace/e2e/lab"
 	"github.com/layertrace/layertrace/e2e/sandbox"
 	"github.com/layertrace/layertrace/internal/stats"
-	wasmfilter "github.com/layertrace/layertrace/wasm-filter"
 )
 
 // CostOptions configure a measurement.
 type CostOptions struct {
-	// Envoy and Module are the paths of Envoy and the Wasm filter, Lua is the source
-	// of the Lua filter. Other is the path of another build of the Wasm filter to
-	// compare with, or empty.
-	Envoy, Module, Lua, Other string
+	// Envoy and Module are the paths of Envoy and the Wasm filter in Go, Lua is the
+	// source of the Lua filter.
+	Envoy, Module, Lua string
 	// Dir is an existing directory for modules, configurations and logs.
 	Dir      string
 	Progress func(format string, args ...any)
@@ -64,7 +63,7 @@ func MeasureCost(ctx context.Context, o CostOptions) (results []Cost, err error)
 		o.Rounds, o.Requests = 150, 400
 	}
 	if o.Variants == nil {
-		if o.Variants, err = Variants(o); err != nil {
+		if o.Variants, err = Variants(ctx, o); err != nil {
 			return nil, err
 		}
 	}
@@ -180,38 +179,53 @@ type Variant struct {
 	Inline bool
 }
 
-const emptyManager = "empty-wasm-connection-manager"
-
-// Variants returns the variants of the comparison.
-func Variants(o CostOptions) ([]Variant, error) {
+// Variants returns the variants of the comparison. It builds the empty filter as the
+// real one is built, with only the exports that the SDK needs.
+func Variants(ctx context.Context, o CostOptions) ([]Variant, error) {
 	empty := filepath.Join(o.Dir, "empty.wasm")
-	if err := os.WriteFile(empty, wasmfilter.Empty, 0o644); err != nil {
-		return nil, fmt.Errorf("write the empty Wasm filter: %w", err)
+	o.Progress("building the empty Wasm filter")
+	if err := buildEmpty(ctx, empty); err != nil {
+		return nil, err
 	}
-	filter := filterVariants(o.Module)
-	variants := []Variant{
+	small, err := WriteCompact(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	filter := filterVariants("wasm", o.Module)
+	return slices.Concat([]Variant{
 		{Name: "stock"},
 		{Name: "empty-wasm-upstream", Upstream: &Filter{Wasm: empty}},
 		filter[0],
-		{Name: emptyManager, Downstream: &Filter{Wasm: empty}, Inline: true},
+		{Name: "empty-wasm-connection-manager", Downstream: &Filter{Wasm: empty}, Inline: true},
 		filter[1],
 		{Name: "lua-upstream", Upstream: &Filter{Lua: o.Lua}},
-	}
-	if o.Other != "" {
-		variants = append(variants, Variant{Name: "other-wasm-upstream", Upstream: &Filter{Wasm: o.Other}})
-	}
-	return variants, nil
+	}, filterVariants("compact", small)), nil
 }
 
-// filterVariants returns the filter in its two placements.
-func filterVariants(module string) []Variant {
+// filterVariants returns a module of the filter in its two placements.
+func filterVariants(name, module string) []Variant {
 	manager := &Filter{
 		Wasm: module, Configuration: `{"placement":"connection-manager","placeholders":"zipkin"}`,
 	}
 	return []Variant{
-		{Name: "wasm-upstream", Upstream: &Filter{Wasm: module}},
-		{Name: "wasm-connection-manager", Downstream: manager, Inline: true},
+		{Name: name + "-upstream", Upstream: &Filter{Wasm: module}},
+		{Name: name + "-connection-manager", Downstream: manager, Inline: true},
 	}
+}
+
+const (
+	emptyPackage = "github.com/layertrace/layertrace/e2e/reorder/empty"
+	emptyExports = "memory,_initialize,proxy_abi_version_0_2_0,proxy_on_memory_allocate," +
+		"proxy_on_vm_start,proxy_on_configure,proxy_on_context_create,proxy_on_request_headers,proxy_on_delete"
+	builder = "github.com/layertrace/layertrace/wasm-filter/build"
+)
+
+func buildEmpty(ctx context.Context, out string) error {
+	cmd := exec.CommandContext(ctx, "go", "run", builder, "-package", emptyPackage, "-exports", emptyExports, "-o", out)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return errors.Join(ctx.Err(), fmt.Errorf("build the empty filter: %w\n%s", err, text))
+	}
+	return nil
 }
 
 // startVariant starts a variant's Envoy with one listener of the variant's name.

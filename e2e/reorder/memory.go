@@ -29,6 +29,10 @@ const (
 	memoryConnections = 32 // enough for each worker to get some
 )
 
+// memoryVariants are the variants to measure; the empty filter takes as much memory as the
+// filter in Go, and each filter as much in the connection manager.
+var memoryVariants = []string{"stock", "lua-upstream", "wasm-upstream", "compact-upstream"}
+
 // memoryWorkers are the numbers of workers to measure with.
 var memoryWorkers = []int{1, 2, 4}
 
@@ -40,10 +44,10 @@ func MeasureMemory(ctx context.Context, o CostOptions) ([]Memory, error) {
 	}
 	if o.Variants == nil {
 		var err error
-		if o.Variants, err = Variants(o); err != nil {
+		if o.Variants, err = Variants(ctx, o); err != nil {
 			return nil, err
 		}
-		o.Variants = slices.DeleteFunc(o.Variants, func(v Variant) bool { return v.Name == emptyManager }) // as upstream
+		o.Variants = slices.DeleteFunc(o.Variants, func(v Variant) bool { return !slices.Contains(memoryVariants, v.Name) })
 	}
 	upstream, err := StartCostUpstream(costResponse)
 	if err != nil {

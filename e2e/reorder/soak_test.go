@@ -4,14 +4,9 @@ package reorder
 
 import (
 	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/layertrace/layertrace/e2e/provision"
-	wasmfilter "github.com/layertrace/layertrace/wasm-filter"
 )
 
 var (
@@ -23,21 +18,16 @@ var (
 // long run:
 //
 //	go test ./e2e/reorder -run TestSoak -v -timeout 1h -soak 10m -soak-requests 1000000
-func TestSoak(t *testing.T) {
-	needsEnvoy(t)
-	program, err := provision.Envoy(t.Context(), t.Logf)
-	if err != nil {
-		t.Fatal(err)
-	}
+func TestSoak(t *testing.T) { eachModule(t, checkSoak) }
+
+func checkSoak(t *testing.T, program, module string) {
+	t.Helper()
 	o := SoakOptions{
-		CostOptions: CostOptions{Envoy: program, Module: filepath.Join(t.TempDir(), "layertrace.wasm"), Dir: t.TempDir(), Progress: t.Logf},
+		CostOptions: CostOptions{Envoy: program, Module: module, Dir: t.TempDir(), Progress: t.Logf},
 		Duration:    *soakDuration, Requests: max(500, *soakRequired),
 	}
 	if o.Duration == 0 {
 		o.Duration = 100 * time.Millisecond
-	}
-	if err := os.WriteFile(o.Module, wasmfilter.Module, 0o600); err != nil {
-		t.Fatal(err)
 	}
 	results, err := Soak(t.Context(), o)
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 )
 
 type reorderCmd struct {
-	out, other string
-	cost       bool
+	out  string
+	cost bool
 
 	progress func(format string, args ...any)
 }
@@ -32,10 +32,10 @@ func reorderCommand() *cobra.Command {
 		Use:   "reorder",
 		Short: "Check on the wire what moves the trace context to the start, and measure its cost",
 		Long: `Compares each filter that moves the trace context to the start with the golden files
-of e2e/testdata/wire: Wasm as upstream filter and in the connection manager, Lua as
-upstream filter, and a stock Envoy for comparison; with both tracers, over HTTP/1.1
-and HTTP/2, on the wire of a real Envoy. Then measures the cost of a request in
-Envoy with each of them. Fails when a request differs from its golden file.`,
+of e2e/testdata/wire: Wasm as upstream filter and in the connection manager, in Go and
+as compact module, Lua as upstream filter, and a stock Envoy for comparison; with both
+tracers, over HTTP/1.1 and HTTP/2, on the wire of a real Envoy. Then measures Envoy's
+memory and the cost of a request with each of them. Fails when a request differs from its golden file.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r.progress = progress()
@@ -43,7 +43,6 @@ Envoy with each of them. Fails when a request differs from its golden file.`,
 		},
 	}
 	cmd.Flags().StringVar(&r.out, "out", "out", "directory for reorder.json and the logs")
-	cmd.Flags().StringVar(&r.other, "compare", "", "another build of the Wasm filter, to measure beside this one")
 	cmd.Flags().BoolVar(&r.cost, "cost", true, "also measure the cost (needs an otherwise idle machine)")
 	return cmd
 }
@@ -94,7 +93,7 @@ func (r *reorderCmd) measure(ctx context.Context, envoy, module, dir string, rep
 	if err != nil {
 		return err
 	}
-	options := reorder.CostOptions{Envoy: envoy, Module: module, Lua: lua, Other: r.other, Dir: dir, Progress: r.progress}
+	options := reorder.CostOptions{Envoy: envoy, Module: module, Lua: lua, Dir: dir, Progress: r.progress}
 	if report.Memory, err = reorder.MeasureMemory(ctx, options); err != nil {
 		return fmt.Errorf("measure the memory: %w", err)
 	}

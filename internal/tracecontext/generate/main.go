@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command generate writes the table of trace context formats into the sources
-// that cannot import it: a header of the BPF programs, one of the Wasm filter, and
+// that cannot import it: a header of the BPF programs, one of the compact Wasm module, and
 // a block of the Lua script. "go generate ./internal/tracecontext/..." runs it.
 package main
 
@@ -19,7 +19,7 @@ import (
 // The files, relative to the root of the repository.
 const (
 	headerFile = "bpf/include/trace_formats.h"
-	wasmFile   = "wasm-filter/src/formats.h"
+	wasmFile   = "wasm-filter/compact/src/formats.h"
 	luaFile    = "lua-filter/trace_context_first.lua"
 )
 
@@ -141,7 +141,7 @@ func identifier(header string) string {
 	return strings.ToUpper(strings.ReplaceAll(strings.Trim(strings.TrimPrefix(header, "x-"), "-"), "-", "_"))
 }
 
-// wasmHeader returns the header of the Wasm filter.
+// wasmHeader returns the header of the compact Wasm module.
 func wasmHeader([]byte) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString(`/* SPDX-License-Identifier: Apache-2.0 */

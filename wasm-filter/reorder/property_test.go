@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package wasmfilter
+package reorder
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -12,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/layertrace/layertrace/internal/tracecontext/formats"
+	"github.com/layertrace/layertrace/wasm-filter/reorder/reordertest"
 )
 
 var pool = []string{
@@ -25,11 +26,15 @@ var pool = []string{
 // values of content-type: half of the random requests are gRPC's.
 var contentTypes = []string{"application/grpc", "application/grpc+proto", "application/grpc-web", "text/plain"}
 
-// TestOrderProperties checks the invariants on random header lists: nothing is
+// TestFrontProperties checks the invariants on random header lists: nothing is
 // added, lost or changed; the order within a name and of the ordinary headers stays;
 // a second run has nothing to do; the groups are in their order.
-func TestOrderProperties(t *testing.T) {
-	list := newOrderer(t, `{"headers":["x-own"]}`)
+func TestFrontProperties(t *testing.T) {
+	names, err := NewNames(nil, []string{"x-own"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := NewList(names)
 	const seed = 7
 	random := rand.New(rand.NewPCG(seed, seed))
 	for range 20_000 {
@@ -42,9 +47,9 @@ func TestOrderProperties(t *testing.T) {
 		}
 		out := checkReorder(t, list, in)
 		for name, keep := range map[string]func(string) bool{
-			"ordinary headers":        func(n string) bool { return !isTraceHeader(n) && n != "tracestate" && !isHead(n) && !isCall(n) },
+			"ordinary headers":        func(n string) bool { return !names.Has(n) && n != "tracestate" && !isHead(n) && !isCall(n) },
 			"headers of a call":       func(n string) bool { return n == "te" },
-			"trace headers":           isTraceHeader,
+			"trace headers":           names.Has,
 			"tracestate":              func(n string) bool { return n == "tracestate" },
 			"pseudo headers":          func(n string) bool { return strings.HasPrefix(n, ":") },
 			"host":                    func(n string) bool { return n == "host" },
@@ -54,33 +59,40 @@ func TestOrderProperties(t *testing.T) {
 				t.Fatalf("%s of %v (-before +after):\n%s", name, in, diff)
 			}
 		}
-		if slices.ContainsFunc(in, func(h [2]string) bool { return isTraceHeader(h[0]) }) {
-			checkGroups(t, out, isGRPCRequest(in))
+		if slices.ContainsFunc(in, func(h [2]string) bool { return names.Has(h[0]) }) {
+			checkGroups(t, names, out, isGRPCRequest(in))
 		}
 	}
 }
 
-// checkReorder reorders one list: the result is the model's, the outcome
+// checkReorder runs Reorder on one list: the result is the model's, the outcome
 // matches, a second run has nothing to do, and the argument stays unchanged.
-func checkReorder(t *testing.T, list *orderer, in [][2]string) [][2]string {
+func checkReorder(t *testing.T, list *List, in [][2]string) [][2]string {
 	t.Helper()
-	result, outcome := list.reorder(encode(in))
-	out := decode(result)
-	if diff := cmp.Diff(modelReorder(in), out, cmpopts.EquateEmpty()); diff != "" {
+	pairs := reordertest.Encode(in)
+	result, outcome := list.Reorder(pairs)
+	if !bytes.Equal(pairs, reordertest.Encode(in)) {
+		t.Fatalf("Reorder(%v) wrote to its argument", in)
+	}
+	out := in
+	if outcome == Reordered {
+		out = reordertest.Decode(result)
+	}
+	if diff := cmp.Diff(modelReorder(list.names, in), out, cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("Reorder(%v) (-model +got):\n%s", in, diff)
 	}
-	want := counterFirst
+	want := AlreadyFirst
 	switch {
-	case !slices.ContainsFunc(in, func(h [2]string) bool { return isTraceHeader(h[0]) }):
-		want = counterNoContext
+	case !slices.ContainsFunc(in, func(h [2]string) bool { return list.names.Has(h[0]) }):
+		want = NoContext
 	case !slices.Equal(in, out):
-		want = counterReordered
+		want = Reordered
 	}
 	if outcome != want {
 		t.Fatalf("Reorder(%v) = %v says %v, want %v", in, out, outcome, want)
 	}
-	if again, outcome := list.reorder(encode(out)); outcome == counterReordered {
-		t.Fatalf("the order is not idempotent: %v, then %v, then %v", in, out, decode(again))
+	if again, outcome := reordered(list, out); outcome == Reordered {
+		t.Fatalf("Reorder is not idempotent: %v, then %v, then %v", in, out, again)
 	}
 	return out
 }
@@ -99,7 +111,7 @@ func pick(list [][2]string, want func(string) bool) [][2]string {
 // checkGroups fails unless only pseudo headers, host and the trace context precede
 // the last trace header, in a gRPC request also the headers of its call: they precede
 // the context.
-func checkGroups(t *testing.T, out [][2]string, grpc bool) {
+func checkGroups(t *testing.T, names *Names, out [][2]string, grpc bool) {
 	t.Helper()
 	ordinary, traced := false, false
 	for _, h := range out {
@@ -114,7 +126,7 @@ func checkGroups(t *testing.T, out [][2]string, grpc bool) {
 			if strings.HasPrefix(h[0], ":") && (ordinary || traced) {
 				t.Fatalf("%s follows others: %v", h[0], out)
 			}
-		case isTraceHeader(h[0]):
+		case names.Has(h[0]):
 			traced = true
 			if ordinary {
 				t.Fatalf("%s follows an ordinary header: %v", h[0], out)
@@ -139,16 +151,16 @@ func isGRPCRequest(headers [][2]string) bool {
 
 func isHead(name string) bool { return strings.HasPrefix(name, ":") || name == "host" }
 
-// modelReorder is the order again, written to be read: on name/value pairs,
-// group by group. The module must return the same.
-func modelReorder(headers [][2]string) [][2]string {
-	if !slices.ContainsFunc(headers, func(h [2]string) bool { return isTraceHeader(h[0]) }) {
+// modelReorder is Reorder again, written to be read: on name/value pairs,
+// group by group. Reorder must return the same.
+func modelReorder(n *Names, headers [][2]string) [][2]string {
+	if !slices.ContainsFunc(headers, func(h [2]string) bool { return n.Has(h[0]) }) {
 		return headers
 	}
 	lastParent := -1
 	leading := 0
 	for i, h := range headers {
-		if strings.EqualFold(h[0], formats.TraceParent) {
+		if strings.EqualFold(h[0], traceparent) && n.Has(traceparent) {
 			lastParent = i
 		}
 		if leading == i && (strings.HasPrefix(h[0], ":") || strings.EqualFold(h[0], "host")) {
@@ -156,13 +168,13 @@ func modelReorder(headers [][2]string) [][2]string {
 		}
 	}
 	grpc := isGRPCRequest(headers)
-	group := func(i int) kind {
+	group := func(i int) class {
 		switch name := headers[i][0]; {
 		case i < leading, strings.HasPrefix(name, ":"):
 			return head
-		case strings.EqualFold(name, formats.TraceState) && lastParent >= 0:
+		case strings.EqualFold(name, tracestate) && lastParent >= 0:
 			return state
-		case isTraceHeader(name):
+		case n.Has(name):
 			return trace
 		case grpc && strings.EqualFold(name, "te"):
 			return te
@@ -173,7 +185,7 @@ func modelReorder(headers [][2]string) [][2]string {
 		}
 		return rest
 	}
-	pick := func(c kind) (list [][2]string) {
+	pick := func(c class) (list [][2]string) {
 		for i, h := range headers {
 			if group(i) == c {
 				list = append(list, h)
@@ -191,58 +203,55 @@ func modelReorder(headers [][2]string) [][2]string {
 	return out
 }
 
-// kind is a group of headers.
-type kind int
-
-const (
-	head kind = iota
-	te
-	timeout
-	contentType
-	trace
-	state
-	rest
-)
-
 // stateMark marks the place of the tracestate headers. No header has this name.
 var stateMark = [2]string{"\x00", ""}
 
-// isTraceHeader reports whether a header moves by itself.
-func isTraceHeader(name string) bool {
-	name = strings.ToLower(name)
-	return name == "x-own" || slices.ContainsFunc(formats.Groups(), func(g formats.Group) bool {
-		return slices.Contains(g.Headers, name) ||
-			slices.ContainsFunc(g.Prefixes, func(p string) bool { return len(name) > len(p) && strings.HasPrefix(name, p) })
-	})
+// reordered runs l on headers and returns the result in the same form; headers
+// themselves if nothing moved.
+func reordered(l *List, headers [][2]string) ([][2]string, Outcome) {
+	out, outcome := l.Reorder(reordertest.Encode(headers))
+	if outcome != Reordered {
+		return headers, outcome
+	}
+	return reordertest.Decode(out), Reordered
 }
 
-// FuzzOrder runs the module on any bytes: it must not trap, and a
+// FuzzFront runs the code inside the proxy on any bytes: it must not panic, and a
 // result has the size and the bytes of the input.
-func FuzzOrder(f *testing.F) {
+func FuzzFront(f *testing.F) {
 	for _, text := range []string{
 		"", ":path=/ x=1 b3=0", "x=1 traceparent=p tracestate= tracestate=s host=a",
 		":authority=a x-request-id=1 x-envoy-decorator-operation=o",
 		":path=/ content-type=application/grpc te=trailers b3=0 grpc-timeout=1S",
 		":path=/ x=1 content-type=application/grpc+proto te=trailers",
 	} {
-		f.Add(encode(headers(text)))
+		f.Add(reordertest.Encode(headers(text)))
 	}
 	f.Add([]byte{255, 255, 255, 255, 0, 0, 0, 0})
-	list := newOrderer(f, `{"headers":["x-own"]}`)
+	names, err := NewNames(nil, []string{"x-own"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	list := NewList(names)
 	f.Fuzz(func(t *testing.T, pairs []byte) {
 		before := slices.Clone(pairs)
-		out, counter := list.reorder(pairs)
-		if counter != counterReordered {
-			if !slices.Equal(before, out) {
-				t.Fatalf("%q became %q, and counted in %s", before, out, counter)
+		out, outcome := list.Reorder(pairs)
+		if !bytes.Equal(pairs, before) {
+			t.Fatalf("Reorder wrote to its argument %q", before)
+		}
+		switch outcome {
+		case Reordered:
+			if !slices.Equal(sorted(pairs), sorted(out)) {
+				t.Fatalf("Reorder(%q) = %q, which has other bytes", pairs, out)
 			}
-			return
-		}
-		if !slices.Equal(sorted(before), sorted(out)) {
-			t.Fatalf("%q became %q, which has other bytes", before, out)
-		}
-		if _, again := list.reorder(out); again != counterFirst {
-			t.Fatalf("the order is not idempotent: %q, then %v", out, again)
+			if _, again := list.Reorder(out); again != AlreadyFirst {
+				t.Fatalf("Reorder is not idempotent: %q, then %v", out, again)
+			}
+		case NoContext:
+			with := slices.Clone(list.Insert(pairs, [][2]string{{"b3", "0"}}))
+			if _, outcome := list.Reorder(with); outcome != AlreadyFirst && outcome != Reordered {
+				t.Fatalf("Insert into %q gives %q, of which Reorder says %v", pairs, with, outcome)
+			}
 		}
 	})
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package wasmfilter
+package compact
 
 import (
 	"encoding/binary"
@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/layertrace/layertrace/wasm-filter/reorder/reordertest"
 )
 
 // headers reads "name=value name=value ..." as a header list.
@@ -84,8 +86,8 @@ func TestOrder(t *testing.T) {
 		{"already first", ":authority=a host=a traceparent=p tracestate=s b3=0 x=1 y=2", ":authority=a host=a traceparent=p tracestate=s b3=0 x=1 y=2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			out, counter := newOrderer(t, `{"headers":["X-Own"]}`).reorder(encode(headers(test.in)))
-			if diff := cmp.Diff(headers(test.want), decode(out), cmpopts.EquateEmpty()); diff != "" {
+			out, counter := newOrderer(t, `{"headers":["X-Own"]}`).reorder(reordertest.Encode(headers(test.in)))
+			if diff := cmp.Diff(headers(test.want), reordertest.Decode(out), cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", test.in, diff)
 			}
 			want := counterReordered
@@ -118,9 +120,9 @@ func TestFormatsChooseHeaders(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, _ := newOrderer(t, string(configuration)).reorder(encode(all))
+		out, _ := newOrderer(t, string(configuration)).reorder(reordertest.Encode(all))
 		var got []string
-		for _, h := range decode(out) {
+		for _, h := range reordertest.Decode(out) {
 			if h[0] == "x" { // not moved, and neither is what follows
 				break
 			}
@@ -139,8 +141,8 @@ func TestTraceStateNeedsItsFormat(t *testing.T) {
 		`{"formats":["b3"]}`:                          "b3=0 x=1 traceparent=p tracestate=s",
 		`{"formats":["b3"],"headers":["TraceState"]}`: "tracestate=s b3=0 x=1 traceparent=p",
 	} {
-		out, _ := newOrderer(t, configuration).reorder(encode(in))
-		if diff := cmp.Diff(headers(want), decode(out)); diff != "" {
+		out, _ := newOrderer(t, configuration).reorder(reordertest.Encode(in))
+		if diff := cmp.Diff(headers(want), reordertest.Decode(out)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", configuration, diff)
 		}
 	}
@@ -149,7 +151,7 @@ func TestTraceStateNeedsItsFormat(t *testing.T) {
 // TestRefusesWhatIsNoList truncates a list at each byte and changes each of its numbers.
 func TestRefusesWhatIsNoList(t *testing.T) {
 	o := newOrderer(t, "")
-	good := encode(headers(":path=/ x=1 b3=0"))
+	good := reordertest.Encode(headers(":path=/ x=1 b3=0"))
 	check := func(name string, pairs []byte) {
 		t.Helper()
 		before := slices.Clone(pairs)
