@@ -3,6 +3,7 @@
 package compact
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -29,77 +30,79 @@ var (
 	own   = [][2]string{{":authority", "a"}, {":path", "/"}, {"x-own", "1"}, {"b3", "0"}, {"x", "2"}}
 )
 
-func TestConfigurations(t *testing.T) {
-	for _, test := range []struct {
-		configuration string
-		want          [][2]string
-		warning       string // a part of the one line in the log, "" for none
-	}{
-		{"", front, ""},
-		{" ", front, ""},
-		{"{}", front, ""},
-		{" { } ", front, ""},
-		{"null", front, ""},
-		{`{"headers":null,"formats":null,"placement":null,"placeholders":null}`, front, ""},
-		{`{"headers":[]}`, front, ""},
-		{`{"headers":["X-Own"]}`, own, ""},
-		{`{"headers":["x-o\u0077n"]}`, own, ""},
-		{`{"formats":["b3"]}`, front, ""},
-		{`{"formats":["w3c","b3","jaeger","datadog","skywalking","xray","gcp"]}`, front, ""},
-		{`{"formats":["w3c","jaeger","datadog","skywalking"]}`, stock, ""},
-		{`{"formats":["w3c"],"headers":["x-own","b3"]}`, own, ""},
-		{`{"formats":[],"headers":["b3"]}`, front, ""},
-		{`{"placement":"upstream","placeholders":""}`, front, ""},
-		{`{"placement":"connection-manager"}`, front, ""},
+var configurations = []struct {
+	configuration string
+	want          [][2]string
+	warning       string // a part of the one line in the log, "" for none
+}{
+	{"", front, ""},
+	{" ", front, ""},
+	{"{}", front, ""},
+	{" { } ", front, ""},
+	{"null", front, ""},
+	{`{"headers":null,"formats":null,"placement":null,"placeholders":null}`, front, ""},
+	{`{"headers":[]}`, front, ""},
+	{`{"headers":["X-Own"]}`, own, ""},
+	{`{"headers":["x-o\u0077n"]}`, own, ""},
+	{`{"formats":["b3"]}`, front, ""},
+	{`{"formats":["w3c","b3","jaeger","datadog","skywalking","xray","gcp"]}`, front, ""},
+	{`{"formats":["w3c","jaeger","datadog","skywalking"]}`, stock, ""},
+	{`{"formats":["w3c"],"headers":["x-own","b3"]}`, own, ""},
+	{`{"formats":[],"headers":["b3"]}`, front, ""},
+	{`{"placement":"upstream","placeholders":""}`, front, ""},
+	{`{"placement":"connection-manager"}`, front, ""},
 
-		{`{"header":["x-own"]}`, stock, `unknown key "header" (known: "formats", "headers", "placement", "placeholders")`},
-		{`{"Headers":["x-own"]}`, stock, `unknown key "Headers"`},
-		{`{"headers":["x-own"],"more":1}`, stock, `unknown key "more"`},
-		{`{"headers":"x-own"}`, stock, `"headers" must be an array of strings`},
-		{`{"headers":[1]}`, stock, `"headers" must be an array of strings`},
-		{`{"headers":[null]}`, stock, `"headers" must be an array of strings`},
-		{`{"headers":[["x-own"]]}`, stock, `"headers" must be an array of strings`},
-		{`{"headers":["x own"]}`, stock, `"x own" is not a header name`},
-		{`{"headers":[""]}`, stock, `"" is not a header name`},
-		{`{"headers":[":path"]}`, stock, `":path" is not a header name`},
-		{`{"headers":["x:"]}`, stock, `"x:" is not a header name`},
-		{`{"headers":["é"]}`, stock, `"é" is not a header name`},
-		{`{"headers":["a\nb\u0000"]}`, stock, `"a\x0ab\x00" is not a header name`},
-		{`{"headers":["\ud83d\ude00\u00e9\u20ac"]}`, stock, `"😀é€" is not a header name`},
-		{`{"headers":["Host"]}`, stock, `"Host" cannot be moved`},
-		{`{"headers":["x-own"],"headers":["b3"]}`, stock, `duplicate object member name "headers"`},
-		{`{"formats":"b3"}`, stock, `"formats" must be an array of strings`},
-		{`{"formats":["B3"]}`, stock, `"B3" is not a format (known: w3c, b3, jaeger, datadog, skywalking, xray, gcp)`},
-		{`{"formats":[]}`, stock, `"formats" is empty`},
-		{`{"placement":1}`, stock, `"placement" must be a string`},
-		{`{"placement":"router"}`, stock, `"placement" is "router", must be`},
-		{`{"placeholders":true}`, stock, `"placeholders" must be a string`},
-		{`{"placeholders":"zipkin"}`, stock, `"placeholders" needs "placement" "connection-manager"`},
-		{`{"placement":"connection-manager","placeholders":"b3"}`, stock, `"placeholders" is "b3", must be`},
-		{`{"placement":"connection-manager","placeholders":"zipkin","formats":["w3c"]}`, stock, `"placeholders" "zipkin" needs "b3"`},
-		{`["x-own"]`, stock, "not a JSON object"},
-		{`true`, stock, "not a JSON object"},
-		{`headers: [x-own]`, stock, "not a JSON object"},
-		{`{"headers":[]} {}`, stock, "not a JSON object"},
-		{`{"headers":[]} x`, stock, "not a JSON object"},
-		{`{"headers":["x-own",]}`, stock, "not a JSON object"},
-		{`{"headers":[],}`, stock, "not a JSON object"},
-		{`{"headers":[`, stock, "not a JSON object"},
-		{`{"headers":["x-own"]`, stock, "not a JSON object"},
-		{`{"headers"`, stock, "not a JSON object"},
-		{`{`, stock, "not a JSON object"},
-		{`nul`, stock, "not a JSON object"},
-		{`{"headers" ["x-own"]}`, stock, "not a JSON object: invalid at byte 11"},
-		{`{"headers":["x-o`, stock, "not a JSON object"},
-		{`{"headers":["x-o\`, stock, "not a JSON object"},
-		{`{"headers":["x-o\u00`, stock, "not a JSON object"},
-		{`{"headers":["\ud83d"]}`, stock, "not a JSON object"},
-		{`{"headers":["\ud83d\u0041"]}`, stock, "not a JSON object"},
-		{`{"headers":["\x"]}`, stock, "not a JSON object"},
-		{"{\"headers\":[\"a\nb\"]}", stock, "not a JSON object"},
-		{"{}\x00", stock, "not a JSON object"},
-		{`{"formats":["` + strings.Repeat("x", 2000) + `"]}`, stock, `"xxx`},
-	} {
+	{`{"header":["x-own"]}`, stock, `unknown key "header" (known: "formats", "headers", "placement", "placeholders")`},
+	{`{"Headers":["x-own"]}`, stock, `unknown key "Headers"`},
+	{`{"headers":["x-own"],"more":1}`, stock, `unknown key "more"`},
+	{`{"headers":"x-own"}`, stock, `"headers" must be an array of strings`},
+	{`{"headers":[1]}`, stock, `"headers" must be an array of strings`},
+	{`{"headers":[null]}`, stock, `"headers" must be an array of strings`},
+	{`{"headers":[["x-own"]]}`, stock, `"headers" must be an array of strings`},
+	{`{"headers":["x own"]}`, stock, `"x own" is not a header name`},
+	{`{"headers":[""]}`, stock, `"" is not a header name`},
+	{`{"headers":[":path"]}`, stock, `":path" is not a header name`},
+	{`{"headers":["x:"]}`, stock, `"x:" is not a header name`},
+	{`{"headers":["é"]}`, stock, `"é" is not a header name`},
+	{`{"headers":["a\nb\u0000"]}`, stock, `"a\x0ab\x00" is not a header name`},
+	{`{"headers":["\ud83d\ude00\u00e9\u20ac"]}`, stock, `"😀é€" is not a header name`},
+	{`{"headers":["Host"]}`, stock, `"Host" cannot be moved`},
+	{`{"headers":["x-own"],"headers":["b3"]}`, stock, `duplicate object member name "headers"`},
+	{`{"formats":"b3"}`, stock, `"formats" must be an array of strings`},
+	{`{"formats":["B3"]}`, stock, `"B3" is not a format (known: w3c, b3, jaeger, datadog, skywalking, xray, gcp)`},
+	{`{"formats":[]}`, stock, `"formats" is empty`},
+	{`{"placement":1}`, stock, `"placement" must be a string`},
+	{`{"placement":"router"}`, stock, `"placement" is "router", must be`},
+	{`{"placeholders":true}`, stock, `"placeholders" must be a string`},
+	{`{"placeholders":"zipkin"}`, stock, `"placeholders" needs "placement" "connection-manager"`},
+	{`{"placement":"connection-manager","placeholders":"b3"}`, stock, `"placeholders" is "b3", must be`},
+	{`{"placement":"connection-manager","placeholders":"zipkin","formats":["w3c"]}`, stock, `"placeholders" "zipkin" needs "b3"`},
+	{`["x-own"]`, stock, "not a JSON object"},
+	{`true`, stock, "not a JSON object"},
+	{`headers: [x-own]`, stock, "not a JSON object"},
+	{`{"headers":[]} {}`, stock, "not a JSON object"},
+	{`{"headers":[]} x`, stock, "not a JSON object"},
+	{`{"headers":["x-own",]}`, stock, "not a JSON object"},
+	{`{"headers":[],}`, stock, "not a JSON object"},
+	{`{"headers":[`, stock, "not a JSON object"},
+	{`{"headers":["x-own"]`, stock, "not a JSON object"},
+	{`{"headers"`, stock, "not a JSON object"},
+	{`{`, stock, "not a JSON object"},
+	{`nul`, stock, "not a JSON object"},
+	{`{"headers" ["x-own"]}`, stock, "not a JSON object: invalid at byte 11"},
+	{`{"headers":["x-o`, stock, "not a JSON object"},
+	{`{"headers":["x-o\`, stock, "not a JSON object"},
+	{`{"headers":["x-o\u00`, stock, "not a JSON object"},
+	{`{"headers":["\ud83d"]}`, stock, "not a JSON object"},
+	{`{"headers":["\ud83d\u0041"]}`, stock, "not a JSON object"},
+	{`{"headers":["\x"]}`, stock, "not a JSON object"},
+	{"{\"headers\":[\"a\nb\"]}", stock, "not a JSON object"},
+	{"{}\x00", stock, "not a JSON object"},
+	{`{"formats":["` + strings.Repeat("x", 2000) + `"]}`, stock, `"xxx`},
+}
+
+func TestConfigurations(t *testing.T) {
+	for _, test := range configurations {
 		t.Run(test.configuration, func(t *testing.T) {
 			h := &fakeHost{json: test.configuration}
 			i := start(t, h)
@@ -114,6 +117,59 @@ func TestConfigurations(t *testing.T) {
 				t.Errorf("log is %q, want one line with %q", h.warnings, test.warning)
 			}
 		})
+	}
+}
+
+// TestSameConfigurationsAsGo passes these configurations and random changes of them to both
+// modules: both must accept and reject the same, and then do the same.
+func TestSameConfigurationsAsGo(t *testing.T) {
+	var c, g fakeHost
+	inC, inGo := start(t, &c), newInstanceOf(t, buildGo(t), &g)
+	const seed, changes = 3, 40
+	random := rand.New(rand.NewPCG(seed, seed))
+	rejected, accepted := 0, 0
+	check := func(configuration string) {
+		t.Helper()
+		c, g = fakeHost{json: configuration}, fakeHost{json: configuration}
+		inC.configure()
+		inGo.configure()
+		if len(c.warnings) != len(g.warnings) {
+			t.Fatalf("configuration %q: C logs %q, Go %q", configuration, c.warnings, g.warnings)
+		}
+		if diff := cmp.Diff(g.send(inGo, stock), c.send(inC, stock)); diff != "" {
+			t.Fatalf("configuration %q (-Go +C):\n%s", configuration, diff)
+		}
+		if len(c.warnings) > 0 {
+			rejected++
+		} else {
+			accepted++
+		}
+	}
+	for _, test := range configurations {
+		check(test.configuration)
+		for range changes {
+			check(changed(random, test.configuration))
+		}
+	}
+	if rejected < 100 || accepted < 100 {
+		t.Errorf("%d configurations rejected and %d accepted: too few to compare", rejected, accepted)
+	}
+}
+
+// changed returns text with a byte removed, added or replaced, or without its end.
+func changed(random *rand.Rand, text string) string {
+	const bytes = "{}[]\",:\\ \t\x00\x1f\x80\xffnulteXxb30-"
+	at := random.IntN(len(text) + 1)
+	with := string(bytes[random.IntN(len(bytes))])
+	switch rest := text[at:]; {
+	case random.IntN(8) == 0:
+		return text[:at]
+	case rest == "" || random.IntN(3) == 0:
+		return text[:at] + with + rest
+	case random.IntN(2) == 0:
+		return text[:at] + rest[1:]
+	default:
+		return text[:at] + with + rest[1:]
 	}
 }
 

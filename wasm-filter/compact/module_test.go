@@ -15,6 +15,7 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 )
 
 // clangVersion compiled the committed module; another version may differ.
@@ -87,6 +88,23 @@ func TestModuleIsSmall(t *testing.T) {
 	}
 }
 
+// buildGo builds the filter in Go, the reference.
+func buildGo(t *testing.T) []byte {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("compiles the module in Go")
+	}
+	file := filepath.Join(t.TempDir(), "layertrace.wasm")
+	if text, err := exec.Command("go", "run", "../build", "-o", file).CombinedOutput(); err != nil {
+		t.Fatalf("build the module in Go: %v\n%s", err, text)
+	}
+	module, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return module
+}
+
 // host is the proxy as the module uses it.
 type host interface {
 	// configuration returns the plugin configuration, nil if there is none.
@@ -127,6 +145,12 @@ var compilations = wazero.NewCompilationCache()
 
 // newInstance starts a VM whose host calls go to h.
 func newInstance(t testing.TB, h host) *instance {
+	t.Helper()
+	return newInstanceOf(t, Module, h)
+}
+
+// newInstanceOf is newInstance for another module than the compact one.
+func newInstanceOf(t testing.TB, module []byte, h host) *instance {
 	t.Helper()
 	ctx := context.Background()
 	i := &instance{t: t, host: h}
@@ -184,11 +208,15 @@ func newInstance(t testing.TB, h host) *instance {
 	if _, err := env.Instantiate(ctx); err != nil {
 		t.Fatal(err)
 	}
-	var err error
-	if i.compiled, err = runtime.CompileModule(ctx, Module); err != nil {
+	_, err := wasi_snapshot_preview1.Instantiate(ctx, runtime) // Go's runtime imports it
+	if err != nil {
 		t.Fatal(err)
 	}
-	if i.module, err = runtime.InstantiateModule(ctx, i.compiled, wazero.NewModuleConfig()); err != nil {
+	if i.compiled, err = runtime.CompileModule(ctx, module); err != nil {
+		t.Fatal(err)
+	}
+	start := wazero.NewModuleConfig().WithStartFunctions("_initialize") // of Go's runtime
+	if i.module, err = runtime.InstantiateModule(ctx, i.compiled, start); err != nil {
 		t.Fatal(err)
 	}
 	return i

@@ -3,9 +3,12 @@
 package compact
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/layertrace/layertrace/wasm-filter/reorder/reordertest"
 )
@@ -14,14 +17,12 @@ const (
 	withZipkin        = `{"placement":"connection-manager","placeholders":"zipkin"}`
 	withOpenTelemetry = `{"placement":"connection-manager","placeholders":"opentelemetry"}`
 
-	last       = "a=1 x-request-id x-envoy-decorator-operation x-b3-traceid x-b3-spanid x-b3-sampled"
-	first      = "x-b3-traceid x-b3-spanid x-b3-sampled a=1 x-request-id x-envoy-decorator-operation"
-	untraced   = "a=1 x-request-id"
-	ownContext = "traceparent=p a=1 x-request-id x-envoy-decorator-operation x-b3-traceid x-b3-spanid x-b3-sampled"
+	last  = "a=1 x-request-id x-envoy-decorator-operation x-b3-traceid x-b3-spanid x-b3-sampled"
+	first = "x-b3-traceid x-b3-spanid x-b3-sampled a=1 x-request-id x-envoy-decorator-operation"
 )
 
 func TestPlaceholdersAfterProof(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: zipkin})
+	p := newSimulatedProxy(t, Module, withZipkin, simulatedProxy{tracer: zipkin})
 	p.expect(t, "a=1", last) // the proof
 	p.expect(t, "a=1", first)
 	p.expect(t, "a=1", first)
@@ -32,96 +33,14 @@ func TestPlaceholdersAfterProof(t *testing.T) {
 		t.Errorf("%s is %d, want 3", counterNoContext, n)
 	}
 
-	o := newSimulatedProxy(t, withOpenTelemetry, simulatedProxy{tracer: opentelemetry})
+	o := newSimulatedProxy(t, Module, withOpenTelemetry, simulatedProxy{tracer: opentelemetry})
 	o.expect(t, "a=1", "a=1 x-request-id x-envoy-decorator-operation traceparent tracestate")
 	o.expect(t, "a=1", "traceparent tracestate a=1 x-request-id x-envoy-decorator-operation")
 }
 
-func TestNoPlaceholdersUnlessConfigured(t *testing.T) {
-	p := newSimulatedProxy(t, `{"placement":"connection-manager"}`, simulatedProxy{tracer: zipkin})
-	p.expect(t, "a=1", last)
-	p.expect(t, "a=1", last)
-}
-
-// Any trace header prevents placeholders, of any tracer and also of a format that
-// does not move.
-func TestNoPlaceholdersBesideATraceContext(t *testing.T) {
-	p := newSimulatedProxy(t, `{"placement":"connection-manager","placeholders":"zipkin","formats":["b3"]}`,
-		simulatedProxy{tracer: zipkin})
-	p.expect(t, "a=1", last)
-	p.expect(t, "a=1", first)
-	for _, name := range []string{"traceparent", "tracestate", "uber-trace-id", "x-datadog-trace-id", "sw8", "TraceParent"} {
-		p.expect(t, name+"=p a=1", strings.Replace(ownContext, "traceparent", name, 1))
-	}
-	p.expect(t, "a=1 b3=0", "b3=0 a=1 x-request-id x-envoy-decorator-operation x-b3-traceid x-b3-spanid x-b3-sampled")
-	p.expect(t, "a=1", first)
-}
-
-// A listener without a tracer, in a VM that has its proof from another one.
-func TestNoPlaceholdersWithoutATracer(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: zipkin})
-	p.expect(t, "a=1", last)
-	p.expect(t, "a=1", first)
-	p.tracer = nil
-	p.expect(t, "a=1", untraced)
-	p.expect(t, "a=1 x-envoy-decorator-operation=mine", "a=1 x-envoy-decorator-operation=mine x-request-id")
-	p.inbound = true
-	p.expect(t, "x-request-id=1 x-envoy-decorator-operation=mine", "x-request-id x-envoy-decorator-operation=mine")
-}
-
-// The filter notices another tracer than the configured one before it sets any
-// placeholder.
-func TestWrongTracer(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: opentelemetry})
-	for range 3 {
-		p.expect(t, "a=1", "a=1 x-request-id x-envoy-decorator-operation traceparent tracestate")
-	}
-	if len(p.warnings) != 1 || !strings.Contains(p.warnings[0], "does not write its headers as zipkin does") {
-		t.Errorf("log %q, want one line about the tracer", p.warnings)
-	}
-	p.tracer = zipkin
-	p.expect(t, "a=1", last) // refuted for good
-	p.expect(t, "a=1", last)
-}
-
-// TestTracerReplaced: placeholders reach the upstream only if the tracer is replaced
-// in a running VM. The filter notices and stops.
-func TestTracerReplaced(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: zipkin})
-	p.expect(t, "a=1", last)
-	p.tracer = opentelemetry
-	if got := p.send("a=1"); !strings.Contains(got, "x-b3-traceid=0") {
-		t.Errorf("upstream gets %s; this test is about a placeholder that it gets", got)
-	}
-	if n := p.counted[counterLeft]; n != 1 {
-		t.Errorf("%s is %d, want 1", counterLeft, n)
-	}
-	p.expect(t, "a=1", "a=1 x-request-id x-envoy-decorator-operation traceparent tracestate")
-	if len(p.warnings) != 1 || !strings.Contains(p.warnings[0], "has left placeholders") {
-		t.Errorf("log %q, want one line about the placeholders", p.warnings)
-	}
-}
-
-// Nothing is injected into a request without an upstream, so it is no proof for or
-// against the tracer.
-func TestUnreachableUpstream(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: zipkin, unreachable: true})
-	p.send("a=1")
-	p.unreachable = false
-	p.expect(t, "a=1", last)
-	p.expect(t, "a=1", first)
-	p.unreachable = true
-	p.send("a=1")
-	p.unreachable = false
-	p.expect(t, "a=1", first)
-	if len(p.warnings) > 0 {
-		t.Errorf("log %q, want nothing", p.warnings)
-	}
-}
-
 // The filter stops waiting for a stream that does not end.
 func TestEndlessStream(t *testing.T) {
-	p := newSimulatedProxy(t, withZipkin, simulatedProxy{tracer: zipkin, streaming: true})
+	p := newSimulatedProxy(t, Module, withZipkin, simulatedProxy{tracer: zipkin, streaming: true})
 	p.expect(t, "a=1", last)
 	p.streaming = false
 	for range 1000 { // PASSED_MAX
@@ -131,6 +50,69 @@ func TestEndlessStream(t *testing.T) {
 	p.expect(t, "a=1", first)
 }
 
+// TestSamePlaceholdersAsGo sends random requests through random proxies, whose tracer
+// changes, whose streams do not end, or not at once, and whose upstream is sometimes away.
+// Both modules must do the same.
+func TestSamePlaceholdersAsGo(t *testing.T) {
+	inGo := buildGo(t)
+	const seed, proxies, requests = 5, 80, 60
+	random := rand.New(rand.NewPCG(seed, seed))
+	counted, warned := map[string]int{}, ""
+	for range proxies {
+		configuration := []string{
+			withZipkin, withOpenTelemetry, `{"placement":"connection-manager"}`,
+			`{"placement":"connection-manager","placeholders":"zipkin","formats":["b3"]}`,
+			`{"placement":"connection-manager","placeholders":"opentelemetry","formats":["w3c"],"headers":["a"]}`,
+		}[random.IntN(5)]
+		c := newSimulatedProxy(t, Module, configuration, simulatedProxy{})
+		g := newSimulatedProxy(t, inGo, configuration, simulatedProxy{})
+		state := simulatedProxy{tracer: []tracer{zipkin, opentelemetry}[random.IntN(2)]}
+		for range requests {
+			if random.IntN(40) == 0 {
+				state.tracer = []tracer{nil, zipkin, opentelemetry}[random.IntN(3)]
+			}
+			state.inbound, state.unreachable = random.IntN(10) == 0, random.IntN(10) == 0
+			state.streaming = random.IntN(10) == 0
+			client := randomClient(random)
+			old := random.Uint32N(c.stream + 1)
+			var sent [2]string
+			for i, p := range []*simulatedProxy{c, g} {
+				p.tracer, p.inbound, p.unreachable, p.streaming = state.tracer, state.inbound, state.unreachable, state.streaming
+				sent[i] = p.send(client)
+				p.filter.end(old)
+			}
+			if sent[0] != sent[1] {
+				t.Fatalf("%s, request %q:\nC sends  %s\nGo sends %s", configuration, client, sent[0], sent[1])
+			}
+		}
+		if diff := cmp.Diff([]any{g.counted, g.warnings}, []any{c.counted, c.warnings}); diff != "" {
+			t.Fatalf("%s: counters and log (-Go +C):\n%s", configuration, diff)
+		}
+		for name, n := range c.counted {
+			counted[name] += n
+		}
+		warned += strings.Join(c.warnings, "\n")
+	}
+	if counted[counterPlaceholders] < 100 || counted[counterLeft] < 5 ||
+		!strings.Contains(warned, "does not write its headers") || !strings.Contains(warned, "has left placeholders") {
+		t.Errorf("too little happened to compare: %v, log %q", counted, warned)
+	}
+}
+
+// randomClient returns headers of a client: most requests begin a trace.
+func randomClient(random *rand.Rand) string {
+	var client []string
+	for range random.IntN(5) {
+		client = append(client, []string{"a=1", "host=h", ":method=GET", "te=t", "content-type=application/grpc", "grpc-timeout=1S"}[random.IntN(6)])
+	}
+	if random.IntN(5) == 0 {
+		client = append(client, []string{
+			"x-request-id=1", "x-envoy-decorator-operation=mine", "b3=0", "TraceParent=p", "tracestate=s", "sw8=1", "x-b3-traceid=0",
+		}[random.IntN(7)])
+	}
+	return strings.Join(client, " ")
+}
+
 // tracer has the headers that a tracer writes to each request that begins a trace.
 type tracer []string
 
@@ -138,21 +120,6 @@ var (
 	zipkin        = tracer{"x-b3-traceid", "x-b3-spanid", "x-b3-sampled"}
 	opentelemetry = tracer{"traceparent", "tracestate"}
 )
-
-// Placeholders go where a trace context goes.
-func TestPlaceOfPlaceholders(t *testing.T) {
-	p := newSimulatedProxy(t, withOpenTelemetry, simulatedProxy{tracer: opentelemetry})
-	p.send("a=1") // the proof
-	for client, want := range map[string]string{
-		"":                                       "traceparent tracestate x-request-id x-envoy-decorator-operation",
-		"host=h a=1":                             "host=h traceparent tracestate a=1 x-request-id x-envoy-decorator-operation",
-		"a=1 :method=GET":                        ":method=GET traceparent tracestate a=1 x-request-id x-envoy-decorator-operation",
-		"te=t a=1 content-type=t/p":              "traceparent tracestate te=t a=1 content-type=t/p x-request-id x-envoy-decorator-operation",
-		"content-type=application/grpc a=1 te=t": "te=t content-type=application/grpc traceparent tracestate a=1 x-request-id x-envoy-decorator-operation",
-	} {
-		p.expect(t, client, want)
-	}
-}
 
 // simulatedProxy does what Envoy's connection manager and router do around the
 // filter to the trace context of a request. The golden suite (e2e/reorder) tests a
@@ -176,9 +143,10 @@ type simulatedProxy struct {
 	warnings []string
 }
 
-func newSimulatedProxy(t testing.TB, configuration string, p simulatedProxy) *simulatedProxy {
+func newSimulatedProxy(t testing.TB, module []byte, configuration string, p simulatedProxy) *simulatedProxy {
 	p.counted = map[string]int{}
-	p.filter = start(t, &configured{&p, configuration})
+	p.filter = newInstanceOf(t, module, &configured{&p, configuration})
+	p.filter.configure()
 	return &p
 }
 
