@@ -569,6 +569,9 @@ func TestCostsAreMeasured(t *testing.T) {
 			t.Errorf("%s: %v, measured %v over %v", method, costs[method], row, stock)
 		}
 	}
+	if want := fmt.Sprintf("| Wasm, compact | %d.", compactMemory); !strings.Contains(string(page), want) {
+		t.Errorf("no row %q of the measurement of the compact module", want)
+	}
 	for _, method := range Reorders {
 		o := defaults(method)
 		findings, err := checkCost(t.Context(), nil, &o, nil)
