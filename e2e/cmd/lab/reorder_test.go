@@ -78,9 +78,9 @@ func TestPrintReorder(t *testing.T) {
 		lines[strings.Join(strings.Fields(line), " ")] = true
 	}
 	for _, want := range []string{
-		"zipkin root 0/0 0/0 0/0 1/2",
+		"zipkin root 0/0 0/0 0/0 1/2 0/0 0/0",
 		"FAILED zipkin root lua-upstream http/2: nothing came",
-		"zipkin root none none none 37",
+		"zipkin root none none none 37 none none",
 		"lua-upstream 52.5 +12.5 300 700 66",
 		"2 lua-upstream 67.0 +3.0 18.0 +2.0",
 	} {
