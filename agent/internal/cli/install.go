@@ -60,11 +60,11 @@ what differs.
 Methods to move the trace context to the start of the headers (--reorder), and what
 they take in each sidecar:
   wasmplugin                 the Wasm filter, fetched by a WasmPlugin and run as
-                             an upstream HTTP filter of the router; 73 MiB
+                             an upstream HTTP filter of the router; 18 MiB
   wasmplugin-inline-headers  the Wasm filter in the connection manager; pods need
-                             an annotation (docs/install.md) and a restart; 75 MiB
+                             an annotation (docs/install.md) and a restart; 18 MiB
   envoyfilter                the Wasm filter as an upstream HTTP filter, without
-                             a WasmPlugin; 73 MiB
+                             a WasmPlugin; 18 MiB
   lua                        a Lua script as an upstream HTTP filter; nothing to
                              fetch; 3 MiB
   patched                    a proxy image with a patched Envoy
