@@ -30,6 +30,9 @@ func TestModulesAreCurrent(t *testing.T) {
 	if !strings.Contains(string(version), clangVersion) {
 		t.Skipf("the committed modules are from clang %s, installed is %s", clangVersion, bytes.SplitN(version, []byte("\n"), 2)[0])
 	}
+	if _, err := exec.LookPath("wasm-ld"); err != nil {
+		t.Skipf("lld is not installed (make setup installs it): %v", err)
+	}
 	dir := t.TempDir()
 	if err := os.CopyFS(filepath.Join(dir, "src"), os.DirFS("src")); err != nil {
 		t.Fatal(err)
