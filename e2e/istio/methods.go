@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -340,13 +341,18 @@ func (c *chain) putModule(name, file string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
+// moduleFile is how pilot-agent names the file of a module.
+var moduleFile = regexp.MustCompile(`[0-9a-f]{64}\.wasm`)
+
 // awaitModule waits until Envoy runs the module. pilot-agent's file for it is named
 // by its SHA-256.
 func (c *chain) awaitModule(ctx context.Context, sum string) error {
 	return sandbox.Await(ctx, "module "+sum, configLimit, 100*time.Millisecond, func(ctx context.Context) error {
-		dump, err := sandbox.Get(ctx, c.client.HTTP, envoyAdmin+"/config_dump?resource=ecds_filters")
+		// Not ?resource=ecds_filters: that shows the filters of the connection manager, if there
+		// ever were some, and no upstream filters.
+		dump, err := sandbox.Get(ctx, c.client.HTTP, envoyAdmin+"/config_dump")
 		if err == nil && !strings.Contains(string(dump), sum) {
-			err = errors.New("not among Envoy's extensions")
+			err = fmt.Errorf("not among Envoy's extensions, which have %v", moduleFile.FindAllString(string(dump), -1))
 		}
 		return err
 	})

@@ -140,13 +140,13 @@ func (c *chain) upgrade(ctx context.Context, installed, agents *version) error {
 		if err != nil {
 			return fmt.Errorf("install the version %s: %w\n%s", installed.name, err, out)
 		}
-		if err := c.awaitModule(ctx, sum); err != nil {
-			return err
-		}
 		if err := c.awaitRolled(ctx, agents.image()); err != nil {
 			return err
 		}
 		if err := c.awaitOrder(ctx, bothLeading); err != nil {
+			return err
+		}
+		if err := c.awaitModule(ctx, sum); err != nil {
 			return err
 		}
 		return errors.Join(acceptsConfig(ctx, c.client), c.orderHolds(ctx, bothLeading), c.isGood(ctx, installed))

@@ -3,6 +3,7 @@
 package compact
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -401,4 +402,35 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 	if got, want := h.send(i, long)[1], (h.send(i, stock)[2]); got != want {
 		t.Errorf("a long request has %v first, a short one %v", got, want)
 	}
+}
+
+// FuzzConfiguration runs the module's JSON reader on any bytes: it must not trap, it accepts
+// only valid JSON, and what it refuses leaves requests alone.
+func FuzzConfiguration(f *testing.F) {
+	for _, text := range []string{
+		"", "null", `{"headers":["x-o\u0077n","\ud83d\ude00"],"formats":["b3","w3c"]}`, `{"headers":null,"formats":[]}`,
+		`{"placement":"connection-manager","placeholders":"zipkin"}`, `{"header":1}`, `{"headers":["`, "{}\x00",
+	} {
+		f.Add(text)
+	}
+	h := &fakeHost{}
+	i := newInstance(f, h)
+	f.Fuzz(func(t *testing.T, text string) {
+		h.json, h.warnings, h.names, h.counted = text, nil, nil, nil
+		i.configure()
+		if len(h.warnings) > 1 {
+			t.Fatalf("%q: %q, want one line at most", text, h.warnings)
+		}
+		refused := len(h.warnings) == 1
+		if !refused && strings.Trim(text, " \t\r\n") != "" && !json.Valid([]byte(text)) {
+			t.Errorf("%q is not JSON and was accepted", text)
+		}
+		if refused && !slices.Equal(h.send(i, stock), stock) {
+			t.Errorf("%q was refused, and a request was changed", text)
+		}
+		h.json, h.names = "", nil
+		if i.configure(); !slices.Equal(h.send(i, stock), front) {
+			t.Errorf("after %q, the default configuration gives %q", text, reordertest.Decode(h.pairs))
+		}
+	})
 }

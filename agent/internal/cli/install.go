@@ -60,7 +60,8 @@ what differs.
 Methods to move the trace context to the start of the headers (--reorder), and what
 they take in each sidecar:
   wasmplugin                 the Wasm filter, fetched by a WasmPlugin and run as
-                             an upstream HTTP filter of the router; 73 MiB
+                             an upstream HTTP filter of the router; 73 MiB,
+                             19 with the compact module (docs/install.md#compact)
   wasmplugin-inline-headers  the Wasm filter in the connection manager; pods need
                              an annotation (docs/install.md) and a restart; 75 MiB
   envoyfilter                the Wasm filter as an upstream HTTP filter, without

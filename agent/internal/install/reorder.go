@@ -21,7 +21,8 @@ type cost struct {
 	memory int     // MiB
 }
 
-// compactMemory is what the Wasm filter takes as compact module, MiB (wasm-filter/compact).
+// compactMemory is what the Wasm filter takes as compact module, MiB, measured
+// (docs/reordering.md, docs/decisions/018-compact-module.md).
 const compactMemory = 19
 
 // costs are those of the methods that run code in a stock proxy.
