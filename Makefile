@@ -19,7 +19,7 @@ VARIANT  ?= # faults: mtls, devices, or a condition of the network (bin/lab faul
 CASES_DIR ?= # cases: directory with truth.json, captures and vectors.txt (../shared/cases)
 TEMPO    ?= # stores: a program of Grafana Tempo, tested as well
 FUZZTIME ?= # fuzz: time or number of runs of each target (20s)
-VERSION  ?= # wasm, wasm-compact: version and name of the image (devel)
+VERSION  ?= # wasm: version and name of the image (devel)
 
 # Programs that tests and linting call, and the Debian packages that provide them.
 COMMANDS := clang wasm-ld ip clang-format llvm-strip tcpdump tshark ngrep nginx curl pip3 chromium
@@ -173,13 +173,13 @@ build: ## Build bin/layertrace, bin/bookinfo, bin/peer and bin/lab
 	CGO_ENABLED=0 go build -trimpath -o bin/peer ./e2e/peer
 	CGO_ENABLED=0 go build -trimpath -o bin/lab ./e2e/cmd/lab
 
-.PHONY: wasm
-wasm: ## Build bin/layertrace.wasm, the filter, and bin/layertrace.oci, its image layout
-	go run ./wasm-filter/build -o bin/layertrace.wasm -oci bin/layertrace.oci $(if $(strip $(VERSION)),-version=$(VERSION))
-
 .PHONY: wasm-compact
 wasm-compact: ## Write bin/layertrace-compact.wasm, the same filter in C, which takes less memory, and its image layout
 	go run ./wasm-filter/compact/write -o bin/layertrace-compact.wasm -oci bin/layertrace-compact.oci $(if $(strip $(VERSION)),-version=$(VERSION))
+
+.PHONY: wasm
+wasm: ## Build bin/layertrace.wasm, the filter, and bin/layertrace.oci, its image layout
+	go run ./wasm-filter/build -o bin/layertrace.wasm -oci bin/layertrace.oci $(if $(strip $(VERSION)),-version=$(VERSION))
 
 .PHONY: image
 image: ## Build the agent's image, layertrace/agent:devel (needs docker)
