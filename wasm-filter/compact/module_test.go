@@ -6,11 +6,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/tetratelabs/wazero"
@@ -88,22 +90,31 @@ func TestModuleIsSmall(t *testing.T) {
 	}
 }
 
-// buildGo builds the filter in Go, the reference.
+// buildGo builds the filter in Go, the reference, once.
 func buildGo(t *testing.T) []byte {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("compiles the module in Go")
 	}
-	file := filepath.Join(t.TempDir(), "layertrace.wasm")
-	if text, err := exec.Command("go", "run", "../build", "-o", file).CombinedOutput(); err != nil {
-		t.Fatalf("build the module in Go: %v\n%s", err, text)
-	}
-	module, err := os.ReadFile(file)
+	module, err := goModule()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return module
 }
+
+var goModule = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "layertrace-wasm-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "layertrace.wasm")
+	if text, err := exec.Command("go", "run", "../build", "-o", file).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the module in Go: %w\n%s", err, text)
+	}
+	return os.ReadFile(file)
+})
 
 // host is the proxy as the module uses it.
 type host interface {
