@@ -25,13 +25,13 @@ BUILDER  ?= # release: URI of who builds, for the provenance
 VULNDB   ?= # vulncheck: URL of a database, file:///DIRECTORY for a copy
 
 # Programs that tests and linting call, and the Debian packages that provide them.
-COMMANDS := clang ip clang-format llvm-strip tcpdump tshark ngrep nginx curl pip3 chromium
-PACKAGES := clang iproute2 clang-format llvm libbpf-dev tcpdump tshark ngrep nginx-light curl python3-pip chromium
+COMMANDS := clang wasm-ld ip clang-format llvm-strip tcpdump tshark ngrep nginx curl pip3 chromium
+PACKAGES := clang lld iproute2 clang-format llvm libbpf-dev tcpdump tshark ngrep nginx-light curl python3-pip chromium
 
 GOTEST        := go test
 TEST_PACKAGES := ./...
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
-BPF_SOURCES   := $(wildcard bpf/*.c bpf/*/*.c bpf/include/*.h)
+C_SOURCES     := $(wildcard bpf/*.c bpf/*/*.c bpf/include/*.h wasm-filter/compact/src/*)
 # Packages whose tests need neither root nor Envoy.
 UNIT_PACKAGES  = $(shell go list ./... | grep -Ev '/(bpf|e2e|agent/internal/probe)(/|$$)')
 
@@ -158,13 +158,13 @@ soak-agent: root build ## Run an agent for 2 hours beside pods that come and go,
 	@exec bin/lab soak
 
 .PHONY: soak
-soak: root ## Load the Wasm filter for 10 minutes and watch memory and crashes
+soak: root ## Load each module of the Wasm filter for 10 minutes and watch memory and crashes
 	go test ./e2e/reorder -count=1 -run=TestSoak -v -timeout=1h -soak=10m -soak-requests=1000000
 
 .PHONY: lint
 lint: packages ## Check Go and C style and the import order
 	@$(GOLANGCI_LINT) run ./...
-	echo "clang-format of $(words $(BPF_SOURCES)) files"; clang-format --dry-run --Werror $(BPF_SOURCES)
+	echo "clang-format of $(words $(C_SOURCES)) files"; clang-format --dry-run --Werror $(C_SOURCES)
 
 .PHONY: structure
 structure: ## Measure files, packages and comments, and check the file lists of docs/architecture.md
@@ -176,6 +176,10 @@ build: ## Build bin/layertrace, bin/bookinfo, bin/peer and bin/lab
 	CGO_ENABLED=0 go build -trimpath -o bin/bookinfo ./e2e/bookinfo
 	CGO_ENABLED=0 go build -trimpath -o bin/peer ./e2e/peer
 	CGO_ENABLED=0 go build -trimpath -o bin/lab ./e2e/cmd/lab
+
+.PHONY: wasm-compact
+wasm-compact: ## Write bin/layertrace-compact.wasm, the same filter in C, which takes less memory, and its image layout
+	go run ./wasm-filter/compact/write -o bin/layertrace-compact.wasm -oci bin/layertrace-compact.oci $(if $(strip $(VERSION)),-version=$(VERSION))
 
 .PHONY: wasm
 wasm: ## Build bin/layertrace.wasm, the filter, and bin/layertrace.oci, its image layout
@@ -195,8 +199,8 @@ vulncheck: ## Check the agent and the filter for known vulnerabilities (needs Go
 	go tool -modfile=tools/go.mod govulncheck $(if $(strip $(VULNDB)),-db=$(strip $(VULNDB))) ./agent/cmd/... ./wasm-filter/...
 
 .PHONY: generate
-generate: packages ## Compile the BPF programs and update all generated files
-	go generate ./internal/tracecontext/... ./bpf/... ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join ./agent/internal/install ./agent/internal/cli/manual
+generate: packages ## Compile the BPF programs and the compact Wasm module, and update all generated files
+	go generate ./internal/tracecontext/... ./bpf/... ./wasm-filter/compact ./istio ./agent/internal/span ./agent/internal/agent ./agent/internal/join ./agent/internal/install ./agent/internal/cli/manual
 
 .PHONY: man
 man: ## Write the man pages of layertrace to out/man

@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -145,6 +146,8 @@ func (m *Mesh) writeShared(ctx context.Context) error {
 type PodSpec struct {
 	// Name is the pod's name and the value of its label app.
 	Name string
+	// Home is the namespace of the pod's object; empty: AppNamespace. It is there before.
+	Home string
 	// IP is an address of its node's pods, without a node one in BridgeIP's network.
 	IP string
 	// Node is the pod's node; nil: this machine.
@@ -163,6 +166,8 @@ func (s PodSpec) node() string {
 	}
 	return s.Node.Name
 }
+
+func (s PodSpec) home() string { return cmp.Or(s.Home, AppNamespace) }
 
 // Pod is a pod without containers: what a test starts or dials in its network
 // namespace is the application.
@@ -214,7 +219,7 @@ func (m *Mesh) makePod(ctx context.Context, spec PodSpec) (*Pod, error) {
 
 // register creates the pod in the API server, with the status of a running one.
 func (m *Mesh) register(ctx context.Context, spec PodSpec) error {
-	pods := m.cluster.Client.CoreV1().Pods(AppNamespace)
+	pods := m.cluster.Client.CoreV1().Pods(spec.home())
 	containers := []core.Container{{Name: "app", Image: "app"}}
 	labels := map[string]string{"app": spec.Name}
 	if spec.Sidecar || spec.Gateway {
@@ -268,7 +273,7 @@ func (m *Mesh) startProxy(ctx context.Context, pod *Pod) error {
 	}
 	env := []string{
 		"PROXY_CONFIG=" + string(config), "CA_ADDR=istiod.istio-system.svc:15012", "TRUST_DOMAIN=cluster.local",
-		"POD_NAME=" + pod.Name, "POD_NAMESPACE=" + AppNamespace, "INSTANCE_IP=" + pod.IP, "SERVICE_ACCOUNT=default",
+		"POD_NAME=" + pod.Name, "POD_NAMESPACE=" + pod.home(), "INSTANCE_IP=" + pod.IP, "SERVICE_ACCOUNT=default",
 		"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_NODE_NAME=" + pod.node(), "ISTIO_META_INTERCEPTION_MODE=REDIRECT",
 		"ISTIO_META_WORKLOAD_NAME=" + pod.Name, "ISTIO_META_MESH_ID=cluster.local",
 	}
@@ -284,7 +289,7 @@ func (m *Mesh) startProxy(ctx context.Context, pod *Pod) error {
 		Path: "unshare",
 		Args: []string{"--mount", "--propagation=private", "sh", "-c", script, "sh",
 			m.hosts, filepath.Join(pod.dir, "var", "lib"),
-			m.tools.PilotAgent, "proxy", role, "--domain=" + AppNamespace + ".svc.cluster.local"},
+			m.tools.PilotAgent, "proxy", role, "--domain=" + pod.home() + ".svc.cluster.local"},
 	})
 	if err != nil {
 		return err
@@ -325,7 +330,7 @@ func (m *Mesh) writeSidecar(ctx context.Context, pod *Pod) error {
 	if err != nil {
 		return fmt.Errorf("read Istio's bootstrap template: %w", err)
 	}
-	token, err := m.cluster.Client.CoreV1().ServiceAccounts(AppNamespace).CreateToken(ctx, "default",
+	token, err := m.cluster.Client.CoreV1().ServiceAccounts(pod.home()).CreateToken(ctx, "default",
 		&authentication.TokenRequest{Spec: authentication.TokenRequestSpec{Audiences: []string{"istio-ca"}}}, meta.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("get the sidecar's token: %w", err)

@@ -36,6 +36,8 @@ type Options struct {
 	Tools Tools
 	// Groups of steps to run, of the variable of that name.
 	Groups []string
+	// Before is the git revision to upgrade from; empty: the latest release.
+	Before string
 	// Progress is called with one line per step.
 	Progress func(format string, args ...any)
 }
@@ -109,11 +111,15 @@ type chain struct {
 	modules *cluster.Modules
 	// upstream is the application in the pod server.
 	upstream *reorder.Upstream
-	// client is the pod whose sidecar the steps configure, url where it sends requests.
-	client *cluster.Pod
-	url    string
-	// encrypted is what the steps for mutual TLS add.
+	// client is the pod whose sidecar the steps configure, url where it sends requests; plain is
+	// the first client, with Istio's own bootstrap.
+	client, plain *cluster.Pod
+	url           string
+	// encrypted is what the steps for mutual TLS add, limited those of limited installations.
 	encrypted encrypted
+	limited   limited
+	// before is the version to upgrade from.
+	before *version
 	// jaeger reads the agents' spans.
 	jaeger *lab.JaegerClient
 }
@@ -175,14 +181,18 @@ type step struct {
 const (
 	// StepsReorder are those of the methods to move the trace context.
 	StepsReorder = "reorder"
+	// StepsLimited are those of installations for one namespace.
+	StepsLimited = "limited"
 	// StepsNode are those of a node with a kubelet.
 	StepsNode = "node"
+	// StepsUpgrade are those of an upgrade and a rollback on that node.
+	StepsUpgrade = "upgrade"
 	// StepsMTLS are those of encrypted traffic.
 	StepsMTLS = "mtls"
 )
 
 // Groups are all groups of steps.
-var Groups = []string{StepsReorder, StepsNode, StepsMTLS}
+var Groups = []string{StepsLimited, StepsReorder, StepsNode, StepsUpgrade, StepsMTLS}
 
 // steps returns the steps of these groups in their order.
 func steps(groups []string) []step {
@@ -193,20 +203,32 @@ func steps(groups []string) []step {
 		{"stock order without layertrace", true, showsStockOrder},
 		{"Jaeger", true, startJaeger},
 	}
+	if slices.Contains(groups, StepsLimited) {
+		all = append(all, limitedSteps()...)
+	}
 	if slices.Contains(groups, StepsReorder) {
 		for _, m := range methods {
 			all = append(all, m.steps()...)
 		}
 		all = append(all, inlineMethod.inlineSteps()...)
 	}
+	upgrade := slices.Contains(groups, StepsUpgrade)
+	if upgrade {
+		all = append(all, step{"the version before, built from its revision", true, buildBefore})
+	}
+	if upgrade || slices.Contains(groups, StepsNode) {
+		all = append(all, step{"node with kubelet, containerd and CNI", true, startNode})
+	}
 	if slices.Contains(groups, StepsNode) {
 		all = append(all,
-			step{"node with kubelet, containerd and CNI", true, startNode},
 			step{"agent's pod from the project's image, ready", true, agentRuns},
 			step{"agent confined as its manifest says", false, agentIsConfined},
 			step{"pod that starts later is named in its spans in Jaeger", false, laterPodIsNamed},
 			step{"agent uninstalled, its pod removed", false, agentGoes})
 		all = append(all, trySteps()...)
+	}
+	if upgrade {
+		all = append(all, upgradeSteps()...)
 	}
 	if slices.Contains(groups, StepsMTLS) {
 		all = append(all, mtlsSteps()...)
@@ -255,7 +277,8 @@ func startPods(ctx context.Context, c *chain) error {
 		return fmt.Errorf("serve in pod server: %w", err)
 	}
 	c.upstream = reorder.ServeUpstream(listener)
-	c.client, err = c.mesh.AddPod(ctx, cluster.PodSpec{Name: "client", IP: clientIP, Sidecar: true})
+	c.plain, err = c.mesh.AddPod(ctx, cluster.PodSpec{Name: "client", IP: clientIP, Sidecar: true})
+	c.client = c.plain
 	return err
 }
 

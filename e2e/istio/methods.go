@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -322,7 +323,12 @@ func (c *chain) istioctl(ctx context.Context, args ...string) error {
 // putVariant serves the filter with its name in a custom section, which makes it a
 // module of its own, and returns its SHA-256 in hex.
 func (c *chain) putVariant(name string) (string, error) {
-	wasm, err := os.ReadFile(c.options.Tools.Wasm)
+	return c.putModule(name, c.options.Tools.Wasm)
+}
+
+// putModule does the same with the module of a file.
+func (c *chain) putModule(name, file string) (string, error) {
+	wasm, err := os.ReadFile(file)
 	if err != nil {
 		return "", fmt.Errorf("read the filter: %w", err)
 	}
@@ -335,13 +341,18 @@ func (c *chain) putVariant(name string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
+// moduleFile is how pilot-agent names the file of a module.
+var moduleFile = regexp.MustCompile(`[0-9a-f]{64}\.wasm`)
+
 // awaitModule waits until Envoy runs the module. pilot-agent's file for it is named
 // by its SHA-256.
 func (c *chain) awaitModule(ctx context.Context, sum string) error {
 	return sandbox.Await(ctx, "module "+sum, configLimit, 100*time.Millisecond, func(ctx context.Context) error {
-		dump, err := sandbox.Get(ctx, c.client.HTTP, envoyAdmin+"/config_dump?resource=ecds_filters")
+		// Not ?resource=ecds_filters: that shows the filters of the connection manager, if there
+		// ever were some, and no upstream filters.
+		dump, err := sandbox.Get(ctx, c.client.HTTP, envoyAdmin+"/config_dump")
 		if err == nil && !strings.Contains(string(dump), sum) {
-			err = errors.New("not among Envoy's extensions")
+			err = fmt.Errorf("not among Envoy's extensions, which have %v", moduleFile.FindAllString(string(dump), -1))
 		}
 		return err
 	})

@@ -259,7 +259,7 @@ func (l mtlsLog) uninstalled(ctx context.Context, c *chain) error {
 		}
 		for i, pod := range []*cluster.Pod{c.encrypted.clerk, c.encrypted.vault} {
 			var after string
-			err := sandbox.Await(ctx, "the previous configuration of "+pod.Name, configLimit, 200*time.Millisecond, func(ctx context.Context) (err error) {
+			err := sandbox.Await(ctx, "the previous configuration of "+pod.Name, configLimit, configEvery, func(ctx context.Context) (err error) {
 				if after, err = proxyConfig(ctx, pod); err == nil && after != c.encrypted.before[i] {
 					err = errors.New("it differs: " + firstDifference(c.encrypted.before[i], after))
 				}

@@ -37,12 +37,16 @@ func startNode(ctx context.Context, c *chain) error {
 	if err != nil {
 		return err
 	}
-	archives := []string{c.options.Tools.AgentImage}
-	for reference, program := range map[string]string{
+	programs := map[string]string{
 		cluster.PauseImage: c.options.Tools.Pause,
 		appImage:           c.options.Tools.Bookinfo,
-	} {
-		archive := filepath.Join(dir, filepath.Base(program)+".tar")
+	}
+	if c.before != nil {
+		programs[c.before.image()] = c.before.layertrace
+	}
+	archives := []string{c.options.Tools.AgentImage}
+	for reference, program := range programs {
+		archive := filepath.Join(dir, strings.NewReplacer("/", "-", ":", "-").Replace(reference)+".tar")
 		if err := cluster.WriteImage(archive, reference, program); err != nil {
 			return err
 		}

@@ -23,18 +23,12 @@ import (
 // text that is the same for the same configuration: without times and versions of the
 // update, in a fixed order.
 func proxyConfig(ctx context.Context, pod *cluster.Pod) (string, error) {
-	text, err := sandbox.Get(ctx, pod.HTTP, envoyAdmin+"/config_dump")
+	configs, err := dumpConfig(ctx, pod)
 	if err != nil {
 		return "", err
 	}
-	var dump struct {
-		Configs []map[string]any `json:"configs"`
-	}
-	if err := json.Unmarshal(text, &dump); err != nil {
-		return "", fmt.Errorf("read the configuration of %s: %w", pod.Name, err)
-	}
 	kept := map[string]any{}
-	for _, config := range dump.Configs {
+	for _, config := range configs {
 		for _, part := range []string{"dynamic_listeners", "dynamic_active_clusters", "dynamic_route_configs"} {
 			if list, ok := config[part].([]any); ok {
 				kept[part] = ordered(slices.DeleteFunc(list, isDraining))
@@ -53,6 +47,21 @@ func proxyConfig(ctx context.Context, pod *cluster.Pod) (string, error) {
 	encoder.SetIndent("", " ")
 	err = encoder.Encode(kept)
 	return out.String(), err
+}
+
+// dumpConfig returns everything that a proxy's Envoy is configured with, endpoints included.
+func dumpConfig(ctx context.Context, pod *cluster.Pod) ([]map[string]any, error) {
+	text, err := sandbox.Get(ctx, pod.HTTP, envoyAdmin+"/config_dump?include_eds")
+	if err != nil {
+		return nil, err
+	}
+	var dump struct {
+		Configs []map[string]any `json:"configs"`
+	}
+	if err := json.Unmarshal(text, &dump); err != nil {
+		return nil, fmt.Errorf("read the configuration of %s: %w", pod.Name, err)
+	}
+	return dump.Configs, nil
 }
 
 // isDraining reports whether a listener has only the connections that it had before it
@@ -99,10 +108,13 @@ func withoutUpdate(m map[string]any) {
 	}
 }
 
+// configEvery is how often a proxy's configuration is read while a test waits for a change.
+const configEvery = 200 * time.Millisecond
+
 // settledConfig returns a proxy's configuration once it stays the same.
 func settledConfig(ctx context.Context, pod *cluster.Pod) (config string, err error) {
 	same := 0
-	err = sandbox.Await(ctx, "a lasting configuration of "+pod.Name, configLimit, 200*time.Millisecond, func(ctx context.Context) error {
+	err = sandbox.Await(ctx, "a lasting configuration of "+pod.Name, configLimit, configEvery, func(ctx context.Context) error {
 		now, err := proxyConfig(ctx, pod)
 		if err != nil {
 			return err
@@ -120,7 +132,7 @@ func settledConfig(ctx context.Context, pod *cluster.Pod) (config string, err er
 
 // awaitConfig waits until a proxy has accepted a configuration that contains texts.
 func awaitConfig(ctx context.Context, pod *cluster.Pod, texts ...string) error {
-	err := sandbox.Await(ctx, "the log in "+pod.Name, configLimit, 200*time.Millisecond, func(ctx context.Context) error {
+	err := sandbox.Await(ctx, "the log in "+pod.Name, configLimit, configEvery, func(ctx context.Context) error {
 		config, err := proxyConfig(ctx, pod)
 		if err != nil {
 			return err

@@ -23,12 +23,14 @@ import (
 
 // CostOptions configure a measurement.
 type CostOptions struct {
-	// Envoy and Module are the paths of Envoy and the Wasm filter, Lua is the source
-	// of the Lua filter.
+	// Envoy and Module are the paths of Envoy and the Wasm filter in Go, Lua is the
+	// source of the Lua filter.
 	Envoy, Module, Lua string
 	// Dir is an existing directory for modules, configurations and logs.
 	Dir      string
 	Progress func(format string, args ...any)
+	// Workers is the number of Envoy's worker threads; 0 means 1.
+	Workers int
 	// Variants are the variants to measure, Variants() if nil.
 	Variants []Variant
 	// Rounds is how often each variant gets Requests requests, one variant after
@@ -185,25 +187,29 @@ func Variants(ctx context.Context, o CostOptions) ([]Variant, error) {
 	if err := buildEmpty(ctx, empty); err != nil {
 		return nil, err
 	}
-	filter := filterVariants(o.Module)
-	return []Variant{
+	small, err := WriteCompact(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	filter := filterVariants("wasm", o.Module)
+	return slices.Concat([]Variant{
 		{Name: "stock"},
 		{Name: "empty-wasm-upstream", Upstream: &Filter{Wasm: empty}},
 		filter[0],
 		{Name: "empty-wasm-connection-manager", Downstream: &Filter{Wasm: empty}, Inline: true},
 		filter[1],
 		{Name: "lua-upstream", Upstream: &Filter{Lua: o.Lua}},
-	}, nil
+	}, filterVariants("compact", small)), nil
 }
 
-// filterVariants returns the filter in its two placements.
-func filterVariants(module string) []Variant {
+// filterVariants returns a module of the filter in its two placements.
+func filterVariants(name, module string) []Variant {
 	manager := &Filter{
 		Wasm: module, Configuration: `{"placement":"connection-manager","placeholders":"zipkin"}`,
 	}
 	return []Variant{
-		{Name: "wasm-upstream", Upstream: &Filter{Wasm: module}},
-		{Name: "wasm-connection-manager", Downstream: manager, Inline: true},
+		{Name: name + "-upstream", Upstream: &Filter{Wasm: module}},
+		{Name: name + "-connection-manager", Downstream: manager, Inline: true},
 	}
 }
 
@@ -237,8 +243,9 @@ func startVariant(ctx context.Context, o CostOptions, v Variant, upstream netip.
 	}
 	config := envoyConfig{
 		Envoy: o.Envoy, Dir: dir, Tracer: lab.Zipkin, Upstream: upstream,
-		Collector: upstream, // nothing is sampled
-		Listeners: []envoyListener{listener},
+		Collector:   upstream, // nothing is sampled
+		Concurrency: o.Workers,
+		Listeners:   []envoyListener{listener},
 	}
 	if v.Inline {
 		config.InlineHeaders = []string{"x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"}

@@ -5,15 +5,12 @@ package reorder
 import (
 	"context"
 	"fmt"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab"
-	"github.com/layertrace/layertrace/e2e/provision"
 	"github.com/layertrace/layertrace/e2e/sandbox"
 )
 
@@ -33,16 +30,10 @@ const (
 // not, with the right and the wrong tracer, with headers by which a client can look
 // traced. All listeners with the right filter share a plugin in one VM, and what it
 // learned.
-func TestPlaceholdersStayInside(t *testing.T) {
-	needsEnvoy(t)
-	program, err := provision.Envoy(t.Context(), t.Logf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	module := filepath.Join(t.TempDir(), "layertrace.wasm")
-	if text, err := exec.Command("go", "run", "../../wasm-filter/build", "-o", module).CombinedOutput(); err != nil {
-		t.Fatalf("build the module: %v\n%s", err, text)
-	}
+func TestPlaceholdersStayInside(t *testing.T) { eachModule(t, checkPlaceholders) }
+
+func checkPlaceholders(t *testing.T, program, module string) {
+	t.Helper()
 	for tracer, other := range map[lab.Tracer]lab.Tracer{
 		lab.Zipkin: lab.OpenTelemetry, lab.OpenTelemetry: lab.Zipkin,
 	} {

@@ -17,7 +17,7 @@ import (
 
 // SoakOptions configure a soak test.
 type SoakOptions struct {
-	CostOptions
+	CostOptions // Module may be any module of the filter
 	// Soak ends after Duration and after Requests responses of each variant.
 	Duration time.Duration
 	Requests uint64
@@ -68,7 +68,7 @@ func Soak(ctx context.Context, o SoakOptions) (results []SoakResult, err error) 
 			err = errors.Join(err, r.proxy.Stop())
 		}
 	}()
-	for _, v := range filterVariants(o.Module) {
+	for _, v := range filterVariants("wasm", o.Module) {
 		o.Progress("starting Envoy for %s", v.Name)
 		r, err := startVariant(ctx, o.CostOptions, v, upstream.Address())
 		if err != nil {

@@ -4,13 +4,9 @@ package reorder
 
 import (
 	"flag"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/layertrace/layertrace/e2e/provision"
 )
 
 var (
@@ -22,21 +18,16 @@ var (
 // long run:
 //
 //	go test ./e2e/reorder -run TestSoak -v -timeout 1h -soak 10m -soak-requests 1000000
-func TestSoak(t *testing.T) {
-	needsEnvoy(t)
-	program, err := provision.Envoy(t.Context(), t.Logf)
-	if err != nil {
-		t.Fatal(err)
-	}
+func TestSoak(t *testing.T) { eachModule(t, checkSoak) }
+
+func checkSoak(t *testing.T, program, module string) {
+	t.Helper()
 	o := SoakOptions{
-		CostOptions: CostOptions{Envoy: program, Module: filepath.Join(t.TempDir(), "layertrace.wasm"), Dir: t.TempDir(), Progress: t.Logf},
+		CostOptions: CostOptions{Envoy: program, Module: module, Dir: t.TempDir(), Progress: t.Logf},
 		Duration:    *soakDuration, Requests: max(500, *soakRequired),
 	}
 	if o.Duration == 0 {
 		o.Duration = 100 * time.Millisecond
-	}
-	if text, err := exec.Command("go", "run", builder, "-o", o.Module).CombinedOutput(); err != nil {
-		t.Fatalf("build the module: %v\n%s", err, text)
 	}
 	results, err := Soak(t.Context(), o)
 	if err != nil {

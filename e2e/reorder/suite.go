@@ -12,16 +12,19 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/layertrace/layertrace/e2e/lab"
 	luafilter "github.com/layertrace/layertrace/lua-filter"
+	"github.com/layertrace/layertrace/wasm-filter/compact"
 )
 
 // Options configure the suite of golden files.
 type Options struct {
-	// Envoy and Module are the paths of Envoy and of the Wasm filter.
+	// Envoy and Module are the paths of Envoy and of the Wasm filter in Go.
 	Envoy, Module string
 	// Dir is an existing directory for configurations and logs.
 	Dir string
@@ -32,6 +35,8 @@ type Options struct {
 	Progress   func(format string, args ...any)
 	// After, if set, is called with each Envoy after its cases.
 	After func(context.Context, *Testbed) error
+
+	compact string // path of the compact module
 }
 
 // Tracers are the tracers with golden files.
@@ -62,6 +67,10 @@ type Result struct {
 func Run(ctx context.Context, o Options) ([]Result, error) {
 	if len(o.Placements) == 0 {
 		o.Placements = Placements
+	}
+	var err error
+	if o.compact, err = WriteCompact(o.Dir); err != nil {
+		return nil, err
 	}
 	var results []Result
 	for _, tracer := range Tracers {
@@ -116,7 +125,7 @@ func runGroup(ctx context.Context, o Options, tracer lab.Tracer, placements []Pl
 					return results, ctx.Err()
 				}
 				if err == nil {
-					err = c.Compare(string(placement), heads)
+					err = c.Compare(placement.Golden(), heads)
 				}
 				result.Pass, result.Err = err == nil, err
 				result.Order, result.Offset = lastOrder(heads), offset(heads, tracer)
@@ -130,8 +139,8 @@ func runGroup(ctx context.Context, o Options, tracer lab.Tracer, placements []Pl
 	return results, nil
 }
 
-// Placement is a filter, in its place, that moves the trace context to the start. The
-// golden files, tables and out/reorder.json have its name.
+// Placement is a filter, in its place, that moves the trace context to the start. Tables
+// and out/reorder.json have its name.
 type Placement string
 
 // Placements that a stock Envoy can run. (The golden files also have "patch", the
@@ -147,10 +156,39 @@ const (
 	WasmConnectionManager Placement = "wasm-connection-manager"
 	// LuaUpstream is the Lua script as upstream HTTP filter of the router.
 	LuaUpstream Placement = "lua-upstream"
+	// CompactUpstream and CompactConnectionManager are the compact module in the places
+	// of the Wasm filter.
+	CompactUpstream          Placement = "compact-upstream"
+	CompactConnectionManager Placement = "compact-connection-manager"
 )
 
 // Placements are all placements, in the order of tables.
-var Placements = []Placement{Stock, WasmUpstream, WasmConnectionManager, LuaUpstream}
+var Placements = []Placement{Stock, WasmUpstream, WasmConnectionManager, LuaUpstream, CompactUpstream, CompactConnectionManager}
+
+// reference returns the placement that must send the same: of the compact module that of
+// the filter in Go.
+func (p Placement) reference() Placement {
+	switch p {
+	case CompactUpstream:
+		return WasmUpstream
+	case CompactConnectionManager:
+		return WasmConnectionManager
+	default:
+		return p
+	}
+}
+
+// Golden returns the name of a placement in the golden files.
+func (p Placement) Golden() string { return string(p.reference()) }
+
+// WriteCompact writes the compact module into a file in the directory and returns its path.
+func WriteCompact(dir string) (string, error) {
+	path := filepath.Join(dir, "layertrace-compact.wasm")
+	if err := os.WriteFile(path, compact.Module, 0o644); err != nil {
+		return "", fmt.Errorf("write the compact module: %w", err)
+	}
+	return path, nil
+}
 
 // formatOf is the name, in the filters' configuration, of a tracer's format.
 var formatOf = map[lab.Tracer]string{lab.Zipkin: "b3", lab.OpenTelemetry: "w3c"}
@@ -164,7 +202,7 @@ var headersOf = map[lab.Tracer][]string{
 // InlineHeaders returns the inline headers that the bootstrap must register for a
 // placement: all that the tracers write, as in istio/reorder.
 func (p Placement) InlineHeaders() []string {
-	if p != WasmConnectionManager {
+	if p.reference() != WasmConnectionManager {
 		return nil
 	}
 	return slices.Concat(headersOf[lab.OpenTelemetry], headersOf[lab.Zipkin])
@@ -182,7 +220,7 @@ type filterConfig struct {
 // filter returns the HTTP filter of a placement, for the connection manager or for
 // the router; nil where there is none. module is the path of the Wasm filter.
 func (p Placement) filter(tracer lab.Tracer, module string, c filterConfig) (downstream, upstream *Filter, err error) {
-	switch p {
+	switch p.reference() {
 	case Stock:
 		return nil, nil, nil
 	case LuaUpstream:

@@ -61,6 +61,27 @@ func TestWire(t *testing.T) {
 	}
 }
 
+// eachModule runs a test with each module of the Wasm filter: TEST/Go and TEST/compact.
+func eachModule(t *testing.T, test func(t *testing.T, envoy, module string)) {
+	t.Helper()
+	needsEnvoy(t)
+	envoy, err := provision.Envoy(t.Context(), t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	small, err := WriteCompact(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("compact", func(t *testing.T) { test(t, envoy, small) })
+	module := filepath.Join(dir, "layertrace.wasm")
+	if err := provision.Wasm(t.Context(), module, t.Logf); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("Go", func(t *testing.T) { test(t, envoy, module) })
+}
+
 // needsEnvoy skips a test for which the Wasm filter is built and Envoys compile it.
 func needsEnvoy(t *testing.T) {
 	t.Helper()
@@ -88,11 +109,11 @@ func checkCounters(ctx context.Context, t *testing.T, o Options, b *Testbed) {
 	}
 	want := map[string]uint64{"layertrace_host_call_errors": 0, "layertrace_placeholders_left": 0, "lua.errors": 0}
 	for _, placement := range b.placements {
-		switch placement {
-		case WasmUpstream:
-			want["layertrace_requests_reordered"] = 0
-			want["layertrace_requests_already_first"] = 0
-			want["layertrace_requests_without_context"] = 0
+		switch placement.reference() {
+		case WasmUpstream: // the counters of both modules have the same names
+			for _, name := range []string{"reordered", "already_first", "without_context"} {
+				want["layertrace_requests_"+name] += 0
+			}
 		case LuaUpstream:
 			want["lua.executions"] = 0
 		}
@@ -114,14 +135,14 @@ func checkCounters(ctx context.Context, t *testing.T, o Options, b *Testbed) {
 // count adds the expected counts of a case and placement.
 func count(want map[string]uint64, c Case, placement Placement) {
 	for _, protocol := range []Protocol{HTTP1, HTTP2} {
-		stock, heads := c.Want(string(Stock), protocol), c.Want(string(placement), protocol)
+		stock, heads := c.Want(string(Stock), protocol), c.Want(placement.Golden(), protocol)
 		for i, head := range heads {
 			filters := uint64(c.Setup.Filters)
 			switch {
 			case placement == LuaUpstream:
 				want["lua.executions"] += filters
 				continue
-			case placement != WasmUpstream || c.Setup.Refused:
+			case placement.reference() != WasmUpstream || c.Setup.Refused:
 				continue
 			}
 			moved := !reflect.DeepEqual(head, stock[i])
@@ -145,7 +166,7 @@ func checkLog(ctx context.Context, t *testing.T, b *Testbed) {
 	t.Helper()
 	listeners := 0
 	for _, placement := range b.placements {
-		if placement == WasmUpstream || placement == WasmConnectionManager {
+		if p := placement.reference(); p == WasmUpstream || p == WasmConnectionManager {
 			listeners += 2 // one for each protocol
 		}
 	}
@@ -171,8 +192,8 @@ var pool = []string{
 	"te", "grpc-timeout", "content-type",
 }
 
-// checkAlike sends random requests through the Lua script and the Wasm filter, without
-// a tracer, and fails unless both send the same.
+// checkAlike sends random requests through the Lua script and both modules of the Wasm
+// filter, without a tracer, and fails unless all send the same.
 func checkAlike(ctx context.Context, t *testing.T, b *Testbed) {
 	t.Helper()
 	if !slices.Contains(b.placements, LuaUpstream) || !slices.Contains(b.placements, WasmUpstream) {
@@ -193,8 +214,8 @@ func checkAlike(ctx context.Context, t *testing.T, b *Testbed) {
 			c.Client = append(c.Client, field)
 		}
 		protocol := protocols[random.IntN(len(protocols))]
-		var sent [2][]Head
-		for i, placement := range []Placement{WasmUpstream, LuaUpstream} {
+		var reference []Head
+		for _, placement := range []Placement{WasmUpstream, CompactUpstream, LuaUpstream} {
 			heads, err := b.Exchange(ctx, placement, protocol, c)
 			if err != nil {
 				t.Fatalf("%v, %s, %v: %v", b, placement, c.Client, err)
@@ -204,10 +225,11 @@ func checkAlike(ctx context.Context, t *testing.T, b *Testbed) {
 					head.Fields[at].Value = "" // differs from request to request
 				}
 			}
-			sent[i] = heads
-		}
-		if diff := cmp.Diff(sent[0], sent[1]); diff != "" {
-			t.Fatalf("%v, %s: for %v the Lua script sends something else (-Wasm +Lua):\n%s", b, protocol, c.Client, diff)
+			if placement == WasmUpstream {
+				reference = heads
+			} else if diff := cmp.Diff(reference, heads); diff != "" {
+				t.Fatalf("%v, %s, %v: %s sends something else (-%s):\n%s", b, protocol, c.Client, placement, WasmUpstream, diff)
+			}
 		}
 	}
 }

@@ -39,9 +39,13 @@ func startTestbed(ctx context.Context, o Options, tracer lab.Tracer, placements 
 	config := envoyConfig{Envoy: o.Envoy, Tracer: tracer, InlineHeaders: placements[0].InlineHeaders()}
 	seen := map[string]bool{}
 	for _, placement := range placements {
+		module := o.Module
+		if placement != placement.reference() {
+			module = o.compact
+		}
 		for _, protocol := range protocols {
 			for _, c := range cases {
-				l, err := newListener(tracer, placement, protocol, c.Setup, o.Module)
+				l, err := newListener(tracer, placement, protocol, c.Setup, module)
 				if err != nil {
 					return nil, err
 				}
@@ -111,7 +115,7 @@ func (b *Testbed) warmUp(ctx context.Context, cases []Case) error {
 		for _, protocol := range protocols {
 			for _, c := range cases {
 				name := listenerName(placement, protocol, c.Setup)
-				if placement != WasmConnectionManager || c.Setup.NoTracer || c.Setup.Refused || done[name] {
+				if placement.reference() != WasmConnectionManager || c.Setup.NoTracer || c.Setup.Refused || done[name] {
 					continue
 				}
 				done[name] = true

@@ -305,8 +305,9 @@ func clockOffset(offset time.Duration) string {
 
 // Memory is the memory of a process, in bytes.
 type Memory struct {
-	// Resident is VmRSS of proc_pid_status(5), Peak its highest value (VmHWM).
-	Resident, Peak uint64
+	// Resident is VmRSS of proc_pid_status(5), Peak its highest value (VmHWM). Anonymous
+	// is the part of Resident that no file backs (RssAnon): what the process has written.
+	Resident, Peak, Anonymous uint64
 }
 
 // ReadMemory reads the memory of a process from /proc/PID/status.
@@ -331,7 +332,7 @@ func ReadMemory(pid int) (Memory, error) {
 	if values["VmRSS"] == 0 || values["VmHWM"] == 0 {
 		return Memory{}, fmt.Errorf("read memory of process %d: no VmRSS or VmHWM: it has ended", pid)
 	}
-	return Memory{Resident: values["VmRSS"], Peak: values["VmHWM"]}, nil
+	return Memory{Resident: values["VmRSS"], Peak: values["VmHWM"], Anonymous: values["RssAnon"]}, nil
 }
 
 // ReadBPFMemory returns the memory of the BPF maps and programs that a process has open,

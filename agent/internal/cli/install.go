@@ -59,7 +59,7 @@ fails, the changes before it are rolled back. A repeated installation changes on
 what differs.
 
 Methods to move the trace context to the start of the headers (--reorder), and what
-they take in each sidecar:
+they take in each sidecar (the Wasm filter as compact module: 19 MiB):
   wasmplugin                 the Wasm filter, fetched by a WasmPlugin and run as
                              an upstream HTTP filter of the router; 73 MiB
   wasmplugin-inline-headers  the Wasm filter in the connection manager; pods

@@ -21,6 +21,10 @@ type cost struct {
 	memory int     // MiB
 }
 
+// compactMemory is what the Wasm filter takes as compact module, MiB, measured
+// (docs/reordering.md, docs/decisions/018-compact-module.md).
+const compactMemory = 19
+
 // costs are those of the methods that run code in a stock proxy.
 var costs = map[string]cost{
 	ReorderWasmPlugin: {12, 73}, ReorderEnvoyFilter: {12, 73}, ReorderInlineHeaders: {12, 75}, ReorderLua: {14, 3},
@@ -40,7 +44,8 @@ func checkCost(_ context.Context, _ *Cluster, o *Options, _ *Mesh) ([]Finding, e
 	case o.Reorder == ReorderLua:
 		return one(Fine, "in each sidecar about %v; --reorder %s: %v", known, ReorderWasmPlugin, costs[ReorderWasmPlugin])
 	default:
-		return one(Fine, "in each sidecar about %v; --reorder %s: %v, and %s none", known, ReorderLua, costs[ReorderLua], ReorderNone)
+		return one(Fine, "in each sidecar about %v (%d MiB with the compact module, docs/install.md#compact); --reorder %s: %v, and %s none",
+			known, compactMemory, ReorderLua, costs[ReorderLua], ReorderNone)
 	}
 }
 

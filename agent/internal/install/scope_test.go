@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"regexp"
 	"slices"
@@ -573,6 +574,13 @@ func TestCostsAreMeasured(t *testing.T) {
 		if stock == nil || row == nil || costs[method].micros != row[0] || float64(costs[method].memory) != row[1]-stock[1] {
 			t.Errorf("%s: %v, measured %v over %v", method, costs[method], row, stock)
 		}
+	}
+	row := regexp.MustCompile(`\| Wasm, compact \| [0-9.]+ \| ([0-9.]+) \|`).FindSubmatch(page)
+	if row == nil {
+		t.Fatal("no measurement of the compact module")
+	}
+	if memory, err := strconv.ParseFloat(string(row[1]), 64); err != nil || math.Round(memory) != compactMemory {
+		t.Errorf("the compact module takes %d MiB, measured %s", compactMemory, row[1])
 	}
 	for _, method := range Reorders {
 		o := defaults(method)

@@ -32,10 +32,10 @@ func reorderCommand() *cobra.Command {
 		Use:   "reorder",
 		Short: "Check on the wire what moves the trace context to the start, and measure its cost",
 		Long: `Compares each filter that moves the trace context to the start with the golden files
-of e2e/testdata/wire: Wasm as upstream filter and in the connection manager, Lua as
-upstream filter, and a stock Envoy for comparison; with both tracers, over HTTP/1.1
-and HTTP/2, on the wire of a real Envoy. Then measures the cost of a request in
-Envoy with each of them. Fails when a request differs from its golden file.`,
+of e2e/testdata/wire: Wasm as upstream filter and in the connection manager, in Go and
+as compact module, Lua as upstream filter, and a stock Envoy for comparison; with both
+tracers, over HTTP/1.1 and HTTP/2, on the wire of a real Envoy. Then measures Envoy's
+memory and the cost of a request with each of them. Fails when a request differs from its golden file.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r.progress = progress()
@@ -79,32 +79,35 @@ func (r *reorderCmd) run(ctx context.Context) error {
 	printWire(os.Stdout, report.Wire)
 	printOffsets(os.Stdout, report.Wire)
 	if r.cost {
-		if report.Cost, err = r.measure(ctx, envoy, module, dir); err != nil {
+		if err := r.measure(ctx, envoy, module, dir, &report); err != nil {
 			return err
 		}
 		printCost(os.Stdout, report.Cost)
+		printMemory(os.Stdout, report.Memory)
 	}
 	return errors.Join(report.write(filepath.Join(r.out, "reorder.json")), report.failed())
 }
 
-func (r *reorderCmd) measure(ctx context.Context, envoy, module, dir string) ([]reorder.Cost, error) {
+func (r *reorderCmd) measure(ctx context.Context, envoy, module, dir string, report *reorderReport) error {
 	lua, err := luafilter.Source(luafilter.Config{})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	results, err := reorder.MeasureCost(ctx, reorder.CostOptions{
-		Envoy: envoy, Module: module, Lua: lua, Dir: dir, Progress: r.progress,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("measure the cost: %w", err)
+	options := reorder.CostOptions{Envoy: envoy, Module: module, Lua: lua, Dir: dir, Progress: r.progress}
+	if report.Memory, err = reorder.MeasureMemory(ctx, options); err != nil {
+		return fmt.Errorf("measure the memory: %w", err)
 	}
-	return results, nil
+	if report.Cost, err = reorder.MeasureCost(ctx, options); err != nil {
+		return fmt.Errorf("measure the cost: %w", err)
+	}
+	return nil
 }
 
 // reorderReport is reorder.json.
 type reorderReport struct {
-	Wire []reorder.Result `json:"wire"`
-	Cost []reorder.Cost   `json:"cost"`
+	Wire   []reorder.Result `json:"wire"`
+	Cost   []reorder.Cost   `json:"cost"`
+	Memory []reorder.Memory `json:"memory"`
 }
 
 func (r reorderReport) write(path string) error { return writeJSON(path, r) }
@@ -207,6 +210,27 @@ func printCost(w io.Writer, results []reorder.Cost) {
 		}
 		fmt.Fprintf(table, "%s\t%.1f\t%s\t%.0f\t%.0f\t%.0f\t\n",
 			r.Variant, r.CPUMicros, more, r.P50Micros, r.P99Micros, mebibytes(r.RSSBytes))
+	}
+	_ = table.Flush()
+}
+
+// printMemory prints the memory of an Envoy, and its difference to a stock one with as many
+// workers.
+func printMemory(w io.Writer, results []reorder.Memory) {
+	fmt.Fprint(w, "\nMemory of Envoy after some load, medians, in MiB: resident, and what it has written of\nthat, with the difference to stock:\n\n")
+	stock := map[int]reorder.Memory{}
+	for _, r := range results {
+		if r.Variant == string(reorder.Stock) {
+			stock[r.Workers] = r
+		}
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "workers\tvariant\tresident\tmore\twritten\tmore\t")
+	for _, r := range results {
+		s := stock[r.Workers]
+		fmt.Fprintf(table, "%d\t%s\t%.1f\t%+.1f\t%.1f\t%+.1f\t\n", r.Workers, r.Variant,
+			mebibytes(r.RSSBytes), mebibytes(r.RSSBytes)-mebibytes(s.RSSBytes),
+			mebibytes(r.AnonymousBytes), mebibytes(r.AnonymousBytes)-mebibytes(s.AnonymousBytes))
 	}
 	_ = table.Flush()
 }

@@ -30,6 +30,10 @@ var reorderExample = reorderReport{
 		{Variant: "stock", CPUMicros: 40, P50Micros: 250, P99Micros: 600, RSSBytes: 64 << 20},
 		{Variant: "lua-upstream", CPUMicros: 52.5, P50Micros: 300, P99Micros: 700, RSSBytes: 66 << 20},
 	},
+	Memory: []reorder.Memory{
+		{Variant: "stock", Workers: 2, RSSBytes: 64 << 20, AnonymousBytes: 16 << 20},
+		{Variant: "lua-upstream", Workers: 2, RSSBytes: 67 << 20, AnonymousBytes: 18 << 20},
+	},
 }
 
 func TestReorderJSON(t *testing.T) {
@@ -45,7 +49,9 @@ func TestReorderJSON(t *testing.T) {
 		`{"tracer":"zipkin","placement":"lua-upstream","case":"root","protocol":"http/1.1","pass":true,"order":["host","x-b3-traceid"]},` +
 		`{"tracer":"zipkin","placement":"lua-upstream","case":"root","protocol":"http/2","pass":false,"order":[]}],` +
 		`"cost":[{"variant":"stock","cpu_us_per_request":40,"p50_us":250,"p99_us":600,"rss_bytes":67108864},` +
-		`{"variant":"lua-upstream","cpu_us_per_request":52.5,"p50_us":300,"p99_us":700,"rss_bytes":69206016}]}`
+		`{"variant":"lua-upstream","cpu_us_per_request":52.5,"p50_us":300,"p99_us":700,"rss_bytes":69206016}],` +
+		`"memory":[{"variant":"stock","workers":2,"rss_bytes":67108864,"anonymous_bytes":16777216},` +
+		`{"variant":"lua-upstream","workers":2,"rss_bytes":70254592,"anonymous_bytes":18874368}]}`
 	if diff := cmp.Diff(want, strings.NewReplacer(" ", "", "\n", "").Replace(string(got))); diff != "" {
 		t.Errorf("reorder.json (-want +got):\n%s", diff)
 	}
@@ -66,15 +72,17 @@ func TestPrintReorder(t *testing.T) {
 	printWire(&out, reorderExample.Wire)
 	printOffsets(&out, reorderExample.Wire)
 	printCost(&out, reorderExample.Cost)
+	printMemory(&out, reorderExample.Memory)
 	lines := map[string]bool{}
 	for line := range strings.Lines(out.String()) {
 		lines[strings.Join(strings.Fields(line), " ")] = true
 	}
 	for _, want := range []string{
-		"zipkin root 0/0 0/0 0/0 1/2",
+		"zipkin root 0/0 0/0 0/0 1/2 0/0 0/0",
 		"FAILED zipkin root lua-upstream http/2: nothing came",
-		"zipkin root none none none 37",
+		"zipkin root none none none 37 none none",
 		"lua-upstream 52.5 +12.5 300 700 66",
+		"2 lua-upstream 67.0 +3.0 18.0 +2.0",
 	} {
 		if !lines[want] {
 			t.Errorf("no line %q in:\n%s", want, out.String())

@@ -12,7 +12,7 @@ import (
 
 // TestCurrent compares the committed files with the table.
 func TestCurrent(t *testing.T) {
-	for file, generate := range map[string]func([]byte) ([]byte, error){headerFile: header, luaFile: luaScript} {
+	for file, generate := range files {
 		committed, err := os.ReadFile(filepath.Join("..", "..", "..", file))
 		if err != nil {
 			t.Fatal(err)
