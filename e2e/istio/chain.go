@@ -111,15 +111,15 @@ type chain struct {
 	modules *cluster.Modules
 	// upstream is the application in the pod server.
 	upstream *reorder.Upstream
-	// client is the pod whose sidecar the steps configure, url where it sends requests; plain is
-	// the first client, with Istio's own bootstrap.
-	client, plain *cluster.Pod
-	url           string
+	// client is the pod whose sidecar the steps configure, url where it sends requests.
+	client *cluster.Pod
+	url    string
 	// encrypted is what the steps for mutual TLS add, limited those of limited installations.
 	encrypted encrypted
 	limited   limited
-	// before is the version to upgrade from.
-	before *version
+	// before is the version to upgrade from, upgraded the client of that.
+	before   *version
+	upgraded *cluster.Pod
 	// jaeger reads the agents' spans.
 	jaeger *lab.JaegerClient
 }
@@ -177,6 +177,20 @@ type step struct {
 	do     func(context.Context, *chain) error
 }
 
+// withClient runs steps with a client of their own, which they set, so that what a proxy had
+// before does not matter to others.
+func withClient(client func(*chain) **cluster.Pod, steps []step) []step {
+	for i, s := range steps {
+		steps[i].do = func(ctx context.Context, c *chain) error {
+			others := c.client
+			c.client = *client(c)
+			defer func() { *client(c), c.client = c.client, others }()
+			return s.do(ctx, c)
+		}
+	}
+	return steps
+}
+
 // Groups of steps that can be chosen; those before them always run.
 const (
 	// StepsReorder are those of the methods to move the trace context.
@@ -204,7 +218,7 @@ func steps(groups []string) []step {
 		{"Jaeger", true, startJaeger},
 	}
 	if slices.Contains(groups, StepsLimited) {
-		all = append(all, limitedSteps()...)
+		all = append(all, withClient(func(c *chain) **cluster.Pod { return &c.limited.client }, limitedSteps())...)
 	}
 	if slices.Contains(groups, StepsReorder) {
 		for _, m := range methods {
@@ -228,7 +242,7 @@ func steps(groups []string) []step {
 		all = append(all, trySteps()...)
 	}
 	if upgrade {
-		all = append(all, upgradeSteps()...)
+		all = append(all, withClient(func(c *chain) **cluster.Pod { return &c.upgraded }, upgradeSteps())...)
 	}
 	if slices.Contains(groups, StepsMTLS) {
 		all = append(all, mtlsSteps()...)
@@ -277,8 +291,7 @@ func startPods(ctx context.Context, c *chain) error {
 		return fmt.Errorf("serve in pod server: %w", err)
 	}
 	c.upstream = reorder.ServeUpstream(listener)
-	c.plain, err = c.mesh.AddPod(ctx, cluster.PodSpec{Name: "client", IP: clientIP, Sidecar: true})
-	c.client = c.plain
+	c.client, err = c.mesh.AddPod(ctx, cluster.PodSpec{Name: "client", IP: clientIP, Sidecar: true})
 	return err
 }
 

@@ -25,11 +25,12 @@ import (
 const (
 	bystanderNamespace = "beside"
 	bystanderIP        = "10.77.0.12"
+	limitedIP          = "10.77.0.13"
 )
 
 // limited is what the steps of limited installations share.
 type limited struct {
-	bystander *cluster.Pod
+	client, bystander *cluster.Pod
 	// before is the bystander's configuration without layertrace, clientBefore the client's.
 	before, clientBefore string
 }
@@ -53,7 +54,7 @@ var limitedMethods = []limitedMethod{
 
 func limitedSteps() []step {
 	steps := []step{
-		{"limited: a sidecar in another namespace", true, startBystander},
+		{"limited: sidecars in two namespaces", true, startBystander},
 		{"limited: by itself only times, versions and order of its configuration change", false, changesByItself},
 	}
 	for _, m := range limitedMethods {
@@ -74,6 +75,9 @@ func startBystander(ctx context.Context, c *chain) error {
 		return err
 	}
 	var err error
+	if c.client, err = c.mesh.AddPod(ctx, cluster.PodSpec{Name: "limited", IP: limitedIP, Sidecar: true}); err != nil {
+		return err
+	}
 	c.limited.bystander, err = c.mesh.AddPod(ctx, cluster.PodSpec{Name: "bystander", Home: bystanderNamespace, IP: bystanderIP, Sidecar: true})
 	if err != nil {
 		return err

@@ -348,13 +348,20 @@ var moduleFile = regexp.MustCompile(`[0-9a-f]{64}\.wasm`)
 // by its SHA-256.
 func (c *chain) awaitModule(ctx context.Context, sum string) error {
 	return sandbox.Await(ctx, "module "+sum, configLimit, 100*time.Millisecond, func(ctx context.Context) error {
-		// Not ?resource=ecds_filters: that shows the filters of the connection manager, if there
-		// ever were some, and no upstream filters.
-		dump, err := sandbox.Get(ctx, c.client.HTTP, envoyAdmin+"/config_dump")
-		if err == nil && !strings.Contains(string(dump), sum) {
-			err = fmt.Errorf("not among Envoy's extensions, which have %v", moduleFile.FindAllString(string(dump), -1))
+		// The first has filters of one kind only: a proxy that ever had some in the connection
+		// manager does not show upstream filters there.
+		var found []string
+		for _, query := range []string{"?resource=ecds_filters", ""} {
+			dump, err := sandbox.Get(ctx, c.client.HTTP, envoyAdmin+"/config_dump"+query)
+			if err != nil {
+				return err
+			}
+			if strings.Contains(string(dump), sum) {
+				return nil
+			}
+			found = append(found, moduleFile.FindAllString(string(dump), -1)...)
 		}
-		return err
+		return fmt.Errorf("not among Envoy's extensions, which have %v", found)
 	})
 }
 

@@ -40,13 +40,18 @@ type version struct {
 func (v *version) image() string  { return manifests.AgentRepository + ":" + v.name }
 func (v *version) module() string { return v.name + ".wasm" }
 
+const upgradedIP = "10.77.0.14"
+
 // nodeImage is the image of the agents if nothing else is chosen.
 const nodeImage = manifests.AgentRepository + ":" + manifests.Version
 
 func upgradeSteps() []step {
 	return []step{
+		{"upgrade: a sidecar", true, func(ctx context.Context, c *chain) (err error) {
+			c.client, err = c.mesh.AddPod(ctx, cluster.PodSpec{Name: "upgraded", IP: upgradedIP, Sidecar: true})
+			return err
+		}},
 		{"upgrade: the version before installed under load", true, func(ctx context.Context, c *chain) error {
-			c.client = c.plain
 			return c.upgrade(ctx, c.before, c.before)
 		}},
 		{"upgrade: to this version under load, agents rolled", false, func(ctx context.Context, c *chain) error {
