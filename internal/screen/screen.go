@@ -58,6 +58,19 @@ func Wrap(first, text string, width int) string {
 	return b.String()
 }
 
+// WrapHead is Wrap of the first line of a text. The lines after it, which may be YAML to copy,
+// stay as they are.
+func WrapHead(first, text string, width int) string {
+	head, rest, more := strings.Cut(text, "\n")
+	wrapped := Wrap(first, head, width)
+	if rest = strings.TrimRight(rest, "\n"); !more || rest == "" {
+		return wrapped
+	}
+	var b strings.Builder
+	_, _ = printable.Writer{To: &b}.Write([]byte(rest + "\n")) // never fails
+	return wrapped + b.String()
+}
+
 // isSpace reports whether r is ASCII white space. What Unicode has besides controls terminals.
 func isSpace(r rune) bool { return strings.ContainsRune(" \t\r\n", r) }
 

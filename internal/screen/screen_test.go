@@ -25,6 +25,21 @@ func TestWrap(t *testing.T) {
 	}
 }
 
+// Only the first line is wrapped: YAML in those after it can be copied.
+func TestWrapHead(t *testing.T) {
+	const yaml = "logs:\n- name: a b c d e\n\n  filter:\t\x1b[2Jx\n"
+	for _, test := range []struct{ text, want string }{
+		{"one two", "- one\n  two\n"},
+		{"one two\n", "- one\n  two\n"},
+		{"one two\n" + yaml, "- one\n  two\nlogs:\n- name: a b c d e\n\n  filter:\t\ufffd[2Jx\n"},
+		{"one two\n" + yaml + "\n", "- one\n  two\nlogs:\n- name: a b c d e\n\n  filter:\t\ufffd[2Jx\n"},
+	} {
+		if got := WrapHead("- ", test.text, 6); got != test.want {
+			t.Errorf("%q: %q, want %q", test.text, got, test.want)
+		}
+	}
+}
+
 // A table is as wide as its cells while it fits. Then remarks go below, cells break between
 // words and after marks, the first column goes above the others, and words are cut.
 func TestTable(t *testing.T) {

@@ -41,9 +41,10 @@ type Finding struct {
 	Text  string `json:"text"`
 }
 
-// Line returns the finding as text in a width in columns, 0 for any.
+// Line returns the finding as text in a width in columns, 0 for any. YAML that follows its first
+// line is as it is.
 func (f Finding) Line(width int) string {
-	return screen.Wrap(fmt.Sprintf("%-9s %-17s ", f.Level, printable.Text(f.Check)), f.Text, width)
+	return screen.WrapHead(fmt.Sprintf("%-9s %-17s ", f.Level, printable.Text(f.Check)), f.Text, width)
 }
 
 // check is one of the preflight checks.

@@ -162,3 +162,13 @@ func TestMonitoringNeedsTheOperator(t *testing.T) {
 		}
 	}
 }
+
+// The YAML of a finding can be copied, in every width.
+func TestFindingsKeepYAML(t *testing.T) {
+	f := Finding{Level: Warning, Check: "mtls", Text: "the mesh lacks providers: add\nextensionProviders:\n- envoyOtelAls:\n    port: 1\n"}
+	for _, width := range []int{0, 40} {
+		if got := f.Line(width); !strings.HasSuffix(got, "add\nextensionProviders:\n- envoyOtelAls:\n    port: 1\n") || !strings.HasPrefix(got, "warning   mtls              the mesh") {
+			t.Errorf("width %d:\n%s", width, got)
+		}
+	}
+}
