@@ -62,7 +62,7 @@ func (p patient) Accept() (net.Conn, error) {
 // slowTakes is what stock takes for paths below slowPath: more than any wait for a CPU.
 const (
 	slowPath  = "/slow/"
-	slowTakes = 400 * time.Millisecond
+	slowTakes = 500 * time.Millisecond
 )
 
 func respond(w http.ResponseWriter, r *http.Request) {

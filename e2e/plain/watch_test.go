@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,12 +42,13 @@ func TestWatch(t *testing.T) {
 	m.start("edge", "edge.service")
 	stock := container[:12] // the short ID: no runtime knows it
 
-	all := m.watch("all", "--path="+slowPath+"watched-*", "--count=6")
+	all := m.watch("all", "--path="+slowPath+"watched-*")
 	const trace = "00000000000000000000000000000001"
 	m.get(trace, slowPath[1:]+"watched-traced", "session-1.scope")
 	m.get("", slowPath[1:]+"watched-plain", "session-2.scope")
-	lines := all.lines()
-	for _, hop := range [][2]string{{"plain.test", "edge"}, {"edge", "shop"}, {"shop", stock}} {
+	hops := [][2]string{{"plain.test", "edge"}, {"edge", "shop"}, {"shop", stock}}
+	lines := all.await(hops, slowPath+"watched-traced", slowPath+"watched-plain")
+	for _, hop := range hops {
 		traced := one(t, lines, hop, slowPath+"watched-traced")
 		if traced.TraceID != trace || slices.Contains(traced.Marks, "no_context") {
 			t.Errorf("%+v", traced)
@@ -58,31 +60,44 @@ func TestWatch(t *testing.T) {
 		}
 		checkSlow(t, plain, hop[1]) // what it calls is its own time, as marked
 	}
-	if text := all.said(); !strings.Contains(text, "6 shown") {
-		t.Errorf("stderr is %q", text)
+	if text, want := all.said(), fmt.Sprintf("%d shown", len(lines)); !strings.Contains(text, want) {
+		t.Errorf("stderr is %q, want %q", text, want)
 	}
 
-	slow := m.watch("filtered", "--path="+slowPath+"filtered", "--service="+stock, "--status=2xx", "--min-duration="+slowTakes.String(), "--layer=application", "--count=1")
+	slow := m.watch("filtered", "--path="+slowPath+"filtered", "--service="+stock, "--status=2xx", "--min-duration="+slowTakes.String(), "--layer=application")
 	m.get("", slowPath[1:]+"filtered", "session-3.scope")
-	lines = slow.lines()
-	checkSlow(t, one(t, lines, [2]string{"shop", stock}, slowPath+"filtered"), stock)
-	if len(lines) != 1 {
+	lines = slow.await(hops[2:], slowPath+"filtered")
+	checkSlow(t, one(t, lines, hops[2], slowPath+"filtered"), stock)
+	for _, l := range lines {
+		if l.Client != stock && l.Server != stock {
+			t.Errorf("a line of others: %+v", l)
+		}
+	}
+
+	counted := m.watch("counted", "--path="+slowPath+"counted", "--count=1")
+	m.get("", slowPath[1:]+"counted", "session-4.scope")
+	counted.wait()
+	if lines := counted.lines(); len(lines) != 1 {
 		t.Errorf("%d lines, want 1: %+v", len(lines), lines)
 	}
 }
 
 // one returns the only line of a hop and path.
-func one(t *testing.T, lines []watched, hop [2]string, path string) (found watched) {
+func one(t *testing.T, lines []watched, hop [2]string, path string) watched {
 	t.Helper()
-	n := 0
+	found := of(lines, hop, path)
+	if len(found) != 1 {
+		t.Fatalf("%d lines of %v %s, want 1: %+v", len(found), hop, path, lines)
+	}
+	return found[0]
+}
+
+// of returns the lines of a hop and path.
+func of(lines []watched, hop [2]string, path string) (found []watched) {
 	for _, l := range lines {
 		if l.Client == hop[0] && l.Server == hop[1] && l.Path == path {
-			found = l
-			n++
+			found = append(found, l)
 		}
-	}
-	if n != 1 {
-		t.Fatalf("%d lines of %v %s, want 1: %+v", n, hop, path, lines)
 	}
 	return found
 }
@@ -110,7 +125,7 @@ func (m *machine) watch(name string, args ...string) *watching {
 	must(m.t, err)
 	w := &watching{m: m, out: filepath.Join(m.dir, name+".json"), err: filepath.Join(m.dir, name+".log")}
 	w.process, err = sandbox.Start(sandbox.Spec{
-		Name: name, Path: m.tools.Agent, Args: append([]string{"try", "--local", "--output=json", "--for=60s", "--ports=" + strings.Join([]string{edgePort, shopPort, stockPort}, ",")}, args...),
+		Name: name, Path: m.tools.Agent, Args: append([]string{"try", "--local", "--output=json", "--for=5m", "--ports=" + strings.Join([]string{edgePort, shopPort, stockPort}, ",")}, args...),
 		Namespace: m.namespace, Cgroup: cgroup, Stdout: w.out, Stderr: w.err,
 	})
 	must(m.t, err)
@@ -136,17 +151,45 @@ func (w *watching) said() string {
 	return string(text)
 }
 
-// lines waits for its end and returns its lines.
-func (w *watching) lines() (all []watched) {
+// await waits until it has written a line of each hop and path, ends it as Ctrl-C does, and
+// returns its lines.
+func (w *watching) await(hops [][2]string, paths ...string) []watched {
 	w.m.t.Helper()
-	ctx, cancel := context.WithTimeout(interrupted, 90*time.Second)
+	must(w.m.t, sandbox.AwaitReady(interrupted, w.process, 60*time.Second, 50*time.Millisecond, func(context.Context) error {
+		lines := w.lines()
+		for _, path := range paths {
+			for _, hop := range hops {
+				if len(of(lines, hop, path)) == 0 {
+					return fmt.Errorf("no line of %v %s among %+v", hop, path, lines)
+				}
+			}
+		}
+		return nil
+	}))
+	must(w.m.t, w.process.Signal(os.Interrupt))
+	w.wait()
+	return w.lines()
+}
+
+// wait waits for its end.
+func (w *watching) wait() {
+	w.m.t.Helper()
+	ctx, cancel := context.WithTimeout(interrupted, 60*time.Second)
 	defer cancel()
 	if err := w.process.Wait(ctx); err != nil {
 		w.m.t.Fatalf("%v\n%s", err, w.process.Tail())
 	}
+}
+
+// lines returns its whole lines so far.
+func (w *watching) lines() (all []watched) {
+	w.m.t.Helper()
 	text, err := os.ReadFile(w.out)
 	must(w.m.t, err)
 	for line := range strings.Lines(string(text)) {
+		if !strings.HasSuffix(line, "\n") {
+			break // it is being written
+		}
 		var l watched
 		must(w.m.t, json.Unmarshal([]byte(line), &l))
 		all = append(all, l)

@@ -30,8 +30,9 @@ type Hop struct {
 	Children []*Hop
 	// Depth is the number of hops above.
 	Depth int
-	// OnCriticalPath: the parent's response waited for this hop.
-	OnCriticalPath bool
+	// Awaited: the parent's response waited for this hop. OnCriticalPath: the trace did, as
+	// the parents of this hop were awaited, too, or it is the longest root.
+	Awaited, OnCriticalPath bool
 	// Segments of the time, in the order of their starts.
 	Segments []Segment
 	// Start is the offset from the start of the root in ns, for display only:

@@ -206,7 +206,7 @@ func (p *path) splitChildren() {
 	h := p.hop
 	critical := p.criticalChildren()
 	for _, child := range h.Children {
-		child.OnCriticalPath = critical[child]
+		child.Awaited, child.OnCriticalPath = critical[child], critical[child]
 		c := child.clientPeriod()
 		child.split(h.shift[c.point.Point.Node] + int64(c.start))
 	}

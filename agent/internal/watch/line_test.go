@@ -33,14 +33,14 @@ func samples() []Request {
 	merged := testRequest()
 	merged.Layers = []LayerTime{{Layers: []observe.Layer{observe.ProtocolStack, observe.Application}, Time: 293 * time.Millisecond, Share: 1}}
 	long := testRequest()
-	long.Client, long.Server = "a-client-with-a-very-long-name", "docker-registry.internal.example:5000"
+	long.Client, long.Server = "a-client-with-a-very-long-name", "a-server-with-long-names.example:5000"
 	long.Method, long.Path = "OPTIONS", "/a/path/that/goes/on/and/on/and/on/and/on/and/on"
-	long.Layers[0].Location = "docker-registry.internal.example"
+	long.Layers[0].Location = "a-server-with-long-names.example"
 	unended := testRequest()
 	unended.Layers, unended.NotKnown, unended.Marks, unended.Duration = nil, "its end was not seen", MarkCut, 12*time.Second
 	elsewhere := testRequest()
 	elsewhere.Server, elsewhere.Layers = "192.0.2.7:80", []LayerTime{{
-		Layers: []observe.Layer{observe.RelayNetwork, observe.VirtualNetwork, observe.ProtocolStack, observe.Application}, Time: 290 * time.Millisecond, Share: 0.99,
+		Layers: []observe.Layer{observe.RelayNetwork, observe.VirtualNetwork, observe.ProtocolStack, observe.Application, observe.NodeDriver}, Beyond: true, Time: 290 * time.Millisecond, Share: 0.99,
 	}}
 	bare := Request{Time: began, Client: "?", Server: "?", NotKnown: "the connection was reset", Marks: MarkGuessed, Flags: []string{"reset"}}
 	return []Request{one, stack, untraced, all, unanswered, unended, merged, long, elsewhere, bare}

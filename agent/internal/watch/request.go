@@ -63,13 +63,16 @@ type LayerTime struct {
 	// Location is the service of an application or protocol stack; "" elsewhere, as all is
 	// on this machine, and for several layers.
 	Location string
-	Time     time.Duration
-	Share    float64 // of Duration
+	// Beyond: all of it passed outside of this machine, which sees neither the network there
+	// nor the peer.
+	Beyond bool
+	Time   time.Duration
+	Share  float64 // of Duration
 }
 
 // Title names the layers as explain does.
 func (l *LayerTime) Title() string {
-	if l.isBeyond() {
+	if l.Beyond {
 		return "beyond this machine"
 	}
 	titles := make([]string, len(l.Layers))
@@ -79,10 +82,17 @@ func (l *LayerTime) Title() string {
 	return strings.Join(titles, "+")
 }
 
-// isBeyond reports whether the time passed outside of this machine, which sees neither the
-// network there nor the peer.
-func (l *LayerTime) isBeyond() bool {
-	return slices.Contains(l.Layers, observe.RelayNetwork) && slices.Contains(l.Layers, observe.Application)
+// isBeyond reports whether the time of a hop in layers, in the order of the path, passed outside
+// of this machine. If others precede the relay network, or the response was not seen at the
+// interface, no capture point separates this machine's own time from it.
+func isBeyond(h *breakdown.Hop, layers []observe.Layer) bool {
+	return layers[0] == observe.RelayNetwork && slices.Contains(layers, observe.Application) &&
+		h.ClientPNIC != nil && h.ClientPNIC.Response.Last != 0
+}
+
+// isPartlyBeyond reports whether no capture point separates this machine from others.
+func (l *LayerTime) isPartlyBeyond() bool {
+	return !l.Beyond && len(l.Layers) > 1 && slices.Contains(l.Layers, observe.RelayNetwork)
 }
 
 // Marks say what a line's times are not. Each is one character.
@@ -195,13 +205,17 @@ func isAnswered(h *breakdown.Hop) bool {
 }
 
 func (r *Request) mark(h *breakdown.Hop, flags observe.Flags, cut, traced bool) {
-	if cut || flags&observe.Cut&^observe.FlagEndGuessed != 0 {
+	cuts := observe.Cut &^ observe.FlagEndGuessed
+	if isAnswered(h) {
+		cuts |= observe.FlagReset // within the response
+	}
+	if cut || flags&cuts != 0 {
 		r.Marks |= MarkCut
 	}
-	if flags&observe.FlagEndGuessed != 0 || r.NotKnown == "" && (len(h.Notes) > 0 || h.Sender == nil && h.Receiver == nil) {
+	if flags&observe.FlagEndGuessed != 0 || r.NotKnown == "" && (len(h.Notes) > 0 || h.Sender == nil && h.Receiver == nil || r.Layers[0].isPartlyBeyond()) {
 		r.Marks |= MarkGuessed
 	}
-	if !traced && len(r.Layers) > 0 && slices.Contains(r.Layers[0].Layers, observe.Application) && !r.Layers[0].isBeyond() {
+	if !traced && len(r.Layers) > 0 && slices.Contains(r.Layers[0].Layers, observe.Application) && !r.Layers[0].Beyond {
 		r.Marks |= MarkNoContext
 	}
 }
@@ -219,23 +233,23 @@ func (s *sums) add(h *breakdown.Hop) {
 		if len(layers) == 0 {
 			layers = []observe.Layer{seg.Layer}
 		}
-		s.addTime(layers, seg.Location, seg.Time)
+		s.addTime(layers, seg.Location, isBeyond(h, layers), seg.Time)
 	}
 	for _, child := range h.Children {
-		if child.OnCriticalPath {
+		if child.Awaited {
 			s.add(child)
 		}
 	}
 }
 
-func (s *sums) addTime(layers []observe.Layer, location string, ns int64) {
+func (s *sums) addTime(layers []observe.Layer, location string, beyond bool, ns int64) {
 	for i := range s.all {
-		if s.from[i] == location && slices.Equal(s.all[i].Layers, layers) {
+		if s.from[i] == location && s.all[i].Beyond == beyond && slices.Equal(s.all[i].Layers, layers) {
 			s.all[i].Time += time.Duration(ns)
 			return
 		}
 	}
-	t := LayerTime{Layers: slices.Clone(layers), Time: time.Duration(ns)}
+	t := LayerTime{Layers: slices.Clone(layers), Beyond: beyond, Time: time.Duration(ns)}
 	if len(layers) == 1 && (layers[0] == observe.Application || layers[0] == observe.ProtocolStack) && location != "?" {
 		t.Location = printable.Text(location)
 	}

@@ -3,6 +3,7 @@
 package watch
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"testing"
@@ -147,11 +148,12 @@ func TestNotKnownAndMarks(t *testing.T) {
 		"reset": {func(o *observe.Observation) {
 			o.Response, o.Status, o.Flags = observe.Message{}, 0, observe.FlagNoResponse|observe.FlagReset
 		}, false, "the connection was reset", 0, 0},
-		"before its end": {func(o *observe.Observation) { o.Flags = observe.FlagIdle }, false, "its end was not seen", MarkCut, 200 * time.Millisecond},
-		"evicted":        {func(o *observe.Observation) { o.Flags = observe.FlagEvicted }, false, "its end was not seen", MarkCut, 200 * time.Millisecond},
-		"incomplete":     {func(o *observe.Observation) { o.Flags = observe.FlagIncomplete }, false, "", MarkCut, 200 * time.Millisecond},
-		"end guessed":    {func(o *observe.Observation) { o.Flags = observe.FlagEndGuessed }, false, "", MarkGuessed, 200 * time.Millisecond},
-		"left out":       {func(*observe.Observation) {}, true, "parts of its trace were left out", MarkCut, 200 * time.Millisecond},
+		"before its end":  {func(o *observe.Observation) { o.Flags = observe.FlagIdle }, false, "its end was not seen", MarkCut, 200 * time.Millisecond},
+		"evicted":         {func(o *observe.Observation) { o.Flags = observe.FlagEvicted }, false, "its end was not seen", MarkCut, 200 * time.Millisecond},
+		"incomplete":      {func(o *observe.Observation) { o.Flags = observe.FlagIncomplete }, false, "", MarkCut, 200 * time.Millisecond},
+		"reset, answered": {func(o *observe.Observation) { o.Flags = observe.FlagReset }, false, "", MarkCut, 200 * time.Millisecond},
+		"end guessed":     {func(o *observe.Observation) { o.Flags = observe.FlagEndGuessed }, false, "", MarkGuessed, 200 * time.Millisecond},
+		"left out":        {func(*observe.Observation) {}, true, "parts of its trace were left out", MarkCut, 200 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := &machine{}
@@ -167,20 +169,62 @@ func TestNotKnownAndMarks(t *testing.T) {
 	}
 }
 
-// A peer elsewhere has its address, and what this machine does not see is said to be there.
+// A peer elsewhere has its address, and what this machine does not see is said to be there, but
+// only if the capture points separate it from this machine's own layers.
 func TestBeyondThisMachine(t *testing.T) {
-	m := &machine{}
-	m.see("curl", "10.0.0.1:40000", "192.0.2.7:80", true, 1, [4]uint64{0, 1, 199, 200})
-	out := m.see("", "10.0.0.1:40000", "192.0.2.7:80", false, 1, [4]uint64{2, 2, 198, 198})
-	out.Point, out.Socket, out.Direction = &observe.Point{ID: "box/2", Kind: observe.KindPNIC, Node: "box", Interface: "eth0"}, nil, observe.DirectionEgress
-	out.Request.App, out.Response.App = observe.Extent{}, observe.Extent{}
-	r := m.change(withoutContext).requests(false)[0]
-	if r.Client != "curl" || r.Server != "192.0.2.7:80" || r.Marks&MarkNoContext != 0 {
-		t.Errorf("%+v", r)
+	const client, server = "10.0.0.1:40000", "192.0.2.7:80"
+	atDriver := func(o *observe.Observation) {
+		o.Request.Tx = observe.Extent{First: o.Request.First, Last: o.Request.Last}
 	}
-	l := r.Layers[0]
-	if l.Title() != "beyond this machine" || l.Location != "" || l.Time != 196*time.Millisecond {
-		t.Errorf("layer %+v", l)
+	for name, c := range map[string]struct {
+		atInterface func(*observe.Observation) // nil: no interface
+		title       string
+		took        time.Duration
+		marks       Marks
+	}{
+		"at the driver":           {atDriver, "beyond this machine", 196 * time.Millisecond, 0},
+		"without the driver":      {func(*observe.Observation) {}, "node driver+relay network+virtual network+protocol stack+application", 196 * time.Millisecond, MarkGuessed | MarkNoContext},
+		"without the interface":   {nil, "protocol stack+virtual network+node driver+relay network+application", 198 * time.Millisecond, MarkGuessed | MarkNoContext},
+		"response not seen there": {func(o *observe.Observation) { atDriver(o); o.Response = observe.Message{} }, "relay network+virtual network+protocol stack+application+node driver", 197 * time.Millisecond, MarkGuessed | MarkNoContext},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &machine{}
+			m.see("curl", client, server, true, 1, [4]uint64{0, 1, 199, 200})
+			if c.atInterface != nil {
+				out := m.see("", client, server, false, 1, [4]uint64{2, 2, 198, 198})
+				out.Point, out.Socket, out.Direction = &observe.Point{ID: "box/2", Kind: observe.KindPNIC, Node: "box", Interface: "eth0"}, nil, observe.DirectionEgress
+				out.Request.App, out.Response.App = observe.Extent{}, observe.Extent{}
+				c.atInterface(out)
+			}
+			r := m.change(withoutContext).requests(false)[0]
+			if r.Client != "curl" || r.Server != server || r.Marks != c.marks {
+				t.Errorf("%+v, want marks %q", r, c.marks)
+			}
+			if l := r.Layers[0]; l.Title() != c.title || l.Location != "" || l.Time != c.took {
+				t.Errorf("layer %s %+v, want %s, %v", l.Title(), l, c.title, c.took)
+			}
+		})
+	}
+}
+
+// A request that the trace did not wait for has the layers of those that it waited for.
+func TestOtherRequestsOfTrace(t *testing.T) {
+	const parallelPort, deepPort = "127.0.0.1:40002", "127.0.0.1:40003"
+	m := chain()
+	m.hop("nginx", "stock", parallelPort, "127.0.0.1:9001", 12, 170) // the trace waits for shop
+	m.hop("stock", "store", deepPort, "127.0.0.1:9002", 20, 160)
+	m.hop("job", "api", "127.0.0.1:40004", "127.0.0.1:9003", 300, 400) // another root
+	m.hop("api", "ledger", "127.0.0.1:40005", "127.0.0.1:9004", 305, 395)
+	want := map[string]string{"curl": "shop", "nginx→shop": "shop", "nginx→stock": "store", "stock": "store", "job": "ledger", "api": "ledger"}
+	got := m.requests(false)
+	if len(got) != len(want) {
+		t.Fatalf("%d requests, want %d", len(got), len(want))
+	}
+	for _, r := range got {
+		service := cmp.Or(want[r.Client], want[r.Client+"→"+r.Server])
+		if r.NotKnown != "" || r.Layers[0].Title() != "application" || r.Layers[0].Location != service {
+			t.Errorf("%s to %s: not known %q, layers %+v, want the application of %s", r.Client, r.Server, r.NotKnown, r.Layers, service)
+		}
 	}
 }
 
@@ -216,9 +260,9 @@ func TestSums(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var s sums
-			s.addTime(stack, "a", c.stack/2)
-			s.addTime(app, "a", c.app)
-			s.addTime(stack, "a", c.stack/2)
+			s.addTime(stack, "a", false, c.stack/2)
+			s.addTime(app, "a", false, c.app)
+			s.addTime(stack, "a", false, c.stack/2)
 			all, notKnown := s.layers(100)
 			if notKnown != c.notKnown {
 				t.Fatalf("not known %q, want %q", notKnown, c.notKnown)

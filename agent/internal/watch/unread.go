@@ -34,6 +34,7 @@ var losses = []struct{ metric, what string }{
 	{"layertrace_requests_not_captured_total", "requests left out to take less CPU time"},
 	{"layertrace_observations_over_cpu_limit_total", "exchanges left out to take less CPU time"},
 	{"layertrace_searches_discarded_total", "requests left out, as their head did not end"},
+	{"layertrace_heads_truncated_total", "request heads not searched to their end: the trace context, or the line, is missing"},
 	{"layertrace_segments_skipped_total", "segments skipped, as all working memory was in use"},
 	{"layertrace_socket_storage_full_total", "packets ignored for lack of memory"},
 	{"layertrace_packets_fragmented_total", "IP fragments, which are not read"},

@@ -100,6 +100,9 @@ func (v *View) Trace(tree *breakdown.Tree, cut, again bool, wall func(uint64) ti
 			v.late.Add(1)
 			continue
 		}
+		if again && r.TraceID != "" {
+			r.Marks |= MarkGuessed // the other requests of its trace may be part of it
+		}
 		if len(v.passed[0]) >= maxPassed {
 			v.passed[0], v.passed[1] = map[requestKey]period{}, v.passed[0]
 		}

@@ -254,6 +254,9 @@ func TestMarksAndLateParts(t *testing.T) {
 	l.Trace(late(request(0, traced)), false, true, wall)
 	l.Trace(request(300, traced), false, true, wall)
 	l.await("three lines", func() bool { return l.out.lines() == 3 })
+	if third := strings.Split(l.out.String(), "\n")[2]; !strings.Contains(third, " ms ? ") || strings.Count(l.out.String(), "?") != 1 {
+		t.Errorf("only the third line may lack others of its trace:\n%s", l.out.String())
+	}
 	l.cancel()
 	if err := l.end(); err != nil {
 		t.Fatal(err)
