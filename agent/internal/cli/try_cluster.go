@@ -73,7 +73,7 @@ func (f *tryCluster) define(fs *pflag.FlagSet) {
 
 func (f *tryCluster) run(cmd *cobra.Command) error {
 	if f.remove {
-		for _, name := range []string{"namespace", "reorder", "image", "tracing-provider", "sampling", "agent-setting", "send", "html", "timeout"} {
+		for _, name := range []string{"namespace", "istio-namespace", "reorder", "image", "tracing-provider", "sampling", "agent-setting", "send", "html", "timeout"} {
 			if cmd.Flags().Changed(name) {
 				return usage(fmt.Errorf("--%s has no effect with --remove, which removes all that try installed: omit it", name))
 			}
@@ -161,10 +161,19 @@ func writeNext(out io.Writer, ui *install.UI, seen *sight, took time.Duration) {
 	id := seen.report.TraceID
 	fmt.Fprintf(out, "\nThis is trace %s,\nseen at %s on %s: the best seen of %s.\nIt took %v to get here.\n",
 		id, several(seen.points, "capture point"), several(seen.nodes, "node"), several(seen.traces, "trace"), took.Round(time.Second))
-	if ui != nil {
+	if seen.dropped > 0 {
+		fmt.Fprintf(out, "%s were dropped, as there were too many: traces may lack some.\n", several(seen.dropped, "span"))
+	}
+	switch {
+	case ui != nil && seen.exported > 0:
 		fmt.Fprintf(out, "\nThe same trace in the UI, and compared with others:\n  %s &\n  %s\n  layertrace explain --url http://localhost:%d %s\n",
 			ui.Forward(), ui.URL(id), ui.Product, id)
-	} else {
+	case ui != nil && seen.lost > 0:
+		fmt.Fprintf(out, "\nThe trace store in %s has no spans of the agents: %s lost, as it is unreachable, slow or refuses them;\nsee layertrace status.\n",
+			ui.Namespace, several(int(seen.lost), "span"))
+	case ui != nil:
+		fmt.Fprintf(out, "\nThe trace store in %s has no spans of the agents: they have sent none so far.\nSee layertrace status.\n", ui.Namespace)
+	default:
 		fmt.Fprint(out, "\nThe mesh has no trace store that takes the agents' spans. With one,\nlayertrace explain compares traces (docs/install.md).\n")
 	}
 	fmt.Fprint(out, "\nAnother trace: the same command again; --html FILE also writes a page.\nRemove everything: layertrace try --remove\n")

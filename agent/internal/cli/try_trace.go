@@ -36,12 +36,10 @@ const (
 	tryPatience = time.Minute
 	// trySpans is the number of spans that are read at most, some 2 KB each.
 	trySpans = 50_000
-	// tryTraces is the number of traces of which the one to show is chosen.
-	tryTraces = 200
 	// tryFailures is how often in a row the agents may fail to answer: one may restart.
 	tryFailures = 5
-	// sendTimeout is for one request of --send.
-	sendTimeout = 10 * time.Second
+	// sendTimeout is for one request of --send, readTimeout for the spans of one agent.
+	sendTimeout, readTimeout = 10 * time.Second, 10 * time.Second
 )
 
 // errTryTimeout is the cause of the end of a context when --timeout is over.
@@ -84,9 +82,8 @@ func (t *target) send(ctx context.Context, c *install.Cluster, namespace string)
 	_, _ = rand.Read(id[:]) // never fails
 	parent := fmt.Sprintf("00-%x-%x-01", id[:16], id[16:])
 	if t.service != "" {
-		status, err := c.GetFromService(ctx, namespace, t.service, t.url, map[string]string{"traceparent": parent})
-		if err != nil {
-			return fmt.Errorf("GET %s of service %s through the API server: %w (status %d)", t.url, t.service, err, status)
+		if err := c.GetFromService(ctx, namespace, t.service, t.url, map[string]string{"traceparent": parent}); err != nil {
+			return fmt.Errorf("GET %s of service %s through the API server: %w", t.url, t.service, err)
 		}
 		return nil
 	}
@@ -107,6 +104,9 @@ func (t *target) send(ctx context.Context, c *install.Cluster, namespace string)
 	return err
 }
 
+// unknownDrops is used until an agent's number is read.
+const unknownDrops = -1
+
 // tryWait waits for a trial to show something.
 type tryWait struct {
 	cluster         *install.Cluster
@@ -115,6 +115,11 @@ type tryWait struct {
 	say             func(format string, args ...any)
 	sendError       error // of the last request
 	failures        int   // of reading the agents, one after the other
+	// Of the agents, by their pods: emptied are those whose spans from before were thrown away,
+	// with the number that they had dropped by then, or unknownDrops; unreachable are those that
+	// were said to be.
+	emptied     map[string]float64
+	unreachable map[string]bool
 }
 
 // agents waits until the agents are ready: all of them, or after tryPatience some.
@@ -200,14 +205,23 @@ type sight struct {
 	report *explain.Report
 	// points and nodes are those that saw the trace, traces how many there were to choose from.
 	points, nodes, traces int
+	// dropped spans are of this trace or others: agents or try had too many.
+	dropped int
+	// exported and lost are the agents' numbers of spans that their receiver took, or not.
+	exported, lost float64
 }
 
 // trace waits for a traced request, and returns the trace that was seen at the most capture
-// points.
+// points. Requests from before it do not count: agents that have kept all they can have the
+// oldest spans, of an earlier trial perhaps.
 func (w *tryWait) trace(ctx context.Context) (*sight, error) {
+	w.emptied, w.unreachable = map[string]float64{}, map[string]bool{}
 	received := tracestore.NewReceived(trySpans)
 	var first time.Time
-	var agents []clusterstatus.Agent
+	agents, _, err := clusterstatus.Agents(ctx, w.cluster)
+	if err == nil {
+		_ = w.read(ctx, agents, received) // is repeated below
+	}
 	for {
 		if w.target != nil {
 			w.sendError = w.target.send(ctx, w.cluster, w.namespace)
@@ -222,7 +236,7 @@ func (w *tryWait) trace(ctx context.Context) (*sight, error) {
 		} else if w.failures >= tryFailures && ctx.Err() == nil {
 			return nil, err
 		}
-		best := bestOf(received.Traces())
+		best := w.best(received, agents)
 		if best != nil && first.IsZero() {
 			first = time.Now()
 			w.say("for the rest of the traces: a traced request was seen")
@@ -245,21 +259,67 @@ func (w *tryWait) trace(ctx context.Context) (*sight, error) {
 	}
 }
 
-// read reads what the agents that are ready have kept.
+// read reads what the agents that are ready have kept, and throws away what it reads from an
+// agent for the first time. An agent that cannot be read is said once; it is an error if none can.
 func (w *tryWait) read(ctx context.Context, agents []clusterstatus.Agent, into *tracestore.Received) error {
+	var failed error
+	read := 0
 	for _, a := range agents {
 		if !a.Ready {
 			continue
 		}
-		data, err := a.Spans(ctx, w.cluster)
-		if err == nil {
+		data, err := w.spans(ctx, a)
+		before, emptied := w.emptied[a.Pod]
+		switch {
+		case err != nil:
+		case !emptied:
+			w.emptied[a.Pod] = unknownDrops
+		default:
+			if before == unknownDrops {
+				w.emptied[a.Pod] = a.KeptDropped // its metrics are of after it was emptied
+			}
 			err = into.Add(data)
 		}
-		if err != nil {
-			return fmt.Errorf("read the spans of the agent on %s through the API server: %w", a.Node, err)
+		if err == nil {
+			read++
+			continue
+		}
+		if failed == nil {
+			failed = fmt.Errorf("read the spans of the agent on %s through the API server: %w", a.Node, err)
+		}
+		if ctx.Err() == nil && !w.unreachable[a.Pod] {
+			w.unreachable[a.Pod] = true
+			w.say("without the agent on %s, whose spans cannot be read: %v", a.Node, err)
 		}
 	}
-	return nil
+	if read > 0 {
+		return nil
+	}
+	return failed
+}
+
+// spans reads what an agent has kept.
+func (w *tryWait) spans(ctx context.Context, a clusterstatus.Agent) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return a.Spans(ctx, w.cluster)
+}
+
+// best returns the trace to show, nil without one.
+func (w *tryWait) best(received *tracestore.Received, agents []clusterstatus.Agent) *sight {
+	best := bestOf(received.Traces())
+	if best == nil {
+		return nil
+	}
+	best.dropped = received.Dropped()
+	for _, a := range agents {
+		if before, known := w.emptied[a.Pod]; known && before != unknownDrops {
+			best.dropped += int(max(0, a.KeptDropped-before))
+		}
+		best.exported += a.SpansExported
+		best.lost += a.SpansLost
+	}
+	return best
 }
 
 // progress is what the agents have seen so far.
@@ -300,40 +360,50 @@ func (w *tryWait) reason(agents []clusterstatus.Agent) string {
 }
 
 // bestOf returns the trace that was seen at the most capture points, of those with a request
-// that was answered; nil without one.
+// that was answered; of several the latest. It is nil without one.
 func bestOf(traces []tracestore.Trace) *sight {
-	var best *sight
-	for _, t := range traces[:min(len(traces), tryTraces)] {
+	type candidate struct {
+		trace         *tracestore.Trace
+		points, nodes int
+	}
+	var all []candidate
+	for n := range traces {
+		t := &traces[len(traces)-1-n] // latest first
 		points, nodes := map[string]bool{}, map[string]bool{}
 		for i := range t.Observations {
 			points[t.Observations[i].Point.ID] = true
 			nodes[t.Observations[i].Point.Node] = true
 		}
-		if len(points) == 0 || best != nil && len(points) <= best.points {
-			continue
-		}
-		if report := explain.Explain(t, nil); report.Total > 0 {
-			report.Service, report.Operation = firstRequest(t)
-			best = &sight{report: &report, points: len(points), nodes: len(nodes)}
+		if len(points) > 0 {
+			all = append(all, candidate{t, len(points), len(nodes)})
 		}
 	}
-	if best != nil {
-		best.traces = len(traces)
+	slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Compare(b.points, a.points) })
+	for _, c := range all {
+		if report := explain.Explain(*c.trace, nil); report.Total > 0 {
+			report.Service, report.Operation = rootRequest(c.trace, &report)
+			return &sight{report: &report, points: c.points, nodes: c.nodes, traces: len(traces)}
+		}
 	}
-	return best
+	return nil
 }
 
-// firstRequest names a trace without proxies' spans by the request that was seen first, of
-// those whose request line is known.
-func firstRequest(t tracestore.Trace) (service, operation string) {
+// rootRequest names a trace without proxies' spans by the request of its first root hop, if
+// the request line is known. Nodes' clocks differ, so the first by time may be another's.
+func rootRequest(t *tracestore.Trace, report *explain.Report) (service, operation string) {
+	root := slices.IndexFunc(report.Hops, func(h explain.Hop) bool { return h.Depth == 0 })
+	if root < 0 {
+		return "", ""
+	}
 	var first *observe.Observation
 	for i := range t.Observations {
-		if o := &t.Observations[i]; o.Method != "" && (first == nil || o.Wall < first.Wall) {
+		o := &t.Observations[i]
+		if o.Method != "" && o.Context.SpanID.String() == report.Hops[root].SpanID && (first == nil || o.Wall < first.Wall) {
 			first = o
 		}
 	}
 	if first == nil {
-		return "", ""
+		return report.Hops[root].To, ""
 	}
 	return cmp.Or(first.Peers.Server.Service, first.Server.Addr().String()), first.Method + " " + first.Path
 }

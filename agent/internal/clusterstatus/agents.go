@@ -56,6 +56,8 @@ type Agent struct {
 	CPULimitStep int `json:"cpu_limit_step"`
 	// SpansExported were accepted by the receiver.
 	SpansExported float64 `json:"spans_exported"`
+	// KeptDropped were not kept for a client, because too many were.
+	KeptDropped float64 `json:"-"`
 	// Problem is why the agent is not ready, or why its metrics cannot be read.
 	Problem string `json:"problem,omitempty"`
 }
@@ -217,6 +219,7 @@ func askAgent(ctx context.Context, c *install.Cluster, pod *corev1.Pod) Agent {
 	a.Encrypted, a.bySender = encryptedOf(families)
 	a.SpansExported = m["layertrace_spans_exported_total"]
 	a.SpansLost = m["layertrace_spans_failed_total"] + m["layertrace_spans_dropped_total"]
+	a.KeptDropped = m["layertrace_kept_spans_dropped_total"]
 	a.CPULimitStep = int(m["layertrace_cpu_limit_step"])
 	a.SpansOverLimit = m["layertrace_spans_over_limit_total"]
 	return a

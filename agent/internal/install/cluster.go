@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -63,6 +64,7 @@ func Connect(kubeconfig, context string) (*Cluster, error) {
 	// The default of 5 requests per second is meant for controllers.
 	config.QPS, config.Burst = 50, 100
 	config.UserAgent = fieldManager
+	config.Wrap(func(to http.RoundTripper) http.RoundTripper { return boundProxied{to} })
 	c := &Cluster{Name: context, known: map[schema.GroupVersion][]metav1.APIResource{}}
 	if raw, err := loader.RawConfig(); err == nil && c.Name == "" {
 		c.Name = raw.CurrentContext
@@ -231,9 +233,10 @@ func (c *Cluster) GetFromPod(ctx context.Context, namespace, pod string, port in
 }
 
 // GetFromService sends GET with headers to a service, SERVICE:PORT, through the API server,
-// which needs the permission get on services/proxy. status is 0 if there was no response.
-func (c *Cluster) GetFromService(ctx context.Context, namespace, service string, path *url.URL, headers map[string]string) (status int, err error) {
-	request := c.raw.Get().AbsPath("/api/v1/namespaces", namespace, "services", service, "proxy", path.Path)
+// which needs the permission get on services/proxy. The response is read, and forgotten.
+func (c *Cluster) GetFromService(ctx context.Context, namespace, service string, path *url.URL, headers map[string]string) error {
+	// One segment: of several, AbsPath drops a slash at the end.
+	request := c.raw.Get().AbsPath("/api/v1/namespaces/" + namespace + "/services/" + service + "/proxy" + path.Path)
 	for name, values := range path.Query() {
 		for _, value := range values {
 			request = request.Param(name, value)
@@ -242,12 +245,41 @@ func (c *Cluster) GetFromService(ctx context.Context, namespace, service string,
 	for name, value := range headers {
 		request = request.SetHeader(name, value)
 	}
-	result := request.Do(ctx).StatusCode(&status)
-	return status, result.Error()
+	body, err := request.Stream(ctx)
+	if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+		return fmt.Errorf("%w (status %d)", err, status.Status().Code)
+	}
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	_, err = io.Copy(io.Discard, io.LimitReader(body, maxFromPod))
+	return err
 }
 
-// maxFromPod is how many bytes of a pod's response are read: it may be anybody's.
-const maxFromPod = 16 << 20
+const (
+	// maxFromPod is how many bytes of a pod's response are read: it may be anybody's.
+	maxFromPod = 16 << 20
+	// maxError is how many bytes of an error's response are read.
+	maxError = 64 << 10
+)
+
+// boundProxied bounds the responses of pods and services, of which client-go reads those with
+// an error as a whole.
+type boundProxied struct{ to http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (b boundProxied) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := b.to.RoundTrip(request)
+	if err != nil || response.StatusCode < http.StatusMultipleChoices || !strings.Contains(request.URL.Path, "/proxy/") {
+		return response, err
+	}
+	response.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(response.Body, maxError), response.Body}
+	return response, nil
+}
 
 func (c *Cluster) getJSON(ctx context.Context, path string, into any) error {
 	data, err := c.raw.Get().AbsPath(path).Do(ctx).Raw()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -65,5 +66,46 @@ func TestResponsesOfPodsAreBounded(t *testing.T) {
 				t.Errorf("%d MiB were read", sent>>20)
 			}
 		})
+	}
+}
+
+// So may a service, also with an error; and its path is that which was asked for.
+func TestResponsesOfServicesAreBounded(t *testing.T) {
+	const end = 64 << 20
+	for _, test := range []struct {
+		path, want string
+		status     int
+		limit      int // what is read, with what buffers of the sockets take
+		error      string
+	}{
+		{"/items/", "/items/", http.StatusOK, 2 * maxFromPod, ""},
+		{"/items?x=1", "/items", http.StatusOK, 2 * maxFromPod, ""},
+		{"/", "/", http.StatusBadGateway, maxFromPod, "(status 502)"},
+	} {
+		sent := 0
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/api/v1/namespaces/shop/services/cart:80/proxy"+test.want || r.Header.Get("traceparent") != "x" {
+				t.Errorf("it asks for %s", r.URL)
+			}
+			w.WriteHeader(test.status)
+			for chunk := make([]byte, 1<<20); sent < end; {
+				n, err := w.Write(chunk)
+				if sent += n; err != nil {
+					return
+				}
+			}
+		}))
+		path, err := url.Parse(test.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = connectTo(t, server).GetFromService(t.Context(), "shop", "cart:80", path, map[string]string{"traceparent": "x"})
+		if (err != nil) != (test.error != "") || err != nil && !strings.Contains(err.Error(), test.error) {
+			t.Errorf("%s: %v, want %q", test.path, err, test.error)
+		}
+		server.Close() // waits for the handler
+		if sent > test.limit {
+			t.Errorf("%s: %d MiB were read", test.path, sent>>20)
+		}
 	}
 }

@@ -158,11 +158,8 @@ func (c *Cluster) PreflightTrial(ctx context.Context, t Trial) (*TrialPlan, erro
 	plan := &TrialPlan{Options: t.options(), trial: t}
 	all := []check{{"installed", false, checkNotInstalled}}
 	for _, k := range checks {
-		switch k.name {
-		case "tracing":
+		if k.name == "tracing" {
 			k.run = t.checkTracing
-		case "nodes":
-			k.run = t.checkNodes
 		}
 		all = append(all, k)
 	}
@@ -448,14 +445,4 @@ func (t Trial) checkWorkloads(ctx context.Context, c *Cluster, _ *Options, _ *Me
 		return one(Warning, "no pod of %s has a sidecar: only requests from proxies elsewhere, or those of --send, are traced. To add sidecars: kubectl label namespace %s istio-injection=enabled && kubectl -n %s rollout restart deployment", t.Namespace, t.Namespace, t.Namespace)
 	}
 	return one(Fine, "running pods of %s: %d, with a sidecar: %d", t.Namespace, running, proxies)
-}
-
-// checkNodes also checks that the nodes have the agents' image.
-func (t Trial) checkNodes(ctx context.Context, c *Cluster, o *Options, m *Mesh) ([]Finding, error) {
-	findings, err := checkNodes(ctx, c, o, m)
-	if err != nil {
-		return nil, err
-	}
-	missing, err := checkImage(ctx, c, o, m)
-	return append(findings, missing...), err
 }
