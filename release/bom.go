@@ -70,7 +70,7 @@ func componentOf(module *debug.Module) (cyclonedx.Component, error) {
 	sum, found := strings.CutPrefix(module.Sum, "h1:")
 	digest, err := base64.StdEncoding.DecodeString(sum)
 	if err != nil || !found {
-		return cyclonedx.Component{}, fmt.Errorf("module %s has the sum %q: %w", module.Path, module.Sum, err)
+		return cyclonedx.Component{}, fmt.Errorf("module %s has the sum %q, which is no hash of go.sum (h1:BASE64)", module.Path, module.Sum)
 	}
 	url := packageURL(module.Path, module.Version)
 	return cyclonedx.Component{

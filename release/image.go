@@ -15,6 +15,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"time"
 
@@ -54,7 +55,7 @@ func (r *release) agentImage(ctx context.Context, arch, program string) (ocilayo
 
 // annotations describe the agents' image (annotations.md of the OCI image specification).
 func (r *release) annotations() map[string]string {
-	return map[string]string{
+	all := map[string]string{
 		ocispec.AnnotationTitle:         "layertrace agent",
 		ocispec.AnnotationDescription:   "Adds spans of sockets, interfaces and the network to the traces of Istio and Envoy",
 		ocispec.AnnotationSource:        sourceURL,
@@ -62,9 +63,12 @@ func (r *release) annotations() map[string]string {
 		ocispec.AnnotationDocumentation: sourceURL + "/blob/main/docs/install.md",
 		ocispec.AnnotationLicenses:      licenceExpression,
 		ocispec.AnnotationVersion:       r.version,
-		ocispec.AnnotationRevision:      r.source.commit,
 		ocispec.AnnotationCreated:       r.source.date.Format(time.RFC3339),
 	}
+	if !r.source.modified { // else it is of no commit
+		all[ocispec.AnnotationRevision] = r.source.commit
+	}
+	return all
 }
 
 // certificates returns the roots of Mozilla's store in the version of go.mod, in PEM. Those
@@ -80,8 +84,12 @@ func certificates() []byte {
 	return out.Bytes()
 }
 
-// licenceFile matches the names of files that have to go with a copy.
-var licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents)`)
+// licenceFile matches the names of files that have to go with a copy, anyFile those of a folder
+// that has nothing else.
+var (
+	licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents)`)
+	anyFile     = regexp.MustCompile(``)
+)
 
 // licences returns the texts of the project's licences, as LICENSES/NAME, and of the modules
 // in a program, as LICENSES/MODULE/NAME.
@@ -90,7 +98,7 @@ func (r *release) licences(ctx context.Context, program string) ([]ocilayout.Fil
 	if err != nil {
 		return nil, err
 	}
-	files, err := readLicences(filepath.Join(r.checkout, "LICENSES"), "LICENSES", regexp.MustCompile(``))
+	files, err := readLicences(filepath.Join(r.checkout, "LICENSES"), "LICENSES", anyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -108,8 +116,8 @@ func (r *release) licences(ctx context.Context, program string) ([]ocilayout.Fil
 			return nil, err
 		}
 		more, err := readLicences(module.Dir, "LICENSES/"+module.Path, licenceFile)
-		if err != nil || len(more) == 0 {
-			return nil, fmt.Errorf("module %s in %q: %d files with its licence: %w", module.Path, module.Dir, len(more), err)
+		if err != nil {
+			return nil, fmt.Errorf("module %s: %w", module.Path, err)
 		}
 		files = append(files, more...)
 	}
@@ -118,7 +126,10 @@ func (r *release) licences(ctx context.Context, program string) ([]ocilayout.Fil
 		return nil, err
 	}
 	library, err := readLicences(strings.TrimSpace(string(root)), "LICENSES/std", licenceFile)
-	return append(files, library...), err
+	if err != nil {
+		return nil, fmt.Errorf("the standard library (GOROOT; Go of go.dev/dl has its licence there): %w", err)
+	}
+	return append(files, library...), nil
 }
 
 // writeLicences writes the licences of a program, which have to go with it, into one file.
@@ -134,7 +145,7 @@ func (r *release) writeLicences(ctx context.Context, program, to string) error {
 	return os.WriteFile(to, text.Bytes(), 0o644)
 }
 
-// readLicences returns the matching files of a directory.
+// readLicences returns the matching files of a directory, of which there has to be one.
 func readLicences(dir, to string, names *regexp.Regexp) (files []ocilayout.File, err error) {
 	entries, err := os.ReadDir(dir)
 	for _, entry := range entries {
@@ -145,19 +156,26 @@ func readLicences(dir, to string, names *regexp.Regexp) (files []ocilayout.File,
 		data, err = os.ReadFile(filepath.Join(dir, entry.Name()))
 		files = append(files, ocilayout.File{Name: path.Join(to, entry.Name()), Data: data})
 	}
+	if err == nil && len(files) == 0 {
+		err = fmt.Errorf("no file with a licence in %q", dir)
+	}
 	return files, err
 }
 
 // goCommand runs a go command in the checkout, with the toolchain of the programs, and returns
 // its output.
 func (r *release) goCommand(ctx context.Context, args ...string) ([]byte, error) {
+	return r.command(ctx, "go", args...)
+}
+
+// command runs a program in the checkout as goCommand does.
+func (r *release) command(ctx context.Context, program string, args ...string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir, cmd.Env = r.checkout, append(os.Environ(), "GOTOOLCHAIN="+gobuild.Toolchain, "GOFLAGS=", "GOWORK=off",
-		fmt.Sprintf("SOURCE_DATE_EPOCH=%d", r.source.date.Unix()))
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir, cmd.Env = r.checkout, append(gobuild.Environment(runtime.GOOS, runtime.GOARCH), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", r.source.date.Unix()))
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("go %s: %w\n%s", args[0], err, stderr.String())
+		return nil, fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), args[0], err, stderr.String())
 	}
 	return stdout.Bytes(), nil
 }

@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,12 +81,12 @@ func main() {
 }
 
 func (r *release) run(ctx context.Context, out string, onlyImages bool) (err error) {
-	if err := r.prepare(ctx); err != nil {
+	if err := r.prepare(ctx, onlyImages); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(r.temporary)) }()
 	if onlyImages {
-		_, err := r.agent(ctx, out)
+		_, err := r.agent(ctx, out, "")
 		return err
 	}
 	return r.all(ctx, out)
@@ -95,8 +96,9 @@ func (r *release) run(ctx context.Context, out string, onlyImages bool) (err err
 // metadata.
 var versionText = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$`)
 
-// prepare checks the options and finds the source.
-func (r *release) prepare(ctx context.Context) (err error) {
+// prepare checks the options and finds the source. Only an image without a version may be of
+// files that are in no commit.
+func (r *release) prepare(ctx context.Context, onlyImages bool) (err error) {
 	if r.version != istio.Version && !versionText.MatchString(r.version) {
 		return fmt.Errorf("version %q: write X.Y.Z or X.Y.Z-PRERELEASE, such as 1.2.3", r.version)
 	}
@@ -106,7 +108,7 @@ func (r *release) prepare(ctx context.Context) (err error) {
 	if r.source, err = findSource(ctx, r.checkout); err != nil {
 		return fmt.Errorf("find the commit: %w", err)
 	}
-	if r.source.modified && r.version != istio.Version {
+	if r.source.modified && (r.version != istio.Version || !onlyImages) {
 		return fmt.Errorf("files differ from commit %s: commit them, or release from a clean clone", r.source.commit)
 	}
 	r.temporary, err = os.MkdirTemp("", "layertrace-release-")
@@ -174,14 +176,15 @@ func (i image) tagged() string { return i.repository + ":" + i.tag }
 func (i image) pinned() string { return i.repository + "@" + i.digest }
 
 // agent writes the agents' image into a directory, for all architectures, as a layout
-// (agent.oci) and as its archive (agent.tar).
-func (r *release) agent(ctx context.Context, dir string) (image, error) {
+// (agent.oci) and as its archive (agent.tar). The programs in it name the filter's image, "" for
+// none.
+func (r *release) agent(ctx context.Context, dir, filterImage string) (image, error) {
 	made := image{repository: r.repository + "/agent", tag: r.version}
 	layout := ocilayout.Layout{Tag: made.tag, Name: made.tagged()}
 	for _, arch := range architectures {
 		// By tag: a program cannot have the digest of its own image in it.
 		program := filepath.Join(r.temporary, "agent-"+arch)
-		if err := r.program(ctx, arch, program, r.variables(made.tagged(), "")); err != nil {
+		if err := r.program(ctx, arch, program, r.variables(made.tagged(), filterImage)); err != nil {
 			return image{}, err
 		}
 		one, err := r.agentImage(ctx, arch, program)
@@ -243,17 +246,18 @@ func replaceable(dir string) error {
 
 // write writes the files of a release. Each uses the digests of those before it.
 func (r *release) write(ctx context.Context, dir string) error {
-	agent, err := r.agent(ctx, dir)
-	if err != nil {
-		return err
-	}
 	filter, err := r.filter(ctx, dir)
 	if err != nil {
 		return err
 	}
+	agent, err := r.agent(ctx, dir, filter.pinned())
+	if err != nil {
+		return err
+	}
+	variables := r.variables(agent.pinned(), filter.pinned())
 	for _, arch := range architectures {
 		program := filepath.Join(dir, "layertrace-linux-"+arch)
-		if err := r.program(ctx, arch, program, r.variables(agent.pinned(), filter.pinned())); err != nil {
+		if err := r.program(ctx, arch, program, variables); err != nil {
 			return err
 		}
 		if err := r.writeBOM(program, program+".cdx.json"); err != nil {
@@ -263,7 +267,7 @@ func (r *release) write(ctx context.Context, dir string) error {
 			return fmt.Errorf("collect licences: %w", err)
 		}
 	}
-	if err := r.manual(ctx, dir); err != nil {
+	if err := r.manual(ctx, dir, variables); err != nil {
 		return fmt.Errorf("write the man pages: %w", err)
 	}
 	if err := r.chart(ctx, dir, agent, filter); err != nil {
@@ -278,10 +282,16 @@ func (r *release) write(ctx context.Context, dir string) error {
 	return writeChecksums(dir)
 }
 
-// manual writes an archive of the man pages.
-func (r *release) manual(ctx context.Context, dir string) error {
-	pages := filepath.Join(r.temporary, "man")
-	if _, err := r.goCommand(ctx, "run", "./agent/internal/cli/manual", pages); err != nil {
+// manual writes an archive of the man pages, with the names and the version of the programs.
+func (r *release) manual(ctx context.Context, dir string, variables map[string]string) error {
+	program, pages := filepath.Join(r.temporary, "manual"), filepath.Join(r.temporary, "man")
+	err := gobuild.Build(ctx, r.checkout, gobuild.Program{
+		Package: "./agent/internal/cli/manual", Out: program, OS: runtime.GOOS, Arch: runtime.GOARCH, Variables: variables,
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := r.command(ctx, program, pages); err != nil {
 		return err
 	}
 	return ocilayout.Archive(pages, filepath.Join(dir, "layertrace-man.tar"))

@@ -39,6 +39,7 @@ import (
 	"github.com/layertrace/layertrace/e2e/provision"
 	"github.com/layertrace/layertrace/e2e/testrun"
 	"github.com/layertrace/layertrace/internal/gobuild"
+	"github.com/layertrace/layertrace/istio"
 )
 
 const (
@@ -94,7 +95,7 @@ func makeRelease(t *testing.T, checkout string) (*release, string) {
 	t.Helper()
 	t.Chdir(checkout)
 	r := &release{version: testVersion, repository: testRepository, builder: "https://example.org/builder", progress: t.Logf}
-	if err := r.prepare(t.Context()); err != nil {
+	if err := r.prepare(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -146,9 +147,22 @@ func TestRelease(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Chdir(second)
-		changed := &release{version: testVersion}
-		if err := changed.prepare(t.Context()); err == nil || !strings.Contains(err.Error(), "files differ from commit "+r.source.commit) {
-			t.Errorf("got %v", err)
+		for _, c := range []struct {
+			version    string
+			onlyImages bool
+		}{{testVersion, false}, {testVersion, true}, {istio.Version, false}} {
+			changed := &release{version: c.version}
+			if err := changed.prepare(t.Context(), c.onlyImages); err == nil || !strings.Contains(err.Error(), "files differ from commit "+r.source.commit) {
+				t.Errorf("%+v: got %v", c, err)
+			}
+		}
+		changed := &release{version: istio.Version}
+		if err := changed.prepare(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(changed.temporary)
+		if revision, found := changed.annotations()["org.opencontainers.image.revision"]; found {
+			t.Errorf("the image of changed files is of commit %s", revision)
 		}
 	})
 }
@@ -221,7 +235,7 @@ func testImage(t *testing.T, r *release, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		testPlatform(t, r, image, one.Platform.Architecture)
+		testPlatform(t, r, dir, image, one.Platform.Architecture)
 	}
 	if !slices.Equal(platforms, []string{"linux/amd64", "linux/arm64"}) {
 		t.Errorf("platforms %v", platforms)
@@ -230,7 +244,7 @@ func testImage(t *testing.T, r *release, dir string) {
 
 // testPlatform checks the image of one platform: its configuration, owners, modes and times of
 // its files, and what they are.
-func testPlatform(t *testing.T, r *release, image v1.Image, arch string) {
+func testPlatform(t *testing.T, r *release, dir string, image v1.Image, arch string) {
 	t.Helper()
 	config, err := image.ConfigFile()
 	if err != nil {
@@ -282,6 +296,9 @@ func testPlatform(t *testing.T, r *release, image v1.Image, arch string) {
 		}
 	}
 	testProgram(t, arch, files)
+	if _, filter := pinnedNames(t, dir); !bytes.Contains(files["layertrace"], []byte(filter)) {
+		t.Errorf("%s: the program does not name the filter's image %s", arch, filter)
+	}
 	testCertificates(t, files["etc/ssl/certs/ca-certificates.crt"])
 }
 
@@ -332,13 +349,18 @@ func testCertificates(t *testing.T, text []byte) {
 	}
 }
 
-// The archives have the layouts' files, and man pages of all commands.
+// The archives have the layouts' files, and man pages of all commands, which name the release's image.
 func testArchive(t *testing.T, dir string) {
 	pages := strings.Fields(run(t, dir, "tar", "--list", "--file=layertrace-man.tar"))
 	for _, want := range []string{"layertrace.1", "layertrace-install.1", "layertrace-explain.1"} {
 		if !slices.Contains(pages, want) {
 			t.Errorf("the man pages %v lack %s", pages, want)
 		}
+	}
+	agent, _ := pinnedNames(t, dir)
+	page := strings.ReplaceAll(run(t, dir, "tar", "--extract", "--to-stdout", "--file=layertrace-man.tar", "layertrace-install.1"), `\-`, "-")
+	if !strings.Contains(page, agent) || strings.Contains(page, istio.AgentRepository) {
+		t.Errorf("the man page of install does not name the image %s, or names another one", agent)
 	}
 	for _, image := range []string{"agent", "filter"} {
 		unpacked := t.TempDir()
@@ -455,13 +477,20 @@ func testProvenance(t *testing.T, r *release, dir string) {
 	}
 }
 
-// The released program, chart and component name the same images, by digest.
-func testNames(t *testing.T, checkout, dir string) {
+// pinnedNames returns the names of both images with their digests, without tags.
+func pinnedNames(t *testing.T, dir string) (agent, filter string) {
+	t.Helper()
 	lines := strings.Split(read(t, dir, "images.txt"), "\n")
 	_, agentDigest, _ := strings.Cut(strings.Fields(lines[0])[0], "@")
 	_, filterDigest, _ := strings.Cut(strings.Fields(lines[1])[0], "@")
-	agent, filter := testRepository+"/agent@"+agentDigest, testRepository+"/filter@"+filterDigest
-	want := []string{agent, "oci://" + filter, strings.TrimPrefix(filterDigest, "sha256:")}
+	return testRepository + "/agent@" + agentDigest, testRepository + "/filter@" + filterDigest
+}
+
+// The released program, chart and component name the same images, by digest.
+func testNames(t *testing.T, checkout, dir string) {
+	agent, filter := pinnedNames(t, dir)
+	_, filterDigest, _ := strings.Cut(filter, "@sha256:")
+	want := []string{agent, "oci://" + filter, filterDigest}
 
 	program := run(t, dir, "./layertrace-linux-amd64", "install", "--dry-run")
 	if diff := cmp.Diff(want, imagesOf(t, program)); diff != "" {
@@ -558,6 +587,23 @@ func TestSourceDateEpoch(t *testing.T) {
 		if (err == nil) != (want != 0) || err == nil && found.date.Unix() != want {
 			t.Errorf("%s: %v, %v", seconds, found.date, err)
 		}
+	}
+}
+
+// A folder without a licence is an error: nothing is given away without its licence.
+func TestLicences(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "README"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := readLicences(dir, "LICENSES/std", licenceFile); err == nil || !strings.Contains(err.Error(), "no file with a licence in") {
+		t.Errorf("got %v, %v", files, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "LICENSE"), []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := readLicences(dir, "LICENSES/std", licenceFile); err != nil || len(files) != 1 || files[0].Name != "LICENSES/std/LICENSE" {
+		t.Errorf("got %v, %v", files, err)
 	}
 }
 

@@ -17,11 +17,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/layertrace/layertrace/internal/gobuild"
 	"github.com/layertrace/layertrace/wasm-filter/oci"
 )
 
@@ -29,7 +29,7 @@ const filter = "github.com/layertrace/layertrace/wasm-filter"
 
 // toolchain compiles the module. If another one is installed, Go downloads it.
 // README.md gives the reason for this version.
-const toolchain = "go1.26.8"
+const toolchain = gobuild.Toolchain
 
 // exports are what Envoy needs from the filter.
 const exports = "memory,_initialize,proxy_abi_version_0_2_0,proxy_on_memory_allocate," +
@@ -63,13 +63,11 @@ func build(pkg string, exports []string, out string) error {
 	defer os.RemoveAll(dir)
 
 	whole := filepath.Join(dir, "whole.wasm")
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false",
-		"-ldflags=-s -w -buildid=", "-o", whole, pkg)
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOWASM=", "GOEXPERIMENT=", "GODEBUG=", "GOFLAGS=", "GOWORK=off",
-		"CGO_ENABLED=0", "GOTOOLCHAIN="+toolchain)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%v: %w", cmd.Args, err)
+	err = gobuild.Build(context.Background(), "", gobuild.Program{
+		Package: pkg, Out: whole, OS: "wasip1", Arch: "wasm", Flags: []string{"-buildmode=c-shared"},
+	})
+	if err != nil {
+		return err
 	}
 	module, err := os.ReadFile(whole)
 	if err != nil {
