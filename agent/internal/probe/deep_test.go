@@ -46,12 +46,19 @@ func TestDeepAuto(t *testing.T) {
 		for name, head := range headsOf(position) {
 			for _, size := range []int{3000, 1448, 536} {
 				t.Run(fmt.Sprintf("%s/%s/%d", position, name, size), func(t *testing.T) {
+					attempts := 0
+				again:
 					k := newKernel(t, Options{})
 					c := newConnection(40000)
 					for part := range slices.Chunk([]byte(head), size) {
 						k.receive(c.request(string(part)))
 					}
 					k.receive(c.response(ok200))
+					if k.count("searches") == 2 && attempts < maxSearchedTwice {
+						attempts++
+						k.close(t)
+						goto again
+					}
 					x := k.one()
 					contextAt := max(strings.Index(head, "traceparent:"), strings.Index(head, "x-b3-traceid:"))
 					if x.Context.SpanID.String() != "b7ad6b7169203331" || x.Context.HeaderOffset != uint32(contextAt) ||
@@ -182,25 +189,41 @@ func TestDeepBudget(t *testing.T) {
 		k.receive(c.request(head))
 		k.receive(c.response(ok200))
 	}
-	for n < 1000 && k.count("searches_over_budget") == 0 { // some 30 do it
+	// All heads were searched, but for those over the budget.
+	check := func(heads uint64) {
+		t.Helper()
+		searched, over, truncated := k.count("searches"), k.count("searches_over_budget"), k.count("heads_truncated")
+		if searched+over < heads || searched+over > heads+maxSearchedTwice || truncated > over || over-truncated > maxSearchedTwice {
+			t.Errorf("%d heads: %d searched, %d over the budget, %d truncated", heads, searched, over, truncated)
+		}
+	}
+	for n < 1000 && k.count("heads_truncated") == 0 { // some 30 do it, on each CPU
 		send(head)
 	}
-	searched := k.count("searches")
-	if searched*uint64(len(head)-1024) < uint64(MinDeepBudget) || searched != n-1 {
-		t.Errorf("%d of %d heads searched before the budget was used up", searched, n)
+	if bytes := k.count("search_bytes"); bytes < uint64(MinDeepBudget) {
+		t.Errorf("the budget was used up after %d bytes, want %d or more", bytes, MinDeepBudget)
 	}
 	k.wantCount("heads_truncated", 1)
+	check(n)
 	send(get + traceparent + end)
-	if got := len(k.exchanges()); got != int(searched)+1 {
-		t.Errorf("%d exchanges, want %d", got, searched+1)
+	got := len(k.exchanges())
+	if want := int(n - 1); got != want {
+		t.Errorf("%d exchanges, want %d", got, want)
 	}
 	poll(t, "a later head is searched", func() bool {
 		send(head)
-		return k.count("searches") > searched
+		later := len(k.exchanges())
+		got += later
+		return later > 0
 	})
-	k.wantCount("searches_over_budget", n-1-k.count("searches"))
-	k.wantCount("heads_truncated", n-1-k.count("searches"))
+	check(n - 1)
+	k.wantCount("heads_truncated", n-uint64(got))
 }
+
+// maxSearchedTwice is how many segments of a test may be searched twice at one point: if the
+// kernel's clock ticks between the fast path and the slow one, what the fast path has read is
+// too old (segment_id() in bpf/include/packet.h). On a slow machine it does now and then.
+const maxSearchedTwice = 10
 
 // A head over several segments ends where the budget does.
 func TestDeepBudgetInAHead(t *testing.T) {
@@ -214,7 +237,10 @@ func TestDeepBudgetInAHead(t *testing.T) {
 		}
 		k.receive(c.response(ok200))
 	}
-	k.wantCount("searches", n)
+	// The budget ends within the head, or before it.
+	if searches := k.count("searches"); searches != n && searches != n-1 {
+		t.Errorf("%d searches, want %d or one less", searches, n)
+	}
 	k.wantCount("searches_over_budget", 1)
 	k.wantCount("heads_truncated", 1)
 	k.wantCount("contexts_behind_window", n-1)
@@ -233,8 +259,7 @@ func TestDeepOnHasNoBudget(t *testing.T) {
 		k.receive(c.response(ok200))
 	}
 	k.wantCount("searches_over_budget", 0)
-	// A test run that a signal interrupts is repeated, which may be another search.
-	if searches := k.count("searches"); searches < 200 || searches > 210 {
+	if searches := k.count("searches"); searches < 200 || searches > 200+maxSearchedTwice {
 		t.Errorf("%d searches, want 200", searches)
 	}
 	if got := k.exchanges(); len(got) != 200 || slices.ContainsFunc(got, func(x observe.Observation) bool { return x.Status != 200 }) {

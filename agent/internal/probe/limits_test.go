@@ -64,8 +64,11 @@ func TestLimitDeep(t *testing.T) {
 			if n := talk(40010); n != 1 {
 				t.Errorf("%d exchanges with the limit, want 1", n)
 			}
-			k.wantCount("searches", 1)
-			k.wantCount("searches_over_budget", 1)
+			for _, counter := range []string{"searches", "searches_over_budget"} {
+				if n := k.count(counter); n != 1 && n != 2 { // see maxSearchedTwice
+					t.Errorf("%s is %d, want 1, or 2 if the clock ticked", counter, n)
+				}
+			}
 			k.wantCount("heads_truncated", 1)
 			must(t, k.probe.Limit(Limits{}))
 			if n := talk(40020); n != 2 {
