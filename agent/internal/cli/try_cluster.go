@@ -162,7 +162,7 @@ func writeNext(out io.Writer, ui *install.UI, seen *sight, took time.Duration) {
 	fmt.Fprintf(out, "\nThis is trace %s,\nseen at %s on %s: the best seen of %s.\nIt took %v to get here.\n",
 		id, several(seen.points, "capture point"), several(seen.nodes, "node"), several(seen.traces, "trace"), took.Round(time.Second))
 	if seen.dropped > 0 {
-		fmt.Fprintf(out, "%s were dropped, as there were too many: traces may lack some.\n", several(seen.dropped, "span"))
+		fmt.Fprintf(out, "Dropped, as there were too many: %s. Traces may lack some.\n", several(seen.dropped, "span"))
 	}
 	switch {
 	case ui != nil && seen.exported > 0:

@@ -22,7 +22,9 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
+	"github.com/layertrace/layertrace/agent/internal/explain"
 	"github.com/layertrace/layertrace/agent/internal/export"
+	"github.com/layertrace/layertrace/agent/internal/install"
 	"github.com/layertrace/layertrace/agent/internal/span"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
@@ -39,6 +41,9 @@ type apiServer struct {
 	objects map[string]map[string]any // by their path
 	kept    *export.Kept              // the agent's spans
 	metrics string                    // the agent's
+	drops   int                       // of spans, one more at each look if it is not 0
+	second  bool                      // there is another agent, whose spans cannot be read
+	silent  bool                      // no agent's can
 	sent    []*http.Request           // to services
 }
 
@@ -114,10 +119,16 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case proxied && strings.Contains(before, "/services/"):
 		s.sent = append(s.sent, r)
 		s.see(r.Header.Get("traceparent"))
+	case proxied && what == "spans" && (s.silent || strings.HasSuffix(before, "agent-2:9464")):
+		http.Error(w, "no route to host", http.StatusServiceUnavailable)
 	case proxied && what == "spans":
 		s.kept.ServeHTTP(w, r)
 	case proxied && what == "metrics":
 		fmt.Fprint(w, s.metrics)
+		if s.drops > 0 {
+			s.drops++
+			fmt.Fprintf(w, "layertrace_kept_spans_dropped_total %d\n", s.drops)
+		}
 	case proxied:
 		http.NotFound(w, r)
 	default:
@@ -231,6 +242,12 @@ func (s *apiServer) start(set *unstructured.Unstructured) {
 		s.t.Error(err)
 	}
 	s.put(agentPath, pod)
+	if s.second {
+		other := pod.DeepCopy()
+		other.SetName("agent-2")
+		other.Object["spec"] = map[string]any{"nodeName": "n2"}
+		s.put(pathOf(other), other)
+	}
 }
 
 // see makes the agent see a request with a trace context at the virtual interface of cart.
@@ -238,13 +255,18 @@ func (s *apiServer) see(traceparent string) {
 	if len(traceparent) != 55 {
 		s.t.Errorf("the trace context is %q", traceparent)
 	}
+	s.keep(7, "/items")
+}
+
+// keep makes the agent keep a request of a trace.
+func (s *apiServer) keep(id byte, path string) {
 	o := observe.Observation{
 		Key:     observe.Key{Client: netip.MustParseAddrPort("10.0.0.1:1"), Server: netip.MustParseAddrPort("10.0.0.2:80")},
 		Point:   &observe.Point{ID: "n1/7", Kind: observe.KindVNIC, Node: "n1", Interface: "veth7", Workload: observe.Workload{Service: "cart", Namespace: "shop"}},
 		Request: observe.Message{First: 1e9, Last: 1.001e9, Bytes: 10}, Response: observe.Message{First: 1.1e9, Last: 1.2e9, Bytes: 20},
-		Method: "GET", Path: "/items", Status: 200,
+		Method: "GET", Path: path, Status: 200,
 	}
-	o.Context.Context = tracecontext.Context{TraceID: [16]byte{7}, SpanID: [8]byte{1}, Format: tracecontext.FormatW3C, Sampling: tracecontext.Accepted}
+	o.Context.Context = tracecontext.Context{TraceID: [16]byte{id}, SpanID: [8]byte{1}, Format: tracecontext.FormatW3C, Sampling: tracecontext.Accepted}
 	span.NewEmitter(span.Options{Sink: s.kept, Offset: func() span.ClockOffset { return 1_700_000_000_000_000_000 }}).Emit(&o)
 }
 
@@ -301,6 +323,69 @@ func TestTry(t *testing.T) {
 	}
 	if after := s.paths(); !slices.Equal(after, before) {
 		t.Errorf("before\n%v\nafter\n%v", before, after)
+	}
+}
+
+// What the agents kept before is not reported, also where they had no room for more. Each
+// warning comes once, and an agent that cannot be read does not end it.
+func TestTryReportsWhatFollows(t *testing.T) {
+	hurry(t)
+	s := newAPIServer(t, shopCluster)
+	for range 100 { // all that fit
+		s.keep(9, "/old")
+	}
+	s.second, s.drops = true, 1_000_000
+	code, stdout, stderr := runHere(t, "try", "--yes", "--kubeconfig="+s.kubeconfig, "--namespace=shop", "--send=cart:80/items", "--image=mine:1")
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit code %d, %s\n%s", code, stderr, stdout)
+	}
+	for _, once := range []string{
+		"This is trace 07000000000000000000000000000000,", "the best seen of 1 trace.", "the agents' image mine:1 is not on n1",
+		"without the agent on n2, whose spans cannot be read: ", "Dropped, as there were too many: ",
+	} {
+		if n := strings.Count(stdout, once); n != 1 {
+			t.Errorf("the output has %q %d times", once, n)
+		}
+	}
+	if strings.Contains(stdout, "/old") || strings.Contains(stdout, "too many: 1000") {
+		t.Error("it reports what was before")
+	}
+	if t.Failed() {
+		t.Log(stdout)
+	}
+}
+
+// If no agent can be read, it ends soon.
+func TestTryWithoutAgentsToRead(t *testing.T) {
+	hurry(t)
+	s := newAPIServer(t, shopCluster)
+	s.silent = true
+	code, stdout, stderr := runHere(t, "try", "--yes", "--kubeconfig="+s.kubeconfig, "--namespace=shop", "--send=cart:80/items")
+	if code != 1 || !strings.Contains(stderr, "read the spans of the agent on n1 through the API server: ") {
+		t.Errorf("exit code %d, %s\n%s", code, stderr, stdout)
+	}
+}
+
+// The UI is named if the trace is there, else why it is not.
+func TestTryNamesTheUI(t *testing.T) {
+	ui := &install.UI{Namespace: "obs", Service: "tracing", Port: 80, Product: 16686}
+	const there = "The same trace in the UI"
+	for _, test := range []struct {
+		ui             *install.UI
+		exported, lost float64
+		want           string
+	}{
+		{ui, 5, 0, there},
+		{ui, 5, 3, there},
+		{ui, 0, 3, "The trace store in obs has no spans of the agents: 3 spans lost, as it is unreachable, slow or refuses them"},
+		{ui, 0, 0, "The trace store in obs has no spans of the agents: they have sent none so far"},
+		{nil, 0, 0, "The mesh has no trace store that takes the agents' spans"},
+	} {
+		var out strings.Builder
+		writeNext(&out, test.ui, &sight{report: &explain.Report{TraceID: "1f"}, exported: test.exported, lost: test.lost}, time.Second)
+		if got := out.String(); !strings.Contains(got, test.want) || strings.Contains(got, there) != (test.want == there) || strings.Contains(got, "Dropped") {
+			t.Errorf("exported %v, lost %v:\n%s", test.exported, test.lost, got)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/layertrace/layertrace/agent/internal/clusterstatus"
+	"github.com/layertrace/layertrace/agent/internal/explain"
 	"github.com/layertrace/layertrace/agent/internal/tracestore"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
@@ -24,6 +25,7 @@ func TestTryRefuses(t *testing.T) {
 		"--namespace=a --html=-":       "--html",
 		"--namespace=a x":              "takes no arguments",
 		"--remove --namespace=a":       "--namespace has no effect with --remove",
+		"--remove --istio-namespace=a": "--istio-namespace has no effect with --remove",
 		"--remove --send=a:1/":         "--send has no effect with --remove",
 	} {
 		code, stdout, stderr := runHere(t, append([]string{"try"}, strings.Fields(args)...)...)
@@ -73,7 +75,7 @@ func seenAt(id byte, answered bool, nodes ...string) tracestore.Trace {
 	return t
 }
 
-// The trace to show is the one that was seen at the most capture points, the first of them, and
+// The trace to show is the one that was seen at the most capture points, the latest of them, and
 // was answered.
 func TestBestOf(t *testing.T) {
 	if best := bestOf(nil); best != nil {
@@ -85,8 +87,24 @@ func TestBestOf(t *testing.T) {
 	best := bestOf([]tracestore.Trace{
 		seenAt(1, true, "n1"), seenAt(2, false, "n1", "n1", "n2"), seenAt(3, true, "n1", "n2"), seenAt(4, true, "n1", "n2"),
 	})
-	if best == nil || !strings.HasPrefix(best.report.TraceID, "03") || best.points != 2 || best.nodes != 2 || best.traces != 4 {
+	if best == nil || !strings.HasPrefix(best.report.TraceID, "04") || best.points != 2 || best.nodes != 2 || best.traces != 4 {
 		t.Errorf("the best is %+v", best)
+	}
+}
+
+// A trace has the name of the request of its root hop, also where another node's clock is behind.
+func TestRootRequest(t *testing.T) {
+	trace := seenAt(1, true, "n1", "n2")
+	root, child := &trace.Observations[0], &trace.Observations[1]
+	root.Path, root.Wall, root.Context.SpanID = "/root", 2000, [8]byte{1}
+	child.Path, child.Wall, child.Context.SpanID = "/child", 1000, [8]byte{2}
+	report := explain.Report{Hops: []explain.Hop{{SpanID: "0100000000000000", To: "shop"}, {Depth: 1, SpanID: "0200000000000000"}}}
+	if service, operation := rootRequest(&trace, &report); service != "10.0.0.2" || operation != "GET /root" {
+		t.Errorf("%q, %q", service, operation)
+	}
+	root.Method = ""
+	if service, operation := rootRequest(&trace, &report); service != "shop" || operation != "" {
+		t.Errorf("without its request line: %q, %q", service, operation)
 	}
 }
 
