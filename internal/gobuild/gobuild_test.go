@@ -13,9 +13,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// userSettings sets what go env -w sets.
+// userSettings takes the place of what the user set by go env -w, except for where Go and modules
+// come from.
 func userSettings(t *testing.T, text string) {
 	t.Helper()
+	for _, name := range []string{"GOPROXY", "GOSUMDB", "GONOSUMDB", "GOMODCACHE"} {
+		value, err := exec.CommandContext(t.Context(), "go", "env", name).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv(name, strings.TrimSpace(string(value)))
+	}
 	file := filepath.Join(t.TempDir(), "env")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -26,11 +34,11 @@ func userSettings(t *testing.T, text string) {
 // Neither go env -w nor the environment of a user changes how programs are compiled; where
 // modules come from stays the user's.
 func TestEnvironment(t *testing.T) {
-	userSettings(t, "GOFLAGS=-tags=other\nGOAMD64=v3\nGOARM64=v9.0\nGOWASM=\nGOFIPS140=latest\nCGO_ENABLED=1\nGOPROXY=https://proxy.example\n")
-	t.Setenv("GOPROXY", "")
+	userSettings(t, "GOFLAGS=-tags=other\nGOAMD64=v3\nGOARM64=v9.0\nGOWASM=\nGOFIPS140=latest\nCGO_ENABLED=1\nGOINSECURE=modules.example\n")
+	t.Setenv("GOINSECURE", "")
 	t.Setenv("GOAMD64", "v4")
 	t.Setenv("GOEXPERIMENT", "synctest")
-	names := []string{"GOFLAGS", "GOAMD64", "GOARM64", "GOWASM", "GOFIPS140", "CGO_ENABLED", "GOEXPERIMENT", "GOPROXY"}
+	names := []string{"GOFLAGS", "GOAMD64", "GOARM64", "GOWASM", "GOFIPS140", "CGO_ENABLED", "GOEXPERIMENT", "GOINSECURE"}
 	for _, arch := range []string{"amd64", "arm64"} {
 		cmd := exec.CommandContext(t.Context(), "go", append([]string{"env"}, names...)...)
 		cmd.Env = Environment("linux", arch)
@@ -44,7 +52,7 @@ func TestEnvironment(t *testing.T) {
 		}
 		want := map[string]string{
 			"GOFLAGS": "-trimpath", "GOAMD64": "v1", "GOARM64": "v8.0", "GOWASM": "satconv,signext", "GOFIPS140": "off",
-			"CGO_ENABLED": "0", "GOEXPERIMENT": "", "GOPROXY": "https://proxy.example",
+			"CGO_ENABLED": "0", "GOEXPERIMENT": "", "GOINSECURE": "modules.example",
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", arch, diff)

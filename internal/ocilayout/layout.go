@@ -270,10 +270,11 @@ func parents(name string) (dirs []string) {
 }
 
 // compress returns data gzipped. The encoder is not the standard library's, whose output may
-// change with the Go version of the build: go.mod pins this one.
+// change with the Go version of the build: go.mod pins this one. Level 9 takes several
+// times as long as 7 and saves 1 % of the agents' image.
 func compress(data []byte) ([]byte, error) {
 	var out bytes.Buffer
-	w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	w, err := gzip.NewWriterLevel(&out, 7)
 	if err != nil {
 		return nil, err
 	}
