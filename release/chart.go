@@ -92,7 +92,7 @@ func child(node *yaml.Node, key string) *yaml.Node {
 // component is a component of kustomize that names the release's images by digest.
 const component = `# The images of layertrace %[1]s by digest. In your kustomization:
 #   components: [FOLDER OF THIS FILE]
-# Of the Wasm filter it sets the WasmPlugin's, so it is not for overlays/envoyfilter: there, set
+# It sets the URL of the WasmPlugin, so it is not for overlays/envoyfilter: there, set
 # the uri of the EnvoyFilter layertrace to oci://%[5]s yourself.
 apiVersion: kustomize.config.k8s.io/v1alpha1
 kind: Component
