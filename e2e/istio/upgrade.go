@@ -80,8 +80,9 @@ func (c *chain) this() *version {
 const beforeRevision = "dd6d917"
 
 // revisionBefore returns the revision to upgrade from: the latest tag, or beforeRevision. A
-// clone that has neither, because it is shallow, gives the oldest revision that it has;
-// manifests kept as test data would not have the agents and the module of their time.
+// clone that has neither gives HEAD: another build of the same version, which at least is
+// rolled out and back; manifests kept as test data would not have the agents and the module of
+// their time.
 func revisionBefore(ctx context.Context, checkout string) (string, error) {
 	git := func(args ...string) (string, error) {
 		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", checkout}, args...)...).Output()
@@ -93,11 +94,11 @@ func revisionBefore(ctx context.Context, checkout string) (string, error) {
 	if _, err := git("merge-base", "--is-ancestor", beforeRevision, "HEAD"); err == nil {
 		return beforeRevision, nil
 	}
-	all, err := git("rev-list", "--first-parent", "HEAD")
+	head, err := git("rev-parse", "HEAD")
 	if err != nil {
 		return "", fmt.Errorf("find a revision to upgrade from: %w", err)
 	}
-	return all[strings.LastIndex(all, "\n")+1:], nil
+	return head, nil
 }
 
 // buildBefore builds the version before from its revision.

@@ -9,7 +9,7 @@ import (
 )
 
 // The revision to upgrade from is the latest release before this commit; in a clone without
-// any, and without beforeRevision, the oldest commit.
+// any, and without beforeRevision, this commit.
 func TestRevisionBefore(t *testing.T) {
 	dir := t.TempDir()
 	git := func(args ...string) string {
@@ -32,9 +32,8 @@ func TestRevisionBefore(t *testing.T) {
 	}
 	check(first)
 	git("commit", "-q", "--allow-empty", "-m", "second")
-	check(first)
 	git("tag", "v1.0.0")
-	check(first) // not itself
+	check(git("rev-parse", "HEAD")) // not its own tag
 	git("commit", "-q", "--allow-empty", "-m", "third")
 	git("tag", "other")
 	check("v1.0.0")
