@@ -37,7 +37,7 @@ UNIT_PACKAGES  = $(shell go list ./... | grep -Ev '/(bpf|e2e|agent/internal/prob
 
 # Packages of the agent with several goroutines, whose tests need no root. The race detector
 # makes pools drop things by chance, so allocations are not counted there.
-RACE_PACKAGES := $(addprefix ./agent/internal/,accesslog agent breakdown encrypted export iface identity join span unseen) ./internal/recent
+RACE_PACKAGES := $(addprefix ./agent/internal/,accesslog agent breakdown encrypted export iface identity join span unseen watch) ./internal/recent
 
 .PHONY: help
 help: ## Show this list
