@@ -33,7 +33,7 @@ func TestReceived(t *testing.T) {
 			}
 		}
 		response := httptest.NewRecorder()
-		k.ServeHTTP(response, nil)
+		k.ServeHTTP(response, httptest.NewRequest("GET", "/spans", nil))
 		if err := received.Add(response.Body.Bytes()); err != nil {
 			t.Fatal(err)
 		}
