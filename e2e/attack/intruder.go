@@ -140,7 +140,7 @@ func checksum(addresses, tcp []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// send sends an IPv4 packet by a raw socket, and waits while the receiver is behind.
+// send sends an IPv4 packet by a raw socket, and waits while there is no room for it.
 func send(socket int, packet []byte, to netip.Addr) error {
 	for {
 		err := unix.Sendto(socket, packet, 0, &unix.SockaddrInet4{Addr: to.As4()})

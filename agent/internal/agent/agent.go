@@ -87,7 +87,7 @@ func Run(ctx context.Context, opts Options) error {
 	points := newRegistry(names, gracePeriod(cfg), cfg.SidecarUID)
 	pipeline.find(points)
 	if pipeline.layers != nil {
-		pipeline.layers.splitter.behind = probe.IsBehind
+		pipeline.layers.splitter.ringCrowded = probe.IsCrowded
 	}
 	kernel, attached := closers{probe}, attachers{probe}
 	runTimes := []runTime{probe.RunTime}

@@ -354,7 +354,7 @@ func (f *fakeProbe) Limit(l probe.Limits) error {
 
 func (*fakeProbe) RunTime() (time.Duration, error) { return 0, nil }
 
-func (*fakeProbe) IsBehind() bool { return false }
+func (*fakeProbe) IsCrowded() bool { return false }
 
 var ringFull = prometheus.NewDesc("layertrace_ring_full_total", "Lost.", nil, nil)
 

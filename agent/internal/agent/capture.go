@@ -28,8 +28,8 @@ type Probe interface {
 	// Run reads until the context is done, then flushes. take gets the observations from
 	// one goroutine, in slices that are valid during the call only.
 	Run(ctx context.Context, take func([]observe.Observation)) error
-	// IsBehind reports whether so much waits to be read that other work should.
-	IsBehind() bool
+	// IsCrowded reports whether so much waits to be read that other work should.
+	IsCrowded() bool
 	// Limit sets what the programs leave out, to keep within --cpu-limit.
 	Limit(probe.Limits) error
 	// RunTime returns for how long the programs have run while the kernel measured them.

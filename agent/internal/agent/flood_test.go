@@ -222,24 +222,24 @@ func TestSplitterIsBounded(t *testing.T) {
 	}
 }
 
-// While the reader of the ring is behind, traces wait; not at the end, when there is none.
+// While much waits in the ring, traces wait; not at the end, when nothing reads it.
 func TestSplitterYields(t *testing.T) {
-	var behind atomic.Bool
+	var crowded atomic.Bool
 	var asked, split atomic.Int64
 	s := newSplitter(func(*breakdown.BufferedTrace) { split.Add(1) })
-	s.behind = func() bool { asked.Add(1); return behind.Load() }
-	behind.Store(true)
+	s.ringCrowded = func() bool { asked.Add(1); return crowded.Load() }
+	crowded.Store(true)
 	for range 3 {
 		s.add(bufferedTrace(1))
 	}
 	go s.run()
 	testkit.Eventually(t, "the splitter asks again and again", func() bool { return asked.Load() > 3 })
 	if split.Load() != 1 { // after which it asks
-		t.Errorf("%d traces are split while the reader is behind", split.Load())
+		t.Errorf("%d traces are split while the ring is crowded", split.Load())
 	}
-	behind.Store(false)
+	crowded.Store(false)
 	testkit.Eventually(t, "all are split", func() bool { return split.Load() == 3 })
-	behind.Store(true)
+	crowded.Store(true)
 	s.close(func() {
 		for range 3 {
 			s.add(bufferedTrace(1))
@@ -255,7 +255,7 @@ func TestSplitterYields(t *testing.T) {
 func TestSplitterWaitsForTheSender(t *testing.T) {
 	var asked, split atomic.Int64
 	s := newSplitter(func(*breakdown.BufferedTrace) { split.Add(1) })
-	s.crowded = func() bool { asked.Add(1); return true }
+	s.queueCrowded = func() bool { asked.Add(1); return true }
 	some := bufferedTrace(maxUnsplit / 8)
 	for range 5 { // the buffer hands over while half of the queue is free
 		s.add(some)

@@ -174,7 +174,7 @@ func newPipeline(ctx context.Context, opts Options, names resolver, clock *span.
 	if cfg.Layers() {
 		p.layers = newLayers(cfg, names.node, newEmitter(), r)
 		if p.queue != nil {
-			p.layers.splitter.crowded = p.queue.IsCrowded
+			p.layers.splitter.queueCrowded = p.queue.IsCrowded
 		}
 		p.layers.showTo(opts.Watch, clock.Offset)
 	}

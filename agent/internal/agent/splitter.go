@@ -25,13 +25,14 @@ const (
 
 // splitter splits traces on a goroutine of its own: those that take exchanges never wait for
 // it. It has a bounded queue; traces that find it full are counted and not split. It leaves its
-// CPU to the reader of the ring and to the sender of spans while they are behind: an exchange that
+// CPU to the reader of the ring and to the sender of spans while much waits for them: an exchange that
 // finds the ring full is lost, and a span that finds the queue full; a trace can wait.
 type splitter struct {
-	split   func(*breakdown.BufferedTrace)
-	behind  func() bool // the reader is; nil: it never is
-	crowded func() bool // the sender is; nil: it never is
-	working progress
+	split func(*breakdown.BufferedTrace)
+	// Whether so much waits in the ring, or in the queue of spans, that its reader or sender needs
+	// the CPU; nil: never.
+	ringCrowded, queueCrowded func() bool
+	working                   progress
 
 	mu      sync.Mutex // guards the rest
 	change  *sync.Cond // of waiting, size and closing
@@ -116,7 +117,7 @@ func (s *splitter) run() {
 // wait as long as the trace buffer has room: only what it has none for makes the queue longer
 // than busy lets it be.
 func (s *splitter) yields() bool {
-	if (s.behind == nil || !s.behind()) && (s.crowded == nil || !s.crowded()) {
+	if (s.ringCrowded == nil || !s.ringCrowded()) && (s.queueCrowded == nil || !s.queueCrowded()) {
 		return false
 	}
 	s.mu.Lock()

@@ -92,7 +92,7 @@ func TestBestOf(t *testing.T) {
 	}
 }
 
-// A trace has the name of the request of its root hop, also where another node's clock is behind.
+// A trace has the name of the request of its root hop, also where another node's clock is late.
 func TestRootRequest(t *testing.T) {
 	trace := seenAt(1, true, "n1", "n2")
 	root, child := &trace.Observations[0], &trace.Observations[1]

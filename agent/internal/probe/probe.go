@@ -322,8 +322,8 @@ func (p *Probe) Run(ctx context.Context, take func([]observe.Observation)) error
 	return group.Wait()
 }
 
-// IsBehind reports whether more than a quarter of the ring waits to be read.
-func (p *Probe) IsBehind() bool {
+// IsCrowded reports whether more than a quarter of the ring waits to be read.
+func (p *Probe) IsCrowded() bool {
 	p.ring.Lock()
 	defer p.ring.Unlock()
 	return !p.closed && p.reader.AvailableBytes() > p.reader.BufferSize()/4
