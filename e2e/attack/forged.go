@@ -81,13 +81,7 @@ func forgedSegments(ctx context.Context, t *Testbed) (measured string, pass bool
 		return "", false, err
 	}
 	// The spans come in order: after the last one's no forged one can come.
-	err = sandbox.Await(ctx, "the spans of the last request", time.Minute, 20*time.Millisecond, func(context.Context) error {
-		if n, _ := t.Spans(last); n < 2 {
-			return fmt.Errorf("it has %d", n)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := t.awaitSpans(ctx, last, 2); err != nil {
 		return "", false, err
 	}
 	own, _ := t.Spans(slow)
@@ -114,35 +108,57 @@ func (t *Testbed) spansBut(traces ...string) (n int) {
 // forge sends requests of no connection from the network namespace of the thread to a
 // closed port of pod 2, each in a trace of its own.
 func forge(ctx context.Context, n int) error {
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	socket, err := rawSocket()
 	if err != nil {
-		return fmt.Errorf("open raw socket: %w", err)
+		return err
 	}
 	defer unix.Close(socket)
 	random := rand.New(rand.NewPCG(1, 2))
-	to := netip.MustParseAddr(PodAddress(2)).As4()
-	const ipLength, tcpLength = 20, 20
+	to := netip.MustParseAddrPort(PodAddress(2) + ":81")
 	for i := range n {
 		if i%1000 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
 		payload := fmt.Sprintf("GET / HTTP/1.1\r\nhost: x\r\ntraceparent: 00-%016x%016x-%016x-01\r\n\r\n", random.Uint64()|1, random.Uint64(), random.Uint64()|1)
-		packet := make([]byte, ipLength+tcpLength, ipLength+tcpLength+len(payload))
-		ip, tcp := packet[:ipLength], packet[ipLength:]
-		ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_TCP // the kernel adds length and checksum
-		copy(ip[12:], []byte{198, 51, byte(random.Uint32()), byte(random.Uint32())})
-		copy(ip[16:], to[:])
-		binary.BigEndian.PutUint16(tcp[0:], uint16(1024+random.IntN(60000)))
-		binary.BigEndian.PutUint16(tcp[2:], 81)
-		binary.BigEndian.PutUint32(tcp[4:], random.Uint32())
-		binary.BigEndian.PutUint32(tcp[8:], random.Uint32())
-		tcp[12], tcp[13] = tcpLength/4<<4, 0x18      // PSH, ACK
+		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(random.Uint32()), byte(random.Uint32())}), uint16(1024+random.IntN(60000)))
+		packet := newSegment(from, to, random.Uint32(), random.Uint32())
+		tcp := packet[ipLength:]
+		tcp[13] = 0x18                               // PSH, ACK
 		binary.BigEndian.PutUint16(tcp[16:], 0xdead) // no right checksum
-		if err := send(socket, append(packet, payload...), netip.AddrFrom4(to)); err != nil {
+		if err := send(socket, append(packet, payload...), to.Addr()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Lengths of headers without options, in bytes.
+const ipLength, tcpLength = 20, 20
+
+// newSegment returns the headers of a TCP segment over IPv4, without flags and checksum. The
+// kernel adds the length and checksum of IPv4.
+func newSegment(from, to netip.AddrPort, seq, ack uint32) []byte {
+	packet := make([]byte, ipLength+tcpLength)
+	ip, tcp := packet[:ipLength], packet[ipLength:]
+	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_TCP
+	copy(ip[12:], from.Addr().AsSlice())
+	copy(ip[16:], to.Addr().AsSlice())
+	binary.BigEndian.PutUint16(tcp[0:], from.Port())
+	binary.BigEndian.PutUint16(tcp[2:], to.Port())
+	binary.BigEndian.PutUint32(tcp[4:], seq)
+	binary.BigEndian.PutUint32(tcp[8:], ack)
+	tcp[12] = tcpLength / 4 << 4
+	return packet
+}
+
+// rawSocket opens a socket in the network namespace of the thread that sends packets with
+// headers of their own.
+func rawSocket() (int, error) {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return 0, fmt.Errorf("open raw socket: %w", err)
+	}
+	return socket, nil
 }
 
 // programOf returns a BPF program of a process by its name.

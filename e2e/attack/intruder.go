@@ -71,13 +71,7 @@ func blindReset(ctx context.Context, t *Testbed) (measured string, pass bool, er
 	if err := errors.Join(attacked, group.Wait()); err != nil {
 		return "", false, err
 	}
-	err = sandbox.Await(ctx, "the spans of the request", time.Minute, 20*time.Millisecond, func(context.Context) error {
-		if n, _ := t.Spans(traceID); n < 2 {
-			return fmt.Errorf("it has %d", n)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := t.awaitSpans(ctx, traceID, 2); err != nil {
 		return "", false, err
 	}
 	ignored, err := t.Metric(ctx, "layertrace_segments_implausible_total")
@@ -93,27 +87,21 @@ func blindReset(ctx context.Context, t *Testbed) (measured string, pass bool, er
 // guess sends RST and SYN segments of a connection in both directions from the network
 // namespace of the thread, with sequence numbers that are not the connection's.
 func guess(n int, client, server netip.AddrPort) error {
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	socket, err := rawSocket()
 	if err != nil {
-		return fmt.Errorf("open raw socket: %w", err)
+		return err
 	}
 	defer unix.Close(socket)
 	random := rand.New(rand.NewPCG(1, 2))
-	const ipLength, tcpLength, syn, rst = 20, 20, 0x02, 0x04
+	const syn, rst = 0x02, 0x04
 	for i := range n {
 		from, to := client, server
 		if i%2 == 1 {
 			from, to = server, client
 		}
-		packet := make([]byte, ipLength+tcpLength)
+		packet := newSegment(from, to, random.Uint32(), 0)
 		ip, tcp := packet[:ipLength], packet[ipLength:]
-		ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_TCP // the kernel adds length and checksum
-		copy(ip[12:], from.Addr().AsSlice())
-		copy(ip[16:], to.Addr().AsSlice())
-		binary.BigEndian.PutUint16(tcp[0:], from.Port())
-		binary.BigEndian.PutUint16(tcp[2:], to.Port())
-		binary.BigEndian.PutUint32(tcp[4:], random.Uint32())
-		tcp[12], tcp[13] = tcpLength/4<<4, rst
+		tcp[13] = rst
 		if i%4 >= 2 {
 			tcp[13] = syn
 		}

@@ -192,6 +192,16 @@ func (t *Testbed) Shortest(traceID string) time.Duration {
 	return t.short[traceID]
 }
 
+// awaitSpans waits until the receiver has n spans of a trace.
+func (t *Testbed) awaitSpans(ctx context.Context, traceID string, n int) error {
+	return sandbox.Await(ctx, "the spans of a request", time.Minute, 20*time.Millisecond, func(context.Context) error {
+		if has, _ := t.Spans(traceID); has < n {
+			return fmt.Errorf("it has %d of %d", has, n)
+		}
+		return nil
+	})
+}
+
 // Respond sets what the receiver does first, with the number of spans that a batch has: true,
 // and the batch was responded to and is not kept.
 func (t *Testbed) Respond(respond func(w http.ResponseWriter, spans int) bool) {
