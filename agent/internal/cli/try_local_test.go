@@ -138,7 +138,7 @@ func TestTryLocal(t *testing.T) {
 	if err := p.cmd.Process.Signal(unix.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	p.await(p.stderr, "requests in", "shown")
+	p.await(p.stderr, "1 request in ", " 1 shown")
 	if code, _ := p.end(); code != 0 {
 		t.Errorf("exit code %d after SIGHUP", code)
 	}
