@@ -342,6 +342,9 @@ func withoutDigits(text string) string {
 func (v *View) sumUp() {
 	v.counts.queueFull, v.counts.late = v.queueFull.Load(), v.late.Load()
 	s := v.sights()
+	if v.ready {
+		s.values[readyMetric] = 1 // an agent that ends is not ready any more
+	}
 	for _, line := range v.counts.summary(&s, time.Since(v.began).Seconds()) {
 		v.remark("%s", line)
 	}

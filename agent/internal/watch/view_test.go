@@ -283,9 +283,11 @@ func TestRemarks(t *testing.T) {
 		return strings.Contains(l.err.String(), "-- Nothing to show: no HTTP/1 request has passed")
 	})
 	l.cancel()
+	l.Metrics(families(map[string]float64{readyMetric: 0, pointsMetric: 2})) // of an agent that ends
 	if err := l.end(); err != nil {
 		t.Fatal(err)
 	}
+	l.wantSaid("-- 0 requests in N s: 0 shown.\n-- Nothing to show: no HTTP/1 request has passed")
 }
 
 // Why nothing is shown, by what the agent counts.
