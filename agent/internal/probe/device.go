@@ -15,7 +15,6 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
@@ -35,7 +34,7 @@ type Device struct {
 	objects  *ebpf.Collection
 	links    attachments // to tracepoints
 	dequeues bool        // packets that leave the qdiscs of interfaces are seen
-	reader   *ringbuf.Reader
+	reader   *ring
 	out      chan observe.Sighting
 
 	mu       sync.Mutex
@@ -100,8 +99,8 @@ func (d *Device) start() (err error) {
 	if err := trust(d.objects.Maps[bpf.DeviceMapTrustedPrefixes], d.opts.TrustedPrefixes); err != nil {
 		return err
 	}
-	if d.reader, err = ringbuf.NewReader(d.objects.Maps[bpf.DeviceMapSightings]); err != nil {
-		return fmt.Errorf("open ring buffer: %w", err)
+	if d.reader, err = openRing(d.objects.Maps[bpf.DeviceMapSightings]); err != nil {
+		return err
 	}
 	return d.links.trace(d.objects, devicePoints)
 }
@@ -170,7 +169,7 @@ func (d *Device) Run(ctx context.Context) error {
 
 // read forwards records until ctx is done and the ring is empty.
 func (d *Device) read(ctx context.Context) error {
-	return readRing(ctx, d.reader, d.opts.ReadInterval, func(raw []byte) {
+	return d.reader.read(ctx, d.opts.ReadInterval, func(raw []byte) {
 		d.received.Add(1)
 		s, err := decodeSighting(raw, d.dequeues)
 		if err != nil {

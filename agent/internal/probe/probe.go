@@ -17,7 +17,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/layertrace/layertrace/bpf"
@@ -219,7 +218,7 @@ type Probe struct {
 	options *optionWriter
 	sockets *sockets // nil: no capture at sockets
 	drivers *drivers // nil: drivers are not watched
-	reader  *ringbuf.Reader
+	reader  *ring
 	ring    sync.Mutex // guards the reader against Close
 	closed  bool
 
@@ -269,8 +268,8 @@ func openOn(kernel *kernelSide, opts Options) (_ *Probe, err error) {
 		attached: map[int]attachment{},
 		ownOnly:  ownOnly{programs: kernel.OwnOnlyInterfaces, interfaces: map[int]bool{}},
 	}
-	if p.reader, err = ringbuf.NewReader(kernel.Exchanges); err != nil {
-		return nil, errors.Join(fmt.Errorf("open ring buffer: %w", err), kernel.Close())
+	if p.reader, err = openRing(kernel.Exchanges); err != nil {
+		return nil, errors.Join(err, kernel.Close())
 	}
 	if p.walks, err = link.AttachIter(link.IterOptions{Program: kernel.walk, Map: kernel.Connections}); err != nil {
 		return nil, errors.Join(fmt.Errorf("attach to the table of connections: %w", err), p.Close())

@@ -6,19 +6,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
@@ -41,7 +37,7 @@ func (p *Probe) read(ctx context.Context, take func([]observe.Observation)) erro
 			slice = slice[:0]
 		}
 	}
-	return readRing(ctx, p.reader, p.opts.ReadInterval, func(raw []byte) {
+	return p.reader.read(ctx, p.opts.ReadInterval, func(raw []byte) {
 		p.received.Add(1)
 		slice = slice[:len(slice)+1]
 		o := &slice[len(slice)-1]
@@ -58,76 +54,6 @@ func (p *Probe) read(ctx context.Context, take func([]observe.Observation)) erro
 			pass()
 		}
 	}, pass)
-}
-
-const (
-	// maxTurn is the time for which the reader works without a rest, and rest the time for
-	// which others have its CPU then, unless an eighth of the ring is full: while the garbage
-	// of layers was collected on a busy machine, the reader did not run for 100 ms. Without
-	// rests its longest turn at 10,000 exchanges/s with OTLP was 4.2 ms, with them 1.5 ms.
-	maxTurn = time.Millisecond
-	rest    = 500 * time.Microsecond
-)
-
-// turn is the time since the reader waited.
-type turn struct {
-	records int
-	began   time.Time
-}
-
-// over reports, after each record, whether the turn lasts too long.
-func (t *turn) over() bool {
-	t.records++
-	switch {
-	case t.records == 1:
-		t.began = time.Now()
-	case t.records%sliceSize == 0: // the clock is not free
-		return time.Since(t.began) > maxTurn
-	}
-	return false
-}
-
-func (t *turn) end() { t.records = 0 }
-
-// readRing reads until ctx is done and the ring is empty. take gets each record, which is
-// valid during the call only, and pass is called before a wait. The programs wake the
-// reader only when wakeupFill bytes are in the ring: a wakeup starts Go's system monitor,
-// which polls every 20 µs for a millisecond, with cold caches.
-func readRing(ctx context.Context, reader *ringbuf.Reader, interval time.Duration, take func(raw []byte), pass func()) error {
-	stop := context.AfterFunc(ctx, func() { _ = reader.Flush() }) // ends a wait
-	defer stop()
-	reader.SetDeadline(time.Now().Add(interval))
-	var record ringbuf.Record
-	var turn turn
-	for {
-		err := reader.ReadInto(&record)
-		if err == nil {
-			take(record.RawSample)
-			switch {
-			case record.Remaining == 0:
-				pass()
-				reader.SetDeadline(time.Now().Add(interval))
-				turn.end()
-			case turn.over() && reader.AvailableBytes() < reader.BufferSize()/8:
-				time.Sleep(rest)
-				turn.end()
-			}
-			continue
-		}
-		turn.end()
-		pass()
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
-			if ctx.Err() != nil {
-				return nil
-			}
-			reader.SetDeadline(time.Now().Add(interval))
-		case errors.Is(err, ringbuf.ErrClosed):
-			return nil
-		default:
-			return fmt.Errorf("read ring buffer: %w", err)
-		}
-	}
 }
 
 // Decoder decodes records of the ring buffer. It makes no garbage but for sockets, which
