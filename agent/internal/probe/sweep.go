@@ -74,7 +74,7 @@ func (p *Probe) sweepUntil(ctx context.Context, reading <-chan struct{}) (err er
 const maxUnframedIdle = time.Minute
 
 // swept is the result of the last sweep: how many exchanges and unproven connections had
-// begun by then, how many connections are left in the table, and whether the ring had no room
+// begun by then (0: not known), how many connections are left in the table, and whether the ring had no room
 // for some exchanges, so that it is not over.
 type swept struct {
 	started, left uint64
@@ -129,9 +129,12 @@ func (p *Probe) sweep(response, request time.Duration) error {
 		s = nil
 	}
 	if s == nil {
-		started, err := p.started()
-		if err != nil || started == p.swept.started && p.swept.left == 0 && !p.swept.deferred {
-			return err
+		var started uint64
+		if p.swept.left == 0 && !p.swept.deferred { // else it is swept in any case
+			var err error
+			if started, err = p.started(); err != nil || started == p.swept.started {
+				return err
+			}
 		}
 		s = &sweeping{started: started, args: bpf.CaptureSweepArgs{
 			ResponseIdle: uint64(response), RequestIdle: uint64(request),
