@@ -3,74 +3,10 @@
 package probe
 
 import (
-	"context"
 	"testing"
-	"time"
 
 	"github.com/layertrace/layertrace/internal/observe"
 )
-
-// The ring buffer is read at intervals, and earlier when a quarter of it, or enough for a
-// wakeup, is full.
-func TestRead(t *testing.T) {
-	for _, test := range []struct {
-		name      string
-		ring      int
-		interval  time.Duration
-		exchanges int
-	}{
-		{"after the interval", 64 << 10, 50 * time.Millisecond, 1},
-		{"when a quarter is full", 64 << 10, time.Hour, 100},
-		{"when there is enough for a wakeup", 4 << 20, time.Hour, 500},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			k := newKernel(t, Options{RingBytes: test.ring, ReadInterval: test.interval})
-			ctx, stop := context.WithCancel(context.Background())
-			ended := make(chan error, 1)
-			read := make(chan struct{}, 1)
-			go func() {
-				ended <- k.probe.read(ctx, func([]observe.Observation) {
-					select {
-					case read <- struct{}{}:
-					default:
-					}
-				})
-			}()
-			for i := range test.exchanges {
-				c := newConnection(uint16(20000 + i))
-				k.receive(c.request(get + traceparent + end))
-				k.receive(c.response(ok200))
-				k.receive(c.request(get + traceparent + end)) // ends the one before
-			}
-			select {
-			case <-read:
-			case <-time.After(10 * time.Second):
-				t.Error("nothing was read")
-			}
-			stop()
-			if err := <-ended; err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
-// A turn of the reader ends after a while, and the next one begins anew.
-func TestTurn(t *testing.T) {
-	var turn turn
-	for range 2 {
-		for n := 1; ; n++ {
-			if !turn.over() {
-				continue
-			}
-			if n < sliceSize || time.Since(turn.began) <= maxTurn {
-				t.Errorf("a turn of %d records in %v is over", n, time.Since(turn.began))
-			}
-			break
-		}
-		turn.end()
-	}
-}
 
 // A socket sends one of the two messages.
 func TestSent(t *testing.T) {

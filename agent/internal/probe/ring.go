@@ -69,7 +69,7 @@ func (r *ring) Close() error { return errors.Join(r.file.Close(), r.Reader.Close
 // during the call only, and pass is called before a wait: until the programs wake the reader,
 // as wakeupFill bytes are in the ring, or for interval.
 func (r *ring) read(ctx context.Context, interval time.Duration, take func(raw []byte), pass func()) error {
-	stop := context.AfterFunc(ctx, func() { _ = r.file.SetReadDeadline(time.Unix(1, 0)) }) // ends a wait
+	stop := context.AfterFunc(ctx, r.interrupt)
 	defer stop()
 	var record ringbuf.Record
 	var turn turn
@@ -113,6 +113,9 @@ func (r *ring) wait(ctx context.Context, interval time.Duration) error {
 	}
 	return nil
 }
+
+// interrupt ends a wait. It fails when the ring is closed, which has ended it.
+func (r *ring) interrupt() { _ = r.file.SetReadDeadline(time.Unix(1, 0)) }
 
 // isReady reports whether the wait is over: in its first call before the wait, as a wake-up
 // of before has been forgotten by then, and in its second one after a wake-up.
