@@ -15,6 +15,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,6 +37,7 @@ type Device struct {
 	links    attachments // to tracepoints
 	dequeues bool        // packets that leave the qdiscs of interfaces are seen
 	reader   *ringbuf.Reader
+	walks    *link.Iter // over the flows
 	out      chan observe.Sighting
 
 	mu       sync.Mutex
@@ -102,6 +104,9 @@ func (d *Device) start() (err error) {
 	}
 	if d.reader, err = ringbuf.NewReader(d.objects.Maps[bpf.DeviceMapSightings]); err != nil {
 		return fmt.Errorf("open ring buffer: %w", err)
+	}
+	if d.walks, err = attachWalk(d.objects.Programs[bpf.DeviceProgDeviceWalk], d.objects.Maps[bpf.DeviceMapFlows]); err != nil {
+		return err
 	}
 	return d.links.trace(d.objects, devicePoints)
 }
@@ -272,10 +277,17 @@ func (d *Device) sweepUntil(ctx context.Context, reading <-chan struct{}) error 
 }
 
 // sweep emits messages of flows that were idle for longer.
-func (d *Device) sweep(idle, forget time.Duration) (result bpf.DeviceDeviceSweepArgs, err error) {
-	result = bpf.DeviceDeviceSweepArgs{Idle: uint64(idle), Forget: uint64(forget)}
-	if _, err := d.objects.Programs[bpf.DeviceProgDeviceSweep].Run(&ebpf.RunOptions{Context: &result, ContextOut: &result}); err != nil {
+func (d *Device) sweep(idle, forget time.Duration) (result bpf.DeviceDeviceSweep, err error) {
+	result = bpf.DeviceDeviceSweep{Now: now(), Idle: uint64(idle), Forget: uint64(forget)}
+	sweeping := d.objects.Variables[bpf.DeviceVarDeviceSweeping]
+	if err := sweeping.Set(result); err != nil {
 		return result, fmt.Errorf("sweep idle messages: %w", err)
+	}
+	if err := walk(d.walks, d.opts.sweepSlice); err != nil {
+		return result, fmt.Errorf("sweep idle messages: %w", err)
+	}
+	if err := sweeping.Get(&result); err != nil {
+		return result, fmt.Errorf("count idle messages: %w", err)
 	}
 	return result, nil
 }
@@ -293,6 +305,9 @@ func (d *Device) Close() error {
 		delete(d.attached, ifindex)
 	}
 	errs = append(errs, d.links.Close())
+	if d.walks != nil {
+		errs = append(errs, d.walks.Close())
+	}
 	if d.reader != nil {
 		errs = append(errs, d.reader.Close())
 	}
