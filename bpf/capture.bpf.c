@@ -115,13 +115,17 @@ static __always_inline bool untrack(struct connection *c, const struct connectio
 	return false;
 }
 
-/* Requests in its queue are emitted by sweep_queued(). */
+/* Requests in its queue are emitted by sweep_queued(). The last sweep of an agent deletes
+ * nothing: no other one follows, which would visit what a slice skipped. It can still skip a
+ * connection if a packet deletes another one of the bucket in which a slice ends.
+ */
 static __always_inline void
 forget_connection(struct connection *c, const struct connection_key *key, __u64 claim, __u8 phase)
 {
 	if (untrack(c, key, claim, phase)) {
 		set_proof(c, PROOF_NONE);
-		bpf_map_delete_elem(&connections, key);
+		if (sweeping.args.request_idle)
+			bpf_map_delete_elem(&connections, key);
 	}
 }
 

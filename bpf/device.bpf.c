@@ -840,5 +840,7 @@ static __always_inline bool sweep_flow(const struct flow_key *key, struct flow *
 	return true;
 }
 
-/* The next sweep visits what a slice skipped. */
+/* The next sweep visits what a slice skipped. The last one forgets nothing (device.go), but can
+ * skip a flow if a packet deletes another one of the bucket in which a slice ends.
+ */
 WALK_PROGRAM(device_walk, flows, sweep_flow)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -263,15 +264,16 @@ func endpointOfWords(words [2]uint64, port uint16) netip.AddrPort {
 	return endpoint(addr, port)
 }
 
-// sweepUntil emits what is idle at intervals, and all at the end.
+// sweepUntil emits what is idle at intervals, and all at the end. Then it forgets no flow: a
+// slice that ends where one was forgotten would skip another.
 func (d *Device) sweepUntil(ctx context.Context, reading <-chan struct{}) error {
 	return sweepUntil(ctx, d.opts.IdleTimeout/2, reading, func(last bool) (bool, error) {
-		idle := d.opts.IdleTimeout
+		idle, forget := d.opts.IdleTimeout, maxForgetIdle
 		if last {
 			d.stopping.Store(true)
-			idle = 0
+			idle, forget = 0, math.MaxInt64
 		}
-		result, err := d.sweep(idle, maxForgetIdle)
+		result, err := d.sweep(idle, forget)
 		return result.Deferred > 0, err
 	})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
@@ -85,6 +86,27 @@ func TestLastSweepBeginsAnew(t *testing.T) {
 		t.Errorf("%d exchanges, want %d", got, n)
 	}
 	k.wantCount("exchanges_ring_full", 0)
+}
+
+// The last sweep deletes no connection: a slice that ends after one would skip its neighbor. The
+// table is half full, of connections with and without proof.
+func TestLastSweepSkipsNone(t *testing.T) {
+	k := newKernel(t, Options{MaxConnections: 1024, sweepSlice: 1})
+	const n = 250
+	k.answered(n)
+	for i := range n {
+		k.receive(newConnection(uint16(30000 + i)).request(get + traceparent + end))
+	}
+	must(t, k.probe.sweep(0, 0))
+	if got := len(k.emitted()); got != n {
+		t.Errorf("%d exchanges, want %d", got, n)
+	}
+	k.wantCount("requests_unproven", n)
+	must(t, k.probe.sweep(0, 0))
+	if got := len(k.emitted()); got != 0 {
+		t.Errorf("%d exchanges again", got)
+	}
+	k.wantCount("requests_unproven", n)
 }
 
 // sweptTable has elements that the sweep forgets, and as many that it keeps.
@@ -196,6 +218,26 @@ func TestEncryptedSweepOfAllTables(t *testing.T) {
 		if size := s.size(t); size != n/2 {
 			t.Errorf("%s has %d elements, want %d", w.table, size, n/2)
 		}
+	}
+}
+
+// The last sweep of a device emits every message, also those beside flows that another sweep
+// would forget.
+func TestDeviceLastSweepSkipsNone(t *testing.T) {
+	const n = 1024
+	d := newDevice(t, Options{MaxConnections: n, sweepSlice: 1})
+	fillDevice(t, d.Device, n, half)
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	var group errgroup.Group
+	group.Go(func() error { return d.Run(done) })
+	got := 0
+	for range d.Sightings() {
+		got++
+	}
+	must(t, group.Wait())
+	if got != n/2 {
+		t.Errorf("%d messages, want %d", got, n/2)
 	}
 }
 
