@@ -20,21 +20,12 @@
  *                             end_recount, sweep_queued
  * sweep_walk                for each connection: sweep_connection -> emit, untrack, report
  */
+#include "include/iterator.h"
 #include "include/track.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 CAPTURE_PROGRAMS(capture)
-
-/* The iterator over a map, kernel/bpf/map_iter.c. */
-struct bpf_iter_meta {
-	struct seq_file *seq;
-} __attribute__((preserve_access_index));
-
-struct bpf_iter__bpf_map_elem {
-	struct bpf_iter_meta *meta;
-	void *key; /* NULL at the end */
-} __attribute__((preserve_access_index));
 
 #define IDLE_BUCKETS 32
 
@@ -124,13 +115,17 @@ static __always_inline bool untrack(struct connection *c, const struct connectio
 	return false;
 }
 
-/* Requests in its queue are emitted by sweep_queued(). */
+/* Requests in its queue are emitted by sweep_queued(). The last sweep of an agent deletes
+ * nothing: no other one follows, which would visit what a slice skipped. It can still skip a
+ * connection if a packet deletes another one of the bucket in which a slice ends.
+ */
 static __always_inline void
 forget_connection(struct connection *c, const struct connection_key *key, __u64 claim, __u8 phase)
 {
 	if (untrack(c, key, claim, phase)) {
 		set_proof(c, PROOF_NONE);
-		bpf_map_delete_elem(&connections, key);
+		if (sweeping.args.request_idle)
+			bpf_map_delete_elem(&connections, key);
 	}
 }
 
@@ -292,32 +287,10 @@ static __always_inline bool sweep_connection(const struct connection_key *key, s
 	return true;
 }
 
-/* A connection of a walk. Each takes a byte of the buffer into which user space reads, whose
- * size is that of a slice. If the ring has no room, the read ends, and the next one goes on
- * with the same connection. A slice that ends within a bucket of the table, of which an element
- * was deleted meanwhile, skips one: forgotten connections count as tracked, so that another
- * sweep follows.
+/* Forgotten connections count as tracked: another sweep follows, which visits the connections
+ * that this one skipped.
  */
-SEC("iter/bpf_map_elem")
-int sweep_walk(struct bpf_iter__bpf_map_elem *ctx)
-{
-	const struct connection_key *found = ctx->key;
-	struct seq_file *seq = ctx->meta->seq;
-	const __u8 visited = 0;
-	struct connection_key key;
-	struct connection *c;
-
-	if (!found) /* the end */
-		return 0;
-	key = *found;
-	c = bpf_map_lookup_elem(&connections, &key);
-	if (!c)
-		return 0;
-	if (!sweep_connection(&key, c))
-		return 1;
-	bpf_seq_write(seq, &visited, sizeof(visited));
-	return 0;
-}
+WALK_PROGRAM(sweep_walk, connections, sweep_connection)
 
 /* A request that waits for the response to an earlier one. */
 static long sweep_queued(void *map, const struct queue_key *key, struct queued_request *q,

@@ -21,11 +21,12 @@
  * device_sock (_l3)         capture
  * on_segment                find_option; on_syn | on_data -> begin_run -> emit; on_reset
  * device_dequeue            dequeue_batch -> on_dequeue
- * device_sweep              sweep_flow -> emit
+ * device_walk               sweep_flow -> emit
  */
 #include "include/dequeue.h"
 #include "include/hooks.h"
 #include "include/ip.h"
+#include "include/iterator.h"
 #include "include/walk_options.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -805,51 +806,41 @@ int BPF_PROG(device_dequeue, const struct Qdisc *queue, const struct netdev_queu
 
 /* Times in ns: a run is emitted when no segment of its flow has passed for idle, and the
  * flow forgotten after forget. Results: left, flows; deferred, those whose run stays for the
- * next sweep because the ring has no room.
+ * next sweep because the ring has no room. User space sets it before the walk, and
+ * reads it afterwards. Sweeps do not overlap.
  */
-struct device_sweep_args {
+struct device_sweep {
+	__u64 now;
 	__u64 idle;
 	__u64 forget;
 	__u64 left;
 	__u64 deferred;
-};
-
-/* Sweeps do not overlap. */
-struct {
-	__u64 now;
-	struct device_sweep_args args;
 } device_sweeping;
 
-static long sweep_flow(void *map, const struct flow_key *key, struct flow *f, void *unused)
+static __always_inline bool sweep_flow(const struct flow_key *key, struct flow *f)
 {
+	struct device_sweep *s = &device_sweeping;
 	/* Read the claim first: a run that begins in between changes it. */
 	__u64 claim = *(volatile __u64 *)&f->claim;
 	__u64 touched = *(volatile __u64 *)&f->touched;
-	__u64 idle = device_sweeping.now > touched ? device_sweeping.now - touched : 0;
+	__u64 idle = s->now > touched ? s->now - touched : 0;
 
-	if (idle >= device_sweeping.args.idle && !(claim & 1)) {
+	if (idle >= s->idle && !(claim & 1)) {
 		if (!ring_has_room(&sightings)) {
-			device_sweeping.args.left++;
-			device_sweeping.args.deferred++;
-			return 0;
+			s->left++;
+			s->deferred++;
+			return true;
 		}
 		emit(key, f, claim);
 	}
-	if (idle >= device_sweeping.args.forget)
-		bpf_map_delete_elem(map, key);
+	if (idle >= s->forget)
+		bpf_map_delete_elem(&flows, key);
 	else
-		device_sweeping.args.left++;
-	return 0;
+		s->left++;
+	return true;
 }
 
-SEC("syscall")
-int device_sweep(struct device_sweep_args *args)
-{
-	device_sweeping.now = bpf_ktime_get_ns();
-	device_sweeping.args = *args;
-	device_sweeping.args.left = 0;
-	device_sweeping.args.deferred = 0;
-	bpf_for_each_map_elem(&flows, sweep_flow, NULL, 0);
-	*args = device_sweeping.args;
-	return 0;
-}
+/* The next sweep visits what a slice skipped. The last one forgets nothing (device.go), but can
+ * skip a flow if a packet deletes another one of the bucket in which a slice ends.
+ */
+WALK_PROGRAM(device_walk, flows, sweep_flow)

@@ -33,8 +33,9 @@ const (
 	DeviceDeviceCounterDEVICE_COUNTERS                   DeviceDeviceCounter = 14
 )
 
-type DeviceDeviceSweepArgs struct {
+type DeviceDeviceSweep struct {
 	_        structs.HostLayout
+	Now      uint64
 	Idle     uint64
 	Forget   uint64
 	Left     uint64
@@ -170,7 +171,7 @@ const (
 	DeviceProgDeviceOutL3      = "device_out_l3"
 	DeviceProgDeviceSock       = "device_sock"
 	DeviceProgDeviceSockL3     = "device_sock_l3"
-	DeviceProgDeviceSweep      = "device_sweep"
+	DeviceProgDeviceWalk       = "device_walk"
 	DeviceVarDeviceSweeping    = "device_sweeping"
 	DeviceVarFilterPorts       = "filter_ports"
 	DeviceVarPorts             = "ports"
@@ -228,7 +229,7 @@ type DeviceProgramSpecs struct {
 	DeviceOutL3   *ebpf.ProgramSpec `ebpf:"device_out_l3"`
 	DeviceSock    *ebpf.ProgramSpec `ebpf:"device_sock"`
 	DeviceSockL3  *ebpf.ProgramSpec `ebpf:"device_sock_l3"`
-	DeviceSweep   *ebpf.ProgramSpec `ebpf:"device_sweep"`
+	DeviceWalk    *ebpf.ProgramSpec `ebpf:"device_walk"`
 }
 
 // DeviceMapSpecs contains maps before they are loaded into the kernel.
@@ -320,7 +321,7 @@ type DevicePrograms struct {
 	DeviceOutL3   *ebpf.Program `ebpf:"device_out_l3"`
 	DeviceSock    *ebpf.Program `ebpf:"device_sock"`
 	DeviceSockL3  *ebpf.Program `ebpf:"device_sock_l3"`
-	DeviceSweep   *ebpf.Program `ebpf:"device_sweep"`
+	DeviceWalk    *ebpf.Program `ebpf:"device_walk"`
 }
 
 func (p *DevicePrograms) Close() error {
@@ -332,7 +333,7 @@ func (p *DevicePrograms) Close() error {
 		p.DeviceOutL3,
 		p.DeviceSock,
 		p.DeviceSockL3,
-		p.DeviceSweep,
+		p.DeviceWalk,
 	)
 }
 

@@ -15,10 +15,12 @@
  * encrypted_drop                 what the kernel drops at interfaces and sockets
  * on_segment                     new_connection, lock -> on_locked -> on_syn | begin, follow
  *                                  (follow.h), on_end -> finish_turn (turn.h)
- * encrypted_sweep                sweep_connection, sweep_points
+ * encrypted_walk, _walk_disorders, _walk_points
+ *                                sweep_connection, sweep_disorder, sweep_points
  */
 #include "include/dequeue.h"
 #include "include/encrypted.h"
+#include "include/iterator.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -310,35 +312,42 @@ int encrypted_drop(__u64 *ctx)
 
 /* Times in ns: a connection is forgotten when it has ended for ended, has been idle for
  * idle, for ended if it is not known to be TLS, or for twice that if one end has closed it.
- * Result: connections left.
+ * Result: connections left. User space sets it before the walks, and reads it afterwards.
+ * Sweeps do not overlap.
  */
-struct encrypted_sweep_args {
+struct encrypted_sweep {
+	__u64 now;
 	__u64 ended;
 	__u64 idle;
 	__u64 left;
-};
-
-/* Sweeps do not overlap. */
-struct {
-	__u64 now;
-	struct encrypted_sweep_args args;
 } encrypted_sweeping;
 
-static long sweep_connection(void *map, const struct connection_key *key, struct connection *c,
-			     void *unused)
+static __always_inline bool sweep_connection(const struct connection_key *key, struct connection *c)
 {
-	struct encrypted_sweep_args *args = &encrypted_sweeping.args;
+	struct encrypted_sweep *s = &encrypted_sweeping;
 	__u64 touched = *(volatile __u64 *)&c->touched;
-	__u64 idle = encrypted_sweeping.now > touched ? encrypted_sweeping.now - touched : 0;
+	__u64 idle = s->now > touched ? s->now - touched : 0;
 
 	/* At the socket that closes first the other end's FIN does not pass: TIME_WAIT. */
-	if (idle >= args->idle || (idle >= args->ended && (c->ended || !is_confirmed(c))) ||
-	    (idle >= 2 * args->ended && (c->client.fin || c->server.fin)))
+	if (idle >= s->idle || (idle >= s->ended && (c->ended || !is_confirmed(c))) ||
+	    (idle >= 2 * s->ended && (c->client.fin || c->server.fin)))
 		forget_connection(key);
 	else
-		args->left++;
-	return 0;
+		s->left++;
+	return true;
 }
+
+/* The next sweep visits what a slice skipped. */
+WALK_PROGRAM(encrypted_walk, connections, sweep_connection)
+
+static __always_inline bool sweep_disorder(const __u64 *key, const struct disorder *d)
+{
+	if (d->since + encrypted_sweeping.ended < encrypted_sweeping.now)
+		bpf_map_delete_elem(&disorders, key);
+	return true;
+}
+
+WALK_PROGRAM(encrypted_walk_disorders, disorders, sweep_disorder)
 
 static __always_inline bool is_followed(const struct connection_key *ends, __u64 point)
 {
@@ -353,8 +362,7 @@ static __always_inline bool is_followed(const struct connection_key *ends, __u64
 	return bpf_map_lookup_elem(&connections, &key) != NULL;
 }
 
-static long sweep_points(void *map, const struct connection_key *ends, struct points *p,
-			 void *unused)
+static __always_inline bool sweep_points(const struct connection_key *ends, struct points *p)
 {
 	bool used = false;
 
@@ -369,26 +377,8 @@ static long sweep_points(void *map, const struct connection_key *ends, struct po
 			__sync_val_compare_and_swap(&p->of[i], point, 0);
 	}
 	if (!used)
-		bpf_map_delete_elem(map, ends);
-	return 0;
+		bpf_map_delete_elem(&points_of_ends, ends);
+	return true;
 }
 
-static long sweep_disorder(void *map, const __u64 *key, struct disorder *d, void *unused)
-{
-	if (d->since + encrypted_sweeping.args.ended < encrypted_sweeping.now)
-		bpf_map_delete_elem(map, key);
-	return 0;
-}
-
-SEC("syscall")
-int encrypted_sweep(struct encrypted_sweep_args *args)
-{
-	encrypted_sweeping.now = bpf_ktime_get_ns();
-	encrypted_sweeping.args = *args;
-	encrypted_sweeping.args.left = 0;
-	bpf_for_each_map_elem(&connections, sweep_connection, NULL, 0);
-	bpf_for_each_map_elem(&disorders, sweep_disorder, NULL, 0);
-	bpf_for_each_map_elem(&points_of_ends, sweep_points, NULL, 0);
-	*args = encrypted_sweeping.args;
-	return 0;
-}
+WALK_PROGRAM(encrypted_walk_points, points_of_ends, sweep_points)

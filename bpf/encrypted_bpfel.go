@@ -179,8 +179,9 @@ const (
 	EncryptedEncryptedCounterENCRYPTED_COUNTERS               EncryptedEncryptedCounter = 18
 )
 
-type EncryptedEncryptedSweepArgs struct {
+type EncryptedEncryptedSweep struct {
 	_     structs.HostLayout
+	Now   uint64
 	Ended uint64
 	Idle  uint64
 	Left  uint64
@@ -261,41 +262,43 @@ type EncryptedTurnMessage struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	EncryptedMapConnections       = "connections"
-	EncryptedMapDisorders         = "disorders"
-	EncryptedMapEncryptedCounters = "encrypted_counters"
-	EncryptedMapPointsOfEnds      = "points_of_ends"
-	EncryptedMapTurns             = "turns"
-	EncryptedMapWatchedHigh       = "watched_high"
-	EncryptedMapWatchedInterfaces = "watched_interfaces"
-	EncryptedProgEncryptedDequeue = "encrypted_dequeue"
-	EncryptedProgEncryptedDrop    = "encrypted_drop"
-	EncryptedProgEncryptedIn      = "encrypted_in"
-	EncryptedProgEncryptedInL3    = "encrypted_in_l3"
-	EncryptedProgEncryptedOut     = "encrypted_out"
-	EncryptedProgEncryptedOutL3   = "encrypted_out_l3"
-	EncryptedProgEncryptedRead    = "encrypted_read"
-	EncryptedProgEncryptedSock    = "encrypted_sock"
-	EncryptedProgEncryptedSockL3  = "encrypted_sock_l3"
-	EncryptedProgEncryptedSocket  = "encrypted_socket"
-	EncryptedProgEncryptedSweep   = "encrypted_sweep"
-	EncryptedProgEncryptedWrite   = "encrypted_write"
-	EncryptedProgEncryptedWrote   = "encrypted_wrote"
-	EncryptedVarBlank             = "blank"
-	EncryptedVarConnectionIds     = "connection_ids"
-	EncryptedVarEncryptedSweeping = "encrypted_sweeping"
-	EncryptedVarFilterPorts       = "filter_ports"
-	EncryptedVarFollowed          = "followed"
-	EncryptedVarHaveRxSk          = "have_rx_sk"
-	EncryptedVarHaveWrites        = "have_writes"
-	EncryptedVarNoDisorder        = "no_disorder"
-	EncryptedVarNoPoints          = "no_points"
-	EncryptedVarPorts             = "ports"
-	EncryptedVarTurnsFinished     = "turns_finished"
-	EncryptedVarTurnsSize         = "turns_size"
-	EncryptedVarUnusedFlag        = "unused_flag"
-	EncryptedVarUnusedTurn        = "unused_turn"
-	EncryptedVarWatchedNetns      = "watched_netns"
+	EncryptedMapConnections             = "connections"
+	EncryptedMapDisorders               = "disorders"
+	EncryptedMapEncryptedCounters       = "encrypted_counters"
+	EncryptedMapPointsOfEnds            = "points_of_ends"
+	EncryptedMapTurns                   = "turns"
+	EncryptedMapWatchedHigh             = "watched_high"
+	EncryptedMapWatchedInterfaces       = "watched_interfaces"
+	EncryptedProgEncryptedDequeue       = "encrypted_dequeue"
+	EncryptedProgEncryptedDrop          = "encrypted_drop"
+	EncryptedProgEncryptedIn            = "encrypted_in"
+	EncryptedProgEncryptedInL3          = "encrypted_in_l3"
+	EncryptedProgEncryptedOut           = "encrypted_out"
+	EncryptedProgEncryptedOutL3         = "encrypted_out_l3"
+	EncryptedProgEncryptedRead          = "encrypted_read"
+	EncryptedProgEncryptedSock          = "encrypted_sock"
+	EncryptedProgEncryptedSockL3        = "encrypted_sock_l3"
+	EncryptedProgEncryptedSocket        = "encrypted_socket"
+	EncryptedProgEncryptedWalk          = "encrypted_walk"
+	EncryptedProgEncryptedWalkDisorders = "encrypted_walk_disorders"
+	EncryptedProgEncryptedWalkPoints    = "encrypted_walk_points"
+	EncryptedProgEncryptedWrite         = "encrypted_write"
+	EncryptedProgEncryptedWrote         = "encrypted_wrote"
+	EncryptedVarBlank                   = "blank"
+	EncryptedVarConnectionIds           = "connection_ids"
+	EncryptedVarEncryptedSweeping       = "encrypted_sweeping"
+	EncryptedVarFilterPorts             = "filter_ports"
+	EncryptedVarFollowed                = "followed"
+	EncryptedVarHaveRxSk                = "have_rx_sk"
+	EncryptedVarHaveWrites              = "have_writes"
+	EncryptedVarNoDisorder              = "no_disorder"
+	EncryptedVarNoPoints                = "no_points"
+	EncryptedVarPorts                   = "ports"
+	EncryptedVarTurnsFinished           = "turns_finished"
+	EncryptedVarTurnsSize               = "turns_size"
+	EncryptedVarUnusedFlag              = "unused_flag"
+	EncryptedVarUnusedTurn              = "unused_turn"
+	EncryptedVarWatchedNetns            = "watched_netns"
 )
 
 // LoadEncrypted returns the embedded CollectionSpec for Encrypted.
@@ -340,19 +343,21 @@ type EncryptedSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EncryptedProgramSpecs struct {
-	EncryptedDequeue *ebpf.ProgramSpec `ebpf:"encrypted_dequeue"`
-	EncryptedDrop    *ebpf.ProgramSpec `ebpf:"encrypted_drop"`
-	EncryptedIn      *ebpf.ProgramSpec `ebpf:"encrypted_in"`
-	EncryptedInL3    *ebpf.ProgramSpec `ebpf:"encrypted_in_l3"`
-	EncryptedOut     *ebpf.ProgramSpec `ebpf:"encrypted_out"`
-	EncryptedOutL3   *ebpf.ProgramSpec `ebpf:"encrypted_out_l3"`
-	EncryptedRead    *ebpf.ProgramSpec `ebpf:"encrypted_read"`
-	EncryptedSock    *ebpf.ProgramSpec `ebpf:"encrypted_sock"`
-	EncryptedSockL3  *ebpf.ProgramSpec `ebpf:"encrypted_sock_l3"`
-	EncryptedSocket  *ebpf.ProgramSpec `ebpf:"encrypted_socket"`
-	EncryptedSweep   *ebpf.ProgramSpec `ebpf:"encrypted_sweep"`
-	EncryptedWrite   *ebpf.ProgramSpec `ebpf:"encrypted_write"`
-	EncryptedWrote   *ebpf.ProgramSpec `ebpf:"encrypted_wrote"`
+	EncryptedDequeue       *ebpf.ProgramSpec `ebpf:"encrypted_dequeue"`
+	EncryptedDrop          *ebpf.ProgramSpec `ebpf:"encrypted_drop"`
+	EncryptedIn            *ebpf.ProgramSpec `ebpf:"encrypted_in"`
+	EncryptedInL3          *ebpf.ProgramSpec `ebpf:"encrypted_in_l3"`
+	EncryptedOut           *ebpf.ProgramSpec `ebpf:"encrypted_out"`
+	EncryptedOutL3         *ebpf.ProgramSpec `ebpf:"encrypted_out_l3"`
+	EncryptedRead          *ebpf.ProgramSpec `ebpf:"encrypted_read"`
+	EncryptedSock          *ebpf.ProgramSpec `ebpf:"encrypted_sock"`
+	EncryptedSockL3        *ebpf.ProgramSpec `ebpf:"encrypted_sock_l3"`
+	EncryptedSocket        *ebpf.ProgramSpec `ebpf:"encrypted_socket"`
+	EncryptedWalk          *ebpf.ProgramSpec `ebpf:"encrypted_walk"`
+	EncryptedWalkDisorders *ebpf.ProgramSpec `ebpf:"encrypted_walk_disorders"`
+	EncryptedWalkPoints    *ebpf.ProgramSpec `ebpf:"encrypted_walk_points"`
+	EncryptedWrite         *ebpf.ProgramSpec `ebpf:"encrypted_write"`
+	EncryptedWrote         *ebpf.ProgramSpec `ebpf:"encrypted_wrote"`
 }
 
 // EncryptedMapSpecs contains maps before they are loaded into the kernel.
@@ -455,19 +460,21 @@ type EncryptedVariables struct {
 //
 // It can be passed to LoadEncryptedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EncryptedPrograms struct {
-	EncryptedDequeue *ebpf.Program `ebpf:"encrypted_dequeue"`
-	EncryptedDrop    *ebpf.Program `ebpf:"encrypted_drop"`
-	EncryptedIn      *ebpf.Program `ebpf:"encrypted_in"`
-	EncryptedInL3    *ebpf.Program `ebpf:"encrypted_in_l3"`
-	EncryptedOut     *ebpf.Program `ebpf:"encrypted_out"`
-	EncryptedOutL3   *ebpf.Program `ebpf:"encrypted_out_l3"`
-	EncryptedRead    *ebpf.Program `ebpf:"encrypted_read"`
-	EncryptedSock    *ebpf.Program `ebpf:"encrypted_sock"`
-	EncryptedSockL3  *ebpf.Program `ebpf:"encrypted_sock_l3"`
-	EncryptedSocket  *ebpf.Program `ebpf:"encrypted_socket"`
-	EncryptedSweep   *ebpf.Program `ebpf:"encrypted_sweep"`
-	EncryptedWrite   *ebpf.Program `ebpf:"encrypted_write"`
-	EncryptedWrote   *ebpf.Program `ebpf:"encrypted_wrote"`
+	EncryptedDequeue       *ebpf.Program `ebpf:"encrypted_dequeue"`
+	EncryptedDrop          *ebpf.Program `ebpf:"encrypted_drop"`
+	EncryptedIn            *ebpf.Program `ebpf:"encrypted_in"`
+	EncryptedInL3          *ebpf.Program `ebpf:"encrypted_in_l3"`
+	EncryptedOut           *ebpf.Program `ebpf:"encrypted_out"`
+	EncryptedOutL3         *ebpf.Program `ebpf:"encrypted_out_l3"`
+	EncryptedRead          *ebpf.Program `ebpf:"encrypted_read"`
+	EncryptedSock          *ebpf.Program `ebpf:"encrypted_sock"`
+	EncryptedSockL3        *ebpf.Program `ebpf:"encrypted_sock_l3"`
+	EncryptedSocket        *ebpf.Program `ebpf:"encrypted_socket"`
+	EncryptedWalk          *ebpf.Program `ebpf:"encrypted_walk"`
+	EncryptedWalkDisorders *ebpf.Program `ebpf:"encrypted_walk_disorders"`
+	EncryptedWalkPoints    *ebpf.Program `ebpf:"encrypted_walk_points"`
+	EncryptedWrite         *ebpf.Program `ebpf:"encrypted_write"`
+	EncryptedWrote         *ebpf.Program `ebpf:"encrypted_wrote"`
 }
 
 func (p *EncryptedPrograms) Close() error {
@@ -482,7 +489,9 @@ func (p *EncryptedPrograms) Close() error {
 		p.EncryptedSock,
 		p.EncryptedSockL3,
 		p.EncryptedSocket,
-		p.EncryptedSweep,
+		p.EncryptedWalk,
+		p.EncryptedWalkDisorders,
+		p.EncryptedWalkPoints,
 		p.EncryptedWrite,
 		p.EncryptedWrote,
 	)

@@ -33,6 +33,15 @@ const (
 	BenchDeviceDeviceCounterDEVICE_COUNTERS                   BenchDeviceDeviceCounter = 14
 )
 
+type BenchDeviceDeviceSweep struct {
+	_        structs.HostLayout
+	Now      uint64
+	Idle     uint64
+	Forget   uint64
+	Left     uint64
+	Deferred uint64
+}
+
 type BenchDeviceFlow struct {
 	_          structs.HostLayout
 	Claim      uint64
@@ -126,7 +135,7 @@ const (
 	BenchDeviceProgDeviceOutL3      = "device_out_l3"
 	BenchDeviceProgDeviceSock       = "device_sock"
 	BenchDeviceProgDeviceSockL3     = "device_sock_l3"
-	BenchDeviceProgDeviceSweep      = "device_sweep"
+	BenchDeviceProgDeviceWalk       = "device_walk"
 	BenchDeviceProgEmptyDevice      = "empty_device"
 	BenchDeviceVarBenchMessages     = "bench_messages"
 	BenchDeviceVarBenchSequence     = "bench_sequence"
@@ -189,7 +198,7 @@ type BenchDeviceProgramSpecs struct {
 	DeviceOutL3   *ebpf.ProgramSpec `ebpf:"device_out_l3"`
 	DeviceSock    *ebpf.ProgramSpec `ebpf:"device_sock"`
 	DeviceSockL3  *ebpf.ProgramSpec `ebpf:"device_sock_l3"`
-	DeviceSweep   *ebpf.ProgramSpec `ebpf:"device_sweep"`
+	DeviceWalk    *ebpf.ProgramSpec `ebpf:"device_walk"`
 	EmptyDevice   *ebpf.ProgramSpec `ebpf:"empty_device"`
 }
 
@@ -289,7 +298,7 @@ type BenchDevicePrograms struct {
 	DeviceOutL3   *ebpf.Program `ebpf:"device_out_l3"`
 	DeviceSock    *ebpf.Program `ebpf:"device_sock"`
 	DeviceSockL3  *ebpf.Program `ebpf:"device_sock_l3"`
-	DeviceSweep   *ebpf.Program `ebpf:"device_sweep"`
+	DeviceWalk    *ebpf.Program `ebpf:"device_walk"`
 	EmptyDevice   *ebpf.Program `ebpf:"empty_device"`
 }
 
@@ -303,7 +312,7 @@ func (p *BenchDevicePrograms) Close() error {
 		p.DeviceOutL3,
 		p.DeviceSock,
 		p.DeviceSockL3,
-		p.DeviceSweep,
+		p.DeviceWalk,
 		p.EmptyDevice,
 	)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
@@ -35,6 +37,7 @@ type Device struct {
 	links    attachments // to tracepoints
 	dequeues bool        // packets that leave the qdiscs of interfaces are seen
 	reader   *ring
+	walks    *link.Iter // over the flows
 	out      chan observe.Sighting
 
 	mu       sync.Mutex
@@ -100,6 +103,9 @@ func (d *Device) start() (err error) {
 		return err
 	}
 	if d.reader, err = openRing(d.objects.Maps[bpf.DeviceMapSightings]); err != nil {
+		return err
+	}
+	if d.walks, err = attachWalk(d.objects.Programs[bpf.DeviceProgDeviceWalk], d.objects.Maps[bpf.DeviceMapFlows]); err != nil {
 		return err
 	}
 	return d.links.trace(d.objects, devicePoints)
@@ -257,24 +263,32 @@ func endpointOfWords(words [2]uint64, port uint16) netip.AddrPort {
 	return endpoint(addr, port)
 }
 
-// sweepUntil emits what is idle at intervals, and all at the end.
+// sweepUntil emits what is idle at intervals, and all at the end. Then it forgets no flow: a
+// slice that ends where one was forgotten would skip another.
 func (d *Device) sweepUntil(ctx context.Context, reading <-chan struct{}) error {
 	return sweepUntil(ctx, d.opts.IdleTimeout/2, reading, func(last bool) (bool, error) {
-		idle := d.opts.IdleTimeout
+		idle, forget := d.opts.IdleTimeout, maxForgetIdle
 		if last {
 			d.stopping.Store(true)
-			idle = 0
+			idle, forget = 0, math.MaxInt64
 		}
-		result, err := d.sweep(idle, maxForgetIdle)
+		result, err := d.sweep(idle, forget)
 		return result.Deferred > 0, err
 	})
 }
 
 // sweep emits messages of flows that were idle for longer.
-func (d *Device) sweep(idle, forget time.Duration) (result bpf.DeviceDeviceSweepArgs, err error) {
-	result = bpf.DeviceDeviceSweepArgs{Idle: uint64(idle), Forget: uint64(forget)}
-	if _, err := d.objects.Programs[bpf.DeviceProgDeviceSweep].Run(&ebpf.RunOptions{Context: &result, ContextOut: &result}); err != nil {
+func (d *Device) sweep(idle, forget time.Duration) (result bpf.DeviceDeviceSweep, err error) {
+	result = bpf.DeviceDeviceSweep{Now: now(), Idle: uint64(idle), Forget: uint64(forget)}
+	sweeping := d.objects.Variables[bpf.DeviceVarDeviceSweeping]
+	if err := sweeping.Set(result); err != nil {
 		return result, fmt.Errorf("sweep idle messages: %w", err)
+	}
+	if err := walk(d.walks, d.opts.sweepSlice); err != nil {
+		return result, fmt.Errorf("sweep idle messages: %w", err)
+	}
+	if err := sweeping.Get(&result); err != nil {
+		return result, fmt.Errorf("count idle messages: %w", err)
 	}
 	return result, nil
 }
@@ -292,6 +306,9 @@ func (d *Device) Close() error {
 		delete(d.attached, ifindex)
 	}
 	errs = append(errs, d.links.Close())
+	if d.walks != nil {
+		errs = append(errs, d.walks.Close())
+	}
 	if d.reader != nil {
 		errs = append(errs, d.reader.Close())
 	}

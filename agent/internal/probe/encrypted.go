@@ -62,8 +62,11 @@ type Encrypted struct {
 	// Programs at interfaces are loaded on first use.
 	spec     *ebpf.CollectionSpec
 	programs map[string]*ebpf.Program
-	links    attachments // to cgroups and tracepoints
+	links    attachments // to cgroups and tracepoints, and the walks
 	turns    []byte      // the ring of finished turns, mapped
+	// Owned by the goroutine that sweeps: over the tables of encryptedWalks.
+	walks      []*link.Iter
+	sweepSlice int // tests have a smaller one
 	// Packets that leave the qdiscs of interfaces are seen.
 	dequeues bool
 
@@ -152,7 +155,7 @@ func OpenEncrypted(opts EncryptedOptions) (*Encrypted, error) {
 		return nil, err
 	}
 	_ = rlimit.RemoveMemlock() // see loadKernelSide
-	e := &Encrypted{log: common.Log, max: common.MaxConnections, mode: common.Mode, attached: map[int]attachment{}, spec: spec, programs: map[string]*ebpf.Program{}}
+	e := &Encrypted{log: common.Log, max: common.MaxConnections, sweepSlice: common.sweepSlice, mode: common.Mode, attached: map[int]attachment{}, spec: spec, programs: map[string]*ebpf.Program{}}
 	first := spec.Copy()
 	for name, p := range first.Programs {
 		if p.Type == ebpf.SchedCLS || p.Type == ebpf.SocketFilter || p.Type == ebpf.CGroupSKB && len(common.SocketCgroups) == 0 {
@@ -169,6 +172,9 @@ func OpenEncrypted(opts EncryptedOptions) (*Encrypted, error) {
 	}
 	e.dequeues = e.objects.Programs[bpf.EncryptedProgEncryptedDequeue] != nil
 	if err := e.links.trace(e.objects, points); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	if err := e.attachWalks(); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	if err := e.attachSockets(common.SocketCgroups); err != nil {
@@ -291,14 +297,46 @@ func (e *Encrypted) Run(ctx context.Context) error {
 	}
 }
 
+// encryptedWalks are those of a sweep, in this order: the points that see a connection are
+// forgotten after it.
+var encryptedWalks = []struct{ program, table string }{
+	{bpf.EncryptedProgEncryptedWalk, bpf.EncryptedMapConnections},
+	{bpf.EncryptedProgEncryptedWalkDisorders, bpf.EncryptedMapDisorders},
+	{bpf.EncryptedProgEncryptedWalkPoints, bpf.EncryptedMapPointsOfEnds},
+}
+
+// attachWalks takes the programs of the sweep out of the collection, whose run time counts: they
+// run in the agent's own time.
+func (e *Encrypted) attachWalks() error {
+	for _, w := range encryptedWalks {
+		program := e.objects.DetachProgram(w.program)
+		e.links = append(e.links, program)
+		walks, err := attachWalk(program, e.objects.Maps[w.table])
+		if err != nil {
+			return err
+		}
+		e.walks, e.links = append(e.walks, walks), append(e.links, walks)
+	}
+	return nil
+}
+
 // sweep forgets connections that ended, or were idle, for longer. It returns the number of
 // those that are left.
 func (e *Encrypted) sweep(ended, idle time.Duration) (left uint64, err error) {
-	args := bpf.EncryptedEncryptedSweepArgs{Ended: uint64(ended), Idle: uint64(idle)}
-	if _, err := e.objects.Programs[bpf.EncryptedProgEncryptedSweep].Run(&ebpf.RunOptions{Context: &args, ContextOut: &args}); err != nil {
+	s := bpf.EncryptedEncryptedSweep{Now: now(), Ended: uint64(ended), Idle: uint64(idle)}
+	sweeping := e.objects.Variables[bpf.EncryptedVarEncryptedSweeping]
+	if err := sweeping.Set(s); err != nil {
 		return 0, fmt.Errorf("forget encrypted connections: %w", err)
 	}
-	return args.Left, nil
+	for _, walks := range e.walks {
+		if err := walk(walks, e.sweepSlice); err != nil {
+			return 0, fmt.Errorf("forget encrypted connections: %w", err)
+		}
+	}
+	if err := sweeping.Get(&s); err != nil {
+		return 0, fmt.Errorf("count encrypted connections: %w", err)
+	}
+	return s.Left, nil
 }
 
 // Close detaches all programs and unloads them. No other method may run.

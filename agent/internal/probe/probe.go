@@ -271,8 +271,8 @@ func openOn(kernel *kernelSide, opts Options) (_ *Probe, err error) {
 	if p.reader, err = openRing(kernel.Exchanges); err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}
-	if p.walks, err = link.AttachIter(link.IterOptions{Program: kernel.walk, Map: kernel.Connections}); err != nil {
-		return nil, errors.Join(fmt.Errorf("attach to the table of connections: %w", err), p.Close())
+	if p.walks, err = attachWalk(kernel.walk, kernel.Connections); err != nil {
+		return nil, errors.Join(err, p.Close())
 	}
 	if opts.TCPOption != OptionOff {
 		if p.options, err = openOptionWriter(&opts); err != nil {

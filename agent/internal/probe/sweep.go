@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/bpf"
@@ -186,7 +187,7 @@ func (s *sweeping) close() error {
 // begin begins a walk over all connections.
 func (p *Probe) begin(s *sweeping) (err error) {
 	if s.connections, err = p.walks.Open(); err != nil {
-		return fmt.Errorf("walk over the connections: %w", err)
+		return fmt.Errorf("sweep idle exchanges: %w", err)
 	}
 	if _, err = p.runSweep(s.args, bpf.CaptureSweepStageSWEEP_BEGIN); err != nil {
 		return errors.Join(err, s.close())
@@ -197,8 +198,11 @@ func (p *Probe) begin(s *sweeping) (err error) {
 // goOn continues where the sweep began or stopped. It returns false if it stopped again.
 func (p *Probe) goOn(s *sweeping) (result bpf.CaptureSweepArgs, done bool, err error) {
 	if s.connections != nil {
-		if done, err := readSlices(s.connections, p.opts.sweepSlice); err != nil || !done {
-			return result, false, err
+		switch done, err := readSlices(s.connections, p.opts.sweepSlice); {
+		case err != nil:
+			return result, false, fmt.Errorf("sweep idle exchanges: %w", err)
+		case !done:
+			return result, false, nil
 		}
 		if err := s.close(); err != nil {
 			return result, false, err
@@ -211,23 +215,44 @@ func (p *Probe) goOn(s *sweeping) (result bpf.CaptureSweepArgs, done bool, err e
 	return result, err == nil && result.Deferred == 0, err
 }
 
-// sweepSlice is the number of connections that are visited without a look at the clock: some
+// attachWalk attaches a program of bpf/include/iterator.h to the table whose elements it visits.
+func attachWalk(program *ebpf.Program, table *ebpf.Map) (*link.Iter, error) {
+	walks, err := link.AttachIter(link.IterOptions{Program: program, Map: table})
+	if err != nil {
+		return nil, fmt.Errorf("attach %s to its table: %w", program, err)
+	}
+	return walks, nil
+}
+
+// walk visits all elements of a table.
+func walk(walks *link.Iter, slice int) error {
+	elements, err := walks.Open()
+	if err != nil {
+		return err
+	}
+	for done := false; !done && err == nil; {
+		done, err = readSlices(elements, slice)
+	}
+	return errors.Join(err, elements.Close())
+}
+
+// sweepSlice is the number of elements that are visited without a look at the clock: some
 // 0.2 ms of work, with cold caches.
 const sweepSlice = 512
 
-// readSlices visits the connections of an iterator, and rests after each maxTurn. It returns
-// false if the ring had no room for one, with which the next call goes on.
-func readSlices(connections io.Reader, slice int) (done bool, err error) {
+// readSlices visits the elements of a table from an iterator, and rests after each maxTurn. It
+// returns false if the program stopped at one, with which the next call goes on.
+func readSlices(elements io.Reader, slice int) (done bool, err error) {
 	buffer := make([]byte, slice)
 	for began := time.Now(); ; {
-		_, err := connections.Read(buffer)
+		_, err := elements.Read(buffer)
 		switch {
 		case errors.Is(err, io.EOF):
 			return true, nil
-		case errors.Is(err, unix.EAGAIN): // sweep_walk returned 1
+		case errors.Is(err, unix.EAGAIN): // the program returned 1
 			return false, nil
 		case err != nil:
-			return false, fmt.Errorf("sweep idle exchanges: %w", err)
+			return false, fmt.Errorf("walk over a table: %w", err)
 		}
 		if time.Since(began) > maxTurn {
 			time.Sleep(rest)
