@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -79,26 +80,22 @@ func (c *chain) this() *version {
 // build of the Wasm module.
 const beforeRevision = "dd6d917"
 
-// revisionBefore returns the revision to upgrade from: the latest tag, or beforeRevision. A
-// clone that has neither gives HEAD: another build of the same version, which at least is
-// rolled out and back; manifests kept as test data would not have the agents and the module of
-// their time.
-func revisionBefore(ctx context.Context, checkout string) (string, error) {
+// revisionBefore returns the revision to upgrade from: the latest tag, or beforeRevision. It is
+// "" in a clone that has neither, and outside of one. Then it is another build of the same
+// version, which at least is rolled out and back; manifests kept as test data would not have the
+// agents and the module of their time.
+func revisionBefore(ctx context.Context, checkout string) string {
 	git := func(args ...string) (string, error) {
 		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", checkout}, args...)...).Output()
 		return strings.TrimSpace(string(out)), err
 	}
 	if tag, err := git("describe", "--tags", "--abbrev=0", "--match=v*", "HEAD^"); err == nil {
-		return tag, nil
+		return tag
 	}
 	if _, err := git("merge-base", "--is-ancestor", beforeRevision, "HEAD"); err == nil {
-		return beforeRevision, nil
+		return beforeRevision
 	}
-	head, err := git("rev-parse", "HEAD")
-	if err != nil {
-		return "", fmt.Errorf("find a revision to upgrade from: %w", err)
-	}
-	return head, nil
+	return ""
 }
 
 // buildBefore builds the version before from its revision.
@@ -107,30 +104,37 @@ func buildBefore(ctx context.Context, c *chain) error {
 	if err != nil {
 		return err
 	}
-	revision := c.options.Before
-	if revision == "" {
-		if revision, err = revisionBefore(ctx, checkout); err != nil {
-			return err
-		}
-	}
 	dir, err := c.cluster.Dir("before")
 	if err != nil {
 		return err
 	}
-	source := filepath.Join(dir, "source")
-	if err := os.MkdirAll(source, 0o755); err != nil {
-		return err
+	source := checkout
+	if revision := cmp.Or(c.options.Before, revisionBefore(ctx, checkout)); revision != "" {
+		source = filepath.Join(dir, "source")
+		if err := unpack(ctx, checkout, revision, source); err != nil {
+			return err
+		}
+		c.options.Progress("  the version before is revision %s", revision)
+	} else {
+		c.options.Progress("  the version before is another build of this one: the checkout has no other")
 	}
-	// Not a worktree, which git would have to forget again.
-	unpack := `git -C "$1" archive "$2" | tar -x -C "$3"`
-	if out, err := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", unpack, "bash", checkout, revision, source).CombinedOutput(); err != nil {
-		return fmt.Errorf("get revision %s: %w\n%s", revision, err, out)
-	}
-	c.options.Progress("  the version before is revision %s", revision)
 	c.before = &version{name: "before", layertrace: filepath.Join(dir, "layertrace"), wasm: filepath.Join(dir, "layertrace.wasm")}
 	return errors.Join(
 		provision.RunGo(ctx, source, c.options.Progress, "build", "-trimpath", "-buildvcs=false", "-o", c.before.layertrace, "./agent/cmd/layertrace"),
 		provision.RunGo(ctx, source, c.options.Progress, "run", "./wasm-filter/build", "-o", c.before.wasm))
+}
+
+// unpack puts the files of a revision into a new directory: not a worktree, which git would have
+// to forget again.
+func unpack(ctx context.Context, checkout, revision, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	const script = `git -C "$1" archive "$2" | tar -x -C "$3"`
+	if out, err := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script, "bash", checkout, revision, dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("get revision %s: %w\n%s", revision, err, out)
+	}
+	return nil
 }
 
 // upgrade installs the manifests and the filter of one version, with the agents of one, while
