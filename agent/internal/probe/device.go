@@ -74,7 +74,7 @@ func OpenDevice(opts Options) (*Device, error) {
 	if err := setAll(spec, map[string]any{
 		bpf.DeviceVarFilterPorts:    len(opts.Ports) > 0,
 		bpf.DeviceVarPorts:          portBits(opts.Ports),
-		bpf.DeviceVarRingWakeupFill: uint64(opts.RingBytes / 4),
+		bpf.DeviceVarRingWakeupFill: uint64(wakeupFill(opts.RingBytes)),
 		bpf.DeviceVarWatchedNetns:   netns,
 	}); err != nil {
 		return nil, err

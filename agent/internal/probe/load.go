@@ -163,7 +163,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 	})
 }
 
-// maxWakeupFill is some 280 records: under a millisecond of work. More would be read in
+// maxWakeupFill is some 310 records: under a millisecond of work. More would be read in
 // bursts, at the cost of the other programs of the node; fewer would cost wakeups, of which
 // each is as dear as some 30 records.
 const maxWakeupFill = 128 << 10

@@ -17,8 +17,8 @@ import (
 
 // ring reads a ring buffer that the programs fill. It waits in Go's own poller, and reads
 // without a system call: either one by itself starts Go's system monitor, which then polls
-// every 20 µs until the agent is idle, with cold caches. At 5,000 requests/s that was half of
-// what an agent without an export took.
+// every 20 µs until the agent is idle, with cold caches. At 5,000 requests/s and without an
+// export that made 190 wake-ups per second of 60, and 2.9 µs of CPU per request of 2.1.
 type ring struct {
 	*ringbuf.Reader
 	file  *os.File // the map
