@@ -78,6 +78,7 @@ func grpcClient(opts OTLPOptions, log *receiverLog) (otlptrace.Client, error) {
 		}),
 		otlptracegrpc.WithDialOption(
 			grpc.WithUnaryInterceptor(log.unary),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(newCodec())),
 			// gRPC's default backoff grows to two minutes, during which no attempt
 			// reaches a receiver that is back.
 			grpc.WithConnectParams(grpc.ConnectParams{
