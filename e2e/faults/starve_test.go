@@ -172,13 +172,13 @@ func TestUnread(t *testing.T) {
 	}
 	expect(10)
 	read := make(chan time.Time, 1)
+	before := time.Now()
 	time.AfterFunc(20*time.Millisecond, func() {
 		if _, err := server.Read(make([]byte, 10)); err != nil {
 			t.Error(err)
 		}
 		read <- time.Now()
 	})
-	before := time.Now()
 	at, err := queue.awaitRead()
 	if after := <-read; err != nil || at.Before(before.Add(20*time.Millisecond)) {
 		t.Errorf("read after %v, by the reader after %v (%v)", at.Sub(before), after.Sub(before), err)
