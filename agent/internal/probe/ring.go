@@ -77,13 +77,15 @@ func (r *ring) read(ctx context.Context, interval time.Duration, take func(raw [
 		switch {
 		case r.AvailableBytes() == 0:
 			pass()
-			if ctx.Err() != nil {
+			turn.end()
+			switch {
+			case ctx.Err() == nil:
+				if err := r.wait(ctx, interval); err != nil {
+					return err
+				}
+			case r.AvailableBytes() == 0: // again: the last sweep may have come since the look before
 				return nil
 			}
-			if err := r.wait(ctx, interval); err != nil {
-				return err
-			}
-			turn.end()
 			continue
 		case turn.over() && r.AvailableBytes() < r.BufferSize()/8:
 			time.Sleep(rest)

@@ -130,3 +130,20 @@ func TestWait(t *testing.T) {
 		})
 	}
 }
+
+// What is written between the reader's look at the ring and its end is read, such as by the last
+// sweep of an agent.
+func TestReadAtTheEnd(t *testing.T) {
+	k := newKernel(t, Options{})
+	ctx, stop := context.WithCancel(t.Context())
+	records, passes := 0, 0
+	err := k.probe.reader.read(ctx, time.Hour, func([]byte) { records++ }, func() {
+		if passes++; passes == 1 {
+			exchanges(k, 3)
+			stop()
+		}
+	})
+	if err != nil || records != 3 {
+		t.Errorf("%d records, %v, want 3", records, err)
+	}
+}
