@@ -25,8 +25,8 @@ const (
 
 // splitter splits traces on a goroutine of its own: those that take exchanges never wait for
 // it. It has a bounded queue; traces that find it full are counted and not split. It leaves its
-// CPU to the reader of the ring and to the sender of spans while much waits for them: an exchange that
-// finds the ring full is lost, and a span that finds the queue full; a trace can wait.
+// CPU to the reader of the ring and to the sender of spans while much waits for them: an exchange
+// that finds the ring full is lost, and a span that finds the queue full; a trace can wait.
 type splitter struct {
 	split func(*breakdown.BufferedTrace)
 	// Whether so much waits in the ring, or in the queue of spans, that its reader or sender needs

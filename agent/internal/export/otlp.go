@@ -19,6 +19,10 @@ import (
 	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/encoding"
+	grpcproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 )
 
 // Timeouts and retries. A batch is retried until batchTimeout ends, so a receiver
@@ -94,6 +98,49 @@ func grpcClient(opts OTLPOptions, log *receiverLog) (otlptrace.Client, error) {
 	}
 	return otlptracegrpc.NewClient(options...), nil
 }
+
+// codec is gRPC's own for Protobuf but for the memory of what is sent. gRPC takes a buffer of
+// 1 MiB for each message of more than 32 KiB and clears it: with batches of 100 to 180 KB that
+// was a fifth of the agent's CPU at 1 % sampled, and a cache of others that was overwritten.
+type codec struct {
+	encoding.CodecV2
+	buffers buffers
+}
+
+func newCodec() *codec { return &codec{CodecV2: encoding.GetCodecV2(grpcproto.Name)} }
+
+// Marshal encodes a message into memory that is used again when it has been sent.
+func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
+	message, ok := v.(proto.Message)
+	if !ok {
+		return nil, fmt.Errorf("encode a request: %T is no message of Protobuf", v)
+	}
+	buffer := c.buffers.Get(proto.Size(message))
+	encoded, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend((*buffer)[:0], message)
+	if err != nil {
+		c.buffers.Put(buffer)
+		return nil, fmt.Errorf("encode a request: %w", err)
+	}
+	*buffer = encoded
+	return mem.BufferSlice{mem.NewBuffer(buffer, &c.buffers)}, nil
+}
+
+// buffers keeps memory for the next messages. It does not clear it, as Marshal writes all of it.
+// Memory without use is freed by the second garbage collection.
+type buffers struct{ free sync.Pool }
+
+// Get returns a buffer of a length, with any content.
+func (b *buffers) Get(length int) *[]byte {
+	if buffer, ok := b.free.Get().(*[]byte); ok && cap(*buffer) >= length {
+		*buffer = (*buffer)[:length]
+		return buffer
+	}
+	buffer := make([]byte, length)
+	return &buffer
+}
+
+// Put takes a buffer back.
+func (b *buffers) Put(buffer *[]byte) { b.free.Put(buffer) }
 
 func httpClient(opts OTLPOptions, log *receiverLog) (otlptrace.Client, error) {
 	endpoint, err := tracesURL(opts.Endpoint)

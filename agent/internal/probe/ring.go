@@ -17,8 +17,9 @@ import (
 
 // ring reads a ring buffer that the programs fill. It waits in Go's own poller, and reads
 // without a system call: either one by itself starts Go's system monitor, which then polls
-// every 20 µs until the agent is idle, with cold caches. At 5,000 requests/s and without an
-// export that made 190 wake-ups per second of 60, and 2.9 µs of CPU per request of 2.1.
+// every 20 µs until the agent is idle, with cold caches. An agent without an export wakes up 60
+// times per second at 5,000 requests/s, before 190 times, and takes 2.1 µs of CPU per request,
+// before 2.9.
 type ring struct {
 	*ringbuf.Reader
 	file  *os.File // the map
@@ -62,7 +63,7 @@ func polled(fd int) (*os.File, syscall.RawConn, error) {
 	return file, polls, nil
 }
 
-// Close ends a wait, and closes the reader.
+// Close closes the ring. read must have returned.
 func (r *ring) Close() error { return errors.Join(r.file.Close(), r.Reader.Close()) }
 
 // read reads until ctx is done and the ring is empty. take gets each record, which is valid

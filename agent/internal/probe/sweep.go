@@ -75,8 +75,8 @@ func (p *Probe) sweepUntil(ctx context.Context, reading <-chan struct{}) (err er
 const maxUnframedIdle = time.Minute
 
 // swept is the result of the last sweep: how many exchanges and unproven connections had
-// begun by then (0: not known), how many connections are left in the table, and whether the ring had no room
-// for some exchanges, so that it is not over.
+// begun by then (0: not known), how many connections are left in the table, and whether the ring
+// had no room for some exchanges, so that it is not over.
 type swept struct {
 	started, left uint64
 	deferred      bool
