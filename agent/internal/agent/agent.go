@@ -132,8 +132,12 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	group.Go(func() error { return watcher.Run(running) })
 	group.Go(func() error { capture.follow(watcher.Events(), watcher.Listed()); return nil })
+	take := pipeline.take
+	if pipeline.queue != nil {
+		take = patiently(take, pipeline.queue.IsCrowded, probe.IsCrowded, time.Sleep)
+	}
 	captured := make(chan struct{})
-	group.Go(func() error { defer close(captured); return probe.Run(running, pipeline.take) })
+	group.Go(func() error { defer close(captured); return probe.Run(running, take) })
 	group.Go(func() error { unseen.run(running); return nil })
 	group.Go(func() error { return cpu.run(running, watcher.Listed()) })
 	if opts.Watch != nil {

@@ -223,6 +223,22 @@ func (p *pipeline) take(some []observe.Observation) {
 	}
 }
 
+// senderRest is for how long the reader of the ring leaves its CPU to the sender of spans,
+// after each 64 observations at most, while the queue of spans is crowded.
+const senderRest = time.Millisecond
+
+// patiently returns a take for the reader of the ring. While the queue of spans is crowded and the
+// ring is not, the reader rests after each call: the ring has room for more exchanges than the
+// queue for spans, and on one CPU the sender cannot make room while the reader works.
+func patiently(take func([]observe.Observation), queueCrowded, ringCrowded func() bool, rest func(time.Duration)) func([]observe.Observation) {
+	return func(some []observe.Observation) {
+		take(some)
+		if queueCrowded() && !ringCrowded() {
+			rest(senderRest)
+		}
+	}
+}
+
 // run handles observations of encrypted exchanges (joined, nil: there are none), and does
 // what is due from time to time, until joined is closed and the last of the other
 // observations was taken (captured). Then it passes on what waits.

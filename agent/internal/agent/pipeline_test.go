@@ -4,6 +4,7 @@ package agent
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -333,6 +334,33 @@ func page() []observe.Observation {
 	w := breakdowntest.New()
 	w.FrontPage()
 	return w.All
+}
+
+// The reader of the ring rests after it has handed on what it read, while the sender of spans needs
+// the CPU more than the ring needs room.
+func TestReaderRestsForTheSender(t *testing.T) {
+	for _, c := range []struct{ queueCrowded, ringCrowded, rests bool }{
+		{false, false, false},
+		{false, true, false},
+		{true, false, true},
+		{true, true, false},
+	} {
+		var did []string
+		take := patiently(
+			func(some []observe.Observation) { did = append(did, fmt.Sprint("take ", len(some))) },
+			func() bool { return c.queueCrowded },
+			func() bool { return c.ringCrowded },
+			func(d time.Duration) { did = append(did, fmt.Sprint("rest ", d)) },
+		)
+		take(make([]observe.Observation, 3))
+		want := []string{"take 3"}
+		if c.rests {
+			want = append(want, "rest 1ms")
+		}
+		if !slices.Equal(did, want) {
+			t.Errorf("queue crowded %v, ring crowded %v: %q, want %q", c.queueCrowded, c.ringCrowded, did, want)
+		}
+	}
 }
 
 // Splitting leaves little garbage: at 10,000 traces/s it would be most of the work.
