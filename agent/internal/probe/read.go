@@ -120,13 +120,19 @@ func (d *Decoder) socket() *observe.Socket {
 
 // Decode sets o to the observation in a record. What o points to is never modified later.
 func (d *Decoder) Decode(raw []byte, o *observe.Observation) error {
-	const size = int(unsafe.Sizeof(bpf.CaptureExchangeRecord{}))
-	if len(raw) < size {
-		return fmt.Errorf("record of %d bytes, want %d", len(raw), size)
-	}
+	const (
+		ofSocket    = int(unsafe.Sizeof(bpf.CaptureExchangeRecord{}))
+		ofInterface = int(unsafe.Offsetof(bpf.CaptureExchangeRecord{}.Cookie)) // no more at interfaces
+	)
 	// The kernel aligns records to 8 bytes, but Go's copy of them may not be.
 	r := &d.record
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(r)), size), raw)
+	got := copy(unsafe.Slice((*byte)(unsafe.Pointer(r)), ofSocket), raw)
+	switch {
+	case got < ofInterface:
+		return fmt.Errorf("record of %d bytes, want %d, or %d of a socket", len(raw), ofInterface, ofSocket)
+	case got < ofSocket && r.IsSocket != 0:
+		return fmt.Errorf("record of a socket of %d bytes, want %d", len(raw), ofSocket)
+	}
 	method, path := requestTarget(r.RequestLine[:])
 	*o = observe.Observation{
 		Interface: int(r.Ifindex),
