@@ -263,7 +263,7 @@ type CaptureExchangeRecord struct {
 	EgressDropped    uint8
 	Pad              [2]uint8
 	ResponseSeq      uint32
-	Pad2             uint32
+	Tgid             uint32
 	RequestLine      [96]uint8
 	Cookie           uint64
 	Netns            uint32
@@ -279,9 +279,7 @@ type CaptureExchangeRecord struct {
 		Unread  uint64
 	}
 	Cgroup      uint64
-	Tgid        uint32
 	ProcessName [16]uint8
-	Pad3        uint32
 }
 
 type CaptureHandshakes struct {

@@ -131,7 +131,7 @@ type DriverConnection struct {
 		EgressDropped    uint8
 		Pad              [2]uint8
 		ResponseSeq      uint32
-		Pad2             uint32
+		Tgid             uint32
 		RequestLine      [96]uint8
 		Cookie           uint64
 		Netns            uint32
@@ -147,9 +147,7 @@ type DriverConnection struct {
 			Unread  uint64
 		}
 		Cgroup      uint64
-		Tgid        uint32
 		ProcessName [16]uint8
-		Pad3        uint32
 	}
 	DriverClient struct {
 		_        structs.HostLayout
@@ -309,7 +307,7 @@ type DriverQueuedRequest struct {
 		EgressDropped    uint8
 		Pad              [2]uint8
 		ResponseSeq      uint32
-		Pad2             uint32
+		Tgid             uint32
 		RequestLine      [96]uint8
 		Cookie           uint64
 		Netns            uint32
@@ -325,9 +323,7 @@ type DriverQueuedRequest struct {
 			Unread  uint64
 		}
 		Cgroup      uint64
-		Tgid        uint32
 		ProcessName [16]uint8
-		Pad3        uint32
 	}
 	Start    uint32
 	Recorded uint8

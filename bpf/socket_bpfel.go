@@ -136,7 +136,7 @@ type SocketConnection struct {
 		EgressDropped    uint8
 		Pad              [2]uint8
 		ResponseSeq      uint32
-		Pad2             uint32
+		Tgid             uint32
 		RequestLine      [96]uint8
 		Cookie           uint64
 		Netns            uint32
@@ -152,9 +152,7 @@ type SocketConnection struct {
 			Unread  uint64
 		}
 		Cgroup      uint64
-		Tgid        uint32
 		ProcessName [16]uint8
-		Pad3        uint32
 	}
 	DriverClient struct {
 		_        structs.HostLayout
@@ -399,7 +397,7 @@ type SocketQueuedRequest struct {
 		EgressDropped    uint8
 		Pad              [2]uint8
 		ResponseSeq      uint32
-		Pad2             uint32
+		Tgid             uint32
 		RequestLine      [96]uint8
 		Cookie           uint64
 		Netns            uint32
@@ -415,9 +413,7 @@ type SocketQueuedRequest struct {
 			Unread  uint64
 		}
 		Cgroup      uint64
-		Tgid        uint32
 		ProcessName [16]uint8
-		Pad3        uint32
 	}
 	Start    uint32
 	Recorded uint8

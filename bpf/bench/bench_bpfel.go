@@ -131,7 +131,7 @@ type BenchConnection struct {
 		EgressDropped    uint8
 		Pad              [2]uint8
 		ResponseSeq      uint32
-		Pad2             uint32
+		Tgid             uint32
 		RequestLine      [96]uint8
 		Cookie           uint64
 		Netns            uint32
@@ -147,9 +147,7 @@ type BenchConnection struct {
 			Unread  uint64
 		}
 		Cgroup      uint64
-		Tgid        uint32
 		ProcessName [16]uint8
-		Pad3        uint32
 	}
 	DriverClient struct {
 		_        structs.HostLayout
@@ -394,7 +392,7 @@ type BenchQueuedRequest struct {
 		EgressDropped    uint8
 		Pad              [2]uint8
 		ResponseSeq      uint32
-		Pad2             uint32
+		Tgid             uint32
 		RequestLine      [96]uint8
 		Cookie           uint64
 		Netns            uint32
@@ -410,9 +408,7 @@ type BenchQueuedRequest struct {
 			Unread  uint64
 		}
 		Cgroup      uint64
-		Tgid        uint32
 		ProcessName [16]uint8
-		Pad3        uint32
 	}
 	Start    uint32
 	Recorded uint8

@@ -184,9 +184,12 @@ struct exchange_record {
 	__u8 egress_dropped; /* one of its packets was dropped at the interface */
 	__u8 pad[2];
 	__u32 response_seq; /* sequence number of its first byte, if response_first is set */
-	__u32 pad2;
+	/* Socket: the process that reads and writes at it, as far as one was seen; 0: unknown.
+	 * Here, where it fills a gap.
+	 */
+	__u32 tgid;
 	__u8 request_line[REQUEST_LINE_MAX]; /* its first bytes, padded with zeros */
-	/* From here on at sockets only: the record of an interface ends here. */
+	/* The record of an interface ends here. */
 	__u64 cookie;
 	__u32 netns;
 	__u32 uid;
@@ -194,11 +197,8 @@ struct exchange_record {
 	__u32 zero_windows;
 	__u64 acknowledged; /* time at which the peer had acknowledged all that left */
 	struct waits waits;
-	/* The process that reads and writes at the socket, as far as one was seen. */
 	__u64 cgroup; /* ID of the process's cgroup, else of the one that made the socket */
-	__u32 tgid;   /* 0: unknown */
 	__u8 process_name[PROCESS_NAME_LEN];
-	__u32 pad3;
 };
 
 /* Bytes of the record of an interface, and what that of a socket has in addition. */
