@@ -90,6 +90,9 @@ var others = []struct {
 	make func() Tool
 }{{"tcpdump", tcpdump}, {"ngrep", ngrep}, {"tshark", tshark}, {"gor", gor}}
 
+// controlName is the tool that looks at nothing.
+const controlName = "control"
+
 // ToolNames returns the names for Tools.
 func ToolNames() (names []string) {
 	for _, m := range modes {
@@ -98,7 +101,7 @@ func ToolNames() (names []string) {
 	for _, o := range others {
 		names = append(names, o.name)
 	}
-	return names
+	return append(names, controlName)
 }
 
 // DefaultTools returns the names of the usual tools, with those that Debian does not have
@@ -137,8 +140,24 @@ func Tools(names []string, binaries []Binary) (tools []Tool, err error) {
 			tools = append(tools, o.make())
 		}
 	}
+	if slices.Contains(names, controlName) {
+		tools = append(tools, Tool{Name: controlName, Sampled: 1, start: startControl})
+	}
 	return tools, nil
 }
+
+// runningControl takes CPU time as a cheap tool does, and looks at no packet. What it does to
+// latencies, any tool does.
+type runningControl struct{ *sandbox.Process }
+
+func startControl(_ context.Context, t *Testbed) (runningTool, error) {
+	process, err := t.start("control", t.options.Load, t.node, t.tool, "control")
+	return runningControl{process}, err
+}
+
+func (runningControl) drain(context.Context) (time.Duration, error) { return 0, nil }
+
+func (c runningControl) stop(context.Context) (Counts, error) { return Counts{}, c.Kill() }
 
 // agent is a running layertrace.
 type agent struct {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 
 	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -199,5 +201,26 @@ func TestSinkOverHTTP(t *testing.T) {
 	text, err := io.ReadAll(response.Body)
 	if err != nil || !strings.Contains(string(text), `"spans":2`) {
 		t.Errorf("%s (%v), want 2 spans", text, err)
+	}
+}
+
+// A run of the control takes the CPU time that it is to take, as the kernel counts it.
+func TestCompute(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	used := func() time.Duration {
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_THREAD, &u); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	const length = 20 * time.Millisecond
+	before := used()
+	if err := compute(length); err != nil {
+		t.Fatal(err)
+	}
+	if got := used() - before; got < length-time.Millisecond {
+		t.Errorf("a run of %v took %v of CPU time", length, got)
 	}
 }

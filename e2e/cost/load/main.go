@@ -2,7 +2,8 @@
 
 // Command load is the ends of a measurement: a client that takes as little CPU as
 // possible and keeps its schedule, and a receiver of spans that only counts them. Both
-// take the place of what a measured machine has elsewhere.
+// take the place of what a measured machine has elsewhere. It is also a tool that does nothing
+// but take CPU time, to compare others with.
 package main
 
 import (
@@ -28,7 +29,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("run without a role: give send or sink")
+		return errors.New("run without a role: give send, sink or control")
 	}
 	flags := flag.NewFlagSet("load "+args[0], flag.ContinueOnError)
 	p := plan{}
@@ -42,6 +43,8 @@ func run(args []string) error {
 	flags.IntVar(&p.perTrace, "per-trace", 1, "send: number of consecutive requests in one trace")
 	grpc := flags.String("grpc", "127.0.0.1:4317", "sink: address for OTLP over gRPC")
 	http := flags.String("http", "127.0.0.1:4318", "sink: address for OTLP over HTTP, and of /count")
+	pause := flags.Duration("pause", 8300*time.Microsecond, "control: pause between two runs")
+	length := flags.Duration("length", 200*time.Microsecond, "control: CPU time of a run")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -50,8 +53,10 @@ func run(args []string) error {
 		return send(p)
 	case "sink":
 		return sink(*grpc, *http)
+	case "control":
+		return control(*pause, *length)
 	default:
-		return fmt.Errorf("unknown role %q: give send or sink", args[0])
+		return fmt.Errorf("unknown role %q: give send, sink or control", args[0])
 	}
 }
 
