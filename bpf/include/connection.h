@@ -471,7 +471,7 @@ static __always_inline bool expects_more(const struct connection *c)
 /* Width of the band above ring_wakeup_fill, in bytes. */
 #define WAKEUP_BAND (16 * sizeof(struct exchange_record))
 
-/* Writes the first size bytes of a record into the ring. */
+/* Writes the first size bytes of a record into the ring, false: it is full. */
 static __always_inline bool submit_bytes(const struct exchange_record *x, __u32 flags,
 					 const __u32 size)
 {
@@ -486,10 +486,8 @@ static __always_inline bool submit_bytes(const struct exchange_record *x, __u32 
 	if (filled < WAKEUP_BAND)
 		wakeup = BPF_RB_FORCE_WAKEUP;
 	record = bpf_ringbuf_reserve(&exchanges, size, 0);
-	if (!record) {
-		count_rare(COUNTER_RING_FULL);
+	if (!record)
 		return false;
-	}
 	__builtin_memcpy(record, x, size); /* inline: starting the helper's string copy is slow */
 	record->flags |= flags;
 	bpf_ringbuf_submit(record, wakeup);
@@ -505,9 +503,12 @@ VERIFIED_ALONE int submit_of_socket(const struct exchange_record *x, __u32 flags
 /* Writes a record into the ring, without what it does not have at an interface. */
 static __always_inline bool submit(const struct exchange_record *x, __u32 flags)
 {
-	if (x->is_socket)
-		return submit_of_socket(x, flags);
-	return submit_bytes(x, flags, INTERFACE_RECORD_SIZE);
+	bool written = x->is_socket ? submit_of_socket(x, flags) :
+				      submit_bytes(x, flags, INTERFACE_RECORD_SIZE);
+
+	if (!written)
+		count_rare(COUNTER_RING_FULL);
+	return written;
 }
 
 /* Emits the open exchange of c unless that was done already. seen is c->claim at the
