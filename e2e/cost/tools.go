@@ -84,14 +84,13 @@ var otlpGRPC = []string{"--export", "otlp-grpc", "--otlp-endpoint", sinkGRPC, "-
 
 const layersFlag = "--spans=layers"
 
-// others are the other tools, in the order of their results.
+// others are the other tools, in the order of their results. All but our own are programs of
+// that name, to be installed.
 var others = []struct {
 	name string
+	own  bool
 	make func() Tool
-}{{"tcpdump", tcpdump}, {"ngrep", ngrep}, {"tshark", tshark}, {"gor", gor}}
-
-// controlName is the tool that looks at nothing.
-const controlName = "control"
+}{{"tcpdump", false, tcpdump}, {"ngrep", false, ngrep}, {"tshark", false, tshark}, {"gor", false, gor}, {"control", true, control}}
 
 // ToolNames returns the names for Tools.
 func ToolNames() (names []string) {
@@ -101,7 +100,7 @@ func ToolNames() (names []string) {
 	for _, o := range others {
 		names = append(names, o.name)
 	}
-	return append(names, controlName)
+	return names
 }
 
 // DefaultTools returns the names of the usual tools, with those that Debian does not have
@@ -134,30 +133,14 @@ func Tools(names []string, binaries []Binary) (tools []Tool, err error) {
 	}
 	for _, o := range others {
 		if slices.Contains(names, o.name) {
-			if _, err := exec.LookPath(o.name); err != nil {
+			if _, err := exec.LookPath(o.name); err != nil && !o.own {
 				return nil, fmt.Errorf("%w; install it, or leave it out of --tools", err)
 			}
 			tools = append(tools, o.make())
 		}
 	}
-	if slices.Contains(names, controlName) {
-		tools = append(tools, Tool{Name: controlName, Sampled: 1, start: startControl})
-	}
 	return tools, nil
 }
-
-// runningControl takes CPU time as a cheap tool does, and looks at no packet. What it does to
-// latencies, any tool does.
-type runningControl struct{ *sandbox.Process }
-
-func startControl(_ context.Context, t *Testbed) (runningTool, error) {
-	process, err := t.start("control", t.options.Load, t.node, t.tool, "control")
-	return runningControl{process}, err
-}
-
-func (runningControl) drain(context.Context) (time.Duration, error) { return 0, nil }
-
-func (c runningControl) stop(context.Context) (Counts, error) { return Counts{}, c.Kill() }
 
 // agent is a running layertrace.
 type agent struct {
@@ -549,3 +532,18 @@ func gor() Tool {
 		seen: func(output string) (int, error) { return linesWith(output, "traceparent: 00-") },
 	}.tool("gor")
 }
+
+// control takes CPU time as a cheap tool does, and looks at no packet. What it does to latencies,
+// any tool does.
+func control() Tool {
+	return Tool{Name: "control", Sampled: 1, start: func(_ context.Context, t *Testbed) (runningTool, error) {
+		process, err := t.start("control", t.options.Load, t.node, t.tool, "control")
+		return runningControl{process}, err
+	}}
+}
+
+type runningControl struct{ *sandbox.Process }
+
+func (runningControl) drain(context.Context) (time.Duration, error) { return 0, nil }
+
+func (c runningControl) stop(context.Context) (Counts, error) { return Counts{}, c.Kill() }

@@ -13,9 +13,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/internal/stats"
 )
@@ -142,4 +145,29 @@ func (c *client) result() (r result, err error) {
 		P999: stats.Quantile(c.latencies, 0.999), Max: stats.Quantile(c.latencies, 1),
 		Late: stats.Quantile(c.late, 0.99),
 	}, nil
+}
+
+// control takes CPU time in short runs, for ever.
+func control(pause, length time.Duration) error {
+	runtime.LockOSThread()
+	for {
+		time.Sleep(pause)
+		if err := compute(length); err != nil {
+			return err
+		}
+	}
+}
+
+// compute takes CPU time of the calling thread.
+func compute(length time.Duration) error {
+	var began, now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &began); err != nil {
+		return fmt.Errorf("read the thread's CPU time: %w", err)
+	}
+	for now.Nano()-began.Nano() < int64(length) {
+		if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now); err != nil {
+			return fmt.Errorf("read the thread's CPU time: %w", err)
+		}
+	}
+	return nil
 }
