@@ -21,7 +21,9 @@ import (
 // So a record that has waited in vain, by a clock that is known to be right, is joined with
 // the only exchange that no other record has, if both sizes are equal and one pause explains
 // the times at all capture points. A record that is late by as much could be about another
-// exchange: with that in reach there is no join either.
+// exchange: with that in reach there is no join either. Nor is there one where its own exchange
+// may have been overwritten: if no turn before it is known. Another point with the record's times
+// shows that these are right.
 
 // maxPause is the longest pause. A CPU limit stops a thread for up to 100 ms (cpu.cfs_period_us).
 const maxPause = 100 * time.Millisecond
@@ -37,22 +39,26 @@ func (p pause) and(o pause) pause { return pause{max(p.least, o.least), min(p.mo
 
 // joinEarly joins a record at the points at which nothing has its times.
 func (j *Joiner) joinEarly(w *waiting) {
-	if w.Side == accesslog.SideServer || w.final() || w.doubted || len(j.evidence.offsets) != 1 || !j.evidence.proven(w.Peer) {
+	if w.Side == accesslog.SideServer || w.final() || len(w.given) > 0 || w.doubted || len(j.evidence.offsets) != 1 || !j.evidence.proven(w.Peer) {
 		return
 	}
 	win := windowOf(&w.Record, j.evidence.offsets[0].ns)
 	if win.from == 0 || win.to == 0 {
 		return
 	}
-	turns, err := j.pull(j.turns[:0], w, win.from, win.to, uint64(maxPause)+near)
+	turns, err := j.pull(j.turns[:0], w, win.from, win.to, far)
 	j.turns = turns
 	if err != nil {
 		return
 	}
 	common, without := pause{math.MinInt64, math.MaxInt64}, false
 	for at, own := range byPoint(turns) {
-		if !j.isOwn(w, &own[0]) || slices.Contains(w.given, at) {
+		if !j.isOwn(w, &own[0]) {
 			continue
+		}
+		if !isWhole(own, win.from) {
+			w.candidates = w.candidates[:0]
+			return
 		}
 		found, several := j.findEarly(w, own, candidate{at: at, window: win, early: true})
 		if found != nil {
@@ -76,6 +82,16 @@ func (j *Joiner) joinEarly(w *waiting) {
 	}
 	w.missing = without
 	w.candidates = w.candidates[:0]
+}
+
+// isWhole reports whether no turn of a point since a time is missing.
+func isWhole(own []observe.Turn, since uint64) bool {
+	for i := 1; i < len(own); i++ {
+		if own[i].Number != own[i-1].Number+1 {
+			return false
+		}
+	}
+	return own[0].Number == 0 || end(&own[0]) < since
 }
 
 // findEarly returns the exchange of a record that is early among all turns of a point around its

@@ -42,6 +42,7 @@ func TestEarlyRecord(t *testing.T) {
 		others  []accesslog.Record
 		change  func(*accesslog.Record)
 		unknown bool // it is not known that the clock is right
+		first   bool // no turn is known before
 		want    map[string]int
 	}{
 		{name: "in time", turns: one, want: map[string]int{"exact/": 1}},
@@ -89,6 +90,12 @@ func TestEarlyRecord(t *testing.T) {
 			name: "other pauses at two points", turns: one, pnic: []observe.Turn{exchange(100, begin+20*ms, shorter)}, by: -1700 * time.Microsecond,
 			want: map[string]int{"ambiguous/clock": 1},
 		},
+		{
+			name: "its own was not seen, but one after it", turns: []observe.Turn{exchange(99, begin-20*ms), exchange(101, begin+20*ms)},
+			others: []accesslog.Record{record(begin-20*ms, 0)}, want: map[string]int{"exact/": 1, "unmatched/no_exchange": 1},
+		},
+		{name: "its own may have been overwritten", turns: one, first: true, by: -1700 * time.Microsecond, want: map[string]int{"unmatched/no_exchange": 1}},
+		{name: "the first of its connection", turns: []observe.Turn{exchange(0, begin)}, first: true, by: -1700 * time.Microsecond, want: map[string]int{"exact/early": 1}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := newBench()
@@ -104,6 +111,11 @@ func TestEarlyRecord(t *testing.T) {
 			b.until(t0 + 5900*ms)
 			if test.pnic == nil {
 				test.pnic = test.turns
+			}
+			for _, turns := range []*[]observe.Turn{&test.turns, &test.pnic} {
+				if first := (*turns)[0].Number; !test.first {
+					*turns = append([]observe.Turn{exchange(first-1, begin-500*ms, shorter)}, *turns...)
+				}
 			}
 			for _, x := range test.turns {
 				b.seen.add(x)
@@ -146,5 +158,39 @@ func TestEarlyRecord(t *testing.T) {
 				t.Errorf("joined at %d points", joined)
 			}
 		})
+	}
+}
+
+// A record whose exchange was seen at one point is not early, whatever another point has.
+func TestEarlyAtOnePointOnly(t *testing.T) {
+	b := newBench()
+	b.opts.Wants = func(*observe.Turn, bool) bool { return true }
+	exchange := func(number, from uint64) observe.Turn {
+		return atClient(number, part(from+ms, from+ms, 517), part(from+8*ms, from+9*ms, 1217), 0)
+	}
+	record := func(from uint64) accesslog.Record {
+		r := attempted(500, 1200)
+		r.RequestID = fmt.Sprint(from)
+		shift(&r, int64(from)-int64(t0))
+		return r
+	}
+	for i := range uint64(4 * minHits) {
+		from := t0 + i*20*ms
+		b.seen.add(exchange(i, from))
+		b.now = from + 15*ms
+		b.receive(record(from))
+	}
+	begin := t0 + 6000*ms
+	b.until(begin - 100*ms)
+	b.seen.add(exchange(100, begin))
+	after := exchange(101, begin+20*ms)
+	after.Interface = 7
+	b.seen.add(after)
+	b.until(begin + 300*ms)
+	before := len(b.out)
+	b.receive(record(begin))
+	b.until(b.now + 5000*ms)
+	if joined := b.out[before:]; len(joined) != 1 || joined[0].Interface != clientVNIC {
+		t.Errorf("joined %+v, want the exchange at interface %d alone", joined, clientVNIC)
 	}
 }
