@@ -75,7 +75,7 @@ func TestPausedProxies(t *testing.T) {
 		{"one in ten late by 2 s", func(w *world) { w.late = 0.1 }, 1},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
-			for seed := range 5 * *seeds {
+			for seed := range 2 * *seeds {
 				w := newWorld(seed, 8, time.Second, func(w *world) {
 					kind.set(w)
 					w.paused = 0.001
