@@ -22,8 +22,8 @@ import (
 // the only exchange that no other record has, if both sizes are equal and one pause explains
 // the times at all capture points. A record that is late by as much could be about another
 // exchange: with that in reach there is no join either. Nor is there one where its own exchange
-// may have been overwritten: if no turn before it is known. Another point with the record's times
-// shows that these are right.
+// may have been overwritten: if no turn before it is known. A point at which the record fits in
+// time bounds the pause like the others.
 
 // maxPause is the longest pause. A CPU limit stops a thread for up to 100 ms (cpu.cfs_period_us).
 const maxPause = 100 * time.Millisecond
@@ -39,7 +39,7 @@ func (p pause) and(o pause) pause { return pause{max(p.least, o.least), min(p.mo
 
 // joinEarly joins a record at the points at which nothing has its times.
 func (j *Joiner) joinEarly(w *waiting) {
-	if w.Side == accesslog.SideServer || w.final() || len(w.given) > 0 || w.doubted || len(j.evidence.offsets) != 1 || !j.evidence.proven(w.Peer) {
+	if w.Side == accesslog.SideServer || w.final() || w.doubted || len(j.evidence.offsets) != 1 || !j.evidence.proven(w.Peer) {
 		return
 	}
 	win := windowOf(&w.Record, j.evidence.offsets[0].ns)
@@ -60,12 +60,14 @@ func (j *Joiner) joinEarly(w *waiting) {
 			w.candidates = w.candidates[:0]
 			return
 		}
-		found, several := j.findEarly(w, own, candidate{at: at, window: win, early: true})
-		if found != nil {
+		several := false
+		if slices.Contains(w.given, at) {
+			common = common.and(j.pauseInTime(w, own, win))
+		} else if found, more := j.findEarly(w, own, candidate{at: at, window: win, early: true}); found != nil {
 			w.candidates = append(w.candidates, *found)
 			common = common.and(found.pause)
 		} else {
-			without = true
+			several, without = more, true
 		}
 		if several || !common.possible() {
 			w.best.better(outcome{StateAmbiguous, ReasonClock})
@@ -92,6 +94,19 @@ func isWhole(own []observe.Turn, since uint64) bool {
 		}
 	}
 	return own[0].Number == 0 || end(&own[0]) < since
+}
+
+// pauseInTime returns the pauses with which a record is about the exchange that it was given
+// at a point, whose turns are all known; none is possible if there is no such exchange.
+func (j *Joiner) pauseInTime(w *waiting, own []observe.Turn, win window) pause {
+	for _, want := range j.evidence.wants(&w.Record, true) {
+		q := request{window: win, want: want.sizes, comparable: want.comparable, overhead: j.evidence.overhead(&own[0])}
+		if x := find(own, &q); x.fit == fitExact {
+			first := int(x.turns[0].Number - own[0].Number)
+			return q.pauseOf(&x, own[:first], own[first+len(x.turns):])
+		}
+	}
+	return pause{1, 0}
 }
 
 // findEarly returns the exchange of a record that is early among all turns of a point around its
