@@ -193,7 +193,7 @@ VERIFIED_ALONE int scan_head(struct scratch *s, struct message *m, __u32 end)
 /* A message begins with its head at seq. */
 static __always_inline void start_message(struct message *m, __u32 seq, __u8 body)
 {
-	__builtin_memset(m, 0, sizeof(*m));
+	__builtin_memset(m, 0, __builtin_offsetof(struct message, cut_line)); /* cut_len is 0 */
 	m->kind = MESSAGE_HEAD;
 	m->start = seq;
 	m->at = seq;

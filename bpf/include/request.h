@@ -98,7 +98,9 @@ static __always_inline void start_record(struct __sk_buff *skb, const struct seg
 {
 	__u64 head;
 
-	__builtin_memset(x, 0, sizeof(*x));
+	__builtin_memset(x, 0, INTERFACE_RECORD_SIZE);
+	if (s->socket.cookie)
+		__builtin_memset(&x->cookie, 0, SOCKET_RECORD_REST);
 	set_endpoints(x, seg);
 	x->request_first = now;
 	x->request_seq = seg->seq;
