@@ -681,7 +681,7 @@ static __always_inline __u32 uniform_part(const struct stream *st, __u32 seq, __
 
 static __always_inline bool is_seen(const struct stream *st, __u32 seq)
 {
-	return st->valid && before(seq, st->next) && !is_in_gap(st, seq);
+	return unlikely(st->valid && before(seq, st->next)) && !is_in_gap(st, seq);
 }
 
 /* Windows above this are not in use. */

@@ -90,7 +90,7 @@ static __always_inline void count(enum counter which)
 /* The same out of line, for what is rare: the programs of a packet socket have to fit into
  * its option memory (131072 bytes).
  */
-VERIFIED_ALONE int count_rare(__u32 which)
+VERIFIED_ALONE RARE int count_rare(__u32 which)
 {
 	increment(&counters, which);
 	return 0;
