@@ -29,6 +29,9 @@ func acquire(t *testing.T, setup lab.Setup, requests int) measure.Outcome {
 		t.Fatal(err)
 	}
 	testrun.Report("%s: %d front pages, %.0f per second", setup.Name, requests, out.Load.PerSecond())
+	if missing := out.Records.Missing(); missing != "" {
+		t.Logf("records of access logs without an exchange: %s", missing)
+	}
 	for _, hop := range out.Hops {
 		if hop.Status != 200 {
 			t.Fatalf("%s -> %s: status %d", hop.From.Name, hop.To.Name, hop.Status)

@@ -178,16 +178,16 @@ func (c *chain) startLoad(ctx context.Context) *load {
 		Timeout:   c.client.HTTP.Timeout,
 		Transport: &http.Transport{DialContext: c.client.Namespace.DialContext},
 	}
-	for _, client := range []*http.Client{kept, c.client.HTTP} {
+	for connection, client := range map[string]*http.Client{"a kept connection": kept, "a new connection": c.client.HTTP} {
 		l.done.Go(func() {
 			defer client.CloseIdleConnections()
-			l.send(ctx, c, client)
+			l.send(ctx, c, client, connection)
 		})
 	}
 	return l
 }
 
-func (l *load) send(ctx context.Context, c *chain, client *http.Client) {
+func (l *load) send(ctx context.Context, c *chain, client *http.Client, connection string) {
 	tick := time.NewTicker(loadInterval)
 	defer tick.Stop()
 	for continued := false; ; continued = !continued {
@@ -197,10 +197,12 @@ func (l *load) send(ctx context.Context, c *chain, client *http.Client) {
 		case <-tick.C:
 		}
 		// Complete a request that has begun: cancelling it would be a failure.
+		begun := time.Now()
 		err := c.send(context.WithoutCancel(ctx), client, "load", continued)
 		l.sent.Add(1)
 		if err != nil {
 			l.failed.Add(1)
+			err = fmt.Errorf("on %s, %v after its begin at %s: %w", connection, time.Since(begun).Round(time.Millisecond), begun.Format(time.TimeOnly+".000"), err)
 			l.first.CompareAndSwap(nil, &err)
 		}
 	}

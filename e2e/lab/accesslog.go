@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -159,6 +160,22 @@ func (r *Records) Decided() (n int) { return total(r.Outcomes) }
 
 // Arrived is the number of records that came to agents.
 func (r *Records) Arrived() int { return r.Accepted + total(r.Refused) }
+
+// Missing lists the records without an exchange, by side, state and reason; empty if there
+// are none.
+func (r *Records) Missing() string {
+	var missing []string
+	for outcome, n := range r.Outcomes {
+		if state := strings.Fields(outcome)[1]; state == "ambiguous" || state == "unmatched" {
+			missing = append(missing, fmt.Sprintf("%d %s", n, outcome))
+		}
+	}
+	for reason, n := range r.Refused {
+		missing = append(missing, fmt.Sprintf("%d refused %s", n, reason))
+	}
+	slices.Sort(missing)
+	return strings.Join(missing, ", ")
+}
 
 func total(counts map[string]int) (n int) {
 	for _, one := range counts {

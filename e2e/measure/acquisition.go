@@ -22,6 +22,8 @@ type Outcome struct {
 	Points []Acquired
 	// Load is the result at the client.
 	Load lab.LoadResult
+	// Records are what became of the records of the Envoys' access logs, with TLS.
+	Records lab.Records
 }
 
 // Acquisition starts the mesh, sends load from the client node, stops the mesh and
@@ -60,7 +62,7 @@ func AcquisitionAnd(ctx context.Context, l *lab.Lab, setup lab.Setup, load lab.L
 		own, err = more.After(run)
 	}
 	if err == nil && setup.TLS != nil {
-		_, err = l.DrainRecords(ctx, nil)
+		out.Records, err = l.DrainRecords(ctx, nil)
 	}
 	if err := errors.Join(err, run.Stop()); err != nil {
 		return out, err

@@ -46,6 +46,8 @@ func Cases(main, others int, seed uint64) []Case {
 				Requests: others, Trouble: step(by)},
 			Case{Name: "rough-step-" + name, What: "the same in the rough mix", TLS: tls13, Requests: others, Rough: true, Trouble: step(by)})
 	}
+	cases = append(cases, Case{Name: "paused", What: "1 % of the senders' records early by up to 5 ms, as of proxies that are paused between their clocks",
+		TLS: tls13, Requests: others, Trouble: Trouble{Paused: 0.01}, Joined: 0.998})
 	for i := range cases {
 		if cases[i].Parallel == 0 {
 			cases[i].Parallel = 64
@@ -85,6 +87,9 @@ func (c Case) Check(r *Result) error {
 	}
 	if e := r.Explained; c.Inferred && (e.Traces == 0 || e.High > 0 || e.Spans == 0 || e.Unmarked > 0) {
 		fail("want no high confidence and no span that is not marked: %+v", *e)
+	}
+	if c.Trouble.Paused > 0 && r.Relay["paused"] == 0 {
+		fail("no record was made early")
 	}
 	if c.Sampling > 0 && !c.Rough && (r.Written != 2*r.Sampled || r.Records != r.Written) {
 		fail("%d records were written for %d sampled attempts, want two for each, and %d came to agents", r.Written, r.Sampled, r.Records)

@@ -37,8 +37,14 @@ type Trouble struct {
 	// Step is added to the times of records while the relay is Stepped: as if the proxy's
 	// node had stepped its clock and the agent not noticed.
 	Step time.Duration
-	Seed uint64
+	// Paused is the share of the senders' records that are early as a whole, by up to
+	// maxPaused: as if the proxy had lost the CPU between the two clocks that it reads.
+	Paused float64
+	Seed   uint64
 }
+
+// maxPaused is some time slices of a CPU.
+const maxPaused = 5 * time.Millisecond
 
 // LabRelay takes the records of all pods' Envoys and passes them on to the agents, after
 // doing something to them. It is the lab's own and stands for what can happen between both
@@ -61,7 +67,7 @@ type LabRelay struct {
 }
 
 // RelayCounts are numbers of records.
-type RelayCounts struct{ Received, Lost, Doubled, Late, Reordered, Stepped, Unsent atomic.Int64 }
+type RelayCounts struct{ Received, Lost, Doubled, Late, Reordered, Stepped, Paused, Unsent atomic.Int64 }
 
 // podRelay is the relay in one pod.
 type podRelay struct {
@@ -74,6 +80,9 @@ type podRelay struct {
 	mu   sync.Mutex
 	held *collogspb.ExportLogsServiceRequest
 }
+
+// attemptLog is the body of the senders' records.
+const attemptLog = "layertrace-attempt"
 
 // relayPort is where the relay listens in each pod.
 const relayPort = 4328
@@ -162,8 +171,13 @@ func (p *podRelay) pass(request *collogspb.ExportLogsServiceRequest, record *log
 		record.TimeUnixNano += uint64(t.Step) // two's complement: negative steps as well
 	}
 	r.mu.Lock()
-	fate := r.random.Float64()
+	fate, paused := r.random.Float64(), r.random.Float64() < t.Paused
+	pause := r.random.Int64N(int64(maxPaused))
 	r.mu.Unlock()
+	if paused && record.GetBody().GetStringValue() == attemptLog {
+		r.Counted.Paused.Add(1)
+		record.TimeUnixNano -= uint64(pause)
+	}
 	if fate -= t.Lost; fate < 0 {
 		r.Counted.Lost.Add(1)
 		r.mu.Lock()

@@ -207,7 +207,7 @@ func (r *Result) drain(ctx context.Context, l *lab.Lab, relay *LabRelay) error {
 	r.Relay = map[string]int{}
 	for name, n := range map[string]*atomic.Int64{
 		"lost": &counted.Lost, "doubled": &counted.Doubled, "late": &counted.Late, "reordered": &counted.Reordered,
-		"stepped": &counted.Stepped, "unsent": &counted.Unsent,
+		"stepped": &counted.Stepped, "paused": &counted.Paused, "unsent": &counted.Unsent,
 	} {
 		if n := n.Load(); n > 0 {
 			r.Relay[name] = int(n)

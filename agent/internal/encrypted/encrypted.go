@@ -6,8 +6,8 @@
 //
 // The story is encrypted.go (a record waits until it is joined), exchange.go (the turns
 // that a record is about), evidence.go (what the join remembers for that: the attempts of
-// a request, overheads, whether the clock can be trusted), infer.go (exchanges without
-// records).
+// a request, overheads, whether the clock can be trusted), early.go (records whose times are
+// early), infer.go (exchanges without records).
 package encrypted
 
 import (
@@ -45,9 +45,11 @@ const (
 // Reason is why a record has its state.
 type Reason string
 
-// Reasons. An exact join needs none.
+// Reasons. An exact join needs none, unless the record's times alone would not have shown it.
 const (
 	ReasonNone Reason = ""
+	// ReasonEarly: the proxy was paused between its clocks, so that the times are early (exact).
+	ReasonEarly Reason = "early"
 	// ReasonRetried: the sizes are those of several attempts (time).
 	ReasonRetried Reason = "retried"
 	// ReasonNoSizes: the record has no sizes (time).
@@ -239,6 +241,9 @@ type candidate struct {
 	// unique: no other exchange of a long time has these sizes, as far as a far look was
 	// made. retried: the record's sizes are those of several attempts.
 	unique, retried bool
+	// early: the record's times are early, by this pause.
+	early bool
+	pause pause
 }
 
 // New returns a joiner that counts with the given metrics.
@@ -531,7 +536,13 @@ func (j *Joiner) decide(w *waiting, last bool) bool {
 		}
 		return false
 	}
+	if w.tries > len(retries) {
+		j.joinEarly(w)
+	}
 	j.ended(&w.Record, w.best)
+	if w.missing && len(w.given) > 0 {
+		j.partial.Inc()
+	}
 	return true
 }
 
@@ -551,6 +562,9 @@ func (j *Joiner) give(w *waiting, c *candidate) {
 		result = outcome{StateTime, c.whyTime()}
 	} else {
 		j.evidence.learn(&c.turns[0], c.overhead)
+		if c.early {
+			result.reason = ReasonEarly
+		}
 	}
 	w.best.better(result)
 	j.joined(o.Join)

@@ -338,11 +338,23 @@ func (e *evidence) takeFor(at point, client bool, x *exchange, context tracecont
 	return e.takeKey(e.keyOf(at, client, x), e.contextKey(context, tracecontext.Context{}))
 }
 
-func (e *evidence) takeKey(key, context uint64) bool {
+// isTaken reports whether an exchange was given to a record.
+func (e *evidence) isTaken(w *waiting, c *candidate) bool {
+	return e.isTakenKey(e.exchangeKey(w, c))
+}
+
+func (e *evidence) isTakenKey(key uint64) bool {
 	for _, known := range e.given {
 		if _, ok := known[key]; ok {
-			return false
+			return true
 		}
+	}
+	return false
+}
+
+func (e *evidence) takeKey(key, context uint64) bool {
+	if e.isTakenKey(key) {
+		return false
 	}
 	e.given[0][key] = context
 	return true
@@ -381,6 +393,7 @@ func (e *evidence) contextKey(header, own tracecontext.Context) uint64 {
 type Metrics struct {
 	records   *prometheus.CounterVec
 	exchanges *prometheus.CounterVec
+	partial   prometheus.Counter
 	// Of inferrer.
 	notInferred, legsFull prometheus.Counter
 }
@@ -397,6 +410,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "layertrace_encrypted_exchanges_total",
 			Help: "Encrypted exchanges at capture points that were given a trace, by how surely: exact, time, inferred.",
 		}, []string{"join"}),
+		partial: with.NewCounter(prometheus.CounterOpts{
+			Name: "layertrace_encrypted_records_partial_total",
+			Help: "Records of proxies' access logs that have an exchange at one capture point and none at another that saw the connection at that time.",
+		}),
 		notInferred: with.NewCounter(prometheus.CounterOpts{
 			Name: "layertrace_encrypted_not_inferred_total",
 			Help: "Plain exchanges at proxies' sockets for which --mtls-infer found no encrypted exchange, or several, or one that a record has.",

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/layertrace/layertrace/agent/internal/accesslog"
 	"github.com/layertrace/layertrace/internal/observe"
 	"github.com/layertrace/layertrace/internal/tracecontext"
@@ -772,6 +774,28 @@ func TestPoints(t *testing.T) {
 	}
 	if got := b.states(t); got["exact/"] != 1 || len(got) != 1 {
 		t.Errorf("%v", got)
+	}
+}
+
+// A point at which the exchange never shows, though another point of the connection has it, is
+// counted.
+func TestPointWithoutTheExchange(t *testing.T) {
+	b := newBench()
+	b.opts.Wants = func(*observe.Turn, bool) bool { return true }
+	whole := atClient(3, part(t0+ms, t0+ms, 517), part(t0+8*ms, t0+9*ms, 1217), 0)
+	b.seen.add(whole)
+	before := whole
+	before.Interface, before.Number = 7, 2
+	before.Request, before.Response = part(t0-20*ms, t0-20*ms, 517), part(t0-12*ms, t0-11*ms, 1217)
+	b.seen.add(before)
+	b.now = t0 + 100*ms
+	b.receive(attempted(500, 1200))
+	b.until(b.now + 5000*ms)
+	if got := b.states(t); len(b.out) != 1 || got["exact/"] != 1 || len(got) != 1 {
+		t.Errorf("%d observations, %v", len(b.out), got)
+	}
+	if n := testutil.ToFloat64(b.partial); n != 1 {
+		t.Errorf("%.0f records have an exchange at one point only, want 1", n)
 	}
 }
 

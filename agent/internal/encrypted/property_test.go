@@ -59,6 +59,39 @@ func TestNothingIsJoinedWrongly(t *testing.T) {
 	}
 }
 
+// Proxies are paused between their two clocks now and then, so that records are early as a
+// whole: these find their exchange too, unless another one may be meant.
+func TestPausedProxies(t *testing.T) {
+	for _, kind := range []struct {
+		name string
+		set  func(*world)
+		// least is the share of the records that are joined at least.
+		least float64
+	}{
+		{"different sizes", func(*world) {}, 1},
+		{"equal sizes", func(w *world) { w.equal = true }, 1},
+		{"rough", func(w *world) { w.rough = true }, 0.99},
+		{"half of the records lost", func(w *world) { w.lost = 0.5 }, 0.999},
+		{"one in ten late by 2 s", func(w *world) { w.late = 0.1 }, 1},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			for seed := range 5 * *seeds {
+				w := newWorld(seed, 8, time.Second, func(w *world) {
+					kind.set(w)
+					w.paused = 0.001
+				})
+				got := w.play(t, nil)
+				if got.wrong != 0 || got.twice != 0 {
+					t.Errorf("seed %d: %d of %d joined wrongly, %d twice: %v", seed, got.wrong, w.joinable, got.twice, got.states)
+				}
+				if float64(got.right) < kind.least*float64(w.joinable) {
+					t.Errorf("seed %d: %d of %d joined: %v", seed, got.right, w.joinable, got.states)
+				}
+			}
+		})
+	}
+}
+
 // With one record in a hundred there is little evidence whether the clock is right.
 func TestFewRecords(t *testing.T) {
 	for _, shift := range []time.Duration{0, time.Millisecond, -5 * time.Millisecond, time.Second} {

@@ -167,6 +167,8 @@ type world struct {
 	shift int64
 	// lost, doubled and late are shares of the records.
 	lost, doubled, late float64
+	// paused is the share of the senders' records whose proxy was paused between its clocks.
+	paused float64
 	// rough: retries, resets, early responses, closed connections, tickets.
 	rough bool
 	// sockets: the proxies' sockets are points too, and what they do in plain text makes legs.
@@ -182,6 +184,9 @@ type arrival struct {
 	at     uint64
 	record accesslog.Record
 }
+
+// flushed is the time between two batches of a proxy's records, if these are in order.
+const flushed = uint64(time.Second)
 
 func (w *world) us(low, high int) uint64 { return uint64(low+w.rand.IntN(high-low+1)) * 1000 }
 
@@ -400,8 +405,14 @@ func (w *world) log(r accesslog.Record, key observe.Key, truth uint64) {
 	last := max(r.Start, r.RequestFirst, r.ResponseFirst, r.ResponseLast)
 	// The start has µs, and the others are relative to it.
 	shift(&r, wallOffset+w.shift-int64(r.Start%1000))
+	if r.Side == accesslog.SideAttempt && w.rand.Float64() < w.paused {
+		shift(&r, -int64(w.us(10, 5_000)))
+	}
 	at := last + w.us(1_000, 1_000_000)
 	at += uint64(50*time.Millisecond) - at%uint64(50*time.Millisecond) // a batch
+	if w.paused != 0 {                                                 // in order, as Envoy does
+		at = last + flushed - last%flushed
+	}
 	if w.rand.Float64() < w.late {
 		at += uint64(2 * time.Second)
 	}

@@ -91,6 +91,8 @@ type candidate struct {
 	compared          bool // there is a baseline
 	// withinBaseline: so many baseline traces are as slow that it may be chance.
 	withinBaseline bool
+	// hidden is how much of time may be a delay all the same, in ns.
+	hidden int64
 	// strange is the time in ns of segments that the baseline does not have, per trace.
 	strange   int64
 	merged    []observe.Layer
@@ -149,7 +151,7 @@ func (c *candidate) weigh(totals []*total, slow int, baseline reference, tail fl
 	}
 	d, before := distributionOf(times), orUnknown(baseline.layers, c.key)
 	c.time, c.baseline, c.compared = d.median, max(before.median, 0), before.median >= 0
-	c.excess = c.difference()
+	c.excess, c.hidden = c.difference(), c.time-max(before.fastest(slow), 0)
 	if c.withinBaseline = c.compared && d.lowest(slow) <= before.exceededBy(tail); c.withinBaseline {
 		// There are more segments than layers, so one of them exceeds the baseline
 		// by chance more often.
@@ -249,16 +251,22 @@ func exceptions(traces int) int { return traces / 4 }
 // probability stays below maxFalsePositive that all of so many traces, except for
 // the exceptions, take longer by chance.
 func tailShare(traces int) float64 {
+	return max(shareFor(traces, traces-exceptions(traces), maxFalsePositive), minTailShare)
+}
+
+// shareFor returns the largest share (0 to 1) of a baseline so that the probability that k
+// or more out of n traces belong to it by chance is at most so large.
+func shareFor(n, k int, probability float64) float64 {
 	low, high := 0.0, 1.0
 	for range 30 {
 		middle := (low + high) / 2
-		if binomialTail(traces, traces-exceptions(traces), middle) > maxFalsePositive {
+		if binomialTail(n, k, middle) > probability {
 			high = middle
 		} else {
 			low = middle
 		}
 	}
-	return max(low, minTailShare)
+	return low
 }
 
 // binomialTail is the probability of k or more out of n, each with probability p.
@@ -292,6 +300,7 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 		case most.difference() >= most.threshold:
 			v.doubt("some traces of the baseline took as long in the " + most.title() + ", so it may be chance, or they have the same cause")
 		}
+		v.doubt(mayHide(all))
 		return v
 	}
 	v := Verdict{
@@ -313,6 +322,17 @@ func judge(all []candidate, whole int64, traces int) Verdict {
 	}
 	v.Evidence = append(v.Evidence, evidence(c.longest.hop, c.longest.segment)...)
 	return v
+}
+
+// mayHide returns which layer may hide a delay that it would be blamed for: its time varies so
+// much in the baseline that it may have been a fast one but for the delay. "" if none does.
+func mayHide(all []candidate) string {
+	c := slices.MaxFunc(all, func(a, b candidate) int { return cmp.Compare(a.hidden-a.threshold, b.hidden-b.threshold) })
+	if c.hidden < c.threshold {
+		return ""
+	}
+	return fmt.Sprintf("the %s took %s, and the fastest of the baseline %s: a delay of up to %s there would not be noticed",
+		c.title(), duration(c.time), duration(c.time-c.hidden), duration(c.hidden))
 }
 
 // maxUnattributed is the share of the whole time that may be unattributed in a

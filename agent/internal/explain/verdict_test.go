@@ -299,6 +299,51 @@ func TestConfidenceInNothing(t *testing.T) {
 	}
 }
 
+// That no layer is slower has a high confidence only where a delay that is blamed would show:
+// in a layer whose time varies, a fast exchange with a delay looks like any other.
+func TestNothingIsSureOnlyWhereADelayWouldShow(t *testing.T) {
+	const tries, traces = 2000, 60
+	r := rand.New(rand.NewPCG(27, 27))
+	// Between 1 ms and what varies more, half of the time only a little.
+	taking := func(varies int64, delay int64) sums {
+		return oneLayer(map[string]int64{"inbound": 1000 + r.Int64N(r.Int64N(varies)+1) + delay})
+	}
+	for varies, sure := range map[int64]bool{300: true, 3000: false} {
+		for _, slow := range []int{1, 2, 7} {
+			wrong, certain := 0, 0
+			for range tries {
+				var before []sums
+				for range traces {
+					before = append(before, taking(varies, 0))
+				}
+				reference := referenceOf(before)
+				judged := func(delay int64) Verdict {
+					var all []sums
+					for range slow {
+						all = append(all, taking(varies, delay))
+					}
+					return judge(candidates(all, reference, 10_000*us), 10_000*us, traces)
+				}
+				if v := judged(minExcess / us); v.Layer == observe.NoLayer && v.Confidence == High {
+					wrong++
+				}
+				v := judged(0)
+				if v.Layer == observe.NoLayer && v.Confidence == High {
+					certain++
+				} else if v.Layer == observe.NoLayer && !strings.Contains(strings.Join(v.Evidence, "\n"), "there would not be noticed") {
+					t.Fatalf("no reason for the confidence: %+v", v)
+				}
+			}
+			if share := float64(wrong) / tries; share > maxFaster*1.5 {
+				t.Errorf("of %d traces whose layer varies by up to %d µs, a delay was missed with high confidence in %.3f of the tries", slow, varies, share)
+			}
+			if share := float64(certain) / tries; sure && share < 0.95 {
+				t.Errorf("of %d traces whose layer varies by up to %d µs, only %.3f of the verdicts were certain", slow, varies, share)
+			}
+		}
+	}
+}
+
 // A layer that lost much more than the whole did is no sure cause: other layers were faster.
 func TestConfidenceInABlameOfMoreThanTheWhole(t *testing.T) {
 	v := Verdict{Layer: observe.RelayNetwork, Excess: 8_000_000, Confidence: High}

@@ -162,6 +162,7 @@ func (d *demo) measure(ctx context.Context, l *lab.Lab, tracer lab.Tracer, slow,
 		d.progress("%s: %d requests, %.0f per second, %d hops between pods",
 			setup.Name, d.requests, out.Load.PerSecond(), len(out.Hops))
 		r.add(setup.Name, out.Points)
+		r.records[setup.Name] = out.Records
 	}
 	return r, nil
 }
@@ -171,8 +172,9 @@ type report struct {
 	Points  []pointRates `json:"points"`
 	TraceID string       `json:"trace_id"`
 
-	setups []string
-	counts map[string][]measure.Acquired
+	setups  []string
+	counts  map[string][]measure.Acquired
+	records map[string]lab.Records
 }
 
 type pointRates struct {
@@ -186,7 +188,7 @@ type pointRates struct {
 }
 
 func newReport() *report {
-	r := &report{counts: map[string][]measure.Acquired{}}
+	r := &report{counts: map[string][]measure.Acquired{}, records: map[string]lab.Records{}}
 	for _, point := range lab.Points() {
 		r.Points = append(r.Points, pointRates{Point: point})
 	}
@@ -215,10 +217,12 @@ func (r *report) add(setup string, results []measure.Acquired) {
 func (r *report) write(path string) error { return writeJSON(path, r) }
 
 // missed returns an error when the agents missed a context in a setup in which they
-// should read all, or in any setup reported a request twice or a wrong one.
+// should read all, or in any setup reported a request twice or a wrong one. Of encrypted ones
+// it has the reasons that the agents counted.
 func (r *report) missed() error {
 	var errs []error
 	for _, setup := range r.setups {
+		before := len(errs)
 		for _, result := range r.counts[setup] {
 			if setup == "stock" {
 				result.Acquired = result.Passed
@@ -226,6 +230,10 @@ func (r *report) missed() error {
 			if err := result.Exact(); err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w", setup, err))
 			}
+		}
+		records := r.records[setup]
+		if missing := records.Missing(); len(errs) > before && missing != "" {
+			errs = append(errs, fmt.Errorf("%s: records of access logs without an exchange: %s", setup, missing))
 		}
 	}
 	return errors.Join(errs...)

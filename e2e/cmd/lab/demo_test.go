@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/e2e/lab"
+	"github.com/layertrace/layertrace/e2e/measure"
 )
 
 // One hop between nodes: the interface spans nest from the client's side to the
@@ -47,5 +48,31 @@ func TestTreeNestsInterfaceSpansOfAHop(t *testing.T) {
 	}
 	if !strings.Contains(lines[4], "0.400 ms  at    0.300 ms") {
 		t.Errorf("times of the innermost interface: %q", lines[4])
+	}
+}
+
+// Where an encrypted exchange is missing, the demo has the reason that the agents counted.
+func TestDemoReportsWhyExchangesAreMissing(t *testing.T) {
+	r := newReport()
+	results := make([]measure.Acquired, len(lab.Points()))
+	for i, point := range lab.Points() {
+		results[i] = measure.Acquired{Point: point, Passed: 200, Acquired: 200}
+	}
+	r.add("encrypted", results)
+	r.records["encrypted"] = lab.Records{Outcomes: map[string]int{
+		"attempt exact": 1470, "attempt exact early": 1, "server time cut": 2, "attempt unmatched no_exchange": 3, "server ambiguous sizes": 1,
+	}}
+	if err := r.missed(); err != nil {
+		t.Errorf("all were acquired: %v", err)
+	}
+	results[1].Acquired = 199
+	err := r.missed()
+	for _, want := range []string{results[1].Name + ": 199 of 200 acquired", "1 server ambiguous sizes, 3 attempt unmatched no_exchange"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want it to have %q", err, want)
+		}
+	}
+	if err != nil && (strings.Contains(err.Error(), "exact") || strings.Contains(err.Error(), "cut")) {
+		t.Errorf("it has records with an exchange: %v", err)
 	}
 }
