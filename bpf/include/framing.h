@@ -446,7 +446,7 @@ static __always_inline __u32 follow(struct __sk_buff *skb, struct scratch *s, st
 	skip = m->at - seq;
 	if (interim && m->kind == MESSAGE_NONE) /* it has ended */
 		return skip;
-	if (m->kind == MESSAGE_CHUNKS && skip < len)
+	if (unlikely(m->kind == MESSAGE_CHUNKS && skip < len))
 		read_chunks(skb, m, off + skip, len - skip);
 	if (m->kind != MESSAGE_ENDS)
 		return len;
