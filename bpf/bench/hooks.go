@@ -13,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/layertrace/layertrace/bpf"
@@ -132,7 +133,11 @@ func emptyHooks(group string) (hooks []hook, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{bpf.SocketProgSocketWrite, bpf.SocketProgSocketRead} {
+	write, _, err := writePrograms()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{write, bpf.SocketProgSocketRead} {
 		tracepoint := socket.Programs[name].AttachTo
 		spec := &ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: tracepoint}
 		err = errors.Join(err, add("tp_btf/"+tracepoint, name, spec, 0, func(p *ebpf.Program) (link.Link, error) {
@@ -163,6 +168,21 @@ func emptyHooks(group string) (hooks []hook, err error) {
 	return hooks, err
 }
 
+// writePrograms returns the name of the program that sees writes on this kernel, and that
+// of the one for other kernels.
+func writePrograms() (ours, other string, err error) {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return "", "", fmt.Errorf("read the kernel's types: %w", err)
+	}
+	var tracepoint *btf.Typedef
+	err = kernel.TypeByName("btf_trace_tcp_sendmsg_locked", &tracepoint)
+	if errors.Is(err, btf.ErrNotFound) { // before 6.16
+		return bpf.SocketProgSocketWrote, bpf.SocketProgSocketWrite, nil
+	}
+	return bpf.SocketProgSocketWrite, bpf.SocketProgSocketWrote, err
+}
+
 // timeMessages returns the thread's CPU time in ns from the write of a message to
 // its read. Messages go back and forth: each acknowledges the one before, so that
 // each passes a hook once.
@@ -187,11 +207,6 @@ func timeMessages(l loopback) (ns float64, err error) {
 }
 
 const (
-	// coldBytes is the amount of other memory written to between two messages: as
-	// much as fills the second-level cache of most CPUs, as an application's own
-	// work does.
-	coldBytes   = 2 << 20
-	cacheLine   = 64
 	coldTurns   = 60
 	coldOfRound = 100
 )
@@ -218,7 +233,7 @@ const (
 )
 
 // measureCold sends messages with a context in turns: no programs, empty ones, ours.
-func measureCold(context string) (c cold, err error) {
+func measureCold(context string, other *otherWork) (c cold, err error) {
 	err = withEmptyHooks(func(l loopback, group string, empty []hook) error {
 		ours, err := ourHooks(empty, group)
 		if err != nil {
@@ -227,7 +242,6 @@ func measureCold(context string) (c cold, err error) {
 		defer closeHooks(ours)
 		states := [][]hook{nil, empty, ours}
 		requests, responses := make([][]float64, len(states)), make([][]float64, len(states))
-		other := make([]byte, coldBytes)
 		for turn := range coldTurns + 1 {
 			for i := range states {
 				state := (i + turn) % len(states) // the first one rotates
@@ -261,7 +275,11 @@ func ourHooks(empty []hook, group string) (ours []hook, err error) {
 	if err != nil {
 		return nil, err
 	}
-	delete(socket.Programs, bpf.SocketProgSocketWrote) // for older kernels only
+	_, other, err := writePrograms()
+	if err != nil {
+		return nil, err
+	}
+	delete(socket.Programs, other)
 	for _, spec := range []*ebpf.CollectionSpec{capture, socket} {
 		spec.Maps[bpf.CaptureMapExchanges].MaxEntries = coldRing
 	}
@@ -311,7 +329,7 @@ func closeHooks(hooks []hook) {
 
 // timeCold returns the median CPU time of the thread in ns from the write of a
 // request with a context, and of a response, to its read, with the programs attached.
-func timeCold(l loopback, hooks []hook, context string, other []byte) (request, response float64, err error) {
+func timeCold(l loopback, hooks []hook, context string, other *otherWork) (request, response float64, err error) {
 	var links []link.Link
 	defer func() {
 		for _, attached := range links {
@@ -325,17 +343,11 @@ func timeCold(l loopback, hooks []hook, context string, other []byte) (request, 
 		}
 		links = append(links, attached)
 	}
-	pad := strings.Repeat("x", messageBytes)
-	messages := []string{
-		"GET /reviews/0 HTTP/1.1\r\n" + context + "x-pad: " + pad + "\r\n\r\n",
-		"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-pad: " + pad + "\r\n\r\n",
-	}
+	messages := exchangeOf(context)
 	var times [2][]float64
 	from, to := l.writer, l.reader
 	for i := range coldOfRound {
-		for at := 0; at < len(other); at += cacheLine {
-			other[at]++
-		}
+		other.run()
 		ns, err := timeMessage(from, to, []byte(messages[i%2]))
 		if err != nil {
 			return 0, 0, err
@@ -344,6 +356,15 @@ func timeCold(l loopback, hooks []hook, context string, other []byte) (request, 
 		from, to = to, from
 	}
 	return stats.Median(times[0]), stats.Median(times[1]), nil
+}
+
+// exchangeOf returns a request with a context, and its response.
+func exchangeOf(context string) [2]string {
+	pad := strings.Repeat("x", messageBytes)
+	return [2]string{
+		"GET /reviews/0 HTTP/1.1\r\n" + context + "x-pad: " + pad + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-pad: " + pad + "\r\n\r\n",
+	}
 }
 
 func timeMessage(from, to *os.File, data []byte) (ns float64, err error) {

@@ -4,7 +4,8 @@
 // programs and in those of a device that reads headers only (in ns and as a ratio to an
 // empty program, measured alternately), of a
 // write outside the target cgroups, of an empty program at each hook, and of empty
-// programs and ours for a message with cold caches.
+// programs and ours for a message with cold caches. It also counts the cache lines that
+// such a message touches.
 package main
 
 import (
@@ -34,20 +35,29 @@ func main() {
 	packets := flag.Bool("packets", false, "measure packets only")
 	device := flag.Bool("device", false, "measure packets in the programs of a device only")
 	onlyCold := flag.Bool("cold", false, "measure messages with cold caches only")
+	work := flag.String("other-work", "data", "what runs between messages with cold caches: none, data, code (x86-64 only) or both")
+	lines := flag.Bool("lines", false, "count the cache lines that a sampled message touches only")
 	out := flag.String("out", "out/bench.json", "JSON `FILE` to update with the results")
 	flag.Parse()
-	if err := run(*rounds, *packets, *device, *onlyCold, *out); err != nil {
+	if err := run(*rounds, *packets, *device, *onlyCold, *lines, *work, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(rounds int, packets, device, onlyCold bool, out string) error {
+func run(rounds int, packets, device, onlyCold, lines bool, work, out string) error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("raise memlock limit (run as root): %w", err)
 	}
+	if lines {
+		return countLines(os.Stdout)
+	}
+	other, err := newOtherWork(work)
+	if err != nil {
+		return err
+	}
 	if onlyCold {
-		cold, err := measureColdMessages()
+		cold, err := measureColdMessages(other)
 		if err != nil {
 			return err
 		}
@@ -123,7 +133,7 @@ func run(rounds int, packets, device, onlyCold bool, out string) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	cold, err := measureColdMessages()
+	cold, err := measureColdMessages(other)
 	if err != nil {
 		return err
 	}
@@ -133,16 +143,16 @@ func run(rounds int, packets, device, onlyCold bool, out string) error {
 }
 
 // measureColdMessages measures and prints what messages cost with cold caches.
-func measureColdMessages() (map[string]any, error) {
-	unsampled, err := measureCold(coldUnsampled)
+func measureColdMessages(other *otherWork) (map[string]any, error) {
+	unsampled, err := measureCold(coldUnsampled, other)
 	if err != nil {
 		return nil, err
 	}
-	sampled, err := measureCold(coldSampled)
+	sampled, err := measureCold(coldSampled, other)
 	if err != nil {
 		return nil, err
 	}
-	fmt.Printf("\nA message over loopback that passes each hook once, after %d KiB of other work: %.0f ns.\n", coldBytes>>10, unsampled.OffNS)
+	fmt.Printf("\nA message over loopback that passes each hook once, after other work (%s): %.0f ns.\n", other.kind, unsampled.OffNS)
 	for kind, c := range map[string]cold{"not sampled": unsampled, "sampled": sampled} {
 		fmt.Printf("%s: empty programs add %.0f ns to a request and %.0f ns to a response, ours %.0f and %.0f ns.\n",
 			kind, c.RequestEmptyNS, c.ResponseEmptyNS, c.RequestOursNS, c.ResponseOursNS)
