@@ -15,7 +15,6 @@ import (
 
 type CaptureConnection struct {
 	_      structs.HostLayout
-	X      CaptureExchangeRecord
 	Claim  uint64
 	LastNs uint64
 	Client struct {
@@ -40,7 +39,26 @@ type CaptureConnection struct {
 		Valid    uint16
 		Fin      uint16
 	}
-	Request struct {
+	ClientIsA    uint8
+	Phase        uint8
+	Recorded     uint8
+	Bodiless     uint8
+	Queued       uint8
+	Answered     uint8
+	Overflow     uint8
+	Strange      uint8
+	Reports      uint8
+	SynOptionLen uint8
+	Unsure       uint8
+	StatusLen    uint8
+	Tracked      uint32
+	ClientStart  uint32
+	RequestStart uint32
+	Proof        uint32
+	LeftUnread   uint8
+	Pad          [3]uint8
+	WaitsSince   uint64
+	Request      struct {
 		_       structs.HostLayout
 		Length  uint64
 		Start   uint32
@@ -70,29 +88,8 @@ type CaptureConnection struct {
 		Pad     uint8
 		CutLine [40]uint8
 	}
-	WaitsSince      uint64
-	StatusNs        uint64
-	StatusLine      [12]uint8
-	StatusLen       uint8
-	ClientIsA       uint8
-	Phase           uint8
-	Recorded        uint8
-	Bodiless        uint8
-	Queued          uint8
-	Answered        uint8
-	Overflow        uint8
-	Strange         uint8
-	Reports         uint8
-	SynOptionLen    uint8
-	Unsure          uint8
-	SynConnectionId [8]uint8
-	Tracked         uint32
-	ClientStart     uint32
-	RequestStart    uint32
-	LeftUnread      uint8
-	Pad2            [3]uint8
-	Proof           uint32
-	DriverClient    struct {
+	X            CaptureExchangeRecord
+	DriverClient struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
@@ -114,7 +111,10 @@ type CaptureConnection struct {
 		Valid    uint16
 		Fin      uint16
 	}
-	_ [4]byte
+	StatusNs        uint64
+	StatusLine      [12]uint8
+	SynConnectionId [8]uint8
+	Pad2            uint32
 }
 
 type CaptureConnectionKey struct {
@@ -256,17 +256,20 @@ type CaptureExchangeRecord struct {
 	FarResponseLast  uint64
 	Drops            uint32
 	DropReason       uint32
-	Cookie           uint64
-	Netns            uint32
-	Uid              uint32
-	SrttUs           uint32
-	ZeroWindows      uint32
 	EgressSeqStart   uint32
 	EgressSeqEnd     uint32
 	EgressSeqDone    uint32
 	QdiscBypass      uint8
 	EgressDropped    uint8
-	Pad2             [2]uint8
+	Pad              [2]uint8
+	ResponseSeq      uint32
+	Tgid             uint32
+	RequestLine      [96]uint8
+	Cookie           uint64
+	Netns            uint32
+	Uid              uint32
+	SrttUs           uint32
+	ZeroWindows      uint32
 	Acknowledged     uint64
 	Waits            struct {
 		_       structs.HostLayout
@@ -276,10 +279,7 @@ type CaptureExchangeRecord struct {
 		Unread  uint64
 	}
 	Cgroup      uint64
-	Tgid        uint32
 	ProcessName [16]uint8
-	ResponseSeq uint32
-	RequestLine [96]uint8
 }
 
 type CaptureHandshakes struct {

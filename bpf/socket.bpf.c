@@ -36,7 +36,7 @@ int socket_packet(struct __sk_buff *skb)
 /* Takes the current process as the one that uses the socket. Its cgroup can be another
  * than the socket's, which is that of the process that made the socket or its listener.
  */
-static COLD int learn_process(struct socket_state *st)
+static COLD RARE int learn_process(struct socket_state *st)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
@@ -117,7 +117,7 @@ static COLD int tracked_write(struct sock *sk)
 	return 0;
 }
 
-static COLD int delayed_write(const struct tcp_sock *tp, __u64 len)
+static COLD RARE int delayed_write(const struct tcp_sock *tp, __u64 len)
 {
 	note_write(tp, len, bpf_ktime_get_ns());
 	return 0;

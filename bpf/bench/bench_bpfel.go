@@ -14,7 +14,80 @@ import (
 )
 
 type BenchConnection struct {
-	_ structs.HostLayout
+	_      structs.HostLayout
+	Claim  uint64
+	LastNs uint64
+	Client struct {
+		_        structs.HostLayout
+		Next     uint32
+		GapStart uint32
+		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
+		Acked    uint32
+		Valid    uint16
+		Fin      uint16
+	}
+	Server struct {
+		_        structs.HostLayout
+		Next     uint32
+		GapStart uint32
+		GapEnd   uint32
+		Missing  uint32
+		FinSeq   uint32
+		Acked    uint32
+		Valid    uint16
+		Fin      uint16
+	}
+	ClientIsA    uint8
+	Phase        uint8
+	Recorded     uint8
+	Bodiless     uint8
+	Queued       uint8
+	Answered     uint8
+	Overflow     uint8
+	Strange      uint8
+	Reports      uint8
+	SynOptionLen uint8
+	Unsure       uint8
+	StatusLen    uint8
+	Tracked      uint32
+	ClientStart  uint32
+	RequestStart uint32
+	Proof        uint32
+	LeftUnread   uint8
+	Pad          [3]uint8
+	WaitsSince   uint64
+	Request      struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
+	}
+	Response struct {
+		_       structs.HostLayout
+		Length  uint64
+		Start   uint32
+		At      uint32
+		Kind    uint8
+		Body    uint8
+		Line    uint8
+		Headers uint8
+		Chunk   uint8
+		Tail    uint8
+		CutLen  uint8
+		Pad     uint8
+		CutLine [40]uint8
+	}
 	X struct {
 		_                structs.HostLayout
 		RequestFirst     uint64
@@ -51,17 +124,20 @@ type BenchConnection struct {
 		FarResponseLast  uint64
 		Drops            uint32
 		DropReason       uint32
-		Cookie           uint64
-		Netns            uint32
-		Uid              uint32
-		SrttUs           uint32
-		ZeroWindows      uint32
 		EgressSeqStart   uint32
 		EgressSeqEnd     uint32
 		EgressSeqDone    uint32
 		QdiscBypass      uint8
 		EgressDropped    uint8
-		Pad2             [2]uint8
+		Pad              [2]uint8
+		ResponseSeq      uint32
+		Tgid             uint32
+		RequestLine      [96]uint8
+		Cookie           uint64
+		Netns            uint32
+		Uid              uint32
+		SrttUs           uint32
+		ZeroWindows      uint32
 		Acknowledged     uint64
 		Waits            struct {
 			_       structs.HostLayout
@@ -71,88 +147,9 @@ type BenchConnection struct {
 			Unread  uint64
 		}
 		Cgroup      uint64
-		Tgid        uint32
 		ProcessName [16]uint8
-		ResponseSeq uint32
-		RequestLine [96]uint8
 	}
-	Claim  uint64
-	LastNs uint64
-	Client struct {
-		_        structs.HostLayout
-		Next     uint32
-		GapStart uint32
-		GapEnd   uint32
-		Missing  uint32
-		FinSeq   uint32
-		Acked    uint32
-		Valid    uint16
-		Fin      uint16
-	}
-	Server struct {
-		_        structs.HostLayout
-		Next     uint32
-		GapStart uint32
-		GapEnd   uint32
-		Missing  uint32
-		FinSeq   uint32
-		Acked    uint32
-		Valid    uint16
-		Fin      uint16
-	}
-	Request struct {
-		_       structs.HostLayout
-		Length  uint64
-		Start   uint32
-		At      uint32
-		Kind    uint8
-		Body    uint8
-		Line    uint8
-		Headers uint8
-		Chunk   uint8
-		Tail    uint8
-		CutLen  uint8
-		Pad     uint8
-		CutLine [40]uint8
-	}
-	Response struct {
-		_       structs.HostLayout
-		Length  uint64
-		Start   uint32
-		At      uint32
-		Kind    uint8
-		Body    uint8
-		Line    uint8
-		Headers uint8
-		Chunk   uint8
-		Tail    uint8
-		CutLen  uint8
-		Pad     uint8
-		CutLine [40]uint8
-	}
-	WaitsSince      uint64
-	StatusNs        uint64
-	StatusLine      [12]uint8
-	StatusLen       uint8
-	ClientIsA       uint8
-	Phase           uint8
-	Recorded        uint8
-	Bodiless        uint8
-	Queued          uint8
-	Answered        uint8
-	Overflow        uint8
-	Strange         uint8
-	Reports         uint8
-	SynOptionLen    uint8
-	Unsure          uint8
-	SynConnectionId [8]uint8
-	Tracked         uint32
-	ClientStart     uint32
-	RequestStart    uint32
-	LeftUnread      uint8
-	Pad2            [3]uint8
-	Proof           uint32
-	DriverClient    struct {
+	DriverClient struct {
 		_        structs.HostLayout
 		Next     uint32
 		GapStart uint32
@@ -174,7 +171,10 @@ type BenchConnection struct {
 		Valid    uint16
 		Fin      uint16
 	}
-	_ [4]byte
+	StatusNs        uint64
+	StatusLine      [12]uint8
+	SynConnectionId [8]uint8
+	Pad2            uint32
 }
 
 type BenchConnectionKey struct {
@@ -385,17 +385,20 @@ type BenchQueuedRequest struct {
 		FarResponseLast  uint64
 		Drops            uint32
 		DropReason       uint32
-		Cookie           uint64
-		Netns            uint32
-		Uid              uint32
-		SrttUs           uint32
-		ZeroWindows      uint32
 		EgressSeqStart   uint32
 		EgressSeqEnd     uint32
 		EgressSeqDone    uint32
 		QdiscBypass      uint8
 		EgressDropped    uint8
-		Pad2             [2]uint8
+		Pad              [2]uint8
+		ResponseSeq      uint32
+		Tgid             uint32
+		RequestLine      [96]uint8
+		Cookie           uint64
+		Netns            uint32
+		Uid              uint32
+		SrttUs           uint32
+		ZeroWindows      uint32
 		Acknowledged     uint64
 		Waits            struct {
 			_       structs.HostLayout
@@ -405,10 +408,7 @@ type BenchQueuedRequest struct {
 			Unread  uint64
 		}
 		Cgroup      uint64
-		Tgid        uint32
 		ProcessName [16]uint8
-		ResponseSeq uint32
-		RequestLine [96]uint8
 	}
 	Start    uint32
 	Recorded uint8

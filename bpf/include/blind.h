@@ -145,8 +145,8 @@ static __always_inline int count_kind(enum unseen kind)
 }
 
 /* Counts an IP packet whose payload, at off, is not TCP but may have a packet inside. */
-VERIFIED_ALONE int count_encapsulated(struct __sk_buff *skb, __u32 off, __u32 protocol,
-				      __u32 in_ipv6)
+VERIFIED_ALONE RARE int count_encapsulated(struct __sk_buff *skb, __u32 off, __u32 protocol,
+					   __u32 in_ipv6)
 {
 	return count_kind(protocol == PROTOCOL_UDP ? loaded_kind(skb, off) :
 						     protocol_kind(protocol, in_ipv6));
@@ -155,8 +155,8 @@ VERIFIED_ALONE int count_encapsulated(struct __sk_buff *skb, __u32 off, __u32 pr
 /* The same where packet pointers may be used. Most UDP is something else, and costs less
  * this way.
  */
-VERIFIED_ALONE int count_encapsulated_direct(struct __sk_buff *skb, __u32 off, __u32 protocol,
-					     __u32 in_ipv6)
+VERIFIED_ALONE RARE int count_encapsulated_direct(struct __sk_buff *skb, __u32 off, __u32 protocol,
+						  __u32 in_ipv6)
 {
 	const struct datagram *udp = (void *)(long)skb->data + (off & 255);
 

@@ -195,22 +195,15 @@ enum proof {
 
 #define STATUS_LINE 12 /* "HTTP/1.1 200" */
 
+/* What each segment needs comes first, beside the key in the table; then what a record has; what
+ * few need last. A segment touches fewer cache lines so.
+ */
 struct connection {
-	struct exchange_record x;
 	/* exchange number << 1 | emitted */
 	__u64 claim;
 	__u64 last_ns;
 	struct stream client;
 	struct stream server;
-	struct message request;	 /* the latest one */
-	struct message response; /* to the request in x */
-	/* Socket: since when data waits to be sent, as far as known: the latest
-	 * acknowledgement, or the first write after it. 0: none waited then.
-	 */
-	__u64 waits_since;
-	__u64 status_ns;	       /* time of the first byte in status_line */
-	__u8 status_line[STATUS_LINE]; /* while it is cut by segments */
-	__u8 status_len;
 	__u8 client_is_a;
 	__u8 phase;
 	__u8 recorded;	     /* 0: the current request is not recorded */
@@ -222,15 +215,26 @@ struct connection {
 	__u8 reports;	     /* set of enum report, sent while it was open */
 	__u8 syn_option_len; /* length of the connection ID in the SYN's option */
 	__u8 unsure;	     /* requests may have passed unseen since the last turn */
-	__u8 syn_connection_id[8];
+	__u8 status_len;
 	__u32 tracked;	     /* counted in tracked_connections */
 	__u32 client_start;  /* sequence number of the first byte that the client sent */
 	__u32 request_start; /* of the first byte of the request in x */
+	__u32 proof;	     /* enum proof */
 	__u8 left_unread;    /* socket of the client: its latest read left data of the response */
-	__u8 pad2[3];
-	__u32 proof;		     /* enum proof */
+	__u8 pad[3];
+	/* Socket: since when data waits to be sent, as far as known: the latest
+	 * acknowledgement, or the first write after it. 0: none waited then.
+	 */
+	__u64 waits_since;
+	struct message request;	 /* the latest one */
+	struct message response; /* to the request in x */
+	struct exchange_record x;
 	struct stream driver_client; /* bytes handed to the interface's driver */
 	struct stream driver_server;
+	__u64 status_ns;	       /* time of the first byte in status_line */
+	__u8 status_line[STATUS_LINE]; /* while it is cut by segments */
+	__u8 syn_connection_id[8];
+	__u32 pad2;
 };
 
 enum report {
@@ -467,8 +471,9 @@ static __always_inline bool expects_more(const struct connection *c)
 /* Width of the band above ring_wakeup_fill, in bytes. */
 #define WAKEUP_BAND (16 * sizeof(struct exchange_record))
 
-/* Writes a record into the ring. */
-static __always_inline bool submit(const struct exchange_record *x, __u32 flags)
+/* Writes the first size bytes of a record into the ring, false: it is full. */
+static __always_inline bool submit_bytes(const struct exchange_record *x, __u32 flags,
+					 const __u32 size)
 {
 	__u64 wakeup = BPF_RB_NO_WAKEUP, filled;
 	struct exchange_record *record;
@@ -480,15 +485,30 @@ static __always_inline bool submit(const struct exchange_record *x, __u32 flags)
 	filled = bpf_ringbuf_query(&exchanges, BPF_RB_AVAIL_DATA) - ring_wakeup_fill;
 	if (filled < WAKEUP_BAND)
 		wakeup = BPF_RB_FORCE_WAKEUP;
-	record = bpf_ringbuf_reserve(&exchanges, sizeof(*record), 0);
-	if (!record) {
-		count_rare(COUNTER_RING_FULL);
+	record = bpf_ringbuf_reserve(&exchanges, size, 0);
+	if (!record)
 		return false;
-	}
-	*record = *x; /* inline: starting the helper's string copy is slow */
+	__builtin_memcpy(record, x, size); /* inline: starting the helper's string copy is slow */
 	record->flags |= flags;
 	bpf_ringbuf_submit(record, wakeup);
 	return true;
+}
+
+/* By itself, as the verifier wants one size for each reservation. */
+VERIFIED_ALONE int submit_of_socket(const struct exchange_record *x, __u32 flags)
+{
+	return x && submit_bytes(x, flags, sizeof(*x));
+}
+
+/* Writes a record into the ring, without what it does not have at an interface. */
+static __always_inline bool submit(const struct exchange_record *x, __u32 flags)
+{
+	bool written = x->is_socket ? submit_of_socket(x, flags) :
+				      submit_bytes(x, flags, INTERFACE_RECORD_SIZE);
+
+	if (!written)
+		count_rare(COUNTER_RING_FULL);
+	return written;
 }
 
 /* Emits the open exchange of c unless that was done already. seen is c->claim at the
@@ -661,7 +681,7 @@ static __always_inline __u32 uniform_part(const struct stream *st, __u32 seq, __
 
 static __always_inline bool is_seen(const struct stream *st, __u32 seq)
 {
-	return st->valid && before(seq, st->next) && !is_in_gap(st, seq);
+	return unlikely(st->valid && before(seq, st->next)) && !is_in_gap(st, seq);
 }
 
 /* Windows above this are not in use. */

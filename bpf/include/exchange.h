@@ -90,7 +90,7 @@ static __always_inline void count(enum counter which)
 /* The same out of line, for what is rare: the programs of a packet socket have to fit into
  * its option memory (131072 bytes).
  */
-VERIFIED_ALONE int count_rare(__u32 which)
+VERIFIED_ALONE RARE int count_rare(__u32 which)
 {
 	increment(&counters, which);
 	return 0;
@@ -173,11 +173,6 @@ struct exchange_record {
 	__u64 far_response_last;
 	__u32 drops;
 	__u32 drop_reason;
-	__u64 cookie;
-	__u32 netns;
-	__u32 uid;
-	__u32 srtt_us;
-	__u32 zero_windows;
 	/* Sequence numbers of the message that leaves through the point: its first byte, its
 	 * end, and how far the far side has it: dequeued for the driver at an interface,
 	 * acknowledged by the peer at a socket.
@@ -187,16 +182,28 @@ struct exchange_record {
 	__u32 egress_seq_done;
 	__u8 qdisc_bypass;   /* the qdisc lets packets bypass it while it is empty */
 	__u8 egress_dropped; /* one of its packets was dropped at the interface */
-	__u8 pad2[2];
-	__u64 acknowledged; /* socket: time at which the peer had acknowledged all of it */
-	struct waits waits; /* socket */
-	/* Socket: the process that reads and writes at it, as far as one was seen. */
-	__u64 cgroup; /* ID of the process's cgroup, else of the one that made the socket */
-	__u32 tgid;   /* 0: unknown */
-	__u8 process_name[PROCESS_NAME_LEN];
+	__u8 pad[2];
 	__u32 response_seq; /* sequence number of its first byte, if response_first is set */
+	/* Socket: the process that reads and writes at it, as far as one was seen; 0: unknown.
+	 * Here, where it fills a gap.
+	 */
+	__u32 tgid;
 	__u8 request_line[REQUEST_LINE_MAX]; /* its first bytes, padded with zeros */
+	/* The record of an interface ends here. */
+	__u64 cookie;
+	__u32 netns;
+	__u32 uid;
+	__u32 srtt_us;
+	__u32 zero_windows;
+	__u64 acknowledged; /* time at which the peer had acknowledged all that left */
+	struct waits waits;
+	__u64 cgroup; /* ID of the process's cgroup, else of the one that made the socket */
+	__u8 process_name[PROCESS_NAME_LEN];
 };
+
+/* Bytes of the record of an interface, and what that of a socket has in addition. */
+#define INTERFACE_RECORD_SIZE __builtin_offsetof(struct exchange_record, cookie)
+#define SOCKET_RECORD_REST (sizeof(struct exchange_record) - INTERFACE_RECORD_SIZE)
 
 /* Extends a pair of times to now. */
 static __always_inline void extend_times(__u64 *first, __u64 *last, __u64 now)

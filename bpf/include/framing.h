@@ -193,7 +193,7 @@ VERIFIED_ALONE int scan_head(struct scratch *s, struct message *m, __u32 end)
 /* A message begins with its head at seq. */
 static __always_inline void start_message(struct message *m, __u32 seq, __u8 body)
 {
-	__builtin_memset(m, 0, sizeof(*m));
+	__builtin_memset(m, 0, __builtin_offsetof(struct message, cut_line)); /* cut_len is 0 */
 	m->kind = MESSAGE_HEAD;
 	m->start = seq;
 	m->at = seq;
@@ -446,7 +446,7 @@ static __always_inline __u32 follow(struct __sk_buff *skb, struct scratch *s, st
 	skip = m->at - seq;
 	if (interim && m->kind == MESSAGE_NONE) /* it has ended */
 		return skip;
-	if (m->kind == MESSAGE_CHUNKS && skip < len)
+	if (unlikely(m->kind == MESSAGE_CHUNKS && skip < len))
 		read_chunks(skb, m, off + skip, len - skip);
 	if (m->kind != MESSAGE_ENDS)
 		return len;

@@ -954,7 +954,7 @@ struct {
  * is left, by one segment: later ones pay for it. Out of line, as note_searched is: older
  * kernels have no stack left for their variables.
  */
-static COLD bool may_search(void)
+static COLD RARE bool may_search(void)
 {
 	struct search_budget *b = bpf_map_lookup_elem(&search_budgets, &(__u32){0});
 	__u64 now = bpf_ktime_get_ns(), passed;
@@ -974,7 +974,7 @@ static COLD bool may_search(void)
 }
 
 /* Bytes were searched behind the window. */
-static COLD int note_searched(__u32 bytes)
+static COLD RARE int note_searched(__u32 bytes)
 {
 	struct search_budget *b;
 
@@ -988,7 +988,7 @@ static COLD int note_searched(__u32 bytes)
 }
 
 /* Deep: continues the walk in s over len bytes at off. */
-VERIFIED_ALONE int parse_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
+VERIFIED_ALONE RARE int parse_chunks(struct __sk_buff *skb, struct scratch *s, __u32 off, __u32 len)
 {
 	int outcome = OUTCOME_INCOMPLETE;
 

@@ -412,7 +412,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 	} both;
 	bool has_tcp = false;
 
-	if (protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD)) {
+	if (unlikely(protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD))) {
 		if (!load(skb, l2 + 2, &protocol, sizeof(protocol), access))
 			return false;
 		off += VLAN_HLEN;
@@ -429,7 +429,7 @@ static __always_inline bool parse_segment(struct __sk_buff *skb, struct segment 
 						    both.ip.protocol, false, access);
 			return false;
 		}
-		if (both.ip.fragment & bpf_htons(IP_MF_OR_OFFSET)) {
+		if (unlikely(both.ip.fragment & bpf_htons(IP_MF_OR_OFFSET))) {
 			count(COUNTER_FRAGMENT);
 			return false;
 		}

@@ -98,7 +98,9 @@ static __always_inline void start_record(struct __sk_buff *skb, const struct seg
 {
 	__u64 head;
 
-	__builtin_memset(x, 0, sizeof(*x));
+	__builtin_memset(x, 0, INTERFACE_RECORD_SIZE);
+	if (s->socket.cookie)
+		__builtin_memset(&x->cookie, 0, SOCKET_RECORD_REST);
 	set_endpoints(x, seg);
 	x->request_first = now;
 	x->request_seq = seg->seq;
@@ -197,7 +199,7 @@ static __always_inline void record_current(struct connection *c)
 }
 
 /* Deep: stores the walk until the next segment. */
-VERIFIED_ALONE int save_partial_head(struct scratch *s)
+VERIFIED_ALONE RARE int save_partial_head(struct scratch *s)
 {
 	const struct connection_key *key;
 	struct partial_head *found;
@@ -392,7 +394,7 @@ static __always_inline void limit_unproven(const struct scratch *s, const struct
 }
 
 /* A connection without proof is new, or a request has begun on one. */
-VERIFIED_ALONE int await_proof(struct scratch *s, struct connection *c, bool begun)
+VERIFIED_ALONE RARE int await_proof(struct scratch *s, struct connection *c, bool begun)
 {
 	bool proven;
 
@@ -416,8 +418,8 @@ static __always_inline bool may_queue(const struct connection *c)
 }
 
 /* Emits the requests in the queue, whose responses will not be seen. */
-VERIFIED_ALONE int drop_queue(struct connection *c, const struct connection_key *connection,
-			      __u32 flags)
+VERIFIED_ALONE RARE int drop_queue(struct connection *c, const struct connection_key *connection,
+				   __u32 flags)
 {
 	if (!c || !connection)
 		return 0;
@@ -476,8 +478,8 @@ VERIFIED_ALONE int make_way(const struct scratch *s, struct connection *c)
 }
 
 /* The request in the segment waits for the response to an earlier one. */
-VERIFIED_ALONE int enqueue(struct __sk_buff *skb, struct scratch *s, struct connection *c,
-			   __u64 now)
+VERIFIED_ALONE RARE int enqueue(struct __sk_buff *skb, struct scratch *s, struct connection *c,
+				__u64 now)
 {
 	struct queue_key key = {};
 	struct queued_request *q;
@@ -599,8 +601,8 @@ static __always_inline void correct_bytes(struct exchange_record *x, __u64 *byte
 }
 
 /* Adds a segment to the request that is that far back in the queue. */
-VERIFIED_ALONE int add_to_queued(struct scratch *s, struct connection *c, __u32 fresh, __u64 now,
-				 __u32 back)
+VERIFIED_ALONE RARE int add_to_queued(struct scratch *s, struct connection *c, __u32 fresh,
+				      __u64 now, __u32 back)
 {
 	struct queue_key key = {};
 	struct queued_request *q;

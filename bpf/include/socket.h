@@ -115,7 +115,7 @@ static __always_inline __u64 *cgroup_slot(struct cgroup_cache *cache, __u64 numb
 /* Whether the cgroup or an ancestor is a target; see cgroup_is_descendant() in
  * include/linux/cgroup.h.
  */
-static COLD int walk_up_cgroups(const struct cgroup *group, __u64 number, __u64 *entry)
+static COLD RARE int walk_up_cgroups(const struct cgroup *group, __u64 number, __u64 *entry)
 {
 	__u32 level = BPF_CORE_READ(group, level);
 	__u64 in_target = 0;
@@ -278,7 +278,7 @@ static __always_inline __u32 *tracked_counter_of_sk(const struct bpf_sock *sk)
 /* State of a socket at which an exchange is recorded for the first time; NULL if it is
  * not a TCP connection.
  */
-static COLD struct socket_state *new_socket_state(struct __sk_buff *skb)
+static COLD RARE struct socket_state *new_socket_state(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *st;
@@ -324,7 +324,7 @@ static __always_inline struct connection *open_exchange_at(const struct socket_s
 }
 
 /* TCP sends after it had to wait. */
-static COLD int on_late_segment(const struct socket_state *st, const struct tcp_sock *tp)
+static COLD RARE int on_late_segment(const struct socket_state *st, const struct tcp_sock *tp)
 {
 	struct connection *c = open_exchange_at(st);
 
@@ -340,7 +340,7 @@ static __always_inline bool receives(const struct connection *c)
 }
 
 /* The queue blocked the peer for so long before a segment arrived, in ns. */
-static COLD int on_blocked(const struct socket_state *st, __u64 blocked)
+static COLD RARE int on_blocked(const struct socket_state *st, __u64 blocked)
 {
 	struct connection *c = open_exchange_at(st);
 

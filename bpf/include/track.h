@@ -86,7 +86,7 @@ static __always_inline void classify_payload(struct __sk_buff *skb, struct segme
 	if (!seg->payload_len)
 		return;
 	id = segment_id(seg->sender, seg->payload_len);
-	if (!is_cached(k, seq_ack, id)) {
+	if (unlikely(!is_cached(k, seq_ack, id))) {
 		seg->kind = read_payload(skb, s, seq_ack, id, seg->payload_off, seg->payload_len,
 					 access);
 		return;
@@ -216,7 +216,7 @@ static COLD int end_connection(const struct segment *seg, struct connection *c, 
 }
 
 /* Keeps the numbers that the first segments of a connection have, from a SYN-ACK. */
-static COLD int note_handshake(const struct segment *seg)
+static COLD RARE int note_handshake(const struct segment *seg)
 {
 	struct handshakes *h = bpf_map_lookup_elem(&latest_handshakes, &(__u32){0});
 	__u32 slot = hash_of_key(&seg->key, seg->key.ifindex) >> (64 - HANDSHAKE_BITS);
@@ -282,15 +282,16 @@ static __always_inline bool is_of_another(const struct segment *seg, const struc
 {
 	if (seg->kind.outcome == NOT_A_REQUEST)
 		return false;
-	if (c->client_start - seg->seq >= WINDOW_LIMIT && follows_handshake(seg))
+	if (seg->seq != c->client.next && c->client_start - seg->seq >= WINDOW_LIMIT &&
+	    follows_handshake(seg))
 		return true;
 	return c->proof == PROOF_AWAITED && is_recorded(seg->kind) &&
 	       (seg->from_a != c->client_is_a || !is_near(&c->client, seg->seq));
 }
 
 /* A new connection: keep its option, drop an older connection with the same key. */
-static COLD struct connection *on_syn(struct __sk_buff *skb, const struct segment *seg,
-				      struct scratch *s, struct connection *c)
+static COLD RARE struct connection *on_syn(struct __sk_buff *skb, const struct segment *seg,
+					   struct scratch *s, struct connection *c)
 {
 	if (c && seg->seq + 1 == c->client_start)
 		return c; /* a copy of the connection's SYN */
@@ -343,7 +344,7 @@ static __always_inline bool is_reset(const struct segment *seg, const struct con
 }
 
 /* Deep: a segment while the search for the context goes on. */
-VERIFIED_ALONE int search_on(struct __sk_buff *skb, struct scratch *s, struct connection *c)
+VERIFIED_ALONE RARE int search_on(struct __sk_buff *skb, struct scratch *s, struct connection *c)
 {
 	const struct segment *seg;
 	bool from_client;
@@ -401,7 +402,7 @@ static __always_inline void on_payload(struct __sk_buff *skb, struct segment *se
 
 		seg->payload_off += part;
 		seg->seq += part;
-		if (!part || seg->payload_off >= end)
+		if (likely(!part || seg->payload_off >= end))
 			return;
 		seg->payload_len = end - seg->payload_off;
 		classify_rest(skb, seg, s);
@@ -596,7 +597,7 @@ static __always_inline void slow_path(struct __sk_buff *skb, __u32 l2, enum dire
 	release_scratch(s);
 }
 
-static COLD int count_other_host(void)
+static COLD RARE int count_other_host(void)
 {
 	count(COUNTER_OTHER_HOST);
 	return 0;

@@ -118,15 +118,24 @@ func (d *Decoder) socket() *observe.Socket {
 	return s
 }
 
+// Bytes of a record. That of an interface ends before what only sockets have (INTERFACE_RECORD_SIZE
+// of bpf/include/exchange.h).
+const (
+	recordOfSocket    = int(unsafe.Sizeof(bpf.CaptureExchangeRecord{}))
+	recordOfInterface = int(unsafe.Offsetof(bpf.CaptureExchangeRecord{}.Cookie))
+)
+
 // Decode sets o to the observation in a record. What o points to is never modified later.
 func (d *Decoder) Decode(raw []byte, o *observe.Observation) error {
-	const size = int(unsafe.Sizeof(bpf.CaptureExchangeRecord{}))
-	if len(raw) < size {
-		return fmt.Errorf("record of %d bytes, want %d", len(raw), size)
-	}
 	// The kernel aligns records to 8 bytes, but Go's copy of them may not be.
 	r := &d.record
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(r)), size), raw)
+	got := copy(unsafe.Slice((*byte)(unsafe.Pointer(r)), recordOfSocket), raw)
+	switch {
+	case got < recordOfInterface:
+		return fmt.Errorf("record of %d bytes, want %d, or %d of a socket", len(raw), recordOfInterface, recordOfSocket)
+	case got < recordOfSocket && r.IsSocket != 0:
+		return fmt.Errorf("record of a socket of %d bytes, want %d", len(raw), recordOfSocket)
+	}
 	method, path := requestTarget(r.RequestLine[:])
 	*o = observe.Observation{
 		Interface: int(r.Ifindex),

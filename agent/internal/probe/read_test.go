@@ -4,9 +4,49 @@ package probe
 
 import (
 	"testing"
+	"unsafe"
 
+	"github.com/layertrace/layertrace/bpf"
 	"github.com/layertrace/layertrace/internal/observe"
 )
+
+// The record of an interface ends where a socket's goes on.
+func TestRecordSizes(t *testing.T) {
+	const header = 8 // of a record in the ring: BPF_RINGBUF_HDR_SZ of include/uapi/linux/bpf.h
+	k := newKernel(t, Options{})
+	exchanges(k, 1)
+	if got := k.probe.reader.AvailableBytes(); got != header+recordOfInterface {
+		t.Errorf("an exchange at an interface takes %d bytes of the ring, want %d", got, header+recordOfInterface)
+	}
+	if rest := recordOfSocket - recordOfInterface; rest < 80 {
+		t.Errorf("the record of an interface is %d bytes shorter than that of a socket, want 80 and more", rest)
+	}
+	for _, test := range []struct {
+		name     string
+		isSocket uint8
+		size     int
+		ok       bool
+	}{
+		{"nothing", 0, 0, false},
+		{"cut, of an interface", 0, recordOfInterface - 1, false},
+		{"of an interface", 0, recordOfInterface, true},
+		{"of a socket", 1, recordOfSocket, true},
+		{"of an interface, as long as that of a socket", 0, recordOfSocket, true},
+		{"cut, of a socket", 1, recordOfSocket - 1, false},
+		{"of a socket, as short as that of an interface", 1, recordOfInterface, false},
+	} {
+		record := bpf.CaptureExchangeRecord{IsSocket: test.isSocket, Cookie: 7}
+		raw := unsafe.Slice((*byte)(unsafe.Pointer(&record)), recordOfSocket)[:test.size]
+		var o observe.Observation
+		err := NewDecoder(false).Decode(raw, &o)
+		if (err == nil) != test.ok {
+			t.Errorf("%s, %d bytes: error %v", test.name, test.size, err)
+		}
+		if test.ok && (o.Socket != nil) != (test.isSocket == 1) {
+			t.Errorf("%s: socket %v", test.name, o.Socket)
+		}
+	}
+}
 
 // A socket sends one of the two messages.
 func TestSent(t *testing.T) {
