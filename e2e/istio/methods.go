@@ -153,8 +153,8 @@ func (m method) bad(ctx context.Context, c *chain, kind string, want orders) err
 		}
 		err := sandbox.Await(ctx, "the rejection of "+m.name(kind), configLimit, 100*time.Millisecond, func(ctx context.Context) error {
 			now, err := c.rejectedExtensions(ctx)
-			if err == nil && now <= before {
-				err = fmt.Errorf("%d extensions rejected, as before; the module was requested %d times",
+			if err == nil && !now.since(before) {
+				err = fmt.Errorf("extensions rejected: %v, as before; the module was requested %d times",
 					now, c.modules.Requests(m.name(kind)))
 			}
 			return err
@@ -368,22 +368,42 @@ func (c *chain) awaitModule(ctx context.Context, sum string) error {
 // envoyAdmin is the admin interface of the sidecar's Envoy, in its pod.
 const envoyAdmin = "http://127.0.0.1:15000"
 
-// rejectedExtensions returns how many extension configurations the client's Envoy has
-// rejected since its start (counter update_rejected of extension discovery).
-func (c *chain) rejectedExtensions(ctx context.Context) (int, error) {
+// rejections is how often Envoy rejected the configuration of each extension, by the names of
+// its counters.
+type rejections map[string]int
+
+// since reports whether there are more than before. Envoy removes a counter with the last
+// listener that had its extension, and begins anew: before forgets what is gone.
+func (r rejections) since(before rejections) bool {
+	for name, n := range before {
+		before[name] = min(n, r[name])
+	}
+	for name, n := range r {
+		if n > before[name] {
+			return true
+		}
+	}
+	return false
+}
+
+// rejectedExtensions asks the client's proxy.
+func (c *chain) rejectedExtensions(ctx context.Context) (rejections, error) {
 	text, err := sandbox.Get(ctx, c.client.HTTP, envoyAdmin+"/stats?format=json&filter=extension_config_discovery.*update_rejected")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var all struct {
-		Stats []struct{ Value int }
+		Stats []struct {
+			Name  string
+			Value int
+		}
 	}
 	if err := json.Unmarshal(text, &all); err != nil {
-		return 0, fmt.Errorf("read Envoy's counters: %w", err)
+		return nil, fmt.Errorf("read Envoy's counters: %w", err)
 	}
-	sum := 0
+	counted := rejections{}
 	for _, counter := range all.Stats {
-		sum += counter.Value
+		counted[counter.Name] = counter.Value
 	}
-	return sum, nil
+	return counted, nil
 }

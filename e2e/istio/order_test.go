@@ -29,3 +29,23 @@ func TestOrderOfAHead(t *testing.T) {
 		}
 	}
 }
+
+// Envoy removes a counter with its listener, and begins anew.
+func TestRejectionsSince(t *testing.T) {
+	for name, test := range map[string]struct {
+		then []rejections
+		want []bool
+	}{
+		"one more":         {[]rejections{{"a": 1}, {"a": 2}}, []bool{false, true}},
+		"another":          {[]rejections{{"a": 1}, {"b": 1}}, []bool{false, true}},
+		"gone":             {[]rejections{{"a": 1}, {}, {}}, []bool{false, false, false}},
+		"gone, then again": {[]rejections{{"a": 1}, {}, {"a": 1}}, []bool{false, false, true}},
+	} {
+		before := rejections{"a": 1}
+		for i, now := range test.then {
+			if got := now.since(before); got != test.want[i] {
+				t.Errorf("%s: poll %d: %v", name, i, got)
+			}
+		}
+	}
+}
