@@ -46,9 +46,9 @@
  */
 #define VERIFIED_ALONE __noinline
 
-/* For functions that hardly any request needs: the compiler places their calls, and what leads
- * only to them, behind the code that all requests run, so that it takes fewer lines of the
- * cache. In the section of the others, where the loader looks for them.
+/* For functions that are rarely called. The compiler moves their calls away from the code of
+ * every request, which then takes fewer lines of the cache. The section is that of all functions,
+ * because the loader looks for them there.
  */
 #define RARE __attribute__((cold, section(".text")))
 

@@ -51,13 +51,13 @@ func (j *Joiner) joinEarly(w *waiting) {
 	if err != nil {
 		return
 	}
+	defer func() { w.candidates = w.candidates[:0] }()
 	common, without := pause{math.MinInt64, math.MaxInt64}, false
 	for at, own := range byPoint(turns) {
 		if !j.isOwn(w, &own[0]) {
 			continue
 		}
 		if !isWhole(own, win.from) {
-			w.candidates = w.candidates[:0]
 			return
 		}
 		several := false
@@ -71,7 +71,6 @@ func (j *Joiner) joinEarly(w *waiting) {
 		}
 		if several || !common.possible() {
 			w.best.better(outcome{StateAmbiguous, ReasonClock})
-			w.candidates = w.candidates[:0]
 			return
 		}
 	}
@@ -83,7 +82,6 @@ func (j *Joiner) joinEarly(w *waiting) {
 		}
 	}
 	w.missing = without
-	w.candidates = w.candidates[:0]
 }
 
 // isWhole reports whether no turn of a point since a time is missing.
@@ -137,15 +135,12 @@ func (j *Joiner) findEarly(w *waiting, own []observe.Turn, c candidate) (found *
 }
 
 // early visits the exchanges of which the record may be if its clock was off by up to maxPause
-// in either direction, with that pause. The fit is fitTime if sizes are unknown.
+// in either direction, with that pause. No turn is missing. The fit is fitTime if sizes are unknown.
 func (q *request) early(own []observe.Turn) func(yield func(exchange, pause) bool) {
 	return func(yield func(exchange, pause) bool) {
 		for first := range own {
 			for n := 1; first+n <= len(own) && n <= maxTurns; n++ {
 				run := own[first : first+n]
-				if n > 1 && run[n-1].Number != run[n-2].Number+1 {
-					break // what was between was overwritten
-				}
 				if begin(&run[n-1]) > end(&run[0])+(q.to-q.from)+2*clockError {
 					break // longer than the record
 				}

@@ -230,17 +230,12 @@ func (d distribution) exceededBy(share float64) int64 {
 	return d.sorted[max(n-1-int(share*float64(n)), 0)]
 }
 
-// maxFaster is the accepted probability that so many traces are faster than the time that
-// counts as the baseline's fastest.
-const maxFaster = 0.05
-
-// fastest returns the time that the median of so many traces is hardly ever below: for one
-// trace, the time that a twentieth of the baseline is below. -1 if unknown.
-func (d distribution) fastest(traces int) int64 {
+// fastest returns the time that a share (0 to 1) of the distribution is below, -1 if unknown.
+func (d distribution) fastest(share float64) int64 {
 	if len(d.sorted) == 0 {
 		return -1
 	}
-	return d.sorted[int(shareFor(traces, (traces+1)/2, maxFaster)*float64(len(d.sorted)))]
+	return d.sorted[int(share*float64(len(d.sorted)))]
 }
 
 // lowest returns the time that all but the exceptions of so many slow traces took

@@ -114,7 +114,7 @@ func candidates(slow []sums, baseline reference, whole int64) []candidate {
 			having[k] = append(having[k], t)
 		}
 	}
-	tail := tailShare(len(slow))
+	tail, fast := tailShare(len(slow)), fastShare(len(slow))
 	var all []candidate
 	for k, totals := range having {
 		if 2*len(totals) < len(slow) {
@@ -127,7 +127,7 @@ func candidates(slow []sums, baseline reference, whole int64) []candidate {
 			}
 			c.namespace = cmp.Or(c.namespace, t.namespace)
 		}
-		c.weigh(totals, len(slow), baseline, tail)
+		c.weigh(totals, len(slow), baseline, tail, fast)
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
@@ -144,14 +144,14 @@ func candidates(slow []sums, baseline reference, whole int64) []candidate {
 
 // weigh sets the excess of a layer over the baseline. That is the excess of its slow
 // segments, or of the whole layer if they make less than half of it.
-func (c *candidate) weigh(totals []*total, slow int, baseline reference, tail float64) {
+func (c *candidate) weigh(totals []*total, slow int, baseline reference, tail, fast float64) {
 	times := make([]int64, len(totals))
 	for i, t := range totals {
 		times[i] = t.time
 	}
 	d, before := distributionOf(times), orUnknown(baseline.layers, c.key)
 	c.time, c.baseline, c.compared = d.median, max(before.median, 0), before.median >= 0
-	c.excess, c.hidden = c.difference(), c.time-max(before.fastest(slow), 0)
+	c.excess, c.hidden = c.difference(), c.time-max(before.fastest(fast), 0)
 	if c.withinBaseline = c.compared && d.lowest(slow) <= before.exceededBy(tail); c.withinBaseline {
 		// There are more segments than layers, so one of them exceeds the baseline
 		// by chance more often.
@@ -254,6 +254,14 @@ func tailShare(traces int) float64 {
 	return max(shareFor(traces, traces-exceptions(traces), maxFalsePositive), minTailShare)
 }
 
+// maxFaster is the accepted probability that so many traces are faster than the time that
+// counts as the baseline's fastest.
+const maxFaster = 0.05
+
+// fastShare returns the share of the baseline that may be below a time so that the median of so
+// many traces hardly ever is by chance.
+func fastShare(traces int) float64 { return shareFor(traces, (traces+1)/2, maxFaster) }
+
 // shareFor returns the largest share (0 to 1) of a baseline so that the probability that k
 // or more out of n traces belong to it by chance is at most so large.
 func shareFor(n, k int, probability float64) float64 {
@@ -271,12 +279,12 @@ func shareFor(n, k int, probability float64) float64 {
 
 // binomialTail is the probability of k or more out of n, each with probability p.
 func binomialTail(n, k int, p float64) (sum float64) {
+	ways := func(n int) float64 { // logarithm of n!
+		l, _ := math.Lgamma(float64(n + 1))
+		return l
+	}
 	for ; k <= n; k++ {
-		combinations := 1.0
-		for i := range k {
-			combinations *= float64(n-i) / float64(i+1)
-		}
-		sum += combinations * math.Pow(p, float64(k)) * math.Pow(1-p, float64(n-k))
+		sum += math.Exp(ways(n) - ways(k) - ways(n-k) + float64(k)*math.Log(p) + float64(n-k)*math.Log1p(-p))
 	}
 	return sum
 }

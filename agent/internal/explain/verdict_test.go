@@ -376,3 +376,15 @@ func TestNothingIsSlower(t *testing.T) {
 		t.Errorf("%s confidence: %s", v.Confidence, v.Text)
 	}
 }
+
+// The shares of a baseline are those of the binomial distribution, also of thousands of traces.
+func TestShares(t *testing.T) {
+	for _, test := range []struct {
+		n, k int
+		want float64
+	}{{1, 1, 0.05}, {7, 4, 0.2253}, {5000, 2500, 0.4883}} {
+		if got := shareFor(test.n, test.k, 0.05); got < test.want-0.0005 || got > test.want+0.0005 {
+			t.Errorf("%d or more of %d: share %.4f, want %.4f", test.k, test.n, got, test.want)
+		}
+	}
+}
