@@ -98,7 +98,7 @@ func isWhole(own []observe.Turn, since uint64) bool {
 // at a point, whose turns are all known; none is possible if there is no such exchange.
 func (j *Joiner) pauseInTime(w *waiting, own []observe.Turn, win window) pause {
 	for _, want := range j.evidence.wants(&w.Record, true) {
-		q := request{window: win, want: want.sizes, comparable: want.comparable, overhead: j.evidence.overhead(&own[0])}
+		q := j.requestFor(win, &want, own)
 		if x := find(own, &q); x.fit == fitExact {
 			first := int(x.turns[0].Number - own[0].Number)
 			return q.pauseOf(&x, own[:first], own[first+len(x.turns):])
@@ -111,7 +111,7 @@ func (j *Joiner) pauseInTime(w *waiting, own []observe.Turn, win window) pause {
 // window, and whether several may be meant.
 func (j *Joiner) findEarly(w *waiting, own []observe.Turn, c candidate) (found *candidate, several bool) {
 	for _, want := range j.evidence.wants(&w.Record, true) {
-		q := request{window: c.window, want: want.sizes, comparable: want.comparable, overhead: j.evidence.overhead(&own[0])}
+		q := j.requestFor(c.window, &want, own)
 		if c.exchange = find(own, &q); !want.comparable || c.fit != fitNone && !j.evidence.isTaken(w, &c) {
 			continue // it is no matter of the clock
 		}

@@ -452,6 +452,11 @@ func (j *Joiner) isOwn(w *waiting, t *observe.Turn) bool {
 	return t.Client == w.Client && t.Server == w.Server && j.opts.Wants(t, w.Side != accesslog.SideServer)
 }
 
+// requestFor is what to look for among the turns of a point.
+func (j *Joiner) requestFor(win window, w *want, own []observe.Turn) request {
+	return request{window: win, want: w.sizes, comparable: w.comparable, overhead: j.evidence.overhead(&own[0])}
+}
+
 // searchTurns adds the candidates among turns, by point, and reports whether there is one.
 // far: the turns are those of a long time.
 func (j *Joiner) searchTurns(w *waiting, turns []observe.Turn, win window, far bool) (found bool) {
@@ -462,7 +467,7 @@ func (j *Joiner) searchTurns(w *waiting, turns []observe.Turn, win window, far b
 		w.best.better(outcome{StateUnmatched, ReasonNoTime})
 		hit := false
 		for _, want := range j.evidence.wants(&w.Record, w.tries > len(retries)) {
-			q := request{window: win, want: want.sizes, comparable: want.comparable, overhead: j.evidence.overhead(&own[0])}
+			q := j.requestFor(win, &want, own)
 			x := find(own, &q)
 			if x.fit == fitNone {
 				continue
